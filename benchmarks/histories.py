@@ -15,16 +15,14 @@ import json
 import re
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any
 
-from _environment import environment, finish, parser
+from _environment import ROOT, environment, finish, parser
+
+from benchmarks._process import redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
 
 USERS, QUICK_USERS = 20_000, 2_000
@@ -32,26 +30,10 @@ NEW = 0.01  # share of the users that have one more touchpoint in the second run
 BASE_MS = 1_767_268_800_000  # of the decisions' ids
 
 
-@contextmanager
-def redis_server(folder: Path, ours: bool) -> Iterator[Any]:
-    import redis
-
-    from serving.local.ports import free_ports
-
-    text = (Path(__file__).parents[1] / "manifests" / "base" / "redis" / "redis.conf").read_text()
-    settings = re.findall(r"^(hash-\S+) (\S+)$", text, re.M) if ours else []
-    options = [word for name, value in settings for word in (f"--{name}", value)]
-    (port,) = free_ports(1)
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    server = Popen([*command, *options], stdout=DEVNULL)
-    client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))
-    try:
-        client.ping()
-        yield client
-    finally:
-        client.close()
-        server.terminate()
-        server.wait()
+def redis_options() -> list[str]:
+    """Of the shipped redis.conf, those that decide how a user is stored."""
+    text = (ROOT / "manifests" / "base" / "redis" / "redis.conf").read_text()
+    return [word for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M) for word in (f"--{name}", value)]
 
 
 def log_of(users: int) -> pd.DataFrame:
@@ -80,9 +62,25 @@ def bytes_of(client: Any, users: int, before: int) -> dict[str, float]:
     return {"memory_usage": one, "used_memory": (client.info("memory")["used_memory"] - before) / users}
 
 
+def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, dict[str, Any]]]:
+    """A touchpoint's decision and outcomes, as a router ships them."""
+    hexes, when = f"{BASE_MS + number * 10:012x}", row["timestamp"].isoformat()
+    decision = f"{hexes[:8]}-{hexes[8:]}-7{number % 64:02x}0-8000-{number:012x}"
+    shown = {"user_id": row["user_id"], "channel": row["channel"], "expose": True, "withdrawn": False}
+    shown |= {"context": {column.name: row[column.name] for column in spec.context}}
+    shown |= {"decision_id": decision, "event_time": when, "request_time": when}
+    events = [("mtorl.decision.v1", shown)]
+    for kind in ("cost", "click") if row["click"] else ("cost",):
+        event = {"event_id": f"{decision}-{kind}", "decision_id": decision, "kind": kind, "value": float(row[kind])}
+        events.append(("mtorl.outcome.v1", {**event, "event_time": when, "received_time": when}))
+    return events
+
+
 def measure(users: int, ours: bool) -> dict[str, Any]:
+    """All figures, with the settings of the manifests (`ours`) or with Redis' own."""
     import pandas as pd
     import yaml
+    from redis import Redis
 
     from features.offline import store
     from features.online.feed import Feed
@@ -91,11 +89,11 @@ def measure(users: int, ours: bool) -> dict[str, Any]:
     from mtorl.log.dataset import DatasetSpec
 
     spec, rows = DatasetSpec.load("simulator"), log_of(users)
-    figures: dict[str, Any] = {"users": users, "touchpoints": spec.window}
-    with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as name, redis_server(Path(name), ours) as client:
-        folder, repo = Path(name), Path(name) / "features"
+    figures: dict[str, Any] = {"users": users, "touchpoints": spec.window, "runs": []}
+    options = redis_options() if ours else []
+    with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as name, redis_server(Path(name), *options) as address:
+        folder, repo, client = Path(name), Path(name) / "features", Redis(port=int(address.split(":")[1]))
         settings = yaml.safe_load(store.CONFIG.read_text())
-        address = f"127.0.0.1:{client.connection_pool.connection_kwargs['port']}"
         settings["online_store"] = {"type": "redis", "connection_string": address, "key_ttl_seconds": 7_776_000}
         repo.mkdir()
         (repo / store.CONFIG.name).write_text(yaml.safe_dump(settings))
@@ -103,46 +101,33 @@ def measure(users: int, ours: bool) -> dict[str, Any]:
         store.define(repo, spec)
         before = client.info("memory")["used_memory"]
 
-        def run(log: Path, since: store.Materialized | None = None) -> store.Materialized:
+        def run(log: str, since: store.Materialized | None = None) -> store.Materialized:
             began = time.perf_counter()
-            done = store.materialize(repo, spec, log, since=since)
-            figures.setdefault("runs", []).append(
-                {"users": done.users, "written": done.written, "seconds": time.perf_counter() - began}
-            )
+            done = store.materialize(repo, spec, folder / log, since=since)
+            seconds = time.perf_counter() - began
+            figures["runs"].append({"users": done.users, "written": done.written, "seconds": seconds})
             return done
 
-        first = run(folder / "log.parquet")
+        first = run("log.parquet")
         figures["materialized"] = bytes_of(client, users, before)
         newest = rows.drop_duplicates("user_id").head(int(users * NEW))
         more = pd.concat([rows, newest.assign(timestamp=rows["timestamp"].max() + pd.Timedelta("1h"))])
         more.to_parquet(folder / "more.parquet", index=False)
-        second = run(folder / "more.parquet", first)
-        run(folder / "more.parquet", second)
+        run("more.parquet", run("more.parquet", first))
 
         client.flushall()
         store.materialize(repo, spec, folder / "log.parquet", views=["user_static", "user_channel"])
+        records, seconds, events = list(enumerate(rows.sort_values("timestamp").to_dict("records"))), 0.0, 0
         with open_history(repo, spec) as history:
-            feed, began, events = Feed(history, repo), time.process_time(), 0
-            records = rows.sort_values("timestamp").to_dict("records")
+            feed = Feed(history, repo)
             for start in range(0, len(records), 256):
-                batch = []
-                for number, row in enumerate(records[start : start + 256], start):
-                    at = BASE_MS + number * 10
-                    hexes = f"{at:012x}"
-                    decision = f"{hexes[:8]}-{hexes[8:]}-7{number % 64:02x}0-8000-{number:012x}"
-                    when = row["timestamp"].isoformat()
-                    context = {column.name: row[column.name] for column in spec.context}
-                    shown = {"user_id": row["user_id"], "channel": row["channel"], "context": context, "expose": True}
-                    shown |= {"decision_id": decision, "event_time": when, "request_time": when, "withdrawn": False}
-                    batch.append(("mtorl.decision.v1", shown))
-                    for kind in ("cost", "click") if row["click"] else ("cost",):
-                        cost = {"event_id": f"{decision}-{kind}", "decision_id": decision, "kind": kind}
-                        cost |= {"value": float(row[kind]), "event_time": when, "received_time": when}
-                        batch.append(("mtorl.outcome.v1", cost))
+                some = records[start : start + 256]
+                batch = [event for number, row in some for event in events_of(number, row, spec)]
+                began = time.process_time()
                 feed.take(batch)
-                events += len(batch)
-            figures["feed_us_an_event"] = (time.process_time() - began) / events * 1e6
-        notes = [key for key in client.scan_iter(f"{NOTES}*", count=1000)]
+                seconds, events = seconds + time.process_time() - began, events + len(batch)
+        figures["feed_us_an_event"] = seconds / events * 1e6
+        notes = list(client.scan_iter(f"{NOTES}*", count=1000))
         noted = sum(client.memory_usage(key, samples=0) for key in notes)
         figures["note_bytes_an_exposure"] = noted / len(records)
         client.delete(*notes)

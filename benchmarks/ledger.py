@@ -1,4 +1,4 @@
-"""Measures the budget ledger on Redis: memory, commands and CPU a decision, reading and setting many accounts.
+"""Measures the budget ledger on Redis: memory, commands and CPU a decision, setting many accounts.
 
     python benchmarks/ledger.py                    # about three minutes
     python benchmarks/ledger.py --quick            # a tenth of all sizes
@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from hashlib import blake2b
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from benchmarks._markdown import table
 from benchmarks._process import redis_server
 from serving.ledger import Account, Ledger, Wanted, open_ledger
 
-EXPOSURES_A_SECOND = 60  # of a hundred decisions
+# Without rewrites the size of the append-only file is what was written.
+FLAGS = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
 
 
 def accounts(campaigns: int, experiments: int) -> list[Account]:
@@ -36,12 +37,11 @@ def accounts(campaigns: int, experiments: int) -> list[Account]:
 
 def exposures(number: int, campaigns: int) -> list[Wanted]:
     """Reservations of as many decisions, with ids and requests like a router's."""
-    made = []
-    for i in range(number):
-        name = str(uuid.uuid4())
-        request = blake2b(name.encode(), digest_size=16).hexdigest()
-        made.append(Wanted(name, "e0/challenger", f"c{i % campaigns}", "video", 0.05, request))
-    return made
+    names = [uuid.uuid4() for _ in range(number)]
+    return [
+        Wanted(str(name), "e0/challenger", f"c{i % campaigns}", "video", 0.05, uuid.uuid4().hex)
+        for i, name in enumerate(names)
+    ]
 
 
 class Server:
@@ -75,21 +75,19 @@ def _each(before: dict[str, float], after: dict[str, float], number: int) -> dic
 
 def memory(server: Server, number: int) -> dict[str, float]:
     """Bytes of an open, an expired and a settled reservation, each with its request."""
-    ledger = server.ledger()
+    ledger, found = server.ledger(), {}
     ledger.define(accounts(100, 1))
-    found, made = {}, exposures(number, 100)
-    before = server.spent()
-    for i in range(0, number, 100):
-        ledger.reserve_all(made[i : i + 100])
-    found["open"] = _each(before, server.spent(), number)["memory_bytes"]
-    for one in made:
-        ledger.settle(one.reservation_id, 0.03, f"event-{one.reservation_id}")
-    found["settled"] = _each(before, server.spent(), number)["memory_bytes"]
-    before, made = server.spent(), exposures(number, 100)
-    for i in range(0, number, 100):
-        ledger.reserve_all(made[i : i + 100])
-    ledger.expire(0, number)
-    found["expired"] = _each(before, server.spent(), number)["memory_bytes"]
+    for end in ("settled", "expired"):
+        before, made = server.spent(), exposures(number, 100)
+        for i in range(0, number, 100):
+            ledger.reserve_all(made[i : i + 100])
+        if end == "settled":
+            found["open"] = _each(before, server.spent(), number)["memory_bytes"]
+            for one in made:
+                ledger.settle(one.reservation_id, 0.03, f"event-{one.reservation_id}")
+        else:
+            ledger.expire(0, number)
+        found[end] = _each(before, server.spent(), number)["memory_bytes"]
     return found
 
 
@@ -109,26 +107,6 @@ def decision(server: Server, campaigns: int, routers: int, number: int) -> dict[
     return _each(before, server.spent(), number)
 
 
-def reading(server: Server, campaigns: int, rounds: int) -> dict[str, float]:
-    """What the router that paces reads a second, at a hundred decisions a second; beside it, all accounts once."""
-    ledger, other = server.ledger(), server.ledger()
-    ledger.define(accounts(campaigns, 1))
-    other.open_reservations()
-    before, cpu = server.spent(), time.process_time()
-    ledger.balances()
-    whole = {"all_redis_ms": (server.spent()["cpu_us"] - before["cpu_us"]) / 1e3}
-    whole["all_router_ms"] = 1e3 * (time.process_time() - cpu)
-    redis_us = router_s = 0.0
-    for second in range(rounds):
-        made = exposures((second + 1) * EXPOSURES_A_SECOND, campaigns)[-EXPOSURES_A_SECOND:]
-        other.reserve_all(made)
-        before, cpu = server.spent(), time.process_time()
-        ledger.balances()
-        router_s += time.process_time() - cpu
-        redis_us += server.spent()["cpu_us"] - before["cpu_us"]
-    return {**whole, "redis_ms": redis_us / rounds / 1e3, "router_ms": 1e3 * router_s / rounds}
-
-
 def start(server: Server, campaigns: int, experiments: int) -> dict[str, float]:
     """Seconds to set accounts: all of them, the same again as a router that starts does, and one that changed."""
     made, found = accounts(campaigns, experiments), {}
@@ -146,26 +124,24 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__, quick="a tenth of all sizes").parse_args()
     part = 10 if options.quick else 1
-    figures: dict[str, Any] = {"environment": environment("redis"), "decision": {}, "reading": {}}
 
     def measure(task: Any, *arguments: int) -> Any:
-        flags = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
-        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *flags) as at:
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *FLAGS) as at:
             return task(Server(at), *arguments)
 
-    figures["memory"] = measure(memory, 50_000 // part)
+    figures: dict[str, Any] = {
+        "environment": environment("redis"),
+        "memory": measure(memory, 50_000 // part),
+        "decision": {
+            f"{campaigns} campaigns, {routers} routers": measure(decision, campaigns, routers, 10_000 // part)
+            for campaigns, routers in product((1, 100, 5_000 // part), (2, 20))
+        },
+        "start": measure(start, 5_000 // part, 10),
+    }
     print(table(["reservation", "bytes"], [[name, f"{size:.0f}"] for name, size in figures["memory"].items()]))
-    for campaigns in (1, 100, 5_000 // part):
-        for routers in (2, 20):
-            figures["decision"][f"{campaigns} campaigns, {routers} routers"] = measure(
-                decision, campaigns, routers, 10_000 // part
-            )
-        figures["reading"][f"{campaigns} campaigns"] = measure(reading, campaigns, 100 // part)
-    for what in ("decision", "reading"):
-        heads = list(next(iter(figures[what].values())))
-        rows = [[of, *(f"{found[name]:.1f}" for name in heads)] for of, found in figures[what].items()]
-        print(table([what, *heads], rows))
-    figures["start"] = measure(start, 5_000 // part, 10)
+    heads = list(next(iter(figures["decision"].values())))
+    rows = [[of, *(f"{found[name]:.1f}" for name in heads)] for of, found in figures["decision"].items()]
+    print(table(["decision", *heads], rows))
     print(table(["start", ""], [[name, f"{value:.2f}"] for name, value in figures["start"].items()]))
     finish(figures, options.json)
 

@@ -22,7 +22,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ class Size:
     shard_rows: int = 250_000
     campaigns: tuple[int, ...] = (1, 100, 5_000)
     exposures: int = 5_000
-    rounds: int = 15
+    paced_seconds: int = 600  # simulated
     segments: tuple[int, ...] = (2, 16, 160)  # of 64 MiB
     experiments: int = 10
     traffic: int = 3_600_000  # an hour at a thousand a second
     users: int = 5_000
 
 
-QUICK = Size((20_000,), 8, (50_000,), 5_000, (1, 100), 300, 2, (2,), 3, 6_000, 200)
+QUICK = Size((20_000,), 8, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3, 6_000, 200)
 
 
 def lake(size: Size) -> dict[str, Any]:
@@ -92,17 +93,15 @@ def evaluation(size: Size) -> dict[str, Any]:
 
 def ledger(size: Size) -> dict[str, Any]:
     """Redis' work for an exposure and for pacing, by campaigns and routers."""
-    from benchmarks.ledger import Server, decision
+    from benchmarks.ledger import FLAGS, Server, decision
     from benchmarks.scale_runs.pacing import pace
 
-    flags = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
     exposures, pacing = {}, {}
-    for campaigns in size.campaigns:
-        for routers in (2, 20):
-            name = f"{campaigns} campaigns, {routers} routers"
-            with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *flags) as at:
-                exposures[name] = decision(Server(at), campaigns, routers, size.exposures)
-            pacing[name] = run(pace, campaigns=campaigns, routers=routers, rounds=size.rounds)
+    for campaigns, routers in product(size.campaigns, (2, 20)):
+        name = f"{campaigns} campaigns, {routers} routers"
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *FLAGS) as at:
+            exposures[name] = decision(Server(at), campaigns, routers, size.exposures)
+        pacing[name] = run(pace, campaigns=campaigns, routers=routers, seconds=size.paced_seconds)
     return {"exposures": exposures, "pacing": pacing}
 
 
@@ -154,13 +153,8 @@ def main() -> None:
     made.add_argument("--traffic", type=float, help="decisions of the traffic")
     options = made.parse_args()
     usual = QUICK if options.quick else Size()
-    size = Size(
-        **{
-            **usual.__dict__,
-            "decisions": tuple(map(int, options.decisions or usual.decisions)),
-            "traffic": int(options.traffic or usual.traffic),
-        }
-    )
+    decisions = tuple(map(int, options.decisions or usual.decisions))
+    size = replace(usual, decisions=decisions, traffic=int(options.traffic or usual.traffic))
     before = Path(options.json) if options.json else None
     figures: dict[str, Any] = json.loads(before.read_text()) if before and before.exists() else {}
     figures["environment"] = environment("duckdb", "pyarrow", "redis")

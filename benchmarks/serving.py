@@ -28,6 +28,7 @@ from typing import Any
 from _environment import ROOT, environment, finish, parser
 
 from benchmarks.request_path.load import Plan
+from benchmarks.request_path.tables import decided, goodput
 
 CONNECTIONS = (1, 8, 32)
 CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
@@ -49,11 +50,6 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
     measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured
-
-
-def decided(measured: dict[str, Any]) -> int:
-    """Decisions answered in full: neither refused nor a default action. What anything costs is the cost of these."""
-    return int(measured["statuses"].get("200", 0) - sum(measured["fallbacks"].values()))
 
 
 def family(pids: list[int]) -> list[Any]:
@@ -191,7 +187,7 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
         cpu = cpu_seconds([path.router_pid]) - cpu_before
         router_cpu[str(connections)] = 1000 * cpu * share / max(decided(measured), 1)
         stages[str(connections)] = path.stage_means(before)
-    closed = max(decided_per_second(measured) for measured in loads.values())
+    closed = max(goodput(measured) for measured in loads.values())
     memory = memory_mib([path.router_pid])
     offered = at_offered_loads(path, bodies, closed, seconds)
     return {
@@ -236,17 +232,12 @@ def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def decided_per_second(measured: dict[str, Any]) -> float:
-    """Decisions answered in full, a second."""
-    return float(measured["per_second"]) * decided(measured) / max(measured["requests"], 1)
-
-
 def show(name: str, loads: dict[str, Any], unit: str = "c=") -> None:
     """Print loops."""
     for load_, measured in loads.items():
         ok = measured["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
         print(
-            f"{name:<16} {unit + load_:<5} {decided_per_second(measured):7.0f}/s  "
+            f"{name:<16} {unit + load_:<5} {goodput(measured):7.0f}/s  "
             f"p50 {ok['p50']:6.2f}  p99 {ok['p99']:6.2f} ms  "
             f"CPU {measured['cpu_ms']:.2f} ms  {measured['statuses']} {measured['fallbacks'] or ''}",
             flush=True,

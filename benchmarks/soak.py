@@ -9,7 +9,6 @@ knows of each record of its log (an index of the newest million) and no more. Ex
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import signal
@@ -18,10 +17,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
@@ -37,11 +38,11 @@ class Callers:
     """Two callers beside the load: one that reports outcomes and asks again, and one that sends rubbish."""
 
     def __init__(self, url: str, bodies: list[str]) -> None:
-        self._address = urlsplit(url).netloc
         self._path = urlsplit(url).path
+        self._url = url.removesuffix(self._path)
         self._bodies = [json.loads(body) for body in bodies]
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._decently, self._rudely)]
+        self._threads = [threading.Thread(target=self._call, args=(work,)) for work in (self._decently, self._rudely)]
         self.statuses: Counter[str] = Counter()
 
     def __enter__(self) -> Callers:
@@ -54,61 +55,51 @@ class Callers:
         for thread in self._threads:
             thread.join()
 
-    def _decently(self) -> None:
-        chance, number = random.Random(1), 0
-        connection = http.client.HTTPConnection(self._address, timeout=10)
-        while not self._over.is_set():
-            number += 1
-            body = chance.choice(self._bodies)
-            body["instances"][0]["request_id"] = f"soak-{number}"
-            for _ in range(2):  # the second time it is an answer that was given
-                answer = self._post(connection, self._path, json.dumps(body).encode(), "decisions")
-            for decision in json.loads(answer).get("predictions", []):
-                if decision["expose"]:
-                    events = [
-                        {
-                            "event_id": f"{decision['decision_id']}-{kind}",
-                            "decision_id": decision["decision_id"],
-                            "kind": kind,
-                            "value": 0.01,
-                            "event_time": "2026-01-01T00:00:00Z",
-                        }
-                        for kind in ("cost", "click")
-                    ]
-                    self._post(connection, "/v1/outcomes", json.dumps({"outcomes": events}).encode(), "outcomes")
+    def _call(self, work: Callable[[httpx.Client, random.Random, int], None]) -> None:
+        with httpx.Client(base_url=self._url, timeout=10, headers={"content-type": "application/json"}) as client:
+            chance, number = random.Random(1), 0
+            while not self._over.is_set():
+                number += 1
+                work(client, chance, number)
 
-    def _rudely(self) -> None:
-        chance = random.Random(2)
-        connection = http.client.HTTPConnection(self._address, timeout=10)
-        paths = [self._path, "/v1/outcomes", "/v2/models/ads/infer", "/v1/models/none:predict", "/v2/models/%ff/infer"]
-        while not self._over.is_set():
-            good = json.dumps(chance.choice(self._bodies)).encode()
-            cut, at = chance.randrange(len(good)), chance.randrange(len(good))
-            body = chance.choice(
-                [
-                    good[:cut],
-                    good[:at] + bytes([chance.randrange(256)]) + good[at + 1 :],
-                    bytes(chance.randrange(256) for _ in range(chance.randrange(200))),
-                    json.dumps({"instances": [{"user_id": chance.random()}] * chance.randrange(100)}).encode(),
-                    b"[" * chance.randrange(5000),
-                    b" " * chance.randrange(2_000_000),
+    def _decently(self, client: httpx.Client, chance: random.Random, number: int) -> None:
+        body = chance.choice(self._bodies)
+        body["instances"][0]["request_id"] = f"soak-{number}"
+        for _ in range(2):  # the second time it is an answer that was given
+            answer = self._post(client, self._path, json.dumps(body).encode(), "decisions")
+        for decision in json.loads(answer).get("predictions", []):
+            if decision["expose"]:
+                name, at = decision["decision_id"], "2026-01-01T00:00:00Z"
+                events = [
+                    {"event_id": f"{name}-{kind}", "decision_id": name, "kind": kind, "value": 0.01, "event_time": at}
+                    for kind in ("cost", "click")
                 ]
-            )
-            self._post(connection, chance.choice(paths), body, "rubbish")
-            time.sleep(0.005)
+                self._post(client, "/v1/outcomes", json.dumps({"outcomes": events}).encode(), "outcomes")
 
-    def _post(self, connection: http.client.HTTPConnection, path: str, body: bytes, what: str) -> bytes:
+    def _rudely(self, client: httpx.Client, chance: random.Random, _: int) -> None:
+        paths = [self._path, "/v1/outcomes", "/v2/models/ads/infer", "/v1/models/none:predict", "/v2/models/%ff/infer"]
+        good = json.dumps(chance.choice(self._bodies)).encode()
+        cut, at = chance.randrange(len(good)), chance.randrange(len(good))
+        rubbish = [
+            good[:cut],
+            good[:at] + chance.randbytes(1) + good[at + 1 :],
+            chance.randbytes(chance.randrange(200)),
+            json.dumps({"instances": [{"user_id": chance.random()}] * chance.randrange(100)}).encode(),
+            b"[" * chance.randrange(5000),
+            b" " * chance.randrange(2_000_000),
+        ]
+        self._post(client, chance.choice(paths), chance.choice(rubbish), "rubbish")
+        time.sleep(0.005)
+
+    def _post(self, client: httpx.Client, path: str, body: bytes, what: str) -> bytes:
         try:
-            connection.request("POST", path, body, {"content-type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read()
-            self.statuses[f"{what} {response.status}"] += 1
-            return answer
-        except (http.client.HTTPException, OSError) as error:
-            connection.close()
+            answer = client.post(path, content=body)
+        except httpx.HTTPError as error:
             if not self._over.is_set():
                 self.statuses[f"{what} {type(error).__name__}"] += 1
             return b"{}"
+        self.statuses[f"{what} {answer.status_code}"] += 1
+        return answer.content
 
 
 def descriptors(pid: int) -> int:
@@ -122,24 +113,17 @@ def kill_a_worker(pid: int) -> None:
         random.choice(workers).send_signal(signal.SIGKILL)
 
 
-def logged(url: str) -> float:
-    """Records of the router's log, as /metrics counts them."""
-    from benchmarks.request_path.servers import samples
-
-    return sum(sample.value for sample in samples(url) if sample.name == "mtorl_spool_records_total")
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--run", default="runs/latest", help="folder of a finished run")
     options.add_argument("--seconds", type=float, default=300.0, help="how long (default: %(default)g)")
     arguments = options.parse_args()
 
-    from benchmarks.request_path.servers import router
+    from benchmarks.request_path.servers import router, samples
 
     run = Path(arguments.run).resolve()
     _, _, bodies = users_windows(run)
-    samples: list[dict[str, float]] = []
+    seen: list[dict[str, float]] = []
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, router(run, Path(folder) / "soak", on_redis=False) as path:
         pid = path.router_pid
@@ -154,15 +138,16 @@ def main() -> None:
             driver.start()
             while driver.is_alive():
                 seconds = time.monotonic() - started
-                sample = {"memory_mib": memory_mib([pid]), "descriptors": descriptors(pid), "records": logged(path.url)}
-                samples.append({"seconds": seconds, **sample})
+                records = sum(one.value for one in samples(path.url) if one.name == "mtorl_spool_records_total")
+                sample = {"memory_mib": memory_mib([pid]), "descriptors": descriptors(pid), "records": records}
+                seen.append({"seconds": seconds, **sample})
                 print(f"{seconds:4.0f} s  " + "  ".join(f"{name} {value:,.0f}" for name, value in sample.items()))
                 if seconds > 60 * (killed + 1):
                     kill_a_worker(servers)
                     killed += 1
                 driver.join(5.0)
     statuses = Counter({f"load {status}": count for status, count in measured["statuses"].items()}) + callers.statuses
-    later = [sample for sample in samples if sample["seconds"] >= SETTLED * arguments.seconds]
+    later = [sample for sample in seen if sample["seconds"] >= SETTLED * arguments.seconds]
     first, last = later[0], later[-1]
     records = last["records"] - first["records"]
     figures = {

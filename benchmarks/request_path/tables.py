@@ -76,18 +76,18 @@ def _path_aims(path: Figures) -> list[Aim]:
     one = loads["1"]["latency_ms"]["200"]
     late = overload["latency_ms"].get("200", {"p99": float("nan")})["p99"]
     default = 100 * sum(overload["fallbacks"].values()) / max(overload["statuses"].get("200", 0), 1)
-    goodput = _goodput(overload) / max(map(_goodput, path["offered"].values()))
+    full = goodput(overload) / max(map(goodput, path["offered"].values()))
     bad = sum(count for status, count in overload["statuses"].items() if status.startswith("5"))
     grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
     return [
         ("router, CPU ms a decision at 8 connections, at most", 1.2, path["router_cpu_ms"]["8"], ".2f"),
-        ("decisions/s a router process, at least", 800, max(map(_goodput, loads.values())), ".0f"),
+        ("decisions/s a router process, at least", 800, max(map(goodput, loads.values())), ".0f"),
         ("one connection, p50 in ms, at most", 6, one["p50"], ".1f"),
         ("one connection, p99 in ms, at most", 15, one["p99"], ".1f"),
         ("first decision / median, at most", 3, path["first_decision_ms"] / one["p50"], ".1f"),
         ("at twice the capacity, p99 of answers in ms, at most (the deadline)", path["deadline_ms"], late, ".0f"),
         ("at twice the capacity, default actions in 100 answers, at most", 1, default, ".2f"),
-        ("at twice the capacity, decisions in full / the most at any load offered, at least", 0.9, goodput, ".2f"),
+        ("at twice the capacity, decisions in full / the most at any load offered, at least", 0.9, full, ".2f"),
         ("at twice the capacity, answers 5xx, at most", 0, bad, "d"),
         ("at twice the capacity, router's memory after / before, at most", 1.1, grown, ".2f"),
     ]
@@ -105,10 +105,14 @@ def _limit_aims(of_limit: tuple[float, float, float], path: Figures, figures: Fi
     ]
 
 
-def _goodput(result: Figures) -> float:
+def decided(result: Figures) -> int:
+    """Decisions answered in full: neither refused nor a default action. What anything costs is the cost of these."""
+    return int(result["statuses"].get("200", 0) - sum(result["fallbacks"].values()))
+
+
+def goodput(result: Figures) -> float:
     """Decisions answered in full, a second."""
-    decided = result["statuses"].get("200", 0) - sum(result["fallbacks"].values())
-    return float(result["per_second"]) * decided / result["requests"]
+    return float(result["per_second"]) * decided(result) / max(result["requests"], 1)
 
 
 def _loop(result: Figures) -> str:
@@ -117,7 +121,7 @@ def _loop(result: Figures) -> str:
         return "no answer"
     requests = result["requests"]
     default, refused = sum(result["fallbacks"].values()), requests - result["statuses"]["200"]
-    text = f"{_goodput(result):,.0f}/s, {ok['p50']:.1f}, {ok['p99']:.1f}, {result['cpu_ms']:.2f}"
+    text = f"{goodput(result):,.0f}/s, {ok['p50']:.1f}, {ok['p99']:.1f}, {result['cpu_ms']:.2f}"
     if default + refused < 0.001 * requests:
         return text
     return f"{text}; {default / requests:.0%} default actions, {refused / requests:.0%} sent away"
@@ -128,7 +132,7 @@ def _offered(result: Figures) -> list[str]:
     ok = result["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
     return [
         f"{result['asked_per_second']:,.0f}",
-        f"{_goodput(result):,.0f}",
+        f"{goodput(result):,.0f}",
         f"{result['cpu_ms']:.2f}",
         f"{statuses.get('200', 0):,}",
         f"{sum(result['fallbacks'].values()):,}",

@@ -1,4 +1,9 @@
-"""What the pacing of budgets costs a second, by campaigns and routers: of the routers together, and of their Redis."""
+"""What the pacing of budgets costs a second, by campaigns and routers: of the routers together, and of their Redis.
+
+Time is simulated: routers and ledger share a clock on which a second passes in each round, and a round's own work. So
+ten minutes are measured in less than one. They begin at noon, with half of each budget spent and traffic as planned;
+the first two minutes are not counted, since a router that begins to pace writes all accounts once.
+"""
 
 from __future__ import annotations
 
@@ -10,59 +15,82 @@ from typing import Any
 
 from benchmarks._process import redis_server
 from benchmarks.scale_runs.batch import definition
-from benchmarks.scale_runs.made_lake import CHANNELS
+from benchmarks.scale_runs.made_lake import CHANNELS, END
 
 EXPOSURES = 60  # a second, over all campaigns
+COST = 0.05
+WARM_SECONDS = 120
+ARMS = ("incumbent", "challenger")
 
 
-def pace(campaigns: int, routers: int, rounds: int) -> dict[str, Any]:
-    """Let so many routers keep prices for some seconds, while exposures spend."""
+class _Clock:
+    """Seconds since 1970 by a clock that is put forward."""
+
+    def __init__(self) -> None:
+        self._then, self._set = END.timestamp() + 43_200, time.perf_counter()
+
+    def __call__(self) -> float:
+        return self._then + time.perf_counter() - self._set
+
+    def next_second(self, at: float) -> None:
+        """A second after `at`, or now if more has passed."""
+        self._then, self._set = max(at + 1, self()), time.perf_counter()
+
+
+def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
+    """Let so many routers keep prices for some simulated seconds, while exposures spend."""
+    from redis import Redis
+
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.layers import Experiments
-    from serving.ledger import Account, Wanted, open_ledger
+    from serving.ledger import Account, Cost, Wanted
+    from serving.ledger.location import RedisLocation
+    from serving.ledger.redis_ledger import RedisLedger
     from serving.router.flow.pacer import Pacer
 
-    rows = "".join(f"c{i},*,200,day,0.5\n" for i in range(campaigns))
+    clock, chance = _Clock(), random.Random(1)
+    budget = EXPOSURES * COST * 86_400 / campaigns
+    rows = "".join(f"c{i},*,{budget},day,0.5\n" for i in range(campaigns))
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), "--appendonly", "yes") as at:
         (Path(folder) / "budgets.csv").write_text(f"campaign,channel,amount,period,price\n{rows}")
         content = definition("e", budgets=[], budget_table="budgets.csv")
         found = Experiments([Experiment.from_dict(content, Path(folder))])
-        ledgers = [open_ledger(f"redis://{at}?name=ads", 5.0) for _ in range(routers)]
+        location, client = RedisLocation.parse(f"redis://{at}?name=ads"), Redis(port=int(at.split(":")[1]))
+        ledgers = [RedisLedger(location, None, 5.0, clock) for _ in range(routers)]
         ledgers[0].define(
             [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found.accounts()]
         )
-        pacers = [Pacer(ledger, dict.fromkeys(CHANNELS, 0.15)) for ledger in ledgers]
-        for _ in range(2):
-            for pacer in pacers:
-                pacer.refresh(found)
-        from redis import Redis
+        pacers = [Pacer(ledger, dict.fromkeys(CHANNELS, 0.15), clock) for ledger in ledgers]
 
-        client = Redis(port=int(at.split(":")[1]))
+        def spend(name: str, arm: str, campaign: int, amount: float) -> Wanted:
+            return Wanted(name, f"e/{arm}", f"c{campaign}", CHANNELS[0], amount)
 
         def redis_seconds() -> float:
             used = client.info("cpu")
             return float(used["used_cpu_sys"] + used["used_cpu_user"])
 
-        chance, lead, read, redis, began = random.Random(1), 0.0, 0.0, 0.0, time.perf_counter()
-        for second in range(rounds):
-            ledgers[0].reserve_all(
-                [
-                    Wanted(f"{second}-{i}", "e/challenger", f"c{chance.randrange(campaigns)}", CHANNELS[0], 0.05)
-                    for i in range(EXPOSURES)
-                ]
-            )
+        for i in range(campaigns):  # what was spent in the morning
+            ledgers[0].reserve_all([spend(f"morning-{i}-{arm}", arm, i, budget / 4) for arm in ARMS])
+        began, open_before = time.perf_counter(), list[Wanted]()
+        cpu = dict.fromkeys(("leader_ms", "readers_ms", "redis_ms"), 0.0)
+        for second in range(-WARM_SECONDS, seconds):
+            start = clock()
+            if second == 0:
+                cpu = dict.fromkeys(cpu, 0.0)
+            ledgers[0].settle_all([Cost(one.reservation_id, COST, f"cost-{one.reservation_id}") for one in open_before])
+            open_before = [
+                spend(f"{second}-{i}", chance.choice(ARMS), chance.randrange(campaigns), COST) for i in range(EXPOSURES)
+            ]
+            ledgers[0].reserve_all(open_before)
             before = redis_seconds()
             for pacer in pacers:
-                cpu = time.thread_time()
+                own = time.thread_time()
                 pacer.refresh(found)
-                cpu = time.thread_time() - cpu
-                lead, read = (lead + cpu, read) if pacer.leads else (lead, read + cpu)
-            redis += redis_seconds() - before
-            time.sleep(max(0.0, began + second + 1 - time.perf_counter()))
-        wall = time.perf_counter() - began
-        figures = {"leader_ms": lead, "readers_ms": read, "redis_ms": redis}
+                cpu["leader_ms" if pacer.leads else "readers_ms"] += 1e3 * (time.thread_time() - own)
+            cpu["redis_ms"] += 1e3 * (redis_seconds() - before)
+            clock.next_second(start)
         return {
-            "seconds": wall,
-            **{name: 1e3 * of / wall for name, of in figures.items()},
+            "seconds": time.perf_counter() - began,
+            **{name: of / seconds for name, of in cpu.items()},
             "leaders": sum(pacer.leads for pacer in pacers),
         }

@@ -45,7 +45,7 @@ number = 0
 while time.monotonic() < end:
     number += 1
     instance = {
-        "user_id": f"u{number % 200:06d}",
+        "user_id": f"u{number % 400:06d}",
         "campaign_id": "spring-sale",
         "request_id": f"{prefix}-{number}",
         "context": {

@@ -65,22 +65,17 @@ def volumes(cluster: None) -> Iterator[None]:
         return
     classes = [found["metadata"] for found in listed("default", "storageclass")]
     default = [one["name"] for one in classes if "true" in one.get("annotations", {}).values()]
-    spec = {
-        "capacity": {"storage": "200Gi"},
-        "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
-        "storageClassName": default[0] if default else "",
-        "hostPath": {"path": "/nowhere"},
-    }
+    one = f"""
+apiVersion: v1
+kind: PersistentVolume
+spec:
+  capacity: {{storage: 200Gi}}
+  accessModes: [ReadWriteOnce, ReadWriteMany]
+  storageClassName: "{default[0] if default else ""}"
+  hostPath: {{path: /nowhere}}
+"""
     run = uuid.uuid4().hex[:8]
-    made = [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "spec": spec,
-            "metadata": {"name": f"mtorl-test-{run}-{number}"},
-        }
-        for number in range(150)
-    ]
+    made = [{**yaml.safe_load(one), "metadata": {"name": f"mtorl-test-{run}-{number}"}} for number in range(150)]
     kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(made))
     yield
     kubectl("delete", "persistentvolume", "--wait=false", *[volume["metadata"]["name"] for volume in made])
@@ -97,12 +92,10 @@ class Installation:
         self.manifests = MANIFESTS
         kubectl("apply", "-k", self.target(foundation))
         given: list[Object] = [
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
-            for name, values in SECRETS.items()
+            {"kind": "Secret", "metadata": {"name": name}, "stringData": values} for name, values in SECRETS.items()
         ]
-        given.append(
-            {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "all"}, "spec": {"hard": QUOTA}}
-        )
+        given.append({"kind": "ResourceQuota", "metadata": {"name": "all"}, "spec": {"hard": QUOTA}})
+        given = [{"apiVersion": "v1", **made} for made in given]
         kubectl("-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(given))
 
     def target(self, name: str) -> str:

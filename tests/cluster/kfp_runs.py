@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.schedule import KFP_EXPERIMENT
-from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, kubectl, listed, wait_until
 from tests.manifests.conftest import MANIFESTS
 
 CLAIM = "mtorl-data"
@@ -65,26 +66,32 @@ def empty_volume() -> Iterator[None]:
         in_namespace("delete", "pvc", CLAIM)
 
 
-def on_volume(code: str, *arguments: str) -> str:
-    """Run Python with the project's code in a pod that mounts the volume; returns what it printed."""
-    container = {
+def volume_pod(name: str, image: str, command: list[str], container: Object, **spec: Any) -> Object:
+    """A pod that mounts the volume and ends; with more fields of its container and its own."""
+    main = {
         "name": "main",
-        "image": os.environ["MTORL_IMAGE"],
-        "command": ["python", "-c", code, *arguments],
-        "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+        "image": image,
+        "command": command,
+        "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
     }
     # The first pod that mounts a volume gives it to its group; steps, for which KFP has no fsGroup, come in by it.
-    spec = {
+    whole = {
         "restartPolicy": "Never",
         "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
-        "containers": [container],
+        "containers": [main | container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
     }
-    in_namespace("create", "-f", "-", stdin=made("Pod", "mtorl-test", spec=spec))
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": whole | spec}
+
+
+def on_volume(code: str, *arguments: str) -> str:
+    """Run Python with the project's code in a pod that mounts the volume; returns what it printed."""
+    pod = volume_pod("mtorl-test", os.environ["MTORL_IMAGE"], ["python", "-c", code, *arguments], {})
+    in_namespace("create", "-f", "-", stdin=json.dumps(pod))
     try:
-        phase = wait_until("the pod to end", lambda: _phase_of("mtorl-test"), MINUTES)
+        phase = wait_until("the pod to end", lambda: phase_of("mtorl-test"), MINUTES)
         printed = in_namespace("logs", "mtorl-test")
         assert phase == "Succeeded", printed
         return printed
@@ -92,7 +99,7 @@ def on_volume(code: str, *arguments: str) -> str:
         in_namespace("delete", "pod", "mtorl-test")
 
 
-def _phase_of(pod: str) -> str:
+def phase_of(pod: str) -> str:
     """How a pod has ended; empty while it has not."""
     phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
     return phase if phase in ("Succeeded", "Failed") else ""
@@ -138,11 +145,8 @@ def ended(client: Any, pipeline: Path, parameters: Mapping[str, Any]) -> Run:
 
 
 def end_of(client: Any, run_id: str) -> Run:
-    def at_end() -> Run | None:
-        run = look(client, run_id)
-        return run if run.ended else None
-
-    return wait_until(f"run {run_id}", at_end, 1200, lambda: str(look(client, run_id)))
+    state = partial(look, client, run_id)
+    return wait_until(f"run {run_id}", lambda: run if (run := state()).ended else None, 1200, lambda: str(state()))
 
 
 def pod_of(run_id: str, step: str) -> str:

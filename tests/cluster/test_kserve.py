@@ -33,15 +33,13 @@ def generated(installation: Installation, arm: str, kind: str) -> Object:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_a_new_version_takes_over_without_a_gap(dev: Installation, arm: str) -> None:
+def test_a_new_version_takes_over_without_a_gap_and_is_as_restricted_as_its_runtime_says(
+    dev: Installation, arm: str
+) -> None:
     spec = generated(dev, arm, "deployment")["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     assert spec["template"]["metadata"]["annotations"]["mtorl-kubeflow/model"] == f"{arm}/first"
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 30
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_the_pod_is_as_restricted_as_its_runtime_says(dev: Installation, arm: str) -> None:
     pod = listed(dev.namespace, "pod", f"serving.kserve.io/inferenceservice=mtorl-{arm}")[0]["spec"]
     assert pod["serviceAccountName"] == "mtorl-torchserve" and pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["fsGroup"] == 10001
@@ -62,15 +60,10 @@ def test_the_pod_is_as_restricted_as_its_runtime_says(dev: Installation, arm: st
     assert container["readinessProbe"]["httpGet"]["path"] == f"/predictions/{arm}"
 
 
-def test_the_service_carries_predictions_and_metrics(dev: Installation) -> None:
+def test_the_service_carries_predictions_and_metrics_and_the_autoscaler_is_the_overlays(dev: Installation) -> None:
     ports = generated(dev, "incumbent", "service")["spec"]["ports"]
-    assert [(port["name"], port["port"], port["targetPort"]) for port in ports] == [
-        ("http1", 80, 8080),
-        ("metrics", 8082, 8082),
-    ]
-
-
-def test_the_autoscaler_is_the_overlays(dev: Installation) -> None:
+    expected = [("http1", 80, 8080), ("metrics", 8082, 8082)]
+    assert [(port["name"], port["port"], port["targetPort"]) for port in ports] == expected
     spec = generated(dev, "incumbent", "hpa")["spec"]
     assert (spec["minReplicas"], spec["maxReplicas"]) == (1, 2)
     assert spec["metrics"][0]["resource"]["target"]["averageUtilization"] == 70

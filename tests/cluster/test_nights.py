@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +20,9 @@ import yaml
 
 from pipelines.cluster.kfp_server import upload
 from pipelines.cluster.schedule import RecurringRun, Schedule, apply
-from tests.cluster.conftest import SECRETS
 from tests.cluster.kfp_runs import CLAIM, LIST, Run, ended, in_namespace, log_of, look, on_volume, platform
 from tests.cluster.kubectl import Object, kubectl, listed, wait_until
-from tests.cluster.running import Running
+from tests.cluster.running import Running, answers, decided
 from tests.manifests.conftest import MANIFESTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
@@ -53,39 +51,6 @@ target.with_suffix(".new").rename(target)
 EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
 for arm in EXPERIMENT["spec"]["arms"]:
     arm["explore"] = {"share": 0.5, "scope": "both"}
-# A day's traffic: each user a few times, and what came of it. Prints the ids of decisions that a model took.
-DAY = """
-import json, random, sys, time, urllib.request
-address, token, users, rounds, prefix = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-def post(path, body):
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=20) as response:
-        return json.load(response)
-for turn in range(rounds):
-    for first in range(0, users, 20):
-        told = []
-        for user in range(first, first + 20):
-            ask = {"user_id": f"u{user:06d}", "campaign_id": "spring-sale", "request_id": f"{prefix}-{turn}-{user}",
-                   "context": {"hour": 20, "device": "mobile", "placement": "feed"}}
-            decision = post("/v1/models/ads:predict", {"instances": [ask]})["predictions"][0]
-            if decision["fallback_reason"] is None:
-                print(decision["decision_id"], flush=True)
-            if decision["expose"]:
-                name, at = decision["decision_id"], time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                for kind, value in (("cost", 0.01), ("click", float(random.random() < 0.2))):
-                    told.append({"event_id": f"{name}-{kind}", "decision_id": name, "kind": kind, "value": value,
-                                 "event_time": at})
-        if told:
-            post("/v1/outcomes", {"outcomes": told})
-"""
-UPLOADED = """
-from mtorl.log.lake import Lake, lake_database
-lake = Lake.open("/mnt/mtorl/lake")
-with lake_database(lake) as db:
-    for row in db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision')}").fetchall():
-        print(*row)
-"""
 TRAINED_ON = """
 import sys
 from pathlib import Path
@@ -134,17 +99,13 @@ def names_of(made: Running, kind: str) -> set[str]:
     return {one["metadata"]["name"] for one in listed(made.namespace, kind)}
 
 
-def a_day(running: Running, rounds: int) -> set[str]:
+def a_day(running: Running) -> set[str]:
     """Let users come; returns the ids of the decisions that a model took, once they are in the lake."""
-    address = f"http://mtorl-router.{running.namespace}"
-    words = ["kubectl", "-n", running.gateway, "exec", "-i", "caller", "--", "python", "-", address]
-    words += [SECRETS["mtorl-router"]["tokens"], str(USERS), str(rounds), uuid4().hex]
-    done = subprocess.run(words, input=DAY, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    decided = set(done.stdout.split())
-    assert len(decided) > 0.5 * USERS * rounds
-    wait_until("the upload", lambda: decided <= running.uploaded(), 400)
-    return decided
+    said = answers(running.calling(120, uuid4().hex, "", "0.01"))
+    taken = {one["decision_id"] for one in decided(said)}
+    assert len(taken) > USERS
+    wait_until("the upload", lambda: taken <= running.uploaded(), 400)
+    return taken
 
 
 def trained(on: range) -> dict[str, int]:
@@ -180,13 +141,13 @@ def test_from_an_empty_volume_through_three_nights(client: Any, pipelines: dict[
         for night in range(NIGHTS):
             known = LOG_USERS + night * NEW_USERS
             on_volume(EXPORT, str(known))
-            days.append(a_day(running, rounds=3))
+            days.append(a_day(running))
             begin = datetime.now(UTC)
             changes = apply(client, Schedule(name=SCHEDULE, runs=(nightly,)))
             assert changes == {NIGHTLY: "was there" if night else "made"}
             run = night_after(client, begin)
             assert run.state == "SUCCEEDED", failures(run)
-            assert set.union(*days) <= set(on_volume(UPLOADED).split()), "every answered decision is in the lake"
+            assert set.union(*days) <= running.uploaded(), "every answered decision is in the lake"
             said = log_of(run.id, "ingest")
             assert "opportunities, " in said and "exposures took place" in said
             published = set(on_volume(LIST, "registry/challenger/*").split()) - before

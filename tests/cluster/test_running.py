@@ -79,11 +79,16 @@ def test_only_the_wanted_flows_are_open(running: Running) -> None:
         kubectl("delete", "namespace", stranger, "--wait=false")
 
 
-def test_a_killed_router_loses_no_decision_that_was_answered(running: Running) -> None:
-    caller = running.calling(60, "router")
+def answers_while_killed(running: Running, pod: str) -> Answers:
+    """What a caller is answered in a minute in which a pod is killed."""
+    caller = running.calling(60, pod)
     time.sleep(10)
-    kubectl("-n", running.namespace, "delete", "pod", "mtorl-router-0", "--force", "--grace-period=0")
-    said = answers(caller)
+    kubectl("-n", running.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
+    return answers(caller)
+
+
+def test_a_killed_router_loses_no_decision_that_was_answered(running: Running) -> None:
+    said = answers_while_killed(running, ROUTERS[0])
     assert {one["status"] for one in said} <= {0, 200, 503}
     assert said[-1]["status"] == 200
     kubectl("-n", running.namespace, "wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=120s")
@@ -94,10 +99,7 @@ def test_a_killed_router_loses_no_decision_that_was_answered(running: Running) -
 
 
 def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running) -> None:
-    caller = running.calling(60, "redis")
-    time.sleep(10)
-    kubectl("-n", running.namespace, "delete", "pod", "mtorl-redis-0", "--force", "--grace-period=0")
-    said = answers(caller)
+    said = answers_while_killed(running, "mtorl-redis-0")
     assert {one["status"] for one in said} == {200}
     assert not [one for one in said if one["fallback_reason"] and one["expose"]]
     wait_until("decisions of a model again", lambda: decided(running.call(3, uuid4().hex)), 120)

@@ -6,7 +6,6 @@ CPUs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,34 +15,27 @@ import yaml
 
 from components.trainer.train_job import GROUP, PLURAL, POD_NAME, POD_UID, VERSION
 from tests.cluster.conftest import Installation
-from tests.cluster.kfp_runs import OURS, platform
+from tests.cluster.kfp_runs import platform, volume_pod
 from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 RUNTIME, ACCOUNT = "mtorl-test-torch", "pipeline-runner"
 # What Trainer's own runtime torch-distributed is: its name for the pods, and the policy that tells torchrun of them.
-TRAINING_RUNTIME = {
-    "apiVersion": f"{GROUP}/{VERSION}",
-    "kind": "ClusterTrainingRuntime",
-    "metadata": {"name": RUNTIME, "labels": {"trainer.kubeflow.org/framework": "torch"}},
-    "spec": {
-        "mlPolicy": {"numNodes": 1, "torch": {}},
-        "template": {
-            "spec": {
-                "replicatedJobs": [
-                    {
-                        "name": "node",
-                        "template": {
-                            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
-                            "spec": {"template": {"spec": {"containers": [{"name": "node", "image": "any"}]}}},
-                        },
-                    }
-                ]
-            }
-        },
-    },
-}
+TRAINING_RUNTIME = f"""
+apiVersion: {GROUP}/{VERSION}
+kind: ClusterTrainingRuntime
+metadata: {{name: {RUNTIME}, labels: {{trainer.kubeflow.org/framework: torch}}}}
+spec:
+  mlPolicy: {{numNodes: 1, torch: {{}}}}
+  template:
+    spec:
+      replicatedJobs:
+      - name: node
+        template:
+          metadata: {{labels: {{trainer.kubeflow.org/trainjob-ancestor-step: trainer}}}}
+          spec: {{template: {{spec: {{containers: [{{name: node, image: any}}]}}}}}}
+"""
 STEP = """
 import logging
 import sys
@@ -72,7 +64,7 @@ def runtime() -> Iterator[str]:
     """A runtime of Trainer's for torch."""
     if not serves(f"{GROUP}/{VERSION}"):
         pytest.skip("the cluster of KUBECONFIG has no Kubeflow Trainer")
-    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(TRAINING_RUNTIME))
+    kubectl("apply", "--server-side", "-f", "-", stdin=TRAINING_RUNTIME)
     yield RUNTIME
     kubectl("delete", "clustertrainingruntime", RUNTIME, "--wait=false")
 
@@ -80,23 +72,8 @@ def runtime() -> Iterator[str]:
 def step_pod(image: str, runtime: str) -> Object:
     """A pod as a step of a pipeline has it: the account of runs, the volume, its own name."""
     names = {POD_NAME: "metadata.name", POD_UID: "metadata.uid"}
-    container = {
-        "name": "main",
-        "image": image,
-        "command": ["python", "-c", STEP, image, runtime],
-        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()],
-        "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
-    }
-    spec = {
-        "restartPolicy": "Never",
-        "serviceAccountName": ACCOUNT,
-        "securityContext": {**OURS, "runAsGroup": 10001, "fsGroup": 10001},
-        "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "mtorl-data"}}],
-    }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "step"}, "spec": spec}
+    env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()]
+    return volume_pod("step", image, ["python", "-c", STEP, image, runtime], {"env": env}, serviceAccountName=ACCOUNT)
 
 
 def test_two_nodes_train_and_a_killed_one_is_started_again(
