@@ -9,23 +9,28 @@ from typing import Any
 import yaml
 
 from mtorl.experiment.experiment import Experiment
-from tests.cluster.kubectl import Object, get, kubectl
+from tests.cluster.kubectl import Object, get, kubectl, wait_until
 
 
 class Cluster:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 
-    def apply(self, name: str, fields: Object, allowed: tuple[int, ...] = (0,)) -> str:
+    def _kubectl(self, *words: str, stdin: str | None = None) -> str:
+        return kubectl("-n", self.namespace, *words, stdin=stdin)
+
+    def apply(self, name: str, fields: Object) -> None:
         made = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": {"name": name}}
-        return kubectl(
-            "-n", self.namespace, "apply", "-f", "-", stdin=json.dumps({**made, "spec": fields}), allowed=allowed
-        )
+        self._kubectl("apply", "-f", "-", stdin=json.dumps({**made, "spec": fields}))
 
     def patch(self, name: str, **fields: Any) -> None:
-        kubectl("-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields}))
+        self._kubectl("patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields}))
+
+    def move(self, name: str, to: str, reason: str = "go", **more: Any) -> None:
+        self.patch(name, move={"to": to, "reason": reason, **more})
 
     def refused(self, name: str, **fields: Any) -> str:
+        """What the API server says to a patch that it refuses."""
         words = ["-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields})]
         done = subprocess.run(["kubectl", *words], capture_output=True, text=True)
         assert done.returncode, done.stdout
@@ -38,11 +43,19 @@ class Cluster:
     def phase(self, name: str) -> str:
         return str(self.status(name).get("phase"))
 
+    def kinds(self, name: str) -> list[str]:
+        """Of the events in its history."""
+        return [event["kind"] for event in self.status(name)["history"]]
+
     def condition(self, name: str, kind: str) -> tuple[str, str]:
-        for one in self.status(name).get("conditions", ()):
-            if one["type"] == kind:
-                return one["status"], one["reason"]
-        return "", ""
+        found = [one for one in self.status(name).get("conditions", ()) if one["type"] == kind]
+        return (found[0]["status"], found[0]["reason"]) if found else ("", "")
+
+    def wait_for(self, what: tuple[str, str], kind: str = "Accepted", name: str = "first", **until: Any) -> None:
+        wait_until(f"{kind} {what}", lambda: self.condition(name, kind) == what, **until)
+
+    def wait_for_phase(self, phase: str, name: str = "first", **until: Any) -> None:
+        wait_until(f"phase {phase}", lambda: self.phase(name) == phase, **until)
 
     def served(self) -> dict[str, str]:
         found: dict[str, str] = get(self.namespace, "cm", "mtorl-experiment")["data"]

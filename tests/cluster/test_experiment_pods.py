@@ -83,16 +83,15 @@ def test_without_an_experiment_a_router_waits_and_says_for_what(pods: Pods) -> N
 
 def test_a_draft_gives_everybody_the_incumbent(pods: Pods) -> None:
     pods.people.apply(NAME, SPEC)
-    accepted = ("True", "Usable")
-    wait_until("its acceptance", lambda: pods.people.condition(NAME, "Accepted") == accepted, state=pods.state)
+    pods.people.wait_for(("True", "Usable"), name=NAME, state=pods.state)
     kubectl("-n", pods.namespace, "wait", "--for=condition=Ready", *(f"pod/{one}" for one in ROUTERS), "--timeout=120s")
     wait_until("each router", pods.is_in_force, state=pods.state)
     assert pods.people.phase(NAME) == "draft" and pods.serve({"incumbent"})
 
 
 def test_it_is_started_by_a_move(pods: Pods) -> None:
-    pods.people.patch(NAME, move={"to": "shadow", "reason": "agreed on Monday"})
-    wait_until("the shadow", lambda: pods.people.phase(NAME) == "shadow", state=pods.state)
+    pods.people.move(NAME, "shadow", "agreed on Monday")
+    pods.people.wait_for_phase("shadow", NAME, state=pods.state)
     wait_until("each router", pods.is_in_force, state=pods.state)
     assert pods.serve({"incumbent"}) and pods.stages() == {"shadow"}
 
@@ -117,7 +116,7 @@ def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
     pods.people.patch(
         NAME, ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}]}
     )
-    wait_until("the ramp", lambda: pods.people.phase(NAME) == "50%", 480, pods.state)
+    pods.people.wait_for_phase("50%", NAME, seconds=480, state=pods.state)
     (*_, moved) = pods.people.status(NAME)["history"]
     assert (moved["kind"], moved["by"]) == ("move", "ramp")
     wait_until("both arms", lambda: pods.serve(BOTH), state=pods.state)
@@ -133,8 +132,7 @@ def test_the_kill_switch_is_in_force_on_each_router(pods: Pods, capsys: pytest.C
     wait_until("each router", pods.is_in_force, state=pods.state)
     pods.people.patch(NAME, enabled=True)
     wait_until("both arms", lambda: pods.serve(BOTH), MOST, pods.state)
-    kinds = [event["kind"] for event in pods.people.status(NAME)["history"]]
-    assert kinds == ["move", "move", "kill", "resume"]
+    assert pods.people.kinds(NAME) == ["move", "move", "kill", "resume"]
 
 
 def test_the_kill_switch_does_not_wait_for_an_operator_that_dies(
@@ -150,8 +148,7 @@ def test_the_kill_switch_does_not_wait_for_an_operator_that_dies(
     wait_until("each router", pods.is_in_force, state=pods.state)
     pods.people.patch(NAME, enabled=True)
     wait_until("both arms", lambda: pods.serve(BOTH), MOST, pods.state)
-    kinds = [event["kind"] for event in pods.people.status(NAME)["history"]]
-    assert kinds == ["move", "move", "kill", "resume", "kill", "resume"]
+    assert pods.people.kinds(NAME) == ["move", "move", "kill", "resume", "kill", "resume"]
 
 
 def test_while_all_operators_are_away_nothing_changes_and_the_next_ones_go_on(pods: Pods) -> None:
@@ -203,9 +200,6 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
         "both arms", lambda: pods.models() if len(pods.models()) == len(BOTH) else None, MOST, pods.state
     )
 
-    def settled(reason: str) -> bool:
-        return pods.people.condition(NAME, "Settled") == ("True", reason)
-
     def versions() -> set[str]:
         label = "serving.kserve.io/inferenceservice=mtorl-incumbent"
         return {pod["metadata"]["annotations"]["mtorl-kubeflow/model"] for pod in listed(pods.namespace, "pod", label)}
@@ -216,8 +210,8 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
             ("promoted", "HandedOver", "challenger/first", serve["challenger"]),
             ("rolled back", "RolledBack", "incumbent/first", serve["incumbent"]),
         ):
-            pods.people.patch(NAME, move={"to": to, "reason": "a test", "force": True})  # the log is uploaded later
-            wait_until(reason, lambda reason=reason: settled(reason), 300, pods.state)
+            pods.people.move(NAME, to, "a test", force=True)  # the log is uploaded later
+            pods.people.wait_for(("True", reason), "Settled", NAME, seconds=300, state=pods.state)
             wait_until("one version", lambda version=version: versions() == {version}, 60, pods.state)
             wait_until("its model", lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
         said = [one for answers in heard for one in answers.result()]

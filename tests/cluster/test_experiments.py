@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 import subprocess
@@ -24,12 +23,14 @@ from tests.cluster.experiment_objects import Cluster
 from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
-from tests.manifests.conftest import render
+from tests.manifests.conftest import documents, render
 from tests.serving.router_fixtures import instance, made_feast_repo
 from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.cluster
 RAMP = {"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%", "hours": 0, "users": 0}]}
+USABLE, EVERY_ROUTER, HANDED_OVER = ("True", "Usable"), ("True", "EveryRouter"), ("True", "HandedOver")
+GO = {"move": {"to": "50%", "reason": "go"}}
 COLUMNS = ["NAME", "STAGE", "ENABLED", "USERS", "LIFT", "INTERVAL", "SPEND", "VERDICT", "IN_FORCE", "SPEC", "AGE"]
 
 
@@ -76,12 +77,12 @@ def test_the_kill_switch_is_in_force_on_each_router(
         (folder / "mounted.yaml").unlink()  # the operator alone says what is in force
     with routers[0] as one, routers[1] as other:
         cluster_of.apply("first", spec(one.endpoint, layer_part=[0, 0.5]))
-        wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted") == ("True", "Usable"))
+        cluster_of.wait_for(USABLE)
         for router in (one, other):
             router.said("router ready http://127.0.0.1:")
         assert cluster_of.phase("first") == "draft"
-        cluster_of.patch("first", move={"to": "shadow", "reason": "let it begin"})
-        wait_until("the shadow", lambda: cluster_of.phase("first") == "shadow")
+        cluster_of.move("first", "shadow")
+        cluster_of.wait_for_phase("shadow")
 
         def moved() -> bool:
             arms_of(one)
@@ -90,7 +91,7 @@ def test_the_kill_switch_is_in_force_on_each_router(
         wait_until("the ramp", moved, state=operator.log)
         serves = {"incumbent", "challenger"}
         wait_until("both arms", lambda: all(arms_of(router) == serves for router in (one, other)))
-        wait_until("each router", lambda: cluster_of.condition("first", "InForce") == ("True", "EveryRouter"))
+        cluster_of.wait_for(EVERY_ROUTER, "InForce")
 
         for off in (True, False, True):
             began = time.monotonic()
@@ -98,7 +99,7 @@ def test_the_kill_switch_is_in_force_on_each_router(
             wanted = {"incumbent"} if off else serves
             while not all(arms_of(router) == wanted for router in (one, other)):
                 assert time.monotonic() - began < 60
-        assert [event["kind"] for event in cluster_of.status("first")["history"]][2:] == ["kill", "resume", "kill"]
+        assert cluster_of.kinds("first")[2:] == ["kill", "resume", "kill"]
         columns = kubectl("-n", cluster_of.namespace, "get", "exp", "first").splitlines()
         assert columns[0].replace("IN FORCE", "IN_FORCE").split() == COLUMNS
         assert columns[1].split()[:4] == ["first", "50%", "false", "0"]
@@ -107,12 +108,11 @@ def test_the_kill_switch_is_in_force_on_each_router(
 
         cluster_of.patch("first", enabled=True)
         second = spec(one.endpoint, salt="second", layer_part=[0.5, 1])
-        cluster_of.apply("second", {**second, "move": {"to": "50%", "reason": "beside the first one"}})
+        cluster_of.apply("second", {**second, **GO})
         for name in ("first", "second"):
-            said = functools.partial(cluster_of.condition, name, "InForce")
-            wait_until(f"{name} on each router", lambda said=said: said() == ("True", "EveryRouter"))
+            cluster_of.wait_for(EVERY_ROUTER, "InForce", name)
         assert sorted(cluster_of.served()) == ["first.yaml", "second.yaml"]
-        assert experiments_of(one) == experiments_of(other) == {"first", "second"}
+        assert said_by(one, "experiment") == said_by(other, "experiment") == {"first", "second"}
         cluster_of.patch("second", enabled=False)
         wait_until("its switch", lambda: not cluster_of.in_force("second").enabled)
         assert cluster_of.in_force("first").enabled and arms_of(one) == serves, "the switch of one is not the other's"
@@ -129,11 +129,11 @@ def test_the_kill_switch_is_in_force_on_each_router(
 
 def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, operator: OperatorProcess) -> None:
     cluster_of.apply("first", spec(metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
-    wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted") == ("True", "Usable"))
+    cluster_of.wait_for(USABLE)
     assert cluster_of.in_force().metrics.outcome_hours is None
     cluster_of.patch("first", alpha=0.1)  # a draft may change
-    cluster_of.patch("first", move={"to": "shadow", "reason": "go"})
-    wait_until("the shadow", lambda: cluster_of.phase("first") == "shadow")
+    cluster_of.move("first", "shadow")
+    cluster_of.wait_for_phase("shadow")
     assert "alpha may not change once it has begun" in cluster_of.refused("first", alpha=0.2)
     assert "layer_part may not change" in cluster_of.refused("first", layer_part=[0, 0.5])
     arms = spec()["arms"]
@@ -147,7 +147,7 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     wrong = {"name": "nosuch_metric", "direction": "up", "margin": 0}
     assert "a metric is exposure_ratio" in cluster_of.refused("first", metrics={"guardrails": [wrong]})
     cluster_of.patch("first", salt="another", alpha=0.2)
-    wait_until("the other experiment", lambda: cluster_of.phase("first") == "draft")
+    cluster_of.wait_for_phase("draft")
 
 
 @pytest.mark.parametrize("role", ["view", "edit", "admin", "kubeflow-view", "kubeflow-edit", "kubeflow-admin"])
@@ -180,11 +180,11 @@ def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: O
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
     cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     for to in ("shadow", "50%", "promoted"):
-        cluster_of.patch("first", move={"to": to, "reason": "on", "force": to == "promoted"})  # there is no log
-        wait_until(to, lambda to=to: cluster_of.phase("first") == to, state=operator.log)
+        cluster_of.move("first", to, force=to == "promoted")  # there is no log
+        cluster_of.wait_for_phase(to, state=operator.log)
     assert cluster_of.condition("first", "Accepted") == ("True", "Usable")
     assert cluster_of.in_force().arm("incumbent").url == cluster_of.in_force().arm("challenger").url
-    cluster_of.patch("first", move={"to": "rolled back", "reason": "back"})
+    cluster_of.move("first", "rolled back")
     wait_until("the previous incumbent", lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
 
 
@@ -192,8 +192,8 @@ def test_specs_that_can_not_be_used_get_a_condition_and_change_nothing(
     cluster_of: Cluster, operator: OperatorProcess
 ) -> None:
     cluster_of.apply("first", spec())
-    cluster_of.patch("first", move={"to": "50%", "reason": "go"})
-    wait_until("its start", lambda: cluster_of.phase("first") == "50%")
+    cluster_of.move("first", "50%")
+    cluster_of.wait_for_phase("50%")
     before = cluster_of.in_force()
     for broken in (
         {"default_channel": "tv"},
@@ -201,12 +201,12 @@ def test_specs_that_can_not_be_used_get_a_condition_and_change_nothing(
         {"budgets": [{"campaign": "*", "channel": "*", "amount": 1, "timezone": "Europe/Atlantis"}]},
     ):
         cluster_of.patch("first", **broken)
-        wait_until("a condition", lambda: cluster_of.condition("first", "Accepted") == ("False", "Unusable"))
+        cluster_of.wait_for(("False", "Unusable"))
         assert cluster_of.in_force() == before
         cluster_of.patch("first", **{name: spec()[name] for name in broken})
-        wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted")[0] == "True")
-    cluster_of.apply("second", {**spec(salt="second"), "move": {"to": "50%", "reason": "me, too"}})
-    wait_until("a condition", lambda: cluster_of.condition("second", "Accepted") == ("False", "NotItsTurn"))
+        cluster_of.wait_for(USABLE)
+    cluster_of.apply("second", {**spec(salt="second"), **GO})
+    cluster_of.wait_for(("False", "NotItsTurn"), name="second")
     assert cluster_of.in_force() == before
     kubectl("-n", cluster_of.namespace, "delete", "exp", "first")
     wait_until("the second one", lambda: list(cluster_of.served()) == ["second.yaml"], seconds=30)
@@ -247,28 +247,25 @@ def test_a_kill_switch_in_the_config_map_is_shown_and_one_patch_ends_it(
         said = [one for one in cluster_of.status("first")["conditions"] if one["type"] == "InForce"]
         return str(said[0]["message"])
 
-    cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
+    cluster_of.apply("first", {**spec(), **GO})
     wait_until("its start", lambda: shown() == ["first", "50%", "true"], state=operator.log)
     config_map = get(cluster_of.namespace, "cm", "mtorl-experiment")
     off = json.dumps(config_map).replace("enabled: true", "enabled: false")
     kubectl("replace", "-f", "-", stdin=off)
-    edited = ("False", "EditedByHand")
-    wait_until("the condition", lambda: cluster_of.condition("first", "InForce") == edited, state=operator.log)
+    cluster_of.wait_for(("False", "EditedByHand"), "InForce", state=operator.log)
     assert shown() == ["first", "50%", "false"] and not cluster_of.in_force().enabled
     command = message().partition("before: ")[2].replace("WHY", "clicks are back")
     subprocess.run(command, shell=True, check=True)
     wait_until("the switch", lambda: shown() == ["first", "50%", "true"], state=operator.log)
     assert cluster_of.in_force().enabled
-    assert [event["kind"] for event in cluster_of.status("first")["history"]] == ["move", "kill", "resume"]
+    assert cluster_of.kinds("first") == ["move", "kill", "resume"]
 
 
 def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
     """In the order of `kubectl delete -k`, while the operator still acts."""
-    objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o) or is_in_force(o)]
-    metadata = {"name": "first"}
-    objects.append({"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": metadata})
-    objects[-1]["spec"] = {**spec(), "move": {"to": "50%", "reason": "go"}}
-    move_into(namespace, objects)
+    objects = operators(namespace, ("ConfigMap", "mtorl-experiment"))
+    first = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment"}
+    objects.append({**first, "metadata": {"name": "first", "namespace": namespace}, "spec": {**spec(), **GO}})
 
     def named() -> set[str]:
         return set(kubectl("-n", namespace, "get", "exp,cm,lease,role,rolebinding,sa", "--output", "name").split())
@@ -277,7 +274,7 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
     with OperatorProcess(namespace, tmp_path, as_operator(namespace, tmp_path)) as operator:
         cluster = Cluster(namespace)
-        wait_until("its start", lambda: cluster.phase("first") == "50%", state=operator.log)
+        cluster.wait_for_phase("50%", state=operator.log)
         assert list(cluster.served()) == ["first.yaml"]
         kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
         assert list(cluster.served()) == ["first.yaml"], "an apply leaves its content alone"
@@ -289,15 +286,13 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
     """The leader is killed as the kill switch is pulled: the other one follows it, and leads some seconds later."""
     namespace = cluster_of.namespace
-    objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o)]
-    move_into(namespace, objects)
-    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(operators(namespace)))
     config = as_operator(namespace, tmp_path)
     with OperatorProcess(namespace, tmp_path, config) as first:
         second = OperatorProcess(namespace, tmp_path, config)
         second.start()
-        cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
-        wait_until("its start", lambda: cluster_of.phase("first") == "50%", state=first.log)
+        cluster_of.apply("first", {**spec(), **GO})
+        cluster_of.wait_for_phase("50%", state=first.log)
         wait_until("events", lambda: "Stage50Percent" in kubectl("-n", namespace, "describe", "exp", "first"))
         wait_until("the other operator", second.follows, seconds=60, state=second.log)
         assert first.leads() and not second.leads()
@@ -305,7 +300,7 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
         first.kill()
         wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=second.log)
         wait_until("another leader", second.leads, seconds=60, state=second.log)
-        assert [event["kind"] for event in cluster_of.status("first")["history"]] == ["move", "kill"]
+        assert cluster_of.kinds("first") == ["move", "kill"]
         second.kill()
         assert "Forbidden" not in first.log() and "forbidden" not in first.log()
 
@@ -329,8 +324,8 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         holder.start()
         operator.start()
         wait_until("an operator", operator.follows, seconds=60, state=operator.log)
-        cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
-        wait_until("its start", lambda: cluster_of.phase("first") == "50%", state=operator.log)
+        cluster_of.apply("first", {**spec(), **GO})
+        cluster_of.wait_for_phase("50%", state=operator.log)
         cluster_of.patch("first", enabled=False)
         wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=operator.log)
         answer = httpx.post(f"{operator.url}/v1/in-force", json={"router": "one", "has": {}})
@@ -360,31 +355,28 @@ def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
         pods = get(made.namespace, "deployment", "mtorl-incumbent-predictor")["spec"]["template"]["metadata"]
         return wanted["mtorl-kubeflow/model"], pods["annotations"]["mtorl-kubeflow/model"]
 
-    def settled() -> tuple[str, str]:
-        return cluster.condition("spring", "Settled")
-
     config = as_operator(made.namespace, tmp_path)
     kubectl("-n", made.namespace, "delete", "deployment", "mtorl-operator")  # the fake node's pod of it does nothing
     kubectl("-n", made.namespace, "delete", "exp", "--all")
     assert version() == ("incumbent/first", "incumbent/first")
     with OperatorProcess(made.namespace, tmp_path, config) as operator:
-        cluster.apply("spring", {**spec(arms=arms), "move": {"to": "50%", "reason": "go"}})
-        wait_until("its start", lambda: cluster.phase("spring") == "50%", state=operator.log)
-        cluster.patch("spring", move={"to": "promoted", "reason": "there is no log", "force": True})
-        wait_until("the hand-over", lambda: settled() == ("True", "HandedOver"), state=operator.log, seconds=120)
+        cluster.apply("spring", {**spec(arms=arms), **GO})
+        cluster.wait_for_phase("50%", "spring", state=operator.log)
+        cluster.move("spring", "promoted", "there is no log", force=True)
+        cluster.wait_for(HANDED_OVER, "Settled", "spring", state=operator.log, seconds=120)
         assert version() == ("challenger/first", "challenger/first")
         assert cluster.in_force("spring").arm("incumbent").endpoint == arms[0]["endpoint"]
         assert "Forbidden" not in operator.log() and "forbidden" not in operator.log()
         made.apply("overlays/dev")  # models.yaml still names the version of before
-        wait_until("the condition", lambda: settled() == ("False", "Changed"), state=operator.log)
+        cluster.wait_for(("False", "Changed"), "Settled", "spring", state=operator.log)
         assert version()[0] == "incumbent/first", "who applies it has the last word"
         kubectl("-n", made.namespace, "delete", "deployment", "mtorl-operator")
         body = {"spec": {"predictor": {"annotations": {"mtorl-kubeflow/model": "challenger/first"}}}}
         patch = ("patch", "inferenceservice", "mtorl-incumbent", "--type", "merge", "-p", json.dumps(body))
         kubectl("-n", made.namespace, *patch)
-        wait_until("that again", lambda: settled() == ("True", "HandedOver"), state=operator.log)
-        cluster.patch("spring", move={"to": "rolled back", "reason": "support calls"})
-        wait_until("the rollback", lambda: settled() == ("True", "RolledBack"), state=operator.log, seconds=120)
+        cluster.wait_for(HANDED_OVER, "Settled", "spring", state=operator.log)
+        cluster.move("spring", "rolled back", "support calls")
+        cluster.wait_for(("True", "RolledBack"), "Settled", "spring", state=operator.log, seconds=120)
         assert version() == ("incumbent/first", "incumbent/first")
     assert [event["to"] or event["kind"] for event in cluster.status("spring")["history"]] == [
         "50%", "promoted", "handed over", "rolled back"
@@ -401,20 +393,13 @@ def as_operator(namespace: str, folder: Path) -> Path:
     return config
 
 
-def move_into(namespace: str, objects: list[Object]) -> None:
-    for made in objects:
-        made["metadata"]["namespace"] = namespace
-        for subject in made.get("subjects", ()):
-            subject["namespace"] = namespace
-
-
-def is_in_force(o: Object) -> bool:
-    return (o["kind"], str(o["metadata"]["name"])) == ("ConfigMap", "mtorl-experiment")
-
-
-def named_operator(o: Object) -> bool:
-    kinds = ("ServiceAccount", "Role", "RoleBinding", "Lease")
-    return o["kind"] in kinds and str(o["metadata"]["name"]) == "mtorl-operator"
+def operators(namespace: str, *also: tuple[str, str]) -> list[Object]:
+    """The operator's account, rights and lease, and objects of the overlay by kind and name, in a namespace."""
+    wanted = {(kind, "mtorl-operator") for kind in ("ServiceAccount", "Role", "RoleBinding", "Lease")} | set(also)
+    made = [o for o in documents(render("overlays/dev")) if (o["kind"], o["metadata"]["name"]) in wanted]
+    for subject in (subject for o in made for subject in o.get("subjects", ())):
+        subject["namespace"] = namespace
+    return [{**o, "metadata": {**o["metadata"], "namespace": namespace}} for o in made]
 
 
 def said_by(router: Process, field: str) -> set[str]:
@@ -424,7 +409,3 @@ def said_by(router: Process, field: str) -> set[str]:
 
 def arms_of(router: Process) -> set[str]:
     return said_by(router, "arm") - {"outside"}
-
-
-def experiments_of(router: Process) -> set[str]:
-    return said_by(router, "experiment")

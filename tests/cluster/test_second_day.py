@@ -149,8 +149,8 @@ def day(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: l
     made.bootstrap()
     budgets = [{"campaign": "*", "channel": "*", "amount": BUDGET}]
     made.people.apply(NAME, {**SPEC, "salt": "day", "budgets": budgets})
-    made.people.patch(NAME, move={"to": "50%", "reason": "agreed on Monday"})
-    wait_until("the stage", lambda: made.people.phase(NAME) == "50%", state=made.state)
+    made.people.move(NAME, "50%", "agreed on Monday")
+    made.people.wait_for_phase("50%", NAME, state=made.state)
     wait_until("each router", made.is_in_force, 180, made.state)
     return made
 
