@@ -79,8 +79,8 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[str]:
-    """Start Redis on a free port; gives its host:port."""
+def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
+    """Start Redis on a port, a free one if none is named, and give the port; names of settings have "_" for "-"."""
     from redis import Redis
     from redis.backoff import ConstantBackoff
     from redis.retry import Retry
@@ -88,15 +88,18 @@ def redis_server(folder: Path, *options: str) -> Iterator[str]:
     program = shutil.which("redis-server")
     if not program:
         raise FileNotFoundError("redis-server is not on the PATH; apt-get install redis-server")
-    (port,) = free_ports(1)
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
+    port = port or free_ports(1)[0]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command += [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        Redis(port=port, retry=Retry(ConstantBackoff(0.05), 200)).ping()
-        yield f"127.0.0.1:{port}"
+        retry = Retry(ConstantBackoff(0.05), 200)
+        with Redis(port=port, password=settings.get("requirepass"), retry=retry) as client:
+            client.ping()
+        yield port
     finally:
         server.terminate()
-        server.wait()
+        server.wait(10)
 
 
 def _peak_mib(pid: int | str) -> float:

@@ -30,10 +30,10 @@ NEW = 0.01  # share of the users that have one more touchpoint in the second run
 BASE_MS = 1_767_268_800_000  # of the decisions' ids
 
 
-def redis_options() -> list[str]:
+def redis_options() -> dict[str, str]:
     """Of the shipped redis.conf, those that decide how a user is stored."""
     text = (ROOT / "manifests" / "base" / "redis" / "redis.conf").read_text()
-    return [word for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M) for word in (f"--{name}", value)]
+    return {name.replace("-", "_"): value for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M)}
 
 
 def log_of(users: int) -> pd.DataFrame:
@@ -90,11 +90,15 @@ def measure(users: int, ours: bool) -> dict[str, Any]:
 
     spec, rows = DatasetSpec.load("simulator"), log_of(users)
     figures: dict[str, Any] = {"users": users, "touchpoints": spec.window, "runs": []}
-    options = redis_options() if ours else []
-    with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as name, redis_server(Path(name), *options) as address:
-        folder, repo, client = Path(name), Path(name) / "features", Redis(port=int(address.split(":")[1]))
+    options = redis_options() if ours else {}
+    with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as name, redis_server(Path(name), **options) as port:
+        folder, repo, client = Path(name), Path(name) / "features", Redis(port=port)
         settings = yaml.safe_load(store.CONFIG.read_text())
-        settings["online_store"] = {"type": "redis", "connection_string": address, "key_ttl_seconds": 7_776_000}
+        settings["online_store"] = {
+            "type": "redis",
+            "connection_string": f"127.0.0.1:{port}",
+            "key_ttl_seconds": 7_776_000,
+        }
         repo.mkdir()
         (repo / store.CONFIG.name).write_text(yaml.safe_dump(settings))
         rows.to_parquet(folder / "log.parquet", index=False)

@@ -25,7 +25,7 @@ from benchmarks._process import redis_server
 from serving.ledger import Account, Ledger, Wanted, open_ledger
 
 # Without rewrites the size of the append-only file is what was written.
-FLAGS = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
+FLAGS = {"appendonly": "yes", "appendfsync": "no", "auto_aof_rewrite_percentage": "0"}
 
 
 def accounts(campaigns: int, experiments: int) -> list[Account]:
@@ -47,13 +47,13 @@ def exposures(number: int, campaigns: int) -> list[Wanted]:
 class Server:
     """A Redis of one measurement."""
 
-    def __init__(self, at: str) -> None:
-        self.client = Redis(port=int(at.split(":")[1]))
-        self._at = at
+    def __init__(self, port: int) -> None:
+        self.client = Redis(port=port)
+        self._port = port
 
     def ledger(self) -> Ledger:
         """A router's."""
-        return open_ledger(f"redis://{self._at}?name=ads", 30.0)
+        return open_ledger(f"redis://127.0.0.1:{self._port}?name=ads", 30.0)
 
     def spent(self) -> dict[str, float]:
         """What it has worked so far."""
@@ -126,8 +126,8 @@ def main() -> None:
     part = 10 if options.quick else 1
 
     def measure(task: Any, *arguments: int) -> Any:
-        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *FLAGS) as at:
-            return task(Server(at), *arguments)
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), **FLAGS) as port:
+            return task(Server(port), *arguments)
 
     figures: dict[str, Any] = {
         "environment": environment("redis"),

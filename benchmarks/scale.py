@@ -99,8 +99,8 @@ def ledger(size: Size) -> dict[str, Any]:
     exposures, pacing = {}, {}
     for campaigns, routers in product(size.campaigns, (2, 20)):
         name = f"{campaigns} campaigns, {routers} routers"
-        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *FLAGS) as at:
-            exposures[name] = decision(Server(at), campaigns, routers, size.exposures)
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), **FLAGS) as port:
+            exposures[name] = decision(Server(port), campaigns, routers, size.exposures)
         pacing[name] = run(pace, campaigns=campaigns, routers=routers, seconds=size.paced_seconds)
     return {"exposures": exposures, "pacing": pacing}
 

@@ -19,7 +19,7 @@ from .log import DATASET, DAYS, MEAN, Plan, generate
 MANY = 64  # requests of a batch read
 
 
-def serve(store: str, address: str, root: str, log: str, reads: int, appends: int) -> dict[str, Any]:
+def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) -> dict[str, Any]:
     """Fill an online store from a log and measure it; times in milliseconds."""
     import random
 
@@ -35,7 +35,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     from serving.router.flow.requests import DecisionRequest
 
     spec, repo, chance = DatasetSpec.load(DATASET), Path(root), random.Random(1)
-    _configure(repo, store, address)
+    _configure(repo, store, port)
     create(repo, spec, log)
     with clock() as figures:
         materialize(repo, spec, log)
@@ -48,8 +48,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
         return DecisionRequest(user, f"c{chance.randint(1, 20)}", context, microseconds(at))
 
     source = FeastSource(repo, AD_DECISION)
-    host, port = address.split(":")
-    ping = Redis(host, int(port)).ping if store == "redis" else None
+    ping = Redis(port=port).ping if store == "redis" else None
     source.read([request(chance.choice(users), end) for _ in range(MANY)])  # the first read opens a connection
     readings: dict[str, list[int]] = {"read": [], "read_many": []}
     for turn in range(reads):
@@ -82,7 +81,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     }
 
 
-def _configure(repo: Path, store: str, address: str) -> None:
+def _configure(repo: Path, store: str, port: int) -> None:
     """The project's feature_store.yaml, with the online store of this measure."""
     import yaml
 
@@ -90,7 +89,7 @@ def _configure(repo: Path, store: str, address: str) -> None:
 
     settings = yaml.safe_load((Path(definitions.__file__).parent / "feature_store.yaml").read_text())
     if store == "redis":
-        settings["online_store"] = {"type": "redis", "connection_string": address}
+        settings["online_store"] = {"type": "redis", "connection_string": f"127.0.0.1:{port}"}
     repo.mkdir(parents=True)
     (repo / "feature_store.yaml").write_text(yaml.safe_dump(settings))
 
@@ -110,7 +109,7 @@ def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Both stores, filled from the same log."""
     log, times = folder / "log.parquet", {"reads": plan.reads, "appends": plan.appends}
     figures: dict[str, Any] = {"log": run(generate, rows=plan.online_users * MEAN, path=log)}
-    with redis_server(folder) as address:
+    with redis_server(folder) as port:
         for store in ("sqlite", "redis"):
-            figures[store] = run(serve, store=store, address=address, root=folder / store, log=log, **times)
+            figures[store] = run(serve, store=store, port=port, root=folder / store, log=log, **times)
     return figures

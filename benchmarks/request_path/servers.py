@@ -77,14 +77,10 @@ def router(
         budget["amount"] = 1e6  # a decision without money left is a cheaper one
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
-        ledger = running.enter_context(ledger_redis(scratch)) if on_redis else None
+        ledger = None
+        if on_redis:  # syncs each write, as the ledger wants it
+            server = redis_server(scratch, appendonly="yes", appendfsync="always")
+            ledger = f"redis://127.0.0.1:{running.enter_context(server)}/0"
         stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, runtime=runtime, ledger=ledger))
         parts = stack.pids
         yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)
-
-
-@contextmanager
-def ledger_redis(scratch: Path) -> Iterator[str]:
-    """A Redis that syncs each write, as the ledger wants it; its URL."""
-    with redis_server(scratch, "--appendonly", "yes", "--appendfsync", "always") as address:
-        yield f"redis://{address}/0"

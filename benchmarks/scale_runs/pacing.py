@@ -51,11 +51,11 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
     clock, chance = _Clock(), random.Random(1)
     budget = EXPOSURES * COST * 86_400 / campaigns
     rows = "".join(f"c{i},*,{budget},day,0.5\n" for i in range(campaigns))
-    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), "--appendonly", "yes") as at:
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), appendonly="yes") as port:
         (Path(folder) / "budgets.csv").write_text(f"campaign,channel,amount,period,price\n{rows}")
         content = definition("e", budgets=[], budget_table="budgets.csv")
         found = Experiments([Experiment.from_dict(content, Path(folder))])
-        location, client = RedisLocation.parse(f"redis://{at}?name=ads"), Redis(port=int(at.split(":")[1]))
+        location, client = RedisLocation.parse(f"redis://127.0.0.1:{port}?name=ads"), Redis(port=port)
         ledgers = [RedisLedger(location, None, 5.0, clock) for _ in range(routers)]
         ledgers[0].define(
             [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found.accounts()]

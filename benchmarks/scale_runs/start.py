@@ -26,8 +26,8 @@ def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
     """
     place = Path(folder)
     place.mkdir(parents=True)
-    with redis_server(place, "--appendonly", "yes") as at:
-        return asyncio.run(_start(place, f"redis://{at}?name=ads", segments))
+    with redis_server(place, appendonly="yes") as port:
+        return asyncio.run(_start(place, f"redis://127.0.0.1:{port}?name=ads", segments))
 
 
 async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def play(folder: str, decisions: int) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ[name] = "test"
-    flags = ("--appendonly", "yes", "--appendfsync", "everysec")
-    with redis_server(place, *flags) as at, object_store() as lake, ThreadPoolExecutor(2) as pool:
-        stores = {"ledger": f"redis://{at}?name=ads", "lake": lake}
+    redis = redis_server(place, appendonly="yes", appendfsync="everysec")
+    with redis as port, object_store() as lake, ThreadPoolExecutor(2) as pool:
+        stores = {"ledger": f"redis://127.0.0.1:{port}?name=ads", "lake": lake}
         routers = [pool.submit(run, play_one, folder=folder, number=i, decisions=decisions, **stores) for i in (0, 1)]
         found = [one.result() for one in routers]
         seconds = max(one["seconds"] for one in found)
