@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import duckdb
 import pandas as pd
@@ -45,12 +45,9 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
         with duckdb.connect() as db:
             db.execute("SET TimeZone = 'UTC'")
             db.register("rows", rows)
-            there: dict[str, Any] = dict.fromkeys(rows.columns)
+            sources = {name: f'"{name}"' if name in rows else _DEFAULTS.get(name, "NULL") for name in sql_columns(kind)}
             columns = ", ".join(
-                "CAST({} AS {}) AS {}".format(
-                    _quoted(name) if name in there else _DEFAULTS.get(name, "NULL"), type_, _quoted(name)
-                )
-                for name, type_ in sql_columns(kind).items()
+                f'CAST({sources[name]} AS {type_}) AS "{name}"' for name, type_ in sql_columns(kind).items()
             )
             db.execute(f"CREATE TABLE placed AS SELECT {columns}, {HOUR} AS hour, {BUCKET} AS bucket FROM rows")
             ((newest,),) = db.execute("SELECT max(hour) FROM placed").fetchall()
@@ -77,10 +74,6 @@ def copy_back(lake: Lake, days: int) -> None:
                 file = Path(scratch, "moved.parquet")
                 db.execute(f"COPY (SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM moved) TO '{file}'")
                 lake.put(file, name_of(kind, newest, f"copy-{days}", arrived=True))
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 def _with_ids(kind: Kind, rows: pd.DataFrame, ids: dict[str, str]) -> pd.DataFrame:

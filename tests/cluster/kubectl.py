@@ -33,13 +33,8 @@ def listed(namespace: str, kind: str, selector: str = "") -> list[Object]:
 def refusal(namespace: str, pod: Object) -> str:
     """Why the API server would not admit a pod with this spec; empty if it would."""
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": pod}
-    done = subprocess.run(
-        ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"],
-        input=json.dumps(made),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command = ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"]
+    done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)
     return done.stderr if done.returncode else ""
 
 

@@ -67,6 +67,13 @@ class Running(Installation):
         version = f"@{router['digest']}" if "digest" in router else f":{router['newTag']}"
         self.image = router.get("newName", router["name"]) + version
 
+    def install(self, overlay: str) -> None:
+        """Apply an overlay, and put a caller into the gateway's namespace."""
+        kubectl("create", "namespace", self.gateway)
+        kubectl("label", "namespace", self.gateway, "mtorl-kubeflow/gateway=true")
+        self.apply(overlay)
+        self.idle_pod(self.gateway, "caller")
+
     def bootstrap(self) -> None:
         """Fill the data volume with simulated users and first models, and wait until the models answer."""
         ns, log = self.namespace, ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")

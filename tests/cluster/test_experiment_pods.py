@@ -61,12 +61,9 @@ def pods(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: 
     """All of it, once the bootstrap is over; there is no experiment yet."""
     made = Pods(tmp_path_factory.mktemp("pods"), images)
     ended += [made.namespace, made.gateway, made.monitoring]
-    for namespace in (made.gateway, made.monitoring):
-        kubectl("create", "namespace", namespace)
-    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
+    kubectl("create", "namespace", made.monitoring)
     kubectl("label", "namespace", made.monitoring, "mtorl-kubeflow/monitoring=true")
-    made.apply("overlays/dev")
-    made.idle_pod(made.gateway, "caller")
+    made.install("overlays/dev")
     made.bootstrap()
     return made
 

@@ -68,12 +68,9 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     kubectl("apply", "-f", "-", stdin=platform(made.namespace))
-    kubectl("create", "namespace", made.gateway)
-    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
     try:
-        made.apply("overlays/dev")
+        made.install("overlays/dev")
         in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
-        made.idle_pod(made.gateway, "caller")
         on_volume("")  # gives the volume to the group of the steps
         run = ended(client, pipelines["mtorl-bootstrap"], BOOTSTRAP)
         assert run.state == "SUCCEEDED", failures(run)
@@ -84,7 +81,7 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
         in_namespace("wait", "--for=condition=Ready", "inferenceservice", "--all", "--timeout=300s")
         yield made
     finally:
-        kubectl("delete", "namespace", made.gateway, "--wait=false")
+        kubectl("delete", "namespace", made.gateway, "--ignore-not-found", "--wait=false")
         in_namespace("delete", "experiments.mtorl-kubeflow.github.io", "--all")
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
         pods = listed(made.namespace, "pod")

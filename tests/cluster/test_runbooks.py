@@ -80,20 +80,10 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_the_commands_of_a_page_can_be_run(page: Path, installed: Installation, tmp_path: Path) -> None:
     faults = tmp_path / "faults"
-    environment = {
-        **os.environ,
-        "NAMESPACE": installed.namespace,
-        "FAULTS": str(faults),
-    }
+    environment = {**os.environ, "NAMESPACE": installed.namespace, "FAULTS": str(faults)}
     said = []
     for script in scripts(page):
-        done = subprocess.run(
-            ["bash", "-c", PREAMBLE + script],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        command = ["bash", "-c", PREAMBLE + script]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         said.append(f"{script}\n{done.stdout[-500:]}{done.stderr[-1000:]}")
     assert not faults.exists(), faults.read_text() + "\n".join(said)

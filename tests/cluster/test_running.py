@@ -27,11 +27,8 @@ def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ende
     """What `kubectl apply` leaves on an empty cluster: everything waits for the bootstrap."""
     made = Running(tmp_path_factory.mktemp("running"), images)
     ended += [made.namespace, made.gateway]
-    kubectl("create", "namespace", made.gateway)
-    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
-    made.apply("overlays/dev")
+    made.install("overlays/dev")
     kubectl("-n", made.namespace, "apply", "-f", str(MANIFESTS / "examples" / "experiment.yaml"))
-    made.idle_pod(made.gateway, "caller")
     return made
 
 

@@ -142,10 +142,7 @@ def day(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: l
     """Production after its bootstrap, with an experiment at 50 %."""
     made = Day(tmp_path_factory.mktemp("day"), images)
     ended += [made.namespace, made.gateway, made.store.namespace]
-    kubectl("create", "namespace", made.gateway)
-    kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
-    made.apply("overlays/production")
-    made.idle_pod(made.gateway, "caller")
+    made.install("overlays/production")
     made.bootstrap()
     budgets = [{"campaign": "*", "channel": "*", "amount": BUDGET}]
     made.people.apply(NAME, {**SPEC, "salt": "day", "budgets": budgets})

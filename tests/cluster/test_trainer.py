@@ -88,12 +88,8 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(
         return found[0] if found else {}
 
     def nodes() -> list[str]:
-        pods = [
-            pod
-            for pod in listed(ns, "pod", "app.kubernetes.io/name=mtorl-train")
-            if pod["status"]["phase"] == "Running"
-        ]
-        return sorted(pod["metadata"]["name"] for pod in pods)
+        pods = listed(ns, "pod", "app.kubernetes.io/name=mtorl-train")
+        return sorted(pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running")
 
     def printed() -> str:
         return kubectl("-n", ns, "logs", "step", "--tail=60", allowed=(0, 1))

@@ -60,21 +60,17 @@ def nested_events(path: Path) -> None:
     random = np.random.default_rng(3)
     with path.open("w", encoding="utf-8") as file:
         for i in range(ROWS):
+            clicked = bool(random.random() < 0.2)
+            revenue = round(float(random.gamma(2, 3)), 2) if clicked and random.random() < 0.4 else 0.0
+            ad = {"campaign": str(random.choice(["a", "b"])), "slot": str(random.choice(["banner", "feed", "preroll"]))}
             event = {
                 "event": {"id": f"e{i:06d}", "ts": 1_727_740_800_000 + 600_000 * i},
                 "user": {"id": f"u{random.integers(0, 400)}", "geo": {"country": str(random.choice(["DE", "FR"]))}},
-                "ad": {
-                    "campaign": str(random.choice(["a", "b"])),
-                    "slot": str(random.choice(["banner", "feed", "preroll"])),
-                    "price": round(float(random.random()), 4),
-                    "keywords": ["x", "y"],
-                },
+                "ad": {**ad, "price": round(float(random.random()), 4), "keywords": ["x", "y"]},
                 "device": {
                     "os": str(random.choice(["ios", "android"])),
                     "screen-width": int(random.integers(300, 900)),
                 },
-                "outcome": {"clicked": bool(random.random() < 0.2), "revenue": 0.0},
+                "outcome": {"clicked": clicked, "revenue": revenue},
             }
-            if event["outcome"]["clicked"] and random.random() < 0.4:
-                event["outcome"]["revenue"] = round(float(random.gamma(2, 3)), 2)
             file.write(json.dumps(event) + "\n")

@@ -29,13 +29,7 @@ SMALLER = {
 }
 PORTS = ("8080", "8085", "8070")
 # What such a small log leads to is another thing than what the pages show.
-OTHERWISE = (
-    "head",
-    "python traffic.py",
-    "mtorl run",
-    "mtorl experiment verdict",
-    "mtorl data compact",
-)
+OTHERWISE = ("head", "python traffic.py", "mtorl run", "mtorl experiment verdict", "mtorl data compact")
 
 
 @dataclass(frozen=True)
@@ -138,14 +132,11 @@ def test_the_other_ways_can_be_followed(incumbents: Walked) -> None:
 def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str) -> None:
     rule = _module(EXAMPLE / "incumbent.py")
     with DecisionLog.of(incumbents.terminal.folder / way / "lake").opened() as db:
-        decisions = (
-            db.sql(
-                """SELECT channel, expose, context, fallback_reason, exploration, channel_probs, exposure_probs
-                FROM decision_log WHERE arm = 'incumbent'"""
-            )
-            .df()
-            .to_dict("records")
+        rows = db.sql(
+            """SELECT channel, expose, context, fallback_reason, exploration, channel_probs, exposure_probs
+            FROM decision_log WHERE arm = 'incumbent'"""
         )
+        decisions = rows.df().to_dict("records")
     in_time = [one for one in decisions if one["fallback_reason"] is None]  # a busy disk may be late with a record
     assert len(decisions) > 200 and len(in_time) > 100
     for decision in in_time:

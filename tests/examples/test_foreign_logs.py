@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -22,10 +21,10 @@ from tests.examples import foreign_logs
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-QUESTIONS = {
-    "bandit.csv": ["user_id", "channel"],
-    "ads.csv": [],
-    "events.jsonl": [],
+LOGS = {  # the questions that a person has to answer about each
+    "bandit.csv": (foreign_logs.bandit, ["user_id", "channel"]),
+    "ads.csv": (foreign_logs.ads_export, []),
+    "events.jsonl": (foreign_logs.nested_events, []),
 }
 
 
@@ -35,23 +34,15 @@ def mtorl(*arguments: object, code: int = 0) -> str:
     return answer.output
 
 
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("bandit.csv", foreign_logs.bandit),
-        ("ads.csv", foreign_logs.ads_export),
-        ("events.jsonl", foreign_logs.nested_events),
-    ],
-)
-def test_a_foreign_log_goes_from_file_to_a_served_decision(
-    name: str, write: Callable[[Path], None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", LOGS)
+def test_a_foreign_log_goes_from_file_to_a_served_decision(name: str, tmp_path: Path) -> None:
+    write, questions = LOGS[name]
     log, description = tmp_path / name, tmp_path / "mine.yaml"
     write(log)
     mtorl("data", "init", log, "--out", description)
     text = description.read_text()
     asked = re.findall(r"(?m)^ *# CHECK (\w+):", text)
-    assert asked == QUESTIONS[name]
+    assert asked == questions
     if asked:
         assert "open CHECK" in mtorl("data", "validate", log, "--dataset", description, code=2)
     description.write_text(re.sub(r"(?m)^ *# CHECK.*\n", "", text))  # each guess is right

@@ -138,26 +138,20 @@ def test_who_hears_of_it(alerts: dict[str, dict[str, str]]) -> None:
         amtool("config", "routes", "test", f"--config.file={PLAIN}", f"--verify.receivers={wanted}", *said)
 
 
-def test_every_receiver_hears_of_the_end_and_has_a_way(plain: dict[str, Any]) -> None:
-    ways = {receiver.pop("name"): receiver for receiver in json.loads(json.dumps(plain["receivers"]))}
-    assert {name: set(found) for name, found in ways.items()} == {
+def test_receivers_have_a_way_hear_of_the_end_and_a_page_waits_for_nothing(plain: dict[str, Any]) -> None:
+    receivers = {one["name"]: {way: found for way, found in one.items() if way != "name"} for one in plain["receivers"]}
+    assert {name: set(found) for name, found in receivers.items()} == {
         "mtorl-pager": {"webhook_configs", "slack_configs"},
         "mtorl-ticket": {"slack_configs", "email_configs"},
         "mtorl-nobody": set(),
     }
-    for found in ways.values():
-        for (config,) in found.values():
-            assert config["send_resolved"] is True
-
-
-def test_a_page_does_not_wait_for_the_others(plain: dict[str, Any]) -> None:
+    for found in receivers.values():
+        assert all(config["send_resolved"] is True for (config,) in found.values())
     (ticket,) = plain["route"]["routes"]
     page = ticket["routes"][0]
     for name in ("group_wait", "group_interval", "repeat_interval"):
         assert _seconds(page[name]) < _seconds(ticket[name])
-    assert _seconds(ticket["repeat_interval"]) < 120 * 3600, (
-        "after which Alertmanager forgets by default whom it has told"
-    )
+    assert _seconds(ticket["repeat_interval"]) < 120 * 3600, "when Alertmanager forgets by default whom it has told"
     assert ticket["group_by"] == ["namespace", "alertname"] == plain["route"]["group_by"]
     assert not any("group_by" in route for route in ticket["routes"])
 
@@ -188,6 +182,9 @@ def _pairs(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> set[tupl
 def test_nothing_that_may_have_a_cause_of_its_own_is_suppressed(
     plain: dict[str, Any], alerts: dict[str, dict[str, str]]
 ) -> None:
+    """A name of a rule that was changed elsewhere would suppress nothing any more."""
+    named = re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
+    assert named and {name for matcher in named for name in matcher.split("|")} <= alerts.keys()
     pairs = _pairs(plain, alerts)
     suppressed = {alerts[target]["alertname"] for _, target in pairs}
     assert {name for name in suppressed if alerts[name]["severity"] == "critical"} == {"MtorlNoDecisions"}
@@ -199,16 +196,6 @@ def test_nothing_that_may_have_a_cause_of_its_own_is_suppressed(
         for name in ("experiment", "arm"):  # of which a source without that label would match none, or all
             if name in rule["equal"]:
                 assert "arm" in rule["equal"] and "experiment" in rule["equal"]
-
-
-def test_inhibitions_name_alerts_that_there_are(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
-    """A name that was changed elsewhere would suppress nothing any more, and nobody would notice."""
-    named = {
-        name
-        for matcher in re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
-        for name in matcher.split("|")
-    }
-    assert named and named <= alerts.keys()
 
 
 def test_only_pipelines_that_train_explain_a_missing_model(plain: dict[str, Any]) -> None:

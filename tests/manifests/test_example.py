@@ -93,25 +93,20 @@ def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> Non
     assert budgets.concerns(balances, 0.0, cost_cap) == "ok"
 
 
-def test_images_come_from_the_teams_registry(objects: Objects) -> None:
+def test_images_and_the_class_of_the_volume_are_the_teams(objects: Objects) -> None:
     workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-monitor")
     pods = [pod_spec(objects, name) for name in (*workloads, "InferenceService/mtorl-challenger")]
     for container in [container for pod in pods for container in containers(pod)]:
         assert container["image"].startswith("registry.example.com/ads/"), container["image"]
-
-
-def test_the_teams_volume_is_of_its_own_class(objects: Objects) -> None:
     foundation = documents(render("examples/team/foundation"))
-    ours = documents(render("foundation/dev"))
-    assert {title(o) for o in foundation} == {title(o) for o in ours}
+    assert {title(o) for o in foundation} == {title(o) for o in documents(render("foundation/dev"))}
     claim = named(foundation, "PersistentVolumeClaim", "mtorl-data")
     assert claim["spec"]["storageClassName"] == "shared"
     assert {o["metadata"]["namespace"] for o in objects} == {claim["metadata"]["namespace"]}
 
 
 def test_a_version_is_one_word_in_the_teams_overlay(tmp_path: Path) -> None:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed: it renders the manifests")
+    render("examples/team")  # skips without kubectl
     copy = tmp_path / "manifests"
     shutil.copytree(MANIFESTS, copy)
     file = copy / "examples" / "team" / "kustomization.yaml"

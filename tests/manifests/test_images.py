@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -19,10 +17,16 @@ from tests.repository import ROOT
 DOCKERFILES = sorted(MANIFESTS.glob("images/*/Dockerfile"))
 
 
-def test_there_is_one_for_each_image() -> None:
+def test_there_is_one_for_each_image_with_its_extras_and_a_context() -> None:
     release = (MANIFESTS / "components" / "release" / "kustomization.yaml").read_text()
     named = set(re.findall(r"name: ghcr\.io/mtorl-kubeflow/(\w+)", release))
-    assert {path.parent.name for path in DOCKERFILES} == named == {"router", "torchserve", "train", "redis", "spark"}
+    extras = {"router": "router,operator", "torchserve": "handlers", "train": "all", "spark": "spark"}
+    assert {path.parent.name for path in DOCKERFILES} == named == {*extras, "redis"}
+    for name, extra in extras.items():
+        assert f'"/src[{extra}]"' in (MANIFESTS / "images" / name / "Dockerfile").read_text()
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    packages = {"mtorl", "features", "components", "pipelines", "serving", "monitoring", "cli"}
+    assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}, "what pip needs"
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
@@ -46,41 +50,23 @@ def test_dockerfile(path: Path) -> None:
             assert (ROOT / source).exists(), source
 
 
-def test_extras_are_those_of_the_project() -> None:
-    for name, extra in (
-        ("router", "router,operator"),
-        ("torchserve", "handlers"),
-        ("train", "all"),
-        ("spark", "spark"),
-    ):
-        assert f'"/src[{extra}]"' in (MANIFESTS / "images" / name / "Dockerfile").read_text()
-
-
-def test_the_context_holds_what_pip_needs() -> None:
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    packages = {"mtorl", "features", "components", "pipelines", "serving", "monitoring", "cli"}
-    assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}
-
-
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """manifests/images/torchserve/start.py, with a registry of its own."""
+def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """manifests/images/torchserve/start.py, with a registry of its own: without a model it refuses to start."""
     pytest.importorskip("ts", reason="torchserve is not installed")
     monkeypatch.chdir(tmp_path)  # it changes the folder
-    monkeypatch.setenv("MODEL_NAME", "incumbent")
-    monkeypatch.setenv("MODEL_VERSION", "challenger/first")
+    for name, value in (("NAME", "incumbent"), ("VERSION", "challenger/first")):
+        monkeypatch.setenv(f"MODEL_{name}", value)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    (tmp_path / "challenger" / "first" / "model-store").mkdir(parents=True)
+    store = tmp_path / "challenger" / "first" / "model-store"
+    store.mkdir(parents=True)
     spec = importlib.util.spec_from_file_location("start", MANIFESTS / "images" / "torchserve" / "start.py")
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "REGISTRY", tmp_path)
-    return module
-
-
-def test_java_replaces_the_entry_point(start: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    zipfile.ZipFile(tmp_path / "challenger" / "first" / "model-store" / "challenger.mar", "w").close()
+    start = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(start)
+    monkeypatch.setattr(start, "REGISTRY", tmp_path)
+    with pytest.raises(SystemExit, match=r"exactly one \.mar"):
+        start.main()
+    zipfile.ZipFile(store / "challenger.mar", "w").close()
     left = tmp_path / "tmp" / "torchserve" / "tmp" / ".model_server.pid"
     left.parent.mkdir(parents=True)
     left.touch()
@@ -95,46 +81,28 @@ def test_java_replaces_the_entry_point(start: ModuleType, monkeypatch: pytest.Mo
     assert not left.exists()
 
 
-def test_nothing_to_serve_is_said(start: ModuleType) -> None:
-    with pytest.raises(SystemExit, match=r"exactly one \.mar"):
-        start.main()
-
-
-@pytest.fixture
-def spark_runs(tmp_path: Path) -> Callable[..., list[str]]:
+def spark_runs(folder: Path, *arguments: str, **environment: str) -> list[str]:
     """The words that the image's entry point for Spark hands to tini."""
-    tini = tmp_path / "tini"
-    tini.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    tini.chmod(0o755)
-
-    def run(*arguments: str, **environment: str) -> list[str]:
-        done = subprocess.run(
-            [str(MANIFESTS / "images" / "spark" / "entrypoint"), *arguments],
-            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SPARK_HOME": "/spark", **environment},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout.splitlines()
-
-    return run
+    (folder / "tini").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (folder / "tini").chmod(0o755)
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "SPARK_HOME": "/spark"}
+    command = [str(MANIFESTS / "images" / "spark" / "entrypoint"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_spark_driver_is_spark_submit_in_client_mode(spark_runs: Callable[..., list[str]]) -> None:
-    words = spark_runs(
-        "driver", "--properties-file", "p", "local:///app.py", "a b", SPARK_DRIVER_BIND_ADDRESS="10.0.0.1"
-    )
+def test_spark_driver_is_spark_submit_in_client_mode(tmp_path: Path) -> None:
+    given = ("--properties-file", "p", "local:///app.py", "a b")
+    words = spark_runs(tmp_path, "driver", *given, SPARK_DRIVER_BIND_ADDRESS="10.0.0.1")
     assert words[:5] == ["-s", "--", "/spark/bin/spark-submit", "--deploy-mode", "client"]
     assert "spark.driver.bindAddress=10.0.0.1" in words
-    assert words[-4:] == ["--properties-file", "p", "local:///app.py", "a b"]
+    assert words[-4:] == list(given)
 
 
-def test_spark_executor_is_told_who_it_is(spark_runs: Callable[..., list[str]]) -> None:
+def test_spark_executor_is_told_who_it_is(tmp_path: Path) -> None:
     given = ("DRIVER_URL", "EXECUTOR_ID", "EXECUTOR_CORES", "APPLICATION_ID", "EXECUTOR_POD_IP", "RESOURCE_PROFILE_ID")
     environment = {f"SPARK_{name}": f"the {name}" for name in (*given, "EXECUTOR_POD_NAME")}
-    words = spark_runs(
-        "executor", SPARK_EXECUTOR_MEMORY="8g", SPARK_JAVA_OPT_0="-Da=1 2", SPARK_JAVA_OPT_1="-Db", **environment
-    )
+    options = {"SPARK_EXECUTOR_MEMORY": "8g", "SPARK_JAVA_OPT_0": "-Da=1 2", "SPARK_JAVA_OPT_1": "-Db"}
+    words = spark_runs(tmp_path, "executor", **options, **environment)
     assert words[:7] == ["-s", "--", "java", "-Da=1 2", "-Db", "-Xms8g", "-Xmx8g"]
     assert words[words.index("-cp") + 1] == "/spark/jars/*"
     said = dict(zip(words[10::2], words[11::2], strict=True))

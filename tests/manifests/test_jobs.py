@@ -109,21 +109,16 @@ def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
         assert set(re.findall(r"image: (\S+)", path.read_text())) == {image}, path.name
 
 
-def test_materialize_is_called_as_the_command_takes_it(production: Objects, router: dict[str, Any]) -> None:
+def test_jobs_read_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
     container = pod_spec(production, "CronJob/mtorl-materialize")["containers"][0]
-    context = parsed(container["args"])
-    assert context["dataset"] == router["dataset"] and mounts_of(container)["/etc/mtorl/dataset"]["name"] == "dataset"
-    assert mounts_of(container)[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
-    assert mounts_of(container)["/mnt/mtorl"]["readOnly"] and context["own_decisions"] == "$(MTORL_LAKE)"
-
-
-def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
+    context, mounts = parsed(container["args"]), mounts_of(container)
+    assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
+    assert mounts[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
+    assert mounts["/mnt/mtorl"]["readOnly"] and context["own_decisions"] == "$(MTORL_LAKE)"
     container = pod_spec(production, "CronJob/mtorl-monitor")["containers"][0]
-    context = parsed(container["args"])
-    mounts = mounts_of(container)
-    assert context["lake"] == "$(MTORL_LAKE)" and context["job"], (
-        "what it finds is told by alerts: the job fails only if the check does"
-    )
+    context, mounts = parsed(container["args"]), mounts_of(container)
+    assert context["lake"] == "$(MTORL_LAKE)"
+    assert context["job"], "what it finds is told by alerts: the job fails only if the check does"
     assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
     assert str(context["registry"]) == "/mnt/mtorl/registry" and not mounts["/mnt/mtorl"].get("readOnly")
     exporter = pod_spec(production, "Deployment/mtorl-monitor-exporter")["containers"][0]

@@ -40,26 +40,19 @@ def test_all_overlays_and_combinations_are_seen() -> None:
     assert components <= used, "a component that nothing renders is not tested"
 
 
-def test_names_are_unique(objects: Objects) -> None:
+def test_objects_are_named_labelled_and_in_one_namespace(objects: Objects) -> None:
+    """A selector and a volumeClaimTemplate can't be changed: with the version in them no release could be applied."""
     names = [title(o) for o in objects]
     assert len(names) == len(set(names))
-
-
-def test_objects_and_pods_have_the_six_labels(objects: Objects) -> None:
+    assert {o["metadata"].get("namespace") for o in objects} in ({"mtorl"}, {"mtorl-dev"})
     for o in objects:
         spec = o.get("spec") or {}
         job = spec.get("jobTemplate", {}).get("spec", spec)
         templates = [job["template"]] if o["kind"] in ("StatefulSet", "Deployment", "CronJob") else []
         for labelled in (o, *templates):
             assert set(labelled["metadata"].get("labels", {})) >= LABELS, title(o)
-
-
-def test_version_is_where_it_may_change_only(objects: Objects) -> None:
-    """A selector and a volumeClaimTemplate can't be changed: with the version in them no release could be applied."""
-    for o in objects:
-        assert VERSION not in yaml.safe_dump(_selectors(o)), title(o)
-        for claim in (o.get("spec") or {}).get("volumeClaimTemplates", []):
-            assert VERSION not in claim["metadata"].get("labels", {}), title(o)
+        claims = [claim["metadata"].get("labels", {}) for claim in spec.get("volumeClaimTemplates", [])]
+        assert VERSION not in yaml.safe_dump([_selectors(o), claims]), title(o)
 
 
 def _selectors(node: object) -> list[object]:
@@ -67,10 +60,6 @@ def _selectors(node: object) -> list[object]:
         own = [value for key, value in node.items() if "elector" in key]
         return own + [found for value in node.values() for found in _selectors(value)]
     return [found for value in node for found in _selectors(value)] if isinstance(node, list) else []
-
-
-def test_everything_is_in_one_namespace(objects: Objects) -> None:
-    assert {o["metadata"].get("namespace") for o in objects} in ({"mtorl"}, {"mtorl-dev"})
 
 
 def test_what_holds_data_is_not_deleted_with_the_application(objects: Objects) -> None:
@@ -101,7 +90,7 @@ def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Obje
             assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch", name
 
 
-def test_pods_keep_to_the_restricted_profile_and_more(objects: Objects) -> None:
+def test_pods_keep_to_the_restricted_profile_and_run_our_pinned_images(objects: Objects) -> None:
     pods = pod_specs(objects)
     assert len(pods) >= 6
     for name, pod in pods:
@@ -115,26 +104,22 @@ def test_pods_keep_to_the_restricted_profile_and_more(objects: Objects) -> None:
             assert security["capabilities"] == {"drop": ["ALL"]}, where
             for what in ("requests", "limits"):
                 assert set(container["resources"][what]) >= {"cpu", "memory"}, where
+            image = re.fullmatch(r"ghcr\.io/mtorl-kubeflow/(\w+)(:\d+\.\d+\.\d+\S*|@sha256:\w{64})", container["image"])
+            assert image, f"{where}: {container['image']}"
+            assert (MANIFESTS / "images" / image[1] / "Dockerfile").exists(), f"{where}: no Dockerfile for {image[1]}"
 
 
-def test_no_pod_talks_to_the_api_server(objects: Objects) -> None:
+def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> None:
     """But Spark's driver, which starts its executors (test_spark.py), and the experiments' operator."""
     talks = {"ScheduledSparkApplication/mtorl-features/driver", "Deployment/mtorl-operator"}
     accounts = {o["metadata"]["name"]: o for o in of_kind(objects, "ServiceAccount")}
     for name, pod in pod_specs(objects):
         assert pod["automountServiceAccountToken"] is (name in talks), name
         assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
-
-
-def test_long_running_containers_are_probed(objects: Objects) -> None:
-    for name, pod in pod_specs(objects):
-        if name.startswith(("CronJob/", "ScheduledSparkApplication/")):
-            continue
-        main = containers(pod)[0]
-        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(main), name
-    for _, pod in pod_specs(of_kind(objects, "InferenceService", "ServingRuntime")):
-        # /ping says Healthy before the worker has loaded its model.
-        assert containers(pod)[0]["readinessProbe"]["httpGet"]["path"].startswith("/predictions/")
+        if not name.startswith(("CronJob/", "ScheduledSparkApplication/")):
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(containers(pod)[0]), name
+        if name.startswith("InferenceService/"):  # /ping says Healthy before the worker has loaded its model
+            assert containers(pod)[0]["readinessProbe"]["httpGet"]["path"].startswith("/predictions/")
 
 
 def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
@@ -144,14 +129,6 @@ def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
         assert job["spec"]["concurrencyPolicy"] == "Forbid" and job["spec"]["timeZone"], title(job)
         # People start it; but a schedule it must have.
         assert job["spec"].get("suspend", False) is (job["metadata"]["name"] == "mtorl-bootstrap"), title(job)
-
-
-def test_images_are_ours_and_pinned(objects: Objects) -> None:
-    for name, pod in pod_specs(objects):
-        for container in containers(pod):
-            image = re.fullmatch(r"ghcr\.io/mtorl-kubeflow/(\w+)(:\d+\.\d+\.\d+\S*|@sha256:\w{64})", container["image"])
-            assert image, f"{name}: {container['image']}"
-            assert (MANIFESTS / "images" / image[1] / "Dockerfile").exists(), f"{name}: no Dockerfile for {image[1]}"
 
 
 def test_the_scripts_validator_finds_nothing() -> None:

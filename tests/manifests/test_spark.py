@@ -48,23 +48,21 @@ def schedule(objects: Objects) -> dict[str, Any]:
     return named(objects, "ScheduledSparkApplication", "mtorl-features")
 
 
-def test_it_calls_the_command_as_the_command_takes_it(objects: Objects, schedule: dict[str, Any]) -> None:
-    app = schedule["spec"]["template"]
-    context = parsed(app["arguments"])
+def test_it_calls_the_command_as_the_command_takes_it_and_the_pipeline_would(
+    objects: Objects, schedule: dict[str, Any]
+) -> None:
+    context = parsed(schedule["spec"]["template"]["arguments"])
     pod = dict(pod_specs(objects))["ScheduledSparkApplication/mtorl-features/driver"]
     mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}
     volumes = {v["name"]: v for v in pod["volumes"]}
+
+    def volume(path: Any) -> dict[str, Any]:
+        return volumes[mounts[str(Path(path).parent)]["name"]]
+
     assert context["trusted"], "or one process reads the whole log first"
-    assert (
-        volumes[mounts[str(Path(context["log"]).parent)]["name"]] == volumes[mounts[str(context["out"].parent)]["name"]]
-    )
-    dataset = Path(context["dataset"])
-    config = named(objects, "ConfigMap", volumes[mounts[str(dataset.parent)]["name"]]["configMap"]["name"])
-    assert dataset.name in config["data"]
-
-
-def test_it_adds_the_decisions_that_the_pipeline_would_add(schedule: dict[str, Any]) -> None:
-    context = parsed(schedule["spec"]["template"]["arguments"])
+    assert volume(context["log"]) == volume(context["out"])
+    config = named(objects, "ConfigMap", volume(context["dataset"])["configMap"]["name"])
+    assert Path(context["dataset"]).name in config["data"]
     training = (MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text()
     defaults = documents(training)[0]["root"]["inputDefinitions"]["parameters"]
     assert context["own_decisions"] == defaults["own_decisions"]["defaultValue"] == "/mnt/mtorl/lake"
@@ -81,53 +79,39 @@ def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> Non
 
 
 def test_every_executor_sees_the_volume_that_the_driver_writes_to(objects: Objects) -> None:
-    claims = [
-        [(m["mountPath"], v["persistentVolumeClaim"]["claimName"])
-         for v in pod["volumes"] if "persistentVolumeClaim" in v
-         for m in pod["containers"][0]["volumeMounts"] if m["name"] == v["name"] and not m.get("readOnly")]
-        for name, pod in pod_specs(objects) if name.startswith("ScheduledSparkApplication/")
-    ]  # fmt: skip
-    assert claims == [[("/mnt/mtorl", "mtorl-data")]] * 2
+    for name, pod in pod_specs(of_kind(objects, "ScheduledSparkApplication")):
+        claims = {v["name"]: v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+        mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims and not m.get("readOnly")]
+        found = [(m["mountPath"], claims[m["name"]]["claimName"]) for m in mounts]
+        assert found == [("/mnt/mtorl", "mtorl-data")], name
 
 
-def test_the_application_file_is_in_the_image_and_is_the_command(schedule: dict[str, Any]) -> None:
+def test_the_image_runs_the_command_with_spark(schedule: dict[str, Any]) -> None:
     file = Path(urlsplit(schedule["spec"]["template"]["mainApplicationFile"]).path)
     assert file.suffix == ".py", "spark-submit takes nothing else for Python"
     image = MANIFESTS / "images" / "spark"
-    assert re.search(rf"^COPY .*/{file.name} {file.parent}/$", (image / "Dockerfile").read_text(), re.M)
+    text = (image / "Dockerfile").read_text()
+    assert re.search(rf"^COPY .*/{file.name} {file.parent}/$", text, re.M)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(image / file.name), "data", "build", "--help"], capture_output=True, env=environment
     )
     assert done.returncode == 0 and b"--trusted" in done.stdout, done.stderr
-
-
-def test_the_image_computes_with_spark() -> None:
-    text = (MANIFESTS / "images" / "spark" / "Dockerfile").read_text()
     option = {p.name: p for p in command_of(["data", "build"])[0].params}["engine"]
     assert f"{option.envvar}=spark" in text.split()
-
-
-def test_spark_is_of_a_version_that_the_project_takes(schedule: dict[str, Any]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (spark,) = [r for r in map(Requirement, extras["spark"]) if r.name == "pyspark"]
     assert spark.specifier.contains(schedule["spec"]["template"]["sparkVersion"])
 
 
-def test_it_runs_one_at_a_time_in_a_stated_time_zone(schedule: dict[str, Any]) -> None:
+def test_runs_are_one_at_a_time_and_end_and_go(schedule: dict[str, Any]) -> None:
     assert schedule["spec"]["concurrencyPolicy"] == "Forbid" and schedule["spec"]["timeZone"] == "UTC"
     label = {"sparkoperator.k8s.io/scheduled-app-name": schedule["metadata"]["name"]}
     assert schedule["metadata"]["labels"].items() >= label.items(), "the operator counts runs by it, those by hand too"
-
-
-def test_a_run_ends_and_goes(schedule: dict[str, Any]) -> None:
     app = schedule["spec"]["template"]
-    restart = app["restartPolicy"]
+    restart, seconds = app["restartPolicy"], app["driver"]["template"]["spec"]["activeDeadlineSeconds"]
     assert restart["type"] == "OnFailure" and restart["onFailureRetries"] == 1
-    tries = 1 + restart["onFailureRetries"]
-    assert tries * app["driver"]["template"]["spec"]["activeDeadlineSeconds"] < 86400, (
-        "or it meets the next night's run"
-    )
+    assert (1 + restart["onFailureRetries"]) * seconds < 86400, "or it meets the next night's run"
     assert app["timeToLiveSeconds"] > 86400, "or its logs are gone before anyone looks"
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from serving.registry import FIRST
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
@@ -50,15 +51,12 @@ def experiment() -> Experiment:
     return experiment_of(MANIFESTS / "examples" / "experiment.yaml")
 
 
-def test_what_is_in_force_can_be_reloaded(production: Objects) -> None:
+def test_what_is_in_force_can_be_reloaded_and_other_configuration_rolls_the_pods(production: Objects) -> None:
     pod = pod_spec(production, "StatefulSet/mtorl-router")
     mount = mounts_of(pod["containers"][0])["/etc/mtorl/experiment"]
     assert "subPath" not in mount, "a file mounted by subPath is never updated"
     (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
     assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}  # the name of the runbooks: no hash
-
-
-def test_other_configuration_rolls_the_pods(production: Objects) -> None:
     for config in of_kind(production, "ConfigMap"):
         name = config["metadata"]["name"]
         no_pod_reads_it = config["metadata"]["labels"].get("grafana_dashboard") == "1"
@@ -82,7 +80,10 @@ def test_the_runbooks_kill_switches_work(experiment: Experiment, tmp_path: Path)
 
 
 def test_arms_answer_where_the_experiment_says(production: Objects, experiment: Experiment) -> None:
-    runtime = named(production, "ServingRuntime", "mtorl-torchserve")["spec"]["containers"][0]
+    served = named(production, "ServingRuntime", "mtorl-torchserve")
+    assert "serving.kserve.io/server-type" not in served["metadata"].get("annotations", {}), "it brings no envelope"
+    assert not any(f["autoSelect"] for f in served["spec"]["supportedModelFormats"])
+    runtime = served["spec"]["containers"][0]
     assert runtime["env"][0] == {"name": "MODEL_NAME", "value": "{{.Labels.arm}}"}
     assert runtime["ports"][0]["containerPort"] == 8080, "KServe's Service points at the first port"
     for arm in experiment.arms:
@@ -95,12 +96,6 @@ def test_arms_answer_where_the_experiment_says(production: Objects, experiment: 
         url = urlsplit(arm.url)
         assert (url.hostname, url.port) == (f"mtorl-{arm.name}-predictor", None)
         assert url.path == f"/v1/models/{arm.name}:predict"
-
-
-def test_the_runtime_brings_no_envelope(production: Objects) -> None:
-    runtime = named(production, "ServingRuntime", "mtorl-torchserve")
-    assert "serving.kserve.io/server-type" not in runtime["metadata"].get("annotations", {})
-    assert not any(f["autoSelect"] for f in runtime["spec"]["supportedModelFormats"])
 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
@@ -161,8 +156,8 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     assert [item["path"] for item in volume["secret"]["items"]] == [tokens.name]
 
 
-def test_router_accepts_its_settings(
-    production: Objects, router: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_router_accepts_its_settings_and_knows_the_channels(
+    production: Objects, router: dict[str, Any], experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pytest.importorskip("serving.router.ops.settings")
     path = tmp_path / "router.yaml"
@@ -172,6 +167,9 @@ def test_router_accepts_its_settings(
     assert settings.host == "0.0.0.0", "a pod must be reached from outside"
     mount = mounts_of(pod_spec(production, "StatefulSet/mtorl-router")["containers"][0])["/mnt/mtorl"]
     assert settings.lake == "/mnt/mtorl/lake" and "readOnly" not in mount
+    spec = DatasetSpec.from_dict(yaml.safe_load(config_map(production, "mtorl-dataset-")["data"]["dataset.yaml"]))
+    assert spec == SIMULATED and experiment.default_channel in router["cost_cap"]
+    assert router["cost_cap"] == pytest.approx(Simulator(SimulatorConfig(users=10)).cost_cap)
 
 
 _JOBS = ("compact", "materialize", "monitor")
@@ -231,16 +229,6 @@ def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
     assert policies == dict.fromkeys(("mtorl-router", "mtorl-redis", "mtorl-ledger"), "Parallel")
 
 
-def test_router_knows_the_channels(production: Objects, router: dict[str, Any], experiment: Experiment) -> None:
-    from mtorl.simulator.simulator import Simulator, SimulatorConfig
-
-    spec = DatasetSpec.from_dict(yaml.safe_load(config_map(production, "mtorl-dataset-")["data"]["dataset.yaml"]))
-    assert spec == DatasetSpec.load("simulator")
-    assert set(router["cost_cap"]) == set(spec.channels)
-    assert experiment.default_channel in router["cost_cap"]
-    assert router["cost_cap"] == pytest.approx(Simulator(SimulatorConfig(users=10)).cost_cap)
-
-
 @pytest.mark.parametrize("overlay", ["overlays/dev", "overlays/production"])
 def test_routers_are_two_at_least_and_spread(overlay: str) -> None:
     objects = documents(render(overlay))
@@ -289,10 +277,7 @@ def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, rout
     assert not allowed(policies, _labels(production, "CronJob", "mtorl-materialize"), labels, 6379)
 
 
-def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read(
-    production: Objects, router: dict[str, Any]
-) -> None:
-
+def test_routers_ship_to_the_feed_which_writes_where_they_read(production: Objects, router: dict[str, Any]) -> None:
     reader, pod = pod_spec(production, "StatefulSet/mtorl-router"), pod_spec(production, "Deployment/mtorl-feed")
     service = named(production, "Service", str(urlsplit(router["sink"]).hostname))
     labels = _labels(production, "Deployment", "mtorl-feed")
@@ -321,15 +306,9 @@ def test_routers_send_traces_where_the_policies_let_them(production: Objects) ->
     url = urlsplit(Tracing(endpoint=environment["MTORL_TRACING"]["value"]).endpoint)
     names = list(environment)
     assert names.index("MTORL_NAMESPACE") < names.index("OTEL_RESOURCE_ATTRIBUTES"), "what $() names comes first"
-    (out,) = [p for p in of_kind(objects, "NetworkPolicy") if p["metadata"]["name"] == "mtorl-router-out"]
-    open_to = {
-        (yaml.safe_dump(peer), port["port"])
-        for rule in out["spec"]["egress"]
-        for peer in rule["to"]
-        for port in rule["ports"]
-    }
+    rules = named(objects, "NetworkPolicy", "mtorl-router-out")["spec"]["egress"]
     monitoring = {"namespaceSelector": {"matchLabels": {"mtorl-kubeflow/monitoring": "true"}}}
-    assert (yaml.safe_dump(monitoring), url.port) in open_to
+    assert url.port in [port["port"] for rule in rules if monitoring in rule["to"] for port in rule["ports"]]
     assert str(url.hostname).split(".")[1] == "monitoring", "the namespace that manifests/README.md has labelled"
     before = pod_spec(production, "StatefulSet/mtorl-router")["containers"][0]["env"]
     assert "MTORL_TRACING" not in [e["name"] for e in before]
@@ -376,39 +355,34 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
     router = _labels(production, "StatefulSet", "mtorl-router")
     redis = _labels(production, "StatefulSet", "mtorl-redis")
     materialize = _labels(production, "CronJob", "mtorl-materialize")
-    assert allowed(policies, router, PREDICTOR, 8080)
-    assert allowed(policies, router, redis, 6379)
-    assert allowed(policies, materialize, redis, 6379)
-    for source, target, port in (
-        (PREDICTOR, redis, 6379),
-        (materialize, PREDICTOR, 8080),
-        (redis, PREDICTOR, 8080),
-        (router, PREDICTOR, 8082),
-        (PREDICTOR, PREDICTOR, 8080),
+    for source, target, port, is_open in (
+        (router, PREDICTOR, 8080, True),
+        (router, redis, 6379, True),
+        (materialize, redis, 6379, True),
+        (PREDICTOR, redis, 6379, False),
+        (materialize, PREDICTOR, 8080, False),
+        (redis, PREDICTOR, 8080, False),
+        (router, PREDICTOR, 8082, False),
+        (PREDICTOR, PREDICTOR, 8080, False),
     ):
-        assert not allowed(policies, source, target, port), (source, target, port)
+        assert allowed(policies, source, target, port) is is_open, (source, target, port)
+    for policy in policies:
+        if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
+            assert policy["spec"]["policyTypes"] == ["Ingress"], "model servers call nobody"
+        for rule in policy["spec"].get("egress", []):
+            ports = [port["port"] for port in rule.get("ports", [])]
+            assert 9093 not in ports, f"{policy['metadata']['name']}: Prometheus alone tells Alertmanager"
 
 
 def test_prometheus_reaches_the_monitor_exporter(production: Objects) -> None:
     exporter = {"app.kubernetes.io/name": "mtorl-monitor-exporter"}
-    (monitor,) = [o for o in of_kind(production, "PodMonitor") if o["metadata"]["name"] == "mtorl-monitor-exporter"]
-    assert monitor["spec"]["selector"]["matchLabels"] == exporter
-    labels = named(production, "Deployment", "mtorl-monitor-exporter")["spec"]["template"]["metadata"]["labels"]
-    assert exporter.items() <= labels.items()
+    monitor = named(production, "PodMonitor", "mtorl-monitor-exporter")["spec"]
+    assert monitor["selector"]["matchLabels"] == exporter
+    assert exporter.items() <= _labels(production, "Deployment", "mtorl-monitor-exporter").items()
     policy = named(production, "NetworkPolicy", "mtorl-to-monitor-exporter")["spec"]
     assert policy["podSelector"]["matchLabels"] == exporter
-    assert policy["ingress"][0]["ports"] == [
-        {"port": monitor["spec"]["podMetricsEndpoints"][0]["port"], "protocol": "TCP"}
-    ]
-
-
-def test_model_servers_call_nobody_and_nothing_of_ours_calls_alertmanager(production: Objects) -> None:
-    """Prometheus alone tells it."""
-    for policy in of_kind(production, "NetworkPolicy"):
-        if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
-            assert policy["spec"]["policyTypes"] == ["Ingress"]
-        for rule in policy["spec"].get("egress", []):
-            assert 9093 not in [port["port"] for port in rule.get("ports", [])], policy["metadata"]["name"]
+    ports = [{"port": monitor["podMetricsEndpoints"][0]["port"], "protocol": "TCP"}]
+    assert policy["ingress"][0]["ports"] == ports
 
 
 def test_the_operator_may_write_what_routers_read_and_nothing_else(production: Objects) -> None:
