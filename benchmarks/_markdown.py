@@ -15,6 +15,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
 
 
+def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[str]]:
+    """The cells of a table that has a row for each figure, and a column for each result."""
+    return [[name, *(show(result) for result in results)] for name, show in rows.items()]
+
+
 def targets(aims: Sequence[tuple[str, float, float, str]]) -> str:
     """What is aimed at, the target, what was measured, and its format; the value as shown has to meet the target."""
     rows = []

@@ -23,11 +23,7 @@ from benchmarks.feature_layer import builder, online, retrieval
 from benchmarks.feature_layer.log import QUICK, Plan
 from benchmarks.feature_layer.table import feature_tables
 
-MEASURES = {
-    "builder": builder.measure,
-    "retrieval": retrieval.measure,
-    "online": online.measure,
-}
+MEASURES = {"builder": builder.measure, "retrieval": retrieval.measure, "online": online.measure}
 PACKAGES = ("duckdb", "ibis-framework", "feast", "redis", "pandas", "pyarrow", "numpy")
 
 

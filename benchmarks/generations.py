@@ -42,19 +42,11 @@ def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str
     with tempfile.TemporaryDirectory() as folder:
         for row in nights(seed, users, epochs, number, Path(folder)):
             found.append(row)
-            print(f"seed {seed}, night {row['night']}: {_in_short(row)}", flush=True)
+            gate = {True: "promoted", False: "rejected", None: "first"}[row.get("promoted")]
+            figures = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}, {gate}"
+            print(f"seed {seed}, night {row['night']}: {figures}", flush=True)
     plain: list[dict[str, Any]] = json.loads(json.dumps(found, default=float))
     return plain
-
-
-def _in_short(row: dict[str, Any]) -> str:
-    text = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}"
-    if row["night"]:
-        text += f", {'promoted' if row['promoted'] else 'rejected'} {row['candidate_worth']:.4f}"
-        text += f" (difference {row['difference']:+.4f} > {row['lower_bound']:+.4f}, true "
-        text += f"{row['true_difference']:+.4f}); "
-        text += f"value {row['estimate']:.4f} of {row['truth']:.4f}, weight {row['mean_weight']:.2f}"
-    return text
 
 
 def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from _environment import environment, finish, parser
 
-from benchmarks._markdown import Figures, Show, measured_on, table
+from benchmarks._markdown import Figures, Show, compared, measured_on, table
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run import run_loop
 
@@ -66,7 +66,7 @@ def loop_table(results: Sequence[Figures]) -> str:
         "drift alerts on live traffic": lambda result: str(result["clean_alerts"]),
         "**whole loop**": lambda result: f"{result['seconds']:.0f} s",
     }
-    body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
+    body = compared(rows, results)
     for step in results[0]["steps"]:
         seconds = [result["steps"].get(step, 0.0) for result in results]
         if max(seconds) >= _SHORT:

@@ -25,6 +25,10 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 from _environment import environment, finish, parser
 
 from benchmarks._process import run
+from benchmarks.monitoring_runs.days import Days
+from benchmarks.monitoring_runs.monitored import Monitored
+from benchmarks.monitoring_runs.one_check import check_day, write_log
+from benchmarks.monitoring_runs.shifts import SCENARIOS
 from benchmarks.monitoring_runs.table import monitoring_tables
 
 COLUMNS = 40
@@ -51,49 +55,37 @@ QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 def clean(seed: int, size: Size) -> dict[str, int]:
     """Days of a market in which nothing is wrong, with forty columns."""
-    from benchmarks.monitoring_runs.days import Days
-    from benchmarks.monitoring_runs.monitored import Monitored
-
     days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
     return _false_alarms(Monitored(days), size.clean_days)
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
     """At weekends a quarter of the clicks stays away, and another mix of devices comes."""
-    from benchmarks.monitoring_runs.days import Days
-    from benchmarks.monitoring_runs.monitored import Monitored
-
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 
-def _false_alarms(market: Any, days: int) -> dict[str, int]:
-    found = dict.fromkeys(("windows", "pages", "measures", "columns"), 0)
-    for _ in range(days):
-        told = market.day()
-        if told.judged:
-            found["windows"] += 1
-            found["pages"] += "harm" in told.kinds
-            found["measures"] += told.of_measures
-            found["columns"] += told.of_columns
-    return found
+def _false_alarms(market: Monitored, days: int) -> dict[str, int]:
+    judged = [told for told in (market.day() for _ in range(days)) if told.judged]
+    return {
+        "windows": len(judged),
+        "pages": sum("harm" in told.kinds for told in judged),
+        "measures": sum(told.of_measures for told in judged),
+        "columns": sum(told.of_columns for told in judged),
+    }
 
 
 def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
     """Days until an alarm, of each scenario in one market; None: not within LOOKED."""
-    from benchmarks.monitoring_runs.days import Days
-    from benchmarks.monitoring_runs.monitored import Monitored
-    from benchmarks.monitoring_runs.shifts import SCENARIOS
-
     market = Monitored(Days(users, seed, moving_context=False, further=5))
-    market.live(HEALTHY)
+    for _ in range(HEALTHY):
+        market.day()
     found: dict[str, dict[str, int | None]] = {}
     for name, scenario in SCENARIOS.items():
         one = market.branch()
-        first: dict[str, int | None] = dict.fromkeys(("any", "right"))
         if scenario.by_hours:
-            hours = one.hours_until_broken(scenario.shift)
-            found[name] = {"hours": hours}
+            found[name] = {"hours": one.hours_until_broken(scenario.shift)}
             continue
+        first: dict[str, int | None] = dict.fromkeys(("any", "right"))
         for day in range(1, LOOKED + 1):
             told = one.day(scenario.shift)
             now = {"any": bool(told.kinds), "right": scenario.kind in told.kinds}
@@ -106,11 +98,8 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
 
 def cost(size: Size) -> dict[str, Any]:
     """One check of a large day, with and without Evidently's page of it."""
-    from benchmarks.monitoring_runs.one_check import check_day, write_log
-
     with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
-        written = {"decisions": size.decisions, "part": size.part, "further": COLUMNS - NAMED}
-        run(write_log, folder=scratch, **written)
+        run(write_log, folder=scratch, decisions=size.decisions, part=size.part, further=COLUMNS - NAMED)
         runs = {name: run(check_day, folder=scratch, page=page) for name, page in (("page", True), ("no_page", False))}
     return {"decisions": size.decisions, "columns": COLUMNS, "runs": runs}
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from _environment import environment, finish, parser
 
-from benchmarks._markdown import Figures, Show, measured_on
+from benchmarks._markdown import Figures, Show, compared, measured_on
 from benchmarks._markdown import table as table_of
 
 WINDOWS, STEPS, BATCH = 3200, 20, 512  # of the authors' training set
@@ -58,17 +59,11 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     count = 512 if quick else WINDOWS
     rows = np.resize(np.flatnonzero(tiles.length_B >= min(STEPS, tiles.length_B.max())), count)
     part = EncodedWindows(tiles.take(rows), encoder)
-    channels, measured = len(table.spec.channels), {}
-    few = EncodedWindows(tiles.take(rows[:64]), encoder)
-    for name, hidden, levels, precision in (
-        ("512, fp32", 512, 4, "fp32"),
-        ("512, bf16", 512, 4, "bf16"),
-        ("64, default", 64, 2, "fp32"),
-    ):
-        size: dict[str, Any] = {"hidden": hidden, "levels": levels, "precision": precision}
-        config = TrainConfig(epochs=1, batch_size=BATCH, device="cpu", **size)
-        measured[name] = cpu(lambda config=config: train(TrainingWindows([part], [few], channels), config))  # type: ignore[misc]
-    return measured
+    data = TrainingWindows([part], [EncodedWindows(tiles.take(rows[:64]), encoder)], len(table.spec.channels))
+    wide: dict[str, Any] = {"hidden": 512, "levels": 4}
+    sizes = {"512, fp32": wide, "512, bf16": {**wide, "precision": "bf16"}, "64, default": {"hidden": 64, "levels": 2}}
+    configs = {name: TrainConfig(epochs=1, batch_size=BATCH, device="cpu", **size) for name, size in sizes.items()}
+    return {name: cpu(partial(train, data, config)) for name, config in configs.items()}
 
 
 def to_best(table: Any) -> dict[str, float]:
@@ -175,8 +170,8 @@ def train_table(results: Sequence[Figures]) -> str:
         ),
         "its parameters (aim: 300,000)": lambda result: f"{result['default']['parameters']:,}",
     }
-    body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
-    return table_of(["", *(result["dataset"] for result in results)], body) + measured_on(results[0], "train.py")
+    heads = ["", *(result["dataset"] for result in results)]
+    return table_of(heads, compared(rows, results)) + measured_on(results[0], "train.py")
 
 
 if __name__ == "__main__":

@@ -74,11 +74,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
             readings["visible"].append(time.perf_counter_ns() - began)
             if ping:
                 readings["ping"].append(_spent(ping))
-    return {
-        **figures,
-        "users": len(users),
-        **{name: _percentiles(times) for name, times in readings.items() if times},
-    }
+    return {**figures, "users": len(users), **{name: _percentiles(times) for name, times in readings.items() if times}}
 
 
 def _configure(repo: Path, store: str, port: int) -> None:

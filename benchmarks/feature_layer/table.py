@@ -18,11 +18,7 @@ _ONLINE = {
 
 def feature_tables(figures: Figures) -> str:
     """The feature layer, a table for each measure that was run."""
-    parts: dict[str, Callable[[Any], str]] = {
-        "builder": _builder,
-        "retrieval": _retrieval,
-        "online": _online,
-    }
+    parts: dict[str, Callable[[Any], str]] = {"builder": _builder, "retrieval": _retrieval, "online": _online}
     text = "" if figures["quick"] or not parts.keys() <= figures.keys() else _targets(figures)
     text += "".join(part(figures[name]) + "\n" for name, part in parts.items() if name in figures)
     quick = " --quick" if figures["quick"] else ""

@@ -43,9 +43,8 @@ class Told(NamedTuple):
 
 def columns_of(days: Days) -> tuple[Column, ...]:
     """Of the context."""
-    return tuple(
-        Column(name=name, kind="categorical" if name in ("device", "placement") else "numeric") for name in days.columns
-    )
+    kinds = {"device": "categorical", "placement": "categorical"}
+    return tuple(Column(name=name, kind=kinds.get(name, "numeric")) for name in days.columns)
 
 
 @dataclass
@@ -67,11 +66,6 @@ class Monitored:
         other = copy.copy(self)
         other.state = self.state.model_copy(deep=True)
         return other
-
-    def live(self, days: int, shift: Shift = healthy) -> None:
-        """Days of which nobody asks anything."""
-        for _ in range(days):
-            self.day(shift)
 
     def day(self, shift: Shift = healthy) -> Told:
         """The next day."""

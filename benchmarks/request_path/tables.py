@@ -13,9 +13,7 @@ _OF_LIMIT = {"SQLite": (4.5, 3.5, 9), "predictor": (3.3, 3, 7)}  # CPU at 1 and 
 def serving_tables(figures: Figures) -> str:
     """The request path: targets, closed loops, stages, overload."""
     paths = {name: figures[key] for name, key in PATHS.items()}
-    aims: list[Aim] = [
-        ("handler, CPU ms a decision, at most", 0.6, figures["handler"]["32"]["cpu_ms"], ".2f"),
-    ]
+    aims: list[Aim] = [("handler, CPU ms a decision, at most", 0.6, figures["handler"]["32"]["cpu_ms"], ".2f")]
     for name, path in paths.items():
         aims += [(f"{name}: {what}", *rest) for what, *rest in _path_aims(path)]
     for name, of_limit in _OF_LIMIT.items():
@@ -37,10 +35,7 @@ def serving_tables(figures: Figures) -> str:
         [[name, *(_loop(loads[n]) for n in ("1", "8", "32"))] for name, loads in servers.items()],
     )
     text += "\n**The limit**, CPU ms a window on one thread, without any server\n\n"
-    parts = {
-        "encoding": "reading and encoding it",
-        "graph": "the network, as served",
-    }
+    parts = {"encoding": "reading and encoding it", "graph": "the network, as served"}
     text += table(
         ["", *(f"batches of {size}" for size in forward["graph"])],
         [[what, *(f"{ms:.3f}" for ms in forward[name].values())] for name, what in parts.items()],

@@ -128,26 +128,25 @@ def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, A
         while not over.wait(1.0):
             live.refresh()
 
+    def seconds_until(enabled: bool) -> float:
+        began = time.perf_counter()
+        while live.experiments.deciding("u1", "c7").enabled is not enabled:
+            assert time.perf_counter() - began < 120, "it did not happen in two minutes"
+            time.sleep(0.01)
+        return time.perf_counter() - began
+
     thread = threading.Thread(target=follow)
     thread.start()
     found: dict[str, Any] = {**figures, "accounts": accounts}
     try:
         (files / f"{one.name}.off").write_text("why")
-        found["kill_by_key_seconds"] = _until(lambda: not live.experiments.deciding("u1", "c7").enabled)
+        found["kill_by_key_seconds"] = seconds_until(False)
         (files / f"{one.name}.off").unlink()
-        _until(lambda: live.experiments.deciding("u1", "c7").enabled)
+        seconds_until(True)
         file = files / f"{one.name}.yaml"
         file.write_text(file.read_text().replace("enabled: true", "enabled: false"))
-        found["kill_by_file_seconds"] = _until(lambda: not live.experiments.deciding("u1", "c7").enabled)
+        found["kill_by_file_seconds"] = seconds_until(False)
     finally:
         over.set()
         thread.join()
     return found
-
-
-def _until(condition: Any) -> float:
-    began = time.perf_counter()
-    while not condition():
-        assert time.perf_counter() - began < 120, "it did not happen in two minutes"
-        time.sleep(0.01)
-    return time.perf_counter() - began

@@ -98,7 +98,7 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 def a_day(running: Running) -> set[str]:
     """Let users come; returns the ids of the decisions that a model took, once they are in the lake."""
-    said = answers(running.calling(120, uuid4().hex, "", "0.01"))
+    said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS
     wait_until("the upload", lambda: taken <= running.uploaded(), 400)
