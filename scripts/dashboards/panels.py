@@ -76,10 +76,10 @@ def stat(
     options |= {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}}
     options |= {"percentChangeColorMode": "standard", "orientation": "auto"}
     no_number = _no_number(empty)  # a share of nothing, for instance
-    defaults = {"mappings": [no_number] if texts is None else [_words(texts), no_number]}
-    defaults |= {"thresholds": _thresholds(limit, bad or {}), "noValue": empty}
+    mappings = {"mappings": [no_number] if texts is None else [_words(texts), no_number]}
     targets = [_target(query, "A", legend, instant=True)]
-    return _panel("stat", title, description, targets, unit, defaults, limit=limit, options=options, height=4)
+    fields = {**mappings, **_colors(empty, limit, bad or {})}
+    return _panel("stat", title, description, targets, {"unit": unit, **fields}, limit, options, height=4)
 
 
 def lines(
@@ -109,11 +109,11 @@ def lines(
     custom |= {"axisLabel": axis} if axis else {}
     custom |= {"axisSoftMin": least} if least is not None else {}
     custom |= {"stacking": {"mode": "normal", "group": "A"}} if stacked else {}
-    thresholds = _thresholds(limit, {} if line_at is None else {line_at: "text"})
-    defaults = {"thresholds": thresholds, "noValue": empty, "custom": custom}
+    colors = _colors(empty, limit, {} if line_at is None else {line_at: "text"})
     targets = [_target(query, ascii_uppercase[n], legend) for n, (legend, query) in enumerate(queries.items())]
     options = {"legend": _TABLE, "tooltip": {"mode": "multi", "sort": "desc"}}
-    return _panel("timeseries", title, description, targets, unit, defaults, limit=limit, options=options, width=width)
+    fields = {"unit": unit, **colors, "custom": custom}
+    return _panel("timeseries", title, description, targets, fields, limit, options, width=width)
 
 
 share, duration = (partial(stat, unit=unit) for unit in ("percentunit", "s"))
@@ -129,9 +129,8 @@ def states(title: str, description: str, query: str, texts: Texts, *, legend: st
         "tooltip": {"mode": "single", "sort": "asc"},
     }
     options |= {"mergeValues": True, "alignValue": "left", "perPage": 20}
-    defaults = {"mappings": [_words(texts)], "thresholds": _thresholds("", {}), "noValue": empty}
-    targets = [_target(query, "A", legend)]
-    return _panel("state-timeline", title, description, targets, "short", defaults, options=options)
+    fields = {"unit": "short", "mappings": [_words(texts)], **_colors(empty)}
+    return _panel("state-timeline", title, description, [_target(query, "A", legend)], fields, "", options)
 
 
 def rows(
@@ -166,13 +165,11 @@ def rows(
         cells[label] = [{"id": "links", "value": [{"title": text, "url": url, "targetBlank": True}]}]
     for label, texts in (words or {}).items():
         cells[label] = [{"id": "mappings", "value": [_words(texts)]}, _COLORED]
-    defaults = {"thresholds": _thresholds("", {}), "noValue": empty}
-    made = _panel("table", title, description, targets, "short", defaults, width=width)
-    made["transformations"] = [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]
-    matchers = {label: {"id": "byName", "options": label} for label in cells}
-    overrides = [{"matcher": matchers[label], "properties": cell} for label, cell in cells.items()]
-    made["fieldConfig"] = {**made.pop("fieldConfig"), "overrides": overrides}
-    return made
+    made = _panel("table", title, description, targets, {"unit": "short", **_colors(empty)}, width=width)
+    overrides = [{"matcher": {"id": "byName", "options": label}, "properties": cell} for label, cell in cells.items()]
+    fields = {**made.pop("fieldConfig"), "overrides": overrides}
+    merged = [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]
+    return {**made, "transformations": merged, "fieldConfig": fields}
 
 
 def _cell(column: Column) -> list[dict[str, Any]]:
@@ -180,7 +177,7 @@ def _cell(column: Column) -> list[dict[str, Any]]:
     if column.decimals is not None:
         cell.append({"id": "decimals", "value": column.decimals})
     if column.limit:
-        cell += [{"id": "thresholds", "value": _thresholds(column.limit, {})}, _COLORED]
+        cell += [{"id": "thresholds", "value": _colors("", column.limit)["thresholds"]}, _COLORED]
     if column.texts is not None:
         return [*cell, {"id": "mappings", "value": [_words(column.texts)]}, _COLORED]
     return [*cell, {"id": "mappings", "value": [_no_number("")]}]
@@ -196,9 +193,7 @@ def _panel(
     title: str,
     description: str,
     targets: list[dict[str, Any]],
-    unit: str,
-    defaults: dict[str, Any],
-    *,
+    fields: dict[str, Any],
     limit: str = "",
     options: dict[str, Any] | None = None,
     height: int = 8,
@@ -208,16 +203,17 @@ def _panel(
     made |= {"datasource": SOURCE, "gridPos": {"h": height, "w": width}}
     made |= {"links": [link(limit, url=rules()[limit]["annotations"]["runbook_url"])]} if limit else {}
     made |= {"repeatDirection": "h", **({"options": options} if options else {})}
-    return {**made, "fieldConfig": {"defaults": {"unit": unit, **defaults}, "overrides": []}}
+    return {**made, "fieldConfig": {"defaults": fields, "overrides": []}}
 
 
-def _thresholds(alert: str, bad: Mapping[float, str]) -> dict[str, Any]:
-    """Colors by value: green, and from a limit on (or up to it) the color of the alert."""
-    steps = {None: "green" if alert or bad else "text", **bad}
+def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
+    """By value: green, and from a limit on (or up to it) the color of the alert; and the text without data."""
+    steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)
         steps = {None: "green", limit.value: limit.color} if limit.above else {None: limit.color, limit.value: "green"}
-    return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps.items()]}
+    shown = [{"value": value, "color": color} for value, color in steps.items()]
+    return {"thresholds": {"mode": "absolute", "steps": shown}, "noValue": empty}
 
 
 def _no_number(text: str) -> dict[str, Any]:
