@@ -10,14 +10,14 @@ import yaml
 
 from tests.cluster.conftest import SECRETS, Installation, skip_without_apis
 from tests.cluster.kubectl import get, kubectl, listed, refusal, wait_until
-from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, documents, of_kind, pod_specs, render
+from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, rendered
 
 pytestmark = pytest.mark.cluster
 
 
 def objects_of(target: str) -> Objects:
     """What a target is made of; skips if the cluster lacks an operator's API for it."""
-    objects = documents(render(target))
+    objects = rendered(target)
     skip_without_apis(objects)
     return objects
 
@@ -28,7 +28,7 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
     installation.apply(target)
     assert installation.differences(target) == ""
     installation.wait_for_pods()
-    for job in of_kind(objects, "CronJob"):
+    for job in objects.of_kind("CronJob"):
         name = job["metadata"]["name"]
         kubectl("-n", installation.namespace, "create", "job", "--from", f"cronjob/{name}", f"{name}-now")
         wait_until(
@@ -36,7 +36,7 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
             lambda name=name: listed(installation.namespace, "pod", f"job-name={name}-now"),
             state=installation.refusals,
         )
-    for name, pod in pod_specs(of_kind(objects, "ScheduledSparkApplication")):
+    for name, pod in objects.of_kind("ScheduledSparkApplication").pods():
         assert not refusal(installation.namespace, pod), name
 
 
@@ -64,7 +64,7 @@ def test_a_wrong_first_image_heals(installation: Installation) -> None:
     installation.wait_for_pods()
     installation.further = {}
     installation.apply(target)
-    wanted = of_kind(documents(render(target)), "StatefulSet")
+    wanted = rendered(target).of_kind("StatefulSet")
     assert len(wanted) >= 3
     for workload in wanted:
         name = workload["metadata"]["name"]

@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import Experiment
-from tests.cluster.conftest import MANIFESTS, Installation
+from tests.cluster.conftest import Installation
 from tests.cluster.experiment_objects import Cluster
 from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
-from tests.manifests.conftest import documents, render
+from tests.manifests.conftest import MANIFESTS, rendered
 from tests.serving.router_fixtures import instance, made_feast_repo
 from tests.serving.router_process import Process
 
@@ -396,7 +396,7 @@ def as_operator(namespace: str, folder: Path) -> Path:
 def operators(namespace: str, *also: tuple[str, str]) -> list[Object]:
     """The operator's account, rights and lease, and objects of the overlay by kind and name, in a namespace."""
     wanted = {(kind, "mtorl-operator") for kind in ("ServiceAccount", "Role", "RoleBinding", "Lease")} | set(also)
-    made = [o for o in documents(render("overlays/dev")) if (o["kind"], o["metadata"]["name"]) in wanted]
+    made = [o for o in rendered("overlays/dev") if (o["kind"], o["metadata"]["name"]) in wanted]
     for subject in (subject for o in made for subject in o.get("subjects", ())):
         subject["namespace"] = namespace
     return [{**o, "metadata": {**o["metadata"], "namespace": namespace}} for o in made]

@@ -29,7 +29,39 @@ LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version"
 VALIDATOR = Path(os.environ.get("VALIDATOR", ROOT.parent / "shared/kubernetes/validate_manifests.py"))
 CRDS = Path(os.environ.get("CRDS", VALIDATOR.with_name("crds-bundle.json.gz")))
 
-Objects = list[dict[str, Any]]
+
+class Objects(list[dict[str, Any]]):
+    """The objects of some manifests."""
+
+    def of_kind(self, *kinds: str) -> Objects:
+        return Objects(o for o in self if o["kind"] in kinds)
+
+    def named(self, kind: str, name: str) -> dict[str, Any]:
+        (found,) = [o for o in self.of_kind(kind) if o["metadata"]["name"] == name]
+        return found
+
+    def config_map(self, prefix: str) -> dict[str, Any]:
+        (found,) = [o for o in self.of_kind("ConfigMap") if o["metadata"]["name"].startswith(prefix)]
+        return found
+
+    def pods(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each pod that they lead to: also KServe's (runtime and predictor merged as it does) and Spark's."""
+        pods = []
+        runtimes = {o["metadata"]["name"]: o["spec"] for o in self.of_kind("ServingRuntime")}
+        for o in self:
+            spec = o.get("spec") or {}
+            if o["kind"] in ("Deployment", "StatefulSet"):
+                pods.append((title(o), spec["template"]["spec"]))
+            elif o["kind"] == "CronJob":
+                pods.append((title(o), spec["jobTemplate"]["spec"]["template"]["spec"]))
+            elif o["kind"] == "InferenceService":
+                pods.append((title(o), _model_pod(runtimes[spec["predictor"]["model"]["runtime"]], spec["predictor"])))
+            elif o["kind"] == "ScheduledSparkApplication":
+                pods += [(f"{title(o)}/{role}", _spark_pod(spec["template"], role)) for role in ("driver", "executor")]
+        return pods
+
+    def pod_spec(self, name: str) -> dict[str, Any]:
+        return dict(self.pods())[name]
 
 
 @functools.cache
@@ -42,50 +74,28 @@ def render(folder: str) -> str:
     return done.stdout
 
 
-def documents(text: str) -> list[Any]:
+def documents(text: str) -> Objects:
     """The documents of a YAML text, by libyaml: it is more than ten times as fast as the loader in Python."""
-    return list(yaml.load_all(text, yaml.CSafeLoader))
+    return Objects(yaml.load_all(text, yaml.CSafeLoader))
+
+
+def rendered(folder: str) -> Objects:
+    return documents(render(folder))
 
 
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> Objects:
     """The objects of each overlay and combination in turn."""
-    return documents(render(request.param))
+    return rendered(request.param)
 
 
 @pytest.fixture
 def production() -> Objects:
-    return documents(render("overlays/production"))
-
-
-def of_kind(objects: Objects, *kinds: str) -> Objects:
-    return [o for o in objects if o["kind"] in kinds]
-
-
-def named(objects: Objects, kind: str, name: str) -> dict[str, Any]:
-    (found,) = [o for o in of_kind(objects, kind) if o["metadata"]["name"] == name]
-    return found
+    return rendered("overlays/production")
 
 
 def title(o: dict[str, Any]) -> str:
     return f"{o['kind']}/{o['metadata']['name']}"
-
-
-def pod_specs(objects: Objects) -> list[tuple[str, dict[str, Any]]]:
-    """Every pod that the objects lead to: also KServe's (runtime and predictor merged as it does) and Spark's."""
-    pods = []
-    runtimes = {o["metadata"]["name"]: o["spec"] for o in of_kind(objects, "ServingRuntime")}
-    for o in objects:
-        spec = o.get("spec") or {}
-        if o["kind"] in ("Deployment", "StatefulSet"):
-            pods.append((title(o), spec["template"]["spec"]))
-        elif o["kind"] == "CronJob":
-            pods.append((title(o), spec["jobTemplate"]["spec"]["template"]["spec"]))
-        elif o["kind"] == "InferenceService":
-            pods.append((title(o), _model_pod(runtimes[spec["predictor"]["model"]["runtime"]], spec["predictor"])))
-        elif o["kind"] == "ScheduledSparkApplication":
-            pods += [(f"{title(o)}/{role}", _spark_pod(spec["template"], role)) for role in ("driver", "executor")]
-    return pods
 
 
 def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, Any]:
@@ -172,17 +182,8 @@ def experiment_of(file: Path) -> Experiment:
 
 @pytest.fixture
 def router(production: Objects) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(config_map(production, "mtorl-router-")["data"]["router.yaml"])
+    config: dict[str, Any] = yaml.safe_load(production.config_map("mtorl-router-")["data"]["router.yaml"])
     return config
-
-
-def config_map(objects: Objects, prefix: str) -> dict[str, Any]:
-    (found,) = [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"].startswith(prefix)]
-    return found
-
-
-def pod_spec(objects: Objects, name: str) -> dict[str, Any]:
-    return dict(pod_specs(objects))[name]
 
 
 def mounts_of(container: dict[str, Any]) -> dict[str, dict[str, Any]]:

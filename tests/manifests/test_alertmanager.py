@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.manifests.alerting_stack import PLAIN, RULES, SECRETS, program
-from tests.manifests.conftest import MANIFESTS, documents, named, render
+from tests.manifests.conftest import MANIFESTS, rendered
 from tests.repository import ROOT
 
 OBJECT = MANIFESTS / "base" / "alerting" / "config.yaml"
@@ -123,7 +123,7 @@ def test_no_secret_is_in_it(file: Path) -> None:
 
 
 def test_the_object_is_in_the_namespace_of_its_alerts() -> None:
-    found = named(documents(render("overlays/dev")), "AlertmanagerConfig", "mtorl")
+    found = rendered("overlays/dev").named("AlertmanagerConfig", "mtorl")
     assert found["metadata"]["namespace"] == "mtorl-dev", "whose alerts alone the operator lets it see"
 
 

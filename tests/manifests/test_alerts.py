@@ -19,7 +19,7 @@ from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MonitorCollector, RunsCollector
 from monitoring.watch.state import STATE_FILE, State
 from tests.manifests.alerting_stack import program
-from tests.manifests.conftest import Objects, of_kind
+from tests.manifests.conftest import Objects
 from tests.repository import ROOT
 
 RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
@@ -30,7 +30,7 @@ CASES = {
 
 @pytest.fixture
 def groups(production: Objects) -> list[dict[str, Any]]:
-    (rule,) = of_kind(production, "PrometheusRule")
+    (rule,) = production.of_kind("PrometheusRule")
     groups: list[dict[str, Any]] = rule["spec"]["groups"]
     return groups
 

@@ -18,7 +18,7 @@ import pytest
 from scripts.dashboards.limits import limit, rules
 from serving.local.ports import free_ports
 from tests.manifests.alerting_stack import process, program
-from tests.manifests.conftest import MANIFESTS, Objects, of_kind
+from tests.manifests.conftest import MANIFESTS, Objects
 from tests.manifests.dashboard_data import NAMESPACE, NOW
 from tests.repository import ROOT
 
@@ -40,7 +40,7 @@ def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) 
     """Its sidecar looks for ConfigMaps with a label; kubectl keeps them in an annotation, which has 256 KiB at most."""
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
     assert there == WRITTEN, "run python scripts/write_dashboards.py"
-    maps = [o for o in of_kind(production, "ConfigMap") if o["metadata"]["labels"].get("grafana_dashboard") == "1"]
+    maps = [o for o in production.of_kind("ConfigMap") if o["metadata"]["labels"].get("grafana_dashboard") == "1"]
     assert {name: text for o in maps for name, text in o["data"].items()} == WRITTEN
     for o in maps:
         assert o["metadata"]["name"].removeprefix("mtorl-dashboard-") == next(iter(o["data"]))[len("mtorl-") : -5]

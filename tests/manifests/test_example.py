@@ -13,20 +13,7 @@ import yaml
 from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
 from tests.examples.walk import Terminal, script_of
-from tests.manifests.conftest import (
-    MANIFESTS,
-    Objects,
-    config_map,
-    containers,
-    documents,
-    experiment_of,
-    named,
-    of_kind,
-    pod_spec,
-    pod_specs,
-    render,
-    title,
-)
+from tests.manifests.conftest import MANIFESTS, Objects, containers, documents, experiment_of, render, rendered, title
 from tests.repository import ROOT
 
 EXAMPLE = MANIFESTS / "examples" / "team"
@@ -34,29 +21,29 @@ EXAMPLE = MANIFESTS / "examples" / "team"
 
 @pytest.fixture
 def objects() -> Objects:
-    return documents(render("examples/team"))
+    return rendered("examples/team")
 
 
 def test_nothing_of_ours_is_lost(objects: Objects) -> None:
     def names(made: Objects) -> set[str]:
         return {title(o) for o in made if o["kind"] != "ConfigMap"}
 
-    assert names(objects) == names(documents(render("overlays/dev"))) | {"Experiment/shop-autumn"}
+    assert names(objects) == names(rendered("overlays/dev")) | {"Experiment/shop-autumn"}
 
 
 def test_the_teams_files_are_in_force_and_fit_together(
     objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = pytest.importorskip("serving.router.ops.settings")
-    spec = DatasetSpec.from_dict(yaml.safe_load(config_map(objects, "mtorl-dataset-")["data"]["dataset.yaml"]))
+    spec = DatasetSpec.from_dict(yaml.safe_load(objects.config_map("mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load(EXAMPLE / "dataset.yaml") and spec.name == "shop"
     experiment = experiment_of(EXAMPLE / "experiment.yaml")
     assert experiment.default_channel in spec.channels
     check_outcomes(experiment.metrics.names, spec.outcome_kinds)
-    (tmp_path / "router.yaml").write_text(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
-    monkeypatch.setenv("MTORL_LAKE", config_map(objects, "mtorl-lake-")["data"]["MTORL_LAKE"])
+    (tmp_path / "router.yaml").write_text(objects.config_map("mtorl-router-")["data"]["router.yaml"])
+    monkeypatch.setenv("MTORL_LAKE", objects.config_map("mtorl-lake-")["data"]["MTORL_LAKE"])
     assert set(settings.RouterSettings.load(tmp_path / "router.yaml").cost_cap) == set(spec.channels)
-    pod = pod_spec(objects, "CronJob/mtorl-bootstrap")["containers"][0]
+    pod = objects.pod_spec("CronJob/mtorl-bootstrap")["containers"][0]
     assert "--simulate" not in pod["args"], "a real log"
 
 
@@ -71,7 +58,7 @@ def test_the_installs_overlay_names_all_of_its_images(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, tmp_path / "bin")
     terminal.environment |= {"CONTAINER_ENGINE": str(tmp_path / "engine"), "LOAD": "true"}
     objects = documents(terminal.run(f"# 5  {steps}\nkubectl kustomize my-overlay"))
-    images = {container["image"] for _, pod in pod_specs(objects) for container in containers(pod)}
+    images = {container["image"] for _, pod in objects.pods() for container in containers(pod)}
     assert {image.split(":")[0].rpartition("/")[2] for image in images} == {"router", "redis", "torchserve", "train"}
     assert all(re.fullmatch(r"[\w./-]+:[\w.-]+-[0-9a-f]{12}", image) for image in images), images
 
@@ -95,12 +82,12 @@ def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> Non
 
 def test_images_and_the_class_of_the_volume_are_the_teams(objects: Objects) -> None:
     workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-monitor")
-    pods = [pod_spec(objects, name) for name in (*workloads, "InferenceService/mtorl-challenger")]
+    pods = [objects.pod_spec(name) for name in (*workloads, "InferenceService/mtorl-challenger")]
     for container in [container for pod in pods for container in containers(pod)]:
         assert container["image"].startswith("registry.example.com/ads/"), container["image"]
-    foundation = documents(render("examples/team/foundation"))
-    assert {title(o) for o in foundation} == {title(o) for o in documents(render("foundation/dev"))}
-    claim = named(foundation, "PersistentVolumeClaim", "mtorl-data")
+    foundation = rendered("examples/team/foundation")
+    assert {title(o) for o in foundation} == {title(o) for o in rendered("foundation/dev")}
+    claim = foundation.named("PersistentVolumeClaim", "mtorl-data")
     assert claim["spec"]["storageClassName"] == "shared"
     assert {o["metadata"]["namespace"] for o in objects} == {claim["metadata"]["namespace"]}
 
@@ -112,7 +99,7 @@ def test_a_version_is_one_word_in_the_teams_overlay(tmp_path: Path) -> None:
     file = copy / "examples" / "team" / "kustomization.yaml"
     file.write_text(file.read_text().replace("challenger=challenger/first", "challenger=challenger/0123456789ab"))
     made = subprocess.run(["kubectl", "kustomize", file.parent], capture_output=True, text=True, check=True).stdout
-    services = of_kind(list(yaml.safe_load_all(made)), "InferenceService")
+    services = documents(made).of_kind("InferenceService")
     assert {
         service["metadata"]["name"]: service["spec"]["predictor"]["annotations"]["mtorl-kubeflow/model"]
         for service in services

@@ -14,16 +14,7 @@ import yaml
 
 from features.collect.compact import CLOSED_AFTER
 from mtorl.log.dataset import DatasetSpec
-from tests.manifests.conftest import (
-    MANIFESTS,
-    Objects,
-    config_map,
-    mounts_of,
-    named,
-    parsed,
-    pod_spec,
-    pod_specs,
-)
+from tests.manifests.conftest import MANIFESTS, Objects, mounts_of, parsed
 from tests.repository import ROOT
 
 SIMULATED = DatasetSpec.load("simulator")
@@ -49,7 +40,7 @@ def _log(path: Path, part: float) -> Path:
 
 def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) -> Path:
     """A pod's repository: its feature_store.yaml, with paths of this machine and SQLite for Redis."""
-    config = yaml.safe_load(config_map(objects, prefix)["data"]["feature_store.yaml"])
+    config = yaml.safe_load(objects.config_map(prefix)["data"]["feature_store.yaml"])
     config["registry"]["path"] = str(pipelines / "registry.db")
     config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
     folder.mkdir()
@@ -102,7 +93,7 @@ def test_the_job_materializes_the_log_as_it_stands(
 
 
 def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
-    (image,) = {c["image"] for n, pod in pod_specs(production) if n.startswith("CronJob/") for c in pod["containers"]}
+    (image,) = {c["image"] for n, pod in production.pods() if n.startswith("CronJob/") for c in pod["containers"]}
     compiled = list((MANIFESTS / "pipelines" / "compiled").glob("*.yaml"))
     assert compiled
     for path in compiled:
@@ -110,28 +101,28 @@ def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
 
 
 def test_jobs_read_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
-    container = pod_spec(production, "CronJob/mtorl-materialize")["containers"][0]
+    container = production.pod_spec("CronJob/mtorl-materialize")["containers"][0]
     context, mounts = parsed(container["args"]), mounts_of(container)
     assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
     assert mounts[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
     assert mounts["/mnt/mtorl"]["readOnly"] and context["own_decisions"] == "$(MTORL_LAKE)"
-    container = pod_spec(production, "CronJob/mtorl-monitor")["containers"][0]
+    container = production.pod_spec("CronJob/mtorl-monitor")["containers"][0]
     context, mounts = parsed(container["args"]), mounts_of(container)
     assert context["lake"] == "$(MTORL_LAKE)"
     assert context["job"], "what it finds is told by alerts: the job fails only if the check does"
     assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
     assert str(context["registry"]) == "/mnt/mtorl/registry" and not mounts["/mnt/mtorl"].get("readOnly")
-    exporter = pod_spec(production, "Deployment/mtorl-monitor-exporter")["containers"][0]
+    exporter = production.pod_spec("Deployment/mtorl-monitor-exporter")["containers"][0]
     written, read = str(context["state"]), parsed([*exporter["command"][1:], *exporter["args"]])["state"]
     assert written == str(read) and mounts_of(exporter)["/mnt/mtorl"]["readOnly"]
 
 
 def test_the_lake_is_compacted_each_hour_where_routers_write_it(production: Objects) -> None:
-    job = named(production, "CronJob", "mtorl-compact")["spec"]
+    job = production.named("CronJob", "mtorl-compact")["spec"]
     minute, *rest = job["schedule"].split()
     assert rest == ["*"] * 4 and 60 * int(minute) > CLOSED_AFTER.total_seconds(), "an hour is closed by then"
     assert job["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 3600
-    container = pod_spec(production, "CronJob/mtorl-compact")["containers"][0]
+    container = production.pod_spec("CronJob/mtorl-compact")["containers"][0]
     assert container["resources"]["limits"]["memory"] == "1Gi"
     assert str(parsed(container["args"])["lake"]) == "$(MTORL_LAKE)"
     assert not mounts_of(container)["/mnt/mtorl"].get("readOnly"), "where MTORL_LAKE is by default"

@@ -20,11 +20,8 @@ from tests.manifests.conftest import (
     VALIDATOR,
     Objects,
     containers,
-    documents,
-    named,
-    of_kind,
-    pod_specs,
     render,
+    rendered,
     title,
 )
 from tests.repository import ROOT
@@ -64,24 +61,24 @@ def _selectors(node: object) -> list[object]:
 
 def test_what_holds_data_is_not_deleted_with_the_application(objects: Objects) -> None:
     """`kubectl delete -k` would take the namespace with ledger, decision log, models and the platform's Secrets."""
-    assert not of_kind(objects, "Namespace", "PersistentVolumeClaim", "Secret")
-    for o in of_kind(objects, "StatefulSet"):
+    assert not objects.of_kind("Namespace", "PersistentVolumeClaim", "Secret")
+    for o in objects.of_kind("StatefulSet"):
         assert "persistentVolumeClaimRetentionPolicy" not in o["spec"], "the default keeps the claims"
 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 def test_the_foundation_of_an_overlay(overlay: str) -> None:
-    made = documents(render(f"foundation/{overlay}"))
-    (used,) = {o["metadata"]["namespace"] for o in documents(render(f"overlays/{overlay}"))}
-    namespace = named(made, "Namespace", used)
+    made = rendered(f"foundation/{overlay}")
+    (used,) = {o["metadata"]["namespace"] for o in rendered(f"overlays/{overlay}")}
+    namespace = made.named("Namespace", used)
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert named(made, "PersistentVolumeClaim", "mtorl-data")["metadata"]["namespace"] == used
-    assert named(made, "CustomResourceDefinition", "experiments.mtorl-kubeflow.github.io")
+    assert made.named("PersistentVolumeClaim", "mtorl-data")["metadata"]["namespace"] == used
+    assert made.named("CustomResourceDefinition", "experiments.mtorl-kubeflow.github.io")
 
 
 def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:
     """The kubelet would wait for ever for a second claim; the first pod that mounts the volume decides on its group."""
-    for name, pod in pod_specs(objects):
+    for name, pod in objects.pods():
         sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]
         claims = [source["claimName"] for source in sources]
         assert len(claims) == len(set(claims)), name
@@ -91,7 +88,7 @@ def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Obje
 
 
 def test_pods_keep_to_the_restricted_profile_and_run_our_pinned_images(objects: Objects) -> None:
-    pods = pod_specs(objects)
+    pods = objects.pods()
     assert len(pods) >= 6
     for name, pod in pods:
         for container in containers(pod):
@@ -112,8 +109,8 @@ def test_pods_keep_to_the_restricted_profile_and_run_our_pinned_images(objects: 
 def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> None:
     """But Spark's driver, which starts its executors (test_spark.py), and the experiments' operator."""
     talks = {"ScheduledSparkApplication/mtorl-features/driver", "Deployment/mtorl-operator"}
-    accounts = {o["metadata"]["name"]: o for o in of_kind(objects, "ServiceAccount")}
-    for name, pod in pod_specs(objects):
+    accounts = {o["metadata"]["name"]: o for o in objects.of_kind("ServiceAccount")}
+    for name, pod in objects.pods():
         assert pod["automountServiceAccountToken"] is (name in talks), name
         assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
         if not name.startswith(("CronJob/", "ScheduledSparkApplication/")):
@@ -123,7 +120,7 @@ def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> 
 
 
 def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
-    jobs, names = of_kind(objects, "CronJob"), ("bootstrap", "materialize", "compact", "monitor")
+    jobs, names = objects.of_kind("CronJob"), ("bootstrap", "materialize", "compact", "monitor")
     assert {job["metadata"]["name"] for job in jobs} == {f"mtorl-{name}" for name in names}
     for job in jobs:
         assert job["spec"]["concurrencyPolicy"] == "Forbid" and job["spec"]["timeZone"], title(job)

@@ -15,18 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from packaging.requirements import Requirement
 
-from tests.manifests.conftest import (
-    MANIFESTS,
-    Objects,
-    allowed,
-    command_of,
-    documents,
-    named,
-    of_kind,
-    parsed,
-    pod_specs,
-    render,
-)
+from tests.manifests.conftest import MANIFESTS, Objects, allowed, command_of, documents, parsed, rendered
 from tests.repository import ROOT
 
 pytestmark = pytest.mark.long
@@ -40,19 +29,19 @@ EXECUTOR = {**DRIVER, "spark-role": "executor"}
 
 @pytest.fixture
 def objects() -> Objects:
-    return documents(render(FOLDER))
+    return rendered(FOLDER)
 
 
 @pytest.fixture
 def schedule(objects: Objects) -> dict[str, Any]:
-    return named(objects, "ScheduledSparkApplication", "mtorl-features")
+    return objects.named("ScheduledSparkApplication", "mtorl-features")
 
 
 def test_it_calls_the_command_as_the_command_takes_it_and_the_pipeline_would(
     objects: Objects, schedule: dict[str, Any]
 ) -> None:
     context = parsed(schedule["spec"]["template"]["arguments"])
-    pod = dict(pod_specs(objects))["ScheduledSparkApplication/mtorl-features/driver"]
+    pod = dict(objects.pods())["ScheduledSparkApplication/mtorl-features/driver"]
     mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}
     volumes = {v["name"]: v for v in pod["volumes"]}
 
@@ -61,7 +50,7 @@ def test_it_calls_the_command_as_the_command_takes_it_and_the_pipeline_would(
 
     assert context["trusted"], "or one process reads the whole log first"
     assert volume(context["log"]) == volume(context["out"])
-    config = named(objects, "ConfigMap", volume(context["dataset"])["configMap"]["name"])
+    config = objects.named("ConfigMap", volume(context["dataset"])["configMap"]["name"])
     assert Path(context["dataset"]).name in config["data"]
     training = (MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text()
     defaults = documents(training)[0]["root"]["inputDefinitions"]["parameters"]
@@ -79,7 +68,7 @@ def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> Non
 
 
 def test_every_executor_sees_the_volume_that_the_driver_writes_to(objects: Objects) -> None:
-    for name, pod in pod_specs(of_kind(objects, "ScheduledSparkApplication")):
+    for name, pod in objects.of_kind("ScheduledSparkApplication").pods():
         claims = {v["name"]: v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
         mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims and not m.get("readOnly")]
         found = [(m["mountPath"], claims[m["name"]]["claimName"]) for m in mounts]
@@ -118,11 +107,11 @@ def test_runs_are_one_at_a_time_and_end_and_go(schedule: dict[str, Any]) -> None
 def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: dict[str, Any], objects: Objects) -> None:
     small = schedule["spec"]["template"]["executor"]
     assert (small["instances"], small["cores"], small["coreLimit"]) == (1, 2, "2")
-    requests = [one["resources"]["requests"]["cpu"] for _, pod in pod_specs(objects) for one in pod["containers"]]
+    requests = [one["resources"]["requests"]["cpu"] for _, pod in objects.pods() for one in pod["containers"]]
     millis = [int(cpu[:-1]) if cpu.endswith("m") else 1000 * int(cpu) for cpu in requests]
     assert sum(millis) < 1900, "a node of two CPUs, beside what the cluster itself needs"
-    everything = documents(render("tests/everything"))
-    app = named(everything, "ScheduledSparkApplication", "mtorl-features")["spec"]["template"]
+    everything = rendered("tests/everything")
+    app = everything.named("ScheduledSparkApplication", "mtorl-features")["spec"]["template"]
     said = dict(re.findall(r"^\| `([^|]+)` \| ([^|]+) \| ", README, re.M))
     executor, driver = app["executor"], app["driver"]
     assert said["executor.instances"] == str(executor["instances"])
@@ -134,8 +123,8 @@ def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: di
 
 def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule: dict[str, Any]) -> None:
     driver = schedule["spec"]["template"]["driver"]["serviceAccount"]
-    (binding,) = [one for one in of_kind(objects, "RoleBinding") if one["subjects"][0]["name"] == driver]
-    role = named(objects, "Role", binding["roleRef"]["name"])
+    (binding,) = [one for one in objects.of_kind("RoleBinding") if one["subjects"][0]["name"] == driver]
+    role = objects.named("Role", binding["roleRef"]["name"])
     (rule,) = role["rules"]
     assert rule["apiGroups"] == [""] and rule["resources"] == ["pods"] and "*" not in rule["verbs"]
     app, namespace = schedule["spec"]["template"], schedule["metadata"]["namespace"]
@@ -145,9 +134,9 @@ def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule:
 
 
 def test_only_sparks_own_flows_are_open() -> None:
-    objects = documents(render("tests/everything"))
-    policies = of_kind(objects, "NetworkPolicy")
-    conf = named(objects, "ScheduledSparkApplication", "mtorl-features")["spec"]["template"]["sparkConf"]
+    objects = rendered("tests/everything")
+    policies = objects.of_kind("NetworkPolicy")
+    conf = objects.named("ScheduledSparkApplication", "mtorl-features")["spec"]["template"]["sparkConf"]
     driver, blocks = int(conf["spark.driver.port"]), int(conf["spark.blockManager.port"])
     assert conf["spark.driver.blockManager.port"] == conf["spark.blockManager.port"]
     for source, target, port in (

@@ -23,17 +23,12 @@ from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
     allowed,
-    config_map,
     containers,
     documents,
     experiment_of,
     mounts_of,
-    named,
-    of_kind,
     parsed,
-    pod_spec,
-    pod_specs,
-    render,
+    rendered,
     selects,
 )
 from tests.repository import ROOT
@@ -52,12 +47,12 @@ def experiment() -> Experiment:
 
 
 def test_what_is_in_force_can_be_reloaded_and_other_configuration_rolls_the_pods(production: Objects) -> None:
-    pod = pod_spec(production, "StatefulSet/mtorl-router")
+    pod = production.pod_spec("StatefulSet/mtorl-router")
     mount = mounts_of(pod["containers"][0])["/etc/mtorl/experiment"]
     assert "subPath" not in mount, "a file mounted by subPath is never updated"
     (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
     assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}  # the name of the runbooks: no hash
-    for config in of_kind(production, "ConfigMap"):
+    for config in production.of_kind("ConfigMap"):
         name = config["metadata"]["name"]
         no_pod_reads_it = config["metadata"]["labels"].get("grafana_dashboard") == "1"
         assert name == "mtorl-experiment" or no_pod_reads_it or re.search(r"-[a-z0-9]{10}$", name), name
@@ -80,14 +75,14 @@ def test_the_runbooks_kill_switches_work(experiment: Experiment, tmp_path: Path)
 
 
 def test_arms_answer_where_the_experiment_says(production: Objects, experiment: Experiment) -> None:
-    served = named(production, "ServingRuntime", "mtorl-torchserve")
+    served = production.named("ServingRuntime", "mtorl-torchserve")
     assert "serving.kserve.io/server-type" not in served["metadata"].get("annotations", {}), "it brings no envelope"
     assert not any(f["autoSelect"] for f in served["spec"]["supportedModelFormats"])
     runtime = served["spec"]["containers"][0]
     assert runtime["env"][0] == {"name": "MODEL_NAME", "value": "{{.Labels.arm}}"}
     assert runtime["ports"][0]["containerPort"] == 8080, "KServe's Service points at the first port"
     for arm in experiment.arms:
-        service = named(production, "InferenceService", f"mtorl-{arm.name}")
+        service = production.named("InferenceService", f"mtorl-{arm.name}")
         labels = service["metadata"]["labels"]
         assert labels["arm"] == arm.name
         assert labels["networking.kserve.io/visibility"] == "cluster-local", "KServe would open it to the outside"
@@ -100,11 +95,11 @@ def test_arms_answer_where_the_experiment_says(production: Objects, experiment: 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 def test_versions_are_named_once(overlay: str) -> None:
-    objects = documents(render(f"overlays/{overlay}"))
+    objects = rendered(f"overlays/{overlay}")
     models = yaml.safe_load((MANIFESTS / "overlays" / overlay / "models.yaml").read_text())["data"]
     from_annotation = {"fieldRef": {"fieldPath": "metadata.annotations['mtorl-kubeflow/model']"}}
     for arm, version in models.items():
-        pod = pod_spec(objects, f"InferenceService/mtorl-{arm}")
+        pod = objects.pod_spec(f"InferenceService/mtorl-{arm}")
         assert pod["annotations"] == {"mtorl-kubeflow/model": version}
         for container in containers(pod):
             assert {"name": "MODEL_VERSION", "valueFrom": from_annotation} in container["env"]
@@ -113,11 +108,11 @@ def test_versions_are_named_once(overlay: str) -> None:
             assert volume["persistentVolumeClaim"] == {"claimName": "mtorl-data"} and mount["readOnly"]
             assert mount["subPath"] == "registry", "not a version: a mount makes an empty folder of what is not there"
         assert version == f"{arm}/{FIRST}", "what the bootstrap publishes"
-    assert not [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-models"]
+    assert not [o for o in objects.of_kind("ConfigMap") if o["metadata"]["name"] == "mtorl-models"]
 
 
 def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_path: Path) -> None:
-    predictor = named(production, "InferenceService", "mtorl-challenger")["spec"]["predictor"]
+    predictor = production.named("InferenceService", "mtorl-challenger")["spec"]["predictor"]
     (waiting,) = predictor["initContainers"]
     script = waiting["args"][0].replace("/mnt/models", str(tmp_path)).replace("sleep 2", "sleep 0.05")
     (tmp_path / "challenger" / "other").mkdir(parents=True)
@@ -135,14 +130,14 @@ def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_p
 
 
 def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> None:
-    pod = pod_spec(production, "StatefulSet/mtorl-router")
+    pod = production.pod_spec("StatefulSet/mtorl-router")
     (main,) = pod["containers"]
     mounts = mounts_of(main)
     assert mounts[router["experiment"]]["name"] == "experiment", "a folder: a file would not be updated"
     assert mounts[str(Path(router["dataset"]).parent)]["name"] == "dataset"
     assert main["args"] == ["--run-config=/etc/mtorl/config/router.yaml"] and "/etc/mtorl/config" in mounts
     assert mounts[router["feature_repo"]]["name"] == "feature-store"
-    (claim,) = named(production, "StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
+    (claim,) = production.named("StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
     assert mounts[str(Path(router["spool"]).parent)]["name"] == claim["metadata"]["name"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi" and router["spool_max_bytes"] <= 8 * 2**30
     # A router that waits is not killed, and gets no requests; one that hangs is killed.
@@ -162,12 +157,12 @@ def test_router_accepts_its_settings_and_knows_the_channels(
     config = pytest.importorskip("serving.router.ops.settings")
     path = tmp_path / "router.yaml"
     path.write_text(yaml.safe_dump(router))
-    monkeypatch.setenv("MTORL_LAKE", config_map(production, "mtorl-lake-")["data"]["MTORL_LAKE"])
+    monkeypatch.setenv("MTORL_LAKE", production.config_map("mtorl-lake-")["data"]["MTORL_LAKE"])
     settings = config.RouterSettings.load(path)
     assert settings.host == "0.0.0.0", "a pod must be reached from outside"
-    mount = mounts_of(pod_spec(production, "StatefulSet/mtorl-router")["containers"][0])["/mnt/mtorl"]
+    mount = mounts_of(production.pod_spec("StatefulSet/mtorl-router")["containers"][0])["/mnt/mtorl"]
     assert settings.lake == "/mnt/mtorl/lake" and "readOnly" not in mount
-    spec = DatasetSpec.from_dict(yaml.safe_load(config_map(production, "mtorl-dataset-")["data"]["dataset.yaml"]))
+    spec = DatasetSpec.from_dict(yaml.safe_load(production.config_map("mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == SIMULATED and experiment.default_channel in router["cost_cap"]
     assert router["cost_cap"] == pytest.approx(Simulator(SimulatorConfig(users=10)).cost_cap)
 
@@ -177,8 +172,8 @@ WITH_LAKE = ("StatefulSet/mtorl-router", "Deployment/mtorl-operator", *(f"CronJo
 
 
 def test_all_find_the_lake_in_one_place(production: Objects) -> None:
-    lake = {"configMapRef": {"name": config_map(production, "mtorl-lake-")["metadata"]["name"]}}
-    for name, pod in pod_specs(production):
+    lake = {"configMapRef": {"name": production.config_map("mtorl-lake-")["metadata"]["name"]}}
+    for name, pod in production.pods():
         for container in pod["containers"]:
             assert ([lake] if name in WITH_LAKE else None) == container.get("envFrom"), name
             uses = "$(MTORL_LAKE)" in str(container.get("args"))
@@ -192,12 +187,12 @@ def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
     folder = MANIFESTS / "tests" / "object-store"
     _, patch = (folder / "kustomization.yaml").read_text().split("\npatches:\n")
     assert patch in (MANIFESTS / "components" / "object-store" / "README.md").read_text()
-    objects = documents(render("tests/object-store"))
-    assert config_map(objects, "mtorl-lake-")["data"]["MTORL_LAKE"].startswith("s3://")
-    policies = of_kind(objects, "NetworkPolicy")
+    objects = rendered("tests/object-store")
+    assert objects.config_map("mtorl-lake-")["data"]["MTORL_LAKE"].startswith("s3://")
+    policies = objects.of_kind("NetworkPolicy")
     pods = {name: _labels(objects, *name.split("/")) for name in WITH_LAKE}
     for name in WITH_LAKE:
-        pod = pod_spec(objects, name)
+        pod = objects.pod_spec(name)
         assert pod["containers"][0]["envFrom"][1] == {"secretRef": {"name": "mtorl-lake", "optional": True}}, name
     for name, labels in (pods | {"a step of a pipeline": {"workflows.argoproj.io/workflow": "any"}}).items():
         ways_out = {
@@ -224,30 +219,30 @@ def test_the_page_on_buckets_names_each_parameter_that_is_the_lake() -> None:
 
 def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
     """It would under OrderedReady, and the policy of a StatefulSet can't be changed."""
-    found = of_kind(documents(render("tests/everything")), "StatefulSet")
+    found = rendered("tests/everything").of_kind("StatefulSet")
     policies = {one["metadata"]["name"]: one["spec"].get("podManagementPolicy") for one in found}
     assert policies == dict.fromkeys(("mtorl-router", "mtorl-redis", "mtorl-ledger"), "Parallel")
 
 
 @pytest.mark.parametrize("overlay", ["overlays/dev", "overlays/production"])
 def test_routers_are_two_at_least_and_spread(overlay: str) -> None:
-    objects = documents(render(overlay))
-    assert "replicas" not in named(objects, "StatefulSet", "mtorl-router")["spec"], "every apply would set it again"
-    assert named(objects, "HorizontalPodAutoscaler", "mtorl-router")["spec"]["minReplicas"] == 2
-    assert named(objects, "PodDisruptionBudget", "mtorl-router")["spec"]["minAvailable"] == 1
-    assert len(pod_spec(objects, "StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
+    objects = rendered(overlay)
+    assert "replicas" not in objects.named("StatefulSet", "mtorl-router")["spec"], "every apply would set it again"
+    assert objects.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]["minReplicas"] == 2
+    assert objects.named("PodDisruptionBudget", "mtorl-router")["spec"]["minAvailable"] == 1
+    assert len(objects.pod_spec("StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
 
 
 def test_two_operators_are_on_two_nodes_and_routers_find_both(production: Objects, router: dict[str, Any]) -> None:
     """A kill switch does not wait for a new pod in place of one that has died."""
-    operator = named(production, "Deployment", "mtorl-operator")["spec"]
+    operator = production.named("Deployment", "mtorl-operator")["spec"]
     assert operator["replicas"] == 2
     spread, _ = operator["template"]["spec"]["topologySpreadConstraints"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "DoNotSchedule")
     assert operator["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    assert named(production, "PodDisruptionBudget", "mtorl-operator")["spec"]["minAvailable"] == 1
+    assert production.named("PodDisruptionBudget", "mtorl-operator")["spec"]["minAvailable"] == 1
     url = urlsplit(router["operator"])
-    service = named(production, "Service", str(url.hostname))["spec"]
+    service = production.named("Service", str(url.hostname))["spec"]
     assert service["clusterIP"] == "None", "its name has to stand for each of them"
     assert [port["port"] for port in service["ports"]] == [url.port]
     (container,) = operator["template"]["spec"]["containers"]
@@ -259,27 +254,27 @@ def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, rout
     """A file for each would admit the whole budget once for each."""
     from serving.ledger import locate
 
-    service = named(production, "Service", locate(router["ledger"]).host)
-    ledger = named(production, "StatefulSet", "mtorl-ledger")
+    service = production.named("Service", locate(router["ledger"]).host)
+    ledger = production.named("StatefulSet", "mtorl-ledger")
     labels = ledger["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
     password = ledger["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]
-    given = {e["name"]: e for e in pod_spec(production, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    given = {e["name"]: e for e in production.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]}
     assert given["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
-    conf = config_map(production, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
+    conf = production.config_map("mtorl-ledger-")["data"]["redis.conf"].splitlines()
     # The first router makes the accounts. The others wait for them: a new one does not know that a ledger was lost.
-    wait = pod_spec(production, "StatefulSet/mtorl-router")["initContainers"][0]
+    wait = production.pod_spec("StatefulSet/mtorl-router")["initContainers"][0]
     assert wait["env"] == [{"name": "MTORL_LEDGER_PASSWORD", "valueFrom": password}]
     assert 'exec mtorl ledger wait "/etc/mtorl/config/router.yaml"' in wait["args"][0]
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(conf)
-    policies = of_kind(production, "NetworkPolicy")
+    policies = production.of_kind("NetworkPolicy")
     assert allowed(policies, _labels(production, "StatefulSet", "mtorl-router"), labels, 6379)
     assert not allowed(policies, _labels(production, "CronJob", "mtorl-materialize"), labels, 6379)
 
 
 def test_routers_ship_to_the_feed_which_writes_where_they_read(production: Objects, router: dict[str, Any]) -> None:
-    reader, pod = pod_spec(production, "StatefulSet/mtorl-router"), pod_spec(production, "Deployment/mtorl-feed")
-    service = named(production, "Service", str(urlsplit(router["sink"]).hostname))
+    reader, pod = production.pod_spec("StatefulSet/mtorl-router"), production.pod_spec("Deployment/mtorl-feed")
+    service = production.named("Service", str(urlsplit(router["sink"]).hostname))
     labels = _labels(production, "Deployment", "mtorl-feed")
     assert service["spec"]["selector"].items() <= labels.items() and service["spec"]["ports"][0]["port"] == 80
     (container,) = pod["containers"]
@@ -291,7 +286,7 @@ def test_routers_ship_to_the_feed_which_writes_where_they_read(production: Objec
             {v["name"]: v for v in one["volumes"]}[m[path]["name"]] for one, m in ((reader, read), (pod, written))
         ]
         assert volumes[0] == volumes[1], path
-    policies = of_kind(production, "NetworkPolicy")
+    policies = production.of_kind("NetworkPolicy")
     routers, redis = (_labels(production, "StatefulSet", name) for name in ("mtorl-router", "mtorl-redis"))
     assert allowed(policies, routers, labels, given["port"]) and allowed(policies, labels, redis, 6379)
     for other in (redis, PREDICTOR, _labels(production, "CronJob", "mtorl-materialize")):
@@ -301,16 +296,16 @@ def test_routers_ship_to_the_feed_which_writes_where_they_read(production: Objec
 def test_routers_send_traces_where_the_policies_let_them(production: Objects) -> None:
     from serving.router.ops.settings import Tracing
 
-    objects = documents(render("tests/everything"))
-    environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    objects = rendered("tests/everything")
+    environment = {e["name"]: e for e in objects.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]}
     url = urlsplit(Tracing(endpoint=environment["MTORL_TRACING"]["value"]).endpoint)
     names = list(environment)
     assert names.index("MTORL_NAMESPACE") < names.index("OTEL_RESOURCE_ATTRIBUTES"), "what $() names comes first"
-    rules = named(objects, "NetworkPolicy", "mtorl-router-out")["spec"]["egress"]
+    rules = objects.named("NetworkPolicy", "mtorl-router-out")["spec"]["egress"]
     monitoring = {"namespaceSelector": {"matchLabels": {"mtorl-kubeflow/monitoring": "true"}}}
     assert url.port in [port["port"] for rule in rules if monitoring in rule["to"] for port in rule["ports"]]
     assert str(url.hostname).split(".")[1] == "monitoring", "the namespace that manifests/README.md has labelled"
-    before = pod_spec(production, "StatefulSet/mtorl-router")["containers"][0]["env"]
+    before = production.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]
     assert "MTORL_TRACING" not in [e["name"] for e in before]
 
 
@@ -318,39 +313,39 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
     from mtorl.window.window import AD_DECISION
 
     assert router["feature_service"] == AD_DECISION
-    config = yaml.safe_load(config_map(production, "mtorl-feature-store-")["data"]["feature_store.yaml"])
+    config = yaml.safe_load(production.config_map("mtorl-feature-store-")["data"]["feature_store.yaml"])
     laptop = yaml.safe_load((ROOT / "features" / "feature_repo" / "feature_store.yaml").read_text())
     for key in ("project", "provider", "entity_key_serialization_version", "materialization"):
         assert config[key] == laptop[key], f"{key}: the registry of the pipeline and the jobs would disagree"
-    writer = yaml.safe_load(config_map(production, "mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
+    writer = yaml.safe_load(production.config_map("mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
     assert writer.pop("offline_store")["type"] == laptop["offline_store"]["type"]
     stores = [made["online_store"].pop("connection_string").split(",") for made in (config, writer)]
     assert writer == config, "the writer's store and the reader's"
     (place, password), (elsewhere, other) = (store[:2] for store in stores)
     assert (place, password) == (elsewhere, other), "the writer's store and the reader's"
     host, port = place.split(":")
-    assert int(port) == named(production, "Service", host)["spec"]["ports"][0]["port"]
+    assert int(port) == production.named("Service", host)["spec"]["ports"][0]["port"]
     assert password == "password=${REDIS_PASSWORD}"
     for limits in (dict(option.split("=") for option in store[2:]) for store in stores):
         assert set(limits) == {"socket_timeout", "socket_connect_timeout"}, "a node that is gone would be waited for"
         assert all(0 < float(seconds) <= 60 for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
-        assert "REDIS_PASSWORD" in [e["name"] for e in pod_spec(production, name)["containers"][0]["env"]], name
+        assert "REDIS_PASSWORD" in [e["name"] for e in production.pod_spec(name)["containers"][0]["env"]], name
     pipeline = documents((MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text())[0]
     repository = pipeline["root"]["inputDefinitions"]["parameters"]["feature_repo"]["defaultValue"]
     assert config["registry"]["path"] == f"{repository}/registry.db"
 
 
 def _labels(objects: Objects, kind: str, name: str) -> dict[str, str]:
-    spec = named(objects, kind, name)["spec"]
+    spec = objects.named(kind, name)["spec"]
     template = spec["jobTemplate"]["spec"]["template"] if kind == "CronJob" else spec["template"]
     labels: dict[str, str] = template["metadata"]["labels"]
     return labels
 
 
 def test_only_the_listed_flows_are_open(production: Objects) -> None:
-    policies = of_kind(production, "NetworkPolicy")
-    deny = named(policies, "NetworkPolicy", "mtorl-default-deny")["spec"]
+    policies = production.of_kind("NetworkPolicy")
+    deny = policies.named("NetworkPolicy", "mtorl-default-deny")["spec"]
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     router = _labels(production, "StatefulSet", "mtorl-router")
     redis = _labels(production, "StatefulSet", "mtorl-redis")
@@ -376,29 +371,29 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
 
 def test_prometheus_reaches_the_monitor_exporter(production: Objects) -> None:
     exporter = {"app.kubernetes.io/name": "mtorl-monitor-exporter"}
-    monitor = named(production, "PodMonitor", "mtorl-monitor-exporter")["spec"]
+    monitor = production.named("PodMonitor", "mtorl-monitor-exporter")["spec"]
     assert monitor["selector"]["matchLabels"] == exporter
     assert exporter.items() <= _labels(production, "Deployment", "mtorl-monitor-exporter").items()
-    policy = named(production, "NetworkPolicy", "mtorl-to-monitor-exporter")["spec"]
+    policy = production.named("NetworkPolicy", "mtorl-to-monitor-exporter")["spec"]
     assert policy["podSelector"]["matchLabels"] == exporter
     ports = [{"port": monitor["podMetricsEndpoints"][0]["port"], "protocol": "TCP"}]
     assert policy["ingress"][0]["ports"] == ports
 
 
 def test_the_operator_may_write_what_routers_read_and_nothing_else(production: Objects) -> None:
-    role = named(production, "Role", "mtorl-operator")
+    role = production.named("Role", "mtorl-operator")
     for rule in role["rules"]:
         named_or_made = "resourceNames" in rule or rule["verbs"] == ["create"]
         assert named_or_made or rule["apiGroups"] == ["mtorl-kubeflow.github.io"], rule
     (leases,) = (rule for rule in role["rules"] if rule["resources"] == ["leases"])
     assert leases["verbs"] == ["get", "update"]
-    assert leases["resourceNames"] == [o["metadata"]["name"] for o in of_kind(production, "Lease")]
-    written = named(production, "ConfigMap", "mtorl-experiment")
+    assert leases["resourceNames"] == [o["metadata"]["name"] for o in production.of_kind("Lease")]
+    written = production.named("ConfigMap", "mtorl-experiment")
     assert "data" not in written, "an apply changes nothing in force, and a delete takes it"
 
 
 def test_without_the_prometheus_operator_only_its_resources_are_left_out() -> None:
-    whole, part = (documents(render(f"{name}")) for name in ("overlays/dev", "tests/without-prometheus-operator"))
+    whole, part = (rendered(f"{name}") for name in ("overlays/dev", "tests/without-prometheus-operator"))
     left_out = [o for o in whole if o not in part]
     assert left_out and {o["apiVersion"].split("/")[0] for o in left_out} == {"monitoring.coreos.com"}
     assert not [o for o in part if o not in whole or o["apiVersion"].startswith("monitoring.coreos.com")]

@@ -17,7 +17,7 @@ from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from pipelines import monitoring
 from pipelines.cluster.compile import compile_all
 from pipelines.profile import CLUSTER, LAPTOP, MODEL_REGISTRY_VARIABLES, ProfileError, number_in, on_cluster
-from tests.manifests.conftest import CRDS, VALIDATOR, documents, of_kind, render
+from tests.manifests.conftest import CRDS, VALIDATOR, render, rendered
 from tests.repository import ROOT
 
 TRAIN, MONITOR = "mtorl-train", "mtorl-monitor"
@@ -133,8 +133,8 @@ def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.M
 
 
 def test_the_role_of_steps_is_for_nothing_else_and_of_either_account_of_runs() -> None:
-    objects = documents(render("pipelines/platform"))
-    (role,), (binding,) = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
+    objects = rendered("pipelines/platform")
+    (role,), (binding,) = objects.of_kind("Role"), objects.of_kind("RoleBinding")
     allowed = {
         (group, one, *rule.get("resourceNames", ()), verb)
         for rule in role["rules"]
