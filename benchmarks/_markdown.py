@@ -15,6 +15,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
 
 
+def table_of(columns: Mapping[str, Show], rows: Sequence[Figures]) -> str:
+    """A Markdown table of a row for each result, and a column for each figure."""
+    return table(list(columns), [[show(row) for show in columns.values()] for row in rows])
+
+
 def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[str]]:
     """The cells of a table that has a row for each figure, and a column for each result."""
     return [[name, *(show(result) for result in results)] for name, show in rows.items()]

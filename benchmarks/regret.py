@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from _environment import environment, finish, parser
 
-from benchmarks._markdown import Figures, measured_on, table
+from benchmarks._markdown import Figures, Show, measured_on, table_of
 from mtorl.artifact.artifact import load as load_artifact
 from mtorl.log.dataset import SIMULATOR
 from mtorl.log.splits import split_of
@@ -154,20 +154,17 @@ def regret_tables(figures: Figures) -> str:
         "informed": "informed: all that can be known, one step ahead",
         "oracle": "oracle: sees what nobody can see",
     }
+    columns: dict[str, Show] = {
+        "": lambda one: words[one["name"]],
+        "clicks a decision": lambda one: f"{one['value']:.4f} +- {1.96 * one['value_se']:.4f}",
+        "of the informed (least)": lambda one: f"{one['of_informed']:.3f} ({one['of_informed_least']:.3f})",
+        "of the budget spent (least)": lambda one: f"{one['spent_share']:.1%} ({one['spent_share_least']:.1%})",
+        "clicks per EUR": lambda one: f"{one['gain_per_cost']:.3f}",
+    }
     text = f"Means over {figures['seeds']} markets, each with a training of its own; all but one policy paced alike.\n"
     for rounds, policies in figures["rounds"].items():
-        rows = [
-            [
-                words[name],
-                f"{one['value']:.4f} +- {1.96 * one['value_se']:.4f}",
-                f"{one['of_informed']:.3f} ({one['of_informed_least']:.3f})",
-                f"{one['spent_share']:.1%} ({one['spent_share_least']:.1%})",
-                f"{one['gain_per_cost']:.3f}",
-            ]
-            for name, one in policies.items()
-        ]
-        heads = ["", "clicks a decision", "of the informed (least)", "of the budget spent (least)", "clicks per EUR"]
-        text += f"\n**{rounds} opportunities a user**\n\n{table(heads, rows)}"
+        rows = [{"name": name, **one} for name, one in policies.items()]
+        text += f"\n**{rounds} opportunities a user**\n\n{table_of(columns, rows)}"
     return text + measured_on(figures, "regret.py")
 
 

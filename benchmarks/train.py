@@ -20,7 +20,7 @@ from typing import Any
 from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, Show, compared, measured_on
-from benchmarks._markdown import table as table_of
+from benchmarks._markdown import table as markdown
 
 WINDOWS, STEPS, BATCH = 3200, 20, 512  # of the authors' training set
 USERS, USERS_GPU = 6_000, 20_000  # simulated
@@ -124,7 +124,7 @@ def on_device(table: Any, device: str, quick: bool) -> str:
                 ]
             )
     name = torch.cuda.get_device_name() if device_of(device).type == "cuda" else "no GPU"
-    return f"{name}\n\n" + table_of(["width", "windows/s", "compiling", "validation loss"], rows)
+    return f"{name}\n\n" + markdown(["width", "windows/s", "compiling", "validation loss"], rows)
 
 
 def main() -> None:
@@ -171,7 +171,7 @@ def train_table(results: Sequence[Figures]) -> str:
         "its parameters (aim: 300,000)": lambda result: f"{result['default']['parameters']:,}",
     }
     heads = ["", *(result["dataset"] for result in results)]
-    return table_of(heads, compared(rows, results)) + measured_on(results[0], "train.py")
+    return markdown(heads, compared(rows, results)) + measured_on(results[0], "train.py")
 
 
 if __name__ == "__main__":

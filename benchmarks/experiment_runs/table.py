@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks._markdown import Figures, measured_on, table
+from benchmarks._markdown import Figures, Show, measured_on, table, table_of
 from benchmarks.experiment_runs import arrivals
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
@@ -76,19 +76,13 @@ def _uneven(figures: Figures) -> str:
 
 
 def _better(figures: Figures) -> str:
-    rows = []
-    for row in figures["better"]:
-        users = "" if row["users_share"] is None else f"{row['users_share']:.0%}"
-        rows.append(
-            [
-                row["market"],
-                f"{row['lift']:+.0%}",
-                f"{row['share']:.0%}",
-                f"{1 - row['missed']:.1%} (at least {1 - row['missed_at_most']:.1%})",
-                f"{row['decided']:.1%}",
-                users,
-                f"{row['fixed']:.1%}",
-            ]
-        )
-    heads = ["metric", "lift", "share", "covered at all looks", "decided", "after", "one look"]
-    return table(heads, rows)
+    columns: dict[str, Show] = {
+        "metric": lambda row: row["market"],
+        "lift": lambda row: f"{row['lift']:+.0%}",
+        "share": lambda row: f"{row['share']:.0%}",
+        "covered at all looks": lambda row: f"{1 - row['missed']:.1%} (at least {1 - row['missed_at_most']:.1%})",
+        "decided": lambda row: f"{row['decided']:.1%}",
+        "after": lambda row: "" if row["users_share"] is None else f"{row['users_share']:.0%}",
+        "one look": lambda row: f"{row['fixed']:.1%}",
+    }
+    return table_of(columns, figures["better"])

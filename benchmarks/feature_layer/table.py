@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks._markdown import Figures, Show, measured_on, table, targets
+from benchmarks._markdown import Figures, Show, measured_on, table, table_of, targets
 
 _ONLINE = {
     "the router's read, 1 user": "read",
@@ -60,8 +60,8 @@ def _builder(entries: Sequence[Figures]) -> str:
         "builder's time a row, relative to 1e6 rows": lambda e: f"{_per_row(e) / base:.2f}",
     }
     return (
-        f"**Sequence builder**, time\n\n{_lines(times, entries)}\n"
-        f"**Sequence builder**, memory and growth\n\n{_lines(memory, entries)}"
+        f"**Sequence builder**, time\n\n{table_of(times, entries)}\n"
+        f"**Sequence builder**, memory and growth\n\n{table_of(memory, entries)}"
     )
 
 
@@ -78,10 +78,6 @@ def _ratio(entry: Figures) -> float:
     return float(entry["builder"]["seconds"] / entry["scan_sort"]["seconds"])
 
 
-def _lines(columns: Mapping[str, Show], entries: Sequence[Figures]) -> str:
-    return table(list(columns), [[show(entry) for show in columns.values()] for entry in entries])
-
-
 def _retrieval(result: Figures) -> str:
     columns: dict[str, Show] = {
         "what": lambda run: f"all views of `ad_decision_v1`, ASOF store, to {run['output']}",
@@ -92,7 +88,7 @@ def _retrieval(result: Figures) -> str:
     }
     runs = [{"output": output, **run} for output, run in result["asof"].items()]
     preparation = f"; creating the repository of the log: {_seconds(result['prepare'])}"
-    return f"**Point-in-time retrieval**{preparation}\n\n{_lines(columns, runs)}"
+    return f"**Point-in-time retrieval**{preparation}\n\n{table_of(columns, runs)}"
 
 
 def _online(result: Figures) -> str:

@@ -32,6 +32,11 @@ Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 """Changes the rows of a day, before clicks are drawn and costs are paid."""
 
 
+_SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
+_SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
+_SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
+
+
 def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """No shift."""
     return rows
@@ -72,42 +77,30 @@ class Days:
     def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> dict[Kind, pd.DataFrame]:
         """The same as records of decisions and outcomes."""
         decided = START + timedelta(days=number)
-        times = pd.Series(pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
-        ids = _ids(rows["user_id"], times, self.seed)
+        rows = rows.reset_index(drop=True)
+        times = (pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
         context = ["{}"] * len(rows)
         if with_context:
             values = rows[list(self.columns)].to_numpy(dtype=object)
             context = [json.dumps(_plain(dict(zip(self.columns, each, strict=True)))) for each in values]
-        decisions = pd.DataFrame(
-            {
-                "decision_id": ids,
-                "user_id": rows["user_id"].to_numpy(),
-                "experiment": "spring",
-                "arm": rows.get("arm", "incumbent"),
-                "assignment_probability": 1.0,
-                "stage": "off",
-                "drawn_channel": rows["channel"].to_numpy(),
-                "channel": rows["channel"].to_numpy(),
-                "expose": rows["expose"].to_numpy(),
-                "propensity": 0.25,
-                "expected_reward": rows["expected"].to_numpy(),
-                "budget_exhausted": rows["exhausted"].to_numpy(),
-                "fallback_reason": pd.array([None] * len(rows), dtype="string"),
-                "withdrawn": False,
-                "override": False,
-                "model_digest": "sha256:test",
-                "features_found": True,
-                "feature_hash": "0" * 16,
-                "static": "{}",
-                "history_length": rows["history"].to_numpy(),
-                "last_channel": np.where(rows["history"] > 0, rows["channel"], None),
-                "last_time": (times - pd.Timedelta(hours=1)).where(rows["history"].to_numpy() > 0).to_numpy(),
-                "request_time": times.to_numpy(),
-                "context": context,
-                "latency_seconds": 0.01,
-                "event_time": times.to_numpy(),
-            }
-        )
+        seen = rows["history"] > 0
+        made = {
+            "decision_id": _ids(rows["user_id"], times, self.seed),
+            "user_id": rows["user_id"],
+            "arm": rows.get("arm", "incumbent"),
+            "drawn_channel": rows["channel"],
+            "channel": rows["channel"],
+            "expose": rows["expose"],
+            "expected_reward": rows["expected"],
+            "budget_exhausted": rows["exhausted"],
+            "history_length": rows["history"],
+            "last_channel": rows["channel"].where(seen, None),
+            "last_time": (times - pd.Timedelta(hours=1)).where(seen),
+            "request_time": times,
+            "event_time": times,
+            "context": context,
+        }
+        decisions = pd.DataFrame(made).assign(**_SAME)
         shown = rows["expose"].to_numpy()
         clicked = shown & rows["clicked"].to_numpy()
         kinds = (("cost", shown, rows["cost"].to_numpy()), ("click", clicked, np.ones(len(rows))))

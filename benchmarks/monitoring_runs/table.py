@@ -54,22 +54,15 @@ def _power(figures: Figures) -> str:
             found = [market[name] for market in markets]
             head = [scenario.title, f"{int(users):,}", str(len(found))]
             if scenario.by_hours:
-                hours = [one["hours"] for one in found]
-                within = sum(hour is not None for hour in hours)
-                middle = median(25 if hour is None else hour for hour in hours)
-                cells = [f"{middle:g} hours", f"{within / len(hours):.0%} within a day", "", ""]
-                rows.append([*head, *cells])
+                hours = [25 if one["hours"] is None else one["hours"] for one in found]
+                within = sum(hour <= 24 for hour in hours) / len(hours)
+                rows.append([*head, f"{median(hours):g} hours", f"{within:.0%} within a day", "", ""])
                 continue
-            right = [one["right"] for one in found]
+            right, of_any = ([one[which] for one in found] for which in ("right", "any"))
             if name == "cost" and _median(right, looked) > MOST_MEDIAN:
                 missed.append(f"{int(users):,} users")
-            rows.append(
-                [
-                    *head,
-                    *(_days(right, looked, within) for within in (None, 2, looked)),
-                    _days([one["any"] for one in found], looked, None),
-                ]
-            )
+            days = [_days(right, looked, within) for within in (None, 2, looked)]
+            rows.append([*head, *days, _days(of_any, looked, None)])
     heads = ["", "users a day", "markets", "median days until the right alarm", "within 2", f"within {looked}"]
     heads += ["until any alarm"]
     bar = f"**missed** with {', '.join(missed)}" if missed else "kept"
@@ -92,12 +85,12 @@ def _days(days: Sequence[int | None], looked: int, within: int | None) -> str:
 
 def _cost(cost: Mapping[str, Any]) -> str:
     words = {"no_page": "a day on which no column has moved", "page": "a day with Evidently's page of the columns"}
+
+    def judged(value: float, most: float, form: str) -> str:
+        return f"{value:{form}}{'' if value <= most else ' (**missed**)'}"
+
     rows = [
-        [
-            words[name],
-            f"{run['cpu_seconds']:.1f}{'' if run['cpu_seconds'] <= MOST_CPU else ' (**missed**)'}",
-            f"{run['peak_mib']:,.0f}{'' if run['peak_mib'] <= MOST_MIB else ' (**missed**)'}",
-        ]
+        [words[name], judged(run["cpu_seconds"], MOST_CPU, ".1f"), judged(run["peak_mib"], MOST_MIB, ",.0f")]
         for name, run in cost["runs"].items()
     ]
     heads = ["", f"CPU s (aim: {MOST_CPU})", f"peak memory, MiB (aim: {MOST_MIB:,})"]

@@ -52,11 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(answer: Callable[[dict[str, Any]], dict[str, Any]] = answer) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        answer: From an item to a decision; by default the rule's.
-    """
+    """Serve decisions on items, by default the rule's, until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Serve the rule of incumbent.py.")
     parser.add_argument("--port", type=int, default=8070)
     args = parser.parse_args()

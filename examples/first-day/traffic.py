@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,8 +26,6 @@ from make_log import CLICK_PAYS, SLOTS, market
 from mtorl.simulator.simulator import Online
 
 CHANNELS = {slot: channel for channel, slot in SLOTS.items()}
-
-
 TRIES = 5
 
 
@@ -108,9 +107,8 @@ def main() -> None:
     online = simulator.online(simulator.user_ids, max(args.days) + 1, args.seed)
     for day in args.days:
         with ThreadPoolExecutor(8) as threads:
-            decisions = list(
-                threads.map(lambda user, day=day: one_opportunity(router, online, user, day), online.users)
-            )
+            one = partial(one_opportunity, router, online, day=day)
+            decisions = list(threads.map(one, online.users))
         arms = Counter(
             f"{one['arm']}{' (' + one['fallback_reason'] + ')' if one['fallback_reason'] else ''}" for one in decisions
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scripts.dashboards.limits import COLORS, alerts_of
-from scripts.dashboards.panels import SOURCE, Column, Panel, link, promql, rows, stat
+from scripts.dashboards.panels import SOURCE, Column, Panel, link, override, promql, rows, stat, worded
 
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
@@ -106,10 +106,13 @@ def _with_alerts(board: Board, panels: Sequence[Panel]) -> list[Panel]:
         "Pending: its condition holds, but not for long enough yet. A click on the name leads to the runbook.",
         by,
         [Column("", f'max by ({", ".join(by)}) (ALERTS{{NS, alertname=~"{names}"}})')],
-        links={"alertname": ("Runbook", f"{REPOSITORY}/docs/runbooks/${{__value.raw}}.md")},
-        words={"severity": {severity: (severity, color) for severity, color in COLORS.items()}},
         empty="no alert",
     )
+    runbook = {"title": "Runbook", "url": f"{REPOSITORY}/docs/runbooks/${{__value.raw}}.md", "targetBlank": True}
+    table["fieldConfig"]["overrides"] = [
+        override("alertname", {"id": "links", "value": [runbook]}),
+        override("severity", *worded({severity: (severity, color) for severity, color in COLORS.items()})),
+    ]
     return [*numbers, count, table, *panels[len(numbers) :]]
 
 

@@ -139,8 +139,6 @@ def rows(
     by: Sequence[str],
     columns: Sequence[Column],
     *,
-    links: Mapping[str, tuple[str, str]] | None = None,
-    words: Mapping[str, Texts] | None = None,
     empty: str = "none",
     width: int = 12,
 ) -> Panel:
@@ -149,8 +147,6 @@ def rows(
     Args:
         by: The labels, which are the first columns.
         columns: Their queries give those labels, and no others.
-        links: Label -> text and address of a link on it.
-        words: Label -> the texts of its values.
     """
     names = [f"Value #{ascii_uppercase[n]}" for n in range(len(columns))] if len(columns) > 1 else ["Value"]
     targets = [_target(one.expr, ascii_uppercase[n], instant=True, format="table") for n, one in enumerate(columns)]
@@ -160,16 +156,21 @@ def rows(
         "indexByName": {name: n for n, name in enumerate([*by, *shown])},
         "renameByName": shown,
     }
-    cells = {column.title: _cell(column) for column in columns if column.title}
-    for label, (text, url) in (links or {}).items():
-        cells[label] = [{"id": "links", "value": [{"title": text, "url": url, "targetBlank": True}]}]
-    for label, texts in (words or {}).items():
-        cells[label] = [{"id": "mappings", "value": [_words(texts)]}, _COLORED]
     made = _panel("table", title, description, targets, {"unit": "short", **_colors(empty)}, width=width)
-    overrides = [{"matcher": {"id": "byName", "options": label}, "properties": cell} for label, cell in cells.items()]
+    overrides = [override(column.title, *_cell(column)) for column in columns if column.title]
     fields = {**made.pop("fieldConfig"), "overrides": overrides}
     merged = [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]
     return {**made, "transformations": merged, "fieldConfig": fields}
+
+
+def override(column: str, *properties: dict[str, Any]) -> dict[str, Any]:
+    """Other properties of a column, by its name."""
+    return {"matcher": {"id": "byName", "options": column}, "properties": list(properties)}
+
+
+def worded(texts: Texts) -> list[dict[str, Any]]:
+    """Properties of a column whose values are shown as words."""
+    return [{"id": "mappings", "value": [_words(texts)]}, _COLORED]
 
 
 def _cell(column: Column) -> list[dict[str, Any]]:
@@ -179,7 +180,7 @@ def _cell(column: Column) -> list[dict[str, Any]]:
     if column.limit:
         cell += [{"id": "thresholds", "value": _colors("", column.limit)["thresholds"]}, _COLORED]
     if column.texts is not None:
-        return [*cell, {"id": "mappings", "value": [_words(column.texts)]}, _COLORED]
+        return [*cell, *worded(column.texts)]
     return [*cell, {"id": "mappings", "value": [_no_number("")]}]
 
 

@@ -6,7 +6,6 @@ They run on the cluster that $KUBECONFIG names, and only there: no other configu
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pipelines.cluster.kfp_server import connect
 from pipelines.profile import on_cluster
 from tests.cluster.kfp_runs import NEEDED
 from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
-from tests.manifests.conftest import MANIFESTS, Objects
+from tests.manifests.conftest import MANIFESTS
 
 HERE = Path(__file__).parent
 SECRETS = {"mtorl-redis": {"password": "x" * 32}, "mtorl-router": {"tokens": "t" * 32}}
@@ -141,13 +140,6 @@ class Installation:
     def uids(self, kind: str) -> dict[str, str]:
         """Name and identity of all objects of a kind: one that was made anew has another."""
         return {o["metadata"]["name"]: o["metadata"]["uid"] for o in listed(self.namespace, kind)}
-
-
-def skip_without_apis(objects: Objects) -> None:
-    """Skip if the cluster lacks an operator's API that the objects are of."""
-    apis = {o["apiVersion"] for o in objects if re.search(r"\.\w+/", o["apiVersion"])}
-    if missing := sorted(api for api in apis if ".k8s.io/" not in api and not serves(api)):
-        pytest.skip(f"the cluster of KUBECONFIG does not serve {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session")
