@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks._markdown import Figures, measured_on, table, targets
+from benchmarks._markdown import Figures, Show, measured_on, table, table_of, targets
 
 Aim = tuple[str, float, float, str]
 """What is aimed at, the target, what was measured, and its format."""
+CONNECTIONS = {"1": "1 connection", "8": "8 connections", "32": "32 connections"}
+_NO_ANSWER = {"p50": float("nan"), "p99": float("nan")}
 PATHS = {"SQLite": "router_sqlite", "Redis": "router_redis", "predictor": "router_predictor"}
 _OF_LIMIT = {"SQLite": (4.5, 3.5, 9), "predictor": (3.3, 3, 7)}  # CPU at 1 and 8 connections, p99 at 1
 
@@ -20,7 +22,6 @@ def serving_tables(figures: Figures) -> str:
         aims += [(f"{name}: {what}", *rest) for what, *rest in _limit_aims(of_limit, paths[name], figures)]
     text = "A run with `--quick`: three seconds for each figure.\n\n" if figures["quick"] else ""
     text += targets(aims)
-    forward = figures["forward_cpu_ms"]
     text += "\n**Closed loops**: decisions in full/s, p50 and p99 of answers in ms, CPU ms of the servers "
     text += "for each decision in full\n\n"
     servers = {
@@ -30,49 +31,39 @@ def serving_tables(figures: Figures) -> str:
         "the whole path, ledger on Redis": figures["router_redis"]["loads"],
         "the whole path, SQLite, models on the predictor's socket": figures["router_predictor"]["loads"],
     }
-    text += table(
-        ["", *(f"{n} connection{'s' * (n != '1')}" for n in ("1", "8", "32"))],
-        [[name, *(_loop(loads[n]) for n in ("1", "8", "32"))] for name, loads in servers.items()],
-    )
+    rows = [[name, *(_loop(loads[n]) for n in CONNECTIONS)] for name, loads in servers.items()]
+    text += table(["", *CONNECTIONS.values()], rows)
     text += "\n**The limit**, CPU ms a window on one thread, without any server\n\n"
-    parts = {"encoding": "reading and encoding it", "graph": "the network, as served"}
-    text += table(
-        ["", *(f"batches of {size}" for size in forward["graph"])],
-        [[what, *(f"{ms:.3f}" for ms in forward[name].values())] for name, what in parts.items()],
+    forward, parts = (
+        figures["forward_cpu_ms"],
+        {"encoding": "reading and encoding it", "graph": "the network, as served"},
     )
+    rows = [[what, *(f"{ms:.3f}" for ms in forward[name].values())] for name, what in parts.items()]
+    text += table(["", *(f"batches of {size}" for size in forward["graph"])], rows)
     text += "\n**Where the time goes**, mean ms of a stage (a batch shares its stages)\n\n"
     stages = ("features", "model", "ledger", "log")
-    text += table(
-        ["", *stages],
-        [
-            [
-                f"{name}, {n} connection{'s' * (n != '1')}",
-                *(f"{path['stages_ms'][n].get(stage, 0):.2f}" for stage in stages),
-            ]
-            for name, path in paths.items()
-            for n in ("1", "8", "32")
-        ],
-    )
+    rows = [
+        [f"{name}, {words}", *(f"{path['stages_ms'][n].get(stage, 0):.2f}" for stage in stages)]
+        for name, path in paths.items()
+        for n, words in CONNECTIONS.items()
+    ]
+    text += table(["", *stages], rows)
     text += "\n**Goodput by the load offered**, open loops; x2.0 is twice the best closed loop\n\n"
-    text += table(
-        ["", "asked/s", "in full/s", "CPU ms", "answers", "default actions", "come again (429)", "5xx", "p50, p99"],
-        [
-            [f"{name}, x{float(load):.1f}", *_offered(result)]
-            for name, path in paths.items()
-            for load, result in path["offered"].items()
-        ],
-    )
-    return text + measured_on(figures, "serving.py")
+    offered = [
+        {"name": f"{name}, x{float(load):.1f}", **result, "ok": result["latency_ms"].get("200", _NO_ANSWER)}
+        for name, path in paths.items()
+        for load, result in path["offered"].items()
+    ]
+    return text + table_of(_OFFERED, offered) + measured_on(figures, "serving.py")
 
 
 def _path_aims(path: Figures) -> list[Aim]:
     """Targets of the whole path: at a few connections, and at twice the best closed loop."""
     loads, overload = path["loads"], path["offered"]["2"]
     one = loads["1"]["latency_ms"]["200"]
-    late = overload["latency_ms"].get("200", {"p99": float("nan")})["p99"]
+    late = overload["latency_ms"].get("200", _NO_ANSWER)["p99"]
     default = 100 * sum(overload["fallbacks"].values()) / max(overload["statuses"].get("200", 0), 1)
     full = goodput(overload) / max(map(goodput, path["offered"].values()))
-    bad = sum(count for status, count in overload["statuses"].items() if status.startswith("5"))
     grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
     return [
         ("router, CPU ms a decision at 8 connections, at most", 1.2, path["router_cpu_ms"]["8"], ".2f"),
@@ -83,7 +74,7 @@ def _path_aims(path: Figures) -> list[Aim]:
         ("at twice the capacity, p99 of answers in ms, at most (the deadline)", path["deadline_ms"], late, ".0f"),
         ("at twice the capacity, default actions in 100 answers, at most", 1, default, ".2f"),
         ("at twice the capacity, decisions in full / the most at any load offered, at least", 0.9, full, ".2f"),
-        ("at twice the capacity, answers 5xx, at most", 0, bad, "d"),
+        ("at twice the capacity, answers 5xx, at most", 0, _failed(overload), "d"),
         ("at twice the capacity, router's memory after / before, at most", 1.1, grown, ".2f"),
     ]
 
@@ -122,16 +113,19 @@ def _loop(result: Figures) -> str:
     return f"{text}; {default / requests:.0%} default actions, {refused / requests:.0%} sent away"
 
 
-def _offered(result: Figures) -> list[str]:
-    statuses = result["statuses"]
-    ok = result["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
-    return [
-        f"{result['asked_per_second']:,.0f}",
-        f"{goodput(result):,.0f}",
-        f"{result['cpu_ms']:.2f}",
-        f"{statuses.get('200', 0):,}",
-        f"{sum(result['fallbacks'].values()):,}",
-        f"{statuses.get('429', 0):,}",
-        str(sum(count for status, count in statuses.items() if status.startswith("5"))),
-        f"{ok['p50']:.0f}, {ok['p99']:.0f} ms",
-    ]
+def _failed(result: Figures) -> int:
+    """Answers 5xx."""
+    return sum(count for status, count in result["statuses"].items() if status.startswith("5"))
+
+
+_OFFERED: dict[str, Show] = {
+    "": lambda result: result["name"],
+    "asked/s": lambda result: f"{result['asked_per_second']:,.0f}",
+    "in full/s": lambda result: f"{goodput(result):,.0f}",
+    "CPU ms": lambda result: f"{result['cpu_ms']:.2f}",
+    "answers": lambda result: f"{result['statuses'].get('200', 0):,}",
+    "default actions": lambda result: f"{sum(result['fallbacks'].values()):,}",
+    "come again (429)": lambda result: f"{result['statuses'].get('429', 0):,}",
+    "5xx": lambda result: str(_failed(result)),
+    "p50, p99": lambda result: f"{result['ok']['p50']:.0f}, {result['ok']['p99']:.0f} ms",
+}
