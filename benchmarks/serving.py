@@ -28,7 +28,7 @@ from typing import Any
 from _environment import ROOT, environment, finish, parser
 
 from benchmarks.request_path.load import Plan
-from benchmarks.request_path.tables import decided, goodput
+from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
 CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
@@ -235,13 +235,7 @@ def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
 def show(name: str, loads: dict[str, Any], unit: str = "c=") -> None:
     """Print loops."""
     for load_, measured in loads.items():
-        ok = measured["latency_ms"].get("200", {"p50": float("nan"), "p99": float("nan")})
-        print(
-            f"{name:<16} {unit + load_:<5} {goodput(measured):7.0f}/s  "
-            f"p50 {ok['p50']:6.2f}  p99 {ok['p99']:6.2f} ms  "
-            f"CPU {measured['cpu_ms']:.2f} ms  {measured['statuses']} {measured['fallbacks'] or ''}",
-            flush=True,
-        )
+        print(f"{name:<16} {unit + load_:<5} {in_short(measured)}", flush=True)
 
 
 if __name__ == "__main__":

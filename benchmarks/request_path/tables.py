@@ -31,13 +31,11 @@ def serving_tables(figures: Figures) -> str:
         "the whole path, ledger on Redis": figures["router_redis"]["loads"],
         "the whole path, SQLite, models on the predictor's socket": figures["router_predictor"]["loads"],
     }
-    rows = [[name, *(_loop(loads[n]) for n in CONNECTIONS)] for name, loads in servers.items()]
+    rows = [[name, *(in_short(loads[n]) for n in CONNECTIONS)] for name, loads in servers.items()]
     text += table(["", *CONNECTIONS.values()], rows)
     text += "\n**The limit**, CPU ms a window on one thread, without any server\n\n"
-    forward, parts = (
-        figures["forward_cpu_ms"],
-        {"encoding": "reading and encoding it", "graph": "the network, as served"},
-    )
+    forward = figures["forward_cpu_ms"]
+    parts = {"encoding": "reading and encoding it", "graph": "the network, as served"}
     rows = [[what, *(f"{ms:.3f}" for ms in forward[name].values())] for name, what in parts.items()]
     text += table(["", *(f"batches of {size}" for size in forward["graph"])], rows)
     text += "\n**Where the time goes**, mean ms of a stage (a batch shares its stages)\n\n"
@@ -101,7 +99,8 @@ def goodput(result: Figures) -> float:
     return float(result["per_second"]) * decided(result) / max(result["requests"], 1)
 
 
-def _loop(result: Figures) -> str:
+def in_short(result: Figures) -> str:
+    """Goodput, latency and CPU of a load; and answers that were no decision in full."""
     ok = result["latency_ms"].get("200")
     if ok is None:
         return "no answer"
