@@ -237,29 +237,28 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
 
     read, found = Lake.open(lake), dict[str, Any]()
     with lake_database(read) as db:
-        for kind, key, file in (
-            ("decision", "decision_id", "decided-*.txt"),
-            ("outcome", "event_id", "reported-*.txt"),
-        ):
-            db.execute(f"CREATE TABLE lake_{kind} AS FROM {read.records(db, kind)}")  # type: ignore[arg-type]
-            db.execute(
-                f"""CREATE TABLE told_{kind} AS SELECT DISTINCT column0 AS id
-                FROM read_csv('{place / file}', header = false)"""
-            )
-            ((rows, ids),) = db.execute(f"SELECT count(*), count(DISTINCT {key}) FROM lake_{kind}").fetchall()
-            missing = f"SELECT count(*) FROM told_{kind} ANTI JOIN lake_{kind} ON id = {key}"
-            found[f"{kind}s_in_lake"], found[f"{kind}s_doubled"] = rows, rows - ids
-            ((found[f"{kind}s_lost"],),) = db.execute(missing).fetchall()
-        ((found["paid_twice"],),) = db.execute(  # but for exposures that were cancelled: those may be decided anew
-            """SELECT count(*) FROM (
+
+        def number(sql: str) -> Any:
+            ((value,),) = db.execute(f"SELECT {sql}").fetchall()
+            return value
+
+        for kind, key, said in (("decision", "decision_id", "decided"), ("outcome", "event_id", "reported")):
+            acknowledged = f"SELECT DISTINCT column0 AS id FROM read_csv('{place / said}-*.txt', header = false)"
+            db.execute(f"CREATE TABLE lake_{kind} AS FROM {read.records(db, kind)}")
+            rows = number(f"count(*) FROM lake_{kind}")
+            found[f"{kind}s_in_lake"] = rows
+            found[f"{kind}s_doubled"] = rows - number(f"count(DISTINCT {key}) FROM lake_{kind}")
+            found[f"{kind}s_lost"] = number(f"count(*) FROM ({acknowledged}) ANTI JOIN lake_{kind} ON id = {key}")
+        found["paid_twice"] = number(  # but for exposures that were cancelled: those may be decided anew
+            """count(*) FROM (
                 SELECT request_id FROM lake_decision
                 WHERE expose AND decision_id NOT IN (SELECT decision_id FROM lake_outcome WHERE kind = 'cancel')
                 GROUP BY request_id HAVING count(*) > 1)"""
-        ).fetchall()
-        ((costs,),) = db.execute(
-            """SELECT sum(value) FROM lake_outcome WHERE kind = 'cost' AND decision_id IN (
+        )
+        costs = number(
+            """sum(value) FROM lake_outcome WHERE kind = 'cost' AND decision_id IN (
                 SELECT decision_id FROM lake_decision WHERE expose)"""
-        ).fetchall()
+        )
     balances = [one for one in open_ledger(ledger, 10.0).balances() if one.campaign != "*"]
     wholes = [one for one in balances if one.arm == ALL_ARMS]
     spent = sum(one.spent for one in wholes)
