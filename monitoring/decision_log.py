@@ -21,7 +21,6 @@ import pandas as pd
 from mtorl.drift.reference import MIN_USERS
 from mtorl.drift.thresholds import Size
 from mtorl.experiment.arm import HOLDOUT
-from mtorl.log.decision_ids import TIME
 from mtorl.log.lake import HOUR, Lake, lake_database
 from mtorl.log.records import MODEL_NAME, UNNAMED, Kind
 from mtorl.log.touchpoints import LogError
@@ -52,30 +51,17 @@ class Period:
 
     def hours(self) -> tuple[datetime | None, datetime | None]:
         """Bounds of the hours in which its decisions lie, for `Lake.records`."""
-        since, until = (_time(text) if text else None for text in (self.since, self.until))
+        since, until = (utc_time(text) if text else None for text in (self.since, self.until))
         return (
             since and since.replace(minute=0, second=0, microsecond=0) - _MARGIN,
             until and until + _MARGIN,
         )
 
 
-def _time(text: str) -> datetime:
+def utc_time(text: str) -> datetime:
+    """An ISO time; without a zone, it is UTC. Raises ValueError."""
     at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) -> None:
-    """Make the table `overridden`: users whose arm the file has named, and `since` when, by a decision's id.
-
-    None of their decisions counts from then on. Earlier ones were randomised and count: otherwise naming a user would
-    choose whose outcomes count. A `salt` of None is any.
-    """
-    db.execute(
-        f"""CREATE TABLE overridden AS SELECT user_id, min({TIME}) AS since
-        FROM decision_log
-        WHERE override AND experiment = $name AND ($salt IS NULL OR coalesce(salt, $salt) = $salt) GROUP BY user_id""",
-        {"name": name, "salt": salt},
-    )
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -91,32 +77,22 @@ def _object(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DecisionLog:
-    """Decisions and outcomes of a period.
-
-    In a replay of a real log most outcomes are not known, so each decision has a weight (0 if it has none); None for
-    live traffic.
-    """
+    """Decisions and outcomes of a period."""
 
     lake: Lake
     period: Period = Period()
-    weights: Path | pd.DataFrame | None = None  # decision_id, weight
+    weights: pd.DataFrame | None = None  # decision_id, weight (0: it has none) in a replay of a real log
     budget_per_decision: float | None = None  # currency units of either arm in a replay; None: the ledger holds budgets
     read_as: str = ""  # SQL over `written_log`, the decisions as they were written: how they are read; empty: as that
 
     @classmethod
-    def of(
-        cls,
-        lake: Lake | str | Path,
-        period: Period = Period(),
-        weights: Path | pd.DataFrame | None = None,
-        budget_per_decision: float | None = None,
-    ) -> Self:
+    def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
         """The log in a lake (folder or URI), with the files that are there at its first query; raises a LogError.
 
         Later queries read the same files: else the figures of one look would contradict each other.
         """
         lake = lake if isinstance(lake, Lake) else Lake.open(lake)
-        return cls(lake.fixed(), period, weights, budget_per_decision)
+        return cls(lake.fixed(), period)
 
     @contextmanager
     def opened(self, *kinds: Kind, near: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -157,12 +133,9 @@ class DecisionLog:
     def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Context columns of the decisions of a sample of the users, and the size of the whole period.
 
-        A context has all columns of the data set, unknown values included. Decisions with other columns than the newest
-        decision were taken before the data set changed and do not count; the size is then that of what is returned.
-
-        Args:
-            most_rows: About how many rows to read at most. A hash chooses whole users, the same in every period; of a
-                user with very many decisions (a robot, one id for all anonymous visitors), only a part is read.
+        A hash chooses whole users, the same in every period, with about `most_rows`; of a user with very many decisions
+        (a robot, one id for all anonymous visitors), only a part is read. Decisions with other columns than the newest
+        were taken before the data set changed and do not count; the size is then that of what is returned.
         """
         return self._sample("context", "context IS NOT NULL", most_rows)
 

@@ -4,7 +4,8 @@
 
 An hour is closed some minutes after its end. Records that come later, outcomes of up to a week ago most of all, are
 added to closed hours as files of their own. An hour's files are merged by size, so that a record is rewritten a few
-times, however many files its hour gains.
+times, however many files its hour gains. A file with outcomes that a router uploaded hours late is called so, and keeps
+its name until the hour is final: verdicts read the hour again (`monitoring/verdict/stored_sums.py`).
 
 A run that is killed can be repeated at any moment, and two at once lose nothing: new files are written before the old
 ones are hidden, and a merge drops copies. A file that can't be read moves to the lake's folder `unreadable/`.
@@ -15,8 +16,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,12 +28,29 @@ import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
 from features.collect.removal import remove_again
-from mtorl.log.lake import HOUR, PLACED, UNREADABLE, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
+from mtorl.log.lake import (
+    HOUR,
+    LATE,
+    PLACED,
+    UNREADABLE,
+    Lake,
+    LakeFile,
+    by_hour,
+    columns_of,
+    hours_of,
+    in_parts,
+    instant,
+    name_of,
+    one_of_each,
+    sql_of,
+    was_uploaded_late,
+)
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
 CLOSED_AFTER = timedelta(minutes=10)  # the end of an hour: a router uploads each minute
+LATE_AFTER = timedelta(hours=2, minutes=20)  # after it was received, an outcome is compacted, where uploads do not fail
 MOST_FILES = 8  # of one size, in an hour
 FINAL_AFTER = timedelta(days=8)  # few outcomes come later: an hour becomes one file
 KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
@@ -74,45 +91,61 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         for kind in reversed(kinds):  # outcomes first: a decision in a closed hour has what was known of it
             ended = [file for file in lake.arrived(kind) if _reached(file) + HOUR + CLOSED_AFTER <= now]
             taken = 0
-            for part in _parts(ended, db.part_bytes):
+            for part in in_parts(ended, db.part_bytes):
                 progress.report(taken, len(ended), f"{kind}s: files that have arrived")
-                done.hours |= _rewrite(lake, db, kind, part, done)
+                done.hours |= _rewrite(lake, db, kind, part, done, now - LATE_AFTER)
                 taken += len(part)
             done.files += taken
             merges = _to_merge(lake.closed(kind), now, db.part_bytes)
             done.merged += len(merges)
-            for part in _parts([file for files in merges.values() for file in files], db.part_bytes):
+            for part in in_parts([file for files in merges.values() for file in files], db.part_bytes):
                 progress.report(taken, len(ended), f"{kind}s: merging")
                 _rewrite(lake, db, kind, part, done)
     lake.supersede([], KEPT_SECONDS)
     return done
 
 
-def _rewrite(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], done: Compacted) -> set[datetime]:
-    """Write the records of some files to their hours, and hide the files; returns the hours."""
+def _rewrite(
+    lake: Lake,
+    db: Database,
+    kind: Kind,
+    files: Sequence[LakeFile],
+    done: Compacted,
+    uploaded_since: datetime | None = None,
+) -> set[datetime]:
+    """Write the records of some files to their hours, and hide the files; returns the hours.
+
+    Args:
+        uploaded_since: Of files that have arrived: outcomes that were received earlier were uploaded late.
+    """
     try:
-        written = _write(lake, db, kind, files)
+        written = _write(lake, db, kind, files, uploaded_since)
     except db.failures:
         unreadable = [file for file in files if not _can_read(lake, kind, file)]
         if not unreadable:
             raise
         done.unreadable += [_set_aside(lake, file) for file in unreadable]
         files = [file for file in files if file not in unreadable]
-        written = _write(lake, db, kind, files) if files else set()
+        written = _write(lake, db, kind, files, uploaded_since) if files else set()
     if written is None:
         return set()
     lake.supersede(files, KEPT_SECONDS)
     return written
 
 
-def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile]) -> set[datetime] | None:
+def _write(
+    lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], uploaded_since: datetime | None
+) -> set[datetime] | None:
     """Write the records of some files to their hours; None if somebody was forgotten meanwhile."""
     name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
     hours: set[datetime] = set()
+    late: set[datetime] = set()
+    if kind == "outcome" and uploaded_since is not None:
+        late = hours_of(db, files, f"greatest(event_time, received_time) < {instant(uploaded_since)}")
 
     def named(hour: datetime, number: int, _: int) -> str:
         hours.add(hour)
-        return name_of(kind, hour, f"{name}-{number}")
+        return name_of(kind, hour, f"{LATE if hour in late else ''}{name}-{number}")
 
     forgotten = lake.forgotten()
     rows = f"(SELECT {columns_of(kind)} FROM {sql_of(files)} WHERE {this_version(kind)} AND NOT {forgotten.sql(kind)})"
@@ -133,35 +166,20 @@ def _reached(file: LakeFile) -> datetime:
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:
     """The files to merge, by hour: many of like size, or any of an old hour."""
-    by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
-    for file in files:
-        if file.size < full:
-            by_hour[file.hour].append(file)
+    small = by_hour(file for file in files if file.size < full)
     found = {}
-    for hour, there in by_hour.items():
+    for hour, there in small.items():
+        final = hour + FINAL_AFTER <= now
+        there = [file for file in there if final or not was_uploaded_late(file)]
         there.sort(key=lambda file: (file.size, file.name))
         alike = size = 0
         for number, file in enumerate(there):
             if file.size <= _ALIKE * size:
                 alike = number + 1
             size += file.size
-        if alike >= (MOST_FILES if hour + FINAL_AFTER > now else 2):
+        if alike >= (2 if final else MOST_FILES):
             found[hour] = sorted(there[:alike])
     return found
-
-
-def _parts(files: Sequence[LakeFile], part_bytes: int) -> Iterator[list[LakeFile]]:
-    """Neighbours together, of about so many bytes."""
-    part: list[LakeFile] = []
-    size = 0
-    for file in files:
-        part.append(file)
-        size += file.size
-        if size >= part_bytes:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
 
 
 def _can_read(lake: Lake, kind: Kind, file: LakeFile) -> bool:

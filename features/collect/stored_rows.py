@@ -22,7 +22,7 @@ from features.collect.database import Database
 from features.collect.rules import JUDGED, PLACE, REALISED, decided_query, known_query, of_users, refused_query
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.derived import Derived
-from mtorl.log.lake import HOUR, Lake, LakeFile, instant, sql_of
+from mtorl.log.lake import HOUR, Lake, LakeFile, hours_of, instant, sql_of
 from mtorl.log.records import place_among_copies
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -132,11 +132,7 @@ class Decided:
 
     def _blocks(self) -> tuple[set[datetime], list[_Block]]:
         """Hours that gain decisions now, and the closed ones in blocks."""
-        arrived = self.lake.arrived("decision")
-        fresh: set[datetime] = set()
-        if arrived:
-            hours = self._db.execute(f"SELECT DISTINCT hour FROM {sql_of(arrived)}").fetchall()
-            fresh = {hour.astimezone(UTC) for (hour,) in hours}
+        fresh = hours_of(self._db, self.lake.arrived("decision"))
         blocks: list[_Block] = []
         for hour, files in groupby(self.lake.closed("decision"), lambda file: file.hour):
             if hour in fresh:

@@ -56,11 +56,11 @@ class Comparison:
         """Effect of the covariates on the lift, JSON-ready; None: there are none."""
         if not self.covariates:
             return None
-        arms = self.challenger, INCUMBENT
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
+        known = max(self._totals(KNOWN + name).sum() for name in self.covariates)
         return {
             "covariates": list(self.covariates),
-            "users_share": self.users.count(*arms, known=True) / max(self.users.count(*arms), 1),
+            "users_share": float(known / max(self._totals(ONE).sum(), 1.0)),
             "variance_ratio": (adjusted.se / without.se) ** 2 if without.se > 0 else math.nan,
             "unadjusted_lift": without.value,
             "unadjusted_lift_ci": without.ci,
@@ -90,11 +90,7 @@ class Comparison:
         return float(weight.sum() ** 2 / (weight**2 / hours[both]).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
-        """The lift of a metric.
-
-        Args:
-            above: Raises the incumbent's metric by this share: the lift is what exceeds that.
-        """
+        """The lift of a metric; `above` raises the incumbent's by this share: the lift is what exceeds that."""
         found = metric(name, self.gain)
         sums = self._sums(name, found.numerator, self._denominators(name), self._explained, above)
         sizes = None if is_per_decision(name) else self._totals(WEIGHT)
@@ -110,8 +106,7 @@ class Comparison:
         """The least plausible difference between the arms' shares of late outcomes, of the kind with the largest.
 
         Shares are of the outcomes' values: if first costs are corrected days later, both arms have as many late ones.
-        Like the lift, within each stage and then combined, with the weights of Mantel and Haenszel: a day without
-        reports is late for both arms alike. The error is that of ratios of sums over users.
+        Stages are compared and combined as in the lift: a day without reports is late for both arms alike.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -170,7 +165,7 @@ class Comparison:
         others: tuple[Terms, ...] = (),
         above: float = 0.0,
     ) -> Sums:
-        """Sums of a metric's figures; `positive` names the numerator among those that the users were counted by."""
+        """Sums of a metric's figures; by `positive`, a numerator, the users were counted."""
         sums = self.users.sums
         maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
         for arm, stage in np.ndindex(maps.shape[:2]):

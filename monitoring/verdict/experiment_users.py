@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,12 +62,14 @@ class Users:
     Attributes:
         sums: What is compared. Columns have the user's `weight` (`heavy_users.py`), but for covariates.
         totals_CB: The sums of the log itself, of the same columns.
+        until: Hours until which users have come at each look, seconds since 1970.
+        typical: Decisions of a typical user of each stage.
         of_arms: Users by the set of arms that they are in, as bits; a user who got the challenger at a later stage than
             the incumbent is in both.
         looks: The users who came first, with all that they did, and how many of `of_arms`; ever more of them.
-        known: The same, of users of whom any covariate is known.
         capped: Users with a weight below 1, by arm.
-        heavy: Those with `NAMED_SHARE` of their arm's decisions, the heaviest first.
+        busiest: Arm, unit and decisions of those who may have `NAMED_SHARE` of their arm's.
+        heavy: Those who have, the heaviest first.
         crossed: Users in several arms of a stage.
         all_users: Users, including those.
         late: Outcomes that came too late to count.
@@ -77,19 +79,21 @@ class Users:
     arms: list[str]
     sums: UserSums
     totals_CB: Floats
+    until: Floats
+    typical: Floats
     of_arms: Counter[int] = field(default_factory=Counter)
     looks: list[tuple[UserSums, Counter[int]]] = field(default_factory=list)
-    known: Counter[int] = field(default_factory=Counter)
     capped: Counter[str] = field(default_factory=Counter)
+    busiest: list[tuple[str, int, float]] = field(default_factory=list)
     heavy: list[HeavyUser] = field(default_factory=list)
     crossed: int = 0
     all_users: int = 0
     late: int = 0
 
-    def count(self, *arms: str, known: bool = False) -> int:
+    def count(self, *arms: str) -> int:
         """Users of any of these arms, each once."""
         wanted = sum(1 << self.arms.index(arm) for arm in arms)
-        return sum(users for bits, users in (self.known if known else self.of_arms).items() if bits & wanted)
+        return sum(users for bits, users in self.of_arms.items() if bits & wanted)
 
     @property
     def moved(self) -> int:
@@ -105,6 +109,49 @@ class Users:
     def by_stage(self, arm: str) -> npt.NDArray[np.int64]:
         """An arm's users at each stage, (S,)."""
         return self.sums.users_C[self.sums.cells(self.arms.index(arm))].astype(np.int64)
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Add rows in any order, one of each user, stage and arm; all rows of a user at once."""
+        self.late += int(values["late"].sum())
+        order = np.lexsort((values["stage"], values["unit"]))
+        unit, stage = (values[name][order] for name in ("unit", "stage"))
+        begins = np.append(_first(unit, stage), True)  # a user at a stage
+        alone = begins[:-1] & begins[1:]
+        self.all_users += int(_first(unit).sum())
+        self.crossed += int(_first(unit[~alone]).sum())
+        order = order[alone]
+        if not len(order):
+            return
+        users = np.flatnonzero(_first(unit[alone]))
+        looks = np.searchsorted(self.until, np.minimum.reduceat(values["hour"][order], users))
+        looks = np.repeat(looks, np.diff(users, append=len(order))).astype(np.uint8)
+        by_look = np.argsort(looks, kind="stable")
+        order, looks = order[by_look], looks[by_look]
+        unit, stage, arm = (values[name][order] for name in ("unit", "stage", "arm"))
+        cell = stage.astype(np.intp) * len(self.arms) + arm
+        figures = np.empty((len(self.sums.columns), len(order)))
+        for row, name in zip(figures, self.sums.columns, strict=True):
+            row[:] = values[name][order]
+        for total, column in zip(self.totals_CB.T, figures, strict=True):
+            total += np.bincount(cell, column, len(total))
+        own = figures[self.sums.place(DECISIONS)].copy()
+        weight = user_weights(own, self.typical[stage])
+        heavy = np.flatnonzero(weight < 1.0)
+        figures[: self.sums.columns.index(ONE), heavy] *= weight[heavy]
+        for number, name in enumerate(self.arms):
+            of_arm = heavy[arm[heavy] == number]
+            busy, place = np.unique(unit[of_arm], return_inverse=True)
+            self.capped[name] += len(busy)
+            decisions = np.bincount(place, own[of_arm], len(busy))
+            most = np.flatnonzero(decisions >= NAMED_SHARE * self.of(name, ((DECISIONS, 1.0),)))
+            self.busiest += [(name, int(busy[at]), float(decisions[at])) for at in most]
+        starts = np.flatnonzero(_first(unit))
+        of_arms = np.bitwise_or.reduceat(1 << arm.astype(np.intp), starts)
+        bounds = np.searchsorted(looks, np.arange(len(self.looks) + 1))
+        for (sums, of_look), begin, end in zip(self.looks, bounds, bounds[1:], strict=False):
+            if begin < end:
+                sums.add(unit[begin:end], cell[begin:end], figures[:, begin:end])
+                of_look.update(_counted(of_arms[slice(*np.searchsorted(starts, (begin, end)))]))
 
 
 @dataclass(frozen=True)
@@ -122,33 +169,32 @@ class ExperimentUsers:
     _numerators: Mapping[str, Terms]
 
     def users(self, changed: bool = False, segment: str = "true") -> Users:
-        """Add up the decisions that count.
-
-        Args:
-            changed: Also those that `CHANGED` leaves out.
-            segment: SQL, a condition on `segment`.
-        """
+        """Add up the decisions that count, with `changed` also those that `CHANGED` leaves out, of a segment (SQL)."""
         rows = self._select(changed, segment)
-        known = [PREFIX + name for name in self.covariates]
+        known = {PREFIX + name: of for name, of in self.covariates.items()}
         names = (*self._columns, ONE, *known, *(KNOWN + name for name in self.covariates))
         numerators = {**self._numerators, **{name: ((name, 1.0),) for name in names[len(self._columns) :]}}
         empty = partial(UserSums, names, len(self._stages), len(self._arms), numerators, self._same)
-        found = Users(self._stages, self._arms, empty(), np.zeros_like(empty().totals_CB))
-        until = self._looks(found.sums.products_CBCB.nbytes)
+        sums, parts = empty(), self._parts()
+        until, typical = self._looks(sums.products_CBCB.nbytes), self._typical_decisions(rows, parts)
+        found = Users(self._stages, self._arms, sums, np.zeros_like(sums.totals_CB), until, typical)
         found.looks = [(empty(), Counter()) for _ in until]
-        parts = self._parts()
-        adder = _Adder(found, self.covariates, until, *self._decisions(rows, parts))
-        read = ", ".join(f"coalesce({quoted(name)}, 0) AS {quoted(name)}" for name in (*self._columns, "late"))
-        of_user = "".join(f", {quoted(name)}" for name in known)
-        query = f"""SELECT unit, stage, arm, epoch(hour) AS hour, {read}{of_user}
-            FROM {rows} {"LEFT JOIN known USING (unit)" if known else ""} WHERE """
+        added = ", ".join(f"coalesce(sum({of}), 0)::DOUBLE AS {of}" for of in map(quoted, (*self._columns, "late")))
+        of_user = "".join(
+            f", coalesce(({quoted(name)} - {mean!r}) / {spread!r}, 0) AS {quoted(name)}, "
+            f"({quoted(name)} IS NOT NULL)::DOUBLE AS {quoted(KNOWN + name.removeprefix(PREFIX))}"
+            for name, (mean, spread) in known.items()
+        )
         for part in parts:
-            adder.add(self.db.execute(query + part).fetchnumpy())
+            users = f"SELECT unit, stage, arm, epoch(min(hour)) AS hour, {added} FROM {rows} WHERE {part} GROUP BY ALL"
+            join = "LEFT JOIN known USING (unit)" if known else ""
+            columns = f"COLUMNS(each.*), 1::DOUBLE AS {ONE}{of_user}"
+            found.add(self.db.execute(f"SELECT {columns} FROM ({users}) AS each {join}").fetchnumpy())
         for sums, of_arms in found.looks:  # so far, what each adds to the look before
             sums += found.sums
             of_arms.update(found.of_arms)
             found.sums, found.of_arms = sums, of_arms
-        found.heavy = self._named(adder.heavy)
+        found.heavy = self._named(found)
         return found
 
     def segments(self) -> list[tuple[str | None, int]]:
@@ -175,13 +221,11 @@ class ExperimentUsers:
 
     def _select(self, changed: bool = False, condition: str = "true") -> str:
         """SQL of the rows of users that count, with stage and arm."""
-        stages, arms = (
-            "CASE " + " ".join(f"WHEN {of} = {sql_text(name)} THEN {at}" for at, name in enumerate(names)) + " END"
-            for of, names in (("stage", self._stages), ("arm", self._arms))
-        )
+        stages, arms = (f"[{', '.join(map(sql_text, names))}]" for names in (self._stages, self._arms))
         self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
-            SELECT cell, hour, ({stages})::UTINYINT AS stage, ({arms})::UTINYINT AS arm
+            SELECT cell, hour, (list_position({stages}, stage) - 1)::UTINYINT AS stage,
+                   (list_position({arms}, arm) - 1)::UTINYINT AS arm
             FROM counted {"" if changed else "WHERE NOT changed"}"""
         )
         return f"""(SELECT user_sum.*, stage, arm FROM user_sum JOIN selected USING (cell) LEFT JOIN named USING (unit)
@@ -194,135 +238,42 @@ class ExperimentUsers:
         ends = np.linspace(len(hours) / looks, len(hours), looks).round().astype(int) - 1
         return np.asarray(hours[ends] if len(hours) else [0.0])
 
-    def _decisions(self, rows: str, parts: Iterable[str]) -> tuple[Floats, Floats]:
-        """Typical decisions of a user of each stage, and decisions of each arm, of users in one arm of a stage."""
+    def _typical_decisions(self, rows: str, parts: Iterable[str]) -> Floats:
+        """Median decisions of a user of each stage, of users in one arm of it."""
         users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
-        of_arms = np.zeros(len(self._arms))
         for part in parts:
-            for stage, arm, decisions, number in self.db.execute(
-                f"""SELECT stage, arm, decisions, count(*) FROM (
-                    SELECT unit, stage, min(arm) AS arm, sum(decisions) AS decisions FROM {rows}
+            for stage, decisions, number in self.db.execute(
+                f"""SELECT stage, decisions, count(*) FROM (
+                    SELECT stage, sum(decisions) AS decisions FROM {rows}
                     WHERE {part} GROUP BY unit, stage HAVING min(arm) = max(arm))
                 GROUP BY ALL"""
             ).fetchall():
                 users[stage][decisions] += number
-                of_arms[arm] += decisions * number
         every = _median(sum(users.values(), Counter()))
-        medians = [
-            _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)  # perhaps all probes
-            for of_stage in users.values()
-        ]
-        return np.array(medians), of_arms
+        return np.array(
+            [
+                _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)  # perhaps probes
+                for of_stage in users.values()
+            ]
+        )
 
-    def _named(self, heavy: Collection[tuple[float, int, int]]) -> list[HeavyUser]:
-        if not heavy:
-            return []
+    def _named(self, found: Users) -> list[HeavyUser]:
+        shares = [(own / found.of(arm, ((DECISIONS, 1.0),)), arm, unit) for arm, unit, own in found.busiest]
+        heavy = sorted((each for each in shares if each[0] >= NAMED_SHARE), reverse=True)
         names = {}
         for unit, hour in self.db.execute(
-            "SELECT unit, min(hour) FROM user_sum WHERE unit IN (SELECT unnest($units)) GROUP BY unit",
+            "SELECT unit, min(hour) FROM user_sum WHERE unit IN (SELECT unnest($units::UBIGINT[])) GROUP BY unit",
             {"units": [unit for _, _, unit in heavy]},
         ).fetchall():
             decided = self._lake.records(self.db, "decision", hour, hour + HOUR, f"hash(user_id) = {unit}")
             ((names[unit],),) = self.db.execute(f"SELECT any_value(user_id) FROM {decided}").fetchall()
-        return [HeavyUser(self._arms[arm], str(names[unit]), share) for share, arm, unit in sorted(heavy, reverse=True)]
+        return [HeavyUser(arm, str(names[unit]), share) for share, arm, unit in heavy]
 
 
-@dataclass
-class _Adder:
-    """Adds users to the sums, part by part; a user is in one part alone."""
-
-    found: Users
-    covariates: Mapping[str, tuple[float, float]]
-    until: Floats  # of `_looks`
-    typical: Floats  # decisions of a user of each stage
-    decisions: Floats  # of each arm
-    heavy: list[tuple[float, int, int]] = field(default_factory=list)  # share of the arm's decisions, arm, unit
-
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Add rows of users, in any order, those of one user, stage and arm in any number."""
-        found, size = self.found, self.found.sums.columns.index(ONE)  # columns from there on have no weight
-        found.late += int(values["late"].sum())
-        unit, cell = values["unit"], values["stage"].astype(np.intp) * len(found.arms) + values["arm"]
-        order = np.argsort(unit)
-        key = _first(unit[order]).cumsum() * len(found.totals_CB) + cell[order]
-        order = order[np.argsort(key, kind="stable")]
-        starts = np.flatnonzero(_first(cell[order]) | _first(unit[order]))  # of a user, stage and arm
-        unit, cell = unit[order[starts]], cell[order[starts]]
-        stage = cell // len(found.arms)
-        found.all_users += int(_first(unit).sum())
-        again = np.flatnonzero((unit[1:] == unit[:-1]) & (stage[1:] == stage[:-1]))
-        crossed = np.zeros(len(unit), dtype=bool)
-        crossed[again] = crossed[again + 1] = True
-        found.crossed += int(_first(unit[crossed]).sum())
-        hour = np.minimum.reduceat(values["hour"][order], starts) if len(starts) else np.zeros(0)
-        kept = np.flatnonzero(~crossed)
-        users = np.flatnonzero(_first(unit[kept]))
-        if not len(kept):
-            return
-        looks = np.searchsorted(self.until, np.minimum.reduceat(hour[kept], users))
-        looks = np.repeat(looks, np.diff(users, append=len(kept))).astype(np.uint8)
-        by_look = np.argsort(looks, kind="stable")
-        kept, looks = kept[by_look], looks[by_look]
-        unit, cell, stage = unit[kept], cell[kept], stage[kept]
-        figures = self._figures(values, order, starts, kept)
-        own = figures[found.sums.place(DECISIONS)].copy()
-        for total, column in zip(found.totals_CB.T, figures, strict=True):
-            total += np.bincount(cell, column, len(total))
-        weight = user_weights(own, self.typical[stage])
-        heavy = np.flatnonzero(weight < 1.0)
-        figures[:size, heavy] *= weight[heavy]
-        arm = cell % len(found.arms)
-        self._add_heavy(unit[heavy], arm[heavy], own[heavy])
-        starts = np.flatnonzero(_first(unit))
-        of_arms = np.bitwise_or.reduceat(1 << arm, starts)
-        bounds = np.searchsorted(looks, np.arange(len(found.looks) + 1))
-        of_users = np.searchsorted(starts, bounds)
-        for (sums, of_look), begin, end, first, last in zip(
-            found.looks, bounds, bounds[1:], of_users, of_users[1:], strict=False
-        ):
-            if begin < end:
-                sums.add(unit[begin:end], cell[begin:end], figures[:, begin:end])
-                of_look.update(_counted(of_arms[first:last]))
-        if self.covariates:
-            known = figures[size + 1 + len(self.covariates) :, starts].any(0)
-            found.known.update(_counted(of_arms[known]))
-
-    def _figures(
-        self,
-        values: Mapping[str, Any],
-        order: npt.NDArray[np.intp],
-        starts: npt.NDArray[np.intp],
-        kept: npt.NDArray[np.intp],
-    ) -> Floats:
-        """The columns, (B, R), of the users' rows; rows in this order, of which each starts one."""
-        columns = self.found.sums.columns
-        figures = np.empty((len(columns), len(kept)))
-        size = columns.index(ONE)
-        figures[size] = 1.0
-        once = order[starts[kept]]
-        for place, name in enumerate(columns[:size]):
-            figures[place] = (
-                values[name][once] if len(starts) == len(order) else np.add.reduceat(values[name][order], starts)[kept]
-            )
-        for place, (name, (mean, spread)) in enumerate(self.covariates.items(), start=size + 1):
-            read = np.ma.filled(np.ma.asarray(values[PREFIX + name])[once].astype(np.float64), np.nan)
-            there = np.isfinite(read)
-            figures[place] = np.where(there, (read - mean) / spread, 0.0)
-            figures[place + len(self.covariates)] = there
-        return figures
-
-    def _add_heavy(self, unit: npt.NDArray[np.uint64], arm: npt.NDArray[np.intp], own: Floats) -> None:
-        for number, name in enumerate(self.found.arms):
-            users, place = np.unique(unit[arm == number], return_inverse=True)
-            self.found.capped[name] += len(users)
-            shares = np.bincount(place, own[arm == number], len(users)) / max(self.decisions[number], 1.0)
-            named = np.flatnonzero(shares >= NAMED_SHARE)
-            self.heavy += [(float(shares[at]), number, int(users[at])) for at in named]
-
-
-def _first(unit: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Whether a row is its user's first one."""
-    return np.concatenate([np.ones(min(len(unit), 1), dtype=bool), unit[1:] != unit[:-1]])
+def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether a row differs from the one before it, in any key."""
+    differs = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return np.concatenate([np.ones(min(len(keys[0]), 1), dtype=bool), differs])
 
 
 def _counted(bits: npt.NDArray[np.intp]) -> Counter[int]:
@@ -346,11 +297,10 @@ def experiment_users(
 ) -> Iterator[ExperimentUsers]:
     """Read the decisions that count, with their outcomes: cost, and those of every metric of the experiment.
 
+    A faulty table of covariates is an ExperimentError.
+
     Args:
         segment: SQL of the segment of a `record`: rows of `users` may then be those of a segment.
-
-    Raises:
-        ExperimentError: The table of the experiment's covariates can't be used.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))

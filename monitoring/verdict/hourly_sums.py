@@ -19,7 +19,7 @@ model, days that are not over, outcomes that may still come) is decided by cell,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -109,17 +109,11 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
         {**name, "salt": experiment.salt},
     )
     db.execute("CREATE TABLE named AS SELECT unit, hour AS since FROM overridden")
-    if isinstance(log.weights, pd.DataFrame):
+    weight, join = "1.0", ""
+    if log.weights is not None:
         db.register("weight_of", log.weights)
-    elif log.weights is not None:
-        db.from_parquet(str(log.weights)).create_view("weight_of")
-    weight, join = (
-        ("1.0", "")
-        if log.weights is None
-        else ("coalesce(weight_of.weight, 0.0)", "LEFT JOIN weight_of USING (decision_id)")
-    )
-    decided = "CAST(event_time AS TIMESTAMPTZ) AS decided"
-    each = f"(SELECT *, {decided} FROM decision_log WHERE {log.period.condition()})"
+        weight, join = "coalesce(weight_of.weight, 0.0)", "LEFT JOIN weight_of USING (decision_id)"
+    each = f"(SELECT *, event_time AS decided FROM decision_log WHERE {log.period.condition()})"
     period = log.period.parameters()
     db.execute(
         f"""CREATE TABLE other AS
@@ -134,11 +128,10 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
         SELECT DISTINCT {setting} AS setting, {columns} FROM {each} WHERE {own}""",
         {**period, **name},
     )
-    classes, rows, of_others = budget_classes(experiment)
-    db.register(
-        "budget_class", pd.DataFrame(rows, columns=["campaign_id", "class"]).astype({"campaign_id": str, "class": int})
-    )
-    began, ends = (_period_bound(classes, of_others, later) for later in (False, True))
+    periods = budget_periods(experiment)
+    own_periods = [(campaign, " ".join(of)) for campaign, of in periods.items() if campaign != "*"]
+    db.register("campaign_period", pd.DataFrame(own_periods, columns=["campaign_id", "budget_period"], dtype=str))
+    began, ends = (_period_bound(periods, later) for later in (False, True))
     db.execute(
         f"""CREATE TABLE record AS
         SELECT *, hash(hour, setting, began, ends, overridden) AS cell FROM (
@@ -152,7 +145,7 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
             FROM {each} AS record {join}
                  LEFT JOIN (SELECT unit AS its_unit, hour AS its_hour, since FROM overridden)
                       ON its_unit = hash(user_id) AND its_hour = date_trunc('hour', {TIME})
-                 LEFT JOIN budget_class USING (campaign_id) WHERE {own})""",
+                 LEFT JOIN campaign_period USING (campaign_id) WHERE {own})""",
         {**period, **name},
     )
     db.execute("DROP TABLE overridden")
@@ -214,7 +207,7 @@ def _add_up_users(
         UNION ALL BY NAME
         SELECT unit, cell, segment, any_value(hour) AS hour, count_if(NOT in_time)::DOUBLE AS late{of_outcomes} FROM (
             SELECT unit, cell, segment, counted.hour, weight, kind, value,
-                   greatest(CAST(outcome.event_time AS TIMESTAMPTZ), CAST(outcome.received_time AS TIMESTAMPTZ))
+                   greatest(event_time, received_time)
                        <= {matures(experiment, "coalesce(repeat.taken, counted.taken)")} AS in_time
             FROM (SELECT *, hash(decision_id) AS decision FROM outcome_log) AS outcome
                  LEFT JOIN repeat USING (decision)
@@ -223,8 +216,8 @@ def _add_up_users(
     )
 
 
-def budget_classes(experiment: Experiment) -> tuple[list[tuple[str, str]], list[tuple[str, int]], int | None]:
-    """Periods of an experiment's budgets with their time zones, each campaign's (by number) and that of all others.
+def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
+    """Period and time zone of campaigns by their budgets; "*": of all others.
 
     A campaign's decisions go by the longest period of the budgets that they draw on.
     """
@@ -232,30 +225,23 @@ def budget_classes(experiment: Experiment) -> tuple[list[tuple[str, str]], list[
     for budget in experiment.all_budgets:
         if budget.period != "total":
             timed.setdefault(budget.campaign, []).append(budget)
-
-    def of(campaign: str) -> tuple[str, str] | None:
-        drawn_on = [*timed.get(campaign, ()), *(timed.get("*", ()) if campaign != "*" else ())]
+    found = {}
+    for campaign, own in timed.items():
         # Of two zones, the campaign's own.
-        longest = min(drawn_on, key=lambda each: (each.period != "day", each.campaign == "*"), default=None)
-        return None if longest is None else (longest.period, longest.timezone)
-
-    others = of("*")
-    own = {campaign: of(campaign) for campaign in timed if campaign != "*"}
-    classes = sorted({found for found in (*own.values(), others) if found is not None})
-    rows = [(campaign, classes.index(found)) for campaign, found in own.items() if found is not None]
-    return classes, rows, None if others is None else classes.index(others)
+        longest = min([*own, *timed.get("*", ())], key=lambda each: (each.period != "day", each.campaign == "*"))
+        found[campaign] = longest.period, longest.timezone
+    return found
 
 
-def _period_bound(classes: Sequence[tuple[str, str]], of_others: int | None, later: bool) -> str:
+def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
     """SQL of the start or, `later`, the end of a decision's budget period, null without one."""
-    if not classes:
-        return "NULL::TIMESTAMPTZ"
     cases = []
-    for number, (period, zone) in enumerate(classes):
+    for period, zone in sorted(set(periods.values())):
         local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
         at = f"{local} + INTERVAL 1 {period}" if later else local
-        cases.append(f"WHEN {number} THEN ({at}) AT TIME ZONE '{zone}'")
-    return f"(CASE coalesce(class, {'NULL' if of_others is None else of_others}) {' '.join(cases)} END)"
+        cases.append(f"WHEN '{period} {zone}' THEN ({at}) AT TIME ZONE '{zone}'")
+    of_others = " ".join(periods.get("*", ()))
+    return f"CASE coalesce(budget_period, '{of_others}') {' '.join(cases)} END" if cases else "NULL::TIMESTAMPTZ"
 
 
 def matures(experiment: Experiment, time: str) -> str:

@@ -11,14 +11,14 @@ middle of the log's time for the beginning of the experiment: the first half is 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, find_overridden
-from monitoring.verdict.hourly_sums import quoted, sql_text
+from monitoring.decision_log import DecisionLog
+from monitoring.verdict.hourly_sums import matures, quoted, sql_text
 from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
@@ -48,42 +48,40 @@ class IncumbentUsers(NamedTuple):
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
     """Add up the outcomes of the incumbent's decisions, by user; a faulty table of covariates is an ExperimentError."""
-    primary = experiment.metrics.primary
-    names = tuple(dict.fromkeys((primary, COST)))
-    kinds = dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain))
-    known = f"{experiment.metrics.outcome_hours or 0.0!r} * INTERVAL 1 HOUR"
+    primary, spec, hours = experiment.metrics.primary, experiment.covariates, experiment.metrics.outcome_hours
+    kinds = sorted({kind for name in (primary, COST) for kind in outcomes_of(name, gain)})
     with log.opened("outcome") as db:
-        find_overridden(db, experiment.name, salt=None)
         db.execute(
             f"""CREATE TABLE decision AS
-            SELECT decision_id, user_id, event_time AS decided
-            FROM decision_log LEFT JOIN overridden USING (user_id)
+            WITH overridden AS (
+                SELECT user_id, min({TIME}) AS since FROM decision_log
+                WHERE override AND experiment = $name GROUP BY user_id)
+            SELECT decision_id, user_id, event_time AS decided FROM decision_log LEFT JOIN overridden USING (user_id)
             WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn
                   AND coalesce({TIME} < since, true)""",
             {"name": experiment.name},
         )
-        pivot = ", ".join(f"sum(value) FILTER (kind = {sql_text(kind)}) AS {quoted(column(kind))}" for kind in kinds)
-        bounded = experiment.metrics.outcome_hours is not None
-        in_time = f"greatest(event_time, received_time) <= decided + {known}" if bounded else "true"
-        db.execute(
-            f"""CREATE TABLE outcome AS SELECT decision_id, {pivot}
-            FROM outcome_log JOIN (SELECT decision_id, decided FROM decision) USING (decision_id)
-            WHERE {in_time} GROUP BY decision_id"""
-        )
-        values = ", ".join(f"coalesce(sum({of}), 0) AS {of}" for of in (quoted(column(kind)) for kind in kinds))
-        ((first, last),) = db.execute(f"SELECT min(decided), max(decided) - {known} FROM decision").fetchall()
+        ((first, newest),) = db.execute("SELECT min(decided), max(decided) FROM decision").fetchall()
+        if first is None:
+            return IncumbentUsers(Population(np.zeros((0, 2))), 0, 0.0, 0.0, unit_of(primary, gain))
+        last = newest - timedelta(hours=hours or 0.0)
+        begins: datetime = first
         covariates: tuple[str, ...] = ()
-        begins = first
-        if experiment.covariates is not None and first is not None:
-            if experiment.covariates.past:
-                begins = first + max(last - first, timedelta(0)) / 2
+        if spec is not None:
+            begins = first + max(last - first, timedelta(0)) / 2 if spec.past else first
             every = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
             covariates = find_known(db, log, experiment, sorted(every), begins)
+        added = "".join(
+            f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {quoted(column(kind))}" for kind in kinds
+        )
         told = "".join(f", any_value({of}) AS {of}" for of in (quoted(PREFIX + name) for name in covariates))
         of_users = db.execute(
-            f"""SELECT {values}, count(*) AS {DECISIONS}, min(decided) AS first, max(decided) AS last{told}
-            FROM (SELECT * FROM decision LEFT JOIN outcome USING (decision_id) WHERE decided BETWEEN $begins AND $last)
-                 {"LEFT JOIN known ON unit = hash(user_id)" if covariates else ""}
+            f"""WITH planned AS (FROM decision WHERE decided BETWEEN $begins AND $last)
+            SELECT count(decided) AS {DECISIONS}, min(decided) AS first, max(decided) AS last{added}{told} FROM (
+                SELECT user_id, decided FROM planned UNION ALL BY NAME
+                SELECT user_id, kind, value FROM planned JOIN outcome_log USING (decision_id)
+                WHERE greatest(event_time, received_time) <= {matures(experiment, "decided")})
+            {"LEFT JOIN known ON unit = hash(user_id)" if covariates else ""}
             GROUP BY user_id ORDER BY user_id""",  # a plan draws users by their place: the same log, the same plan
             {"begins": begins, "last": last},
         ).df()
@@ -92,18 +90,15 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
     if len(figures):
         figures = figures * user_weights(of_users[DECISIONS].to_numpy(np.float64))[:, None]
     decisions, cost = int(of_users[DECISIONS].sum()), float(_sum(of_users, metric(COST, gain).numerator).sum())
-    span = of_users["last"].max() - of_users["first"].min() if len(of_users) else None
-    known_UK = None
-    if covariates:
-        known_UK = of_users[[PREFIX + name for name in covariates]].to_numpy(np.float64)
+    known_UK = of_users[[PREFIX + name for name in covariates]].to_numpy(np.float64) if covariates else None
     return IncumbentUsers(
         Population(figures, set(EVENTS).issuperset(gain_of(primary, gain).names), known_UK),
         decisions,
         cost / decisions if decisions else 0.0,
-        span.total_seconds() / 86_400 if span is not None else 0.0,
+        (of_users["last"].max() - of_users["first"].min()).total_seconds() / 86_400 if len(of_users) else 0.0,
         unit_of(primary, gain),
         covariates,
-        (begins - first).total_seconds() / 86_400 if begins is not None and first is not None else 0.0,
+        (begins - first).total_seconds() / 86_400,
     )
 
 
@@ -120,14 +115,12 @@ def plan_with(
 
     Args:
         effect: By how much the challenger's metric is larger, as a share of the incumbent's.
-        share: Of the users who get the challenger.
         users_a_day: 0: as many new users as were seen, in a day at least.
 
     Returns:
         A JSON-ready dict: users of all arms, days (None: unknown), decisions, cost (currency units), power and runs of
-        the played experiments, alpha of the comparison, and what was seen. With covariates, `adjustment` has their
-        names, the share of the variance that they explain, the share of users with any known, and under `without` the
-        same figures without them.
+        the played experiments. With covariates, `adjustment` says what they explain, and has the same figures
+        `without` them.
 
     Raises:
         ValueError: the log says too little, or an argument makes no sense.

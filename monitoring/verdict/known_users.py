@@ -12,10 +12,12 @@ differs between the arms sooner or later, which the verdict looks for (`Comparis
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pandas.api.types import is_numeric_dtype
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.hourly_sums import quoted
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     import duckdb
 
 PREFIX = "known:"  # of a covariate's column
-_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
-            "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")  # fmt: skip
-
 _LARGEST = 1e100  # of larger numbers, squares can't be added up
 
 
@@ -51,40 +50,30 @@ def find_known(
     spec = experiment.covariates
     if spec is None:
         return ()
-    parts, names = [], []
-    if spec.past:
-        names += _find_past(db, experiment, tuple(kinds), begins)
-        parts.append("past")
+    tables = {"past": _find_past(db, experiment, tuple(kinds), begins)} if spec.past else {}
     if spec.table is not None:
         told = _read_table(db, Path(spec.table), spec.columns)
-        if twice := {name.lower() for name in names}.intersection(name.lower() for name in told):
+        past = {name.lower() for name in tables.get("past", ())}
+        if twice := past.intersection(name.lower() for name in told):
             raise ExperimentError(
                 f"covariates.table: {spec.table}: what is known of the past is called {min(twice)!r}, too: rename the "
                 "column, or leave it out"
             )
-        names += told
-        parts.append("told")
-    db.execute(f"CREATE TABLE known AS FROM {' FULL JOIN '.join(parts)}" + " USING (unit)" * (len(parts) - 1))
-    return tuple(names)
+        tables["told"] = told
+    db.execute(f"CREATE TABLE known AS FROM {' FULL JOIN '.join(tables)}" + " USING (unit)" * (len(tables) - 1))
+    return tuple(name for names in tables.values() for name in names)
 
 
 def _find_past(
     db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], begins: datetime | None
 ) -> list[str]:
-    if begins is not None:
-        db.execute(
-            """CREATE TABLE met AS
-            SELECT DISTINCT hash(user_id) AS unit, $begins::TIMESTAMPTZ AS first FROM decision_log""",
-            {"begins": begins},
-        )
-    else:
-        db.execute(
-            """CREATE TABLE met AS
-            SELECT hash(user_id) AS unit, min(event_time) AS first FROM decision_log
-            WHERE (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1
-            GROUP BY unit""",
-            {"name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
-        )
+    db.execute(
+        """CREATE TABLE met AS
+        SELECT hash(user_id) AS unit, coalesce($begins::TIMESTAMPTZ, min(event_time) FILTER (
+            (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1)
+        ) AS first FROM decision_log GROUP BY unit""",
+        {"begins": begins, "name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
+    )
     db.execute(
         """CREATE TABLE before AS
         SELECT decision_id, unit, first FROM decision_log AS each
@@ -120,9 +109,9 @@ def _read_table(db: duckdb.DuckDBPyConnection, file: Path, columns: tuple[str, .
     try:
         table = db.read_csv(str(file), dtype={USER: "VARCHAR"}) if file.suffix == ".csv" else db.from_parquet(str(file))
         table.create("covariate_table")  # all of it at once, so that a fault in it is found here
-        types = dict(zip(table.columns, map(str, table.types), strict=True))
-        _check_columns(file, types, columns)
-        names = list(columns or [name for name in types if name != USER])
+        names = list(columns or [name for name in table.columns if name != USER])
+        if (fault := _fault_of_columns(table, names)) is not None:
+            raise ExperimentError(f"covariates.table: {file}: {fault}")
         _check_rows(db, file, names)
     except duckdb.Error as error:
         raise ExperimentError(f"covariates.table: {file}: {str(error).splitlines()[0]}") from None
@@ -131,19 +120,17 @@ def _read_table(db: duckdb.DuckDBPyConnection, file: Path, columns: tuple[str, .
     return names
 
 
-def _check_columns(file: Path, types: dict[str, str], columns: tuple[str, ...]) -> None:
-    said = f"covariates.table: {file}"
-    if USER not in types:
-        raise ExperimentError(f"{said}: no column {USER}; there are {', '.join(types)}")
-    if missing := [name for name in columns if name not in types]:
-        raise ExperimentError(f"{said}: no column {missing[0]!r}; there are {', '.join(types)}")
-    names = columns or tuple(name for name in types if name != USER)
-    if not names or len(names) > MOST_COLUMNS:
-        raise ExperimentError(
-            f"{said}: expected 1 to {MOST_COLUMNS} columns beside {USER}, got {len(names)}: name them"
-        )
-    if texts := [name for name in names if types[name].split("(")[0] not in _NUMBERS]:
-        raise ExperimentError(f"{said}: column {texts[0]!r} holds no numbers, but {types[texts[0]]}")
+def _fault_of_columns(table: duckdb.DuckDBPyRelation, names: Collection[str]) -> str | None:
+    for name in (USER, *names):
+        if name not in table.columns:
+            return f"no column {name!r}; there are {', '.join(table.columns)}"
+    if not 0 < len(names) <= MOST_COLUMNS:
+        return f"expected 1 to {MOST_COLUMNS} columns beside {USER}, got {len(names)}: name them"
+    types = table.limit(0).df().dtypes
+    for name, of in zip(table.columns, table.types, strict=True):
+        if name in names and not is_numeric_dtype(types[name]):
+            return f"column {name!r} holds no numbers, but {of}"
+    return None
 
 
 def _check_rows(db: duckdb.DuckDBPyConnection, file: Path, names: list[str]) -> None:
@@ -161,8 +148,8 @@ def _check_rows(db: duckdb.DuckDBPyConnection, file: Path, names: list[str]) -> 
             f"SELECT count(*), min({USER}::VARCHAR) FROM (SELECT {USER} {rows})"
         ).fetchall()
         if count:
-            example_said = f", one of them {example!r}" if example is not None else ""
-            raise ExperimentError(f"covariates.table: {file}: {count:,} {fault}{example_said}")
+            of = f", one of them {example!r}" if example is not None else ""
+            raise ExperimentError(f"covariates.table: {file}: {count:,} {fault}{of}")
 
 
 def _column(name: str) -> str:

@@ -60,10 +60,9 @@ def long_term_effect(log: DecisionLog, experiment: Experiment, gain: Gain) -> Lo
     effect = None if found["lift"] is None else -found["lift"]
     low, high = found["lift_ci"]
     ci = None if low is None or high is None else [-high, -low]
-    metric = found["metric"]
-    before, of = found["arms"][_HELD_OUT]["metrics"][metric], found["units"][metric]
+    metric, arms = found["metric"], {INCUMBENT: found["arms"][INCUMBENT], HOLDOUT: found["arms"][_HELD_OUT]}
+    before, of = arms[HOLDOUT]["metrics"][metric], found["units"][metric]
     tone, words = _said(found, ci, of)
-    names = {INCUMBENT: INCUMBENT, HOLDOUT: _HELD_OUT}
     return LongTerm(
         since=since,
         holdout=experiment.holdout,
@@ -73,8 +72,8 @@ def long_term_effect(log: DecisionLog, experiment: Experiment, gain: Gain) -> Lo
         confidence=found["confidence"],
         metric=metric,
         unit=of,
-        users={name: found["arms"][arm]["users"] for name, arm in names.items()},
-        decisions={name: found["arms"][arm]["decisions"] for name, arm in names.items()},
+        users={name: arm["users"] for name, arm in arms.items()},
+        decisions={name: arm["decisions"] for name, arm in arms.items()},
         srm_p=found["srm_p"],
         left_out=found["left_out"],
         tone=tone,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monitoring.decision_log import DecisionLog, Period
+import pandas as pd
+
+from monitoring.decision_log import DecisionLog, Period, utc_time
 from monitoring.verdict.long_term import long_term_effect
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.verdict import verdict_from_log
@@ -24,18 +26,13 @@ class PeriodError(InputError):
 
 def period_of(since: str, until: str) -> Period:
     """A period as a pipeline names it: ISO times, inclusive and exclusive; empty for no bound. Raises PeriodError."""
-    return Period(_utc("since", since), _utc("until", until))
-
-
-def _utc(name: str, value: str) -> str:
-    """A bound in the form that DuckDB reads; without a zone, it is UTC."""
-    if not value:
-        return ""
-    try:
-        at = datetime.fromisoformat(value)
-    except ValueError:
-        raise PeriodError(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
-    return (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
+    bounds = {"since": since, "until": until}
+    for name, text in bounds.items():
+        try:
+            bounds[name] = utc_time(text).isoformat() if text else ""  # as DuckDB reads it
+        except ValueError:
+            raise PeriodError(f"{name}: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
+    return Period(**bounds)
 
 
 def verdict_of_period(
@@ -61,14 +58,15 @@ def verdict_of_period(
 
     Raises:
         PeriodError: no decision falls into the period, or the gain can't be read.
-        ExperimentError: the experiment can't be used.
-        LogError: a file of the lake was deleted meanwhile.
+        ExperimentError, LogError: the experiment can't be used, or a file of the lake was deleted meanwhile.
     """
     try:
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
         raise PeriodError(f"gain: {error}") from None
-    log = DecisionLog.of(lake, period, Path(weights) if weights else None, budget or None)
+    log = DecisionLog.of(lake, period)
+    if weights:
+        log = replace(log, weights=pd.read_parquet(weights), budget_per_decision=budget or None)
     if not log.lake:
         raise PeriodError(f"{log.lake.place}: no decisions in this lake; routers upload their logs there every minute")
     spec = Experiment.load(experiment)
@@ -78,11 +76,8 @@ def verdict_of_period(
             "period right (since, until), does the router get requests, and does it upload its log?"
         )
     found = verdict_from_log(log, spec, counts)
-    if (long_term := long_term_effect(log, spec, counts)) is not None:
-        found["long_term"] = dict(long_term)
-    if by:
-        found["segments"] = dict(segment_lifts(log, spec, counts, by))
-    return found
+    more = {"long_term": long_term_effect(log, spec, counts), "segments": by and segment_lifts(log, spec, counts, by)}
+    return found | {name: dict(part) for name, part in more.items() if part}
 
 
 class DecidingIncumbent(NamedTuple):
@@ -92,13 +87,11 @@ class DecidingIncumbent(NamedTuple):
     policy: str = ""  # without one, as the records name it
 
     def __str__(self) -> str:
-        if self.artifact:
-            return f"the challenger has to beat the incumbent that serves, {self.artifact}"
+        beaten = f"the challenger has to beat the incumbent that serves, {self.artifact or self.policy}"
         if self.policy:
-            return (
-                f"the challenger has to beat the incumbent that serves, {self.policy}: the registry has no artifact of "
-                "it, so its own decisions say what it is worth"
-            )
+            return f"{beaten}: the registry has no artifact of it, so its own decisions say what it is worth"
+        if self.artifact:
+            return beaten
         return (
             "no decision of an incumbent yet: the challenger has to beat the channel frequencies of the log, which "
             "stand for what decided so far"
@@ -112,9 +105,6 @@ def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> Decidin
         lake: Folder or URI; "": nothing has decided.
         find: Returns the folder of the artifact with a digest.
     """
-    newest = DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None
-    if newest is None:
-        return DecidingIncumbent()
-    digest, policy = newest
+    digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)
     return DecidingIncumbent(policy=policy) if folder is None else DecidingIncumbent(artifact=str(folder))

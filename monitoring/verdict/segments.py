@@ -2,11 +2,10 @@
 
     segment_lifts(log, experiment, gain, {"device": "json_extract_string(record.context, '$.device')"})
 
-The same decisions count as in the verdict, and the intervals are always valid, too. Many segments are many chances to
-find something by luck, so the error rate of the experiment is shared evenly (Bonferroni) among all that could be shown,
-`MOST` of a column and the unknown one, of each challenger: all intervals of a call hold together. A segment must be
-known before the decision, as context and static columns are. No lift is adjusted: covariates add little if few users of
-a segment have them.
+The same decisions count as in the verdict. Many segments are many chances to find something by luck, so the error rate
+of the experiment is shared evenly (Bonferroni) among all that could be shown, `MOST` of a column and the unknown one,
+of each challenger: all intervals of a call hold together. A segment must be known before the decision, as context and
+static columns are. No lift is adjusted: covariates add little if few users of a segment have them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TypedDict
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison
-from monitoring.verdict.experiment_users import Users, experiment_users
+from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.hourly_sums import sql_text
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
@@ -58,22 +57,20 @@ def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapp
             shown = [*largest, *((segment, size) for segment, size in sizes if segment is None)]
             found["lifts"][column] = []
             for segment, _ in shown:
-                condition = "segment IS NULL" if segment is None else f"segment = {sql_text(segment)}"
-                users = read.users(segment=condition)
-                found["lifts"][column] += [_lift(users, segment, name, experiment, gain, alpha) for name in challengers]
+                users = read.users(segment="segment IS NULL" if segment is None else f"segment = {sql_text(segment)}")
+                comparisons = [Comparison(users, name, gain, None, alpha) for name in challengers]
+                found["lifts"][column] += [_lift(each, segment, experiment.metrics.primary) for each in comparisons]
             found["smaller"][column] = sum(size for _, size in sizes) - sum(size for _, size in shown)
     return found
 
 
-def _lift(
-    users: Users, segment: str | None, challenger: str, experiment: Experiment, gain: Gain, alpha: float
-) -> SegmentLift:
-    lift = Comparison(users, challenger, gain, None, alpha).lift(experiment.metrics.primary)
+def _lift(comparison: Comparison, segment: str | None, primary: str) -> SegmentLift:
+    lift, users, arms = comparison.lift(primary), comparison.users, (comparison.challenger, INCUMBENT)
     return SegmentLift(
-        challenger=challenger,
+        challenger=comparison.challenger,
         segment=segment,
-        users=users.count(challenger, INCUMBENT),
-        decisions=round(sum(users.of(arm, ((DECISIONS, 1.0),)) for arm in (challenger, INCUMBENT))),
+        users=users.count(*arms),
+        decisions=round(sum(users.of(arm, ((DECISIONS, 1.0),)) for arm in arms)),
         lift=lift.value if math.isfinite(lift.value) else None,
         lift_ci=list(lift.ci) if all(map(math.isfinite, lift.ci)) else None,
     )

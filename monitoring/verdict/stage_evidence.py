@@ -5,17 +5,15 @@
     consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
 
 The verdict and its breached guardrails are those of the whole ramp (`verdict.py`). An arm's users are those of the
-present stage that count in the verdict: before there are any, no guardrail can be breached. Fallbacks and latency are
-those of its decisions at the stage since then, without users whom the file names; latencies, of the last nine days
-(`stored_sums.py`). A change of the stage is no fault of an arm: until the ledger has its accounts, a second or two, an
-arm with new users has no money, so what the ledger refuses in the first minute is none. In the shadow, which is short,
-evidence is read from the records.
+present stage that count in the verdict. Fallbacks and latency are those of its decisions at the stage since then,
+without users whom the file names; latencies, of the last nine days (`stored_sums.py`). What the ledger refuses in the
+first seconds is no fault of an arm: it has no accounts yet. In the shadow, evidence is read from the records.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -35,13 +33,7 @@ _FOLLOWED_SECONDS = 5.0  # in which the ledger follows a change of the stage
 def stage_evidence(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, since: float, verdict: Mapping[str, Any]
 ) -> Evidence:
-    """The evidence now.
-
-    Args:
-        db: Holds the sums of the log (`experiment_users.py`).
-        since: When its time at this stage began, seconds since 1970.
-        verdict: Of these sums.
-    """
+    """The evidence now, from the sums of the log and their verdict; the stage began at `since`, seconds since 1970."""
     if experiment.stage == "shadow":
         arms = arms_in_shadow(log, experiment, since)
     else:
@@ -50,16 +42,12 @@ def stage_evidence(
             name: ArmEvidence(counted.get(name, 0), *faults)
             for name, faults in faults_at_stage(db, experiment.stage, since).items()
         }
-    return evidence_of(verdict, arms, {arm.name for arm in experiment.arms if arm.weight > 0})
-
-
-def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], serving: Collection[str]) -> Evidence:
-    """A verdict in the stage machine's terms; an arm without a weight (not in `serving`) does no harm any more."""
     breached = tuple(
-        f"{name}: {breach(check['name'], check['lower'], check['margin'])}"
-        for name, found in verdict["challengers"].items()
-        for check in found["guardrails"]
-        if check["state"] == "breached" and name in serving
+        f"{arm.name}: {breach(check['name'], check['lower'], check['margin'])}"
+        for arm in experiment.arms
+        if arm.name in verdict["challengers"] and arm.weight > 0  # without a weight it does no harm any more
+        for check in verdict["challengers"][arm.name]["guardrails"]
+        if check["state"] == "breached"
     )
     return Evidence(verdict["verdict"], verdict["reason"], verdict["challenger"], breached, arms)
 

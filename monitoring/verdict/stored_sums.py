@@ -11,12 +11,13 @@ which never change. So a stored file is either right or has another name: an hou
 
 - Outcomes of an hour are read when it is closed, for what was spent, and once it may count (`outcome_hours`). Those
   that come later count as late ones, and would make a version of each hour of a week with each compaction: they are
-  read two, four and eight days later. So are those in time that a router uploads hours late.
+  read two, four and eight days later. Those that a router uploads hours after it got them may be in time: the names of
+  their files say so (`features/collect/compact.py`), and the next look reads them.
 - The past are the days that may count as a whole. A user has one row for all of its cells that count alike: those of
   one stage and arm. So a look reads a row a user, and those of the last days. Another day, or another judgement of
   the past (by new weights or models), makes both files anew from those of the hours.
 - Hours that gain decisions now, and those that have just begun to count, are reduced with what has arrived at each
-  look. An outcome that arrives later than that counts from the next compaction on.
+  look.
 - Segments, replays with weights, and periods with bounds are reduced anew each time.
 
 A lake that can't be written is read as well; each look then reduces all hours.
@@ -27,7 +28,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -41,20 +41,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyarrow.fs import copy_files
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.verdict import hourly_sums
 from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions
-from monitoring.verdict.hourly_sums import budget_classes, quoted, reduce_hours, sql_text
+from monitoring.verdict.hourly_sums import budget_periods, quoted, reduce_hours, sql_text
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS
-from mtorl.log.decision_ids import TIME
 from mtorl.log.derived import PAST, Derived
-from mtorl.log.lake import HOUR, LakeFile, instant, sql_of
-from mtorl.log.records import MODEL_NAME, place_among_copies
+from mtorl.log.lake import HOUR, LakeFile, by_hour, hours_of, in_parts, instant, was_uploaded_late
 from mtorl.log.touchpoints import LogError
 
 if TYPE_CHECKING:
     import duckdb
 
+VERSION = 1
+"""Of the stored rows: raise it with each change of what this room, or `mtorl.log`, makes of equal records."""
 _DAY = timedelta(days=1)
 _CLOCKS = timedelta(minutes=10)  # by which the times of a decision's id and its record may differ
 _COMPACTED = timedelta(hours=2, minutes=30)  # in which an hour is closed, and the outcomes that came in it are added
@@ -73,12 +72,12 @@ class _Hour(NamedTuple):
     since: datetime
     decisions: tuple[LakeFile, ...]
     outcomes: tuple[LakeFile, ...]
-    age: int = 0  # unless 0: its outcomes are those of the first look at this age; below: it can't count yet
+    age: int = 0  # see `_hours`
 
     @property
     def key(self) -> _Key:
-        known = [str(self.age)] if self.age else [file.name for file in self.outcomes]
-        return self.since, (*(file.name for file in self.decisions), *known)
+        read = [file for file in self.outcomes if self.age == 0 or (self.age > 0 and was_uploaded_late(file))]
+        return self.since, (*(file.name for file in (*self.decisions, *read)), str(self.age))
 
     @property
     def size(self) -> int:
@@ -127,7 +126,7 @@ class _Sums:
         """Make the tables, and store what the lake lacks."""
         db = self.db
         recent, hours, begins = self._hours()
-        for part in _parts([hour for hour in hours if not self._stored_before(hour.key)]):
+        for part in in_parts([hour for hour in hours if not self._stored_before(hour.key)], _PART_BYTES):
             self._reduce(part, keep=True)
         self._reduce([recent], keep=False)
         past = [hour.key for hour in hours if hour.since < begins]
@@ -166,9 +165,9 @@ class _Sums:
             self.experiment.salt,
             self.experiment.metrics.outcome_hours,
             self.kinds,
-            budget_classes(self.experiment),
-            [Path(name).read_text(encoding="utf-8") for name in (hourly_sums.__file__, __file__)],
-            [DECISION_COLUMNS, TIME, MODEL_NAME, place_among_copies("decision"), place_among_copies("outcome")],
+            budget_periods(self.experiment),
+            VERSION,
+            DECISION_COLUMNS,
             duckdb.__version__,  # its `hash` may be another one
         ]
         return Derived(self.log.lake, "sums", self.experiment.name, [json.dumps(settings)])
@@ -178,32 +177,27 @@ class _Sums:
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
         """What is reduced with the arrived records, the other closed hours, oldest first, and when the past ends."""
-        lake = self.log.lake
-        arrived, arrived_outcomes = lake.arrived("decision"), lake.arrived("outcome")
-        decisions, outcomes = _by_hour(lake.closed("decision")), _by_hour(lake.closed("outcome"))
+        lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
+        arrived = lake.arrived("decision")
+        decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
         now = min(newest + 2 * HOUR, datetime.now(UTC))  # at most as late as that of `count_decisions`
-        hours = self.experiment.metrics.outcome_hours
         matures = timedelta(hours=hours or 0)
-
-        def may_count(hour: datetime) -> bool:
-            return hours is None or hour + matures <= now + _CLOCKS
-
         # What came until then is in closed hours; while no compaction runs, that stands still.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
-        def has_begun_to_count(hour: datetime) -> bool:
-            return may_count(hour) and hour + HOUR + matures > compacted
-
         def age(hour: datetime) -> int:
-            if hours is None or has_begun_to_count(hour):
+            """0: each new outcome counts; -1: none yet; later, how often late ones were read, and one."""
+            if hours is not None and hour + matures > now + _CLOCKS:
+                return -1
+            if hours is None or hour + HOUR + matures > compacted:
                 return 0
-            return _age_of_outcomes(begins - hour) if may_count(hour) else -1
+            return 1 + sum(begins - hour >= late for late in _LATE)
 
-        open_hours = _hours_in(self.db, arrived)
+        open_hours = hours_of(self.db, arrived)
         if hours is not None:
-            open_hours |= set(filter(has_begun_to_count, _hours_in(self.db, arrived_outcomes)))
+            open_hours |= {hour for hour in hours_of(self.db, lake.arrived("outcome")) if age(hour) == 0}
         closed = [
             _Hour(hour, tuple(files), tuple(outcomes.get(hour, ())), age(hour))
             for hour, files in sorted(decisions.items())
@@ -314,18 +308,6 @@ class _Sums:
         return path
 
 
-def _parts(hours: Iterable[_Hour]) -> Iterator[list[_Hour]]:
-    """Neighbours together, of about so many bytes."""
-    part: list[_Hour] = []
-    for hour in hours:
-        part.append(hour)
-        if sum(each.size for each in part) >= _PART_BYTES:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
 def _in_one(tables: Mapping[str, str]) -> str:
     """SQL of the rows of several tables in one."""
     return " UNION ALL BY NAME ".join(
@@ -342,25 +324,6 @@ def _added_up(rows: str) -> str:
     """SQL of rows of `user_sum` with each user and cell once."""
     return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
         FROM {rows} GROUP BY unit, cell, segment"""
-
-
-def _age_of_outcomes(since: timedelta) -> int:
-    """The number of times that late outcomes were read, and one, so long after an hour has become the past."""
-    return 1 + sum(since >= late for late in _LATE)
-
-
-def _by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
-    found: dict[datetime, list[LakeFile]] = defaultdict(list)
-    for file in files:
-        found[file.hour].append(file)
-    return found
-
-
-def _hours_in(db: duckdb.DuckDBPyConnection, files: Sequence[LakeFile]) -> set[datetime]:
-    if not files:
-        return set()
-    rows = db.execute(f"SELECT DISTINCT hour FROM {sql_of(files)}").fetchall()
-    return {hour.astimezone(UTC) for (hour,) in rows}
 
 
 def _types(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:

@@ -19,11 +19,13 @@ more than `DecisionLog.budget_per_decision` is thinned until it fits, as in `mto
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import orjson
 
 from monitoring import plain_words
 from monitoring.decision_log import DecisionLog
@@ -72,37 +74,28 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         gain: Meaning of "gain_per_decision" in the experiment file, as in the description of the data set.
 
     Returns:
-        A JSON-ready dict: metric (the primary one), units (of every metric in it), total_units (of the arms' totals),
-        currency, users who count and moved_users, arms, their models, users_of_stages (by stage and
-        arm), srm_p, what was left out (decisions by reason, late outcomes, and overridden_users, whose arm the file
-        names), heavy_users (those with much of an arm's decisions, by name; an arm's capped_users is the number of all
-        who count as `HEAVIEST` typical users), `challengers` with the comparison of each, and at the top level that of
-        the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by
-        covariates, with the lift without them), futile (whether the wanted effect can be ruled out; None: none is
-        wanted), money (the lift per currency unit, and its value at the challenger's spend), guardrails, secondary,
-        verdict, reason, series of looks at the users who came first, with all that they did.
+        A JSON-ready dict. `challengers` has the comparison of each: lift, lift_ci (always valid), lift_ci_fixed,
+        adjustment (by covariates, with the lift without them), money (the lift per currency unit, and its value at the
+        challenger's spend), futile (whether the wanted effect can be ruled out; None: none is wanted), guardrails,
+        secondary, verdict, reason. That of the challenger which decides is also at the top level, with a series of
+        looks at the users who came first. The rest is of all arms: users who count, units of all metrics, models, what
+        was left out (decisions by reason; overridden_users, whose arm the file names), and heavy_users by name (an
+        arm's capped_users is the number of all who count as `HEAVIEST` typical users).
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
     """
-    primary = experiment.metrics.primary
-    guardrails = experiment.metrics.guardrails
+    primary, guardrails = experiment.metrics.primary, experiment.metrics.guardrails
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
     every_stage = shares_of_stages(experiment)
+    left_out, models, overridden, of_stages = read.counted
 
     def compared(users: Users) -> dict[str, Comparison]:
-        return {
-            name: Comparison(users, name, gain, log.budget_per_decision, alpha, tuple(read.covariates))
-            for name in challengers
-        }
+        covariates = tuple(read.covariates)
+        return {name: Comparison(users, name, gain, log.budget_per_decision, alpha, covariates) for name in challengers}
 
-    left_out, models, overridden, of_stages = read.counted
-    changed = not left_out.keys().isdisjoint(CHANGED)
-    with_changed = {
-        name: (comparison.lift(primary), _checks(experiment, comparison), _futile(experiment, comparison))
-        for name, comparison in (compared(read.users(changed=True)) if changed else {}).items()
-    }
+    with_changed = {} if left_out.keys().isdisjoint(CHANGED) else compared(read.users(changed=True))
     found = read.users()
     comparisons = compared(found)
     by_stage = np.stack([found.by_stage(arm) for arm in found.arms], -1)  # stages, arms
@@ -114,18 +107,15 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     srm_p = srm_p_value(
         [(counts, every_stage[stage]) for stage, counts in users_of_stages.items()], planned=len(every_stage)
     )
-    deciding = (primary, *(guardrail.name for guardrail in guardrails))
-    kinds = {kind for metric in deciding for kind in outcomes_of(metric, gain)}
+    kinds = {kind for metric in (primary, *(each.name for each in guardrails)) for kind in outcomes_of(metric, gain)}
     secondary = _secondary(comparisons, experiment)
-    lifts, verdicts, results = {}, {}, {}
+    verdicts, results = {}, {}
     for name, comparison in comparisons.items():
-        lift = lifts[name] = comparison.lift(primary)
-        checks = _checks(experiment, comparison)
-        if changed:
-            checks = [
-                check if check.state == other.state else replace(check, state="open")
-                for check, other in zip(checks, with_changed[name][1], strict=True)
-            ]
+        lift, hours = comparison.lift(primary), comparison.hours(of_stages)
+        other = with_changed.get(name)
+        both = [comparison] if other is None else [comparison, other]
+        checks = _checks(experiment, both)
+        futile = all(_futile(experiment, each) for each in both)
         verdicts[name] = reach_verdict(
             lift,
             srm_p=srm_p,
@@ -133,14 +123,13 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             crossed_share=found.crossed / max(found.all_users, 1),
             late_gap=comparison.late_gap(kinds),
             unbalanced=comparison.unbalanced(SRM_ALARM / len(challengers)),
-            hours=(hours := comparison.hours(of_stages)),
+            hours=hours,
             min_hours=experiment.min_runtime_hours,
-            with_changed=with_changed[name][0] if changed else None,
-            ruled_out=experiment.minimum_effect
-            if (futile := _futile(experiment, comparison) and not (changed and not with_changed[name][2]))
-            else None,
+            with_changed=None if other is None else other.lift(primary),
+            ruled_out=experiment.minimum_effect if futile else None,
             challenger=name,
         )
+        reason = verdicts[name].reason + models.said + _remarks(found, overridden, experiment, (name, INCUMBENT))
         results[name] = {
             "lift": lift.value,
             "lift_ci": lift.ci,
@@ -154,15 +143,11 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             "guardrails": [asdict(check) for check in checks],
             "secondary": secondary[name],
             "verdict": verdicts[name].token,
-            "reason": _nothing_counts(left_out, experiment)
-            if not found.all_users
-            else verdicts[name].reason
-            + models.said
-            + _remarks(found, overridden, experiment.metrics.outcome_hours, (name, INCUMBENT)),
+            "reason": reason if found.all_users else _nothing_counts(left_out),
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
-    challenger = leading(serving or verdicts, lifts)
+    challenger = leading(serving or verdicts, {name: one.lift(primary) for name, one in comparisons.items()})
     result = {
         "experiment": experiment.name,
         "stage": experiment.stage,
@@ -189,7 +174,9 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         **results[challenger],
         "series": list(_series(comparisons[challenger], primary)),
     }
-    return {key: _plain(value) for key, value in result.items()}
+    # Plain JSON: a number that is not finite is null.
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
+    return plain
 
 
 def without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,23 +195,28 @@ def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
     }
 
 
-def _checks(experiment: Experiment, comparison: Comparison) -> list[GuardrailCheck]:
+def _checks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[GuardrailCheck]:
+    """Check the guardrails; one that holds, or is breached, in one of the comparisons alone is open."""
     found = []
     for guardrail in experiment.metrics.guardrails:
-        check, *others = (_check(guardrail, each) for each in _both_ways(experiment, comparison))
-        held = all(other.state == "held" for other in others)
-        found.append(check if check.state != "held" or held else replace(check, state="open"))
+        check, *others = (_check(experiment, guardrail, comparison) for comparison in comparisons)
+        found.append(replace(check, state="open") if any(check.state != other.state for other in others) else check)
     return found
 
 
-def _check(guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
-    return check_guardrail(
-        guardrail.name,
-        comparison.lift(guardrail.name),
-        direction=guardrail.direction,
-        margin=guardrail.margin,
-        alpha=comparison.alpha,
+def _check(experiment: Experiment, guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
+    check, *others = (
+        check_guardrail(
+            guardrail.name,
+            each.lift(guardrail.name),
+            direction=guardrail.direction,
+            margin=guardrail.margin,
+            alpha=each.alpha,
+        )
+        for each in _both_ways(experiment, comparison)
     )
+    held_by_all = all(other.state == "held" for other in others)
+    return check if check.state != "held" or held_by_all else replace(check, state="open")
 
 
 def _both_ways(experiment: Experiment, comparison: Comparison) -> list[Comparison]:
@@ -261,28 +253,25 @@ def _spent(found: Users, arm: str) -> float:
     return found.of(arm, (("plain:cost", 1.0),))
 
 
-def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
-    """The reason for which nothing counts, and what to wait for."""
-    own = {reason: count for reason, count in left_out.items() if reason != "other_experiment"}
+def _nothing_counts(left_out: Mapping[str, int]) -> str:
+    """The reason for which nothing counts, and what to do."""
+    own = Counter({reason: count for reason, count in left_out.items() if reason != "other_experiment"})
     if not own:
         return "there is no decision yet"
-    reason, count = max(own.items(), key=lambda item: item[1])
-    hours = experiment.metrics.outcome_hours or 0.0
-    ended = ", or, if no decision comes after them, say with `until` that the log goes on until then"
-    wait = {
-        "unfinished_period": f"their budget's day or hour is not over: look again then{ended}",
-        "immature": f"their outcomes may still come: look again {hours:g} hours after them{ended}",
-        "not_randomised": "no user is randomised at stage shadow (use mtorl experiment verdict --shadow) or when off",
-    }
-    return f"no decision counts yet: of {count:,}, {wait.get(reason, f'the reason is {reason} (monitoring/README.md)')}"
+    ((reason, count),) = own.most_common(1)
+    later = ": look again later or, if no decision comes after them, say with `until` that the log goes on until then"
+    shadow = ": use mtorl experiment verdict --shadow"
+    hint = {"unfinished_period": later, "immature": later, "not_randomised": shadow}.get(reason, "")
+    return f"no decision counts yet; {count:,} are left out: {plain_words.left_out(reason)}{hint}"
 
 
-def _remarks(found: Users, overridden: int, hours: float | None, arms: Collection[str]) -> str:
+def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:
     """Additions to a verdict's reason: late outcomes, users with a named arm, and heavy users, without their names."""
     remarks = []
     if found.late:
+        hours = f"{experiment.metrics.outcome_hours:g}"
         remarks.append(
-            f"{found.late:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count"
+            f"{found.late:,} outcomes came later than outcome_hours, {hours}, after their decisions and do not count"
         )
     if overridden:
         remarks.append(f"of {overridden:,} users whose arm the file has named, only what was decided before counts")
@@ -302,12 +291,9 @@ def _series(comparison: Comparison, primary: str) -> Iterator[dict[str, Any]]:
 
 def _futile(experiment: Experiment, comparison: Comparison) -> bool:
     """Whether a challenger that is better by the wanted effect can be ruled out."""
-    wanted = experiment.minimum_effect
-    if wanted is None:
-        return False
-    return all(
-        rules_out(each.lift(experiment.metrics.primary, above=wanted)) for each in _both_ways(experiment, comparison)
-    )
+    wanted, primary = experiment.minimum_effect, experiment.metrics.primary
+    both = _both_ways(experiment, comparison)
+    return wanted is not None and all(rules_out(each.lift(primary, above=wanted)) for each in both)
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
@@ -344,14 +330,3 @@ def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) ->
             "significant": there,
         }
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Plain JSON types; a number that is not finite is null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

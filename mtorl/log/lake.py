@@ -6,6 +6,7 @@
 
     arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   as routers upload them
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
+    outcomes/date=2026-11-25/hour=20/late-NAME.parquet                        some of them were uploaded hours late
     sums/, judged/NAME-SETTINGS/date=2026-11-25/hour=20/NAME.parquet          made of closed hours (`derived.py`)
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
@@ -33,7 +34,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -59,6 +60,9 @@ Zone = Literal["judged", "sums"]
 """Folders of what trainings and verdicts have made of closed hours."""
 UNREADABLE = "unreadable"
 """Folder of files that a compaction could not read."""
+LATE = "late-"
+"""Begins the name of a closed hour's file with outcomes that were uploaded long after they were received."""
+_Part = TypeVar("_Part", bound="_Sized")
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"(?:[^/=]+/)?date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"
@@ -247,15 +251,11 @@ class Lake:
         SQL that chooses records by what copies have in common, such as their user.
         """
         arrived = self.arrived(kind, since)  # first: a file that is compacted meanwhile is read twice, not missed
-        by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
-        for file in self.closed(kind, since, until):
-            by_hour[file.hour].append(file)
+        closed = by_hour(self.closed(kind, since, until))
         # Only there can a record have copies: a closed hour of one file was sorted by id when it was written.
-        mixed = {hour for hour, files in by_hour.items() if len(files) > 1}
-        if arrived:
-            mixed |= {hour for (hour,) in db.execute(f"SELECT DISTINCT hour FROM {sql_of(arrived)}").fetchall()}
-        once = [file for hour, files in by_hour.items() if hour not in mixed for file in files]
-        several = [*arrived, *(file for hour in mixed for file in by_hour.get(hour, ()))]
+        mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
+        once = [file for hour, files in closed.items() if hour not in mixed for file in files]
+        several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
         period = [f"hour >= {instant(since)}"] if since else []
         period += [f"hour < {instant(until)}"] if until else []
         where = " AND ".join([this_version(kind), *period, f"({where})"])
@@ -278,6 +278,44 @@ def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str
     """The name of a file in the lake."""
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
+
+
+def was_uploaded_late(file: LakeFile) -> bool:
+    """Whether a closed hour's file has `LATE` outcomes."""
+    return file.name.rpartition("/")[2].startswith(LATE)
+
+
+def by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
+    """The files of each hour."""
+    found: dict[datetime, list[LakeFile]] = defaultdict(list)
+    for file in files:
+        found[file.hour].append(file)
+    return found
+
+
+def hours_of(db: Queries, files: Sequence[LakeFile], where: str = "true") -> set[datetime]:
+    """Hours of the records in some files that a condition in SQL holds for."""
+    rows = db.execute(f"SELECT DISTINCT hour FROM {sql_of(files)} WHERE {where}").fetchall() if files else ()
+    return {hour.astimezone(UTC) for (hour,) in rows}
+
+
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
+    """Neighbours together, of about so many bytes."""
+    part: list[_Part] = []
+    size = 0
+    for file in files:
+        part.append(file)
+        size += file.size
+        if size >= part_bytes:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def columns_of(kind: Kind) -> str:

@@ -22,7 +22,7 @@ from features.collect import compact as module
 from features.collect.compact import Compacted, _to_merge, compact
 from features.collect.snapshot import Snapshot
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.lake import Lake, LakeFile
+from mtorl.log.lake import Lake, LakeFile, was_uploaded_late
 from mtorl.log.records import Kind
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import START, add, decision, outcome, stored, write
@@ -322,12 +322,12 @@ def test_files_of_one_size_are_merged_and_hours_of_a_week_ago_are_one_file(tmp_p
     lake = Lake.open(tmp_path)
     write(tmp_path, [decision("a")])
     for number in range(8):
-        add(tmp_path, [], [outcome(f"o{number}", "a", minutes=number)])
+        add(tmp_path, [], [outcome(f"o{number}", "a", minutes=60 * number)])
         done = compact(lake, START + timedelta(hours=2 + number))
     assert done.merged == 1 and len(lake.closed("outcome")) == 1
-    add(tmp_path, [], [outcome("late", "a", minutes=number)])
+    add(tmp_path, [], [outcome("uploaded late", "a", minutes=number)])
     compact(lake, START + timedelta(days=3))
-    assert len(lake.closed("outcome")) == 2
+    assert [was_uploaded_late(file) for file in lake.closed("outcome")] == [False, True]
     compact(lake, START + timedelta(days=9))
     assert len(lake.closed("outcome")) == 1 and len(stored(tmp_path, "outcome")) == 9
 

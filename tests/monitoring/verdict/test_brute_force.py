@@ -56,6 +56,7 @@ class Visit(NamedTuple):
 
 
 KINDS = ["plain"] * 6 + ["withdrawn", "copied", "repeated", "override", "crossed", "off", "other", "salt", "weights"]
+KINDS += ["outside", "holdout"]
 VISITS = st.builds(
     Visit,
     minute=st.integers(0, 70 * 60),
@@ -92,6 +93,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
         own |= {
             "override": {"override": True, "assignment_probability": 1.0},
             "off": {"stage": "off", "assignment_probability": 1.0, "arm": "incumbent"},
+            **{apart: {"assignment_probability": 1.0, "arm": apart} for apart in ("outside", "holdout")},
             "other": {"experiment": "another"},
             "salt": {"salt": "another"},
             "weights": {"assignment_probability": share / 2},
@@ -156,6 +158,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
         reasons = {
             "other_experiment": row["experiment"] != "test" or row["salt"] != EXPERIMENT.salt,
             "override": row["taken"] >= named.get(row["user_id"], row["taken"] + DAY),
+            **{apart: row["arm"] == apart for apart in ("outside", "holdout")},
             "not_randomised": row["assignment_probability"] >= 1,
             "other_model": changed is not None and (row["began"] or row["hour"]) <= changed,
             "other_weights": abs(row["assignment_probability"] - shares.get(row["arm"], 9.0)) > 1e-9,
@@ -221,6 +224,8 @@ class Kept(Log):
 
 
 CLOSES = timedelta(minutes=70)
+READ_AT_ONCE = patch("features.collect.compact.LATE_AFTER", -HOUR)
+"""Late outcomes are read as if each had been uploaded late, and not days later."""
 
 
 def _arrives(row: dict[str, Any]) -> datetime:
@@ -290,7 +295,7 @@ def test_sums_of_hours_that_were_kept_are_those_of_all_records(visits: list[Visi
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch("monitoring.verdict.stored_sums._age_of_outcomes", lambda since: 0),  # late ones are read at once
+        READ_AT_ONCE,
     ):
         log = Kept(_log(visits, 0), Path(folder))
         for hour in [*sorted(looks), 110]:
@@ -336,7 +341,7 @@ def test_the_past_of_each_user_in_one_row_adds_up_to_the_same(
     visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch("monitoring.verdict.stored_sums._age_of_outcomes", lambda since: 0),
+        READ_AT_ONCE,
     ):
         log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))
         for hour in [*sorted(looks), 110]:
@@ -361,5 +366,5 @@ def _figures(found: Users) -> dict[str, Any]:
     for look, (sums, of_arms) in enumerate([(found.sums, found.of_arms), *found.looks]):
         figures |= {f"users {look}": sums.users_C, f"totals {look}": sums.totals_CB, f"arms {look}": dict(of_arms)}
         figures |= {f"products {look}": sums.products_CBCB, f"positive {look}": np.stack([*sums.positive_C.values()])}
-    counts = (found.known, found.capped, found.crossed, found.all_users, found.late)
+    counts = (found.capped, found.crossed, found.all_users, found.late)
     return {**figures, "counts": counts}

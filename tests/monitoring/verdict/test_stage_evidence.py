@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.experiment_users import experiment_users
-from monitoring.verdict.stage_evidence import arms_in_shadow, evidence_of, faults_at_stage, stage_evidence
+from monitoring.verdict.stage_evidence import arms_in_shadow, faults_at_stage, stage_evidence
 from monitoring.verdict.verdict import CLICK, verdict_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
@@ -149,7 +149,7 @@ def test_the_verdict_is_part_of_it(tmp_path: Path) -> None:
     assert found.arms["challenger"].users == 0  # they had other shares then
 
 
-def test_a_breached_guardrail_of_any_challenger_is_said() -> None:
+def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
     check = {"name": "cost_per_decision", "lower": 0.2, "margin": 0.05, "state": "breached"}
     verdict = {
         "verdict": "inconclusive",
@@ -158,8 +158,12 @@ def test_a_breached_guardrail_of_any_challenger_is_said() -> None:
         "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
     }
     said = "a: cost per decision is worse by at least 0.2, and 0.05 was allowed"
-    assert evidence_of(verdict, {}, {"a", "b"}).breached == (said,)
-    assert evidence_of(verdict, {}, {"b"}).breached == ()  # a was taken out by its weight
+    with DecisionLog.of(tmp_path).opened() as db:
+        for weight, breached in ((0.25, (said,)), (0.0, ())):  # of the latter, a was taken out by its weight
+            weights = {"incumbent": 0.5, "a": weight, "b": 0.5 - weight}
+            arms = [{"name": arm, "weight": share, "endpoint": "http://x"} for arm, share in weights.items()]
+            found = stage_evidence(db, DecisionLog.of(tmp_path), at("shadow", arms=arms), 0.0, verdict)
+            assert found.breached == breached
 
 
 def test_a_log_without_anything_is_no_arm(tmp_path: Path) -> None:
