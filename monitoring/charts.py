@@ -26,6 +26,7 @@ from mtorl.pages.charts import (
 )
 
 Row = Mapping[str, Any]
+_Interval = tuple[str, float, Sequence[float], str]  # label, value, its interval, colour
 
 
 def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
@@ -99,64 +100,53 @@ def budget_curve(curve: Sequence[Row]) -> Chart:
     return Chart(html, f"Share of all gain by share of the budget, for {', '.join(trace['name'] for trace in traces)}.")
 
 
-def policy_values(rows: Sequence[tuple[str, float, Sequence[float], str]], unit: str) -> Chart:
-    """Values with intervals, one line each: (label, value, [low, high], colour), first on top."""
-    traces = []
-    for label, value, interval, colour in reversed(rows):
-        ends = {"array": [interval[1] - value], "arrayminus": [value - interval[0]]}
-        error = {"type": "data", "symmetric": False, **ends, "thickness": 2.5, "width": 0, "color": colour}
-        traces.append(
-            scatter(
-                x=[value],
-                y=[label],
-                error_x=error,
-                mode="markers",
-                marker={"size": 10, "color": colour},
-                hovertemplate="%{x:.4g}<extra></extra>",
-                showlegend=False,
-            )
-        )
-    html = draw(
-        "gate",
-        traces,
-        height=66 + 36 * len(rows),
-        xaxis={"title": unit, "nticks": 6},
-        yaxis={**names_axis(), "range": [-0.6, len(rows) - 0.4]},
-    )
+def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:
+    """Values with intervals, first on top."""
+    html = _intervals("gate", rows, unit)
     return Chart(html, "Off-policy value: " + ", ".join(f"{row[0]} {row[1]:.4g}" for row in rows) + ".")
 
 
 def lift(experiment: Row, metric: str) -> Chart:
     """The lift with its two intervals against zero and, if it is known, the true lift."""
     value, true = experiment["lift"], experiment["true_lift"]
-    traces, ends = [], [0.0, value] + ([true] if true is not None else [])
-    for label, key, colour in (("one look", "lift_ci_fixed", GREY), ("always valid", "lift_ci", BLUE)):
-        interval = experiment[key]
-        if None in interval:
-            continue
-        ends += interval
-        thick = {"color": colour, "width": 7}
-        marker = {"size": 11, "color": "#fff", "line": {"color": colour, "width": 3}}
-        look = {"hovertemplate": "%{x:+.4g}<extra></extra>", "showlegend": False}
-        traces.append(scatter(x=interval, y=[label, label], mode="lines", line=thick, **look))
-        traces.append(scatter(x=[value], y=[label], mode="markers", marker=marker, **look))
-    low, high = min(ends), max(ends)
-    pad = 0.05 * (high - low) or 1.0
+    intervals = (("always valid", "lift_ci", BLUE), ("one look", "lift_ci_fixed", GREY))
+    rows = [(label, value, experiment[key], colour) for label, key, colour in intervals if None not in experiment[key]]
     shapes, words = [vertical(0, GREY, "solid")], [(0.0, "no lift ", "right" if (true or value) > 0 else "left")]
     if true is not None:
         shapes.append(vertical(true, GREEN, "dash"))
         words.append((true, " true lift", "left" if true > 0 else "right"))
-    html = draw(
-        "lift",
-        traces,
-        height=190,
-        shapes=shapes,
-        annotations=marks(words),
-        margin={**WIDE, "l": 90, "t": 26},
-        xaxis={"title": f"challenger − incumbent, {metric}", "nticks": 6, "range": [low - pad, high + pad]},
-        yaxis={"showgrid": False, "range": [-0.6, 1.6]},
-    )
+    layout = {"shapes": shapes, "annotations": marks(words), "margin": {**WIDE, "t": 26}}
+    html = _intervals("lift", rows, f"challenger − incumbent, {metric}", [at for at, *_ in words], **layout)
     return Chart(html, f"Lift, {metric}: {value:+.4g} with its intervals.")
+
+
+def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[float] = (), **layout: Any) -> str:
+    """Intervals in a line each, first on top, on an axis that also shows `seen`."""
+    ends = [*seen, *(end for _, value, interval, _ in rows for end in (value, *interval))]
+    pad = 0.05 * (max(ends) - min(ends)) or 1.0
+    traces = []
+    for label, value, interval, colour in reversed(rows):
+        of_value = {"array": [interval[1] - value], "arrayminus": [value - interval[0]]}
+        look = {"type": "data", "symmetric": False, "thickness": 2.5, "width": 0, "color": colour}
+        traces.append(
+            scatter(
+                x=[value],
+                y=[label],
+                error_x={**of_value, **look},
+                mode="markers",
+                marker={"size": 10, "color": colour},
+                hovertemplate="%{x:.4g}<extra></extra>",
+                showlegend=False,
+            )
+        )
+    return draw(
+        name,
+        traces,
+        height=80 + 36 * len(rows),
+        xaxis={"title": title, "nticks": 6, "range": [min(ends) - pad, max(ends) + pad]},
+        yaxis={**names_axis(), "range": [-0.6, len(rows) - 0.4]},
+        **layout,
+    )
 
 
 def lift_series(series: Sequence[Row], true_lift: float | None, metric: str) -> Chart:

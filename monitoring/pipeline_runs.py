@@ -52,12 +52,7 @@ class PipelineRun(BaseModel):
 
     @classmethod
     def ended(cls, pipeline: str, state: RunEnd, why: Mapping[str, str], otherwise: str, at: datetime) -> PipelineRun:
-        """A run that has just ended.
-
-        Args:
-            why: Reasons that the steps have noted, by step.
-            otherwise: The reason if no step has noted one, as when it ran out of memory.
-        """
+        """A run that has just ended; `otherwise` is the reason if no step has noted one, as when memory ran out."""
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
         return cls(pipeline=pipeline, run=run, state=state, at=at, why=reasons if state == RunEnd.FAILED else {})

@@ -3,7 +3,7 @@
     view = experiment_view(experiment, events, known, now)       # JSON-ready; the same on a laptop and a cluster
     Path("report.html").write_text(page([view]))
 
-In reading order: `document.py` (its fields), `traffic.py` (channels and money, from the decision log), `money.py`
-(whether it lasts), `newest.py` (age of the newest decision), `advice.py`, `view.py` (builds the document), `look.py`
-(reads the log), `charts.py`, `page.py` with `page.html.j2`, `gauges.py` (Prometheus), `web.py` (serves both).
+In reading order: `document.py` (its fields), `traffic.py` (channels, money and the newest decision of the log),
+`money.py` (whether it lasts), `advice.py`, `view.py` (builds the document), `look.py` (reads the log), `charts.py`,
+`page.py` with `page.html.j2`, `gauges.py` (Prometheus), `web.py` (serves both).
 """

@@ -21,11 +21,7 @@ from monitoring.gauge_table import Sample, gauges
 
 
 def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
-    """All gauges in Prometheus' text format.
-
-    Args:
-        leads: Whether the operator that exports them is the leader; None: the exporter is no operator.
-    """
+    """All gauges in Prometheus' text format; `leads`: whether the operator that exports them is the leader."""
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))
     if leads is not None:
@@ -34,11 +30,7 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
 
 
 class ExperimentCollector(Collector):
-    """Collects the gauges at each scrape.
-
-    Args:
-        views: Returns the documents without reading a log: Prometheus waits for it.
-    """
+    """Collects the gauges at each scrape; `views` reads no log, for Prometheus waits."""
 
     def __init__(self, views: Callable[[], Sequence[View]]) -> None:
         self._views = views

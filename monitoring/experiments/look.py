@@ -11,8 +11,7 @@ from typing import Any
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest, Settled, Spend, Traffic
-from monitoring.experiments.newest import newest_of
-from monitoring.experiments.traffic import spend_of, traffic_of
+from monitoring.experiments.traffic import newest_of, spend_of, traffic_of
 from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.long_term import LongTerm, long_term_effect
 from monitoring.verdict.stage_evidence import stage_evidence
@@ -56,14 +55,11 @@ def look(
     now: float,
     spend: Sequence[Spend] | None = None,
 ) -> Known | None:
-    """All that the log says now; None: it holds no decision.
+    """All that the log says now; None: it holds no decision. A faulty table of covariates is an ExperimentError.
 
     Args:
         since: When its time at this stage began, seconds since 1970.
         spend: From a ledger; None: the log has to say it.
-
-    Raises:
-        ExperimentError: A table that the verdict needs can't be used.
     """
     if not log.holds_any():
         return None

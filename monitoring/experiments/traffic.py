@@ -3,6 +3,7 @@
 Users whose arm the file names belong to no arm: they have an account of their own.
 
 traffic_of(read.db, log, experiment)        # channels that each arm decided on
+newest_of(read.db, now)                     # the newest decision; in words, if nothing has come for long
 spend_of(read.db, experiment, now)          # cost against each account, where no ledger can be asked
 """
 
@@ -16,19 +17,21 @@ from itertools import product
 import duckdb
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
+from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Spend, Traffic
 from mtorl.experiment.experiment import Experiment
+from mtorl.pages.words import duration
 from mtorl.policy.periods import period_at
+
+_FACTOR = 2.0  # of the longest time without a decision
+_LEAST = 900.0  # seconds: routers upload their logs each minute, and may wait for a lake that is away
+_COMPARED_DAYS = 7  # a shop that is closed on Sundays has one in it
 
 
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions of each arm by channel; None: there are none.
 
     Counted are randomised users or, before there are any, the shadow: decisions of the incumbent, and what challengers
-    would have decided.
-
-    Args:
-        db: Holds the sums of the experiment (`monitoring/verdict/experiment_users.py`).
+    would have decided. `db` holds the sums of the experiment (`monitoring/verdict/experiment_users.py`).
     """
     ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
     if not there:
@@ -63,6 +66,32 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
             GROUP BY ALL ORDER BY 1, 3 DESC, 2""",
             {"name": experiment.name, "salt": experiment.salt},
         ).fetchall()
+
+
+def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
+    """Find the newest decision of an experiment, of any stage and arm, and whether none has come for long.
+
+    Request rates differ by a factor of a thousand between shops, and between noon and night. So its age is compared
+    with the longest time without a decision in the week before it. Decisions of a clock that is ahead are ignored.
+    """
+    ((newest, longest),) = db.execute(
+        f"""WITH busy AS (
+            SELECT minute AS start, max(last) AS newest FROM activity WHERE last <= $now GROUP BY start),
+        gap AS (
+            SELECT start, newest, start - lag(start) OVER (ORDER BY start) AS length FROM busy)
+        SELECT max(newest), epoch(max(length) FILTER (
+            start > (SELECT max(newest) FROM busy) - to_days({_COMPARED_DAYS})))
+        FROM gap""",
+        {"now": datetime.fromtimestamp(now, UTC)},
+    ).fetchall()
+    if newest is None:
+        return None
+    at, longest, silence = newest.astimezone(UTC), float(longest or 0.0), None
+    age = max(0.0, now - at.timestamp())
+    if age > max(_LEAST, _FACTOR * longest):
+        usual = f"; in the week before, the longest time without one was {duration(longest)}" if longest else ""
+        silence = f"no decision has come for {duration(age)}, since {at:%Y-%m-%d %H:%M} UTC{usual}"
+    return Newest(at=at.isoformat(timespec="seconds"), age_seconds=age, longest_seconds=longest, silence=silence)
 
 
 def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:

@@ -50,11 +50,7 @@ _TOO_SOON = 0.01  # hours of a stage after which a rate can be told
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
-    """Build the document.
-
-    Args:
-        events: Of the history; those of another name or salt are ignored.
-    """
+    """Build the document; events of another name or salt are ignored."""
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
     step = consider(experiment, state, known.evidence, now)

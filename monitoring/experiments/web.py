@@ -49,8 +49,7 @@ def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], boo
     Args:
         views: Returns the documents without reading a log; raises `Unavailable`.
         host: Address that it listens at. A loopback address refuses requests under another name.
-        leads: Whether the operator that serves it is the leader (two would count each experiment twice); None: no
-            operator.
+        leads: Whether the operator that serves it is the leader: two would count each experiment twice.
     """
     pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, other requests do not wait
 
@@ -98,11 +97,7 @@ async def _own_name_alone(
 
 @contextmanager
 def serving(app: web.Application, host: str, port: int) -> Iterator[str]:
-    """Serve an application in a thread; gives the address. Port 0 takes a free one.
-
-    Raises:
-        OSError: The port is taken, or the address is not this machine's.
-    """
+    """Serve an application in a thread; gives the address. Port 0 takes a free one, a taken one is an OSError."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 

@@ -5,8 +5,8 @@
 
 In reading order: `streams.py` (names of what is watched), `measures.py` (measures of a period), `measure_alarms.py`
 (against earlier periods), `columns.py` (columns of a period against the `training_sample.py`, with Evidently's page by
-`evidently_page.py`), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `closed.py`
-(regular times without decisions), `state.py`, `check.py` (one whole check), `exporter.py` (for Prometheus).
+`evidently_page.py`), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `state.py`,
+`check.py` (one whole check), `exporter.py` (for Prometheus).
 
 **Harm is told from change.** A measure whose fall or rise costs gain or money is harm; all else that moves explains it,
 or is news. Harm, other measures and columns have an error rate each.

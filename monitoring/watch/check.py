@@ -23,7 +23,6 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
-from monitoring.watch.closed import closed_as_usual
 from monitoring.watch.columns import ColumnDrift, DriftResult, Page, check
 from monitoring.watch.evidently_page import Filing
 from monitoring.watch.measures import MIN_USERS, Counted, measure
@@ -44,9 +43,10 @@ MOST_PERIODS = 60  # that a first check looks back
 _KEPT_PAGES = 14
 _HEARD = 0.8  # of the usual share of exposures of which any outcome is known
 _AWAITED = timedelta(days=2)  # after the end of a period: what is not known of it by then is a loss, or as good as one
-_SURE = (
-    2.0  # times the threshold: this is looked at each hour, and in a small shop a few users without a value are chance
-)
+_SURE = 2.0  # times the threshold: this is looked at each hour, and a few users without a value may be chance
+_WEEK = timedelta(days=7)
+_OCCASIONS = 2  # at this time of the week without decisions: once may have been a fault
+_LOOKED_BACK = 4  # weeks in which these are looked for: what happened longer ago is no habit
 _MOST_AHEAD = 0.1
 """Records from the future beside the decisions of a period, at most: with more, a clock that says what belongs into the
 period is wrong."""
@@ -85,13 +85,10 @@ def run(
 
     Args:
         folder: For the state, and a page of each period.
-        now: The present, if not the clock's.
         on_period: Called before each period is judged, with its end and the number of those left.
 
     Raises:
-        StateError: the state can't be read.
-        BusyError: another check is running.
-        OSError: the state or a page can't be written.
+        StateError, BusyError, OSError: the state can't be read; another check is running; the disk is full.
     """
     now = now or datetime.now(UTC)
     path = folder / STATE_FILE
@@ -167,12 +164,7 @@ def _reading() -> Iterator[None]:
 
 
 def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
-    """Judge a period; returns whether its decisions could be read.
-
-    Args:
-        ahead: Records from the future.
-        outcomes_may_come: Whether the check still waits for missing outcomes of such a new period.
-    """
+    """Judge a period; returns whether its decisions could be read. `ahead`: number of records from the future."""
     period = _period(end, watched.hours)
     try:
         with _reading():
@@ -215,6 +207,26 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
         if closed_as_usual(watched.lake, end, timedelta(hours=watched.hours)):
             return _NotJudgedError("closed", f"{text}, nor at this time of the week before")
     return _NotJudgedError("no_decisions", text)
+
+
+def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
+    """Whether a period without decisions was without any on the last healthy occasions, too.
+
+    An occasion is healthy if there were decisions in the week before it: an outage of a week shows nothing. That holds
+    for the period itself. A period of a week or longer has no time of the week.
+    """
+    if length >= _WEEK:
+        return False
+
+    def decisions(since: datetime, until: datetime) -> bool:
+        return DecisionLog.of(lake, Period(since.isoformat(), until.isoformat())).holds_any()
+
+    def healthy(at: datetime) -> bool:
+        return decisions(at - _WEEK, at - length)
+
+    before = (end - weeks * _WEEK for weeks in range(1, _LOOKED_BACK + 1))
+    occasions = [at for at in before if healthy(at)][:_OCCASIONS] if healthy(end) else []
+    return len(occasions) == _OCCASIONS and not any(decisions(at - length, at) for at in occasions)
 
 
 def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:
@@ -271,14 +283,12 @@ def _judge_measures(watched: Watched, state: State, counted: Counted, end: datet
 
 
 def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
+    seen = counted.seen.get(group, 0)
     known = any(labels_of(name).group == group for name in state.streams)
-    if counted.users >= MIN_USERS and not known:
+    if counted.users >= MIN_USERS and not (seen or known):
         return NotJudged(reason="nothing_there", text=f"no policy logs what {group} are measured by")
-    text = (
-        f"{counted.users} users in {counted.decisions} decisions; a measure needs {MIN_USERS} users who have what it "
-        "is measured by"
-    )
-    return NotJudged(reason="too_few_users", text=text)
+    text = f"of {counted.users} users in {counted.decisions} decisions, a measure of {group} counts {seen} at most"
+    return NotJudged(reason="too_few_users", text=f"{text}, and needs {MIN_USERS}")
 
 
 def _columns(
@@ -286,32 +296,22 @@ def _columns(
 ) -> tuple[DriftResult, str]:
     """Compare context and static columns of a period with the training sample of a model that reads them (`_sample`).
 
-    Args:
-        period: For the title of its page.
-        until: End of the period; None: no page is drawn or filed.
+    Without `until`, its end, no page is drawn or filed.
     """
     sample = _sample(watched, log)
     with _reading():
         context, whole = log.context(MAX_ROWS)
         static, users = log.static(MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
-    drawn: Any = {"page": "never" if until is None else watched.page}
+    drawn: Any = {"page": "never" if until is None else watched.page, "grid": sample.thresholds}
     if until is not None and watched.workspace is not None:
-        drawn = {"page": "always", "filing": Filing(watched.workspace, until, sample.model_version)}
-    title, grid = f"columns of the context, {period}", sample.thresholds
-    result = check(sample.rows, context, sample.context, grid, out_dir=out, whole=whole, title=title, **drawn)
+        drawn |= {"page": "always", "filing": Filing(watched.workspace, until, sample.model_version)}
+    title = f"columns of the context, {period}"
+    result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, title=title, **drawn)
     if result.not_checked is not None:
         raise _NotJudgedError("too_few_users", result.not_checked)
     if len(static):
-        of_users = check(
-            sample.rows,
-            static,
-            sample.static,
-            grid,
-            out_dir=out / "static",
-            whole=users,
-            title=f"columns of users, {period}",
-            **drawn,
-        )
+        out, title = out / "static", f"columns of users, {period}"
+        of_users = check(sample.rows, static, sample.static, out_dir=out, whole=users, title=title, **drawn)
         result = replace(result, columns=result.columns + of_users.columns)
     return result, sample.model_version
 

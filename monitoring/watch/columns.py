@@ -25,10 +25,10 @@ from monitoring.watch.evidently_page import Filing, save_page
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
 from mtorl.drift.thresholds import Size, ThresholdGrid, Thresholds
+from mtorl.experiment.inference.sums import Floats
 from mtorl.log.dataset import Column
 from mtorl.runtime.files import replacing
 
-Scores = dict[tuple[str, str], float]  # by column and method of the test
 Page = Literal["always", "moved", "never"]
 """When Evidently draws a page; moved: where a column has moved, or lost its values."""
 
@@ -127,44 +127,36 @@ def _compare(
         return tuple(rows.values())
     ref, cur = typed(reference, kinds), typed(current, kinds)
     thresholds = grid.at(Size(users=_users(current), rows=len(current)), kinds)
-    scores = _scores(ref, cur, kinds, thresholds)
+    both = pd.concat([ref, cur], ignore_index=True)
+    in_reference = (np.arange(len(both)) < len(ref)).astype(np.float64)
     for name in kinds:
-        rows[name] = _judge(rows[name], scores, thresholds)
+        rows[name] = _judge(rows[name], both[name], in_reference, thresholds)
     if page == "always" or (page == "moved" and any(row.detected for row in rows.values())):
         draw(ref, cur, kinds, thresholds)
     return tuple(rows.values())
 
 
-def _scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], thresholds: Thresholds) -> Scores:
-    """Scores of the tests that have a threshold; those of Evidently's methods are equal to its page's."""
-    both = pd.concat([reference, current], ignore_index=True)
-    in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
-    return {
-        (name, test.method): float(test.scorer(both[name])(in_reference, 1.0 - in_reference))
-        for name, kind in kinds.items()
-        for test in asked_of(kind)
-        if (name, test.method) in thresholds
-    }
+def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds: Thresholds) -> ColumnDrift:
+    """Compare the scores of a column's tests with their thresholds: the first finding is the column's problem.
 
-
-def _judge(row: ColumnDrift, scores: Scores, thresholds: Thresholds) -> ColumnDrift:
-    """Compare the scores of a column's tests with their thresholds: the first finding is the column's problem."""
+    The scores of Evidently's methods are equal to those of its page.
+    """
     for test in asked_of(row.kind):
         if (row.column, test.method) not in thresholds:
             continue
-        score, threshold = scores[row.column, test.method], thresholds[row.column, test.method]
-        row = replace(row, method=test.method, score=score, threshold=threshold)
+        score = float(test.scorer(values)(in_reference, 1.0 - in_reference))
+        row = replace(row, method=test.method, score=score, threshold=thresholds[row.column, test.method])
         if not math.isfinite(score):
             return replace(row, score=None, problem="no_score", message="the values are too large for a score")
         message = test.message.format(
             method=test.method,
             score=score,
-            threshold=threshold,
+            threshold=row.threshold,
             missing=row.missing_share,
             reference_missing=row.reference_missing_share,
         )
         row = replace(row, message=message)
-        if score >= threshold:
+        if score >= thresholds[row.column, test.method]:
             return replace(row, problem=test.problem)
     return row
 

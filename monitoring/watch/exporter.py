@@ -51,11 +51,7 @@ class MonitorCollector(Collector):
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
-    """Serve /metrics until the process is ended.
-
-    Raises:
-        OSError: the port can't be had.
-    """
+    """Serve /metrics until the process is ended; an OSError if the port is taken."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)

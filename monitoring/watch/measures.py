@@ -16,7 +16,8 @@ sum((N_u - R D_u)^2) / sum(D_u)^2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -64,8 +65,9 @@ class Counted(NamedTuple):
     exposures: int
     heard: int  # of these, how many have any outcome
     measured: tuple[Measured, ...]
-    incumbent: str = ""  # the policy that took the incumbent's newest decision
+    incumbent: str = ""  # the policy that took the incumbent's newest decision; empty: unknown
     by_arm: tuple[Measured, ...] = ()  # outcomes of each challenger, and of all other decisions as the incumbent's
+    seen: Mapping[str, int] = {}  # by group, the users whom the measure with most of them counts
 
     @property
     def outcomes_missing(self) -> bool:
@@ -95,10 +97,13 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         ratios = [*_journeys(channels), *_decisions(channels), *_performance(db, counted.outcomes_missing)]
         if not counted.outcomes_missing:
             ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_by_arm(db)]
-        found = [*_measured(db, ratios, decisions), *_ranking(db, gain, counted.outcomes_missing)]
+        seen: Counter[str] = Counter()
+        found = [*_measured(db, ratios, decisions, seen), *_ranking(db, gain, counted.outcomes_missing)]
         by_arm = tuple(each for each in found if each.group == "outcomes" and each.arm)
         measured = tuple(each for each in found if each not in by_arm)
-        return counted._replace(measured=measured, by_arm=by_arm, incumbent=_newest_policy(db, INCUMBENT))
+        newest = db.execute("SELECT arg_max(policy, taken_at) FROM decided WHERE arm = $arm", {"arm": INCUMBENT})
+        ((incumbent,),) = newest.fetchall()
+        return counted._replace(measured=measured, by_arm=by_arm, incumbent=incumbent or "", seen=seen)
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
@@ -211,13 +216,9 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
     return [arm for arm, _ in rows]
 
 
-def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:
-    """Identity of the policy; empty: it has taken no decision, or does not identify itself."""
-    found = db.execute("SELECT arg_max(policy, taken_at) FROM decided WHERE arm = $arm", {"arm": arm}).fetchone()
-    return str(found[0]) if found and found[0] is not None else ""
-
-
-def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int) -> Iterator[Measured]:
+def _measured(
+    db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int, seen: Counter[str]
+) -> Iterator[Measured]:
     """Add up each user's sums; of many decisions, part by part, so that memory does not grow with them."""
     columns: dict[str, str] = {}  # name by the SQL of a decision's value: most denominators and counts are the same
 
@@ -244,6 +245,7 @@ def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions
             n_U, d_U, c_U = (sums[name] for name in of)
             found[i] += n_U.sum(), d_U.sum(), n_U @ n_U, n_U @ d_U, d_U @ d_U, np.count_nonzero(c_U)
     for ratio, (ns, ds, nn, nd, dd, counted) in zip(ratios, found.tolist(), strict=True):
+        seen[ratio.group] = max(seen[ratio.group], round(counted))
         if not ds or counted < MIN_USERS:
             continue
         value = ns / ds

@@ -33,13 +33,10 @@ def _asks(stream: str) -> bool:
 
 
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
-    """Why a training is due; "" if none is.
+    """Why a training is due after the newest one, which `trained` at this time; "" if none is.
 
-    A training after a request has answered it, whatever its gate said: the same log makes the same model.
-
-    Args:
-        trained: When the newest training ended; None: there was none.
-        most_days: Age from which another one is due; 0: age is no reason.
+    A training after a request has answered it, whatever its gate said: the same log makes the same model. A
+    `most_days` of 0 makes age no reason.
     """
     if trained is None:
         return "there was none yet"

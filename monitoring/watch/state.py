@@ -53,11 +53,7 @@ class BusyError(Exception):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Lock the state in a folder against other writers.
-
-    Raises:
-        BusyError: Another process holds the lock.
-    """
+    """Lock the state in a folder against other writers; a BusyError if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _LOCK, BusyError(f"{folder}: another check is at work here; wait until it has finished")):
         yield
@@ -110,9 +106,8 @@ class Stream(_Part):
     def add(self, period: PastPeriod, keep: int) -> None:
         """Keep a period, and at most `keep` healthy and `keep` other ones.
 
-        An alarm that stands is about the period, and about the periods of evidence that led to the alarm: otherwise a
-        change that takes some periods to be found would be usual by then. Healthy periods are kept however long an
-        alarm stands: they decide when it is over.
+        An alarm that stands is about the period and the periods of evidence that led to it: otherwise a change that
+        takes some periods to be found would be usual by then. Healthy periods decide when an alarm is over.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -182,11 +177,7 @@ class State(_Part):
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """The state as it was written last; a new one if there is none.
-
-        Raises:
-            StateError: the file can't be read.
-        """
+        """The state as it was written last; a new one if there is none, a StateError if it can't be read."""
         try:
             text = path.read_bytes()
         except FileNotFoundError:
@@ -232,8 +223,7 @@ class State(_Part):
     def accept(self, stream: str, reason: str, at: datetime) -> None:
         """Take the present value of a measure as healthy: its expectation is learnt anew.
 
-        Raises:
-            StateError: there is no such measure, or it is a column, whose training sample belongs to a model.
+        A column is none (StateError): its training sample belongs to a model.
         """
         measures = sorted(name for name in self.streams if labels_of(name).group != COLUMNS)
         if stream not in measures:

@@ -90,11 +90,6 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
     assert newest(("incumbent", "old"), shadow="asked") == ["old", "asked"]
 
 
-def test_a_record_of_another_version_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="schema version 2"):
-        write(tmp_path, [{}, {}], schema_version=[1, 2]).context(100)
-
-
 def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> None:
     contexts = [{"hour": i // 400} for i in range(2000)]
     users = [f"u{i % 400}" for i in range(2000)]
@@ -158,11 +153,3 @@ def test_an_upload_while_somebody_reads_adds_nothing_to_what_is_read(log: Decisi
     assert log.records() == 4
     write(tmp_path, [{}] * 5)
     assert log.records() == 4 and DecisionLog.of(tmp_path).records() == 5
-
-
-def test_a_file_that_is_deleted_while_it_is_read_is_one_error(log: DecisionLog, tmp_path: Path) -> None:
-    assert log.records() == 4
-    for file in tmp_path.rglob("*.parquet"):
-        file.unlink()
-    with pytest.raises(LogError, match=f"{tmp_path}: a file was deleted while it was read; try again"):
-        log.models()

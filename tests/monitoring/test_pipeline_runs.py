@@ -65,26 +65,24 @@ def full_disk(*_: Path) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_what_is_usual_takes_eleven_successes(tmp_path: Path) -> None:
-    for night in range(11):
-        known = end(tmp_path, START + night * DAY)
-        assert known.usual_interval == (DAY if night == 10 else None)
-        end(tmp_path, START + night * DAY + HOUR, "FAILED")
-    for night in range(14, 40):  # after an outage of three days
-        known = end(tmp_path, START + night * DAY)
-        assert known.usual_interval == DAY and len(known.successes) == 11
-
-
-def test_a_weekend_without_runs_is_usual(tmp_path: Path) -> None:
-    days = [day for day in range(1, 60) if (START + day * DAY).weekday() < 5]
-    found = [end(tmp_path, START + day * DAY).usual_interval for day in days]
-    assert set(found[10:]) == {3 * DAY}
-
-
-def test_an_afternoon_of_trying_tells_nothing_of_what_is_usual(tmp_path: Path) -> None:
-    for run in range(30):
-        known = end(tmp_path, START + run * timedelta(minutes=20))
-    assert known.usual_interval is None and known.succeeded == START + 29 * timedelta(minutes=20)
+@pytest.mark.parametrize(
+    ("hours", "usual"),
+    [
+        ([24 * night for night in (*range(11), *range(14, 40))], DAY),  # with an outage of three days
+        ([24 * night for night in range(1, 60) if (START + night * DAY).weekday() < 5], 3 * DAY),
+        ([run / 3 for run in range(30)], None),  # somebody tries things out
+    ],
+    ids=["nights", "no-weekends", "an-afternoon"],
+)
+def test_what_is_usual_takes_eleven_successes(hours: list[float], usual: timedelta | None, tmp_path: Path) -> None:
+    found = []
+    for hour in hours:
+        found.append(end(tmp_path, START + hour * HOUR))
+        end(tmp_path, START + hour * HOUR + timedelta(minutes=5), "FAILED")
+    assert {run.usual_interval for run in found[:10]} == {None} and {run.usual_interval for run in found[10:]} == {
+        usual
+    }
+    assert found[-1].succeeded == START + hours[-1] * HOUR and len(found[-1].successes) <= 11
 
 
 def test_what_prometheus_hears(tmp_path: Path) -> None:

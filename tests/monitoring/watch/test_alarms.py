@@ -157,8 +157,8 @@ def test_what_is_gone_for_a_week_is_forgotten() -> None:
 
 
 def column(name: str, score: float | None, problem: str | None = None, threshold: float = 0.1) -> ColumnDrift:
-    if score is not None and score >= threshold:
-        problem = "drift"
+    if score is not None:
+        problem = "drift" if score >= threshold else None
     return ColumnDrift(name, "numeric", "wasserstein", score, threshold, 0.0, 0.0, problem, "a message")
 
 
@@ -202,6 +202,7 @@ def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("score", "alarms"),
     [
+        (lambda day: None, [False] * 14),  # lost values are told by the look at the last hours
         (lambda day: 0.3 if day % 9 == 8 else 0.02, [False] * 60),
         (lambda day: 0.12, [False] * 28),  # a working day differs a little from a sample of whole weeks
         (lambda day: 0.4, [False] * 2 + [True] * 58),
@@ -209,18 +210,21 @@ def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
         (lambda day: 0.3 if day >= 28 else 0.02, [False] * 29 + [True] * 59),
         (lambda day: 1.0 if day == 20 else 0.9 if day >= 28 else 0.02, [False] * 29 + [True] * 31),
     ],
-    ids=["now-and-then", "a-little-off", "wrong-from-the-first-day", "in-the-second-week", "later", "after-a-festival"],
+    ids=[
+        "broken",
+        "now-and-then",
+        "a-little-off",
+        "wrong-from-the-first-day",
+        "in-the-second-week",
+        "later",
+        "after-a-festival",
+    ],
 )
-def test_a_lasting_shift_and_no_other_one_is_an_alarm(score: Callable[[int], float], alarms: list[bool]) -> None:
+def test_a_lasting_shift_and_no_other_one_is_an_alarm(score: Callable[[int], float | None], alarms: list[bool]) -> None:
     """It does not flap, nor is it a season once it has been there on two Mondays."""
     state = State()
-    assert [bool(columns_alarm(state, day, column("a", score(day)))) for day in range(len(alarms))] == alarms
-
-
-def test_a_column_that_breaks_is_no_drift() -> None:
-    """Lost values are told by the look at the last hours, at once."""
-    state = State()
-    assert not any(columns_alarm(state, day, column("a", None, "no_values")) for day in range(14))
+    days = (column("a", score(day), "no_values") for day in range(len(alarms)))
+    assert [bool(columns_alarm(state, day, of_day)) for day, of_day in enumerate(days)] == alarms
 
 
 def test_another_model_begins_anew() -> None:
@@ -233,14 +237,17 @@ def test_another_model_begins_anew() -> None:
 
 
 def test_a_request_to_train_has_a_reason_and_rests() -> None:
+    """Harm alone, and lost values, are none."""
     state = State(model_version="1")
+    state.broken = {"hour": Alarm(kind="data_quality", since=at(1), text="no values")}
+    state.streams["outcomes/gain_per_cost"] = Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))
+    state.streams["journeys/history_length"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="longer"))
     update_request(state, at(0))
     assert state.retrain is None
-    alarm = Alarm(kind="drift", since=at(1), text="device has moved")
-    state.streams["context/device"] = Stream(alarm=alarm)
-    state.streams["journeys/history_length"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="longer"))
+    state.streams["context/device"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="device has moved"))
+    state.streams["performance/incumbent/calibration"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="y"))
     update_request(state, at(1))
-    assert state.retrain is not None and state.retrain.reason == "device has moved"
+    assert state.retrain is not None and state.retrain.reason == "device has moved; y"
     update_request(state, at(2))
     assert state.retrain.since == at(1)
     state.model_version = "2"
@@ -248,18 +255,6 @@ def test_a_request_to_train_has_a_reason_and_rests() -> None:
     assert state.retrain is None, "another model serves, and it is too soon to ask again"
     update_request(state, at(1) + COOL_DOWN)
     assert state.retrain is not None and state.retrain.model_version == "2"
-
-
-def test_harm_alone_is_no_reason_to_train() -> None:
-    state = State(
-        model_version="1", streams={"outcomes/gain_per_cost": Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))}
-    )
-    state.broken = {"device": Alarm(kind="data_quality", since=at(1), text="no values")}
-    update_request(state, at(1))
-    assert state.retrain is None
-    state.streams["performance/incumbent/calibration"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="y"))
-    update_request(state, at(1))
-    assert state.retrain is not None and state.retrain.reason == "y"
 
 
 def test_accepting_what_a_measure_is() -> None:

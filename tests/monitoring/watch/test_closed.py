@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.watch.closed import closed_as_usual
+from monitoring.watch.check import closed_as_usual
 from monitoring.watch.streams import GROUPS
 from mtorl.log.lake import Lake
 from tests.features.collect.decision_logs import START, decision, write
@@ -50,6 +50,7 @@ def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_pa
 
 def test_other_lengths(tmp_path: Path) -> None:
     """A quarter of a day is empty on each day; a week has no time of the week."""
+    assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY), "there is no log"
     end = log(tmp_path / "log", 28, ())
     assert closed_as_usual(Lake.open(tmp_path / "log"), end, timedelta(hours=6))
     assert not closed_as_usual(Lake.open(tmp_path / "log"), end + timedelta(days=7), timedelta(days=7))
@@ -72,7 +73,3 @@ def test_a_check_on_mondays(tmp_path: Path) -> None:
     assert seen == [{"no_decisions"}] * 2 + [{"closed"}] * 2
     market.next += 1
     assert why() == {"no_decisions"}
-
-
-def test_without_a_log(tmp_path: Path) -> None:
-    assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY)

@@ -102,12 +102,9 @@ def test_what_the_state_says(tmp_path: Path) -> None:
     assert ("expected", "decisions", "", "incumbent", "expected_gain") not in found, "it is not known"
 
 
-UNREADABLE = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
 )
-
-
-@UNREADABLE
 def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path: Path) -> None:
     """Nobody has said that they are over; the age of what is said grows with the time of its check."""
     path = tmp_path / STATE_FILE
@@ -118,18 +115,12 @@ def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path:
     path.unlink() if text is None else path.write_text(text)
     for _ in range(2):
         assert scrape(collector) == known | {("state_readable",): 0.0}
+    assert scrape(path) == {("state_readable",): 0.0}, "a process that never read one says only that"
     over = state()
     over.streams["outcomes/gain_per_decision"].alarm = None
     over.write(path)
     again = scrape(collector)
     assert again["state_readable",] == 1.0 and again["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 0.0
-
-
-@UNREADABLE
-def test_a_process_that_never_read_a_state_says_only_that(text: str | None, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / STATE_FILE).write_text(text)
-    assert scrape(tmp_path / STATE_FILE) == {("state_readable",): 0.0}
 
 
 def test_a_thousand_columns_do_not_make_a_thousand_series(tmp_path: Path) -> None:

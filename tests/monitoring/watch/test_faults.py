@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -149,14 +150,21 @@ def test_no_log(there: bool, tmp_path: Path) -> None:
     assert state.judged_until is None
 
 
-def test_too_few_users(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("few", "groups"),
+    [
+        (lambda rows: rows.head(15), GROUPS),
+        # An incumbent that has few of the users does log what its decisions are measured by.
+        (lambda rows: rows.assign(arm=rows["arm"].where(rows["user_id"].str[-1] == "7", "outside")), ("decisions",)),
+    ],
+    ids=["all", "incumbent"],
+)
+def test_too_few_users(few: Callable[[pd.DataFrame], pd.DataFrame], groups: Sequence[str], tmp_path: Path) -> None:
     market = Market(tmp_path)
     market.live(1)
-    for file in (market.log / "arrived" / "decisions").rglob("*.parquet"):
-        edit(file, lambda rows: rows.head(15))
+    edit(newest(market), few)
     state = market.check()
-    for group in GROUPS:
-        assert why(state, group).reason == "too_few_users" and "15" in why(state, group).text
+    assert {why(state, group).reason for group in groups} == {"too_few_users"}
     assert state.judged_until is not None, "it has been looked at: no more will come"
 
 
@@ -280,21 +288,19 @@ def _unreadable_artifact(digest: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("sample_of", "text"),
+    ("lost", "text"),
     [(lambda _: None, "sha256:test, is not there"), (_unreadable_artifact, "sha256:test: model.json is damaged")],
     ids=["missing", "damaged"],
 )
-def test_no_training_sample(sample_of: Any, text: str, market: Market) -> None:
-    state = run(replace(market.watched, sample_of=sample_of), market.folder, market.night)
+def test_a_lost_model_leaves_columns_to_the_newest_one_if_there_is_one(lost: Any, text: str, market: Market) -> None:
+    state = run(replace(market.watched, sample_of=lost), market.folder, market.night)
     assert why(state, COLUMNS).reason == "no_model" and text in why(state, COLUMNS).text
     assert why(state, "outcomes").reason == "learning"
 
-
-@pytest.mark.parametrize("lost", [lambda _: None, _unreadable_artifact], ids=["missing", "damaged"])
-def test_a_lost_model_leaves_columns_to_the_newest_one(lost: Any, market: Market) -> None:
     def sample_of(digest: str | None) -> Any:
         return lost(digest) if digest is not None else market.watched.sample_of("sha256:test")
 
+    market.live(1)
     state = run(replace(market.watched, sample_of=sample_of), market.folder, market.night)
     assert state.groups[COLUMNS].not_judged is None
 
@@ -338,53 +344,36 @@ def test_what_a_challenger_reads_is_judged_while_a_rule_decides(tmp_path: Path, 
     assert "device has no usable value" in alarm.text and exit_code(state) == HARM
 
 
-def test_a_full_disk_is_a_failed_check(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["pathlib.Path.write_text", "monitoring.watch.check.measure"])
+def test_a_full_disk_is_a_failed_check(where: str, market: Market) -> None:
+    """For the state, or for temporary files: then it is no fault of the log."""
     before = (market.folder / STATE_FILE).read_bytes()
-
-    def full(path: Path, text: str, *_: Any, **__: Any) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
-        with pytest.raises(OSError, match="No space left") as error:
-            market.check()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with patch(where, side_effect=full), pytest.raises(OSError, match="No space left") as error:
+        market.check()
     assert error.value.errno == errno.ENOSPC
     assert (market.folder / STATE_FILE).read_bytes() == before
     assert not [path for path in market.folder.iterdir() if path.name.startswith(".state")]
     assert why(market.check(), "outcomes").reason == "learning"
 
 
-def test_a_full_disk_for_temporary_files_is_no_fault_of_the_log(
-    market: Market, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp")
-
-    monkeypatch.setattr("monitoring.watch.check.measure", full)
-    with pytest.raises(OSError, match="No space left"):
-        market.check()
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (None, "can't be read"),
         ('{"version": 1, "streams": {"a', "Invalid JSON"),
         ('{"version": 2, "weather": 3}', "version"),
         ('{"version": 1, "weather": 3}', "weather"),
         ('{"version": 1, "streams": {"a": {"evidence": "much"}}}', "streams.a.evidence"),
     ],
-    ids=["half", "newer", "unknown-field", "other-type"],
+    ids=["a-folder", "half", "newer", "unknown-field", "other-type"],
 )
-def test_a_state_that_cannot_be_read_is_one_error(text: str, words: str, tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_read_is_one_error(text: str | None, words: str, tmp_path: Path) -> None:
     market = Market(tmp_path)
     market.folder.mkdir()
-    (market.folder / STATE_FILE).write_text(text)
+    file = market.folder / STATE_FILE
+    file.mkdir() if text is None else file.write_text(text)
     with pytest.raises(StateError, match=words) as error:
         market.check()
     assert "\n" not in str(error.value)
-    assert (market.folder / STATE_FILE).read_text() == text, "it is left as it is"
-
-
-def test_a_state_that_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(StateError):
-        State.read(tmp_path)
+    assert text is None or file.read_text() == text, "it is left as it is"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -186,16 +185,6 @@ def _ratio(frame: pd.DataFrame, over: pd.Series, under: pd.Series | None = None)
     return float(value), se, float(of_user["d"].sum())
 
 
-def test_files_that_lie_there_twice_change_nothing(tmp_path: Path) -> None:
-    Written(tmp_path / "log" / "a")
-    before = count(tmp_path / "log")
-    shutil.copytree(tmp_path / "log" / "a", tmp_path / "log" / "b")
-    after = count(tmp_path / "log")
-    assert after[:4] == before[:4]
-    for one, other in zip(before.measured, after.measured, strict=True):
-        assert (one.stream, one.value, one.se) == (other.stream, pytest.approx(other.value), pytest.approx(other.se))
-
-
 def test_ranking_of_exposures(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     p, clicked = rng.random(300), rng.random(300) < 0.4
@@ -284,4 +273,4 @@ def test_the_period_has_both_ends(tmp_path: Path) -> None:
     write(tmp_path, [decision(f"d{i}", i * 60.0, user_id=f"u{i}") for i in range(-13, 13)])
     assert count(tmp_path).decisions == 24
     assert count(tmp_path, period=Period("2026-01-01T12:00:00Z", "2026-01-01T14:00:00Z")).decisions == 2
-    assert count(tmp_path, period=Period("2026-02-01", "2026-02-02")) == Counted(0, 0, 0, 0, ())
+    assert count(tmp_path, period=Period("2026-02-01", "2026-02-02"))[:5] == (0, 0, 0, 0, ())

@@ -99,17 +99,10 @@ def test_a_column_that_the_store_has_lost_is_found_at_once(market: Users) -> Non
     assert not market.day().alarms(), "it has values again"
 
 
-def test_whom_the_store_does_not_know_says_nothing(market: Users) -> None:
-    """A newcomer has no values, and that is no fault of a column."""
-    for _ in range(2):
-        state = market.day(known=0.5, of_unknown={"age_group": None, "tenure_days": None})
-        assert not state.alarms()
-    assert len(state.streams["context/age_group"].past) == 4
-
-
-def test_a_store_that_knows_nobody_leaves_the_context(market: Users) -> None:
-    """MtorlFeaturesNotFound rings; the columns of requests are judged as ever."""
-    state = market.day(known=0.0, of_unknown={})
+@pytest.mark.parametrize(("known", "judged"), [(0.5, 3), (0.0, 2)], ids=["newcomers", "nobody"])
+def test_whom_the_store_does_not_know_says_nothing(known: float, judged: int, market: Users) -> None:
+    """That is no fault of a column, nor of those of requests."""
+    state = market.day(known=known, of_unknown={"age_group": None, "tenure_days": None} if known else {})
     assert state.groups["context"].not_judged is None and not state.alarms()
     assert len(state.streams["context/device"].past) == 3
-    assert len(state.streams["context/age_group"].past) == 2
+    assert len(state.streams["context/age_group"].past) == judged
