@@ -148,8 +148,9 @@ def _write(
         return name_of(kind, hour, f"{LATE if hour in late else ''}{name}-{number}")
 
     forgotten = lake.forgotten()
-    rows = f"(SELECT {columns_of(kind)} FROM {sql_of(files)} WHERE {this_version(kind)} AND NOT {forgotten.sql(kind)})"
-    written = db.write_hours(one_of_each(kind, rows), ("bucket", "decision_id", ID_FIELD[kind]), named)
+    rows = f"SELECT {columns_of(kind)} FROM {sql_of(files)} WHERE {this_version(kind)} AND NOT {forgotten.sql(kind)}"
+    order = ("bucket", "decision_id", ID_FIELD[kind])
+    written = db.write_hours(rows, order, named, lambda rows: one_of_each(kind, rows))
     if lake.forgotten() == forgotten:
         return hours
     # Who was forgotten may be in the new files, and was not looked for there. The next run takes what is left.

@@ -11,25 +11,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from features.engine import text
-from mtorl.log.lake import HOUR_OF, Lake, hour_written, lake_database
+from mtorl.log.decision_ids import BUCKETS
+from mtorl.log.lake import HOUR_OF, Lake, lake_database
 from mtorl.runtime.files import replacing
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from features.collect.spark import Spark
 
 Database: TypeAlias = "DuckDB | Spark"
-_MEMORY = "600MB"
+_MEMORY = "500MB"
 _AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # more takes longer and saves little
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+_SLICE_ROWS, _BATCH_ROWS, _GROUP_ROWS = 30_000, 10_000, 122_880  # of some 2 kB each
 
 
 class DuckDB:
@@ -72,25 +78,77 @@ class DuckDB:
         with replacing(path) as unfinished:
             self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {text(unfinished)} ({_AS_PARQUET})")
 
-    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str]) -> list[str]:
-        """Write each `hour` of a query to files of the lake, sorted; returns their names.
+    def write_hours(
+        self,
+        query: str,
+        order: Sequence[str],
+        name: Callable[[datetime, int, int], str],
+        once: Callable[[str], str],
+    ) -> list[str]:
+        """Write each `hour` of a query to one file of the lake, sorted; returns their names.
+
+        A sort of wide rows takes more memory than DuckDB is given, so it sorts a slice of the user buckets at a time.
 
         Args:
+            order: Columns, of which the first begins with the bucket.
             name: The name of a file, by its hour, its number and how many the hour has.
+            once: SQL of the rows to write, of a table of rows of whole users.
         """
+        self.keep("to_write", query)
+        ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()
+        slices = min(BUCKETS, 1 + count // _SLICE_ROWS)
+        bucket = f"CAST(lpad(CAST({order[0]} AS VARCHAR), 2, '0') AS INTEGER)"
+        split = self.connection.sql(f"SELECT *, {bucket} * {slices} // {BUCKETS} AS slice_of FROM to_write")
+        files: dict[datetime, pq.ParquetWriter] = {}
         with TemporaryDirectory(prefix="mtorl-hours-") as scratch:
-            self.execute(
-                f"""COPY (SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({query}) AS rows
-                    ORDER BY hour, {", ".join(order)})
-                TO {text(scratch)} ({_AS_PARQUET}, PARTITION_BY (hour_of), OVERWRITE true)"""
-            )
+            with ExitStack() as opened:
+                for part in _split(split.to_arrow_reader(_BATCH_ROWS), Path(scratch)):
+                    self.add("part", part)
+                    rows = self.connection.sql(
+                        f"SELECT * FROM ({once('part')}) ORDER BY hour, {', '.join(order)}"
+                    ).to_arrow_table()
+                    for hour, run in _runs(rows["hour"]):
+                        if hour not in files:
+                            file = Path(scratch, f"{hour:{HOUR_OF}}.parquet")
+                            files[hour] = opened.enter_context(pq.ParquetWriter(file, rows.schema, **_PARQUET))
+                        files[hour].write_table(rows.slice(*run), row_group_size=_GROUP_ROWS)
+            self.execute("DROP VIEW part; DROP TABLE to_write")
             written = []
-            for folder in sorted(Path(scratch).glob("hour_of=*")):
-                hour, files = hour_written(folder.name), sorted(folder.glob("*.parquet"))
-                for number, file in enumerate(files):
-                    written.append(name(hour, number, len(files)))
-                    self._lake.put(file, written[-1])
+            for hour in sorted(files):
+                written.append(name(hour.astimezone(UTC), 0, 1))
+                self._lake.put(Path(scratch, f"{hour:{HOUR_OF}}.parquet"), written[-1])
         return written
+
+
+def _split(rows: pa.RecordBatchReader, scratch: Path) -> Iterator[pa.Table]:
+    """The rows of each slice in turn, by their column `slice_of`; they lie in files until then."""
+    names: dict[int, Path] = {}
+    with ExitStack() as opened:
+        writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        schema = rows.schema.remove(rows.schema.get_field_index("slice_of"))
+        for batch in rows:
+            ordered = batch.take(pc.sort_indices(batch["slice_of"]))
+            plain = ordered.drop_columns(["slice_of"])
+            for number, run in _runs(ordered["slice_of"]):
+                if number not in writers:
+                    names[number] = scratch / f"{number}.arrow"
+                    writers[number] = opened.enter_context(
+                        pa.ipc.new_stream(names[number], schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+                    )
+                writers[number].write_batch(plain.slice(*run))
+    for number in sorted(names):
+        with pa.ipc.open_stream(names[number]) as stream:
+            part = stream.read_all()
+        names[number].unlink()
+        yield part
+
+
+def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, int]]]:
+    """Values of a sorted column, each with the place of its first row and its number of rows."""
+    begin = 0
+    for run in column.value_counts().to_pylist():
+        yield run["values"], (begin, run["counts"])
+        begin += run["counts"]
 
 
 def table(files: Sequence[Path]) -> str:

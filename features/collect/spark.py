@@ -69,9 +69,15 @@ class Spark:
         with replacing(path.absolute()) as unfinished:
             frame.write.parquet(str(unfinished))
 
-    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str]) -> list[str]:
+    def write_hours(
+        self,
+        query: str,
+        order: Sequence[str],
+        name: Callable[[datetime, int, int], str],
+        once: Callable[[str], str],
+    ) -> list[str]:
         """Write each hour to files of the lake, all at once."""
-        hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({query}) AS rows"
+        hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"
         # Small hours share a task, a large one has several.
         frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
         files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []

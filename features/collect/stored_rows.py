@@ -168,6 +168,7 @@ class Decided:
             f"SELECT * EXCLUDE (hour), {instant(block.since)} AS hour FROM ({self._query}) AS rows",
             (PLACE, "decision_id"),
             lambda _, number, of: derived.name(block.since, block.sources, number, of),
+            lambda rows: f"SELECT * FROM {rows}",
         )
 
     def _judge_fresh(self) -> None:
