@@ -49,7 +49,7 @@ class SpoolUnavailable(RuntimeError):
     """The record is not durable: send it again, or do without."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Entry:
     kind: Kind
     lines: Sequence[bytes]
@@ -119,7 +119,7 @@ class Spool:
 
         Cancelling it takes the records back unless they are being written at that moment.
         """
-        done = self._enqueue(_Entry(kind, _lines(records))).done
+        done = self._enqueue(_Entry(kind, _lines(records)))
         self._wake.set()
         return done
 
@@ -128,13 +128,15 @@ class Spool:
 
         TimeoutError: the records are taken back, unless they are being written at that moment.
         """
-        done = self._enqueue(_Entry(kind, _lines(records))).done
+        done = self._enqueue(_Entry(kind, _lines(records)))
+        if done.done():  # refused, or another thread was fast
+            return done.result()
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()
             raise TimeoutError(f"{self.folder}: the disk took longer than {seconds:g} s")
         try:
             while self._waiting and not done.done():
-                self._write_waiting()
+                self._write_some(self._waiting)
         finally:
             self._writing.release()
         return done.result(0)
@@ -144,26 +146,23 @@ class Spool:
 
         The future is done when the record is durable, or fails with SpoolUnavailable if the first attempt does.
         """
-        entry = _Entry(kind, _lines([record]), owed=True)
-        try:
-            self._enqueue(entry)
-        except SpoolUnavailable as error:
-            self.lost += 1
-            refused: Future[None] = Future()
-            refused.set_exception(error)
-            return refused
+        done = self._enqueue(_Entry(kind, _lines([record]), owed=True))
         self._wake.set()
-        return entry.done
+        return done
 
-    def _enqueue(self, entry: _Entry) -> _Entry:
-        if self._closed:
-            raise SpoolUnavailable(f"{self.folder}: closed")
+    def _enqueue(self, entry: _Entry) -> Future[None]:
+        refused = "closed" if self._closed else ""
         if len(self._waiting) >= _LARGEST_QUEUE:
-            raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} appends wait for the disk")
-        self._waiting.append(entry)
-        if self._ended and entry.done.cancel():  # too late for the last batch
-            raise SpoolUnavailable(f"{self.folder}: closed")
-        return entry
+            refused = f"{_LARGEST_QUEUE} appends wait for the disk"
+        if not refused:
+            self._waiting.append(entry)
+            if not (self._ended and entry.done.cancel()):
+                return entry.done
+            refused = "closed"  # too late for the last batch
+        self.lost += entry.owed
+        failed: Future[None] = Future()
+        failed.set_exception(SpoolUnavailable(f"{self.folder}: {refused}"))
+        return failed
 
     @property
     def alive(self) -> bool:
@@ -250,25 +249,25 @@ class Spool:
             asked = self._wake.wait(_OWED_SECONDS if self._owed else None)
             self._wake.clear()
             with self._writing:
-                self._write_waiting()
+                self._write_some(self._waiting)
                 if self._owed and (self.fault is None or not asked):
-                    self._write_owed()
+                    self._write_some(self._owed)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
         with self._writing:
             self._ended = True
             while self._waiting:
-                self._write_waiting()
+                self._write_some(self._waiting)
             while self._owed:
-                self._write_owed()
+                self._write_some(self._owed)
                 if self.fault is not None:
                     break
             for writer in self._writers.values():
                 writer.close()
 
-    def _write_waiting(self) -> None:
-        """Write what waits, as far as it fits into one batch."""
-        entries = [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST_BATCH))]
+    def _write_some(self, queue: deque[_Entry]) -> None:
+        """Write what is in a queue, as far as it fits into one batch."""
+        entries = [queue.popleft() for _ in range(min(len(queue), _LARGEST_BATCH))]
         # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
@@ -308,10 +307,6 @@ class Spool:
             else:
                 self.lost += entry.owed
             entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
-
-    def _write_owed(self) -> None:
-        """Write some of the records that the log is owed; those with a waiting caller come first."""
-        self._write([self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))])
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> list[bytes]:

@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import PLACED, Lake, lake_database
-from mtorl.log.records import ID_FIELD, Kind, sql_columns, unit_hash
+from mtorl.log.records import ID_FIELD, Kind, sql_columns
 from serving.decision_log import Spool, position
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.position import OLDEST, Position
@@ -160,17 +159,6 @@ def test_a_record_at_fault_is_set_aside(spool: Spool, lake: Lake) -> None:
     assert len(found(lake, "outcome")) == 20
     aside = [json.loads(entry["record"])["event_id"] for entry in poison(spool.folder, "outcome")]
     assert aside == ["bad version", "bad id"]
-
-
-def test_a_forgotten_user_is_left_out(spool: Spool, lake: Lake) -> None:
-    assert lake.folder is not None
-    lake.folder.mkdir()
-    (first, second) = ids(2)
-    put(spool, "decision", first, user_id="gone", unit_hash=unit_hash("gone"))
-    put(spool, "decision", second, user_id="here", unit_hash=unit_hash("here"))
-    Forgotten.add(lake.folder, ["gone"], datetime.now(UTC) + timedelta(days=400))
-    upload(spool, lake)
-    assert found(lake) == [second]
 
 
 def test_a_fault_of_the_lake_is_no_fault_of_the_records(
