@@ -7,7 +7,7 @@ version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,11 +89,6 @@ def find(registry: Path, name: str) -> Version:
     if len({version.digest for version in named}) == 1 and not any(version.name == rest for version in named):
         return next((version for version in named if not version.is_first), named[0])  # one model, under two names
     raise RegistryError(f"{name!r} is the name of several: say {' or '.join(version.ref for version in named)}")
-
-
-def with_digest(known: Sequence[Version], digest: str | None) -> Version | None:
-    """The first version with a model's digest, if any."""
-    return next((version for version in known if version.digest == digest), None)
 
 
 def _complete(registry: Path) -> Iterator[Version]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from mtorl.artifact.lineage import Lineage
-from serving.versions.catalogue import Version, with_digest
+from serving.versions.catalogue import Version
 from serving.versions.need import Needs
 
 
@@ -28,7 +28,7 @@ def rows_of(known: Sequence[Version], needs: Needs, now: datetime) -> list[dict[
             "data_set": None if version.lineage is None else version.lineage.data.name,
             "data": version.model.get("data_fingerprint"),
             "simulated": bool(version.model.get("simulated", False)),
-            "gate": None if version.lineage is None else _gate(version.lineage),
+            "gate": gate.model_dump(mode="json") if (gate := version.lineage and version.lineage.gate) else None,
             "metrics": _figures(version.lineage),
             "lineage": "unreadable" if version.problem else "known",
         }
@@ -59,7 +59,7 @@ def description_of(version: Version, known: Sequence[Version], needs: Needs) -> 
 def _parents(version: Version, known: Sequence[Version], seen: frozenset[str]) -> list[dict[str, Any]]:
     found = []
     for parent in () if version.lineage is None else version.lineage.parents:
-        there = with_digest(known, parent.digest) if parent.digest else None
+        there = next((one for one in known if one.digest == parent.digest), None)
         older = [] if there is None or there.digest in seen else _parents(there, known, seen | {there.digest})
         found.append(
             {
@@ -78,10 +78,6 @@ def _figures(lineage: Lineage | None) -> dict[str, Any]:
         return {}
     lift = {} if lineage.gate is None else {"lift": lineage.gate.lift}
     return {name: figure.model_dump() for name, figure in {**lift, **lineage.metrics}.items()}
-
-
-def _gate(lineage: Lineage) -> dict[str, Any] | None:
-    return None if lineage.gate is None else lineage.gate.model_dump(mode="json")
 
 
 def _iso(at: datetime | None) -> str | None:
