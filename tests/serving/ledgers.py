@@ -6,7 +6,8 @@ import json
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,37 +100,42 @@ class Place:
     def _looker(self) -> Any:
         return self.client()
 
+    def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
+        """Of Redis: whether the bank has it; arm, campaign, channel, period, start; cap, spent, reserved and excess."""
+        for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
+            tag, _, rest = key.partition("}:")
+            kind, _, rest = rest.partition(":")
+            if kind not in ("accounts", "past"):
+                continue
+            campaign, now = json.loads(rest if kind == "accounts" else rest.partition(":")[2]), kind == "accounts"
+            fields = self._looker.hgetall(key)
+            for name, text in fields.items():
+                if name in ("generation", "changes", "made") or name.startswith(("excess:", "epoch:")):
+                    continue
+                for account in text.split(";")[:-1] if now else [text]:
+                    words = account.split(" ")
+                    start, _, full = ("", "", f"{name},{words[0]}") if now else name.partition(":")
+                    scope, _, period = full.rpartition(",")
+                    arm, channel = json.loads(f"[{scope}]")
+                    excess = fields.get(f"excess:{full if now else name}", 0)
+                    amounts = [int(amount) for amount in (*words[-3:], excess)]
+                    bank = self.kind == "cluster" and tag.endswith(self.name)
+                    yield bank, (arm, campaign, channel, period, words[3] if now else start), amounts
+
     def books(self) -> dict[tuple[str, ...], list[int]]:
         """(arm, campaign, channel, period, start) -> spent, reserved and excess of every book that is not empty."""
-        found: dict[tuple[str, ...], list[int]] = {}
+        found: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.path)) as db:
                 rows = db.execute(
                     "SELECT arm, campaign, channel, period, book.start, spent, reserved, excess "
                     "FROM book JOIN account ON account.id = book.account"
                 )
-                found = {(*row[:4], str(row[4])): list(row[5:]) for row in rows}
+                found.update({(*row[:4], str(row[4])): list(row[5:]) for row in rows})
         else:
-            for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
-                tag, _, rest = key.partition("}:")
-                kind, _, rest = rest.partition(":")
-                bank = self.kind == "cluster" and tag.endswith(self.name)
-                if kind not in ("accounts", "past") or bank:
-                    continue
-                campaign = json.loads(rest if kind == "accounts" else rest.partition(":")[2])
-                fields = self._looker.hgetall(key)
-                for name, text in fields.items():
-                    if name in ("generation", "changes") or name.startswith(("excess:", "epoch:")):
-                        continue
-                    for account in text.split(";")[:-1] if kind == "accounts" else [text]:
-                        amounts = account.split(" ")
-                        period, start = amounts[0], amounts[3] if kind == "accounts" else name.partition(":")[0]
-                        full = f"{name},{period}" if kind == "accounts" else name.partition(":")[2]
-                        *names, period = json.loads(f'[{full.rpartition(",")[0]},"{full.rpartition(",")[2]}"]')
-                        excess = fields.get(f"excess:{full if kind == 'accounts' else name}", 0)
-                        book = found.setdefault((names[0], campaign, names[1], period, start), [0, 0, 0])
-                        for i, amount in enumerate((*amounts[-2:], excess)):
-                            book[i] += int(amount)
+            for bank, key, (_, *amounts) in self.accounts():
+                if not bank:
+                    found[key] = [sum(pair) for pair in zip(found[key], amounts, strict=True)]
         return {key: book for key, book in found.items() if any(book)}
 
 

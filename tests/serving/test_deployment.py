@@ -84,7 +84,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.deployment.time", clock)
 
 
-@pytest.mark.parametrize("experiments", [(), (at("shadow"),), (at("shadow", model_digest="dddd"),)])
+@pytest.mark.parametrize(  # the last one is of other servers
+    "experiments", [(), (at("shadow"),), (at("shadow", model_digest="dddd"),), (made(stage="50%"),)]
+)
 def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> None:
     servers = Servers()
     assert run(servers, *experiments) == f"challenger serves {NEW}"
@@ -122,10 +124,6 @@ def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None
 def test_without_a_server_there_is_nothing_to_do() -> None:
     said = run(Servers(version=None))
     assert said.startswith("there is no server of challenger here: challenger/new stays in the registry")
-
-
-def test_an_experiment_of_other_servers_is_no_reason_to_wait() -> None:
-    assert run(Servers(), made(stage="50%")) == f"challenger serves {NEW}"
 
 
 @pytest.mark.parametrize(

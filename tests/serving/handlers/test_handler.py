@@ -115,10 +115,11 @@ def test_the_items_of_the_router_suit() -> None:
 
 
 def test_all_requests_share_one_forward_pass() -> None:
+    """Also one whose body TorchServe has decoded."""
     network = Network()
     texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
     (first, second, ready, third), _ = ask(
-        made(network.predict), v1(item(1.0)), v2(*texts), {"body": b""}, v1(item(4.0))
+        made(network.predict), v1(item(1.0)), v2(*texts), {"body": b""}, {"body": {"instances": [item(4.0)]}}
     )
     assert network.calls == 1
     assert ready["ready"] is True
@@ -212,11 +213,6 @@ def test_a_request_that_cannot_be_read_gets_status_400_and_fails_no_other(reques
     assert refused["error"]
     assert before == after
     assert "error" not in before["predictions"][0]
-
-
-def test_a_body_that_torchserve_has_already_decoded_is_taken_as_well() -> None:
-    (answer,), _ = ask(made(), {"body": {"instances": [item()]}})
-    assert "channel" in answer["predictions"][0]
 
 
 def test_a_network_that_fails_is_an_error_of_each_item() -> None:

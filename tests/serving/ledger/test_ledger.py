@@ -181,6 +181,43 @@ def test_more_expires_at_once_than_fits_a_batch(ledger: Ledger, monkeypatch: pyt
     assert balance(ledger, "b").reserved == 0 and ledger.open_reservations() == []
 
 
+def test_a_second_cost_takes_no_money_that_others_have_reserved(ledger: Ledger) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    ledger.settle("r1", 0.1, "e1")
+    assert ledger.reserve("r2", "a", "c1", "video", 0.8)
+    assert ledger.settle("r1", 0.3, "e2") == Settlement(0.2, 0.2)
+    found = balance(ledger, "a", "c1", "video")
+    assert (found.spent, found.reserved, found.excess, found.limit) == (0.2, 0.8, 0.2, 1.0)
+
+
+def test_a_cost_after_the_expiry_is_charged_while_there_is_room(ledger: Ledger) -> None:
+    ledger.reserve("r1", "a", "c1", "video", 0.4)
+    ledger.reserve("r2", "a", "c1", "video", 0.4)
+    assert ledger.expire(0) == 2
+    assert ledger.settle("r1", 0.3) == ledger.settle("r1", 0.1) == Settlement(charged=0.3, excess=0.0)
+    ledger.reserve("r3", "a", "c1", "video", 0.6)
+    assert ledger.settle("r2", 0.3) == ledger.settle("r2", 0.3) == Settlement(charged=0.1, excess=0.2)
+    for found in (balance(ledger), balance(ledger, "a", "c1", "video")):  # one cost, the same in all accounts
+        assert (found.spent, found.reserved, found.excess) == (0.4, 0.6, 0.2)
+    assert not ledger.reserve("r1", "a", "c1", "video", 0.4)
+
+
+def test_a_clock_that_jumps_grants_no_limit_twice(ledger: Ledger, place: Place) -> None:
+    """Forward and back: the next period has begun too early, and lasts until it is over."""
+    ledger.define([Account("a", "*", "*", 1.0, "hour"), Account("a", "*", "*", 9.0, "day")])
+    granted = []
+    for number, jump in enumerate((0, HOUR, -HOUR, -3 * DAY, 2 * DAY + 23 * HOUR, HOUR + HOUR, HOUR)):
+        place.clock.now += jump
+        if ledger.reserve(f"r{number}", "a", "c", "x", 1.0):
+            ledger.settle(f"r{number}", 1.0)
+            granted.append((place.clock.now - NOON) / HOUR)
+        assert balance(ledger, period="hour").spent == 1.0
+        assert not ledger.reserve(f"more{number}", "a", "c", "x", 0.01)
+        ledger.define([Account("a", "*", "*", 1.0, "hour"), Account("a", "*", "*", 9.0, "day")])
+    assert granted == [0, 1, 2]
+    assert balance(ledger, period="day").spent == 3.0
+
+
 def test_a_day_is_the_budgets_own(ledger: Ledger, place: Place) -> None:
     """In Berlin, 2026-03-29 has 23 hours and 2026-10-25 has 25."""
     ledger.define([Account("a", "*", "*", 1.0, "day", "Europe/Berlin")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections import Counter
 from pathlib import Path
@@ -68,23 +67,14 @@ def _accounts(place: Place) -> tuple[dict[str, tuple[int, int]], dict[str, list[
     """By arm: limit, and what is spent and reserved in the bank; the sums of caps and of what is taken in the slots."""
     bank: dict[str, tuple[int, int]] = {}
     slots: dict[str, list[int]] = {}
-    with place.client() as client:
-        for key in client.scan_iter(f"{{mtorl-ledger:{place.name}*", 1000):
-            tag, _, rest = key.partition("}:")
-            if rest != 'accounts:"*"':
-                continue
-            for name, text in client.hgetall(key).items():
-                if not name.startswith('"'):
-                    continue
-                arm, _ = json.loads(f"[{name}]")
-                cap, spent, reserved = map(int, text.split(";")[0].split(" ")[-3:])
-                if tag.endswith(place.name):
-                    bank[arm] = cap, spent + reserved
-                else:
-                    sums = slots.setdefault(arm, [0, 0])
-                    assert spent + reserved <= cap or spent + reserved == 0
-                    sums[0] += cap
-                    sums[1] += spent + reserved
+    for of_bank, (arm, campaign, *_), (cap, spent, reserved, _) in place.accounts():
+        if of_bank:
+            bank[arm] = cap, spent + reserved
+        elif campaign == "*":
+            sums = slots.setdefault(arm, [0, 0])
+            assert spent + reserved <= cap or spent + reserved == 0
+            sums[0] += cap
+            sums[1] += spent + reserved
     return bank, slots
 
 

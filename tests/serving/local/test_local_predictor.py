@@ -42,8 +42,12 @@ def example(run: Path) -> dict[str, Any]:
 
 
 def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(run: Path, tmp_path: Path) -> None:
+    empty = LocalPredictor(tmp_path, tmp_path / "work")
     with pytest.raises(StackError, match=r"no \.mar file"):
-        LocalPredictor(tmp_path, tmp_path / "work").start()
+        empty.start()
+    empty.stop()
+    with pytest.raises(StackError, match="not started"):
+        empty.check()
     artifact = run / "model-store" / "challenger.mar"
     content = bytearray(artifact.read_bytes())
     at = content.index(b"network.onnx") + 200

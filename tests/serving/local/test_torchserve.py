@@ -85,15 +85,6 @@ def test_the_models_share_out_the_cores(
     assert TorchServe(tmp_path, tmp_path).workers == workers
 
 
-def test_an_empty_model_store_is_an_error(tmp_path: Path) -> None:
-    server = TorchServe(tmp_path, tmp_path / "work")
-    with pytest.raises(StackError, match=r"no \.mar file"):
-        server.start()
-    server.stop()
-    with pytest.raises(StackError, match="not started"):
-        server.check()
-
-
 def test_java_is_taken_from_the_environment_or_else_from_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

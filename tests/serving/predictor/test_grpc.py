@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -18,43 +18,36 @@ from serving.grpc_v2 import GrpcServer
 from serving.kserve_sdk import InferInput, InferRequest
 from serving.predictor.predictor import Predictor, PredictorServer
 from tests.serving.handler_fixtures import Network, item, made
+from tests.serving.router_fixtures import in_loop
 
 LARGEST = 20_000  # bytes of a message
 CALLERS = 20
 
 
-class Running:
-    def __init__(self, channel: grpc.aio.Channel, server: GrpcServer, model: Predictor, network: Network) -> None:
-        self.channel, self.server, self.model, self.network = channel, server, model, network
-        self.stub = GRPCInferenceServiceStub(channel)
-
-    async def fails(self, call: Any) -> grpc.aio.AioRpcError:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
-        return caught.value
+class Running(NamedTuple):
+    server: GrpcServer
+    model: Predictor
+    network: Network
+    stub: GRPCInferenceServiceStub
 
 
-def with_predictor(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Makes a test of a scenario, whose first parameter is a predictor of its own."""
+@asynccontextmanager
+async def predictor() -> AsyncIterator[Running]:
+    model, network = Predictor("challenger", Path("nowhere")), Network()
+    model.handler, model.ready = made(network.predict), True
+    http = PredictorServer("127.0.0.1", 0)
+    http.register_model(model)
+    async with (
+        GrpcServer(http, "127.0.0.1", 0, LARGEST) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        yield Running(server, model, network, GRPCInferenceServiceStub(channel))
 
-    async def inside(given: dict[str, Any]) -> None:
-        network = Network()
-        model = Predictor("challenger", Path("nowhere"))
-        model.handler, model.ready = made(network.predict), True
-        http = PredictorServer("127.0.0.1", 0)
-        http.register_model(model)
-        async with (
-            GrpcServer(http, "127.0.0.1", 0, LARGEST) as server,
-            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-        ):
-            await scenario(Running(channel, server, model, network), **given)
 
-    def test(**given: Any) -> None:
-        asyncio.run(inside(given))
-
-    _, *others = inspect.signature(scenario).parameters.values()
-    test.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
-    return test
+async def fails(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
 
 
 def asked(*texts: str | bytes, name: str = "challenger", **changes: Any) -> pb.ModelInferRequest:
@@ -78,72 +71,76 @@ def answers(response: pb.ModelInferResponse) -> list[Any]:
     return [json.loads(text) for text in texts]
 
 
-@with_predictor
-async def test_its_answers_are_those_of_http_v2(r: Running) -> None:
-    texts = [json.dumps(item()), "{", json.dumps(item(hour=3.0, u=0.9, price=0.3, candidates=["search", "video"]))]
-    tensor = InferInput(name="instances", datatype="BYTES", shape=[3], data=list(texts))
-    over_http = await r.model.predict(InferRequest(model_name="challenger", infer_inputs=[tensor]))
-    expected = [json.loads(text) for text in over_http.outputs[0].data]
-    assert [list(one) == ["error"] for one in expected] == [False, True, False]
-    for request in (asked(*texts), raw(*texts)):
-        response = await r.stub.ModelInfer(request)
-        assert answers(response) == expected
-        assert (response.model_name, response.model_version, response.id) == ("challenger", "abc", "q1")
+@in_loop
+async def test_its_answers_are_those_of_http_v2() -> None:
+    async with predictor() as r:
+        texts = [json.dumps(item()), "{", json.dumps(item(hour=3.0, u=0.9, price=0.3, candidates=["search", "video"]))]
+        tensor = InferInput(name="instances", datatype="BYTES", shape=[3], data=list(texts))
+        over_http = await r.model.predict(InferRequest(model_name="challenger", infer_inputs=[tensor]))
+        expected = [json.loads(text) for text in over_http.outputs[0].data]
+        assert [list(one) == ["error"] for one in expected] == [False, True, False]
+        for request in (asked(*texts), raw(*texts)):
+            response = await r.stub.ModelInfer(request)
+            assert answers(response) == expected
+            assert (response.model_name, response.model_version, response.id) == ("challenger", "abc", "q1")
 
 
-@with_predictor
+@in_loop
 async def test_no_caller_unloads_a_model_and_a_fault_of_ours_is_internal_without_its_traceback(
-    r: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for change in (
-        r.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="challenger")),
-        r.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="challenger")),
-    ):
-        assert (await r.fails(change)).code() == grpc.StatusCode.UNIMPLEMENTED
-    assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
+    async with predictor() as r:
+        for change in (
+            r.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="challenger")),
+            r.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="challenger")),
+        ):
+            assert (await fails(change)).code() == grpc.StatusCode.UNIMPLEMENTED
+        assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
 
-    def broken(*_: Any) -> Any:
-        raise ValueError("bug")
+        def broken(*_: Any) -> Any:
+            raise ValueError("bug")
 
-    monkeypatch.setattr(r.model.handler, "_decisions", broken)
-    error = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
-    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "ValueError: bug")
-    assert [record.exc_info for record in caplog.records if record.name == "serving.grpc_v2"]
+        monkeypatch.setattr(r.model.handler, "_decisions", broken)
+        error = await fails(r.stub.ModelInfer(asked(json.dumps(item()))))
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "ValueError: bug")
+        assert [record.exc_info for record in caplog.records if record.name == "serving.grpc_v2"]
 
 
-@with_predictor
-async def test_callers_at_the_same_time_share_a_pass(r: Running) -> None:
-    here, predict = asyncio.Barrier(CALLERS), r.model.predict
+@in_loop
+async def test_callers_at_the_same_time_share_a_pass() -> None:
+    async with predictor() as r:
+        here, predict = asyncio.Barrier(CALLERS), r.model.predict
 
-    async def together(*arguments: Any, **named: Any) -> Any:
+        async def together(*arguments: Any, **named: Any) -> Any:
+            await here.wait()
+            return await predict(*arguments, **named)
+
+        r.model.predict = together  # type: ignore[method-assign]
+        requests = [asked(json.dumps(item(hour=float(hour)))) for hour in range(CALLERS)]
+        responses = await asyncio.gather(*map(r.stub.ModelInfer, requests))
+        assert r.network.calls == 1
+        r.model.predict = predict  # type: ignore[method-assign]
+        for request, response in zip(requests, responses, strict=True):
+            assert answers(response) == answers(await r.stub.ModelInfer(request))
+
+
+@in_loop
+async def test_what_is_in_flight_when_it_stops_is_answered() -> None:
+    async with predictor() as r:
+        here, goes_on, predict = asyncio.Event(), asyncio.Event(), r.model.predict
+
+        async def held(*arguments: Any, **named: Any) -> Any:
+            here.set()
+            await goes_on.wait()
+            return await predict(*arguments, **named)
+
+        r.model.predict = held  # type: ignore[method-assign]
+        first = asyncio.ensure_future(r.stub.ModelInfer(asked(json.dumps(item()))))
         await here.wait()
-        return await predict(*arguments, **named)
-
-    r.model.predict = together  # type: ignore[method-assign]
-    requests = [asked(json.dumps(item(hour=float(hour)))) for hour in range(CALLERS)]
-    responses = await asyncio.gather(*map(r.stub.ModelInfer, requests))
-    assert r.network.calls == 1
-    r.model.predict = predict  # type: ignore[method-assign]
-    for request, response in zip(requests, responses, strict=True):
-        assert answers(response) == answers(await r.stub.ModelInfer(request))
-
-
-@with_predictor
-async def test_what_is_in_flight_when_it_stops_is_answered(r: Running) -> None:
-    here, goes_on, predict = asyncio.Event(), asyncio.Event(), r.model.predict
-
-    async def held(*arguments: Any, **named: Any) -> Any:
-        here.set()
-        await goes_on.wait()
-        return await predict(*arguments, **named)
-
-    r.model.predict = held  # type: ignore[method-assign]
-    first = asyncio.ensure_future(r.stub.ModelInfer(asked(json.dumps(item()))))
-    await here.wait()
-    stopping = asyncio.create_task(r.server.__aexit__())
-    await asyncio.sleep(0)  # it is told to stop
-    late = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
-    assert late.code() == grpc.StatusCode.UNAVAILABLE
-    goes_on.set()
-    assert "channel" in answers(await first)[0]
-    await stopping
+        stopping = asyncio.create_task(r.server.__aexit__())
+        await asyncio.sleep(0)  # it is told to stop
+        late = await fails(r.stub.ModelInfer(asked(json.dumps(item()))))
+        assert late.code() == grpc.StatusCode.UNAVAILABLE
+        goes_on.set()
+        assert "channel" in answers(await first)[0]
+        await stopping
