@@ -11,7 +11,7 @@ import pytest
 from serving.ledger import Balance, Ledger, LimitWatch
 from tests.serving.ledgers import Place, accounts_of, arms
 
-DAY = 86_400.0
+DAY, ARM = 86_400.0, "challenger"
 
 
 @pytest.fixture
@@ -35,20 +35,16 @@ def _above(watch: LimitWatch, ledger: Ledger) -> float:
     return max(watch.overruns(ledger.balances()).values())
 
 
-def _challenger(ledger: Ledger) -> str:
-    return next(balance.arm for balance in ledger.balances() if balance.arm.endswith("challenger"))
-
-
 @pytest.mark.parametrize("change", [{"enabled": False}, {"stage": "shadow"}, {"stage": "5%"}])
 def test_a_roll_back_is_none_although_costs_were_above_their_reservations(
     ledger: Ledger, place: Place, change: dict[str, Any]
 ) -> None:
-    watch, arm = LimitWatch(), _challenger(ledger)
-    assert ledger.reserve("1", arm, "c1", "x", 2.0) and ledger.reserve("2", arm, "c1", "x", 1.0)
+    watch = LimitWatch()
+    assert ledger.reserve("1", ARM, "c1", "x", 2.0) and ledger.reserve("2", ARM, "c1", "x", 1.0)
     ledger.settle("1", 4.0)
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(**change))
-    found = {balance.arm: balance for balance in ledger.balances()}[arm]
+    found = {balance.arm: balance for balance in ledger.balances()}[ARM]
     assert found.excess == 2.0 and found.limit < 5.0
     assert _above(watch, ledger) == 0 and _above(LimitWatch(), ledger) == 0
     ledger.settle("2", 3.0)
@@ -57,8 +53,8 @@ def test_a_roll_back_is_none_although_costs_were_above_their_reservations(
 
 
 def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledger) -> None:
-    watch, arm = LimitWatch(), _challenger(ledger)
-    assert ledger.reserve("1", arm, "c1", "x", 2.0) and ledger.reserve("2", arm, "c1", "x", 2.0)
+    watch = LimitWatch()
+    assert ledger.reserve("1", ARM, "c1", "x", 2.0) and ledger.reserve("2", ARM, "c1", "x", 2.0)
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(1.0))
     for seen in (watch, LimitWatch()):
@@ -79,9 +75,9 @@ def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledge
 def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_amount(
     ledger: Ledger, place: Place, late: bool
 ) -> None:
-    watch, arm = LimitWatch(), _challenger(ledger)
+    watch = LimitWatch()
     for number in range(4):
-        assert ledger.reserve(str(number), arm, "c1", "x", 1.0)
+        assert ledger.reserve(str(number), ARM, "c1", "x", 1.0)
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(2.0))
     assert _above(watch, ledger) == 0
@@ -100,20 +96,19 @@ def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_
 
 
 def test_costs_beyond_the_amount_of_all_arms_are_one(ledger: Ledger) -> None:
-    watch, arm = LimitWatch(), _challenger(ledger)
-    assert ledger.reserve("1", arm, "c1", "x", 4.0)
+    watch = LimitWatch()
+    assert ledger.reserve("1", ARM, "c1", "x", 4.0)
     assert _above(watch, ledger) == 0
     ledger.settle("1", 12.5)
     found = watch.overruns(ledger.balances())
-    assert found["*", "day"] == 2.5 and found[arm, "day"] == 0
+    assert found["*", "day"] == 2.5 and found[ARM, "day"] == 0
     assert watch.overruns(ledger.balances())["*", "day"] == 2.5, "until it is over"
 
 
 def test_an_arm_that_took_too_much_is_seen_also_by_a_new_router(ledger: Ledger) -> None:
     """SQLite refuses it by a trigger of its own, so it is in the balances alone."""
-    arm = _challenger(ledger)
-    broken = [replace(each, reserved=7.0) if each.arm == arm else each for each in ledger.balances()]
-    assert LimitWatch().overruns(broken)[arm, "day"] == pytest.approx(2.0)
+    broken = [replace(each, reserved=7.0) if each.arm == ARM else each for each in ledger.balances()]
+    assert LimitWatch().overruns(broken)[ARM, "day"] == pytest.approx(2.0)
 
 
 def test_a_campaign_does_not_hide_another() -> None:
