@@ -8,6 +8,7 @@
 
     lake        D decisions in 28 days, D/10 users, ten experiments, outcomes up to 7 days late. Measured is the last
                 day: compaction, judged rows, the monitor's measures, and a look at one experiment
+    hour        3.6M decisions of one hour, a thousand a second: compaction, judged rows, a look
     evaluation  memory of an evaluation by the rows of its log
     ledger      Redis' work for an exposure (`benchmarks/ledger.py`), and for pacing, by campaigns and routers
     histories   bytes of Redis a user (`benchmarks/histories.py`)
@@ -39,6 +40,7 @@ class Size:
 
     decisions: tuple[int, ...] = (1_000_000, 10_000_000)
     days: int = 28
+    hour: int = 3_600_000  # at a thousand a second
     rows: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
     shard_rows: int = 250_000
     campaigns: tuple[int, ...] = (1, 100, 5_000)
@@ -50,7 +52,7 @@ class Size:
     users: int = 5_000
 
 
-QUICK = Size((20_000,), 8, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3, 6_000, 200)
+QUICK = Size((20_000,), 8, 20_000, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3, 6_000, 200)
 
 
 def lake(size: Size) -> dict[str, Any]:
@@ -74,6 +76,19 @@ def lake(size: Size) -> dict[str, Any]:
                 "look": run(batch.look_once, folder=folder),
             }
     return found
+
+
+def hour(size: Size) -> dict[str, Any]:
+    """The batch node's work for one busy hour, by itself."""
+    from benchmarks.scale_runs import batch
+
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        return {
+            "made": run(batch.make_hour, folder=folder, decisions=size.hour),
+            "compact": run(batch.compact_hour, folder=folder),
+            "first_judge": run(batch.judge_rows, folder=folder),
+            "first_look": run(batch.look_once, folder=folder),
+        }
 
 
 def evaluation(size: Size) -> dict[str, Any]:
@@ -138,6 +153,7 @@ def traffic(size: Size) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
     "lake": lake,
+    "hour": hour,
     "evaluation": evaluation,
     "ledger": ledger,
     "histories": histories,

@@ -43,6 +43,23 @@ def compact_day(folder: str) -> dict[str, Any]:
     return {**figures, "files": files, "hours": hours, "hours_open": len(made.lake.arrived("decision"))}
 
 
+def make_hour(folder: str, decisions: int) -> dict[str, Any]:
+    """Write the arrivals of one hour."""
+    made = MadeLake(Path(folder), decisions * 24 * 28)
+    with clock() as figures:
+        new = made.write_last_hour()
+    return {**figures, "users": made.users, "new": new}
+
+
+def compact_hour(folder: str) -> dict[str, Any]:
+    """Compact after the last hour."""
+    from features.collect.compact import compact
+
+    with clock() as figures:
+        done = compact(MadeLake(Path(folder), 0).lake, END + timedelta(minutes=20))
+    return {**figures, "files": done.files, "hours": len(done.hours)}
+
+
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
     """Judge what the decisions teach, as a training does before it reads them, so many days before the last night."""
     from features.collect.training_log import Decisions, learnable

@@ -116,8 +116,8 @@ class MadeLake:
                 self._write(db, "outcome", hour, name_of("outcome", hour, "made-0"), came)
 
     def write_arrivals(self) -> int:
-        """Write what routers upload in the last day, a file a minute each; returns the decisions."""
-        decisions, files = 0, ROUTERS * FILES_AN_HOUR
+        """Write what routers upload in the last day; returns the decisions."""
+        decisions = 0
         with self._database() as db:
             for hour in self._hours(self.today - LATEST, END):
                 self._decide(db, hour)
@@ -126,17 +126,28 @@ class MadeLake:
                 db.execute(f"INSERT INTO late {came}" if known else f"CREATE TABLE late AS {came}")
                 if hour < self.today:
                     continue
-                decisions += int(db.execute("SELECT count(*) FROM decided").fetchall()[0][0])
-                db.execute(f"CREATE OR REPLACE TABLE present AS FROM late WHERE received_time < {instant(hour + HOUR)}")
-                db.execute(f"DELETE FROM late WHERE received_time < {instant(hour + HOUR)}")
-                parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", "present"))
-                for file in range(files):
-                    for kind, table in parts:
-                        some = f"(FROM {table} WHERE hash(decision_id) % {files} = {file})"
-                        name = name_of(kind, hour, f"{hour:%H}-{file:08d}", arrived=True)
-                        if db.execute(f"SELECT 1 FROM {some} LIMIT 1").fetchall():
-                            self._write(db, kind, hour, name, some)
+                present = f"FROM late WHERE received_time < {instant(hour + HOUR)}"
+                db.execute(f"CREATE OR REPLACE TABLE present AS {present}; DELETE {present}")
+                decisions += self._upload(db, hour, "present")
         return decisions
+
+    def write_last_hour(self) -> int:
+        """Write what routers upload in the last hour, with all outcomes of its decisions; returns the decisions."""
+        with self._database() as db:
+            self._decide(db, END - HOUR)
+            return self._upload(db, END - HOUR, "outcomes")
+
+    def _upload(self, db: duckdb.DuckDBPyConnection, hour: datetime, outcomes: str) -> int:
+        """Write the decisions of an hour and some outcomes, a file a minute of each router."""
+        files = ROUTERS * FILES_AN_HOUR
+        parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", outcomes))
+        for kind, records in parts:
+            split = f"SELECT *, hash(decision_id) % {files} AS file FROM {records} ORDER BY file"
+            db.execute(f"CREATE OR REPLACE TABLE split AS {split}")
+            for (file,) in db.execute("SELECT DISTINCT file FROM split").fetchall():
+                name = name_of(kind, hour, f"{hour:%H}-{file:08d}", arrived=True)
+                self._write(db, kind, hour, name, f"(FROM split WHERE file = {file})")
+        return int(db.execute("SELECT count(*) FROM decided").fetchall()[0][0])
 
     def _hours(self, since: datetime, until: datetime) -> Iterator[datetime]:
         while since < until:

@@ -25,6 +25,7 @@ def scale_tables(figures: Figures) -> str:
     """All parts that were measured, with the limits that do not hold."""
     parts = {
         "lake": _lake,
+        "hour": _hour,
         "evaluation": _evaluation,
         "ledger": _ledger,
         "histories": _histories,
@@ -100,6 +101,19 @@ def _lake(found: Mapping[str, Any]) -> str:
             ),
         ]
     return f"**The last day of a lake**\n\n{table(heads, rows)}{_said(limits)}"
+
+
+def _hour(found: Mapping[str, Any]) -> str:
+    new, steps = found["made"]["new"], [step for step in STEPS if step in found]
+    rows = [
+        [STEPS[step], f"{1e6 * of['cpu_seconds'] / new:,.0f}", f"{of['seconds']:,.1f}", f"{of['peak_mib']:,.0f}"]
+        for step in steps
+        for of in (found[step],)
+    ]
+    heads = [f"{new:,} decisions", "CPU us a decision", "seconds", "peak MiB"]
+    bounded = all(found[step]["peak_mib"] <= MOST_MIB for step in steps)
+    limit = (f"peak memory of each step at most {MOST_MIB:,} MiB", bounded)
+    return f"**One hour, all at once**\n\n{table(heads, rows)}{_said([limit])}"
 
 
 def _evaluation(found: Mapping[str, Any]) -> str:
