@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     """Run a plan in a process of its own; what it measured, and the CPU seconds that the servers took meanwhile."""
     before = cpu_seconds(pids)
     command = [sys.executable, "-m", "benchmarks.request_path.load"]
-    done = subprocess.run(command, input=plan.to_json(), capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, Any] = json.loads(done.stdout)

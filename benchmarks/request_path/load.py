@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
@@ -34,10 +34,6 @@ class Plan:
     rate: float = 0.0  # requests a second; 0: closed loop
     warm_seconds: float = 1.0  # at the start, not counted
     seed: int = 0
-
-    def to_json(self) -> str:
-        """The plan as JSON, for the process that sends."""
-        return json.dumps(asdict(self))
 
 
 class Load:

@@ -11,8 +11,8 @@ import pytest
 
 from tests.repository import ROOT
 
-NOT_QUICK = {"_environment.py", "_markdown.py", "_process.py", "tables.py"}
-SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("*.py")} - NOT_QUICK)
+NOT_QUICK = {"serving.py", "soak.py", "tables.py"}  # two need a finished run, and one writes into docs/
+SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("[a-z]*.py")} - NOT_QUICK)
 
 
 @pytest.mark.long
