@@ -31,61 +31,53 @@ def check(path: Path) -> list[str]:
     ]
     if wrong:
         return wrong
-    offline = summary["offline"]
-    for arm, budget in summary["budget"].items():
-        wrong += [f"budget.{arm}.{name} is missing" for name in BUDGET if name not in budget]
+    budgets, serving, shifted = summary["budget"], summary["serving"], summary["monitor"]["shifted"]
+    wrong = [f"budget.{arm}.{name} is missing" for arm in budgets for name in BUDGET if name not in budgets[arm]]
     if wrong:
         return wrong
-    wrong += [f"offline.{name}_ci is missing" for name in REQUIRED["offline"] if f"{name}_ci" not in offline]
-    for arm, budget in summary["budget"].items():
-        if budget["overspent"] != 0:
-            wrong.append(f"budget.{arm}.overspent is {budget['overspent']}")
-        if budget["spent"] + budget["reserved"] > budget["limit"] * (1 + 1e-9):
-            wrong.append(f"budget.{arm}: spent + reserved is above the limit: {budget}")
-        ended_early = summary["stages"]["phase"] in ("stopped", "rolled back")
-        if budget["spent_share"] is not None and budget["spent_share"] < 0.9 and not ended_early:
-            wrong.append(f"budget.{arm}: only {budget['spent_share']:.1%} was spent; pacing should spend it all")
-        if budget["reserved"] > 1e-9:
-            wrong.append(f"budget.{arm}: reservations were left open: {budget}")
-    wrong += _stages(summary["stages"], summary["experiment"]["verdict"])
-    if summary["serving"]["errors"] != 0:
-        wrong.append(f"serving.errors is {summary['serving']['errors']}")
-    if not 0 < summary["serving"]["decisions"] > 2 * summary["serving"]["fallbacks"]:
-        wrong.append(f"no decisions, or most of them fell back: {summary['serving']}")
-    clean, shifted = summary["monitor"]["clean"], summary["monitor"]["shifted"]
-    if clean["alarms"] or clean["not_judged"]:
-        wrong.append(f"monitor.clean: {clean['alarms'] or clean['not_judged']}")
-    if not shifted["retrain"] or not shifted["pages"]:
-        wrong.append("monitor.shifted: no column has moved, or Evidently has drawn no page")
-    for generation in (summary["next_night"] or {"generations": ()})["generations"]:
-        apart = abs(generation["mean_weight"] - generation["supported"])
-        if apart > 5 * generation["mean_weight_error"]:
-            wrong.append(f"next_night: the recorded probabilities do not describe the decisions: {generation}")
-    if summary["experiment"]["verdict"] == "srm":
-        wrong.append(f"sample ratio mismatch: srm_p {summary['experiment']['srm_p']}")
-    wrong += [
-        f"artifacts.{k}: {v} is not there" for k, v in summary["artifacts"].items() if not (path.parent / v).exists()
+    offline, clean, artifacts = summary["offline"], summary["monitor"]["clean"], summary["artifacts"]
+    wrong = [f"offline.{name}_ci is missing" for name in REQUIRED["offline"] if f"{name}_ci" not in offline]
+    wrong += [f"artifacts.{k}: {v} is not there" for k, v in artifacts.items() if not (path.parent / v).exists()]
+    ended_early = summary["stages"]["phase"] in ("stopped", "rolled back")
+    facts = _stages(summary["stages"], summary["experiment"]["verdict"])
+    for arm, budget in budgets.items():
+        committed, share = budget["spent"] + budget["reserved"], budget["spent_share"]
+        facts += [
+            (budget["overspent"] == 0, f"budget.{arm}.overspent is {budget['overspent']}"),
+            (committed <= budget["limit"] * (1 + 1e-9), f"budget.{arm}: spent + reserved is above the limit: {budget}"),
+            (share is None or share >= 0.9 or ended_early, f"budget.{arm}: pacing should spend it all, not {share}"),
+            (budget["reserved"] <= 1e-9, f"budget.{arm}: reservations were left open: {budget}"),
+        ]
+    for night in (summary["next_night"] or {"generations": ()})["generations"]:
+        described = abs(night["mean_weight"] - night["supported"]) <= 5 * night["mean_weight_error"]
+        facts.append((described, f"next_night: the recorded probabilities do not describe the decisions: {night}"))
+    facts += [
+        (serving["errors"] == 0, f"serving.errors is {serving['errors']}"),
+        (0 < serving["decisions"] > 2 * serving["fallbacks"], f"no decisions, or most of them fell back: {serving}"),
+        (not clean["alarms"] and not clean["not_judged"], f"monitor.clean: {clean['alarms'] or clean['not_judged']}"),
+        (shifted["retrain"] and shifted["pages"], "monitor.shifted: no column has moved, or there is no page of it"),
+        (summary["experiment"]["verdict"] != "srm", f"sample ratio mismatch: srm_p {summary['experiment']['srm_p']}"),
     ]
-    return wrong
+    return wrong + [message for holds, message in facts if not holds]
 
 
-def _stages(stages: dict[str, Any], verdict: str) -> list[str]:
+def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
     """Whether the experiment went through its stages one by one, and ended as the verdict says."""
-    wrong = []
-    reached = [move["to"] for move in stages["moves"]]
+    phase, reached = stages["phase"], [move["to"] for move in stages["moves"]]
     in_order = [stage for stage in ("shadow", "1%", "5%", "25%", "50%") if stage in reached]
-    if reached[:1] != ["shadow"] or reached[: len(in_order)] != in_order or len(reached) > len(in_order) + 1:
-        wrong.append(f"stages: {reached} is no way through a ramp")
-    if reached[-1:] != [stages["phase"]]:
-        wrong.append(f"stages.phase is {stages['phase']}, and the last move went to {reached[-1:]}")
-    if (verdict == "ship") != (stages["phase"] == "promoted") and reached[-1:] == ["50%"]:
-        wrong.append(f"stages.phase is {stages['phase']}, and the verdict {verdict}")
+    a_way = reached[:1] == ["shadow"] and reached[: len(in_order)] == in_order and len(reached) <= len(in_order) + 1
+    as_judged = (verdict == "ship") == (phase == "promoted") or reached[-1:] != ["50%"]
+    facts = [
+        (a_way, f"stages: {reached} is no way through a ramp"),
+        (reached[-1:] == [phase], f"stages.phase is {phase}, and the last move went to {reached[-1:]}"),
+        (as_judged, f"stages.phase is {phase}, and the verdict {verdict}"),
+    ]
     if after := stages["after_promotion"]:
-        if not 0 < after["decisions"] == after["incumbent"] == after["promoted_model"] + after["fallbacks"]:
-            wrong.append(f"after the promotion not everybody got the challenger's model: {after}")
-    elif stages["phase"] == "promoted":
-        wrong.append("stages.after_promotion: nobody was asked for after the promotion")
-    return wrong
+        all_got_it = 0 < after["decisions"] == after["incumbent"] == after["promoted_model"] + after["fallbacks"]
+        facts.append((all_got_it, f"after the promotion not everybody got the challenger's model: {after}"))
+    else:
+        facts.append((phase != "promoted", "stages.after_promotion: nobody was asked for after the promotion"))
+    return facts
 
 
 if __name__ == "__main__":
