@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks._process import clock
 from benchmarks.scale_runs.made_lake import CHANNELS, END, SPEC, MadeLake
@@ -64,7 +67,7 @@ def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
     """Judge what the decisions teach, as a training does before it reads them, so many days before the last night."""
     from features.collect.training_log import Decisions, learnable
 
-    with clock() as figures, _Opened() as opened:
+    with clock() as figures, _opened() as opened:
         found = learnable(folder, SPEC, Decisions(outcome_hours=24.0, until=END - timedelta(days=days_before)))
     return {**figures, "decisions": found.decisions, "opportunities": found.opportunities, "files": len(opened)}
 
@@ -76,7 +79,7 @@ def measure_day(folder: str) -> dict[str, Any]:
     from mtorl.log.gain import Gain
 
     day = Period((END - timedelta(days=1)).isoformat(), END.isoformat())
-    with clock() as figures, _Opened() as opened:
+    with clock() as figures, _opened() as opened:
         found = measure(DecisionLog.of(folder, day), Gain.of_spec("click"), ("click", "conversion"), CHANNELS)
     return {**figures, "decisions": found.decisions, "files": len(opened)}
 
@@ -90,7 +93,7 @@ def look_once(folder: str) -> dict[str, Any]:
 
     experiment = Experiment.from_dict(definition(LOOKED_AT))
     since = (END - timedelta(days=28)).timestamp()
-    with clock() as figures, _Opened() as opened:
+    with clock() as figures, _opened() as opened:
         known = look(DecisionLog.of(folder), experiment, Gain.of_spec("click"), since, END.timestamp(), spend=())
     assert known is not None and known.verdict is not None, "there is nothing to look at"
     users = sum(sum(of.values()) for of in known.verdict["users_of_stages"].values())
@@ -120,34 +123,21 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-class _Opened(set[str]):
+@contextmanager
+def _opened() -> Iterator[set[str]]:
     """Names of the files of a lake that are opened in the block, stored sums included."""
+    from monitoring.verdict.stored_sums import _Sums
+    from mtorl.runtime.duckdb_files import LakeFiles
 
-    def __enter__(self) -> _Opened:
-        from monitoring.verdict.stored_sums import _Sums
-        from mtorl.runtime.duckdb_files import LakeFiles
+    files, fetch, open_ = set[str](), _Sums._fetch, LakeFiles._open
 
-        self._fetch = fetch = _Sums._fetch
+    def fetched(sums: Any, file: Any) -> Path:
+        files.add(file.name)
+        return fetch(sums, file)
 
-        def fetched(sums: _Sums, file: Any) -> Path:
-            files.add(file.name)
-            return fetch(sums, file)
+    def opened(lake: Any, path: str, *arguments: Any, **named: Any) -> Any:
+        files.add(path)
+        return open_(lake, path, *arguments, **named)
 
-        _Sums._fetch = fetched  # type: ignore[method-assign, assignment]
-
-        self._usual = usual = LakeFiles._open
-        files = self
-
-        def noted(lake: LakeFiles, path: str, *arguments: Any, **named: Any) -> Any:
-            files.add(path)
-            return usual(lake, path, *arguments, **named)
-
-        LakeFiles._open = noted  # type: ignore[method-assign, assignment]
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        from monitoring.verdict.stored_sums import _Sums
-        from mtorl.runtime.duckdb_files import LakeFiles
-
-        LakeFiles._open = self._usual  # type: ignore[method-assign]
-        _Sums._fetch = self._fetch  # type: ignore[method-assign]
+    with patch.object(_Sums, "_fetch", fetched), patch.object(LakeFiles, "_open", opened):
+        yield files

@@ -40,7 +40,7 @@ SPEC = DatasetSpec(
 
 _EVEN = json.dumps(dict.fromkeys(CHANNELS, 0.25))
 _ONES = json.dumps(dict.fromkeys(CHANNELS, 1.0))
-_TEXTS = {
+_VALUES = {
     "layer": "'default'",
     "salt": "'s'",
     "experiment_version": f"'{'0' * 16}'",
@@ -59,9 +59,6 @@ _TEXTS = {
     "expected_rewards": f"'{_ONES}'",
     "expected_costs": f"'{_EVEN}'",
     "prices": f"'{_ONES}'",
-}
-_VALUES = {
-    **_TEXTS,
     "decision_id": "decision_id",
     "arm": "arm",
     "channel": "channel",
@@ -121,9 +118,9 @@ class MadeLake:
         with self._database() as db:
             for hour in self._hours(self.today - LATEST, END):
                 self._decide(db, hour)
-                came = f"FROM outcomes WHERE received_time >= {instant(self.today)} AND received_time < {instant(END)}"
-                known = db.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'late'").fetchall()[0][0]
-                db.execute(f"INSERT INTO late {came}" if known else f"CREATE TABLE late AS {came}")
+                db.execute("CREATE TABLE IF NOT EXISTS late AS FROM outcomes WHERE false")
+                today = f"received_time >= {instant(self.today)} AND received_time < {instant(END)}"
+                db.execute(f"INSERT INTO late FROM outcomes WHERE {today}")
                 if hour < self.today:
                     continue
                 present = f"FROM late WHERE received_time < {instant(hour + HOUR)}"
