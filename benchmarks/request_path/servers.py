@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,24 +41,20 @@ class RouterPath:
         urllib.request.urlopen(request, timeout=5).read()
         return 1000 * (time.perf_counter() - started)
 
-    def stage_sums(self) -> dict[str, tuple[float, float]]:
-        """Seconds and number of calls of each stage, as /metrics shows them."""
-        figures: dict[str, tuple[float, float]] = {}
+    def stage_sums(self) -> Counter[tuple[str, str]]:
+        """Seconds ("sum") and number ("count") of the calls of each stage, as /metrics shows them."""
+        figures: Counter[tuple[str, str]] = Counter()
         for sample in samples(self.url):
             what = sample.name.removeprefix("mtorl_stage_latency_seconds_")
             if what in ("sum", "count"):
-                total, count = figures.get(stage := sample.labels["stage"], (0.0, 0.0))
-                figures[stage] = total + sample.value * (what == "sum"), count + sample.value * (what == "count")
+                figures[sample.labels["stage"], what] += sample.value
         return figures
 
-    def stage_means(self, before: dict[str, tuple[float, float]]) -> dict[str, float]:
+    def stage_means(self, before: Counter[tuple[str, str]]) -> dict[str, float]:
         """Mean milliseconds of each stage since then."""
         now = self.stage_sums()
-        figures = {}
-        for stage, (total, count) in now.items():
-            total_before, count_before = before.get(stage, (0.0, 0.0))
-            figures[stage] = 1000 * (total - total_before) / max(count - count_before, 1)
-        return figures
+        since = {key: value - before[key] for key, value in now.items()}
+        return {stage: 1000 * since[stage, "sum"] / max(since[stage, "count"], 1) for stage, _ in since}
 
 
 @contextmanager
