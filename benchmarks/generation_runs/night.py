@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks._lake import add_to_lake
+from benchmarks.monitoring_runs.days import add_to_lake
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.log.decision_ids import decision_id

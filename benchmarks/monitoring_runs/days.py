@@ -12,17 +12,18 @@ Some users come back the next day. The model's expectations are calibrated for t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 
-from benchmarks._lake import add_to_lake
-from mtorl.log.decision_ids import bucket_of
-from mtorl.log.records import Kind
+from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
+from mtorl.log.lake import name_of
+from mtorl.log.records import Kind, sql_columns
 
 START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday; the past, for what is dated later than now counts for no model
 CHANNELS = ("search", "social", "display", "video")
@@ -159,6 +160,24 @@ class Days:
 def write(days: Days, folder: Path, number: int, shift: Shift = healthy) -> None:
     """Add a day to a lake, as a router does."""
     add_to_lake(folder, days.records(number, days.rows(number, shift)), name=f"{number:08d}")
+
+
+def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
+    """Add records to a lake as a router does: a file of each kind, of the newest decision's hour.
+
+    Fields without a column are null.
+    """
+    for kind, rows in records.items():
+        there = {field: f'"{field}"' if field in rows else "NULL" for field in sql_columns(kind)}
+        typed = ", ".join(f'CAST({there[field]} AS {type_}) AS "{field}"' for field, type_ in sql_columns(kind).items())
+        with duckdb.connect() as db:
+            db.execute("SET TimeZone = 'UTC'")
+            db.register("rows", rows)
+            placed = db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM (SELECT {typed} FROM rows)")
+            ((newest,),) = placed.aggregate("max(hour)").fetchall()
+            file = folder / name_of(kind, newest, name, arrived=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            placed.order("decision_id").write_parquet(str(file))
 
 
 def _ids(users: pd.Series, times: pd.Series, seed: int) -> list[str]:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from benchmarks._lake import add_to_lake
-from benchmarks.monitoring_runs.days import START, Days, Shift, healthy
+from benchmarks.monitoring_runs.days import START, Days, Shift, add_to_lake, healthy
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import DriftResult, check

@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks._lake import add_to_lake
-from benchmarks.monitoring_runs.days import START, Days
+from benchmarks.monitoring_runs.days import START, Days, add_to_lake
 from monitoring.watch.check import Watched, run
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.drift.thresholds import ThresholdGrid
