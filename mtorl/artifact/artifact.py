@@ -144,7 +144,7 @@ def load(folder: str | Path) -> Artifact:
             folder=path,
             spec=DatasetSpec.load(path / "dataset.yaml"),
             encoder=Encoder.from_dict(_read_json(path / "encoder.json")),
-            policy=PolicyParams.from_dict(_read_json(path / "policy.json")),
+            policy=PolicyParams(**_read_json(path / "policy.json")),
             model=model,
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
         lengths = _export(policy, unfinished)
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
-        _write_json(unfinished / "policy.json", policy.params.to_dict())
+        _write_json(unfinished / "policy.json", asdict(policy.params))
         _unnamed(policy.reference).to_parquet(unfinished / "reference.parquet", index=False)
         _write_json(unfinished / "metrics.json", policy.metrics)
         np.save(unfinished / "training_users.npy", policy.training_users, allow_pickle=False)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mtorl.network.training import TrainConfig
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
-from mtorl.runtime.validation import plain_values, short
+from mtorl.runtime.validation import first_fault, plain_values, short
 
 Settings = dict[str, int | float]
 
@@ -83,29 +84,22 @@ def parse_settings(pairs: Iterable[str]) -> Settings:
     return _checked(values)
 
 
-def with_settings(config: TrainConfig, settings: Settings) -> TrainConfig:
-    """A training with these settings; SettingsError if they are out of range, or do not fit together."""
+def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """A training with these settings; SettingsError if they are no numbers, out of range, or do not fit together."""
     try:
         return replace(config, **settings)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise SettingsError(f"settings: {error}") from None
+    except ValidationError as error:
+        raise SettingsError(f"settings: {first_fault(error)}") from None
 
 
-def _checked(values: Mapping[Any, object]) -> Settings:
-    found: Settings = {}
+def _checked(values: Mapping[Any, Any]) -> Settings:
     for name, value in values.items():
         if not isinstance(name, str) or name not in NAMES:
             raise SettingsError(f"settings: unknown name {short(name)}; known: {', '.join(NAMES)}")
-        whole = isinstance(getattr(TrainConfig(), name), int)
-        # YAML takes 1e-3, without a point, for text.
-        hint = "; YAML wants a point: 1.0e-3" if isinstance(value, str) and _number(value) is not value else ""
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            kind = "a whole number" if whole else "a number"
-            raise SettingsError(f"settings: {name}: expected {kind}, got {short(value)}{hint}")
-        if not math.isfinite(value):
-            raise SettingsError(f"settings: {name}: expected a finite number, got {value}")
-        found[name] = value if whole else float(value)
-    return found
+        if isinstance(value, str) and _number(value) is not value:  # YAML takes 1e-3, without a point, for text
+            raise SettingsError(f"settings: {name}: expected a number, got {short(value)}; YAML wants a point: 1.0e-3")
+    config = with_settings(TrainConfig(), values)
+    return {name: getattr(config, name) for name in values}
 
 
 def _number(text: str) -> int | float | str:

@@ -26,11 +26,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -55,48 +57,40 @@ class TrainingDiverged(InputError, RuntimeError):
     """A loss or a gradient stopped being a number."""
 
 
-@dataclass(frozen=True)
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class TrainConfig:
     """How to train; mu, nu and lam are the letters of docs/model.md."""
 
-    epochs: int = 15  # at most
-    batch_size: int = 128  # windows that a process works on at a time
-    lr: float = 3e-3  # AdamW; falls to a tenth along a cosine
-    weight_decay: float = 0.01
-    clip: float = 1.0  # largest gradient norm
-    patience: int = 3  # epochs without a better validation loss before stopping
-    mu: float = 2.0  # weight of the reward loss; 0 trains without that task
-    nu: float = 0.3  # weight of the cost loss
-    lam: float = 0.05  # weight of the preference term
-    averaging: float = 0.95  # of the running average of weights: what a step keeps of it
-    hidden: int = 64
-    levels: int = 2  # convolutions; dilation doubles at each
-    heads: int = 4
-    dropout: float = 0.2
+    epochs: Count = 15  # at most
+    batch_size: Count = 128  # windows that a process works on at a time
+    lr: Positive = 3e-3  # AdamW; falls to a tenth along a cosine
+    weight_decay: Weight = 0.01
+    clip: Positive = 1.0  # largest gradient norm
+    patience: Count = 3  # epochs without a better validation loss before stopping
+    mu: Weight = 2.0  # of the reward loss; 0 trains without that task
+    nu: Weight = 0.3  # of the cost loss
+    lam: Weight = 0.05  # of the preference term
+    averaging: Share = 0.95  # of the running average of weights: what a step keeps of it
+    hidden: Count = 64
+    levels: Count = 2  # convolutions; dilation doubles at each
+    heads: Count = 4
+    dropout: Share = 0.2
     convolutions: bool = True  # False: attention alone reads the history
     attention: bool = True  # False: the convolutions alone do
     seed: int = 0
     device: str = "auto"  # "auto" takes a GPU if there is one
-    precision: str = "auto"  # "bf16", "fp32"; "auto" is bf16 on a GPU
-    checkpoint_batches: int = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # "auto" is bf16 on a GPU
+    checkpoint_batches: Count = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "hidden", "levels", "heads", "checkpoint_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
-        for name in ("averaging", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.hidden % self.heads:
             raise ValueError(f"heads must divide hidden, got {self.heads} and {self.hidden}")
-        for name in ("weight_decay", "mu", "nu", "lam"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
 
 
 @dataclass(frozen=True)

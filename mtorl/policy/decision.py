@@ -21,51 +21,28 @@ Shapes: B batch, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class PolicyParams:
     """Parameters of the decision rule; the model artifact holds them as ``policy.json``."""
 
     # beta: log-odds gained by one utility_scale of extra utility; 0 follows the action head
-    advantage_weight: float = 0.0
-    exploration: float = 0.1  # epsilon: share of decisions drawn uniformly from the candidates
-    price: float = 0.0  # gain that one currency unit must earn
-    utility_scale: float = 1.0  # spread of utility between the channels of a decision, from held-out data
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-                raise ValueError(f"{field.name} must be a finite number, got {value!r}")
-        if self.advantage_weight < 0:
-            raise ValueError(f"advantage_weight must be >= 0, got {self.advantage_weight}")
-        if not 0 <= self.exploration <= 1:
-            raise ValueError(f"exploration must be between 0 and 1, got {self.exploration}")
-        if self.price < 0:
-            raise ValueError(f"price must be >= 0, got {self.price}")
-        if self.utility_scale <= 0:
-            raise ValueError(f"utility_scale must be > 0, got {self.utility_scale}")
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain numbers, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PolicyParams:
-        """Build from plain numbers; a name that is not a field is an error."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown policy parameter: {', '.join(unknown)}")
-        return cls(**values)
+    advantage_weight: Annotated[float, Field(ge=0)] = 0.0
+    # epsilon: share of decisions drawn uniformly from the candidates
+    exploration: Annotated[float, Field(ge=0, le=1)] = 0.1
+    price: Annotated[float, Field(ge=0)] = 0.0  # gain that one currency unit must earn
+    # spread of utility between the channels of a decision, from held-out data
+    utility_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 @dataclass(frozen=True)

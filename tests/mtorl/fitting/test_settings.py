@@ -55,8 +55,8 @@ def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lr": -1.0}, "lr must be a positive number"),
-        ({"dropout": 1.0}, "dropout must be in"),
+        ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
+        ({"dropout": 1.0}, "dropout: expected a number below 1, got 1.0"),
         ({"hidden": 30}, "heads must divide hidden, got 4 and 30"),
     ],
 )
