@@ -3,12 +3,10 @@
     for job in jobs(names): run(job, root)      # in any process; a job that is done returns at once
     results = collect(names, root)
 
-    root/data/NAME/windows                    made by the caller
-    root/answers/NAME/PROTOCOL-K/METHOD.npz   predictions of a method for the test rows
-    root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
-    root/scores/NAME/PROTOCOL-K.json          figures of the task
-    root/scores/NAME/about.json               figures of the data set: independence
-    root/scores/NAME/authors-K.json           the authors' protocol
+    root/data/NAME/windows                         made by the caller
+    root/answers/NAME/PROTOCOL-K/METHOD.npz .json  predictions of a method for the test rows; seconds, parameters
+    root/scores/NAME/PROTOCOL-K.json               figures of the task
+    root/scores/NAME/about.json  authors-K.json    independence; the authors' protocol
 
 NAME is that of a data set, K the number of a fold or a seed.
 """

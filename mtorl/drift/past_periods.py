@@ -18,11 +18,10 @@ been seen, each weekday, and tau^2 is what weekdays differ by beyond own^2. It i
 from the equations of Henderson (1975), which shrink w toward 0 the more, the less weekdays differ. A weekday that was
 never seen has all of tau^2 as an error, and a first weekend that of c.
 
-The forecast is a t distribution. Its degrees of freedom are one less than periods and what was fitted to them leave
-(Higgins, Thompson and Spiegelhalter, 2009): two less than there are periods, three with weekends, up to eight with
-weekdays. Where neighbouring days are alike, one bad day tells of the next: with the correlation r that was seen, own^2
-grows by (1 + r) / (1 - r), as the variance of a long mean does. Where days hardly differ, or too few have been seen to
-tell, the forecast is still as wide as SMALLEST of the mean.
+The forecast is a t distribution, with one degree of freedom less than periods and what was fitted to them leave
+(Higgins, Thompson and Spiegelhalter, 2009). Where neighbouring days are alike, one bad day tells of the next: with the
+correlation r that was seen, own^2 grows by (1 + r) / (1 - r), as the variance of a long mean does. Where days hardly
+differ, or too few have been seen to tell, the forecast is still as wide as SMALLEST of the mean.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ Two models forecast, and the truth is taken to lie between them: half of their d
 estimate may be off to one side. The second model is also *unsure*: other users would have taught it something else. An
 exposure has one truth, whichever arm makes it, so a difference is in no doubt as far as both arms make it.
 
-The second opinion learns from test users, who have not shaped the challenger's choice. No model speaks of a user that
-it learned from: each fold of users is forecast by a model of the others (cross-fitting: Chernozhukov et al. 2018,
-arXiv:1608.00060), and how much these models differ tells how sure they are (the jackknife). Why: docs/evaluation.md.
+The second opinion learns from test users, who have not shaped the challenger's choice. Each fold of users is forecast
+by a model of the others (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060); how much these models differ tells
+how sure they are (the jackknife). Why: docs/evaluation.md.
 
 Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 the arms (challenger,
 incumbent), 3 these and their difference, X a log and its resamples.

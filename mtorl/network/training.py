@@ -5,13 +5,12 @@
     result.model, result.history, result.best_epoch
 
 AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss (without the preference
-term, which depends on how windows are paired) has not fallen for `patience` epochs; the weights of the best epoch are
-kept. What is validated and kept is a running average of the weights over the last few dozen steps, which varies less
-from seed to seed. Validation users must not be training users.
+term, which depends on how windows are paired) has not fallen for `patience` epochs; the best epoch is kept. What is
+validated and kept is a running average of the weights, which varies less from seed to seed. Validation users must not
+be training users.
 
-The order of the windows follows from the seed and the epoch alone, and a checkpoint holds everything else that changes
-(weights, their average, optimizer, random state, sums of the epoch; the last two of every process). So a training that
-was killed and resumed ends in the same weights, bit for bit on a CPU, as one that was not killed.
+The order of the windows follows from the seed and the epoch alone, and a checkpoint holds everything else that changes.
+So a training that was killed and resumed ends in the same weights, bit for bit on a CPU, as one that was not killed.
 
 On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
 torchrun each process takes its share of every batch (`mtorl.network.parallel`).

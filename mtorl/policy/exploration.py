@@ -15,8 +15,8 @@ Of C candidates, with pi(c) the policy's probability of a channel and show(c) th
     show'(c) = [(1 - epsilon) pi(c) show(c) + (epsilon / C) x] / pi'(c)     x = show(c), or 1 for both
     pi'(c)   = pi(c),   show'(c) = (1 - epsilon) show(c) + epsilon                                   exposure
 
-So pi' has a floor of epsilon / C. What of this the policy does not say can't be known afterwards either, and is left
-out: for all decisions of such a policy alike, whether they were explored or not, since knowing it of some would select.
+So pi' has a floor of epsilon / C. What the policy does not say is left out for all of its decisions alike, whether they
+were explored or not, since knowing it of some would select.
 """
 
 from __future__ import annotations

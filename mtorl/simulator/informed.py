@@ -3,9 +3,8 @@
     informed = Informed(simulator)
     gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
 
-It knows every number of `market.py`, and the outcome of every ad that a user has seen. It does not know a user's
-interest in each channel, which is a favourite (LIKES) and chance (SPREAD). Given the favourite, channels are
-independent, so the posterior of a user is exact up to the quadrature:
+It knows every number of `market.py`, and the outcome of every ad that a user has seen, but not a user's interest in
+each channel, which is a favourite (LIKES) and chance (SPREAD). The posterior of a user is exact up to the quadrature:
 
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
 

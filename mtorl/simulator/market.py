@@ -9,11 +9,9 @@ a click on a channel are the sum of:
     season      each channel has its hour of the day
     device      each channel has its device; placement matters alike for all channels
 
-So the best channel depends on a user's clicks, on the last few ads and on the context, and a policy that only knows
-the click rate of each channel does not find it.
-
-Nothing is drawn from a stream: each number is a hash of (seeds, what, user, step). Another choice for one user changes
-no number of any other user or step, so that two policies are compared on common random numbers.
+So the best channel depends on a user's clicks, on the last few ads and on the context. Nothing is drawn from a stream:
+each number is a hash of (seeds, what, user, step). Another choice for one user changes no number of any other user or
+step, so that two policies are compared on common random numbers.
 
 Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
 """

@@ -8,12 +8,10 @@ what it explains of the metric is taken out:
     theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
 
 **One theta for both arms and all stages.** Any theta that settles leaves the lift unbiased, because the arms' means of
-x differ by chance only; the best one depends on the arms' shares (Lin 2013). One of each arm by itself would, in a
-challenger's one per cent, be learnt from a hundred users, and would fit their chance. Learnt from all users together
-(Deng et al. 2013, CUPED), its own error does not count beside that of the lift, and nothing is lost as long as the
-arms' users respond to x alike. The interval holds either way: its variance is that of the residuals. Stages count for
-theta by their weight in the lift. Sequences with covariates: Lindon, Ham, Tingley and Bojinov, arXiv:2210.08589, and
-Waudby-Smith et al., arXiv:2103.06476.
+x differ by chance only (Lin 2013). One of each arm by itself would, in a challenger's one per cent, fit the chance of a
+hundred users. Learnt from all users together (Deng et al. 2013, CUPED), its own error does not count beside that of the
+lift. The interval holds either way: its variance is that of the residuals. Stages count for theta by their weight in
+the lift. Sequences with covariates: Lindon et al., arXiv:2210.08589, and Waudby-Smith et al., arXiv:2103.06476.
 
 A user's x counts once for each stage that it is in. Returning to a later stage may depend on the arm; the adjusted lift
 is then that among users of equal covariates.
