@@ -46,21 +46,15 @@ class PolicyParams:
 
 
 @dataclass(frozen=True)
-class Appraisal:
-    """Value of an exposure on one channel a row."""
-
-    expected_gain_B: Floats
-    expected_cost_B: Floats
-    utility_B: Floats
-    expose_B: Bools
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision(Appraisal):
+class Decision:
     """One decision a row. Fields in ``_B`` belong to the chosen channel, fields in ``_BC`` to each."""
 
     channel_B: NDArray[np.int64]
     propensity_B: Floats
+    expected_gain_B: Floats
+    expected_cost_B: Floats
+    utility_B: Floats
+    expose_B: Bools
     probs_BC: Floats
     gain_BC: Floats
     cost_BC: Floats
@@ -105,24 +99,19 @@ def decide(
     cumulative_BC = probs_BC.cumsum(axis=1)
     # Dividing makes the last column exactly 1, so rounding can never push a u just below 1 past the last candidate.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
+    chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
-        **vars(_at(utility_BC, gain, cost, channel_B)),
         channel_B=channel_B,
-        propensity_B=probs_BC[np.arange(rows), channel_B],
+        propensity_B=probs_BC[chosen],
+        expected_gain_B=gain[chosen],
+        expected_cost_B=cost[chosen],
+        utility_B=utility_BC[chosen],
+        expose_B=expose_BC[chosen],
         probs_BC=probs_BC,
         gain_BC=gain,
         cost_BC=cost,
-        expose_BC=utility_BC >= 0,
+        expose_BC=expose_BC,
     )
-
-
-def best_exposure(
-    gain_BC: ArrayLike, cost_BC: ArrayLike, candidates_BC: ArrayLike, price_BC: ArrayLike
-) -> tuple[NDArray[np.int64], Appraisal]:
-    """The candidate of the greatest utility in each row, the first of several, and the value of an exposure there."""
-    utility_BC, gain, cost = _utility(gain_BC, cost_BC, price_BC)
-    best_B = np.where(_allowed(candidates_BC, utility_BC.shape), utility_BC, -np.inf).argmax(axis=1)
-    return best_B, _at(utility_BC, gain, cost, best_B)
 
 
 def action_probabilities(
@@ -204,9 +193,3 @@ def _allowed(candidates_BC: ArrayLike, shape: tuple[int, ...]) -> Bools:
     if not some_B.all():
         raise ValueError(f"candidates_BC: row {int(np.argmin(some_B))} has no candidate")
     return allowed_BC
-
-
-def _at(utility_BC: Floats, gain_BC: Floats, cost_BC: Floats, channel_B: NDArray[np.int64]) -> Appraisal:
-    chosen = np.arange(len(utility_BC)), channel_B
-    utility_B = utility_BC[chosen]
-    return Appraisal(gain_BC[chosen], cost_BC[chosen], utility_B, utility_B >= 0)

@@ -12,7 +12,6 @@ from mtorl.policy.decision import (
     Forecast,
     PolicyParams,
     action_probabilities,
-    best_exposure,
     decide,
     utility_scale,
 )
@@ -169,34 +168,3 @@ def test_utility_scale_is_the_spread_between_channels_not_between_users():
     gain = np.array([[0.0, 1.0], [10.0, 11.0]])
     assert utility_scale(gain, np.zeros_like(gain)) == pytest.approx(0.5)
     assert utility_scale(np.ones((3, 2)), np.ones((3, 2))) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("candidates", "price", "best"),
-    [
-        ([True] * 3, 0.1, 1),  # utilities 0.05, 0.2, 0.0
-        ([True, False, True], 0.1, 0),
-        ([True, False, True], [[2.0, 0.0, 1.0]], 0),  # no candidate is worth it, and still no other channel is taken
-        ([True] * 3, [[1.0, 1.0, 0.0]], 2),
-    ],
-)
-def test_the_best_exposure_is_the_candidate_of_greatest_utility(candidates, price, best):
-    channel_B, worth = best_exposure(GAIN, COST, [candidates], price)
-    assert channel_B.tolist() == [best] and worth.expose_B[0] == (worth.utility_B[0] >= 0)
-    with pytest.raises(ValueError, match="row 0 has no candidate"):
-        best_exposure(GAIN, COST, [[False] * 3], price)
-
-
-@given(
-    gain=hnp.arrays(float, (5, 3), elements=st.floats(-1, 1)),
-    cost=hnp.arrays(float, (5, 3), elements=st.floats(0, 5)),
-    price=hnp.arrays(float, (5, 3), elements=st.floats(0, 3)),
-    u=hnp.arrays(float, 5, elements=st.floats(0, 0.999)),
-)
-def test_no_decision_is_worth_more_than_the_best_exposure(gain, cost, price, u):
-    decision = decide(Forecast(np.zeros((5, 3)), gain, cost), PolicyParams(advantage_weight=1.0), u, price_BC=price)
-    best_B, best = best_exposure(gain, cost, np.ones((5, 3)), price)
-    assert (best.utility_B >= decision.utility_B).all()
-    for name in ("expected_gain_B", "expected_cost_B", "utility_B", "expose_B"):
-        same_B = best_B == decision.channel_B
-        np.testing.assert_array_equal(getattr(best, name)[same_B], getattr(decision, name)[same_B])
