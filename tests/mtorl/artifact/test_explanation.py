@@ -43,10 +43,9 @@ def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0
 
 
 class Additive:
-    """Reward 0.05 per click of the last `sees` touchpoints, on every channel; the first logit is their number."""
+    """Reward 0.05 per click, on every channel; the first logit is the number of touchpoints."""
 
-    def __init__(self, sees: int = 100) -> None:
-        self.sees = sees
+    def __init__(self) -> None:
         self.calls: list[int] = []
 
     def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
@@ -55,8 +54,8 @@ class Additive:
         reward_BC, logits_BC = np.full((len(batch), 2), 0.1), np.zeros((len(batch), 2))
         for b in range(len(batch)):
             own_N = happened_N & (batch.row_N == b)
-            reward_BC[b] += 0.05 * batch.prev_outcomes["click"][own_N][-self.sees :].sum()
-            logits_BC[b, 0] = min(own_N.sum(), self.sees)
+            reward_BC[b] += 0.05 * batch.prev_outcomes["click"][own_N].sum()
+            logits_BC[b, 0] = own_N.sum()
         return logits_BC, reward_BC, np.zeros_like(reward_BC)
 
 
@@ -80,13 +79,6 @@ def test_attributions_are_exact_and_share_one_forward_pass() -> None:
     np.testing.assert_allclose(second.log_prob_K, [log_prob(1, 1) - log_prob(0, 1)])
     assert second.log_prob == pytest.approx(log_prob(1, 1))
     assert second.log_prob_without_past == pytest.approx(log_prob(0, 1))
-
-
-def test_a_touchpoint_that_the_model_cannot_see_has_no_attribution() -> None:
-    (why,) = explain(artifact(Additive(sees=1)), [journey([0, 0, 3])], [0])
-    assert why.reward_K[:2].tolist() == [0.0, 0.0]
-    assert why.log_prob_K[:2].tolist() == [0.0, 0.0]
-    assert why.reward_K[2] == pytest.approx(0.3)
 
 
 def test_a_negative_gain_is_no_gain() -> None:

@@ -40,6 +40,7 @@ def test_golden_arms() -> None:
 def test_golden_draw() -> None:
     assert draw("e", "s", "u1", "spring", "r1") == 0.6011374315051066
     assert draw("e", "s", "u1", "spring", "d1") == 0.3625500479773278
+    assert draw("e", "s", "u1", "spring", "r1", "explore") == 0.7415834422056553, "a number of its own"
 
 
 @settings(max_examples=100)

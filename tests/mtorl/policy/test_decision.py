@@ -25,17 +25,11 @@ def repeat(array: np.ndarray, rows: int) -> np.ndarray:
     return np.repeat(array, rows, axis=0)
 
 
-def test_beta_zero_follows_the_action_head():
-    decision = decide(Forecast(LOGITS, GAIN, COST), PolicyParams(exploration=0.0), [0.5])
-    np.testing.assert_allclose(decision.probs_BC, [[0.7, 0.2, 0.1]], atol=1e-12)
-    assert decision.channel_B.tolist() == [0]
-    assert decision.propensity_B[0] == pytest.approx(0.7)
-
-
-def test_tilt_matches_its_formula():
-    params = PolicyParams(advantage_weight=2.0, exploration=0.2, price=0.1, utility_scale=0.05)
+@pytest.mark.parametrize("beta", [0.0, 2.0])  # 0 follows the action head
+def test_tilt_matches_its_formula(beta):
+    params = PolicyParams(advantage_weight=beta, exploration=0.2, price=0.1, utility_scale=0.05)
     utility = GAIN - 0.1 * COST
-    tilted = np.array([[0.7, 0.2, 0.1]]) * np.exp(2.0 * utility / 0.05)
+    tilted = np.array([[0.7, 0.2, 0.1]]) * np.exp(beta * utility / 0.05)
     expected = 0.8 * tilted / tilted.sum() + 0.2 / 3
     np.testing.assert_allclose(decide(Forecast(LOGITS, GAIN, COST), params, [0.0]).probs_BC, expected, rtol=1e-12)
 
