@@ -7,7 +7,6 @@ Budgets of several channels: `allocation.py`. Prices that follow spend: `pacing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,21 +17,25 @@ _MAX_PRICE = 2.0**100
 _TOLERANCE = 1e-3  # spend between (1 - that) * budget and the budget is close enough
 
 
-def solve_price(spend: Callable[[float], float], budget: float) -> float:
-    """The lowest price, up to a tolerance, at which a policy's spend is within a budget; 0 if it does not bind.
+def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
+    """The lowest price, up to a tolerance, at which a policy's expected spend per row is within a budget.
 
-    Spend that jumps over the tolerated band, as that of few rows may, ends just behind the jump and below the band.
-
-    Args:
-        spend: Expected spend at a price. It should not rise with the price. A policy that also moves between channels
-            may rise a little here and there; the answer is then still within the budget, if not the lowest such price.
-        budget: In the unit of `spend`, for instance currency units per opportunity.
+    0 where the budget does not bind, or nothing costs anything. A policy that moves between channels may spend a little
+    more at a higher price, and that of few rows jumps: the price is then still within the budget, if not the lowest.
 
     Raises:
         ValueError: the budget is not positive, or no price brings spend within it.
     """
+    cost_BC = np.asarray(forecast.cost_BC)
+    if not cost_BC.any():
+        return 0.0
     if not 0 < budget < np.inf:
         raise ValueError(f"budget must be a positive number, got {budget}")
+
+    def spend(price: float) -> float:
+        probs_BC, expose_BC = action_probabilities(forecast, replace(params, price=price))
+        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
+
     if spend(0.0) <= budget:
         return 0.0
     low, high = 0.0, 1.0
@@ -48,14 +51,3 @@ def solve_price(spend: Callable[[float], float], budget: float) -> float:
         else:
             high, spent = middle, spent_here
     return high
-
-
-def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
-    """The price at which a policy's expected spend per row meets a budget; 0 where nothing costs anything."""
-    cost_BC = np.asarray(forecast.cost_BC)
-
-    def spend(price: float) -> float:
-        probs_BC, expose_BC = action_probabilities(forecast, replace(params, price=price))
-        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
-
-    return solve_price(spend, budget) if cost_BC.any() else 0.0

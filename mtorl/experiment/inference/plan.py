@@ -128,14 +128,7 @@ class Plan:
     runs: int
 
 
-def needed_users(
-    population: Population,
-    effect: float,
-    share: float,
-    alpha: float,
-    *,
-    power: float = POWER,
-) -> Plan | None:
+def needed_users(population: Population, effect: float, share: float, alpha: float) -> Plan | None:
     """The fewest users with which an effect is found with a wanted probability; None: more than `MOST_USERS`.
 
     Args:
@@ -168,7 +161,7 @@ def needed_users(
             better = low > 0.0  # NaN, where nothing is known yet, is not
             first[int(better.argmax()) :] += bool(better.any())
             report(run + 1, runs)
-        reached = first / runs >= power
+        reached = first / runs >= POWER
         if reached.any():
             look = int(reached.argmax())
             return Plan(int(looks_L[look]), float(first[look] / runs), runs)

@@ -32,9 +32,8 @@ POPULATION = Population(clicks(5_000))
 def test_a_smaller_effect_a_smaller_share_and_a_surer_answer_take_more_users() -> None:
     usual = needed_users(POPULATION, 0.2, 0.5, 0.05)
     assert usual is not None and 0.8 <= usual.power < 0.9
-    for effect, share, alpha, power in ((0.1, 0.5, 0.05, 0.8), (0.2, 0.1, 0.05, 0.8), (0.2, 0.5, 0.01, 0.8),
-                                        (0.2, 0.5, 0.05, 0.95)):  # fmt: skip
-        other = needed_users(POPULATION, effect, share, alpha, power=power)
+    for effect, share, alpha in ((0.1, 0.5, 0.05), (0.2, 0.1, 0.05), (0.2, 0.5, 0.01)):
+        other = needed_users(POPULATION, effect, share, alpha)
         assert other is not None and other.users > usual.users
 
 
