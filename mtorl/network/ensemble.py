@@ -125,28 +125,17 @@ def train_ensemble(
         TrainingFailed: the process of a member was killed. Other errors are those of `train`.
     """
     tell = on_epoch or (lambda member, row: None)
-    trainings = [
-        _Training(
-            member,
-            replace(config, seed=config.seed + _SEED_STEP * member),
-            None if resume is None else resume.of_member(member),
-        )
-        for member in range(members)
-    ]
+    seeded = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(members)]
+    kept = [None if resume is None else resume.of_member(member) for member in range(members)]
+    trainings = list(zip(range(members), seeded, kept, strict=True))
     if at_once and members > 1:
         results = _train_at_once(data, trainings, tell)
     else:
-        results = [train(data, t.config, partial(tell, t.member), resume=t.resume, group=group) for t in trainings]
+        results = [train(data, own, partial(tell, m), resume=file, group=group) for m, own, file in trainings]
     return Trained(Ensemble([result.model for result in results]).eval(), results)
 
 
-@dataclass(frozen=True)
-class _Training:
-    """The training of one member."""
-
-    member: int
-    config: TrainConfig
-    resume: Checkpoint | None
+_Training = tuple[int, TrainConfig, Checkpoint | None]  # of a member
 
 
 def _train_at_once(
@@ -155,7 +144,7 @@ def _train_at_once(
     """Train the first member in this process, and each other one in a subprocess."""
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
-        others = [pool.submit(_train_member, data, training) for training in trainings[1:]]
+        others = [pool.submit(_train_member, data, *training) for training in trainings[1:]]
 
         def on_epoch(row: dict[str, float]) -> None:
             tell(0, row)
@@ -171,7 +160,8 @@ def _train_at_once(
             return bool(unfinished)
 
         try:
-            first = train(data, trainings[0].config, on_epoch, resume=trainings[0].resume)
+            _, own, file = trainings[0]
+            first = train(data, own, on_epoch, resume=file)
             while follow(_POLL_SECONDS):
                 pass
             return [first, *(one.result() for one in others)]
@@ -187,5 +177,5 @@ def _send_rows_to(rows: Any) -> None:
     _rows = rows
 
 
-def _train_member(data: TrainingWindows, training: _Training) -> TrainResult:
-    return train(data, training.config, lambda row: _rows.put((training.member, row)), resume=training.resume)
+def _train_member(data: TrainingWindows, member: int, config: TrainConfig, resume: Checkpoint | None) -> TrainResult:
+    return train(data, config, lambda row: _rows.put((member, row)), resume=resume)

@@ -25,11 +25,6 @@ from tests.repository import ROOT
 CONFIG = TrainConfig(epochs=2, batch_size=32, hidden=8, heads=2, device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def trained(**more):
     return train_ensemble(TrainingWindows([part(100, 0)], [part(50, 1)], C), CONFIG, **more)
 

@@ -12,11 +12,6 @@ B, T, D, C = 5, 20, 31, 4
 OUTCOMES = 3
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def network() -> MTORL:
     torch.manual_seed(0)

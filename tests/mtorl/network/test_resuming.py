@@ -23,12 +23,6 @@ from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 # Arguments: a folder for results, how to train, where the checkpoint is ("" for none), and the rank of the process that
 # is killed, once, when it has saved so often (-1: none).
 SCRIPT = """

@@ -16,11 +16,6 @@ from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import COST, LOGGED, SMALL, TINY, C, EncodedArrays, batch_of, fit, journeys
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def fitted():
     torch.set_num_threads(1)

@@ -1,0 +1,10 @@
+"""Networks as small as these are trained on one thread."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
