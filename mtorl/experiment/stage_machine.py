@@ -131,7 +131,10 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     if following is None and evidence is not None and evidence.token == "futile":
         return Move("stopped", evidence.reason)
     step = known or RampStage(stage=stage, hours=0.0, users=0)
-    if waits := _waits_for(experiment, step, state, evidence, now):
+    waits = lacking(_requirements(experiment, step, state, evidence, now))
+    if not waits and (evidence is None or INCUMBENT not in evidence.arms):
+        waits = ["nothing is known of the incumbent at this stage yet"]
+    if waits:
         return Hold(tuple(waits))
     if following is not None:
         return Move(following, _grown(step, evidence))
@@ -211,16 +214,6 @@ def lacking(needed: Iterable[Requirement]) -> list[str]:
     return [*words, _ANEW] if any(one.kind in FAULTS for one in unmet) else words
 
 
-def _waits_for(
-    experiment: Experiment, step: RampStage, state: State, evidence: Evidence | None, now: float
-) -> list[str]:
-    """What the step to the next stage still lacks."""
-    lacks = lacking(_requirements(experiment, step, state, evidence, now))
-    if not lacks and (evidence is None or INCUMBENT not in evidence.arms):
-        return ["nothing is known of the incumbent at this stage yet"]
-    return lacks
-
-
 def _grown(step: RampStage, evidence: Evidence | None) -> str:
     arms = {} if evidence is None else evidence.arms
     users = ", ".join(f"{arm.users:,} users of {name}" for name, arm in arms.items())
@@ -237,7 +230,7 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | No
     if to == "draft":
         return "what has begun is no draft again: give it a new salt"
     if to == state.phase:
-        return f"it is {_in_words(to)} already"
+        return f"it is {'at ' if to in STAGES else ''}{to} already"
     if state.phase == "promoted" and to == "rolled back":
         return None
     if state.phase in OVER:
@@ -251,10 +244,6 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | No
     if state.phase in STAGES and to in STAGES and not _later(to, state.phase):
         return "only a person goes back a stage"
     return None
-
-
-def _in_words(phase: Phase) -> str:
-    return f"at {phase}" if phase in STAGES else phase
 
 
 def in_force(experiment: Experiment, state: State) -> Experiment:
