@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import state_of
-from mtorl.experiment.stage_machine import State, fixed_changes, fixed_fields, in_force
+from mtorl.experiment.stage_machine import State, in_force
 from tests.experiments import experiment
 from tests.mtorl.experiment.experiments import after, made
 
@@ -69,11 +69,6 @@ def test_they_are_a_part_of_what_is_in_force_and_their_order_is_none() -> None:
     assert plain.version == of(overrides={}).version
     assert list(other.overrides) == sorted(QA)
     assert Experiment.from_dict(one.model_dump(mode="json")) == one
-
-
-def test_they_may_change_at_any_time() -> None:
-    began = made()
-    assert fixed_changes(fixed_fields(began), made(overrides=QA)) == []
 
 
 def test_they_hold_at_every_stage_and_end_with_it() -> None:

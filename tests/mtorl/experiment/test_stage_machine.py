@@ -29,7 +29,7 @@ from mtorl.experiment.stage_machine import (
     may_move,
     requirements,
 )
-from tests.mtorl.experiment.experiments import RAMP, made
+from tests.mtorl.experiment.experiments import FILE, RAMP, made
 
 HOUR = 3600.0
 WELL = Evidence(
@@ -216,20 +216,22 @@ def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumben
 
 def test_what_is_planned_is_no_other_version_of_an_experiment() -> None:
     planned = made(hypothesis="more clicks", start="2026-12-01T00:00:00Z", planned_end="2026-12-29T00:00:00Z")
-    assert planned.version == made().version != made(alpha=0.1).version
+    assert planned.version == made().version == made(holdout=0.0).version
+    assert len({made(**one).version for one in ({}, {"alpha": 0.1}, {"holdout": 0.1})}) == 3
     assert in_force(made(), SMALL).version == made(stage="5%").version
 
 
-def test_what_is_measured_is_fixed_once_it_has_begun() -> None:
-    fixed = fixed_fields(made())
-    assert fixed_changes(fixed, made(owner="somebody else", planned_end="2026-12-29T00:00:00Z")) == []
-    assert fixed_changes(fixed, made(alpha=0.1, min_runtime_hours=1)) == ["alpha", "min_runtime_hours"]
-    renamed = [dict(arm, name=name) for arm, name in zip(made_arms(), ("incumbent", "other"), strict=True)]
-    assert fixed_changes(fixed, made(arms=renamed)) == ["arms: their names"]
-
-
-def made_arms() -> list[dict[str, Any]]:
-    return [arm.model_dump(mode="json") for arm in made().arms]
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"owner": "somebody else", "planned_end": "2026-12-29T00:00:00Z", "overrides": {"qa": "challenger"}}, []),
+        ({"alpha": 0.1, "min_runtime_hours": 1}, ["alpha", "min_runtime_hours"]),
+        ({"holdout": 0.2}, ["holdout"]),
+        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "other"}]}, ["arms: their names"]),
+    ],
+)
+def test_what_is_measured_is_fixed_once_it_has_begun(changes: dict[str, Any], named: list[str]) -> None:
+    assert fixed_changes(fixed_fields(made()), made(**changes)) == named
 
 
 @pytest.mark.parametrize(
