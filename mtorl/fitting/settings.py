@@ -87,7 +87,7 @@ def parse_settings(pairs: Iterable[str]) -> Settings:
 def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """A training with these settings; SettingsError if they are no numbers, out of range, or do not fit together."""
     try:
-        return replace(config, **settings)  # type: ignore[arg-type]
+        return replace(config, **settings)
     except ValidationError as error:
         raise SettingsError(f"settings: {first_fault(error)}") from None
 
