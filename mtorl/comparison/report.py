@@ -179,12 +179,12 @@ def policy_value_table(tasks: Tasks) -> str:
 def calibration_table(tasks: Tasks) -> str:
     """Calibration errors of MTORL beside those of a perfectly calibrated head."""
     lines = []
-    for metric in ("action_ece", "reward_ece"):
+    for metric, title in (("action_ece", "channel ECE"), ("reward_ece", "reward ECE")):
         noises = [task["calibration_noise"][metric] for task in tasks]
         measured = np.mean([task["compared"]["metrics"][OURS][metric] for task in tasks])
         noise, high = (np.mean([row[name] for row in noises]) for name in ("noise", "noise_high"))
         shift = f"{np.mean([row['less_shift'] for row in noises]):.4f}" if "less_shift" in noises[0] else ""
-        lines.append([metric_title(metric), f"{measured:.4f}", f"{noise:.4f}, {high:.4f}", shift])
+        lines.append([title, f"{measured:.4f}", f"{noise:.4f}, {high:.4f}", shift])
     return table(["", "measured", "noise alone: mean, high", "with the overall rate of the test"], lines)
 
 
@@ -247,10 +247,3 @@ def interval(value: Interval | None, signed: bool = False, places: int = 4) -> s
         return "-"
     form: Callable[[float], str] = (lambda x: f"{x:+.{places}f}") if signed else (lambda x: f"{x:.{places}f}")
     return f"{form(value[0])} [{form(value[1])}, {form(value[2])}]"
-
-
-def metric_title(metric: str) -> str:
-    """The head and name of a metric, for people: "reward AUC"."""
-    head, name = metric.split("_", 1)
-    name = {"auc": "AUC", "ece": "ECE", "logloss": "log-loss"}.get(name, name)
-    return f"{'channel' if head == 'action' else 'reward'} {name}"
