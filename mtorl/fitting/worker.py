@@ -17,12 +17,9 @@ from pathlib import Path
 
 from mtorl.artifact.artifact import Artifact
 from mtorl.fitting.fit import fit_challenger
-from mtorl.log.columns import WindowError
-from mtorl.network.checkpoint import CheckpointError
-from mtorl.network.training import TrainConfig, TrainingDiverged
+from mtorl.network.training import TrainConfig
 from mtorl.runtime import progress
-
-FINAL = (CheckpointError, TrainingDiverged, WindowError)  # errors that the next attempt would meet, too
+from mtorl.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def main(task: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         FitTask.load(Path(task)).run()
-    except FINAL as error:
+    except InputError as error:
         progress.input_error(str(error))
 
 
