@@ -152,7 +152,6 @@ def materialize(
 
     from redis.exceptions import RedisError
 
-    from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import RawLog
     from features.online.written import Repository, StoreEmptied, Written
     from mtorl.log.dataset import DatasetSpec
@@ -163,8 +162,9 @@ def materialize(
     with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
-            decisions = Snapshot.of(Lake.open(own_decisions)) if own_decisions else None
-            source = repository.source(log, spec, decisions.digest if decisions else "")
+            decisions = Lake.open(own_decisions).snapshot() if own_decisions else ""
+            uploaded, _, digest = decisions.partition(" ")
+            source = repository.source(log, spec, digest)
             before = repository.written()
             if before and before.source == source and not everything:
                 typer.echo("up to date")
@@ -172,7 +172,6 @@ def materialize(
             if before and not everything and (left := before.at + every_minutes * 60 - time.time()) > 0:
                 typer.echo(f"the log has grown; it is written in {left:.0f} s")
                 return
-            uploaded = decisions.until.isoformat() if decisions else ""
             now = Written(source, repository.definitions(spec), time.time(), uploaded)
             goes_on = before and before.definitions == now.definitions and not everything
             with repository.writing(now, before):

@@ -271,7 +271,7 @@ def compact(
 
         from cli.progress_bars import ProgressBars
         from features.collect.compact import compact as compact_lake
-        from features.collect.training_log import Decisions, learnable
+        from features.collect.training_log import learnable
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.lake import Lake
 
@@ -282,7 +282,7 @@ def compact(
             lines = [f"{lake}: {done}"]
             if spec is not None:
                 with bars.step("see what its decisions teach"):
-                    lines.append(str(learnable(lake, spec, Decisions(spec.outcome_hours), engine)))
+                    lines.append(str(learnable(lake, spec, engine=engine)))
     typer.echo("\n".join(lines))
     raise typer.Exit(1 if done.unreadable else 0)
 

@@ -8,8 +8,8 @@
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
-A run of `mtorl run` keeps the first four in `data/`; `locate` finds the log in both kinds of folder. A folder with
-decisions is a source of the training pipeline (features/ingest/log_folder.py).
+A run of `mtorl run` keeps the first four in `data/`; the log is found in both kinds of folder. A folder with decisions
+is a source of the training pipeline (features/ingest/log_folder.py).
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from features.collect.compact import compact
-from features.collect.snapshot import Snapshot
-from features.collect.training_log import Decisions, add_decisions
-from features.engine import Engine, parquet_files
+from features.collect.training_log import add_decisions
+from features.engine import Engine, facts_of, parquet_files, rows_of
 from features.feature_repo.sources import build_sources
 from features.ingest.adapters.files import parts
 from features.ingest.conversions import FILE as LEFT_OUT
@@ -40,7 +42,7 @@ from features.sequences.manifest import STEPS, Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
-from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import link, replacing
 
 SOURCES = "sources"
@@ -57,15 +59,10 @@ class CanonicalLog:
     report: IngestReport | None  # None: the log was canonical already, or is trusted to be
 
 
-def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bool]:
+def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     """Find the log that a path means: a file, Parquet parts, or the log of `mtorl data build` or `mtorl run`.
 
-    Args:
-        dataset: Name or path of its description; may be empty if one lies beside the log.
-        trusted: Whether to take the log for canonical in any case.
-
-    Returns:
-        Path of the log, name or path of its description, and whether the log is canonical.
+    Returns its path, the name or path of its description, which may lie beside it, and whether it is canonical.
     """
     path, canonical = Path(log), False
     if not path.exists():
@@ -86,23 +83,18 @@ def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bo
             dataset = dataset or str(description)
     if not dataset:
         raise LogError(f"{log}: which data set is this? Give --dataset: a built-in name, or the path of a YAML")
-    return path, dataset, canonical or trusted
+    return path, dataset, canonical
 
 
 def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = False) -> CanonicalLog:
-    """Ingest a log, unless it has been ingested before.
-
-    Args:
-        raw: Its path and its description may be anything that `locate` takes, an empty description included.
-        folder: For the canonical log and its description.
-    """
+    """Ingest a log into a folder, unless it has been ingested before, or is trusted to be canonical."""
     if is_remote(raw.path):
         if trusted or not raw.dataset:
             raise LogError(f"{raw.path}: a log behind an address is copied and checked: give --dataset, not --trusted")
     elif raw.path:
-        path, dataset, canonical = locate(raw.path, raw.dataset, trusted)
+        path, dataset, canonical = _locate(raw.path, raw.dataset)
         raw = replace(raw, dataset=dataset)
-        if canonical:
+        if canonical or trusted:
             spec = DatasetSpec.load(dataset)
             if trusted and spec.conversions:
                 raise LogError(f"{raw.path}: a trusted log has its outcomes; leave out --trusted, or conversions")
@@ -171,8 +163,7 @@ def build(
 
 def _copy(log: Path, folder: Path) -> None:
     _copy_log(log, folder)
-    if log.with_name(INGEST_FILE).exists():
-        shutil.copyfile(log.with_name(INGEST_FILE), folder / INGEST_FILE)
+    shutil.copyfile(log.with_name(INGEST_FILE), folder / INGEST_FILE)
     if log.with_name(OPPORTUNITIES_FILE).exists():
         link(log.with_name(OPPORTUNITIES_FILE), folder / OPPORTUNITIES_FILE)
 
@@ -183,33 +174,21 @@ def _copy_log(log: Path, folder: Path) -> None:
 
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
     """Write the log with the decisions of a lake, and its report; returns where the log is."""
-    import pyarrow.parquet as pq
-
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
         raise LogError(f"{log.path}: has own decisions already; give --own-decisions the log to which none were added")
     lake, path = Lake.open(own), folder / LOG_FILE
     compact(lake, datetime.now(UTC), engine.name)
-    decisions = str(Snapshot.of(lake) or "")
+    decisions = lake.snapshot()
     if not path.exists() and not decisions:
         _copy_log(log.path, folder)
     if not _fingerprint(path):  # nobody has said anything of this log
-        report = _report(engine, path) if path.exists() else IngestReport(0, 0, 0, (), "")
+        found = facts_of(path) if path.exists() else {"rows": 0, "users": 0, "fingerprint": ""}
+        report = IngestReport(**found, quarantined=0, faults=())
         _note(folder, {**asdict(report), RAW: Origin.of(str(log.path), log.spec).to_dict()})
     if decisions:
-        unwritten = None if path.exists() else log.path
-        add_decisions(own, folder, Decisions.mature(folder, decisions), engine.name, unwritten)
+        add_decisions(own, folder, decisions, engine=engine.name, log=None if path.exists() else log.path)
     _note(folder, {DECISIONS: decisions})
     return path
-
-
-def _report(engine: Engine, log: Path) -> IngestReport:
-    """What ingestion would say of a log that is trusted."""
-    import pyarrow.parquet as pq
-
-    rows = engine.read(log)
-    size = rows.aggregate(rows=rows.count(), users=rows.user_id.nunique()).to_pyarrow().to_pylist()[0]
-    batches = (batch for file in parquet_files(log) for batch in pq.ParquetFile(file).iter_batches())
-    return IngestReport(size["rows"], size["users"], 0, (), fingerprint(batches))
 
 
 def _note(folder: Path, more: dict[str, Any]) -> None:
@@ -227,24 +206,17 @@ def _has_parts(folder: Path) -> bool:
 
 def _fingerprint(log: Path) -> str:
     """The fingerprint of an ingested log; empty if there is none, or the log has changed since."""
-    import pyarrow.dataset as ds
-
     try:
         report = json.loads(log.with_name(INGEST_FILE).read_text())
-        rows = ds.dataset([str(file) for file in parquet_files(log)], format="parquet").count_rows()
-        return str(report["fingerprint"]) if report["rows"] == rows else ""
+        return str(report["fingerprint"]) if report["rows"] == rows_of(log) else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
     """Refuse a log that is taken for canonical but can't be read as such."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
     try:
-        files = ds.dataset([str(file) for file in parquet_files(path)], format="parquet")
-        names, rows = files.schema.names, files.count_rows()
+        names, rows = pq.read_schema(parquet_files(path)[0]).names, rows_of(path)
     except (OSError, pa.ArrowException) as error:
         raise LogError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
     if missing := [name for name in spec.log_columns if name not in names]:

@@ -4,9 +4,8 @@
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both work in UTC, and spill to disk. Spark takes its master, memory and executors from its own configuration
-(spark-submit, a SparkApplication, spark-defaults.conf), else it runs on this machine. On a cluster, files must be on a
-volume that the driver and all executors see.
+Both work in UTC, and spill to disk. Spark takes its master, memory and executors from its own configuration, else it
+runs on this machine. On a cluster, files must be on a volume that the driver and all executors see.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ import ibis.expr.datatypes as dt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mtorl.log.touchpoints import fingerprint
 from mtorl.runtime.files import remove, replacing
 from mtorl.runtime.progress import reporting_queries
 
@@ -92,11 +92,8 @@ class DuckDBEngine:
     ) -> None:
         """Write `build(table)` as folder/part-00000.parquet ...: whole users, sorted by user_id and timestamp.
 
-        Args:
-            build: Expression of a table of whole users that treats each user alone. DuckDB calls it for one shard at a
-                time, so memory does not grow with the table; Spark once.
-            shards: A user's shard is `user_bucket(user_id) * shards // BUCKETS`; one without users has no file.
-            written: Called with each file once it is complete.
+        `build` treats each user alone. DuckDB calls it for one shard at a time, so memory does not grow with the table;
+        Spark once. A shard without users has no file. `written` is called with each file once it is complete.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
@@ -164,14 +161,11 @@ class SparkEngine:
         frame = self._frame(built.mutate(shard=_shard(built, shards)))
         # Partition k of the job is shard k, and Spark numbers the file of a partition like the partition.
         frame = frame.repartitionById(shards, "shard").sortWithinPartitions("user_id", "timestamp").drop("shard")
-        folder = folder.absolute()
-        raw = folder / ".raw"
+        raw = folder.absolute() / ".raw"
         try:
             frame.write.parquet(str(raw))
             for part in sorted(raw.glob("part-*.parquet")):
-                path = folder / _shard_file(int(part.name.split("-")[1]))
-                os.replace(part, path)
-                written(path)
+                written(part.replace(folder / _shard_file(int(part.name.split("-")[1]))))
         finally:
             remove(raw)
 
@@ -260,6 +254,18 @@ def batches(path: Path | str) -> Iterator[pa.RecordBatch]:
     for file in parquet_files(path):
         with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches()
+
+
+def rows_of(log: Path | str) -> int:
+    """The number of rows of a Parquet file, or of the parts in a folder."""
+    return sum(pq.read_metadata(file).num_rows for file in parquet_files(log))
+
+
+def facts_of(log: Path) -> dict[str, Any]:
+    """What a log's report says of its content: rows, users and fingerprint."""
+    with open_engine("duckdb") as engine:
+        users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
+    return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}
 
 
 @contextmanager

@@ -65,10 +65,10 @@ def compact_hour(folder: str) -> dict[str, Any]:
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
     """Judge what the decisions teach, as a training does before it reads them, so many days before the last night."""
-    from features.collect.training_log import Decisions, learnable
+    from features.collect.training_log import learnable
 
     with clock() as figures, _opened() as opened:
-        found = learnable(folder, SPEC, Decisions(outcome_hours=24.0, until=END - timedelta(days=days_before)))
+        found = learnable(folder, SPEC.replace(outcome_hours=24.0), END - timedelta(days=days_before))
     return {**figures, "decisions": found.decisions, "opportunities": found.opportunities, "files": len(opened)}
 
 

@@ -14,7 +14,6 @@ def compact(own_decisions: str, source: str) -> str:
     from datetime import UTC, datetime
 
     from features.collect.compact import compact as compact_lake
-    from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import Built
     from mtorl.log.lake import Lake
     from mtorl.runtime.step import step
@@ -26,4 +25,4 @@ def compact(own_decisions: str, source: str) -> str:
             return known or ""
         lake = Lake.open(own_decisions)
         print(compact_lake(lake, datetime.now(UTC)))
-        return str(Snapshot.of(lake) or "") if known is None else known
+        return lake.snapshot() if known is None else known

@@ -37,7 +37,7 @@ def ingest(
     import json
     from pathlib import Path
 
-    from features.collect.training_log import Decisions, add_decisions, bound_touchpoints
+    from features.collect.training_log import add_decisions, bound_touchpoints
     from features.ingest.ingest import BadRowsError
     from features.ingest.log_folder import Built, RawLog, check_unchanged
     from features.ingest.log_folder import ingest as ingest_raw
@@ -60,8 +60,7 @@ def ingest(
                 raise
             check_unchanged(raw, content)
             if decisions and not built:
-                which = Decisions.mature(folder, decisions, most_touchpoints)
-                print(add_decisions(own_decisions, folder, which))
+                print(add_decisions(own_decisions, folder, decisions, most_touchpoints))
             elif not built:
                 print(bound_touchpoints(folder, most_touchpoints))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache

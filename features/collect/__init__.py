@@ -1,8 +1,7 @@
 """The lake becomes the next training log: decisions, their outcomes, and what a policy can learn from them.
 
-In reading order: `compact.py` (arrived files to closed hours), `snapshot.py` (the records of one training), `rules.py`
-(which decisions teach something, with which probabilities), `stored_rows.py` (each is judged once), `training_log.py`
-(touchpoints and opportunities), `pruning.py` (which exposures stay if there are too many), `report.py` (what decisions
-teach, in words), `experiment_decisions.py` (of one arm, and of challengers in the shadow), `removal.py` (forgotten
-users, old hours), `database.py`, `spark.py` (the queries on DuckDB and Spark).
+In reading order: `compact.py` (arrived files to closed hours), `rules.py` (which decisions teach something),
+`stored_rows.py` (each is judged once), `training_log.py` (touchpoints and opportunities), `pruning.py` (which exposures
+stay), `report.py` (what decisions teach, in words), `experiment_decisions.py` (of one arm, and of challengers in the
+shadow), `removal.py` (forgotten users, old hours), `database.py`, `spark.py` (the queries on DuckDB and Spark).
 """

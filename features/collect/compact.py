@@ -73,11 +73,9 @@ class Compacted:
 
 
 def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
-    """Move what has arrived into closed hours.
+    """Move what has arrived into closed hours; after an OSError, the next run takes what is left.
 
-    Raises:
-        LogError: A record has another version of the schema.
-        OSError: The lake can't be read or written; nothing is lost, and the next run takes what is left.
+    A record of another version of the schema is a `LogError`.
     """
     kinds: tuple[Kind, ...] = get_args(Kind)
     done = Compacted()
@@ -95,7 +93,7 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
                 progress.report(taken, len(ended), f"{kind}s: files that have arrived")
                 done.hours |= _rewrite(lake, db, kind, part, done, now - LATE_AFTER)
                 taken += len(part)
-            done.files += taken
+            done.files += len(ended)
             merges = _to_merge(lake.closed(kind), now, db.part_bytes)
             done.merged += len(merges)
             for part in in_parts([file for files in merges.values() for file in files], db.part_bytes):
@@ -119,24 +117,19 @@ def _rewrite(
         uploaded_since: Of files that have arrived: outcomes that were received earlier were uploaded late.
     """
     try:
-        written = _write(lake, db, kind, files, uploaded_since)
+        return _write(lake, db, kind, files, uploaded_since)
     except db.failures:
         unreadable = [file for file in files if not _can_read(lake, kind, file)]
         if not unreadable:
             raise
-        done.unreadable += [_set_aside(lake, file) for file in unreadable]
-        files = [file for file in files if file not in unreadable]
-        written = _write(lake, db, kind, files, uploaded_since) if files else set()
-    if written is None:
-        return set()
-    lake.supersede(files, KEPT_SECONDS)
-    return written
+    done.unreadable += [_set_aside(lake, file) for file in unreadable]
+    readable = [file for file in files if file not in unreadable]
+    return _write(lake, db, kind, readable, uploaded_since) if readable else set()
 
 
 def _write(
     lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], uploaded_since: datetime | None
-) -> set[datetime] | None:
-    """Write the records of some files to their hours; None if somebody was forgotten meanwhile."""
+) -> set[datetime]:
     name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
     hours: set[datetime] = set()
     late: set[datetime] = set()
@@ -152,12 +145,13 @@ def _write(
     order = ("bucket", "decision_id", ID_FIELD[kind])
     written = db.write_hours(rows, order, named, lambda rows: one_of_each(kind, rows))
     if lake.forgotten() == forgotten:
+        lake.supersede(files, KEPT_SECONDS)
         return hours
-    # Who was forgotten may be in the new files, and was not looked for there. The next run takes what is left.
+    # A user who was forgotten meanwhile may be in the new files. The next run takes what is left.
     for file in written:
         with contextlib.suppress(FileNotFoundError):  # written without the user meanwhile, under another name
             lake.files.delete_file(file)
-    return None
+    return set()
 
 
 def _reached(file: LakeFile) -> datetime:

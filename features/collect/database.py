@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.engine import text
+from features.engine import open_engine, text
 from mtorl.log.decision_ids import BUCKETS
 from mtorl.log.lake import HOUR_OF, Lake, lake_database
 from mtorl.runtime.files import replacing
 
 if TYPE_CHECKING:
-    import duckdb
-
     from features.collect.spark import Spark
 
 Database: TypeAlias = "DuckDB | Spark"
@@ -47,14 +46,11 @@ class DuckDB:
         part_bytes: Of the files that one `write_hours` should take.
     """
 
+    failures: tuple[type[Exception], ...] = (duckdb.Error,)
     part_bytes = 256 << 20
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-        import duckdb
-
-        self.failures: tuple[type[Exception], ...] = (duckdb.Error,)
-        self.connection = connection
-        self._lake = lake
+        self.connection, self._lake = connection, lake
 
     def execute(self, query: str, /) -> Any:
         """Run a query; the answer has `fetchall`."""
@@ -165,16 +161,11 @@ def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
         with open_duckdb(lake) as db:
             yield db
         return
-    from features.engine import open_engine
-
     with open_engine(engine):
         from features.collect.spark import Spark
 
-        spark = Spark(lake)
-        try:
+        with closing(Spark(lake)) as spark:
             yield spark
-        finally:
-            spark.close()
 
 
 @contextmanager

@@ -5,8 +5,7 @@
     rows = shadows("lake", spec, experiment, by=["device"])             # with the incumbent's decisions and outcomes
     report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 
-Decisions count by the name and salt of the experiment. `rules.py` says which ones an estimate may rest on, and with
-which probabilities.
+Decisions count by the name and salt of the experiment, with the probabilities that `rules.py` says.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 
 from features.collect.database import open_duckdb
-from features.collect.rules import by_channel
+from features.collect.rules import fields
 from features.collect.stored_rows import Decided
 from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
-from mtorl.log.records import Kind, segment_sql
+from mtorl.log.records import segment_sql
 from mtorl.log.splits import fractions_of
 from mtorl.log.touchpoints import LogError
 
@@ -32,22 +31,20 @@ MOST_SERVED = 20_000
 """Decisions of several users that are looked at: more make no figure of a plan more certain than a forecast is."""
 MOST_SHADOWS = 500_000
 """Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""
-_KINDS: tuple[Kind, ...] = ("decision", "shadow")
 
 
 def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
-    """Read an arm's decisions whose probabilities are known.
+    """Read an arm's decisions whose probabilities are known, at most `MOST_SERVED`, chosen by the hash of the user.
 
-    Returns:
-        One row a decision, at most `MOST_SERVED`, chosen by the hash of the user: timestamp, user_id, channel_probs and
-        exposure_probs (lists in the order of the channels), exposed, gain, window (JSON).
+    Columns: timestamp, user_id, channel_probs and exposure_probs (lists in the order of the channels), exposed, gain,
+    window (JSON).
     """
-    if arm not in [one.name for one in experiment.arms]:
-        raise LogError(f"arm: {arm!r} is not one of {', '.join(one.name for one in experiment.arms)}")
+    if arm not in (names := [one.name for one in experiment.arms]):
+        raise LogError(f"arm: {arm!r} is not one of {', '.join(names)}")
     whose = {"name": experiment.name, "salt": experiment.salt, "arm": arm}
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
-        (decided := Decided(db, lake, spec)).judge()
+        (decided := Decided(db, lake, spec.replace(outcome_hours=0.0))).judge()
         there = "FROM judged AS j JOIN decided AS d USING (decision_id)"
         of_arm = "WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"
         windows = decided.lake.records(db, "window")
@@ -73,26 +70,18 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
     """Read an experiment's shadow decisions: of many, those of as many users, by hash, as make about `MOST_SHADOWS`.
 
-    Args:
-        by: Categorical columns of the context or of the user, for segments.
-
-    Returns:
-        One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it; `users_share` is
-        the share of the users that was read.
+    Returns rows as `mtorl.evaluation.shadow` reads them; `by` are categorical columns of the context or of the user.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
     lake = Lake.open(place)
-    if not lake.arrived("shadow") and not lake.closed("shadow"):
-        raise LogError(f"{place}: no shadow decisions; a router writes them while the stage is shadow")
     # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
     with open_duckdb(lake) as db:
-        (decided := Decided(db, lake, spec)).judge(hours)
-        for kind in _KINDS:
-            db.view(f"read_{kind}", decided.lake.records(db, kind))
+        (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
+        db.view("shadow", decided.lake.records(db, "shadow"))
+        db.view("decision", decided.lake.records(db, "decision"))
         whose = {"name": experiment.name, "salt": experiment.salt}
-        there = """FROM read_shadow AS s
-            JOIN read_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
+        there = """FROM shadow AS s JOIN decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
             WHERE d.experiment = $name AND d.salt = $salt AND NOT d.withdrawn"""
         users = db.connection.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
         users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
@@ -114,7 +103,8 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
             whose,
         ).df()
     if rows.empty:
-        raise LogError(f"{place}: no shadow decisions of experiment {experiment.name!r} with salt {experiment.salt!r}")
+        which = f"experiment {experiment.name!r} with salt {experiment.salt!r}"
+        raise LogError(f"{place}: no shadow decisions of {which}; a router writes them while the stage is shadow")
     return rows
 
 
@@ -127,7 +117,7 @@ def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
     """A challenger's figures as a list in the order of the channels; NaN if unknown."""
-    values = f"json_transform(s.{field}, {by_channel(spec)})"
+    values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"
 

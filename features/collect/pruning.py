@@ -16,8 +16,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
 
-from features.collect.database import Database
+import pyarrow.parquet as pq
+
+from features.collect.database import Database, table
 from features.collect.rules import SAMPLED, of_users
 from features.collect.stored_rows import Decided
 from features.engine import text
@@ -26,8 +30,7 @@ LOG = ""
 """Arm of the log that everything began with."""
 
 
-@dataclass(frozen=True)
-class Touchpoints:
+class Touchpoints(NamedTuple):
     """The exposures of a generation."""
 
     arm: str
@@ -39,30 +42,19 @@ class Touchpoints:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a training reads of a log and of decisions.
+    """What a training reads of a log and of decisions."""
 
-    Attributes:
-        rows: Touchpoints before the bound; 0 without one.
-        of_log: SQL condition of the log's rows.
-        of_judged: SQL condition of the decisions in the view `judged` that become touchpoints.
-        share_of: Share of the users to read of a block of decisions, by its first hour.
-    """
-
-    rows: int = 0
-    of_log: str = "true"
-    of_judged: str = "true"
-    share_of: Callable[[datetime], float] = lambda _: 1.0
+    rows: int = 0  # touchpoints before the bound; 0 without one
+    of_log: str = "true"  # SQL condition of the log's rows
+    of_judged: str = "true"  # of the decisions in the view `judged` that become touchpoints
+    share_of: Callable[[datetime], float] = lambda _: 1.0  # of the users to read of a block of decisions, by its hour
 
 
-def bound(db: Database, decided: Decided, log: str, propensity: bool, channels: int, most_rows: int) -> Bound:
-    """Keep about `most_rows` touchpoints (0: all) of a log, a table in SQL, and of the views `decided` and `judged`.
-
-    Args:
-        propensity: Whether the log has any.
-    """
+def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, most_rows: int) -> Bound:
+    """Keep about `most_rows` touchpoints (0: all) of a log's files, and of the views `decided` and `judged`."""
     if not most_rows:
         return Bound()
-    generations = _generations(db, decided.share, log, propensity, channels)
+    generations = _generations(db, decided.share, log, channels)
     rows = sum(one.rows for one in generations)
     if rows <= most_rows:
         return Bound(rows)
@@ -73,25 +65,27 @@ def bound(db: Database, decided: Decided, log: str, propensity: bool, channels: 
         for (arm, generation), share in shares.items()
     )
     of_block: dict[datetime, float] = defaultdict(lambda: decided.share)
-    for hour, arm, generation in db.execute("SELECT DISTINCT hour, arm, generation FROM decided").fetchall():
-        of_block[hour.astimezone(UTC)] = max(of_block[hour.astimezone(UTC)], shares.get((arm, generation), 0.0))
+    for hour, *generation in db.execute("SELECT DISTINCT hour, arm, generation FROM decided").fetchall():
+        hour = hour.astimezone(UTC)
+        of_block[hour] = max(of_block[hour], shares.get(tuple(generation), 0.0))
     return Bound(rows, of_log, f"(CASE {cases} ELSE false END)" if cases else "false", of_block.__getitem__)
 
 
-def _generations(db: Database, share: float, log: str, propensity: bool, channels: int) -> list[Touchpoints]:
+def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
     """The generations of a log, and of the decisions of a share of the users.
 
     A log without propensities is taken for one of random exposures; an arm without probabilities has width 0.
     """
     # Expectation of the squared weight of a decision; a row of the log has the propensity of the drawn channel alone.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
+    of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
     found = db.execute(
         f"""SELECT arm, generation, count(*) AS touchpoints,
                    coalesce(1 / avg(squared_weight), if(arm = {text(LOG)}, 1.0, 0.0)) AS width, max(timestamp) AS newest
         FROM (
-            SELECT {text(LOG)} AS arm, '' AS generation, timestamp,
-                   {of_drawn if propensity else "CAST(NULL AS DOUBLE)"} AS squared_weight FROM {log} UNION ALL
+            SELECT {text(LOG)} AS arm, '' AS generation, timestamp, {of_drawn} AS squared_weight
+            FROM {table(log)} UNION ALL
             SELECT arm, generation, timestamp, if(propensity IS NULL, NULL, {of_all})
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
         GROUP BY arm, generation"""

@@ -1,13 +1,11 @@
 """Removes users from a lake, and hours that are too old.
 
     forget_in_bucket(Lake.open("gs://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
-    remove_users(lake, forgotten)                                 # of a lake in a folder that has the note
-    remove_again(lake, now)                                       # each compaction does
 
-A user's bucket follows from the user's hash, so of each file only the row groups of that bucket are read. A file that
-holds the user is written without it under another name, then deleted at once, and so is each file that is superseded: a
-query that reads it at that moment fails, and can be repeated. Records that name no user go before the
-decisions that name theirs, so that the next run completes an interrupted one.
+Of each file only the row groups of the user's bucket are read. A file that holds the user is written without it under
+another name, then deleted at once, and so is each superseded file: a query that reads it at that moment fails, and can
+be repeated. Records that name no user go before the decisions that name theirs, so that the next run completes an
+interrupted one.
 
 A router or a compaction at work may write the user once more. Each looks at the note of forgotten users again after
 writing; if it was killed before that, the next compaction removes the user from what was written since.
@@ -18,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,14 +44,10 @@ _CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
 
 
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
-    """Note in a lake who is forgotten, and remove them; returns the rows that went, by kind.
+    """Note in a lake who is forgotten until now, and remove them; returns the rows that went, by kind.
 
-    Args:
-        now: What users do from now on is not forgotten.
-        before: Hours that ended earlier go too.
-
-    Raises:
-        OSError, LogError: The lake can't be read or written. Run it again.
+    Hours that ended earlier than `before` go too. After an error, because the lake can't be read or written, run it
+    again.
     """
     removed = Counter(dict.fromkeys((f"{kind}s" for kind in _KINDS), 0))
     while lake.forget(users, now, before):  # another run at this moment may have replaced the note
@@ -64,12 +58,7 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
 
 
 def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | None = None) -> Counter[str]:
-    """Remove users from a lake; returns the rows that went, by kind.
-
-    Args:
-        forgotten: Their hashes, each with the time from which on nothing of the user goes.
-        written_since: Looks into younger files alone.
-    """
+    """Remove users from a lake, or from files written since a time; returns the rows that went, by kind."""
     removed: Counter[str] = Counter()
     hours: set[datetime] = set()
     if not forgotten.users:
@@ -86,7 +75,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
                 db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
         which = f"{buckets} AND decision_id IN (FROM gone)"
         for kind in reversed(_KINDS):
-            found = list(_found(db, _files(lake, kind, written_since), which))
+            found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
             _drop_sums(lake, hours)  # before, so that the next run completes an interrupted one
             for file, rows in found:
@@ -94,10 +83,10 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
                 removed[f"{kind}s"] += rows
         # Last, for a verdict or a training may have stored some meanwhile.
         _drop_sums(lake, hours)
-        judged = [file for file in lake.derived("judged") if _is_young(file, written_since)]
+        judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
         # Without a refusal of theirs, others begin or end the time without money: those rows have to be judged again.
-        for file, _ in list(_found(db, judged, f"{theirs} AND refuses")):
+        for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
         for file, _ in _found(db, judged, theirs):
@@ -107,8 +96,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
 
 def remove_again(lake: Lake, now: datetime) -> None:
     """Remove who was forgotten lately from files that were written since."""
-    users = {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}
-    if users:
+    if users := {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}:
         remove_users(lake, Forgotten(users), min(users.values()) - _CLOCKS)
 
 
@@ -116,15 +104,13 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
     """Delete the files of hours that ended before a time; returns the rows in them, by kind."""
     removed: Counter[str] = Counter()
     for kind in reversed(_KINDS):
-        for file in _files(lake, kind, None):
-            if file.hour + HOUR <= before:
-                with lake.files.open_input_file(file.name) as stream:
-                    removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
-                _delete(lake, file)
-    _drop_sums(lake, [file.hour for file in lake.derived("sums") if file.hour + HOUR <= before])
-    for file in lake.derived("judged"):  # the rest of a block is made again
-        if file.hour + HOUR <= before:
+        for file in _ended(_files(lake, kind, None), before):
+            with lake.files.open_input_file(file.name) as stream:
+                removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
+    _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
+    for file in _ended(lake.derived("judged"), before):  # the rest of a block is made again
+        _delete(lake, file)
     return removed
 
 
@@ -143,21 +129,22 @@ def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
 
 
 def _files(lake: Lake, kind: Kind, written_since: datetime | None) -> list[LakeFile]:
-    files = [*lake.arrived(kind), *lake.closed(kind)]  # in this order: see `Lake.records`
-    return [file for file in files if _is_young(file, written_since)]
+    return _young([*lake.arrived(kind), *lake.closed(kind)], written_since)  # in this order: see `Lake.records`
 
 
-def _is_young(file: LakeFile, written_since: datetime | None) -> bool:
-    return written_since is None or file.written is None or file.written >= written_since
+def _young(files: list[LakeFile], since: datetime | None) -> list[LakeFile]:
+    return [file for file in files if since is None or file.written is None or file.written >= since]
 
 
-def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> Iterator[tuple[LakeFile, int]]:
-    if not files:
-        return
+def _ended(files: list[LakeFile], before: datetime) -> list[LakeFile]:
+    return [file for file in files if file.hour + HOUR <= before]
+
+
+def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> list[tuple[LakeFile, int]]:
+    """The files that hold some rows, each with their number."""
     by_name = {f"{SCHEME}{file.name}": file for file in files}
-    counts = db.execute(f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename")
-    for name, rows in counts.fetchall():
-        yield by_name[name], rows
+    query = f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename"
+    return [(by_name[name], rows) for name, rows in (db.execute(query).fetchall() if files else ())]
 
 
 def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: str) -> None:
@@ -167,7 +154,7 @@ def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: s
         kept = Path(scratch, "kept.parquet")
         db.execute(f"COPY (FROM {sql_of([file])} WHERE NOT ({which})) TO '{kept}' (FORMAT parquet, COMPRESSION zstd)")
         if pq.read_metadata(kept).num_rows:
-            lake.put(kept, f"{folder}/{old.removesuffix('.parquet').partition('.')[0]}.{secrets.token_hex(4)}.parquet")
+            lake.put(kept, f"{folder}/{old.partition('.')[0]}.{secrets.token_hex(4)}.parquet")
     _delete(lake, file)
 
 

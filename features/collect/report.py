@@ -7,6 +7,7 @@ value means that the recorded probabilities are wrong.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from features.collect.database import Database
@@ -23,7 +24,7 @@ class Generation:
     arm: str
     model: str  # digest, or else name and version
     opportunities: int
-    exposures: int  # of them
+    exposures: int
     supported: float  # share of the uniform policy's exposures that these decisions could have made
     mean_weight: float  # of that policy: `supported`, up to chance, if the probabilities are right
     mean_weight_error: float  # standard error, by users
@@ -35,12 +36,6 @@ class Generation:
             f"uniform policy's exposures {self.supported:.0%} could have been made (mean weight "
             f"{self.mean_weight:.2f} +- {1.96 * self.mean_weight_error:.2f})"
         )
-
-
-_INCOMPLETE = (
-    "more exposures took place and teach nothing: a static or context column is unknown there, of a newcomer perhaps, "
-    "and the description says `missing: error` of it; write `missing: unknown` if that may be"
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,7 @@ class Learnable:
     share: float = 1.0  # of the users, chosen by their hash, whose decisions were looked at
 
     def __str__(self) -> str:
+        unknown = "a column with `missing: error` is unknown; write `missing: unknown` if it may be"
         lines = [
             *([f"of {self.share:.2%} of the users, whom a hash chooses:"] if self.share < 1 else []),
             f"{self.decisions:,} decisions: {self.opportunities:,} opportunities, "
@@ -64,7 +60,7 @@ class Learnable:
             *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
             *map(str, self.generations),
             *([f"{self.pruned:,} touchpoints are left out: more than most_touchpoints"] if self.pruned else []),
-            *([f"{self.incomplete:,} {_INCOMPLETE}"] if self.incomplete else []),
+            *([f"{self.incomplete:,} more exposures teach nothing: {unknown}"] if self.incomplete else []),
         ]
         return "\n".join(lines)
 
@@ -87,20 +83,18 @@ def learnable_of(db: Database, spec: DatasetSpec, share: float) -> Learnable:
                    CASE WHEN exposed THEN 1 / ({channels} * {could_be}) ELSE 0.0 END AS weight
             FROM judged WHERE left_out IS NULL AND {SAMPLED}),
         by_user AS (
-            SELECT arm, generation, user_id, count(*) AS decisions, count_if(exposed) AS exposures,
+            SELECT arm, generation, user_id, CAST(count(*) AS DOUBLE) AS n, count_if(exposed) AS exposures,
                    sum(supported) AS supported, sum(weight) AS weight, max(timestamp) AS newest
-            FROM weighed GROUP BY arm, generation, user_id),
-        total AS (
-            SELECT arm, generation, sum(decisions) AS opportunities, sum(exposures) AS shown,
-                   sum(supported) / sum(decisions) AS support, sum(weight) / sum(decisions) AS mean,
-                   max(newest) AS latest
-            FROM by_user GROUP BY arm, generation)
-        SELECT arm, generation, opportunities, shown, support, mean,
-               sqrt(sum(power(weight - mean * decisions, 2))) / opportunities AS error
-        FROM by_user JOIN total USING (arm, generation)
-        GROUP BY arm, generation, opportunities, shown, support, mean, latest
-        ORDER BY latest, arm"""
+            FROM weighed GROUP BY arm, generation, user_id)
+        SELECT arm, generation, sum(n) AS opportunities, sum(exposures) AS shown, sum(supported) AS could_be,
+               sum(weight) AS w, sum(weight * weight) AS ww, sum(weight * n) AS wn, sum(n * n) AS nn
+        FROM by_user GROUP BY arm, generation ORDER BY max(newest), arm"""
     ).fetchall()
-    generations = tuple(Generation(arm, model, int(n), int(shown), *figures) for arm, model, n, shown, *figures in rows)
-    opportunities = decisions - sum(left_out.values())
+    opportunities, generations = decisions - sum(left_out.values()), tuple(_generation(*row) for row in rows)
     return Learnable(decisions, opportunities, exposures, left_out, generations, 0, incomplete, share)
+
+
+def _generation(arm: str, model: str, n: float, shown: int, supported: float, *sums: float) -> Generation:
+    w, ww, wn, nn = sums  # over users: of weights, their squares, weights times rows, and squares of rows
+    error = math.sqrt(max(ww - 2 * w / n * wn + (w / n) ** 2 * nn, 0.0)) / n  # of a ratio, by the delta method
+    return Generation(arm, model, int(n), int(shown), supported / n, w / n, error)

@@ -33,8 +33,8 @@ numbers (`_UNIT`), since a sum of floats depends on the order.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from features.engine import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
@@ -66,16 +66,12 @@ _STRETCHES = f"""following AS (
 
 
 _WANTED = f"CAST(sum(CAST(floor(_wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
-REALISED = f"""
-    SELECT arm, _day, count_if(exposed) * {_UNIT} / nullif({_WANTED}, 0) AS _share
-    FROM known WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day
-    """
+REALISED = f"""SELECT arm, _day, count_if(exposed) * {_UNIT} / nullif({_WANTED}, 0) AS _share
+    FROM known WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day"""
 """SQL: the shares of the wanted exposures that took place, of the rows of `known_query` in the table `known`."""
-JUDGED = """
-    SELECT * EXCLUDE (_exposure_probs, _wanted, _share),
+JUDGED = """SELECT * EXCLUDE (_exposure_probs, _wanted, _share),
            list_transform(_exposure_probs, lambda p: p * coalesce(_share, 1.0)) AS exposure_probs
-    FROM known LEFT JOIN realised USING (arm, _day)
-    """
+    FROM known LEFT JOIN realised USING (arm, _day)"""
 """SQL: one row a decision of the tables `known` and `realised`.
 
 Columns: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm, generation (digest of the
@@ -90,23 +86,27 @@ columns, and static ones of a touchpoint.
 def decided_query(spec: DatasetSpec) -> str:
     """SQL: one row a decision of the view `collected_decision`, with what follows from it alone.
 
-    Columns that `JUDGED` has too mean the same. Others: reason (`left_out`, by the decision's own fields), wanted
-    (how sure it is that an exposure was wanted), shown (an exposure, if an outcome arrives), by_policy (no fallback),
-    fits and lacks (it would be a touchpoint, or incomplete), refuses (the arm's money was refused), and gone_until (on
-    the first of overlapping refusals: the end of the last one).
+    Columns apart from those of `JUDGED`: reason (`left_out`, by the decision's own fields), wanted (how sure it is that
+    an exposure was wanted), shown (an exposure, if an outcome arrives), by_policy (no fallback), fits and lacks (it
+    would be a touchpoint, or incomplete), refuses (the arm's money was refused), and gone_until (on the first of
+    overlapping refusals: the end of the last one).
     """
-    columns = "".join(f"{one}, " for one in _columns("of_context", spec.context) + _columns("of_user", spec.static))
+    own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
+    columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
     place = "lpad(CAST(bucket AS VARCHAR), 2, '0') || substr(unit_hash, 3)"
     channels = f"[{', '.join(map(text, spec.channels))}]"
-    lacks = _lacks_a_column(spec, static=True)
+    by_channel = fields(spec.channels, "DOUBLE")
+    context, static = (fields([column.name for column in of], "VARCHAR") for of in (spec.context, spec.static))
+    without_context = _lacks("of_context", spec.context)
+    lacks = f"({without_context} OR {_lacks('of_user', spec.static)})"
     return f"""
     WITH record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
                exposure_probs = '{{}}' OR channel_probs = '{{}}' AS unsaid,
-               json_transform(channel_probs, {by_channel(spec)}) AS drawing,
-               json_transform(exposure_probs, {by_channel(spec)}) AS exposing,
-               json_transform(context, {_texts(spec.context)}) AS of_context,
-               CASE WHEN expose THEN json_transform("static", {_texts(spec.static)}) END AS of_user
+               json_transform(channel_probs, {by_channel}) AS drawing,
+               json_transform(exposure_probs, {by_channel}) AS exposing,
+               json_transform(context, {context}) AS of_context,
+               CASE WHEN expose THEN json_transform("static", {static}) END AS of_user
         FROM collected_decision),
     known AS (
         SELECT *, {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs FROM record),
@@ -122,16 +122,15 @@ def decided_query(spec: DatasetSpec) -> str:
                 WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
                 WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 OR {_unsaid_exposure(spec)}
                 THEN 'no_probabilities'
-                WHEN {_lacks_a_column(spec)} THEN '{_OTHER_COLUMNS}'
+                WHEN {without_context} THEN '{_OTHER_COLUMNS}'
            END AS reason,
-           -- Of the ledger, nothing else is asked.
            CASE WHEN fallback_reason = 'ledger' OR (expose AND fallback_reason IS NULL) THEN 1.0
                 WHEN fallback_reason IS NOT NULL OR withdrawn
                 THEN {of_channel("exposure_probs", "drawn_channel", spec)}
                 ELSE 0.0 END AS wanted,
            budget_exhausted AND NOT override AS refuses,
            expose AND NOT withdrawn AS shown, fallback_reason IS NULL AS by_policy,
-           list_contains({channels}, channel) AND NOT ({lacks}) AS fits, ({lacks}) AS lacks,
+           list_contains({channels}, channel) AND NOT {lacks} AS fits, {lacks} AS lacks,
            CASE WHEN fallback_reason IS NULL AND NOT unsaid
                 THEN {of_channel("channel_probs", "channel", spec)} END AS propensity, {columns} hour
     FROM known LEFT JOIN (SELECT refused_id, refused_to FROM stretch_of) AS first ON decision_id = refused_id
@@ -140,8 +139,7 @@ def decided_query(spec: DatasetSpec) -> str:
 
 def refused_query() -> str:
     """SQL: stretches without money, one row for each day, of all decisions of the view `every_decided`."""
-    return f"""
-    WITH refusal AS (
+    return f"""WITH refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
     {_STRETCHES}
     SELECT * FROM stretch_of JOIN (SELECT DISTINCT event_time::DATE AS day FROM every_decided) AS days
@@ -149,34 +147,25 @@ def refused_query() -> str:
     """
 
 
-def exposures_query(spec: DatasetSpec) -> str:
-    """SQL: the touchpoints of the views `decided` and `collected_outcome`, of which refusals say nothing."""
-    none = f"""(SELECT {_ACCOUNT}, event_time AS refused_at, event_time AS refused_to, decision_id AS refused_id,
-                       event_time::DATE AS day FROM decided WHERE false)"""
-    return (
-        f"SELECT * FROM ({known_query(spec, datetime.max.replace(tzinfo=UTC), 'true', none)}) AS known WHERE touchpoint"
-    )
-
-
-def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str, refused: str = "refused_on") -> str:
+def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
     """SQL: one row a decision of the view `decided`, with its outcomes of the view `collected_outcome`.
 
-    The columns are those of `JUDGED`, but for faults, and a few of its own.
+    The table `refused_on` has the rows of `refused_query`. The columns are those of `JUDGED`, but for faults, and a few
+    of its own.
 
     Args:
         mature_until: Outcomes of later decisions may still come.
         sampled: Condition of rows of `decided`: of users of whom all decisions are there.
-        refused: Table of the rows of `refused_query`.
     """
     times = spec.outcome_times
-    outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
+    outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     # A router's clock may be behind the one that dated the request: nothing is known before it.
     outcomes += "".join(
-        f"if({_column(time)} IS NULL, NULL, greatest({_column(time)}, timestamp)) AS {name_of(time)}, "
+        f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {name_of(time)}, "
         for time in times.values()
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
-    columns = ", ".join(f"{_own(name)} AS {name_of(name)}" for name in [c.name for c in (*spec.context, *spec.static)])
+    columns = ", ".join(f"{_own(column)} AS {name_of(column.name)}" for column in (*spec.context, *spec.static))
     same_account = " AND ".join(
         f"decided.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", ")
     )
@@ -189,7 +178,7 @@ def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str, refused
                took_place AND by_policy AS exposed, {sampled} AS {SAMPLED},
                refused_at < decided.event_time OR refused_id <= decided.decision_id AS refused
         FROM decided LEFT JOIN outcome USING (decision_id)
-        LEFT JOIN {refused} AS refused_on ON {same_account} AND decided.event_time::DATE = day
+        LEFT JOIN refused_on ON {same_account} AND decided.event_time::DATE = day
             AND refused_at <= decided.event_time AND decided.event_time < refused_to)
     SELECT decision_id, user_id, {PLACE}, timestamp, campaign_id, arm, generation, drawn_channel, channel_probs,
            exposure_probs AS _exposure_probs, event_time::DATE AS _day, wanted AS _wanted, exposed, {SAMPLED},
@@ -225,66 +214,50 @@ def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
 
 def _total(kind: str) -> str:
     if kind in EVENTS:
-        return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {_column(kind)}"
-    return f"coalesce(list_sum(list_sort(list(value) FILTER (kind = '{kind}'))), 0.0) AS {_column(kind)}"
+        return f"max(CASE WHEN kind = '{kind}' AND value > 0 THEN 1 ELSE 0 END) AS {_outcome(kind)}"
+    return f"coalesce(list_sum(list_sort(list(value) FILTER (kind = '{kind}'))), 0.0) AS {_outcome(kind)}"
 
 
 def _known(kind: str, time: str) -> str:
     """When the router had received an event, or all parts of an amount."""
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
-    return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_column(time)}"
+    return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
 
 
-def _column(kind: str) -> str:
+def _outcome(kind: str) -> str:
     """A column of an outcome, with a name that no field of a decision record has."""
     return f'"outcome:{kind}"'
 
 
-def _own(column: str) -> str:
+def _own(column: Column) -> str:
     """A column of the data set, likewise."""
-    return name_of(f"own:{column}")
-
-
-def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
-    values = {column.name: _value(struct, column) for column in columns}
-    zeros = {column.name: f"coalesce({values[column.name]}, 0.0)" for column in columns if column.missing == "zero"}
-    return [f"{value} AS {_own(name)}" for name, value in {**values, **zeros}.items()]
+    return name_of(f"own:{column.name}")
 
 
 def _value(struct: str, column: Column) -> str:
     value = f"{struct}.{name_of(column.name)}"
-    return f"TRY_CAST({value} AS DOUBLE)" if column.kind == "numeric" else value
+    value = f"TRY_CAST({value} AS DOUBLE)" if column.kind == "numeric" else value
+    return f"coalesce({value}, 0.0)" if column.missing == "zero" else value
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
     """Whether the probability of exposing a channel that may be drawn is not known."""
     names = [name_of(channel) for channel in spec.channels]
-    unsaid = [f"coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL" for name in names]
-    return f"({' OR '.join(unsaid)})"
+    return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 
 
-def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:
-    parts = [("of_context", spec.context), *([("of_user", spec.static)] if static else [])]
-    return (
-        " OR ".join(
-            f"{_value(part, column)} IS NULL"
-            for part, columns in parts
-            for column in columns
-            if column.missing == "error"
-        )
-        or "false"
-    )
-
-
-def _texts(columns: tuple[Column, ...]) -> str:
-    """Columns of a JSON object, for json_transform, each as text: the engines differ in reading a text as a number."""
-    return text(json.dumps({column.name: "VARCHAR" for column in columns} or {"_": "VARCHAR"}))
+def _lacks(struct: str, columns: tuple[Column, ...]) -> str:
+    lacking = [f"{_value(struct, column)} IS NULL" for column in columns if column.missing == "error"]
+    return f"({' OR '.join(lacking) or 'false'})"
 
 
 def _list(struct: str, spec: DatasetSpec) -> str:
     return f"[{', '.join(f'coalesce({struct}.{name_of(channel)}, 0.0)' for channel in spec.channels)}]"
 
 
-def by_channel(spec: DatasetSpec) -> str:
-    """A JSON object of numbers by channel, as json_transform reads it."""
-    return text(json.dumps(dict.fromkeys(spec.channels, "DOUBLE")))
+def fields(names: Iterable[str], type_: str) -> str:
+    """A JSON object with these fields, as json_transform reads it.
+
+    Columns are texts: the engines differ in reading a text as a number.
+    """
+    return text(json.dumps(dict.fromkeys(names, type_) or {"_": type_}))

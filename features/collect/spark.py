@@ -32,7 +32,7 @@ _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number)
 
 
 class Spark:
-    """The methods of `DuckDB`, on all executors."""
+    """The methods of `DuckDB`, on all executors, and their disks in place of memory and files."""
 
     failures: tuple[type[Exception], ...] = (PySparkException, Py4JError)
     part_bytes = 1 << 60  # all files at once
@@ -41,7 +41,6 @@ class Spark:
         self._lake = lake
         self._session = SparkSession.active()
         self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it reads no such file at all
-        self._views: list[str] = []
         self._kept: list[DataFrame] = []
 
     def execute(self, query: str, /) -> _Answer:
@@ -98,17 +97,17 @@ class Spark:
         return written
 
     def close(self) -> None:
-        """Forget tables and rows."""
-        for name in self._views:
-            self._session.catalog.dropTempView(name)
+        """Free the disks of the executors."""
         for frame in self._kept:
             frame.unpersist()
 
     def _frame(self, query: str) -> DataFrame:
-        return self._session.sql(spark_sql(query, self._table))
+        tree = sqlglot.parse_one(query, read="duckdb")
+        for node in list(tree.find_all(exp.ReadParquet)):
+            node.replace(exp.to_identifier(self._table([file.this for file in node.expressions[0].expressions])))
+        return self._session.sql(tree.transform(_said_otherwise).sql("spark"))
 
     def _table(self, files: Sequence[str]) -> str:
-        """The name of a table of files."""
         places = [self._place(file.removeprefix(SCHEME)) if file.startswith(SCHEME) else file for file in files]
         return self._named(self._session.read.parquet(*places))
 
@@ -121,26 +120,12 @@ class Spark:
     def _named(self, frame: DataFrame, name: str = "") -> str:
         name = name or f"files_{secrets.token_hex(8)}"
         frame.createOrReplaceTempView(name)
-        self._views.append(name)
         return name
 
 
 class _Answer(list[Any]):
     def fetchall(self) -> list[Any]:
         return self
-
-
-def spark_sql(query: str, table: Callable[[Sequence[str]], str] = lambda files: str(files)) -> str:
-    """A query of DuckDB's SQL in Spark's.
-
-    Args:
-        table: The name of a table of Parquet files.
-    """
-    tree = sqlglot.parse_one(query, read="duckdb")
-    for node in list(tree.find_all(exp.ReadParquet)):
-        files = [file.this for file in node.expressions[0].expressions]
-        node.replace(exp.to_identifier(table(files)))
-    return str(tree.transform(_said_otherwise).sql("spark"))
 
 
 def _said_otherwise(node: Any) -> Any:

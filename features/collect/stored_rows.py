@@ -1,7 +1,7 @@
 """Reads all judged decisions of a lake, and keeps those of closed hours there, so that each is judged once.
 
-    decided = Decided(db, lake, spec, until)              # the view `every_decided`
-    decided.judge(outcome_hours, lambda block: 1.0)       # the view `judged`: with outcomes, of a share of the users
+    decided = Decided(db, lake, spec, until)     # the view `every_decided`
+    decided.judge()                              # the view `judged`: with outcomes
 
     judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
 
@@ -47,11 +47,12 @@ class Decided:
     """The judged decisions of a lake, as tables of a database.
 
     Args:
+        spec: Decisions younger than its `outcome_hours`, seen from the newest one or from now, are not mature.
         until: Only decisions before this time, with the outcomes that were received before it; None for all.
 
     Attributes:
         lake: With the files of one moment.
-        share: Of the users, from whose decisions reports and shares are counted.
+        share: Of the users, from whose decisions reports and shares of exposures are counted.
 
     Raises:
         LogError: The lake has no decision, or a record of another version.
@@ -66,39 +67,33 @@ class Decided:
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
             pass  # a user was forgotten meanwhile, or hours were too old
-        every = f"SELECT * FROM ({self._rows(self._starts, 1.0)}) AS rows WHERE {self._before('event_time')}"
-        db.view("every_decided", every)
-        counts = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
-        ((count, newest),) = db.execute(counts).fetchall()
+        every = self._rows(self._starts, 1.0)
+        db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
+        query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
+        ((count, newest),) = db.execute(query).fetchall()
         db.keep("refused_on", refused_query())  # DuckDB has to know how few they are
         self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
 
-    def judge(
-        self, outcome_hours: float = 0.0, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true"
-    ) -> None:
+    def judge(self, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true") -> None:
         """Make the view `judged` (`rules.JUDGED`).
 
         Args:
-            outcome_hours: Outcomes may come for so long, counted back from the newest decision, or from now.
             share_of: Share of the users to read of a block, by its first hour.
             others: SQL condition of the decisions that are wanted apart from those of `share`.
         """
-        chosen = f"{of_users(self.share)[0]} OR {others}"
-        rows, outcomes = [], []
         groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
-        nexts = [starts[0] for _, starts in groups[1:]]
-        for (share, starts), after in zip(groups, [*nexts, None], strict=True):
-            rows.append(self._rows(starts, share))
-            within = of_users(share)[1]
-            outcomes.append(self.lake.records(self._db, "outcome", starts[0], after, where=within))
-        for name, parts, which in (
-            ("decided", rows, f"{self._before('event_time')} AND ({chosen})"),
-            ("collected_outcome", outcomes, self._before("received_time")),
-        ):
-            union = " UNION ALL ".join(f"SELECT * FROM ({part}) AS part" for part in parts)
-            self._db.view(name, f"SELECT * FROM ({union}) AS rows WHERE {which}")
-        mature = self._newest - timedelta(hours=outcome_hours)
+        ends = [starts[0] for _, starts in groups[1:]]
+        rows = [self._rows(starts, share) for share, starts in groups]
+        outcomes = [
+            self.lake.records(self._db, "outcome", starts[0], end, where=of_users(share)[1])
+            for (share, starts), end in zip(groups, [*ends, None], strict=True)
+        ]
+        chosen = f"{self._before('event_time')} AND ({of_users(self.share)[0]} OR {others})"
+        self._db.view("decided", f"SELECT * FROM ({_together(rows)}) AS rows WHERE {chosen}")
+        received = self._before("received_time")
+        self._db.view("collected_outcome", f"SELECT * FROM ({_together(outcomes)}) AS rows WHERE {received}")
+        mature = self._newest - timedelta(hours=self._spec.outcome_hours)
         self._db.keep("known", known_query(self._spec, mature, of_users(self.share)[0]))
         self._db.keep("realised", REALISED)
         self._db.view("judged", JUDGED)
@@ -116,8 +111,7 @@ class Decided:
         blocks = [block for block in blocks if self.until is None or block.since < self.until + HOUR]
         missing = [block for block in blocks if not self._files[block.since]]
         try:
-            fresh |= self._store_all(derived, missing)
-            self._fresh = fresh
+            self._fresh = fresh | self._store_all(derived, missing)
             self._judge_fresh()
         finally:
             lost = lake.lost()
@@ -126,7 +120,8 @@ class Decided:
                     for file in self._files[block.since]:
                         with contextlib.suppress(FileNotFoundError):
                             lake.files.delete_file(file.name)
-        self._starts = sorted({*(block.since for block in blocks if self._files[block.since]), *fresh} or {_NEVER})
+        stored = {block.since for block in blocks if self._files[block.since]}
+        self._starts = sorted(stored | self._fresh or {_NEVER})
         derived.supersede(known)
         return not lost
 
@@ -142,8 +137,8 @@ class Decided:
                 both = _Block(blocks[-1].since, blocks[-1].decisions + block.decisions)
                 apart = any(both.since < between < hour for between in fresh)
                 if not apart and sum(file.size for file in both.decisions) <= self._db.part_bytes:
-                    block = both
-                    blocks.pop()
+                    blocks[-1] = both
+                    continue
             blocks.append(block)
         return fresh, blocks
 
@@ -154,8 +149,7 @@ class Decided:
             try:
                 names = self._store(derived, block)
             except OSError as error:
-                place = self.lake.place
-                _log.warning("%s: all decisions are judged each time, since none can be stored: %s", place, error)
+                _log.warning("%s: decisions are judged each time, since none can be stored: %s", self.lake.place, error)
                 return {file.hour for late in blocks[number:] for file in late.decisions}
             self._files[block.since] = [LakeFile(block.since, name, 0) for name in names]
         return set()
@@ -172,7 +166,6 @@ class Decided:
         )
 
     def _judge_fresh(self) -> None:
-        """Make the table `fresh_decided`."""
         lake = self.lake if self._fresh else self.lake.of_files((), (), arrived=False)
         since, until = min(self._fresh, default=None), max(self._fresh, default=None)
         records = lake.records(self._db, "decision", since, until and until + HOUR, where=_of_hours(self._fresh))
@@ -180,11 +173,14 @@ class Decided:
         self._db.keep("fresh_decided", self._query)
 
     def _rows(self, starts: list[datetime], share: float) -> str:
-        """SQL of the decisions of some blocks and hours, of a share of the users."""
         some = of_users(share)[0]
         files = [file for since in starts for file in self._files.get(since, ())]
         fresh = f"SELECT * FROM fresh_decided WHERE {_of_hours(self._fresh & set(starts))} AND {some}"
         return f"SELECT * FROM {sql_of(files)} WHERE {some} UNION ALL {fresh}" if files else fresh
+
+
+def _together(queries: Sequence[str]) -> str:
+    return " UNION ALL ".join(f"SELECT * FROM ({query}) AS part" for query in queries)
 
 
 def _of_hours(hours: set[datetime]) -> str:

@@ -8,19 +8,17 @@
 
 Learning from the newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends on
 what it expects. So a first log of wide choices stays in every training. Added exposures are marked as `collected`: the
-heads of reward and cost learn from them; the action head, the prior of the decision rule, does not, for it would
-confirm its own choices.
+heads of reward and cost learn from them; the action head, which would confirm its own choices, does not.
 
-The window of an opportunity is the one that the policy saw. It is kept for users of the validation and test parts only:
-training reads the log. Of many touchpoints, or opportunities, those of some users are here, chosen by hashes, so that
-neither a training's memory nor its files grow with all decisions; `ingest.json` has the share.
+The window of an opportunity is the one that the policy saw, and is kept for the validation and test parts only. Of many
+touchpoints, or opportunities, those of some users are here, chosen by hashes; `ingest.json` has the share.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,14 +31,13 @@ from features.collect.database import Database, open_database, table
 from features.collect.pruning import Bound, bound, of_some_users
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import SAMPLED, of_users
-from features.collect.snapshot import Snapshot
 from features.collect.stored_rows import Decided
-from features.engine import batches, name_of, parquet_files
+from features.engine import facts_of, name_of, parquet_files, rows_of
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import HOUR, Lake, instant
 from mtorl.log.opportunities import MOST_CONTEXTS, MOST_TOUCHPOINTS, MOST_WINDOWS, OPPORTUNITIES_FILE
 from mtorl.log.splits import SHARES, fractions_of, split_of
-from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, schema
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, schema
 from mtorl.log.trainings import READ, days_of
 from mtorl.runtime import progress
 
@@ -54,83 +51,65 @@ _SQL = {
 }
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """Selects decisions of a lake.
-
-    Attributes:
-        outcome_hours: Younger ones are no opportunities: their outcomes may still come.
-        until: Only those before this time, with the outcomes that were received before it; None for all.
-        most_touchpoints: About how many touchpoints a training should read, the log's included (`pruning.py`); 0: all.
-    """
-
-    outcome_hours: float = 0.0
-    until: datetime | None = None
-    most_touchpoints: int = MOST_TOUCHPOINTS
-
-    @classmethod
-    def mature(cls, folder: Path, snapshot: str, most_touchpoints: int = MOST_TOUCHPOINTS) -> Decisions:
-        """Decisions of a snapshot, old enough for all their outcomes, by the description in a log's folder."""
-        hours = DatasetSpec.load(folder / DATASET_FILE).outcome_hours
-        return cls(hours, Snapshot.parsed(snapshot).until, most_touchpoints)
-
-
-def learnable(place: str | Path, spec: DatasetSpec, which: Decisions = Decisions(), engine: str = "") -> Learnable:
-    """Sum up what the decisions of a lake teach; raises a `LogError` if it holds none."""
+def learnable(place: str | Path, spec: DatasetSpec, until: datetime | None = None, engine: str = "") -> Learnable:
+    """Sum up what the decisions of a lake before `until` teach; raises a `LogError` if the lake holds none."""
     lake = Lake.open(place)
     with open_database(lake, engine) as db:
-        decided = Decided(db, lake, spec, which.until)
-        decided.judge(which.outcome_hours, lambda _: decided.share)
+        decided = Decided(db, lake, spec, until)
+        decided.judge(lambda _: decided.share)
         return learnable_of(db, spec, decided.share)
 
 
 def add_decisions(
     place: str | Path,
     folder: str | Path,
-    which: Decisions = Decisions(),
+    snapshot: str = "",
+    most_touchpoints: int = MOST_TOUCHPOINTS,
     engine: str = "",
     log: str | Path | None = None,
 ) -> Learnable:
     """Add the decisions of a lake to a log's folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
-    The log to add to, a file or a folder of parts, is the folder's own or `log`.
+    Args:
+        snapshot: `Lake.snapshot`: later records are left out; all count by default.
+        most_touchpoints: About how many touchpoints a training should read, the log's included (`pruning.py`); 0: all.
+        log: The log to add to, a file or a folder of parts; by default the folder's own.
     """
     data = Path(folder)
-    first = data / LOG_FILE if log is None else Path(log)
     spec = DatasetSpec.load(data / DATASET_FILE)
-    lake = Lake.open(place)
+    lake, files = Lake.open(place), parquet_files(data / LOG_FILE if log is None else log)
+    until = datetime.fromisoformat(snapshot.partition(" ")[0]) if snapshot else None
     with open_database(lake, engine) as db:
-        decided = Decided(db, lake, spec, which.until)
+        decided = Decided(db, lake, spec, until)
         progress.report(0, 3, "adding outcomes")
-        decided.judge(which.outcome_hours, lambda _: decided.share)
-        names, channels = pq.read_schema(parquet_files(first)[0]).names, len(spec.channels)
-        of = bound(db, decided, table(parquet_files(first)), "propensity" in names, channels, which.most_touchpoints)
+        decided.judge(lambda _: decided.share)
+        of = bound(db, decided, files, len(spec.channels), most_touchpoints)
         if decided.share < 1:  # of some generations, more users are read
-            decided.judge(which.outcome_hours, of.share_of, of.of_judged)
+            decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
         progress.report(1, 3, "touchpoints")
-        days = days_of(first) if of.rows > which.most_touchpoints else None
-        _add_touchpoints(db, spec, first, data / LOG_FILE, of)
+        days = days_of(data / LOG_FILE if log is None else Path(log)) if of.rows > most_touchpoints else None
+        _add_touchpoints(db, spec, files, data / LOG_FILE, of)
         progress.report(2, 3, "what can be learned")
-        pruned = 0 if days is None else of.rows - _rows_of(data / LOG_FILE)
+        pruned = 0 if days is None else of.rows - rows_of(data / LOG_FILE)
         found = replace(learnable_of(db, spec, decided.share), pruned=pruned)
-        _note(db, data, of.rows, days, collected=asdict(found))
+    _note(data, of.rows, days, collected=asdict(found))
     progress.report(3, 3, "done")
     return found
 
 
-def bound_touchpoints(folder: str | Path, most: int, engine: str = "") -> str:
+def bound_touchpoints(folder: Path, most: int) -> str:
     """Keep about so many touchpoints (0: all) of a log without decisions, those of whole users; says it in words."""
-    log = Path(folder) / LOG_FILE
-    rows = _rows_of(log)
+    log = folder / LOG_FILE
+    rows = rows_of(log)
     if not 0 < most < rows:
         return f"{rows:,} touchpoints"
-    with open_database(Lake.open(folder), engine) as db:
-        days = days_of(log)
+    days = days_of(log)
+    with open_database(Lake.open(folder)) as db:
         touchpoints = f"SELECT * FROM {table(parquet_files(log))} WHERE {of_some_users(most / rows)}"
         db.write(touchpoints, log, order=("user_id", "timestamp"))
-        _note(db, Path(folder), rows, days)
-    return f"{_rows_of(log):,} of {rows:,} touchpoints, of users that a hash chooses: more than most_touchpoints"
+    _note(folder, rows, days)
+    return f"{rows_of(log):,} of {rows:,} touchpoints, of users that a hash chooses: more than most_touchpoints"
 
 
 def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
@@ -175,29 +154,26 @@ def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) ->
     users["split"] = split_of(users["user_id"])
     chosen = []
     for part, there in users.groupby("split"):
-        rows_of = there["rows"] if part == "train" else there["windows"]
-        there, share = there[rows_of > 0], most[str(part)] / max(rows_of.sum(), 1)
+        rows = there["rows"] if part == "train" else there["windows"]
+        there, share = there[rows > 0], most[str(part)] / max(rows.sum(), 1)
         chosen.append(there[fractions_of(there["user_id"], "opportunities") < share])
     parts = pa.schema([("user_id", pa.string()), ("split", pa.string())])
     return pa.Table.from_pandas(pd.concat([users[:0], *chosen])[parts.names], parts, preserve_index=False)
 
 
-def _add_touchpoints(db: Database, spec: DatasetSpec, log_path: Path, out: Path, of: Bound) -> None:
-    """Write a log, a file or a folder of parts, and the exposures as one table.
-
-    A column that no record has is null.
-    """
-    log = parquet_files(log_path)
+def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: Path, of: Bound) -> None:
+    """Write a log and the exposures as one table; a column that no record has is null."""
     there = pq.read_schema(log[0]).names
     types = schema(spec, [*there, COLLECTED])
     own = {column.name for column in (*spec.context, *spec.static)}
-    times = spec.outcome_times.values()
-    judged = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *spec.outcome_kinds, *times, *own}
+    own |= {*spec.outcome_kinds, *spec.outcome_times.values()}
+    judged = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *own}
 
     def typed(names: Collection[str], collected: str) -> str:
-        others = {COLLECTED: collected}
-        values = {f: name_of(f.name) if f.name in names else others.get(f.name, "NULL") for f in types}
-        return ", ".join(f"CAST({v} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f, v in values.items())
+        values = {COLLECTED: collected} | {name: name_of(name) for name in names}
+        return ", ".join(
+            f"CAST({values.get(f.name, 'NULL')} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types
+        )
 
     db.write(
         f"""SELECT {typed(there, "false")} FROM {table(log)} WHERE {of.of_log} UNION ALL
@@ -207,21 +183,9 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log_path: Path, out: Path,
     )
 
 
-def _rows_of(log: Path) -> int:
-    return sum(pq.read_metadata(file).num_rows for file in parquet_files(log))
-
-
-def _note(db: Database, data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
-    """Complete what was noted of a log.
-
-    Args:
-        rows: Touchpoints before the bound.
-        days: Those of the log, a day; None: all were kept.
-    """
-    path, log = data / INGEST_FILE, data / LOG_FILE
-    ((users,),) = db.execute(f"SELECT count(DISTINCT user_id) FROM {table(parquet_files(log))}").fetchall()
-    kept, report = _rows_of(log), json.loads(path.read_text())
-    report |= {"rows": kept, "users": int(users), "fingerprint": fingerprint(batches(log)), **more}
+def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
+    """Complete the report of a log that had so many rows and rows of each day before the bound; None: all were kept."""
+    report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more
     if days is not None:
-        report[READ] = {"share": kept / rows, "days": days}
-    path.write_text(json.dumps(report, indent=2))
+        report[READ] = {"share": report["rows"] / rows, "days": days}
+    (data / INGEST_FILE).write_text(json.dumps(report, indent=2))

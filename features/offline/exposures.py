@@ -6,8 +6,7 @@
 `until` and `since` are the newest uploads of this run and of the previous one. A user has news if a file that was
 uploaded since holds an exposure or an outcome of the user, or if one of them has left the days that `user_channel`
 counts. An exposure is counted at the end of its hour, so files of the hour before `since` are news once more. Of users
-with news the exposures of the counted days are written, and once an hour, when `campaign_stats` changes, of all users
-those that it counts. The online store has earlier touchpoints already.
+with news the exposures of the counted days are written, and once an hour, of all users those of `campaign_stats`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from features.collect.database import DuckDB, open_duckdb
-from features.collect.rules import decided_query, exposures_query
+from features.collect.rules import decided_query, known_query, refused_query
 from features.engine import name_of, text
 from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
 from mtorl.log.dataset import EVENTS, DatasetSpec
@@ -53,7 +52,10 @@ def write_exposures(
             db.view(f"collected_{kind}", f"SELECT * FROM {lake.records(db, kind, first, where=chosen)} AS record")
         columns = ", ".join(map(name_of, (*spec.log_columns, *spec.outcome_times.values())))
         db.view("decided", decided_query(spec))
-        db.write(f"SELECT {columns} FROM ({exposures_query(spec)}) AS exposure", made.touchpoints)
+        db.view("every_decided", "SELECT * FROM decided WHERE false")  # refusals say nothing of touchpoints
+        db.keep("refused_on", refused_query())
+        known = known_query(spec, until, "true")
+        db.write(f"SELECT {columns} FROM ({known}) AS known WHERE touchpoint", made.touchpoints)
         db.write(f"SELECT DISTINCT user_id FROM {users}", made.users)
     return made
 

@@ -22,6 +22,7 @@ copies, and need neither locks nor an index.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import secrets
@@ -150,6 +151,20 @@ class Lake:
     def __bool__(self) -> bool:
         """Whether it holds any decision."""
         return bool(self.arrived("decision") or self.closed("decision"))
+
+    def snapshot(self) -> str:
+        """Name the records that a training reads now, so that a repeated step reads the same ones; "" without any.
+
+        It is the time of the newest upload, after which a later run leaves out what was decided or received, and a
+        digest of the file names. A new upload changes both, and so does a compaction.
+        """
+        if not self:
+            return ""
+        kinds: tuple[Kind, ...] = ("decision", "outcome", "window")
+        files = [file for kind in kinds for file in (*self.arrived(kind), *self.closed(kind))]
+        until = max(file.written for file in files if file.written).astimezone(UTC)
+        digest = hashlib.sha256("\n".join(sorted(file.name for file in files)).encode())
+        return f"{until.isoformat()} {digest.hexdigest()}"
 
     def _listed(self, folder: str, since: datetime | None, until: datetime | None) -> list[LakeFile]:
         if self._fixed is None:

@@ -182,11 +182,11 @@ def _learnable(trained: online.Trained, traffic: Traffic) -> Learnable | None:
 
     A replay knows what came of an exposure only where the log had the same one: such decisions teach nothing new.
     """
-    from features.collect.training_log import Decisions, learnable
+    from features.collect.training_log import learnable
 
     if trained.replays:
         return None
-    return learnable(trained.folder / LAKE, trained.spec, Decisions(until=traffic.until))
+    return learnable(trained.folder / LAKE, trained.spec.replace(outcome_hours=0.0), traffic.until)
 
 
 def _true_lift(

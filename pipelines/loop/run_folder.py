@@ -158,11 +158,10 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 def _digests(config: LoopConfig) -> dict[str, str]:
     """Digests of all that a training reads, by a name for people."""
-    from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 
     found = {f"the data of {config.data or config.dataset}": content_of(RawLog.named(config.source, config.dataset))}
     if config.own_decisions:
-        found[f"the decisions of {config.own_decisions}"] = str(Snapshot.of(Lake.open(config.own_decisions)) or "")
+        found[f"the decisions of {config.own_decisions}"] = Lake.open(config.own_decisions).snapshot()
     return found

@@ -14,7 +14,7 @@ import pytest
 
 from features.collect.compact import compact
 from features.collect.database import open_duckdb
-from features.collect.training_log import Decisions, add_decisions
+from features.collect.training_log import add_decisions
 from features.engine import open_engine
 from mtorl.log.dataset import Column
 from mtorl.log.lake import Lake
@@ -123,11 +123,10 @@ def test_closed_hours_are_the_same(lakes: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("most_touchpoints", [0, 500])
 def test_a_training_reads_the_same(lakes: Path, tmp_path: Path, most_touchpoints: int) -> None:
-    which = Decisions(outcome_hours=1.0, most_touchpoints=most_touchpoints)
     found, noted = [], []
     for engine in ("duckdb", "spark"):
-        folder = data_folder(tmp_path / engine, 300, ODD, **LONG_AGO)
-        found.append(add_decisions(lakes / "spark", folder, which, engine))
+        folder = data_folder(tmp_path / engine, 300, ODD.replace(outcome_hours=1.0), **LONG_AGO)
+        found.append(add_decisions(lakes / "spark", folder, "", most_touchpoints, engine))
         noted.append(json.loads((folder / INGEST_FILE).read_text()))
     for name, keys in ((OPPORTUNITIES_FILE, ("decision_id",)), (LOG_FILE, ("user_id", "timestamp", "campaign_id"))):
         one, other = (sorted_rows(tmp_path / engine / name, *keys) for engine in ("duckdb", "spark"))

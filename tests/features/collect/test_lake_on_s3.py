@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from features.collect.compact import compact
-from features.collect.snapshot import Snapshot
-from features.collect.training_log import Decisions, learnable
+from features.collect.training_log import learnable
 from mtorl.log.lake import Lake, lake_database
 from tests.features.collect.decision_logs import SPEC, write
 from tests.features.collect.records import DECISIONS, OUTCOMES
@@ -35,22 +35,22 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_bucket_is_a_lake_as_a_folder_is(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake, folder = Lake.open(bucket), Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
-    assert not lake and Snapshot.of(lake) is None
+    assert not lake and lake.snapshot() == ""
     for file in (*folder.arrived("decision"), *folder.arrived("outcome")):
         lake.put(tmp_path / file.name, file.name)
         lake.put(tmp_path / file.name, file.name)  # as a router that did not hear of the first time
     (tmp_path / "rubbish").write_bytes(b"PAR1")
     rubbish = "arrived/outcomes/date=2026-01-01/hour=12/rubbish.parquet"
     lake.put(tmp_path / "rubbish", rubbish)
-    before = Snapshot.of(lake)
+    before = lake.snapshot()
     done = compact(lake, LATER)
     assert (done.files, done.unreadable) == (3, [rubbish]) and not lake.arrived("decision")
     expected = learnable(tmp_path, SPEC)
     assert learnable(bucket, SPEC) == expected and expected.decisions == 5
     monkeypatch.setattr("features.collect.compact.KEPT_SECONDS", 0.0)
     assert compact(lake, LATER).files == 0 and not lake.superseded()
-    after = Snapshot.of(lake)
-    assert before and after and after.digest != before.digest
-    assert learnable(bucket, SPEC, Decisions(until=after.until)) == expected
+    after, digest = lake.snapshot().split()
+    assert digest != before.split()[1]
+    assert learnable(bucket, SPEC, datetime.fromisoformat(after)) == expected
     with lake_database(lake) as db:
         assert len(db.execute(f"FROM {lake.records(db, 'outcome')}").fetchall()) == 5

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from features.collect.training_log import Decisions, add_decisions, bound_touchpoints
+from features.collect.training_log import add_decisions, bound_touchpoints
 from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log import opportunities
@@ -39,7 +39,7 @@ def folder_of(tmp_path: Path, store: Path, name: str, parts: bool) -> Path:
     folder = data_folder(tmp_path / name, 400, user_id=users, timestamp=at)
     if parts:
         in_parts(folder / LOG_FILE)
-    add_decisions(store, folder, Decisions(most_touchpoints=300))
+    add_decisions(store, folder, most_touchpoints=300)
     if parts:
         in_parts(folder / LOG_FILE)
         in_parts(folder / OPPORTUNITIES_FILE)

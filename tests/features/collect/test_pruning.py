@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.collect.pruning import LOG, Touchpoints, kept_shares
-from features.collect.training_log import Decisions, add_decisions, bound_touchpoints
+from features.collect.training_log import add_decisions, bound_touchpoints
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, fingerprint
 from mtorl.log.trainings import LogFacts
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -93,7 +93,7 @@ def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
 
     def pruned(most: int) -> dict[str, int]:
         folder = data_folder(tmp_path / f"data-{most}", rows=300)
-        found = add_decisions(tmp_path / "lake", folder, Decisions(most_touchpoints=most))
+        found = add_decisions(tmp_path / "lake", folder, most_touchpoints=most)
         log = pd.read_parquet(folder / LOG_FILE)
         assert found.pruned == 900 - len(log)
         noted = json.loads((folder / INGEST_FILE).read_text())

@@ -22,7 +22,7 @@ from features.forget.places import forget
 from mtorl.log.decision_ids import bucket_of
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, lake_database
-from mtorl.log.records import ID_FIELD, Kind, unit_hash
+from mtorl.log.records import Kind, unit_hash
 from mtorl.log.touchpoints import LogError
 from tests.lakes import id_of, upload
 
@@ -43,18 +43,14 @@ def bucket_at(folder: Path) -> Lake:
 
 def fill(folder: Path, first: int = 0, number: int = 60, router: str = "r") -> None:
     """Decisions of ten users in turn, one each five minutes, each with its cost and a shadow."""
-    decisions: list[dict[str, Any]] = []
-    outcomes: list[dict[str, Any]] = []
-    shadows: list[dict[str, Any]] = []
-    windows: list[dict[str, Any]] = []
+    records: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in get_args(Kind)}
     for i in range(first, first + number):
         user, at = USERS[i % 10], START + timedelta(minutes=5 * i)
-        name, time = id_of(f"d{i}", at, user), at.isoformat()
-        decisions.append({"decision_id": name, "user_id": user, "unit_hash": unit_hash(user), "event_time": time})
-        outcomes.append({"event_id": f"e{i}", "decision_id": name, "kind": "cost", "value": 0.1, "event_time": time})
-        shadows.append({"shadow_id": f"s{i}", "decision_id": name, "event_time": time})
-        windows.append({"decision_id": name, "unit_hash": unit_hash(user), "window": "{}", "event_time": time})
-    records: dict[Kind, Any] = {"decision": decisions, "outcome": outcomes, "shadow": shadows, "window": windows}
+        shared = {"decision_id": id_of(f"d{i}", at, user), "event_time": at.isoformat()}
+        records["decision"].append({**shared, "user_id": user, "unit_hash": unit_hash(user)})
+        records["outcome"].append({**shared, "event_id": f"e{i}", "kind": "cost", "value": 0.1})
+        records["shadow"].append({**shared, "shadow_id": f"s{i}"})
+        records["window"].append({**shared, "unit_hash": unit_hash(user), "window": "{}"})
     upload(folder, {kind: pd.DataFrame(rows) for kind, rows in records.items()}, router)
 
 
@@ -103,9 +99,7 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
 def test_other_buckets_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     asked: list[str] = []
-    sql_of = removal.sql_of
     monkeypatch.setattr(removal, "_rewrite", lambda lake, db, file, which: asked.append(which))
-    monkeypatch.setattr(removal, "sql_of", sql_of)
     forget_in_bucket(Lake.open(tmp_path), {"gone"}, NOW)
     assert asked and all(which.startswith(f"bucket IN ({bucket_of('gone')}) AND ") for which in asked)
 
@@ -214,7 +208,7 @@ def test_hours_that_are_too_old_are_dropped_whole(tmp_path: Path) -> None:
     assert removed == Counter(decisions=27, outcomes=27, shadows=27, windows=27)
     assert [file.hour.hour for file in lake.closed("decision")] == [22, 23] and not lake.arrived("decision")
     assert not (tmp_path / "decisions" / "date=2026-03-01" / "hour=20").exists()
-    assert ID_FIELD["decision"] == "decision_id" and not drop_hours(lake, START)
+    assert not drop_hours(lake, START)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an arm did at its decisions, and a plan of exploration from it."""
+"""Decisions of an arm, for a plan of its exploration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.touchpoints import LogError
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
-from tests.features.collect.small_model import WINDOW, save_small_model
+from tests.features.collect.small_model import WINDOW
 from tests.features.collect.test_shadows import MINE, SURE
 
 OURS = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
@@ -48,21 +48,3 @@ def test_without_probabilities_it_says_what_is_missing(tmp_path: Path) -> None:
         served_decisions(log, SPEC, OURS, "nobody")
     with pytest.raises(LogError, match="there is none"):
         served_decisions(log, SPEC, OURS, "challenger")
-
-
-def test_a_plan_for_an_incumbent_that_always_does_the_same(tmp_path: Path) -> None:
-    from mtorl.evaluation.exploration_plan import in_words, plan_for
-
-    save_small_model(tmp_path / "model")
-    decisions = [ours(f"d{n}", n, user_id=f"u{n}") for n in range(60)]
-    outcomes = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(60)]
-    log = write(tmp_path / "log", decisions, [*outcomes, outcome("k", "d0", "click", 1.0, minutes=2)])
-    plan = plan_for(served_decisions(log, SPEC, OURS, "incumbent"), tmp_path / "model")
-    none, *others = plan.options
-    assert plan.decisions == 60 and none.share == 0.0
-    assert none.impossible > 0.2, "the network is not trained: it draws any channel"
-    assert all(option.impossible == 0.0 for option in others if option.scope != "exposure")
-    said = " ".join(in_words(plan))
-    assert (
-        "the log can't say what the model is worth" in said and "the cheapest way to tell it: explore: {share: " in said
-    )

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from features.collect.experiment_decisions import shadows
-from mtorl.evaluation.shadow import shadow_report
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.touchpoints import LogError
 from tests.experiments import experiment
@@ -61,37 +60,39 @@ def test_a_shadow_stands_beside_what_was_decided_and_what_came_of_it(tmp_path: P
     assert row["device"] == "phone"
 
 
-def test_exploration_is_not_what_a_policy_chose(tmp_path: Path) -> None:
-    explored = {"share": 0.1, "scope": "both", "explored": True, "channel": "video", "expose": False}
-    own = {**explored, "channel_probs": {}, "exposure_probs": {}}
-    log = write(tmp_path / "log", [decision("d", **MINE, **SURE | {"exploration": own})], [], [shadow("d")])
-    (row,) = shadows(log, SPEC, OURS).to_dict("records")
-    assert (row["incumbent_channel"], row["incumbent_expose"]) == ("video", False)
+UNSAID = {"channel": None, "expose": None, "channel_probs": {}, "exposure_probs": {}, "expected_rewards": {}}
+EXPLORED = {"share": 0.1, "scope": "both", "explored": True, "channel": "video", "expose": False}
+GONE = {"expose": False, "budget_exhausted": True, "reservation_id": None}
 
 
-def test_a_budget_that_is_gone_is_no_wish_not_to_expose(tmp_path: Path) -> None:
-    gone = {**SURE, "expose": False, "budget_exhausted": True, "reservation_id": None}
-    log = write(tmp_path / "log", [decision("d", **MINE, **gone)], [], [shadow("d")])
+@pytest.mark.parametrize(
+    ("changes", "of_shadow", "expected"),
+    [
+        # What a policy chose counts, and not what exploration made of it.
+        (
+            {"exploration": {**EXPLORED, "channel_probs": {}, "exposure_probs": {}}},
+            {},
+            {"incumbent_channel": "video", "incumbent_expose": False},
+        ),
+        # A budget that is gone is no wish not to expose.
+        (GONE, {}, {"incumbent_expose": True, "left_out": "budget_gone"}),
+        ({}, {"fault": "model_timeout", **UNSAID}, {"fault": "model_timeout", "incumbent_expose": True}),
+    ],
+    ids=["exploration", "budget", "fault"],
+)
+def test_each_policy_is_asked_for_its_own_choice(
+    tmp_path: Path, changes: dict[str, Any], of_shadow: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    log = write(tmp_path / "log", [decision("d", **MINE, **SURE | changes)], [], [shadow("d", **of_shadow)])
     (row,) = shadows(log, SPEC, OURS).to_dict("records")
-    assert row["incumbent_expose"] and row["left_out"] == "budget_gone"
+    assert {name: row[name] for name in expected} == expected
 
 
 def test_a_decision_that_was_withdrawn_has_no_shadow(tmp_path: Path) -> None:
     withdrawn = decision("d", **MINE, **SURE | {"withdrawn": True, "expose": False, "fallback_reason": "log"})
-    log = write(
-        tmp_path / "log",
-        [decision("d", **MINE, **SURE), withdrawn, decision("e", **MINE, **SURE)],
-        [],
-        [shadow("d"), shadow("e")],
-    )
+    decisions = [decision("d", **MINE, **SURE), withdrawn, decision("e", **MINE, **SURE)]
+    log = write(tmp_path / "log", decisions, [], [shadow("d"), shadow("e")])
     assert len(shadows(log, SPEC, OURS)) == 1
-
-
-def test_a_fault_of_a_challenger_is_reported(tmp_path: Path) -> None:
-    unsaid = {"channel": None, "expose": None, "channel_probs": {}, "exposure_probs": {}, "expected_rewards": {}}
-    log = write(tmp_path / "log", [decision("d", **MINE, **SURE)], [], [shadow("d", fault="model_timeout", **unsaid)])
-    report = shadow_report(shadows(log, SPEC, OURS), SPEC.channels)["challenger"]
-    assert report["left_out"] == {"model_timeout": 1}
 
 
 def test_a_log_without_shadows_of_the_experiment_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from features.collect.compact import compact
 from features.collect.removal import drop_hours, forget_in_bucket, remove_again, remove_users
 from features.collect.report import Learnable
 from features.collect.stored_rows import Decided
-from features.collect.training_log import Decisions, add_decisions, learnable
+from features.collect.training_log import add_decisions, learnable
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
@@ -58,11 +58,11 @@ def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
     return decisions, outcomes
 
 
-def read(place: Path, folder: Path, **which: Any) -> Tables:
+def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) -> Tables:
     """What a training reads of a lake."""
     shutil.rmtree(folder, ignore_errors=True)
-    data = data_folder(folder, rows=20)
-    found = add_decisions(place, data, Decisions(**which))
+    data = data_folder(folder, 20, SPEC.replace(outcome_hours=outcome_hours))
+    found = add_decisions(place, data, **which)
     keys = {OPPORTUNITIES_FILE: ["decision_id"], LOG_FILE: ["user_id", "timestamp"]}
     opportunities, touchpoints = (pd.read_parquet(data / name).sort_values(key) for name, key in keys.items())
     return opportunities.reset_index(drop=True), touchpoints.reset_index(drop=True), found
@@ -119,7 +119,7 @@ def test_each_night_a_training_reads_what_a_first_one_would(tmp_path: Path, monk
             forget_in_bucket(Lake.open(place), {"u1", "u7"}, end)
             drop_hours(Lake.open(place), START.replace(hour=0) + timedelta(hours=3))
         counts.clear()
-        which = {"outcome_hours": 24.0, "until": end}
+        which = {"outcome_hours": 24.0, "snapshot": end.isoformat()}
         found = read(place, tmp_path / "data", **which)
         night = sum(counts)
         same(found, anew(place, tmp_path / "anew", **which))
