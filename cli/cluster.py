@@ -241,8 +241,6 @@ def feed(
 
     A router sends them with the setting `sink: http://HOST:PORT/`.
     """
-    import asyncio
-
     from features.online.feed import Feed
     from features.online.open_history import open_history
     from features.online.receiver import serve as serve_feed
@@ -251,4 +249,4 @@ def feed(
 
     with exit_codes(), open_history(feature_repo, DatasetSpec.load(dataset)) as history:
         feeding = Feed(history, feature_repo, Repository(feature_repo).registry)
-        asyncio.run(serve_feed(feeding, host, port))
+        serve_feed(feeding, host, port)

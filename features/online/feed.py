@@ -4,9 +4,8 @@
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
 An exposure becomes a touchpoint with its first outcome, at the latest with its cost: before that it may be cancelled.
-If an outcome arrives before the cancellation, the touchpoint stays. The time of a touchpoint is the `request_time` of
-its decision. A log for `mtorl materialize` must use the same time, or the user has the touchpoint twice. An outcome is
-known from when the router received it.
+The time of a touchpoint is the `request_time` of its decision. A log for `mtorl materialize` must use the same time, or
+the user has the touchpoint twice. An outcome is known from when the router received it.
 
 A feed keeps no state of its own, so several may run. Events arrive at least once, in the order of each router's log and
 in none across routers. A history tells which decisions and outcomes it has, so a repeated event changes nothing. An
@@ -89,21 +88,14 @@ _TYPES: dict[str, tuple[Kind, TypeAdapter[Any]]] = {
 
 
 class Feed:
-    """Turns events into touchpoints.
-
-    Args:
-        place: Folder or file: users who were forgotten there, or above it, don't come back.
-    """
+    """Turns events into touchpoints; users who were forgotten at `place`, or above it, don't come back."""
 
     def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
-        self._history, self._notes = history, history.store
+        self._history, self._notes, self.memory = history, history.store, history.store.memory
         self._repo, self._place = repo, place
-        self.memory = history.store.memory
 
     def take(self, events: Sequence[Event]) -> int:
-        """Take events; once this returns, they may be acknowledged. Events of other types are ignored.
-
-        Returns how many histories were changed.
+        """Take events, which may be acknowledged then; returns how many histories changed. Other types are ignored.
 
         Raises:
             EventError: one of them is not a record of the decision log; none was taken.
@@ -112,16 +104,14 @@ class Feed:
         """
         records: dict[Kind, list[Record]] = {"decision": [], "outcome": []}
         for kind, record in events:
-            if kind.startswith("mtorl.shadow."):  # it was never shown
-                continue
-            if kind.startswith("mtorl.") and kind not in _TYPES:
-                raise EventError(f"type: {kind} is not one of {', '.join(_TYPES)}")
             if kind in _TYPES:
                 of, type_ = _TYPES[kind]
                 try:
                     records[of].append(type_.validate_python(record))
                 except ValidationError as error:
                     raise EventError(f"{kind}: {error}") from None
+            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):  # those were never shown
+                raise EventError(f"type: {kind} is not one of {', '.join(_TYPES)}")
         decisions = [record for record in records["decision"] if record["expose"] or record["withdrawn"]]
         gone = self._forgotten(decisions)
         decisions = [record for record in decisions if record not in gone]

@@ -3,9 +3,8 @@
     history = open_history("runs/latest/features", spec)
     history.change({"u1": [history.exposure(decision_record), history.outcome(outcome_record)]})
 
-A user's history is one packed value (`mtorl.window.packed`) of Feast's view `user_history`. Every operation reads it,
-changes it here, and stores it unless another writer was faster, which makes it read again. So operations are atomic, in
-SQLite and in Redis alike, and
+A user's history is one packed value (`mtorl.window.packed`) of Feast's view `user_history`. An operation reads it,
+changes it here, and stores it; if another writer was faster, it starts again. So operations are atomic, and
 
 - idempotent: a decision, and each of its outcomes, counts once. Touchpoints are identified by user and time
 - independent of order: a late touchpoint is inserted in its place, unless a full history has only younger ones
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import EVENTS as YES_OR_NO
@@ -52,50 +51,25 @@ class HistoryError(InputError, ValueError):
     """A history can't be written; the message says why and what to do."""
 
 
-class Packed(Protocol):
-    """The packed histories of an online store, and the notes of the feed there (`features.online.feed`)."""
-
-    def read(self, users: Sequence[str]) -> list[bytes | None]:
-        """The value of each user."""
-
-    def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
-        """Store values (user, value as read, new one, newest time in us), each unless the stored one has changed."""
-
-    def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store texts for `NOTED_SECONDS`: name, field, text, and whether it replaces another one."""
-
-    def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """The text of each name and field."""
-
-    def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """The fields of each name, with their texts."""
-
-    def memory(self) -> tuple[int, int] | None:
-        """Bytes in use and the limit, of the fullest node of a cluster; None: no limit."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 class History:
-    """The histories of all users in one online store. A `HistoryError` says that a value does not fit the data set."""
+    """The histories of all users in a `Store` of `sqlite_store.py` or `redis_store.py`.
 
-    def __init__(self, spec: DatasetSpec, store: Packed) -> None:
-        self._spec = spec
-        self.store = store
+    A `HistoryError` says that a value does not fit the data set.
+    """
+
+    def __init__(self, spec: DatasetSpec, store: Any) -> None:
+        self._spec, self.store = spec, store
         self._unknown = outcome_columns(spec)
-        # The value of a touchpoint in each column where none is known.
-        self._columns: dict[str, float | str] = {
+        self._columns: dict[str, float | str] = {  # the value of a touchpoint where none is known
             name: self._unknown.get(name, math.nan) if kind == "float64" else ""
             for name, kind in history_types(spec).items()
         } | {DECISION: "", EVENTS: ""}
 
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
-        """Merge touchpoints of a log: rows of user_id and the columns of `history_types`, by user and time.
+        """Merge rows of a log, user_id and the columns of `history_types`, by user and time; returns the changed users.
 
-        Returns how many histories have changed. The newest `spec.window` of the touchpoints that either has stay. For a
-        touchpoint that both have, the log decides, except for an outcome that is 0 or null there, since the log may not
-        know it yet.
+        For a touchpoint that both have, the log decides, except for an outcome that is 0 or null there, since the log
+        may not know it yet.
         """
         names = ["user_id", *history_types(self._spec)]
         rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in names), strict=True))
@@ -109,10 +83,7 @@ class History:
         return changed
 
     def change(self, changes: Mapping[str, Sequence[Change]]) -> set[str]:
-        """Make all changes of each user in one step; returns the users whose history has changed.
-
-        A stored history that can't be read, such as one of another release, is replaced.
-        """
+        """Make all changes of each user in one step; returns the users whose history has changed."""
         left, changed = dict(changes), set[str]()
         while left:
             rows = []
@@ -131,10 +102,10 @@ class History:
         values, n = self._values(decision), self._spec.window
 
         def change(history: UserHistory) -> bool:
-            times, at = history["hist_timestamp"], values["hist_timestamp"]
-            place = bisect_left(times, at)
             if values[DECISION] in history[DECISION]:
                 return False
+            times, at = history["hist_timestamp"], values["hist_timestamp"]
+            place = bisect_left(times, at)
             if times[place : place + 1] != [at]:
                 for name, column in history.items():
                     column.insert(place, values[name])
@@ -185,10 +156,11 @@ class History:
         """A change that removes the touchpoint of a decision, if it has no outcome."""
 
         def change(history: UserHistory, place: int) -> bool:
-            heard = bool(history[EVENTS][place])
-            for values in history.values() if not heard else ():
+            if history[EVENTS][place]:
+                return False
+            for values in history.values():
                 del values[place]
-            return not heard
+            return True
 
         return _of_decision(decision, change, event, missed)
 
@@ -200,7 +172,7 @@ class History:
 
     def _unpacked(self, value: bytes | None) -> UserHistory:
         stored: UserHistory = {}
-        with contextlib.suppress(WindowError):
+        with contextlib.suppress(WindowError):  # of another release, say: it is replaced
             stored = unpack(value) if value else {}
         length = len(stored.get("hist_timestamp", ()))
         # A column that the data set did not have before is unknown for the stored touchpoints.
@@ -267,7 +239,7 @@ def _digest(text: str) -> str:
 
 
 def _stored_time(text: str) -> float:
-    """A time of a record as a history stores it: microseconds since 1970."""
+    """Microseconds since 1970."""
     return float(microseconds(datetime.fromisoformat(text)))
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from features.online.history import History, HistoryError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import HISTORY, history_types
+
+if TYPE_CHECKING:
+    from feast import RepoConfig
 
 
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
@@ -29,16 +35,7 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
         differing = sorted(json.loads(columns or "{}").items() ^ history_types(spec).items())
         names = ", ".join(dict.fromkeys(name for name, _ in differing))
         raise HistoryError(f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {names}; create it again")
-    match store.config.online_store.type:
-        case "sqlite":
-            from features.online.sqlite_store import SqliteStore
-
-            return History(spec, SqliteStore(store.config, view))
-        case "redis":
-            from features.online.redis_store import RedisStore
-
-            return History(spec, RedisStore(store.config, view))
-    raise _other_store(repo, store.config.online_store.type)
+    return History(spec, _module(repo, store.config).Store(store.config, view))
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
@@ -52,17 +49,13 @@ def forget_online(repo: Path, users: Collection[str]) -> int:
         config = load_repo_config(repo, repo / "feature_store.yaml")
     except FeastConfigError as error:
         raise HistoryError(f"{repo}: {error}") from None
-    match config.online_store.type:
-        case "sqlite":
-            from features.online.sqlite_store import forget as forget_in_sqlite
-
-            return forget_in_sqlite(repo / config.online_store.path, config, users)
-        case "redis":
-            from features.online.redis_store import forget as forget_in_redis
-
-            return forget_in_redis(config, users)
-    raise _other_store(repo, config.online_store.type)
+    removed: int = _module(repo, config).forget(config, users)
+    return removed
 
 
-def _other_store(repo: Path | str, kind: str) -> HistoryError:
-    return HistoryError(f"{repo}: can't write to an online store of type {kind!r}; use sqlite or redis")
+def _module(repo: Path | str, config: RepoConfig) -> ModuleType:
+    """The module of an online store."""
+    kind = config.online_store.type
+    if kind not in ("sqlite", "redis"):
+        raise HistoryError(f"{repo}: can't write to an online store of type {kind!r}; use sqlite or redis")
+    return import_module(f"features.online.{kind}_store")  # they import Feast, which takes seconds

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -30,16 +30,16 @@ def application(feed: Feed) -> web.Application:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            # EventError, HistoryError, and whatever else bad data can cause. The sender must not repeat such an event
-            # for ever: it would hold up everything that the router ships after it.
+            # EventError, HistoryError, and what else bad data can cause. The sender must not repeat such an event for
+            # ever: it would hold up all that the router ships after it.
             log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:
             raise
         except Exception as error:
             log.exception("not taken")
-            headers = {"Retry-After": "1"}
-            return web.json_response({"error": f"{type(error).__name__}: send it again"}, status=503, headers=headers)
+            answer = {"error": f"{type(error).__name__}: send it again"}
+            return web.json_response(answer, status=503, headers={"Retry-After": "1"})
         return web.Response(status=204)
 
     async def health(_: web.Request) -> web.Response:
@@ -56,18 +56,11 @@ def application(feed: Feed) -> web.Application:
     return app
 
 
-async def serve(feed: Feed, host: str, port: int) -> None:
+def serve(feed: Feed, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; then finish the requests that have begun."""
-    runner = web.AppRunner(application(feed), handle_signals=False, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, host, port)
-    await site.start()
-    end = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, end.set)
-    print(f"feed ready http://{host}:{runner.addresses[0][1]}", flush=True)
-    await end.wait()
-    await runner.cleanup()
+    listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    print(f"feed ready http://{host}:{listening.getsockname()[1]}", flush=True)
+    web.run_app(application(feed), sock=listening, print=None, access_log=None)
 
 
 def _events(request: web.Request, body: bytes) -> list[Event]:

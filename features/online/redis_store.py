@@ -1,8 +1,7 @@
 """Packed histories in Feast's Redis hashes, on one server or on a Redis Cluster.
 
-Feast keeps a key in one hash: a field for each feature (the murmur hash of view and name), which holds a serialised
-`Value`, and a field for each view with its event time. A write compares what it has read with what is stored, and
-writes, in one step (`swap`): a script of one key, as a cluster demands.
+Feast keeps a key in one hash: for each feature a field (murmur hash of view and name) with a serialised `Value`, and
+for each view one with its event time. A script of one key, as a cluster demands, compares and writes (`swap`).
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
         return [bool(done) for done in pipe.execute()]
 
 
-class RedisStore:
-    """Packed histories in Redis; threads may share it."""
+class Store:
+    """Packed histories and notes in Redis; threads may share it."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config = config
@@ -102,10 +101,9 @@ class RedisStore:
 
     def memory(self) -> tuple[int, int] | None:
         """Bytes in use and the limit, of the fullest node of a cluster; None: no limit."""
-        nodes = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
-        found = [
-            (int(n["used_memory"]), int(n["maxmemory"])) for n in (nodes.values() if self._is_cluster else [nodes])
-        ]
+        info = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
+        nodes = info.values() if self._is_cluster else [info]
+        found = [(int(node["used_memory"]), int(node["maxmemory"])) for node in nodes]
         return max((node for node in found if node[1]), key=lambda node: node[0] / node[1], default=None)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -28,12 +29,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 10_000  # how long to wait for writers in other processes
 
 
-class SqliteStore:
-    """Packed histories in a SQLite file. Threads may share it."""
+class Store:
+    """Packed histories and notes in a SQLite file; threads may share it."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
-        self._config = config
-        self._view = view
+        self._config, self._view = config, view
         read_times_by(convert_timestamp)
         self._store = SqliteOnlineStore()
         self._connection = self._store._get_conn(config)
@@ -53,17 +53,14 @@ class SqliteStore:
         if not rows:
             return []
         with self._transaction():
-            same = [
-                old == now for (_, old, *_), now in zip(rows, self._stored([user for user, *_ in rows]), strict=True)
-            ]
+            stored = self._stored([user for user, *_ in rows])
+            same = [old == there for (_, old, *_), there in zip(rows, stored, strict=True)]
             now = datetime.now(UTC)
             written: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
                 (_key(user), {PACKED: Value(bytes_val=new)}, _EPOCH + timedelta(microseconds=newest), now)
-                for (user, _, new, newest), unchanged in zip(rows, same, strict=True)
-                if unchanged
+                for user, _, new, newest in itertools.compress(rows, same)
             ]
-            if written:
-                self._store.online_write_batch(self._config, self._view, written, None)  # commits
+            self._store.online_write_batch(self._config, self._view, written, None)  # commits
             return same
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
@@ -80,9 +77,8 @@ class SqliteStore:
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
         """The text of each name and field."""
-        return [
-            found.get(field) for (_, field), found in zip(places, self.all_noted([n for n, _ in places]), strict=True)
-        ]
+        found = self.all_noted([name for name, _ in places])
+        return [notes.get(field) for notes, (_, field) in zip(found, places, strict=True)]
 
     def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
         """The fields of each name, with their texts."""
@@ -112,8 +108,9 @@ class SqliteStore:
                 self._connection.rollback()  # a write has committed
 
 
-def forget(path: Path, config: RepoConfig, users: Collection[str]) -> int:
+def forget(config: RepoConfig, users: Collection[str]) -> int:
     """Remove all views of users, and the feed's notes of their decisions; returns how many users had any."""
+    path = Path(config.repo_path or ".") / config.online_store.path
     if not path.exists():
         return 0
     version = config.entity_key_serialization_version
@@ -124,12 +121,12 @@ def forget(path: Path, config: RepoConfig, users: Collection[str]) -> int:
             db.execute("BEGIN IMMEDIATE")
             db.execute(_SCHEMA)
             db.executemany(f"DELETE FROM {_NOTES} WHERE text = ?", [(user,) for user in users])
-            tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            tables = """SELECT t.name FROM sqlite_master AS t JOIN pragma_table_info(t.name) AS c
+                WHERE t.type = 'table' AND c.name = 'entity_key'"""
             found = set()
-            for (table,) in tables:
-                if "entity_key" in {column[1] for column in db.execute(f'PRAGMA table_info("{table}")')}:
-                    deleted = f'DELETE FROM "{table}" WHERE entity_key = ?'
-                    found |= {key for key in keys if db.execute(deleted, key).rowcount}
+            for (table,) in db.execute(tables).fetchall():
+                deleted = f'DELETE FROM "{table}" WHERE entity_key = ?'
+                found |= {key for key in keys if db.execute(deleted, key).rowcount}
             db.execute("COMMIT")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds what the pages were
     except sqlite3.Error as error:

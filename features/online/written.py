@@ -1,7 +1,7 @@
 """Records the source of the online store's content, in a key of the store itself: emptying the store removes it.
 
-So a job can check every minute whether the log is newer than what was written, or the store was emptied. A check costs
-the dates of some files and one GET, and needs neither Feast nor an engine, whose imports take seconds.
+So a job can check every minute whether the log is newer, or the store was emptied. A check needs neither Feast nor an
+engine, whose imports take seconds.
 """
 
 from __future__ import annotations
@@ -27,17 +27,13 @@ class StoreEmptied(Exception):
 
 @dataclass
 class Written:
-    """Source of the content, when writing began (seconds since 1970), and what the next run needs to go on from it.
-
-    `until` and `rows` are those of `features.offline.store.Materialized`; `uploaded` is the time of the newest upload
-    to the lake, empty without one.
-    """
+    """Source of the content, and what the next run needs to go on from it."""
 
     source: str
     definitions: str
-    at: float
-    uploaded: str = ""
-    until: int = 0
+    at: float  # when writing began, seconds since 1970
+    uploaded: str = ""  # time of the newest upload to the lake; empty without one
+    until: int = 0  # of `features.offline.store.Materialized`, and so is `rows`
     rows: int = -1
 
 
@@ -53,15 +49,12 @@ class Repository:
         self.registry = None if "://" in path or not path else repo / path
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
-        """A digest of the log, the registry, the data set and the decisions that are added to the log.
+        """A digest of the log, the registry, the data set and the added `decisions`, the digest in their snapshot.
 
-        `decisions` is the digest of their `Snapshot`. Raises a `LogError` if there is no log, or no registry.
+        Raises a `LogError` if there is no log, or no registry.
         """
         if self.registry is not None and not self.registry.exists():
-            raise LogError(
-                f"no feature registry yet at {self.registry}: run mtorl bootstrap or the training pipeline "
-                "(docs/cluster.md)"
-            )
+            raise LogError(f"no feature registry yet at {self.registry}: run mtorl bootstrap (docs/cluster.md)")
         if not log.exists():
             raise LogError(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
         files = sorted(log.rglob("*")) if log.is_dir() else [log]
@@ -81,15 +74,13 @@ class Repository:
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
         """Record what the block has written all of; a `StoreEmptied` if the store lost a part meanwhile.
 
-        `before`: What is there, to go on from if the block fails.
+        If the block fails, the next run goes on from `before`.
         """
         client = self._client()
-        if client is None:
-            yield
-            return
-        client.set(self._key, json.dumps(asdict(replace(before or Written("", "", 0.0), source=""))))
+        if client:
+            client.set(self._key, json.dumps(asdict(replace(before or Written("", "", 0.0), source=""))))
         yield
-        if not client.set(self._key, json.dumps(asdict(written)), xx=True):  # only if it is still there
+        if client and not client.set(self._key, json.dumps(asdict(written)), xx=True):  # only if it is still there
             raise StoreEmptied(
                 "the online store was emptied while it was written; start it again (the CronJob does, in a minute)"
             )
@@ -108,9 +99,10 @@ class Repository:
         values: dict[str, Any] = dict(part.split("=", 1) for part in parts if "=" in part)
         for name in values.keys() - {"username", "password"}:
             values[name] = yaml.safe_load(values[name])  # as Feast reads them
+        values["decode_responses"] = True
         if kind == "redis_cluster":
-            return RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], decode_responses=True, **values)
-        return Redis(host=nodes[0][0], port=nodes[0][1], decode_responses=True, **values)
+            return RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **values)
+        return Redis(host=nodes[0][0], port=nodes[0][1], **values)
 
 
 def _digest(*parts: Any) -> str:

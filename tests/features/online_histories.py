@@ -79,7 +79,7 @@ class OnlineStore:
 
     def store_value(self, user: str, value: bytes) -> None:
         """Any bytes in place of a history."""
-        row = {"user_id": user, "event_timestamp": START, "created_timestamp": START, PACKED: value}
+        row = {"user_id": user, "timestamp": START, "created_timestamp": START, PACKED: value}
         self.store.write_to_online_store(HISTORY, pd.DataFrame([row]))
 
 

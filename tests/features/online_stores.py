@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from datetime import timedelta
 from pathlib import Path
 
 import yaml
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.types import Bytes
+from feast import FeatureStore
 
+from features.offline.store import define
 from mtorl.log.dataset import DatasetSpec
-from mtorl.window.window import HISTORY, PACKED, history_types
 
 STORES = ("sqlite", "redis")
 
@@ -32,20 +29,6 @@ def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> No
 
 
 def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
-    """Define the view of the histories, and nothing else, in a repository that has its settings."""
-    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
-    view = FeatureView(
-        name=HISTORY,
-        entities=[user],
-        schema=[Field(name=PACKED, dtype=Bytes, tags={"columns": json.dumps(history_types(spec))})],
-        source=FileSource(
-            name=HISTORY,
-            path=str(repo / "history.parquet"),
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        ),
-        ttl=timedelta(days=30),
-    )
-    store = FeatureStore(repo_path=str(repo))
-    store.apply([user, view])
-    return store
+    """Define the views in a repository that has its settings."""
+    define(repo, spec)
+    return FeatureStore(repo_path=str(repo))

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 
 from features.online.feed import Event, EventError, Feed
 from features.online.history import History, HistoryError
-from features.online.open_history import open_history
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.log.records import VERSION
@@ -36,9 +35,7 @@ from mtorl.window.window import HISTORY, PACKED
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper
-from serving.local.ports import free_ports
 from tests.features.online_stores import apply_history, write_settings
-from tests.redis_server import redis_server
 from tests.repository import ROOT
 
 DECISION, OUTCOME = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
@@ -219,26 +216,6 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
     assert store.of("u2") == []
 
 
-def test_feeds_at_the_same_time_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Each event is sent to both, one half of them first to the one and the other half first to the other."""
-    made, store = feed(tmp_path)
-    other = Feed(History(SPEC, store), tmp_path)
-    events = [e for i in range(15) for e in (decision(f"d{i}", user_id=f"u{i % 2}"), outcome(f"d{i}", "cost", 0.5))]
-    events += [outcome(f"d{i}", "cost", 0.25, f"more {i}") for i in range(15)]
-    orders = [random.Random(seed).sample(events, len(events)) for seed in (1, 2)]
-
-    def take(of: Feed, order: list[Event]) -> None:
-        for event in order:
-            of.take([event])
-
-    threads = [threading.Thread(target=take, args=each) for each in zip((made, other), orders, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert costs(store, "u0") == [0.75] * 8 and costs(store, "u1") == [0.75] * 7
-
-
 @pytest.mark.parametrize("step", ["note", "swap", "all_noted"])
 def test_an_outcome_in_the_middle_of_its_decision_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -337,7 +314,8 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
             assert await post(nobody, **{"ce-type": DECISION}) == 400
             assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
             history.faults = 1
-            assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 503
+            async with client.post("/", json=outcome("d3", "cost", 0.1)[1], headers={"ce-type": OUTCOME}) as response:
+                assert response.status == 503 and response.headers["Retry-After"]
             assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 204
             assert len(history.of("u3")) == 1
             async with client.get("/health") as response:
@@ -348,28 +326,28 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-@pytest.fixture
-def repo(tmp_path: Path) -> Iterator[Path]:
-    write_settings(tmp_path / "repo", "sqlite")
-    apply_history(tmp_path / "repo", SPEC)
-    SPEC.save(tmp_path / "dataset.yaml")
-    yield tmp_path / "repo"
-
-
-def test_a_channel_that_the_data_set_lacks_is_refused(repo: Path, tmp_path: Path) -> None:
-    with open_history(repo, SPEC) as history:
-        made = Feed(history, repo)
-        with pytest.raises(HistoryError, match="channel"):
-            made.take([decision("d1", channel="tv"), outcome("d1", "cost", 0.1)])
-        for hour in ("nine", [9], 10**400):
-            with pytest.raises(HistoryError, match="hour"):
-                made.take([decision("d2", context={"hour": hour, "device": "tv"}), outcome("d2", "cost", 0.1)])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel": "tv"}, "channel"),
+        *(({"context": {"hour": hour, "device": "tv"}}, "hour") for hour in ("nine", [9], 10**400)),
+    ],
+)
+def test_a_decision_that_does_not_fit_the_data_set_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    made, _ = feed(tmp_path)
+    with pytest.raises(HistoryError, match=message):
+        made.take([decision("d1", **changes), outcome("d1", "cost", 0.1)])
 
 
 @pytest.mark.integration
-def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tmp_path: Path) -> None:
+def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
     """The real command, its crash, and the router's own shipper: the history is there, once and whole."""
-    port = 0
+    repo, port = tmp_path / "repo", 0
+    write_settings(repo, "sqlite")
+    apply_history(repo, SPEC)
+    SPEC.save(tmp_path / "dataset.yaml")
 
     def start() -> tuple[subprocess.Popen[str], int]:
         command = [sys.executable, "-m", "cli.main", "feed", "--feature-repo", str(repo), "--port", str(port)]
@@ -411,29 +389,3 @@ def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tm
     stored = served(unpack(answer.to_dict()[PACKED][0]))
     assert stored["hist_channel"] == ["video"] * 10 and stored["hist_click"] == [0.0, 1.0] * 5
     assert stored["hist_cost"] == [0.1] * 10 and stored["hist_timestamp"] == sorted(set(stored["hist_timestamp"]))
-
-
-@pytest.mark.integration
-def test_while_redis_is_away_events_come_again_and_then_all_are_there(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
-    with redis_server(tmp_path, port):
-        write_settings(tmp_path / "repo", "redis", port)
-        apply_history(tmp_path / "repo", SPEC)
-        history = open_history(tmp_path / "repo", SPEC)
-        made = Feed(history, tmp_path / "repo")
-    events = [decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)]
-
-    async def scenario() -> None:
-        async with TestClient(TestServer(application(made))) as client:
-            batch = json.dumps([{"type": kind, "data": record} for kind, record in events])
-            headers = {"content-type": "application/cloudevents-batch+json"}
-            async with client.post("/", data=batch, headers=headers) as response:
-                assert response.status == 503 and response.headers["Retry-After"]
-            with redis_server(tmp_path, port):
-                async with client.post("/", data=batch, headers=headers) as response:
-                    assert response.status == 204
-                (value,) = history.store.read(["u1"])
-                assert value and unpack(value)["hist_timestamp"] == [microseconds(SHOWN)]
-
-    asyncio.run(scenario())
-    history.store.close()

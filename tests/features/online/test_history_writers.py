@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 import threading
 from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -13,14 +13,13 @@ import pytest
 from features.online.open_history import open_history
 from tests.features.online_histories import (
     SPEC,
-    START,
     OnlineStore,
     PlainHistory,
     append,
+    hear,
     seconds_after_start,
     touchpoint,
 )
-from tests.repository import ROOT
 
 
 def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(
@@ -59,34 +58,27 @@ def test_threads_share_a_history(store: OnlineStore, user: str) -> None:
 EACH = 100  # touchpoints of a process: all four begin when the last of them is ready
 
 
+def write(repo: Path, user: str, worker: int, ready: Barrier) -> None:
+    """Append a touchpoint in one of every four seconds, some of them twice, and give each a click."""
+    with open_history(repo, SPEC.replace(window=10_000)) as history:
+        ready.wait()
+        for turn in range(EACH):
+            seen = touchpoint(4 * turn + (worker + turn) % 4, SPEC.channels[worker])  # no worker in step with another
+            assert append(history, user, seen)
+            assert turn % 10 or not append(history, user, seen)
+            assert hear(history, user, seen.event("click", 1.0))
+
+
 @pytest.mark.integration
-def test_four_processes_lose_nothing(store: OnlineStore, user: str, tmp_path: Path) -> None:
-    SPEC.replace(window=10_000).save(tmp_path / "dataset.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "tests.features.history_writer",
-        str(store.repo),
-        str(tmp_path / "dataset.yaml"),
-    ]
-    given = [*command, user, START.isoformat()]
-    workers = [
-        subprocess.Popen(
-            [*given, str(worker), str(EACH)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for worker in range(4)
-    ]
-    assert [worker.stdout.readline() for worker in workers if worker.stdout] == ["ready\n"] * 4
+def test_four_processes_lose_nothing(store: OnlineStore, user: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(4)
+    workers = [context.Process(target=write, args=(store.repo, user, worker, ready)) for worker in range(4)]
     for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    assert [worker.communicate(timeout=600)[1] for worker in workers if worker.wait(600)] == []
+        worker.start()
+    for worker in workers:
+        worker.join(600)
+    assert [worker.exitcode for worker in workers] == [0] * 4
     lists = store.read(user)
     assert seconds_after_start(lists) == list(range(4 * EACH))
     assert lists is not None and lists["hist_click"] == [1.0] * (4 * EACH)
