@@ -1,7 +1,7 @@
 """Point-in-time retrieval of the training features, all views of the service.
 
 Every touchpoint of a log is an entity row, in the order in which the window store has them (by user and time). The
-answer goes into an Arrow table or, a piece at a time, into a Parquet file; both are measured.
+answer is an Arrow table.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ def prepare(log: str, root: str) -> dict[str, Any]:
     return dict(figures)
 
 
-def retrieve(log: str, root: str, output: str) -> dict[str, Any]:
-    """`get_historical_features` for every touchpoint, to an Arrow table ("arrow") or a file ("parquet")."""
+def retrieve(log: str, root: str) -> dict[str, Any]:
+    """`get_historical_features` for every touchpoint."""
     import duckdb
-    import pyarrow.parquet as pq
     from feast import FeatureStore
 
     from mtorl.window.window import HISTORY
@@ -44,17 +43,12 @@ def retrieve(log: str, root: str, output: str) -> dict[str, Any]:
         job: Any = store.get_historical_features(
             entity_df=entities, features=features, filter_by_created_timestamp=True
         )
-        if output == "arrow":
-            rows = job.to_arrow().num_rows
-        else:
-            job.to_parquet(Path(root) / "answer.parquet")
-            rows = pq.read_metadata(Path(root) / "answer.parquet").num_rows
+        rows = job.to_arrow().num_rows
     return {**figures, "rows": rows}
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """All views, to both outputs."""
+    """All views."""
     log, root = folder / "log.parquet", folder / "repository"
     figures = {"log": run(generate, rows=plan.entity_rows, path=log), "prepare": run(prepare, log=log, root=root)}
-    outputs = ("arrow", "parquet")
-    return figures | {"asof": {output: run(retrieve, log=log, root=root, output=output) for output in outputs}}
+    return figures | {"asof": run(retrieve, log=log, root=root)}

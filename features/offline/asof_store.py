@@ -5,9 +5,9 @@
 
 Feast joins every entity row with all earlier rows of its key and then takes the newest: time and memory grow with the
 square of the number of rows of a key. Here DuckDB's ASOF join finds, from keys and times alone, *which* source row
-belongs to an entity row. The wide columns are then read in the order of the answer, a piece at a time. The answers are
-those that Feast gives a microsecond earlier (tests/features/offline/test_asof_store.py compares value by value): its
-own "before or at" would show a touchpoint its own outcome. Rows come back in the order of the entity rows.
+belongs to an entity row. The wide columns are then read a row group at a time. The answers are those that Feast gives a
+microsecond earlier (tests/features/offline/test_asof_store.py compares value by value): its own "before or at" would
+show a touchpoint its own outcome. Rows come back in the order of the entity rows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, OnDemandFeatureView
 from feast.data_source import DataSource
-from feast.errors import (
-    FeastEntityDFMissingColumnsError,
-    RequestDataNotFoundInEntityDfException,
-)
+from feast.errors import FeastEntityDFMissingColumnsError
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
@@ -75,7 +72,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         entities, time = _entity_table(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         views = [_View.of(view, feature_refs, full_feature_names, config) for view in feature_views]
-        _check_columns(entities, time, views, on_demand)
+        _check_columns(entities, time, views)
         with _duckdb() as con:
             moments = pc.subtract(entities[time], pa.scalar(_SHIFT))
             keys = entities.select(_keys(views))
@@ -84,10 +81,9 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
             parts = [
                 (view.rows, view.names, view.match(con, len(moments), filter_by_created_timestamp)) for view in views
             ]
-        times = pc.min_max(entities[time]).as_py() if entities.num_rows else {"min": None, "max": None}
-        metadata = RetrievalMetadata(
-            feature_refs, [c for c in entities.column_names if c != time], times["min"], times["max"]
-        )
+        times = pc.min_max(entities[time]).as_py()
+        others = [column for column in entities.column_names if column != time]
+        metadata = RetrievalMetadata(feature_refs, others, times["min"], times["max"])
         return AsofRetrievalJob(entities, parts, on_demand, full_feature_names, metadata)
 
     @staticmethod
@@ -118,9 +114,8 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
                     GROUP BY {keys} ORDER BY row""",
                 params=[_aware(start_date), _aware(end_date)],
             ).to_arrow_table()
-        nothing = pa.table({"row": newest["row"]}).select([])
-        parts = [(rows, columns, _column(newest))]
-        return AsofRetrievalJob(nothing, parts, [], False, None)
+        numbers = newest["row"].combine_chunks().cast(pa.int64())
+        return AsofRetrievalJob(pa.table({}), [(rows, columns, numbers)], [], False, None)
 
 
 @dataclass(frozen=True)
@@ -217,22 +212,14 @@ def _entity_table(entity_df: pd.DataFrame | pa.Table | str | None) -> tuple[pa.T
     return table.replace_schema_metadata().set_column(at, time, pa.array(times, _UTC)), time
 
 
-def _check_columns(
-    entities: pa.Table, time: str, views: Sequence[_View], on_demand: Sequence[OnDemandFeatureView]
-) -> None:
+def _check_columns(entities: pa.Table, time: str, views: Sequence[_View]) -> None:
     present = set(entities.column_names)
     needed = {time, *_keys(views)}
     if missing := needed - present:
         raise FeastEntityDFMissingColumnsError(sorted(needed), sorted(missing))
-    for view in on_demand:
-        for name in view.get_request_data_schema():
-            if name not in present:
-                raise RequestDataNotFoundInEntityDfException(feature_name=name, feature_view_name=view.name)
     if twice := present & {name for view in views for name in view.names}:
-        raise ValueError(
-            f"the entity rows have a column {sorted(twice)[0]!r}, and so has a feature view; rename it, or ask for "
-            "full feature names"
-        )
+        name = sorted(twice)[0]
+        raise ValueError(f"entity rows and a view have a column {name!r}; rename it, or ask for full feature names")
 
 
 def _keys(views: Sequence[_View]) -> list[str]:
@@ -249,10 +236,6 @@ def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
         con.execute("SET TimeZone = 'UTC'")
         without_progress_bar(con)
         yield con
-
-
-def _column(table: pa.Table) -> pa.Int64Array:
-    return table["row"].combine_chunks().cast(pa.int64())
 
 
 def _aware(time: datetime) -> datetime:

@@ -1,16 +1,14 @@
 """Writes the newest feature rows of the offline store into the online store, but never over newer ones.
 
-A batch job reads a log that ended some time ago; another job may have written newer rows already. Feast compares the
-stored times on Redis before it writes, and on SQLite not at all. Here comparing and writing is one step: a script on
-Redis, a transaction on SQLite. Histories, to which touchpoints are appended meanwhile, are merged instead
-(`features.online.history`).
+Another job may have written newer rows than a log has that ended some time ago. Feast compares the stored times on
+Redis before it writes, and on SQLite not at all. Here comparing and writing is one step: a script on Redis, a
+transaction on SQLite. Histories are merged instead (`features.online.history`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 30_000  # how long to wait for writers in other processes
-_NEVER = datetime.min  # where no time is stored
 
 
 def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Table:
@@ -55,8 +52,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     from feast.utils import _convert_arrow_to_proto
 
     provider: Any = store._get_provider()
-    online = provider.online_store
-    config = store.config
+    online, config = provider.online_store, store.config
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     size, written = config.materialization_config.online_write_batch_size or 500, 0
     for start in range(0, rows.num_rows, size):
@@ -64,45 +60,35 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
             written += _write_to_redis(online._get_client(config.online_store), config, view, batch, missing)
-            continue
-        with _transaction(online._get_conn(config)) as connection:
-            if newer := _newer(connection, config, view, batch, missing):
-                online.online_write_batch(config, view, newer, None)  # commits
-                written += len(newer)
+        else:
+            written += _write_to_sqlite(online, config, view, batch, missing)
     return written
 
 
-def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any], missing: bool) -> list[Any]:
-    """The rows of a batch that change what the store has, and are not older, by event time, then by creation."""
-    from feast.infra.key_encoding_utils import serialize_entity_key
-    from feast.infra.online_stores.sqlite import _quote_id, _table_id
-    from feast.utils import to_naive_utc
-
-    table = _quote_id(_table_id(config.project, view, config.registry.enable_online_feature_view_versioning))
-    version = config.entity_key_serialization_version
-    query = f"SELECT feature_name, value, event_ts, created_ts FROM {table} WHERE entity_key = ?"
-    newer = []
-    for row in batch:
-        key, values, event, created = row
-        wanted = (serialize_entity_key(key, entity_key_serialization_version=version),)
-        stored = {name: (value, *times) for name, value, *times in connection.execute(query, wanted)}
-        # Feast stores times without microseconds.
-        times = [time and to_naive_utc(time).replace(microsecond=0) for time in (event, created)]
-        new = {name: (value.SerializeToString(), *times) for name, value in values.items()}
-        before = max(([time or _NEVER for time in stored_times] for _, *stored_times in stored.values()), default=[])
-        if new != stored and [time or _NEVER for time in times] >= before and not (missing and stored):
-            newer.append(row)
-    return newer
-
-
-@contextmanager
-def _transaction(connection: Any) -> Iterator[Any]:
+def _write_to_sqlite(online: Any, config: RepoConfig, view: FeatureView, rows: Sequence[_Row], missing: bool) -> int:
+    connection = online._get_conn(config)
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    connection.execute("BEGIN IMMEDIATE")  # nobody else writes between the comparison and the write
+    connection.execute("BEGIN IMMEDIATE")  # no other process writes between the comparison and the write
     try:
-        yield connection
+        stored = online.online_read(config, view, [key for key, *_ in rows])
+        news = [row for row, (at, old) in zip(rows, stored, strict=True) if _is_news(row, at, old, missing)]
+        online.online_write_batch(config, view, news, None)  # commits
     finally:
-        connection.rollback()  # does nothing after a write, which has committed
+        connection.rollback()
+    return len(news)
+
+
+def _is_news(row: _Row, at: datetime | None, stored: Mapping[str, Value] | None, missing: bool) -> bool:
+    from feast.utils import make_tzaware
+
+    if at is None or stored is None:
+        return True
+    event = make_tzaware(row[2]).replace(microsecond=0)  # as Feast stores times in SQLite
+    return not missing and at <= event and (at, _serialized(stored)) != (event, _serialized(row[1]))
+
+
+def _serialized(values: Mapping[str, Value]) -> dict[str, bytes]:
+    return {name: value.SerializeToString() for name, value in values.items()}
 
 
 def _write_to_redis(client: Any, config: RepoConfig, view: FeatureView, rows: Sequence[_Row], missing: bool) -> int:
@@ -115,7 +101,7 @@ def _write_to_redis(client: Any, config: RepoConfig, view: FeatureView, rows: Se
     for key, values, time, _ in rows:
         event_time = Timestamp()
         event_time.FromDatetime(make_tzaware(time))
-        fields = {_mmh3(f"{view.name}:{name}"): value.SerializeToString() for name, value in values.items()}
+        fields = {_mmh3(f"{view.name}:{name}"): text for name, text in _serialized(values).items()}
         place = _redis_key(config.project, key, config.entity_key_serialization_version)
         wanted[place] = fields | {f"_ts:{view.name}": event_time.SerializeToString()}
     written = 0

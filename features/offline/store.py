@@ -19,7 +19,6 @@ import shutil
 import sqlite3
 import warnings
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,11 +28,8 @@ import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from features.engine import Engine, open_engine, parquet_files, timestamp_micros, unix_micros
+from features.engine import Engine, batches, open_engine, timestamp_micros, unix_micros
 from features.feature_repo.sources import CAMPAIGN_STATS, build_sources, changed_users, newest_touchpoints
 from features.ingest.log_folder import Built
 from features.offline import backfill
@@ -52,15 +48,14 @@ if TYPE_CHECKING:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CHUNK = 50_000  # touchpoints that are in memory at a time
 CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
     """Make a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
-    An existing repository is updated in place. Its feature_store.yaml stays, because a cluster names its own stores
-    there; feature views that the data set no longer defines are removed. The engine $ENGINE computes the sources.
+    An existing repository is updated in place: its feature_store.yaml stays, in which a cluster names its own stores,
+    and views that the data set no longer defines are removed.
     """
     with _quiet(), open_engine() as engine:
         touchpoints = clean_touchpoints(engine.read(log_parquet), spec)
@@ -110,11 +105,10 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add to every touchpoint of a windows folder the features that Feast knew just before it.
+    """Add to every touchpoint of a windows folder the features that Feast knew just before it; returns the rows.
 
     These are all features of `ad_decision_v1` but the history, which the rows themselves are. Static columns are
-    replaced, the others added. If Feast knows nothing, a feature has its declared default, as in the router. The
-    repository is made of the same log. Returns the number of rows.
+    replaced, the others added. If Feast knows nothing, a feature has its declared default, as in the router.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -130,14 +124,9 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
     def join(steps: pa.Table) -> pa.Table:
         if not wanted:
             return steps
-        times = steps["timestamp"]
-        entities = pa.table(
-            {
-                "user_id": steps["user_id"],
-                "campaign_id": steps["campaign_id"],
-                "event_timestamp": times,  # the join looks strictly before it
-            }
-        )
+        # The join looks strictly before the time.
+        entities = steps.select(["user_id", "campaign_id", "timestamp"])
+        entities = entities.rename_columns(["user_id", "campaign_id", "event_timestamp"])
         with _quiet():
             joined = store.get_historical_features(
                 entity_df=entities,
@@ -145,7 +134,7 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
                 filter_by_created_timestamp=True,  # a touchpoint that arrived late is unknown until then
             ).to_arrow()
         for name, (_, feature) in wanted.items():
-            steps = _with(steps, name, _filled(joined[name], feature.tags.get("default", "null")))
+            steps = _with(steps, name, _filled(joined[name].combine_chunks(), feature.tags.get("default", "null")))
         for view in spec.features:
             for field in view.fields:
                 steps = _with_inputs(steps, field, spec)
@@ -165,19 +154,17 @@ def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
         kind = pa.string() if field.kind == "categorical" else pa.float64()
-        return _with(steps, field.name, _filled(pa.chunked_array([column.cast(kind)]), default))
+        return _with(steps, field.name, _filled(column.cast(kind), default))
     lengths = pc.list_value_length(column)
     if not pc.all(pc.equal(lengths, len(names)), min_count=0).as_py():
         raise WindowError(f"features: {field.name} has not {len(names)} values, one a channel, in every row")
     for place, name in enumerate(names):
-        numbers = pc.list_element(column, place).cast(pa.float64())
-        steps = _with(steps, name, _filled(pa.chunked_array([numbers]), default))
+        steps = _with(steps, name, _filled(pc.list_element(column, place).cast(pa.float64()), default))
     return steps
 
 
-def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
+def _filled(values: pa.Array, default: str) -> pa.Array:
     """A column with its default (JSON) where it is null or NaN."""
-    values = column.combine_chunks()
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     rest = pa.array([json.loads(default)], values.type)
@@ -190,21 +177,13 @@ def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
 
 @dataclass(frozen=True)
 class Materialized:
-    """What a run of `materialize` did.
+    """What a run of `materialize` did; times in microseconds since 1970."""
 
-    Attributes:
-        users: Users of the log that it looked at.
-        written: Rows of the online store that it changed.
-        newest: When the newest touchpoint that counts became known, microseconds since 1970.
-        until: The same of the log, without exposures of a lake.
-        rows: Touchpoints of the log that were known until then.
-    """
-
-    users: int
-    written: int
-    newest: int
-    until: int
-    rows: int
+    users: int  # of the log that it looked at
+    written: int  # rows of the online store that it changed
+    newest: int  # when the newest touchpoint that counts became known
+    until: int  # the same of the log, without exposures of a lake
+    rows: int  # touchpoints of the log that were known until then
 
 
 def materialize(
@@ -219,9 +198,9 @@ def materialize(
 ) -> Materialized:
     """Put the newest features of every key of a log into the online store, as far as they are not there.
 
-    Other processes may read and append meanwhile. They see each view of a key as it was before or as it is after, never
-    a mixture, and appended touchpoints stay. Feast's own `materialize` would overwrite newer rows, and rewrite the
-    registry in place, where a reader could find half of it.
+    Other processes may read and append meanwhile: they see a view of a key as it was before or as it is after, and
+    appended touchpoints stay. Feast's own `materialize` would overwrite newer rows, and rewrite the registry in place,
+    where a reader could find half of it.
 
     Args:
         end: Leave out what happened, or became known, later. By default the whole log counts.
@@ -230,12 +209,13 @@ def materialize(
             If the log has lost or got rows of an earlier time, all are.
         exposures: Of a lake, with news since then; their users are written, too.
     """
-    store, written = _open(root), 0
+    store, data, written = _open(root), Path(root) / "data", 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
         logged = clean_touchpoints(engine.read(log), spec, clean=True)  # only counted and chosen from
         touchpoints = clean_touchpoints(_with_exposures(engine, logged, exposures), spec)
-        newest = microseconds(end) if end else _scalar(unix_micros(touchpoints.known.max()))
-        until = microseconds(end) if end else _scalar(unix_micros(logged.known.max()))
+        newest, until = (
+            microseconds(end) if end else _scalar(unix_micros(rows.known.max())) for rows in (touchpoints, logged)
+        )
         if until is None:
             raise LogError(f"{log}: the log has no rows")
 
@@ -251,23 +231,20 @@ def materialize(
                 changed = changed.union(engine.read(exposures.users))
         some = touchpoints
         if changed is not None:
-            engine.write(some.semi_join(changed, "user_id"), Path(root) / "data" / "some.parquet")  # read several times
-            some = engine.read(Path(root) / "data" / "some.parquet")
+            engine.write(some.semi_join(changed, "user_id"), data / "some.parquet")  # read several times
+            some = engine.read(data / "some.parquet")
         done = Materialized(int(_scalar(some.user_id.nunique())), 0, newest, until, known(until))
         names = {view.name for view in store.list_feature_views()} if views is None else set(views)
         if exposures is not None and not exposures.campaigns:
             names.discard(CAMPAIGN_STATS)
-        build_sources(engine, touchpoints, spec, Path(root) / "data", some, names)
+        build_sources(engine, touchpoints, spec, data, some, names)
         for view in store.list_feature_views():
             if view.name not in names:
                 continue
             if view.name == HISTORY:
-                rows = newest_touchpoints(some.filter(some.known <= timestamp_micros(newest)), spec)
-                path = Path(root) / "data" / f"{HISTORY}.parquet"
-                engine.write(rows, path)
-                written += history.merge(
-                    batch for file in parquet_files(path) for batch in pq.ParquetFile(file).iter_batches(_CHUNK)
-                )
+                path = data / f"{HISTORY}.parquet"
+                engine.write(newest_touchpoints(some.filter(some.known <= timestamp_micros(newest)), spec), path)
+                written += history.merge(batches(path))
                 continue
             source: Any = view.batch_source
             # Absolute: not every offline store of Feast lets a relative path start at the repository.
@@ -307,20 +284,12 @@ def _quiet() -> Iterator[None]:
 
 
 REGISTRY, ONLINE = "registry.db", "online.db"
-_DEFINITIONS = (
-    "entities",
-    "data_sources",
-    "feature_views",
-    "on_demand_feature_views",
-    "stream_feature_views",
-    "feature_services",
-)
 
 
 def without_sources(repository: Path) -> None:
     """Remove the sources from a repository with a registry and an online store in files of its own."""
     remove(repository / "data")
-    with closing(sqlite3.connect(repository / ONLINE)) as connection:
+    with contextlib.closing(sqlite3.connect(repository / ONLINE)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all of it is in one file then
 
 
@@ -344,26 +313,13 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, unfinished)
 
 
-def _definitions(registry: Path) -> dict[str, set[bytes]]:
+def _definitions(registry: Path) -> list[bytes]:
+    """What a registry defines, without the times at which it was made."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
-    content = Registry()
-    content.ParseFromString(registry.read_bytes())
-    return {name: {_without_times(message) for message in getattr(content, name)} for name in _DEFINITIONS}
-
-
-def _without_times(message: Message) -> bytes:
-    _clear_times(message)
-    return bytes(message.SerializeToString(deterministic=True))
-
-
-def _clear_times(message: Message) -> None:
-    for field, value in message.ListFields():
-        if isinstance(value, Timestamp):
-            message.ClearField(field.name)
-        elif isinstance(value, Message):
-            _clear_times(value)
-        elif field.message_type is not None:  # a list of messages, or a mapping, perhaps to messages
-            for inner in value.values() if field.message_type.GetOptions().map_entry else value:
-                if isinstance(inner, Message):
-                    _clear_times(inner)
+    made = Registry.FromString(registry.read_bytes())
+    sources = [view.spec.batch_source for view in made.feature_views]
+    for source in sources + [view.batch_source for service in made.feature_services for view in service.spec.features]:
+        source.ClearField("meta")
+    defined = (*made.entities, *made.feature_views, *made.feature_services)
+    return sorted(one.spec.SerializeToString(deterministic=True) for one in defined)

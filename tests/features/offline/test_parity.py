@@ -211,13 +211,7 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
 # ---- to the microsecond
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "sqlite",
-        "redis",
-    ],
-)
+@pytest.mark.parametrize("kind", STORES)
 def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, kind):
     rng, gap = np.random.default_rng(0), 2 * DAY
     pauses = {"u1": gap - US, "u3": gap, "u4": gap + US}
@@ -232,14 +226,7 @@ def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, ki
 
 
 @pytest.mark.parametrize("kind", STORES)
-@pytest.mark.parametrize(
-    ("delay", "length"),
-    [
-        (-US, 2),
-        (0 * US, 1),
-        (US, 1),
-    ],
-)
+@pytest.mark.parametrize(("delay", "length"), [(-US, 2), (0 * US, 1), (US, 1)])
 def test_a_touch_is_known_at_the_same_microsecond_everywhere(toy, make, kind, delay, length):
     rng = np.random.default_rng(0)
     log = pd.DataFrame([toy.touchpoint("u1", START + i * DAY, i, rng) for i in (0, 1)])
