@@ -67,35 +67,28 @@ def build_sources(
     # As many shards as the steps have, so that the rows which are joined to a shard of steps lie near each other.
     shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
-    def by_user(touchpoints: ibis.Table, build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
+    def by_user(build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
         if shards == 1:
-            engine.write(build(touchpoints, spec).order_by("user_id", *_TIMES), path)
+            engine.write(build(some, spec).order_by("user_id", *_TIMES), path)
         else:
             with replacing(path) as folder:
-                engine.write_shards(
-                    touchpoints, lambda some: build(some, spec), folder, shards, lambda _: progress.advance()
-                )
+                engine.write_shards(some, lambda part: build(part, spec), folder, shards, lambda _: progress.advance())
 
-    jobs: dict[str, Callable[[], None]] = {}
-    users = {USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
-    for name, build in users.items():
-        jobs[name] = partial(by_user, some, build, out / f"{name}.parquet")
-
-    def own(view: FeatureViewSpec) -> None:
+    def own(view: FeatureViewSpec, path: Path) -> None:
         table = own_view(engine.read(view.source or ""), view)
-        engine.write(table.order_by(table.columns[0], *_TIMES), out / f"{view.view}.parquet")
+        engine.write(table.order_by(table.columns[0], *_TIMES), path)
 
+    def campaigns(path: Path) -> None:
+        engine.write(campaign_stats(touchpoints, spec).order_by("campaign_id", *_TIMES), path)
+
+    users = {USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
+    jobs: dict[str, Callable[[Path], None]] = {name: partial(by_user, build) for name, build in users.items()}
     jobs |= {view.view: partial(own, view) for view in spec.features if view.source is not None}
-
-    def campaigns() -> None:
-        table = campaign_stats(touchpoints, spec).order_by("campaign_id", *_TIMES)
-        engine.write(table, out / f"{CAMPAIGN_STATS}.parquet")
-
     jobs[CAMPAIGN_STATS] = campaigns
     jobs = {name: job for name, job in jobs.items() if only is None or name in only}
     for done, (name, job) in enumerate(jobs.items()):
         progress.report(done, len(jobs), f"{name}, {rows:,} rows", 1 / shards if name in users else 1.0)
-        job()
+        job(out / f"{name}.parquet")
 
 
 # ---- users
@@ -118,7 +111,7 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
     """The users (`user_id`) whose features at `end` differ from those at `since`, and some others.
 
-    Theirs is a touchpoint or outcome that became known since, or in the hour before, which was not counted yet; a
+    They have a touchpoint or outcome that became known since, or in the hour before, which was not counted yet; a
     touchpoint whose outcomes may still come (`spec.outcome_hours`); or one that has left the days of `user_channel`.
     """
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
@@ -133,9 +126,8 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """One row a user: user_id, timestamp, created_timestamp and the static columns.
 
-    A log does not tell since when a static value is known. It gets a time before the user's first touchpoint, or the
-    join, which looks strictly at the past, would find nothing for that one. The first value counts: a later one would
-    be news from the future.
+    The time lies before the user's first touchpoint, for which the join, which looks strictly at the past, would find
+    nothing else. The first value counts: a later one would be news from the future.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)

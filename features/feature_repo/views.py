@@ -13,47 +13,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import (
-    Entity,
-    FeatureService,
-    FeatureView,
-    Field,
-    FileSource,
-    ValueType,
-)
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bytes, FeastType, Float64, String
 
 from features.feature_repo.sources import CAMPAIGN_DAYS, CAMPAIGN_STATS, USER_CHANNEL, USER_DAYS
 from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
 
-TAGS = {"owner": "ads-platform"}
+Feature = tuple[FeastType, Any]
+"""Type, and what a reader takes where nothing is known."""
+_OWNED: dict[str, Any] = {"owner": "ads-platform", "tags": {"owner": "ads-platform"}}
 
 
 @dataclass(frozen=True)
 class Definitions:
     """The definitions of one feature repository."""
 
-    user: Entity
-    campaign: Entity
-    user_history: FeatureView
-    user_static: FeatureView | None  # None: the data set has no static user columns
-    user_channel: FeatureView
-    campaign_stats: FeatureView
-    own: tuple[FeatureView, ...]  # of files that the data set description names
-    ad_decision: FeatureService
-
-    @property
-    def views(self) -> list[FeatureView]:
-        """The stored feature views."""
-        views = (self.user_history, self.user_static, self.user_channel, self.campaign_stats, *self.own)
-        return [view for view in views if view is not None]
+    entities: tuple[Entity, ...]
+    views: tuple[FeatureView, ...]
+    service: FeatureService
 
     @property
     def objects(self) -> list[Any]:
         """All objects that `feast apply` registers."""
-        sources = [view.batch_source for view in self.views]
-        return [self.user, self.campaign, *self.views, self.ad_decision, *sources]
+        return [*self.entities, *self.views, self.service, *(view.batch_source for view in self.views)]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
@@ -65,27 +48,21 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     """
     user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
-    # A longer pause ends the journey, and the model sees nothing of earlier journeys.
-    pause = timedelta(days=spec.journey_gap_days)
     # No file holds it: training windows are built from the log, and `features.offline.store` materializes from there.
-    user_history = FeatureView(
+    history = FeatureView(
         name=HISTORY,
         description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",
         entities=[user],
         schema=[Field(name=PACKED, dtype=Bytes, tags={"default": "null", "columns": json.dumps(history_types(spec))})],
         source=_source(HISTORY, data),
-        ttl=pause,
-        tags=TAGS,
-        owner=TAGS["owner"],
+        ttl=timedelta(days=spec.journey_gap_days),  # a longer pause ends the journey
+        **_OWNED,
     )
-    static: dict[str, tuple[FeastType, Any]] = {
-        c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static
-    }
-    user_static = None
-    if static:
+    static: list[FeatureView] = []
+    if spec.static:
+        kinds: dict[str, Feature] = {c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static}
         # No expiry: by definition these values do not change.
-        source = _source(STATIC, data)
-        user_static = _view(STATIC, user, "What does not change about a user", static, source, timedelta(0))
+        static = [_view(STATIC, user, "What does not change about a user", kinds, data, timedelta(0))]
     none_yet = [0.0] * len(spec.channels)
     chosen = _chosen_defaults(spec)
     user_channel = _view(
@@ -93,7 +70,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         user,
         f"Touchpoints and clicks of the last {USER_DAYS} days up to a full hour; channels: {', '.join(spec.channels)}",
         {name: (Array(Float64), chosen.get(name, none_yet)) for name in ("uc_touchpoints", "uc_clicks")},
-        _source(USER_CHANNEL, data),
+        data,
         timedelta(days=USER_DAYS),
     )
     # Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0.
@@ -103,40 +80,31 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         campaign,
         f"Touchpoints, rates and mean cost of the last {CAMPAIGN_DAYS * 24} hours up to a full hour",
         {f"campaign_{name}": (Float64, chosen.get(f"campaign_{name}", default)) for name, default in stats.items()},
-        _source(CAMPAIGN_STATS, data),
+        data,
         timedelta(days=CAMPAIGN_DAYS),
     )
     entities = {"user_id": user, "campaign_id": campaign}
     own = [_own(view, entities[view.key], data, chosen) for view in spec.features if view.key is not None]
-    _check_features(spec, (user_channel, campaign_stats))
-    # A decision reads what the model reads, and no more. The history comes first.
-    views = {view.name: view for view in (user_channel, campaign_stats, *own)}
-    chosen_views = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
-    decision: list[Any] = [v for v in (user_history, user_static, *chosen_views) if v is not None]
-    ad_decision = FeatureService(
-        name=AD_DECISION,
-        features=decision,
-        description=f"Features of one ad decision, data set {spec.name}",
-        tags=TAGS,
-        owner=TAGS["owner"],
-    )
-    built_in_fields = {f.name for view in (user_channel, campaign_stats) for f in view.features}
+    built_in = (user_channel, campaign_stats)
+    _check_features(spec, built_in)
     of_the_data_set = {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}
     of_the_data_set |= {field.name for view in own for field in view.features}
-    if taken := built_in_fields & of_the_data_set:
+    if taken := of_the_data_set & {field.name for view in built_in for field in view.features}:
         raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
-    return Definitions(user, campaign, user_history, user_static, user_channel, campaign_stats, tuple(own), ad_decision)
+    # A decision reads what the model reads, and no more. The history comes first.
+    views = {view.name: view for view in (*built_in, *own)}
+    read = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
+    service = FeatureService(
+        name=AD_DECISION,
+        features=[history, *static, *read],
+        description=f"Features of one ad decision, data set {spec.name}",
+        **_OWNED,
+    )
+    return Definitions((user, campaign), (history, *static, *views.values()), service)
 
 
 def _entity(name: str, key: str, description: str) -> Entity:
-    return Entity(
-        name=name,
-        join_keys=[key],
-        value_type=ValueType.STRING,
-        description=description,
-        tags=TAGS,
-        owner=TAGS["owner"],
-    )
+    return Entity(name=name, join_keys=[key], value_type=ValueType.STRING, description=description, **_OWNED)
 
 
 def _source(name: str, data: Path) -> FileSource:
@@ -145,49 +113,37 @@ def _source(name: str, data: Path) -> FileSource:
         path=str(data / f"{name}.parquet"),
         timestamp_field="timestamp",
         created_timestamp_column="created_timestamp",
-        owner=TAGS["owner"],
-        tags=TAGS,
+        **_OWNED,
     )
 
 
-def _field(name: str, dtype: FeastType, default: Any) -> Field:
-    return Field(name=name, dtype=dtype, tags={"default": json.dumps(default)})
-
-
 def _view(
-    name: str,
-    entity: Entity,
-    description: str,
-    features: Mapping[str, tuple[FeastType, Any]],
-    source: FileSource,
-    ttl: timedelta,
+    name: str, entity: Entity, description: str, features: Mapping[str, Feature], data: Path, ttl: timedelta
 ) -> FeatureView:
     return FeatureView(
         name=name,
         description=description,
         entities=[entity],
-        schema=[_field(feature, dtype, default) for feature, (dtype, default) in features.items()],
-        source=source,
+        schema=[
+            Field(name=feature, dtype=dtype, tags={"default": json.dumps(default)})
+            for feature, (dtype, default) in features.items()
+        ],
+        source=_source(name, data),
         ttl=ttl,
-        tags=TAGS,
-        owner=TAGS["owner"],
+        **_OWNED,
     )
 
 
 def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
     """A team's own view, from the copy of its file that `features.feature_repo.sources.own_view` makes."""
-    types: dict[str, FeastType] = {
-        field.name: Array(Float64) if field.by_channel else Float64 if field.kind == "numeric" else String
+    fields: dict[str, Feature] = {
+        field.name: (
+            Array(Float64) if field.by_channel else Float64 if field.kind == "numeric" else String,
+            chosen[field.name],
+        )
         for field in view.fields
     }
-    return _view(
-        view.view,
-        entity,
-        f"From {view.source}",
-        {name: (kind, chosen[name]) for name, kind in types.items()},
-        _source(view.view, data),
-        timedelta(hours=view.ttl_hours or 0),
-    )
+    return _view(view.view, entity, f"From {view.source}", fields, data, timedelta(hours=view.ttl_hours or 0))
 
 
 def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:

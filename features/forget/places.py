@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.collect.removal import ASIDE, drop_hours, remove_users, unreadable
-from features.engine import parquet_files
+from features.engine import facts_of, rows_of
 from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT
@@ -46,7 +46,7 @@ from mtorl.artifact.artifact import ArtifactError, TrainedOn, is_artifact, train
 from mtorl.log.forgotten import Forgotten, alone
 from mtorl.log.lake import Lake
 from mtorl.log.records import Kind
-from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError, fingerprint
+from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError
 from mtorl.runtime import progress
 
 _SETTINGS = "feature_store.yaml"
@@ -58,18 +58,12 @@ _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(des
 
 @dataclass(frozen=True)
 class Report:
-    """Findings of a run, in words where they are texts.
+    """Findings of a run, in words where they are texts."""
 
-    Attributes:
-        removed: How many rows or keys each store lost, by its place in the folder; 0 if it had none.
-        raw: Raw files of logs in which the users still are.
-        models: Models that were trained on the users, or name them.
-    """
-
-    removed: Counter[str] = field(default_factory=Counter)
+    removed: Counter[str] = field(default_factory=Counter)  # rows or keys that each store lost, by its place
     failed: list[str] = field(default_factory=list)
-    raw: list[str] = field(default_factory=list)
-    models: list[TrainedOn] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)  # raw files of logs in which the users still are
+    models: list[TrainedOn] = field(default_factory=list)  # that were trained on the users, or name them
 
 
 def forget(
@@ -94,25 +88,30 @@ def forget(
     with alone(root):
         Forgotten.add(root, users, now, before=before)
         found = _Found.below(root)
-        repos = [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]
         work = _Work(root, users, before)
         work.report.failed.extend(
-            f"{path.relative_to(root)}: left by a process that was killed, and nobody knows what is in it: remove it"
+            f"{path.relative_to(root)}: left by a process that was killed; its content is unknown: remove it"
             for path in found.unfinished
         )
-        work.lakes(found.lakes, now)
+        for lake in found.lakes:
+            work.lake(lake, now)
         work.tables(found.tables)
-        work.logs(found.logs)
+        for log in found.logs:
+            with work.saying(log):
+                _bring_up_to_date(log)
         if users:
             for windows in found.windows:
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            for repo in repos:  # last: who refreshes the store meanwhile finds nobody in the log any more
-                work.each(repo, lambda path: forget_online(path, users), what="online store")
+            # Last: a refresh of the store meanwhile finds no forgotten user in the log any more.
+            for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
+                work.each(repo, lambda path: forget_online(path, users), " (online store)")
             with work.saying(root):
                 work.report.models.extend(trained_on(found.artifacts, users))
-            work.raw_files(found.logs, origin)
+            with work.saying(root):
+                origins = [*origins_of(found.logs), *([origin] if origin else [])]
+                work.report.raw.extend(dict.fromkeys(line for one in origins for line in still_in(one, users)))
     return work.report
 
 
@@ -146,15 +145,14 @@ class _Found:
                 found.lakes.append(place)
                 folders.clear()
                 continue
-            there = set(files)
-            if manifest.FILE in there and manifest.STEPS in folders:
+            if manifest.FILE in files and manifest.STEPS in folders:
                 found.windows.append(place)
                 folders.remove(manifest.STEPS)
-            if _SETTINGS in there:
+            if _SETTINGS in files:
                 found.repositories.append(place)
-            if {LOG_FILE, INGEST_FILE} <= there | set(folders):
+            if {LOG_FILE, INGEST_FILE} <= {*files, *folders}:
                 found.logs.append(place)
-            for file in sorted(there):
+            for file in sorted(files):
                 path = place / file
                 if file.startswith((".", "_")) or path.is_symlink():
                     continue
@@ -170,27 +168,23 @@ class _Work:
 
     def __init__(self, root: Path, users: frozenset[str], before: datetime | None) -> None:
         self.report = Report()
-        self._root = root
-        self._users = users
-        self._before = before
+        self._root, self._users, self._before = root, users, before
 
-    def lakes(self, folders: list[Path], now: datetime) -> None:
+    def lake(self, folder: Path, now: datetime) -> None:
         """Records of users, and hours that are too old."""
-        for folder in folders:
-            with self.saying(folder):
-                lake, removed = Lake.open(folder), Counter[str]()
-                removed.update(remove_users(lake, Forgotten().extended(self._users, now)))
-                if self._before is not None:
-                    removed.update(drop_hours(lake, self._before))
-                store = self._store_of(folder)
-                self.report.failed.extend(ASIDE.format(f"{store}/{name}") for name in unreadable(lake))
-                for name in (f"{kind}s" for kind in get_args(Kind)):
-                    self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
+        with self.saying(folder):
+            lake = Lake.open(folder)
+            removed = remove_users(lake, Forgotten().extended(self._users, now))
+            if self._before is not None:
+                removed += drop_hours(lake, self._before)
+            store = self._store_of(folder)
+            self.report.failed.extend(ASIDE.format(f"{store}/{name}") for name in unreadable(lake))
+            for name in (f"{kind}s" for kind in get_args(Kind)):
+                self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
         """Rows of users and of their decisions."""
-        rows = Rows(self._users, before=self._before)
-        ids: set[str] = set()
+        rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
             with self.saying(path):
@@ -200,29 +194,18 @@ class _Work:
                     ids |= rows.decisions_in(path)
                 elif DECISION in columns:
                     of_decisions.append(path)
-        rows = Rows(self._users, frozenset(ids), self._before)
+        rows = replace(rows, decisions=frozenset(ids))
         todo = [*of_decisions, *of_users]
         for done, path in enumerate(todo, 1):
             self.each(path, rows.remove)
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
-
-    def logs(self, folders: list[Path]) -> None:
-        for folder in folders:
-            with self.saying(folder):
-                _bring_up_to_date(folder)
-
-    def raw_files(self, logs: list[Path], given: Origin | None) -> None:
-        """Report the users that are still in the raw files of logs."""
-        with self.saying(self._root):
-            origins = [*origins_of(logs), *([given] if given else [])]
-            self.report.raw.extend(dict.fromkeys(line for origin in origins for line in still_in(origin, self._users)))
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
         """Remove something from a store, and count it."""
         with self.saying(path):
             removed = remove(path)
             if removed is not None:
-                self.report.removed[self._store_of(path) + (f" ({what})" if what else "")] += removed
+                self.report.removed[self._store_of(path) + what] += removed
 
     @contextmanager
     def saying(self, path: Path) -> Iterator[None]:
@@ -236,16 +219,11 @@ class _Work:
 
     def _store_of(self, path: Path) -> str:
         """The place of a store in the folder; the parts of a table are one."""
-        try:
-            parts = path.relative_to(self._root).parts
-        except ValueError:
+        if not path.is_relative_to(self._root):
             return str(path)
-        store = []
-        for part in parts:
-            store.append(part)
-            if part.endswith(".parquet"):
-                break
-        return "/".join(store) or "."
+        parts = path.relative_to(self._root).parts
+        table = next((i for i, part in enumerate(parts, 1) if part.endswith(".parquet")), len(parts))
+        return "/".join(parts[:table]) or "."
 
 
 def _is_lake(folder: Path) -> bool:
@@ -254,7 +232,7 @@ def _is_lake(folder: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether a file or folder was to replace another, and nobody is at work on it any more."""
+    """Whether a file or folder was to replace another, and no process is at work on it any more."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
     except FileNotFoundError:  # it is finished now
@@ -265,13 +243,6 @@ def _is_unfinished(path: Path) -> bool:
 def _bring_up_to_date(folder: Path) -> None:
     """Update rows, users and fingerprint in the report of a log."""
     report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
-    files = parquet_files(folder / LOG_FILE)
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
-    if report.get("rows") == rows:
-        return
-    users: set[str] = set()
-    for file in files:
-        users.update(pq.read_table(file, columns=[USER])[USER].unique().to_pylist())
-    batches = (batch for file in files for batch in pq.ParquetFile(file).iter_batches())
-    report |= {"rows": rows, "users": len(users), "fingerprint": fingerprint(batches)}
-    (folder / INGEST_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    if report.get("rows") != rows_of(folder / LOG_FILE):
+        text = json.dumps(report | facts_of(folder / LOG_FILE), indent=2)
+        (folder / INGEST_FILE).write_text(text, encoding="utf-8")

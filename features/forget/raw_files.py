@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import ibis
@@ -23,7 +24,7 @@ from features.ingest.adapters.values import value_of
 from features.ingest.ingest import read_log
 from features.ingest.log_folder import RAW, Origin
 from features.ingest.object_store import is_remote
-from mtorl.log.dataset import SpecError
+from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.log.touchpoints import INGEST_FILE, LogError
 
@@ -40,7 +41,7 @@ def origins_of(logs: Iterable[Path]) -> list[Origin]:
 def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
     """Report for each file of an origin how many rows of the users it has, or why that is unknown; nothing for none."""
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
-        look = _Look(engine, Path(scratch), origin, users)
+        look = _Look(engine, Path(scratch), origin.spec, sorted(users))
         named = [(origin.log, look.log)]
         if origin.spec.conversions:
             named.append((origin.spec.conversions.source, look.conversions))
@@ -49,7 +50,7 @@ def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
             if is_remote(name):
                 yield f"{name}: not looked into, since it is in an object store"
             elif not Path(name).exists():
-                yield f"{name}: not there any more; wherever it is now, nobody has looked into it"
+                yield f"{name}: not there any more; the file was not looked into"
             else:
                 try:
                     with files.readable(Path(name)):
@@ -59,39 +60,42 @@ def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
                     yield f"not looked into: {str(error).splitlines()[0]}"
                     continue
                 if count:
-                    rows = f"{count:,} row{'s' * (count != 1)}"
-                    yield f"{name}: {rows} of {'the user' if len(users) == 1 else 'the users'} (by {column!r})"
+                    rows, of = "row" if count == 1 else "rows", "the user" if len(users) == 1 else "the users"
+                    yield f"{name}: {count:,} {rows} of {of} (by {column!r})"
 
 
+@dataclass
 class _Look:
     """Finds the rows of users in the files of an origin; methods return them and the column that names the users."""
 
-    def __init__(self, engine: Engine, scratch: Path, origin: Origin, users: frozenset[str]) -> None:
-        self._engine, self._scratch, self._spec, self._users = engine, scratch, origin.spec, sorted(users)
-        self._ids: ibis.Table | None = None  # of the users' touchpoints, where conversions name these
+    engine: Engine
+    scratch: Path
+    spec: DatasetSpec
+    users: list[str]
+    ids: ibis.Table | None = None  # of the users' touchpoints, where conversions name these
 
     def log(self, path: Path) -> tuple[ibis.Table, str]:
-        adapter, spec, raw = read_log(self._engine, path, self._spec, self._scratch)
+        adapter, spec, raw = read_log(self.engine, path, self.spec, self.scratch)
         adapted = adapter.adapt(raw, spec)
-        rows = adapted.filter(values.text(adapted[USER]).isin(self._users))
+        rows = adapted.filter(values.text(adapted[USER]).isin(self.users))
         if TOUCHPOINT_ID in rows.columns:
-            self._ids = rows.select(key=values.text(rows[TOUCHPOINT_ID])).distinct()
+            self.ids = rows.select(key=values.text(rows[TOUCHPOINT_ID])).distinct()
         return rows, adapter.called(spec).get(USER, USER)
 
     def conversions(self, path: Path) -> tuple[ibis.Table, str]:
-        told = self._spec.conversions
+        told = self.spec.conversions
         assert told is not None
         source = told.columns[told.key]
-        if told.key == TOUCHPOINT_ID and self._ids is None:
+        if told.key == TOUCHPOINT_ID and self.ids is None:
             raise LogError(f"{path}: only the log says whose touchpoints are named in {source.column!r}")
         rows = self._table(path, told.file.separator)
         rows = rows.select(key=values.text(value_of(rows, source)))
-        found = rows.filter(rows["key"].isin(self._users)) if self._ids is None else rows.semi_join(self._ids, "key")
+        found = rows.filter(rows["key"].isin(self.users)) if self.ids is None else rows.semi_join(self.ids, "key")
         return found, str(source.column)
 
     def view(self, path: Path) -> tuple[ibis.Table, str]:
         rows = self._table(path)
-        return rows.filter(values.text(rows[USER]).isin(self._users)), USER
+        return rows.filter(values.text(rows[USER]).isin(self.users)), USER
 
     def _table(self, path: Path, separator: str | None = None) -> ibis.Table:
-        return files.read(self._engine, path, Path(tempfile.mkdtemp(dir=self._scratch)), separator)
+        return files.read(self.engine, path, Path(tempfile.mkdtemp(dir=self.scratch)), separator)

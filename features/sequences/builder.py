@@ -16,8 +16,7 @@ A log that was ingested here is clean, which what was written shows. In a log fr
    on what came later, so the future can't leak in. The exception are rows that arrived late: they count at the time
    when they happened, and may move a touchpoint of the same time by a microsecond.
 
-Nothing in a row depends on a later one. `step` counts earlier touchpoints that arrived late, too: it says where a row
-stands, and is no feature. A large log is built shard by shard, so memory does not grow with it.
+Nothing in a row depends on a later one. `step` counts earlier touchpoints that arrived late, too, and is no feature.
 """
 
 from __future__ import annotations
@@ -51,10 +50,8 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
     """Clean the touchpoints of a canonical log; `clean`: nothing has to be dropped or moved (None asks the engine).
 
-    Returns:
-        In no order, `spec.log_columns` in canonical types, the times of `spec.timed` outcomes, `created_timestamp` and
-        `collected` if the log has them, and `known`: the time from which a row may be used, the later of the two times.
-        Without arrival times a row is known when it happens.
+    The columns are those of `canonical`, and `known`: the time from which a row may be used, the later one of its time
+    and its arrival, if there is any.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -82,7 +79,7 @@ def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
 
 
 def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count the rows that `kept` drops and moves: dropped_duplicates, moved_ties, capped_users, dropped_by_cap."""
+    """Count the rows that `kept` drops and moves."""
     first = ~marked._repeated
     beyond = marked._place > spec.max_touchpoints
     counts = {
@@ -109,8 +106,8 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
     """The earliest strictly increasing times that are not before a user's own: max over j <= i of t_j + (i - j).
 
-    This is the one rule for ties: touchpoints of a user at the same time are put 1 us apart. `place` numbers the rows
-    of a user, and `so_far` is the SQL window from the user's first row to this one.
+    So touchpoints of a user at the same time are put 1 us apart. `place` numbers the rows of a user, and `so_far` is
+    the SQL window from the user's first row to this one.
     """
     return place + (micros - place).max().over(so_far)
 
@@ -175,22 +172,11 @@ def late_rows(touchpoints: ibis.Table) -> ibis.Table:
 
 
 def build(
-    engine: Engine,
-    log_path: Path | str,
-    spec: DatasetSpec,
-    out_dir: Path | str,
-    shards: int = 0,
-    log_fingerprint: str = "",
+    engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str, log_fingerprint: str = ""
 ) -> Manifest:
     """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json, all at once or nothing.
 
-    Args:
-        log_path: Canonical touchpoint log; a log from elsewhere is cleaned.
-        shards: Number of shards; 0 takes one for each 250,000 rows.
-        log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log, if it is known.
-
-    Raises:
-        LogError: the log has no rows, lacks a column, or has rows without user or time.
+    A log from elsewhere is cleaned. One without rows, or without a column, user or time, is a `LogError`.
     """
     log = canonical(engine.read(log_path), spec)
     without_key = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
@@ -198,10 +184,9 @@ def build(
     if not size["rows"]:
         raise LogError(f"{log_path}: the log has no rows")
     if size["without_key"]:
-        raise LogError(
-            f"{log_path}: {size['without_key']:,} rows without user_id or timestamp; see `mtorl data validate`"
-        )
-    shards = shards or math.ceil(size["rows"] / ROWS_PER_SHARD)
+        without = f"{size['without_key']:,} rows without user_id or timestamp"
+        raise LogError(f"{log_path}: {without}; see `mtorl data validate`")
+    shards = math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
             # Nearly every log is clean. Looking first would cost one more pass; what was written shows it as well.
@@ -242,9 +227,7 @@ def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
     """Write the shards; returns a survey of each, and the counts of cleaned rows."""
-    counts = Counter(dict.fromkeys(NOT_IN_ROWS, 0))
-
-    scratch = folder / ".marked"
+    counts, scratch = Counter(dict.fromkeys(NOT_IN_ROWS, 0)), folder / ".marked"
 
     def prepare(part: ibis.Table) -> ibis.Table:
         if clean:

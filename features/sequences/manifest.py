@@ -14,10 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +110,15 @@ class Survey:
 def survey(path: Path, file: str) -> Survey:
     """Read a shard of steps: counts, digests, and whether its rows are in order; `file` is its name in the manifest."""
     with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
-        arrow = parquet.schema_arrow
-        content = _Content(arrow)
-        counter = _Counter()
+        arrow, counter = parquet.schema_arrow, _Counter()
+        columns = [ColumnDigest() for _ in arrow]
         running: list[Future[None]] = []
         for batch in parquet.iter_batches(_BATCH):
             _finish(running)  # batches of a column must be added one after the other; the next one is read meanwhile
-            updates: list[Callable[[], None]] = [*content.updates(batch), partial(counter.update, batch)]
-            running = [pool.submit(update) for update in updates]
+            running = [pool.submit(column.update, of) for column, of in zip(columns, batch.columns, strict=True)]
+            running.append(pool.submit(counter.update, batch))
         _finish(running)
+    content = "\n".join(f"{of.name}:{of.type}:{column.hexdigest()}" for of, column in zip(arrow, columns, strict=True))
     with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     lengths = counter.lengths()
@@ -130,7 +129,7 @@ def survey(path: Path, file: str) -> Survey:
         int((lengths == 1).sum()),
         int(lengths.max(initial=0)),
         counter.in_order,
-        content.hexdigest(),
+        hashlib.sha256(content.encode()).hexdigest(),
     )
 
 
@@ -141,7 +140,7 @@ def _finish(running: Iterable[Future[None]]) -> None:
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
     """The manifest of surveyed shards, at least one; `cleaned` are the counts `NOT_IN_ROWS`."""
-    content = _content_sha256(surveys)
+    content = hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(
         dataset=dataset,
@@ -157,10 +156,6 @@ def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_finger
         log_fingerprint=log_fingerprint or content,
         **cleaned,
     )
-
-
-def _content_sha256(surveys: Iterable[Survey]) -> str:
-    return hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
@@ -193,7 +188,7 @@ def remove_users(folder: Path | str, users: Collection[str]) -> int:
     def without(rows: pa.Table) -> pa.Table:
         return rows.filter(pc.invert(pc.is_in(rows["user_id"], wanted)))
 
-    # Of which log these are the rows, nobody knows any more.
+    # It is unknown of which log these are the rows.
     return manifest.rows - _replace_shards(folder, manifest, without, log_fingerprint="").rows
 
 
@@ -213,22 +208,6 @@ def _replace_shards(
         written = manifest_of(surveys, manifest.dataset, manifest.engine, log_fingerprint, **kept)
         written.write(temporary)
     return written
-
-
-class _Content:
-    """Running digest of rows: of each column, with its name and type."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._columns = [(f"{field.name}:{field.type}", ColumnDigest()) for field in schema]
-
-    def updates(self, batch: pa.RecordBatch) -> Iterator[Callable[[], None]]:
-        """The calls that add a batch, one for each column; they may run at the same time."""
-        for (_, column), values in zip(self._columns, batch.columns, strict=True):
-            yield partial(column.update, values)
-
-    def hexdigest(self) -> str:
-        text = "\n".join(f"{name}:{column.hexdigest()}" for name, column in self._columns)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Counter:

@@ -127,11 +127,11 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     made = build(spec, tmp_path)
     features = {field.name for view in made.views for field in view.features}
     assert {PACKED, *(c.name for c in spec.static)} <= features
-    columns = json.loads(made.user_history.features[0].tags["columns"])
+    columns = json.loads(made.views[0].features[0].tags["columns"])
     assert columns == history_types(spec) and {f"hist_{c.name}" for c in spec.context} <= set(columns)
-    assert (made.user_static is not None) == bool(spec.static)
+    assert (STATIC in [view.name for view in made.views]) == bool(spec.static)
     known = [HISTORY, *([STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
-    assert [p.name for p in made.ad_decision.feature_view_projections] == known
+    assert [p.name for p in made.service.feature_view_projections] == known
 
 
 def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):

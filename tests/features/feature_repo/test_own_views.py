@@ -86,11 +86,10 @@ def test_a_file_that_does_not_fit_is_named(toy, tmp_path, field, message):
 
 def test_a_view_has_the_life_that_its_description_says(toy, tmp_path):
     field = {"name": "degrees", "kind": "numeric", "missing": "zero"}
-    (view,) = build(described(toy, tmp_path, field, ttl_hours=1.5), tmp_path).own
+    view = build(described(toy, tmp_path, field, ttl_hours=1.5), tmp_path).views[-1]
     assert (view.name, view.entities, view.ttl) == ("weather", ["campaign"], timedelta(hours=1.5))
     assert {field.name: field.tags for field in view.features} == {"degrees": {"default": "0.0"}}
-    (forever,) = build(described(toy, tmp_path, field), tmp_path).own
-    assert forever.ttl == timedelta(0)
+    assert build(described(toy, tmp_path, field), tmp_path).views[-1].ttl == timedelta(0)
 
 
 @pytest.mark.parametrize(

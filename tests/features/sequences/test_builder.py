@@ -113,12 +113,13 @@ def steps_of(folder: Path) -> pd.DataFrame:
     most=st.sampled_from([3, 10_000]),
 )
 @example(seed=0, late=0.4, shards=3, most=3)
-def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards, most):
+def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, monkeypatch, seed, late, shards, most):
     spec = toy.spec.replace(max_touchpoints=most)
     log = messy(toy, seed, late)
     path = toy.write(log, tmp_path / "log.parquet")
+    monkeypatch.setattr(sequences, "ROWS_PER_SHARD", math.ceil(len(log) / shards))
     with open_engine() as engine:
-        made = build(engine, path, spec, tmp_path / "windows", shards)
+        made = build(engine, path, spec, tmp_path / "windows")
     found = steps_of(tmp_path / "windows")
     own = [name for name in ("created_timestamp",) if name in log]
     assert list(found.columns) == ["user_id", "timestamp", *own, "step", *spec.log_columns[2:]]
@@ -131,14 +132,15 @@ def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards,
 
 @pytest.mark.long
 @pytest.mark.parametrize("late", [0.0, 0.3])
-def test_spark_gives_the_same_bits(toy, tmp_path, late):
+def test_spark_gives_the_same_bits(toy, tmp_path, monkeypatch, late):
     spec = toy.spec.replace(max_touchpoints=8)
     log = messy(toy, 5, late, users=60)
+    monkeypatch.setattr(sequences, "ROWS_PER_SHARD", math.ceil(len(log) / 3))
     path = toy.write(log, tmp_path / "log.parquet")
     made = {}
     for name in ("duckdb", "spark"):
         with open_engine(name) as engine:
-            made[name] = build(engine, path, spec, tmp_path / name, shards=3)
+            made[name] = build(engine, path, spec, tmp_path / name)
         read_back(tmp_path / name)
     check(steps_of(tmp_path / "spark"), log, spec)
     duckdb, spark = made["duckdb"], made["spark"]
@@ -199,10 +201,11 @@ def read_back(folder: Path) -> Manifest:
 
 
 @pytest.fixture
-def windows(toy, tmp_path) -> Path:
-    path = toy.write(messy(toy, 1, 0.0, users=30), tmp_path / "log.parquet")
+def windows(toy, tmp_path, monkeypatch) -> Path:
+    log = messy(toy, 1, 0.0, users=30)
+    monkeypatch.setattr(sequences, "ROWS_PER_SHARD", math.ceil(len(log) / 2))
     with open_engine() as engine:
-        build(engine, path, toy.spec, tmp_path / "windows", shards=2)
+        build(engine, toy.write(log, tmp_path / "log.parquet"), toy.spec, tmp_path / "windows")
     return tmp_path / "windows"
 
 

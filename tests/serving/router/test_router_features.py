@@ -221,9 +221,9 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     made = build(SPEC, tmp_path / "data")
     bare = FeatureView(
         name="bare",
-        entities=[made.user],
+        entities=[made.entities[0]],
         schema=[Field(name="score", dtype=Float64)],
-        source=made.user_history.batch_source,
+        source=made.views[0].batch_source,
     )
     channel = Entity(name="channel", join_keys=["channel"], value_type=ValueType.STRING)
     score = [Field(name="score", dtype=Float64)]
@@ -246,7 +246,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     ):
         with pytest.raises(SettingsError, match=message):
             FeastSource(tmp_path, service)
-    store.apply(build(WITHOUT_FEATURES, tmp_path / "data").ad_decision)
+    store.apply(build(WITHOUT_FEATURES, tmp_path / "data").service)
     os.utime(tmp_path / "registry.db", (0, 0))
     with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
         FeastSource(tmp_path, AD_DECISION, SPEC)
