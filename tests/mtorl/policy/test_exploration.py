@@ -95,3 +95,11 @@ def test_exposure_alone_leaves_the_channel_to_the_policy() -> None:
     choice = Choice("a", False, {"a": 0.6}, {"a": 0.0})
     assert explore(choice, how, CHANNELS, 0.1) == (Choice("a", True, {"a": 0.6}, {"a": 0.25}), True)
     assert explore(choice, how, CHANNELS, 0.3) == (Choice("a", False, {"a": 0.6}, {"a": 0.25}), False)
+
+
+def test_the_two_draws_of_a_decision_are_independent() -> None:
+    places: Counter[tuple[bool, bool]] = Counter()
+    for i in range(4000):
+        key = ("e", "s", f"u{i}", "c", "r")
+        places[draw(*key) < 0.5, draw(*key, "explore") < 0.5] += 1
+    assert all(abs(count - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75) for count in places.values())
