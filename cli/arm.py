@@ -27,7 +27,7 @@ def check(
     """
     with exit_codes():
         from mtorl.log.dataset import DatasetSpec
-        from serving.router.flow.arm_check import check_arm
+        from serving.router.arm_check import check_arm
 
         found = check_arm(endpoint, DatasetSpec.load(dataset), name)
     for finding in found:

@@ -29,7 +29,7 @@ def agree(settings: Settings) -> None:
     from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
     from serving.ledger import LedgerUnavailable, open_ledger
-    from serving.router.flow.ledger_of_log import agree as agree_to
+    from serving.router.flow.budgets import agree as agree_to
     from serving.router.ops.settings import RouterSettings
 
     with exit_codes(LedgerUnavailable, LogError):

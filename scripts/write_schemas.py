@@ -29,7 +29,7 @@ MODELS = {
     "router-settings": "serving.router.ops.settings:RouterSettings",
     "decision-request": "serving.router.flow.requests:DecisionBody",
     "outcome-report": "serving.router.flow.requests:OutcomeBody",
-    "drill": "serving.router.flow.drills:Drill",
+    "drill": "serving.router.ops.drills:Drill",
     "decision-record": "mtorl.log.records:DecisionRecord",
     "outcome-record": "mtorl.log.records:OutcomeRecord",
     "shadow-record": "mtorl.log.records:ShadowRecord",

@@ -32,6 +32,7 @@ try:
     from kserve.model_server import app  # noqa: F401
     from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as grpc_v2  # noqa: F401
     from kserve.protocol.grpc.servicer import InferenceServicer  # noqa: F401
+    from kserve.protocol.rest import v2_datamodels  # noqa: F401
 finally:
     sys.argv = _argv
 

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
@@ -22,18 +23,16 @@ from serving.decision_log.shipper import Shipper
 from serving.ledger import EXPIRE_AT_ONCE, Balance, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
-from serving.router.flow.arm_watch import ArmWatch
-from serving.router.flow.arms import Arms
+from serving.router.flow.arms import Arms, ArmWatch
 from serving.router.flow.budgets import Budgets, concerns
 from serving.router.flow.decider import Decider
-from serving.router.flow.drills import Drills
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource, RegistryAwaited
 from serving.router.flow.outcomes import OutcomeIntake
-from serving.router.flow.pipeline import Pipeline, features, model, money, record, still_paid
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
 from serving.router.flow.shadow import Shadow
-from serving.router.flow.stages import Stages
+from serving.router.flow.stages import Breaker, Pipeline, decision_stages, repeat_stages
 from serving.router.ops import metrics, tracing
+from serving.router.ops.drills import Drills
 from serving.router.ops.health import FoundFeatures, Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
@@ -55,12 +54,8 @@ _SENT = "sent.json"  # beside the log: how far it is sent to the sink
 class Router:
     """The router without HTTP; `async with` starts and stops it. Starting may take long, and `health` says for what.
 
-    Args:
-        features: In place of the Feast repository of the settings.
-
-    Raises:
-        SettingsError, SpecError: It can't start like this. Entering it raises SettingsError, if the feature repository
-            is not what the settings say, SpoolError, and LedgerInUse.
+    `features` replace the Feast repository of the settings. Raises SettingsError or SpecError; entering it raises
+    SettingsError, if the feature repository is not what the settings say, SpoolError, and LedgerInUse.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -123,14 +118,8 @@ class Router:
         watches = (self._watch_disk, self._watch_ledger)
         rounds = (self._follow_experiment, self._expire_reservations, self._show, self._prune_log, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
-        background = (
-            self.budgets.settler.run(),
-            self._arm_watch.run(),
-            self._shadow.run(),
-            accounts,
-            *map(self._every_second, rounds),
-        )
-        self._tasks += [asyncio.create_task(work) for work in background]
+        background = (self.budgets.settler.run(), self._arm_watch.run(), self._shadow.run(), accounts)
+        self._tasks += [asyncio.create_task(work) for work in (*background, *map(self._every_second, rounds))]
         if self._settings.tracing is not None:
             await asyncio.to_thread(tracing.start, self._settings.tracing)
         self.health.waiting_for = ""
@@ -160,14 +149,10 @@ class Router:
         self.shippers = {"lake": (uploader := Shipper(self.spool, lake, position.UPLOADED))}
         if (sink := open_sink(settings)) is not None:
             self.shippers["sink"] = Shipper(self.spool, sink, _SENT, uploader)
-        around = Stages(self.health, self.drills or Drills())
-        stages = (
-            features(self._features, FoundFeatures(self.health)),
-            model(self._arms, self.budgets),
-            money(self.budgets),
-            record(self.spool, settings.window_share),
-        )
-        pipeline, repeats = Pipeline(stages, around), Pipeline([still_paid(self.budgets)], around)
+        found = FoundFeatures(self.health)
+        stages = decision_stages(self._features, found, self._arms, self.budgets, self.spool, settings.window_share)
+        around = self.health, self.drills or Drills(), defaultdict[str, Breaker](Breaker)
+        pipeline, repeats = Pipeline(stages, *around), Pipeline(repeat_stages(self.budgets), *around)
         self._shadow = Shadow(self._arms, self.spool, self.health)
         self.decider = Decider(self.live, pipeline, repeats, self.budgets, self.spool, self._seconds, self._shadow)
         self.outcomes = OutcomeIntake(
@@ -207,14 +192,6 @@ class Router:
             )
         return found
 
-    async def _set_accounts(self) -> None:
-        try:
-            await self.budgets.set_accounts(self.live.experiments, self.spool)
-            self.health.report("ledger")
-        except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit that it can't hold
-            self.health.report("ledger", error)
-            log.error("the accounts can't be set: %s", error)
-
     async def _show_life(self) -> None:
         """Feed the liveness probe. Housekeeping can't do it: it may wait for a store."""
         while True:
@@ -222,23 +199,18 @@ class Router:
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _every_second(
-        self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] | None = None
+        self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
     ) -> None:
         """Housekeeping of one kind. Each has a task of its own: the kill switch waits for no ledger and no backlog.
 
-        Args:
-            work: One round.
-            sooner: Polled; True starts a round at once, unless the last one failed.
+        If `sooner` is true, a round starts at once, unless the last one failed.
         """
         done = True
         while True:
-            if sooner is None or not done:
-                await asyncio.sleep(_TICK_SECONDS)
-            else:
-                for _ in range(_LOOKS):
-                    await asyncio.sleep(_TICK_SECONDS / _LOOKS)
-                    if sooner():
-                        break
+            for _ in range(_LOOKS):
+                await asyncio.sleep(_TICK_SECONDS / _LOOKS)
+                if done and sooner():
+                    break
             done = await self._attempt(work)
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
@@ -264,7 +236,11 @@ class Router:
     async def _keep_accounts(self) -> None:
         experiments = self._accounts_kept_for = self.live.experiments
         if not self.budgets.set_up_for(experiments):
-            await self._set_accounts()
+            try:
+                await self.budgets.set_accounts(experiments, self.spool)
+            except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit that it can't hold
+                self.health.report("ledger", error)
+                log.error("the accounts can't be set: %s", error)
         balances = await asyncio.to_thread(self.budgets.pacer.refresh, experiments)
         if time.monotonic() >= self._show_accounts_at:
             began = time.monotonic()
@@ -280,7 +256,7 @@ class Router:
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()
-        metrics.show_pacing_lease(balances is not None)
+        metrics.PACING_LEADER.set(balances is not None)
         metrics.show_prices(pacer.by_arm())
         metrics.show_budget(balances or ())
         metrics.show_overruns(self._limits.overruns(balances or ()))

@@ -60,6 +60,12 @@ def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
     return {"user_id": user_id, "campaign_id": "spring", "context": CONTEXT, **changes}
 
 
+def event(decision_id: str, kind: str = "cost", value: float = 0.01, event_id: str = "e1") -> dict[str, Any]:
+    """An outcome, as callers report it."""
+    at = "2026-01-01T12:00:00Z"
+    return {"event_id": event_id, "decision_id": decision_id, "kind": kind, "value": value, "event_time": at}
+
+
 def arms(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": name, "weight": 0.5, **fields} for name in ("incumbent", "challenger")]
 
@@ -273,9 +279,7 @@ class Harness:
         return predictions
 
     async def outcome(self, decision_id: str, kind: str, value: float, event_id: str = "e1") -> dict[str, int]:
-        event = {"event_id": event_id, "decision_id": decision_id, "kind": kind, "value": value}
-        event["event_time"] = "2026-01-01T12:00:00Z"
-        response = await self.post("/v1/outcomes", {"outcomes": [event]})
+        response = await self.post("/v1/outcomes", {"outcomes": [event(decision_id, kind, value, event_id)]})
         assert response.status_code == 200, response.text
         counts: dict[str, int] = response.json()
         return counts

@@ -21,6 +21,8 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from time import perf_counter
 
+from serving.router.ops.metrics import Stage
+
 _INITIAL = 8  # the limit at the start
 _STEP = 0.01  # of the limit, for an answer that took no time at all
 _TARGET = 0.5  # in deadlines, at the start
@@ -29,59 +31,54 @@ _TARGET_STEP = 0.01  # of the target, for a late answer
 _LATE_SHARE = 0.004  # of the answers, in the long run
 _LATE_TIME = 2.2  # in targets: latency that a late answer counts with; its true one is unknown
 PATIENCE = 0.15  # in deadlines: how long a request waits for room
-_REFUSAL = 0.5  # in deadlines: until a refusal is sent
+_REFUSAL = 0.5  # in deadlines
 _MEMORY = 0.05  # weight of an answer in the mean latency
 _STALE = 100.0  # in deadlines without a request: after it, the limit learned under load is forgotten
 _MOST_WAITING = 512
+# When each stage must be over, as a part of the deadline. The rest is for a busy event loop, and for the way out.
+_ENDS: dict[Stage, float] = {"features": 0.65, "model": 0.8, "ledger": 0.85, "log": 0.9}
+_LOG_NEEDS = 0.05  # of the deadline, even if nothing is left: a decision without a record is worth little
 
 
 class Saturated(RuntimeError):
     """There is no room for one more request; try again later."""
 
 
-class AdmittedRequest:
-    """A request that is worked on.
+class Deadline:
+    """The time of a request that arrives now, before it waits for room; `seconds` are for all stages together."""
 
-    Args:
-        arrived: `time.perf_counter` when it was read, before it waited for room.
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.arrived = perf_counter()
+        self.late = False  # whether something was left out for lack of time ...
+        self.failed = False  # ... or because a part is broken
 
-    Attributes:
-        late: Whether something was left out for lack of time.
-        failed: Whether something was left out because a part is broken.
-    """
+    def elapsed(self) -> float:
+        """Seconds since the request arrived."""
+        return perf_counter() - self.arrived
 
-    def __init__(self, arrived: float) -> None:
-        self.arrived = arrived
-        self.late = False
-        self.failed = False
+    def left(self, stage: Stage) -> float:
+        """Seconds that a stage has from now on; at zero or less it can't start."""
+        left = _ENDS[stage] * self._seconds - self.elapsed()
+        return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 
 
-CURRENT: ContextVar[AdmittedRequest | None] = ContextVar("CURRENT", default=None)
-"""The request of this context."""
+CURRENT: ContextVar[Deadline | None] = ContextVar("CURRENT", default=None)
+"""Of the request of this context."""
 
 
 class Admission:
-    """Counts requests; for one event loop.
-
-    Args:
-        most: Upper bound of `limit`.
-        seconds: Deadline of an answer.
-
-    Attributes:
-        limit: Requests that may be in flight now; `inside` are.
-        target: Seconds that answers may take in the mean.
-        refusal_seconds: Delay of a refusal: callers that retry at once would keep the process busy with refusals.
-    """
+    """Counts requests, `most` in flight, with a deadline of `seconds` for an answer; for one event loop."""
 
     def __init__(self, most: int, seconds: float) -> None:
-        self.limit = float(min(most, _INITIAL))
+        self.limit = float(min(most, _INITIAL))  # of the requests in flight now
         self.inside = 0
-        self.target = _TARGET * seconds
+        self.target = _TARGET * seconds  # of the mean latency
         self._most = most
         self._seconds = seconds
         self._mean = 0.0  # latency of recent answers, seconds
         self._left = 0.0  # when the last answer left
-        self.refusal_seconds = _REFUSAL * seconds
+        self.refusal_seconds = _REFUSAL * seconds  # until a refusal is sent: callers may retry at once
         self._patience = PATIENCE * seconds
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -96,7 +93,7 @@ class Admission:
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
         """Work on a request that arrived just now, or raise Saturated."""
-        request = AdmittedRequest(perf_counter())
+        request = Deadline(self._seconds)
         if not self.inside and request.arrived - self._left > _STALE * self._seconds:
             self.limit, self._mean = max(self.limit, min(self._most, _INITIAL)), 0.0
         if self.inside < int(self.limit) and not self._waiting:
@@ -139,7 +136,7 @@ class Admission:
                 self.inside += 1
                 turn.set_result(None)
 
-    def _learn(self, request: AdmittedRequest, seconds: float) -> None:
+    def _learn(self, request: Deadline, seconds: float) -> None:
         self._mean += _MEMORY * (seconds - self._mean)
         crowded = request.late and self.inside > 1  # one alone is late for other reasons than load
         if request.failed or (self.inside < self.limit / 2 and not crowded):

@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import cache
-from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection, IncompleteRead
+from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -38,11 +38,12 @@ class ArmClient:
         free = self._free[f"{place.scheme}://{place.netloc}"]
         connection = _usable(free)
         for again in (connection is not None, False):
-            connection = connection or _Connection(place)
             try:
-                answer = connection.post(place, body, headers, until)
+                connection = connection or _Connection(place, until)
+                response, answer = connection.post(body, headers, place, until)
             except BaseException as error:
-                connection.close()
+                if connection is not None:
+                    connection.close()
                 # The server closed an idle connection as the request was sent: retry once, on a new one.
                 if again and isinstance(error, ConnectionError):
                     connection = None
@@ -50,9 +51,11 @@ class ArmClient:
                 if isinstance(error, HTTPException | OSError | ValueError) and not isinstance(error, TimeoutError):
                     raise ArmError(f"{shown(url)}: {type(error).__name__}: {error}", "unreachable") from error
                 raise
-            if connection.open:
+            if response.will_close:
+                connection.close()
+            else:
                 free.append(connection)
-            return answer
+            return response.status, response.headers, answer
         raise AssertionError
 
     def close(self) -> None:
@@ -64,113 +67,57 @@ class ArmClient:
 
 def shown(url: str) -> str:
     """A URL without its user name and password."""
-    place = _split(url)
-    return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
-
-
-class _OnSocket(HTTPConnection):
-    """A connection to a Unix socket, whose path is the host of the URL."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    @override
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-class _Bounded:
-    """A socket with a deadline for a whole answer: http.client reads it line by line, each with a timeout of its own.
-
-    http.client also sends the head alone, for which a server would wake up twice. Here head and body go together.
-    """
-
-    def __init__(self, sock: socket.socket, until: float) -> None:
-        self._sock = sock
-        self.until = until
-        self._unsent: list[bytes] = []
-
-    def sendall(self, data: bytes) -> None:
-        self._unsent.append(data)
-
-    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        question = b"".join(self._unsent)
-        self._unsent.clear()
-        self._sock.settimeout(_left(self.until))
-        self._sock.sendall(question)
-        return io.BufferedReader(_Reader(self, self._sock))
-
-    def silent(self) -> bool:
-        """Whether nothing was received, not even the end of the connection."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(0)
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, of: _Bounded, sock: socket.socket) -> None:
-        self._of = of
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open until the answer is read
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(_left(self._of.until))
-        return self._raw.readinto(buffer)
-
-    @override
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+    return _split(url)._replace(netloc=_host(_split(url))).geturl()
 
 
 class _Connection:
-    def __init__(self, place: SplitResult) -> None:
-        self._http: HTTPConnection
+    """A connection with a deadline for a whole answer: http.client has a timeout for each piece of it.
+
+    http.client would also send the head alone, for which a server would wake up twice. Here head and body go together.
+    """
+
+    def __init__(self, place: SplitResult, until: float) -> None:
         if place.scheme == UNIX:
-            self._http = _OnSocket(unquote(place.netloc))
-        elif place.scheme == "https":
-            self._http = HTTPSConnection(place.hostname or "", place.port, context=_trusted())
+            self._socket = socket.socket(socket.AF_UNIX)
+            try:
+                self._socket.settimeout(_left(until))
+                self._socket.connect(unquote(place.netloc))
+            except OSError:
+                self._socket.close()
+                raise
         else:
-            self._http = HTTPConnection(place.hostname or "", place.port)
-        self._secret = _authorization(place)
-        self._bounded: _Bounded | None = None
+            port = place.port or (443 if place.scheme == "https" else 80)
+            self._socket = socket.create_connection((place.hostname, port), _left(until))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if place.scheme == "https":
+                self._socket = _trusted().wrap_socket(self._socket, server_hostname=place.hostname)
+        self._until = until
         self._used = monotonic()
 
     @property
-    def open(self) -> bool:
-        return self._http.sock is not None
-
-    @property
     def usable(self) -> bool:
-        lately = monotonic() - self._used < _IDLE_SECONDS
-        return lately and self._bounded is not None and self._bounded.silent()
+        """Whether it was used lately, and nothing was received since, not even the end of the connection."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return monotonic() - self._used < _IDLE_SECONDS and not poll.poll(0)
 
     def close(self) -> None:
-        self._http.close()
+        self._socket.close()
 
     def post(
-        self, place: SplitResult, body: bytes, headers: Mapping[str, str], until: float
-    ) -> tuple[int, HTTPMessage, bytes]:
-        if self._bounded is None:
-            self._http.timeout = _left(until)
-            self._http.connect()
-            self._bounded = _Bounded(self._http.sock, until)
-            self._http.sock = self._bounded  # it has what http.client calls
-        self._bounded.until = until
-        self._http.request(
-            "POST", f"{place.path or '/'}{'?' * bool(place.query)}{place.query}", body, {**self._secret, **headers}
-        )
-        response = self._http.getresponse()
+        self, body: bytes, headers: Mapping[str, str], place: SplitResult, until: float
+    ) -> tuple[HTTPResponse, bytes]:
+        self._until = until
+        host = "localhost" if place.scheme == UNIX else _host(place)
+        lines = [
+            f"POST {place.path or '/'}{'?' * bool(place.query)}{place.query} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in {"host": host, **_authorization(place), **headers}.items()),
+            f"content-length: {len(body)}\r\n\r\n",
+        ]
+        self._socket.settimeout(_left(until))
+        self._socket.sendall("\r\n".join(lines).encode("latin-1") + body)
+        response = HTTPResponse(self, method="POST")  # type: ignore[arg-type]  # it has what is called
+        response.begin()
         answer = bytearray()
         while piece := response.read1(_PIECE):
             answer += piece
@@ -180,9 +127,28 @@ class _Connection:
                 break
         if response.length:
             raise IncompleteRead(bytes(answer), response.length)
-        response.close()  # it was read to its end: the connection can be used again
+        response.close()
         self._used = monotonic()
-        return response.status, response.headers, bytes(answer)
+        return response, bytes(answer)
+
+    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+    def receive_into(self, buffer: Any) -> int:
+        self._socket.settimeout(_left(self._until))
+        return self._socket.recv_into(buffer)
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, of: _Connection) -> None:
+        self._of = of
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        return self._of.receive_into(buffer)
 
 
 def _usable(free: deque[_Connection]) -> _Connection | None:
@@ -196,11 +162,16 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
     return None
 
 
+@cache
 def _authorization(place: SplitResult) -> dict[str, str]:
     if place.username is None or place.scheme == UNIX:
         return {}
     given = f"{unquote(place.username)}:{unquote(place.password or '')}"
     return {"authorization": f"Basic {b64encode(given.encode()).decode()}"}
+
+
+def _host(place: SplitResult) -> str:
+    return place.netloc.rpartition("@")[2]
 
 
 def _left(until: float) -> float:

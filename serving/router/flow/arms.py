@@ -15,10 +15,15 @@ If two endpoints are swapped, every decision counts for the wrong arm. So answer
 names (`model_digest` of an arm) are errors. If it names none, a model may change, as in a promotion or a rollback:
 decisions go on, a log warning, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and the verdict
 judges the newest models alone (`monitoring/verdict/counted_decisions.py`).
+
+Arms that no traffic reaches are probed (`ArmWatch`): a challenger in the shadow, a host that an experiment file has
+mistyped. An arm that is new or has moved is probed at once. If an arm does not answer, the experiment stays in force,
+and its users get the default action; health, a metric by arm and the log say for how long.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import threading
@@ -34,15 +39,21 @@ from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.times import iso
 from mtorl.runtime.validation import short
-from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
+from mtorl.window.window import instance_from_history
+from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, answer_here, identity, read_answer
 from serving.router.flow.arm_client import ArmClient, shown
-from serving.router.flow.local_policies import answer_here
 from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
+from serving.router.ops.live_experiments import LiveExperiments
 
 Items = Sequence[dict[str, Any]]
 FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
+LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
+_TICK_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0  # of a probe
 _LONGEST = 300  # characters of a sentence in health: an arm may be any program
 
 log = logging.getLogger(__name__)
@@ -53,8 +64,9 @@ class Arms:
 
     def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
+        self._health = health
         self._models = ArmModels(health)
-        self.faults = ArmFaults(health)
+        self._last_fault: dict[str, float] = {}  # of each arm
         self._client = ArmClient()
 
     def close(self) -> None:
@@ -64,14 +76,9 @@ class Arms:
     def ask(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
-        """Ask for a decision on each item (`PendingDecision.item`), in one call.
+        """An answer or an error for each item (`PendingDecision.item`), in order, by one call.
 
-        Returns:
-            An answer or an error for each item, in order.
-
-        Raises:
-            ArmError: The whole call failed, or another model than the arm's answered.
-            TimeoutError: There is no answer within `seconds`.
+        Raises ArmError if the whole call failed, or another model than the arm's answered; or TimeoutError.
         """
         try:
             if (url := arm.url) is None:
@@ -81,27 +88,26 @@ class Arms:
                 answers = self.ask_at(url, items, seconds, spans, named)
             self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         except ArmError as error:
-            self.faults.count(experiment.key(arm.name), [error] * len(items))
+            self._count(experiment.key(arm.name), [error] * len(items))
             raise
-        faults = [answer for answer in answers if isinstance(answer, ArmError) and answer.reason == ArmError.reason]
-        self.faults.count(experiment.key(arm.name), faults)
+        faults = [answer for answer in answers if isinstance(answer, ArmError) and answer.reason == "model_error"]
+        self._count(experiment.key(arm.name), faults)
         return answers
 
     def ask_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
         """As `ask`, for any URL; `named` counts if neither answer nor headers name the model."""
-        status, said, body = self._said(url, items, seconds, spans)
+        status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
         model = {**named, **{key: said[f"x-model-{key}"] for key in ("name", "version") if said.get(f"x-model-{key}")}}
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
-    def raw_answer(self, url: str, items: Items, seconds: float) -> str:
-        """The text of an answer; raises as `ask`."""
-        return self._said(url, items, seconds, ())[2].decode(errors="replace")
-
-    def _said(self, url: str, items: Items, seconds: float, spans: Iterable[Span]) -> tuple[int, HTTPMessage, bytes]:
+    def post(
+        self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()
+    ) -> tuple[int, HTTPMessage, bytes]:
+        """Status, headers and body of what an endpoint answers to items; raises as `ask`."""
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         return self._client.post(url, _question(url, items), headers, seconds)
 
@@ -111,33 +117,21 @@ class Arms:
         except ArmError as error:
             return error
 
-
-class ArmFaults:
-    """Faults of all arms; for any thread."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-        self._last: dict[str, float] = {}
-
-    def count(self, arm: str, faults: Sequence[ArmError]) -> None:
+    def _count(self, arm: str, faults: Sequence[ArmError]) -> None:
         """Note the faults among the answers of a call; `arm` is an `Experiment.key`."""
         if not faults:
-            if monotonic() - self._last.get(arm, math.inf) >= FAULT_SECONDS:
-                self.forget(arm)
+            if monotonic() - self._last_fault.get(arm, math.inf) >= FAULT_SECONDS:
+                self.forget_faults(arm)
             return
-        self._last[arm] = monotonic()
-        self._health.note(_part(arm), str(faults[-1])[:_LONGEST])
+        self._last_fault[arm] = monotonic()
+        self._health.note(f"{arm}'s answers", str(faults[-1])[:_LONGEST])
         for fault in faults:
             metrics.ARM_ANSWER_FAULTS.labels(*metrics.arm_labels(arm), fault.cause).inc()
 
-    def forget(self, arm: str) -> None:
+    def forget_faults(self, arm: str) -> None:
         """Forget an arm's faults: its answers are good, or it is another arm now."""
-        if self._last.pop(arm, None) is not None:
-            self._health.forget(_part(arm))
-
-
-def _part(arm: str) -> str:
-    return f"{arm}'s answers"
+        if self._last_fault.pop(arm, None) is not None:
+            self._health.forget(f"{arm}'s answers")
 
 
 class WrongModel(ArmError):
@@ -173,7 +167,8 @@ class ArmModels:
         key = experiment.key(arm.name)
         before, self._newest[key] = self._newest.get(key, model), model
         if model != before:
-            text = f"model {_short(model)} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {_short(before)} before"
+            now, former = (name if len(name) <= 40 else name[:12] for name in (model, before))  # longer: a digest
+            text = f"model {now} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {former} before"
             metrics.ARM_MODEL_CHANGES.labels(experiment.name, arm.name).inc()
             self._health.note(key, f"{text}: the verdict judges what the newest models decided")
             about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
@@ -187,8 +182,69 @@ class ArmModels:
         self._salts[experiment.name] = experiment.salt
 
 
-def _short(model: str) -> str:
-    return model if len(model) <= 40 else model[:12]  # a digest
+class ArmWatch:
+    """Probes arms; for one event loop."""
+
+    def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
+        self._live = live
+        self._arms = arms
+        self._health = health
+        self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
+        self._item = neutral_item(spec)
+
+    async def run(self) -> None:
+        """The background task."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
+        arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.policies}
+        urls = {name: arm.url for name, (_, arm) in arms.items()}
+        for name in self._urls:
+            if self._urls[name] != urls.get(name):
+                self._health.forget(name)
+                self._arms.forget_faults(name)
+                metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(0)
+        self._urls = urls
+        due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
+        await asyncio.gather(*(self._ask(*arms[name]) for name in due))
+        for name, url in urls.items():
+            fault = self._health.fault(name)
+            metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(fault.seconds if fault else 0.0)
+            if fault and name in due:
+                experiment, arm = arms[name]
+                cause, where = type(fault.error).__name__, shown(url or "")
+                about = {"experiment": experiment.name, "arm": arm.name, "cause": cause}
+                why = f"{cause}: {fault.error}"
+                log.warning("%s (%s) has not answered for %.0f s: %s", name, where, fault.seconds, why, extra=about)
+
+    async def _ask(self, experiment: Experiment, arm: Arm) -> None:
+        key = experiment.key(arm.name)
+        try:
+            (answer,) = await asyncio.to_thread(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
+        except Exception as error:
+            self._health.report(key, error)
+            return
+        self._health.report(key)
+        if isinstance(answer, ArmError):
+            about = {"experiment": experiment.name, "arm": arm.name, "cause": answer.cause}
+            log.warning("arm %s: %s", key, answer, extra=about)
+
+
+def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
+    """A question that concerns no user: one without history."""
+    context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
+    return {
+        "window": instance_from_history({}, context, {}, spec, at=0),
+        "u": 0.5,
+        "user_id": "warm-up",
+        "campaign_id": "warm-up",
+        "timestamp": iso(0),
+        "context": context,
+        "candidates": list(spec.channels),
+    }
 
 
 def _question(url: str, items: Items) -> bytes:

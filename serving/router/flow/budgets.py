@@ -2,6 +2,10 @@
 
 A settlement that the ledger can't take now is retried until it can. After a crash, `reconcile` settles the costs in the
 decision log, and releases reservations of decisions that never reached the log, and so never reached a caller.
+
+A ledger that was lost must grant no fresh budget. So the log's folder keeps the identity of the ledger that paid for
+its decisions, in the file `ledger`. At a start, another ledger is refused until the right one is restored, or until a
+person agrees (`mtorl ledger agree`).
 """
 
 from __future__ import annotations
@@ -13,15 +17,26 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.log.decision_ids import time_of
-from serving.decision_log import Spool
-from serving.ledger import Account, AlreadyReserved, Balance, Cost, Ledger, UnknownReservation, Wanted
-from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
+from mtorl.log.lake import Lake, lake_database
+from mtorl.runtime.files import replacing
+from serving.decision_log import Spool, segments
+from serving.ledger import (
+    Account,
+    AlreadyReserved,
+    Balance,
+    Cost,
+    Ledger,
+    LedgerUnavailable,
+    UnknownReservation,
+    Wanted,
+)
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
 
@@ -35,6 +50,7 @@ _NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are a
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
 _TOGETHER = 500  # costs that a start settles in one round trip
 _SETTLING = 4  # threads that settle, and may share a commit
+_PAID_BY = "ledger"  # file in the folder of the log
 
 Costs = Mapping[str, float]
 """Event -> cost, currency units; empty: the ad was not shown."""
@@ -53,12 +69,7 @@ class NoAccount(RuntimeError):
 class Budgets:
     """Reserves money in a ledger whose calls block; for one event loop, and for lanes that reserve.
 
-    Args:
-        cost_cap: Highest possible cost of an exposure in each channel, currency units: this much is reserved, unless
-            the request says that it is less now.
-
-    Attributes:
-        ready: Whether the ledger has been compared with the log. Before, nothing may be reserved.
+    The cost cap of a channel, currency units, is reserved for an exposure, unless the request says that it costs less.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
@@ -67,7 +78,7 @@ class Budgets:
         self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
-        self.ready = False
+        self.ready = False  # whether the ledger has been compared with the log: before, nothing may be reserved
         self.pacer = Pacer(ledger, cost_cap)
 
     def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
@@ -83,13 +94,9 @@ class Budgets:
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
         """Reserve in one call of the ledger, which blocks.
 
-        Returns:
-            For each, the amount in currency units; None: an account has too little left. Or why nothing is reserved:
-            BudgetsClosed (refused by accounts that are not the experiment's), AlreadyReserved (another decision on the
-            same request has the money).
-
-        Raises:
-            LedgerUnavailable: Whether it was reserved is unknown: cancel it.
+        Returns, for each, the amount in currency units; None: an account has too little left. Or why nothing is
+        reserved: BudgetsClosed (refused by accounts that are not the experiment's), AlreadyReserved (another decision
+        on the same request has the money). Raises LedgerUnavailable: whether it was reserved is unknown, so cancel it.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -97,8 +104,7 @@ class Budgets:
         for (one, experiment), answer in zip(wanted, granted, strict=True):
             if isinstance(answer, Exception):
                 answers.append(answer)
-            elif not answer and (in_force is None or not in_force.holds(experiment)):
-                # A refusal by the accounts of the previous file says nothing about the money there is.
+            elif not answer and (in_force is None or not in_force.holds(experiment)):  # by those of the previous file
                 answers.append(BudgetsClosed("the accounts of the changed experiment are not set up yet"))
             else:
                 answers.append(one.amount if answer else None)
@@ -128,10 +134,8 @@ class Budgets:
     async def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
 
-        Raises:
-            LedgerInUse: Another router has a ledger that can't be shared.
-            LedgerUnavailable: Try again.
-            ValueError: A limit that this kind of ledger can't hold.
+        Raises LedgerInUse (a ledger that can't be shared has another router), LedgerUnavailable (try again), or
+        ValueError (this kind of ledger can't hold a limit).
         """
         self._accounts_of = None
         if not self.ready:
@@ -330,3 +334,53 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         finished |= {name} & unfinished
     ledger.settle_all(told)
     return len(finished)
+
+
+class LedgerLost(LedgerUnavailable):
+    """This ledger does not know what the decisions of the log have spent."""
+
+
+def check_ledger(ledger: Ledger, folder: Path) -> None:
+    """Raise LedgerLost unless the ledger paid for the log in this folder, or the log knows of no ledger."""
+    found, known = ledger.identity(), _paid_by(folder)
+    if found is not None and known in (None, found):
+        return
+    if known is None and not any(record["expose"] for record in segments.read(folder, "decision")):
+        return
+    raise LedgerLost(
+        f"{ledger} {'has no accounts' if found is None else 'is another one'}, but {folder} holds decisions that a "
+        "ledger paid for: restore that ledger, or lower the budgets by what was spent and run "
+        "`mtorl ledger agree ROUTER.yaml`"
+    )
+
+
+def remember_ledger(ledger: Ledger, folder: Path) -> None:
+    """Keep the identity of the ledger that pays for a log from now on; raises LedgerUnavailable."""
+    identity = ledger.identity()
+    if identity is None or identity == _paid_by(folder):
+        return
+    try:
+        with replacing(folder / _PAID_BY, durable=True) as unfinished:
+            unfinished.write_text(f"{identity}\n")
+    except OSError as error:
+        raise LedgerUnavailable(f"{folder / _PAID_BY}: {error}") from error
+
+
+def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
+    """Accept a ledger for a log; returns the costs in log and lake. Raises LedgerUnavailable, LogError."""
+    if ledger.identity() is None:
+        ledger.define([])
+    remember_ledger(ledger, folder)
+    costs = {one["event_id"]: one["value"] for one in segments.read(folder, "outcome") if one["kind"] == "cost"}
+    with lake_database(lake) as db:
+        uploaded = f"FROM {lake.records(db, 'outcome')} WHERE kind = 'cost'"
+        ((total,),) = db.execute(
+            f"SELECT coalesce(fsum(value), 0) {uploaded} AND event_id NOT IN (SELECT unnest($known))",
+            {"known": list(costs)},
+        ).fetchall()
+    return math.fsum([total, *costs.values()])
+
+
+def _paid_by(folder: Path) -> str | None:
+    path = folder / _PAID_BY
+    return path.read_text().strip() if path.exists() else None

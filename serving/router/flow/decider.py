@@ -1,7 +1,4 @@
-"""Starts and ends decisions on the event loop; in between, a lane's thread takes them through the stages.
-
-The stages are in `pipeline.py`.
-"""
+"""Starts and ends decisions on the event loop; in between, a lane's thread takes them through the stages."""
 
 from __future__ import annotations
 
@@ -15,15 +12,14 @@ from typing import Any, TypeVar
 from mtorl.experiment.layers import Experiments
 from mtorl.log.records import FallbackReason
 from serving.decision_log import Spool, SpoolUnavailable
-from serving.router.flow.admission import CURRENT
+from serving.router.flow.admission import CURRENT, Deadline
 from serving.router.flow.budgets import Budgets
 from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConflict
-from serving.router.flow.lane import Job, Lane, TakenOver
+from serving.router.flow.lane import Job, Lane, NotCalled
 from serving.router.flow.pending_decision import PendingDecision
-from serving.router.flow.pipeline import Decisions, Pipeline, fall_back
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.shadow import Shadow
-from serving.router.flow.stages import Deadline, LeftAlone
+from serving.router.flow.stages import Decisions, Pipeline, fall_back
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
@@ -39,9 +35,7 @@ log = logging.getLogger(__name__)
 class Decider:
     """Takes decisions; an inner fault is the default action and a reason, never an exception.
 
-    Args:
-        repeats: The stages of a repeated exposure: whether its money is still reserved.
-        seconds: Deadline of a request.
+    `repeats` has the stages of a repeated exposure; `seconds` are the deadline of a request.
     """
 
     def __init__(
@@ -70,9 +64,7 @@ class Decider:
         """One prediction for each request, in order; a repeated request gets its previous answer.
 
         A decision goes on when its caller gives up: money may be reserved, and others may wait for the same answer.
-
-        Raises:
-            RequestConflict: A request has the id of another one. Nothing was decided.
+        Raises RequestConflict if a request has the id of another one: nothing was decided.
         """
         return await asyncio.shield(self._in_background(self._decide(requests)))
 
@@ -89,7 +81,7 @@ class Decider:
             lane.close()
 
     async def _decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
-        deadline = Deadline(self._seconds, CURRENT.get())
+        deadline = CURRENT.get() or Deadline(self._seconds)
         answers: list[asyncio.Future[dict[str, Any]] | PendingDecision] = []
         try:
             for request in requests:
@@ -161,7 +153,7 @@ class Decider:
             while True:
                 try:
                     return await self._lane(lane, pipeline).put(job)
-                except (TakenOver, LeftAlone) as why:
+                except (NotCalled, TimeoutError) as why:
                     if (following := pipeline.give_up(job, why)) is None:
                         return
                     lane, job = _LATE, Job(job.decisions, following)
@@ -189,8 +181,8 @@ class Decider:
             if (channel := decision.chosen_channel) is not None:
                 metrics.DRAWN_CHANNELS.labels(*arm, channel).inc()
             if decision.fault:
-                if decision.fault not in _NOT_BROKEN and (admitted := CURRENT.get()) is not None:
-                    admitted.failed = not admitted.late
+                if decision.fault not in _NOT_BROKEN:
+                    decision.deadline.failed = not decision.deadline.late
                 metrics.FALLBACKS.labels(*arm, decision.fault).inc()
 
     def _withdraw(self, decision: PendingDecision, reason: FallbackReason, why: Exception) -> None:

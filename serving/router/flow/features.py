@@ -102,14 +102,10 @@ class FeatureReader:
 
 
 class FeastSource:
-    """A Feast repository.
+    """A Feast repository, whose service must hold the features of the data set.
 
-    Args:
-        spec: Description of the data set, whose features the service must hold.
-
-    Raises:
-        RegistryAwaited: There is no registry yet.
-        SettingsError: No such repository, no such service in it, or a view that a decision can't look up.
+    Raises RegistryAwaited, or SettingsError: no such repository, no such service in it, or a view that a decision can't
+    look up.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -155,7 +151,7 @@ class FeastSource:
         users = []
         for request in requests:
             rows = {v.name: v.row(stored[v.name][getattr(request, v.key)], request.at) for v in self._views}
-            history, static = rows.pop(HISTORY, _Row()), rows.pop(STATIC, _Row())
+            history, static = rows.pop(HISTORY, _Row({}, False)), rows.pop(STATIC, _Row({}, False))
             aggregates = {name: value for row in rows.values() for name, value in row.values.items()}
             users.append(UserFeatures(history.values, static.values, history.is_stored, aggregates))
         return users
@@ -171,10 +167,9 @@ def registry_file(repo: Path) -> Path | None:
     return repo / registry.path
 
 
-@dataclass(frozen=True)
-class _Row:
-    values: dict[str, Any] = field(default_factory=dict)
-    is_stored: bool = False
+class _Row(NamedTuple):
+    values: dict[str, Any]
+    is_stored: bool
 
 
 @dataclass(frozen=True)
@@ -204,19 +199,13 @@ class _View:
         as_of: float | None = stored.event_us
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
-            # A history may have gone on after the decision, and still holds earlier touchpoints.
-            as_of = _newest_before(at, values.get("hist_timestamp"))
-        if as_of is None or as_of >= at or (self.ttl and at - as_of > self.ttl):
-            return _Row(dict(defaults))
-        if all(value is None for value in values.values()):
-            return _Row(dict(defaults))
+            # A history may have gone on after the decision, and still holds earlier touchpoints, oldest first.
+            times = values.get("hist_timestamp") or ()
+            as_of = times[before - 1] if (before := bisect_left(times, at)) else None
+        served_now = as_of is not None and as_of < at and not (self.ttl and at - as_of > self.ttl)
+        if not served_now or all(value is None for value in values.values()):
+            return _Row(dict(defaults), False)
         return _Row({name: defaults[name] if value is None else value for name, value in values.items()}, True)
-
-
-def _newest_before(at: int, times: Sequence[float] | None) -> float | None:
-    """The newest of some times, oldest first, that is before a decision."""
-    before = bisect_left(times or (), at)
-    return times[before - 1] if times and before else None
 
 
 @contextmanager

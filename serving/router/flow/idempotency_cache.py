@@ -73,15 +73,10 @@ class IdempotencyCache:
         self._pending: dict[str, _InProgress] = {}
 
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Remember the answers in the log.
-
-        Args:
-            records: Decisions, oldest first. Of two records of a decision, the withdrawing one counts.
-            outcomes: Cancellations among them make their decisions forgotten.
-        """
+        """Remember the answers in the log: decisions, oldest first, without those that outcomes cancelled."""
         withdrawn = set()
         for record in records:
-            if record["decision_id"] in withdrawn:  # a disk that hung took this record later
+            if record["decision_id"] in withdrawn:  # a disk that hung took the first record later
                 continue
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
@@ -99,19 +94,19 @@ class IdempotencyCache:
         """The answer to a request that was decided lately, or is being decided; None: it is new.
 
         For an `Answered`, the caller must find out whether its money is still reserved: `begin`, and then `give_again`
-        or `give`.
-
-        Raises:
-            RequestConflict: The request with this key had another content hash.
+        or `give`. Raises RequestConflict if the request with this key had another content hash.
         """
-        if key in self._pending:
-            before = self._pending[key]
-            _check_same(before.content, content)
-            return before.answer
-        answered = self._answers.get(key)
-        if answered is None or time.monotonic() - answered.at > SECONDS:
+        pending, answered = self._pending.get(key), self._answers.get(key)
+        if pending is None and (answered is None or time.monotonic() - answered.at > SECONDS):
             return None
-        _check_same(answered.content, content)
+        if (before := pending or answered) is not None and before.content != content:
+            raise RequestConflict(
+                "the request_id was used before, for this user and campaign, by a request that said something else in "
+                "context, timestamp, candidates, costs or baseline; give each request an id of its own"
+            )
+        if pending is not None:
+            return pending.answer
+        assert answered is not None
         if answered.reserved:
             return answered
         repeated: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
@@ -155,14 +150,6 @@ class IdempotencyCache:
         while len(self._answers) > MOST:
             _, oldest = self._answers.popitem(last=False)
             self._keys.pop(oldest.decision_id, None)
-
-
-def _check_same(before: str | None, now: str | None) -> None:
-    if before != now:
-        raise RequestConflict(
-            "the request_id was used before, for this user and campaign, by a request that said something else in "
-            "context, timestamp, candidates, costs or baseline; give each request an id of its own"
-        )
 
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:

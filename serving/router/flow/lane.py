@@ -16,11 +16,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from time import monotonic
 from typing import get_args
 
 from serving.router.flow.pending_decision import PendingDecision
-from serving.router.flow.stages import LeftAlone
 from serving.router.ops.metrics import Stage
 
 _AT_ONCE = 2  # batches in a lane ...
@@ -33,73 +33,45 @@ _SOON_SECONDS = 0.002  # until a job that is just being changed is checked again
 _ORDER: tuple[Stage, ...] = get_args(Stage)
 
 
-class TakenOver(Exception):
-    """The event loop has taken a job over; `calling`: its stage's call does not return, else its turn did not come."""
+class NotCalled(RuntimeError):
+    """A stage is left out: the deadline does not allow it (`late`), or its part has failed too often."""
 
-    def __init__(self, calling: bool) -> None:
-        super().__init__(calling)
-        self.calling = calling
+    def __init__(self, why: str, late: bool = False) -> None:
+        super().__init__(why)
+        self.late = late
 
 
 class Job:
-    """Decisions of one request for one arm. Either a lane's thread may change them or the event loop, never both.
+    """Decisions of one request for one arm. A lane's thread changes them, until the event loop takes the job over."""
 
-    Attributes:
-        stage: The present or the next stage.
-        bug: An exception that no stage expects.
-        taken: Whether the event loop has taken the job over.
-        done: Set by the lane when the thread has finished.
-        timer: The lane's next check of the job.
-        batch: The jobs of its thread; None: its turn has not come.
-    """
-
-    done: asyncio.Future[None]
-    timer: asyncio.TimerHandle
-    batch: _Batch | None = None
+    done: asyncio.Future[None]  # set by the lane when the thread has finished
+    timer: asyncio.TimerHandle  # of the lane's next check of the job
 
     def __init__(self, decisions: Sequence[PendingDecision], stage: Stage = "features") -> None:
         self.decisions = decisions
         self.deadline = decisions[0].deadline
-        self.stage: Stage = stage
-        self.bug: Exception | None = None
-        self.taken = False
-        self._until = monotonic() + self.deadline.left(stage)
-        self._calling = False
-        self._held = False
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()  # held while the thread changes the decisions
+        self.bug: Exception | None = None  # that no stage expects
+        self.taken = False  # by the event loop
+        self.waits_for(stage)
+
+    def waits_for(self, stage: Stage, calling: bool = False) -> None:
+        """Note that the job waits for a stage or, if `calling`, for the answer of what the stage needs."""
+        self.stage, self.calling = stage, calling
+        self.until = monotonic() + self.deadline.left(stage)
+
+    def finish(self) -> None:
+        """Note that all stages are done: the event loop need not watch the job any more."""
+        self.until = inf
 
     def comes_to(self, stage: Stage) -> bool:
         """Whether that stage lies ahead, and the job is still the thread's."""
         return self.bug is None and not self.taken and _ORDER.index(stage) >= _ORDER.index(self.stage)
 
-    def hold(self) -> bool:
-        """Let the thread change the decisions; False: the job was taken over."""
-        with self._lock:
-            self._held = not self.taken
-            return self._held
-
-    def release(self, stage: Stage, calling: bool = False) -> None:
-        """End the thread's changes before it waits for a stage, or calls what the stage needs."""
-        with self._lock:
-            self.stage, self._calling, self._held = stage, calling, False
-            self._until = monotonic() + self.deadline.left(stage)
-
     @property
     def left(self) -> float:
         """Seconds until its call must return, or its turn must come."""
-        return self._until - monotonic()
-
-    def take_over(self) -> TakenOver | None:
-        """Take the job over, unless the thread is just changing the decisions."""
-        with self._lock:
-            if self._held:
-                return None
-            self.taken = True
-            return TakenOver(self._calling)
-
-
-class _Batch(list[Job]):
-    hangs = False  # all jobs were taken over, and the thread has not returned
+        return self.until - monotonic()
 
 
 class Lane:
@@ -108,26 +80,24 @@ class Lane:
     def __init__(self, name: str, walk: Callable[[Sequence[Job]], None]) -> None:
         self._walk = walk
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
-        self._at_work = 0  # batches that do not hang
+        self._waiting: deque[Job] = deque()
+        self._batches: list[list[Job]] = []  # in threads
         self._since = 0.0  # when the newest batch began
         self._second: asyncio.TimerHandle | None = None
-        self._hanging = 0
-        self._waiting: deque[Job] = deque()
 
     async def put(self, job: Job) -> None:
         """Have a job worked on.
 
-        Raises:
-            TakenOver: Its time is over, and the decisions are the caller's again.
-            LeftAlone: All threads hang.
+        Raises TimeoutError or NotCalled if it was taken over, during the call of its stage or before it, or if all
+        threads hang: the decisions are the caller's again.
         """
         if self._hanging >= _THREADS:
-            raise LeftAlone(f"all {_THREADS} threads of a lane hang")
+            raise NotCalled(f"all {_THREADS} threads of a lane hang")
         loop = asyncio.get_running_loop()
         job.done = loop.create_future()
         self._waiting.append(job)
         self._begin(loop)
-        job.timer = loop.call_later(job.left + _GRACE_SECONDS, self._look_after, job, loop)
+        job.timer = loop.call_later(job.left + _GRACE_SECONDS, self._watch, job, loop)
         try:
             await job.done
         finally:
@@ -136,33 +106,39 @@ class Lane:
     @property
     def busy(self) -> bool:
         """Whether a job waits or is worked on."""
-        return bool(self._waiting or self._at_work or self._hanging)
+        return bool(self._waiting or self._batches)
+
+    @property
+    def _hanging(self) -> int:
+        """Threads whose jobs were all taken over."""
+        return sum(all(job.taken for job in batch) for batch in self._batches)
 
     def close(self) -> None:
         """Let the threads end, without waiting for those that hang."""
         self._pool.shutdown(wait=False)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._waiting and self._at_work < min(_AT_ONCE, _THREADS - self._hanging):
-            if self._at_work and (left := self._since + _SECOND_SECONDS - monotonic()) > 0:
+        while self._waiting:
+            hanging = self._hanging
+            at_work = len(self._batches) - hanging
+            if at_work >= min(_AT_ONCE, _THREADS - hanging):
+                return
+            if at_work and (left := self._since + _SECOND_SECONDS - monotonic()) > 0:
                 if self._second is None:
                     self._second = loop.call_later(left, self._begin_second, loop)
                 return
             self._since = monotonic()
-            batch, decisions = _Batch(), 0
-            while self._waiting and decisions < _LARGEST:
-                job = self._waiting.popleft()
-                job.batch = batch
-                batch.append(job)
-                decisions += len(job.decisions)
-            self._at_work += 1
+            batch: list[Job] = []
+            while self._waiting and sum(len(job.decisions) for job in batch) < _LARGEST:
+                batch.append(self._waiting.popleft())
+            self._batches.append(batch)
             self._pool.submit(self._work, batch, loop)
 
     def _begin_second(self, loop: asyncio.AbstractEventLoop) -> None:
         self._second = None
         self._begin(loop)
 
-    def _work(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._walk(batch)
         except Exception as bug:
@@ -171,7 +147,8 @@ class Lane:
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             loop.call_soon_threadsafe(self._over, batch, loop)
 
-    def _over(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
+    def _over(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
+        self._batches.remove(batch)
         for job in batch:
             if job.done.done():
                 continue
@@ -179,28 +156,23 @@ class Lane:
                 job.done.set_result(None)
             else:
                 job.done.set_exception(job.bug)
-        if batch.hangs:
-            self._hanging -= 1
-        else:
-            self._at_work -= 1
         self._begin(loop)
 
-    def _look_after(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        """Take a job over whose time is up, unless the thread is just changing its decisions."""
         if job.done.done():
             return
+        left = job.left + _GRACE_SECONDS
         if job.bug is not None:
             job.taken = True
             job.done.set_exception(job.bug)
-            return
-        left = job.left + _GRACE_SECONDS
-        if left > 0 or (over := job.take_over()) is None:
-            job.timer = loop.call_later(max(left, _SOON_SECONDS), self._look_after, job, loop)
-            return
-        job.done.set_exception(over)
-        if job.batch is None:
-            self._waiting.remove(job)
-        elif not job.batch.hangs and all(each.taken for each in job.batch):
-            job.batch.hangs = True
-            self._at_work -= 1
-            self._hanging += 1
+        elif left > 0 or not job.lock.acquire(blocking=False):
+            job.timer = loop.call_later(max(left, _SOON_SECONDS), self._watch, job, loop)
+        else:
+            job.taken = True
+            job.lock.release()
+            late = TimeoutError(f"the stage {job.stage} did not end in time")
+            job.done.set_exception(late if job.calling else NotCalled(f"before the stage {job.stage}", late=True))
+            if job in self._waiting:
+                self._waiting.remove(job)
             self._begin(loop)

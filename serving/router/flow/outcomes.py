@@ -24,9 +24,7 @@ _PIECE = 50  # outcomes: a few milliseconds
 class OutcomeIntake:
     """Takes reports of outcomes; for one event loop.
 
-    Args:
-        seconds: Time to wait for the ledger; the rest is settled later.
-        forget: Called with the id of each cancelled decision.
+    What the ledger does not settle within `seconds` is settled later. `forget` gets the ids of cancelled decisions.
     """
 
     def __init__(
@@ -40,14 +38,9 @@ class OutcomeIntake:
         self._turn = asyncio.Lock()  # fair: reports take turns, a piece each
 
     async def accept(self, body: bytes) -> dict[str, int]:
-        """Log and settle a report.
+        """Log and settle a report; returns how many outcomes were accepted: all.
 
-        Returns:
-            How many were accepted: all.
-
-        Raises:
-            BadRequest: It is no report; nothing of it counts.
-            SpoolUnavailable: Not all are durable. Send all of them again: nothing counts twice.
+        Raises BadRequest: nothing of it counts. Raises SpoolUnavailable: all must be sent again, and none counts twice.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

@@ -17,7 +17,7 @@ from zlib import crc32
 import orjson
 
 from mtorl.experiment.budget import AccountLimit
-from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Pace, Plan, Schedule, State
+from mtorl.policy.pacing import STOP_MULTIPLIER, Pace, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance
 from serving.router.flow.arm_answers import ArmAnswer
@@ -49,41 +49,25 @@ def scope_of(name: str) -> Scope:
 
 @dataclass(frozen=True)
 class Target:
-    """An account to be paced.
-
-    Attributes:
-        terms: As the experiment file gives them (`terms_of`).
-        grain: Highest cost of an exposure, currency units.
-        asks: Whether its arm has an endpoint.
-    """
+    """An account to be paced."""
 
     limit: AccountLimit
-    terms: str
-    grain: float
-    asks: bool
+    terms: str  # `terms_of`
+    grain: float  # highest cost of an exposure, currency units
+    asks: bool  # whether its arm has an endpoint
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of an account.
+    """What is kept of an account."""
 
-    Attributes:
-        state: The controller's, after the last update.
-        price: Gain that a currency unit of the account must earn.
-        began: The beginning of the period, seconds since 1970, or COUNTED.
-        terms: Limit, part and pacing that the plan was made for.
-        since: When the plan begins, by its clock.
-        before: Currency units spent by then.
-        written: Seconds since 1970.
-    """
-
-    state: State
-    price: float
-    began: float
-    terms: str
-    since: float
-    before: float
-    written: float = 0.0
+    state: State  # the controller's, after the last update
+    price: float  # gain that a currency unit of the account must earn
+    began: float  # the period, seconds since 1970, or COUNTED
+    terms: str  # limit, part and pacing that the plan was made for
+    since: float  # when the plan begins, by its clock
+    before: float  # currency units spent by then
+    written: float = 0.0  # seconds since 1970
 
     def __post_init__(self) -> None:
         if not all(map(isfinite, (self.price, self.began, self.since, self.before, self.written))):
@@ -115,23 +99,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of a paced account.
+    """The clock of a paced account."""
 
-    Attributes:
-        began: As in `Kept`.
-        schedule: When to spend, by this clock.
-        at: Present time of this clock.
-        counted: Whether it is the number of opportunities.
-        open: Whether it is the time to spend.
-        edge: Seconds until a period, or the time to spend, begins or ends.
-    """
-
-    began: float
-    schedule: Schedule
-    at: float
-    counted: bool
-    open: bool
-    edge: float
+    began: float  # as in `Kept`
+    schedule: Schedule  # when to spend, by this clock
+    at: float  # present time of this clock
+    counted: bool  # whether it is the number of opportunities
+    open: bool  # whether it is the time to spend
+    edge: float  # seconds until a period, or the time to spend, begins or ends
 
     @classmethod
     def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> Clock:
@@ -168,14 +143,8 @@ def updated(
     """An account after an update, and its distance from its plan (None: nothing is left, or it is not the time).
 
     Period and limit are the ledger's: spend of one period must not be compared with the plan of another, and spend
-    before a change of stage counts.
-
-    Args:
-        kept: Its state so far, perhaps of another period.
-        first: Multiplier and price unit to begin with.
-
-    Raises:
-        ValueError, OverflowError: It can't be paced.
+    before a change of stage counts. `kept` may be of another period; `first` are multiplier and price unit to begin
+    with. Raises ValueError or OverflowError if it can't be paced.
     """
     at, committed = clock.at, balance.spent + balance.reserved
     end = "" if clock.counted else clock.schedule.times[-1]  # the end of a count moves all the time
@@ -200,11 +169,6 @@ def updated(
     limit = target.limit
     pace = Pace.of(limit.arm, limit.campaign, limit.channel, limit.period, plan, state)
     return Kept(state, plan.price(state), clock.began, terms, since, before), pace
-
-
-def at_its_highest(kept: Kept) -> bool:
-    """Whether the price can hardly rise any more."""
-    return kept.state.multiplier > MAX_MULTIPLIER / 2
 
 
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:

@@ -43,7 +43,6 @@ from serving.router.flow.paced_account import (
     Scope,
     Target,
     account_name,
-    at_its_highest,
     first_price,
     scope_of,
     terms_of,
@@ -71,21 +70,13 @@ _NO_PRICE = (
 
 @dataclass
 class _Seen:
-    """What one round has read.
+    """What one round has read."""
 
-    Attributes:
-        now: Seconds since 1970 by the ledger.
-        counts: Opportunities by account.
-        gains: What money gains in campaigns without a price.
-        without_price: Campaigns that will have no price, and why.
-        had: Opportunities by campaign and channel, over all arms that the budget ever had.
-    """
-
-    now: float
-    counts: dict[str, int]
-    gains: dict[str, float]
-    without_price: Mapping[str, str] = field(default_factory=dict)
-    had: Counter[tuple[str, str]] = field(default_factory=Counter)
+    now: float  # seconds since 1970 by the ledger
+    counts: dict[str, int]  # opportunities by account
+    gains: dict[str, float]  # of money, in campaigns without a price
+    without_price: Mapping[str, str] = field(default_factory=dict)  # campaigns that will have no price, and why
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # by campaign and channel, over all arms ever
 
 
 class _InForce(NamedTuple):
@@ -100,14 +91,8 @@ class _InForce(NamedTuple):
 class Pacer:
     """Keeps the prices in force.
 
-    `refresh` runs in a thread, lanes read `prices`, and everything else runs on the event loop.
-
-    Args:
-        cost_cap: Highest possible cost of an exposure in each channel, currency units.
-        clock: Seconds of any origin that go on evenly.
-
-    Attributes:
-        leads: Whether this router paces for all.
+    `refresh` runs in a thread, lanes read `prices`, and everything else runs on the event loop. `leads`: whether this
+    router paces for all. `clock` gives seconds of any origin that go on evenly.
     """
 
     def __init__(
@@ -166,34 +151,28 @@ class Pacer:
     def refresh(self, experiments: Experiments) -> list[Balance] | None:
         """Pace if it is this router that paces, else read the prices.
 
-        Returns:
-            All accounts, as they were just read; None: another router paces.
-
-        Raises:
-            LedgerUnavailable: The ledger does not answer; the prices stay as they are.
+        Returns all accounts, as they were just read; None: another router paces. Raises LedgerUnavailable; the prices
+        stay as they are then.
         """
         if experiments is not self._experiments:
             self._set(experiments)
-        if not self._takes_lease():
-            self._report(self._usual()[0])
-            self._stop_leading()
-            self._read()
-            return None
-        self._report({})
-        if not self.leads:
-            self._begin_to_lead()
-        began = self._clock()
-        if began < self._rests_until:
-            return self._balances
-        self._balances = self._ledger.balances()
-        if not self._pace(self._balances):
+        if self._takes_lease():
+            self._report({})
+            if not self.leads:
+                self._begin_to_lead()
+            began = self._clock()
+            if began < self._rests_until:
+                return self._balances
+            self._balances = self._ledger.balances()
+            if self._pace(self._balances):
+                self._rests_until = self._clock() + _REST * (self._clock() - began)
+                return self._balances
             log.warning("another router paces now")
-            self._stop_leading()
-            self._read()
-            return None
-        took = self._clock() - began
-        self._rests_until = self._clock() + _REST * took
-        return self._balances
+        else:
+            self._report(self._usual()[0])
+        self._stop_leading()
+        self._read()
+        return None
 
     def release(self) -> None:
         """Give the lease back, so that another router need not wait. Raises LedgerUnavailable."""
@@ -390,7 +369,7 @@ class Pacer:
             self._paces.pop(name, None)
         else:
             self._paces[name] = pace
-        if at_its_highest(found):
+        if found.state.multiplier > MAX_MULTIPLIER / 2:  # the price can hardly rise any more
             self._faults[name] = _TOO_LOW if target.asks else _NO_PRICE
         else:
             self._faults.pop(name, None)

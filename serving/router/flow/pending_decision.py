@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import orjson
 from opentelemetry.trace import Span
+from opentelemetry.util.types import AttributeValue
 
 from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
@@ -30,12 +31,11 @@ from mtorl.log.records import (
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
-from serving.router.flow.arm_answers import ArmAnswer, identity
+from serving.router.flow.admission import Deadline
+from serving.router.flow.arm_answers import ArmAnswer, answer_of, identity
 from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
-from serving.router.flow.local_policies import answer_of
 from serving.router.flow.requests import DecisionRequest
-from serving.router.flow.stages import Deadline
 from serving.router.ops import tracing
 
 
@@ -163,7 +163,7 @@ class PendingDecision:
             "request_id": self.request.request_id,
         }
 
-    def traits(self) -> dict[str, str | int]:
+    def traits(self) -> dict[str, AttributeValue]:
         """Attributes of a span of this decision. Privacy: no user, nothing of the request, no money."""
         asked = {"decision_id": self.decision_id, "experiment": self.experiment.name, "arm": self.arm}
         fault = {} if self.fault is None else {"fallback_reason": self.fault}

@@ -139,14 +139,9 @@ class DecisionRequest:
 
 
 class DecisionParser:
-    """Reads requests for decisions.
+    """Reads requests for decisions; `body` is `DecisionBody` with the names of this data set.
 
-    Args:
-        spec: The data set, whose context columns a request must hold.
-        cost_cap: Highest possible cost of an exposure in each channel, currency units, which a request may lower.
-
-    Attributes:
-        adapter: The type of a valid body: `DecisionBody` with the names of this data set.
+    `cost_cap` is the highest possible cost of an exposure in each channel, currency units, which a request may lower.
     """
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
@@ -177,13 +172,12 @@ class DecisionParser:
         }
         instance: Any = _typed_dict("Instance", {**Instance.__annotations__, **special})
         instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
-        self.adapter: TypeAdapter[DecisionBody] = TypeAdapter(
-            _typed_dict("DecisionBody", {"instances": instances}, _BODY)
-        )
+        self.body = _typed_dict("DecisionBody", {"instances": instances}, _BODY)
+        self._adapter: TypeAdapter[DecisionBody] = TypeAdapter(self.body)
 
     def parse(self, body: Any) -> list[DecisionRequest]:
         """The instances of a v1 request, as bytes or parsed JSON; raises BadRequest."""
-        checked = _checked(self.adapter, parse_json(body), self._fields)
+        checked = _checked(self._adapter, parse_json(body), self._fields)
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
 
@@ -192,7 +186,10 @@ class DecisionParser:
         context = {name: None if (value := given.get(name)) == "" else value for name in self._columns}
         at = microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now))
         request_id = instance.get("request_id")
-        baseline, candidates, costs = _baseline(instance), self._channels, instance.get("costs") or {}
+        baseline: Baseline | None = None
+        if (stated := instance.get("baseline")) is not None:
+            baseline = {**stated, "propensity": stated.get("propensity")}
+        candidates, costs = self._channels, instance.get("costs") or {}
         if (offered := instance.get("candidates")) is not None:
             candidates = tuple(name for name in self._channels if name in offered)
         if baseline is not None and baseline["channel"] not in candidates:
@@ -205,31 +202,24 @@ class DecisionParser:
             fewer = candidates if len(candidates) < len(self._channels) else ()
             said = {"candidates": fewer, "costs": costs, "baseline": baseline}
             content = _content(context, None if timestamp is None else at, said)
-        user_id, campaign_id = instance["user_id"], instance["campaign_id"]
-        return DecisionRequest(
-            user_id, campaign_id, context, at, candidates, costs, baseline, request_id=request_id, content=content
-        )
-
-
-def _baseline(instance: Instance) -> Baseline | None:
-    if (given := instance.get("baseline")) is None:
-        return None
-    return {"channel": given["channel"], "expose": given["expose"], "propensity": given.get("propensity")}
+        who = instance["user_id"], instance["campaign_id"]
+        return DecisionRequest(*who, context, at, candidates, costs, baseline, request_id, content)
 
 
 class OutcomeParser:
-    """Reads reports of outcomes; `adapter` is `OutcomeBody` with the kinds of this data set."""
+    """Reads reports of outcomes; `body` is `OutcomeBody` with the kinds of this data set."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
         outcome: Any = _typed_dict("Outcome", {**Outcome.__annotations__, "kind": kind})
         outcomes = Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]
-        self.adapter: TypeAdapter[OutcomeBody] = TypeAdapter(_typed_dict("OutcomeBody", {"outcomes": outcomes}, _BODY))
+        self.body = _typed_dict("OutcomeBody", {"outcomes": outcomes}, _BODY)
+        self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(self.body)
         self._fields = {"outcomes": list(Outcome.__annotations__)}
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
         """The outcomes of a report, as records of the decision log; raises BadRequest."""
-        outcomes = _checked(self.adapter, parse_json(body), self._fields)["outcomes"]
+        outcomes = _checked(self._adapter, parse_json(body), self._fields)["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
 

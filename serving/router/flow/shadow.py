@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-
-from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.log.records import VERSION, FallbackReason, ShadowRecord
@@ -89,9 +86,9 @@ class Shadow:
         fault: FallbackReason = "model_error"
         try:
             if asked:
-                experiment, items = shadows[0].experiment, [shadows[i].item() for i in asked]
-                with _traced([shadows[i] for i in asked]) as spans:
-                    found = await asyncio.to_thread(self._arms.ask, experiment, arm, items, _SECONDS, spans)
+                items = [shadows[i].item() for i in asked]
+                with tracing.spans("shadow", ((shadows[i].traits, shadows[i].span) for i in asked)) as spans:
+                    found = await asyncio.to_thread(self._arms.ask, shadows[0].experiment, arm, items, _SECONDS, spans)
                 self._health.report(shadows[0].experiment.key(arm.name))
                 answers = dict(zip(asked, found, strict=True))
         except Exception as error:
@@ -116,12 +113,6 @@ class Shadow:
 
 def _challengers(decision: PendingDecision) -> list[Arm]:
     return [arm for arm in decision.experiment.arms if arm.name != INCUMBENT]
-
-
-@contextmanager
-def _traced(shadows: Sequence[PendingDecision]) -> Iterator[list[Span]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(tracing.span("shadow", shadow.traits, shadow.span)) for shadow in shadows]
 
 
 def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:

@@ -10,11 +10,12 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mtorl.runtime.validation import place
+from mtorl.runtime.validation import first_fault, place
 from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, correct
 from serving.router.flow.idempotency_cache import RequestConflict
@@ -23,6 +24,7 @@ from serving.router.http import v2
 from serving.router.http.auth import Authentication
 from serving.router.http.gateway import RETRY_AFTER, GatewayMiddleware
 from serving.router.http.openapi import document
+from serving.router.ops.drills import Drill
 from serving.router.router import Router
 
 
@@ -84,7 +86,10 @@ async def _drills(request: Request) -> JSONResponse:
     if drills is None:
         return JSONResponse({"error": "there are no drills here; the setting `drills: true` allows them"}, 404)
     if request.method == "POST":
-        drills.start(parse_json(await request.body()))
+        try:
+            drills.start(Drill.model_validate(parse_json(await request.body())))
+        except ValidationError as error:
+            raise BadRequest(first_fault(error)) from None
     elif request.method == "DELETE":
         drills.stop()
     return JSONResponse({"drills": drills.in_force()})
@@ -105,8 +110,8 @@ async def _health(request: Request, probe: str) -> JSONResponse:
 
 @lru_cache(maxsize=1)
 def _document(model: str, router: Router, authentication: Authentication) -> dict[str, Any]:
-    parsers = router.parser.adapter, router.outcome_parser.adapter
-    return document(model, router.parser.example, *parsers, authentication.scheme)
+    parser = router.parser
+    return document(model, parser.example, parser.body, router.outcome_parser.body, authentication.scheme)
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:

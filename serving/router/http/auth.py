@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving.router.ops.settings import HeaderAuth, NoAuth, SettingsError, TokenAuth
@@ -28,86 +29,69 @@ BEARER: Scheme = {"type": "http", "scheme": "bearer"}
 _SHORTEST_TOKEN = 16  # characters
 
 
-class Everybody:
-    """`kind: none`: admits every request; `hint` of this and the other classes is for refused callers."""
+@dataclass(frozen=True, eq=False)
+class Authentication:
+    """Admits requests that hold a valid value; the default is `kind: none`, which admits every request."""
 
-    hint = ""
+    hint: str = ""  # for refused callers
     scheme: Scheme = None
+    sent: Callable[[Headers], bytes] = lambda _: b""  # the value in a request's headers; empty: there is none
+    valid: Callable[[], Sequence[bytes]] = lambda: [b""]
 
     def admits(self, headers: Headers) -> bool:
-        """True for every request."""
-        return True
+        """Compares with every valid value, each in constant time."""
+        sent = self.sent(headers)
+        return any([hmac.compare_digest(sent, value) for value in self.valid()])
 
 
-class Tokens:
-    """`kind: token`: admits requests with a token of the file; raises SettingsError if the file has no usable one."""
-
-    hint = "send Authorization: Bearer with a valid token"
-    scheme: Scheme = BEARER
+class _Tokens:
+    """The tokens in a file; raises SettingsError if the file has no usable one."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._version: tuple[int, int] | None = None
         self._tokens: tuple[bytes, ...] = ()
-        self._refresh()
-        if not self._tokens:
+        if not self.read():
             raise SettingsError(f"auth.file: {file} holds no token of at least {_SHORTEST_TOKEN} characters")
 
-    def _refresh(self) -> None:
+    def read(self) -> tuple[bytes, ...]:
         """Read the file if it changed. A file that is gone or empty is ignored: it may be a half-done rotation."""
         try:
-            status = self._file.stat()
+            status = self._file.stat()  # takes a microsecond
             version = status.st_mtime_ns, status.st_ino
             if version == self._version:
-                return
+                return self._tokens
             lines = [line.strip().encode() for line in self._file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             if self._tokens:
                 log.error("the tokens stay as they were: %s", error)
-            return
+            return self._tokens
         self._version = version
-        tokens = tuple(line for line in lines if len(line) >= _SHORTEST_TOKEN)
-        if tokens or not self._tokens:
+        if tokens := tuple(line for line in lines if len(line) >= _SHORTEST_TOKEN):
             self._tokens = tokens
-        else:
+        elif self._tokens:
             log.error("%s holds no token of %d characters or more: the tokens stay", self._file, _SHORTEST_TOKEN)
-
-    def admits(self, headers: Headers) -> bool:
-        """Compares with every token, each in constant time."""
-        self._refresh()  # takes a microsecond, for the file's date
-        kind, _, sent = _single(headers, b"authorization").partition(b" ")
-        matches = [hmac.compare_digest(sent.strip(), token) for token in self._tokens]
-        return kind.lower() == b"bearer" and any(matches)
-
-
-class ProxyHeader:
-    """`kind: header`: admits requests in which the proxy in front names the caller."""
-
-    hint = "the proxy in front of the router did not identify you"
-
-    def __init__(self, name: str, values: Iterable[str]) -> None:
-        self.scheme: Scheme = {"type": "apiKey", "in": "header", "name": name}
-        self._name = name.lower().encode()
-        self._values = tuple(value.encode() for value in values)
-
-    def admits(self, headers: Headers) -> bool:
-        """Compares with every value, each in constant time."""
-        sent = _single(headers, self._name)
-        return any([hmac.compare_digest(sent, value) for value in self._values])
-
-
-Authentication = Everybody | Tokens | ProxyHeader
+        return self._tokens
 
 
 def authentication(settings: NoAuth | TokenAuth | HeaderAuth) -> Authentication:
     """The authentication of the setting `auth`; raises SettingsError if the file of tokens can't be used."""
     match settings:
         case NoAuth():
-            return Everybody()
+            return Authentication()
         case TokenAuth():
-            return Tokens(settings.file)
+            hint = "send Authorization: Bearer with a valid token"
+            return Authentication(hint, BEARER, _bearer, _Tokens(settings.file).read)
         case HeaderAuth():
-            return ProxyHeader(settings.name, settings.values)
+            hint = "the proxy in front of the router did not identify you"
+            name, values = settings.name.lower().encode(), [value.encode() for value in settings.values]
+            scheme = {"type": "apiKey", "in": "header", "name": settings.name}
+            return Authentication(hint, scheme, lambda headers: _single(headers, name), lambda: values)
+
+
+def _bearer(headers: Headers) -> bytes:
+    kind, _, sent = _single(headers, b"authorization").partition(b" ")
+    return sent.strip() if kind.lower() == b"bearer" else b""
 
 
 def _single(headers: Headers, name: bytes) -> bytes:

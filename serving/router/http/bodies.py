@@ -1,8 +1,11 @@
-"""Types of answers and of protocol v2's tensors, for `openapi.py`; v1's requests: `flow/requests.py`."""
+"""Types of answers and of protocol v2's tensors, for `openapi.py`; v1's requests: `flow/requests.py`.
+
+Those of routes that are KServe's own are in its SDK.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -152,46 +155,3 @@ class Alive(_Exact):
     """KServe's answer at the root."""
 
     status: Literal["alive"]
-
-
-class ServerLive(_Exact):
-    """KServe's answer while the server answers."""
-
-    live: bool
-
-
-class ServerReady(_Exact):
-    """KServe's answer once decisions can be made."""
-
-    ready: bool
-
-
-class ServerMetadata(_Exact):
-    """The server, protocol v2."""
-
-    name: str
-    version: str
-    extensions: list[str]
-
-
-class Models(_Exact):
-    """The one model."""
-
-    models: list[str]
-
-
-class ModelReady(_Exact):
-    """Whether decisions can be made."""
-
-    name: str
-    ready: bool
-
-
-class ModelMetadata(_Exact):
-    """The model, protocol v2."""
-
-    name: str
-    versions: list[str] | None
-    platform: str
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]

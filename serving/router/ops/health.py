@@ -44,18 +44,12 @@ class Fault(NamedTuple):
 
 
 class Health:
-    """Collects reports of the parts.
-
-    Attributes:
-        waiting_for: Why no decisions can be made yet; empty once they can.
-        draining: Whether the router is about to end.
-        experiments: Versions of the experiments that decisions are made by, with their accounts; by name.
-    """
+    """Collects reports of the parts."""
 
     def __init__(self) -> None:
-        self.waiting_for = "the router is starting"
-        self.draining = False
-        self.experiments: Mapping[str, str] = {}
+        self.waiting_for = "the router is starting"  # why no decisions can be made yet; empty once they can
+        self.draining = False  # the router is about to end
+        self.experiments: Mapping[str, str] = {}  # version of each that decisions are made by, with its accounts
         self._tick = monotonic()
         self._faults: dict[str, Fault | None] = {}
         self._heard: dict[str, float] = {}

@@ -42,16 +42,14 @@ class Source(Protocol):
     def texts(self) -> Mapping[str, bytes]:
         """File name and YAML of each experiment, and NAME.off for each that is switched off by it.
 
-        Raises:
-            ExperimentError: There is none, or one can't be read.
+        Raises ExperimentError if there is none, or one can't be read.
         """
 
 
 class ExperimentFiles:
     """An experiment's file, or a folder of several, named *.yaml; a ConfigMap may be mounted there.
 
-    Args:
-        tables: Folder of the budget tables; None: that of each file.
+    `tables` is the folder of the budget tables; None: that of each file.
     """
 
     def __init__(self, path: Path, tables: Path | None = None) -> None:
@@ -115,15 +113,8 @@ def signature_of_tables(folders: Iterable[Path]) -> object:
 class LiveExperiments:
     """Holds the experiments. A decision takes its own once, so that all of its stages have the same.
 
-    Args:
-        spec: The data set, whose channels, columns and outcomes they may name.
-        last_good: Folder with the experiments in force, for people and for the next start.
-        start_with_it: Whether to start with `last_good` if a file is wrong then.
-
-    Attributes:
-        missing: Why nothing is in force: an experiment was wrong at the start, and nothing usable was kept of it.
-        refused: Whether the source has something else than is in force.
-        generation: Times that something came into force.
+    `last_good` is a folder with the experiments in force, for people and, if `start_with_it`, for the next start with a
+    wrong file.
     """
 
     def __init__(
@@ -136,9 +127,9 @@ class LiveExperiments:
         self._signature = source.signature
         self._in_force = self._kept() if start_with_it else {}  # by the name of the text
         self._experiments: Experiments | None = None
-        self.missing: ExperimentError | None = None
-        self.refused = False
-        self.generation = 0
+        self.missing: ExperimentError | None = None  # why nothing is in force: one was wrong at the start
+        self.refused = False  # the source has something else than is in force
+        self.generation = 0  # times that something came into force
         self._load()
 
     @property

@@ -102,11 +102,6 @@ def show_prices(by_arm: Mapping[str, float]) -> None:
     _show(BUDGET_PRICE, {arm_labels(arm): price for arm, price in by_arm.items()})
 
 
-def show_pacing_lease(leads: bool) -> None:
-    """Publish whether this router paces."""
-    PACING_LEADER.set(leads)
-
-
 def show_budget(balances: Iterable[Balance]) -> None:
     """Publish spend and reservations.
 

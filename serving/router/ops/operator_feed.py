@@ -42,12 +42,7 @@ class Answer(NamedTuple):
 
 
 class OperatorFeed:
-    """Polls the operators.
-
-    Args:
-        mounted: File or folder that the ConfigMap is mounted as, and the folder of budget tables.
-        last_good: Folder with the experiments that were in force before this start.
-    """
+    """Polls the operators; the ConfigMap is `mounted`, and `last_good` was in force before this start."""
 
     def __init__(self, operator: str, mounted: ExperimentFiles, last_good: Path, router: str) -> None:
         self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")

@@ -68,11 +68,7 @@ def _lake(value: Any, info: ValidationInfo) -> str:
 
 
 def _sink(value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"expected an http or https URL, got {short(value)}")
-    if not value.startswith(("http://", "https://")):
+    if value is not None and not (isinstance(value, str) and value.startswith(("http://", "https://"))):
         raise ValueError(f"expected an http or https URL, got {short(value)}")
     return value
 

@@ -3,10 +3,10 @@
     tracing: {endpoint: "http://otel-collector:4318", share: 0.01}      # in the router's settings; without it, off
 
     decide               a request for decisions, from its body to the answer: waiting for room counts
-      features           one read for all that an arm decides of it
-      model              an arm that is asked for some of its decisions; its endpoint gets `traceparent`
-      ledger             a reservation, or whether an earlier one still stands
-      log                until the record of a decision is on disk
+      features           and the other stages: one for each arm that decides
+      model              the arm; its endpoint gets `traceparent`
+      ledger             reservations, or whether an earlier one still stands
+      log                until the records are on disk
       shadow             a challenger that is asked at stage `shadow`, after the answer
     outcomes             a report of outcomes
       log                until they are on disk
@@ -27,12 +27,13 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
 
 from mtorl import __version__
 from serving.router.ops.settings import SettingsError, Tracing
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-Traits = Callable[[], Mapping[str, str | int]]
+Traits = Callable[[], Mapping[str, AttributeValue]]
 """Attributes of a span; called only if it is recorded."""
 Send = Callable[[Any], Awaitable[None]]
 
@@ -74,6 +75,13 @@ def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Abs
     if not _sampled(parent):
         return nullcontext(parent)
     return _current(_tracer, name, set_span_in_context(parent), SpanKind.INTERNAL, traits)
+
+
+@contextmanager
+def spans(name: str, parts: Iterable[tuple[Traits, Span]]) -> Iterator[list[Span]]:
+    """Spans of work that several requests share, each with its traits and its parent."""
+    with ExitStack() as stack:
+        yield [] if _tracer is None else [stack.enter_context(span(name, traits, of)) for traits, of in parts]
 
 
 @contextmanager
@@ -130,7 +138,7 @@ def _sampled(of: Span) -> bool:
     return of.get_span_context().trace_flags.sampled
 
 
-def _named(traits: Traits) -> dict[str, str | int]:
+def _named(traits: Traits) -> dict[str, AttributeValue]:
     return {f"mtorl.{name}": value for name, value in traits().items()}
 
 

@@ -181,15 +181,3 @@ async def test_who_can_get_no_room_in_time_is_refused_without_a_place_in_the_que
     end.set()
     found = await asyncio.gather(*guests, return_exceptions=True)
     assert sum(isinstance(one, Saturated) for one in found) == 7 and not admission.full
-
-
-@in_loop
-async def test_who_leaves_at_the_moment_of_its_admission_gives_its_room_back() -> None:
-    admission = Admission(1, 10.0)
-    async with admission.admit():
-        leaving = asyncio.create_task(admission.admit().__aenter__())
-        await asyncio.sleep(0)
-    leaving.cancel()  # it has room by now, and has not woken up
-    with pytest.raises(asyncio.CancelledError):
-        await leaving
-    assert admission.inside == 0

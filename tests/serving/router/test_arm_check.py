@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.router.flow.arm_check import check_arm
+from serving.router.arm_check import check_arm
 from tests.serving.router_fixtures import SPEC, FakeArm, decision
 
 LEAST = {"channel": "search", "expose": True}
@@ -54,7 +54,7 @@ def test_the_least_that_is_enough_has_notes_and_no_fault() -> None:
         (500, None, "HTTP 500"),
         (b"<html>", None, "expected JSON"),
         (lambda _: LEAST, None, "candidates ['video']: channel: 'search' is not on offer; answer one of video"),
-        (lambda _: {"channel": "search"}, None, "an ordinary item: missing expose"),
+        (lambda _: {"channel": "search"}, None, "an ordinary item: missing field 'expose'"),
         (first_candidate, lambda answers: answers[0], "several items in one call, as under load: expected 3 answers"),
         (
             lambda item: {"error": "no such user"} if "x" * 240 in item["user_id"] else first_candidate(item),

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
+from mtorl.log.dataset import Column
+from serving.router.flow.requests import BadRequest, OutcomeParser
 from tests.lakes import id_of
-from tests.serving.router_fixtures import CONTEXT, Harness, instance, with_router
+from tests.serving.router_fixtures import CONTEXT, SPEC, Harness, event, instance, with_router
 
-GOOD_OUTCOME = {
-    "event_id": "e",
-    "decision_id": id_of("d"),
-    "kind": "click",
-    "value": 1,
-    "event_time": "2026-01-01T12:00:00Z",
-}
+GOOD_OUTCOME = event(id_of("d"), "click", 1)
+SHOP = SPEC.replace(
+    outcomes=(
+        Column(name="profit", kind="numeric"),
+        Column(name="verdict", kind="categorical", missing="unknown"),
+        Column(name="seconds", kind="numeric", missing="unknown"),
+    )
+)
 
 
 NOT_A_REQUEST: list[tuple[Any, str]] = [
@@ -113,3 +116,18 @@ def test_a_bad_outcome_is_a_400_that_says_where(ask: Any, changes: dict[str, Any
 def test_bad_outcome_lists(ask: Any) -> None:
     for body in ([], {"outcomes": []}, {"outcomes": [GOOD_OUTCOME] * 1001}, {"outcomes": [{}]}):
         assert ask("/v1/outcomes", body).status_code == 400
+
+
+def test_every_numeric_outcome_may_be_reported_and_only_an_amount_may_be_negative() -> None:
+    """Of the data set's description, and that an ad was not shown."""
+    never_negative, other = ("cost", "click", "conversion", "cancel"), ("revenue", "profit", "seconds")
+    good = [(kind, 2.5) for kind in (*never_negative, *other)] + [(kind, -3.0) for kind in other]
+    bad = [(kind, 1.0) for kind in ("profits", "verdict", "", "hour")] + [(kind, -3.0) for kind in never_negative]
+    for kind, value in good + bad:
+        body = json.dumps({"outcomes": [{**GOOD_OUTCOME, "kind": kind, "value": value}]}).encode()
+        if (kind, value) in good:
+            (record,) = OutcomeParser(SHOP).parse(body)
+            assert (record["kind"], record["value"]) == (kind, value)
+        else:
+            with pytest.raises(BadRequest):
+                OutcomeParser(SHOP).parse(body)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.ledger import LedgerUnavailable
 from serving.router.flow.idempotency_cache import prediction_of
-from tests.serving.router.test_inner_faults import FAULTS
 from tests.serving.router_fixtures import (
-    SHORT_DEADLINE,
     Harness,
     full_disk,
     instance,
     only,
-    run,
     with_router,
 )
 
@@ -69,30 +64,6 @@ async def test_it_needs_no_feature_store(h: Harness) -> None:
     assert h.records()[0]["static"] is None and h.records()[0]["feature_hash"] is None
 
 
-@pytest.mark.parametrize(
-    "fault",
-    ["feature store raises", "arm refuses", "arm is slow", "unknown channel", "ledger is locked", "ledger is missing"],
-)
-def test_whatever_breaks_inside_the_callers_own_logic_decides(tmp_path: Path, fault: str) -> None:
-    reason, strike = FAULTS[fault]
-
-    async def scenario(h: Harness) -> None:
-        if asyncio.iscoroutine(waits := strike(h)):
-            await waits
-        (answer,) = await h.predict(instance(baseline=SEARCH))
-        assert (answer["channel"], answer["propensity"], answer["fallback_reason"]) == ("search", 0.4, reason)
-        assert answer["expose"] == (reason != "ledger") == (answer["reservation_id"] is not None)
-        (record,) = h.records()
-        assert record["reserved"] == (0.6 if answer["expose"] else 0.0) and record["baseline"] == SEARCH
-        assert record["drawn_channel"] == ("video" if reason == "ledger" else None)
-        if answer["expose"]:
-            assert h.balance(answer["arm"]).reserved == 0.6
-        elif fault != "ledger is missing":
-            await h.until(h.holds_nothing)
-
-    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE if "slow" in fault or "locked" in fault else 20_000)
-
-
 @with_router()
 async def test_a_ledger_that_fails_for_the_default_action_means_no_exposure(
     h: Harness, monkeypatch: pytest.MonkeyPatch
@@ -134,12 +105,6 @@ async def test_the_default_action_spends_no_more_than_there_is(h: Harness) -> No
         assert h.balance(arm).reserved <= h.balance(arm).limit
     refused = next(record for record in h.records() if record["budget_exhausted"])
     assert refused["refused_until"] is not None and refused["drawn_channel"] is None
-
-
-@with_router(changes={"arms": ARMS, "budgets": [{"campaign": "*", "channel": "video", "amount": 10.0}]})
-async def test_where_no_budget_is_for_the_channel_nothing_is_shown(h: Harness) -> None:
-    (answer,) = await h.predict(*of_arm(h, "incumbent", baseline=SEARCH))
-    assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("no_account", "search", False)
 
 
 @with_router(changes={"arms": ARMS})

@@ -20,7 +20,7 @@ import pytest
 from serving.decision_log import Spool
 from serving.decision_log.segments import path_of
 from serving.ledger import SqliteLedger
-from tests.serving.router_fixtures import instance
+from tests.serving.router_fixtures import event, instance
 from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.integration
@@ -41,8 +41,7 @@ class Report(threading.Thread):
 
     def __init__(self, process: Process, decision_id: str) -> None:
         super().__init__()
-        event = {"event_id": "e1", "decision_id": decision_id, "kind": "cost", "value": _COST}
-        self._body = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
+        self._body = {"outcomes": [event(decision_id, value=_COST)]}
         self._url = f"{process.url}/v1/outcomes"
         self.answer: httpx.Response | None = None
         self.start()

@@ -23,6 +23,7 @@ from serving.ledger import open_ledger
 from serving.local.ports import free_ports
 from serving.local.stack import LocalStack
 from tests.redis_server import redis_server
+from tests.serving.router_fixtures import event
 from tests.serving.small_run import small_run
 
 pytestmark = pytest.mark.integration
@@ -73,13 +74,8 @@ class Traffic:
                 cost = round(chance.random(), 3) if chance.random() < 0.8 else None
                 self.exposed[decision["decision_id"]] = cost
                 if cost is not None:
-                    event = {
-                        "event_id": f"cost-{number}-{calls}",
-                        "decision_id": decision["decision_id"],
-                        "kind": "cost",
-                    }
-                    event |= {"value": cost, "event_time": "2026-01-01T00:00:00Z"}
-                    self._post(client, "/v1/outcomes", {"outcomes": [event]})
+                    reported = event(decision["decision_id"], value=cost, event_id=f"cost-{number}-{calls}")
+                    self._post(client, "/v1/outcomes", {"outcomes": [reported]})
 
     def _post(self, client: httpx.Client, path: str, body: Any) -> Any:
         for _ in range(3000):

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from serving.router.http.auth import ProxyHeader, Tokens
-from serving.router.ops.settings import SettingsError
+from serving.router.http.auth import authentication
+from serving.router.ops.settings import HeaderAuth, SettingsError, TokenAuth
 from tests.lakes import id_of
 from tests.serving.router_fixtures import Harness, instance, run, sample, with_router
 
 TOKEN = "0123456789abcdef-token"
-
-
 BODY = {"instances": [instance()]}
+PREDICT = "/v1/models/ads:predict"
 
 
 def bearer(token: str) -> list[tuple[bytes, bytes]]:
@@ -28,13 +27,7 @@ def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) ->
     before = sample("mtorl_refused_requests_total", status="401")
 
     async def scenario(h: Harness) -> None:
-        for path in (
-            "/v1/models/ads:predict",
-            "/v2/models/ads/infer",
-            "/v1/outcomes",
-            "/v1/drills",
-            "/v2/repository/x",
-        ):
+        for path in (PREDICT, "/v2/models/ads/infer", "/v1/outcomes", "/v1/drills", "/v2/repository/x"):
             for headers in ({}, {"authorization": "Bearer wrong-0123456789abcdef"}, {"authorization": TOKEN}):
                 response = await h.post(path, None, json=BODY, headers=headers)
                 assert response.status_code == 401, path
@@ -44,7 +37,7 @@ def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) ->
         assert (await h.client.get("/docs")).status_code == 401
         for path in ("/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v1/models/ads"):
             assert (await h.client.get(path)).status_code == 200, path
-        good = await h.post("/v1/models/ads:predict", None, json=BODY, headers={"authorization": f"bearer {TOKEN}"})
+        good = await h.post(PREDICT, None, json=BODY, headers={"authorization": f"bearer {TOKEN}"})
         assert good.status_code == 200 and TOKEN not in (await h.client.get("/metrics")).text
 
     run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"})
@@ -53,7 +46,7 @@ def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) ->
 def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"{TOKEN}\nshort\n")
-    tokens = Tokens(file)
+    tokens = authentication(TokenAuth(kind="token", file=str(file)))
     assert tokens.admits(bearer(TOKEN)) and not tokens.admits(bearer("short")) and not tokens.admits(bearer(""))
     file.write_text(f"{TOKEN}\nanother-0123456789\n")
     assert tokens.admits(bearer("another-0123456789")) and tokens.admits(bearer(TOKEN))
@@ -65,16 +58,14 @@ def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Pa
     assert tokens.admits(bearer("another-0123456789"))
     assert not tokens.admits(bearer("another-0123456789") * 2)  # which of two was meant?
 
-
-def test_a_file_without_a_token_is_named(tmp_path: Path) -> None:
-    for file in (tmp_path / "absent", tmp_path / "short"):
-        (tmp_path / "short").write_text("short\n")
-        with pytest.raises(SettingsError, match=f"auth.file: {file} holds no token of at least 16 characters"):
-            Tokens(file)
+    file.write_text("short\n")
+    for useless in (file, tmp_path / "absent"):
+        with pytest.raises(SettingsError, match=f"auth.file: {useless} holds no token of at least 16 characters"):
+            authentication(TokenAuth(kind="token", file=str(useless)))
 
 
 def test_a_proxy_vouches_by_a_header() -> None:
-    header = ProxyHeader("X-Client", ["ads"])
+    header = authentication(HeaderAuth(kind="header", name="X-Client", values=["ads"]))
     assert header.admits([(b"x-client", b"ads")])
     assert not header.admits([(b"x-client", b"other")]) and not header.admits([])
     assert not header.admits([(b"x-client", b"ads"), (b"x-client", b"ads")])
@@ -87,7 +78,7 @@ async def test_a_large_or_endless_body_is_refused_before_it_is_read(h: Harness) 
             yield b"x" * 1000
 
     for content in (b"x" * 5000, endless()):
-        response = await h.post("/v1/models/ads:predict", None, content=content)
+        response = await h.post(PREDICT, None, content=content)
         assert response.status_code == 413
     assert h.gateway.readers == 0
     assert (await h.predict())[0]["expose"]
@@ -99,22 +90,15 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pyte
 
     async def scenario(h: Harness) -> None:
         h.arm.mode = "hold"
-        waiting = [asyncio.create_task(h.post("/v1/models/ads:predict", BODY)) for _ in range(3)]
+        waiting = [asyncio.create_task(h.post(PREDICT, BODY)) for _ in range(3)]
         await h.until(lambda: h.gateway.decisions.inside == 3)
         h.gateway.decisions._mean = 20.0  # an answer takes as long as that
-        assert h.gateway.sheds(b"POST", b"/v1/models/ads:predict")
+        assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
-        refused = await h.post("/v1/models/ads:predict", BODY)
+        refused = await h.post(PREDICT, BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         # Outcomes have room of their own.
-        event = {
-            "event_id": "e",
-            "decision_id": id_of("d"),
-            "kind": "click",
-            "value": 1,
-            "event_time": "2026-01-01T00:00:00Z",
-        }
-        assert (await h.post("/v1/outcomes", {"outcomes": [event]})).status_code == 200
+        await h.outcome(id_of("d"), "click", 1)
         h.arm.release.set()
         assert [(await answer).status_code for answer in waiting] == [200] * 3
         assert h.gateway.decisions.inside == 0

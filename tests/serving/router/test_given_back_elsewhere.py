@@ -10,7 +10,7 @@ import pytest
 
 from serving.ledger import LedgerUnavailable
 from tests.serving.ledgers import Place
-from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, run, running, with_router
+from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, running, with_router
 
 
 def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Path, lasting_redis: int) -> None:
@@ -32,26 +32,17 @@ def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Pat
                 assert await h.predict(instance(request_id="r1")) == [third]  # it is paid for
                 balance = h.balance(first["arm"])
                 assert (balance.spent, balance.reserved, balance.excess) == (0.04, 0.0, 0.0)
+                (elsewhere,) = await h.predict(instance(request_id="r2"))
+                await other.outcome(elsewhere["decision_id"], "cancel", 0.0)
+                assert (await other.predict(instance(request_id="r2")))[0]["expose"]
+                (last,) = await h.predict(instance(request_id="r2"))
+                assert (last["expose"], last["fallback_reason"]) == (False, "repeated"), "it is not exposed twice"
+                assert h.balance(first["arm"]).reserved == 0.05
 
     where = Place("redis", tmp_path, lasting_redis).where
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     asyncio.run(scenario())
-
-
-def test_if_another_router_decided_on_it_since_it_is_not_exposed_twice(tmp_path: Path, lasting_redis: int) -> None:
-    async def scenario(h: Harness) -> None:
-        async with running(tmp_path / "other", ledger=where) as other:
-            (first,) = await h.predict(instance(request_id="r1"))
-            await other.outcome(first["decision_id"], "cancel", 0.0)
-            (second,) = await other.predict(instance(request_id="r1"))
-            (third,) = await h.predict(instance(request_id="r1"))
-            assert second["expose"] and not third["expose"] and third["fallback_reason"] == "repeated"
-            assert h.balance(first["arm"]).reserved == 0.05
-
-    where = Place("redis", tmp_path, lasting_redis).where
-    (tmp_path / "other").mkdir()
-    run(scenario, tmp_path, ledger=where)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "late"])

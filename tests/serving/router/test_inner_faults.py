@@ -16,8 +16,9 @@ import pytest
 
 from serving.ledger import LedgerUnavailable, Wanted
 from serving.router.flow import decider
+from serving.router.flow.admission import Deadline
 from serving.router.flow.pending_decision import PendingDecision
-from serving.router.flow.stages import FAILURES, SILENT_SECONDS, Breaker, Deadline
+from serving.router.flow.stages import FAILURES, SILENT_SECONDS, Breaker
 from tests.serving.router_fixtures import (
     CONTEXT,
     SHORT_DEADLINE,
@@ -47,6 +48,7 @@ def _lock_ledger(h: Harness) -> None:
     release.start()
 
 
+OWN_LOGIC = {"channel": "search", "expose": True, "propensity": 0.4}
 FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
     "feature store raises": ("features", lambda h: setattr(h.features, "fault", OSError("gone"))),
     "feature store is slow": ("features", lambda h: setattr(h.features, "seconds", 1.5)),
@@ -62,10 +64,7 @@ FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
     "arm answers null": ("model_error", _raw('{"predictions": [null]}')),
     "arm answers text": ("model_error", _raw('{"predictions": ["video"]}')),
     "arm answers NaN": ("model_error", _raw(json.dumps({"predictions": [decision(expected_reward=float("nan"))]}))),
-    "arm answers infinity": (
-        "model_error",
-        _raw('{"predictions": [' + json.dumps(decision()).replace("0.03", "1e999") + "]}"),
-    ),
+    "arm answers infinity": ("model_error", _raw(json.dumps({"predictions": [decision()]}).replace("0.03", "1e999"))),
     "arm has an error": ("model_error", _mode(lambda _: {"error": "no such channel"})),
     "unknown channel": ("model_error", _mode(lambda _: decision(channel="tv"))),
     "no channel": ("model_error", _mode(lambda _: {"expose": True})),
@@ -83,17 +82,30 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
             await waits
         arm = only(h.router.live).arm_of("u1")[0]
         before = sample("mtorl_fallbacks_total", arm=arm, reason=reason)
-        (answer,) = await h.predict()
-        assert answer["fallback_reason"] == reason
+        answer, own = await h.predict(instance(), instance(baseline=OWN_LOGIC))
+        assert answer["fallback_reason"] == own["fallback_reason"] == reason
         assert (answer["channel"], answer["expose"], answer["propensity"]) == ("search", False, 1.0)
         assert answer["reservation_id"] is None and answer["model"] is None and answer["arm"] == arm
-        assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 1
-        (record,) = h.records()
+        assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 2
+        record, of_own = h.records_of([answer, own])
         assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
-        if fault != "ledger is missing":
+        # The caller's own logic is the default action where the request has it; and without a ledger, nothing is shown.
+        assert (own["channel"], own["propensity"], of_own["baseline"]) == ("search", 0.4, OWN_LOGIC)
+        assert own["expose"] == (reason != "ledger") == (own["reservation_id"] is not None)
+        assert of_own["reserved"] == 0.6 * own["expose"]
+        assert of_own["drawn_channel"] == ("video" if reason == "ledger" else None)
+        if own["expose"]:
+            assert h.balance(arm).reserved == 0.6
+        elif fault != "ledger is missing":
             await h.until(h.holds_nothing)
 
     run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE if "slow" in fault or "locked" in fault else 20_000)
+
+
+def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and for an hour."""
+    for name, value in (("FAILURES", failures), ("SILENT_SECONDS", 0.0), ("_PAUSE_SECONDS", 3600.0)):
+        monkeypatch.setattr(f"serving.router.flow.stages.{name}", value)
 
 
 @pytest.mark.parametrize("part", ["model", "features"])
@@ -103,8 +115,7 @@ async def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
 ) -> None:
     clock = [1000.0]  # stands still while the part is left alone
     monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
-    monkeypatch.setattr("serving.router.flow.stages.FAILURES", 6)
-    monkeypatch.setattr("serving.router.flow.stages.SILENT_SECONDS", 0.0)
+    open_breaker_after(6, monkeypatch)
     reads = 0
     read = h.features.read
 
@@ -126,7 +137,7 @@ async def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     assert {answer["fallback_reason"] for (answer,) in answers} == {"model_error" if part == "model" else "features"}
     assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
     h.arm.mode, h.features.fault = "ok", None
-    clock[0] += 3600.0  # the moment is over
+    clock[0] += 3601.0  # the moment is over
     (found,) = await h.predict(one)
     assert found["expose"] and found["arm"] == arm
     assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
@@ -156,9 +167,8 @@ async def test_a_ledger_that_answers_too_late_leaves_nothing_reserved(
 async def test_a_log_that_fails_is_no_exposure_and_no_reservation(
     h: Harness, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    def said(h: Harness) -> str:
-        text: str = h.router.health.ready(lambda: h.spool.alive)[1]["parts"]["decision_log"]
-        return text
+    def said() -> Any:
+        return h.router.health.ready(lambda: h.spool.alive)[1]["parts"]["decision_log"]
 
     arm = only(h.router.live).arm_of("u1")[0]
     before = sample("mtorl_fallbacks_total", arm=arm, reason="log")
@@ -168,19 +178,16 @@ async def test_a_log_that_fails_is_no_exposure_and_no_reservation(
         assert (answer["fallback_reason"], answer["expose"], answer["propensity"]) == ("log", False, 1.0)
         await h.until(h.holds_nothing)
         assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
-        await h.until(lambda: said(h) == "can't be written: [Errno 28] No space left on device")
+        await h.until(lambda: said() == "can't be written: [Errno 28] No space left on device")
         assert sample("mtorl_spool_writable") == 0
     # The disk has room again: the decision above is logged after all, so that whoever judges counts its fallback.
     await h.until(lambda: len(h.records()) == 1)
     (record,) = h.records()
     assert record["decision_id"] == answer["decision_id"] and record["withdrawn"]
     assert record["fallback_reason"] == "log" and not record["expose"]
-    await h.until(lambda: said(h) == "ok")
-    assert (
-        sample("mtorl_spool_writable") == 1
-        and sample("mtorl_spool_lost_records") == 0
-        and sample("mtorl_spool_free_bytes") > 0
-    )
+    await h.until(lambda: said() == "ok")
+    assert sample("mtorl_spool_writable") == 1 and sample("mtorl_spool_lost_records") == 0
+    assert sample("mtorl_spool_free_bytes") > 0
     (answer,) = await h.predict()
     assert answer["expose"] and h.records()[-1]["decision_id"] == answer["decision_id"]
 
@@ -283,9 +290,7 @@ def test_a_part_is_left_alone_only_if_it_is_silent_for_a_while(monkeypatch: pyte
 async def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.router.flow.stages.FAILURES", 3)
-    monkeypatch.setattr("serving.router.flow.stages.SILENT_SECONDS", 0.0)
-    monkeypatch.setattr("serving.router.flow.stages._PAUSE_SECONDS", 3600.0)
+    open_breaker_after(3, monkeypatch)
     calls = 0
     released = threading.Event()
 
@@ -311,9 +316,7 @@ async def test_a_part_that_answers_too_late_each_time_is_left_alone(
     h: Harness, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """What it says by then is no sign that it answers."""
-    monkeypatch.setattr("serving.router.flow.stages.FAILURES", 4)
-    monkeypatch.setattr("serving.router.flow.stages.SILENT_SECONDS", 0.0)
-    monkeypatch.setattr("serving.router.flow.stages._PAUSE_SECONDS", 3600.0)
+    open_breaker_after(4, monkeypatch)
     calls = back = 0
     of, name = (h.features, "read") if part == "features" else (h.ledger, "reserve_all")
     in_time = getattr(of, name)

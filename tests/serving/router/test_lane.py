@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.router.flow import lane as lanes
-from serving.router.flow.drills import Drills
-from serving.router.flow.lane import Job, Lane, TakenOver
-from serving.router.flow.pipeline import Pipeline, Stage
-from serving.router.flow.stages import Deadline, LeftAlone, Stages
+from serving.router.flow.admission import Deadline
+from serving.router.flow.lane import Job, Lane, NotCalled
+from serving.router.flow.stages import Breaker, Pipeline, Stage
+from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health
 from tests.serving.router_fixtures import in_loop
 
@@ -28,7 +30,7 @@ class Decision:
     def __init__(self, deadline: Deadline) -> None:
         self.changes: list[str] = []
         self.deadline = deadline
-        self.account, self.span, self.traits = "test/a", None, dict
+        self.account, self.arm, self.experiment, self.span, self.traits = "test/a", "a", None, None, dict
 
 
 def job(seconds: float = LONG, decisions: int = 1) -> Job:
@@ -40,15 +42,19 @@ def changes(of: Job) -> list[str]:
     return [change for decision in of.decisions for change in decision.changes]  # type: ignore[attr-defined]
 
 
-def calling(call: Callable[[], object]) -> Callable[[Sequence[Job]], None]:
+def calling(call: Callable[[Job], object]) -> Callable[[Sequence[Job]], None]:
+    """Works on jobs as a pipeline of one stage does, whose call is `call`."""
+
     def walk(jobs: Sequence[Job]) -> None:
-        asked = [one for one in jobs if one.hold()]
-        for one in asked:
-            one.release("model", calling=True)
-        call()
-        for one in asked:
-            if one.hold():
-                changes_of(one, "thread")
+        for one in jobs:
+            with one.lock:
+                if not one.taken:
+                    one.waits_for("model", calling=True)
+            call(one)
+            with one.lock:
+                if not one.taken:
+                    changes_of(one, "thread")
+                    one.finish()
 
     return walk
 
@@ -86,7 +92,7 @@ async def test_what_waits_shares_a_batch() -> None:
 async def test_what_hangs_is_taken_over_and_another_thread_goes_on() -> None:
     hanging, go = threading.Event(), threading.Event()
 
-    def call() -> None:
+    def call(_: Job) -> None:
         if hanging.is_set():
             go.wait(LONG)
 
@@ -94,9 +100,8 @@ async def test_what_hangs_is_taken_over_and_another_thread_goes_on() -> None:
     hanging.set()
     late = [job(seconds=0.03) for _ in range(5)]
     for each in late:
-        with pytest.raises(TakenOver) as over:
+        with pytest.raises(TimeoutError):
             await one.put(each)
-        assert over.value.calling
         changes_of(each, "loop")
     hanging.clear()
     well = job()
@@ -113,16 +118,16 @@ async def test_when_all_threads_of_a_lane_hang_nobody_waits_for_one(monkeypatch:
     go = threading.Event()
     inside: list[int] = []
 
-    def call() -> None:
+    def call(_: Job) -> None:
         inside.append(1)
         go.wait(LONG)
 
     one = Lane("test", calling(call))
     for _ in range(3):
-        with pytest.raises(TakenOver):
+        with pytest.raises(TimeoutError):
             await one.put(job(seconds=0.03))
     for _ in range(5):
-        with pytest.raises(LeftAlone):
+        with pytest.raises(NotCalled):
             await one.put(job())
     assert len(inside) == 3 and one.busy
     go.set()
@@ -139,10 +144,11 @@ async def test_a_job_is_not_taken_while_a_thread_changes_it() -> None:
     changing = threading.Event()
 
     def walk(jobs: Sequence[Job]) -> None:
-        assert jobs[0].hold()
-        changing.set()
-        time.sleep(0.1)  # far beyond the deadline
-        changes_of(jobs[0], "thread")
+        with jobs[0].lock:
+            changing.set()
+            time.sleep(0.1)  # far beyond the deadline
+            changes_of(jobs[0], "thread")
+            jobs[0].finish()
 
     one, slow = Lane("test", walk), job(seconds=0.01)
     await one.put(slow)
@@ -158,7 +164,6 @@ async def test_a_bug_is_told_to_all_of_the_batch_and_the_thread_goes_on() -> Non
         if broken:
             raise ZeroDivisionError
         for each in jobs:
-            assert each.hold()
             changes_of(each, "thread")
 
     one = Lane("test", walk)
@@ -173,29 +178,31 @@ async def test_a_bug_is_told_to_all_of_the_batch_and_the_thread_goes_on() -> Non
 
 def test_whom_a_stage_does_not_concern_does_not_wait_for_it() -> None:
     """A ledger hangs for one that is to be exposed; one that is not shares its batch."""
-    hangs, go = threading.Event(), threading.Event()
+    hangs, go, exposed, other = threading.Event(), threading.Event(), job(), job()
 
-    def call(*_: object) -> list[bool]:
-        hangs.set()
-        go.wait(LONG)
-        return [True]
+    class Ledger(Stage):
+        name = "ledger"
 
-    exposed, other = job(), job()
-    stage = Stage(
-        "ledger",
-        concerns=lambda decision: decision in exposed.decisions,
-        ask=lambda decision: decision,
-        call=call,
-        take=lambda decision, answer: None,
-        fail=lambda decisions, why: None,
-    )
-    pipeline = Pipeline([stage], Stages(Health(), Drills()))
+        def concerns(self, decision: Any) -> bool:
+            return decision in exposed.decisions
+
+        def ask(self, decision: Any) -> Any:
+            return decision
+
+        def call(self, asked: Any, seconds: float, spans: Any) -> list[bool]:
+            hangs.set()
+            go.wait(LONG)
+            return [True]
+
+        def take(self, decision: Any, answer: bool) -> None: ...
+
+        def fail(self, decisions: Any, why: Exception) -> None: ...
+
+    pipeline = Pipeline([Ledger()], Health(), Drills(), defaultdict(Breaker))
     thread = threading.Thread(target=pipeline, args=([exposed, other],))
     thread.start()
     try:
-        assert hangs.wait(LONG)
-        over, calls = other.take_over(), exposed.take_over()
-        assert over is not None and not over.calling and calls is not None and calls.calling
+        assert hangs.wait(LONG) and exposed.calling and not other.calling
     finally:
         go.set()
         thread.join()
@@ -208,21 +215,12 @@ def test_each_job_is_either_the_threads_or_the_loops(times: list[tuple[float, fl
 
     async def scenario() -> None:
         takes = {job(seconds=may_take): takes for takes, may_take in times}
-
-        def walk(batch: Sequence[Job]) -> None:
-            for one in batch:
-                if one.hold():
-                    one.release("model", calling=True)
-                    time.sleep(takes[one])
-                    if one.hold():
-                        changes_of(one, "thread")
-
-        lane = Lane("test", walk)
+        lane = Lane("test", calling(lambda one: time.sleep(takes[one])))
 
         async def put(one: Job) -> None:
             try:
                 await lane.put(one)
-            except TakenOver:
+            except (NotCalled, TimeoutError):
                 changes_of(one, "loop")
 
         await asyncio.gather(*map(put, takes))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from serving.decision_log import Spool
 from serving.ledger import Account, LedgerInUse, LedgerUnavailable, SqliteLedger
-from serving.router.flow.ledger_of_log import LedgerLost, check_ledger, remember_ledger
+from serving.router.flow.budgets import LedgerLost, check_ledger, remember_ledger
 from serving.router.router import Router
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import FakeFeatures, Harness, in_loop, running, with_router, write_settings

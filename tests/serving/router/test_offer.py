@@ -22,13 +22,9 @@ async def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(h: Harness) -> Non
     h.arm.mode = "ok"  # and now it does not listen
     (refused,) = await h.predict(instance(candidates=["search"]))
     assert (refused["fallback_reason"], refused["expose"]) == ("model_error", False)
-
-
-@with_router()
-async def test_the_default_action_names_a_channel_that_is_on_offer(h: Harness) -> None:
     h.arm.mode = 500
-    (answer,) = await h.predict(instance(candidates=["video"]))
-    assert (answer["channel"], answer["expose"], answer["fallback_reason"]) == ("video", False, "model_error")
+    (default,) = await h.predict(instance(candidates=["video"]))
+    assert (default["channel"], default["expose"], default["fallback_reason"]) == ("video", False, "model_error")
 
 
 def test_rows_baselines_and_exploration_keep_to_it(tmp_path: Path) -> None:

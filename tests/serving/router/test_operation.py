@@ -26,7 +26,6 @@ from tests.serving.router_fixtures import (
     instance,
     only,
     run,
-    running,
     sample,
     with_router,
 )
@@ -119,6 +118,11 @@ async def test_metrics_are_shown(h: Harness) -> None:
         assert sample("mtorl_stage_latency_seconds_count", **arm, stage=stage) > 0
     assert sample("mtorl_outcomes_total", kind="cost", status="accepted") > 0
     assert "mtorl_spool_records_total" in (await h.client.get("/metrics")).text
+    await h.until(lambda: sample("mtorl_ledger_free_bytes", store="file_beside_log") > 0)
+    room = h.ledger.room()
+    assert room is not None and room.device == h.folder.stat().st_dev
+    assert sample("mtorl_ledger_limit_bytes", store="file_beside_log") == room.limit > room.free > 0
+    assert (await h.post("/v1/drills", {"stage": "model", "fault": "error"})).status_code == 404, "off by default"
 
 
 @pytest.mark.parametrize("explore", [None, {"share": 1.0, "scope": "both"}])
@@ -181,6 +185,10 @@ def test_a_reservation_shows_once_and_an_arm_that_is_renamed_no_more() -> None:
     assert sample("mtorl_budget_reserved", arm="a", period="day") == 0.449
     shown = [sample(f"mtorl_budget_{what}", arm="b", period="total") for what in ("limit", "spent", "reserved")]
     assert shown in ([18.0, 0.5, 0.898], [9.0, 0.25, 0.449])  # of accounts that overlap, some that do not
+    assert sample("mtorl_budget_spend_ratio", arm="a") == 0.25 / 9.0
+    fuller = Balance("a", "*", "*", 1.0, spent=0.9, reserved=0.0, excess=0.0, period="day")
+    metrics.show_budget([of("a", "*", "*"), fuller, Balance("b", "*", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0)])
+    assert [sample("mtorl_budget_spend_ratio", arm=arm) for arm in "ab"] == [0.9, 0.0], "of the fullest account"
     metrics.show_budget([of("renamed", "*", "*")])
     metrics.show_prices({"a": 0.5})
     metrics.show_prices({"renamed": 0.5})
@@ -228,46 +236,6 @@ def test_the_ledgers_room_says_where_it_is() -> None:
 
 
 @with_router()
-async def test_a_router_says_what_its_ledger_may_still_grow_by(h: Harness, tmp_path: Path) -> None:
-    await h.until(lambda: sample("mtorl_ledger_free_bytes", store="file_beside_log") > 0)
-    room = h.ledger.room()
-    assert room is not None and room.device == tmp_path.stat().st_dev
-    assert sample("mtorl_ledger_limit_bytes", store="file_beside_log") == room.limit > room.free > 0
-
-
-def test_a_ratio_is_that_of_the_fullest_account() -> None:
-    metrics.show_budget(
-        [
-            Balance("ratio", "*", "*", 100.0, spent=10.0, reserved=0.0, excess=0.0),
-            Balance("ratio", "*", "*", 10.0, spent=9.0, reserved=0.0, excess=0.0, period="day"),
-            Balance("ratio", "c1", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0),
-            Balance("nothing", "*", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0),
-        ]
-    )
-    assert sample("mtorl_budget_spend_ratio", arm="ratio") == 0.9
-    assert sample("mtorl_budget_spend_ratio", arm="nothing") == 0.0
-
-
-def test_routers_share_a_ledger_on_redis(tmp_path: Path, lasting_redis: int) -> None:
-    """A decision of one router, its cost told to another, and a limit that holds for both."""
-
-    async def scenario(first: Harness) -> None:
-        (tmp_path / "other").mkdir()
-        async with running(tmp_path / "other", changes, ledger=where) as second:
-            (answer,) = await first.predict()
-            assert answer["expose"]
-            (refused,) = await second.predict()
-            assert not refused["expose"] and refused["budget_exhausted"]
-            await second.outcome(answer["decision_id"], "cost", 0.02)
-            for h in (first, second):
-                assert (h.balance(answer["arm"]).spent, h.balance(answer["arm"]).reserved) == (0.02, 0.0)
-
-    where = Place("redis", tmp_path, lasting_redis).where
-    changes = {"budgets": [{"campaign": "*", "channel": "*", "amount": 0.12, "period": "day"}]}
-    run(scenario, tmp_path, changes=changes, ledger=where)
-
-
-@with_router()
 async def test_an_amount_below_the_spend_is_said_loudly(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     (answer,) = await h.predict()
     await h.outcome(answer["decision_id"], "cost", 0.04)
@@ -276,11 +244,6 @@ async def test_an_amount_below_the_spend_is_said_loudly(h: Harness, caplog: pyte
         await h.until(lambda said=said: said in h.router.health.parts.get("budgets", ""))  # type: ignore[misc]
     (warning,) = [record.getMessage() for record in caplog.records if "budgets:" in record.getMessage()]
     assert "campaign *, channel *, total: 0.04 spent" in warning
-
-
-def test_a_period_that_began_too_early_is_said() -> None:
-    tomorrow = Balance("*", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", start=86_400)
-    assert concerns([tomorrow], 86_390.0, {}) == "ok" != concerns([tomorrow], 3_600.0, {})
 
 
 @pytest.mark.parametrize(
@@ -298,6 +261,8 @@ def test_an_arm_whose_money_shows_next_to_nothing_is_said(channel: str, limit: f
     whole, arm = (Balance(arm, "*", channel, limit, 0.0, 0.0, 0.0, "day") for arm in ("*", "challenger"))
     found = concerns([whole, arm], 0.0, {"video": 0.4, "search": 0.75})
     assert said in found and found.count("pays for") <= 1
+    tomorrow = Balance("*", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", start=86_400)  # the period began too early
+    assert concerns([tomorrow], 86_390.0, {}) == "ok" != concerns([tomorrow], 3_600.0, {})
 
 
 def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
@@ -342,22 +307,14 @@ async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch
     assert (await h.client.get("/health/live")).status_code == 503
 
 
-@pytest.mark.parametrize(
-    ("stage", "reason"), [("features", "features"), ("model", "model_error"), ("ledger", "ledger"), ("log", "log")]
-)
 @with_router(drills=True)
-async def test_a_drill_is_the_fault_that_it_plays(h: Harness, stage: str, reason: str) -> None:
-    drill = {"stage": stage, "fault": "error"}
-    assert (await h.post("/v1/drills", drill)).json()["drills"][0]["stage"] == stage
-    (answer,) = await h.predict()
-    assert answer["fallback_reason"] == reason and not answer["expose"]
-    assert (await h.client.delete("/v1/drills")).json() == {"drills": []}
-    assert (await h.predict())[0]["expose"]
-
-
-@with_router()
-async def test_drills_are_off_unless_allowed(h: Harness) -> None:
-    assert (await h.post("/v1/drills", {"stage": "model", "fault": "error"})).status_code == 404
+async def test_a_drill_is_the_fault_that_it_plays(h: Harness) -> None:
+    for stage, reason in {"features": "features", "model": "model_error", "ledger": "ledger", "log": "log"}.items():
+        assert (await h.post("/v1/drills", {"stage": stage, "fault": "error"})).json()["drills"][0]["stage"] == stage
+        (answer,) = await h.predict()
+        assert answer["fallback_reason"] == reason and not answer["expose"]
+        assert (await h.client.delete("/v1/drills")).json() == {"drills": []}
+        assert (await h.predict())[0]["expose"]
 
 
 @with_router(drills=True, deadline_ms=SHORT_DEADLINE)
@@ -366,5 +323,5 @@ async def test_drills_are_checked_and_end_by_themselves(h: Harness, monkeypatch:
     await h.post("/v1/drills", {"stage": "model", "fault": "slow", "seconds": 60, "for_seconds": 300})
     assert (await h.predict())[0]["fallback_reason"] == "model_timeout"
     end = monotonic() + 300
-    monkeypatch.setattr("serving.router.flow.drills.monotonic", lambda: end)
+    monkeypatch.setattr("serving.router.ops.drills.monotonic", lambda: end)
     assert (await h.predict())[0]["expose"] and not (await h.client.get("/v1/drills")).json()["drills"]

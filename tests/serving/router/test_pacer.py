@@ -77,12 +77,6 @@ def steady(place: Place) -> Callable[[], float]:
     return read
 
 
-def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> None:
-    found = of({"campaign": "*", "channel": "*", "amount": 10.0})
-    ledger, pacer = paced(place, found)
-    assert pacer.prices("test/challenger", "spring") is None and ledger.pacing.states() == {}
-
-
 def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> None:
     found = of(day(), day(campaign="spring", channel="video", price=0.25))
     ledger, pacer = paced(place, found)
@@ -90,10 +84,13 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
     assert pacer.prices("test/challenger", "autumn") == {"search": 0.5, "video": 0.5}
     assert pacer.prices("stranger", "spring") is None
     assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5}
-    only = of(day(channel="video"))
-    define(ledger, only)
-    pacer.refresh(only)
-    assert pacer.prices("test/challenger", "spring") == {"video": 0.5}  # the other has the model's own
+    for only, prices in (
+        (day(channel="video"), {"video": 0.5}),
+        ({"campaign": "*", "channel": "*", "amount": 10.0}, None),
+    ):
+        define(ledger, of(only))
+        pacer.refresh(of(only))
+        assert pacer.prices("test/challenger", "spring") == prices  # a channel that is not paced has the model's own
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:

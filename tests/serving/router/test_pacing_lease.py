@@ -31,6 +31,8 @@ def shared(lasting_redis: int, tmp_path: Path) -> Place:
 
 
 def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
+    """Pacers on a ledger with the accounts; the first one leads."""
+    define(place.open(), found)
     made = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(number)]
     for pacer in made:
         pacer.refresh(found)
@@ -38,9 +40,7 @@ def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
 
 
 def test_one_router_paces_and_the_others_read_its_prices(shared: Place) -> None:
-    found = of(day())
-    ledger = shared.open()
-    define(ledger, found)
+    found, ledger = of(day()), shared.open()
     pacers = routers(shared, 3, found)
     for step in range(1, 20):
         shared.clock.now += 60.0
@@ -56,9 +56,7 @@ def test_one_router_paces_and_the_others_read_its_prices(shared: Place) -> None:
 
 
 def test_a_router_that_paces_and_dies_is_replaced_within_seconds(shared: Place) -> None:
-    found = of(day())
-    ledger = shared.open()
-    define(ledger, found)
+    found, ledger = of(day()), shared.open()
     dead, other = routers(shared, 2, found)
     before = other.prices("test/challenger", "c")
     ledger.reserve("a rush", "test/challenger", "c", "video", 90.0)
@@ -79,7 +77,6 @@ def test_a_router_that_paces_and_dies_is_replaced_within_seconds(shared: Place) 
 
 def test_a_router_that_ends_gives_the_lease_back(shared: Place) -> None:
     found = of(day())
-    define(shared.open(), found)
     first, other = routers(shared, 2, found)
     first.release()
     other.refresh(found)
@@ -88,9 +85,7 @@ def test_a_router_that_ends_gives_the_lease_back(shared: Place) -> None:
 
 def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, monkeypatch: Any) -> None:
     """It read the balances, slept while another took the lease, and woke up with its old prices in hand."""
-    found = of(day())
-    ledger = shared.open()
-    define(ledger, found)
+    found, ledger = of(day()), shared.open()
     slow, other = routers(shared, 2, found)
     balances = slow._ledger.balances
 
@@ -179,7 +174,6 @@ def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Plac
     """A command a second while no price moves, and one more after a change."""
     found = of(*(day(campaign=f"c{number}") for number in range(50)))
     ledger = shared.open()
-    define(ledger, found)
     leader, reader = routers(shared, 2, found)
     sent: list[str] = []
     connection = reader._ledger.server.client.connection_pool  # type: ignore[attr-defined]

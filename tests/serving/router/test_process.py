@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import signal
@@ -67,25 +66,6 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
 
 
 @pytest.mark.integration
-def test_a_process_that_was_killed_starts_again_and_owes_nothing(folder: Path) -> None:
-    with Process(folder) as process:
-        threads = [threading.Thread(target=_until_it_dies, args=(process, n)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        while len(process.arm.asked) < 50:
-            time.sleep(0.01)
-        process.router.kill()
-        for thread in threads:
-            thread.join()
-    with Process(folder) as process:
-        process.predict(instance("u1"))
-    ledger, spool = SqliteLedger(folder / "ledger.sqlite"), Spool(folder / "spool")
-    logged = {record["reservation_id"] for record in spool.read("decision")}
-    assert set(ledger.open_reservations()) == logged
-    spool.close()
-
-
-@pytest.mark.integration
 def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo: Path, tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     shutil.copy(feast_repo / "feature_store.yaml", tmp_path / "features")
@@ -116,12 +96,6 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
         shutil.copy(feast_repo / "registry.db", tmp_path / "features")
         process.said("router ready http://127.0.0.1:")
         assert process.predict(instance("u1"))[0]["expose"]
-
-
-def _until_it_dies(process: Process, worker: int) -> None:
-    with contextlib.suppress(httpx.HTTPError):
-        for i in range(10_000):
-            process.predict(instance(f"{worker}-{i}"))
 
 
 @pytest.mark.integration

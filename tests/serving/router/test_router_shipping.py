@@ -15,7 +15,16 @@ from serving.decision_log.http_sink import HttpSink
 from serving.router import router as router_module
 from serving.router.router import open_sink
 from tests.lakes import id_of
-from tests.serving.router_fixtures import Harness, in_loop, instance, running, sample, with_router, write_settings
+from tests.serving.router_fixtures import (
+    Harness,
+    event,
+    in_loop,
+    instance,
+    running,
+    sample,
+    with_router,
+    write_settings,
+)
 from tests.serving.shipping import WebSink, hurry
 
 
@@ -107,8 +116,8 @@ async def test_a_full_spool_is_the_default_action_and_outcomes_come_again(h: Har
     assert answers[0]["fallback_reason"] is None
     logged = [r["decision_id"] for r in h.records() if not r["withdrawn"]]  # a withdrawal may just fit
     assert logged == [a["decision_id"] for a in answers if a not in full]
-    event = {"decision_id": id_of("d"), "kind": "click", "value": 1, "event_time": "2026-01-01T12:00:00Z"}
-    response = await h.post("/v1/outcomes", {"outcomes": [{**event, "event_id": f"e{i}"} for i in range(30)]})
+    clicks = [event(id_of("d"), "click", 1, f"e{i}") for i in range(30)]
+    response = await h.post("/v1/outcomes", {"outcomes": clicks})
     assert response.status_code == 503
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lakes import id_of
-from tests.serving.router_fixtures import CONTEXT, Harness, instance, running
+from tests.serving.router_fixtures import CONTEXT, Harness, event, instance, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")]
 
@@ -32,13 +32,7 @@ _scalars = st.one_of(
 _json = st.recursive(
     _scalars, lambda some: st.lists(some, max_size=4) | st.dictionaries(st.text(max_size=8), some, max_size=4)
 )
-_EVENT = {
-    "event_id": "e",
-    "decision_id": id_of("d"),
-    "kind": "click",
-    "value": 1.0,
-    "event_time": "2026-01-01T00:00:00Z",
-}
+_EVENT = event(id_of("d"), "click", 1.0)
 _TENSORS = [
     {"name": "user_id", "datatype": "BYTES", "shape": [1], "data": ["u1"]},
     {"name": "campaign_id", "datatype": "BYTES", "shape": [1], "data": ["c"]},

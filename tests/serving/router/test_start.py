@@ -15,7 +15,8 @@ from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.decision_log import Spool
 from serving.kserve_sdk import app
 from serving.router.flow.features import FeastSource, RegistryAwaited, registry_file
-from serving.router.ops.health import Health
+from serving.router.ops import health as probes
+from serving.router.ops.health import FoundFeatures, Health
 from serving.router.router import Router
 from tests.experiments import experiment
 from tests.serving.router_fixtures import (
@@ -96,6 +97,30 @@ def test_a_part_says_since_when_it_does_not_answer(monkeypatch: pytest.MonkeyPat
     assert health.quiet("challenger") == inf
 
 
+def test_nobody_known_for_a_while_is_said_and_one_known_user_takes_it_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(probes, "monotonic", lambda: now)
+    health = Health()
+    health.report("features")
+    features = FoundFeatures(health)
+    for _ in range(1000):  # a burst about new users
+        features.count(False)
+    assert health.parts["features"] == "ok"
+    features.count(True)
+    now = 3600.0
+    for _ in range(49):  # few decisions in an hour
+        features.count(False)
+    assert health.parts["features"] == "ok" and not caplog.records
+    features.count(False)
+    assert health.parts["features"].startswith("none found for 50 decisions in 3600 s")
+    features.count(False)
+    assert len(caplog.records) == 1
+    features.count(True)
+    assert health.parts["features"] == "ok"
+
+
 def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
     def of(registry: str) -> Path | None:
         (tmp_path / "feature_store.yaml").write_text(
@@ -145,14 +170,9 @@ def test_without_a_last_good_experiment_a_wrong_file_leaves_none(tmp_path: Path)
     with pytest.raises(ExperimentError, match="stage"):
         _ = only(Router(shared, FakeFeatures()).live)
     assert only(Router(settings, FakeFeatures()).live).name == "test"
-
-
-def test_routers_that_share_a_ledger_keep_it_for_people_only(tmp_path: Path) -> None:
-    settings = write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}, ledger="redis://127.0.0.1:9")
-    assert not only(Router(settings, FakeFeatures()).live).enabled
-    assert not Experiment.load(
-        tmp_path / "last-good-experiments" / "experiment.yaml"
-    ).enabled  # what the runbook puts back
+    shared = write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}, ledger="redis://127.0.0.1:9")
+    assert not only(Router(shared, FakeFeatures()).live).enabled
+    assert not Experiment.load(kept).enabled, "kept for people: what the runbook puts back"
 
 
 def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

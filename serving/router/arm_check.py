@@ -17,13 +17,12 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import validated
 from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
-from serving.router.flow.arm_watch import neutral_item
-from serving.router.flow.arms import Arms
+from serving.router.flow.arms import Arms, neutral_item
 from serving.router.ops.health import Health
 
 SECONDS = 5.0  # for an answer
 
-_SHOWN = 300  # characters of an answer that can't be read
+_SHOWN = 300  # bytes of an answer that can't be read
 _Answers = list[ArmAnswer | ArmError]
 _ADAPTER = (
     "a service with requests and answers of its own needs an adapter of ten lines, which says where channel and expose "
@@ -89,10 +88,10 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
     """Shows the answer of an endpoint that does not answer as an arm."""
     try:
-        said = arms.raw_answer(url, [item], SECONDS)
+        _, _, said = arms.post(url, [item], SECONDS)
     except (TimeoutError, ArmError):
         return []
-    return [Finding(False, f"it answered: {said[:_SHOWN]}"), Finding(False, _ADAPTER)]
+    return [Finding(False, f"it answered: {said[:_SHOWN].decode(errors='replace')}"), Finding(False, _ADAPTER)]
 
 
 def _odd_items(plain: Mapping[str, Any], spec: DatasetSpec) -> dict[str, dict[str, Any]]:

@@ -13,10 +13,9 @@ import random
 from time import monotonic, sleep
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from mtorl.runtime.validation import StrictModel, first_fault
-from serving.router.flow.requests import BadRequest
+from mtorl.runtime.validation import StrictModel
 from serving.router.ops.metrics import Stage
 
 
@@ -43,12 +42,8 @@ class Drills:
     def __init__(self) -> None:
         self._ends: dict[Drill, float] = {}
 
-    def start(self, body: Any) -> None:
-        """Start a fault, from the parsed JSON of a request; raises BadRequest."""
-        try:
-            drill = Drill.model_validate(body)
-        except ValidationError as error:
-            raise BadRequest(first_fault(error)) from None
+    def start(self, drill: Drill) -> None:
+        """Start a fault."""
         self._ends[drill] = monotonic() + drill.for_seconds
 
     def stop(self) -> None:
