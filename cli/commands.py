@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,3 +59,9 @@ BadRows = Annotated[
 OwnDecisions = Annotated[
     str, typer.Option(metavar="LAKE", help="Lake, a folder or URI, whose decisions are added to the log.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
+
+
+def print_json(found: Any) -> None:
+    """Print something as JSON, and nothing else: `--json > file` keeps it."""
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -40,6 +38,9 @@ class EngineName(StrEnum):
 LogArgument = Annotated[
     str,
     typer.Argument(metavar="LOG", help="Raw log, s3://..., or a folder of data build or run. None: the simulator."),
+]
+RawLogArgument = Annotated[
+    str, typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://...")
 ]
 EngineOption = Annotated[
     EngineName, typer.Option(envvar="ENGINE", help="duckdb: this machine. spark: what spark-submit says, else local.")
@@ -71,10 +72,7 @@ def simulate(
 
 @app.command()
 def init(
-    log: Annotated[
-        str,
-        typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://..."),
-    ],
+    log: RawLogArgument,
     out: Annotated[Path | None, typer.Option(help="File to write; LOG's name with .yaml by default.")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="LOG_COLUMN=NAME", help="What you know already; may be repeated.")
@@ -94,7 +92,7 @@ def init(
     It goes by names and by values: a column is a time because its values are times. Read the file before you use it. No
     command reads it before each CHECK is answered: mend the line below or leave it, and delete the comment.
     """
-    with _log_errors():
+    with exit_codes():
         from cli.progress_bars import ProgressBars
         from features.ingest.draft import draft_description, file_stem
 
@@ -120,10 +118,7 @@ def init(
 
 @app.command()
 def validate(
-    log: Annotated[
-        str,
-        typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://..."),
-    ],
+    log: RawLogArgument,
     dataset: Dataset,
     quarantine: Annotated[
         Path | None, typer.Option(help="Write the faulty rows to this CSV, whole, each with its reasons.")
@@ -136,7 +131,7 @@ def validate(
 
     Exit code 0: every row can be used. 1: some can't. 2: the file can't be read, or is not such a log.
     """
-    with _log_errors():
+    with exit_codes():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_faults
         from features.ingest.ingest import validate_log
@@ -165,7 +160,7 @@ def describe(
 
     Faulty rows are left out; the page says how many, and why.
     """
-    with _log_errors():
+    with exit_codes():
         from cli.progress_bars import ProgressBars
         from features.data_folder import canonical_log
         from features.describe.figures import describe as figures_of
@@ -227,7 +222,7 @@ def build(
     With --own-decisions, the folder's log has the exposures among a lake's decisions, too, whether there are any yet or
     not. Such a folder is a source of the training pipeline, which then builds no windows of its own.
     """
-    with _log_errors():
+    with exit_codes():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_build
         from features.data_folder import build as build_folder
@@ -266,7 +261,7 @@ def compact(
     Exit code 0: done. 1: a file could not be read; it lies in unreadable/ now, and all others were taken. 2: the lake
     can't be read or written.
     """
-    with _log_errors():
+    with exit_codes():
         from datetime import UTC, datetime
 
         from cli.progress_bars import ProgressBars
@@ -323,7 +318,7 @@ def forget(
     Exit code 0: nothing of the users is left but what the command names. 1: a store could not be read or written. 2:
     there is no such folder, or another run is at work in it.
     """
-    with _log_errors():
+    with exit_codes():
         from datetime import UTC, datetime, timedelta
 
         from cli.progress_bars import ProgressBars
@@ -362,15 +357,3 @@ def forget(
                 spools = forget_in_spools(Path(folder), users, now)
     print_forgotten(folder, report, spools)
     raise typer.Exit(1 if report.failed else 0)
-
-
-@contextmanager
-def _log_errors() -> Iterator[None]:
-    """Turn a log that can't be used into one line and exit code 2, and Ctrl-C into 130."""
-    try:
-        with exit_codes():
-            yield
-    except RuntimeError as error:  # also what DuckDB makes of Ctrl-C, which `exit_codes` has seen before
-        if type(error) is not RuntimeError:
-            raise
-        stop(str(error), 1)  # no Spark here; what else is a RuntimeError is a fault of ours and shows its traceback

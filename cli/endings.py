@@ -47,6 +47,10 @@ def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[N
         if _signalled:  # DuckDB turns the exception into one of its own
             stop(_words(stopped, error), 130)
         if isinstance(error, (InputError, OSError, *failed)):
+            from mtorl.experiment.experiment import ExperimentError
+
+            if isinstance(error, ExperimentError):
+                error.add_note("every field of the file: docs/experiment-file.md")
             stop(_words(str(error), error), 1 if isinstance(error, failed) else 2)
         raise
 
@@ -54,17 +58,6 @@ def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[N
 def _words(said: str, error: BaseException) -> str:
     """A message with the notes of the error below."""
     return "\n".join([said, *getattr(error, "__notes__", ())])
-
-
-@contextmanager
-def naming_the_manual() -> Iterator[None]:
-    """Say with a fault of an experiment file where its fields are explained."""
-    from mtorl.experiment.experiment import ExperimentError
-
-    try:
-        yield
-    except ExperimentError as error:
-        raise ExperimentError(f"{error}\nevery field of the file: docs/experiment-file.md") from None
 
 
 def _stop_on_signals() -> None:

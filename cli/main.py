@@ -33,11 +33,9 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, ledger, model, pipeline, run, search
+from cli import arm, cluster, data, ledger, model, monitor, pipeline, run, search, versions
 from cli.commands import CommandGroup
 from cli.experiment.app import app as experiment
-from cli.monitor.commands import app as monitor
-from cli.versions.commands import app as versions
 from mtorl import __version__
 
 # Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
@@ -50,13 +48,13 @@ app.add_typer(run.app)
 app.add_typer(data.app, name="data")
 app.add_typer(model.app)
 app.add_typer(search.app)
-app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(model.benchmark, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
 app.add_typer(experiment, name="experiment")
-app.add_typer(versions, name="model")
+app.add_typer(versions.app, name="model")
 app.add_typer(ledger.app, name="ledger")
-app.add_typer(monitor, name="monitor")
+app.add_typer(monitor.app, name="monitor")
 app.add_typer(pipeline.app, name="pipeline")
 
 

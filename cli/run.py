@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.commands import BadRows, CommandGroup, Dataset, Epochs, OwnDecisions, Seed, Users
-from cli.endings import exit_codes, naming_the_manual, stop
+from cli.endings import exit_codes, stop
 from mtorl.runtime.http import ask
 
 if TYPE_CHECKING:
@@ -124,50 +124,39 @@ def serve(
 
     if not can_be_served(run):
         stop(f"{run}: no trained run there; make one with mtorl run, or finish one that stopped: mtorl run --resume", 2)
+    run = run.resolve()
     with exit_codes():
-        ctx.with_resource(at_work(run.resolve(), shared=True))
-    files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
-    served, models = None, 0
-    states: dict[Path, Path] = {}
-    if experiment:
-        states = {file: file.with_suffix("") for file in experiment}
-        if state is not None:
-            states[experiment[0]] = state
-        served = Own(files, states[experiment[0]])
-        models = models_port
-    elif (of_run := experiment_of(run.resolve())).file.exists():  # older runs have none
-        served = Own(files, of_run.state)
-        states = {of_run.file: of_run.state}
-        with exit_codes():
-            models = port_of_models(of_run)
-    folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
-    stack = LocalStack(run.resolve(), served, router_port=port, models_port=models, runtime=runtime)
-    if served is not None:
-        with exit_codes(RuntimeError):
-            stack.claim()  # another one's models must not change while they run
-            for words in settle(folders, run.resolve(), served.state, models):
-                typer.echo(f"promotion: {words}")
-        # After that: a file that names the model which was promoted there as its incumbent's own can be used now.
+        ctx.with_resource(at_work(run, shared=True))
         if experiment:
-            files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
-            for other in list(states.values())[1:]:
-                share_log(served.state, other)
+            states = {file: file.with_suffix("") for file in experiment}
+            states[experiment[0]] = state or states[experiment[0]]
         else:
-            files[of_run.file.name] = served_file(of_run.file, of_run.state, of_run.dataset)
+            of_run = experiment_of(run)
+            states, models_port = {of_run.file: of_run.state}, port_of_models(of_run)
+    first, *others = states.values()
+    files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
+    folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
+    stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
+    with exit_codes(RuntimeError):
+        stack.claim()  # another one's models must not change while they run
+        for words in settle(folders, run, first, models_port):
+            typer.echo(f"promotion: {words}")
+    # After that: a file that names the model which was promoted there as its incumbent's own can be used now.
+    files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
+    for other in others:
+        share_log(first, other)
     with exit_codes(RuntimeError):  # StackError: its text holds the log's tail
         try:
-            typer.echo(
-                f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.resolve().name} ..."
-            )
+            typer.echo(f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.name} ...")
             with stack:
                 typer.echo(f"router  {stack.url}")
-                if experiment and served is not None:
+                if experiment:
                     typer.echo(f"models  {stack.models.inference_url}")
-                    typer.echo(f"state   {served.state}")
+                    typer.echo(f"state   {first}")
                 typer.echo("ready   stop with Ctrl-C")
                 for arm, words in silent_arms(stack.url).items():
                     typer.echo(f"arm {arm}: {words}: see its endpoint in the experiment file, and router.log", err=True)
-                servers = LocalServers(run.resolve(), stack.serving, models, stack.restart_models)
+                servers = LocalServers(run, stack.serving, models_port, stack.restart_models)
                 stack.wait(each_second=rollbacks(folders, servers))
         except KeyboardInterrupt:  # the usual way to end it
             typer.echo("stopped")
@@ -237,7 +226,7 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
     from pipelines.experiments.controller import state as state_of
     from pipelines.experiments.folder import ExperimentFolder
 
-    with exit_codes(), naming_the_manual():
+    with exit_codes():
         folder = ExperimentFolder.of(file, state, dataset)
         experiment, stands = state_of(folder)
         if experiment.ramp is None and stands == State(events=stands.events):  # people set its stage by hand

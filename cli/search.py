@@ -114,12 +114,12 @@ def katib(
 def _print_search(report: SearchReport) -> None:
     """Print the best trials, what mattered, and what the best one gains over the defaults."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column
 
-    table = Table(title=f"{len(report.trials)} trials, the best first", title_justify="left")
-    for column in ("trial", "loss", "epochs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("settings")
+    from cli.tables import titled
+
+    figures = (Column(name, justify="right", no_wrap=True) for name in ("trial", "loss", "epochs"))
+    table = titled(f"{len(report.trials)} trials, the best first", *figures, "settings")
     # The default's row is always there, to compare with.
     ranked = sorted(report.trials, key=lambda one: (one.ended != "complete", one.loss or 0.0))
     for one in [*ranked[:_TABLE], *(one for one in ranked[_TABLE:] if one.number == 0)]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 def print_summary(run: Path, root: Path) -> None:
     """Print the figures of a run that people look for first, and where the report is."""
     summary = json.loads((run / "summary.json").read_text())
-    table = titled(f"{summary['dataset']}: {summary['rows']:,} touchpoints of {summary['users']:,} users")
-    table.add_column("what")
-    table.add_column("result")
-    for name, value in _summary_lines(summary):
-        table.add_row(name, value)
-    console = Console()
-    console.print(table)
-    console.print(
-        f"report: {root / 'latest' / 'report.html'}   figures: {root / 'latest' / 'summary.json'}", soft_wrap=True
-    )
+    title = f"{summary['dataset']}: {summary['rows']:,} touchpoints of {summary['users']:,} users"
+    table, latest = titled(title, "what", "result"), root / "latest"
+    for line in _summary_lines(summary):
+        table.add_row(*line)
+    Console().print(table)
+    typer.echo(f"report: {latest / 'report.html'}   figures: {latest / 'summary.json'}")
 
 
 def print_evaluation(figures: dict[str, Any]) -> None:
@@ -56,12 +52,9 @@ def print_evaluation(figures: dict[str, Any]) -> None:
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
     """Print what is wrong with the rows of a log, and how many can be used."""
     if report.faults:
-        table = Table()
-        table.add_column("rule", no_wrap=True)
-        table.add_column("column", no_wrap=True)
-        table.add_column("rows", justify="right")
-        table.add_column("example", overflow="fold")
-        table.add_column("row", justify="right")
+        rows, row = (Column(name, justify="right") for name in ("rows", "row"))
+        rule, column = (Column(name, no_wrap=True) for name in ("rule", "column"))
+        table = Table(rule, column, rows, Column("example", overflow="fold"), row)
         for fault in report.faults:
             # As text: square brackets in someone's log are no markup.
             example = f"{fault.example}{fault.hint}".removeprefix("; ")
@@ -102,9 +95,7 @@ _COUNTS = {
 
 def print_build(manifest: Manifest, out: Path) -> None:
     """Print what a folder of windows holds."""
-    table = Table()
-    table.add_column("what")
-    table.add_column("count", justify="right")
+    table = Table("what", Column("count", justify="right"))
     for name, words in _COUNTS.items():
         table.add_row(words, f"{getattr(manifest, name):,}")
     table.add_row("shards", f"{len(manifest.shards):,}")
@@ -239,9 +230,8 @@ def _heads(figures: dict[str, Any]) -> Table:
     left_out = f", {data['left_out_users']:,} training users left out" if data["left_out_users"] else ""
     rows = f"{data['rows']:,} touchpoints of {data['users']:,} users{left_out}"
     others = list(compared["differences"])
-    table = titled(f"{figures['artifact']['name']} on {rows}")
-    for column in ("what", *compared["metrics"], *(f"{name} less {compared['yardstick']}" for name in others)):
-        table.add_column(column)
+    differences = (f"{name} less {compared['yardstick']}" for name in others)
+    table = titled(f"{figures['artifact']['name']} on {rows}", "what", *compared["metrics"], *differences)
     for metric in (name for name in compared["metrics"]["model"] if not name.endswith("_ci")):
         cells = [with_interval(values, metric) for values in compared["metrics"].values()]
         cells += [with_interval(compared["differences"][name], metric, sign="+") for name in others]
@@ -250,9 +240,8 @@ def _heads(figures: dict[str, Any]) -> Table:
 
 
 def _policy_values(values: dict[str, Any]) -> Table:
-    table = titled("value of its policies, gain per row")
-    for column in ("policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS", "overlap", ""):
-        table.add_column(column)
+    columns = ("policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS", "overlap", "")
+    table = titled("value of its policies, gain per row", *columns)
     for name, value in values.items():
         doubly_robust = value["estimates"]["dr"]
         cells = [with_interval(value["estimates"][estimate], "value") for estimate in ("ips", "snips", "dr")]
@@ -268,10 +257,9 @@ def _share(share: float | None) -> str:
 
 
 def _budget_curve(budget: dict[str, Any]) -> Table:
-    table = titled("share of all gain that a share of the spend buys")
     rules = ("cheapest", "predicted_gain", "random", "oracle")
-    for column in ("budget", *(f"{name}, gain / cost" for name in budget), *rules):
-        table.add_column(column.replace("_", " "))
+    columns = ("budget", *(f"{name}, gain / cost" for name in budget), *(rule.replace("_", " ") for rule in rules))
+    table = titled("share of all gain that a share of the spend buys", *columns)
     for i, row in enumerate(budget["model"]):
         cells = [with_interval(rows[i], "mtorl", places=3) for rows in budget.values()]
         others = ("-" if row[rule] is None else f"{row[rule]:.3f}" for rule in rules)
@@ -279,9 +267,9 @@ def _budget_curve(budget: dict[str, Any]) -> Table:
     return table
 
 
-def titled(title: str) -> Table:
+def titled(title: str, *columns: str | Column) -> Table:
     """A table with its title on the left."""
-    return Table(title=title, title_justify="left")
+    return Table(*columns, title=title, title_justify="left")
 
 
 def with_interval(figures: dict[str, Any], name: str, sign: str = "", places: int = 3) -> str:

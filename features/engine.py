@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtorl.log.touchpoints import fingerprint
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove, replacing
 from mtorl.runtime.progress import reporting_queries
 
@@ -185,13 +186,13 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
         from pyspark.java_gateway import launch_gateway
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise RuntimeError("ENGINE=spark needs PySpark: pip install 'mtorl-kubeflow[spark]'") from error
+        raise InputError("ENGINE=spark needs PySpark: pip install 'mtorl-kubeflow[spark]'") from error
     if session := SparkSession.getActiveSession():
         return session, False
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit: the JVM runs already
     java = os.environ.get("JAVA_HOME") or shutil.which("java")
     if not submitted and not java:
-        raise RuntimeError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
+        raise InputError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
     settings = {
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
@@ -205,7 +206,7 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
                 gateway = launch_gateway(conf, popen_kwargs={"stderr": console})
         except Exception as error:
             printed = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise RuntimeError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
+            raise InputError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
     if conf.get("spark.master", "local").startswith("local"):
         # Else its Python workers are whatever is called python3, and refuse to work for another version.
@@ -270,7 +271,7 @@ def facts_of(log: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_engine(name: str = "") -> Iterator[Engine]:
-    """Open one of `ENGINES` and close it at the end; RuntimeError if Spark can't run. "" takes $ENGINE, else DuckDB."""
+    """Open one of `ENGINES` and close it at the end; InputError if Spark can't run. "" takes $ENGINE, else DuckDB."""
     name = name or os.environ.get("ENGINE", "") or "duckdb"
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import Dataset
-from cli.endings import stop
-from cli.experiment.shared import FileArgument, JsonOption, StateOption, input_errors, print_json
+from cli.commands import Dataset, JsonOption, print_json
+from cli.endings import exit_codes, stop
+from cli.experiment.shared import FileArgument, StateOption
 
 if TYPE_CHECKING:
     from mtorl.experiment.arm import Arm
@@ -35,7 +35,7 @@ def init(
     It can be used as it is: the incumbent is what each request says, and the ramp begins in the shadow. A file that is
     there stays as it is.
     """
-    with input_errors():
+    with exit_codes():
         from mtorl.experiment.first_file import first_file
         from mtorl.log.dataset import DatasetSpec
 
@@ -74,16 +74,19 @@ def check(
 
     Every field of the file is in docs/experiment-file.md.
     """
-    with input_errors():
+    with exit_codes():
         from mtorl.experiment.arm import ALL_ARMS
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
+        from pipelines.experiments.controller import follows
+        from pipelines.experiments.folder import ExperimentFolder
 
         experiment = Experiment.load(file)
         experiment.check_written()
         spec = DatasetSpec.load(dataset)
         experiment.check(spec)
-        _check_history(file, state, experiment)
+        folder = ExperimentFolder.of(file, state)
+        follows(folder.name, experiment, folder.events())
         if as_json:
             print_json(_checked(experiment))
             return
@@ -110,15 +113,6 @@ def check(
         paid = {budget.channel for budget in experiment.all_budgets}
         if "*" not in paid and (unpaid := [channel for channel in spec.channels if channel not in paid]):
             typer.echo(f"  no budget is for {', '.join(unpaid)}: nothing is shown there")
-
-
-def _check_history(file: Path, state: Path | None, experiment: Experiment) -> None:
-    """Whether a file can follow on what has happened to its experiment, and to those before it."""
-    from pipelines.experiments.controller import follows
-    from pipelines.experiments.folder import ExperimentFolder
-
-    folder = ExperimentFolder.of(file, state)
-    follows(folder.name, experiment, folder.events())
 
 
 def _by_stage(experiment: Experiment) -> list[Experiment]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.endings import HARM, HELD, stop
-from cli.experiment.shared import ByOption, JsonOption, input_errors, print_json
+from cli.commands import JsonOption, print_json
+from cli.endings import HARM, HELD, exit_codes, stop
+from cli.experiment.shared import ByOption
 
 if TYPE_CHECKING:
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
     from mtorl.log.dataset import DatasetSpec
+
+    _Opened = Callable[[str], AbstractContextManager[tuple[str, DatasetSpec, str]]]
+    """What a step with this title reads: `_opened`."""
 
 
 def _state_of(place: str) -> str:
@@ -68,20 +73,19 @@ def plan(
     With --model: an arm that always does the same teaches nothing about anything else. The plan says what exploring a
     share of its decisions costs, and after how many decisions the log can tell such a difference of the model.
     """
-    with input_errors():
+    opened = partial(_opened, folder, experiment, dataset)
+    with exit_codes():
         from cli.experiment.plan_tables import print_exploration, print_plan
 
         if model is not None:
-            explored = _exploration(folder, experiment, dataset, arm, model, effect)
+            explored = _exploration(opened, arm, model, effect)
             print_json(asdict(explored)) if as_json else print_exploration(explored, decisions_a_day)
             return
-        found = _plan(folder, experiment, dataset, effect, share, users_a_day)
+        found = _plan(opened, effect, share, users_a_day)
     print_json(found) if as_json else print_plan(found)
 
 
-def _plan(
-    folder: str, experiment: Path | None, dataset: str | None, effect: float, share: float, users_a_day: float
-) -> dict[str, Any]:
+def _plan(opened: _Opened, effect: float, share: float, users_a_day: float) -> dict[str, Any]:
     from cli.progress_bars import ProgressBars
     from monitoring.decision_log import DecisionLog
     from monitoring.verdict.incumbent_users import incumbent_users, plan_with
@@ -90,7 +94,7 @@ def _plan(
     from mtorl.log.dataset import counted_gain
     from mtorl.log.touchpoints import LogError
 
-    with _opened(folder, experiment, dataset, "add up the incumbent's users") as (lake, spec, file):
+    with opened("add up the incumbent's users") as (lake, spec, file):
         planned = Experiment.load(file)
         seen = incumbent_users(DecisionLog.of(lake), planned, counted_gain(spec))
     try:
@@ -103,9 +107,7 @@ def _plan(
     return found
 
 
-def _exploration(
-    folder: str, experiment: Path | None, dataset: str | None, arm: str, model: Path, effect: float
-) -> ExplorationPlan:
+def _exploration(opened: _Opened, arm: str, model: Path, effect: float) -> ExplorationPlan:
     from cli.progress_bars import ProgressBars
     from features.collect.experiment_decisions import served_decisions
     from mtorl.evaluation.exploration_plan import plan_for
@@ -113,7 +115,7 @@ def _exploration(
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
-    with _opened(folder, experiment, dataset, "read what was decided") as (lake, spec, file):
+    with opened("read what was decided") as (lake, spec, file):
         rows = served_decisions(lake, spec, Experiment.load(file), arm)
     with ProgressBars() as bars, bars.step("ask the model"):
         return plan_for(rows, model, effect)
@@ -153,19 +155,20 @@ def verdict(
     """
     from monitoring.verdict.period import PeriodError
 
-    with input_errors(PeriodError):
+    opened = partial(_opened, folder, experiment, dataset)
+    with exit_codes(PeriodError):
         from cli.experiment.plan_tables import print_shadow
         from cli.experiment.table import print_verdict
 
         if shadow:
-            reports = _shadows(folder, experiment, dataset, by or [])
+            reports = _shadows(opened, by or [])
             if as_json:
                 print_json(reports)
             else:
                 for report in reports.values():
                     print_shadow(report)
             return
-        found = _verdict(folder, experiment, dataset, by or [], until)
+        found = _verdict(opened, by or [], until)
     if as_json:
         print_json(found)
     else:
@@ -174,23 +177,23 @@ def verdict(
         raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
 
 
-def _verdict(folder: str, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
+def _verdict(opened: _Opened, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
     from mtorl.log.dataset import counted_gain
     from mtorl.log.records import segment_sql
 
-    with _opened(folder, experiment, dataset, "compare the arms") as (lake, spec, file):
+    with opened("compare the arms") as (lake, spec, file):
         values = {name: segment_sql(spec, name, "record") for name in by}
         gain = counted_gain(spec)
         return verdict_of_period(lake, file, period_of("", until), gain, weights="", budget=0.0, by=values)
 
 
-def _shadows(folder: str, experiment: Path | None, dataset: str | None, by: list[str]) -> dict[str, ShadowReport]:
+def _shadows(opened: _Opened, by: list[str]) -> dict[str, ShadowReport]:
     from features.collect.experiment_decisions import shadows
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
 
-    with _opened(folder, experiment, dataset, "compare what was decided") as (lake, spec, file):
+    with opened("compare what was decided") as (lake, spec, file):
         return shadow_report(shadows(lake, spec, Experiment.load(file), by), spec.channels, by)
 
 
@@ -211,12 +214,17 @@ def _opened(
 def _named(folder: str, name: str, given: Path | str | None) -> str:
     """A file that the command was given, or that the router of a state reads."""
     from mtorl.log.touchpoints import LogError
-    from pipelines.experiments.folder import named_by_router, served_by_router
+    from pipelines.experiments.folder import named_by_router, read_by_router
 
     if given is not None:
         return str(given)
     state = Path(folder)
-    found = served_by_router(state) if name == "experiment" else named_by_router(state, name)
+    found: Path | str | None
+    if name == "experiment":  # of several files, the one with the state's name
+        files = read_by_router(state)
+        found = next((file for file in files if len(files) == 1 or file.stem == state.resolve().name), None)
+    else:
+        found = named_by_router(state, name)
     if found is None and not state.exists() and "://" not in folder:
         raise LogError(f"{folder}: no such folder; mtorl serve keeps the state of {folder}.yaml there")
     if found is None:

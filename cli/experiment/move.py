@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.endings import stop
-from cli.experiment.shared import (
-    FileArgument,
-    JsonOption,
-    StateOption,
-    check_router,
-    input_errors,
-    print_json,
-    shares_in_words,
-)
+from cli.commands import JsonOption, print_json
+from cli.endings import exit_codes, stop
+from cli.experiment.shared import FileArgument, StateOption, check_router, shares_in_words
 
 if TYPE_CHECKING:
     from monitoring.experiments.look import Known
@@ -57,8 +50,10 @@ def move(
     new salt. A promotion is in force at once; "rolled back" undoes it. Without --force, a challenger of which nothing
     is known is not promoted; one that has not won is, with a warning.
     """
-    with input_errors():
+    with exit_codes():
+        from mtorl.experiment.stage_machine import STAGES
         from pipelines.experiments.controller import act
+        from pipelines.experiments.controller import state as state_of
         from pipelines.experiments.evidence import known_now
         from pipelines.experiments.folder import ExperimentFolder
         from pipelines.experiments.moves import MoveRequest, challenger_of, make_move
@@ -72,7 +67,11 @@ def move(
             serving = act(folder, "kill" if to == "off" else "resume", by="person", reason=reason, at=now)
             _tell(to, serving, as_json)
             return
-        before = _before(folder, to)
+        before: State | None = None  # of a move to a stage
+        if to in STAGES:
+            experiment, before = state_of(folder)
+            if experiment.ramp is None and before.phase == "draft":
+                stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
         asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
         serving, known = make_move(folder, asked, now, lambda: known_now(folder, now))
         _tell(to, serving, as_json)
@@ -80,19 +79,6 @@ def move(
             _tell_what_follows(folder, to, serving, before)
             if known is not None:
                 _tell_doubts(folder, known, str(challenger_of(folder, asked)))
-
-
-def _before(folder: ExperimentFolder, to: To) -> State | None:
-    """Where it stood before a move to a stage; None: it is another move."""
-    from mtorl.experiment.stage_machine import STAGES
-    from pipelines.experiments.controller import state
-
-    if to not in STAGES:
-        return None
-    experiment, stands = state(folder)
-    if experiment.ramp is None and stands.phase == "draft":
-        stop(f"{folder.file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
-    return stands
 
 
 def _tell(to: To, serving: Experiment, as_json: bool) -> None:

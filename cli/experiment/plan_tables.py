@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
 from cli.tables import titled, with_interval
@@ -18,12 +19,9 @@ def print_shadow(report: ShadowReport) -> None:
     from mtorl.evaluation.shadow import in_words
 
     console = Console()
-    for line in in_words(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    typer.echo("\n".join(in_words(report)))
     for column, segments in report["segments"].items():
-        table = titled(f"by {column}")
-        for name in (column, "decisions", "same action", "gain per decision, difference"):
-            table.add_column(name)
+        table = titled(f"by {column}", column, "decisions", "same action", "gain per decision, difference")
         for segment in segments:
             agreement, value = segment["agreement"], segment["value"]
             table.add_row(
@@ -34,20 +32,18 @@ def print_shadow(report: ShadowReport) -> None:
             )
         console.print(table)
         if smaller := report["decisions"] - sum(segment["decisions"] for segment in segments):
-            console.print(f"{smaller:,} decisions are of smaller segments", highlight=False)
+            typer.echo(f"{smaller:,} decisions are of smaller segments")
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
     """Print what exploring would cost and teach; in days, if it is known how many decisions there are in one."""
     from mtorl.evaluation.exploration_plan import in_words
 
-    console = Console()
-    for line in in_words(plan):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = titled(f"what exploring costs, and when a difference of {plan.lift:.0%} is told")
+    typer.echo("\n".join(in_words(plan)))
+    title = f"what exploring costs, and when a difference of {plan.lift:.0%} is told"
     per, told = ("a day", "told after, days") if decisions_a_day else ("per 1,000 decisions", "told after, decisions")
-    for name in ("scope", "share", f"gain lost {per}", "of the gain", "never made", "left to forecasts", told):
-        table.add_column(name)
+    columns = ("scope", "share", f"gain lost {per}", "of the gain", "never made", "left to forecasts", told)
+    table = titled(title, *columns)
     for option in plan.options:
         told_after = option.told_after if option.judged else None
         after = "never" if told_after is None else f"{told_after / (decisions_a_day or 1):,.0f}"
@@ -60,7 +56,7 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
             f"{option.forecast - option.impossible:.0%}",
             after,
         )
-    console.print(table)
+    Console().print(table)
 
 
 def print_plan(plan: dict[str, Any]) -> None:
@@ -75,16 +71,13 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"which found it in {plan['power']:.0%} of {plan['runs']:,} experiments that were played",
         f"decisions of these users: {plan['decisions']:,.0f}, for {plan['cost']:,.2f} at the incumbent's cost",
     ]
-    days = plan["days"]
-    lines.append(
-        "days: not known from less than a day; say --users-a-day"
-        if days is None
-        else f"days at the last stage: {days:,.2f}"
-    )
+    if (days := plan["days"]) is None:
+        lines.append("days: not known from less than a day; say --users-a-day")
+    else:
+        lines.append(f"days at the last stage: {days:,.2f}")
     if adjustment is not None:
         lines.append(_what_covariates_bring(adjustment))
-    for line in lines:
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    typer.echo("\n".join(lines))
 
 
 def _span(days: float) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.endings import exit_codes
-from cli.experiment.shared import FilesArgument, OwnDataset, StateOption, check_router, folders, input_errors
+from cli.experiment.shared import FilesArgument, OwnDataset, StateOption, check_router, folders
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import View
@@ -45,7 +45,7 @@ def run(
     within two seconds; a file that can't be used is reported, and changes nothing. A clock that is put forward is
     believed after an hour. Of a file without a ramp, people set the stage, and it serves the page alone.
     """
-    with input_errors():
+    with exit_codes():
         from monitoring.experiments.web import Unavailable, serving, site
         from pipelines.experiments.runner import Runner
 
@@ -93,12 +93,6 @@ def operator(
     dataset: Annotated[Path, typer.Option(help="The data set's description, which each experiment must fit.")],
     lake: Annotated[str, typer.Option(help="Folder or URI of the lake to which routers upload their logs.")],
     namespace: Annotated[str, typer.Option(help="Whose experiments. Empty: that of the pod.")] = "",
-    config_map: Annotated[
-        str, typer.Option(metavar="NAME", help="ConfigMap with what is in force.")
-    ] = "mtorl-experiment",
-    budget_tables: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="With the budget tables that experiments name.")
-    ] = Path("/etc/mtorl/budgets"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of routers' requests and of the page.")] = 8080,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the log.")] = 60.0,
 ) -> None:
@@ -115,5 +109,5 @@ def operator(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
     with exit_codes():
-        api = ClusterApi(namespace or namespace_of_pod(), config_map, budget_tables)
+        api = ClusterApi(namespace or namespace_of_pod())
         run_operator(api, dataset, lake, port, every)

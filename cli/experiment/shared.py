@@ -1,16 +1,14 @@
-"""Options, errors and JSON output that the commands of `mtorl experiment` share."""
+"""Options that the commands of `mtorl experiment` share, and what they have to do with a router."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.endings import exit_codes, naming_the_manual, stop
+from cli.endings import stop
 
 if TYPE_CHECKING:
     from pipelines.experiments.folder import ExperimentFolder
@@ -24,7 +22,6 @@ OwnDataset = Annotated[str | None, typer.Option(help="The data set's description
 ByOption = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
 
 
 def folders(files: Sequence[Path], state: Path | None, dataset: str | None) -> list[ExperimentFolder]:
@@ -50,15 +47,3 @@ def check_router(folder: ExperimentFolder) -> None:
 def shares_in_words(shares: dict[str, float]) -> str:
     """Which share of the users each arm has."""
     return ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())
-
-
-@contextmanager
-def input_errors(*failed: type[Exception]) -> Iterator[None]:
-    """Set exit codes as `exit_codes`, and name the manual of an experiment file."""
-    with exit_codes(*failed), naming_the_manual():
-        yield
-
-
-def print_json(found: Any) -> None:
-    """Print something as JSON, and nothing else: `--json > file` keeps it."""
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -8,17 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cli.endings import HARM, HELD
-from cli.experiment.shared import (
-    ByOption,
-    FilesArgument,
-    JsonOption,
-    OwnDataset,
-    StateOption,
-    folders,
-    input_errors,
-    print_json,
-)
+from cli.commands import JsonOption, print_json
+from cli.endings import HARM, HELD, exit_codes
+from cli.experiment.shared import ByOption, FilesArgument, OwnDataset, StateOption, folders
 
 
 def status(
@@ -43,7 +35,7 @@ def status(
     held, and a person must do something first (users are not split as configured, a challenger fails or is slow,
     something can't be read); 5 it was rolled back, or is switched off; else 0. Of several files, the highest.
     """
-    with input_errors():
+    with exit_codes():
         from cli.experiment.table import print_experiments
         from pipelines.experiments.evidence import view_of
 

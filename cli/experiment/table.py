@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cli.experiment.shared import shares_in_words
@@ -125,18 +125,16 @@ def _next(view: View) -> Text:
 def _verdict(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Effect, checks and arms of a verdict, and what to know of its figures."""
     challengers, units = verdict["challengers"], verdict["units"]
-    effects = titled(f"effect, {named_in(verdict['metric'], units)}")
-    for name in ("challenger", "verdict", "effect", "relative", "always-valid interval"):
-        effects.add_column(name)
+    columns = ("challenger", "verdict", "effect", "relative", "always-valid interval")
+    effects = titled(f"effect, {named_in(verdict['metric'], units)}", *columns)
     for name, found in challengers.items():
         relative = _signed(found["relative_lift"], "+.1%")
         cells = (name, found["verdict"], _signed(found["lift"]), relative, _interval(found["lift_ci"]))
         effects.add_row(*map(Text, cells))
     yield effects
     yield Text("\n").join(_checks(verdict))
-    arms, metrics = Table(), of_arms(verdict)[:2]
-    for name in ("arm", "users", "decisions", "exposures", *(label for _, label in metrics)):
-        arms.add_column(name, justify="left" if name == "arm" else "right")
+    metrics = of_arms(verdict)[:2]
+    arms = _by_arm("users", "decisions", "exposures", *(label for _, label in metrics))
     for name, arm in verdict["arms"].items():
         counts = (f"{arm[key]:,}" for key in ("users", "decisions", "exposures"))
         means = (arm["metrics"][metric] for metric, _ in metrics)
@@ -179,9 +177,8 @@ def _notes(verdict: Mapping[str, Any]) -> Iterator[str]:
 
 def _segments(segments: Segments, alpha: float) -> Iterator[RenderableType]:
     for column, lifts in segments["lifts"].items():
-        table = titled(f"by {column}, no part of the verdict")
-        for name in (column, "arm", "users", "decisions", "lift per decision"):
-            table.add_column(name)
+        columns = (column, "arm", "users", "decisions", "lift per decision")
+        table = titled(f"by {column}, no part of the verdict", *columns)
         for lift in lifts:
             segment = "unknown" if lift["segment"] is None else lift["segment"]
             what = with_interval(dict(lift), "lift", "+", 4) if lift["lift_ci"] else "not known yet"
@@ -199,12 +196,15 @@ def _segments(segments: Segments, alpha: float) -> Iterator[RenderableType]:
 def _decided(view: View) -> Table:
     traffic = view["traffic"]
     assert traffic is not None
-    table = Table(title="in the shadow" if traffic["shadow"] else None, title_justify="left")
-    for name in ("arm", "decisions", "exposures", "default actions"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    table = _by_arm("decisions", "exposures", "default actions")
+    table.title, table.title_justify = "in the shadow" if traffic["shadow"] else None, "left"
     for name, arm in traffic["arms"].items():
         table.add_row(Text(name), f"{arm['decisions']:,}", f"{arm['exposures']:,}", f"{arm['fallbacks']:,}")
     return table
+
+
+def _by_arm(*figures: str) -> Table:
+    return Table("arm", *(Column(name, justify="right") for name in figures))
 
 
 def _spend(view: View) -> Text:

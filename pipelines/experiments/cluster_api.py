@@ -16,21 +16,19 @@ KIND = "Experiment"
 PLURAL = "experiments"
 REASON = "mtorl-kubeflow/reason"
 """Annotation of an experiment in which people say why they use the kill switch."""
+CONFIG_MAP = "mtorl-experiment"
 log = logging.getLogger(__name__)
 _SECONDS = (2.0, 3.0)
 
 
 class ClusterApi(KubernetesApi):
-    """The API server of one namespace, whose ConfigMap `config_map` holds the experiments in force.
+    """The API server of one namespace, whose ConfigMap `CONFIG_MAP` holds the experiments in force."""
 
-    Attributes:
-        tables: Folder of the budget tables that experiments name.
-    """
+    tables: Path | None = Path("/etc/mtorl/budgets")
+    """Folder of the budget tables that experiments name."""
 
-    def __init__(self, namespace: str, config_map: str, tables: Path | None = None) -> None:
+    def __init__(self, namespace: str) -> None:
         super().__init__(namespace, _SECONDS)
-        self._config_map = config_map
-        self.tables = tables
 
     def experiments(self) -> list[Object]:
         """All experiments, the oldest first."""
@@ -47,14 +45,14 @@ class ClusterApi(KubernetesApi):
 
     def in_force(self) -> Object | None:
         """The ConfigMap that the routers read; None: there is none yet."""
-        return self.get("configmaps", self._config_map)
+        return self.get("configmaps", CONFIG_MAP)
 
     def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
         """Write the ConfigMap; returns the new one. Conflict: it has changed, or was created meanwhile."""
-        metadata = {**config_map["metadata"], "name": self._config_map}
+        metadata = {**config_map["metadata"], "name": CONFIG_MAP}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:
-            return self.replace("configmaps", self._config_map, body)
+            return self.replace("configmaps", CONFIG_MAP, body)
         return self.create("configmaps", body)
 
     def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:

@@ -37,13 +37,12 @@ def named_by_router(state: Path, name: str) -> str | None:
     return str(found[name])
 
 
-def served_by_router(state: Path) -> Path | None:
-    """The experiment file that the router of a state reads; of several, the one with the state's name, or None."""
+def read_by_router(state: Path) -> list[Path]:
+    """The experiment files that the router of a state reads; empty: no router was started there."""
     named = named_by_router(state, "experiment")
-    if named is None or not Path(named).is_dir():
-        return None if named is None else Path(named)
-    files = sorted(Path(named).glob("[!.]*.yaml"))
-    return files[0] if len(files) == 1 else next((file for file in files if file.stem == state.resolve().name), None)
+    if not named:
+        return []
+    return sorted(Path(named).glob("[!.]*.yaml")) if Path(named).is_dir() else [Path(named)]
 
 
 _LOCK_SECONDS = 10.0
@@ -108,12 +107,7 @@ class ExperimentFolder:
 
     def router_reads_file(self) -> bool:
         """Whether the router of this state reads the file itself, instead of what is in force."""
-        found = named_by_router(self.state, "experiment")
-        if found is None:  # no router was started there
-            return False
-        named = Path(found)
-        files = named.iterdir() if named.is_dir() else [named]
-        return any(file.resolve() == self.file.resolve() for file in files)
+        return any(file.resolve() == self.file.resolve() for file in read_by_router(self.state))
 
     def last_in_force(self) -> Experiment | None:
         """What was applied last; None: nothing, or it can't be read any more."""

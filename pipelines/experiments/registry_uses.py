@@ -17,7 +17,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import newest_promotion
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import load_yaml
-from pipelines.experiments.folder import ExperimentFolder, named_by_router
+from pipelines.experiments.folder import ExperimentFolder, read_by_router
 from serving.archive import version_of
 from serving.inference_services import services_of_pod, uses_of
 from serving.local.stack import archives
@@ -99,13 +99,8 @@ def _add_local(needs: Needs, state: Path, run: Path) -> None:
 
 def experiments_of(state: Path) -> list[ExperimentFolder]:
     """The experiments that the router of `mtorl serve` reads, by the folder of its state."""
-    named = named_by_router(state, "experiment")
-    place = Path(named) if named else None
-    if place is None or not place.exists():
-        return []
     found = []
-    for file in sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place]:
-        target = file.resolve()
+    for target in (file.resolve() for file in read_by_router(state) if file.exists()):
         in_force = target.name == "experiment.yaml" and (target.parent / "router.yaml").exists()
         own = target.parent if in_force else target.with_suffix("")  # as `mtorl serve` calls the folder by default
         found.append(ExperimentFolder.of(own.with_suffix(".yaml") if in_force else target, own))

@@ -18,18 +18,17 @@ from types import TracebackType
 
 from monitoring.experiments.document import View
 from monitoring.experiments.look import Known
-from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import HistoryError
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move
-from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
+from mtorl.runtime.errors import InputError
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.evidence import known_or_error, view_of
 from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
 """Reports what has changed: the experiment's file, the step (None: a fault), in words."""
-_MENDABLE = (ExperimentError, HistoryError, LogError, OSError)  # while it runs: of the last, a full disk, too
+_MENDABLE = (InputError, OSError)  # while it runs: a full disk, too
 _EDITS_SECONDS = 1.0
 
 
@@ -92,7 +91,7 @@ class Runner:
             if strict:
                 raise
             words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
-        with suppress(ExperimentError, HistoryError, OSError):  # nothing can be shown, or the disk is full
+        with suppress(*_MENDABLE):  # nothing can be shown, or the disk is full
             self._views[folder.name] = view_of(folder, now, known=known)
         kind = re.sub(r"[\d.,+-]+", "", words)
         if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a figure that has grown is no news
@@ -103,5 +102,5 @@ class Runner:
     def _follow_edits(self) -> None:
         while not self._closed.wait(_EDITS_SECONDS):
             for folder in self._ramps:
-                with suppress(ExperimentError, HistoryError, OSError):  # the next look reports it
+                with suppress(*_MENDABLE):  # the next look reports it
                     put_in_force(folder)

@@ -12,27 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.pipelines.forked_steps import forked_steps
 
 CLI = [sys.executable, "-m", "cli.main"]
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def log() -> pd.DataFrame:
-    return Simulator(SimulatorConfig(users=40, seed=1)).log()
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> Path:
-    """The simulator's columns, read from a file in the canonical layout."""
-    from mtorl.log.dataset import DatasetSpec
-
-    content = DatasetSpec.load("simulator").to_dict() | {"adapter": "touchpoints"}
-    path = tmp_path / "touchpoints.yaml"
-    DatasetSpec.from_dict(content).save(path)
-    return path
 
 
 def refused(data: Path, dataset: str | Path, root: Path) -> str:

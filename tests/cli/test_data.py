@@ -21,24 +21,9 @@ from cli.main import app
 from features.engine import Engine
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import write_log
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 from tests.features.collect.test_rules import data_folder
-
-
-@pytest.fixture(scope="module")
-def log() -> pd.DataFrame:
-    return Simulator(SimulatorConfig(users=40, seed=1)).log()
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> Path:
-    """The simulator's columns, read from a file in the canonical layout."""
-    content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
-    path = tmp_path / "my-log.yaml"
-    DatasetSpec.from_dict(content).save(path)
-    return path
 
 
 @pytest.fixture
@@ -125,13 +110,8 @@ def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, t
     assert files(tmp_path) - before == {"pages/page.html"}
     text = page.read_text(encoding="utf-8")
     assert "2 faulty rows are left out" in text and "[fax]" in text
-
-
-def test_describe_the_simulator(tmp_path: Path) -> None:
-    answer = data("describe", "--out", tmp_path / "page.html")
-    assert answer.exit_code == 0, answer.output
-    assert "of 6,000 users" in answer.output
-    assert files(tmp_path) == {"page.html"}
+    answer = data("describe", "--out", page)
+    assert answer.exit_code == 0 and "of 6,000 users" in answer.output, "the simulator"
 
 
 def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
@@ -219,24 +199,17 @@ def test_build_stops_at_faulty_rows_or_goes_on(faulty: Path, spec: Path, log: pd
 
 
 def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "thesis.txt").write_text("years of work")
-    answer = data("build", clean, "--dataset", spec, "--out", theirs)
-    assert answer.exit_code == 2 and "another folder" in answer.output
-    assert files(theirs) == {"thesis.txt"}
-
-    # Nor one that has windows, but more than those: a run, or an earlier build into which someone put the raw log.
-    (theirs / "windows").mkdir()
+    """Nor one that has windows, but more than those: a run, or a build into which someone put the raw log."""
+    theirs, made = tmp_path / "theirs", tmp_path / "made"
+    (theirs / "windows").mkdir(parents=True)
     (theirs / "ledger.db").write_text("money")
-    answer = data("build", clean, "--dataset", spec, "--out", theirs)
-    assert answer.exit_code == 2 and files(theirs) == {"thesis.txt", "ledger.db"}
-    made = tmp_path / "made"
     assert data("build", clean, "--dataset", spec, "--out", made).exit_code == 0
-    raw = made / clean.name
-    raw.write_bytes(clean.read_bytes())
-    answer = data("build", raw, "--dataset", spec, "--out", made)
-    assert answer.exit_code == 2 and raw.read_bytes() == clean.read_bytes()
+    raw = Path(shutil.copy(clean, made))
+    for log, out in ((clean, theirs), (raw, made)):
+        before = files(out)
+        answer = data("build", log, "--dataset", spec, "--out", out)
+        assert answer.exit_code == 2 and "another folder" in answer.output
+        assert files(out) == before
 
 
 def test_an_interrupted_build_leaves_the_one_before(
@@ -286,18 +259,13 @@ def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_pa
     ids = tmp_path / "ids.txt"
     first, second = log["user_id"].unique()[:2]
     ids.write_text(f"{second}\n\n")
-    command = ["data", "forget", str(tmp_path / "data"), "--user", first, "--users-file", str(ids)]
-    done = CliRunner().invoke(app, command)
+    command = ["forget", tmp_path / "data", "--user", first, "--users-file", ids]
     rows = log["user_id"].isin([first, second]).sum()
-    assert done.exit_code == 0 and f"{rows} removed from touchpoints.parquet" in done.output
-    assert not {first, second} & set(pd.read_parquet(tmp_path / "data" / "touchpoints.parquet")["user_id"])
-    again = CliRunner().invoke(app, command)
-    assert again.exit_code == 0 and "nothing left in touchpoints.parquet" in again.output
-
-
-def test_forget_names_what_it_cannot_read(tmp_path: Path) -> None:
-    (tmp_path / "touchpoints.parquet").write_bytes(b"PAR1")
-    done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), "--user", "u1"])
+    for words in (f"{rows} removed from touchpoints.parquet", "nothing left in touchpoints.parquet"):
+        done = data(*command)
+        assert done.exit_code == 0 and words in done.output
+    (tmp_path / "data" / "touchpoints.parquet").write_bytes(b"PAR1")
+    done = data(*command)
     assert done.exit_code == 1 and "not done: touchpoints.parquet: " in done.output
 
 

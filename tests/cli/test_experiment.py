@@ -44,51 +44,49 @@ def figures(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_path: Path) -> None:
-    done = mtorl("check", files["file"], "--dataset", files["dataset"])
-    assert done.exit_code == 0, done.output
-    assert "incumbent: 50% of the users; http://arms/v1/models/incumbent:predict" in done.output
-    assert "may spend" in done.output
-    checked = figures("check", files["file"], "--dataset", files["dataset"])
-    assert [arm["share"] for arm in checked["arms"]] == [0.5, 0.5] and checked["accounts"][0]["arm"] == "*"
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text(yaml.safe_dump(experiment("http://arms", default_channel="radio")))
-    done = mtorl("check", str(wrong), "--dataset", files["dataset"])
-    assert done.exit_code == 2 and "'radio' is not one of search" in done.output
-    assert "docs/experiment-file.md" in done.output
+SEARCH = {"campaign": "*", "channel": "search", "amount": 100}
 
 
-def test_money_for_channels_that_there_are_not_is_refused_and_channels_without_any_are_named(
-    files: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        (
+            {},
+            0,
+            ["first, stage 50%", "incumbent: 50% of the users; http://arms/v1/models/incumbent:predict", "may spend"],
+        ),
+        ({"enabled": False}, 0, ["first, switched off\n"]),
+        ({"default_channel": "radio"}, 2, ["'radio' is not one of search", "docs/experiment-file.md"]),
+        ({"budgets": [{**SEARCH, "channel": "TV"}]}, 2, ["budgets[0]: channel 'TV' is not one of search, social"]),
+        ({"budgets": [SEARCH]}, 0, ["no budget is for social, display, video: nothing is shown there"]),
+    ],
+)
+def test_a_file_is_checked_and_says_who_gets_what(
+    files: dict[str, str], changes: dict[str, Any], code: int, words: list[str]
 ) -> None:
-    """A budget of one channel alone shows nothing in the others."""
-    file = tmp_path / "money.yaml"
-    for channel, code, said in (
-        ("TV", 2, "budgets[0]: channel 'TV' is not one of search, social, display, video"),
-        ("search", 0, "no budget is for social, display, video: nothing is shown there"),
-    ):
-        budgets = [{"campaign": "*", "channel": channel, "amount": 100}]
-        file.write_text(yaml.safe_dump(experiment("http://arms", default_channel="search", budgets=budgets)))
-        done = mtorl("check", str(file), "--dataset", files["dataset"])
-        assert done.exit_code == code and said in done.output, done.output
+    content = yaml.safe_load(Path(files["file"]).read_text())
+    Path(files["file"]).write_text(yaml.safe_dump({**content, **changes}))
+    done = mtorl("check", files["file"], "--dataset", files["dataset"])
+    assert done.exit_code == code and all(said in done.output for said in words), done.output
 
 
 def test_a_ramp_is_checked_as_a_draft_and_then_its_stages(files: dict[str, str]) -> None:
-    """It is at no stage before somebody starts it."""
+    """It is at no stage before somebody starts it. Users in no arm, and named ones, have accounts of their own."""
     content = yaml.safe_load(Path(files["file"]).read_text())
-    budgets = [{"campaign": "*", "channel": "*", "amount": 100}]
     ramp = {"stages": [{"stage": "shadow"}, {"stage": "1%"}, {"stage": "50%"}]}
-    Path(files["file"]).write_text(yaml.safe_dump({**content, "budgets": budgets, "ramp": ramp}))
+    changes = {"budgets": [{**SEARCH, "channel": "*"}], "ramp": ramp}
+    Path(files["file"]).write_text(yaml.safe_dump({**content, **changes}))
     done = mtorl("check", files["file"], "--dataset", files["dataset"])
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("first, a draft until it is started, so everybody gets the incumbent; then, ")
-    assert "shadow, 1%, 50%\n" in done.output and "stage 50%" not in done.output
-    assert "challenger: 0%, 1%, 50% of the users" in done.output
+    assert "first, a draft until it is started" in done.output and "shadow, 1%, 50%\n" in done.output
+    assert "challenger: 0%, 1%, 50% of the users" in done.output and "stage 50%" not in done.output
     assert "challenger may spend 0.00, 1.00, 50.00 (" in done.output
+    changes |= {"holdout": 0.2, "overrides": {"qa": "challenger"}}
+    Path(files["file"]).write_text(yaml.safe_dump({**content, **changes}))
     found = figures("check", files["file"], "--dataset", files["dataset"])
     assert (found["stage"], found["ramp"]) == ("draft", ["shadow", "1%", "50%"])
-    Path(files["file"]).write_text(yaml.safe_dump({**content, "ramp": ramp, "enabled": False}))
-    assert mtorl("check", files["file"], "--dataset", files["dataset"]).output.startswith("first, switched off\n")
+    assert (found["holdout"], found["overrides"]) == (0.2, {"qa": "challenger"})
+    assert {account["arm"] for account in found["accounts"]} >= {"*", "holdout", "override"}
 
 
 def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> None:
@@ -152,14 +150,6 @@ def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
     assert phone["decisions"] == sum(arm["decisions"] for arm in found["arms"].values()) == 20
 
 
-def test_check_names_the_held_out_share_and_named_users(files: dict[str, str]) -> None:
-    content = yaml.safe_load(Path(files["file"]).read_text())
-    Path(files["file"]).write_text(yaml.safe_dump({**content, "holdout": 0.2, "overrides": {"qa": "challenger"}}))
-    found = figures("check", files["file"], "--dataset", files["dataset"])
-    assert (found["holdout"], found["overrides"]) == (0.2, {"qa": "challenger"})
-    assert {account["arm"] for account in found["accounts"]} >= {"holdout", "override"}
-
-
 @pytest.mark.parametrize("options", [[], ["--shadow"]])
 def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "empty").mkdir()
@@ -202,8 +192,7 @@ def test_a_plan_has_users_days_and_money(
     found = figures("plan", str(log), *options)
     assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)
     assert found["cost"] == pytest.approx(found["users"] * 0.03)
-    slow = figures("plan", str(log), *options, "--users-a-day", "1")
-    assert slow["days"] == pytest.approx(found["users"])
+    assert figures("plan", str(log), *options, "--users-a-day", "1")["days"] == pytest.approx(found["users"])
     table = tmp_path / "users.csv"
     table.write_text("user_id,likes\n" + "".join(f"u{n},{int(n % 3 == 0)}\n" for n in users))
     covariates = {"past": False, "table": str(table)}

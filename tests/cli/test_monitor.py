@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.monitor.commands import exit_code
+from cli.monitor import exit_code
 from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, Stream, alone
 

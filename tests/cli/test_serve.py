@@ -33,23 +33,21 @@ def served(*files: Path) -> dict[str, Path]:
     return served_files({file: file.with_suffix("") for file in files}, dataset)
 
 
-def test_each_is_read_where_its_stages_are_put_into_force(tmp_path: Path) -> None:
-    spring = made(tmp_path / "spring.yaml", layer_part=[0, 0.5])
-    autumn = made(tmp_path / "autumn.yaml", layer_part=[0.5, 1])
-    assert served(spring, autumn) == {
-        f"{name}.yaml": tmp_path / name / "experiment.yaml" for name in ("spring", "autumn")
+def test_each_is_read_where_its_stages_are_put_into_force_unless_they_get_in_each_others_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"spring": [0, 0.5], "autumn": [0.5, 1]}
+    assert served(*(made(tmp_path / f"{name}.yaml", layer_part=part) for name, part in parts.items())) == {
+        f"{name}.yaml": tmp_path / name / "experiment.yaml" for name in parts
     }
-
-
-def test_what_gets_in_each_others_way_starts_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as ended:
-        served(made(tmp_path / "spring.yaml"), made(tmp_path / "autumn.yaml"))
-    assert ended.value.exit_code == 2 and "autumn and spring both decide" in capsys.readouterr().err
-    parts = ([0, 0.5], [0.5, 1])
-    files = [made(tmp_path / at / "same.yaml", name=at, layer_part=part) for at, part in zip("ab", parts, strict=True)]
-    with pytest.raises(typer.Exit) as ended:
-        served(*files)
-    assert ended.value.exit_code == 2 and "have one name" in capsys.readouterr().err
+    same = [made(tmp_path / name / "same.yaml", name=name, layer_part=part) for name, part in parts.items()]
+    for files, words in (
+        ([made(tmp_path / f"{name}.yaml") for name in parts], "autumn and spring both decide"),
+        (same, "have one name"),
+    ):
+        with pytest.raises(typer.Exit) as ended:
+            served(*files)
+        assert ended.value.exit_code == 2 and words in capsys.readouterr().err
 
 
 def test_the_state_of_another_one_leads_to_the_log_of_the_first(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from cli.endings import HARM
-from cli.monitor.commands import exit_code
+from cli.monitor import exit_code
 from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, NotJudged, State, StateError
 from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS

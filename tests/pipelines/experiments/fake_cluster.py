@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.experiments.cluster_api import ClusterApi
+from pipelines.experiments.cluster_api import CONFIG_MAP, ClusterApi
 from serving.inference_services import VERSION
 from serving.kubernetes_api import Conflict, Object, Unanswered
 
@@ -32,7 +32,7 @@ class FakeCluster(ClusterApi):
     """
 
     def __init__(self) -> None:
-        self.namespace, self._config_map, self.tables = "ads", "mtorl-experiment", None
+        self.namespace, self.tables = "ads", None
         self.kept: dict[str, dict[str, Object]] = defaultdict(dict)
         self.objects, self.services = self.kept["experiments"], self.kept["inferenceservices"]
         self.deployments = self.kept["deployments"]
@@ -48,7 +48,7 @@ class FakeCluster(ClusterApi):
     @property
     def config_map(self) -> Object | None:
         """What is in force."""
-        return self.kept["configmaps"].get(self._config_map)
+        return self.kept["configmaps"].get(CONFIG_MAP)
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
         """What people do: the object with this spec, made anew or changed."""

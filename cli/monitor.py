@@ -11,7 +11,7 @@ harms gain or costs money is kept apart from what has only moved (docs/monitorin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -19,16 +19,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from cli.commands import CommandGroup, Dataset
 from cli.endings import HARM, exit_codes, stop
 
 if TYPE_CHECKING:
-    from monitoring.watch.state import State
+    from monitoring.pipeline_runs import PipelineRun
+    from monitoring.watch.state import Alarm, State
 
 app = CommandGroup(__doc__ or "")
 
 DRIFT, NOT_JUDGED = 3, 6
+
+_ORDER = {"harm": 0, "data_quality": 1, "drift": 2}
+_SAID = {
+    "harm": ("HARM", "bold red", "MtorlHarm"),
+    "data_quality": ("BROKEN", "bold red", "MtorlDataBroken"),
+    "drift": ("moved", "yellow", "MtorlDrift"),
+}
+
+_RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
+_NO_FAULT = {"learning": "learning", "nothing_there": "no need", "closed": "closed"}
 
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of the monitor's state and pages.")]
 _STATE = Path("monitor")
@@ -61,7 +75,6 @@ def check(
 
         mtorl monitor check --lake runs/latest/lake --artifact runs/latest/artifacts/challenger
     """
-    from cli.monitor.screen import show
     from monitoring.watch.check import Watched, run
     from monitoring.watch.state import BusyError
     from monitoring.watch.training_sample import sample_of_artifact
@@ -82,7 +95,7 @@ def check(
             newest_model=lambda: None if registry is None else newest(registry),
         )
         found = run(watched, state, datetime.now(UTC), _progress)
-    show(found, state)
+    _show(found, state)
     raise typer.Exit(0 if job else exit_code(found))
 
 
@@ -99,20 +112,19 @@ def status(
 
         mtorl monitor status --state volume/monitor
     """
-    from cli.monitor.screen import show, show_failed
     from monitoring.pipeline_runs import newest_runs
     from monitoring.watch.state import STATE_FILE, State
 
     with exit_codes():
         found = State.read(state / STATE_FILE)
     if not json:
-        show_failed(newest_runs(state.absolute().parent / "runs"))
+        _show_failed(newest_runs(state.absolute().parent / "runs"))
     if found.checked is None:
         stop(f"{state}: no check has been made; mtorl monitor check", 2)
     if json:
         typer.echo(found.model_dump_json(indent=1))
     else:
-        show(found, state)
+        _show(found, state)
     raise typer.Exit(exit_code(found))
 
 
@@ -176,3 +188,57 @@ def _finder(registry: Path | None, artifact: Path | None) -> Callable[[str | Non
 
 def _progress(end: datetime, left: int) -> None:
     typer.echo(f"judging the period until {end:%Y-%m-%d %H:%M}, {left} to go", err=True)
+
+
+def _show(state: State, folder: Path) -> None:
+    """Print a state; `folder` holds it and its pages."""
+    console = Console(highlight=False, soft_wrap=True)
+    alarms = sorted(state.alarms().items(), key=lambda item: (_ORDER[item[1].kind], item[0]))
+    if not alarms:
+        console.print("nothing is wrong in what was judged" if _judged(state) else "nothing could be judged yet")
+    for name, alarm in alarms:
+        console.print(_line(name, alarm))
+    if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
+        console.print("two measures may be two views of one loss: do not add them up")
+    if alarms:  # the worst come first, and their page says what to make of the others
+        console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
+    if state.retrain is not None:
+        console.print(f"a new training is asked for since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
+    counts = (Column(name, justify="right") for name in ("decisions", "users"))
+    table = Table("group", "period until, UTC", *counts, "judged", box=None, pad_edge=False)
+    for name, group in state.groups.items():
+        until = f"{group.end:%Y-%m-%d %H:%M}" if group.end else "-"
+        why = group.not_judged
+        judged = "yes" if why is None else f"{_NO_FAULT.get(why.reason, 'NO')}: {why.text}"
+        table.add_row(name, until, f"{group.decisions:,}", f"{group.users:,}", judged)
+    console.print(table)
+    if state.checked is not None:
+        hours = (datetime.now(UTC) - state.checked).total_seconds() / 3600
+        console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC, {hours:,.1f} hours ago")
+    if next((folder / "periods").glob("*/drift.html"), None) is not None:
+        console.print(f"columns of each period beside the training sample: {folder / 'periods'}/*/drift.html")
+
+
+def _show_failed(runs: Sequence[PipelineRun]) -> None:
+    """Print which pipelines fail, and what their steps said; nothing if none does."""
+    console = Console(highlight=False, soft_wrap=True)
+    failed = [run for run in runs if run.failed_in_a_row]
+    for run in failed:
+        often = "1 run" if run.failed_in_a_row == 1 else f"{run.failed_in_a_row} runs"
+        success = "none has succeeded" if run.succeeded is None else f"the last success: {run.succeeded:%Y-%m-%d %H:%M}"
+        name = f" {run.pipeline} {run.run}".rstrip()
+        ended = f"{name} at {run.at:%Y-%m-%d %H:%M}: {often} in a row, {success}"
+        console.print(Text.assemble(("FAILED", "bold red"), ended))
+        for step, why in run.why.items():
+            console.print(Text(f"       {step}: {why.strip()}"))
+    if failed:
+        console.print(f"what to do: {_RUNBOOKS}/MtorlPipelineFailed.md")
+
+
+def _judged(state: State) -> bool:
+    return any(group.not_judged is None for group in state.groups.values())
+
+
+def _line(name: str, alarm: Alarm) -> Text:
+    word, style, _ = _SAID[alarm.kind]
+    return Text.assemble((f"{word:6}", style), f" {name} since {alarm.since:%Y-%m-%d %H:%M} UTC: {alarm.text}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+from rich.tree import Tree
 
 from cli.cluster import objects
-from cli.commands import CommandGroup
+from cli.commands import CommandGroup, JsonOption, print_json
 from cli.endings import HELD, exit_codes, stop
 
 if TYPE_CHECKING:
@@ -42,8 +46,10 @@ StateOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option("--namespace", "-n", help="Of a cluster, in kubectl's context. Empty: this machine.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="ARM/NAME, NAME or the start of a digest.")]
+
+
+_UNKNOWN = "unknown"
 
 
 @app.command("list")
@@ -62,7 +68,6 @@ def list_versions(
     A version serves if it took its arm's newest decision, if mtorl serve is to serve it, or, with -n, if an
     InferenceService names it. Exit code 2: there is no registry.
     """
-    from cli.versions.tables import print_versions
     from serving.versions.catalogue import versions
     from serving.versions.description import rows_of
 
@@ -70,9 +75,9 @@ def list_versions(
     with exit_codes():
         rows = rows_of(versions(uses.registry), uses.needs(), datetime.now(UTC))
     if as_json:
-        _print_json({"registry": str(uses.registry), "sources": uses.sources, "versions": rows})
+        print_json({"registry": str(uses.registry), "sources": uses.sources, "versions": rows})
         return
-    print_versions(rows, uses.registry, uses.sources)
+    _print_versions(rows, uses.registry, uses.sources)
 
 
 @app.command()
@@ -88,7 +93,6 @@ def show(
 
     mtorl model show challenger/0a1b2c3d4e5f
     """
-    from cli.versions.tables import print_version
     from serving.versions.catalogue import find, versions
     from serving.versions.description import description_of
 
@@ -96,9 +100,9 @@ def show(
     with exit_codes():
         found = description_of(find(uses.registry, version), versions(uses.registry), uses.needs())
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    print_version(found)
+    _print_version(found)
 
 
 @app.command("rm")
@@ -158,5 +162,91 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
         return RegistryUses(root, lake, state, services, experiments)
 
 
-def _print_json(found: object) -> None:
-    typer.echo(json.dumps(found, indent=2))
+def _print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: Sequence[str]) -> None:
+    """Print a table of versions, and what says which ones serve."""
+    console = Console()
+    names = ("version", "serves", "age", "gate", "lift", "AUC", "data")
+    columns = (Column(name, no_wrap=name != "lift", overflow="fold") for name in names)
+    table = Table(*columns, title=Text(str(registry)), title_justify="left")
+    for row in rows:
+        gate, metrics = row["gate"], row["metrics"]
+        missing = "none" if row["lineage"] == "known" else row["lineage"]
+        table.add_row(
+            Text(row["version"]),
+            "yes" if row["serves"] else "",
+            _age(row["age_hours"]),
+            gate["decision"] if gate else missing,
+            _figure(metrics["lift"], ".3f") if "lift" in metrics else missing,
+            f"{metrics['reward_auc']['value']:.3f}" if "reward_auc" in metrics else missing,
+            f"{row['data_set'] or ''} {str(row['data'] or _UNKNOWN)[:7]}".strip(),
+        )
+    console.print(table)
+    says = f"what serves: by {', '.join(sources)}" if sources else "nothing says what serves: see the options in -h"
+    console.print(Text(says), soft_wrap=True)
+
+
+def _print_version(found: Mapping[str, Any]) -> None:
+    """Print all that is known of a version."""
+    console = Console()
+    lineage, model = found["lineage"] or {}, found["model"]
+    data, code, run = lineage.get("data") or {}, lineage.get("code") or {}, lineage.get("run") or {}
+    revision = code.get("git_revision") or model["git_revision"]
+    lines = [
+        ("digest", found["digest"]),
+        ("serves", "yes" if found["serves"] else "not as far as is known"),
+        *[("needed", reason) for reason in found["needed"]],
+        ("published", found["published"] or f"{_UNKNOWN}; trained {model['created']}"),
+        ("kind", model["kind"]),
+        ("data set", data.get("name") or _UNKNOWN),
+        ("log", data.get("log") or model["data_fingerprint"]),
+        ("raw log", data.get("source") or _UNKNOWN),
+        ("collected", data.get("collected") or ("none" if lineage else _UNKNOWN)),
+        ("code", f"{code.get('package') or _UNKNOWN}, commit {revision or _UNKNOWN}"),
+        ("run", " ".join(run[part] for part in ("pipeline", "name", "id") if run.get(part)) or _UNKNOWN),
+        ("settings", _settings(lineage.get("settings") or {})),
+    ]
+    columns = (Column(no_wrap=True), Column(overflow="fold"))
+    table = Table(*columns, title=Text(found["version"]), title_justify="left", show_header=False)
+    for name, value in lines:
+        table.add_row(name, Text(str(value)))
+    for name, figure in (lineage.get("metrics") or {}).items():
+        table.add_row(name, _figure(figure))
+    gate = lineage.get("gate")
+    table.add_row("gate", Text(f"{gate['decision']}: {gate['reason']}" if gate else "none" if lineage else _UNKNOWN))
+    console.print(table)
+    if found["problem"]:
+        console.print(Text(f"its lineage can't be read: {found['problem']}"), soft_wrap=True)
+    tree = Tree(Text(found["version"]))
+    _grow(tree, found["parents"], known=bool(lineage))
+    console.print(tree)
+
+
+def _grow(tree: Tree, parents: Sequence[Mapping[str, Any]], known: bool = True) -> None:
+    if not known:
+        tree.add(Text(f"parents {_UNKNOWN}"))
+    for parent in parents:
+        digest = str(parent["digest"] or "")[:12]
+        name = parent["version"] or parent["policy"] or f"{digest}, which is not in the registry"
+        _grow(
+            tree.add(Text(f"{parent['relation']} {name}" + (f" ({digest})" if parent["version"] else ""))),
+            parent["parents"],
+        )
+
+
+def _figure(figure: Mapping[str, Any] | None, form: str = ".4f") -> str:
+    if figure is None:
+        return _UNKNOWN
+    text = format(figure["value"], form)
+    if figure["low"] is None or figure["high"] is None:
+        return text
+    return f"{text} \\[{figure['low']:{form}}, {figure['high']:{form}}]"  # a bracket would be Rich's markup
+
+
+def _age(hours: float | None) -> str:
+    if hours is None:
+        return _UNKNOWN
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or _UNKNOWN

@@ -1,1 +1,0 @@
-"""`mtorl monitor`: `commands.py`, and `screen.py`, what they print."""

@@ -1,1 +1,0 @@
-"""`mtorl model`: `commands.py`, and `tables.py`, what they print."""

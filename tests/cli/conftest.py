@@ -1,0 +1,25 @@
+"""A small log and its description, which several commands read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+
+@pytest.fixture(scope="session")
+def log() -> pd.DataFrame:
+    return Simulator(SimulatorConfig(users=40, seed=1)).log()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """The simulator's columns, read from a file in the canonical layout."""
+    content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
+    path = tmp_path / "my-log.yaml"
+    DatasetSpec.from_dict(content).save(path)
+    return path
