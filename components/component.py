@@ -15,7 +15,7 @@ descriptions stay here, too, and in each component's README.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl
@@ -69,11 +69,5 @@ def component(
 
 
 def traits_of(name: str) -> StepTraits:
-    """Traits by the name of a component or task, such as "build-features".
-
-    A pipeline that uses a component more than once numbers its tasks: "evaluate-2". An unknown name is its own title.
-    """
-    base, _, number = name.rpartition("-")
-    if name not in _TRAITS and number.isdigit() and base in _TRAITS:
-        return replace(_TRAITS[base], title=f"{_TRAITS[base].title}, {number}")
+    """Traits by the name of a component, such as "build-features"; an unknown name is its own title."""
     return _TRAITS.get(name, StepTraits(name))

@@ -12,16 +12,13 @@ from kfp.dsl import PipelineTask
 from components.component import IMAGE, StepTraits, traits_of
 from components.notify.component import notify
 from components.notify.run_end import NODE
-from components.trainer.train_job import POD_NAME, POD_UID, Pods
+from components.trainer.train_job import GPU, POD_NAME, POD_UID, USER, VOLUME, Pods
 from mtorl.runtime.step import RUN_ID, RUNS
 
-GPU = "nvidia.com/gpu"
-"""Kubernetes resource name of one accelerator."""
-VOLUME, EXPERIMENT, MODEL_REGISTRY = "mtorl-data", "mtorl-experiment", "mtorl-model-registry"
+EXPERIMENT, MODEL_REGISTRY = "mtorl-experiment", "mtorl-model-registry"
+"""ConfigMap of the running experiments; optional Secret of a Kubeflow Model Registry."""
 LAKE = {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 """Of the Secret `mtorl-lake`: credentials of a lake in a bucket (manifests/components/object-store)."""
-"""Claim of the data volume; ConfigMap of the running experiments; optional Secret of a Kubeflow Model Registry."""
-USER = 10001
 TRAINING_SECONDS, PIPELINE_SECONDS = 6 * 3600, 12 * 3600
 """Longest run of a step that trains, and of a pipeline: that also ends a run whose pods find no node."""
 _RETRIES, _TRAINING_RETRIES = 2, 3
@@ -105,10 +102,7 @@ class Profile:
             nodes=self.nodes,
             gpus=self.gpus,
             image=IMAGE,
-            claim=VOLUME,
             folder=self.folder,
-            user=USER,
-            gpu_resource=GPU,
             **self.training._asdict(),
             seconds=TRAINING_SECONDS - _MARGIN_SECONDS,  # Trainer says why; the step's own limit would not
         )

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from components.trainer.train_job import (
     PLURAL,
     POD_NAME,
     POD_UID,
+    VOLUME,
     Pods,
     Size,
     problem_of,
@@ -58,8 +58,6 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
     TrainingFailed: its input can't be used, it has failed, or it can't be started.
     """
     folder = Path(shared)
-    if not folder.is_absolute():
-        raise TrainingFailed("a training in pods of its own needs a volume that they share (volume is empty)")
     model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     replace(task, out=str(model)).save(folder / "task.json")
@@ -78,7 +76,7 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
         if not model.exists():
             raise TrainingFailed(
                 f"TrainJob {job['metadata']['name']} is complete and has left no {model}: is the claim "
-                f"{pods.claim} the volume of this step, in access mode ReadWriteMany?"
+                f"{VOLUME} the volume of this step, in access mode ReadWriteMany?"
             )
     with replacing(Path(task.out)) as unfinished:
         shutil.copytree(model, unfinished)
@@ -89,9 +87,6 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM raise SystemExit(143) inside the block, so that the job is removed."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
-        return
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -23,6 +23,12 @@ from typing import Any, NamedTuple
 
 from mtorl.runtime import progress
 
+GPU = "nvidia.com/gpu"
+"""Kubernetes resource name of one accelerator."""
+VOLUME = "mtorl-data"
+"""Claim of the data volume."""
+USER = 10001
+"""Numeric user and group of all pods."""
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAME_LABEL, NAME = "app.kubernetes.io/name", "mtorl-train"
 POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
@@ -34,6 +40,7 @@ _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
 # Without it, processes that are started again would look for each other where those before them were
 # (https://github.com/pytorch/pytorch/issues/135712).
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+_RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime, with Trainer's policy for torch
 _MANAGER = "mtorl-kubeflow/pipelines"
 _JOB, _CONTAINER = "node", "node"  # of the runtime
 _SHARED_MEMORY = "2Gi"  # through which the GPUs of a node, and what loads data for them, talk
@@ -43,7 +50,15 @@ CONTAINER_SECURITY = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-"""What the Pod Security Standard "restricted" asks of a container, with `pod_security` of its pod."""
+"""What the Pod Security Standard "restricted" asks of a container, with `POD_SECURITY` of its pod."""
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 @dataclass(frozen=True)
@@ -53,25 +68,18 @@ class Pods:
     Attributes:
         nodes: The most pods; each on a node of its own as far as GPUs make it so.
         gpus: The most accelerators of a pod; 0 trains on CPUs, in one process of each pod.
-        claim: Volume that all pods and the step share.
-        folder: Its mount path.
-        user: Numeric user and group.
-        seconds: Longest training; 0 for no limit.
-        runtime: ClusterTrainingRuntime, with Trainer's policy for torch.
+        folder: Mount path of the data volume, which all pods and the step share.
+        seconds: Longest training.
     """
 
     nodes: int
     gpus: int
     image: str
-    claim: str
     folder: str
-    user: int
-    gpu_resource: str
     cpu: str
     cpu_limit: str
     memory: str
-    seconds: int = 0
-    runtime: str = "torch-distributed"
+    seconds: int
 
     def text(self) -> str:
         """As a parameter of a step."""
@@ -131,10 +139,10 @@ def train_job(
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}
     if pods.gpus:
-        limits[pods.gpu_resource] = str(size.processes)
+        limits[GPU] = str(size.processes)
     environment = {**RESTARTABLE, progress.ENV: reports, "HOME": "/tmp"}  # compiled kernels are written below HOME
     spec: dict[str, Any] = {
-        "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": pods.runtime},
+        "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": _RUNTIME},
         "trainer": {
             "image": pods.image,
             "command": [*_COMMAND],
@@ -145,25 +153,12 @@ def train_job(
             "env": [{"name": key, "value": value} for key, value in environment.items()],
         },
         "runtimePatches": [{"manager": _MANAGER, "trainingRuntimeSpec": _patch(pods)}],
+        "activeDeadlineSeconds": pods.seconds,
     }
-    if pods.seconds:
-        spec["activeDeadlineSeconds"] = pods.seconds
     metadata: dict[str, Any] = {"name": name, "labels": labels_of(NAME, "training")}
     if owner is not None:
         metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": owner[0], "uid": owner[1]}]
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
-
-
-def pod_security(user: int) -> dict[str, Any]:
-    """Security context of a pod that runs as a user and writes to volumes of that group."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": user,
-        "runAsGroup": user,
-        "fsGroup": user,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
 
 
 def labels_of(name: str, component: str) -> dict[str, str]:
@@ -187,17 +182,17 @@ def _patch(pods: Pods) -> dict[str, Any]:
         ],
     }
     pod: dict[str, Any] = {
-        "securityContext": pod_security(pods.user),
+        "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": _LAST_SECONDS,
         "containers": [container],
         "volumes": [
-            {"name": "data", "persistentVolumeClaim": {"claimName": pods.claim}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": VOLUME}},
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHARED_MEMORY}},
         ],
     }
     if pods.gpus:
-        pod["tolerations"] = [{"key": pods.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
+        pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     # A sidecar of Istio would go on when the training has ended.
     labels = {**labels_of(NAME, "training"), "sidecar.istio.io/inject": "false"}
     template = {"metadata": {"labels": labels}, "spec": pod}

@@ -21,12 +21,12 @@ from typing import Any
 import yaml
 
 from components.component import IMAGE
-from components.trainer.train_job import CONTAINER_SECURITY, labels_of, pod_security
+from components.trainer.train_job import CONTAINER_SECURITY, POD_SECURITY, VOLUME, labels_of
 from mtorl.fitting.search import METRIC
 from mtorl.fitting.search_space import SPACE, Parameter
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
-from pipelines.profile import MOUNT, TRAINING_SECONDS, USER, VOLUME, on_cluster
+from pipelines.profile import MOUNT, TRAINING_SECONDS, on_cluster
 
 NAME = "mtorl-search"
 _CONTAINER = "trial"
@@ -39,14 +39,7 @@ _HEAD = f"""# A search for the hyper-parameters of training, on a cluster: READM
 
 @dataclass(frozen=True)
 class KatibSearch:
-    """Settings of an experiment.
-
-    Attributes:
-        windows: Windows folder, as pods see it.
-        parallel: Trials at a time.
-        epochs: The most of a trial.
-        seed: Of the proposals, and of each trial's training.
-    """
+    """Settings of an experiment; `windows` is the folder as pods see it."""
 
     windows: str = f"{MOUNT}/built/windows"
     trials: int = 30
@@ -145,7 +138,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(USER),
+        "securityContext": POD_SECURITY,
         "containers": [container],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},

@@ -32,22 +32,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
 def log(output: Output) -> Artifact:
     made = output(Dataset, "log")
     content = fingerprint.python_func("simulator", "simulator", "")[0]
-    ingest.python_func(
-        "simulator",
-        "simulator",
-        "fail",
-        USERS,
-        7,
-        content,
-        "",
-        "",
-        0,
-        "",
-        "",
-        CODE,
-        made,
-        output(Artifact, "quarantine"),
-    )
+    given = ("simulator", "simulator", "fail", USERS, 7, content, "", "", 0, "", "", CODE)
+    ingest.python_func(*given, made, output(Artifact, "quarantine"))
     return made
 
 

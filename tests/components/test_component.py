@@ -42,12 +42,11 @@ def test_a_component_has_a_title_for_people(name: str) -> None:
     assert traits_of(step).title != step or name in ("gate", "verdict")
 
 
-def test_a_step_is_known_by_its_component_and_its_number() -> None:
+def test_a_step_is_known_by_its_component() -> None:
     @component("count twice", cached=False, trains=True)
     def count_twice(number: int) -> int:
         return 2 * number
 
     assert count_twice.python_func(2) == 4
     assert traits_of("count-twice") == StepTraits("count twice", cached=False, trains=True)
-    assert traits_of("count-twice-2").title == "count twice, 2"
     assert traits_of("someone-elses-step") == StepTraits("someone-elses-step")

@@ -88,7 +88,7 @@ def train(windows: Artifact, settings: str, output: Output, volume: str = "", po
 
 
 def pods_on(volume: str) -> str:
-    return Pods(2, 0, "train:1", "mtorl-data", volume, 10001, "", "1", "2", "4Gi").text()
+    return Pods(2, 0, "train:1", volume, "1", "2", "4Gi", seconds=3600).text()
 
 
 def test_it_trains_with_the_settings_of_a_search(
@@ -108,8 +108,6 @@ def test_it_trains_with_the_settings_of_a_search(
     assert seen == [TrainConfig(epochs=1, seed=7), TrainConfig(epochs=1, seed=7, lr=0.01, hidden=32)]
     with pytest.raises(SystemExit, match="mtorl: settings: unknown name 'width'"):
         train(windows, "width: 64", output)
-    with pytest.raises(SystemExit, match="mtorl: a training in pods of its own needs a volume"):
-        train(windows, "", output, pods=pods_on("/mnt/mtorl"))
 
 
 @pytest.mark.long

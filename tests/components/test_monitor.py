@@ -85,14 +85,3 @@ def test_what_was_found_is_a_word_and_no_failure_also_of_another_check(registry:
     with alone(state):
         assert judge(none, registry, state) == "moved"
     assert (state / STATE_FILE).read_bytes() == before
-
-
-def test_what_it_lacks_ends_the_step_in_a_line(registry: Path, tmp_path: Path) -> None:
-    state = tmp_path / "monitor"
-    for models, dataset, words in ((tmp_path / "empty", "", "no model is published"), (registry, "nope", "nope")):
-        with pytest.raises(SystemExit, match=words):
-            judge(tmp_path / "log", models, state, dataset)
-    state.mkdir()
-    (state / STATE_FILE).write_text("{")
-    with pytest.raises(SystemExit, match="not a monitor's state"):
-        judge(tmp_path / "log", registry, state)

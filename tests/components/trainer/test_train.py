@@ -55,7 +55,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def pods() -> Pods:
-    return Pods(2, 0, "train:1", "mtorl-data", "/mnt/mtorl", 10001, "", "1", "2", "4Gi", seconds=3600)
+    return Pods(2, 0, "train:1", "/mnt/mtorl", "1", "2", "4Gi", seconds=3600)
 
 
 def train(task: FitTask, shared: Path) -> Artifact:

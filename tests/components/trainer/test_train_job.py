@@ -24,27 +24,8 @@ from components.trainer.train_job import (
 )
 from tests.manifests.conftest import CRDS, VALIDATOR
 
-PODS = Pods(
-    nodes=4,
-    gpus=8,
-    image="registry.example.com/mtorl/train:1",
-    claim="mtorl-data",
-    folder="/mnt/mtorl",
-    user=10001,
-    gpu_resource="nvidia.com/gpu",
-    cpu="4",
-    cpu_limit="8",
-    memory="16Gi",
-    seconds=3600,
-)
-JOB = train_job(
-    "mtorl-train-0a1b2c3d4e5f6071",
-    Size(2, 8),
-    PODS,
-    "/mnt/mtorl/shared/0a1b/task.json",
-    "/mnt/mtorl/shared/0a1b/progress.jsonl",
-    ("train-challenger-1", "6f0c"),
-)
+PODS = Pods(4, 8, "registry.example.com/mtorl/train:1", "/mnt/mtorl", "4", "8", "16Gi", seconds=3600)
+JOB = train_job("mtorl-train-0a1b2c3d4e5f6071", Size(2, 8), PODS, "/task.json", "/progress.jsonl", ("step-1", "6f0c"))
 
 
 def validated(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -62,7 +43,7 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     return dict(node["template"]["spec"]["template"])
 
 
-@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpus=0, seconds=0)])
+@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpus=0)])
 def test_trainer_knows_all_of_it(pods: Pods) -> None:
     done = validated(train_job("mtorl-train-0a1b", Size(2, 1), pods, "/t", "/r"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,12 +60,9 @@ def test_its_pods_are_what_a_restricted_namespace_takes() -> None:
     }
     assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] == 10001
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {
-        "data": "/mnt/mtorl",
-        "tmp": "/tmp",
-        "shm": "/dev/shm",
-    }
-    assert {volume["name"] for volume in pod["volumes"]} == {"data", "tmp", "shm"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts == {"data": "/mnt/mtorl", "tmp": "/tmp", "shm": "/dev/shm"}
+    assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
     assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "mtorl-data"}
 
 
@@ -144,31 +122,25 @@ def test_a_training_gets_as_many_processes_as_its_data_are_worth(
     assert size_for(str(tmp_path), replace(PODS, gpus=gpus, nodes=nodes)) == size
 
 
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return {"containerStatuses": [{"state": {"waiting": {"reason": reason, "message": message}}, **more}]}
+
+
 @pytest.mark.parametrize(
     ("status", "problem"),
     [
         ({}, ""),
         ({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}, ""),
-        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
+        (waiting("ContainerCreating"), ""),
+        (waiting("ErrImagePull", "no such tag"), "p: ErrImagePull: no such tag"),
         (
-            {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such tag"}}}]},
-            "p: ErrImagePull: no such tag",
-        ),
-        (
-            {
-                "containerStatuses": [
-                    {
-                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-                        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
-                    }
-                ]
-            },
+            waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
             "p: OOMKilled, exit code 137",
         ),
         ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "p: Evicted: low on memory"),
         (
-            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "Insufficient nvidia.com/gpu"}]},
-            "p: no node for it: Insufficient nvidia.com/gpu",
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "Insufficient gpu"}]},
+            "p: no node for it: Insufficient gpu",
         ),
     ],
 )

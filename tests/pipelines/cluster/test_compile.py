@@ -116,7 +116,7 @@ def test_several_gpus_or_nodes_are_pods_of_their_own_and_the_step_asks_for_littl
     assert (owner[POD_NAME], owner[POD_UID]) == ("metadata.name", "metadata.uid")
     given = tasks(compiled[TRAIN])["train-challenger"]["inputs"]["parameters"]
     pods = Pods.of(given["pods"]["runtimeValue"]["constant"])
-    assert (pods.nodes, pods.gpus, pods.claim, pods.folder) == (4, 8, "mtorl-data", "/mnt/mtorl")
+    assert (pods.nodes, pods.gpus, pods.folder) == (4, 8, "/mnt/mtorl")
     assert pods.image == step["image"] and pods.memory == "16Gi"
     assert 0 < pods.seconds < int(said["activeDeadlineSeconds"]), "Trainer says why, the step's own limit does not"
 

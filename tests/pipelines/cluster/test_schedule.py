@@ -52,11 +52,13 @@ def call(kfp: FakeKfp, tmp_path: Path) -> Any:
     return schedule
 
 
-def test_twice_changes_nothing(call: Any, kfp: FakeKfp) -> None:
+def test_twice_changes_nothing_and_two_calls_at_once_leave_one(call: Any, kfp: FakeKfp) -> None:
     runs = (NIGHTLY, WEEKLY | {"enabled": False})
     assert call(*runs) == (0, "train: made\nweekly: made\n")
-    changes = len(kfp.changes)
+    changes, (made, _) = len(kfp.changes), kfp.recurring.values()
     assert call(*runs) == (0, "train: was there\nweekly: was there\n") and len(kfp.changes) == changes
+    kfp.recurring["copy"] = made | {"recurring_run_id": "copy"}
+    assert call(*runs) == (0, "train: was there\nweekly: was there\n")
     assert kfp.on() == ["train"] and len(kfp.recurring) == 2
 
 
@@ -73,19 +75,14 @@ def test_what_the_server_is_told(call: Any, kfp: FakeKfp) -> None:
     assert made["pipeline_version_reference"]["pipeline_version_id"] == f"id-{version}", "or is pinned"
 
 
-def test_a_changed_entry_is_replaced_and_one_that_is_gone_is_removed(call: Any, kfp: FakeKfp) -> None:
+def test_a_changed_entry_is_replaced_turned_off_or_removed(call: Any, kfp: FakeKfp) -> None:
     call(NIGHTLY, WEEKLY)
     assert call(CHANGED) == (0, "train: replaced\nweekly: removed\n")
-    (left,) = kfp.recurring.values()
+    ((name, left),) = kfp.recurring.items()
     assert left["runtime_config"]["parameters"]["epochs"] == 3 and left["status"] == "ENABLED"
+    assert call(CHANGED | {"enabled": False}) == (0, "train: turned off\n") and kfp.on() == []
+    assert call(CHANGED) == (0, "train: turned on\n") and list(kfp.recurring) == [name]
     assert call(CHANGED) == (0, "train: was there\n")
-
-
-def test_turning_off_and_on_keeps_the_recurring_run(call: Any, kfp: FakeKfp) -> None:
-    call(NIGHTLY)
-    before = list(kfp.recurring)
-    assert call(NIGHTLY | {"enabled": False}) == (0, "train: turned off\n") and kfp.on() == []
-    assert call(NIGHTLY) == (0, "train: turned on\n") and list(kfp.recurring) == before
 
 
 @pytest.mark.parametrize("cut_off", [1, 2])
@@ -101,13 +98,6 @@ def test_the_next_call_finishes_one_that_was_cut_off(call: Any, kfp: FakeKfp, cu
     (left,) = kfp.recurring.values()
     assert left["runtime_config"]["parameters"]["epochs"] == 3 and left["status"] == "ENABLED"
     assert call(CHANGED) == (0, "train: was there\n")
-
-
-def test_two_calls_at_once_leave_one(call: Any, kfp: FakeKfp) -> None:
-    call(NIGHTLY)
-    (made,) = kfp.recurring.values()
-    kfp.recurring["copy"] = made | {"recurring_run_id": "copy"}
-    assert call(NIGHTLY) == (0, "train: was there\n") and len(kfp.recurring) == 1
 
 
 def test_what_others_have_made_is_not_touched(call: Any, kfp: FakeKfp) -> None:
