@@ -7,20 +7,10 @@ from pathlib import Path
 from typing import Any
 
 
-def evaluate_on_log(
-    artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int = 0
-) -> dict[str, Any]:
-    """Ingest a log, cut its windows, and judge an artifact on them.
+def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int) -> dict[str, Any]:
+    """Ingest a log (an empty one simulates), cut its windows, and judge an artifact on them.
 
-    Args:
-        log: Raw log; empty simulates.
-        dataset: Built-in data set name, or the path of its YAML description.
-        only_new: Leave out users of the training set; else they are an error.
-        users: Users to simulate or keep; 0 for all.
-
-    Raises:
-        InputError: The artifact or the log can't be used.
-        KnownUsersError: The log has users of the training set.
+    `only_new` leaves out users of the training set; else they are a KnownUsersError. `users`: see `RawLog`.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows

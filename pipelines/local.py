@@ -69,17 +69,13 @@ def run(
     cache: Path | None = None,
     notes: Path | None = None,
 ) -> dict[str, StepResult]:
-    """Run a pipeline and wait for it.
+    """Run a pipeline and wait for it; returns the results of the steps that ran in this folder, by name.
 
     Args:
-        pipeline: A function decorated with ``dsl.pipeline``.
         root: Folder for the run's outputs and log. In the folder of an earlier run, steps that the cache answers have
             their results from there.
         cache: Folder of the keys by which outputs of earlier runs are found; None: no caching.
         notes: Folder of `mtorl.runtime.step`; None: none are kept.
-
-    Returns:
-        Results by step name, of the steps that ran in this folder.
     """
     root = root.resolve()
     workspace, temporary = root / "workspace", root / TEMPORARY

@@ -44,7 +44,11 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "monitor": monitoring.build,
 }
 """The pipelines by the name that people type."""
-_BOOLEANS = {"true": True, "false": False}
+_TYPES: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "NUMBER_INTEGER": (int, "a whole number"),
+    "NUMBER_DOUBLE": (float, "a number"),
+    "BOOLEAN": ({"true": True, "True": True, "false": False, "False": False}.__getitem__, "true or false"),
+}
 _KEPT = 3  # newest runs
 _LOG = "pipeline.log"
 
@@ -62,13 +66,12 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     """Run a pipeline on a folder and wait for it.
 
     Args:
-        volume: Made if it is not there.
         name: See `PIPELINES`; with or without "mtorl-".
         parameters: As text. Those with a default on a cluster have the same here, below the folder.
 
     Raises:
         InputError: No such pipeline; a wrong parameter; another run in progress; or a step refused the input.
-        local.PipelineError: A step failed.
+        PipelineError: A step failed.
     """
     from google.protobuf.json_format import MessageToDict
 
@@ -117,18 +120,11 @@ def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, 
 
 
 def _typed(name: str, text: str, kind: str) -> Any:
+    read, words = _TYPES.get(kind, (str, "text"))
     try:
-        match kind:
-            case "NUMBER_INTEGER":
-                return int(text)
-            case "NUMBER_DOUBLE":
-                return float(text)
-            case "BOOLEAN":
-                return _BOOLEANS[text.lower()]
-        return text
+        return read(text)
     except (ValueError, KeyError):
-        words = {"NUMBER_INTEGER": "a whole number", "NUMBER_DOUBLE": "a number", "BOOLEAN": "true or false"}
-        raise InputError(f"parameter {name}: expected {words[kind]}, got {text!r}") from None
+        raise InputError(f"parameter {name}: expected {words}, got {text!r}") from None
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:

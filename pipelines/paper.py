@@ -30,8 +30,7 @@ class PaperConfig:
     """Settings of a comparison.
 
     Attributes:
-        logs: Data set name -> raw log; an empty path simulates.
-        repeats: Folds of users; see `mtorl.comparison.jobs.jobs`.
+        logs: Raw log by the data set's name; an empty path simulates.
         methods: Some of the methods; empty for all.
         users: Users to simulate or to keep of each log; 0 for all.
     """

@@ -80,9 +80,8 @@ class ExperimentStore(Protocol):
 def state(store: ExperimentStore) -> tuple[Experiment, State]:
     """The definition, and where the experiment stands.
 
-    Raises:
-        ExperimentError: The definition can't be used, or changes what may not change any more.
-        HistoryError: The history can't be read.
+    ExperimentError: the definition can't be used, or changes what may not change any more. HistoryError: the history
+    can't be read.
     """
     experiment = store.definition()
     return experiment, follows(store.name, experiment, store.events())
@@ -150,13 +149,7 @@ def act(
     served: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
 ) -> Experiment:
-    """Add an event to an experiment, and return what is in force from then on.
-
-    Args:
-        at: Seconds since 1970.
-        to: Target of a move.
-        challenger: Of a promotion.
-        served: Versions that were handed over.
+    """Add an event at a time in seconds since 1970, and return what is in force from then on.
 
     Raises:
         IllegalEvent: It can't happen now.

@@ -66,12 +66,7 @@ def known_or_error(
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
-    """Mark the traffic as a replay of a log: each later look reads these weights and this budget.
-
-    Args:
-        weights: `decision_id` and `weight` of each decision.
-        budget_per_decision: Currency units that either arm may spend on a decision.
-    """
+    """Mark the traffic as a replay: later looks read these weights (`decision_id`, `weight`) and an arm's budget."""
     with replacing(folder.state / _REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 

@@ -101,11 +101,8 @@ class LocalServers:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
     """Let the incumbent's model follow promotions and rollbacks, before the models start; returns the standings.
 
-    A promoted model is one of the run that was served then, which may not be the run to be served now.
-
-    Raises:
-        ExperimentError: The model of a promoted challenger is gone.
-        OSError: A model can't be copied.
+    A promoted model is one of the run that was served then, which may not be the run to be served now. If that is gone:
+    ExperimentError.
     """
     before = _served_before(run, state)
     servers, said = LocalServers(before, state, port), []

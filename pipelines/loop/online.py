@@ -5,6 +5,7 @@ It begins as a draft and goes through its stages while the traffic flows (`ramp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -287,15 +288,11 @@ def _through_stages(
     the experiment early leaves an estimate of fewer users, and a run has no use for the time.
     """
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
-
-    def on_done(so_far: Traffic) -> None:
-        if so_far.done % 20 == 0:
-            times(step, min(so_far.done, total - 1), total, f"stage {phase}, {so_far.note()}")
-
     times(step, 0, total, "")
     while parts and not ramp.over:
         phase, last = ramp.phase, ramp.at_last_stage
         now, parts = (parts, []) if last else (parts[:1], parts[1:])
+        on_done = _reporting(times, step, total, f"stage {phase}, ")
         driver.send(source, "live", on_done, list(chain.from_iterable(now)), traffic)
         if budget is not None:
             keep_replay(ramp.folder, traffic.weight_table(), budget)
@@ -310,15 +307,20 @@ def _through_stages(
     return traffic
 
 
-def _send(driver: LoadDriver, source: TrafficSource, step: Step, times: StepTimes) -> Traffic:
-    total = sum(source.opportunities.values())
+def _reporting(times: StepTimes, step: Step, total: int, note: str = "") -> Callable[[Traffic], None]:
+    """Report each twentieth opportunity."""
 
     def on_done(traffic: Traffic) -> None:
         if traffic.done % 20 == 0:
-            times(step, min(traffic.done, total - 1), total, traffic.note())
+            times(step, min(traffic.done, total - 1), total, note + traffic.note())
 
+    return on_done
+
+
+def _send(driver: LoadDriver, source: TrafficSource, step: Step, times: StepTimes) -> Traffic:
+    total = sum(source.opportunities.values())
     times(step, 0, total, "")
-    traffic = driver.send(source, step.name.removeprefix("traffic-"), on_done)
+    traffic = driver.send(source, step.name.removeprefix("traffic-"), _reporting(times, step, total))
     times(step, total, total, traffic.note())
     traffic.check(total)
     return traffic

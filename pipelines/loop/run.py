@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.collect.report import Learnable
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.snapshots import located
 from mtorl.window.window import AD_DECISION
@@ -122,16 +121,20 @@ def _judge(
     times: StepTimes,
 ) -> Finished:
     """The verdict, the monitor's checks, the true difference, and what a training would learn."""
-    with times.step("next-night", "what the next night would learn"):
-        learned = _learnable(trained, served.clean)
+    from features.collect.training_log import learnable
 
-    simulated = None
+    learned = simulated = None
+    with times.step("next-night", "what the next night would learn"):
+        # A replay knows what came of an exposure only where the log had the same one: that teaches nothing new.
+        if not trained.replays:
+            spec = trained.spec.replace(outcome_hours=0.0)
+            learned = learnable(trained.folder / LAKE, spec, served.clean.until)
     with ThreadPoolExecutor(1) as pool:  # the verdict's step is a process of its own
-        truth = pool.submit(_true_lift, trained, audience, experiment)
+        truth = pool.submit(_true_lift, trained, audience, experiment) if audience.simulator else None
         judged = _verdict(trained, experiment, served.clean, times)
         with times.step("monitor", "monitor: days of live traffic, days of shifted traffic"):
             monitored = check_days(trained, served)
-        if audience.simulator is not None:
+        if truth is not None:
             with times.step("true-lift", "true difference from the simulator"):
                 simulated = truth.result()
     steps = {**steps, **judged}
@@ -177,26 +180,11 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     return steps
 
 
-def _learnable(trained: online.Trained, traffic: Traffic) -> Learnable | None:
-    """Count what the next night's training would learn from the decisions; None for a replay.
-
-    A replay knows what came of an exposure only where the log had the same one: such decisions teach nothing new.
-    """
-    from features.collect.training_log import learnable
-
-    if trained.replays:
-        return None
-    return learnable(trained.folder / LAKE, trained.spec.replace(outcome_hours=0.0), traffic.until)
-
-
-def _true_lift(
-    trained: online.Trained, audience: online.Audience, experiment: online.Experiment
-) -> dict[str, float] | None:
-    """The true effect in the simulator; None for a replay."""
+def _true_lift(trained: online.Trained, audience: online.Audience, experiment: online.Experiment) -> dict[str, float]:
+    """The true effect in the simulator."""
     from serving.router.flow.features import FeastSource
 
-    if audience.simulator is None:
-        return None
+    assert audience.simulator is not None, "a replay has no simulator"
     store = FeastSource(trained.folder / "features", AD_DECISION)
     return true_lift(
         audience.simulator,

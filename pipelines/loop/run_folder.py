@@ -108,10 +108,8 @@ def can_be_served(run: Path) -> bool:
 def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     """Find the newest run, and the settings that it resumes with.
 
-    `asked` must be the settings of the run; of stages that are not finished, they may be others.
-
-    Raises:
-        InputError: There is nothing to resume, or a finished stage had other settings or other data.
+    `asked` must be the settings of the run; of stages that are not finished, they may be others. InputError: there is
+    nothing to resume, or a finished stage had other settings or other data.
     """
     runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
     if not runs:

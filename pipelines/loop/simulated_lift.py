@@ -58,10 +58,9 @@ def play(
 
     Args:
         rounds: Opportunities per user.
-        seed: Of the first repetition's draws.
         budget: Currency units per decision.
         price: Gain per currency unit to begin with. None: the policy's own price stands, independent of the spend.
-        repetitions: Independent futures to average over.
+        repetitions: Independent futures to average over; `seed` is of the first one.
         newcomers: Whether the users come for the first time.
     """
     decisions = rounds * len(users)
@@ -108,9 +107,8 @@ def true_lift(
 ) -> dict[str, float]:
     """Value both arms on the same users with expected instead of drawn outcomes; parameters as of `play`.
 
-    Returns:
-        true_incumbent, true_challenger, true_lift (gain per decision) and true_lift_se, its simulation error over users
-        (an upper bound: both arms meet the same luck, which the sum of their variances leaves out).
+    The lift is gain per decision, its error an upper bound: the sum of the variances leaves out that both arms meet the
+    same luck.
     """
     played = {
         name: play(simulator, arm, list(users), rounds, seed, budget, price, 3, gain) for name, arm in arms.items()
@@ -127,9 +125,7 @@ def true_lift(
 def policy_of(artifact: Artifact, store: FeatureSource | None) -> Policy:
     """An artifact's policy as the servers apply it, for many users at once and without the servers.
 
-    Args:
-        store: The router's source of the features that the data set description names under `features`; None: there are
-            none. The simulator knows the users' histories itself.
+    `store` is the router's source of stored features, if the data set has any; the simulator knows the histories.
     """
     spec = artifact.spec
 

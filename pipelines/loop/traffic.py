@@ -10,7 +10,7 @@ import datetime as dt
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -130,46 +130,36 @@ class LoadDriver:
             before: Traffic of the parts before, to which this one is added.
         """
         traffic = before or Traffic()
-        for turn, turns in groupby(in_order(source) if part is None else part, key=lambda at: at[0]):
-            asyncio.run(self._send_round(source, turn, [user for _, user in turns], label, traffic, on_done))
+        for _, turns in groupby(in_order(source) if part is None else part, key=lambda at: at[0]):
+            asyncio.run(self._send_round(source, turns, label, traffic, on_done))
         traffic.until = dt.datetime.now(dt.UTC)
         return traffic
 
     async def _send_round(
         self,
         source: TrafficSource,
-        turn: int,
-        of_users: Sequence[str],
+        turns: Iterator[Turn],
         label: str,
         traffic: Traffic,
         on_done: Callable[[Traffic], None],
     ) -> None:
-        users, reports = iter(of_users), _Reports()
-
-        async def work(session: aiohttp.ClientSession) -> None:
-            for user_id in users:
-                try:
-                    await self._decide(session, source, (turn, user_id), label, reports, traffic)
-                except _Refused:
-                    traffic.refused += 1
-                except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
-                    traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
-                on_done(traffic)
-
-        timeout = aiohttp.ClientTimeout(total=30)
-        connector = aiohttp.TCPConnector(limit=_CONCURRENCY)
+        timeout, connector = aiohttp.ClientTimeout(total=30), aiohttp.TCPConnector(limit=_CONCURRENCY)
         async with aiohttp.ClientSession(base_url=self.url, timeout=timeout, connector=connector) as session:
-            await asyncio.gather(*(work(session) for _ in range(_CONCURRENCY)))
+            reports = _Reports(session)
 
-    async def _decide(
-        self,
-        session: aiohttp.ClientSession,
-        source: TrafficSource,
-        turn: Turn,
-        label: str,
-        reports: _Reports,
-        traffic: Traffic,
-    ) -> None:
+            async def work() -> None:
+                for turn in turns:
+                    try:
+                        await self._decide(source, turn, label, reports, traffic)
+                    except _Refused:
+                        traffic.refused += 1
+                    except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
+                        traffic.errors.append(f"{turn[1]}: {type(error).__name__}: {error}")
+                    on_done(traffic)
+
+            await asyncio.gather(*(work() for _ in range(_CONCURRENCY)))
+
+    async def _decide(self, source: TrafficSource, turn: Turn, label: str, reports: _Reports, traffic: Traffic) -> None:
         number, user_id = turn
         opportunity = source.opportunity(user_id, number)
         request = {
@@ -180,13 +170,13 @@ class LoadDriver:
             "request_id": f"{label}-{number}-{user_id}",
             "timestamp": opportunity["timestamp"].isoformat(),
         }
-        answer, seconds = await _post(session, "/v1/models/ads:predict", {"instances": [request]})
+        answer, seconds = await _post(reports.session, "/v1/models/ads:predict", {"instances": [request]})
         traffic.latencies.append(seconds)
         decision = answer["predictions"][0]
         response = source.respond(user_id, number, decision)
         traffic.weights[decision["decision_id"]] = response.weight
         if response.outcomes:
-            await reports.send(session, _outcome_records(decision["decision_id"], response))
+            await reports.send(_outcome_records(decision["decision_id"], response))
         if (shown := response.touchpoint) is not None:
             exposure, *outcomes = shown.records(decision["decision_id"])
             changes = [self.history.exposure(exposure), *map(self.history.outcome, outcomes)]
@@ -197,38 +187,33 @@ class LoadDriver:
 class _Reports:
     """Batches outcomes: those that become known during a report go together in the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
         self._waiting: list[dict[str, Any]] = []
         self._next: asyncio.Task[None] | None = None  # reports what waits
         self._turn = asyncio.Lock()
 
-    async def send(self, session: aiohttp.ClientSession, outcomes: list[dict[str, Any]]) -> None:
+    async def send(self, outcomes: list[dict[str, Any]]) -> None:
         """Report outcomes, and return when the router has them; a failed report is an error of all its callers."""
         self._waiting += outcomes
         if self._next is None:
-            self._next = asyncio.create_task(self._report(session))
+            self._next = asyncio.create_task(self._report())
         await asyncio.shield(self._next)
 
-    async def _report(self, session: aiohttp.ClientSession) -> None:
+    async def _report(self) -> None:
         async with self._turn:
             together, self._waiting, self._next = self._waiting, [], None
             try:
-                await _post(session, "/v1/outcomes", {"outcomes": together})
+                await _post(self.session, "/v1/outcomes", {"outcomes": together})
             except _Refused:  # of decisions that were made, and not of any: only what was shown has outcomes
                 raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
 
 def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any]]:
     now = dt.datetime.now(dt.UTC).isoformat()
+    own = {"decision_id": decision_id, "event_time": now}
     return [
-        {
-            "event_id": f"{decision_id}-{kind}",
-            "decision_id": decision_id,
-            "kind": kind,
-            "value": value,
-            "event_time": now,
-        }
-        for kind, value in response.outcomes
+        {"event_id": f"{decision_id}-{kind}", "kind": kind, "value": value, **own} for kind, value in response.outcomes
     ]
 
 

@@ -36,21 +36,14 @@ class Touchpoint:
 
     def records(self, decision: str) -> list[dict[str, Any]]:
         """The exposure and its outcomes, as records of the decision log that a history takes."""
-        exposure: dict[str, Any] = {
-            "request_time": self.timestamp.isoformat(),
-            "channel": self.channel,
-            "context": self.context,
-        }
-        outcomes: list[dict[str, Any]] = [
-            {
-                "event_id": f"{decision}-{kind}",
-                "kind": kind,
-                "value": value,
-                "received_time": self.known.get(kind, self.timestamp).isoformat(),
-            }
+        at, own = self.timestamp, {"decision_id": decision}
+        exposure = {"request_time": at.isoformat(), "channel": self.channel, "context": self.context, **own}
+        known = {kind: self.known.get(kind, at).isoformat() for kind in self.outcomes}
+        outcomes = (
+            {"event_id": f"{decision}-{kind}", "kind": kind, "value": value, "received_time": known[kind], **own}
             for kind, value in self.outcomes.items()
-        ]
-        return [{**record, "decision_id": decision} for record in (exposure, *outcomes)]
+        )
+        return [exposure, *outcomes]
 
 
 @dataclass(frozen=True)
@@ -124,9 +117,7 @@ class ReplayedTraffic:
             propensity: Probability of each row's logged channel under the logging policy.
             rounds: Touchpoints to replay per user, on average; more than there are means all.
 
-        Returns:
-            The traffic, and the log as it stands before: of a replayed user only what precedes the stretch. That is
-            nothing if the stretch begins with the first touchpoint, as anyone begins.
+        Returns the traffic, and the log before it: of a replayed user only what precedes the stretch.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -218,16 +209,9 @@ class ShiftedTraffic(RepeatedTraffic):
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
     """Rows of a stretch of neighbouring touchpoints of each journey; any row is one with probability `share`, exactly.
 
-    The steps of a journey lie evenly in [0, 1 - share). Those are taken that lie in an interval of the length `share`
-    that ends at the user's place. This is share / (1 - share) of the journey, or less at either end of it: stretches of
-    one length would seldom cover the ends. Users weigh as much as in the log, as they do in drift's reference and its
-    thresholds; the last touchpoints, or as many of everyone, would overstate short journeys.
-
-    Args:
-        step_N: 0-based place of each row in its journey.
-        length_N: Touchpoints of each row's journey.
-        share: Of all touchpoints, in (0, 1].
-        place_N: Uniform in [0, 1), the same for all rows of a user.
+    The steps of a journey (`step_N` of `length_N`) lie evenly in [0, 1 - share). Those are taken that lie in an
+    interval of the length `share` that ends at the user's place, uniform in [0, 1). Stretches of one length would
+    seldom cover the ends of a journey; as many touchpoints of each user would overstate short journeys.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))

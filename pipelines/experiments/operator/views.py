@@ -29,9 +29,12 @@ def views_of(
     for one in objects:
         resource = ExperimentResource(api, config_map, one)
         try:
-            experiment, events = _definition(resource), resource.events()
+            events = resource.events()
+            experiment: Experiment | None = resource.written()
         except HistoryError:
             continue
+        except ExperimentError:
+            experiment = resource.last_in_force()
         if experiment is not None:
             conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
             known = replace(
@@ -44,13 +47,6 @@ def views_of(
             )
             made.append(experiment_view(experiment, events, known, now))
     return made
-
-
-def _definition(resource: ExperimentResource) -> Experiment | None:
-    try:
-        return resource.written()
-    except ExperimentError:
-        return resource.last_in_force()
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:

@@ -36,6 +36,10 @@ def folder_of(place: Path, **changes: Any) -> ExperimentFolder:
     return ExperimentFolder.of(file)
 
 
+def edit(folder: ExperimentFolder, **changes: Any) -> None:
+    folder.file.write_text(yaml.safe_dump({**FILE, **changes}))
+
+
 def serving(folder: ExperimentFolder) -> Experiment:
     """What the router reads."""
     return Experiment.load(folder.in_force)
@@ -71,7 +75,7 @@ def test_from_draft_to_a_win_and_back(tmp_path: Path) -> None:
         "users": 500, "fallback_ratio": 0.0, "latency_seconds": None,
     }  # fmt: skip
     json.dumps([event.evidence for event in events], allow_nan=False)
-    folder.file.write_text(yaml.safe_dump({**FILE, "alpha": 0.2, "salt": "b"}))
+    edit(folder, alpha=0.2, salt="b")
     assert not put_in_force(folder).enabled
     do(folder, "move", "shadow")
     assert (serving(folder).salt, serving(folder).alpha) == ("b", 0.2), "another experiment may measure otherwise"
@@ -118,7 +122,7 @@ def test_a_file_that_can_not_be_used_changes_nothing_but_the_switch_works(tmp_pa
         assert (serving(folder).enabled, serving(folder).stage) == (True, "5%")
     do(folder, "kill")
     assert not serving(folder).enabled
-    folder.file.write_text(yaml.safe_dump({**FILE, "owner": "somebody else"}))
+    edit(folder, owner="somebody else")
     do(folder, "resume")
     assert (serving(folder).stage, serving(folder).owner) == ("5%", "somebody else")
 
@@ -128,7 +132,7 @@ def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> N
     do(folder, "move", "50%")
     SPEC.save(tmp_path / "dataset.yaml")
     (folder.state / "router.yaml").write_text(yaml.safe_dump({"dataset": str(tmp_path / "dataset.yaml")}))
-    folder.file.write_text(yaml.safe_dump({**FILE, "default_channel": "serach"}))
+    edit(folder, default_channel="serach")
     with pytest.raises(ExperimentError, match="default_channel: 'serach' is not one of"):
         put_in_force(folder)
     do(folder, "kill")
@@ -141,15 +145,15 @@ def test_what_was_promoted_stays_whatever_becomes_of_the_file(tmp_path: Path) ->
     do(folder, "move", "promoted", challenger="challenger")
     served = serving(folder).arm("incumbent")
     edited = [FILE["arms"][0], {**FILE["arms"][1], "endpoint": "http://127.0.0.1:9", "model_digest": "0"}]
-    folder.file.write_text(yaml.safe_dump({**FILE, "arms": edited}))
+    edit(folder, arms=edited)
     put_in_force(folder)
     assert serving(folder).arm("incumbent") == served
-    folder.file.write_text(yaml.safe_dump({**FILE, "salt": "b"}))
+    edit(folder, salt="b")
     with pytest.raises(ExperimentError, match="was promoted in mtorl-vs-rules under salt 'a'"):
         put_in_force(folder)
     assert serving(folder).arm("incumbent") == served
     known = {**FILE["arms"][0], "policy": None, "endpoint": served.endpoint, "model_digest": served.model_digest}
-    folder.file.write_text(yaml.safe_dump({**FILE, "salt": "b", "arms": [known, edited[1]]}))
+    edit(folder, salt="b", arms=[known, edited[1]])
     do(folder, "move", "shadow")
     assert (serving(folder).salt, serving(folder).arm("incumbent").endpoint) == ("b", served.endpoint)
 
@@ -187,11 +191,11 @@ def test_what_is_measured_is_fixed_however_the_file_changes(by: str, tmp_path: P
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
     if by == "another salt in between":
-        folder.file.write_text(yaml.safe_dump({**FILE, "alpha": 0.2, "salt": "b"}))
+        edit(folder, alpha=0.2, salt="b")
         put_in_force(folder)
     else:
         folder.in_force.unlink()
-    folder.file.write_text(yaml.safe_dump({**FILE, "alpha": 0.2}))
+    edit(folder, alpha=0.2)
     with pytest.raises(ExperimentError, match="alpha may not change"):
         put_in_force(folder)
 
@@ -218,7 +222,7 @@ def test_the_kill_switch_in_the_file_needs_nothing_else_to_be_right(fault: str, 
     if fault == "the router's settings":
         (folder.state / "router.yaml").write_text("dataset: [")
     for enabled in (True, False, True):
-        folder.file.write_text(yaml.safe_dump({**FILE, **changes, "enabled": enabled}))
+        edit(folder, **{**changes, "enabled": enabled})
         before = serving(folder)
         with pytest.raises((ExperimentError, HistoryError)):
             put_in_force(folder)

@@ -39,8 +39,7 @@ def scene() -> Scene:
 
 def move(scene: Scene, to: str, name: str = NAME) -> None:
     asked = {"to": to, "reason": f"because, {scene.cluster.requests}"}
-    scene.cluster.patch(name, move={**asked, "force": True} if to == "promoted" else asked)
-    scene.operator.changed(name)
+    scene.patch(name, move={**asked, "force": True} if to == "promoted" else asked)
 
 
 def beside(scene: Scene, *arms: list[dict[str, Any]]) -> None:
@@ -107,8 +106,7 @@ def made_anew(version: str) -> Step:
 
 def patched(name: str = NAME, **fields: Any) -> Step:
     def patch(scene: Scene) -> None:
-        scene.cluster.patch(name, **fields)
-        scene.operator.changed(name)
+        scene.patch(name, **fields)
         scene.operator.advance()
 
     return patch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import ExperimentError
+from mtorl.runtime import files
 from pipelines.experiments.controller import act, state
 from pipelines.experiments.folder import ExperimentFolder
 from pipelines.experiments.local_servers import LocalServers, give_back, settle
@@ -55,6 +55,10 @@ class Laptop:
         settings = {"dataset": str(run / "artifacts" / "challenger" / "dataset.yaml"), "experiment": ""}
         (self.folder.state / "router.yaml").write_text(yaml.safe_dump(settings))
 
+    def tonight(self) -> Path:
+        """Another run, made since, with two more models."""
+        return run_with(self.run.with_name("two"), incumbent="another", challenger=LATER)
+
     def do(self, to: Any) -> None:
         challenger = {"challenger": "challenger"} if to == "promoted" else {}
         act(self.folder, "move", by="person", reason="a test", at=0.0, to=to, **challenger)
@@ -91,9 +95,9 @@ def test_the_next_start_serves_what_was_promoted_as_the_incumbent(laptop: Laptop
     assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
 
 
-def test_it_stays_the_incumbent_beside_the_next_nights_models(laptop: Laptop, tmp_path: Path) -> None:
+def test_it_stays_the_incumbent_beside_the_next_nights_models(laptop: Laptop) -> None:
     laptop.do("promoted")
-    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    tonight = laptop.tonight()
     laptop.settle(tonight)
     assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}, "of the run that it was promoted in"
     shutil.rmtree(laptop.run)
@@ -104,10 +108,10 @@ def test_it_stays_the_incumbent_beside_the_next_nights_models(laptop: Laptop, tm
     assert laptop.versions(tonight) == {"incumbent": OLD, "challenger": LATER}, "the previous incumbent, not tonight's"
 
 
-def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(laptop: Laptop, tmp_path: Path) -> None:
+def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(laptop: Laptop) -> None:
     laptop.do("promoted")
     shutil.rmtree(laptop.run)
-    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    tonight = laptop.tonight()
     with pytest.raises(ExperimentError, match="put it back, or roll the promotion back: mtorl experiment move"):
         laptop.settle(tonight)
     laptop.do("rolled back")
@@ -143,7 +147,7 @@ def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy
     laptop = without_server(tmp_path, policy, holdout=holdout)
     laptop.do("promoted")
     assert laptop.answers_at() == "challenger:predict", "at once"
-    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    tonight = laptop.tonight()
     assert laptop.settle(tonight) == [f"incumbent serves {WON} in place of {OLD}; the challenger's server is free"]
     assert laptop.answers_at() == "incumbent:predict"
     assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
@@ -164,7 +168,7 @@ def test_the_next_challenger_follows_on_one_that_was_promoted_over_a_policy(
     """Whenever people write the new salt, the refusal has the line to write, and with it `mtorl serve` goes on."""
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
-    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    tonight = laptop.tonight()
     file = laptop.folder.file
 
     def follow(line: str | None = None) -> None:
@@ -200,31 +204,22 @@ def test_the_next_challenger_follows_on_one_that_was_promoted_over_a_policy(
 def test_killed_at_any_write_the_next_start_makes_it_good(
     laptop: Laptop, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    swap, left = files._swap, iter(range(step))
+
+    def dying(temporary: Path, path: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        swap(temporary, path)
+
     laptop.do("promoted")
-    die_before_write(step, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "_swap", dying)
         laptop.settle()
-    monkeypatch.undo()
     laptop.settle()
     assert laptop.versions() == {"incumbent": WON, "challenger": WON} and laptop.happened()[-1] == "handed over"
     laptop.do("rolled back")
     laptop.settle()
     assert laptop.versions()["incumbent"] == OLD
-
-
-def die_before_write(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mtorl.runtime.files as files
-
-    swap: Callable[[Path, Path], None] = files._swap
-    left = [step]
-
-    def dying(temporary: Path, path: Path) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        swap(temporary, path)
-
-    monkeypatch.setattr(files, "_swap", dying)
 
 
 def test_other_servers_and_ports_are_not_its_own(laptop: Laptop) -> None:
@@ -245,7 +240,7 @@ def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: P
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5], **({"holdout": 0.1} if kept == "holdout" else {}))
     others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder] if kept == "another compares" else []
     one.do("promoted")
-    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    tonight = one.tonight()
     folders = [one.folder, *others]
     with pytest.raises(
         ExperimentError, match=f"another model in .*; serve {one.run}, or roll it back: mtorl experiment move"

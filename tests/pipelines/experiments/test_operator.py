@@ -91,9 +91,9 @@ class Scene:
     def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
         return self.evidence()
 
-    def patch(self, **fields: Any) -> None:
-        self.cluster.patch(NAME, **fields)
-        self.operator.changed(NAME)
+    def patch(self, name: str = NAME, /, **fields: Any) -> None:
+        self.cluster.patch(name, **fields)
+        self.operator.changed(name)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def edit(scene: Scene, old: str, new: str) -> None:
 Step = Callable[[Scene], None]
 
 
-def patch(**fields: Any) -> Step:
-    return lambda scene: scene.patch(**fields)
+def patch(name: str = NAME, /, **fields: Any) -> Step:
+    return lambda scene: scene.patch(name, **fields)
 
 
 def move(to: str, reason: str = "go", **more: Any) -> Step:
@@ -213,14 +213,6 @@ def delete(scene: Scene) -> None:
 
 def patched_unheard(scene: Scene) -> None:
     scene.cluster.patch(NAME, enabled=False)
-
-
-def patch_other(name: str, **fields: Any) -> Step:
-    def patch_and_hear(scene: Scene) -> None:
-        scene.cluster.patch(name, **fields)
-        scene.operator.changed(name)
-
-    return patch_and_hear
 
 
 def delete_other(name: str) -> Step:
@@ -470,8 +462,8 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (move("shadow"), {"on": {NAME: True}}),
         (apply("second", salt="2", move=GO), {"second": "NotItsTurn", "on": {NAME: True}, "says": "nothing of it is"}),
         (changed, {"pages": [("shadow", True), ("draft", False)]}),
-        (patch_other("second", enabled=False), {"enabled": True}),
-        (patch_other("second", enabled=True), {}),
+        (patch("second", enabled=False), {"enabled": True}),
+        (patch("second", enabled=True), {}),
         (move("50%", "on"), {}),
         (advance, {}),
         (move("promoted"), {}),
@@ -484,11 +476,11 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (move("shadow"), {}),
         (apply("second", layer_part=[0.5, 1.0], move=GO), {"on": {NAME: True, "second": True}}),
         (heard(), {"InForce": "EveryRouter"}),
-        (patch_other("second", enabled=False), {"on": {NAME: True, "second": False}}),
+        (patch("second", enabled=False), {"on": {NAME: True, "second": False}}),
         (patch(layer_part=[0.0, 0.4]), {"Accepted": "Unusable"}),
         (apply("third", layer_part=[0.4, 0.6]), {"third": "NotItsTurn", "says": "overlap"}),
         (delete_other("second"), {"on": {NAME: True, "second": False}}),
-        (patch_other("third"), {"third": "NotItsTurn"}),
+        (patch("third"), {"third": "NotItsTurn"}),
     ],
     "the place of one that is over is taken, and it does not come back": [
         (patch(layer_part=[0.0, 0.5]), {}),
