@@ -49,8 +49,7 @@ Users = Annotated[int, typer.Option(help="Users to simulate, or to keep of a rea
 Epochs = Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Trusted = Annotated[
-    bool,
-    typer.Option("--trusted", help="The log is canonical Parquet, a file or a folder: don't check its rows."),
+    bool, typer.Option("--trusted", help="The log is canonical Parquet, a file or a folder: don't check its rows.")
 ]
 BadRows = Annotated[
     Literal["fail", "quarantine"],

@@ -36,8 +36,7 @@ class EngineName(StrEnum):
 
 
 LogArgument = Annotated[
-    str,
-    typer.Argument(metavar="LOG", help="Raw log, s3://..., or a folder of data build or run. None: the simulator."),
+    str, typer.Argument(metavar="LOG", help="Raw log, s3://..., or a folder of data build or run. None: the simulator.")
 ]
 RawLogArgument = Annotated[
     str, typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://...")

@@ -58,8 +58,7 @@ def compile_pipelines(
 
 @app.command()
 def upload(
-    context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Compiled pipelines.")],
+    context: typer.Context, files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Compiled pipelines.")]
 ) -> None:
     """Upload compiled pipelines. A version is named after its content, so uploading twice makes one version.
 

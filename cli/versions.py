@@ -37,8 +37,7 @@ RegistryOption = Annotated[
     ),
 ]
 LakeOption = Annotated[
-    str | None,
-    typer.Option("--lake", help="Folder or URI of the lake of decisions; by default the one beside it."),
+    str | None, typer.Option("--lake", help="Folder or URI of the lake of decisions; by default the one beside it.")
 ]
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the state of mtorl serve; by default that of the run.")

@@ -60,12 +60,7 @@ def init(
     typer.echo(f"  mtorl experiment run {file}          in another terminal: from stage to stage")
 
 
-def check(
-    file: FileArgument,
-    dataset: Dataset,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Check an experiment file before anybody serves it, and say who would get what.
 
         mtorl experiment check first-day.yaml --dataset my-log.yaml

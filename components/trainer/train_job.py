@@ -163,11 +163,7 @@ def train_job(
 
 def labels_of(name: str, component: str) -> dict[str, str]:
     """Recommended labels of an object."""
-    return {
-        NAME_LABEL: name,
-        "app.kubernetes.io/component": component,
-        "app.kubernetes.io/part-of": "mtorl-kubeflow",
-    }
+    return {NAME_LABEL: name, "app.kubernetes.io/component": component, "app.kubernetes.io/part-of": "mtorl-kubeflow"}
 
 
 def _patch(pods: Pods) -> dict[str, Any]:

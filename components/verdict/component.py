@@ -7,14 +7,7 @@ from components.component import component
 
 @component("verdict", cached=False)
 def verdict(
-    lake: str,
-    experiment: str,
-    gain: str,
-    weights: str,
-    budget: float,
-    since: str,
-    until: str,
-    result: Output[Artifact],
+    lake: str, experiment: str, gain: str, weights: str, budget: float, since: str, until: str, result: Output[Artifact]
 ) -> str:
     """Compare the arms on the decision log; returns the verdict in one word, or the words of several experiments.
 

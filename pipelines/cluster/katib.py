@@ -129,10 +129,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
             "limits": {"cpu": "2", "memory": resources.memory},
         },
         "securityContext": CONTAINER_SECURITY,
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "data", "mountPath": MOUNT, "readOnly": True},
-        ],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": MOUNT, "readOnly": True}],
     }
     pod = {
         "restartPolicy": "Never",
@@ -140,10 +137,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
         "containers": [container],
-        "volumes": [
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "data", "persistentVolumeClaim": {"claimName": VOLUME}},
-        ],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": {"claimName": VOLUME}}],
     }
     return {
         "apiVersion": "batch/v1",

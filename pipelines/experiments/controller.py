@@ -30,17 +30,7 @@ from mtorl.experiment.history import (
     serves_since_before,
     state_of,
 )
-from mtorl.experiment.stage_machine import (
-    OVER,
-    Evidence,
-    Hold,
-    Move,
-    Phase,
-    State,
-    consider,
-    fixed_changes,
-    in_force,
-)
+from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, Phase, State, consider, fixed_changes, in_force
 
 BELIEVED_AFTER = 3600.0
 """Seconds after which a clock that was put forward is believed: by then a fault of it is mended."""

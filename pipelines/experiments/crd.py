@@ -164,11 +164,7 @@ def _status() -> dict[str, Any]:
         "required": ["type", "status", "lastTransitionTime", "reason", "message"],
         "properties": {
             "type": {**_TEXT, "description": "Accepted, InForce, Progressing, Settled ... (docs/cluster.md)."},
-            "status": {
-                "type": "string",
-                "enum": ["True", "False", "Unknown"],
-                "description": "Whether it holds.",
-            },
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
             "observedGeneration": _GENERATION,
             "lastTransitionTime": {**_TIME, "description": "When its status changed last."},
             "reason": {**_TEXT, "description": "Why, in one word for programs."},
