@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import is_disk_full, remove
@@ -44,10 +46,10 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "monitor": monitoring.build,
 }
 """The pipelines by the name that people type."""
-_TYPES: Mapping[str, tuple[Callable[[str], Any], str]] = {
+_TYPES: Mapping[str, tuple[type, str]] = {
     "NUMBER_INTEGER": (int, "a whole number"),
     "NUMBER_DOUBLE": (float, "a number"),
-    "BOOLEAN": ({"true": True, "True": True, "false": False, "False": False}.__getitem__, "true or false"),
+    "BOOLEAN": (bool, "true or false"),
 }
 _KEPT = 3  # newest runs
 _LOG = "pipeline.log"
@@ -120,10 +122,10 @@ def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, 
 
 
 def _typed(name: str, text: str, kind: str) -> Any:
-    read, words = _TYPES.get(kind, (str, "text"))
+    wanted, words = _TYPES.get(kind, (str, "text"))
     try:
-        return read(text)
-    except (ValueError, KeyError):
+        return TypeAdapter(wanted).validate_python(text)
+    except ValidationError:
         raise InputError(f"parameter {name}: expected {words}, got {text!r}") from None
 
 

@@ -17,6 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,24 +37,23 @@ from serving.model_servers import Mark, Served
 _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 
 
+@dataclass(frozen=True)
 class LocalServers:
     """The model servers of one `mtorl serve`, by the folders of its run and of its state.
 
     `restart` lets running servers serve the versions that are there now; None: they start later.
     """
 
-    def __init__(self, run: Path, state: Path, port: int, restart: Callable[[], None] | None = None) -> None:
-        self._run = run
-        self._models = state / "models"
-        self._state = state
-        self._port = port
-        self._restart = restart
+    run: Path
+    state: Path
+    port: int
+    restart: Callable[[], None] | None = None
 
     def name_at(self, url: str | None) -> str | None:
         """The name of the model that answers at a URL; None: it is none of these."""
         parts = urlsplit(url or "")
         model = _PATH.fullmatch(parts.path)
-        here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self._port
+        here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self.port
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
@@ -71,7 +71,7 @@ class LocalServers:
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Serve a version under a name, after a restart if the models are running. OSError: it can't be copied."""
         assert mark is not None and instead_of is None, "here, nothing but a promotion changes what serves"
-        versions = self._models / "versions"
+        versions = self.state / "models" / "versions"
         versions.mkdir(parents=True, exist_ok=True)
         known = {version_of(archive): archive for archive in self._archives().values()}
         for kept in {version, mark.before, mark.after}:
@@ -79,19 +79,19 @@ class LocalServers:
                 with replacing(target, durable=True) as unfinished:
                     shutil.copyfile(known[kept], unfinished)
         if not (versions / f"{version}.mar").exists():
-            raise FileNotFoundError(f"{versions}: no version {version}, and neither has {self._run}")
-        with replacing(self._models / f"{name}.json", durable=True) as unfinished:
+            raise FileNotFoundError(f"{versions}: no version {version}, and neither has {self.run}")
+        with replacing(self.state / "models" / f"{name}.json", durable=True) as unfinished:
             unfinished.write_text(mark.model_dump_json())
-        with replacing(self._models / f"{name}.mar") as unfinished:
+        with replacing(self.state / "models" / f"{name}.mar") as unfinished:
             unfinished.symlink_to(Path("versions") / f"{version}.mar")
-        if self._restart is not None:
-            self._restart()
+        if self.restart is not None:
+            self.restart()
 
     def _archives(self) -> dict[str, Path]:
-        return archives(self._run, self._state)
+        return archives(self.run, self.state)
 
     def _mark(self, name: str) -> Mark | None:
-        path = self._models / f"{name}.json"
+        path = self.state / "models" / f"{name}.json"
         try:
             return Mark.model_validate_json(path.read_text()) if path.exists() else None
         except ValueError:

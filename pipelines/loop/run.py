@@ -145,27 +145,16 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     """Run the training pipeline and copy its outputs to plain places in the run's folder."""
     root, own = run / "pipeline", config.own_decisions
     local.end_steps_of(root)  # of a run that was killed
-    steps = local.run(
-        training.build(replace(LAPTOP, folder=str(root))),  # where a training that is interrupted keeps its checkpoint
-        {
-            "source": config.source,
-            "dataset": config.dataset,
-            "feature_repo": str(run / "features"),
-            "lake": "",  # nothing serves before a run
-            "own_decisions": own if "://" in own or not own else str(Path(own).resolve()),
-            "registry": str(run / "registry"),
-            "bad_rows": config.bad_rows,
-            "users": config.users,
-            "seed": config.seed,
-            "epochs": config.epochs,
-            "budget_share": config.budget_share,
-            "min_lift": config.min_lift,
-            "code_version": local.code_version(),
-        },
-        root,
-        on_step,
-        cache=root / "cache",
-    )
+    names = ("source", "dataset", "bad_rows", "users", "seed", "epochs", "budget_share", "min_lift")
+    arguments = {name: getattr(config, name) for name in names} | {
+        "feature_repo": str(run / "features"),
+        "lake": "",  # nothing serves before a run
+        "own_decisions": own if "://" in own or not own else str(Path(own).resolve()),
+        "registry": str(run / "registry"),
+        "code_version": local.code_version(),
+    }
+    pipeline = training.build(replace(LAPTOP, folder=str(root)))  # where an interrupted training keeps its checkpoint
+    steps = local.run(pipeline, arguments, root, on_step, cache=root / "cache")
     for source, target in (
         (steps["ingest"].paths["log"], run / "data"),
         (steps["build-features"].paths["windows"], run / "windows"),
