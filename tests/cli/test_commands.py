@@ -30,8 +30,10 @@ from tests.redis_server import redis_server
     [
         (["serve", "--run", "{tmp}"], ["no trained run there", "mtorl run --resume"]),
         (["materialize", "--feature-repo", "{tmp}", "--log", "{tmp}/x", "--dataset", "nope"], ["nope", "simulator"]),
+        (["pipeline", "run", "other", "--volume", "{tmp}"], ["no pipeline 'other'; there are bootstrap, train,"]),
+        (["pipeline", "run", "train", "-p", "source", "--volume", "{tmp}"], ["-p source: expected NAME=VALUE"]),
     ],
-    ids=["serve", "materialize"],
+    ids=["serve", "materialize", "pipeline", "parameter"],
 )
 def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, [argument.format(tmp=tmp_path) for argument in arguments])
