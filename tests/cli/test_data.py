@@ -18,7 +18,6 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cli.main import app
-from features.engine import Engine
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import write_log
 from mtorl.window.table import WindowTable
@@ -212,46 +211,26 @@ def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp
         assert files(out) == before
 
 
-def test_an_interrupted_build_leaves_the_one_before(
-    clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.integration
+def test_ctrl_c_in_the_middle_of_a_query_leaves_the_build_before(
+    clean: Path, log: pd.DataFrame, spec: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "made"
+    """As a shell does it: a signal while DuckDB works."""
+    out, path = tmp_path / "made", tmp_path / "big.parquet"
     assert data("build", clean, "--dataset", spec, "--out", out).exit_code == 0
     before = {name: (out / name).read_bytes() for name in files(out)}
-
-    def stopped(engine: Engine, path: Path, spec: DatasetSpec, folder: Path, log_fingerprint: str) -> None:
-        folder.mkdir(parents=True)
-        (folder / "half.parquet").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-
-    monkeypatch.setattr("features.sequences.builder.build", stopped)
-    answer = data("build", clean, "--dataset", spec, "--out", out)
-    assert answer.exit_code == 130
-    assert "stopped" in answer.output
-    assert {name: (out / name).read_bytes() for name in files(out)} == before
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
-
-
-@pytest.mark.integration
-def test_ctrl_c_in_the_middle_of_a_query(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """As a shell does it: a signal while DuckDB works."""
-    path = tmp_path / "big.parquet"
-    write_log(
-        pd.concat([log.assign(user_id=log["user_id"] + f"-{i}") for i in range(3000)]), path, DatasetSpec.load(spec)
-    )
-    command = [sys.executable, "-m", "cli.main", "data", "build", path, "--trusted", "--dataset", spec]
-    started = subprocess.Popen(
-        [*map(str, command), "--out", str(tmp_path / "made")], stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    big = pd.concat([log.assign(user_id=log["user_id"] + f"-{i}") for i in range(3000)])
+    write_log(big, path, DatasetSpec.load(spec))
+    command = [sys.executable, "-m", "cli.main", "data", "build", path, "--trusted", "--dataset", spec, "--out", out]
+    started = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     while not list(tmp_path.glob(".made.*/sources")):
         assert started.poll() is None
         time.sleep(0.05)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate()
-    assert started.returncode == 130, said
-    assert said.splitlines()[-1] == "mtorl: stopped"
-    assert set(os.listdir(tmp_path)) == {"big.parquet", "my-log.yaml"}
+    assert started.returncode == 130 and said.splitlines()[-1] == "mtorl: stopped", said
+    assert set(os.listdir(tmp_path)) == {"big.parquet", "log.csv", "made", "my-log.yaml"}
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
 def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_path: Path) -> None:
