@@ -1,8 +1,4 @@
-"""Finds accounts whose limits were exceeded, in balances that are read one after the other.
-
-watch = LimitWatch()
-watch.overruns(ledger.balances())        # {("spring/challenger", "day"): 0.0, ("*", "total"): 0.0}
-"""
+"""Finds accounts whose limits were exceeded, in balances that are read one after the other."""
 
 from __future__ import annotations
 

@@ -77,21 +77,15 @@ class RedisLedger(Ledger):
     Args:
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
         clock: By default the server's, so that all routers agree.
-        steady: Seconds that go on evenly under any change of the clock.
     """
 
     shared = True
 
     def __init__(
-        self,
-        location: RedisLocation,
-        password: str | None = None,
-        patience: float = 5.0,
-        clock: Callable[[], float] | None = None,
-        steady: Callable[[], float] | None = None,
+        self, location: RedisLocation, password: str | None, patience: float, clock: Callable[[], float] | None = None
     ) -> None:
         self._clock = clock
-        self._jumps = ClockJumps(steady or clock or time.monotonic)
+        self._jumps = ClockJumps(clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
         self._general = _keys(server.prefix)[0]  # holds the generation

@@ -54,21 +54,14 @@ class SqliteLedger(Ledger):
     Args:
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
         patience: Seconds to wait for other threads and processes before giving up with LedgerUnavailable.
-        steady: Seconds that go on evenly under any change of the `clock`.
     """
 
     shared = False
 
-    def __init__(
-        self,
-        path: str | Path,
-        patience: float = 5.0,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path, patience: float = 5.0, clock: Callable[[], float] | None = None) -> None:
         self.path = Path(path)
-        self._clock = clock
-        self._jumps = ClockJumps(steady or (time.monotonic if clock is time.time else clock))
+        self._clock = clock or time.time
+        self._jumps = ClockJumps(clock or time.monotonic)
         self._database = Database(self.path, patience)
         self.pacing = SqlitePacing(self._database)
         self._known = KnownBalances()

@@ -70,7 +70,6 @@ class Place:
     folder: Path
     port: int
     clock: Clock = field(default_factory=Clock)
-    steady: Clock | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     groups: dict[str, str] = field(default_factory=dict)  # of a cluster's reservations
 
@@ -85,11 +84,11 @@ class Place:
 
     def open(self, patience: float = 5.0) -> Ledger:
         if self.kind == "sqlite":
-            return SqliteLedger(self.path, patience, self.clock, self.steady)
+            return SqliteLedger(self.path, patience, self.clock)
         location = RedisLocation.parse(self.where)
         if self.kind == "cluster":
-            return ClusterLedger(self.groups, location, None, patience, self.clock, self.steady)
-        return RedisLedger(location, None, patience, self.clock, self.steady)
+            return ClusterLedger(self.groups, location, None, patience, self.clock)
+        return RedisLedger(location, None, patience, self.clock)
 
     def client(self) -> Any:
         if self.kind == "cluster":

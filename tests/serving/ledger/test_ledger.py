@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.policy.periods import PERIODS, Period
+from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import (
     Account,
     AlreadyReserved,
@@ -270,8 +271,8 @@ def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
 @pytest.mark.parametrize("jump", [25 * HOUR, 365 * DAY])
 def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_way(place: Place, jump: float) -> None:
     """It said for some seconds that the reservations of the last day were older: 17.95 of 12 were spent."""
-    steady = place.steady = Clock()
-    ledger = place.open()
+    steady, ledger = Clock(), place.open()
+    ledger._jumps = ClockJumps(steady)  # type: ignore[attr-defined]
     ledger.define([Account("*", "*", "*", 1.0), Account("a", "*", "*", 1.0)])
 
     def pass_time(seconds: float) -> None:
