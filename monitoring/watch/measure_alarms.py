@@ -13,11 +13,12 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
+from typing import Literal
 
 from scipy.special import ndtr, stdtrit
 
 from monitoring.watch.measures import Measured
-from monitoring.watch.state import Alarm, Kind, PastPeriod, Stream
+from monitoring.watch.state import Alarm, PastPeriod, Stream
 from monitoring.watch.streams import COLUMNS, HARM, labels_of
 from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
@@ -73,8 +74,9 @@ def judge(
                 stream.loss_unit = loss_units.get(each.stream, "")
                 if p < UNUSUAL:
                     causes[each.stream] = _causes(each, by_arm, stream, end, length)
-    for kind, family in _families(p_values).items():
-        _find(streams, kind, family, end, length, causes)
+    kinds: tuple[Literal["harm", "drift"], ...] = ("harm", "drift")
+    for kind in kinds:
+        _find(streams, kind, p_values, end, length, causes)
     for each in measured:
         stream = streams[each.stream]
         unusual = p_values.get(each.stream, 1.0) < UNUSUAL
@@ -131,17 +133,10 @@ def _loss(new: Measured, expected: float) -> float:
     return max(0.0, worse) * new.size
 
 
-def _families(p_values: dict[str, float]) -> dict[Kind, dict[str, float]]:
-    return {
-        "harm": {name: p for name, p in p_values.items() if name in HARM},
-        "drift": {name: p for name, p in p_values.items() if name not in HARM},
-    }
-
-
 def _find(
     streams: dict[str, Stream],
-    kind: Kind,
-    p_values: dict[str, float],
+    kind: Literal["harm", "drift"],
+    p_values: Mapping[str, float],
     end: datetime,
     length: timedelta,
     causes: Mapping[str, list[str]],
@@ -151,6 +146,7 @@ def _find(
     The family is all that was ever judged: a stream whose evidence would not be enough among many does not alarm
     because the others are missing today.
     """
+    p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {
         name: stream.evidence
         for name, stream in streams.items()

@@ -25,9 +25,7 @@ class TrainingSample:
 
 
 def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
-    """A function from a model's digest to its sample; None if the model isn't found.
-
-    It raises ArtifactError if the artifact can't be read.
+    """A function from a model's digest to its sample; None if the model isn't found, an ArtifactError if it is damaged.
 
     Args:
         find: Returns the folder of the artifact with a digest; of None, that of the newest model.
