@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -50,30 +50,15 @@ class ColumnDrift:
     problem: str | None
     message: str
 
-    @property
-    def detected(self) -> bool:
-        """True when someone should look at this column."""
-        return self.problem is not None
-
 
 @dataclass(frozen=True)
 class DriftResult:
-    """One period against the reference; `not_checked` is the reason if nothing could be compared."""
+    """One period against the reference, as in drift.json; `not_checked` is the reason if nothing could be compared."""
 
     rows: int
     users: int
     columns: tuple[ColumnDrift, ...]
     not_checked: str | None
-
-    @property
-    def detected_columns(self) -> tuple[str, ...]:
-        """Columns that drifted or broke, in the order given."""
-        return tuple(column.column for column in self.columns if column.detected)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, as in drift.json."""
-        columns = [{**asdict(column), "detected": column.detected} for column in self.columns]
-        return {**asdict(self), "columns": columns, "detected_columns": list(self.detected_columns)}
 
 
 def check(
@@ -108,7 +93,7 @@ def check(
         result = replace(result, columns=judged)
     # Whole or not at all: somebody may read the file at any moment.
     with replacing(out_dir / "drift.json") as unfinished:
-        unfinished.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
+        unfinished.write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
     return result
 
 
@@ -131,7 +116,7 @@ def _compare(
     in_reference = (np.arange(len(both)) < len(ref)).astype(np.float64)
     for name in kinds:
         rows[name] = _judge(rows[name], both[name], in_reference, thresholds)
-    if page == "always" or (page == "moved" and any(row.detected for row in rows.values())):
+    if page == "always" or (page == "moved" and any(row.problem is not None for row in rows.values())):
         draw(ref, cur, kinds, thresholds)
     return tuple(rows.values())
 

@@ -177,22 +177,6 @@ def test_outcomes_in_time_count_also_while_and_after_no_compaction_runs(tmp_path
             assert counts[0] == counts[1] >= 6 * (hour - 4), hour
 
 
-def test_a_user_whom_the_file_names_in_several_hours_counts_once(lake: Lake) -> None:
-    """Until the first of them."""
-    before = _look(lake)
-    assert lake.folder is not None
-    named = Log()
-    for hour in (2, 3):
-        at = (FIRST + hour * HOUR + timedelta(minutes=55)).isoformat()
-        own = {"override": True, "assignment_probability": 1.0, "salt": EXPERIMENT.salt, "layer": EXPERIMENT.layer}
-        named.decide("u0", "incumbent", decision_id=f"named {hour}", event_time=at, unit_hash=unit_hash("u0"), **own)
-    _add(lake.folder, named)
-    compact(lake, FIRST + 10 * HOUR)
-    after = _look(lake)
-    decisions = (("decisions", 1.0),)
-    assert after.of("incumbent", decisions) == before.of("incumbent", decisions) - 2
-
-
 def test_a_lake_that_cannot_be_written_gives_the_same(lake: Lake) -> None:
     expected = _clicks(lake)
     for file in lake.derived("sums"):
