@@ -30,7 +30,7 @@ from features.engine import is_unfinished, open_engine
 from features.ingest.ingest import IngestReport, ingest_log
 from features.ingest.object_store import is_remote, marks
 from features.sequences.manifest import FILE as MANIFEST
-from features.sequences.manifest import Manifest, ManifestError
+from features.sequences.manifest import Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec, SpecError
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.splits import unit_order
@@ -265,7 +265,7 @@ class Built:
     def take_windows(self, log: Path, out: Path) -> int:
         """Take the windows of a log that `take_log` has written; returns their number."""
         with self._unchanged():
-            manifest = self._manifest()
+            manifest = Manifest.read(self.folder / WINDOWS)
             same = DatasetSpec.load(log / DATASET_FILE) == DatasetSpec.load(self.folder / WINDOWS / DATASET_FILE)
             if manifest.log_fingerprint != json.loads((log / INGEST_FILE).read_text())["fingerprint"] or not same:
                 raise self._replaced()
@@ -303,7 +303,7 @@ class Built:
             )
         if report.get(DECISIONS, decisions) != decisions:
             raise self._replaced()
-        if self._manifest().log_fingerprint != report["fingerprint"]:
+        if Manifest.read(self.folder / WINDOWS).log_fingerprint != report["fingerprint"]:
             raise LogError(
                 f"{self.folder}: its windows are not those of its log, as after `mtorl data forget`; build it again"
             )
@@ -311,12 +311,6 @@ class Built:
     def _report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.folder / INGEST_FILE).read_text())
         return report
-
-    def _manifest(self) -> Manifest:
-        try:
-            return Manifest.read(self.folder / WINDOWS)
-        except ManifestError as error:  # of another release, which built it
-            raise LogError(str(error)) from error
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mtorl.log.touchpoints import ColumnDigest
+from mtorl.log.touchpoints import ColumnDigest, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.table import SCHEMA_VERSION
@@ -37,7 +37,7 @@ _KEYS = ["user_id", "timestamp"]
 _BATCH = 128 * 1024  # rows
 
 
-class ManifestError(Exception):
+class ManifestError(LogError):
     """A folder has no manifest that can be read; the message names the file and says what to do."""
 
 

@@ -13,12 +13,11 @@ that it was forgotten.
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -31,7 +30,7 @@ _LOCK = ".forgotten.lock"
 
 
 class ForgottenError(OSError):
-    """The file can't be read or written, so it is unknown whom to leave out; the message names the file."""
+    """It is unknown whom to leave out, or another run is at work; the message names the place."""
 
 
 @dataclass(frozen=True)
@@ -43,28 +42,21 @@ class Forgotten:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """The users and times of a folder's file and of the files above it; raises ForgottenError."""
+        """The users and times of a folder's file and of the files above it; raises OSError."""
         found, place = cls(), Path(folder).resolve()
-        for above in (place, *place.parents):
-            if (above / FILE).exists():
-                found = found._with(cls._read(above / FILE))
+        for path in (above / FILE for above in (place, *place.parents)):
+            if path.exists():
+                found = found._with(cls.parsed(path.read_text(encoding="utf-8"), str(path)))
         return found
 
     @classmethod
-    def add(
-        cls, folder: Path, user_ids: Iterable[str] = (), until: datetime | None = None, before: datetime | None = None
-    ) -> None:
-        """Note in an existing folder's file who is forgotten, until now by default; raises ForgottenError."""
+    def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
+        """Note in an existing folder's file who is forgotten, and until when; raises OSError."""
         path = folder / FILE
-        known = cls._read(path) if path.exists() else cls()
-        after = known.extended(user_ids, until or datetime.now(UTC), before)
-        if after == known:
-            return
-        try:
+        known = cls.parsed(path.read_text(encoding="utf-8"), str(path)) if path.exists() else cls()
+        if (after := known.extended(user_ids, until, before)) != known:
             with replacing(path, durable=True) as unfinished:
                 unfinished.write_text(after.text(), encoding="utf-8")
-        except OSError as error:
-            raise ForgottenError(f"{path}: can't be written: {error.strerror}") from None
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
         """With further users, who are forgotten until then, and with what happened before a time."""
@@ -101,14 +93,6 @@ class Forgotten:
         return type(self)(users, before)
 
     @classmethod
-    def _read(cls, path: Path) -> Self:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ForgottenError(f"{path}: can't be read: {error.strerror}") from None
-        return cls.parsed(text, str(path))
-
-    @classmethod
     def parsed(cls, text: str, path: str) -> Self:
         """The users and times in the text of a file; raises ForgottenError."""
         try:
@@ -125,14 +109,10 @@ class Forgotten:
             ) from None
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> AbstractContextManager[int]:
     """Keep others from forgetting in a folder until the end of the block; ForgottenError while another one does."""
     busy = ForgottenError(f"{folder}: another `mtorl data forget` is at work here; wait until it has finished")
-    if not os.access(folder, os.W_OK):
-        raise ForgottenError(f"{folder}: can't be written to")
-    with locked(folder / _LOCK, busy):
-        yield
+    return locked(folder / _LOCK, busy)
 
 
 def _literal(time: datetime) -> str:

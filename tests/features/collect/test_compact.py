@@ -208,7 +208,7 @@ def test_a_file_that_cant_be_read_is_set_aside_and_the_others_are_taken(
 
 def test_a_file_that_cant_be_read_does_not_keep_a_forgotten_user_in_the_lake(tmp_path: Path) -> None:
     lake = Lake.open(write(tmp_path, DECISIONS))
-    Forgotten.add(tmp_path, ["u1"])
+    Forgotten.add(tmp_path, ["u1"], datetime.now(UTC))
     bad = "arrived/outcomes/date=2026-01-01/hour=12/half.parquet"
     (tmp_path / bad).parent.mkdir(parents=True)
     (tmp_path / bad).write_bytes(b"PAR1")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.log.forgotten import FILE, Forgotten, ForgottenError, alone
+from mtorl.log.forgotten import FILE, Forgotten, ForgottenError
 from mtorl.log.records import unit_hash
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -66,8 +66,3 @@ def test_a_file_that_says_nothing_is_refused_and_not_ignored(tmp_path: Path, tex
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ForgottenError, match=r"forgotten\.json: not what `mtorl data forget` writes"):
         Forgotten.of(tmp_path)
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ForgottenError, match="can't be written to"), alone(tmp_path / "none"):
-        pass
