@@ -81,10 +81,17 @@ def test_points_between_thousands_are_no_decimals(tmp_path: Path) -> None:
     assert (fault.rule, fault.column, fault.example, fault.row) == ("not_a_number", "cost", "'1.5'", 4)
 
 
-def test_commas_that_may_be_decimal_marks_or_not_are_asked_about(tmp_path: Path) -> None:
-    found = described(tmp_path / "log.csv", plain(cost="1,250", distance=range(ROWS)).to_csv(index=False))
-    (check,) = found.checks
-    assert check.startswith("file: ")
+@pytest.mark.parametrize(
+    ("changes", "question"),
+    [
+        ({"cost": "1,250", "distance": range(ROWS)}, "file: "),
+        ({"channel": ["CH01", "ch01", "ch02"] * (ROWS // 3)}, "channels: 'CH01' and 'ch01'"),
+    ],
+    ids=["decimal marks or thousands", "upper and lower case"],
+)
+def test_what_may_be_meant_otherwise_is_asked_about(changes: dict[str, Any], question: str, tmp_path: Path) -> None:
+    (check,) = described(tmp_path / "log.csv", plain(**changes).to_csv(index=False)).checks
+    assert check.startswith(question)
 
 
 def test_a_day_that_may_be_a_month_is_asked_about(tmp_path: Path) -> None:
@@ -106,13 +113,6 @@ def test_outer_spaces_of_a_channel_are_none_of_it(tmp_path: Path) -> None:
     assert found.spec.channels == ("ch01", "ch02", "ch03")
     counts = canonical(tmp_path / "log.csv", found.spec)["channel"].value_counts()
     assert counts.to_dict() == dict.fromkeys(found.spec.channels, ROWS // 3)
-
-
-def test_channels_that_differ_in_case_are_asked_about(tmp_path: Path) -> None:
-    log = plain()
-    log.loc[::2, "channel"] = log.loc[::2, "channel"].str.upper()
-    (check,) = described(tmp_path / "log.csv", log.to_csv(index=False)).checks
-    assert check.startswith("channels: 'CH01' and 'ch01'")
 
 
 def test_the_hour_that_autumn_repeats_is_counted(tmp_path: Path) -> None:

@@ -89,16 +89,13 @@ def test_times_without_a_zone_are_of_the_descriptions(tmp_path: Path) -> None:
     assert (fault.rule, fault.column, fault.example) == ("unparsable_timestamp", "shown_at", "'soon'")
 
 
-def test_faults_name_the_files_columns_and_values(tmp_path: Path) -> None:
+def test_faults_and_what_is_missing_have_the_names_of_the_file(tmp_path: Path) -> None:
     log(shown_at=["1704067200", "soon", "1"], cpm=["x", "1", "-1"]).to_csv(tmp_path / "log.csv", index=False)
     found = {(fault.rule, fault.column): str(fault) for fault in validate_log(tmp_path / "log.csv", SPEC).faults}
     assert "'soon' (row 2)" in found["unparsable_timestamp", "shown_at"]
     assert "expected seconds since 1970" in found["unparsable_timestamp", "shown_at"]
     assert "'x' (row 1)" in found["not_a_number", "cpm"]
     assert "'-1' (row 3)" in found["negative_cost", "cpm"]
-
-
-def test_what_the_file_lacks_is_named_as_the_file_would_call_it(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"missing columns: uid\n"):
         ingested(tmp_path, log().rename(columns={"uid": "user"}))
     with pytest.raises(LogError, match=r"missing columns: user_id.*\n(.*\n)*.*columns: \{user_id: NAME\}"):
