@@ -84,8 +84,11 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
         )
     if "error" in answer:
         raise ArmError(f"the arm has an error: {str(answer['error'])[:200]}", "error")
+    said = {name: value for name, value in answer.items() if value is not None}
+    if isinstance(who := said.get("model"), dict):  # which may say more
+        said["model"] = {key: who.get(key) for key in NOBODY}
     try:
-        found = _FORM.validate_python({name: value for name, value in answer.items() if value is not None})
+        found = _FORM.validate_python(said)
     except ValidationError as error:
         raise ArmError(first_fault(error), str(error.errors(include_url=False)[0]["loc"][0])) from None
     if found.channel not in candidates:
@@ -96,8 +99,8 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
     if found.exposure_probs.get(found.channel) == float(not found.expose):
         raise _wrong("exposure_probs", f"{found.channel} has {float(not found.expose):g}, and expose is {found.expose}")
     propensity, probs = _probabilities(found, candidates)
-    who = {key: found.model.get(key) or model[key] for key in NOBODY}
-    return replace(found, propensity=propensity, channel_probs=probs, model=who)
+    named = {key: found.model.get(key) or model[key] for key in NOBODY}
+    return replace(found, propensity=propensity, channel_probs=probs, model=named)
 
 
 def _probabilities(said: ArmAnswer, candidates: Sequence[str]) -> tuple[float | None, Mapping[str, float]]:

@@ -66,7 +66,7 @@ async def test_a_model_is_known_by_its_answer_or_a_header_or_the_experiment_file
     assert (await h.predict())[0]["model"] == {"name": "bidder", "version": None, "digest": None}
     h.arm.headers = {"x-model-name": "ranker", "x-model-version": "7"}
     assert (await h.predict())[0]["model"] == {"name": "ranker", "version": "7", "digest": None}
-    h.arm.mode = lambda _: {**LEAST, "model": {"name": "m", "digest": "d"}}
+    h.arm.mode = lambda _: {**LEAST, "model": {"name": "m", "digest": "d", "stage": 3}}
     assert (await h.predict())[0]["model"] == {"name": "m", "version": "7", "digest": "d"}
 
 
