@@ -120,7 +120,10 @@ class Decider:
         """Give the previous answer or, if its money was released (through another router, even), decide anew."""
         assert decision.before is not None and decision.key is not None, "it was remembered under a key"
         answer = decision.before.answer
-        await self._walk("repeats", self._repeats, Job([decision], "ledger"))
+        try:
+            await self._walk("repeats", self._repeats, Job([decision], "ledger"))
+        except Exception as error:  # a bug: as if the ledger did not answer
+            log.exception("a repeated answer was not checked", extra=decision.ids(type(error).__name__))
         if decision.before is not None:
             metrics.REPEATED.inc()
             self.cache.give_again(decision.key, answer)
@@ -187,7 +190,8 @@ class Decider:
 
     def _withdraw(self, decision: PendingDecision, reason: FallbackReason, why: Exception) -> None:
         """Take the default action after all, also if something is reserved or on its way to the log."""
-        exposing, written = decision.expose, None
+        # After a bug, the ledger's answer may be lost: a release is harmless where nothing is reserved.
+        exposing, written = decision.expose or reason == "internal", None
         fall_back([decision], reason, why)
         # The first record may become durable yet; the second one says that nothing was shown.
         decision.withdrawn = True

@@ -70,8 +70,15 @@ class Job:
 
     @property
     def left(self) -> float:
-        """Seconds until its call must return, or its turn must come."""
-        return self.until - monotonic()
+        """Seconds until its call must have returned, or its turn must have come."""
+        return self.until + _GRACE_SECONDS - monotonic()
+
+    def take_over(self) -> bool:
+        """Take the job over if its time is up, unless the thread is just changing its decisions; whether it is."""
+        if self.lock.acquire(blocking=False):
+            self.taken = self.left <= 0  # not before: the thread may have gone on, or finished, meanwhile
+            self.lock.release()
+        return self.taken
 
 
 class Lane:
@@ -97,7 +104,7 @@ class Lane:
         job.done = loop.create_future()
         self._waiting.append(job)
         self._begin(loop)
-        job.timer = loop.call_later(job.left + _GRACE_SECONDS, self._watch, job, loop)
+        job.timer = loop.call_later(job.left, self._watch, job, loop)
         try:
             await job.done
         finally:
@@ -159,18 +166,14 @@ class Lane:
         self._begin(loop)
 
     def _watch(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
-        """Take a job over whose time is up, unless the thread is just changing its decisions."""
         if job.done.done():
             return
-        left = job.left + _GRACE_SECONDS
         if job.bug is not None:
             job.taken = True
             job.done.set_exception(job.bug)
-        elif left > 0 or not job.lock.acquire(blocking=False):
-            job.timer = loop.call_later(max(left, _SOON_SECONDS), self._watch, job, loop)
+        elif not job.take_over():
+            job.timer = loop.call_later(max(job.left, _SOON_SECONDS), self._watch, job, loop)
         else:
-            job.taken = True
-            job.lock.release()
             late = TimeoutError(f"the stage {job.stage} did not end in time")
             job.done.set_exception(late if job.calling else NotCalled(f"before the stage {job.stage}", late=True))
             if job in self._waiting:

@@ -66,6 +66,10 @@ class Stage(ABC):
     def ask(self, decision: PendingDecision) -> Any:
         """The question for a decision."""
 
+    def together(self, decision: PendingDecision) -> object:
+        """Decisions with equal values share a call. Of the last stage, it is one for all: no answer waits for two."""
+        return None
+
     @abstractmethod
     def call(self, asked: Sequence[Any], seconds: float, spans: Sequence[Span]) -> Sequence[Any]:
         """Answer questions within seconds; an exception stands for a missing answer."""
@@ -120,6 +124,9 @@ class _Model(Stage):
     def ask(self, decision: PendingDecision) -> tuple[Experiment, Arm, dict[str, Any]]:
         decision.prices = self.budgets.pacer.prices(decision.account, decision.request.campaign_id)
         return decision.experiment, decision.policy, decision.item()
+
+    def together(self, decision: PendingDecision) -> object:
+        return id(decision.experiment), decision.arm  # of one generation of the experiments
 
     def call(self, asked: Sequence[Any], seconds: float, spans: Sequence[Span]) -> Sequence[ArmAnswer | ArmError]:
         experiment, policy, _ = asked[0]
@@ -297,12 +304,11 @@ class Pipeline:
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Take jobs through the stages that lie ahead of them."""
         for stage in self._stages.values():
-            calls: dict[object, list[_Share]] = {}  # by arm, of one generation of the experiments
+            calls: dict[object, list[_Share]] = {}
             for job in jobs:
                 with job.lock:
                     if (share := _begin(stage, job)) is not None:
-                        of = share.decisions[0]
-                        calls.setdefault((id(of.experiment), of.arm), []).append(share)
+                        calls.setdefault(stage.together(share.decisions[0]), []).append(share)
             for shares in calls.values():
                 self._run(stage, shares)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from serving.router.flow.arms import Arms
+from serving.router.flow.budgets import Budgets
 from serving.router.flow.features import FeatureReader
 from serving.router.flow.idempotency_cache import SECONDS, IdempotencyCache
 from serving.router.flow.pending_decision import PendingDecision
@@ -171,6 +172,31 @@ async def test_a_bug_is_the_default_action_too_for_all_who_wait(
     await h.until(lambda: not h.ledger.open_reservations())
     await h.until(lambda: [r["expose"] for r in h.records()][-1:] == [False])
     assert (await h.predict(instance()))[0]["expose"]
+
+
+@with_router()
+async def test_a_bug_after_a_reservation_releases_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve = Budgets.reserve
+
+    def loses_answers(budgets: Budgets, wanted: Any) -> list[Any]:
+        reserve(budgets, wanted)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Budgets, "reserve", loses_answers)
+        (answer,) = await h.predict()
+    assert answer["fallback_reason"] == "internal" and not answer["expose"]
+    await h.until(h.holds_nothing)
+
+
+@with_router()
+async def test_a_bug_of_the_check_of_a_repeated_answer_repeats_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = await h.predict(instance(request_id="r1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Budgets, "still_pay", lambda *_: [])
+        for _ in range(2):
+            assert await h.predict(instance(request_id="r1")) == [first]
+    assert not h.router.decider.cache._pending
 
 
 @with_router()

@@ -208,6 +208,46 @@ def test_whom_a_stage_does_not_concern_does_not_wait_for_it() -> None:
         thread.join()
 
 
+def test_no_answer_waits_for_the_last_call_of_another_arm() -> None:
+    """Arms share the lanes of repeated answers and of jobs that were taken over; nobody watches a finished job."""
+    calls: list[int] = []
+
+    class Ledger(Stage):
+        name = "ledger"
+
+        def concerns(self, decision: Any) -> bool:
+            return True
+
+        def ask(self, decision: Any) -> Any: ...
+
+        def call(self, asked: Any, seconds: float, spans: Any) -> list[bool]:
+            calls.append(len(asked))
+            return [True] * len(asked)
+
+        def fail(self, decisions: Any, why: Exception) -> None: ...
+
+    one, other = job(), job()
+    other.decisions[0].arm = "b"
+    Pipeline([Ledger()], Health(), Drills(), defaultdict(Breaker))([one, other])
+    assert calls == [2]
+
+
+def test_a_job_that_ends_as_its_time_is_up_is_not_taken_over() -> None:
+    late = job(seconds=0.001)
+    time.sleep(0.01)
+
+    class Lock:
+        def acquire(self, blocking: bool) -> bool:
+            late.finish()  # by the thread, since the event loop has looked at the time
+            return True
+
+        def release(self) -> None: ...
+
+    late.lock = Lock()  # type: ignore[assignment]
+    assert late.left < 0
+    assert not late.take_over() and not late.taken
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 0.004), st.floats(0.001, 0.008)), max_size=20))
 @settings(max_examples=20)
 def test_each_job_is_either_the_threads_or_the_loops(times: list[tuple[float, float]]) -> None:
