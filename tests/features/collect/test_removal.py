@@ -166,6 +166,7 @@ def test_a_compaction_at_work_does_not_bring_the_user_back(
                 compact(Lake.open(folder), NOW)
         if next(moments) <= after:
             break
+        assert is_killed or rows(Lake.open(folder), "decision") == kept(40), "not even until the next one"
         compact(Lake.open(folder), NOW + timedelta(hours=1))
         lake = Lake.open(folder)
         assert rows(lake, "decision") == kept(40)

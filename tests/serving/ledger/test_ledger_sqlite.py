@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving.ledger import Account, LedgerUnavailable, SqliteLedger, UnknownReservation
+from serving.ledger.pacing_store import Prices
 
 
 @pytest.fixture
@@ -125,6 +126,16 @@ def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedg
     plans = [(plan[3], one) for one in asked for plan in db.execute(f"EXPLAIN QUERY PLAN {one}")]
     assert len(asked) > 10 and any("due_account" in plan for plan, _ in plans)
     assert not [(plan, one) for plan, one in plans if plan.startswith("SCAN") and "CONSTANT" not in plan]
+
+
+def test_pacing_keeps_states_until_they_are_empty_and_adds_opportunities_up(ledger: SqliteLedger) -> None:
+    pacing, prices = ledger.pacing, Prices.of({})
+    for states in ({"x": "1", "y": "2"}, {"x": "", "z": "3"}):
+        assert pacing.publish(pacing.lease("a"), states, prices)
+    assert pacing.states() == {"y": "2", "z": "3"}
+    pacing.report({"y": 2}, {})
+    pacing.report({"y": 1, "z": 1}, {})
+    assert pacing.reports() == ({"y": 3, "z": 1}, {})
 
 
 def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None:

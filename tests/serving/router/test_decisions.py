@@ -148,11 +148,27 @@ async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
 
 @with_router()
 async def test_an_unknown_user_is_no_fault(h: Harness) -> None:
-    before = sample("mtorl_features_total", found="no")
     (answer,) = await h.predict(instance("stranger"))
     assert answer["expose"] and answer["fallback_reason"] is None
-    assert h.records()[0]["features_found"] is False and sample("mtorl_features_total", found="no") == before + 1
+    assert h.records()[0]["features_found"] is False
     assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]
+
+
+@with_router()
+async def test_a_store_that_knows_nobody_is_said_and_decisions_go_on(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.router.ops.health._NONE_SECONDS", 0.0)
+    before = {found: sample("mtorl_features_total", found=found) for found in ("yes", "no")}
+    await h.predict(instance("u1"))
+    await h.predict(*(instance(f"stranger-{i}") for i in range(3)))
+    found = {found: sample("mtorl_features_total", found=found) - before[found] for found in before}
+    assert found == {"yes": 1, "no": 3}
+    h.features.users.clear()  # the store is emptied
+    answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
+    assert all(answer["fallback_reason"] is None for answer in answers)
+    ready = await h.client.get("/health/ready")
+    assert ready.status_code == 200 and ready.json()["parts"]["features"].startswith("none found for 63 decisions")
 
 
 @with_router()
