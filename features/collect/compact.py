@@ -4,8 +4,9 @@
 
 An hour is closed some minutes after its end. Records that come later, outcomes of up to a week ago most of all, are
 added to closed hours as files of their own. An hour's files are merged by size, so that a record is rewritten a few
-times, however many files its hour gains. A file with outcomes that a router uploaded hours late is called so, and keeps
-its name until the hour is final: verdicts read the hour again (`monitoring/verdict/stored_sums.py`).
+times, however many files its hour gains. A file with outcomes that a router uploaded hours late is called so, for
+verdicts read its hour again (`monitoring/verdict/stored_sums.py`). It is merged when the hour is final, and what it is
+merged into is called so, too.
 
 A run that is killed can be repeated at any moment, and two at once lose nothing: new files are written before the old
 ones are hidden, and a merge drops copies. A file that can't be read moves to the lake's folder `unreadable/`.
@@ -132,7 +133,7 @@ def _write(
 ) -> set[datetime]:
     name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
     hours: set[datetime] = set()
-    late: set[datetime] = set()
+    late = {file.hour for file in files if was_uploaded_late(file)}
     if kind == "outcome" and uploaded_since is not None:
         late = hours_of(db, files, f"greatest(event_time, received_time) < {instant(uploaded_since)}")
 

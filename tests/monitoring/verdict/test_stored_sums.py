@@ -152,6 +152,19 @@ def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: l
     assert reduced[0] == FIRST
 
 
+def test_an_outcome_in_time_counts_also_if_its_hour_is_final_when_it_is_uploaded(tmp_path: Path) -> None:
+    """The same compaction merges it into the one file of its hour."""
+    lake = _add(tmp_path, _records(range(1)))
+    compact(lake, FIRST + 4 * HOUR)
+    _add(tmp_path, _records(range(300, 301)))
+    compact(lake, FIRST + 302 * HOUR)
+    assert _clicks(lake) == (6, 0)
+    _add(tmp_path, _click(0, 0, 2.5 * HOUR, "in time"))
+    compact(lake, FIRST + 302 * HOUR)
+    assert len(lake.closed("outcome", FIRST, FIRST + HOUR)) == 1
+    assert _clicks(lake) == (7, 0)
+
+
 def test_an_outcome_in_time_counts_before_it_is_compacted(lake: Lake) -> None:
     """The hour has just begun to count, and what has arrived of it waits for the next compaction."""
     before = _clicks(lake)
