@@ -108,7 +108,7 @@ class DuckDB:
                             file = Path(scratch, f"{hour:{HOUR_OF}}.parquet")
                             files[hour] = opened.enter_context(pq.ParquetWriter(file, rows.schema, **_PARQUET))
                         files[hour].write_table(rows.slice(*run), row_group_size=_GROUP_ROWS)
-            self.execute("DROP VIEW part; DROP TABLE to_write")
+            self.execute("DROP VIEW IF EXISTS part; DROP TABLE to_write")  # no view of no rows
             written = []
             for hour in sorted(files):
                 written.append(name(hour.astimezone(UTC), 0, 1))

@@ -175,6 +175,14 @@ def test_a_file_that_a_listing_misses_is_taken_by_the_next_run(tmp_path: Path, m
     assert content(tmp_path) == expected
 
 
+def test_records_that_are_all_too_old_are_taken(tmp_path: Path) -> None:
+    """A router that was away has uploaded them after their hours were removed."""
+    lake = Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
+    Forgotten.add(tmp_path, [], LATER, before=LATER)
+    assert compact(lake, LATER).files == 2
+    assert content(tmp_path) == [[], []]
+
+
 # ---- files that can't be read
 
 
