@@ -258,6 +258,22 @@ def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place
         assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, hours)
 
 
+def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledger: Ledger, place: Place) -> None:
+    """The budget of all arms is still in its first day, which a time zone made longer, when that of the arm is over."""
+    both = [Account("*", "*", "*", 1.0, "day"), Account("a", "*", "*", 1.0, "day")]
+    ledger.define(both)
+    assert ledger.reserve("r1", "a", "c", "x", 1.0)
+    ledger.settle("r1", 1.5)
+    first = balance(ledger, period="day")
+    ledger.define([Account(each.arm, "*", "*", 1.0, "day", "Pacific/Pago_Pago") for each in both])  # until 11:00 UTC
+    ledger.define(both[1:])
+    place.clock.now += 12.5 * HOUR
+    assert balance(ledger, period="day").spent == 0.0
+    ledger.define(both)
+    assert balance(ledger, period="day") == first
+    assert not ledger.reserve("r2", "a", "c", "x", 0.1)
+
+
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
     """It used to divide anew what was left, so that an arm which had spent its part got more."""
     for zone in ("UTC", "Asia/Tokyo"):
