@@ -123,7 +123,7 @@ def test_a_run_whose_end_cannot_be_read_does_not_look_like_a_success(
 
 
 def test_a_failed_run_says_which_step_could_not_go_on_and_why(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), step(LogError):
+    with pytest.raises(SystemExit), step():
         raise LogError("the log has no rows")
     said = notify.python_func("mtorl-train", run, status("FAILED"))
     assert said == "mtorl-train FAILED; build-features: the log has no rows"

@@ -75,7 +75,7 @@ def check(url: str) -> str:
 def test_with_the_adapter_a_service_can_be_an_arm(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, handler = example("adapter"), example("incumbent_server").Handler
     with at_work(Service) as service:
-        assert "missing channel and expose" in check(service)
+        assert "missing field 'channel'" in check(service)
         monkeypatch.setattr(adapter, "OURS", f"{service}/ads")
         with at_work(type("Adapter", (handler,), {"answer": staticmethod(adapter.answer)})) as url:
             assert "can be an arm; 0 faults" in check(url)
