@@ -171,6 +171,16 @@ def test_what_was_decided_before_a_users_first_override_counts_everywhere(asked:
     assert plan.decisions == planned.total()
 
 
+def test_whoever_was_overridden_before_the_period_does_not_count_but_whoever_was_elsewhere_does(tmp_path: Path) -> None:
+    log = traffic(200, 0.3)
+    begin = log.decisions[0]["event_time"]
+    early = (pd.Timestamp(begin) - pd.Timedelta(days=1)).isoformat()
+    log.decide("u1", "challenger", override=True, assignment_probability=1.0, event_time=early)
+    log.decide("u2", "challenger", override=True, assignment_probability=1.0, event_time=early, experiment="another")
+    found = verdict_from_log(replace(log.write(tmp_path), period=Period(since=begin)), EXPERIMENT)
+    assert (found["left_out"], found["overridden_users"]) == ({"override": 3}, 1)
+
+
 def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Path) -> None:
     """A/A. The market grows when two challengers' weights are edited, which leaves the incumbent's as it was."""
     before, after = ({"incumbent": 0.5, "a": a, "b": 0.5 - a} for a in (0.25, 0.125))
