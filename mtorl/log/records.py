@@ -214,7 +214,7 @@ class OutcomeRecord(TypedDict):
 
     schema_version: Literal[1]
     event_id: Name
-    """The sender's id of this event: the same id counts once."""
+    """The sender's id of this event: of a decision, the same id counts once."""
     decision_id: Name
     kind: Name
     """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."""
@@ -320,9 +320,13 @@ def sql_columns(kind: Kind) -> dict[str, str]:
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
-def place_among_copies(kind: Kind, *beside: str) -> str:
-    """SQL: 1 for the record that counts, of those with one id and the same values in the columns named."""
-    return f"row_number() OVER (PARTITION BY {', '.join((*beside, ID_FIELD[kind]))} ORDER BY {_FIRST_COUNTS[kind]})"
+def place_among_copies(kind: Kind) -> str:
+    """SQL: 1 for the record that counts, of those of one decision with one id.
+
+    An event that was told of two decisions is one of each: they lie in different files, which no reader compares.
+    """
+    same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
+    return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
 def this_version(kind: Kind) -> str:

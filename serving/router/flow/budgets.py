@@ -371,11 +371,12 @@ def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
     if ledger.identity() is None:
         ledger.define([])
     remember_ledger(ledger, folder)
-    costs = {one["event_id"]: one["value"] for one in segments.read(folder, "outcome") if one["kind"] == "cost"}
+    outcomes = segments.read(folder, "outcome")
+    costs = {one["decision_id"] + one["event_id"]: one["value"] for one in outcomes if one["kind"] == "cost"}
     with lake_database(lake) as db:
         uploaded = f"FROM {lake.records(db, 'outcome')} WHERE kind = 'cost'"
         ((total,),) = db.execute(
-            f"SELECT coalesce(fsum(value), 0) {uploaded} AND event_id NOT IN (SELECT unnest($known))",
+            f"SELECT coalesce(fsum(value), 0) {uploaded} AND decision_id || event_id NOT IN (SELECT unnest($known))",
             {"known": list(costs)},
         ).fetchall()
     return math.fsum([total, *costs.values()])

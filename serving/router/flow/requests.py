@@ -106,7 +106,7 @@ class Outcome(TypedDict):
     """Something that became known after a decision."""
 
     event_id: Name
-    """The caller's own id: the same id counts once."""
+    """The caller's own id: of a decision, the same id counts once."""
     decision_id: DecisionId
     kind: Name
     """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel: the ad was not shown."""

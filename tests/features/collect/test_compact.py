@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.collect import compact as module
+from features.collect import database
 from features.collect.compact import Compacted, _to_merge, compact
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, LakeFile, was_uploaded_late
-from mtorl.log.records import Kind
+from mtorl.log.records import Kind, unit_hash
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import START, add, decision, outcome, stored, write
 from tests.features.collect.records import DECISIONS, OUTCOMES
@@ -59,6 +60,20 @@ def test_records_lie_in_the_hour_of_their_decision(tmp_path: Path) -> None:
     assert [row["withdrawn"] for row in stored(tmp_path, "decision")] == [False, True, False, False, True]
     events = [row["event_id"] for row in stored(tmp_path, "outcome")]
     assert events == ["a-click", "a-cost", "c-cost", "e-cost", "x-cost"]
+
+
+def test_an_event_that_is_told_of_many_decisions_is_one_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they lie in one file, one slice of an hour that is sorted, or one hour, or not."""
+    monkeypatch.setattr(database, "_SLICE_ROWS", 1)
+    users = {name: f"u{number}" for number, name in enumerate("abcdef")}
+    decisions = [decision(name, user_id=user, unit_hash=unit_hash(user)) for name, user in users.items()]
+    lake = Lake.open(write(tmp_path, decisions, [outcome("same", name) for name in (*users, "a")]))
+    before = content(tmp_path)
+    assert len(stored(tmp_path, "outcome")) == len(users)
+    compact(lake, LATER)
+    assert sorted(map(str, content(tmp_path)[1])) == sorted(map(str, before[1]))
 
 
 def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
