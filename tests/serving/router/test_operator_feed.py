@@ -166,7 +166,7 @@ def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.Monke
 
 
 def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
-    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, tmp_path: Path
+    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, health: Health, tmp_path: Path
 ) -> None:
     def tell(*texts: str) -> dict[str, bool]:
         hear(operator, feed, answer(*texts), live.versions, live.refused)
@@ -177,7 +177,9 @@ def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
     assert tell(first, second) == {"test": True, "second": True}
     assert tell(first, text(name="second", layer_part=[0.5, 1.0], enabled=False)) == {"test": True, "second": False}
     assert tell("alpha: 7", second) == {"test": True, "second": True} and live.refused
+    assert "refused" in health.parts["experiment"]
     assert tell(first, second) == {"test": True, "second": True} and not live.refused
+    assert health.parts["experiment"] == "ok", "the return to what was in force ends the refusal"
     assert operator.asked[-1]["everything"], "it has the same version, and was told another"
     swapped = text(layer_part=[0.5, 1.0]), text(name="second", layer_part=[0.0, 0.5])
     assert tell(*swapped) == {"test": True, "second": True}, "both at once"
