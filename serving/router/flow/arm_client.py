@@ -118,6 +118,8 @@ class _Connection:
         self._socket.sendall("\r\n".join(lines).encode("latin-1") + body)
         response = HTTPResponse(self, method="POST")  # type: ignore[arg-type]  # it has what is called
         response.begin()
+        if response.status < 200:  # else what comes behind it would answer the next question
+            raise ArmError(f"{shown(place.geturl())}: HTTP {response.status} is no answer", "status")
         answer = bytearray()
         while piece := response.read1(_PIECE):
             answer += piece

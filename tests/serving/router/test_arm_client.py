@@ -130,6 +130,16 @@ def test_what_an_arm_sends_unasked_is_no_answer_to_the_next_question() -> None:
         assert post(client, url) == (200, b"ok")
 
 
+def test_what_comes_behind_an_interim_answer_is_no_answer_to_the_next_question() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
+    client = ArmClient()
+    with arm(answering(hints), answering(OK)) as (url, _):
+        with pytest.raises(ArmError, match="HTTP 103 is no answer"):
+            client.post(url, b"body", {}, 10.0)
+        assert not any(client._free.values())
+        assert client.post(url, b"body", {}, 10.0)[0] == 200
+
+
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arm_client, "_IDLE_SECONDS", 0.0)
     client = ArmClient()
