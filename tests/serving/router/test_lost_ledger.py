@@ -40,8 +40,9 @@ async def test_nothing_is_spent_until_a_person_agrees(
         if log_alone:  # the folder has kept nothing but the log
             (h.folder / "spool" / "ledger").unlink()
 
-    (answer,) = await h.predict()
-    await h.outcome(answer["decision_id"], "cost", 0.04)
+    for cost in (0.03, 0.01):  # of two decisions, events of one name
+        (answer,) = await h.predict()
+        await h.outcome(answer["decision_id"], "cost", cost)
     await h.restart(lost)
     assert not h.router.budgets.ready
     assert (await h.predict())[0]["fallback_reason"] == "ledger"
