@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,12 +58,28 @@ def make_hour(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def compact_hour(folder: str) -> dict[str, Any]:
-    """Compact after the last hour."""
+    """Compact after the last hour; `scratch_mib` is the most that its temporary files took."""
     from features.collect.compact import compact
 
-    with clock() as figures:
-        done = compact(MadeLake(Path(folder), 0).lake, END + timedelta(minutes=20))
-    return {**figures, "files": done.files, "hours": len(done.hours)}
+    tempfile.tempdir = scratch = tempfile.mkdtemp(dir=Path(folder).parent)
+    ended, peak = threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.2):
+            with suppress(FileNotFoundError):  # files go meanwhile
+                peak = max(peak, sum(file.stat().st_size for file in Path(scratch).rglob("*")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with clock() as figures:
+            done = compact(MadeLake(Path(folder), 0).lake, END + timedelta(minutes=20))
+    finally:
+        ended.set()
+        watcher.join()
+        shutil.rmtree(scratch)
+    return {**figures, "files": done.files, "hours": len(done.hours), "scratch_mib": peak / 2**20}
 
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:

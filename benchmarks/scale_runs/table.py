@@ -104,7 +104,8 @@ def _hour(found: Mapping[str, Any]) -> str:
     heads = [f"{new:,} decisions", "CPU us a decision", "seconds", "peak MiB"]
     bounded = all(found[step]["peak_mib"] <= MOST_MIB for step in steps)
     limit = (f"peak memory of each step at most {MOST_MIB:,} MiB", bounded)
-    return f"**One hour, all at once**\n\n{table(heads, rows)}{_said([limit])}"
+    disk = f"\nTemporary files of the compaction: {found['compact']['scratch_mib']:,.0f} MiB.\n"
+    return f"**One hour, all at once**\n\n{table(heads, rows)}{disk}{_said([limit])}"
 
 
 def _evaluation(found: Mapping[str, Any]) -> str:

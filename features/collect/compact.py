@@ -4,9 +4,9 @@
 
 An hour is closed some minutes after its end. Records that come later, outcomes of up to a week ago most of all, are
 added to closed hours as files of their own. An hour's files are merged by size, so that a record is rewritten a few
-times, however many files its hour gains. A file with outcomes that a router uploaded hours late is called so, for
-verdicts read its hour again (`monitoring/verdict/stored_sums.py`). It is merged when the hour is final, and what it is
-merged into is called so, too.
+times, however many files its hour gains. Files with outcomes that a router uploaded hours late are named `late-...`, so
+that verdicts reduce their hour again (`monitoring/verdict/stored_sums.py`). They are merged when the hour is final; the
+merged file is named `late-...` as well.
 
 A run that is killed can be repeated at any moment, and two at once lose nothing: new files are written before the old
 ones are hidden, and a merge drops copies. A file that can't be read moves to the lake's folder `unreadable/`.

@@ -149,7 +149,7 @@ class _Model(Stage):
 
 
 @dataclass(frozen=True)
-class _Money(Stage):
+class _Ledger(Stage):
     """Reservations for decisions that are to be exposed."""
 
     budgets: Budgets
@@ -180,7 +180,7 @@ class _Money(Stage):
 
 
 @dataclass(frozen=True)
-class _Record(Stage):
+class _Log(Stage):
     """Records on disk; for the windows of a share of the users no caller waits."""
 
     spool: Spool
@@ -208,7 +208,7 @@ class _Record(Stage):
 
 
 @dataclass(frozen=True)
-class _StillPaid(Stage):
+class _RepeatLedger(Stage):
     """Whether the money of previous answers is still reserved.
 
     If the ledger does not answer, the answer is repeated. That reserves nothing, so "no ledger, no spend" holds: the
@@ -237,12 +237,12 @@ def decision_stages(
     reader: FeatureReader, found: FoundFeatures, arms: Arms, budgets: Budgets, spool: Spool, window_share: float
 ) -> list[Stage]:
     """The stages of a decision; windows of `window_share` of the users are logged."""
-    return [_Features(reader, found), _Model(arms, budgets), _Money(budgets), _Record(spool, window_share)]
+    return [_Features(reader, found), _Model(arms, budgets), _Ledger(budgets), _Log(spool, window_share)]
 
 
 def repeat_stages(budgets: Budgets) -> list[Stage]:
     """The stages of a repeated exposure: whether its money is still reserved."""
-    return [_StillPaid(budgets)]
+    return [_RepeatLedger(budgets)]
 
 
 class Breaker:
@@ -329,7 +329,7 @@ class Pipeline:
         try:
             with tracing.spans(stage.name, ((share.traits, share.decisions[0].span) for share in shares)) as spans:
                 if not self._breakers[part or stage.name].lets_through():
-                    raise NotCalled(f"{part or stage.name} failed too often: left alone for a moment")
+                    raise NotCalled(f"{part or stage.name} does not answer: its circuit breaker is open")
                 self._drills.inject(stage.name, seconds)
                 answers = stage.call([question for share in shares for question in share.questions], seconds, spans)
         except Exception as error:
