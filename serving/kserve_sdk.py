@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -30,8 +30,6 @@ try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer  # noqa: F401
     from kserve.errors import InferenceError, InvalidInput, ModelNotFound  # noqa: F401
     from kserve.model_server import app  # noqa: F401
-    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as grpc_v2  # noqa: F401
-    from kserve.protocol.grpc.servicer import InferenceServicer  # noqa: F401
     from kserve.protocol.rest import v2_datamodels  # noqa: F401
 finally:
     sys.argv = _argv
@@ -39,7 +37,7 @@ finally:
 log = logging.getLogger(__name__)
 
 # KServe raises these while it decodes a malformed request. No fault of the router leaves it as one of them.
-DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
+_DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 class CannotListen(OSError):
@@ -84,7 +82,7 @@ class Server(ModelServer):
 
     def register_signal_handler(self) -> None:
         """Stop at SIGINT or SIGTERM."""
-        # KServe's handler does nothing useful before uvicorn listens, and unloads models that gRPC's last calls need.
+        # KServe's handler does nothing useful before uvicorn listens.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
@@ -128,7 +126,7 @@ def correct(application: FastAPI) -> None:
     """Correct KServe's application; once a process, before KServe adds its own routes."""
     # KServe would let anybody unload the model, and has no way to load it again.
     application.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    for error in DECODING:
+    for error in _DECODING:
         application.add_exception_handler(error, _not_decoded)
 
 
@@ -146,9 +144,7 @@ def values_of(tensor: InferInput) -> Any:
     """The values of a request's tensor in any of its forms, usually a list; bytes as UTF-8 texts, or InvalidInput."""
     # A tensor that came as bytes beside the message is in the array alone.
     data = tensor.data or tensor.as_numpy().ravel().tolist()
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC's are bytes
-        data = [_decoded(tensor.name, value) for value in data]
-    return data
+    return [_decoded(tensor.name, value) for value in data] if isinstance(data, list) else data
 
 
 def _decoded(name: str, value: Any) -> Any:

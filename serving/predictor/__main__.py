@@ -9,6 +9,8 @@ import socket
 import sys
 from pathlib import Path
 
+_GRACE_SECONDS = 10  # for requests in flight at the end
+
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve, or no place to listen."""
@@ -23,17 +25,14 @@ def main() -> int:
         f"is then http+unix://%%2Fpath%%2Fto%%2Fit; the rights of its folder say who may ask {default}",
     )
     add("--port", type=_port, default=8080, help=default)
-    add("--grpc-port", type=_port, help="of protocol v2 over gRPC, on the same host; 0: a free one (default: no gRPC)")
     arguments = parser.parse_args()
     if len(set(arguments.name)) != len(arguments.artifact):
         parser.error("give as many --name, each another one, as --artifact")
     path = Path(arguments.host) if "/" in arguments.host else None
-    if path is not None and arguments.grpc_port is not None:
-        parser.error("--grpc-port needs an address as --host: on a Unix socket there is HTTP alone")
 
     from mtorl.artifact.artifact import ArtifactError
-    from serving.kserve_sdk import CannotListen, app, correct, quiet
-    from serving.predictor.predictor import Predictor, PredictorServer
+    from serving.kserve_sdk import CannotListen, Server, app, correct, quiet
+    from serving.predictor.predictor import Predictor
 
     def stop(why: object) -> int:
         logging.getLogger("serving.predictor").critical("predictor: %s", why)
@@ -53,7 +52,7 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     try:
-        PredictorServer(arguments.host, arguments.port, arguments.grpc_port).start(models)
+        Server(arguments.host, arguments.port, _GRACE_SECONDS).start(models)
     except CannotListen as error:
         return stop(error)
     if path is not None:

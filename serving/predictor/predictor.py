@@ -7,15 +7,12 @@ share a forward pass: those that come while one is at work make up the next.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import uuid
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from serving.grpc_v2 import GrpcServer
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
 from serving.kserve_sdk import (
@@ -25,20 +22,15 @@ from serving.kserve_sdk import (
     InferResponse,
     InvalidInput,
     Model,
-    Server,
     values_of,
 )
 from serving.predictor.micro_batcher import MicroBatcher
 
-log = logging.getLogger(__name__)
-
 _LARGEST = 64  # items that share a pass: a few milliseconds, in which nothing else is done
-_GRACE_SECONDS = 10
-_LARGEST_MESSAGE = 4 << 20  # bytes; gRPC's own default, and 16 KiB for each of the most items that a request may hold
 
 
 class Predictor(Model):
-    """Answers `:predict` and `:explain` (v1), and `/infer` (v2) over HTTP and gRPC, from one artifact."""
+    """Answers `:predict` and `:explain` (v1), and `/infer` (v2) from one artifact."""
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
@@ -84,22 +76,6 @@ class Predictor(Model):
             model_version=self.handler.model["version"],
             infer_outputs=[InferOutput(**tensor_of(answers, verb))],
         )
-
-
-class PredictorServer(Server):
-    """Serves models over HTTP and, if it has a port for it, gRPC, until SIGTERM or SIGINT."""
-
-    def __init__(self, host: str, port: int, grpc_port: int | None = None) -> None:
-        super().__init__(host, port, _GRACE_SECONDS)
-        self._grpc_port = grpc_port
-
-    async def _serve(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            if self._grpc_port is not None:
-                grpc = GrpcServer(self, self._host, self._grpc_port, _LARGEST_MESSAGE)
-                await stack.enter_async_context(grpc)
-                log.info("predictor speaks gRPC on port %d", grpc.port)
-            await super()._serve()
 
 
 def _items(payload: Any, verb: Verb) -> list[Any]:

@@ -144,7 +144,6 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
     assert {"name": "http", "containerPort": router["port"]} in main["ports"]
-    assert {"name": "grpc", "containerPort": router["grpc_port"]} in main["ports"]
     assert router["auth"]["kind"] == "token", "nobody decides or reports without a token"
     tokens = Path(router["auth"]["file"])
     (volume,) = (v for v in pod["volumes"] if v["name"] == mounts[str(tokens.parent)]["name"])

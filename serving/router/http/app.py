@@ -51,7 +51,7 @@ async def _report(router: Router, body: bytes) -> dict[str, int]:
 
 
 class RouterModel(Model):
-    """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `_decide`."""
+    """Answers `/infer` (v2); `:predict` (v1) leads to `_decide`."""
 
     def __init__(self, name: str, router: Router) -> None:
         super().__init__(name)

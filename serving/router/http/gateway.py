@@ -3,25 +3,17 @@
 ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. GET of probes,
 `/metrics` and the model's description needs no authentication; every request that may change something needs it.
 
-A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone. gRPC has
-the same rules, and authentication reads the metadata of a call.
+A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
-from grpc import StatusCode
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.grpc_v2 import GrpcServer, Headers
-from serving.grpc_v2 import Refused as CallRefused
 from serving.router.flow.admission import Saturated
-from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.http.auth import Authentication
 from serving.router.ops import metrics, tracing
 from serving.router.router import Router
@@ -136,30 +128,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-def grpc_server(server: Any, gateway: Gateway, host: str, port: int) -> GrpcServer:
-    """The router's gRPC server, for the models of KServe's `server`; port 0 takes a free one.
-
-    401 is UNAUTHENTICATED, 409 ALREADY_EXISTS, 503 UNAVAILABLE, and 413, 429 and 431 are RESOURCE_EXHAUSTED.
-    """
-
-    @asynccontextmanager
-    async def rules(headers: Headers) -> AsyncIterator[None]:
-        if not gateway.authentication.admits(headers):
-            metrics.REFUSED.labels("401").inc()
-            raise CallRefused(StatusCode.UNAUTHENTICATED, f"not authenticated: {gateway.authentication.hint}")
-        if reason := gateway.health.waiting_for:
-            metrics.REFUSED.labels("503").inc()
-            raise CallRefused(StatusCode.UNAVAILABLE, f"no decisions yet: {reason}")
-        try:
-            with tracing.request("decide", headers):
-                async with gateway.decisions.admit():
-                    yield
-        except Saturated as error:
-            metrics.REFUSED.labels("429").inc()
-            raise CallRefused(StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later") from None
-        except RequestConflict as error:
-            raise CallRefused(StatusCode.ALREADY_EXISTS, str(error)) from None
-
-    return GrpcServer(server, host, port, gateway.max_body_bytes, rules)

@@ -52,7 +52,7 @@ _SENT = (401, 408, 413, 429, 431, 503)  # of each request with a body
 _ABOUT = (
     "Decisions of an A/B experiment on advertising channels, and what became of them. A fault inside the router is no "
     "5xx, but the default action with a `fallback_reason`. A connection too many is answered with 503 before it asks "
-    "for anything. The same decisions over gRPC: `inference.GRPCInferenceService/ModelInfer`, with the tensors of v2."
+    "for anything."
 )
 
 

@@ -14,15 +14,13 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
 from types import FrameType
 
 from serving.connection_limits import Shedding
-from serving.grpc_v2 import GrpcServer
 from serving.kserve_sdk import Server, app
 from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
-from serving.router.http.gateway import Gateway, grpc_server
+from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
@@ -59,17 +57,13 @@ class _Server(Server):
         )
         self._router = router
         self._model = model
-        self._gateway = gateway
-        self._grpc_port = settings.grpc_port
-        self._grpc_server: GrpcServer | None = None
         self._until = math.inf  # monotonic clock: when the grace time is over
 
     async def _serve(self) -> None:
         self._model.ready = False
         async with contextlib.AsyncExitStack() as stack:
             opening = asyncio.create_task(self._open(stack))
-            async with self._grpc():
-                await super()._serve()
+            await super()._serve()
             if not self._router.health.started:
                 if opening.done():
                     opening.result()  # raises what is wrong
@@ -90,20 +84,9 @@ class _Server(Server):
         self._model.ready = True
         log.info("router ready %s", url)
 
-    @contextlib.asynccontextmanager
-    async def _grpc(self) -> AsyncIterator[None]:
-        if self._grpc_port is None:
-            yield
-            return
-        async with grpc_server(self, self._gateway, self._host, self._grpc_port) as self._grpc_server:
-            log.info("router speaks gRPC on port %d", self._grpc_server.port)
-            yield
-
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._router.health.draining = True
         self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
-        if self._grpc_server is not None:
-            self._grpc_server.end()  # HTTP takes no more either
         super()._stop(number, frame)
 
     async def _listening(self) -> str:

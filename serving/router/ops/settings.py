@@ -161,8 +161,6 @@ class RouterSettings(StrictModel):
     """Of the model in the URL."""
     host: Text = "127.0.0.1"
     """Address to listen on; 0.0.0.0 in a container."""
-    grpc_port: PortSetting | None = None
-    """Of protocol v2 over gRPC; null: HTTP alone."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """Larger requests are refused."""
     max_in_flight: Annotated[int, Field(ge=1)] = 64

@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from mtorl.log.columns import WindowError
 from mtorl.policy.decision import Forecast, decide
@@ -27,8 +25,7 @@ from serving.kserve_sdk import InferenceError, InferInput, InferRequest, Invalid
 from serving.local.ports import free_ports
 from serving.logs import messages
 from serving.predictor.predictor import Predictor
-from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, v1, v2
-from tests.serving.predictor.test_grpc import asked
+from tests.serving.handler_fixtures import SPEC, Network, ask, call, item, loaded, made, v1, v2
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +215,19 @@ def test_a_request_that_cannot_be_read_is_the_clients_fault(predictor: Predictor
             of_kserve(predictor, payload, explain)
 
 
+def test_callers_at_the_same_time_share_a_pass() -> None:
+    model, network = Predictor("challenger", Path("nowhere")), Network()
+    model.handler = made(network.predict)
+    payloads = [{"instances": [item(hour=float(hour))]} for hour in range(20)]
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*map(model.predict, payloads))
+
+    answers = asyncio.run(together())
+    assert network.calls == 1
+    assert answers == [of_kserve(model, payload) for payload in payloads]
+
+
 def test_text_that_kserve_did_not_decode_is_decoded(predictor: Predictor) -> None:
     assert "channel" in of_kserve(predictor, v1(item())["body"])["predictions"][0]
 
@@ -233,11 +243,11 @@ def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeyp
 
 
 @pytest.fixture
-def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[tuple[str, str]]:
-    """URL, and address of gRPC."""
-    port, grpc_port = free_ports(2)
+def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
+    """URL."""
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
-    command += ["--port", str(port), "--grpc-port", str(grpc_port)]
+    command += ["--port", str(port)]
     log = tmp_path / "predictor.log"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment["HOME"] = str(tmp_path)
@@ -247,9 +257,8 @@ def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[tuple[str, 
             url = f"http://127.0.0.1:{port}"
             assert wait_for(lambda: server.poll() is not None or alive(url), 60)
             assert server.poll() is None, log.read_text()
-            yield url, f"127.0.0.1:{grpc_port}"
-            said = list(messages(log.read_text().splitlines()))
-            assert said == [f"predictor speaks gRPC on port {grpc_port}"], "a request must not write to the log"
+            yield url
+            assert not list(messages(log.read_text().splitlines())), "a request must not write to the log"
             assert not (tmp_path / ".cache").exists(), "onnxruntime keeps what it is about to report there"
         finally:
             server.send_signal(signal.SIGTERM)
@@ -264,8 +273,8 @@ def alive(url: str) -> bool:
 
 
 @pytest.mark.integration
-def test_kserves_own_server(handler: Any, served: tuple[str, str]) -> None:
-    url, address = served
+def test_kserves_own_server(handler: Any, served: str) -> None:
+    url = served
     (expected, why), _ = ask(handler, v1(item(), None), v1(item()), explain=[1])
     v1_url, v2_url = f"{url}/v1/models/challenger", f"{url}/v2/models/challenger"
     for content_type in ("application/json", "application/json; charset=utf-8"):
@@ -278,10 +287,6 @@ def test_kserves_own_server(handler: Any, served: tuple[str, str]) -> None:
     assert status == 200
     same_answer(expected["predictions"][0], good)
     assert list(bad) == ["error"]
-    with grpc.insecure_channel(address) as channel:
-        over_grpc = GRPCInferenceServiceStub(channel).ModelInfer(asked(json.dumps(item()), "{"), timeout=120)
-    assert [json.loads(text) for text in over_grpc.outputs[0].contents.bytes_contents] == [good, bad]
-    assert (over_grpc.model_name, over_grpc.model_version) == (answer["model_name"], answer["model_version"])
     status, answer = call(f"{v1_url}:explain", v1(item())["body"])
     assert status == 200
     assert answer["explanations"][0]["method"] == why["explanations"][0]["method"]
@@ -303,10 +308,8 @@ def test_what_it_cannot_serve_and_where_it_cannot_listen_it_says_so(artifact: An
         folder = str(artifact.folder)
         for options, why in (
             ([str(tmp_path)], "model.json: missing"),
-            ([folder, "--host", str(tmp_path / "models"), "--grpc-port", "0"], "--grpc-port needs an address"),
-            ([folder, "--port", "0", "--grpc-port", port], f"gRPC can't listen on 127.0.0.1:{port}"),
             ([folder, "--port", port], f"can't listen on 127.0.0.1:{port}: Address already in use"),
-            ([folder, "--port", "0", "--grpc-port", "99999"], "expected a port, 0 to 65535, got '99999'"),
+            ([folder, "--port", "99999"], "expected a port, 0 to 65535, got '99999'"),
         ):
             done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
             assert done.returncode == 2

@@ -99,7 +99,7 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("taken_port", [None, "port", "grpc_port"])
+@pytest.mark.parametrize("taken_port", [None, "port"])
 def test_a_router_that_cannot_start_says_why(tmp_path: Path, taken_port: str | None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -13,20 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from serving.router.http.gateway import grpc_server
 from serving.router.ops import tracing
 from tests.lakes import id_of
 from tests.repository import ROOT
-from tests.serving.router_fixtures import Harness, event, instance, kserve, run
+from tests.serving.router_fixtures import Harness, event, instance, run
 from tests.serving.router_process import Process
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -173,22 +169,6 @@ def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected
         assert (said(root)["mtorl.arm"], said(span)["mtorl.arm"]) == ("incumbent", "challenger")
     assert not roots
     assert "error.type" not in said(well) and said(broken)["error.type"] == "ArmError"
-
-
-def test_grpc_is_traced_as_well(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    async def scenario(h: Harness) -> None:
-        async with (
-            grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
-            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-        ):
-            call = GRPCInferenceServiceStub(channel).ModelInfer
-            with pytest.raises(grpc.aio.AioRpcError):  # no such model
-                await call(ModelInferRequest(model_name="absent"), metadata=[("traceparent", SAMPLED)])
-
-    run(scenario, tmp_path, tracing=NONE)
-    root = one(collected, "decide")
-    assert root.context is not None and f"{root.context.trace_id:032x}" == TRACE
-    assert said(root) == {"error.type": "ModelNotFound"}
 
 
 def test_a_call_that_traces_share_belongs_to_one_and_is_linked_to_the_others(

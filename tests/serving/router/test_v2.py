@@ -1,20 +1,13 @@
-"""Protocol v2, over HTTP and gRPC: the same decisions, behind the same gateway."""
+"""Protocol v2: the same decisions."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
-import grpc
-import orjson
 import pytest
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from serving.router.http.gateway import grpc_server
-from tests.serving.router_fixtures import CONTEXT, Harness, instance, kserve, run, with_router
+from tests.serving.router_fixtures import CONTEXT, Harness, instance, with_router
 
 
 def v2(rows: int = 1, **tensors: Any) -> dict[str, Any]:
@@ -106,84 +99,4 @@ def test_a_callers_mistake_leaves_no_traceback_in_the_log(ask: Any, caplog: pyte
     assert ask("/v1/models/ads:explain", {"instances": [instance()]}).status_code == 501
     for absent in ("v1/models/absent:predict", "v2/repository/models/ads/unload", "v2/repository/models/ads/load"):
         assert ask(f"/{absent}", {"instances": [instance()]}).status_code == 404, "also: nobody unloads the model"
-    assert not [record for record in caplog.records if record.exc_info]
-
-
-TOKEN = "0123456789abcdef-token"
-
-
-def tensors(**texts: str) -> pb.ModelInferRequest:
-    inputs = [
-        pb.ModelInferRequest.InferInputTensor(
-            name=name, datatype="BYTES", shape=[1], contents=pb.InferTensorContents(bytes_contents=[text.encode()])
-        )
-        for name, text in texts.items()
-    ]
-    return pb.ModelInferRequest(model_name="ads", id="q1", inputs=inputs)
-
-
-def raw(**texts: str) -> pb.ModelInferRequest:
-    request = tensors(**texts)
-    for tensor in request.inputs:
-        tensor.ClearField("contents")
-        text = texts[tensor.name].encode()
-        request.raw_input_contents.append(len(text).to_bytes(4, "little") + text)
-    return request
-
-
-@with_router()
-async def test_grpc_takes_only_so_many_connections(h: Harness) -> None:
-    async with grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server:
-        connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(101)]
-        reads = [asyncio.create_task(reader.read(1)) for reader, _ in connections]
-        # The server of HTTP/2 speaks first, or closes.
-        done, _ = await asyncio.wait(reads, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        while not any(read.result() == b"" for read in done):
-            done, _ = await asyncio.wait(set(reads) - done, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-            assert done, "none of the connections was closed"
-        for (_, writer), read in zip(connections, reads, strict=True):
-            read.cancel()
-            writer.close()
-
-
-def test_grpc_passes_the_same_gateway(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Other faults of a call: tests/serving/predictor/test_grpc.py."""
-    (tmp_path / "token.txt").write_text(TOKEN)
-    good = {"user_id": "u1", "campaign_id": "spring", "context": orjson.dumps(CONTEXT).decode()}
-    metadata = [("authorization", f"Bearer {TOKEN}")]
-
-    async def scenario(h: Harness) -> None:
-        await h.post("/v1/models/ads:predict", {"instances": [instance()]})  # registers the model
-        large = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
-        async with (
-            grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
-            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=large) as channel,
-        ):
-            stub = GRPCInferenceServiceStub(channel)
-
-            async def fails(request: pb.ModelInferRequest, given: Any, code: grpc.StatusCode) -> None:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await stub.ModelInfer(request, metadata=given)
-                assert caught.value.code() == code, caught.value
-
-            for request in (tensors(**good), raw(**good)):
-                answer = await stub.ModelInfer(request, metadata=metadata)
-                found = {output.name: output for output in answer.outputs}
-                assert found["channel"].contents.bytes_contents == [b"video"]
-            assert len(h.records()) == 2
-            await stub.ModelInfer(tensors(**good, request_id="r1"), metadata=metadata)
-            other = {**good, "context": orjson.dumps({**CONTEXT, "hour": 3}).decode(), "request_id": "r1"}
-            await fails(tensors(**other), metadata, grpc.StatusCode.ALREADY_EXISTS)
-            await fails(tensors(**good), None, grpc.StatusCode.UNAUTHENTICATED)
-            await fails(tensors(user_id="u1"), metadata, grpc.StatusCode.INVALID_ARGUMENT)
-            await fails(tensors(**{**good, "context": "{"}), metadata, grpc.StatusCode.INVALID_ARGUMENT)
-            await fails(tensors(user_id="x" * 5000), metadata, grpc.StatusCode.RESOURCE_EXHAUSTED)
-            await fails(tensors(**good), [*metadata, ("x", "y" * 40_000)], grpc.StatusCode.RESOURCE_EXHAUSTED)
-            h.router.health.waiting_for = "a store"
-            await fails(tensors(**good), metadata, grpc.StatusCode.UNAVAILABLE)
-            h.router.health.waiting_for = ""
-            h.gateway.decisions.limit = 0
-            await fails(tensors(**good), metadata, grpc.StatusCode.RESOURCE_EXHAUSTED)
-
-    run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"}, max_body_bytes=4096)
     assert not [record for record in caplog.records if record.exc_info]
