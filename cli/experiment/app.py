@@ -19,8 +19,7 @@ from cli.commands import CommandGroup
 from cli.experiment.files import check, init
 from cli.experiment.log import plan, verdict
 from cli.experiment.move import move
-from cli.experiment.run import operator, run
-from cli.experiment.status import status
+from cli.experiment.run import operator, run, status
 
 app = CommandGroup(__doc__ or "")
 for command in (init, check, plan, run, move, status, verdict, operator):

@@ -128,37 +128,14 @@ def _begins(experiment: Experiment) -> str:
 
 
 def _checked(experiment: Experiment) -> dict[str, Any]:
-    """What `check` says, JSON-ready."""
-    shares = experiment.shares()
-    return {
-        "experiment": experiment.name,
-        "version": experiment.version,
-        "enabled": experiment.enabled,
-        "stage": experiment.stage if experiment.ramp is None else "draft",
-        "ramp": [] if experiment.ramp is None else [step.stage for step in experiment.ramp.stages],
-        "arms": [
-            {
-                "name": arm.name,
-                "share": shares[arm.name],
-                "answers": _answers(arm),
-                "explore": None if arm.explore is None else arm.explore.model_dump(mode="json"),
-            }
-            for arm in experiment.arms
-        ],
-        "overrides": experiment.overrides,
-        "holdout": experiment.holdout,
-        "accounts": [
-            {
-                "arm": account.arm,
-                "campaign": account.campaign,
-                "channel": account.channel,
-                "period": account.period,
-                "limit": account.limit,
-                "paced": account.pacing is not None,
-            }
-            for account in experiment.accounts()
-        ],
-    }
+    """The file with its defaults, and what follows from it, JSON-ready."""
+    shown = ("arm", "campaign", "channel", "period", "limit")
+    accounts = [
+        {**{name: getattr(account, name) for name in shown}, "paced": account.pacing is not None}
+        for account in experiment.accounts()
+    ]
+    fields = experiment.model_dump(mode="json")
+    return {**fields, "version": experiment.version, "shares": experiment.shares(), "accounts": accounts}
 
 
 def _answers(arm: Arm) -> str:

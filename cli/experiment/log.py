@@ -75,7 +75,7 @@ def plan(
     """
     opened = partial(_opened, folder, experiment, dataset)
     with exit_codes():
-        from cli.experiment.plan_tables import print_exploration, print_plan
+        from cli.experiment.table import print_exploration, print_plan
 
         if model is not None:
             explored = _exploration(opened, arm, model, effect)
@@ -157,8 +157,7 @@ def verdict(
 
     opened = partial(_opened, folder, experiment, dataset)
     with exit_codes(PeriodError):
-        from cli.experiment.plan_tables import print_shadow
-        from cli.experiment.table import print_verdict
+        from cli.experiment.table import print_shadow, print_verdict
 
         if shadow:
             reports = _shadows(opened, by or [])

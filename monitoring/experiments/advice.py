@@ -6,14 +6,14 @@ ramp does by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from monitoring.experiments.document import Action, Advice, Condition, Tone
 from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
-from mtorl.experiment.stage_machine import FAULTS, STAGES, Evidence, Hold, Move, Requirement, State, lacking
+from mtorl.experiment.stage_machine import FAULTS, OVER, STAGES, Evidence, Hold, Move, Requirement, State, lacking
 from mtorl.experiment.stages import RampStage
 
 _HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
@@ -37,11 +37,7 @@ class Standing:
 
     def advice(self) -> Advice:
         """The first advice that applies."""
-        found = (
-            self._unreadable() or self._taken_back() or self._over() or self._off() or self._draft() or self._running()
-        )
-        assert found is not None
-        return found
+        return next(self._in_order())
 
     def _say(
         self, action: Action, headline: str, reason: str, tone: Tone, condition: Condition = "fine", command: str = ""
@@ -55,51 +51,45 @@ class Standing:
             command=self.known.commands.get(command),
         )
 
-    def _unreadable(self) -> Advice | None:
-        problem = self.known.problem
-        if problem is None:
-            return None
-        return self._say("mend", "Mend what can't be used: until then nothing changes", problem, "alarm", "held")
+    def _in_order(self) -> Iterator[Advice]:
+        """All that applies, the most urgent first."""
+        phase, problem, settled = self.state.phase, self.known.problem, self.known.settled
+        if problem is not None:
+            yield self._say("mend", "Mend what can't be used: until then nothing changes", problem, "alarm", "held")
+        if settled is not None and settled["reason"] == "Changed" and not settled["done"] and phase != "rolled back":
+            headline = "Look at the incumbent's server: it does not serve what was promoted"
+            yield self._say("look", headline, settled["words"], "alarm", "held")
+        if phase in OVER:
+            yield self._over()
+        off = "It is switched off: everybody gets the incumbent"
+        if self.state.killed:
+            reason = self.last_kill or "the kill switch was pulled"
+            yield self._say("resume or stop", off, reason, "alarm", "harm", "resume")
+        if not self.experiment.enabled:
+            yield self._say("resume or stop", off, "the file says `enabled: false`", "alarm", "harm")
+        if phase == "draft" and not self.known.by_hand:
+            yield self._draft()
+        if self.experiment.ramp is None:
+            yield self._by_hand()
+        yield from self._running()
 
-    def _taken_back(self) -> Advice | None:
-        """The incumbent's server was changed since a promotion, here or under an earlier salt."""
-        settled = self.known.settled
-        if settled is None or settled["done"] or settled["reason"] != "Changed" or self.state.phase == "rolled back":
-            return None
-        headline = "Look at the incumbent's server: it does not serve what was promoted"
-        return self._say("look", headline, settled["words"], "alarm", "held")
-
-    def _over(self) -> Advice | None:
+    def _over(self) -> Advice:
         last, phase = self.last, self.state.phase
         reason = last.reason if last is not None else ""
-        by_ramp = last is not None and last.by == "ramp"
         if phase == "promoted":
             who = last.challenger if last is not None else None
             whom = "everybody but the holdout" if self.experiment.holdout else "everybody"
             headline = f"Nothing to do: {who or 'the challenger'} decides for {whom} now"
             return self._say("nothing", headline, reason, "good", command="rollback")
-        if phase == "rolled back":
-            if by_ramp:
-                return self._say("try again", "Keep the incumbent: it was rolled back", reason, "alarm", "harm")
-            return self._say("try again", "It was rolled back: everybody gets the incumbent", reason, "alarm", "harm")
         if phase == "stopped":
             return self._say("try again", "Keep the incumbent: it was stopped", reason, "open")
-        return None
+        by_ramp = last is not None and last.by == "ramp"
+        headline = "It was rolled back: everybody gets the incumbent"
+        if by_ramp:
+            headline = "Keep the incumbent: it was rolled back"
+        return self._say("try again", headline, reason, "alarm", "harm")
 
-    def _off(self) -> Advice | None:
-        headline = "It is switched off: everybody gets the incumbent"
-        if self.state.killed:
-            reason = self.last_kill or "the kill switch was pulled"
-            return self._say("resume or stop", headline, reason, "alarm", "harm", "resume")
-        if not self.experiment.enabled:
-            return self._say("resume or stop", headline, "the file says `enabled: false`", "alarm", "harm")
-        return None
-
-    def _draft(self) -> Advice | None:
-        if self.state.phase != "draft":
-            return None
-        if self.known.by_hand:
-            return self._by_hand()
+    def _draft(self) -> Advice:
         if isinstance(self.step, Move):
             return self._say("run", "It starts now", self.step.reason, "open", command="run")
         if self.experiment.start is not None and self.experiment.ramp is not None:
@@ -111,8 +101,7 @@ class Standing:
         """Without a ramp, a person sets the stage, so only the verdict gives advice."""
         evidence = self.known.evidence
         if evidence is None:
-            reason = _NOTHING
-            return self._say("wait", "Nothing is known yet", reason, "open")
+            return self._say("wait", "Nothing is known yet", _NOTHING, "open")
         if evidence.token == "srm":
             return self._srm(evidence)
         if evidence.breached:
@@ -128,48 +117,38 @@ class Standing:
         headline = "Find out why users are not split as configured"
         return self._say("find out", headline, evidence.reason, "alarm", "held", "stop")
 
-    def _running(self) -> Advice:
-        evidence, step = self.known.evidence, self.step
-        if self.experiment.ramp is None:
-            return self._by_hand()
+    def _running(self) -> Iterator[Advice]:
+        evidence, step, newest = self.known.evidence, self.step, self.known.newest
+        wins = evidence is not None and evidence.token == "ship"
+        waits_for_promotion = wins and not self.ahead and all(one.met for one in self.requirements)
         if evidence is not None and evidence.token == "srm":
-            return self._srm(evidence)
+            yield self._srm(evidence)
         if isinstance(step, Move) and (self.short is None or step.to not in STAGES):
-            return self._moves(step)
-        challengers = [one for one in self.requirements if not one.met and one.kind in FAULTS]
-        if challengers:
-            first = challengers[0]
-            headline = f"Look at {first.arm}: it {_HEADLINES[first.kind]}"
-            reason = "; ".join(lacking(challengers))
-            return self._say("look", headline, reason, "alarm", "held")
-        if self.short is not None and not self._waits_for_promotion():
+            yield self._moves(step)
+        if faults := [one for one in self.requirements if not one.met and one.kind in FAULTS]:
+            headline = f"Look at {faults[0].arm}: it {_HEADLINES[faults[0].kind]}"
+            yield self._say("look", headline, "; ".join(lacking(faults)), "alarm", "held")
+        if self.short is not None and not waits_for_promotion:
             headline = "Look at its money: it may not last for the stages to come"
-            return self._say("look", headline, self.short, "alarm")
+            yield self._say("look", headline, self.short, "alarm")
         if self.ahead and not self.requirements and isinstance(step, Hold):
-            return self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
-        if evidence is not None and self._waits_for_promotion():
-            return self._say("promote", f"Promote {evidence.challenger}", evidence.reason, "good", command="promote")
+            yield self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
+        if evidence is not None and waits_for_promotion:
+            headline = f"Promote {evidence.challenger}"
+            yield self._say("promote", headline, evidence.reason, "good", command="promote")
         if self.known.router_runs is False:
-            headline = "Start its router: nobody decides now"
             reason = "mtorl serve does not run, and callers do what they did without it"
-            return self._say("run", headline, reason, "alarm", "held", "serve")
-        if self.known.newest is not None and (silence := self.known.newest["silence"]) is not None:
-            reason = f"{silence}: callers do not ask, or the log does not reach this place"
-            return self._say("look", "Find out why no decision comes any more", reason, "alarm")
-        if evidence is not None and evidence.token == "ship":
-            headline = f"Let it run: {evidence.challenger} is ahead"
-            return self._say("wait", headline, evidence.reason, "good")
+            yield self._say("run", "Start its router: nobody decides now", reason, "alarm", "held", "serve")
+        if newest is not None and newest["silence"] is not None:
+            reason = f"{newest['silence']}: callers do not ask, or the log does not reach this place"
+            yield self._say("look", "Find out why no decision comes any more", reason, "alarm")
+        if evidence is not None and wins:
+            yield self._say("wait", f"Let it run: {evidence.challenger} is ahead", evidence.reason, "good")
         if self.state.phase == "shadow":
             reason = "everybody gets the incumbent; challengers are asked, and what they would do is logged"
-            return self._say("wait", "Let it run in the shadow", reason, "open")
+            yield self._say("wait", "Let it run in the shadow", reason, "open")
         reason = _NOTHING if evidence is None else evidence.reason
-        return self._say("wait", "Let it run: nothing is decided yet", reason, "open")
-
-    def _waits_for_promotion(self) -> bool:
-        """Whether a challenger has won, and nothing else is to come."""
-        evidence = self.known.evidence
-        wins = evidence is not None and evidence.token == "ship"
-        return wins and not self.ahead and all(one.met for one in self.requirements)
+        yield self._say("wait", "Let it run: nothing is decided yet", reason, "open")
 
     def _moves(self, step: Move) -> Advice:
         if step.to == "rolled back":

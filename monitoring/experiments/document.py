@@ -61,43 +61,10 @@ class Next(TypedDict):
     """The next phase, and when it comes."""
 
     to: str | None  # the next phase, if it goes on by itself; null: that depends on what is found, or on a person
-    words: str
-    waits: list[str]
+    waits: list[str]  # what the stage machine waits for, in words
     needs: list[Need]
     not_before: str | None  # null: that time is past, or nobody knows it
     expected: str | None  # at the rate so far, if that is later; null: it is not, or can't be told
-
-
-class ArmPlan(TypedDict):
-    """An arm as the file has it."""
-
-    name: str
-    weight: float
-    share: float  # of the users, now
-    answers: str  # where its decisions come from, in words
-
-
-class Plan(TypedDict):
-    """The decision plan, as agreed before the start."""
-
-    owner: str
-    start: str | None
-    planned_end: str | None
-    alpha: float
-    min_runtime_hours: float
-    unit: str
-    layer: str
-    layer_part: list[float]
-    holdout: float  # share of the users who are in no arm
-    arms: list[ArmPlan]
-    minimum_effect: float | None
-    """By which share the primary metric must be larger to be worth finding; null: nobody said."""
-    covariates: dict[str, Any] | None
-    """What is known of users beforehand and makes intervals narrower, as the file has it."""
-    metrics: dict[str, Any]  # as the file has them: primary, secondary, guardrails, outcome_hours
-    ramp: dict[str, Any] | None
-    budgets: list[dict[str, Any]]  # the first of them
-    more_budgets: int
 
 
 class Spend(TypedDict):
@@ -155,19 +122,6 @@ class Settled(TypedDict):
     words: str
 
 
-class Happened(TypedDict):
-    """An event of the history."""
-
-    number: int
-    at: str
-    what: str
-    by: str
-    reason: str
-    challenger: str | None
-    version: str
-    evidence: dict[str, Any] | None
-
-
 class View(TypedDict):
     """The whole document."""
 
@@ -186,7 +140,9 @@ class View(TypedDict):
     settled: Settled | None  # of a promotion; null: there was none, or nobody follows it for the model servers
     steps: list[Step]
     next: Next
-    plan: Plan
+    plan: dict[str, Any]
+    """Fields as the file has them (docs/experiment-file.md), with the first of `budgets` and the number of
+    `more_budgets`. An arm has its name, weight, `share` of the users now, and in words where it `answers` from."""
     verdict: dict[str, Any] | None
     """As `monitoring.verdict.verdict` gives it, perhaps with `segments`; null: nobody has decided yet."""
     long_term: LongTerm | None  # of a promotion, against the holdout; null: nobody was promoted, or nobody is held out
@@ -196,4 +152,5 @@ class View(TypedDict):
     spend: list[Spend]
     traffic: Traffic | None
     newest: Newest | None  # null: no decision of it is in the log
-    events: list[Happened]
+    events: list[dict[str, Any]]
+    """Its history: number, at, what, by, reason, challenger, version and evidence of each event."""

@@ -11,21 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from monitoring.experiments.advice import Standing
-from monitoring.experiments.document import (
-    DOCUMENT_VERSION,
-    ArmPlan,
-    Happened,
-    Need,
-    Newest,
-    Next,
-    Plan,
-    Step,
-    View,
-)
+from monitoring.experiments.document import DOCUMENT_VERSION, Need, Newest, Next, Step, View
 from monitoring.experiments.look import Known
 from monitoring.experiments.money import short_of_money, stages_to_come
 from monitoring.verdict.verdict import without_users
@@ -46,6 +36,11 @@ from mtorl.experiment.stage_machine import (
 )
 from mtorl.experiment.stages import CHALLENGER_SHARE, RampStage
 
+_PLANNED = {
+    *("owner", "start", "planned_end", "alpha", "min_runtime_hours", "unit", "layer", "layer_part", "holdout"),
+    *("minimum_effect", "covariates", "metrics", "ramp"),
+}
+"""Fields of the file in the document; never the salt, with which each user's arm can be computed."""
 _TOO_SOON = 0.01  # hours of a stage after which a rate can be told
 
 
@@ -164,9 +159,6 @@ def _next(
         met = counted > least - 1.0  # as `mtorl.experiment.inference.verdict` has it
         if least > 0:
             needs.append(Need(kind="counted_hours", arm=None, found=counted, needed=least, met=met, label=label))
-    evidence = known.evidence
-    wins = evidence is not None and evidence.token == "ship" and all(one.met for one in needed)
-    won = evidence.challenger if evidence is not None and last and wins else None
     to = step.to if isinstance(step, Move) else following
     waits = [] if isinstance(step, Move) else list(step.reasons)
     not_before = expected = None
@@ -180,7 +172,6 @@ def _next(
         not_before = experiment.start.timestamp()
     return Next(
         to=None if off or void else to,
-        words=_words(experiment, state, step, off or void, None if last else following, won),
         waits=[known.problem] if known.problem is not None else waits,
         needs=needs,
         not_before=_at(not_before),
@@ -204,34 +195,6 @@ def _expected(needed: Sequence[Requirement], since: float, now: float) -> float 
     return latest
 
 
-def _words(
-    experiment: Experiment, state: State, step: Move | Hold, off: bool, following: str | None, won: str | None
-) -> str:
-    """What happens next, in a sentence or two."""
-    if state.phase in OVER:
-        again = "Another try needs a new salt."
-        return "It is over; a rollback restores the previous incumbent." if state.phase == "promoted" else again
-    if off:
-        return "Nothing moves until a person has done something."
-    if experiment.ramp is None:
-        return "It has no ramp: people set its stage."
-    if isinstance(step, Move):
-        return f"The next look of the ramp moves it to {step.to}."
-    if state.phase == "draft":
-        return "It starts by itself." if experiment.start is not None else "A person starts it."
-    end = (
-        f" On {experiment.planned_end.astimezone(UTC):%Y-%m-%d %H:%M} UTC it is stopped, unless a challenger has won."
-        if experiment.planned_end is not None
-        else ""
-    )
-    if won is not None:
-        return f"{won} has won, and waits for a person to promote it."
-    if following is None:
-        who = "by itself" if experiment.ramp.promote else "by a person"
-        return f"This is the last stage. It ends when a challenger has won, and is promoted {who}, or is worse.{end}"
-    return f"It goes on to {following} once all of this holds.{end}"
-
-
 def _need(one: Requirement) -> Need:
     labels = {
         "hours": f"{'minutes' if 0 < one.needed < 1 else 'hours'} at this stage",
@@ -243,30 +206,17 @@ def _need(one: Requirement) -> Need:
     return Need(kind=one.kind, arm=one.arm, found=one.found, needed=one.needed, met=one.met, label=label)
 
 
-def _plan(experiment: Experiment, serving: Experiment) -> Plan:
-    shares = serving.shares()
-    fields = experiment.model_dump(mode="json")
-    return Plan(
-        owner=experiment.owner,
-        start=fields["start"],
-        planned_end=fields["planned_end"],
-        alpha=experiment.alpha,
-        min_runtime_hours=experiment.min_runtime_hours,
-        unit=experiment.unit,
-        layer=experiment.layer,
-        layer_part=list(experiment.layer_part),
-        holdout=experiment.holdout,
-        arms=[
-            ArmPlan(name=arm.name, weight=arm.weight, share=shares[arm.name], answers=_answers(arm))
+def _plan(experiment: Experiment, serving: Experiment) -> dict[str, Any]:
+    shares, budgets = serving.shares(), experiment.all_budgets
+    return {
+        **experiment.model_dump(mode="json", include=_PLANNED),
+        "arms": [
+            {"name": arm.name, "weight": arm.weight, "share": shares[arm.name], "answers": _answers(arm)}
             for arm in serving.arms
         ],
-        minimum_effect=fields.get("minimum_effect"),
-        covariates=fields.get("covariates"),
-        metrics=fields["metrics"],
-        ramp=fields["ramp"],
-        budgets=[budget.model_dump(mode="json") for budget in experiment.all_budgets[:MOST_BUDGETS]],
-        more_budgets=max(0, len(experiment.all_budgets) - MOST_BUDGETS),
-    )
+        "budgets": [budget.model_dump(mode="json") for budget in budgets[:MOST_BUDGETS]],
+        "more_budgets": max(0, len(budgets) - MOST_BUDGETS),
+    }
 
 
 def _answers(arm: Arm) -> str:
@@ -284,17 +234,9 @@ def _answers(arm: Arm) -> str:
     return ", ".join(parts)
 
 
-def _happened(event: Event) -> Happened:
-    return Happened(
-        number=event.number,
-        at=_iso(event.at),
-        what=event.to or event.kind,
-        by=event.by,
-        reason=event.reason,
-        challenger=event.challenger,
-        version=event.version,
-        evidence=event.evidence,
-    )
+def _happened(event: Event) -> dict[str, Any]:
+    shown = event.model_dump(mode="json", include={"number", "by", "reason", "challenger", "version", "evidence"})
+    return {**shown, "at": _iso(event.at), "what": event.to or event.kind}
 
 
 def _at(time: float | None) -> str | None:

@@ -172,13 +172,6 @@ def act(
         return _do(store, experiment, kind, **event, evidence=None if evidence is None else plain(evidence))
 
 
-def check_promotion(store: ExperimentStore, challenger: str | None) -> None:
-    """Raise IllegalEvent if a person may not promote a challenger now, before anybody looks at what supports it."""
-    experiment, _ = state(store)
-    move = {"to": "promoted", "challenger": challenger, "by": "person", "reason": "asked for", "at": 0.0}
-    next_event(store.events(), experiment, "move", **move)  # type: ignore[arg-type]
-
-
 def next_step(store: ExperimentStore, look: Look, now: float, reached: float | None = None) -> Move | Hold:
     """Let the ramp take its next step, if there is one.
 

@@ -198,11 +198,6 @@ def _status() -> dict[str, Any]:
             "enabled": {"type": "boolean", "description": "Whether it is switched on in what routers read."},
             "users": {"type": "integer", "description": "Who count in the verdict, of all arms together, each once."},
             "conditions": conditions,
-            "happened": {
-                "type": "array",
-                "items": _TEXT,
-                "description": "The newest events of the history in words, the newest first.",
-            },
             "history": {
                 "type": "array",
                 "description": "All that has happened to it. Nothing is ever changed or removed.",

@@ -1,22 +1,33 @@
-"""Moves that a person asks for, by a command on a laptop or in an object on a cluster.
+"""Moves and the kill switch, as people ask for them: by a command on a laptop, in an object on a cluster.
 
-make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: known)
+    make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: known)
+    follow(resource, time.time(), known)       # of an object: the kill switch, then its move
+
+    kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
+    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
+    kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
+
+A kill switch in the ConfigMap counts, too. It stays on until the object has a reply: `enabled: false`, or another
+reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
-from pydantic import model_validator
+import orjson
+from pydantic import ValidationError, model_validator
 
 from monitoring.experiments.look import Known, unsupported
 from mtorl.experiment.arm import INCUMBENT
-from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.history import IllegalEvent
-from mtorl.experiment.stage_machine import STAGES
-from mtorl.runtime.validation import StrictModel, Text
-from pipelines.experiments.controller import ExperimentStore, act, check_promotion
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import HistoryError, IllegalEvent, next_event, state_of
+from mtorl.experiment.stage_machine import OVER, STAGES, Phase
+from mtorl.runtime.validation import StrictModel, Text, first_fault
+from pipelines.experiments.controller import ExperimentStore, act, state
+from pipelines.experiments.resource import ExperimentResource
 
 
 class MoveRequest(StrictModel):
@@ -56,7 +67,9 @@ def make_move(
     """
     challenger, known = challenger_of(store, move), None
     if move.to == "promoted":
-        check_promotion(store, challenger)
+        experiment, _ = state(store)  # before anybody looks at what supports it: whether it may be promoted now
+        asked = {"to": "promoted", "challenger": challenger, "by": "person", "reason": move.reason, "at": now}
+        next_event(store.events(), experiment, "move", **asked)  # type: ignore[arg-type]
         known = look()
         if known is None and not move.force:
             raise NotLookedYet
@@ -76,3 +89,90 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
     return names[0] if len(names) == 1 else None
+
+
+class Declined(NamedTuple):
+    """A move that was not made, and why."""
+
+    words: str
+    waits: bool = False
+    """Whether it is looked at again; else it has to be asked for again."""
+
+
+def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
+    """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
+
+    Raises as `state`, while the kill switch still works; and Conflict: the object has changed meanwhile.
+
+    Args:
+        known: Last look at the log of each experiment, by name and salt.
+
+    Returns:
+        Why the newest move was not made; None: it was.
+    """
+    by_hand = resource.switched_off_by_hand()
+    resource.keep_switch(by_hand)
+    off = by_hand or resource.spec.get("enabled") is False
+    serving = resource.last_in_force()
+    if off:  # before the history: that may be full, or be more than can be written now
+        resource.switch_off()
+    try:
+        _, found = state(resource)
+    except (ExperimentError, HistoryError):
+        if serving is not None:
+            _harm_ends(resource, serving, off, now, known)
+        raise
+    if off != found.killed and found.phase not in OVER:
+        kind: Literal["kill", "resume"] = "kill" if off else "resume"
+        act(resource, kind, by="person", reason=resource.switch_reason(), at=now)
+    declined = _move(resource, now, known)
+    if off and declined is None and state(resource)[1].phase == "promoted":
+        return Declined(
+            "a challenger is promoted, and goes on: a move to rolled back gives all users the previous incumbent"
+        )
+    return declined
+
+
+def _harm_ends(
+    resource: ExperimentResource, serving: Experiment, off: bool, now: float, known: Mapping[tuple[str, str], Known]
+) -> None:
+    """Kill switch and rollback of what is in force, with a spec that can't be used."""
+    found = state_of(resource.events(), serving)
+    if off and not found.killed and found.phase not in OVER:
+        act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
+    if (resource.spec.get("move") or {}).get("to") == "rolled back":
+        _move(resource, now, known)
+
+
+def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
+    asked = resource.spec.get("move")
+    if not asked:
+        return None
+    resource.moved = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    if resource.status.get("move") == resource.moved:
+        return None
+    try:
+        move = MoveRequest.model_validate(asked)
+        challenger = challenger_of(resource, move)
+        if _was_made(resource, move.to, challenger, move.reason):
+            raise IllegalEvent(f"{move.to} was asked for in the same words before, and made: give another reason")
+        make_move(resource, move, now, lambda: known.get((resource.name, str(resource.spec.get("salt")))))
+    except NotLookedYet:
+        return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
+    except ValidationError as error:
+        refused = f"move: {first_fault(error)}"
+    except IllegalEvent as error:
+        refused = str(error)
+    else:
+        return None
+    resource.write({"move": resource.moved})
+    return Declined(refused)
+
+
+def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
+    """Whether it is an older move: a file that has it may be applied again, after other moves."""
+    return any(
+        (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
+        for event in resource.events()
+        if event.salt == resource.spec.get("salt")
+    )

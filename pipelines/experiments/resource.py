@@ -1,7 +1,7 @@
 """An experiment on a cluster: a custom resource with its history in the status, and a ConfigMap with what is in force.
 
     resource = ExperimentResource.read(api, "spring")
-    follow(resource, now, known)                 # kill switch and moves (pipelines.experiments.follow)
+    follow(resource, now, known)                 # kill switch and moves (pipelines.experiments.moves)
     next_step(resource, look, now)               # the ramp (pipelines.experiments.controller)
 
 Each event is written on condition that the object has not changed: of two operators, the second is refused by the API
@@ -13,9 +13,8 @@ from an older state of the object can't replace what follows from a newer one, s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -25,8 +24,7 @@ from mtorl.experiment.history import Event, HistoryError, events_of, replaced_by
 from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
-from pipelines.experiments.cluster_api import REASON, ClusterApi
-from pipelines.experiments.config_map import Entry, entries, switch_off, write
+from pipelines.experiments.cluster_api import REASON, ClusterApi, Entry
 from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
 from serving.kubernetes_api import Object
@@ -34,7 +32,6 @@ from serving.kubernetes_api import Object
 BY_HAND = "offByHand"
 """Of the status, while somebody has switched it off in the ConfigMap: the reason that stood in the object then."""
 _LONGEST_REASON = 1_000  # characters, as of a move
-_NEWEST = 10  # events in words
 _BY = {"ramp": "the ramp", "person": "a person"}
 
 
@@ -80,7 +77,7 @@ class ExperimentResource:
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
-        return entries(self._api, self._config_map)
+        return self._api.entries(self._config_map)
 
     def definition(self) -> Experiment:
         """The spec as an experiment. ExperimentError: it can't be used, or not now."""
@@ -137,7 +134,7 @@ class ExperimentResource:
         """Write an event into the history. Conflict: the object has changed."""
         fields = {} if self.moved is None else {"move": self.moved}
         history = [*(self.status.get("history") or ()), event.model_dump(mode="json")]
-        self.write({"history": history, "happened": happened([*self.events(), event]), **fields})
+        self.write({"history": history, **fields})
 
     def write(self, status: Mapping[str, Any]) -> None:
         """Write fields of the status. Conflict: the object has changed."""
@@ -166,7 +163,7 @@ class ExperimentResource:
                 yield Neighbour(serving, over=not goes_on, before=before)
 
     def put_in_force(self, experiment: Experiment) -> None:
-        """Hand an experiment to the routers, unless a person has just switched it off in the ConfigMap (see `follow`).
+        """Hand an experiment to the routers, unless a person has just switched it off in the ConfigMap.
 
         One that is over takes no other's place. Conflict: the ConfigMap has changed since it was read.
         """
@@ -179,16 +176,16 @@ class ExperimentResource:
         if alive and state_of(self.events(), experiment).phase in OVER:
             return
         changes = {self.name: experiment, **dict.fromkeys(instead_of)}
-        self._config_map = write(self._api, self._config_map, changes)
-        self._entries = entries(self._api, self._config_map)
+        self._config_map = self._api.write(self._config_map, changes)
+        self._entries = self._api.entries(self._config_map)
 
     def switch_off(self) -> None:
         """Take the routers off an experiment of which something is in force, whether or not it can be read.
 
         Conflict: the ConfigMap has changed since it was read.
         """
-        self._config_map = switch_off(self._api, self._config_map, self.name)
-        self._entries = entries(self._api, self._config_map)
+        self._config_map = self._api.switch_off(self._config_map, self.name)
+        self._entries = self._api.entries(self._config_map)
 
     def is_edited(self) -> bool:
         """Whether routers read an edit of the ConfigMap by hand."""
@@ -234,30 +231,7 @@ class ExperimentResource:
         yield
 
 
-def happened(events: Sequence[Event]) -> list[str]:
-    """The newest events with their evidence, a line each, the newest first."""
-    return [
-        f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M} UTC: {in_words(event)}{_known(event.evidence)}"
-        for event in reversed(events[-_NEWEST:])
-    ]
-
-
 def in_words(event: Event) -> str:
     """An event with its author and reason, such as "5% by the ramp: 24 hours at shadow are over"."""
     who = f" {event.challenger}" if event.challenger is not None else ""
     return f"{event.to or event.kind}{who} by {_BY[event.by]}: {event.reason}"
-
-
-def _known(evidence: Mapping[str, Any] | None) -> str:
-    if evidence is None:
-        return ""
-    said = [f"{evidence['token']}, {evidence['reason']}"]
-    said += (f"{name}: {', '.join(_of_arm(arm))}" for name, arm in evidence["arms"].items())
-    return f" (known then: {'; '.join(said)})"
-
-
-def _of_arm(arm: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{arm['users']:,} {'user' if arm['users'] == 1 else 'users'} at the stage"
-    yield f"{arm['fallback_ratio']:.1%} default actions"
-    if arm["latency_seconds"] is not None:
-        yield f"{1000 * arm['latency_seconds']:,.0f} ms at the 99th percentile"

@@ -42,11 +42,10 @@ from mtorl.experiment.stages import stages_before
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
-from pipelines.experiments.cluster_api import ClusterApi
-from pipelines.experiments.config_map import Entry, end_orphans, entries
+from pipelines.experiments.cluster_api import ClusterApi, Entry
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
-from pipelines.experiments.follow import follow
 from pipelines.experiments.handover import hand_over
+from pipelines.experiments.moves import follow
 from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.status import (
@@ -113,7 +112,7 @@ class Operator:
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
         config_map = self._api.in_force()  # at least as new as the objects that it follows from
-        for owner, entry in entries(self._api, config_map).items():
+        for owner, entry in self._api.entries(config_map).items():
             found, serving = objects.get(owner), entry.experiment
             alone = serving is not None and (serving.enabled or serving.name != owner)  # of no object
             unheard = serving is None or (alone if found is None else not _is_followed(found))
@@ -139,7 +138,7 @@ class Operator:
 
     def in_force(self) -> dict[str, Entry]:
         """Experiments in force, by the name of their object."""
-        return entries(self._api, self._api.in_force())
+        return self._api.entries(self._api.in_force())
 
     def _again(self, act: Callable[[], bool]) -> bool:
         """Act, and retry after a conflict or without an answer; one thread at a time, or they would conflict."""
@@ -161,7 +160,7 @@ class Operator:
         resource = ExperimentResource.read(self._api, name, self._dataset)
         known = len(_history(resource))
         if resource is None:
-            for ended in end_orphans(self._api):
+            for ended in self._api.end_orphans():
                 log.warning("%s is no object: all users get the incumbent", ended)
             return False
         try:

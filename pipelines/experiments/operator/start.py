@@ -34,8 +34,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.web import Unavailable, serving, site
 from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.runtime.validation import first_fault
-from pipelines.experiments.cluster_api import GROUP, PLURAL, VERSION, ClusterApi
-from pipelines.experiments.config_map import OFF, SUFFIX, Entry
+from pipelines.experiments.cluster_api import GROUP, OFF, PLURAL, SUFFIX, VERSION, ClusterApi, Entry
 from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
 from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.operator import Operator

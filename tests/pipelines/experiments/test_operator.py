@@ -17,7 +17,6 @@ from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_for
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
 from pipelines.experiments.cluster_api import REASON
-from pipelines.experiments.config_map import entries
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.operator.status import figures_of
@@ -108,7 +107,7 @@ class Scene:
 
     def serving(self, name: str = NAME) -> Experiment:
         assert self.cluster.config_map is not None
-        found = entries(self.cluster, self.cluster.config_map)[name].experiment
+        found = self.cluster.entries(self.cluster.config_map)[name].experiment
         assert found is not None
         return found
 
@@ -550,9 +549,6 @@ def test_from_draft_to_a_promotion_and_back(scene: Scene) -> None:
     assert [reason for reason, _ in scene.cluster.said] == [
         "Shadow", "Stage5Percent", "Stage50Percent", "Promoted", "RolledBack",
     ]  # fmt: skip
-    newest, *_ = happened = scene.status["happened"]
-    assert len(happened) == 5 and newest.startswith("1970-01-01 06:00 UTC: rolled back by a person: calls")
-    assert "0.0% default actions" in happened[2] and not any("None" in line for line in happened)
 
 
 def test_a_kill_has_the_reason_that_people_give_in_the_same_patch(scene: Scene) -> None:
@@ -590,7 +586,7 @@ def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
         assert figures_of(VERDICT, accounts)["spend"] == spend
 
 
-def test_a_stage_begins_anew_and_the_newest_events_are_told(scene: Scene) -> None:
+def test_a_stage_begins_anew_and_stages_that_are_left_out_are_named(scene: Scene) -> None:
     scene.patch(move={"to": "50%", "reason": "go"})
     (said,) = (words for reason, words in scene.cluster.said if reason == "Stage50Percent")
     assert "it leaves out shadow, 5%" in said
@@ -598,10 +594,6 @@ def test_a_stage_begins_anew_and_the_newest_events_are_told(scene: Scene) -> Non
     scene.patch(enabled=False)
     scene.patch(enabled=True)
     assert scene.status["since"] > before
-    for count in range(12):
-        scene.patch(move={"to": ("5%", "shadow")[count % 2], "reason": f"to and fro {count}"})
-    assert len(scene.status["happened"]) == 10 < len(scene.events())
-    assert scene.status["happened"][0].endswith("to and fro 11")
 
 
 def replied(scene: Scene, **annotations: str) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from monitoring.experiments.web import serving
 from mtorl.experiment.experiment import Experiment
-from pipelines.experiments.config_map import Entry
+from pipelines.experiments.cluster_api import Entry
 from pipelines.experiments.operator.lease import Lease
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Routers
