@@ -37,14 +37,6 @@ def print_evaluation(figures: dict[str, Any]) -> None:
         console.print(f"judged on {share:.1%} of the users, chosen by a hash: the log has many touchpoints")
     console.print(_heads(figures))
     console.print(_policy_values(figures["value"]))
-    journeys, steps = figures["journeys"], len(figures["journeys"]["ess_share"])
-    caveat = f"; not evaluable: {journeys['not_evaluable']}" if journeys["not_evaluable"] else ""
-    console.print(
-        f"its decision rule over the first {steps} steps, gain per journey (self-normalised, per decision): "
-        f"{with_interval(journeys['estimates']['snpdis'], 'value')}, as logged {journeys['logged']:.4f}, "
-        f"ESS {journeys['ess_share'][-1]:.2f}{caveat}",
-        highlight=False,
-    )
     if figures["budget"]:
         console.print(_budget_curve(figures["budget"]))
 

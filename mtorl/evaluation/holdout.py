@@ -19,7 +19,6 @@ from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
-from mtorl.evaluation.journey_value import journey_value
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
@@ -30,8 +29,6 @@ from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.runtime.errors import InputError
 from mtorl.window.encoder import labels
 from mtorl.window.table import WindowTable
-
-HORIZON = 3  # steps of a journey that its value is asked of: each one more costs most of the effective sample
 
 
 class KnownUsersError(InputError):
@@ -50,8 +47,8 @@ def evaluate_artifact(
 
     Returns:
         ``artifact``, ``data`` (``share``: of the log's users that were read), ``compared`` (`compare`: "model" and
-        "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``journeys`` (the model's rule,
-        `journey_value`), ``budget`` (by predictor, `budget_curve`; empty if all exposures cost the same).
+        "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``budget`` (by predictor, `budget_curve`;
+        empty if all exposures cost the same).
 
     Raises:
         KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
@@ -111,9 +108,6 @@ def evaluate_artifact(
         value[f"{name}: its channels, always exposing"] = policy_value(always, log, seed, gain_BC)
         value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, log, seed, gain_BC, selected_B)
         value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(greedy, log, seed, gain_BC, selected_B)
-        if name == "model":
-            step_B = rows["step"].to_numpy()
-            journeys = journey_value(rule, log, step_B, horizon=HORIZON, seed=seed)
     return {
         "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
         "data": {
@@ -125,7 +119,6 @@ def evaluate_artifact(
         },
         "compared": compared,
         "value": value,
-        "journeys": journeys,
         "budget": budget,
     }
 

@@ -18,7 +18,7 @@ deviations).
 
 Each estimate comes with its difference from what the same rows earned as logged ("lift"), on the same resamples of
 users. The selection itself is taken as given. Other choices at earlier steps would have led to other states, which
-these estimates do not see (`journey_value.py`).
+these estimates do not see.
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -96,7 +96,7 @@ def policy_value(
         logged=float(values["logged"]),
         logged_ci=interval(draws["logged"]) or [float("nan")] * 2,
         estimates={
-            name: estimate(values[name], draws[name], values["logged"], draws["logged"])
+            name: _estimate(values[name], draws[name], values["logged"], draws["logged"])
             for name in ESTIMATORS
             if name in values
         },
@@ -107,7 +107,7 @@ def policy_value(
     )
 
 
-def estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) -> Estimate:
+def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) -> Estimate:
     """A value and its lift over the log, with intervals from the same resamples."""
     return Estimate(
         value=float(value) if np.isfinite(value) else None,

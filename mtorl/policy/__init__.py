@@ -1,6 +1,5 @@
 """From predictions to a channel and a decision to spend, under a budget.
 
 In reading order: `decision` (the decision rule), `exploration`, `price` (the price at which spend fits a budget),
-`allocation` (budgets of several channels), `schedule` and `periods` (when a budget is to be spent), `pacing` (a price
-that follows spend).
+`schedule` and `periods` (when a budget is to be spent), `pacing` (a price that follows spend).
 """

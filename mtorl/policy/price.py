@@ -2,7 +2,7 @@
 
 The paper's Lagrangian penalises cost with a multiplier s. Here that multiplier is the `price` of the decision rule: an
 exposure must earn `price` of gain per currency unit. A higher price spends less, so bisection finds a budget's price.
-Budgets of several channels: `allocation.py`. Prices that follow spend: `pacing.py`.
+Prices that follow spend: `pacing.py`.
 """
 
 from __future__ import annotations
