@@ -13,7 +13,6 @@ of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each chann
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,9 +23,7 @@ from torch import Tensor, nn
 
 from mtorl.arrays import Floats
 from mtorl.baselines.behaviour_cloning import imitate
-from mtorl.baselines.inputs import States, everywhere
-from mtorl.baselines.learning import Data, RewardOfValue, Schedule, Step, answer, learn_values, mlp, seeded, temperature
-from mtorl.network.predictor import Heads
+from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, learn_values, mlp, seeded, temperature
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
@@ -38,38 +35,24 @@ EXPLORATION = 0.1  # share of decisions that are uniform over all channels
 _NEVER = -1e9  # value of a channel that is not allowed; lower than any that is learned
 
 
-@dataclass(frozen=True)
-class BCQ:
-    """A fitted `Predictor`."""
-
-    states: States
-    imitation: nn.Module
-    q: nn.Module
-    temperature: float
-    reward: RewardOfValue
-    cost_C: Floats
-
-    def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
-        state_BS = self.states.of(batch)
-        q_BC = answer(self.q, state_BS)
-        greedy_BC = softmax(masked(q_BC, answer(self.imitation, state_BS)) / self.temperature, axis=1)
-        logits_BC = np.log((1 - EXPLORATION) * greedy_BC + EXPLORATION / len(self.cost_C))
-        return logits_BC, self.reward(q_BC), everywhere(self.cost_C, batch)
-
-
-def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BCQ:
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
     """Train the imitation, then Q; validation users stop the imitation and fit the temperature and the reward map."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         imitation, q = imitate(data), mlp(*data.sizes)
         learn_values(q, q, data.train, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
-    q_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
-    masked_BC = masked(q_BC, answer(imitation, data.val.state_BS))
+    val_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
+    masked_BC = masked(val_BC, answer(imitation, data.val.state_BS))
     # At any temperature, a logged channel that is not allowed has probability zero: such rows are left out.
-    allowed_B = masked_BC[np.arange(len(q_BC)), channel_B] > _NEVER
-    t = temperature(masked_BC[allowed_B], channel_B[allowed_B])
-    return BCQ(data.states, imitation, q, t, data.reward_of(q_BC), data.cost_C)
+    allowed_B = masked_BC[np.arange(len(val_BC)), channel_B] > _NEVER
+    t, reward = temperature(masked_BC[allowed_B], channel_B[allowed_B]), data.reward_of(val_BC)
+
+    def answers(state_BS: Floats) -> tuple[Floats, Floats]:
+        q_BC = answer(q, state_BS)
+        greedy_BC = softmax(masked(q_BC, answer(imitation, state_BS)) / t, axis=1)
+        return np.log((1 - EXPLORATION) * greedy_BC + EXPLORATION / q_BC.shape[1]), reward(q_BC)
+
+    return Learned(data.states, answers, data.cost_C)
 
 
 def allowed(logits_BC: Tensor) -> Tensor:

@@ -8,16 +8,12 @@ It does not predict rewards: its expected reward is the training mean for every 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States, everywhere
-from mtorl.baselines.learning import Data, Schedule, answer, learn, mlp, seeded
-from mtorl.network.predictor import Heads
+from mtorl.baselines.learning import Data, Learned, Schedule, answer, learn, mlp, seeded
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
@@ -25,27 +21,17 @@ EPOCHS = 15  # at most
 LR = 2e-3  # learning rate
 
 
-@dataclass(frozen=True)
-class BehaviourCloning:
-    """A fitted `Predictor`."""
-
-    states: States
-    policy: nn.Module
-    reward_C: Floats
-    cost_C: Floats
-
-    def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
-        logits_BC = answer(self.policy, self.states.of(batch))
-        return logits_BC, everywhere(self.reward_C, batch), everywhere(self.cost_C, batch)
-
-
-def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BehaviourCloning:
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
     """Train the policy; validation users stop it early."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         policy = imitate(data)
-    return BehaviourCloning(data.states, policy, np.full_like(data.cost_C, data.mean_reward), data.cost_C)
+
+    def answers(state_BS: Floats) -> tuple[Floats, Floats]:
+        logits_BC = answer(policy, state_BS)
+        return logits_BC, np.full_like(logits_BC, data.mean_reward)
+
+    return Learned(data.states, answers, data.cost_C)
 
 
 def imitate(data: Data) -> nn.Module:

@@ -11,16 +11,13 @@ Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States, everywhere
-from mtorl.baselines.learning import Data, RewardOfValue, Schedule, Step, answer, learn_values, mlp, seeded, temperature
-from mtorl.network.predictor import Heads
+from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, learn_values, mlp, seeded, temperature
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
@@ -30,30 +27,20 @@ EPOCHS = 10
 LR = 1e-3  # learning rate
 
 
-@dataclass(frozen=True)
-class CQL:
-    """A fitted `Predictor`."""
-
-    states: States
-    q: nn.Module
-    temperature: float
-    reward: RewardOfValue
-    cost_C: Floats
-
-    def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
-        q_BC = answer(self.q, self.states.of(batch))
-        return q_BC / self.temperature, self.reward(q_BC), everywhere(self.cost_C, batch)
-
-
-def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQL:
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
     """Train Q; validation users fit the temperature and the reward map."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         q = mlp(*data.sizes)
         learn_values(q, q, data.train, partial(conservative_loss, q), Schedule(EPOCHS, LR))
-    q_BC = answer(q, data.val.state_BS)
-    return CQL(data.states, q, temperature(q_BC, data.logged.channel_B), data.reward_of(q_BC), data.cost_C)
+    val_BC = answer(q, data.val.state_BS)
+    t, reward = temperature(val_BC, data.logged.channel_B), data.reward_of(val_BC)
+
+    def answers(state_BS: Floats) -> tuple[Floats, Floats]:
+        q_BC = answer(q, state_BS)
+        return q_BC / t, reward(q_BC)
+
+    return Learned(data.states, answers, data.cost_C)
 
 
 def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:

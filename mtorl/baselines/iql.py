@@ -11,7 +11,6 @@ The reward is a monotone map of Q(s, a), fitted on validation users (`RewardOfVa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,9 +19,7 @@ from torch import Tensor, nn
 
 from mtorl.arrays import Floats
 from mtorl.baselines import learning
-from mtorl.baselines.inputs import States, everywhere
-from mtorl.baselines.learning import Data, RewardOfValue, Schedule, Step, Transitions, answer, mlp
-from mtorl.network.predictor import Heads
+from mtorl.baselines.learning import Data, Learned, Schedule, Step, Transitions, answer, mlp
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
@@ -56,24 +53,7 @@ class Critics(nn.Module):
         self.v = mlp(inputs, 1)
 
 
-@dataclass(frozen=True)
-class IQL:
-    """A fitted `Predictor`."""
-
-    states: States
-    critics: Critics
-    policy: nn.Module
-    reward: RewardOfValue
-    cost_C: Floats
-
-    def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
-        state_BS = self.states.of(batch)
-        reward_BC = self.reward(answer(self.critics.q, state_BS))
-        return answer(self.policy, state_BS), reward_BC, everywhere(self.cost_C, batch)
-
-
-def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQL:
+def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
     """Train Q and V, then the policy; validation users stop the policy and fit the reward map."""
     data = Data.of(train, val, encoder)
     trained, held_out = data.train, data.val
@@ -90,7 +70,12 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQ
             return _weighted(policy, held_out.state_BS, held_out.channel_B, val_weight_B).item()
 
         learning.learn(policy, len(trained), policy_loss, Schedule(EPOCHS, LR), validate)
-    return IQL(data.states, critics, policy, data.reward_of(answer(critics.q, held_out.state_BS)), data.cost_C)
+    reward = data.reward_of(answer(critics.q, held_out.state_BS))
+
+    def answers(state_BS: Floats) -> tuple[Floats, Floats]:
+        return answer(policy, state_BS), reward(answer(critics.q, state_BS))
+
+    return Learned(data.states, answers, data.cost_C)
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:

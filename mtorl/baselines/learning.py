@@ -23,9 +23,10 @@ from scipy.special import expit, log_softmax
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States, mean_cost
+from mtorl.baselines.inputs import States, everywhere, mean_cost
 from mtorl.log.columns import WindowError
 from mtorl.network.parallel import one_thread
+from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
@@ -122,6 +123,19 @@ class Data:
     def reward_of(self, q_BC: Floats) -> RewardOfValue:
         """The reward map of values of the validation windows."""
         return RewardOfValue.fit(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A fitted `Predictor` that reads states; an exposure costs the mean of its channel."""
+
+    states: States
+    answers: Callable[[Floats], tuple[Floats, Floats]]  # action logits and expected rewards of states, (B, C) each
+    cost_C: Floats
+
+    def predict(self, batch: WindowBatch) -> Heads:
+        """The heads at the last step of each window."""
+        return *self.answers(self.states.of(batch)), everywhere(self.cost_C, batch)
 
 
 @contextmanager
