@@ -10,8 +10,8 @@
                 day: compaction, judged rows, the monitor's measures, and a look at one experiment
     hour        3.6M decisions of one hour, a thousand a second: compaction, judged rows, a look
     evaluation  memory of an evaluation by the rows of its log
-    ledger      Redis' work for an exposure (`benchmarks/ledger.py`), and for pacing, by campaigns and routers
-    histories   bytes of Redis a user (`benchmarks/histories.py`)
+    ledger      memory of a reservation, and Redis' work for an exposure and for pacing, by campaigns and routers
+    histories   bytes of Redis a user of the online store, and CPU of an event of the feed
     start       a router with a spool of an outage, and with 5,000 campaigns in ten experiments, and the kill switch
     traffic     two routers with a real Redis and an S3 server: nothing lost, doubled or overspent
 
@@ -107,24 +107,28 @@ def evaluation(size: Size) -> dict[str, Any]:
 
 
 def ledger(size: Size) -> dict[str, Any]:
-    """Redis' work for an exposure and for pacing, by campaigns and routers."""
-    from benchmarks.ledger import FLAGS, Server, decision
+    """Memory of a reservation, and Redis' work for an exposure and for pacing, by campaigns and routers."""
+    from benchmarks.scale_runs.ledger import FLAGS, decision, memory
     from benchmarks.scale_runs.pacing import pace
 
-    exposures, pacing = {}, {}
+    def on_redis(task: Callable[..., dict[str, float]], *arguments: int) -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), **FLAGS) as port:
+            return task(port, *arguments)
+
+    found: dict[str, Any] = {"reservations": on_redis(memory, 10 * size.exposures), "exposures": {}, "pacing": {}}
     for campaigns, routers in product(size.campaigns, (2, 20)):
         name = f"{campaigns} campaigns, {routers} routers"
-        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), **FLAGS) as port:
-            exposures[name] = decision(Server(port), campaigns, routers, size.exposures)
-        pacing[name] = run(pace, campaigns=campaigns, routers=routers, seconds=size.paced_seconds)
-    return {"exposures": exposures, "pacing": pacing}
+        found["exposures"][name] = on_redis(decision, campaigns, routers, size.exposures)
+        found["pacing"][name] = run(pace, campaigns=campaigns, routers=routers, seconds=size.paced_seconds)
+    return found
 
 
 def histories(size: Size) -> dict[str, Any]:
-    """The online store (`benchmarks/histories.py`)."""
-    from benchmarks.histories import measure
+    """The online store."""
+    from benchmarks.scale_runs.histories import measure
 
-    return measure(size.users, ours=True)
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        return run(measure, folder=folder, users=size.users)
 
 
 def start(size: Size) -> dict[str, Any]:

@@ -121,6 +121,8 @@ def _evaluation(found: Mapping[str, Any]) -> str:
 def _ledger(found: Mapping[str, Any]) -> str:
     heads = ["an exposure: reserved and settled", "commands", "CPU us", "bytes of network", "bytes of memory"]
     names = ("commands", "cpu_us", "network_bytes", "memory_bytes")
+    kept = [[end, f"{size:,.0f}"] for end, size in found["reservations"].items()]
+    reservations = table(["a reservation with its request", "bytes of memory"], kept)
     rows = [[of, *(f"{each[name]:,.1f}" for name in names)] for of, each in found["exposures"].items()]
     commands = [each["commands"] for each in found["exposures"].values()]
     sent = [each["network_bytes"] for each in found["exposures"].values()]
@@ -136,13 +138,14 @@ def _ledger(found: Mapping[str, Any]) -> str:
     together = {of: each["leader_ms"] + each["readers_ms"] for of, each in found["pacing"].items()}
     few, many = (max(total for of, total in together.items() if of.endswith(f", {n} routers")) for n in (2, 20))
     pacing = [(f"pacing by 20 routers costs as much as by 2: {few:,.0f} and {many:,.0f} ms", many <= 1.2 * few)]
-    return f"**The ledger on Redis**\n\n{table(heads, rows)}{_said(limits)}\n{table(heads2, paced)}{_said(pacing)}"
+    work = f"{table(heads, rows)}{_said(limits)}\n{table(heads2, paced)}{_said(pacing)}"
+    return f"**The ledger on Redis**\n\n{reservations}\n{work}"
 
 
 def _histories(found: Mapping[str, Any]) -> str:
     rows = [
-        ["bytes of Redis a user, from a log", f"{found['materialized']['used_memory']:,.0f}"],
-        ["bytes of Redis a user, from the feed", f"{found['fed']['used_memory']:,.0f}"],
+        ["bytes of Redis a user, from a log", f"{found['materialized_bytes']:,.0f}"],
+        ["bytes of Redis a user, from the feed", f"{found['fed_bytes']:,.0f}"],
         ["bytes of Redis for the feed's note of an exposure", f"{found['note_bytes_an_exposure']:,.0f}"],
         ["the feed, CPU us an event", f"{found['feed_us_an_event']:,.0f}"],
     ]

@@ -1,0 +1,85 @@
+"""The budget ledger on Redis: memory of a reservation, and the work of an exposure.
+
+A real redis-server with the append-only file, which it does not sync here: the time of a sync is the disk's. CPU is
+that of the server (`used_cpu_user`), of all its work for the calls. Each exposure has a request id, a budget in all and
+one a day, of the campaign, in two arms.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from redis import Redis
+
+from mtorl.policy.periods import Period
+from serving.ledger import Account, Ledger, Wanted, open_ledger
+
+FLAGS = {"appendonly": "yes", "appendfsync": "no"}
+PERIODS: tuple[Period, ...] = ("total", "day")
+
+
+def memory(port: int, number: int) -> dict[str, float]:
+    """Bytes of an open, a settled and an expired reservation, each with its request."""
+    ledger, found = _ledger(port, 100), {}
+    for end in ("settled", "expired"):
+        before, made = _work(port), _exposures(number, 100)
+        for i in range(0, number, 100):
+            ledger.reserve_all(made[i : i + 100])
+        if end == "settled":
+            found["open"] = _each(before, port, number)["memory_bytes"]
+            for one in made:
+                ledger.settle(one.reservation_id, 0.03, f"event-{one.reservation_id}")
+        else:
+            ledger.expire(0, number)
+        found[end] = _each(before, port, number)["memory_bytes"]
+    return found
+
+
+def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, float]:
+    """Work of an exposure (a reservation and its settlement), among so many campaigns and routers."""
+    ledgers = [_ledger(port, campaigns) for _ in range(routers)]
+    for ledger in ledgers:
+        ledger.expire(1e9)
+        ledger.open_reservations()
+    made = _exposures(number, campaigns)
+    before = _work(port)
+    for i, one in enumerate(made):
+        ledgers[i % routers].reserve_all([one])
+    for i, one in enumerate(made):
+        ledgers[(i + 1) % routers].settle(one.reservation_id, 0.03, f"event-{one.reservation_id}")
+    return _each(before, port, number)
+
+
+def _ledger(port: int, campaigns: int) -> Ledger:
+    """A router's, with the accounts of campaigns: as a whole and by arm, in all and a day."""
+    ledger, arms = open_ledger(f"redis://127.0.0.1:{port}?name=ads", 30.0), ("*", "e0/incumbent", "e0/challenger")
+    ledger.define(
+        [Account(arm, f"c{c}", "*", 1e6, period) for c in range(campaigns) for arm in arms for period in PERIODS]
+    )
+    return ledger
+
+
+def _exposures(number: int, campaigns: int) -> list[Wanted]:
+    """Reservations of as many decisions, with ids and requests like a router's."""
+    names = [str(uuid.uuid4()) for _ in range(number)]
+    return [
+        Wanted(name, "e0/challenger", f"c{i % campaigns}", "video", 0.05, uuid.uuid4().hex)
+        for i, name in enumerate(names)
+    ]
+
+
+def _work(port: int) -> dict[str, float]:
+    """Work that the server has done so far."""
+    with Redis(port=port) as client:
+        stats, calls = client.info("stats"), client.info("commandstats")
+        return {
+            "commands": sum(found["calls"] for name, found in calls.items() if name != "cmdstat_info"),
+            "cpu_us": 1e6 * client.info("cpu")["used_cpu_user"],
+            "network_bytes": stats["total_net_input_bytes"] + stats["total_net_output_bytes"],
+            "memory_bytes": client.info("memory")["used_memory"],
+        }
+
+
+def _each(before: dict[str, float], port: int, number: int) -> dict[str, float]:
+    after = _work(port)
+    return {name: (after[name] - before[name]) / number for name in after}
