@@ -60,9 +60,6 @@ def check(
     hours: Annotated[
         int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1, max=8784)
     ] = 24,
-    workspace: Annotated[
-        Path | None, typer.Option(help="Evidently workspace in which the columns of each period are filed.")
-    ] = None,
     job: Annotated[
         bool, typer.Option("--job", help="Exit with 0 whatever is found: the check has done its work.")
     ] = False,
@@ -91,7 +88,6 @@ def check(
             spec,
             sample_of_artifact(_finder(registry, artifact)),
             hours,
-            workspace,
             newest_model=lambda: None if registry is None else newest(registry),
         )
         found = run(watched, state, datetime.now(UTC), _progress)

@@ -24,7 +24,6 @@ import pandas as pd
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import ColumnDrift, DriftResult, Page, check
-from monitoring.watch.evidently_page import Filing
 from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, StateError, alone
@@ -64,8 +63,7 @@ class Watched:
     spec: DatasetSpec
     sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
-    workspace: Path | None = None  # folder for Evidently's reports of the columns
-    page: Page = "moved"  # when Evidently draws a page of a period; always with a workspace
+    page: Page = "moved"  # when Evidently draws a page of a period
     newest_model: Callable[[], datetime | None] = lambda: None  # returns when the newest published model was trained
 
 
@@ -254,7 +252,7 @@ def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
         raise _NotJudgedError(
             "late_outcomes",
             f"outcomes are known of {share:.0%} of the exposures, {usual:.0%} are usual: are they uploaded, "
-            "or does whoever reports them lag behind?",
+            "or reported late?",
         )
     state.heard = [*state.heard[-measure_alarms.MOST :], share]
 
@@ -296,15 +294,13 @@ def _columns(
 ) -> tuple[DriftResult, str]:
     """Compare context and static columns of a period with the training sample of a model that reads them (`_sample`).
 
-    Without `until`, its end, no page is drawn or filed.
+    Without `until`, its end, no page is drawn.
     """
     sample = _sample(watched, log)
     with _reading():
         context, whole = log.context(MAX_ROWS)
         static, users = log.static(MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
     drawn: Any = {"page": "never" if until is None else watched.page, "grid": sample.thresholds}
-    if until is not None and watched.workspace is not None:
-        drawn |= {"page": "always", "filing": Filing(watched.workspace, until, sample.model_version)}
     title = f"columns of the context, {period}"
     result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, title=title, **drawn)
     if result.not_checked is not None:

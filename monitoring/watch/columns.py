@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from monitoring.watch.evidently_page import Filing, save_page
+from monitoring.watch.evidently_page import save_page
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
 from mtorl.drift.thresholds import Size, ThresholdGrid, Thresholds
@@ -70,7 +70,6 @@ def check(
     out_dir: Path,
     whole: Size | None = None,
     title: str = "",
-    filing: Filing | None = None,
     page: Page = "always",
 ) -> DriftResult:
     """Compare the rows of a period with the reference sample; both have a column user_id.
@@ -88,7 +87,7 @@ def check(
     not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")
     result = DriftResult(whole.rows, whole.users, (), not_checked)
     if not_checked is None and grid is not None:
-        draw = partial(save_page, html=out_dir / "drift.html", title=title, filing=filing)
+        draw = partial(save_page, html=out_dir / "drift.html", title=title)
         judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)
         result = replace(result, columns=judged)
     # Whole or not at all: somebody may read the file at any moment.
