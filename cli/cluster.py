@@ -1,8 +1,7 @@
-"""Commands that a cluster runs: the first installation, the jobs of the CronJobs, and the feed of the online store."""
+"""Commands that a cluster runs: the jobs of the CronJobs, and the feed of the online store."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import BadRows, CommandGroup, Dataset, Epochs, OwnDecisions, Seed, Trusted, Users
-from cli.endings import HELD, exit_codes, stop
+from cli.commands import BadRows, CommandGroup, Dataset, OwnDecisions, Trusted
+from cli.endings import exit_codes, stop
 
 if TYPE_CHECKING:
     from features.ingest.log_folder import RawLog
@@ -20,44 +19,6 @@ if TYPE_CHECKING:
 app = CommandGroup()
 
 FeatureRepo = Annotated[Path, typer.Option(help="Feast repository.")]
-
-
-@app.command()
-def bootstrap(
-    volume: Annotated[Path, typer.Option(help="Folder of the data volume.")] = Path("/mnt/mtorl"),
-    dataset: Dataset = "simulator",
-    log: Annotated[str, typer.Option(help="The touchpoint log. Empty: VOLUME/touchpoints.parquet.")] = "",
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Where there is no log, write one of simulated users, up to today.")
-    ] = False,
-    bad_rows: BadRows = "fail",
-    users: Users = 0,
-    epochs: Epochs = 12,
-    seed: Seed = 7,
-) -> None:
-    """Set up an empty data volume: features, and the first model of each arm. What is there stays.
-
-        mtorl bootstrap --volume /mnt/mtorl --dataset my-log.yaml
-        mtorl bootstrap --volume volume --simulate --users 800 --epochs 2     to try it
-
-    On a cluster it is a suspended CronJob, see docs/cluster.md. A run that was stopped goes on where it was.
-    """
-    from cli.progress_bars import ProgressBars
-    from pipelines.local import PipelineError
-    from pipelines.on_volume import run_on
-    from serving.registry import ARMS, first_models
-
-    os.umask(0o027)  # nobody outside the volume's group may read logs and models
-    with exit_codes(PipelineError):
-        there = first_models(volume / "registry")
-        if len(there) == len(ARMS) and (volume / "features" / "registry.db").exists():
-            typer.echo("\n".join(f"{place}: was there, digest {digest[:12]}" for place, digest in there.items()))
-            return
-        settings = {"bad_rows": bad_rows, "users": users, "epochs": epochs, "seed": seed}
-        parameters = {"dataset": dataset, "log": log, "simulate": simulate, **settings}
-        with ProgressBars() as bars:
-            ended = run_on(volume, "bootstrap", {name: str(value) for name, value in parameters.items()}, bars.on_step)
-    typer.echo(ended.steps["publish-first"].values["Output"])
 
 
 @app.command()
@@ -80,34 +41,6 @@ def rollout(
         serving = ", ".join(f"{version} ({number})" for version, number in arm.serving.items()) or "nothing"
         typer.echo(f"{arm.name}: wanted {arm.wanted}, serving {serving}{'; ' if arm.problem else ''}{arm.problem}")
     raise typer.Exit(0 if all(arm.done for arm in arms) else 1)
-
-
-@app.command()
-def put(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="On this machine.", exists=True, dir_okay=False)],
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="On the volume. Empty: the name of the file.")] = "",
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the data volume is.")] = "mtorl",
-    replace: Annotated[bool, typer.Option("--replace", help="Also where NAME has another content.")] = False,
-) -> None:
-    """Put a file on a cluster's data volume: a log, or the description of a data set (.yaml), which is checked first.
-
-        mtorl put my-log.yaml dataset.yaml -n mtorl
-        mtorl put touchpoints.parquet -n mtorl
-
-    It asks kubectl, in its current context, and needs a namespace in which the product is installed. The file appears
-    whole or not at all. Exit code 4: NAME has another content, and stays as it is without --replace.
-    """
-    from mtorl.log.dataset import DatasetSpec
-    from pipelines.cluster.volume_upload import Kept, PutError
-    from pipelines.cluster.volume_upload import put as put_on_volume
-
-    with exit_codes(PutError):
-        if file.suffix in (".yaml", ".yml"):
-            DatasetSpec.load(file)
-        try:
-            typer.echo(put_on_volume(file, name or file.name, namespace, replace))
-        except Kept as error:
-            stop(str(error), HELD)
 
 
 def objects(kind: str, namespace: str) -> list[dict[str, Any]]:

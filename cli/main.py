@@ -11,9 +11,7 @@
     mtorl pipeline compile                     pipelines as YAML for a cluster
     mtorl pipeline upload|schedule             them, and recurring runs, on a Kubeflow Pipelines server
     mtorl pipeline run                         one of them on this machine
-    mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl model list|show|rm                   the versions of the registry: what each was trained on, what serves
-    mtorl put FILE                             a log or its description onto a cluster's data volume
     mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize                          what the CronJob of manifests/ calls
     mtorl feed                                 the decision log's events into Feast's online store

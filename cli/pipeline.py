@@ -12,6 +12,7 @@ docs/pipelines.md.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -106,6 +107,7 @@ def run(
 ) -> None:
     """Run a pipeline on this machine, without a server.
 
+        mtorl pipeline run bootstrap --volume volume -p dataset=simulator -p simulate=true -p users=800 -p epochs=2
         mtorl pipeline run train --volume volume -p source=log.csv -p dataset=my-log.yaml
 
     What an earlier run made of the same log and settings is used again. Exit code 1: the run fails; 2: a step can't use
@@ -116,12 +118,14 @@ def run(
     from pipelines.on_volume import run_on
 
     values = _values(parameters or [])
+    os.umask(0o027)  # only the volume's group may read logs and models
     with exit_codes(PipelineError), ProgressBars() as bars:
         ended = run_on(volume, pipeline, values, bars.on_step)
     if ended.cached:
         typer.echo(f"from earlier runs, since nothing they depend on has changed: {', '.join(ended.cached)}")
-    if "gate" in ended.steps:
-        typer.echo(f"gate: {ended.steps['gate'].values['Output']}")
+    for step in ("gate", "publish-first"):
+        if step in ended.steps:
+            typer.echo(f"{step}: {ended.steps[step].values['Output']}")
     typer.echo(f"outputs and log: {ended.folder}")
 
 

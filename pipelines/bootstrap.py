@@ -1,6 +1,6 @@
 """The first installation: from a touchpoint log to all that must be on the volume before the first decision.
 
-    mtorl bootstrap --volume /mnt/mtorl --dataset my-log.yaml       # on this machine, or in a job on a cluster
+    mtorl pipeline run bootstrap --volume /mnt/mtorl -p dataset=my-log.yaml     # here, or in a job on a cluster
     kfp run create -e mtorl -f mtorl-bootstrap.yaml dataset=...     # on Kubeflow Pipelines: docs/pipelines.md
 
 The steps are those of a training, between two of its own, and leave on the volume
@@ -9,7 +9,7 @@ The steps are those of a training, between two of its own, and leave on the volu
     features/                                  the feature repository
     registry/{incumbent,challenger}/first/     a model for each arm, under a name that is known beforehand
 
-A second run changes nothing. If the gate rejects the challenger, both arms start with the incumbent's model (an A/A
+A second run publishes nothing. If the gate rejects the challenger, both arms start with the incumbent's model (an A/A
 test) until a training passes the gate.
 """
 

@@ -188,9 +188,8 @@ def _check_writable(volume: Path) -> None:
         owner = path.stat()
         raise InputError(
             f"{path} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
-            f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
-            "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001, with mode 2775 "
-            "(docs/cluster.md)"
+            f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. A volume to which Kubernetes does "
+            "not apply fsGroup, such as NFS, must belong to 10001:10001, with mode 2775 (docs/cluster.md)"
         )
 
 

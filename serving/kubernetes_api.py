@@ -4,7 +4,7 @@
     api.get("configmaps", "mtorl-experiment")           # None: there is none
     api.merge_patch("inferenceservices", "mtorl-incumbent", {"spec": {"predictor": {"annotations": {...}}}})
 
-Everything else in this repository that asks an API server does it through this module; `mtorl put` alone needs kubectl.
+Everything else in this repository that asks an API server does it through this module.
 """
 
 from __future__ import annotations

@@ -87,12 +87,6 @@ def check_kind(registry: Path, simulated: bool) -> None:
             )
 
 
-def first_models(registry: Path) -> dict[Path, str]:
-    """The first version of each arm that has one, and the digest of its model."""
-    places = [registry / arm / FIRST for arm in ARMS]
-    return {place: digest for place in places if (digest := published_digest(place)) is not None}
-
-
 def check_first(registry: Path, spec: DatasetSpec) -> None:
     """Refuse (RegistryError) a data set other than that of the first models, which would not know its channels."""
     check_kind(registry, spec.simulated)

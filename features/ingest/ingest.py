@@ -234,7 +234,7 @@ class _RawTable:
 def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, DatasetSpec, ibis.Table]:
     """Read a file with the adapter of its data set; an error names the data set that another layout looks like.
 
-    A Parquet file of the canonical layout is read as such: `mtorl bootstrap` leaves a public log so on the volume, and
+    A Parquet file of the canonical layout is read as such: `mtorl-bootstrap` leaves a public log so on the volume, and
     it is read again with the description of the raw one. The description that is returned is that of the file.
     """
     adapter = adapter_of(spec)

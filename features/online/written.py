@@ -54,7 +54,7 @@ class Repository:
         Raises a `LogError` if there is no log, or no registry.
         """
         if self.registry is not None and not self.registry.exists():
-            raise LogError(f"no feature registry yet at {self.registry}: run mtorl bootstrap (docs/cluster.md)")
+            raise LogError(f"no feature registry yet at {self.registry}: run mtorl-bootstrap (docs/cluster.md)")
         if not log.exists():
             raise LogError(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
         files = sorted(log.rglob("*")) if log.is_dir() else [log]

@@ -46,7 +46,7 @@ class Needs:
 
     def reasons(self, version: Version) -> list[str]:
         """The known uses of a version."""
-        first = ["it is of the first installation: mtorl bootstrap would make it anew"] if version.is_first else []
+        first = ["it is of the first installation: mtorl-bootstrap would make it anew"] if version.is_first else []
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:

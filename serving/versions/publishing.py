@@ -15,7 +15,7 @@ from pathlib import Path
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.log.touchpoints import LogError
 from serving.archive import package
-from serving.registry import FIRST, publish, published_digest
+from serving.registry import ARMS, FIRST, publish, published_digest
 from serving.versions.need import Needs, experiments_in
 from serving.versions.origin import Origin
 from serving.versions.pruning import locked, prune
@@ -36,7 +36,7 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
     Without a challenger that passes the gate, whose `decision` this is, both arms start with the incumbent's model.
     """
     said = []
-    for arm in ("incumbent", ARM):
+    for arm in ARMS:
         own = arm == ARM and decision == "promote"
         artifact = Path(origin.challenger if own else origin.incumbent)
         place = Path(registry) / arm / FIRST

@@ -29,8 +29,8 @@ with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
 """
 # A market that trains within a minute, and requests that leave room on a node of two CPUs.
 BOOTSTRAP = """
-- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --users=400}
-- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --epochs=1}
+- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users=400}
+- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}
 - {op: replace, path: /spec/jobTemplate/spec/template/spec/containers/0/resources/requests/cpu, value: 100m}
 """
 IDLE = """

@@ -44,7 +44,8 @@ PATCHES = {
     "kind: ServingRuntime": f"- {REQUESTS.replace('template/spec/', '').replace('384', '768')}",
     "kind: StatefulSet, name: mtorl-router": f"- {REQUESTS}",
     "kind: CronJob": f"- {{op: replace, path: {JOB}/resources/requests, value: {{cpu: 50m, memory: 512Mi}}}}",
-    "kind: CronJob, name: mtorl-bootstrap": f"- {{op: add, path: {JOB}/args/-, value: --simulate}}{BOOTSTRAP}",
+    "kind: CronJob, name: mtorl-bootstrap": f"""
+- {{op: add, path: {JOB}/args/-, value: --parameter=simulate=true}}{BOOTSTRAP}""",
     "kind: NetworkPolicy, name: mtorl-.*to-object-store": f"""
 - {{op: add, path: /spec/egress/0/ports/-, value: {{port: {PORT}, protocol: TCP}}}}
 """,

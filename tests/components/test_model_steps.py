@@ -32,7 +32,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.trainings import newest
 from mtorl.network.training import TrainConfig
 from serving.deployment import DeployError
-from serving.registry import FIRST, first_models, publish
+from serving.registry import ARMS, FIRST, publish, published_digest
 from tests.components.artifacts import CODE, Output
 from tests.components.trainer.trainer_cluster import TrainerCluster
 from tests.serving.small_versions import lineage_of
@@ -195,11 +195,11 @@ def test_the_gate_decides_by_the_lower_bound_and_notes_it(
 def test_each_arm_has_a_first_model_and_keeps_it(
     decision: str, incumbent: Artifact, challenger: Artifact, evaluation: Artifact, tmp_path: Path
 ) -> None:
-    def published(decision: str) -> tuple[str, dict[str, str]]:
+    def published(decision: str) -> tuple[str, dict[str, str | None]]:
         known = {"users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6, "settings": ""}
         given = (incumbent, challenger, evaluation, decision, str(tmp_path), 0.0, "raw", "")
         said = publish_first.python_func(*given, **known, run_name="first night", run_id="17")
-        return said, {place.parent.name: digest for place, digest in first_models(tmp_path).items()}
+        return said, {arm: published_digest(tmp_path / arm / FIRST) for arm in ARMS}
 
     said, digests = published(decision)
     assert said.count("published") == 2 and ("A/A test" in said) == (decision == "reject")

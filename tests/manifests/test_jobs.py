@@ -101,6 +101,8 @@ def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
 
 
 def test_jobs_read_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
+    container = production.pod_spec("CronJob/mtorl-bootstrap")["containers"][0]
+    assert parsed(container["args"])["parameters"] == [f"dataset={router['dataset']}"]
     container = production.pod_spec("CronJob/mtorl-materialize")["containers"][0]
     context, mounts = parsed(container["args"]), mounts_of(container)
     assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"

@@ -10,7 +10,7 @@ fetches the fields of all views, and all keys of a batch share a round trip. By 
 A history is as old as its newest touchpoint before the decision. `mtorl.window.window` cuts it there.
 
 Opening a repository without a registry would make Feast write an empty one, so the router looks first, and waits until
-a training pipeline or `mtorl bootstrap` has written it.
+a training pipeline or `mtorl-bootstrap` has written it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class FeastSource:
             registry = registry_file(repo)
             if registry is not None and not registry.exists():
                 raise RegistryAwaited(
-                    f"no feature registry yet at {registry}: run mtorl bootstrap or the training pipeline "
+                    f"no feature registry yet at {registry}: run mtorl-bootstrap or the training pipeline "
                     "(docs/cluster.md)"
                 )
             store = FeatureStore(repo_path=str(repo))

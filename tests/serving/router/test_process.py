@@ -70,7 +70,7 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
     (tmp_path / "features").mkdir()
     shutil.copy(feast_repo / "feature_store.yaml", tmp_path / "features")
     (tmp_path / "features" / "online.db").symlink_to(feast_repo / "online.db")
-    reason = f"no feature registry yet at {tmp_path}/features/registry.db: run mtorl bootstrap or the training pipeline"
+    reason = f"no feature registry yet at {tmp_path}/features/registry.db: run mtorl-bootstrap or the training pipeline"
 
     def wait(process: Process) -> None:
         while reason not in httpx.get(f"{process.url}/health/ready").text:
