@@ -104,10 +104,10 @@ def katib(
 
     What the cluster needs for it: manifests/katib/README.md
     """
-    from pipelines.cluster.katib import KatibSearch, write
+    from pipelines.cluster.katib import write
 
     with exit_codes():
-        write(out, KatibSearch(windows=windows, trials=trials, parallel=parallel, epochs=epochs, seed=seed))
+        write(out, windows, trials, parallel, epochs, seed)
     typer.echo(out)
 
 

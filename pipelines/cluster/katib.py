@@ -1,7 +1,5 @@
 """The search for hyper-parameters as a Katib experiment: the space of `mtorl search`, each trial a Job.
 
-    write(Path("manifests/katib/experiment.yaml"), KatibSearch())        # `mtorl katib`
-
 Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
 the output of `mtorl trial`. Three choices follow from how Katib works:
 
@@ -14,7 +12,6 @@ the output of `mtorl trial`. Three choices follow from how Katib works:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,33 +34,21 @@ _HEAD = f"""# A search for the hyper-parameters of training, on a cluster: READM
 """
 
 
-@dataclass(frozen=True)
-class KatibSearch:
-    """Settings of an experiment; `windows` is the folder as pods see it."""
-
-    windows: str = f"{MOUNT}/built/windows"
-    trials: int = 30
-    parallel: int = 3
-    epochs: int = 15
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        if self.parallel > self.trials:
-            raise InputError(f"parallel must be at most trials, got {self.parallel} and {self.trials}")
-        if not self.windows.startswith(f"{MOUNT}/"):
-            raise InputError(f"windows must lie on the data volume, {MOUNT}, got {self.windows}")
-        if strange := sorted({sign for sign in self.windows if not (sign.isalnum() or sign in "/._-")}):
-            raise InputError(f"windows: a shell would take {''.join(strange)!r} for more than a letter of a path")
-
-
-def write(path: Path, search: KatibSearch) -> None:
-    """Write the experiment's manifest."""
+def write(path: Path, windows: str, trials: int, parallel: int, epochs: int, seed: int) -> None:
+    """Write the experiment's manifest; `windows` is the folder as pods see it. InputError: Katib can't run it."""
+    if parallel > trials:
+        raise InputError(f"parallel must be at most trials, got {parallel} and {trials}")
+    if not windows.startswith(f"{MOUNT}/"):
+        raise InputError(f"windows must lie on the data volume, {MOUNT}, got {windows}")
+    if strange := sorted({sign for sign in windows if not (sign.isalnum() or sign in "/._-")}):
+        raise InputError(f"windows: a shell would take {''.join(strange)!r} for more than a letter of a path")
+    job = _job(["trial", windows, f"--epochs={epochs}", f"--seed={seed}"])
+    made = _experiment(trials, parallel, seed, job)
     with replacing(path) as unfinished:
-        unfinished.write_text(_HEAD + yaml.safe_dump(experiment(search), sort_keys=False, width=120))
+        unfinished.write_text(_HEAD + yaml.safe_dump(made, sort_keys=False, width=120))
 
 
-def experiment(search: KatibSearch) -> dict[str, Any]:
-    """The Kubernetes object."""
+def _experiment(trials: int, parallel: int, seed: int, job: dict[str, Any]) -> dict[str, Any]:
     parameters = [{"name": p.name, "description": p.meaning, "reference": p.name} for p in SPACE]
     return {
         "apiVersion": "kubeflow.org/v1beta1",
@@ -77,11 +62,11 @@ def experiment(search: KatibSearch) -> dict[str, Any]:
             },
             "algorithm": {
                 "algorithmName": "tpe",
-                "algorithmSettings": [{"name": "random_state", "value": str(search.seed)}],
+                "algorithmSettings": [{"name": "random_state", "value": str(seed)}],
             },
-            "parallelTrialCount": search.parallel,
-            "maxTrialCount": search.trials,
-            "maxFailedTrialCount": min(3, search.trials),
+            "parallelTrialCount": parallel,
+            "maxTrialCount": trials,
+            "maxFailedTrialCount": min(3, trials),
             "resumePolicy": "Never",
             "metricsCollectorSpec": {"collector": {"kind": "StdOut"}},
             "parameters": [_parameter(parameter) for parameter in SPACE],
@@ -90,7 +75,7 @@ def experiment(search: KatibSearch) -> dict[str, Any]:
                 "successCondition": 'status.conditions.#(type=="Complete")#|#(status=="True")#',
                 "failureCondition": 'status.conditions.#(type=="Failed")#|#(status=="True")#',
                 "trialParameters": parameters,
-                "trialSpec": _job(search),
+                "trialSpec": job,
             },
         },
     }
@@ -114,7 +99,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _job(search: KatibSearch) -> dict[str, Any]:
+def _job(command: list[str]) -> dict[str, Any]:
     """A trial: the volume read-only, no token, nothing to write but scratch."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
     resources = on_cluster(gpus=0).training
@@ -122,7 +107,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "name": _CONTAINER,
         "image": IMAGE,
         "command": ["mtorl"],
-        "args": ["trial", search.windows, f"--epochs={search.epochs}", f"--seed={search.seed}", *settings],
+        "args": [*command, *settings],
         "resources": {
             "requests": {"cpu": resources.cpu, "memory": resources.memory},
             # One thread trains; the rest of a step's limit would stay idle.
