@@ -68,11 +68,12 @@ def list_versions(
     InferenceService names it. Exit code 2: there is no registry.
     """
     from serving.versions.catalogue import versions
-    from serving.versions.description import rows_of
+    from serving.versions.description import description_of
 
     uses = _uses(registry, lake, state, namespace)
     with exit_codes():
-        rows = rows_of(versions(uses.registry), uses.needs(), datetime.now(UTC))
+        known, needs = versions(uses.registry), uses.needs()
+        rows = [description_of(one, known, needs) for one in known]
     if as_json:
         print_json({"registry": str(uses.registry), "sources": uses.sources, "versions": rows})
         return
@@ -168,16 +169,17 @@ def _print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: 
     columns = (Column(name, no_wrap=name != "lift", overflow="fold") for name in names)
     table = Table(*columns, title=Text(str(registry)), title_justify="left")
     for row in rows:
-        gate, metrics = row["gate"], row["metrics"]
-        missing = "none" if row["lineage"] == "known" else row["lineage"]
+        lineage = row["lineage"] or {}
+        gate, auc = lineage.get("gate"), lineage.get("metrics", {}).get("reward_auc")
+        missing, data = "none" if lineage else "unreadable", str(row["model"]["data_fingerprint"] or _UNKNOWN)
         table.add_row(
             Text(row["version"]),
             "yes" if row["serves"] else "",
-            _age(row["age_hours"]),
+            _age(row["published"]),
             gate["decision"] if gate else missing,
-            _figure(metrics["lift"], ".3f") if "lift" in metrics else missing,
-            f"{metrics['reward_auc']['value']:.3f}" if "reward_auc" in metrics else missing,
-            f"{row['data_set'] or ''} {str(row['data'] or _UNKNOWN)[:7]}".strip(),
+            _figure(gate["lift"], ".3f") if gate else missing,
+            f"{auc['value']:.3f}" if auc else missing,
+            f"{lineage.get('data', {}).get('name', '')} {data[:7]}".strip(),
         )
     console.print(table)
     says = f"what serves: by {', '.join(sources)}" if sources else "nothing says what serves: see the options in -h"
@@ -241,9 +243,10 @@ def _figure(figure: Mapping[str, Any] | None, form: str = ".4f") -> str:
     return f"{text} \\[{figure['low']:{form}}, {figure['high']:{form}}]"  # a bracket would be Rich's markup
 
 
-def _age(hours: float | None) -> str:
-    if hours is None:
+def _age(published: str | None) -> str:
+    if published is None:
         return _UNKNOWN
+    hours = (datetime.now(UTC) - datetime.fromisoformat(published)).total_seconds() / 3600
     return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
 
 

@@ -1,39 +1,12 @@
-"""Versions as plain values, for tables and JSON.
-
-rows = rows_of(versions(registry), needs, now)
-one = description_of(version, versions(registry), needs)
-"""
+"""Versions as plain values, for tables and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-from mtorl.artifact.lineage import Lineage
 from serving.versions.catalogue import Version
 from serving.versions.need import Needs
-
-
-def rows_of(known: Sequence[Version], needs: Needs, now: datetime) -> list[dict[str, Any]]:
-    """A row for each version."""
-    return [
-        {
-            "version": version.ref,
-            "digest": version.digest,
-            "serves": needs.serves(version),
-            "needed": needs.reasons(version),
-            "published": _iso(version.published),
-            "age_hours": None if version.published is None else (now - version.published).total_seconds() / 3600,
-            "data_set": None if version.lineage is None else version.lineage.data.name,
-            "data": version.model.get("data_fingerprint"),
-            "simulated": bool(version.model.get("simulated", False)),
-            "gate": gate.model_dump(mode="json") if (gate := version.lineage and version.lineage.gate) else None,
-            "metrics": _figures(version.lineage),
-            "lineage": "unreadable" if version.problem else "known",
-        }
-        for version in known
-    ]
 
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
@@ -48,7 +21,7 @@ def description_of(version: Version, known: Sequence[Version], needs: Needs) -> 
         "folder": str(version.folder),
         "serves": needs.serves(version),
         "needed": needs.reasons(version),
-        "published": _iso(version.published),
+        "published": None if version.published is None else version.published.isoformat(timespec="seconds"),
         "model": model,
         "lineage": None if version.lineage is None else version.lineage.model_dump(mode="json"),
         "problem": version.problem or None,
@@ -71,14 +44,3 @@ def _parents(version: Version, known: Sequence[Version], seen: frozenset[str]) -
             }
         )
     return found
-
-
-def _figures(lineage: Lineage | None) -> dict[str, Any]:
-    if lineage is None:
-        return {}
-    lift = {} if lineage.gate is None else {"lift": lineage.gate.lift}
-    return {name: figure.model_dump() for name, figure in {**lift, **lineage.metrics}.items()}
-
-
-def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat(timespec="seconds")
