@@ -51,7 +51,7 @@ def deploy(
     for experiment in experiments:
         for one in _at(servers, experiment, name):
             if used := _used_for(one, experiment):
-                return f"left alone: {used}. {version} stays in the registry until that is over"
+                return f"not deployed: {used}. {version} stays in the registry until that is over"
             if one.model_digest and not artifact.digest.startswith(one.model_digest):
                 raise DeployError(
                     f"{experiment.name} expects the model {one.model_digest} of {one.name}, and {version} is "

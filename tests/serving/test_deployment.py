@@ -98,9 +98,9 @@ def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> N
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
 def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> None:
     servers = Servers()
-    assert run(servers, at(stage)).startswith(f"left alone: mtorl-vs-rules is at {stage}")
+    assert run(servers, at(stage)).startswith(f"not deployed: mtorl-vs-rules is at {stage}")
     off = at(stage).replace(enabled=False)
-    assert run(servers, off).startswith("left alone"), "it goes on when the kill switch is turned off"
+    assert run(servers, off).startswith("not deployed"), "it goes on when the kill switch is turned off"
     assert servers.all == [told(OLD)]
 
 
@@ -113,7 +113,7 @@ def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None
     assert standing.stage == "shadow" and not standing.enabled
     if phase == "promoted":
         assert run(servers, standing) == (
-            "left alone: the incumbent of mtorl-vs-rules answers there. challenger/new stays in the registry until "
+            "not deployed: the incumbent of mtorl-vs-rules answers there. challenger/new stays in the registry until "
             "that is over"
         )
         assert servers.all == [told(OLD)]
