@@ -132,16 +132,6 @@ _PACING = [
         axis="currency units",
         empty="nothing is paced",
     ),
-    rows(
-        "Off the plan",
-        f"Of the account that is furthest. {_GAP}",
-        _BY,
-        [
-            Column("ahead", _AHEAD, limit="MtorlBudgetTooFast", decimals=2),
-            Column("behind", _BEHIND, limit="MtorlBudgetTooSlow", decimals=2),
-        ],
-        empty="nothing is paced",
-    ),
     *(
         lines(
             title,
@@ -155,11 +145,6 @@ _PACING = [
             ("Ahead of the plan", "ahead", _AHEAD, "MtorlBudgetTooFast"),
             ("Behind the plan", "behind", _BEHIND, "MtorlBudgetTooSlow"),
         )
-    ),
-    shares(
-        "Fullest account",
-        "Spent over limit of an arm's fullest account. One of a campaign may be full before the sum is.",
-        {_ARM: "max by (experiment, arm) (mtorl_budget_spend_ratio{NS})"},
     ),
     lines(
         "Price",

@@ -122,12 +122,6 @@ _JOBS = [
         },
     ),
     lines(
-        "Failed jobs",
-        "Pods that failed, of the jobs that Kubernetes still keeps, by CronJob.",
-        {"{{owner_name}}": f"sum by (owner_name) (kube_job_status_failed{{NS}} {_OWNED})"},
-        empty="none",
-    ),
-    lines(
         "Steps of pipelines",
         "Pods of pipelines on Kubeflow Pipelines, by phase.",
         {"{{phase}}": f"sum by (phase) (kube_pod_status_phase{{NS, {_STEPS}}}) > 0"},
@@ -159,6 +153,7 @@ _JOBS = [
             Column("usually every", "max by (pipeline) (mtorl_pipeline_usual_interval_seconds{NS})", "s"),
         ],
         empty="no run has ended",
+        width=24,
     ),
     rows(
         "Training sample",

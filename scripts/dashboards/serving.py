@@ -90,11 +90,6 @@ _ROUTER = [
         "p99 of each stage: features (online store), model, ledger (reservation), log (made durable).",
         {"{{stage}}": _quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}")},
     ),
-    durations(
-        "Latency of all decisions",
-        "Quantiles over all arms.",
-        {f"p{q * 100:g}": _quantile(q, "le", _LATENCY) for q in (0.5, 0.95, 0.99)},
-    ),
     lines(
         "Default actions by reason",
         "Decisions a second that took the default action, and why: a store, a model or the ledger that failed "
@@ -103,6 +98,8 @@ _ROUTER = [
         unit="reqps",
         empty="none",
     ),
+]
+_ARMS = [
     shares(
         "Default actions by arm",
         "Share of an arm's decisions. Unequal shares bias the comparison of the arms.",
@@ -113,8 +110,6 @@ _ROUTER = [
         limit=_FALLBACKS,
         empty="none",
     ),
-]
-_ARMS = [
     shares(
         "Answers that are no decision",
         "Share of an arm's answers, by cause. /health/ready says in a sentence what the arm has to change.",
@@ -124,12 +119,6 @@ _ARMS = [
         },
         limit="MtorlArmAnswersFaulty",
         empty="none",
-    ),
-    durations(
-        "Silence of arms",
-        "For how long an arm has not answered.",
-        {_ARM: "max by (experiment, arm) (mtorl_arm_silent_seconds{NS})"},
-        limit="MtorlArmSilent",
     ),
 ]
 _MODELS = [

@@ -46,48 +46,7 @@ def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) 
         assert o["metadata"]["name"].removeprefix("mtorl-dashboard-") == next(iter(o["data"]))[len("mtorl-") : -5]
         assert o["metadata"]["annotations"]["grafana_folder"] == "MTORL"
         assert len(json.dumps(o)) < 200_000
-
-
-@pytest.mark.parametrize("uid", UIDS)
-def test_a_dashboard_is_for_any_grafana_and_fills_its_page(uid: str) -> None:
-    """A fixed uid, which addresses name; Prometheus and namespace are chosen; the others are a click away."""
-    board = BOARDS[uid]
-    assert board["uid"] == uid
-    assert "id" not in board
-    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
-    assert variables["datasource"]["type"] == "datasource"
-    assert [name for name in variables if name != "experiment"] == ["datasource", "namespace"]
-    assert variables["namespace"]["query"]["query"] == "label_values(mtorl_ready, namespace)"
-    sources = re.findall(r'"uid": "(\$[^"]*)"', json.dumps([board["panels"], board["annotations"]]))
-    assert set(sources) == {"${datasource}"}
-    others, runbooks = board["links"]
-    assert others["type"] == "dashboards" and set(others["tags"]) <= set(board["tags"])
-    assert others["includeVars"] and others["keepTime"]
-    assert runbooks["url"].endswith("docs/cluster.md#alerts")
-    cells: set[tuple[int, int]] = set()
-    for panel in board["panels"]:
-        place = panel["gridPos"]
-        own = {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
-        assert not own & cells, f"{panel['title']}: two at one place"
-        cells |= own
-    assert {x for x, _ in cells} == set(range(24))
-    assert len(cells) == 24 * (1 + max(y for _, y in cells)), "a hole between panels"
-
-
-@pytest.mark.parametrize("uid", UIDS)
-def test_panels_say_what_they_show_and_alerts_are_on_top(uid: str) -> None:
-    titles = [panel["title"] for panel in panels(uid) if panel["type"] == "stat"]
-    assert len(titles) == len(set(titles))
-    for panel in panels(uid):
-        assert panel["title"] and panel["description"].endswith("."), panel
-        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
-        assert panel["fieldConfig"]["defaults"]["noValue"], panel["title"]
-    own = {name for name, rule in rules().items() if f"/d/{uid}?" in rule["annotations"]["dashboard_url"]}
-    top = [panel for panel in panels(uid) if panel["title"] == "Alerts" and panel["gridPos"]["y"] <= 4]
-    assert {panel["type"] for panel in top} == {"stat", "table"}
-    for panel in top:
-        (names,) = re.findall(r'alertname=~"([^"]*)"', panel["targets"][0]["expr"])
-        assert set(names.split("|")) == own
+    assert set(re.findall(r'"uid\\?": \\?"(\$[^"\\]*)', json.dumps(list(BOARDS.values())))) == {"${datasource}"}
 
 
 def test_every_alert_leads_to_a_dashboard() -> None:
@@ -204,29 +163,3 @@ def test_every_query_has_an_answer_about_one_namespace(prometheus: str, uid: str
         chosen = experiments if "$experiment" in expr else [""]
         assert any(_has_numbers(_asked(prometheus, target, NAMESPACE, one)) for one in chosen), f"nothing from {expr}"
         assert not _asked(prometheus, target, "nobody", "mtorl-and-a-vendor"), expr
-
-
-def _named(legend: str, metric: dict[str, str]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda label: metric.get(label[1], ""), legend)
-
-
-@pytest.mark.parametrize("uid", UIDS)
-def test_series_can_be_told_apart_and_rows_fit_together(prometheus: str, uid: str) -> None:
-    """Two lines with one name are one to a reader; answers with the same labels are one row of a table."""
-    for panel in panels(uid):
-        found = [
-            (target, series["metric"])
-            for target in panel["targets"]
-            for series in _asked(prometheus, target, NAMESPACE, "mtorl-and-a-vendor")
-        ]
-        if panel["type"] == "table":
-            (organize,) = [t for t in panel["transformations"] if t["id"] == "organize"]
-            labels = {name for name in organize["options"]["indexByName"] if not name.startswith("Value")}
-            assert all(set(metric) <= labels for _, metric in found), panel["title"]
-            continue
-        names = []
-        for target, metric in found:
-            asked = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
-            assert set(asked) <= {*metric, "arm", "experiment"}, (panel["title"], metric)
-            names.append(_named(target["legendFormat"], metric))
-        assert len(names) == len(set(names)), f"{panel['title']}: {sorted(names)}"
