@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.manifests.alerting_stack import PLAIN, RULES, SECRETS, program
-from tests.manifests.conftest import MANIFESTS, rendered
+from tests.manifests.conftest import MANIFESTS
 from tests.repository import ROOT
 
 OBJECT = MANIFESTS / "base" / "alerting" / "config.yaml"
@@ -102,29 +102,6 @@ def _with_words(node: Any) -> Any:
         return {name: _with_words(value) for name, value in node.items()}
     name = re.fullmatch(r'\{\{ template "([\w.]+)" \. \}\}', node) if isinstance(node, str) else None
     return TEMPLATES[name[1]] if name else node
-
-
-@pytest.mark.long
-def test_the_plain_one_is_one() -> None:
-    said = amtool("check-config", str(PLAIN))
-    assert "SUCCESS" in said and "1 templates" in said
-    for name in TEMPLATES:
-        assert f'template "{name}"' in PLAIN.read_text(), f"nobody uses {name}"
-
-
-@pytest.mark.parametrize("file", [PLAIN, OBJECT], ids=["plain", "object"])
-def test_no_secret_is_in_it(file: Path) -> None:
-    text = file.read_text()
-    assert "hooks.slack.com" not in text and not re.search(
-        r"(password|api_url|apiURL|url|token): *[\"']?\w", text, re.I
-    )
-    said = [word for word in re.findall(r"\S*secret\S*", text, re.I) if not word.startswith((SECRETS, "urlSecret"))]
-    assert all(word.strip("`,;:.()") in ("secrets", "secrets'", "Secret") for word in said), said
-
-
-def test_the_object_is_in_the_namespace_of_its_alerts() -> None:
-    found = rendered("overlays/dev").named("AlertmanagerConfig", "mtorl")
-    assert found["metadata"]["namespace"] == "mtorl-dev", "whose alerts alone the operator lets it see"
 
 
 @pytest.mark.long

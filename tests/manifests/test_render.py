@@ -119,15 +119,6 @@ def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> 
             assert containers(pod)[0]["readinessProbe"]["httpGet"]["path"].startswith("/predictions/")
 
 
-def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
-    jobs, names = objects.of_kind("CronJob"), ("bootstrap", "materialize", "compact", "monitor")
-    assert {job["metadata"]["name"] for job in jobs} == {f"mtorl-{name}" for name in names}
-    for job in jobs:
-        assert job["spec"]["concurrencyPolicy"] == "Forbid" and job["spec"]["timeZone"], title(job)
-        # People start it; but a schedule it must have.
-        assert job["spec"].get("suspend", False) is (job["metadata"]["name"] == "mtorl-bootstrap"), title(job)
-
-
 def test_the_scripts_validator_finds_nothing() -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")

@@ -67,14 +67,6 @@ def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> Non
     assert {**made["spec"], "arguments": None} == {**schedule["spec"]["template"], "arguments": None}
 
 
-def test_every_executor_sees_the_volume_that_the_driver_writes_to(objects: Objects) -> None:
-    for name, pod in objects.of_kind("ScheduledSparkApplication").pods():
-        claims = {v["name"]: v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
-        mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims and not m.get("readOnly")]
-        found = [(m["mountPath"], claims[m["name"]]["claimName"]) for m in mounts]
-        assert found == [("/mnt/mtorl", "mtorl-data")], name
-
-
 def test_the_image_runs_the_command_with_spark(schedule: dict[str, Any]) -> None:
     file = Path(urlsplit(schedule["spec"]["template"]["mainApplicationFile"]).path)
     assert file.suffix == ".py", "spark-submit takes nothing else for Python"
@@ -91,34 +83,6 @@ def test_the_image_runs_the_command_with_spark(schedule: dict[str, Any]) -> None
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (spark,) = [r for r in map(Requirement, extras["spark"]) if r.name == "pyspark"]
     assert spark.specifier.contains(schedule["spec"]["template"]["sparkVersion"])
-
-
-def test_runs_are_one_at_a_time_and_end_and_go(schedule: dict[str, Any]) -> None:
-    assert schedule["spec"]["concurrencyPolicy"] == "Forbid" and schedule["spec"]["timeZone"] == "UTC"
-    label = {"sparkoperator.k8s.io/scheduled-app-name": schedule["metadata"]["name"]}
-    assert schedule["metadata"]["labels"].items() >= label.items(), "the operator counts runs by it, those by hand too"
-    app = schedule["spec"]["template"]
-    restart, seconds = app["restartPolicy"], app["driver"]["template"]["spec"]["activeDeadlineSeconds"]
-    assert restart["type"] == "OnFailure" and restart["onFailureRetries"] == 1
-    assert (1 + restart["onFailureRetries"]) * seconds < 86400, "or it meets the next night's run"
-    assert app["timeToLiveSeconds"] > 86400, "or its logs are gone before anyone looks"
-
-
-def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: dict[str, Any], objects: Objects) -> None:
-    small = schedule["spec"]["template"]["executor"]
-    assert (small["instances"], small["cores"], small["coreLimit"]) == (1, 2, "2")
-    requests = [one["resources"]["requests"]["cpu"] for _, pod in objects.pods() for one in pod["containers"]]
-    millis = [int(cpu[:-1]) if cpu.endswith("m") else 1000 * int(cpu) for cpu in requests]
-    assert sum(millis) < 1900, "a node of two CPUs, beside what the cluster itself needs"
-    everything = rendered("tests/everything")
-    app = everything.named("ScheduledSparkApplication", "mtorl-features")["spec"]["template"]
-    said = dict(re.findall(r"^\| `([^|]+)` \| ([^|]+) \| ", README, re.M))
-    executor, driver = app["executor"], app["driver"]
-    assert said["executor.instances"] == str(executor["instances"])
-    assert said["executor.cores`, `executor.memory"] == f"{executor['cores']}, {executor['memory']}"
-    assert said["driver.memory"] == driver["memory"]
-    for role in (executor, driver):
-        assert int(role["coreLimit"]) >= role["cores"]
 
 
 def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule: dict[str, Any]) -> None:

@@ -216,22 +216,6 @@ def test_the_page_on_buckets_names_each_parameter_that_is_the_lake() -> None:
     assert named and named == set(re.findall(r"parameters? `(\w+)`(?: and `(\w+)`)?", step)[0])
 
 
-def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
-    """It would under OrderedReady, and the policy of a StatefulSet can't be changed."""
-    found = rendered("tests/everything").of_kind("StatefulSet")
-    policies = {one["metadata"]["name"]: one["spec"].get("podManagementPolicy") for one in found}
-    assert policies == dict.fromkeys(("mtorl-router", "mtorl-redis", "mtorl-ledger"), "Parallel")
-
-
-@pytest.mark.parametrize("overlay", ["overlays/dev", "overlays/production"])
-def test_routers_are_two_at_least_and_spread(overlay: str) -> None:
-    objects = rendered(overlay)
-    assert "replicas" not in objects.named("StatefulSet", "mtorl-router")["spec"], "every apply would set it again"
-    assert objects.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]["minReplicas"] == 2
-    assert objects.named("PodDisruptionBudget", "mtorl-router")["spec"]["minAvailable"] == 1
-    assert len(objects.pod_spec("StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
-
-
 def test_two_operators_are_on_two_nodes_and_routers_find_both(production: Objects, router: dict[str, Any]) -> None:
     """A kill switch does not wait for a new pod in place of one that has died."""
     operator = production.named("Deployment", "mtorl-operator")["spec"]
