@@ -67,9 +67,6 @@ class Pods(Running):
 
         return wait_until("the operators", leads, 180, self.state)
 
-    def kill(self, pod: str) -> None:
-        kubectl("-n", self.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
-
     def log(self) -> str:
         self.operator()
         return kubectl("-n", self.namespace, "logs", "-l", OPERATOR, "--tail=-1")
@@ -84,19 +81,17 @@ class Pods(Running):
         said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
         return [(one["status"], one["message"]) for one in said] == [("True", f"on {', '.join(ROUTERS)}")]
 
-    def seconds_to_kill(self, seconds: float = 12, dies: str = "") -> float:
+    def seconds_to_kill(self, seconds: float = 12) -> float:
         """Throw the kill switch; seconds until each router gives a user of the challenger the incumbent.
 
-        They are asked for `seconds`, which is also the answer if that does not happen. A pod `dies` at the same moment.
+        They are asked for `seconds`, which is also the answer if that does not happen.
         """
         arm_of = self.people.in_force(NAME).arm_of
         callers = [self.calling(seconds, uuid4().hex, self.address(router)) for router in ROUTERS]
-        with ThreadPoolExecutor(len(callers) + 1) as pool:
+        with ThreadPoolExecutor(len(callers)) as pool:
             heard = [pool.submit(_heard, caller) for caller in callers]
             time.sleep(3)  # until they ask
             began = time.monotonic()
-            if dies:
-                pool.submit(self.kill, dies)
             self.people.patch(NAME, enabled=False)
             answers = [[(when - began, one) for when, one in said.result()] for said in heard]
         killed = [

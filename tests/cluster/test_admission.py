@@ -42,17 +42,6 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
         assert not refusal(installation.namespace, pod), name
 
 
-def test_a_second_apply_changes_nothing(installation: Installation) -> None:
-    target = "tests/everything"
-    objects_of(target)
-    installation.apply(target)
-    said = installation.apply(target).splitlines()
-    assert len(said) > 30
-    # kubectl sends a PodDisruptionBudget's selector every time, since it can only be replaced as a whole.
-    changed = [line for line in said if not line.endswith(" unchanged")]
-    assert [line for line in changed if not line.startswith("poddisruptionbudget.policy/")] == []
-
-
 def test_a_wrong_first_image_heals(installation: Installation) -> None:
     """Pods that never become ready make way for those of a corrected overlay: here no node takes the first ones."""
     target = "overlays/dev"

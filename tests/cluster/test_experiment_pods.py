@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster.experiment_pods import NAME, OPERATOR, ROUTERS, Pods
+from tests.cluster.experiment_pods import NAME, ROUTERS, Pods
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.cluster.running import Answers, decided
 
@@ -42,17 +42,8 @@ GET = """
 import sys, urllib.request
 print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
 """
-HELD = """
-from pathlib import Path
-held = 0
-for process in Path("/proc").glob("[0-9]*/smaps_rollup"):
-    held += sum(int(line.split()[1]) for line in process.read_text().splitlines() if line.startswith("Pss_Anon:"))
-print(held / 1024)
-"""
 PROMISED = 5.0
 """Seconds in which a kill switch is in force. A small node that is busy may take longer, up to `MOST`."""
-PROMISED_WITHOUT_LEADER = 6.0
-"""Seconds likewise, if the operator that leads is killed at the same moment."""
 MOST = 60.0
 
 
@@ -132,36 +123,6 @@ def test_the_kill_switch_is_in_force_on_each_router(pods: Pods, capsys: pytest.C
     assert pods.people.kinds(NAME) == ["move", "move", "kill", "resume"]
 
 
-def test_the_kill_switch_does_not_wait_for_an_operator_that_dies(
-    pods: Pods, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The bound is the promise for two nodes, doubled: here both operators, all routers and models share two cores."""
-    leader = pods.operator()
-    seconds = pods.seconds_to_kill(2 * PROMISED_WITHOUT_LEADER, leader)
-    with capsys.disabled():
-        print(f"\nthe leader was killed with it: in force on both routers after {seconds:.1f} s")
-    assert seconds < 2 * PROMISED_WITHOUT_LEADER
-    assert pods.operator() != leader
-    wait_until("each router", pods.is_in_force, state=pods.state)
-    pods.people.patch(NAME, enabled=True)
-    wait_until("both arms", lambda: pods.serve(BOTH), MOST, pods.state)
-    assert pods.people.kinds(NAME) == ["move", "move", "kill", "resume", "kill", "resume"]
-
-
-def test_while_all_operators_are_away_nothing_changes_and_the_next_ones_go_on(pods: Pods) -> None:
-    before, history = pods.operator(), pods.people.status(NAME)["history"]
-    assert "orbidden" not in pods.log()
-    with ThreadPoolExecutor(len(ROUTERS)) as pool:
-        heard = [pool.submit(pods.asked, router, 25) for router in ROUTERS]
-        kubectl("-n", pods.namespace, "delete", "pod", "-l", OPERATOR, "--force", "--grace-period=0")
-    for said in (one.result() for one in heard):
-        assert {one["status"] for one in said} == {200}
-        assert {one["arm"] for one in said[-50:]} == BOTH
-    assert pods.operator() != before
-    assert pods.people.status(NAME)["history"] == history
-    wait_until("each router", pods.is_in_force, state=pods.state)
-
-
 def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods) -> None:
     ns, service = pods.namespace, f"mtorl-operator.{pods.namespace}"
     pods.idle_pod(pods.monitoring, "prometheus")
@@ -181,14 +142,6 @@ def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods)
     assert pods.reaches(f"{ns}/{ROUTERS[0]}", service, 8080)
     for other, port in (("router", 80), ("redis", 6379), ("ledger", 6379), ("challenger-predictor", 80)):
         assert not pods.reaches(f"{ns}/{pods.operator()}", f"mtorl-{other}.{ns}", port), other
-
-
-def test_the_operator_requests_the_memory_that_it_holds(pods: Pods) -> None:
-    name = pods.operator()
-    (container,) = get(pods.namespace, "pod", name)["spec"]["containers"]
-    requested = container["resources"]["requests"]["memory"]
-    held = float(kubectl("-n", pods.namespace, "exec", name, "--", "python", "-c", HELD))
-    assert 100 < held < float(requested.removesuffix("Mi")), "MiB; the node evicts who holds more than it requests"
 
 
 def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pods) -> None:

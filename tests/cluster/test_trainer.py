@@ -1,14 +1,12 @@
 """A training on two nodes as Kubeflow Trainer runs it: from a step's pod to its artifact, and a pod that is killed.
 
-It needs a node that runs things, the images in $IMAGES, and Kubeflow Trainer 2.2 or later. Some five minutes on two
-CPUs.
+It needs a node that runs things, the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes.
+Some five minutes on two CPUs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -20,22 +18,7 @@ from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
-RUNTIME, ACCOUNT = "mtorl-test-torch", "pipeline-runner"
-# What Trainer's own runtime torch-distributed is: its name for the pods, and the policy that tells torchrun of them.
-TRAINING_RUNTIME = f"""
-apiVersion: {GROUP}/{VERSION}
-kind: ClusterTrainingRuntime
-metadata: {{name: {RUNTIME}, labels: {{trainer.kubeflow.org/framework: torch}}}}
-spec:
-  mlPolicy: {{numNodes: 1, torch: {{}}}}
-  template:
-    spec:
-      replicatedJobs:
-      - name: node
-        template:
-          metadata: {{labels: {{trainer.kubeflow.org/trainjob-ancestor-step: trainer}}}}
-          spec: {{template: {{spec: {{containers: [{{name: node, image: any}}]}}}}}}
-"""
+RUNTIME, ACCOUNT = "torch-distributed", "pipeline-runner"
 STEP = """
 import logging
 import sys
@@ -48,37 +31,27 @@ from features.ingest.log_folder import RawLog
 from mtorl.fitting.worker import FitTask
 from mtorl.network.training import TrainConfig
 logging.basicConfig(level=logging.INFO)
-image, runtime = sys.argv[1:]
+(image,) = sys.argv[1:]
 with open_engine() as engine:
     build(engine, RawLog("", "simulator", "fail", 4000), Path("/mnt/mtorl/built"))
 config, checkpoint = TrainConfig(epochs=20, patience=20), "/mnt/mtorl/checkpoints/0a1b.pt"
 task = FitTask("/mnt/mtorl/built/windows", "/tmp/model", config, 0.6, checkpoint)
-pods = Pods(2, 0, image, "mtorl-data", "/mnt/mtorl", 10001, "", "100m", "1", "1500Mi", seconds=1200, runtime=runtime)
+pods = Pods(2, 0, image, "/mnt/mtorl", "100m", "1", "1500Mi", seconds=1200)
 model = train_in_pods(task, Size(nodes=2, processes=1), pods, "/mnt/mtorl/shared/0a1b")
 print("trained", model.digest)
 """
 
 
-@pytest.fixture
-def runtime() -> Iterator[str]:
-    """A runtime of Trainer's for torch."""
-    if not serves(f"{GROUP}/{VERSION}"):
-        pytest.skip("the cluster of KUBECONFIG has no Kubeflow Trainer")
-    kubectl("apply", "--server-side", "-f", "-", stdin=TRAINING_RUNTIME)
-    yield RUNTIME
-    kubectl("delete", "clustertrainingruntime", RUNTIME, "--wait=false")
-
-
-def step_pod(image: str, runtime: str) -> Object:
+def step_pod(image: str) -> Object:
     """A pod as a step of a pipeline has it: the account of runs, the volume, its own name."""
     names = {POD_NAME: "metadata.name", POD_UID: "metadata.uid"}
     env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()]
-    return volume_pod("step", image, ["python", "-c", STEP, image, runtime], {"env": env}, serviceAccountName=ACCOUNT)
+    return volume_pod("step", image, ["python", "-c", STEP, image], {"env": env}, serviceAccountName=ACCOUNT)
 
 
-def test_two_nodes_train_and_a_killed_one_is_started_again(
-    installation: Installation, images: list[Object], runtime: str, tmp_path: Path
-) -> None:
+def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Installation, images: list[Object]) -> None:
+    if not (serves(f"{GROUP}/{VERSION}") and kubectl("get", "clustertrainingruntime", RUNTIME, "--ignore-not-found")):
+        pytest.skip(f"the cluster of KUBECONFIG has no Kubeflow Trainer with its runtime {RUNTIME}")
     (train,) = [one for one in images if one["name"].endswith("/train")]
     version = f"@{train['digest']}" if "digest" in train else f":{train['newTag']}"
     image, ns = train.get("newName", train["name"]) + version, installation.namespace
@@ -95,7 +68,7 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(
         return kubectl("-n", ns, "logs", "step", "--tail=60", allowed=(0, 1))
 
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
-    wanted = [account, *yaml.safe_load_all(platform(ns)), step_pod(image, runtime)]
+    wanted = [account, *yaml.safe_load_all(platform(ns)), step_pod(image)]
     kubectl("-n", ns, "apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
 
     def progress() -> int:
