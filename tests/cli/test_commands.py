@@ -43,14 +43,6 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
     assert "Traceback" not in answer.output
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("--users", "-1"), ("--epochs", "0"), ("--seed", "-1"), ("--rounds", "0")]
-)
-def test_a_setting_out_of_range_is_named(option: str, value: str, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["run", "--root", str(tmp_path), option, value])
-    assert answer.exit_code == 2 and option in answer.output and not list(tmp_path.iterdir())
-
-
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every group and every command, as it is typed."""
     yield path
@@ -145,28 +137,6 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
             patch.setattr("features.offline.store.materialize", flushed)
             assert run()[0] == 1, "emptied while it was written"
         assert run()[1].startswith("looked at")
-
-
-def test_materialize_adds_own_decisions_as_a_run_does(tmp_path: Path) -> None:
-    """The touchpoints of somebody whom the log does not know; a canonical log stays as it is."""
-    simulator = Simulator(SimulatorConfig(users=30, seed=1))
-    root, log, lake = tmp_path / "features", tmp_path / "touchpoints.parquet", tmp_path / "lake"
-    simulator.log().to_parquet(log, index=False)
-    create(root, simulator.spec, log)
-    before = log.read_bytes()
-    arguments = ["materialize", "--feature-repo", str(root), "--log", str(log), "--dataset", "simulator"]
-    arguments += ["--own-decisions", str(lake)]
-    early = CliRunner().invoke(app, arguments)
-    assert early.exit_code == 0 and f"{lake}: no decisions here yet" in early.output
-    assert "looked at 30 users" in early.output
-    static = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
-    shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "static": static}
-    decisions = [decision("a", user_id="new", **shown), decision("b", user_id="other", **shown, expose=False)]
-    write(lake, decisions, [outcome("a-cost", "a"), outcome("b-cost", "b")])
-    for further in ([], ["--trusted"]):
-        answer = CliRunner().invoke(app, [*arguments, *further])
-        assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output
-    assert log.read_bytes() == before
 
 
 def test_what_the_feed_has_lost_comes_from_the_lake_once(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import write_log
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
-from tests.features.collect.test_rules import data_folder
 
 
 @pytest.fixture
@@ -169,32 +168,6 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     shutil.copytree(out, tmp_path / "cut")
     log.head(30).to_parquet(tmp_path / "cut" / "touchpoints.parquet")
     assert build(tmp_path / "cut", "--out", tmp_path / "shorter")[1] not in (fingerprint, known_by)
-
-
-def test_build_adds_the_decisions_of_a_lake(tmp_path: Path) -> None:
-    SPEC.save(tmp_path / "toy.yaml")
-    log = data_folder(tmp_path / "log", rows=30) / "touchpoints.parquet"
-    told = ["build", log, "--trusted", "--dataset", tmp_path / "toy.yaml", "--out", tmp_path / "made"]
-    told += ["--own-decisions", tmp_path / "lake"]
-    answer = data(*told)
-    assert answer.exit_code == 0 and "30 touchpoints; of own decisions among them: none" in answer.output
-    write(tmp_path / "lake", [decision("d")], [outcome("d-cost", "d")])
-    for times in (1, 2):  # the second one replaces its own folder
-        answer = data(*told)
-        assert answer.exit_code == 0, answer.output
-        assert "31 touchpoints; of own decisions among them: 1 exposures of 1 decisions" in answer.output, times
-    assert {"touchpoints.parquet", "opportunities.parquet", "ingest.json"} <= files(tmp_path / "made")
-
-
-def test_build_stops_at_faulty_rows_or_goes_on(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
-    out, side = tmp_path / "made", tmp_path / "made.quarantine.csv"
-    answer = data("build", faulty, "--dataset", spec, "--out", out)
-    assert answer.exit_code == 2, answer.output
-    assert "negative" in answer.output and str(side) in answer.output and "--bad-rows quarantine" in answer.output
-    assert side.exists() and not out.exists()
-    answer = data("build", faulty, "--dataset", spec, "--out", out, "--bad-rows", "quarantine")
-    assert answer.exit_code == 0, answer.output
-    assert json.loads((out / "windows" / "manifest.json").read_text())["rows"] == len(log) - 2
 
 
 def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp_path: Path) -> None:

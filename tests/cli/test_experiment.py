@@ -149,16 +149,6 @@ def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
     assert phone["decisions"] == sum(arm["decisions"] for arm in found["arms"].values()) == 20
 
 
-@pytest.mark.parametrize("options", [[], ["--shadow"]])
-def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: Path, options: list[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    done = mtorl(
-        "verdict", str(tmp_path / "empty"), *options, "--experiment", files["file"], "--dataset", files["dataset"]
-    )
-    assert done.exit_code == 2
-    assert "neither the state of mtorl serve nor a lake with decisions" in done.output
-
-
 def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> None:
     done = mtorl("verdict", files["log"])
     assert done.exit_code == 2 and "--experiment: name the file" in done.output

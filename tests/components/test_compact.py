@@ -28,18 +28,6 @@ pytestmark = pytest.mark.integration
 SOURCE = "simulator"
 
 
-def test_before_anything_serves_there_is_no_snapshot(tmp_path: Path) -> None:
-    assert compact.python_func("", SOURCE) == compact.python_func(str(tmp_path / "lake"), SOURCE) == ""
-
-
-def test_a_snapshot_changes_with_what_arrives_and_with_nothing_else(tmp_path: Path) -> None:
-    lake = write(tmp_path / "lake", [decision("a"), decision("b", 61)], [outcome("a-cost", "a")])
-    once = compact.python_func(str(lake), SOURCE)
-    assert compact.python_func(str(lake), SOURCE) == once != ""
-    add(lake, [], [outcome("late", "a", minutes=9)])
-    assert compact.python_func(str(lake), SOURCE) not in ("", once)
-
-
 def test_a_step_that_is_repeated_reads_what_it_has_read(log: Artifact, output: Output, tmp_path: Path) -> None:
     """Decisions and outcomes that were uploaded since are left to the next night."""
     lake = write(tmp_path / "lake", [of_market("a", 0)], [outcome("a-cost", "a", value=0.5)])

@@ -17,13 +17,13 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def write(log: Path, *rows: tuple[str, str | None], **fields: str | None) -> None:
-    """Decisions, of which those without a digest fell back if nothing else is said."""
-    usual = {"model_name": None, "model_version": None, "fallback_reason": None}
+def write(log: Path, *rows: tuple[str, str | None]) -> None:
+    """Decisions, of which those without a digest fell back."""
+    usual = {"model_name": None, "model_version": None}
     decisions = [
         {
             **usual,
-            **(fields or {"fallback_reason": None if digest else "features"}),
+            "fallback_reason": None if digest else "features",
             **{"arm": arm, "model_digest": digest, "event_time": f"2026-01-01T00:00:0{second}Z"},
             **{"withdrawn": False, "override": False},
         }
@@ -50,20 +50,3 @@ def test_the_policy_that_took_the_newest_decision_is_found_where_it_was_publishe
     later = tmp_path / "later"
     write(later, ("incumbent", "old"), ("incumbent", "new"), ("challenger", "newest"), ("incumbent", None))
     assert served_incumbent.python_func(str(later), str(registry)) == (str(promoted), "")
-
-
-@pytest.mark.parametrize(
-    ("digest", "fields", "name"),
-    [
-        (None, {"model_name": "baseline"}, "baseline"),
-        (None, {"model_name": "our-rules", "model_version": "3"}, "our-rules 3"),
-        (None, {"model_version": None}, "unnamed"),  # a server that says nothing of itself
-        ("0011", {"model_name": "rows"}, "0011"),
-    ],
-)
-def test_what_is_no_model_of_the_registry_serves_all_the_same(
-    log: Path, tmp_path: Path, digest: str | None, fields: dict[str, str | None], name: str
-) -> None:
-    publish(tmp_path / "registry", "v1", "old")
-    write(log, ("incumbent", "old"), ("incumbent", digest), **fields)
-    assert served_incumbent.python_func(str(log), str(tmp_path / "registry")) == ("", name)
