@@ -188,23 +188,6 @@ def left_at_work(run_id: str) -> list[psutil.Process]:
     return found
 
 
-def test_what_was_killed_and_where(tmp_path: Path) -> None:
-    runs, log = tmp_path / "runs", tmp_path / "runs" / "local" / "run-1" / "pipeline.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("x - INFO - Executing task 'look'\nTask 'look' finished with status SUCCESS\nExecuting task 'use'\n")
-    with log.open("ab") as file:
-        file.write("é".encode()[:1])  # where its disk was full
-    (runs / ".lock").write_text('{"pipeline": "mtorl-small", "run": "run-1"}')
-    with on_volume._alone(runs, "mtorl-small", runs / "local" / "run-2"):
-        (killed,) = newest_runs(runs)
-        assert (
-            killed.run == "run-1"
-            and killed.failed
-            and killed.why == {"use": f"killed at this step, or its machine was: {log}"}
-        )
-    assert (runs / ".lock").read_text() == ""
-
-
 def test_a_run_that_somebody_stops_is_no_failure(tmp_path: Path, log: Path) -> None:
     volume = tmp_path / "volume"
     run(volume, log)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +13,6 @@ from cli.main import app
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.errors import InputError
 from pipelines.loop.config import LoopConfig
-from pipelines.loop.run import run_loop
 from pipelines.loop.run_folder import at_work, begin, can_be_served, finish, left_by, new_run, set_aside, to_resume
 
 
@@ -86,24 +84,6 @@ def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_p
     (tmp_path / "log.csv").unlink()
     with pytest.raises(InputError, match=r"log\.csv: no such file"):
         begin(new_run(config.root), config)
-
-
-def test_a_run_is_the_latest_as_soon_as_it_can_be_served(config: LoopConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
-
-    def serve(*_: Any) -> None:
-        (made,) = config.root.glob("2*")
-        assert can_be_served(made) and (config.root / "latest").resolve() == made
-        raise Killed
-
-    monkeypatch.setattr("pipelines.loop.run._train", lambda *_: {})
-    monkeypatch.setattr("pipelines.loop.run.online", MagicMock(serve=serve))
-    with pytest.raises(Killed):
-        run_loop(config, MagicMock())
-    (config.root / "latest").unlink()
-    with pytest.raises(Killed):
-        run_loop(config, MagicMock(), next(config.root.glob("2*")))
 
 
 def test_a_run_that_is_at_work_or_served_is_left_alone(run: Path) -> None:

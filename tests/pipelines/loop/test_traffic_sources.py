@@ -106,19 +106,6 @@ def test_every_touchpoint_of_a_journey_is_as_likely_as_any_other(length: int, sh
     assert (np.abs(np.diff(chosen.astype(int), prepend=0, append=0)).sum(axis=1) <= 2).all()  # one stretch
 
 
-def test_neither_long_nor_short_journeys_nor_their_ends_are_preferred() -> None:
-    lengths, rounds, tries = [1, 4, 40, 15], 5, 600
-    log, users = journeys_of(lengths), [f"u{user:02}" for user in range(len(lengths))]
-    times = pd.Series(0, log.index)
-    for seed in range(tries):
-        traffic, _ = ReplayedTraffic.from_log(log, log["propensity"], users, rounds, SPEC, seed)
-        keys = {(user, row["hour"]) for (user, _), row in traffic.rows.items()}
-        times += [key in keys for key in zip(log["user_id"], log["hour"], strict=True)]
-    share = rounds * len(lengths) / sum(lengths)
-    deviation = np.sqrt(tries * share * (1 - share))
-    assert ((times - tries * share).abs() < 4.5 * deviation).all()
-
-
 @pytest.mark.parametrize(
     ("expose", "channel", "weight", "outcomes"),
     [

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mtorl.policy.decision import Forecast, decide
 from mtorl.window.window import WindowBatch
@@ -77,24 +75,6 @@ def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
     assert (free["expose"], dear["expose"]) == (True, False)
     assert (free["price"], only["price"], dear["price"]) == (0.1, 0.0, 100.0)
     assert same == free
-
-
-def test_a_price_for_each_channel_counts_for_that_channel() -> None:
-    prices = {"search": 0.2, "social": 0.4, "video": 100}
-    items = [item(u=u, price=prices) for u in (0.0, 0.5, 0.999)]
-    (answer,), _ = ask(made(), v1(*items, item(candidates=["search"], price={"search": 7}), item(price=0.3)))
-    *by_channel, only, flat = answer["predictions"]
-    price_BC = np.tile(list(prices.values()), (3, 1))
-    cost = np.full((3, 3), 0.2)
-    expected = decide(
-        Forecast([[1, 0, -1]] * 3, np.full((3, 3), 0.1), cost), POLICY, [0.0, 0.5, 0.999], price_BC=price_BC
-    )
-    assert [a["channel"] for a in by_channel] == [SPEC.channels[c] for c in expected.channel_B]
-    assert [a["prices"] for a in by_channel] == [prices] * 3
-    assert [a["price"] for a in by_channel] == price_BC[range(3), expected.channel_B].tolist()
-    np.testing.assert_array_equal([list(a["channel_probs"].values()) for a in by_channel], expected.probs_BC)
-    assert (only["price"], only["expose"]) == (7.0, False), "prices of others than the candidates are not needed"
-    assert flat["price"] == 0.3
 
 
 def test_a_single_candidate_gives_the_budget_decision_and_its_cost_is_no_higher_than_possible() -> None:
@@ -245,33 +225,6 @@ def test_a_fault_of_ours_is_status_500_and_no_exception(monkeypatch: pytest.Monk
     answers, context = ask(made(), v1(item()), v1(item()))
     assert answers == [{"error": "ZeroDivisionError: bug"}] * 2
     assert context.status == {0: 500, 1: 500}
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=10,
-)
-
-
-@given(
-    field=st.sampled_from(["window", "u", "candidates", "price", *window(), "hour", "device", "region"]),
-    value=JSON,
-    body=JSON,
-)
-def test_whatever_a_client_sends_others_get_their_answer(field: str, value: Any, body: Any) -> None:
-    odd = item()
-    inside = {"hour": "context", "device": "context", "region": "static"}
-    if field in inside:
-        odd["window"][inside[field]][field] = value
-    elif field in window():
-        odd["window"][field] = value
-    else:
-        odd[field] = value
-    answers, _ = ask(made(), v1(odd, item()), {"body": json.dumps(body).encode()}, v1(item()))
-    assert answers[0]["predictions"][1] == answers[2]["predictions"][0]
-    assert "channel" in answers[2]["predictions"][0]
-    assert set(answers[0]["predictions"][0]) >= {"error"} or "channel" in answers[0]["predictions"][0]
 
 
 def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:

