@@ -12,7 +12,7 @@ from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.measures import Measured
 from monitoring.watch.retrain import COOL_DOWN, update_request
-from monitoring.watch.state import Alarm, State, StateError, Stream
+from monitoring.watch.state import Alarm, State, Stream
 from monitoring.watch.streams import HARM, labels_of, loss_units, stream_of
 from mtorl.log.dataset import DatasetSpec
 
@@ -255,21 +255,3 @@ def test_a_request_to_train_has_a_reason_and_rests() -> None:
     assert state.retrain is None, "another model serves, and it is too soon to ask again"
     update_request(state, at(1) + COOL_DOWN)
     assert state.retrain is not None and state.retrain.model_version == "2"
-
-
-def test_accepting_what_a_measure_is() -> None:
-    state = State(
-        streams={
-            "outcomes/gain_per_cost": Stream(value=0.3, evidence=9e9, alarm=Alarm(kind="harm", since=at(1), text="x"))
-        }
-    )
-    state.accept("outcomes/gain_per_cost", "a new contract", at(2))
-    assert state.streams["outcomes/gain_per_cost"] == Stream(value=0.3)
-    assert [each.reason for each in state.accepted] == ["a new contract"]
-    for wrong in ("context/device", "outcomes/clicks"):
-        state.streams["context/device"] = Stream()
-        with pytest.raises(StateError, match="no measure of this state; known: outcomes/gain_per_cost"):
-            state.accept(wrong, "why not", at(2))
-    for day in range(300):
-        state.accept("outcomes/gain_per_cost", "again", at(day))
-    assert len(state.accepted) == 100

@@ -15,9 +15,8 @@ from benchmarks.monitoring_runs.days import START
 from monitoring.watch import check as check_module
 from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
-from monitoring.watch.streams import column_stream
 from mtorl.drift.past_periods import FEWEST
-from tests.monitoring.watch.market import Market, sample, worse_challenger
+from tests.monitoring.watch.market import Market, worse_challenger
 
 pytestmark = pytest.mark.integration
 
@@ -110,19 +109,6 @@ def test_another_length_of_periods_or_one_of_the_future_needs_another_state(two_
     with pytest.raises(StateError, match="which is not over yet"):
         run(watched, tmp_path, at(1))
     assert State.read(tmp_path / STATE_FILE) == before, "what was accepted is not forgotten by a mistyped option"
-
-
-def test_another_model_is_another_comparison(two_weeks: Path, tmp_path: Path, judged: State) -> None:
-    watched = market(two_weeks).watched
-    before = run(watched, tmp_path, at(10))
-    assert len(before.streams[column_stream("device")].past) == 10
-    newer = replace(watched, sample_of=lambda _: replace(sample(), model_version="2"))
-    found = run(newer, tmp_path, at(13))
-    assert found.model_version == "2"
-    assert len(found.streams[column_stream("device")].past) == 3
-    of_measures = found.streams["outcomes/gain_per_decision"]
-    assert len(of_measures.past) == 13, "what measures are compared with does not depend on the model"
-    assert of_measures.evidence == pytest.approx(judged.streams["outcomes/gain_per_decision"].evidence)
 
 
 def test_learning_is_said(two_weeks: Path, tmp_path: Path) -> None:

@@ -80,15 +80,12 @@ def edited(change: Callable[[pd.DataFrame], pd.DataFrame], kind: str = "decision
 
 UNREADABLE = {
     "empty": rewritten(lambda content: b""),
-    "no-parquet": rewritten(lambda content: b"decision_id,user_id\n"),
     "cut-off": rewritten(lambda content: content[: len(content) // 2]),
     # Its end, which says what is where, is whole; what is there is not.
     "damaged": rewritten(lambda content: content[:100] + bytes(len(content) - 6_100) + content[-6_000:]),
     "no-user": edited(lambda rows: rows.drop(columns="user_id")),
-    "no-event-time": edited(lambda rows: rows.drop(columns="event_time")),
     "no-time": lambda market: edit(newest(market), lambda rows: rows.assign(event_time="noon")),
     "value-is-text": edited(lambda rows: rows.assign(value="much"), "outcomes"),
-    "outcomes-cut-off": rewritten(lambda content: content[:-20], "outcomes"),
 }
 
 

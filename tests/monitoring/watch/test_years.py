@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from monitoring.watch.measure_alarms import forget, judge
+from monitoring.watch.measure_alarms import judge
 from monitoring.watch.measures import Measured
 from monitoring.watch.state import Stream
 
@@ -67,12 +67,6 @@ def test_days_that_are_alike_their_neighbours_ring_seldom(alike: float) -> None:
         stood = live(made, {})
         rung += sum(now and not before for before, now in zip([False, *stood], stood, strict=False))
     assert rung <= years * (0.4 if not alike else 1.0)
-
-
-def test_another_policy_of_the_incumbent_is_learnt_anew() -> None:
-    streams = {"decisions/incumbent/expected_gain": Stream(value=1.0), GAIN: Stream(value=2.0)}
-    forget(streams, "decisions", "incumbent")
-    assert streams.keys() == {GAIN}
 
 
 # ---- weekends that differ: no alarm, and no cover for a loss that lasts
