@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
     from mtorl.log.dataset import DatasetSpec
-
-    _Opened = Callable[[str], AbstractContextManager[tuple[str, DatasetSpec, str]]]
-    """What a step with this title reads: `_opened`."""
 
 
 def _state_of(place: str) -> str:
@@ -73,20 +69,19 @@ def plan(
     With --model: an arm that always does the same teaches nothing about anything else. The plan says what exploring a
     share of its decisions costs, and after how many decisions the log can tell such a difference of the model.
     """
-    opened = partial(_opened, folder, experiment, dataset)
     with exit_codes():
         from cli.experiment.table import print_exploration, print_plan
 
+        inputs = _inputs(folder, experiment, dataset)
         if model is not None:
-            explored = _exploration(opened, arm, model, effect)
+            explored = _exploration(*inputs, arm, model, effect)
             print_json(asdict(explored)) if as_json else print_exploration(explored, decisions_a_day)
             return
-        found = _plan(opened, effect, share, users_a_day)
+        found = _plan(*inputs, effect, share, users_a_day)
     print_json(found) if as_json else print_plan(found)
 
 
-def _plan(opened: _Opened, effect: float, share: float, users_a_day: float) -> dict[str, Any]:
-    from cli.progress_bars import ProgressBars
+def _plan(lake: str, spec: DatasetSpec, file: str, effect: float, share: float, users_a_day: float) -> dict[str, Any]:
     from monitoring.decision_log import DecisionLog
     from monitoring.verdict.incumbent_users import incumbent_users, plan_with
     from mtorl.experiment.experiment import Experiment
@@ -94,11 +89,11 @@ def _plan(opened: _Opened, effect: float, share: float, users_a_day: float) -> d
     from mtorl.log.dataset import counted_gain
     from mtorl.log.touchpoints import LogError
 
-    with opened("add up the incumbent's users") as (lake, spec, file):
+    with _step("add up the incumbent's users"):
         planned = Experiment.load(file)
         seen = incumbent_users(DecisionLog.of(lake), planned, counted_gain(spec))
     try:
-        with ProgressBars() as bars, bars.step("play the experiment"):
+        with _step("play the experiment"):
             found = plan_with(seen, planned, effect, share, users_a_day)
     except ValueError as error:
         raise LogError(str(error)) from None
@@ -107,17 +102,16 @@ def _plan(opened: _Opened, effect: float, share: float, users_a_day: float) -> d
     return found
 
 
-def _exploration(opened: _Opened, arm: str, model: Path, effect: float) -> ExplorationPlan:
-    from cli.progress_bars import ProgressBars
+def _exploration(lake: str, spec: DatasetSpec, file: str, arm: str, model: Path, effect: float) -> ExplorationPlan:
     from features.collect.experiment_decisions import served_decisions
     from mtorl.evaluation.exploration_plan import plan_for
     from mtorl.experiment.experiment import Experiment
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
-    with opened("read what was decided") as (lake, spec, file):
+    with _step("read what was decided"):
         rows = served_decisions(lake, spec, Experiment.load(file), arm)
-    with ProgressBars() as bars, bars.step("ask the model"):
+    with _step("ask the model"):
         return plan_for(rows, model, effect)
 
 
@@ -155,19 +149,19 @@ def verdict(
     """
     from monitoring.verdict.period import PeriodError
 
-    opened = partial(_opened, folder, experiment, dataset)
     with exit_codes(PeriodError):
         from cli.experiment.table import print_shadow, print_verdict
 
+        inputs = _inputs(folder, experiment, dataset)
         if shadow:
-            reports = _shadows(opened, by or [])
+            reports = _shadows(*inputs, by or [])
             if as_json:
                 print_json(reports)
             else:
                 for report in reports.values():
                     print_shadow(report)
             return
-        found = _verdict(opened, by or [], until)
+        found = _verdict(*inputs, by or [], until)
     if as_json:
         print_json(found)
     else:
@@ -176,38 +170,41 @@ def verdict(
         raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
 
 
-def _verdict(opened: _Opened, by: list[str], until: str) -> dict[str, Any]:
+def _verdict(lake: str, spec: DatasetSpec, file: str, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
     from mtorl.log.dataset import counted_gain
     from mtorl.log.records import segment_sql
 
-    with opened("compare the arms") as (lake, spec, file):
+    with _step("compare the arms"):
         values = {name: segment_sql(spec, name, "record") for name in by}
         gain = counted_gain(spec)
         return verdict_of_period(lake, file, period_of("", until), gain, weights="", budget=0.0, by=values)
 
 
-def _shadows(opened: _Opened, by: list[str]) -> dict[str, ShadowReport]:
+def _shadows(lake: str, spec: DatasetSpec, file: str, by: list[str]) -> dict[str, ShadowReport]:
     from features.collect.experiment_decisions import shadows
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
 
-    with opened("compare what was decided") as (lake, spec, file):
+    with _step("compare what was decided"):
         return shadow_report(shadows(lake, spec, Experiment.load(file), by), spec.channels, by)
 
 
 @contextmanager
-def _opened(
-    folder: str, experiment: Path | None, dataset: str | None, title: str
-) -> Iterator[tuple[str, DatasetSpec, str]]:
-    """The lake, the data set's description and the experiment file of a step with this title."""
+def _step(title: str) -> Iterator[None]:
     from cli.progress_bars import ProgressBars
+
+    with ProgressBars() as bars, bars.step(title):
+        yield
+
+
+def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[str, DatasetSpec, str]:
+    """The lake, the data set's description, and the experiment file."""
     from mtorl.log.dataset import DatasetSpec
     from pipelines.experiments.evidence import lake_of
 
     file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
-    with ProgressBars() as bars, bars.step(title):
-        yield lake_of(folder), spec, file
+    return lake_of(folder), spec, file
 
 
 def _named(folder: str, name: str, given: Path | str | None) -> str:

@@ -15,7 +15,7 @@ import typer
 
 from cli.commands import JsonOption, print_json
 from cli.endings import HARM, HELD, exit_codes
-from cli.experiment.shared import ByOption, FilesArgument, OwnDataset, StateOption, check_router, folders
+from cli.experiment.shared import ByOption, FilesArgument, StateOption, check_router, folders
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import View
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 def run(
     files: FilesArgument,
     state: StateOption = None,
-    dataset: OwnDataset = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, without a page, and end.")] = False,
     host: Annotated[
@@ -50,7 +49,7 @@ def run(
         from monitoring.experiments.web import Unavailable, serving, site
         from pipelines.experiments.runner import Runner
 
-        found = folders(files, state, dataset)
+        found = folders(files, state)
         for folder in found:
             if folder.router_reads_file() and folder.definition().ramp is not None:
                 check_router(folder)
@@ -93,7 +92,6 @@ def _tell(name: str, step: Move | Hold | None, words: str, as_json: bool) -> Non
 def status(
     files: FilesArgument,
     state: StateOption = None,
-    dataset: OwnDataset = None,
     by: ByOption = None,
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the page: one HTML file, to keep or to send.")
@@ -116,7 +114,7 @@ def status(
         from cli.experiment.table import print_experiments
         from pipelines.experiments.evidence import view_of
 
-        views = [view_of(folder, time.time(), by or ()) for folder in folders(files, state, dataset)]
+        views = [view_of(folder, time.time(), by or ()) for folder in folders(files, state)]
         if page is not None:
             from monitoring.experiments.page import page as page_of
             from mtorl.runtime.files import replacing

@@ -18,19 +18,18 @@ FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Th
 StateOption = Annotated[
     Path | None, typer.Option(help="Folder of its state; by default that file without its suffix, as of mtorl serve.")
 ]
-OwnDataset = Annotated[str | None, typer.Option(help="The data set's description. None: that of mtorl serve.")]
 ByOption = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
 ]
 
 
-def folders(files: Sequence[Path], state: Path | None, dataset: str | None) -> list[ExperimentFolder]:
+def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]:
     """Where the experiments of some files are."""
     from pipelines.experiments.folder import ExperimentFolder
 
     if state is not None and len(files) > 1:
         stop("--state is that of one experiment: name one file", 2)
-    return [ExperimentFolder.of(file, state, dataset) for file in files]
+    return [ExperimentFolder.of(file, state) for file in files]
 
 
 def check_router(folder: ExperimentFolder) -> None:

@@ -98,8 +98,6 @@ class ArmTraffic(TypedDict):
 class Traffic(TypedDict):
     """Decisions of the arms in the decision log."""
 
-    first: str | None
-    last: str | None
     shadow: bool
     """Whether challengers were asked in the shadow only: their exposures are those that they would have made."""
     arms: dict[str, ArmTraffic]

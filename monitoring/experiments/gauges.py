@@ -45,11 +45,9 @@ class ExperimentCollector(Collector):
 
 def _samples(view: View) -> Iterator[Sample]:
     """Samples without the label `experiment`."""
-    verdict, newest, settled, effect = view["verdict"], view["newest"], view["settled"], view["long_term"]
+    verdict, settled, effect = view["verdict"], view["settled"], view["long_term"]
     yield "stage", (view["phase"],), 1.0
-    yield "stage_start_timestamp_seconds", (), _seconds(view["since"])
-    yield "looked_timestamp_seconds", (), _seconds(view["looked"])
-    yield "newest_decision_timestamp_seconds", (), _seconds(newest and newest["at"])
+    yield "looked_timestamp_seconds", (), datetime.fromisoformat(view["looked"]).timestamp()
     yield "unreadable", (), float(view["problem"] is not None)
     yield "switched_on", (), float(view["enabled"])
     for condition in ("held", "harm"):
@@ -63,7 +61,6 @@ def _samples(view: View) -> Iterator[Sample]:
         yield "srm_p_value", (), verdict["srm_p"]
     for name, found in verdict["arms"].items() if verdict is not None else ():
         yield "users", (name,), found["users"]
-        yield "counted_decisions", (name,), found["decisions"]
     for name, found in verdict["challengers"].items() if verdict is not None else ():
         of = (name, view["plan"]["metrics"]["primary"], view["unit"])
         yield from _interval("lift", of, found["lift"], found["lift_ci"])
@@ -88,10 +85,6 @@ def _interval(
     yield f"{name}_upper", labels, high
 
 
-def _seconds(time: str | None) -> float | None:
-    return None if time is None else datetime.fromisoformat(time).timestamp()
-
-
 _OF = ("experiment",)
 _ARM = ("experiment", "arm")
 _CHECK = ("experiment", "arm", "metric")
@@ -100,9 +93,7 @@ _EFFECT = ("experiment", "metric", "unit")
 _MONEY = ("experiment", "arm", "period", "currency")
 _GAUGES: dict[str, tuple[str, Sequence[str]]] = {
     "stage": ("1 for the stage that it is at, or how it ended", ("experiment", "stage")),
-    "stage_start_timestamp_seconds": ("When its time at this stage began to count", _OF),
     "looked_timestamp_seconds": ("When these figures were looked at", _OF),
-    "newest_decision_timestamp_seconds": ("When the newest decision in its log was taken", _OF),
     "unreadable": ("1 while its file or log can't be read", _OF),
     "switched_on": ("0 while the kill switch is on", _OF),
     "attention": ("1 while a person is needed: held, or harm was done", ("experiment", "condition")),
@@ -114,7 +105,6 @@ _GAUGES: dict[str, tuple[str, Sequence[str]]] = {
     "srm_p_value": ("Of the sample ratio mismatch, valid at every look", _OF),
     "share_ratio": ("Share of the users that an arm has now", _ARM),
     "users": ("Users who count in the verdict; who moved to another arm is in both", _ARM),
-    "counted_decisions": ("Decisions that count in the verdict", _ARM),
     "lift": ("Challenger less incumbent, of the primary metric", _LIFT),
     "lift_lower": ("Lower end of its always-valid interval", _LIFT),
     "lift_upper": ("Upper end of its always-valid interval", _LIFT),

@@ -41,8 +41,8 @@ def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Expe
         f"""SELECT arm, channel, sum(decisions)::BIGINT, sum(exposures)::BIGINT, sum(fallbacks)::BIGINT {chosen}
         GROUP BY arm, channel ORDER BY arm, 3 DESC, channel"""
     ).fetchall()
-    ((first, last),) = db.execute(f"SELECT min(first), max(last) {chosen}").fetchall()
     if not served:
+        ((first,),) = db.execute(f"SELECT min(first) {chosen}").fetchall()
         rows += _shadows(replace(log, period=Period(first.isoformat(), log.period.until)), experiment)
     arms: dict[str, ArmTraffic] = {}
     for arm, channel, decisions, exposures, fallbacks in rows:
@@ -52,7 +52,7 @@ def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Expe
         of_arm["fallbacks"] += fallbacks
         if channel is not None:
             of_arm["channels"][channel] = ChannelMix(decisions=decisions, exposures=exposures)
-    return Traffic(first=first.isoformat(), last=last.isoformat(), shadow=not served, arms=arms)
+    return Traffic(shadow=not served, arms=arms)
 
 
 def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | None, int, int, int]]:

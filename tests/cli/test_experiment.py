@@ -105,6 +105,11 @@ def test_an_error_names_the_lake_that_was_given(files: dict[str, str], tmp_path:
     (state / "router.yaml").write_text(yaml.safe_dump({"lake": str(tmp_path / "nothing-yet")}))
     done = mtorl("verdict", str(state), *options)
     assert done.exit_code == 1 and f"{tmp_path / 'nothing-yet'}: no decisions" in done.output, done.output
+    (tmp_path / "empty").mkdir()
+    done = mtorl("verdict", str(tmp_path / "empty"), *options)
+    assert done.exit_code == 2 and "neither the state of mtorl serve nor a lake with decisions" in done.output
+    done = mtorl("verdict", str(tmp_path / "absent"))
+    assert done.exit_code == 2 and f"{tmp_path / 'absent'}: no such folder" in done.output
     other = write(tmp_path / "other", [decision("d", **MINE, **SURE)])
     for command in (["verdict", "--shadow"], ["plan", "--model", str(tmp_path)]):
         done = mtorl(command[0], str(other), *options, *command[1:])
@@ -166,6 +171,9 @@ def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> 
     assert done.exit_code == 2 and "--experiment: name the file" in done.output, "which of the two?"
     (several / "mine.yaml").rename(several / f"{Path(files['log']).name}.yaml")
     assert mtorl("verdict", files["log"]).exit_code == 0, "the one that the folder is called after"
+    file = Path(files["log"]).with_suffix(".yaml")
+    file.write_text(Path(files["file"]).read_text())
+    assert mtorl("verdict", str(file)).stdout == mtorl("verdict", files["log"]).stdout != "", "as all other commands"
 
 
 def test_a_plan_has_users_days_and_money(
@@ -203,17 +211,3 @@ def test_a_verdict_that_nobody_may_overlook_has_an_exit_code(
     monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", judged)
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     assert mtorl("verdict", files["log"], *options, "--json").exit_code == code
-
-
-def test_an_experiment_file_stands_for_the_folder_of_its_state(files: dict[str, str], tmp_path: Path) -> None:
-    """As in all other commands of `mtorl experiment`."""
-    file, state = tmp_path / "spring.yaml", tmp_path / "spring"
-    file.write_text(Path(files["file"]).read_text())
-    done = mtorl("verdict", str(file))
-    assert done.exit_code == 2 and f"{state}: no such folder" in done.output, done.output
-    Path(files["log"]).rename(state)
-    settings = {"experiment": str(file), "dataset": files["dataset"], "lake": str(state)}
-    (state / "router.yaml").write_text(yaml.safe_dump(settings))
-    by_file, by_folder = mtorl("verdict", str(file)), mtorl("verdict", str(state))
-    assert by_file.exit_code == by_folder.exit_code == 0, by_file.output
-    assert by_file.stdout == by_folder.stdout != ""

@@ -102,7 +102,7 @@ def test_a_move_that_can_not_be_made_changes_nothing(file: Path, arguments: tupl
 def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
     """Let a log say that, and have decisions of these arms."""
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
-    traffic = Traffic(first=None, last=None, shadow=False, arms=dict.fromkeys(arms, counts))
+    traffic = Traffic(shadow=False, arms=dict.fromkeys(arms, counts))
     known = Known(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
     monkeypatch.setattr("pipelines.experiments.evidence.known_now", lambda *_: known)
 
@@ -130,16 +130,6 @@ def test_a_promotion_takes_decisions_of_the_challenger_or_force(
     assert done.exit_code == 0 and (doubt in done.stderr if doubt else not done.stderr)
     kept = events(file)[-1]["evidence"]
     assert (kept and kept["token"]) == token, "the history has what was known"
-
-
-def test_a_broken_file_stops_nobody_from_pulling_the_switch_or_rolling_back(file: Path) -> None:
-    mtorl("move", file, "50%")
-    file.write_text("{")
-    assert mtorl("move", file, "stopped").exit_code == 2
-    for to in ("off", "rolled back"):
-        done = mtorl("move", file, to)
-        assert done.exit_code == 0 and "incumbent 100%, challenger 0%" in done.stdout, done.output
-        assert not serving(file).enabled
 
 
 def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(file: Path) -> None:

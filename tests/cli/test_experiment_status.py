@@ -155,12 +155,6 @@ def test_several_files(served: Path, tmp_path: Path) -> None:
     assert mtorl("status", served, other, "--state", tmp_path).exit_code == 2
 
 
-@pytest.mark.parametrize(("to", "code"), [("off", 5), ("stopped", 0), ("rolled back", 5)])
-def test_its_exit_code_says_whether_a_person_is_needed(to: str, code: int, served: Path) -> None:
-    assert mtorl("move", served, to).exit_code == 0
-    assert mtorl("status", served).exit_code == code
-
-
 def test_what_can_not_be_read_is_held(served: Path) -> None:
     for file in (served.with_suffix("") / "lake").rglob("*.parquet"):
         file.write_text("rubbish")

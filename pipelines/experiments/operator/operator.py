@@ -98,12 +98,7 @@ class Operator:
     def advance(self) -> None:
         """Look at the decision log for each experiment, and let its ramp go on."""
         for found in self._api.experiments():
-            name = str(found["metadata"]["name"])
-            try:
-                self.changed(name)
-                self._advance(name)
-            except Exception:  # a fault of one of them stops none of the others
-                log.exception("%s could not be looked at: it is tried again", name)
+            _guarded(self._advance, str(found["metadata"]["name"]))
 
     def watch(self) -> None:
         """Write for each experiment in force whether each router has it, and follow changes that were not heard.
@@ -117,10 +112,7 @@ class Operator:
             alone = serving is not None and (serving.enabled or serving.name != owner)  # of no object
             unheard = serving is None or (alone if found is None else not _is_followed(found))
             if unheard or (found is not None and entry.edited):
-                try:
-                    self.changed(owner)
-                except Exception:
-                    log.exception("%s could not be followed: it is tried again", owner)
+                _guarded(self.changed, owner)
             elif found is not None and serving is not None:
                 resource = ExperimentResource(self._api, config_map, found)
                 said = self.routers.condition(serving.name, serving.version)
@@ -226,6 +218,7 @@ class Operator:
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
+        self.changed(name)
         looked: dict[tuple[str, float], Known | None] = {}
         for _ in range(_TRIES):
             try:
@@ -314,6 +307,14 @@ class Operator:
         for one in said:
             if one.reason in _TOLD and (one.type, one.reason, one.message) not in known:
                 self._api.say(resource.found, one.reason, one.message, warning=True)
+
+
+def _guarded(act: Callable[[str], None], name: str) -> None:
+    """Act on an experiment; its fault stops none of the others."""
+    try:
+        act(name)
+    except Exception:
+        log.exception("%s could not be followed: it is tried again", name)
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:

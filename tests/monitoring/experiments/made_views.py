@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.experiments.document import ArmTraffic, Newest, Settled, Spend, Traffic, View
+from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.look import Known
 from monitoring.experiments.view import experiment_view
 from monitoring.verdict.long_term import LongTerm
@@ -91,41 +91,35 @@ def verdict(
     challengers = [name for name in arms if name != INCUMBENT]
     looks = range(200, total + 1, max((total - 200) // 29, 1)) if total > 200 else ()
     series = [{"users": n, "lift": lift, "lo": lift - n**-0.5, "hi": lift + n**-0.5} for n in looks]
-    ci, moved = (
-        ([series[-1]["lo"], series[-1]["hi"]] if series else None),
-        MOVED if min(arms.values()) > 2 * MOVED else 0,
-    )
+    moved = MOVED if min(arms.values()) > 2 * MOVED else 0
 
     def known(low: float, high: float) -> list[float | None]:
         return [low, high] if series else [None, None]
 
-    harm = dict(zip(("lower", "upper"), known(-0.003, 0.011), strict=True))
-    results = {
-        name: {
-            "lift": lift - 0.012 * n if total else None,
-            "lift_ci": [end - 0.012 * n for end in ci] if ci else [None, None],
-            "relative_lift": (lift - 0.012 * n) / 0.0674 if total else None,
+    def secondary(lift: float, half: float) -> dict[str, Any]:
+        return {"lift": lift, "lift_ci": known(lift - half, lift + half), "p": 0.2, "significant": False}
+
+    def challenger(number: int) -> dict[str, Any]:
+        low, high = known(-0.003, 0.011)
+        check = {"name": "cost_per_decision", "harm": 0.004, "lower": low, "upper": high, "margin": 0.02}
+        own, half = lift - 0.012 * number, total**-0.5 if total else 0.0
+        return {
+            "lift": own if total else None,
+            "lift_ci": known(own - half, own + half),
+            "relative_lift": own / 0.0674 if total else None,
             "effective_users": float(total),
             "hours": 96.0 if stage == "5%" else 312.0,
-            "guardrails": [
-                {"name": "cost_per_decision", "harm": 0.004, "margin": 0.02, "state": "held" if series else "open"}
-                | harm
-            ],
+            "guardrails": [{**check, "state": "held" if series else "open"}],
             "secondary": {
-                "exposure_ratio": {"lift": -0.031, "lift_ci": known(-0.071, 0.009), "p": 0.2, "significant": False},
-                "conversion_per_decision": {
-                    "lift": 0.0011,
-                    "lift_ci": known(-0.0009, 0.0031),
-                    "p": 0.3,
-                    "significant": False,
-                },
+                "exposure_ratio": secondary(-0.031, 0.04),
+                "conversion_per_decision": secondary(0.0011, 0.002),
             },
-            "verdict": "inconclusive" if n else token,
-            "reason": "the always-valid interval [-0.004, +0.041] contains zero" if n else reason,
+            "verdict": "inconclusive" if number else token,
+            "reason": "the always-valid interval [-0.004, +0.041] contains zero" if number else reason,
         }
-        for n, name in enumerate(challengers)
-    }
-    found = {
+
+    results = {name: challenger(number) for number, name in enumerate(challengers)}
+    return {
         "experiment": "mtorl-vs-rules",
         "stage": stage,
         **units_in("click_per_decision", ("exposure_ratio", "conversion_per_decision"), Gain.of_spec("click")),
@@ -145,8 +139,8 @@ def verdict(
         "challengers": results,
         **results[challengers[0]],
         "series": series,
+        **changes,
     }
-    return {**found, **changes}
 
 
 def _arm(users: int, gain: float) -> dict[str, Any]:
@@ -163,17 +157,14 @@ def _arm(users: int, gain: float) -> dict[str, Any]:
 
 
 def traffic(arms: dict[str, int], shadow: bool = False) -> Traffic:
-    made: dict[str, ArmTraffic] = {}
-    for name, users in arms.items():
-        shares = (0.46, 0.3, 0.14, 0.1) if name == INCUMBENT else (0.28, 0.17, 0.38, 0.17)
-        mix: Any = {
-            channel: {"decisions": round(5 * users * share), "exposures": round(0.65 * round(5 * users * share))}
-            for channel, share in zip(CHANNELS, shares, strict=True)
-        }
-        made[name] = ArmTraffic(
-            decisions=5 * users, exposures=round(3.25 * users), fallbacks=5 * users // 900, channels=mix
-        )
-    return Traffic(first="2026-11-18T06:13:20+00:00", last="2026-12-02T06:13:20+00:00", shadow=shadow, arms=made)
+    def of_arm(users: int, *shares: float) -> ArmTraffic:
+        decided = {channel: round(5 * users * share) for channel, share in zip(CHANNELS, shares, strict=True)}
+        mix = {name: ChannelMix(decisions=count, exposures=round(0.65 * count)) for name, count in decided.items()}
+        counts = {"decisions": 5 * users, "exposures": round(3.25 * users), "fallbacks": 5 * users // 900}
+        return ArmTraffic(**counts, channels=mix)  # type: ignore[typeddict-item]
+
+    shares = {name: (0.46, 0.3, 0.14, 0.1) if name == INCUMBENT else (0.28, 0.17, 0.38, 0.17) for name in arms}
+    return Traffic(shadow=shadow, arms={name: of_arm(users, *shares[name]) for name, users in arms.items()})
 
 
 def newest(hours: float, age: float = 240.0, silence: str | None = None) -> Newest:
@@ -214,41 +205,43 @@ def view(
     return experiment_view(experiment, events, Known(verdict=found, commands=COMMANDS, **known), START + HOUR * hours)
 
 
+_KNOWN = {"token": "inconclusive", "reason": "too little to say", "challenger": "challenger", "breached": [],
+          "arms": {INCUMBENT: {"users": 4210, "fallback_ratio": 0.001, "latency_seconds": 0.0304},
+                   "challenger": {"users": 207, "fallback_ratio": 0.0, "latency_seconds": None}}}  # fmt: skip
+_WAY: tuple[tuple[float, str, dict[str, Any]], ...] = (
+    (0, "shadow", {"by": "person", "reason": "agreed on Monday"}),
+    (24, "1%", {"evidence": _KNOWN}),
+    (72, "5%", {"evidence": _KNOWN}),
+    (144, "50%", {"reason": "72 hours at 5% are over"}),
+)
+
+
+def on_the_way(experiment: Experiment, stages: int, *more: tuple[float, str, dict[str, Any]]) -> list[Event]:
+    """The history of an experiment that has come to so many stages, and what happened then."""
+    return history(experiment, *_WAY[:stages], *more)
+
+
+def users_of(incumbent: int, **challengers: int) -> dict[str, int]:
+    return {INCUMBENT: incumbent, **challengers}
+
+
 def draft() -> View:
     return view(made(), [], 0.0)
 
 
 def shadow() -> View:
-    experiment = made()
-    events = history(experiment, (0, "shadow", {"by": "person", "reason": "agreed on Monday"}))
     reason = "no decision counts yet: of 8,840, nobody was randomised at stage shadow, or with the kill switch"
-    users = {INCUMBENT: 1768, "challenger": 713}
-    found = verdict("inconclusive", reason, {INCUMBENT: 0, "challenger": 0}, 0.0, "shadow", srm_p=1.0)
-    return view(experiment, events, 9.5, found, users, traffic=traffic(users, shadow=True))
-
-
-def _at_5(experiment: Experiment) -> list[Event]:
-    known = {"token": "inconclusive", "reason": "too little to say", "challenger": "challenger", "breached": [],
-             "arms": {INCUMBENT: {"users": 4210, "fallback_ratio": 0.001, "latency_seconds": 0.0304},
-                      "challenger": {"users": 207, "fallback_ratio": 0.0, "latency_seconds": None}}}  # fmt: skip
-    return history(
-        experiment,
-        (0, "shadow", {"by": "person", "reason": "agreed on Monday"}),
-        (24, "1%", {"evidence": known}),
-        (72, "5%", {"evidence": known}),
-    )
+    users = users_of(1768, challenger=713)
+    found = verdict("inconclusive", reason, users_of(0, challenger=0), 0.0, "shadow", srm_p=1.0)
+    return view(made(), on_the_way(made(), 1), 9.5, found, users, traffic=traffic(users, shadow=True))
 
 
 def early(name: str = "mtorl-vs-rules", hours: float = 96, users: tuple[int, int] = (1893, 101), **known: Any) -> View:
     """At 5 %, before anything can be said."""
-    experiment, of_arms = made(name=name), dict(zip((INCUMBENT, "challenger"), users, strict=True))
+    experiment, of_arms = made(name=name), users_of(users[0], challenger=users[1])
     reason = "nothing is said before 168 hours; 96 count, each stage as far as its decisions do"
     found = verdict("inconclusive", reason, of_arms, 0.012, "5%")
-    return view(experiment, _at_5(experiment), hours, found, of_arms, **known)
-
-
-def _at_50(experiment: Experiment) -> list[Event]:
-    return [*_at_5(experiment), moved(_at_5(experiment), experiment, 144, "50%", "72 hours at 5% are over")]
+    return view(experiment, on_the_way(experiment, 3), hours, found, of_arms, **known)
 
 
 def moved(events: list[Event], experiment: Experiment, hours: float, to: Any, reason: str, **more: Any) -> Event:
@@ -257,9 +250,8 @@ def moved(events: list[Event], experiment: Experiment, hours: float, to: Any, re
 
 
 def win() -> View:
-    experiment, users = made(), {INCUMBENT: 7212, "challenger": 7156}
-    found = verdict("ship", BETTER, users, 0.0225, segments=segments())
-    return view(experiment, _at_50(experiment), 500, found, users)
+    users = users_of(7212, challenger=7156)
+    return view(made(), on_the_way(made(), 4), 500, verdict("ship", BETTER, users, 0.0225, segments=segments()), users)
 
 
 def segments() -> dict[str, Any]:
@@ -273,23 +265,22 @@ def segments() -> dict[str, Any]:
 
 
 def rolled_back() -> View:
-    experiment = made()
-    events = _at_5(experiment)
-    reason = "challenger: cost per decision is worse by at least 0.0312, and 0.02 was allowed"
-    events = [*events, moved(events, experiment, 101, "rolled back", reason)]
-    users = {INCUMBENT: 3893, "challenger": 201}
-    found = verdict("guardrail", "cost per decision is worse by at least 0.0312, and 0.02 was allowed", users, -0.004)
-    check = {"name": "cost_per_decision", "harm": 0.061, "lower": 0.0312, "upper": 0.0908, "margin": 0.02,
-             "state": "breached"}  # fmt: skip
-    found["challengers"]["challenger"]["guardrails"] = found["guardrails"] = [check]
-    return view(experiment, events, 130, found, users)
+    reason, users = (
+        "cost per decision is worse by at least 0.0312, and 0.02 was allowed",
+        users_of(3893, challenger=201),
+    )
+    found = verdict("guardrail", reason, users, -0.004)
+    breach = {"harm": 0.061, "lower": 0.0312, "upper": 0.0908, "state": "breached"}
+    found["guardrails"][0].update(breach)
+    end = (101, "rolled back", {"reason": f"challenger: {reason}"})
+    return view(made(), on_the_way(made(), 3, end), 130, found, users)
 
 
 def mismatch() -> View:
-    experiment = made()
-    users = {INCUMBENT: 7912, "challenger": 6156}
+    users = users_of(7912, challenger=6156)
     reason = "users are not split as configured (p = 2.1e-09 < 0.01): no number counts"
-    return view(experiment, _at_50(experiment), 300, verdict("srm", reason, users, 0.02, srm_p=2.1e-9), users)
+    found = verdict("srm", reason, users, 0.02, srm_p=2.1e-9)
+    return view(made(), on_the_way(made(), 4), 300, found, users)
 
 
 def three_arms() -> View:
@@ -299,25 +290,23 @@ def three_arms() -> View:
         {"name": "vendor-bidder", "weight": 0.3, "endpoint": "https://bidder.example.com/decide"},
     ]
     experiment = made(arms=arms, name="mtorl-and-a-vendor")
-    users = {INCUMBENT: 4912, "mtorl": 3690, "vendor-bidder": 3701}
+    users = users_of(4912, **{"mtorl": 3690, "vendor-bidder": 3701})
     reason = "the challenger is better, but not yet proven within margin: cost_per_decision"
     found = verdict("inconclusive", reason, users, 0.0225)
-    return view(experiment, _at_50(experiment), 300, found, users)
+    return view(experiment, on_the_way(experiment, 4), 300, found, users)
 
 
 def late() -> View:
-    users = {INCUMBENT: 9893, "challenger": 701}
-    slow = evidence("inconclusive", "nothing is said before 168 hours; 96 count", users, late=0.102)
+    slow = evidence("inconclusive", "nothing is said before 168 hours", users_of(9893, challenger=701), late=0.102)
     return early("slow-model", 150, (9893, 701), evidence=slow)
 
 
 def skipped() -> View:
     """A person went from 1 % to 50 %."""
-    experiment = made(name="in-a-hurry")
-    events = _at_5(experiment)[:2]
-    events.append(moved(events, experiment, 30, "50%", "the campaign ends on Friday", by="person"))
-    users = {INCUMBENT: 893, "challenger": 901}
-    return view(experiment, events, 40, verdict("inconclusive", "too little to say", users, 0.01), users)
+    experiment, users = made(name="in-a-hurry"), users_of(893, challenger=901)
+    jump = (30, "50%", {"by": "person", "reason": "the campaign ends on Friday"})
+    found = verdict("inconclusive", "too little to say", users, 0.01)
+    return view(experiment, on_the_way(experiment, 2, jump), 40, found, users)
 
 
 def silent() -> View:
@@ -329,20 +318,17 @@ def silent() -> View:
 
 
 def killed() -> View:
-    experiment = made(name="switched")
-    events = _at_5(experiment)
-    more = next_event(events, experiment, "kill", at=START + 80 * HOUR, by="person", reason="clicks are gone")
-    users = {INCUMBENT: 1893, "challenger": 101}
-    return view(experiment, [*events, more], 96, verdict("inconclusive", "too little", users, 0.01, "5%"), users)
+    experiment, users = made(name="switched"), users_of(1893, challenger=101)
+    off = (80, "kill", {"by": "person", "reason": "clicks are gone"})
+    found = verdict("inconclusive", "too little", users, 0.01, "5%")
+    return view(experiment, on_the_way(experiment, 3, off), 96, found, users)
 
 
 def promoted() -> View:
-    experiment = made(name="done", holdout=0.05)
-    events = _at_50(experiment)
-    events = [*events, moved(events, experiment, 500, "promoted", BETTER, by="person", challenger="challenger")]
-    users = {INCUMBENT: 7212, "challenger": 7156}
-    found = verdict("ship", BETTER, users, 0.0225)
+    experiment, users = made(name="done", holdout=0.05), users_of(7212, challenger=7156)
+    end = (500, "promoted", {"by": "person", "reason": BETTER, "challenger": "challenger"})
     settled = Settled(done=True, reason="Holdout", words="the holdout keeps the previous incumbent")
+    found, events = verdict("ship", BETTER, users, 0.0225), on_the_way(experiment, 4, end)
     return view(experiment, events, 1505, found, users, long_term=long_term(), settled=settled)
 
 

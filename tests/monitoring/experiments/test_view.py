@@ -131,7 +131,7 @@ def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> N
     assert advice["reason"].startswith("no decision has come for 50 minutes, since 2026-11-22 10:16 UTC")
     assert made.early()["advice"]["action"] == "wait"
     experiment = made.made()
-    events = made._at_5(experiment)
+    events = made.on_the_way(experiment, 3)
     events.append(made.moved(events, experiment, 90, "stopped", "no money", by="person"))
     view = made.view(experiment, events, 96.0, newest=made.newest(96, 20_000.0, "no decision has come for 6 hours"))
     assert view["newest"] is not None and view["newest"]["silence"] is None and view["newest"]["age_seconds"] == 20_000

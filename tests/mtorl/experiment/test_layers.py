@@ -102,20 +102,6 @@ def test_two_of_a_name_or_none_at_all_are_refused() -> None:
         make("a", campaigns=["x"])
 
 
-def test_a_budget_is_divided_among_the_arms_of_all_experiments() -> None:
-    spring = make("spring", layer_part=[0.0, 0.5], stage="50%", budgets=[budget("*")])
-    autumn = make("autumn", layer_part=[0.5, 0.9], stage="5%", budgets=[budget("*")])
-    limits = {account.arm: round(account.limit, 9) for account in Experiments([spring, autumn]).accounts()}
-    assert limits == {
-        "*": 100.0,
-        "spring/incumbent": 25.0,
-        "spring/challenger": 25.0,
-        "autumn/incumbent": 38.0,
-        "autumn/challenger": 2.0,
-        "outside": 10.0,
-    }
-
-
 def test_while_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
     together = Experiments(
         [
@@ -166,13 +152,3 @@ def test_the_parts_of_a_budget_are_the_whole_and_in_proportion_to_users(experime
             tried = 0.01 if one.overrides and one.enabled else 0.0
             for arm, share in one.shares().items():
                 assert found[one.key(arm)] == pytest.approx(inside * (1 - one.holdout) * (1 - tried) * share)
-
-
-@settings(max_examples=100)
-@given(together(), st.integers(0, 10_000))
-def test_another_experiment_changes_nobodys_arm(experiments: Experiments, number: int) -> None:
-    user = f"u{number}"
-    for one in experiments:
-        alone = Experiments([one])
-        if one.holds(user):
-            assert experiments.deciding(user, "x") is alone.deciding(user, "x") is one
