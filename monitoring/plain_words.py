@@ -60,22 +60,6 @@ def confidence(verdict: Mapping[str, Any]) -> str:
     return f"{100 * verdict['confidence']:.4g} %"
 
 
-def hours_or_minutes(hours: float, needed: float) -> str:
-    """A time in the unit, hours or minutes, that suits the time that is needed."""
-    return f"{60 * hours:,.1f}" if 0 < needed < 1 else f"{hours:,.1f}"
-
-
-def amounts(kind: str, found: float, needed: float) -> str:
-    """A requirement of a stage by its kind: what was found, of what is needed or allowed."""
-    if kind == "fallback_ratio":
-        return f"{found:.1%}, {needed:.1%} allowed"
-    if kind == "latency_seconds":
-        return f"{1000 * found:,.0f} ms, {1000 * needed:,.0f} ms allowed".replace("-", "−")
-    if kind == "users":
-        return f"{found:,.0f} of {needed:,.0f}"
-    return f"{hours_or_minutes(found, needed)} of {hours_or_minutes(needed, needed)}"
-
-
 def account(arm: str, arms: Collection[str]) -> str:
     """The owner of an account; users outside all experiments have one only if `arms`, of all accounts, has them."""
     if arm == ALL_ARMS:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cli.experiment.shared import shares_in_words
 from cli.tables import titled, with_interval
-from monitoring.plain_words import account, amounts, heavy, left_out, moved, named_in, of_arms
+from monitoring.plain_words import account, heavy, left_out, moved, named_in, of_arms
 from mtorl.pages.words import duration
 
 if TYPE_CHECKING:
@@ -98,14 +98,11 @@ def _steps(steps: Sequence[Step]) -> Text:
 def _needs(needs: Sequence[Need]) -> Table:
     table = Table.grid(padding=(0, 2))
     for need in needs:
-        limit = need["kind"] in ("fallback_ratio", "latency_seconds")
-        share = 1.0 if need["needed"] <= 0 else min(max(need["found"] / need["needed"], 0.0), 1.0)
-        colour = "green" if need["met"] else "red" if limit else "blue"
-        bar = Text("━" * round(_BAR * share), style=colour)
-        bar.append("─" * (_BAR - round(_BAR * share)), style="bright_black")
-        mark = "✓" if need["met"] else "✗" if limit else "…"
-        words = amounts(need["kind"], need["found"], need["needed"])
-        table.add_row(Text(mark, style=colour), Text(need["label"]), bar, Text(words))
+        colour = "green" if need["met"] else "red" if need["limit"] else "blue"
+        done = round(_BAR * need["share"])
+        bar = Text("━" * done, style=colour).append("─" * (_BAR - done), style="bright_black")
+        mark = "✓" if need["met"] else "✗" if need["limit"] else "…"
+        table.add_row(Text(mark, style=colour), bar, Text(need["words"]))
     return table
 
 

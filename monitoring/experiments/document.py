@@ -54,7 +54,9 @@ class Need(TypedDict):
     found: float
     needed: float
     met: bool
-    label: str
+    limit: bool  # whether at most that much may be found, and not at least
+    share: float  # found of needed, 1 at most
+    words: str
 
 
 class Next(TypedDict):
@@ -108,7 +110,6 @@ class Newest(TypedDict):
 
     at: str
     age_seconds: float  # when the log was read
-    longest_seconds: float  # the longest time without a decision in the week before it, to the minute
     silence: str | None  # in words, that nothing has come for long; null: it is no longer than usual
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from monitoring import plain_words
 from monitoring.experiments.charts import domain, effect_chart, track
-from monitoring.experiments.document import Need, View
+from monitoring.experiments.document import View
 from mtorl.experiment.arm import OUTSIDE
 from mtorl.pages import words
 from mtorl.pages.page import filled
@@ -78,7 +78,6 @@ def _experiment(view: View, anchor: str) -> Json:
         "anchor": anchor,
         "label": plain_words.named(view["plan"]["metrics"]["primary"], view["unit"]),
         "tiles": [*_tiles_of_verdict(view), *_tiles_of_money(view)],
-        "needs": [_need(need) for need in view["next"]["needs"]],
         "accounts": _accounts(view),
         "mix": _mix(view),
         **({} if view["verdict"] is None else _of_verdict(view, view["verdict"])),
@@ -166,19 +165,6 @@ def _srm(verdict: Mapping[str, Any]) -> Json:
     if verdict["verdict"] == "srm":
         return {"words": "No", "said": f"p = {words.p_value(p)}: no figure counts".replace("= <", "<"), "tone": "alarm"}
     return {"words": "Ok", "said": f"p = {words.p_value(p)}".replace("= <", "<"), "tone": "good"}
-
-
-def _need(need: Need) -> Json:
-    """A requirement with its bar; of what has a limit, a full bar is bad."""
-    found, needed = need["found"], need["needed"]
-    limit = need["kind"] in ("fallback_ratio", "latency_seconds")
-    whole = 100.0 if needed <= 0 else 100 * found / needed
-    return {
-        **need,
-        "bar": round(min(max(whole, 0.0), 100.0), 1),
-        "words": plain_words.amounts(need["kind"], found, needed),
-        "limit": limit,
-    }
 
 
 def _effects(challengers: Mapping[str, Json]) -> list[Json]:

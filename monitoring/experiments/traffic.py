@@ -91,7 +91,7 @@ def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
     if age > max(_LEAST, _FACTOR * longest):
         usual = f"; in the week before, the longest time without one was {duration(longest)}" if longest else ""
         silence = f"no decision has come for {duration(age)}, since {at:%Y-%m-%d %H:%M} UTC{usual}"
-    return Newest(at=at.isoformat(timespec="seconds"), age_seconds=age, longest_seconds=longest, silence=silence)
+    return Newest(at=at.isoformat(timespec="seconds"), age_seconds=age, silence=silence)
 
 
 def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:

@@ -24,6 +24,7 @@ from mtorl.experiment.experiment import MOST_BUDGETS, Experiment
 from mtorl.experiment.history import Event, state_of
 from mtorl.experiment.metrics import unit_of
 from mtorl.experiment.stage_machine import (
+    FAULTS,
     OVER,
     STAGES,
     Hold,
@@ -148,17 +149,18 @@ def _next(
     now: float,
 ) -> Next:
     off = state.killed or not experiment.enabled or state.phase in OVER or known.problem is not None
-    needs = [] if off else [_need(one) for one in needed]
+    needs = [] if off else [_need(*one, one.met) for one in needed]
     void = known.evidence is not None and known.evidence.token == "srm"
     following = next((step.stage for step in stages_to_come(experiment.ramp, state)), None)
     last = not off and state.phase in STAGES and following is None
     if last and known.verdict is not None:
         counted: float = known.verdict["hours"]
         least = experiment.min_runtime_hours
-        label = f"{'minutes' if 0 < least < 1 else 'hours'} that count in the verdict"
+        factor, unit = (60, "minutes") if 0 < least < 1 else (1, "hours")
+        words = f"{factor * counted:.1f} of {factor * least:g} {unit} that count in the verdict"
         met = counted > least - 1.0  # as `mtorl.experiment.inference.verdict` has it
         if least > 0:
-            needs.append(Need(kind="counted_hours", arm=None, found=counted, needed=least, met=met, label=label))
+            needs.append(_need("counted_hours", None, counted, least, words, met))
     to = step.to if isinstance(step, Move) else following
     waits = [] if isinstance(step, Move) else list(step.reasons)
     not_before = expected = None
@@ -195,15 +197,10 @@ def _expected(needed: Sequence[Requirement], since: float, now: float) -> float 
     return latest
 
 
-def _need(one: Requirement) -> Need:
-    labels = {
-        "hours": f"{'minutes' if 0 < one.needed < 1 else 'hours'} at this stage",
-        "users": f"users of {one.arm}",
-        "fallback_ratio": f"default actions of {one.arm}",
-        "latency_seconds": f"{one.arm} later than the incumbent, 99th percentile",
-    }
-    label = labels[one.kind]
-    return Need(kind=one.kind, arm=one.arm, found=one.found, needed=one.needed, met=one.met, label=label)
+def _need(kind: str, arm: str | None, found: float, needed: float, words: str, met: bool) -> Need:
+    share = 1.0 if needed <= 0 else min(max(found / needed, 0.0), 1.0)
+    limit = kind in FAULTS
+    return Need(kind=kind, arm=arm, found=found, needed=needed, met=met, limit=limit, share=share, words=words)
 
 
 def _plan(experiment: Experiment, serving: Experiment) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def traffic(arms: dict[str, int], shadow: bool = False) -> Traffic:
 
 def newest(hours: float, age: float = 240.0, silence: str | None = None) -> Newest:
     at = datetime.fromtimestamp(START + HOUR * hours - age, UTC).isoformat(timespec="seconds")
-    return Newest(at=at, age_seconds=age, longest_seconds=180.0, silence=silence)
+    return Newest(at=at, age_seconds=age, silence=silence)
 
 
 def spend(serving: Experiment, share: float) -> list[Spend]:

@@ -32,7 +32,7 @@ HOUR = 3600.0
 SPEC = {name: value for name, value in FILE.items() if name != "name"}
 NAME = str(FILE["name"])
 ARMS = {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
-NEWEST = Newest(at="2026-11-28T09:30:00+00:00", age_seconds=240.0, longest_seconds=60.0, silence=None)
+NEWEST = Newest(at="2026-11-28T09:30:00+00:00", age_seconds=240.0, silence=None)
 TRAFFIC = traffic(dict.fromkeys(ARMS, 100))
 VERDICT = verdict(
     "inconclusive", "contains zero", {"incumbent": 500, "challenger": 490}, 0.0056,
