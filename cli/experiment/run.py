@@ -146,7 +146,6 @@ def operator(
     from serving.kubernetes_api import namespace_of_pod
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(logging.WARNING)
     with exit_codes():
         api = ClusterApi(namespace or namespace_of_pod())
         run_operator(api, dataset, lake, port, every)

@@ -187,6 +187,12 @@ class ExperimentResource:
         self._config_map = self._api.switch_off(self._config_map, self.name)
         self._entries = self._api.entries(self._config_map)
 
+    def is_followed(self) -> bool:
+        """Whether the operator has followed this spec, and the reason for a kill by hand is the one that stood then."""
+        accepted = (one for one in self.status.get("conditions") or () if one["type"] == "Accepted")
+        followed = any(one.get("observedGeneration") == self.generation for one in accepted)
+        return followed and self.status.get(BY_HAND) in (None, self._reason())
+
     def is_edited(self) -> bool:
         """Whether routers read an edit of the ConfigMap by hand."""
         entry = self._entries.get(self.name)

@@ -1,10 +1,9 @@
-"""The operator's work: on each change of an object, on each look at the log, and once a second.
+"""The operator's work: once a second, and on each look at the log.
 
     operator = Operator(api, reader, dataset, servers)
-    operator.changed("spring")        # an object has changed: kill switch and moves, within a tenth of a second
+    operator.watch()                  # once a second: kill switch and moves of objects that have changed
     operator.settle()                 # once a second: the incumbent's model server follows a promotion
     operator.advance()                # once a minute: the ramp, from what the log says
-    operator.watch()                  # once a second: whether each router has what is in force
     operator.views()                  # for the page and the gauges
 
 A fault goes into the object's status and changes nothing. The operator keeps no state of its own: it may be killed
@@ -64,7 +63,7 @@ from serving.model_servers import ModelServers
 
 log = logging.getLogger(__name__)
 _TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of conditions: events, besides what happens
-_TRIES = 8  # of a change: some ten seconds where the API server is away
+_TRIES = 8  # of a change that conflicts with others
 
 
 class Operator:
@@ -78,13 +77,15 @@ class Operator:
         self._clock: Callable[[], float] = time.time
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
+        self._faults: dict[str, str] = {}  # by object: what was logged last
         self._promoted: set[str] = set()  # objects to settle; after a restart, all of them
         self._found: dict[tuple[str, str], Known] = {}  # by name and salt: another salt is another experiment
         self.routers = Routers()
+        self.leads = False
 
     def changed(self, name: str) -> None:
         """Apply the kill switch and moves of an object that has changed or is gone."""
-        if self._again(lambda: self._follow(name)):
+        if self._again(name):
             self._promoted.add(name)
 
     def settle(self) -> None:
@@ -97,24 +98,30 @@ class Operator:
 
     def advance(self) -> None:
         """Look at the decision log for each experiment, and let its ramp go on."""
-        for found in self._api.experiments():
-            _guarded(self._advance, str(found["metadata"]["name"]))
+        names = [str(found["metadata"]["name"]) for found in self._api.experiments()]
+        for act in (self.changed, self._advance):  # all of the former first: no look at a log holds them up
+            for name in names:
+                _guarded(act, name)
 
     def watch(self) -> None:
-        """Write for each experiment in force whether each router has it, and follow changes that were not heard.
+        """Follow what has changed since it was followed last: a spec, an answer to a kill by hand, the ConfigMap.
 
-        An object may have been deleted, or its kill switch used, while the operator or the API server was away.
+        The leader also writes for each experiment in force whether each router has it.
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
         config_map = self._api.in_force()  # at least as new as the objects that it follows from
-        for owner, entry in self._api.entries(config_map).items():
-            found, serving = objects.get(owner), entry.experiment
-            alone = serving is not None and (serving.enabled or serving.name != owner)  # of no object
-            unheard = serving is None or (alone if found is None else not _is_followed(found))
-            if unheard or (found is not None and entry.edited):
-                _guarded(self.changed, owner)
-            elif found is not None and serving is not None:
-                resource = ExperimentResource(self._api, config_map, found)
+        in_force = self._api.entries(config_map)
+        for name in {**objects, **in_force}:
+            entry = in_force.get(name)
+            serving = entry and entry.experiment
+            if name not in objects:  # deleted; or somebody's copy
+                if serving is None or serving.enabled or serving.name != name:
+                    _guarded(self.changed, name)
+                continue
+            resource = ExperimentResource(self._api, config_map, objects[name])
+            if not resource.is_followed() or (entry is not None and (serving is None or entry.edited)):
+                _guarded(self.changed, name)
+            elif serving is not None and self.leads:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
                     said = edited(resource, self._api.namespace) or said
@@ -132,19 +139,22 @@ class Operator:
         """Experiments in force, by the name of their object."""
         return self._api.entries(self._api.in_force())
 
-    def _again(self, act: Callable[[], bool]) -> bool:
-        """Act, and retry after a conflict or without an answer; one thread at a time, or they would conflict."""
-        for attempt in range(_TRIES):
+    def _again(self, name: str) -> bool:
+        """Follow an object, and retry after a conflict; one thread at a time, or they would conflict."""
+        for _ in range(_TRIES):
             with self._lock:
                 try:
-                    return act()
+                    promoted = self._follow(name)
+                    self._faults.pop(name, None)
+                    return promoted
                 except Conflict:
-                    wait = 0.05
-                except OSError as error:  # of the network; a kill switch can't wait for the next look
-                    log.warning("the API server does not answer, or refuses: %s", error)
-                    wait = min(0.2 * 2**attempt, 2.0)
-            time.sleep(wait)
-        log.warning("it could not be written: it is tried again at the next look at the log")
+                    pass
+                except OSError as error:  # of the network, or of this object: it is retried in a second
+                    if self._faults.get(name) != str(error):
+                        log.warning("%s: the API server does not answer, or refuses: %s", name, error)
+                    self._faults[name] = str(error)
+                    return False
+            time.sleep(0.05)
         return False
 
     def _follow(self, name: str) -> bool:
@@ -194,7 +204,7 @@ class Operator:
             try:
                 return self._settle_once(name)
             except Conflict:  # perhaps of what is in force, after the history was written
-                self._again(lambda: self._follow(name))
+                self._again(name)
             except OSError as error:
                 return log.warning("the API server does not answer, or refuses: %s", error)
 
@@ -218,7 +228,6 @@ class Operator:
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
-        self.changed(name)
         looked: dict[tuple[str, float], Known | None] = {}
         for _ in range(_TRIES):
             try:
@@ -353,10 +362,3 @@ def _still_refused(resource: ExperimentResource) -> Condition | None:
         if refused and one.get("observedGeneration") == resource.generation:
             return Condition("Accepted", "True", "Refused", one["message"])
     return None
-
-
-def _is_followed(found: Mapping[str, Any]) -> bool:
-    """Whether this generation of an object was followed."""
-    status = found.get("status") or {}
-    accepted = (one for one in status.get("conditions") or () if one["type"] == "Accepted")
-    return any(one.get("observedGeneration") == found["metadata"].get("generation") for one in accepted)

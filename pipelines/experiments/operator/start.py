@@ -1,4 +1,4 @@
-"""The operator as a process: kopf reports changes, threads read the log and change servers, routers poll over HTTP.
+"""The operator as a process: threads poll the API server, read the log and change servers; routers poll over HTTP.
 
     mtorl experiment operator --namespace mtorl --lake /mnt/mtorl/lake --dataset dataset.yaml
 
@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import kopf
 from aiohttp import web
 from pydantic import ValidationError
 
@@ -34,7 +33,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.web import Unavailable, serving, site
 from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.runtime.validation import first_fault
-from pipelines.experiments.cluster_api import GROUP, OFF, PLURAL, SUFFIX, VERSION, ClusterApi, Entry
+from pipelines.experiments.cluster_api import OFF, SUFFIX, ClusterApi, Entry
 from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
 from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.operator import Operator
@@ -61,9 +60,15 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> N
     lease = Lease(KubernetesApi(api.namespace, ANSWER_SECONDS))
     served = _Site(operator, lease)
     threading.Thread(target=_lead, args=(operator, lease, every), name="lead", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def watch() -> None:
+        operator.watch()
+        served.follows.set()
+
     try:
         with serving(served.app(), _ALL_ADDRESSES, port):
-            asyncio.run(_hear(operator, api.namespace, served.follows))
+            _repeat(watch, 1.0)
     finally:
         reader.close()
         lease.release()
@@ -71,42 +76,10 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> N
 
 def _lead(operator: Operator, lease: Lease, every: float) -> None:
     lease.wait()
+    operator.leads = True
     log.info("leads: this operator acts on the experiments of %s", lease.namespace)
-    for name, act, seconds in (
-        ("log", operator.advance, every),
-        ("servers", operator.settle, 1.0),
-        ("routers", operator.watch, 1.0),
-    ):
+    for name, act, seconds in (("log", operator.advance, every), ("servers", operator.settle, 1.0)):
         threading.Thread(target=_repeat, args=(act, seconds), name=name, daemon=True).start()
-
-
-async def _hear(operator: Operator, namespace: str, follows: threading.Event) -> None:
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    def login(**known: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
-
-    @kopf.on.startup(registry=registry)
-    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.scanning.disabled = True  # nothing outside this namespace needs to be read
-        settings.posting.enabled = False  # events are ours
-        settings.batching.worker_limit = 4
-
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    def heard(name: str | None, **_: Any) -> None:
-        operator.changed(str(name))
-
-    # Without an identity kopf asks for the name of its user, and that of a container has none.
-    identity: Any = socket.gethostname()
-    await kopf.operator(
-        registry=registry,
-        namespace=namespace,
-        clusterwide=False,
-        standalone=True,
-        identity=identity,
-        ready_flag=follows,
-    )
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:

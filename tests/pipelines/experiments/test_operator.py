@@ -68,6 +68,7 @@ class Scene:
     def restart(self) -> None:
         """Another process."""
         self.operator = Prompt(self.cluster, self, None, InferenceServices(self.cluster))  # type: ignore[arg-type]
+        self.operator.leads = True
         self.operator._clock = lambda: self.now + self.put_forward
         self.operator._jumps = ClockJumps(lambda: self.now)
 
@@ -384,6 +385,13 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (watch, {"enabled": False, "last": "kill"}),
         (watch, {"InForce": "Behind"}),
     ],
+    "one that stands by follows people too, and leaves what routers have to the leader": [
+        (move("shadow"), {}),
+        (lambda scene: setattr(scene.operator, "leads", False), {}),
+        (lambda scene: scene.cluster.patch(NAME, enabled=False), {}),
+        (watch, {"enabled": False, "last": "kill"}),
+        (heard(), {"InForce": "Behind"}),
+    ],
     "a deleted experiment ends, and its place is free": [
         (move("shadow"), {}),
         (lambda scene: scene.cluster.delete(NAME), {}),
@@ -569,7 +577,8 @@ def test_a_stage_begins_anew_and_stages_that_are_left_out_are_named(scene: Scene
 def replied(scene: Scene, **annotations: str) -> None:
     """Somebody patches the object as the condition says; in its spec nothing changes."""
     scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
-    scene.patch(enabled=True)
+    scene.cluster.patch(NAME, enabled=True)
+    scene.operator.watch()
 
 
 def test_a_kill_switch_by_hand_is_not_lost_between_two_writes(scene: Scene) -> None:

@@ -1,24 +1,49 @@
-"""The operator as a process."""
+"""The operator as a process: it follows what people write, and releases its lease when it is stopped."""
 
 from __future__ import annotations
 
-import asyncio
-import getpass
-import threading
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import cast
 
-import pytest
+from tests.features.collect.decision_logs import SPEC
+from tests.repository import ROOT
 
-from pipelines.experiments.operator.operator import Operator
-from pipelines.experiments.operator.start import _hear
+PROCESS = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+from pipelines.experiments.operator import start
+from tests.mtorl.experiment.experiments import FILE
+from tests.pipelines.experiments.fake_cluster import FakeCluster
+
+cluster, name = FakeCluster(), FILE["name"]
+
+def people():
+    served = lambda enabled: f"enabled: {enabled}" in cluster.config_map["data"][f"{name}.yaml"]
+    for enabled in (True, False):
+        move = {"to": "5%", "reason": "go"}
+        cluster.apply(name, {**FILE, "move": move, "enabled": enabled})
+        while cluster.config_map is None or not served(str(enabled).lower()):
+            time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+if __name__ == "__main__":
+    FILE.pop("name")
+    start.KubernetesApi = lambda *_: cluster
+    threading.Thread(target=people, daemon=True).start()
+    try:
+        start.run(cluster, Path(sys.argv[1]), sys.argv[2], 0, 60.0)
+    finally:
+        lease = cluster.kept["leases"]["mtorl-operator"]["spec"]
+        print(json.dumps([*(event["kind"] for event in cluster.status(name)["history"]), lease["holderIdentity"]]))
+"""
 
 
-def test_it_begins_where_its_user_has_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def nameless() -> str:
-        raise KeyError("getpwuid(): uid not found: 10001")  # as in a container
-
-    monkeypatch.setattr(getpass, "getuser", nameless)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(TimeoutError):  # it goes on looking for an API server
-        asyncio.run(asyncio.wait_for(_hear(cast(Operator, None), "ads", threading.Event()), 1.0))
+def test_it_follows_objects_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    SPEC.save(tmp_path / "dataset.yaml")
+    (tmp_path / "process.py").write_text(PROCESS)
+    command = [sys.executable, str(tmp_path / "process.py"), str(tmp_path / "dataset.yaml"), str(tmp_path / "lake")]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["move", "kill", None]
