@@ -95,11 +95,6 @@ def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
     """The mean of two models' forecasts, and half of their difference; None if there are not two."""
-    for one in forecasts:
-        if one.gain_BC.shape != shape or one.cost_BC.shape != shape:
-            raise ValueError(f"forecasts must have shape {shape}, got {one.gain_BC.shape} and {one.cost_BC.shape}")
-        if not (np.isfinite(one.gain_BC).all() and np.isfinite(one.cost_BC).all()):
-            raise ValueError("forecasts must be finite")
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:

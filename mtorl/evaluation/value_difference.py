@@ -92,8 +92,6 @@ def value_difference(
             than two, every weight counts; with none, what the log says nothing of earns nothing.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
-    if budget_share is not None and not 0 < budget_share < np.inf:
-        raise ValueError(f"budget_share must be a positive number, got {budget_share}")
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
     cost_B, as_logged_B = expected.cost_BC[log.at_channel], log.exposure_weight()
     columns = [np.ones(len(log)), as_logged_B, as_logged_B * (log.cost_B - cost_B), cost_B]

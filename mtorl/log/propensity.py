@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
 from mtorl.log.dataset import DatasetSpec
@@ -31,7 +30,7 @@ _SMOOTHING = 1.0  # pseudo-count of every channel
 def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     """Propensity of the logged channel of each row, in (0, 1].
 
-    The windows are touchpoints, such as `WindowTable.rows`, with a propensity if the log has it.
+    The windows are touchpoints in the order of `WindowTable.rows`, with a propensity if the log has it.
 
     ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no rows are for training.
     """
@@ -53,22 +52,11 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     if not train_B.any():
         raise ValueError("propensity: no training rows to estimate it from")
     channels = len(spec.channels)
-    if spec.propensity == "channel-frequency":
-        before_B = np.zeros(len(windows), dtype=np.int64)
-    else:
-        before_B = _previous(windows, channel_B, start=channels)
+    before_B = np.full(len(windows), channels)
+    if spec.propensity == "markov":  # a user's later journeys start without a previous channel, as the first one does
+        follows_B = windows["step"].to_numpy() > 0
+        before_B[follows_B] = channel_B[np.flatnonzero(follows_B) - 1]
     counts = np.full((channels + 1, channels), _SMOOTHING)
     np.add.at(counts, (before_B[train_B], channel_B[train_B]), 1.0)
     table: Floats = np.maximum(counts / counts.sum(axis=1, keepdims=True), FLOOR)
     return table[before_B, channel_B]
-
-
-def _previous(windows: pd.DataFrame, channel_B: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-    """Channel of the previous touchpoint, [B]; `start` where a journey starts. Rows may be in any order."""
-    user_B, step_B = pd.factorize(windows["user_id"])[0], windows["step"].to_numpy()
-    order_B = np.lexsort((windows["timestamp"].astype("int64"), user_B))
-    before_B = np.full(len(windows), start, dtype=np.int64)
-    # A user's later journeys start without a previous channel, as the first one does.
-    follows = (user_B[order_B][1:] == user_B[order_B][:-1]) & (step_B[order_B][1:] > 0)
-    before_B[order_B[1:][follows]] = channel_B[order_B[:-1][follows]]
-    return before_B

@@ -74,15 +74,6 @@ def test_markov_begins_anew_with_every_journey():
     np.testing.assert_allclose(propensity[stayed], 0.8, atol=0.03)
 
 
-def test_the_order_of_rows_does_not_matter():
-    spec = SPEC.replace(propensity="markov")
-    windows = log(users=50, stay=0.5)
-    windows["step"] %= 5
-    shuffled = windows.sample(frac=1, random_state=1)
-    propensity = pd.Series(logged_propensity(shuffled, spec), index=shuffled.index).sort_index()
-    np.testing.assert_array_equal(propensity, logged_propensity(windows, spec))
-
-
 @pytest.mark.parametrize("method", ["channel-frequency", "markov"])
 def test_what_cannot_be_estimated_is_said(method):
     spec = SPEC.replace(propensity=method)
