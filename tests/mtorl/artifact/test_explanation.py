@@ -117,15 +117,6 @@ def test_a_window_that_begins_midway_goes_on_doing_so() -> None:
     assert None not in without(window, 2, SPEC)["prev_channel"]
 
 
-def test_an_explanation_leaves_its_window_alone_and_reads_only_what_is_described() -> None:
-    window = journey([1, 2])
-    window["context"]["note"] = 5
-    before = repr(window)
-    (why,) = explain(artifact(Additive()), [window], [0])
-    assert len(why.reward_K) == 2
-    assert repr(window) == before
-
-
 def test_a_malformed_window_is_said() -> None:
     with pytest.raises(WindowError, match="instance 1"):
         explain(artifact(Additive()), [journey([1]), {**journey([1]), "prev_click": []}], [0, 0])

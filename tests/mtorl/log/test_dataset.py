@@ -101,11 +101,3 @@ def test_the_file_of_a_feature_view_lies_beside_the_description_wherever_that_is
     (tmp_path / "copy").mkdir()
     spec.save(tmp_path / "copy" / "dataset.yaml")
     assert DatasetSpec.load(tmp_path / "copy" / "dataset.yaml") == spec
-
-
-def test_a_changed_copy_is_validated_and_forgets_what_followed_from_the_old_fields():
-    spec = DatasetSpec.load("simulator-aggregates")
-    assert len(spec.feature_columns) == 2 * len(spec.channels) + 2
-    assert spec.replace(features=()).feature_columns == ()
-    with pytest.raises(ValueError, match="window"):
-        spec.replace(window=0)

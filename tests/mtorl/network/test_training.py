@@ -107,15 +107,6 @@ def test_no_windows_is_an_error_that_says_which():
         train(TrainingWindows([EncodedArrays(x, targets)], [EncodedArrays(x[:0], empty)], C), SMALL)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("epochs", 0), ("lr", 0.0), ("mu", -1.0), ("lam", float("nan")), ("patience", 0), ("precision", "fp8")],
-)
-def test_config_names_the_field_at_fault(field, value):
-    with pytest.raises(ValueError, match=field):
-        TrainConfig(**{field: value})
-
-
 def test_bfloat16_learns_as_much():
     full, half = (fit(replace(SMALL, epochs=4, precision=precision)) for precision in ("fp32", "bf16"))
     assert half.history != full.history

@@ -144,13 +144,8 @@ def test_invalid_arrays_are_refused(change, message):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("advantage_weight", -1.0),
-        ("exploration", 1.5),
-        ("price", -0.1),
-        ("utility_scale", 0.0),
-        ("exploration", "0.1"),
-        ("price", np.inf),
-        ("temperature", 1.0),
+        *(("advantage_weight", -1.0), ("exploration", 1.5), ("exploration", "0.1"), ("price", -0.1), ("price", np.inf)),
+        *(("utility_scale", 0.0), ("temperature", 1.0)),
     ],
 )
 def test_policy_params_name_the_field_at_fault(field, value):

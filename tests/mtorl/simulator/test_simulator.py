@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from features.ingest.ingest import ingest_log
 from mtorl.log.touchpoints import fingerprint, write_log
-from mtorl.simulator.market import CHANNELS, Draws, pick
+from mtorl.simulator.market import CHANNELS, Draws
 from mtorl.simulator.simulator import Outcome, Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, instance_from_history
@@ -214,36 +214,6 @@ def test_users_may_go_through_a_round_in_parts(simulator):
             found = parts.advance(turn, channel[part], users=part)
             assert all((found[name] == values[part]).all() for name, values in expected.items())
         assert parts.rows(min(turn + 1, 1)) == whole.rows(min(turn + 1, 1))
-
-
-def test_clicks_reveal_what_frequencies_do_not(simulator, log):
-    """A plain rule on the history beats the logging frequencies by far; the oracle shows that more can be learnt."""
-    users = simulator.user_ids[:1500]
-    logged = log.drop_duplicates(["age_group", "channel"]).set_index(["age_group", "channel"])["propensity"]
-
-    def frequency(online, turn):
-        groups = [row["static"]["age_group"] for row in online.rows(turn)]
-        return pick(np.array([[logged[group, c] for c in CHANNELS] for group in groups]), online.u(turn))
-
-    def clicked_most(online, turn):
-        scores = np.zeros((len(users), len(CHANNELS)))
-        for i, row in enumerate(online.rows(turn)):
-            touchpoints = zip(row["history"]["hist_channel"], row["history"]["hist_click"], strict=True)
-            for channel, click in touchpoints:
-                scores[i, CHANNELS.index(channel)] += 1.0 if click else -0.12
-            scores[i, CHANNELS.index(row["history"]["hist_channel"][-1])] -= 0.2
-        return scores.argmax(axis=1)
-
-    def worth(decide):
-        online = simulator.online(users, 4, 1)
-        value_U = np.mean([online.advance(t, decide(online, t))["expected_click"] for t in range(4)], axis=0)
-        return value_U.mean(), value_U.std() / np.sqrt(len(users))
-
-    frequencies, error = worth(frequency)
-    rule, _ = worth(clicked_most)
-    oracle, _ = worth(lambda online, turn: online.click_probability(turn).argmax(axis=1))
-    assert rule > 1.2 * frequencies and rule - frequencies > 4 * error
-    assert oracle > 1.2 * rule
 
 
 @given(st.integers(0, 2**31), st.integers(0, 2**31), st.integers(0, 1000))

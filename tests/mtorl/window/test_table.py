@@ -89,15 +89,6 @@ def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     assert (padded >= 0).sum() == len(rows)
 
 
-def test_late_rows_are_read_from_the_folder(tmp_path):
-    rows = recorded_late(STEPS, [0.0, 5.0])
-    write_windows_folder(tmp_path / "late", rows)
-    write_windows_folder(tmp_path / "on-time", rows.drop(columns="created_timestamp"))
-    slow, quick = (WindowTable.load(tmp_path / name) for name in ("late", "on-time"))
-    assert "created_timestamp" in slow.steps.column_names
-    assert slow.windows("train").length_B.sum() < quick.windows("train").length_B.sum()
-
-
 def test_the_reference_is_a_stretch_of_each_training_user(folder):
     table = WindowTable.load(folder)
     train = LOG[split_of(LOG["user_id"]) == "train"]

@@ -19,7 +19,6 @@ from tests.mtorl.window.small_journeys import (
     HOUR,
     JOURNEY,
     SPEC,
-    content,
     log_of,
     offline,
     online,
@@ -79,24 +78,6 @@ def test_a_pause_is_that_before_the_token_s_own_touchpoint():
     assert np.isnan(batch.time["recency_hours"][batch.prev_channel_N == len(SPEC.channels)]).all()
     hours = [row["timestamp"] % (24 * HOUR) / HOUR for row in rows]
     assert batch.time["hour_of_day"][batch.row_N == 4].tolist() == hours[2:]
-    encoder = Encoder.fit(batch, SPEC)
-    last_B = np.cumsum(batch.length_B) - 1
-    at = len(SPEC.channels) + 2 + 2 + 2  # behind the channel, the reward, two outcomes and the clock
-    pauses_BT = encoder.encode(batch)[0][..., at]
-    short, long = pauses_BT[1, 1], pauses_BT[2, 2]
-    assert short < long and pauses_BT[batch.row_N, batch.step_N][last_B].tolist() == [0.0, short, long, long, long]
-
-
-def test_what_a_store_holds_beyond_the_history_is_left_out():
-    rows = log_of([(JOURNEY[0], touchpoints(9))])
-    now = rows[6]
-    whole = {f"hist_{name}": [row[name] for row in rows] for name in ("timestamp", *content)}
-    last = {name: values[3:6] for name, values in whole.items()}
-    instances = [instance_from_history(history, now, {}, SPEC, now["timestamp"]) for history in (whole, last)]
-    assert instances[0] == instances[1]
-    assert instances[0]["context"]["hour"] == [4.0, 5.0, 6.0]
-    as_floats = {**last, "hist_timestamp": np.array(last["hist_timestamp"], dtype=float)}
-    assert instance_from_history(as_floats, now, {}, SPEC, float(now["timestamp"])) == instances[0]
 
 
 @pytest.mark.parametrize(
@@ -311,16 +292,6 @@ def test_models_that_read_no_sequences_have_them_too():
     assert values["clicks_search"].tolist() == [0.0, 0.0, 2.0, 4.0]
     assert np.isnan(values["degrees"]).tolist() == [False, True, False, False]
     assert "sky" in summary.categorical
-
-
-def test_what_a_server_is_not_told_is_named():
-    now = ROWS[0]
-    window = instance_from_history({}, now, now, STORING, now["timestamp"], now["stored"])
-    del window["features"]
-    with pytest.raises(WindowError, match="features is missing"):
-        WindowBatch.from_instances([window], STORING)
-    with pytest.raises(WindowError, match="missing columns degrees"):
-        WindowBatch.from_steps(steps_of(ROWS, STORING).drop_columns(["degrees"]), None, STORING)
 
 
 def test_a_network_reads_stored_features_of_the_decision_alone():
