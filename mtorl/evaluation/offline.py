@@ -66,16 +66,17 @@ def evaluate_offline(
     without_artifact = LoggedIncumbent.named_in(incumbent)
     own = without_artifact and without_artifact.decisions(windows, spec)
     opportunities = own or Opportunities.load(windows, spec, "test")
-    if opportunities is None:
-        known_B = _propensity_is_known(rows, spec)
-        moments: Windows = tested.only(np.flatnonzero(known_B))
-        log = _touchpoints(rows[known_B], _propensity(windows, rows[known_B], spec), spec)
-    else:
-        moments, log = from_texts(opportunities.windows, spec), _decisions(opportunities, spec)
-    channel_B = np.array([spec.channels.index(name) for name in rows["channel"]])
+    channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
     logged = np.arange(len(rows)), channel_B
+    if opportunities is None:
+        known_B = _propensity_is_known(rows, spec)
+        moments: Windows = tested.only(np.flatnonzero(known_B))
+        propensity_B = _propensity(windows, rows[known_B], spec)
+        log = LoggedRows(channel_B[known_B], propensity_B, gain_B[known_B], cost_B[known_B], users_B[known_B])
+    else:
+        moments, log = from_texts(opportunities.windows, spec), _decisions(opportunities, spec)
     heads, predicted, forecasts = {}, {}, {}
     folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
     arms = {name: artifact.load(Path(folder)) for name, folder in folders.items()}
@@ -157,12 +158,6 @@ def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
             "no test user has a touchpoint whose propensity is known: no policy can be valued on this log"
         )
     return np.asarray(known)
-
-
-def _touchpoints(rows: pd.DataFrame, propensity_B: Floats, spec: DatasetSpec) -> LoggedRows:
-    channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
-    gain_B = spec.reward.gain.of(rows)
-    return LoggedRows(channel_B, propensity_B, gain_B, rows["cost"].to_numpy(float), rows["user_id"].to_numpy())
 
 
 def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:

@@ -1,8 +1,7 @@
 """Ids of decisions: each holds the time, the user's bucket and the router, so no record needs a look-up to be filed.
 
     made = decision_id("u1", identity="5f0c9a7e", at=time.time())   # 0193f00f-ab12-72a3-b1c4-9d3e5f0c9a7e
-    hour_of(made)                                                   # the hour in which the lake files it
-    HOUR, BUCKET                                                    # the same as SQL, of the column decision_id
+    HOUR, BUCKET        # SQL, of the column decision_id: the hour and the bucket in which the lake files the decision
 
 A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds since 1970, then in `rand_a` 8 bits for one of 64 buckets, and
 in the last 32 bits the identity of the router's spool. The first four bits of `rand_b` are the slot of the campaign, in
@@ -68,8 +67,3 @@ def is_decision_id(text: str) -> bool:
 def time_of(made: str) -> datetime:
     """The time in an id, UTC."""
     return datetime.fromtimestamp(int(made[:8] + made[9:13], 16) / 1000, UTC)
-
-
-def hour_of(made: str) -> datetime:
-    """The hour of that time."""
-    return time_of(made).replace(minute=0, second=0, microsecond=0)

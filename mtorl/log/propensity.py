@@ -52,7 +52,7 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     if not train_B.any():
         raise ValueError("propensity: no training rows to estimate it from")
     channels = len(spec.channels)
-    before_B = np.full(len(windows), channels)
+    before_B = np.full(len(windows), channels, dtype=np.int64)
     if spec.propensity == "markov":  # a user's later journeys start without a previous channel, as the first one does
         follows_B = windows["step"].to_numpy() > 0
         before_B[follows_B] = channel_B[np.flatnonzero(follows_B) - 1]

@@ -21,9 +21,6 @@ Shape suffixes: B windows, T steps, N real steps (those with a target), C channe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,19 +29,6 @@ from mtorl.network.model import MTORL
 from mtorl.window.loader import Batch
 
 TERMS = ("action", "reward", "cost", "preference")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the terms."""
-
-    mu: float
-    nu: float
-    lam: float
-
-    def loss(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum."""
-        return terms["action"] + self.mu * terms["reward"] + self.nu * terms["cost"] + self.lam * terms["preference"]
 
 
 class Objective(nn.Module):

@@ -39,7 +39,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mtorl.log.columns import WindowError
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL, MTORLConfig
-from mtorl.network.objective import TERMS, Objective, Weights, losses
+from mtorl.network.objective import TERMS, Objective, losses
 from mtorl.network.parallel import Group, device_of
 from mtorl.runtime.errors import InputError
 from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
@@ -165,7 +165,6 @@ class TrainingLoop:
 
     def __init__(self, data: TrainingWindows, config: TrainConfig, device: torch.device, group: Group) -> None:
         self.data, self.config, self.device, self.group = data, config, device, group
-        self.weights = Weights(config.mu, config.nu, config.lam)
         self.model = _new_model(_first_windows("training", data.train), config, data.channels).to(device)
         _first_windows("validation", data.val)
         ema: Any = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
@@ -214,7 +213,7 @@ class TrainingLoop:
             where = f"epoch {progress.epoch}, batch {number}"
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 terms = self.objective(*batch.to(self.device))
-            loss = self.weights.loss(terms)
+            loss = self._weighted(terms)
             values = torch.stack([terms[name].detach() for name in TERMS])
             if number % check == 0:
                 _check(dict(zip(TERMS, values.tolist(), strict=True)), where)
@@ -336,10 +335,14 @@ class TrainingLoop:
         losses_, steps = self.group.total(sums)
         return dict(zip(names, (losses_ / steps.clamp(min=1)).tolist(), strict=True))
 
+    def _weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
+        of = self.config
+        return terms["action"] + of.mu * terms["reward"] + of.nu * terms["cost"] + of.lam * terms["preference"]
+
     def _named(self, prefix: str, means: Mapping[str, float]) -> dict[str, float]:
         terms = {name: torch.tensor(means.get(name, 0.0), dtype=torch.float64) for name in TERMS}
         row = {f"{prefix}_{name}": value for name, value in means.items()}
-        return {f"{prefix}_loss": float(self.weights.loss(terms)), **row}
+        return {f"{prefix}_loss": float(self._weighted(terms)), **row}
 
 
 def _check(values: Mapping[str, float], where: str) -> None:

@@ -74,14 +74,6 @@ def test_false_alarms_are_as_rare_as_promised(streams: int, alike: bool) -> None
         assert _runs(streams, alike, MEAN_RUN / 10, runs=300, most=3_000).mean() < MEAN_RUN
 
 
-def test_rare_events_raise_as_few_false_alarms() -> None:
-    rng, most = np.random.default_rng(5), 4_000
-    event_TR = rng.random((most, 300)) < 0.02
-    e_TR1 = np.where(event_TR, e_of_event(True, 0.02), e_of_event(False, 0.02))[..., None]
-    run_R = _first_alarms(e_TR1, MEAN_RUN)
-    assert run_R.mean() - 3 * run_R.std() / math.sqrt(len(run_R)) >= MEAN_RUN
-
-
 def test_the_simulation_does_what_the_module_does() -> None:
     rng = np.random.default_rng(3)
     e_TRJ = _e_of_p(rng.random((400, 1, 5)) ** 3)
