@@ -28,7 +28,7 @@ from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.decision_ids import FORM, is_decision_id
 from mtorl.log.records import CANCEL, VERSION, Baseline, OutcomeRecord
 from mtorl.log.times import microseconds, moment
-from mtorl.runtime.validation import first_fault, place, short
+from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may be ahead of ours
@@ -152,12 +152,6 @@ class DecisionParser:
             "campaign_id": "c1",
             "context": {column.name: 1.0 if column.kind == "numeric" else "a" for column in spec.context},
         }
-        self._fields = {
-            "instances": list(Instance.__annotations__),
-            "context": self._columns,
-            "costs": list(self._channels),
-            "baseline": list(GivenBaseline.__annotations__),
-        }
         context = _typed_dict("Context", {column.name: _type_of(column) for column in spec.context})
         channel: Any = Literal[self._channels]
         baseline = _typed_dict("GivenBaseline", {**GivenBaseline.__annotations__, "channel": channel})
@@ -177,7 +171,7 @@ class DecisionParser:
 
     def parse(self, body: Any) -> list[DecisionRequest]:
         """The instances of a v1 request, as bytes or parsed JSON; raises BadRequest."""
-        checked = _checked(self._adapter, parse_json(body), self._fields)
+        checked = _checked(self._adapter, parse_json(body))
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
 
@@ -215,11 +209,10 @@ class OutcomeParser:
         outcomes = Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]
         self.body = _typed_dict("OutcomeBody", {"outcomes": outcomes}, _BODY)
         self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(self.body)
-        self._fields = {"outcomes": list(Outcome.__annotations__)}
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
         """The outcomes of a report, as records of the decision log; raises BadRequest."""
-        outcomes = _checked(self._adapter, parse_json(body), self._fields)["outcomes"]
+        outcomes = _checked(self._adapter, parse_json(body))["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
 
@@ -268,29 +261,11 @@ def _type_of(column: Column) -> Any:
     return NotRequired[float | None] if column.kind == "numeric" else NotRequired[Category | None]
 
 
-def _checked(adapter: TypeAdapter[Body], body: Any, fields: Mapping[str, Sequence[str]]) -> Body:
-    """A valid body; `fields` are the allowed names in objects, by the name of the object or of the list around it."""
+def _checked(adapter: TypeAdapter[Body], body: Any) -> Body:
     try:
         return adapter.validate_python(body)
     except ValidationError as error:
-        raise BadRequest(_explained(error, fields)) from None
-
-
-def _explained(error: ValidationError, fields: Mapping[str, Sequence[str]]) -> str:
-    """The first fault, and the same fault elsewhere in its object."""
-    faults = error.errors(include_url=False)
-    kind, loc = faults[0]["type"], faults[0]["loc"]
-    if not loc:
-        return f'expected an object {{"{next(iter(fields))}": [...]}}, got {short(faults[0]["input"])}'
-    alike = ", ".join(str(f["loc"][-1]) for f in faults if f["type"] == kind and f["loc"][:-1] == loc[:-1])
-    if kind == "missing" and len(loc) > 1:
-        return f"{place(loc[:-1])}: missing {alike}"
-    if kind == "extra_forbidden":
-        allowed = fields[next(str(part) for part in reversed(loc[:-1]) if isinstance(part, str))]
-        return f"{place(loc[:-1])}: unknown {alike}; known: {', '.join(allowed)}"
-    if kind == "string_type":
-        return f"{place(loc)}: expected text, got {short(faults[0]['input'])}"
-    return first_fault(error)
+        raise BadRequest(first_fault(error)) from None
 
 
 def _not_in_future(where: str, text: str, now: datetime) -> datetime:
