@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -48,15 +47,9 @@ class Answered(NamedTuple):
 
     at: float  # time.monotonic
     content: str | None  # hash of what the request said
-    decision_id: str
-    text: str  # JSON: less memory than a dictionary, and than the bytes of orjson, which keep a buffer of 4 kB
+    answer: Prediction
     reserved: float  # for the exposure, currency units
     account: str  # that it was reserved in
-
-    @property
-    def answer(self) -> Prediction:
-        """What the caller got."""
-        return cast(Prediction, orjson.loads(self.text))
 
 
 class _InProgress(NamedTuple):
@@ -85,7 +78,7 @@ class IdempotencyCache:
                 key = _key(record["user_id"], record["campaign_id"], record["request_id"])
                 account = arm_key(record["experiment"], OVERRIDE if record["override"] else record["arm"])
                 at, answer = time.monotonic() - age, prediction_of(record)
-                self._remember(key, at, record["request_hash"], answer, record["reserved"], account)
+                self._remember(key, Answered(at, record["request_hash"], answer, record["reserved"], account))
         for outcome in outcomes:
             if outcome["kind"] == "cancel":
                 self.forget(outcome["decision_id"])
@@ -96,21 +89,22 @@ class IdempotencyCache:
         For an `Answered`, the caller must find out whether its money is still reserved: `begin`, and then `give_again`
         or `give`. Raises RequestConflict if the request with this key had another content hash.
         """
-        pending, answered = self._pending.get(key), self._answers.get(key)
-        if pending is None and (answered is None or time.monotonic() - answered.at > SECONDS):
+        answered = self._answers.get(key)
+        if answered is not None and time.monotonic() - answered.at > SECONDS:
+            answered = None
+        if (found := self._pending.get(key) or answered) is None:
             return None
-        if (before := pending or answered) is not None and before.content != content:
+        if found.content != content:
             raise RequestConflict(
                 "the request_id was used before, for this user and campaign, by a request that said something else in "
                 "context, timestamp, candidates, costs or baseline; give each request an id of its own"
             )
-        if pending is not None:
-            return pending.answer
-        assert answered is not None
-        if answered.reserved:
-            return answered
+        if isinstance(found, _InProgress):
+            return found.answer
+        if found.reserved:
+            return found
         repeated: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        repeated.set_result(answered.answer)
+        repeated.set_result(found.answer)
         return repeated
 
     def begin(self, key: str, content: str | None) -> None:
@@ -120,7 +114,7 @@ class IdempotencyCache:
     def give(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
         """Answer a request; `reserved` currency units are reserved in `account`."""
         pending = self._pending.pop(key)
-        self._remember(key, time.monotonic(), pending.content, answer, reserved, account)
+        self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def give_again(self, key: str, answer: Prediction) -> None:
@@ -138,18 +132,15 @@ class IdempotencyCache:
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
-    def _remember(
-        self, key: str, at: float, content: str | None, answer: Prediction, reserved: float, account: str
-    ) -> None:
+    def _remember(self, key: str, new: Answered) -> None:
         if (before := self._answers.get(key)) is not None:  # expired, or the same decision
-            self._keys.pop(before.decision_id, None)
-        name, text = answer["decision_id"], orjson.dumps(answer).decode()
-        self._answers[key] = Answered(at, content, name, text, reserved, sys.intern(account))
+            self._keys.pop(before.answer["decision_id"], None)
+        self._answers[key] = new
         self._answers.move_to_end(key)
-        self._keys[name] = key
+        self._keys[new.answer["decision_id"]] = key
         while len(self._answers) > MOST:
             _, oldest = self._answers.popitem(last=False)
-            self._keys.pop(oldest.decision_id, None)
+            self._keys.pop(oldest.answer["decision_id"], None)
 
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
