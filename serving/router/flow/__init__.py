@@ -4,9 +4,9 @@ In reading order: `decider.py` (begin and end of a decision), `requests.py` (par
 in progress), `stages.py` (features, arm, ledger, log: the calls, their time limits and circuit breakers) with `lane.py`
 (the threads that take decisions through them), `features.py` (features of a user), `arms.py` (calls and probes of the
 policies) with `arm_client.py` (HTTP) and `arm_answers.py` (their answers, and policies without a server), `shadow.py`
-(stage `shadow`), `budgets.py` (money), `pacer.py` (prices of budgets) and `paced_account.py` (that of one account),
-`idempotency_cache.py` (retries of a request), `admission.py` (limit of requests in flight, and their deadline),
-`outcomes.py` (reports of outcomes).
+(stage `shadow`), `budgets.py` (money, and reports of outcomes), `pacer.py` (prices of budgets; that of one account
+is in `mtorl/experiment/paced_account.py`), `idempotency_cache.py` (retries of a request), `admission.py` (limit of
+requests in flight, and their deadline).
 """
 
 import mtorl.runtime.no_typeguard  # noqa: F401  # before anything here imports Feast

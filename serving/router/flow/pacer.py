@@ -26,17 +26,13 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from math import nan
 from typing import NamedTuple
 
 from mtorl.experiment.layers import Experiments
-from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
-from serving.ledger import Balance, Ledger
-from serving.ledger.pacing_store import Lease, Prices
-from serving.router.flow.arm_answers import ArmAnswer
-from serving.router.flow.paced_account import (
+from mtorl.experiment.paced_account import (
+    KEPT,
     Clock,
     Forecasts,
     Kept,
@@ -48,6 +44,10 @@ from serving.router.flow.paced_account import (
     terms_of,
     updated,
 )
+from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
+from serving.ledger import Balance, Ledger
+from serving.ledger.pacing_store import Lease, Prices
+from serving.router.flow.arm_answers import ArmAnswer
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +68,13 @@ _NO_PRICE = (
 )
 
 
-@dataclass
-class _Seen:
+class _Seen(NamedTuple):
     """What one round has read."""
 
     now: float  # seconds since 1970 by the ledger
-    counts: dict[str, int]  # opportunities by account
-    gains: dict[str, float]  # of money, in campaigns without a price
-    without_price: Mapping[str, str] = field(default_factory=dict)  # campaigns that will have no price, and why
-    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # by campaign and channel, over all arms ever
+    counts: Mapping[str, int]  # opportunities by account
+    gains: Mapping[str, float]  # of money, in campaigns without a price
+    had: Counter[tuple[str, str]]  # opportunities by campaign and channel, over all arms ever
 
 
 class _InForce(NamedTuple):
@@ -118,6 +116,7 @@ class Pacer:
         self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}  # by arm and campaign; "*" is any
         self._opportunities: Counter[str] = Counter()  # since the last report
         self._forecasts: dict[str, Forecasts] = {}  # of campaigns without a price; "*" is any
+        self._without_price: dict[str, str] = {}  # campaigns that will have no price, and why
         # Of the router that paces.
         self._kept: dict[str, Kept] = {}
         self._written: dict[str, Kept] = {}
@@ -137,12 +136,13 @@ class Pacer:
 
     def count(self, arm: str, campaign: str, forecast: ArmAnswer | None) -> None:
         """Count an opportunity of an arm in a campaign, and the arm's forecast."""
+        reward, cost = (None, None) if forecast is None else (forecast.expected_reward, forecast.expected_cost)
         with self._counting:
             for of in dict.fromkeys((campaign, "*")):
                 for name, _ in self._counted.get((arm, of), ()):
                     self._opportunities[name] += 1
                 if of in self._forecasts:
-                    self._forecasts[of].add(forecast)
+                    self._forecasts[of].add(reward, cost)
 
     def due(self) -> bool:
         """Whether so much was counted that a round should begin at once."""
@@ -156,8 +156,9 @@ class Pacer:
         """
         if experiments is not self._experiments:
             self._set(experiments)
-        if self._takes_lease():
-            self._report({})
+        leads = self._takes_lease()
+        self._report()
+        if leads:
             if not self.leads:
                 self._begin_to_lead()
             began = self._clock()
@@ -168,8 +169,6 @@ class Pacer:
                 self._rests_until = self._clock() + _REST * (self._clock() - began)
                 return self._balances
             log.warning("another router paces now")
-        else:
-            self._report(self._usual()[0])
         self._stop_leading()
         self._read()
         return None
@@ -193,8 +192,8 @@ class Pacer:
         self._written, damaged = {}, 0
         for name, text in self._ledger.pacing.states().items():
             try:
-                self._written[name] = Kept.parse(text)
-            except (TypeError, ValueError):
+                self._written[name] = KEPT.validate_json(text)
+            except ValueError:
                 damaged += 1
         if damaged:
             log.warning("pacing begins anew from the first price: %d states in the ledger can't be read", damaged)
@@ -245,21 +244,18 @@ class Pacer:
             if target.limit.pacing is not None and target.limit.pacing.price is None and not self._priced(name)
         }
 
-    def _usual(self) -> tuple[dict[str, float], dict[str, str]]:
-        """Usual gain in campaigns without a price, as far as this router knows, and why there will be none."""
-        gains, faults = dict[str, float](), dict[str, str]()
+    def _report(self) -> None:
+        """Tell the ledger what was counted, and what money usually gains in campaigns without a price."""
+        gains = dict[str, float]()
+        self._without_price = {}
         with self._counting:
+            counted = self._opportunities.copy()
             for campaign, forecasts in self._forecasts.items():
                 try:
                     if (gain := forecasts.usual()) is not None:
                         gains[campaign] = gain
                 except ValueError as error:
-                    faults[campaign] = str(error)
-        return gains, faults
-
-    def _report(self, gains: Mapping[str, float]) -> None:
-        with self._counting:
-            counted = self._opportunities.copy()
+                    self._without_price[campaign] = str(error)
         if counted or gains:
             self._ledger.pacing.report(counted, gains)
             with self._counting:  # keeps what was counted meanwhile
@@ -311,10 +307,9 @@ class Pacer:
         if len(due) > MOST_UPDATES:
             due = nsmallest(MOST_UPDATES, due, key=self._due.__getitem__)
         found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
-        seen = _Seen(now, *(self._ledger.pacing.reports() if self._counted or self._forecasts else ({}, {})))
-        gains, seen.without_price = self._usual()
-        seen.gains.update(gains)
-        for name, number in seen.counts.items():
+        counts, gains = self._ledger.pacing.reports() if self._counted or self._forecasts else ({}, {})
+        seen = _Seen(now, counts, gains, Counter())
+        for name, number in counts.items():
             seen.had[scope_of(name)[1:]] += number
         changed: dict[str, Kept] = {}
         for name in due:
@@ -323,14 +318,14 @@ class Pacer:
             if balance is not None and (kept := self._update(name, balance, seen)) is not None:
                 self._kept[name] = kept
                 if kept.worth_writing(self._written.get(name), now):
-                    changed[name] = replace(kept, written=now)
+                    changed[name] = kept._replace(written=now)
         gone, since = list[str](), now - _FORGET_SECONDS
         if self._tidy:
             gone = [name for name, kept in self._written.items() if name not in self._targets and kept.written < since]
             self._tidy = False
         if not changed and not gone:
             return True
-        states = {**{name: kept.text() for name, kept in changed.items()}, **dict.fromkeys(gone, "")}
+        states = {name: KEPT.dump_json(kept).decode() for name, kept in changed.items()} | dict.fromkeys(gone, "")
         self._written.update(changed)
         for name in gone:
             del self._written[name]
@@ -349,8 +344,8 @@ class Pacer:
             first = first_price(limit, kept)
             if first is None:
                 if limit.campaign not in seen.gains:
-                    if limit.campaign in seen.without_price:
-                        raise ValueError(seen.without_price[limit.campaign])
+                    if limit.campaign in self._without_price:
+                        raise ValueError(self._without_price[limit.campaign])
                     return None
                 first = (1.0, seen.gains[limit.campaign])
             if (most := pacing.opportunities) is not None:
@@ -358,7 +353,8 @@ class Pacer:
                 clock = Clock.of_count(limit, most, seen.counts.get(name, 0), had)
             else:
                 clock = Clock.of_time(limit, pacing, float(balance.start or seen.now), seen.now)
-            found, pace = updated(target, clock, balance, kept, first)
+            amounts = balance.limit, balance.spent + balance.reserved
+            found, pace = updated(target, clock, amounts, kept, first)
         except (ValueError, OverflowError) as error:
             if self._faults.get(name) != str(error):
                 log.warning("not paced: %s: %s", name, error, extra={"arm": limit.arm})

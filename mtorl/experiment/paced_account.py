@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from statistics import median
-from typing import Self
+from typing import NamedTuple
 from zlib import crc32
 
 import orjson
+from pydantic import ConfigDict, TypeAdapter
 
 from mtorl.experiment.budget import AccountLimit
 from mtorl.policy.pacing import STOP_MULTIPLIER, Pace, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
-from serving.ledger import Balance
-from serving.router.flow.arm_answers import ArmAnswer
 
 COUNTED = -1.0
 """In place of the beginning of a period: the clock is the number of opportunities."""
@@ -57,8 +56,7 @@ class Target:
     asks: bool  # whether its arm has an endpoint
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """What is kept of an account."""
 
     state: State  # the controller's, after the last update
@@ -69,24 +67,6 @@ class Kept:
     before: float  # currency units spent by then
     written: float = 0.0  # seconds since 1970
 
-    def __post_init__(self) -> None:
-        if not all(map(isfinite, (self.price, self.began, self.since, self.before, self.written))):
-            raise ValueError(f"price, began, since, before and written must be finite, got {self}")
-        if not isinstance(self.terms, str):
-            raise ValueError(f"terms must be a text, got {self.terms!r}")
-
-    def text(self) -> str:
-        """For the ledger."""
-        state = self.state
-        own = (self.price, self.began, self.terms, self.since, self.before, self.written)
-        return orjson.dumps([state.at, state.spent, state.multiplier, state.price_unit, *own]).decode()
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read what :meth:`text` wrote. ValueError or TypeError: it is damaged."""
-        values = orjson.loads(text)
-        return cls(State(*values[:4]), *values[4:])
-
     def worth_writing(self, written: Kept | None, now: float) -> bool:
         """Whether other routers, and the next one that paces, must know this instead of what is written."""
         if written is None or (written.began, written.terms) != (self.began, self.terms):
@@ -95,6 +75,10 @@ class Kept:
             return True
         age = abs(now - written.written)
         return age > _IDLE_SECONDS or (age > _WRITTEN_SECONDS and self.state.spent != written.state.spent)
+
+
+KEPT = TypeAdapter(Kept, config=ConfigDict(allow_inf_nan=False))
+"""For the ledger, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -138,37 +122,39 @@ def terms_of(limit: AccountLimit) -> str:
 
 
 def updated(
-    target: Target, clock: Clock, balance: Balance, kept: Kept | None, first: tuple[float, float]
+    target: Target, clock: Clock, amounts: tuple[float, float], kept: Kept | None, first: tuple[float, float]
 ) -> tuple[Kept, Pace | None]:
     """An account after an update, and its distance from its plan (None: nothing is left, or it is not the time).
 
-    Period and limit are the ledger's: spend of one period must not be compared with the plan of another, and spend
-    before a change of stage counts. `kept` may be of another period; `first` are multiplier and price unit to begin
-    with. Raises ValueError or OverflowError if it can't be paced.
+    `amounts` are the limit, and what is spent and reserved, currency units. Period and limit are the ledger's: spend of
+    one period must not be compared with the plan of another, and spend before a change of stage counts. `kept` may be
+    of another period; `first` are multiplier and price unit to begin with. Raises ValueError or OverflowError if it
+    can't be paced.
     """
-    at, committed = clock.at, balance.spent + balance.reserved
+    at, (amount, committed) = clock.at, amounts
     end = "" if clock.counted else clock.schedule.times[-1]  # the end of a count moves all the time
-    terms = f"{balance.limit:.9g} {target.terms} {end}"
+    terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
     anew = (
         kept is None
         or (kept.began, kept.terms) != (clock.began, terms)
         or kept.state.at > at  # a clock that was ahead
         or kept.since > at
-        or committed < balance.limit <= kept.before  # reservations that held everything are free again
+        or committed < amount <= kept.before  # reservations that held everything are free again
     )
     # Anew: the rest of the money, over the rest of the time.
     state, since, before = (here, at, committed) if anew or kept is None else (kept.state, kept.since, kept.before)
-    if before >= balance.limit:  # nothing is left
-        return Kept(here, here.price_unit * STOP_MULTIPLIER, clock.began, terms, since, before), None
-    plan = Plan(balance.limit, clock.schedule, since, before, target.grain)
-    if not (clock.counted and at == state.at):
-        state = plan.update(state, at, committed)
-    if not clock.open:
-        return Kept(state, state.price_unit * STOP_MULTIPLIER, clock.began, terms, since, before), None
-    limit = target.limit
-    pace = Pace.of(limit.arm, limit.campaign, limit.channel, limit.period, plan, state)
-    return Kept(state, plan.price(state), clock.began, terms, since, before), pace
+    pace, price = None, here.price_unit * STOP_MULTIPLIER
+    if before >= amount:  # nothing is left
+        state = here
+    else:
+        plan = Plan(amount, clock.schedule, since, before, target.grain)
+        if not (clock.counted and at == state.at):
+            state = plan.update(state, at, committed)
+        if clock.open:
+            limit, price = target.limit, plan.price(state)
+            pace = Pace.of(limit.arm, limit.campaign, limit.channel, limit.period, plan, state)
+    return Kept(state, price, clock.began, terms, since, before), pace
 
 
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
@@ -187,12 +173,11 @@ class Forecasts:
         self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
         self._asked = 0
 
-    def add(self, forecast: ArmAnswer | None) -> None:
-        """Add an arm's answer to an opportunity; None: it did not answer."""
+    def add(self, reward: float | None, cost: float | None) -> None:
+        """Add what an arm expects of an opportunity; None: it does not say, or did not answer."""
         self._asked += 1
-        if forecast is None or forecast.expected_reward is None or not forecast.expected_cost:
-            return
-        self._gains.append(forecast.expected_reward / forecast.expected_cost)
+        if reward is not None and cost:
+            self._gains.append(reward / cost)
 
     def usual(self) -> float | None:
         """The median, robust to a few absurd forecasts; None: too few yet. ValueError: there should be enough."""
