@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from serving.ledger import Account, Ledger, LedgerUnavailable, money, open_ledge
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledger_writer import ACCOUNTS
-from tests.serving.ledgers import Place, accounts_of, arms
+from tests.serving.ledgers import Place
 
 CAPS = {(a.arm, a.campaign, a.channel, a.period): money.limit(a.limit) for a in ACCOUNTS}
 
@@ -69,51 +68,6 @@ def test_processes_and_threads_that_race_for_the_last_cent(place: Place) -> None
     assert spent["*", "total"] > 4.4 or spent["c1", "total"] > 2.9  # it was a race for the last cent
     assert all(name.startswith("all-") for name in ledger.open_reservations())
     _caps_hold(place)
-
-
-@pytest.mark.integration
-def test_an_experiment_that_is_edited_under_traffic_spends_what_it_has_and_no_more(place: Place) -> None:
-    budget = {"budgets": [{"campaign": "*", "channel": "*", "amount": 20.0}]}
-    changes = ({"stage": "5%"}, {}, {"enabled": False}, {"arms": arms(renamed=0.3, third=0.2)}, {"stage": "25%"})
-    edits = [accounts_of(**budget, **change) for change in changes]
-    open_ledger(place.where, 60.0).define(edits[0])
-    charged: dict[str, float] = {}
-    done = threading.Event()
-
-    def spend(worker: int) -> None:
-        ledger, chance = open_ledger(place.where, 60.0), random.Random(worker)
-        for i in range(400):
-            name, arm = f"{worker}-{i}", chance.choice(("incumbent", "challenger", "renamed", "third"))
-            if ledger.reserve(name, arm, "c", "x", 0.1):
-                charged[name] = ledger.settle(name, 0.04, "e1").charged
-                charged[name] = ledger.settle(name, 0.02, "e2").charged
-
-    def edit(worker: int) -> None:
-        ledger, chance = open_ledger(place.where, 60.0), random.Random(worker)
-        while not done.is_set():
-            ledger.define(chance.choice(edits))
-
-    editors = [threading.Thread(target=edit, args=(worker,)) for worker in range(2)]
-    spenders = [threading.Thread(target=spend, args=(worker,)) for worker in range(4)]
-    for thread in editors + spenders:
-        thread.start()
-    for thread in spenders:
-        thread.join()
-    done.set()
-    for thread in editors:
-        thread.join()
-    ledger = open_ledger(place.where, 60.0)
-    ledger.define(edits[2])
-    (whole,) = [b for b in ledger.balances() if b.arm == "*"]
-    assert whole.spent == pytest.approx(sum(charged.values())) and whole.reserved == 0
-    last = 0
-    while ledger.reserve(f"last-{last}", "incumbent", "c", "x", 0.1):
-        ledger.settle(f"last-{last}", 0.1)
-        last += 1
-    (whole,) = [b for b in ledger.balances() if b.arm == "*"]
-    assert 19.9 <= whole.spent <= 20.0
-    spent = {key[0]: book[0] for key, book in place.books().items()}
-    assert spent["*"] == sum(spent.values()) - spent["*"]
 
 
 @pytest.mark.integration

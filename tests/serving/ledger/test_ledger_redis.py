@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from serving.ledger import Account, Ledger, LedgerUnavailable, SqliteLedger, locate, open_ledger
-from serving.local.ports import free_ports
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledgers import NOON, Place, balance
@@ -85,10 +84,6 @@ def test_a_ledger_in_a_file_is_not_waited_for(tmp_path: Path) -> None:
     write_settings(tmp_path, "http://x", {})
     answer = CliRunner().invoke(app, ["ledger", "wait", str(tmp_path / "router.yaml")])
     assert (answer.exit_code, answer.output) == (0, "")
-
-
-def test_nobody_there(tmp_path: Path) -> None:
-    _every_call_is_refused(Place("redis", tmp_path, free_ports(1)[0]).open(), "refused")
 
 
 def test_ledgers_of_one_redis_know_nothing_of_each_other(place: Place, tmp_path: Path) -> None:
