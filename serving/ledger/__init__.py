@@ -6,11 +6,11 @@
         ledger.settle("d1", 0.031, "event-7")                            # or ledger.cancel("d1")
     ledger.expire(24 * 3600)                                             # reservations without an outcome
 
-In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). A file for one router:
-`sqlite_tables.py`, `sqlite_database.py` (one sync for many calls), `sqlite_ledger.py`. Redis for many routers:
+In reading order: `contract.py` (what every ledger promises, and balances that were read), `money.py` (exact amounts). A
+file for one router: `sqlite_database.py` (tables, one sync for many calls), `sqlite_ledger.py`. Redis for many routers:
 `redis_server.py`, `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `redis_slices.py` is a cluster's.
-`known_balances.py` keeps what was read. `pacing_store.py` is the part that pacing uses, with `sqlite_pacing.py` and
-`redis_pacing.py`. `location.py` parses the place; `overrun.py` checks limits from outside.
+`pacing_store.py` is the part that pacing uses, with `redis_pacing.py`. `location.py` parses the place; `overrun.py`
+checks limits from outside.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 from pathlib import Path
 
 from serving.ledger.contract import (
-    EXPIRE_AT_ONCE,
     Account,
     AlreadyReserved,
     Balance,
@@ -36,7 +35,6 @@ from serving.ledger.overrun import LimitWatch
 from serving.ledger.sqlite_ledger import SqliteLedger
 
 __all__ = [
-    "EXPIRE_AT_ONCE",
     "Account",
     "AlreadyReserved",
     "Balance",

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
@@ -36,7 +37,6 @@ from serving.ledger.pacing_store import PacingStore
 
 SETTLED_SECONDS = 3_600.0
 RETENTION_SECONDS = 86_400.0
-EXPIRE_AT_ONCE = 2_000  # a fraction of a second
 
 
 class LedgerUnavailable(RuntimeError):
@@ -184,17 +184,23 @@ class Ledger(Protocol):
             raise settled
         return settled
 
-    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
-        """`settle` for each, in turn, in one round trip or sync for all."""
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
+        """`settle` for each, in turn, in one round trip or sync for all; errors as of `reserve_all`."""
 
     def cancel(self, reservation_id: str) -> None:
         """Release the money. If the id is not reserved yet, a later `reserve` is refused."""
+        (failed,) = self.cancel_all([reservation_id])
+        if failed is not None:
+            raise failed
 
-    def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
-        """Release what has been open for `ttl` seconds or longer; returns their number, at most `most`.
+    def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
+        """`cancel` for each, in one round trip or sync for all; errors as of `reserve_all`."""
 
-        A clock that is put forward while the ledger runs makes nothing older (`ClockJumps`). Reservations that were
-        finished long ago are forgotten, as many at a time; their costs stay in the accounts.
+    def expire(self, ttl: float) -> int:
+        """Release some of what has been open for `ttl` seconds or longer; returns how many: 0 if none is left.
+
+        A clock that is put forward while the ledger runs makes nothing older (`ClockJumps`). Each call also forgets
+        some reservations that were finished long ago; their costs stay in the accounts.
         """
 
     def balances(self) -> list[Balance]:
@@ -211,6 +217,29 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
+
+
+Changes = tuple[int, dict[str, list[Balance]]]
+"""The number of the last change, and the campaigns that changed, each with all its accounts in force."""
+
+
+class KnownBalances:
+    """Balances of all campaigns, so that a reading costs what has changed since the last one; for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._campaigns: dict[str, list[Balance]] = {}
+
+    def read(self, changes: Callable[[int], Changes]) -> list[Balance]:
+        """Read the changes after the last one that is known; returns all balances, by campaign."""
+        with self._lock:
+            number, changed = changes(self._number)
+            if number < self._number:  # an older copy of the ledger, of which everything was read
+                self._campaigns = {}
+            self._number = number
+            self._campaigns |= changed
+            return [balance for campaign in sorted(self._campaigns) for balance in self._campaigns[campaign]]
 
 
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:

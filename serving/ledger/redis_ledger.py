@@ -36,13 +36,14 @@ from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money
 from serving.ledger.contract import (
-    EXPIRE_AT_ONCE,
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
     AlreadyReserved,
     Balance,
+    Changes,
     Cost,
+    KnownBalances,
     Ledger,
     LedgerUnavailable,
     Room,
@@ -52,7 +53,6 @@ from serving.ledger.contract import (
     digest,
     parts,
 )
-from serving.ledger.known_balances import Changes, KnownBalances
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_pacing import RedisPacing
 from serving.ledger.redis_server import Call, RedisServer
@@ -60,7 +60,7 @@ from serving.ledger.redis_slices import TOO_LITTLE, Slices, added_up
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
-_BATCH = 100  # reservations that `expire` takes in one script, campaigns that are read in one: decisions get in between
+_BATCH = 100  # reservations that expire in one script, campaigns that are read in one: decisions get in between
 _TOGETHER = 20  # scripts on campaigns that are sent together
 _ANY = '"*"'
 _PAID, _PERIOD_OVER = -1, -2  # answers of the script `reserve`
@@ -202,18 +202,23 @@ class RedisLedger(Ledger):
         return bool(answer == 1)
 
     @override
-    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
-        told = [(cost.reservation_id, money.cost(cost.actual), _text(cost.event)) for cost in costs]
-        last = "" if self._slices else "last"
-        calls = [self._call(self._group_of(cost[0]), [], *cost, int(SETTLED_SECONDS), last) for cost in told]
-        answers = self.server.run_each("settle", calls)
-        for i, answer in enumerate(answers):
-            if self._slices and answer and answer[0] == TOO_LITTLE:
-                answers[i] = self._settle_late(self._slices, calls[i], answer)
-        return [
-            Settlement(*map(money.units, map(int, answer))) if answer else UnknownReservation(cost.reservation_id)
-            for cost, answer in zip(costs, answers, strict=True)
-        ]
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
+        last, calls = "" if self._slices else "last", []
+        for name, actual, event in costs:
+            told = name, money.cost(actual), _text(event)
+            calls.append(self._call(self._group_of(name), [], *told, int(SETTLED_SECONDS), last))
+        answers = self._in_groups("settle", calls)
+        return [self._settled(call, answer) for call, answer in zip(calls, answers, strict=True)]
+
+    def _settled(self, call: Call, answer: Any) -> Settlement | Exception:
+        if self._slices and isinstance(answer, list) and answer[:1] == [TOO_LITTLE]:
+            try:
+                answer = self._settle_late(self._slices, call, answer)
+            except LedgerUnavailable as error:
+                return error
+        if isinstance(answer, Exception):
+            return answer
+        return Settlement(*map(money.units, map(int, answer))) if answer else UnknownReservation(call[1][3])
 
     def _settle_late(self, slices: Slices, call: Call, answer: Any) -> Any:
         _, arm, channel, missing = answer
@@ -228,27 +233,35 @@ class RedisLedger(Ledger):
         return answer
 
     @override
-    def cancel(self, reservation_id: str) -> None:
-        self._run(self._group_of(reservation_id), "cancel", [], reservation_id, int(RETENTION_SECONDS))
+    def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
+        calls = [self._call(self._group_of(name), [], name, int(RETENTION_SECONDS)) for name in reservation_ids]
+        return [answer if isinstance(answer, Exception) else None for answer in self._in_groups("cancel", calls)]
 
     @override
-    def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
+    def expire(self, ttl: float) -> int:
         # Redis itself forgets what was finished long ago.
-        total, fault = 0, None
         self.server.checked = False  # the server may have been restarted with other settings
-        latest = self._jumps.before(self.now(), ttl)
-        for prefix in self.server.groups:
+        arguments = self._jumps.before(self.now(), ttl), _BATCH, int(RETENTION_SECONDS)
+        answers = self._in_groups("expire", [self._call(prefix, [], *arguments) for prefix in self.server.groups])
+        faults = [answer for answer in answers if isinstance(answer, Exception)]
+        expired = sum(answer for answer in answers if not isinstance(answer, Exception))
+        if faults and not expired:
+            raise faults[0]
+        return expired
+
+    def _in_groups(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """Run a script for each call, in a round trip to each group: a node that is away fails its own calls alone."""
+        of_groups: defaultdict[str, list[int]] = defaultdict(list)
+        for i, (_, arguments) in enumerate(calls):
+            of_groups[arguments[2]].append(i)
+        answers: dict[int, Any] = {}
+        for places in of_groups.values():
             try:
-                while count := min(_BATCH, most - total):
-                    expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
-                    total += expired
-                    if expired < count:
-                        break
-            except LedgerUnavailable as error:  # the other nodes' reservations expire
-                fault = error
-        if fault is not None and not total:
-            raise fault
-        return total
+                found = self.server.run_all(name, [calls[i] for i in places])
+            except LedgerUnavailable as error:
+                found = [error] * len(places)
+            answers.update(zip(places, found, strict=True))
+        return [answers[i] for i in range(len(calls))]
 
     @override
     def balances(self) -> list[Balance]:

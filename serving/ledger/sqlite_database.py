@@ -1,8 +1,4 @@
-"""The database of the embedded ledger: its file, and transactions that many calls share.
-
-Calls that wait for the database share the next transaction, and one sync serves them all (group commit): the thread
-that gets the lock does the work of all that wait for it, and the others find theirs done when they get the lock.
-"""
+"""The database of the embedded ledger: its file, its tables and its transactions."""
 
 from __future__ import annotations
 
@@ -11,25 +7,103 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import TypeVar
 
 from mtorl.runtime.locks import acquire
 from serving.ledger.contract import LedgerInUse, LedgerUnavailable
-from serving.ledger.sqlite_tables import TABLES, VERSION
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+_VERSION = 1  # of the tables; stands in the file as `user_version`
 
-@dataclass(eq=False)
-class _Job(Generic[T]):
-    work: Work[T]
-    answer: T | Exception | None = None
-    done: bool = False
+_CHANGES = "".join(
+    f"""
+CREATE TRIGGER {table}_{event} AFTER {event} ON {table}
+BEGIN
+    INSERT INTO change VALUES ({campaign}, (SELECT ifnull(max(number), 0) + 1 FROM change))
+    ON CONFLICT DO UPDATE SET number = excluded.number;
+END;
+"""
+    for table, campaign in {
+        "account": "NEW.campaign",
+        "book": "(SELECT campaign FROM account WHERE id = NEW.account)",
+    }.items()
+    for event in ("INSERT", "UPDATE")
+)
+
+_TABLES = f"""
+-- Amounts are nano-units (`money.py`), times seconds since 1970.
+CREATE TABLE account (
+    id INTEGER PRIMARY KEY,
+    arm TEXT NOT NULL,
+    campaign TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    period TEXT NOT NULL CHECK (period IN ('total', 'day', 'hour')),
+    cap INTEGER NOT NULL CHECK (cap >= 0),  -- of a period that begins
+    timezone TEXT NOT NULL,
+    parts TEXT NOT NULL,  -- how its budget is divided
+    start INTEGER NOT NULL,  -- of the present period
+    until INTEGER NOT NULL,
+    active INTEGER NOT NULL,
+    UNIQUE (arm, campaign, channel, period)
+);
+
+CREATE INDEX account_of_campaign ON account (campaign);
+CREATE INDEX due_account ON account (until) WHERE active;
+
+-- What an account's period has seen. Books are kept: one row for each account and period, whatever the traffic.
+CREATE TABLE book (
+    id INTEGER PRIMARY KEY,
+    account INTEGER NOT NULL REFERENCES account (id),
+    start INTEGER NOT NULL,
+    spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
+    reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    excess INTEGER NOT NULL DEFAULT 0 CHECK (excess >= 0),
+    cap INTEGER NOT NULL DEFAULT 0 CHECK (cap >= 0),
+    UNIQUE (account, start)
+);
+
+-- The code checks before it reserves. This holds the cap even if that code has a fault.
+CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
+WHEN NEW.spent + NEW.reserved > NEW.cap AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
+BEGIN
+    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
+END;
+
+-- The number of the last change in the accounts of a campaign.
+CREATE TABLE change (campaign TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX changed ON change (number);
+{_CHANGES}
+-- 'late': a cost came after the reservation was cancelled or had expired.
+CREATE TABLE reservation (
+    id TEXT PRIMARY KEY,
+    scope TEXT,  -- JSON of arm, campaign and channel; null: it was cancelled before it was reserved
+    amount INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'cancelled', 'expired', 'late')),
+    created REAL NOT NULL,
+    finished REAL,
+    charged INTEGER NOT NULL DEFAULT 0,
+    excess INTEGER NOT NULL DEFAULT 0,
+    books TEXT NOT NULL DEFAULT '[]',  -- JSON: those that it draws on, also if the experiment drops their accounts
+    events TEXT NOT NULL DEFAULT '[]',  -- JSON: those that reported its costs
+    request TEXT  -- that it pays for: a retried request, on whichever router, is not paid for twice
+) WITHOUT ROWID;
+CREATE INDEX requested ON reservation (request) WHERE request IS NOT NULL;
+CREATE INDEX open_reservation ON reservation (created) WHERE state = 'open';
+CREATE INDEX settled_reservation ON reservation (finished) WHERE state IN ('settled', 'late');
+CREATE INDEX unpaid_reservation ON reservation (finished) WHERE state IN ('cancelled', 'expired');
+
+-- Pacing (`pacing_store.py`): the state of each account, and opportunities where they are the clock.
+CREATE TABLE pacing (account TEXT PRIMARY KEY, state TEXT, opportunities INTEGER) WITHOUT ROWID;
+
+-- One row: a name of this ledger that no other has.
+CREATE TABLE identity (name TEXT NOT NULL);
+INSERT INTO identity (name) VALUES (lower(hex(randomblob(16))));
+PRAGMA user_version = {_VERSION};
+"""
 
 
 class Database:
@@ -41,8 +115,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._claim: int | None = None
-        self._waiting: deque[_Job] = deque()
-        self.lock = threading.Lock()  # of the connection
+        self._lock = threading.Lock()  # of the connection
 
     def claim(self) -> None:
         """Lock the file until `close`; raises LedgerInUse if another router has it, or LedgerUnavailable."""
@@ -66,7 +139,7 @@ class Database:
         try:
             with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = WAL")  # stays with the file
-                db.executescript(TABLES)
+                db.executescript(_TABLES)
             with contextlib.suppress(FileExistsError):  # another process was first; its file is as good
                 os.link(unfinished, self._path)
         except (sqlite3.Error, OSError) as error:
@@ -76,7 +149,7 @@ class Database:
 
     def close(self) -> None:
         """Close the connection, which the next call opens again, and release the file."""
-        with self.lock:
+        with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -96,41 +169,22 @@ class Database:
 
     def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
         """`run` for several functions in one transaction; the error of a function stands in the place of its result."""
-        jobs = [_Job(work) for work in works]
-        self._waiting.extend(jobs)
-        if not self.lock.acquire(timeout=self._patience):
-            for job in jobs:
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(job)
+        if not self._lock.acquire(timeout=self._patience):
             raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
-        try:
-            if not all(job.done for job in jobs):
-                self._run_waiting()
-        finally:
-            self.lock.release()
-        return [cast(T | Exception, job.answer) for job in jobs]
-
-    def _run_waiting(self) -> None:
-        jobs: list[_Job] = []
-        while self._waiting:
-            with contextlib.suppress(IndexError):  # its caller lost patience just now
-                jobs.append(self._waiting.popleft())
         try:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
-                for job in jobs:
-                    job.answer = _answer(db, job.work)
+                answers = [_answer(db, work) for work in works]
                 db.execute("COMMIT")
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
         except (sqlite3.Error, OSError, LedgerUnavailable) as error:
-            for job in jobs:
-                job.answer = LedgerUnavailable(f"{self._path}: {error}")
+            raise LedgerUnavailable(f"{self._path}: {error}") from error
         finally:
-            for job in jobs:
-                job.done = True
+            self._lock.release()
+        return answers
 
     def _open(self) -> sqlite3.Connection:
         """The connection; raises LedgerUnavailable if the file is absent, replaced, or no ledger of this version."""
@@ -150,8 +204,8 @@ class Database:
                     "holds no ledger (any more): restore it; if it is lost for good, remove the file and say that the "
                     "router goes on without (mtorl ledger agree)"
                 )
-            if version != VERSION:
-                raise LedgerUnavailable(f"a ledger of version {version}; this router reads {VERSION}")
+            if version != _VERSION:
+                raise LedgerUnavailable(f"a ledger of version {version}; this router reads {_VERSION}")
         except BaseException:
             db.close()
             raise

@@ -10,10 +10,10 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from functools import cache, partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from typing_extensions import override
 
@@ -22,14 +22,16 @@ from mtorl.policy.periods import Period, period_after
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money
 from serving.ledger.contract import (
-    EXPIRE_AT_ONCE,
     RETENTION_SECONDS,
     SETTLED_SECONDS,
     Account,
     AlreadyReserved,
     Balance,
+    Changes,
     Cost,
+    KnownBalances,
     Ledger,
+    LedgerInUse,
     LedgerUnavailable,
     Room,
     Settlement,
@@ -38,14 +40,18 @@ from serving.ledger.contract import (
     limit_after_a_change,
     parts,
 )
-from serving.ledger.known_balances import Changes, KnownBalances
+from serving.ledger.pacing_store import Lease, PacingStore, Prices
 from serving.ledger.sqlite_database import Database, Work
-from serving.ledger.sqlite_pacing import SqlitePacing
 
-_HELD = "(SELECT book FROM hold WHERE reservation = ?)"
-_PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
+_BOOK = "LEFT JOIN book b ON b.account = a.id AND b.start = a.start"  # of the present period
+_ACCOUNT = "arm, campaign, channel, period, cap, timezone, parts, start, until, active"
+_SET_ACCOUNT = f"""
+INSERT INTO account ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, parts = excluded.parts,
+    start = excluded.start, until = excluded.until, active = 1
+"""
 _NEW = (0, "", "", 0, 0, 0)  # state of an account that is not known yet
-_BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
+_BATCH = 500  # reservations that `expire` takes: decisions get in between
 
 
 class SqliteLedger(Ledger):
@@ -63,7 +69,7 @@ class SqliteLedger(Ledger):
         self._clock = clock or time.time
         self._jumps = ClockJumps(clock or time.monotonic)
         self._database = Database(self.path, patience)
-        self.pacing = SqlitePacing(self._database)
+        self.pacing = _Pacing(self._database)
         self._known = KnownBalances()
 
     @override
@@ -85,24 +91,14 @@ class SqliteLedger(Ledger):
         self._jumps.look(self._clock())
 
         def work(db: sqlite3.Connection) -> None:
-            columns = "arm, campaign, channel, period, cap, timezone, parts, start, until, active"
-            known = {row[:4]: row[4:] for row in db.execute(f"SELECT {columns} FROM account")}
+            known = {row[:4]: row[4:] for row in db.execute(f"SELECT {_ACCOUNT} FROM account")}
             after = _calendar(self._clock())
             present = {of: after(of[3], terms[1], *known.get(of, _NEW)[3:5]) for of, terms in wanted.items()}
-            rows = []
-            for of, terms in wanted.items():  # the parts of a budget keep one calendar
-                state = (*terms, *present.get((ALL_ARMS, *of[1:]), present[of]), 1)
-                if known.get(of) != state:
-                    rows.append((*of, *state))
-            db.executemany(
-                f"INSERT INTO account ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "(cap, timezone, parts, start, until, active) = (excluded.cap, excluded.timezone, excluded.parts, "
-                "excluded.start, excluded.until, 1)",
-                rows,
-            )
+            # The parts of a budget keep one calendar.
+            states = {of: (*wanted[of], *present.get((ALL_ARMS, *of[1:]), own), 1) for of, own in present.items()}
+            db.executemany(_SET_ACCOUNT, [(*of, *state) for of, state in states.items() if known.get(of) != state])
             gone = [of for of, state in known.items() if state[-1] and of not in wanted]
             db.executemany("UPDATE account SET active = 0 WHERE (arm, campaign, channel, period) = (?, ?, ?, ?)", gone)
-            _count_change(db, {row[1] for row in (*rows, *gone)})
             before = {(*of[1:], state[2]) for of, state in known.items() if state[-1]}
             _limit_anew(db, {of[1:] for of, terms in wanted.items() if (*of[1:], terms[2]) not in before})
 
@@ -125,9 +121,7 @@ class SqliteLedger(Ledger):
             if known:
                 return bool(known[0])
             other = db.execute(
-                "SELECT 1 FROM request q JOIN reservation r ON r.id = q.reservation "
-                "WHERE q.name = ? AND r.state IN ('open', 'settled', 'late')",
-                (request,),
+                "SELECT 1 FROM reservation WHERE request = ? AND state IN ('open', 'settled', 'late')", (request,)
             ).fetchone()
             if other:
                 raise AlreadyReserved(f"{self.path}: another reservation pays for this request")
@@ -135,112 +129,90 @@ class SqliteLedger(Ledger):
             _begin_periods(db, now)
             accounts = db.execute(
                 "SELECT a.arm, a.id, a.start, a.cap, b.id, ifnull(b.cap - b.spent - b.reserved, a.cap) "
-                f"FROM {_PRESENT} "
+                f"FROM account a {_BOOK} "
                 "WHERE a.active AND a.arm IN (?, '*') AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
                 (asked.arm, asked.campaign, asked.channel),
             ).fetchall()
             if not any(arm == asked.arm for arm, *_ in accounts) or max(0, min(room for *_, room in accounts)) < wanted:
                 return False
-            db.execute(
-                "INSERT INTO reservation (id, scope, amount, state, created) VALUES (?, ?, ?, 'open', ?)",
-                (reservation_id, scope, wanted, now),
-            )
-            if request is not None:
-                db.execute("INSERT OR REPLACE INTO request VALUES (?, ?)", (request, reservation_id))
+            books = []
             for _, account, start, cap, book, _ in accounts:
                 if book is None:
                     row = (account, start, cap)
                     book = db.execute("INSERT INTO book (account, start, cap) VALUES (?, ?, ?)", row).lastrowid
-                db.execute("INSERT INTO hold VALUES (?, ?)", (reservation_id, book))
-            db.execute(f"UPDATE book SET reserved = reserved + ? WHERE id IN {_HELD}", (wanted, reservation_id))
+                books.append(book)
+            db.execute(
+                "INSERT INTO reservation (id, scope, amount, state, created, books, request) "
+                "VALUES (?, ?, ?, 'open', ?, ?, ?)",
+                (reservation_id, scope, wanted, now, json.dumps(books), request),
+            )
+            _reserve(db, books, wanted)
             return True
 
         return work
 
     @override
-    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
-        found = self._database.run_each([self._settlement(*cost) for cost in costs])
-        for settled in found:
-            if isinstance(settled, Exception) and not isinstance(settled, UnknownReservation):
-                raise settled
-        return cast(list[Settlement | UnknownReservation], found)
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
+        return self._database.run_each([self._settlement(*cost) for cost in costs])
 
     def _settlement(self, reservation_id: str, actual: float, event: str) -> Work[Settlement]:
         cost = money.cost(actual)
 
         def work(db: sqlite3.Connection) -> Settlement:
             known = db.execute(
-                "SELECT amount, state, charged, excess FROM reservation WHERE id = ?", (reservation_id,)
+                "SELECT amount, state, charged, excess, books, events FROM reservation WHERE id = ?", (reservation_id,)
             ).fetchone()
             if known is None:
                 raise UnknownReservation(reservation_id)
-            amount, state, charged, excess = known
-            told = db.execute("SELECT 1 FROM cost WHERE reservation = ? AND event = ?", (reservation_id, event))
-            if not told.fetchone():
+            amount, state, charged, excess, *texts = known
+            books, events = map(json.loads, texts)
+            if event not in events:
                 if state == "cancelled":
                     amount = 0  # nothing is set aside for it any more
                 more, freed = min(cost, amount - charged), amount
                 if state != "open":
-                    left = f"SELECT min(cap - spent - reserved) FROM book WHERE id IN {_HELD}"
-                    (room,) = db.execute(left, (reservation_id,)).fetchone()
-                    more, freed = min(more, max(0, room or 0)), 0
+                    left = "SELECT cap - spent - reserved FROM book WHERE id = ?"
+                    rooms = [db.execute(left, (book,)).fetchone()[0] for book in books]
+                    more, freed = max(0, min([more, *rooms])), 0
                 charged, excess = charged + more, min(excess + cost - more, money.MOST)
                 state = "settled" if state in ("open", "settled") else "late"
                 db.execute(
-                    "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
-                    (amount, state, self._clock(), charged, excess, reservation_id),
+                    "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ?, events = ? "
+                    "WHERE id = ?",
+                    (amount, state, self._clock(), charged, excess, json.dumps([*events, event]), reservation_id),
                 )
-                db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, event))
-                db.execute(
+                db.executemany(
                     "UPDATE book SET reserved = reserved - ?, spent = spent + ?, "
-                    f"excess = min(excess + ?, {money.MOST}) "
-                    f"WHERE id IN {_HELD}",
-                    (freed, more, cost - more, reservation_id),
+                    f"excess = min(excess + ?, {money.MOST}) WHERE id = ?",
+                    [(freed, more, cost - more, book) for book in books],
                 )
             return Settlement(money.units(charged), money.units(excess))
 
         return work
 
     @override
-    def cancel(self, reservation_id: str) -> None:
-
-        def work(db: sqlite3.Connection) -> None:
-            now = self._clock()
-            if not _give_back(db, reservation_id, "cancelled", now):
-                db.execute(
-                    "INSERT OR IGNORE INTO reservation (id, amount, state, created, finished) "
-                    "VALUES (?, 0, 'cancelled', ?, ?)",
-                    (reservation_id, now, now),
-                )
-
-        self._database.run(work)
+    def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
+        return self._database.run_each([partial(_cancel, name=name, now=self._clock()) for name in reservation_ids])
 
     @override
-    def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
+    def expire(self, ttl: float) -> int:
         now = self._clock()
         ages = (ttl, SETTLED_SECONDS, RETENTION_SECONDS)
         overdue, settled, finished = (self._jumps.before(now, age) for age in ages)
 
-        def expire_some(db: sqlite3.Connection, count: int) -> int:
-            names = db.execute(
-                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (overdue, count)
-            ).fetchall()
-            return sum(_give_back(db, name, "expired", now) for (name,) in names)
-
-        def forget_some(db: sqlite3.Connection, count: int) -> int:
+        def work(db: sqlite3.Connection) -> int:
             rows = db.execute(
                 "SELECT id FROM reservation WHERE state IN ('settled', 'late') AND finished < ? UNION ALL "
                 "SELECT id FROM reservation WHERE state IN ('cancelled', 'expired') AND finished < ? LIMIT ?",
-                (settled, finished, count),
+                (settled, finished, _BATCH),
             ).fetchall()
-            for table in ("hold", "request", "cost"):
-                db.executemany(f"DELETE FROM {table} WHERE reservation = ?", rows)
             db.executemany("DELETE FROM reservation WHERE id = ?", rows)
-            return len(rows)
+            names = db.execute(
+                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (overdue, _BATCH)
+            ).fetchall()
+            return sum(_give_back(db, name, "expired", now) for (name,) in names)
 
-        expired = self._in_batches(expire_some, most)
-        self._in_batches(forget_some, most)
-        return expired
+        return self._database.run(work)
 
     @override
     def balances(self) -> list[Balance]:
@@ -252,17 +224,18 @@ class SqliteLedger(Ledger):
             _begin_periods(db, self._clock())
             (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
             since = seen if seen <= last else 0  # this may be an older copy, which was restored
-            campaigns = db.execute("SELECT campaign FROM change WHERE number > ? ORDER BY number", (since,)).fetchall()
-            found: dict[str, list[Balance]] = {campaign: [] for (campaign,) in campaigns}
+            found: dict[str, list[Balance]] = {}
             rows = db.execute(
-                "SELECT a.arm, a.campaign, a.channel, a.period, a.start, ifnull(b.cap, a.cap), "
-                f"ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) FROM {_PRESENT} "
-                "JOIN change USING (campaign) WHERE a.active AND number > ? ORDER BY a.id",
+                "SELECT c.campaign, a.arm, a.channel, a.period, a.start, ifnull(b.cap, a.cap), ifnull(b.spent, 0), "
+                f"ifnull(b.reserved, 0), ifnull(b.excess, 0) FROM change c "
+                f"LEFT JOIN account a ON a.campaign = c.campaign AND a.active {_BOOK} WHERE c.number > ? ORDER BY a.id",
                 (since,),
             )
-            for arm, campaign, channel, period, start, *amounts in rows:
-                limit, spent, reserved, excess = map(money.units, amounts)
-                found[campaign].append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
+            for campaign, arm, channel, period, start, *amounts in rows:
+                balances = found.setdefault(campaign, [])
+                if arm is not None:
+                    limit, spent, reserved, excess = map(money.units, amounts)
+                    balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
             return last, found
 
         return self._database.run(work)
@@ -293,14 +266,48 @@ class SqliteLedger(Ledger):
     def __str__(self) -> str:
         return str(self.path)
 
-    def _in_batches(self, work: Callable[[sqlite3.Connection, int], int], most: int) -> int:
-        total = 0
-        while count := min(_BATCH, most - total):
-            done = self._database.run(lambda db, count=count: work(db, count))  # type: ignore[misc]
-            total += done
-            if done < count:
-                break
-        return total
+
+class _Pacing(PacingStore):
+    """One table. The router that has claimed the file paces: neither prices nor gains are kept for others."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._gains: Mapping[str, float] = {}
+
+    @override
+    def lease(self, owner: str, silent: Lease | None = None) -> Lease:
+        return Lease(owner, 1, 0)
+
+    @override
+    def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
+        put = "INSERT INTO pacing (account, state) VALUES (?, ?) ON CONFLICT DO UPDATE SET state = excluded.state"
+        self._database.run(lambda db: db.executemany(put, states.items()))
+        return True
+
+    @override
+    def prices(self) -> tuple[int, Prices]:
+        raise LedgerInUse("another router paces")
+
+    @override
+    def states(self) -> dict[str, str]:
+        return self._stored("state", "state != ''")
+
+    @override
+    def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
+        self._gains = gains
+        add = (
+            "INSERT INTO pacing (account, opportunities) VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET opportunities = ifnull(opportunities, 0) + excluded.opportunities"
+        )
+        if opportunities:
+            self._database.run(lambda db: db.executemany(add, opportunities.items()))
+
+    @override
+    def reports(self) -> tuple[dict[str, int], dict[str, float]]:
+        return self._stored("opportunities", "opportunities > 0"), dict(self._gains)
+
+    def _stored(self, column: str, where: str) -> dict[str, Any]:
+        return self._database.run(lambda db: dict(db.execute(f"SELECT account, {column} FROM pacing WHERE {where}")))
 
 
 def _begin_periods(db: sqlite3.Connection, now: float) -> None:
@@ -313,14 +320,6 @@ def _begin_periods(db: sqlite3.Connection, now: float) -> None:
     wholes = {row[1:4]: after(row[3], *row[5:]) for row in due if row[0] == ALL_ARMS}
     rows = [(*wholes.get(row[1:4], after(row[3], *row[5:])), row[4]) for row in due]
     db.executemany("UPDATE account SET start = ?, until = ? WHERE id = ?", rows)
-    _count_change(db, {row[1] for row in due})
-
-
-def _count_change(db: sqlite3.Connection, campaigns: Set[str]) -> None:
-    """Number a change in the accounts of these campaigns; triggers number those of books."""
-    (number,) = db.execute("SELECT ifnull(max(number), 0) + 1 FROM change").fetchone()
-    rows = [(campaign, number) for campaign in campaigns]
-    db.executemany("INSERT INTO change VALUES (?, ?) ON CONFLICT DO UPDATE SET number = excluded.number", rows)
 
 
 def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
@@ -329,7 +328,7 @@ def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
         return
     rows = db.execute(
         "SELECT a.campaign, a.channel, a.period, a.arm, a.id, a.start, a.cap, b.cap, ifnull(b.spent, 0), "
-        f"ifnull(b.reserved, 0) FROM {_PRESENT} WHERE a.active"
+        f"ifnull(b.reserved, 0) FROM account a {_BOOK} WHERE a.active"
     ).fetchall()
     wholes = {row[:3]: (row[6], row[8]) for row in rows if row[3] == ALL_ARMS}
     limits = []
@@ -348,11 +347,23 @@ def _calendar(now: float) -> Callable[[Period, str, int, int], tuple[int, int]]:
     return cache(lambda period, timezone, start, until: period_after(period, timezone, start, until, now))
 
 
-def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: float) -> bool:
+def _cancel(db: sqlite3.Connection, name: str, now: float) -> None:
+    if not _give_back(db, name, "cancelled", now):
+        db.execute(
+            "INSERT OR IGNORE INTO reservation (id, amount, state, created, finished) VALUES (?, 0, 'cancelled', ?, ?)",
+            (name, now, now),
+        )
+
+
+def _give_back(db: sqlite3.Connection, name: str, state: str, now: float) -> bool:
     """End an open reservation without a cost; False if it is not open."""
-    row = db.execute("SELECT amount FROM reservation WHERE id = ? AND state = 'open'", (reservation_id,)).fetchone()
+    row = db.execute("SELECT amount, books FROM reservation WHERE id = ? AND state = 'open'", (name,)).fetchone()
     if row is None:
         return False
-    db.execute("UPDATE reservation SET state = ?, finished = ? WHERE id = ?", (state, now, reservation_id))
-    db.execute(f"UPDATE book SET reserved = reserved - ? WHERE id IN {_HELD}", (row[0], reservation_id))
+    db.execute("UPDATE reservation SET state = ?, finished = ? WHERE id = ?", (state, now, name))
+    _reserve(db, json.loads(row[1]), -row[0])
     return True
+
+
+def _reserve(db: sqlite3.Connection, books: Iterable[int], amount: int) -> None:
+    db.executemany("UPDATE book SET reserved = reserved + ? WHERE id = ?", [(amount, book) for book in books])

@@ -20,20 +20,19 @@ from serving.decision_log import Spool, position
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
-from serving.ledger import EXPIRE_AT_ONCE, Balance, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
+from serving.ledger import Balance, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arms import Arms, ArmWatch
-from serving.router.flow.budgets import Budgets, concerns
+from serving.router.flow.budgets import Budgets, OutcomeIntake
 from serving.router.flow.decider import Decider
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource, RegistryAwaited
-from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
 from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Breaker, Pipeline, decision_stages, repeat_stages
 from serving.router.ops import metrics, tracing
 from serving.router.ops.drills import Drills
-from serving.router.ops.health import FoundFeatures, Health
+from serving.router.ops.health import FoundFeatures, Health, concerns
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
@@ -169,7 +168,7 @@ class Router:
         with contextlib.suppress(LedgerUnavailable):
             await asyncio.to_thread(self.budgets.pacer.release)
         await tracing.stop()
-        self.budgets.close()
+        self.ledger.close()
         if left := self.undone():
             log.warning("left for the next start: %s", "; ".join(left))
 
@@ -237,7 +236,7 @@ class Router:
         experiments = self._accounts_kept_for = self.live.experiments
         if not self.budgets.set_up_for(experiments):
             try:
-                await self.budgets.set_accounts(experiments, self.spool)
+                await asyncio.to_thread(self.budgets.set_accounts, experiments, self.spool)
             except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit that it can't hold
                 self.health.report("ledger", error)
                 log.error("the accounts can't be set: %s", error)
@@ -272,9 +271,7 @@ class Router:
         self.health.note("budgets", words)
 
     async def _expire_reservations(self) -> None:
-        expired = EXPIRE_AT_ONCE
-        while expired == EXPIRE_AT_ONCE:
-            expired = await self.budgets.expire(self._reservation_ttl)
+        while expired := await asyncio.to_thread(self.budgets.expire, self._reservation_ttl):
             metrics.BUDGET_EXPIRED.inc(expired)
 
     async def _show(self) -> None:

@@ -1,4 +1,4 @@
-"""Reserves money before an exposure, settles it by the cost, and releases it if nothing was shown.
+"""Reserves money before an exposure, settles it by the reported cost, and releases it if nothing was shown.
 
 A settlement that the ledger can't take now is retried until it can. After a crash, `reconcile` settles the costs in the
 decision log, and releases reservations of decisions that never reached the log, and so never reached a caller.
@@ -11,26 +11,24 @@ person agrees (`mtorl ledger agree`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.log.decision_ids import time_of
 from mtorl.log.lake import Lake, lake_database
+from mtorl.log.records import CANCEL, OutcomeRecord
 from mtorl.runtime.files import replacing
-from serving.decision_log import Spool, segments
+from serving.decision_log import Spool, SpoolUnavailable, segments
 from serving.ledger import (
     Account,
     AlreadyReserved,
-    Balance,
     Cost,
     Ledger,
     LedgerUnavailable,
@@ -39,17 +37,16 @@ from serving.ledger import (
 )
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
+from serving.router.flow.requests import OutcomeParser
+from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
-_CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
-_FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
-_SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
-_MOST_FAULTS = 3  # in a row, until the rest waits for the next round
 MOST_PENDING = 100_000  # some 20 MB
 _NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are at work when a router crashes
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
-_TOGETHER = 500  # costs that a start settles in one round trip
-_SETTLING = 4  # threads that settle, and may share a commit
+_TOGETHER = 100  # reservations that are finished in one call: a few milliseconds of the ledger
+_LATE_SECONDS = 7 * 86_400.0  # after its decision
+_PIECE = 50  # outcomes: a few milliseconds
 _PAID_BY = "ledger"  # file in the folder of the log
 
 Costs = Mapping[str, float]
@@ -131,26 +128,25 @@ class Budgets:
         if self.settler.full:
             raise BudgetsClosed("too much is still to be settled")
 
-    async def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
+    def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
+        """Define the accounts; the first time, also finish what a crash left. Only then may money be spent. Blocks.
 
         Raises LedgerInUse (a ledger that can't be shared has another router), LedgerUnavailable (try again), or
         ValueError (this kind of ledger can't hold a limit).
         """
         self._accounts_of = None
         if not self.ready:
-            await asyncio.to_thread(self._ledger.claim)
-            await asyncio.to_thread(check_ledger, self._ledger, spool.folder)
+            self._ledger.claim()
+            check_ledger(self._ledger, spool.folder)
         accounts = [
             Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiments.accounts()
         ]
-        await asyncio.to_thread(self._ledger.define, accounts)
+        self._ledger.define(accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
         self._accounts_of = experiments
         if not self.ready:
-            await asyncio.to_thread(remember_ledger, self._ledger, spool.folder)
-            finished = await asyncio.to_thread(reconcile, self._ledger, spool)
-            if finished:
+            remember_ledger(self._ledger, spool.folder)
+            if finished := reconcile(self._ledger, spool):
                 log.warning("finished %d reservations that a crash had left open", finished)
             self.ready = True
 
@@ -158,74 +154,39 @@ class Budgets:
         """Whether the accounts are those of these experiments, and money may be spent."""
         return self._accounts_of is experiments and self.ready
 
-    async def expire(self, ttl: float) -> int:
-        """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many."""
-        if not self.ready:  # the log may hold a cost that is still to be settled
-            return 0
-        return await asyncio.to_thread(self._ledger.expire, ttl)
-
-    def close(self) -> None:
-        """Stop without waiting for calls that hang."""
-        self.settler.close()
-        self._ledger.close()
-
-
-def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> str:
-    """Warnings for people: budgets that take no or few reservations at `now` (seconds since 1970), and why; or "ok"."""
-    found = []
-    wholes = [b for b in balances if b.arm == ALL_ARMS]
-    overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
-    for b in balances:
-        budget = b.campaign, b.channel, b.period
-        name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"
-        if b.arm == ALL_ARMS and budget in overspent:
-            found.append(
-                f"{name}: {b.spent:g} spent and {b.reserved:g} reserved of an amount of {b.limit:g}: nobody is exposed"
-            )
-        if b.arm == ALL_ARMS and b.start > now + _CLOCKS_DIFFER:
-            found.append(f"{name}: a clock was ahead, and this period has begun too early: its money must last")
-        caps = {channel: cap for channel, cap in cost_cap.items() if b.channel in ("*", channel)}
-        dearest = max(caps, key=caps.__getitem__, default=None)
-        if b.arm == ALL_ARMS or budget in overspent or dearest is None:
-            continue
-        if b.limit <= b.spent + b.reserved:  # nothing is left, as for an arm that is switched off
-            continue
-        if 0 < b.limit < _FEW * caps[dearest]:
-            found.append(
-                f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {math.floor(b.limit / caps[dearest])} "
-                f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount"
-                + ("" if b.arm.endswith(f"/{OVERRIDE}") else ", or ramp up faster")
-            )
-    return "; ".join(found) or "ok"
+    def expire(self, ttl: float) -> int:
+        """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many. Blocks."""
+        return self._ledger.expire(ttl) if self.ready else 0  # before, the log may hold a cost that is to be settled
 
 
 class Settler:
-    """Settles and cancels, at once or later."""
+    """Settles and cancels, many reservations in a call, at once or later; for one event loop."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        # Threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
-        self._pool = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
         self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
-    async def finish(self, reservation_id: str, costs: Costs, seconds: float) -> None:
-        """Settle costs, or cancel if there are none, within `seconds`; if that fails for any reason, later."""
+    async def finish(self, waiting: Sequence[tuple[str, Costs]], seconds: float) -> None:
+        """Settle costs of reservations, or cancel those without, within `seconds`; what fails for any reason, later."""
+        for reservation_id, costs in waiting:
+            self._add(reservation_id, costs)
         try:
             async with asyncio.timeout(seconds):
-                await self._apply(reservation_id, costs)
-        except Exception as error:  # TimeoutError too
-            about = {"cause": type(error).__name__, "decision_id": reservation_id}
-            log.warning("to be finished later, %s: %s", about["cause"], error, extra=about)
-            self.finish_later(reservation_id, costs)
-        except asyncio.CancelledError:  # at the end of the process, of a report that takes too long
-            self.finish_later(reservation_id, costs)
-            raise
+                await self._attempt([reservation_id for reservation_id, _ in waiting])
+        except TimeoutError:
+            log.warning("the ledger is slow: %d reservations are finished later", len(waiting))
+        finally:  # also at the end of the process, of a report that takes too long
+            if self._pending:
+                self._wake.set()
 
     def finish_later(self, reservation_id: str, costs: Costs) -> None:
-        """Settle costs, or cancel if there are none, in the background. A cancel undoes no cost that was reported."""
-        self._pending[reservation_id] = {**self._pending.get(reservation_id, {}), **costs}
+        """Settle costs, or cancel if there are none, in the background."""
+        self._add(reservation_id, costs)
         self._wake.set()
+
+    def _add(self, reservation_id: str, costs: Costs) -> None:  # a cancel undoes no cost that was reported
+        self._pending[reservation_id] = {**self._pending.get(reservation_id, {}), **costs}
 
     @property
     def pending(self) -> int:
@@ -236,10 +197,6 @@ class Settler:
     def full(self) -> bool:
         """Whether so many wait that nothing more may be reserved."""
         return self.pending >= MOST_PENDING
-
-    def close(self) -> None:
-        """Stop without waiting for calls that hang."""
-        self._pool.shutdown(wait=False)
 
     async def run(self) -> None:
         """The background task."""
@@ -252,35 +209,94 @@ class Settler:
 
     async def flush(self) -> bool:
         """Try all that wait; returns whether nothing is left."""
-        faults = 0
-        for reservation_id, costs in list(self._pending.items()):
-            try:
-                await self._apply(reservation_id, costs)
-            except Exception as error:
-                about = {"cause": type(error).__name__, "decision_id": reservation_id}
-                log.warning("not finished yet, %s: %s", about["cause"], error, extra=about)
-                if reservation_id in self._pending:  # moved to the end, behind the others
-                    self._pending[reservation_id] = self._pending.pop(reservation_id)
-                faults += 1
-                if faults == _MOST_FAULTS:  # the ledger is away
-                    return False
-                continue
-            faults = 0
-            if self._pending.get(reservation_id) is costs:  # else there is more by now
-                del self._pending[reservation_id]
+        waiting = list(self._pending)
+        for first in range(0, len(waiting), _TOGETHER):
+            if not await self._attempt(waiting[first : first + _TOGETHER]):  # the ledger is away
+                break
         return not self._pending
 
-    async def _apply(self, reservation_id: str, costs: Costs) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, finish, self._ledger, reservation_id, costs)
+    async def _attempt(self, names: Sequence[str]) -> bool:
+        """Finish some that wait; returns whether not all have failed."""
+        some = {name: costs for name in names if (costs := self._pending.get(name)) is not None}
+        try:
+            failed = await asyncio.to_thread(finish, self._ledger, some)
+        except Exception as error:
+            failed = dict.fromkeys(some, error)
+        for name, costs in some.items():
+            if name not in failed and self._pending.get(name) is costs:  # else there is more by now
+                del self._pending[name]
+        for name in failed:
+            if name in self._pending:  # moved to the end, behind the others
+                self._pending[name] = self._pending.pop(name)
+        if failed:
+            name, why = next(iter(failed.items()))
+            about = {"cause": type(why).__name__, "decision_id": name}
+            log.warning("%d reservations to be finished later, %s: %s", len(failed), about["cause"], why, extra=about)
+        return not failed or len(failed) < len(some)
 
 
-def finish(ledger: Ledger, reservation_id: str, costs: Costs) -> None:
-    """Settle costs, or cancel if there are none; an unknown reservation is ignored."""
-    if not costs:
-        ledger.cancel(reservation_id)
-    for event, actual in costs.items():
-        with contextlib.suppress(UnknownReservation):
-            ledger.settle(reservation_id, actual, event)
+class OutcomeIntake:
+    """Takes reports of outcomes: logs them, then settles costs and releases cancelled reservations; for one event loop.
+
+    A report may hold a thousand outcomes. So that decisions do not wait for it, the work is done in small pieces, one
+    at a time for all reports together. What the ledger does not settle within `seconds` is settled later. `forget` gets
+    the ids of cancelled decisions.
+    """
+
+    def __init__(
+        self, parser: OutcomeParser, spool: Spool, budgets: Budgets, seconds: float, forget: Callable[[str], None]
+    ) -> None:
+        self._parser = parser
+        self._spool = spool
+        self._budgets = budgets
+        self._seconds = seconds
+        self._forget = forget
+        self._turn = asyncio.Lock()  # fair: reports take turns, a piece each
+
+    async def accept(self, body: bytes) -> dict[str, int]:
+        """Log and settle a report; returns how many outcomes were accepted: all.
+
+        Raises BadRequest: nothing of it counts. Raises SpoolUnavailable: all must be sent again, and none counts twice.
+        """
+        async with self._turn:
+            outcomes = self._parser.parse(body)
+        for start in range(0, len(outcomes), _PIECE):
+            async with self._turn:
+                await self._take(outcomes[start : start + _PIECE])
+        return {"accepted": len(outcomes)}
+
+    async def _take(self, outcomes: Sequence[OutcomeRecord]) -> None:
+        try:
+            with tracing.span("log"):
+                await asyncio.wrap_future(self._spool.submit("outcome", *outcomes))
+        except SpoolUnavailable:
+            for outcome in outcomes:
+                metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()
+            raise
+        for outcome in outcomes:
+            late = (time.time() - time_of(outcome["decision_id"]).timestamp()) > _LATE_SECONDS
+            metrics.OUTCOMES.labels(outcome["kind"], "late" if late else "accepted").inc()
+            if outcome["kind"] == CANCEL:
+                self._forget(outcome["decision_id"])
+        metrics.SPOOL_RECORDS.inc(len(outcomes))
+        costs = [(outcome["decision_id"], of) for outcome in outcomes if (of := costs_of(outcome)) is not None]
+        with tracing.span("ledger"):
+            await self._budgets.settler.finish(costs, self._seconds)
+
+
+def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
+    """Settle costs by reservation, or cancel if there are none; returns what failed. Unknown ones are ignored."""
+    told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
+    unused = [name for name, costs in waiting.items() if not costs]
+    answers = [
+        *zip([cost.reservation_id for cost in told], ledger.settle_all(told) if told else (), strict=True),
+        *zip(unused, ledger.cancel_all(unused) if unused else (), strict=True),
+    ]
+    return {
+        name: answer
+        for name, answer in answers
+        if isinstance(answer, Exception) and not isinstance(answer, UnknownReservation)
+    }
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
@@ -318,22 +334,16 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         if ours:
             ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
     finished |= ours
-    for name in finished:
-        ledger.cancel(name)
-    costs_by_decision = ((outcome["decision_id"], costs_of(outcome)) for outcome in spool.newest("outcome", _NEWEST))
-    told: list[Cost] = []
-    for name, costs in costs_by_decision:
-        if costs is None:
-            continue
-        told += [Cost(name, cost, event) for event, cost in costs.items()]
-        if not costs or len(told) >= _TOGETHER:  # a cancellation keeps its place among the costs
-            ledger.settle_all(told)
-            told.clear()
-        if not costs:
-            ledger.cancel(name)
-        finished |= {name} & unfinished
-    ledger.settle_all(told)
-    return len(finished)
+    waiting: dict[str, Costs] = {name: {} for name in finished}
+    for outcome in spool.newest("outcome", _NEWEST):
+        if (costs := costs_of(outcome)) is not None:
+            name = outcome["decision_id"]
+            waiting[name] = {**waiting.get(name, {}), **costs}
+    names = list(waiting)
+    for first in range(0, len(names), _TOGETHER):
+        for error in finish(ledger, {name: waiting[name] for name in names[first : first + _TOGETHER]}).values():
+            raise error
+    return len(waiting.keys() & unfinished)
 
 
 class LedgerLost(LedgerUnavailable):

@@ -17,11 +17,13 @@ out of service at once would not help. The body names the part:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from math import inf
+from collections.abc import Callable, Mapping, Sequence
+from math import floor, inf
 from time import monotonic
 from typing import Any, NamedTuple
 
+from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
+from serving.ledger import Balance
 from serving.router.ops import metrics
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 _STALE_SECONDS = 30.0  # without a sign of life, the event loop hangs
 _MANY = 50  # decisions in a row without features: too many to be all new users
 _NONE_SECONDS = 60.0  # in which none was found: a burst about one new user is no fault
+_CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
+_FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
+_SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 
 class Fault(NamedTuple):
@@ -147,3 +152,32 @@ class FoundFeatures:
         if not self._said:
             self._said = True
             log.warning("features: %s", text)
+
+
+def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> str:
+    """Warnings for people: budgets that take no or few reservations at `now` (seconds since 1970), and why; or "ok"."""
+    found = []
+    wholes = [b for b in balances if b.arm == ALL_ARMS]
+    overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
+    for b in balances:
+        budget = b.campaign, b.channel, b.period
+        name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"
+        if b.arm == ALL_ARMS and budget in overspent:
+            found.append(
+                f"{name}: {b.spent:g} spent and {b.reserved:g} reserved of an amount of {b.limit:g}: nobody is exposed"
+            )
+        if b.arm == ALL_ARMS and b.start > now + _CLOCKS_DIFFER:
+            found.append(f"{name}: a clock was ahead, and this period has begun too early: its money must last")
+        caps = {channel: cap for channel, cap in cost_cap.items() if b.channel in ("*", channel)}
+        dearest = max(caps, key=caps.__getitem__, default=None)
+        if b.arm == ALL_ARMS or budget in overspent or dearest is None:
+            continue
+        if b.limit <= b.spent + b.reserved:  # nothing is left, as for an arm that is switched off
+            continue
+        if 0 < b.limit < _FEW * caps[dearest]:
+            found.append(
+                f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {floor(b.limit / caps[dearest])} "
+                f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount"
+                + ("" if b.arm.endswith(f"/{OVERRIDE}") else ", or ramp up faster")
+            )
+    return "; ".join(found) or "ok"

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from serving.ledger import Account, LedgerUnavailable, SqliteLedger, UnknownReservation
-from serving.ledger.pacing_store import Prices
+from serving.ledger import Account, LedgerUnavailable, SqliteLedger
 
 
 @pytest.fixture
@@ -83,32 +79,6 @@ def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
     db.close()
 
 
-def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(ledger: SqliteLedger) -> None:
-    database = ledger._database
-
-    def insert(value: int) -> object:
-        def work(db: sqlite3.Connection) -> int:
-            db.execute("INSERT INTO pacing_opportunities VALUES (?, ?)", (str(value), value))
-            if value == 2:
-                raise UnknownReservation("r2")
-            return 10 * value
-
-        try:
-            return database.run(work)
-        except UnknownReservation as error:
-            return str(error)
-
-    with closing(sqlite3.connect(ledger.path)) as reader, ThreadPoolExecutor(5) as pool:
-        with database.lock:
-            results = [pool.submit(insert, value) for value in range(5)]
-            while len(database._waiting) < len(results):
-                time.sleep(0.001)
-            (before,) = reader.execute("PRAGMA data_version").fetchone()
-        assert [one.result() for one in results] == [0, 10, "r2", 30, 40]
-        assert reader.execute("PRAGMA data_version").fetchone() == (before + 1,)
-        assert set(ledger.pacing.reports()[0].values()) == {0, 1, 3, 4}
-
-
 def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedger) -> None:
     """A decision costs the same with 100,000 accounts and a million reservations."""
     ledger.define([Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a") for i in range(50)])
@@ -126,16 +96,6 @@ def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedg
     plans = [(plan[3], one) for one in asked for plan in db.execute(f"EXPLAIN QUERY PLAN {one}")]
     assert len(asked) > 10 and any("due_account" in plan for plan, _ in plans)
     assert not [(plan, one) for plan, one in plans if plan.startswith("SCAN") and "CONSTANT" not in plan]
-
-
-def test_pacing_keeps_states_until_they_are_empty_and_adds_opportunities_up(ledger: SqliteLedger) -> None:
-    pacing, prices = ledger.pacing, Prices.of({})
-    for states in ({"x": "1", "y": "2"}, {"x": "", "z": "3"}):
-        assert pacing.publish(pacing.lease("a"), states, prices)
-    assert pacing.states() == {"y": "2", "z": "3"}
-    pacing.report({"y": 2}, {})
-    pacing.report({"y": 1, "z": 1}, {})
-    assert pacing.reports() == ({"y": 3, "z": 1}, {})
 
 
 def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None:

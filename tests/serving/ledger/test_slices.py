@@ -17,7 +17,6 @@ from mtorl.log.decision_ids import campaign_slot, decision_id
 from serving.ledger import Account, Ledger, LedgerUnavailable, Wanted
 from serving.ledger.contract import Settlement
 from serving.ledger.location import RedisLocation
-from serving.ledger.pacing_store import Prices
 from serving.ledger.redis_ledger import RedisLedger
 from serving.ledger.redis_server import RedisServer
 from tests.redis_server import redis_cluster
@@ -103,7 +102,7 @@ def test_slices_never_exceed_the_budget_when_a_router_dies(
                 elif step == "cancel":
                     ledger.cancel(f"r{i}")
                 elif step == "expire":
-                    ledger.expire(0, 3)
+                    ledger.expire(0)
                 elif step == "recall":
                     ledger._slices.recall()
                 elif step == "define":
@@ -262,16 +261,6 @@ def test_an_id_of_another_campaign_is_refused(tmp_path: Path, lasting_cluster: i
         made.reserve(name, "a", other, "x", 0.1)
     assert made.reserve(name, "a", one, "x", 0.1) and made.open_reservations() == [name]
     assert made.settle(name, 0.05).charged == 0.05
-
-
-@pytest.mark.integration
-def test_prices_and_opportunities_are_in_the_bank(tmp_path: Path, lasting_cluster: int) -> None:
-    store = Place("cluster", tmp_path, lasting_cluster).open().pacing
-    lease = store.lease("a")
-    assert store.lease("b") == lease and store.publish(lease, {"x": "1"}, Prices.of({"x": 0.5}))
-    assert store.prices() == (1, Prices.of({"x": 0.5})) and store.states() == {"x": "1"}
-    store.report({"x": 2}, {"c": 0.5})
-    assert store.reports() == ({"x": 2}, {"c": 0.5})
 
 
 @pytest.mark.integration

@@ -215,13 +215,13 @@ async def test_the_log_says_that_nothing_was_shown_before_the_money_is_given_bac
     """Killed in between, a router would leave an exposure in the log that the ledger knows as cancelled."""
     monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", 60.0)
     given_back: list[list[bool]] = []
-    gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel
+    gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel_all
 
-    def watched(reservation_id: str) -> None:
+    def watched(reservation_ids: Any) -> Any:
         given_back.append([record["withdrawn"] for record in h.records()])
-        cancel(reservation_id)
+        return cancel(reservation_ids)
 
-    monkeypatch.setattr(h.ledger, "cancel", watched)
+    monkeypatch.setattr(h.ledger, "cancel_all", watched)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", lambda file: (gate.wait(60), sync(file))[1])
         (answer,) = await h.predict()

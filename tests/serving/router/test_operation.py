@@ -15,8 +15,8 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.policy.pacing import Pace
 from mtorl.policy.periods import Period
 from serving.ledger import Balance, Room
-from serving.router.flow.budgets import concerns
 from serving.router.ops import metrics
+from serving.router.ops.health import concerns
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,

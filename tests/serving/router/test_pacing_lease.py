@@ -142,12 +142,26 @@ def test_the_lease_of_a_ledger(shared: Place) -> None:
     assert store.lease("a", mine) == theirs, "it is not as the first has seen it"
     assert not store.publish(mine, {"x": "old"}, first)
     assert other.publish(theirs, {"x": "", "z": "3"}, second)
-    assert store.states() == {"y": "2", "z": "3"}
     assert store.lease("a").version == 2 and store.prices() == again.pacing.prices() == (2, second)
     assert other.lease("", theirs).holder == "" and store.lease("a") == Lease("a", mine.number + 3, 0)
-    other.report({"y": 2}, {"c": 0.5})
-    store.report({"y": 1, "z": 1}, {})
-    assert store.reports() == ({"y": 3, "z": 1}, {"c": 0.5})
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "cluster"])
+def test_states_are_kept_until_they_are_empty_and_opportunities_add_up(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    port = request.getfixturevalue("lasting_cluster" if kind == "cluster" else "lasting_redis")
+    store = Place(kind, tmp_path, port).open()
+    store.define([])
+    pacing, prices = store.pacing, Prices.of({"y": 0.5})
+    for states in ({"x": "1", "y": "2"}, {"x": "", "z": "3"}):
+        assert pacing.publish(pacing.lease("a"), states, prices)
+    assert pacing.states() == {"y": "2", "z": "3"}
+    pacing.report({"y": 2}, {"c": 0.5})
+    pacing.report({"y": 1, "z": 1}, {})
+    assert pacing.reports() == ({"y": 3, "z": 1}, {} if kind == "sqlite" else {"c": 0.5}), "gains of all are shared"
+    if kind != "sqlite":
+        assert pacing.prices() == (2, prices)
 
 
 def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypatch: Any) -> None:

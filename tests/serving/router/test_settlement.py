@@ -47,27 +47,29 @@ async def test_what_waits_is_settled_together(
 async def test_what_can_not_be_finished_does_not_stand_in_the_way(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle = ledger.settle
+    settlement = ledger._settlement
 
-    def stubborn(name: str, actual: float, event: str) -> object:
-        if name in ("r1", "r2", "r3", "r4"):  # more than make it look as if the ledger were away
+    def stubborn(name: str, *cost: Any) -> Any:
+        def fails(db: object) -> Any:
             raise RuntimeError("out of range")
-        return settle(name, actual, event)
+
+        return fails if name in ("r1", "r2", "r3") else settlement(name, *cost)
 
     settler = Settler(ledger)
-    monkeypatch.setattr(ledger, "settle", stubborn)
+    monkeypatch.setattr(ledger, "_settlement", stubborn)
     monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(budgets, "_TOGETHER", 2)
     async with asyncio.timeout(20):
         task = asyncio.create_task(settler.run())
-        await settler.finish("r1", {"e": 0.5}, 5.0)  # no fault is the caller's: its outcome is in the log
-        for i in range(2, 7):
+        await settler.finish([(name, {"e": 0.5}) for name in ("r1", "r2")], 5.0)  # no fault is the caller's
+        for i in range(3, 7):
             settler.finish_later(f"r{i}", {"e": 0.5})
-        while ledger.balances()[0].spent < 1.0:
+        while ledger.balances()[0].spent < 1.5:
             await asyncio.sleep(0.01)
-        monkeypatch.setattr(ledger, "settle", settle)
+        monkeypatch.setattr(ledger, "_settlement", settlement)
         while ledger.balances()[0].spent < 3.0:
             await asyncio.sleep(0.01)
-    assert not task.done()
+    assert not task.done() and not settler.pending
     task.cancel()
 
 
@@ -77,15 +79,15 @@ async def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
 ) -> None:
     calls = []
 
-    def away(name: str) -> None:
-        calls.append(name)
+    def away(names: list[str]) -> None:
+        calls.append(len(names))
         raise LedgerUnavailable("away")
 
     monkeypatch.setattr(budgets, "MOST_PENDING", 5)
-    monkeypatch.setattr(ledger, "cancel", away)
+    monkeypatch.setattr(budgets, "_TOGETHER", 2)
+    monkeypatch.setattr(ledger, "cancel_all", away)
     settler = Settler(ledger)
     for i in range(5):
         assert not settler.full
         settler.finish_later(f"x{i}", {})
-    assert settler.full and not await settler.flush()
-    assert len(calls) == 3
+    assert settler.full and not await settler.flush() and calls == [2]

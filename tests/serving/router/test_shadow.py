@@ -89,7 +89,7 @@ async def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(h: H
 async def test_users_of_a_stage_that_has_just_begun_are_not_refused_for_want_of_money(h: Harness) -> None:
     """The accounts follow the file a moment later; a total that seems gone would count as gone for good."""
 
-    async def ledger_is_busy(*_: Any) -> None:
+    def ledger_is_busy(*_: Any) -> None:
         return None
 
     set_accounts = h.router.budgets.set_accounts
