@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,36 +19,6 @@ if TYPE_CHECKING:
 app = CommandGroup()
 
 FeatureRepo = Annotated[Path, typer.Option(help="Feast repository.")]
-
-
-@app.command()
-def rollout(
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the InferenceServices are.")] = "mtorl",
-) -> None:
-    """Say which version of its model each arm serves, and what a new one waits for.
-
-        mtorl rollout -n mtorl-dev
-
-    It asks the cluster of kubectl's current context. Exit code 1: an arm does not serve the wanted version alone, yet.
-    """
-    from serving.inference_services import rollout_of
-
-    pods = objects("pods", namespace)
-    arms = [rollout_of(service, pods) for service in objects("inferenceservices", namespace)]
-    if not arms:
-        stop(f"no InferenceService in namespace {namespace}", 2)
-    for arm in arms:
-        serving = ", ".join(f"{version} ({number})" for version, number in arm.serving.items()) or "nothing"
-        typer.echo(f"{arm.name}: wanted {arm.wanted}, serving {serving}{'; ' if arm.problem else ''}{arm.problem}")
-    raise typer.Exit(0 if all(arm.done for arm in arms) else 1)
-
-
-def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
-    """Objects of a kind, from the cluster of kubectl's context; ends the command where it does not say."""
-    from serving.kubernetes_api import KubernetesApi
-
-    with exit_codes():
-        return KubernetesApi(namespace).list(kind)
 
 
 @app.command()

@@ -12,7 +12,6 @@
     mtorl pipeline upload|schedule             them, and recurring runs, on a Kubeflow Pipelines server
     mtorl pipeline run                         one of them on this machine
     mtorl model list|show|rm                   the versions of the registry: what each was trained on, what serves
-    mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize                          what the CronJob of manifests/ calls
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl ledger wait|agree                    before a further router starts; after the ledger was lost

@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cli.cluster import objects
 from cli.commands import CommandGroup, JsonOption, print_json
 from cli.endings import HELD, exit_codes, stop
 
@@ -160,6 +159,14 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
                     experiments = [Experiment.from_yaml(text, UNREAD) for key, text in texts if key.endswith(".yaml")]
     with exit_codes():
         return RegistryUses(root, lake, state, services, experiments)
+
+
+def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
+    """Objects of a kind, from the cluster of kubectl's context; ends the command where it does not say."""
+    from serving.kubernetes_api import KubernetesApi
+
+    with exit_codes():
+        return KubernetesApi(namespace).list(kind)
 
 
 def _print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: Sequence[str]) -> None:

@@ -8,8 +8,7 @@ roll-out is. Only `InferenceServices.serve`, and a person who applies models.yam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -87,7 +86,7 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
         return ""
     return (
         f"of {wanted} pods, {pods['new']} are new and {pods['ready']} of {status.get('replicas', 0)} are ready "
-        "(mtorl rollout says what they wait for)"
+        "(docs/runbooks/MtorlRolloutStuck.md says how to see what they wait for)"
     )
 
 
@@ -125,57 +124,3 @@ def _mark(text: str | None) -> Mark | None:
         return None if text is None else Mark.model_validate_json(text)
     except ValueError:
         return None  # written by hand
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """The roll-out of one arm, from the pods."""
-
-    name: str
-    wanted: str
-    serving: dict[str, int]  # ready pods by version
-    problem: str  # of pods of the wanted version that are not ready
-
-    @property
-    def done(self) -> bool:
-        """Whether the wanted version serves, and no other."""
-        return set(self.serving) == {self.wanted} and not self.problem
-
-
-def rollout_of(service: Object, pods: Sequence[Object]) -> Rollout:
-    """The state of an arm, by its InferenceService and all pods."""
-    name = service["metadata"]["name"]
-    wanted = service["spec"]["predictor"].get("annotations", {}).get(VERSION, "")
-    serving: dict[str, int] = {}
-    problems = []
-    for pod in pods:
-        labels = pod["metadata"].get("labels", {})
-        if labels.get("serving.kserve.io/inferenceservice") != name or "deletionTimestamp" in pod["metadata"]:
-            continue
-        version = pod["metadata"].get("annotations", {}).get(VERSION, "")
-        if _is_ready(pod):
-            serving[version] = serving.get(version, 0) + 1
-        elif version == wanted:
-            problems.append(f"{pod['metadata']['name']}: {_waits_for(pod)}")
-    if not serving and not problems:
-        problems.append("no pod")
-    return Rollout(name, wanted, serving, "; ".join(problems))
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-def _waits_for(pod: Object) -> str:
-    status = pod.get("status", {})
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] != "True":
-            return f"not scheduled: {condition.get('message', condition.get('reason', ''))}"
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        state = container.get("state", {})
-        if "running" in state and container["name"] == "wait-for-model":
-            return "the registry has no such version (kubectl logs POD -c wait-for-model lists those that there are)"
-        if "waiting" in state and state["waiting"].get("reason") not in ("PodInitializing", "ContainerCreating"):
-            return f"{container['name']}: {state['waiting'].get('message') or state['waiting'].get('reason', '')}"
-    return "starting"
