@@ -169,8 +169,7 @@ def _notes(verdict: Mapping[str, Any]) -> Iterator[str]:
     for reason, count in verdict["left_out"].items():
         yield f"left out: {count:,} {left_out(reason)}"
     for user in verdict["heavy_users"]:
-        named = f" ({user['user']!r})" if "user" in user else ""
-        yield f"{heavy(user['arm'], user['share'])}{named}"
+        yield heavy(user["arm"], user["share"])
     if long_term := verdict.get("long_term"):
         users = long_term["users"]
         who = f"{users['incumbent']:,} users, {users['holdout']:,} held out"

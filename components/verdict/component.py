@@ -25,17 +25,13 @@ def verdict(
     from pathlib import Path
 
     from monitoring.verdict.period import period_of, verdict_of_period
-    from monitoring.verdict.verdict import without_users
     from mtorl.runtime.step import step
 
     with step():
         period = period_of(since, until)
         several = Path(experiment).is_dir()
         files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]
-        judged = {
-            file.stem: without_users(verdict_of_period(lake, str(file), period, gain, weights, budget))
-            for file in files
-        }
+        judged = {file.stem: verdict_of_period(lake, str(file), period, gain, weights, budget) for file in files}
         found = judged if several else next(iter(judged.values()))
         Path(result.path).write_text(json.dumps(found, indent=2))
         words = [f"{name}: {one['verdict']}" if several else one["verdict"] for name, one in judged.items()]

@@ -55,7 +55,7 @@ def look(
     now: float,
     spend: Sequence[Spend] | None = None,
 ) -> Known | None:
-    """All that the log says now; None: it holds no decision. A faulty table of covariates is an ExperimentError.
+    """All that the log says now; None: it holds no decision.
 
     Args:
         since: When its time at this stage began, seconds since 1970.

@@ -18,7 +18,6 @@ from monitoring.experiments.advice import Standing
 from monitoring.experiments.document import DOCUMENT_VERSION, Need, Newest, Next, Step, View
 from monitoring.experiments.look import Known
 from monitoring.experiments.money import short_of_money, stages_to_come
-from monitoring.verdict.verdict import without_users
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import MOST_BUDGETS, Experiment
 from mtorl.experiment.history import Event, state_of
@@ -70,7 +69,6 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         short_of_money(known.spend, moves[0].at if moves else None, experiment.ramp, state, now),
     )
     serving = experiment if by_hand else in_force(experiment, state)
-    verdict = None if known.verdict is None else without_users(known.verdict)
     return View(
         document_version=DOCUMENT_VERSION,
         looked=_iso(now if known.looked is None else known.looked),
@@ -87,7 +85,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         steps=_steps(experiment, phase, moves),
         next=_next(experiment, state, step, needed, known, now),
         plan=_plan(experiment, serving),
-        verdict=verdict,
+        verdict=known.verdict,
         long_term=known.long_term,
         unit=unit_of(experiment.metrics.primary, known.gain),
         units={name: unit_of(name, known.gain) for name in experiment.metrics.names},

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,26 +34,17 @@ from mtorl.experiment.inference.sums import Floats
 from mtorl.experiment.inference.user_sums import UserSums
 from mtorl.experiment.metrics import COST, DECISIONS, Terms, metric, outcomes_of
 from mtorl.log.gain import Gain
-from mtorl.log.lake import HOUR, Lake
 
 if TYPE_CHECKING:
     import duckdb
 
 
-NAMED_SHARE = 0.05  # share of an arm's decisions from which on a user is named
+REPORTED_SHARE = 0.05  # of an arm's decisions, from which on a user is reported: a probe, a bot, a shared id
 ONE = "one"  # a column that is 1 in each row
 KNOWN = "known?:"  # of a column that is 1 where a covariate of this name is known, else 0
 _ROWS_AT_ONCE = 500_000
 _LOOKS = 30  # at the users who came first, in a series
 _LOOKS_BYTES = 50_000_000  # fewer looks, where each takes much memory
-
-
-class HeavyUser(NamedTuple):
-    """A user with so many of an arm's decisions that it is reported: a probe, a bot, a shared id."""
-
-    arm: str
-    user: str
-    share: float  # of the arm's decisions
 
 
 @dataclass
@@ -68,8 +60,7 @@ class Users:
             the incumbent is in both.
         looks: The users who came first, with all that they did, and how many of `of_arms`; ever more of them.
         capped: Users with a weight below 1, by arm.
-        busiest: Arm, unit and decisions of those who may have `NAMED_SHARE` of their arm's.
-        heavy: Those who have, the heaviest first.
+        busiest: Arm and decisions of those who may have `REPORTED_SHARE` of their arm's.
         crossed: Users in several arms of a stage.
         all_users: Users, including those.
         late: Outcomes that came too late to count.
@@ -84,8 +75,7 @@ class Users:
     of_arms: Counter[int] = field(default_factory=Counter)
     looks: list[tuple[UserSums, Counter[int]]] = field(default_factory=list)
     capped: Counter[str] = field(default_factory=Counter)
-    busiest: list[tuple[str, int, float]] = field(default_factory=list)
-    heavy: list[HeavyUser] = field(default_factory=list)
+    busiest: list[tuple[str, float]] = field(default_factory=list)
     crossed: int = 0
     all_users: int = 0
     late: int = 0
@@ -99,6 +89,12 @@ class Users:
     def moved(self) -> int:
         """Users in more than one arm, at different stages."""
         return sum(users for bits, users in self.of_arms.items() if bits.bit_count() > 1)
+
+    @property
+    def heavy(self) -> list[tuple[str, float]]:
+        """Arm and share of its decisions of each user with at least `REPORTED_SHARE`, the heaviest first."""
+        shares = [(arm, own / self.of(arm, ((DECISIONS, 1.0),))) for arm, own in self.busiest]
+        return sorted([each for each in shares if each[1] >= REPORTED_SHARE], key=itemgetter(1), reverse=True)
 
     def of(self, arm: str, terms: Terms, weighted: bool = False) -> float:
         """A weighted sum of an arm's columns over all stages."""
@@ -143,8 +139,8 @@ class Users:
             busy, place = np.unique(unit[of_arm], return_inverse=True)
             self.capped[name] += len(busy)
             decisions = np.bincount(place, own[of_arm], len(busy))
-            most = np.flatnonzero(decisions >= NAMED_SHARE * self.of(name, ((DECISIONS, 1.0),)))
-            self.busiest += [(name, int(busy[at]), float(decisions[at])) for at in most]
+            most = decisions[decisions >= REPORTED_SHARE * self.of(name, ((DECISIONS, 1.0),))]
+            self.busiest += [(name, float(own)) for own in most]
         starts = np.flatnonzero(_first(unit))
         of_arms = np.bitwise_or.reduceat(1 << arm.astype(np.intp), starts)
         bounds = np.searchsorted(looks, np.arange(len(self.looks) + 1))
@@ -161,7 +157,6 @@ class ExperimentUsers:
     counted: CountedDecisions
     covariates: Mapping[str, tuple[float, float]]  # what is known of a user beforehand: mean and standard deviation
     db: duckdb.DuckDBPyConnection  # with the tables of `hourly_sums.py`
-    _lake: Lake
     _stages: list[str]
     _arms: list[str]
     _columns: tuple[str, ...]
@@ -194,7 +189,6 @@ class ExperimentUsers:
             sums += found.sums
             of_arms.update(found.of_arms)
             found.sums, found.of_arms = sums, of_arms
-        found.heavy = self._named(found)
         return found
 
     def segments(self) -> list[tuple[str | None, int]]:
@@ -257,18 +251,6 @@ class ExperimentUsers:
             ]
         )
 
-    def _named(self, found: Users) -> list[HeavyUser]:
-        shares = [(own / found.of(arm, ((DECISIONS, 1.0),)), arm, unit) for arm, unit, own in found.busiest]
-        heavy = sorted((each for each in shares if each[0] >= NAMED_SHARE), reverse=True)
-        names = {}
-        for unit, hour in self.db.execute(
-            "SELECT unit, min(hour) FROM user_sum WHERE unit IN (SELECT unnest($units::UBIGINT[])) GROUP BY unit",
-            {"units": [unit for _, _, unit in heavy]},
-        ).fetchall():
-            decided = self._lake.records(self.db, "decision", hour, hour + HOUR, f"hash(user_id) = {unit}")
-            ((names[unit],),) = self.db.execute(f"SELECT any_value(user_id) FROM {decided}").fetchall()
-        return [HeavyUser(arm, str(names[unit]), share) for share, arm, unit in heavy]
-
 
 def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether a row differs from the one before it, in any key."""
@@ -297,8 +279,6 @@ def experiment_users(
 ) -> Iterator[ExperimentUsers]:
     """Read the decisions that count, with their outcomes: cost, and those of every metric of the experiment.
 
-    A faulty table of covariates is an ExperimentError.
-
     Args:
         segment: SQL of the segment of a `record`: rows of `users` may then be those of a segment.
     """
@@ -307,9 +287,8 @@ def experiment_users(
     with log.opened("outcome") as db, counted_users(db, log, experiment, kinds, segment) as counted:
         yield ExperimentUsers(
             counted,
-            {} if segment else _covariates(db, find_known(db, log, experiment, kinds)),  # those by segment have none
+            {} if segment else _covariates(db, find_known(db, experiment, kinds)),  # those by segment have none
             db,
-            log.lake,
             list(shares_of_stages(experiment)),
             [arm.name for arm in experiment.arms],
             *user_columns(kinds, log.weights is not None),

@@ -47,8 +47,8 @@ class IncumbentUsers(NamedTuple):
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
-    """Add up the outcomes of the incumbent's decisions, by user; a faulty table of covariates is an ExperimentError."""
-    primary, spec, hours = experiment.metrics.primary, experiment.covariates, experiment.metrics.outcome_hours
+    """Add up the outcomes of the incumbent's decisions, by user."""
+    primary, hours = experiment.metrics.primary, experiment.metrics.outcome_hours
     kinds = sorted({kind for name in (primary, COST) for kind in outcomes_of(name, gain)})
     with log.opened("outcome") as db:
         db.execute(
@@ -67,10 +67,10 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         last = newest - timedelta(hours=hours or 0.0)
         begins: datetime = first
         covariates: tuple[str, ...] = ()
-        if spec is not None:
-            begins = first + max(last - first, timedelta(0)) / 2 if spec.past else first
+        if experiment.covariates is not None:
+            begins = first + max(last - first, timedelta(0)) / 2
             every = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
-            covariates = find_known(db, log, experiment, sorted(every), begins)
+            covariates = find_known(db, experiment, sorted(every), begins)
         added = "".join(
             f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {quoted(column(kind))}" for kind in kinds
         )

@@ -79,11 +79,8 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         challenger's spend), futile (whether the wanted effect can be ruled out; None: none is wanted), guardrails,
         secondary, verdict, reason. That of the challenger which decides is also at the top level, with a series of
         looks at the users who came first. The rest is of all arms: users who count, units of all metrics, models, what
-        was left out (decisions by reason; overridden_users, whose arm the file names), and heavy_users by name (an
-        arm's capped_users is the number of all who count as `HEAVIEST` typical users).
-
-    Raises:
-        ExperimentError: the table of its covariates can't be used.
+        was left out (decisions by reason; overridden_users, whose arm the file names), and heavy_users (an arm's
+        capped_users is the number of all who count as `HEAVIEST` typical users).
     """
     primary, guardrails = experiment.metrics.primary, experiment.metrics.guardrails
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -166,7 +163,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         "multiple_exposure_users": found.crossed,
         "left_out": left_out,
         "overridden_users": overridden,
-        "heavy_users": [heavy._asdict() for heavy in found.heavy],
+        "heavy_users": [{"arm": arm, "share": share} for arm, share in found.heavy],
         "late_outcomes": found.late,
         "models": models.digests,
         "challenger": challenger,
@@ -177,12 +174,6 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     # Plain JSON: a number that is not finite is null.
     plain: dict[str, Any] = orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
     return plain
-
-
-def without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """A verdict that names no heavy user: for pages, and for files that outlive the log."""
-    heavy = [{key: user[key] for key in ("arm", "share")} for user in verdict["heavy_users"]]
-    return {**verdict, "heavy_users": heavy}
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
@@ -199,34 +190,16 @@ def _checks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[G
     """Check the guardrails; one that holds, or is breached, in one of the comparisons alone is open."""
     found = []
     for guardrail in experiment.metrics.guardrails:
-        check, *others = (_check(experiment, guardrail, comparison) for comparison in comparisons)
+        check, *others = (_check(guardrail, comparison) for comparison in comparisons)
         found.append(replace(check, state="open") if any(check.state != other.state for other in others) else check)
     return found
 
 
-def _check(experiment: Experiment, guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
-    check, *others = (
-        check_guardrail(
-            guardrail.name,
-            each.lift(guardrail.name),
-            direction=guardrail.direction,
-            margin=guardrail.margin,
-            alpha=each.alpha,
-        )
-        for each in _both_ways(experiment, comparison)
+def _check(guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
+    lift = comparison.lift(guardrail.name)
+    return check_guardrail(
+        guardrail.name, lift, direction=guardrail.direction, margin=guardrail.margin, alpha=comparison.alpha
     )
-    held_by_all = all(other.state == "held" for other in others)
-    return check if check.state != "held" or held_by_all else replace(check, state="open")
-
-
-def _both_ways(experiment: Experiment, comparison: Comparison) -> list[Comparison]:
-    """The comparison and, with a table among its covariates, the unadjusted one.
-
-    A table that is rewritten each night holds outcomes of the experiment, too, and explains the effect away long before
-    its arms are seen to differ. So no effect, and no harm, is ruled out by the adjusted lift alone.
-    """
-    has_table = experiment.covariates is not None and experiment.covariates.table is not None
-    return [comparison, *([replace(comparison, covariates=())] if has_table else [])]
 
 
 def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
@@ -266,7 +239,7 @@ def _nothing_counts(left_out: Mapping[str, int]) -> str:
 
 
 def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:
-    """Additions to a verdict's reason: late outcomes, users with a named arm, and heavy users, without their names."""
+    """Additions to a verdict's reason: late outcomes, users with a named arm, and heavy users."""
     remarks = []
     if found.late:
         hours = f"{experiment.metrics.outcome_hours:g}"
@@ -275,8 +248,7 @@ def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collec
         )
     if overridden:
         remarks.append(f"of {overridden:,} users whose arm the file has named, only what was decided before counts")
-    heavy = (plain_words.heavy(user.arm, user.share) for user in found.heavy if user.arm in arms)
-    remarks += [f"{words}: mtorl experiment verdict names it" for words in heavy]
+    remarks += [plain_words.heavy(arm, share) for arm, share in found.heavy if arm in arms]
     return "".join(f" ({remark})" for remark in remarks)
 
 
@@ -291,9 +263,8 @@ def _series(comparison: Comparison, primary: str) -> Iterator[dict[str, Any]]:
 
 def _futile(experiment: Experiment, comparison: Comparison) -> bool:
     """Whether a challenger that is better by the wanted effect can be ruled out."""
-    wanted, primary = experiment.minimum_effect, experiment.metrics.primary
-    both = _both_ways(experiment, comparison)
-    return wanted is not None and all(rules_out(each.lift(primary, above=wanted)) for each in both)
+    wanted = experiment.minimum_effect
+    return wanted is not None and rules_out(comparison.lift(experiment.metrics.primary, above=wanted))
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:

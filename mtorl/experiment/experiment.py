@@ -5,7 +5,7 @@
     experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
 
 Every field of the file is in docs/experiment-file.md, which is tested against the classes here and in `arm.py`,
-`budget.py`, `metrics.py`, `stages.py`, `rule.py` and `covariates.py`. The order of the arms does not matter.
+`budget.py`, `metrics.py`, `stages.py` and `rule.py`. The order of the arms does not matter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from mtorl.experiment.arm import (
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.budget_table import BudgetTable
-from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.metrics import Metrics, check_outcomes
 from mtorl.experiment.rule import check
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
@@ -98,8 +97,9 @@ class Experiment(StrictModel):
     """When a ramp stops an experiment that has found nothing by then; by default, it goes on."""
     ramp: Ramp | None = None
     """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
-    covariates: Covariates | None = None
-    """What is known of the users beforehand and makes intervals narrower; by default, nothing."""
+    covariates: Literal["past"] | None = None
+    """What each user did in this decision log before its first decision at a stage with challengers: its decisions, and
+    what came of them. It makes intervals narrower; by default, nothing."""
     overrides: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_OVERRIDES)
     """Arms of single users, such as those who test it, at every stage, by user id. They never count, and the kill
     switch ends it."""

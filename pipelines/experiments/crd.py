@@ -220,7 +220,9 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
         made = {**_structural(kinds[0], defs), **described, "nullable": True}
-        return {key: value for key, value in made.items() if key != "enum"}  # the API server's can't hold null
+        if made.pop("enum", None):  # the API server's can't hold null
+            made["maxLength"] = 1_000
+        return made
     if kinds or "oneOf" in schema or not schema.get("type"):
         return {**described, "x-kubernetes-preserve-unknown-fields": True}
     made = {"type": schema["type"], **described}

@@ -100,7 +100,7 @@ def view_of(
     if found.looked is None and (folder.state / "router.yaml").exists():
         try:
             found = known_or_error(folder, served, since, now, by)
-        except (ExperimentError, LogError) as error:  # of the former, a table that the verdict needs
+        except (ExperimentError, LogError) as error:
             if by and str(error).startswith("by:"):
                 raise
             problem = problem or str(error)

@@ -12,7 +12,7 @@ from kfp.dsl import Artifact
 from components.verdict.component import verdict
 from tests.components.artifacts import Output
 from tests.monitoring.judged_experiment import CONTENT
-from tests.monitoring.written_log import Log, write_decision_log
+from tests.monitoring.written_log import write_decision_log
 
 
 def judge(log: Path, experiment: Path, output: Output, since: str = "", until: str = "") -> tuple[str, str]:
@@ -45,15 +45,3 @@ def test_the_decisions_of_the_period_are_judged(output: Output, experiments: Pat
     }  # fmt: skip
     with pytest.raises(SystemExit, match=r"mtorl: .*none\.yaml: cannot read the experiment file"):
         judge(log, tmp_path / "none.yaml", output)
-
-
-def test_the_result_names_no_user(output: Output, experiments: Path, tmp_path: Path) -> None:
-    """A heavy user is named on a terminal; a file of a run is no place that `mtorl data forget` looks at."""
-    log = Log()
-    for number in range(300):
-        log.decide("probe" if number % 3 else f"u{number}", "challenger" if number % 3 else "incumbent")
-    for number in range(50):
-        log.decide(f"v{number}", "challenger")
-    log.write(tmp_path)
-    _, text = judge(tmp_path, experiments / "one.yaml", output)
-    assert json.loads(text)["heavy_users"] == [{"arm": "challenger", "share": 0.8}] and "probe" not in text

@@ -11,7 +11,6 @@ from pydantic_core import to_jsonable_python
 
 from mtorl.experiment.arm import Arm, Promotion
 from mtorl.experiment.budget import Budget
-from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import Guardrail, Metrics
 from mtorl.experiment.rule import Row
@@ -28,7 +27,6 @@ MODELS: dict[str, type[StrictModel]] = {
     "arms": Arm,
     "ramp": Ramp,
     "ramp: stages": RampStage,
-    "covariates": Covariates,
     "explore": Exploration,
     "policy: rows": Row,
     "budgets": Budget,

@@ -136,8 +136,8 @@ def reach_verdict(
         return _waiting(f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky")
     if unbalanced is not None:
         return _waiting(
-            f"the arms' users differ in the covariate {unbalanced!r} by more than chance, so it was not known before "
-            "they met an arm: no adjusted number counts",
+            f"the arms' users differ in the covariate {unbalanced!r} by more than chance, though they had met no "
+            "arm yet: no adjusted number counts",
         )
     if late_gap > LATE_ALARM:
         return _waiting(

@@ -14,7 +14,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from monitoring.experiments.look import Known
-from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.touchpoints import LogError
 
@@ -68,7 +68,5 @@ def _look(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: 
 
     try:
         return look(DecisionLog.of(lake), Experiment.from_dict(experiment), gain, since, now)
-    except ExperimentError as error:  # of a table that the verdict needs
-        raise LogError(str(error)) from None
     except (duckdb.Error, PeriodError, OSError) as error:
         raise LogError(f"{lake}: the log can't be read: {str(error).splitlines()[0]}") from None

@@ -321,7 +321,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
             {"name": "challenger", "weight": 0.3, "policy": "baseline"},
             {"name": "another", "weight": 0.3, "policy": "baseline"},
         ],
-        "covariates": {"past": True},
+        "covariates": "past",
     }
 )
 
@@ -362,7 +362,7 @@ def test_the_past_of_each_user_in_one_row_adds_up_to_the_same(
 
 def _figures(found: Users) -> dict[str, Any]:
     """All that a verdict reads."""
-    figures: dict[str, Any] = {f"share {user.arm} {user.user}": user.share for user in found.heavy}
+    figures: dict[str, Any] = {"heavy": np.array([share for _, share in found.heavy])}
     for look, (sums, of_arms) in enumerate([(found.sums, found.of_arms), *found.looks]):
         figures |= {f"users {look}": sums.users_C, f"totals {look}": sums.totals_CB, f"arms {look}": dict(of_arms)}
         figures |= {f"products {look}": sums.products_CBCB, f"positive {look}": np.stack([*sums.positive_C.values()])}

@@ -11,7 +11,6 @@ import pytest
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.incumbent_users import IncumbentUsers, incumbent_users, plan_with
 from monitoring.verdict.verdict import CLICK
-from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference import plan
 from mtorl.experiment.inference.plan import Population
@@ -86,22 +85,12 @@ def test_the_past_is_the_first_half_of_the_log(tmp_path: Path) -> None:
         outcome("3", "c", "click", 1.0, minutes=3 * DAY),
     ]
     log = DecisionLog.of(write(tmp_path / "log", decisions, outcomes))
-    found = incumbent_users(log, of().replace(covariates=Covariates()), CLICK)
+    found = incumbent_users(log, of().replace(covariates="past"), CLICK)
     assert found.covariates == ("past decisions", "past click", "past cost")
     assert (found.past_days, found.days, found.decisions) == (2.0, 1.0, 2)
     assert found.population.figures_U2.tolist() == [[1.0, 1.0], [0.0, 1.0]]
     assert found.population.known_UK is not None
     np.testing.assert_array_equal(found.population.known_UK, [[2.0, 1.0, 0.0], [np.nan] * 3])
-
-
-def test_a_table_is_of_the_whole_log(tmp_path: Path) -> None:
-    table = tmp_path / "users.csv"
-    table.write_text("user_id,age\nu1,30\n")
-    log = DecisionLog.of(write(tmp_path / "log", [decided("a", "u1", 0), decided("b", "u2", DAY)]))
-    found = incumbent_users(log, of().replace(covariates=Covariates(past=False, table=str(table))), CLICK)
-    assert found.covariates == ("age",) and found.past_days == 0.0 and found.decisions == 2
-    assert found.population.known_UK is not None
-    np.testing.assert_array_equal(found.population.known_UK, [[30.0], [np.nan]])
 
 
 def test_a_plan_says_both_with_covariates_and_without(monkeypatch: pytest.MonkeyPatch) -> None:

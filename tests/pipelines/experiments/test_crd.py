@@ -80,7 +80,10 @@ def test_what_json_schema_says_otherwise() -> None:
     anything = {"x-kubernetes-preserve-unknown-fields": True}
     for schema, expected in (
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True, "maxLength": 1000}),
-        ({"anyOf": [{"enum": ["a"], "type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True}),
+        (
+            {"anyOf": [{"const": "a", "type": "string"}, {"type": "null"}]},
+            {"type": "string", "nullable": True, "maxLength": 1000},
+        ),
         ({"type": "number", "exclusiveMinimum": 0}, {"type": "number", "minimum": 0, "exclusiveMinimum": True}),
         ({"const": "user_id", "type": "string"}, {"type": "string", "enum": ["user_id"]}),
         ({"anyOf": [{"type": "string"}, {"type": "number"}]}, anything),
