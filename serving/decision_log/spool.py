@@ -2,12 +2,9 @@
 
 While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
 the disk and not the traffic. A thread that may wait for the disk writes itself (`write`), with all that waits by then;
-for the others one thread does (`submit`). A record that is sent twice is written twice: readers of the lake drop the
-copy by its id.
-
-The folder does not outgrow its quota: a record that would exceed it is refused. Of a decision that can't be logged, the
-log is owed the record that withdraws it, which waits in memory until the disk takes records again. Without it, the
-verdict would not know that users got the default action.
+for the others one thread does (`submit`). The folder does not outgrow its quota: a record that would exceed it is
+refused. Of a decision that can't be logged, the log is owed the record that withdraws it, which waits in memory:
+without it, the verdict would not know that users got the default action.
 """
 
 from __future__ import annotations
@@ -114,12 +111,13 @@ class Spool:
                     found = f"a {kind} record of schema version {version}"
                     raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
 
-    def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[None]:
+    def submit(self, kind: Kind, *records: Mapping[str, Any], owed: bool = False) -> Future[None]:
         """Write records, all or none of them; the future is done when they are durable, else fails: SpoolUnavailable.
 
-        Cancelling it takes the records back unless they are being written at that moment.
+        Cancelling it takes the records back unless they are being written at that moment. Records that are owed, for
+        which no caller waits, are written as soon as the disk takes records again, if the first attempt fails.
         """
-        done = self._enqueue(_Entry(kind, _lines(records)))
+        done = self._enqueue(_Entry(kind, _lines(records), owed))
         self._wake.set()
         return done
 
@@ -140,15 +138,6 @@ class Spool:
         finally:
             self._writing.release()
         return done.result(0)
-
-    def owe(self, kind: Kind, record: Mapping[str, Any]) -> Future[None]:
-        """Write a record for which no caller waits: if not now, then as soon as the disk takes records again.
-
-        The future is done when the record is durable, or fails with SpoolUnavailable if the first attempt does.
-        """
-        done = self._enqueue(_Entry(kind, _lines([record]), owed=True))
-        self._wake.set()
-        return done
 
     def _enqueue(self, entry: _Entry) -> Future[None]:
         refused = "closed" if self._closed else ""

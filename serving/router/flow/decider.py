@@ -196,7 +196,7 @@ class Decider:
         # The first record may become durable yet; the second one says that nothing was shown.
         decision.withdrawn = True
         try:
-            written = self._spool.owe("decision", decision.record())
+            written = self._spool.submit("decision", decision.record(), owed=True)
         finally:
             if exposing:
                 self._in_background(self._give_back(decision.decision_id, written))
