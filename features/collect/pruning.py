@@ -1,9 +1,8 @@
 """Chooses the exposures that a training keeps when there are too many: wide generations stay longest.
 
 A generation is the first log, or the exposures of one model in one arm. Its *width* is the effective sample of a policy
-that draws every channel alike, as a share of its rows (Kish): one over the mean of that policy's squared weight. A log
-of random exposures has width 1; a policy that nearly always shows one channel is close to 0. Training on narrow
-exposures alone breaks the heads, so
+that draws every channel alike, as a share of its rows (Kish): 1 of random exposures, close to 0 of a policy that nearly
+always shows one channel. Training on narrow exposures alone breaks the heads, so
 
 - the newest generation of each arm stays: it is what serves, at the states that it leads to
 - of the others, the narrowest go first, the older of two alike

@@ -79,9 +79,8 @@ class Comparison:
     def hours(self, of_stages: Mapping[str, float]) -> float:
         """Run time of what the lift rests on: hours of a stage count as far as its decisions do.
 
-        With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
-        unequal weight: all hours if each hour weighs alike, and hardly more than a day if a day at a large stage
-        outweighs the weeks before it.
+        With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows: a day
+        at a large stage that outweighs the weeks before it is hardly more than a day.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -105,8 +104,7 @@ class Comparison:
     def late_gap(self, kinds: set[str]) -> float:
         """The least plausible difference between the arms' shares of late outcomes, of the kind with the largest.
 
-        Shares are of the outcomes' values: if first costs are corrected days later, both arms have as many late ones.
-        Stages are compared and combined as in the lift: a day without reports is late for both arms alike.
+        Shares are of the outcomes' values, within stages: a day without reports is late for both arms alike.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -129,8 +127,7 @@ class Comparison:
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
         """A metric's denominator, or that of each arm and stage.
 
-        Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions
-        as the budget pays for.
+        Gain over a budget is min(1, b / W) * G: the gain of as many decisions as the budget pays for.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):

@@ -3,14 +3,9 @@
     counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
 
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
-of the arm that fails less. People use the kill switch, or go back a stage, when an arm does badly: a verdict looks at
-the decisions with and without those of the last two reasons (`CHANGED`).
-
-**The newest models are judged.** A model that is promoted or rolled back in mid-experiment makes two policies of one
-arm. The newest would be shipped. Judged are the hours after the last decision of any other model of any arm, so that
-all arms are compared over the same time. A decision without a model (a fallback) counts by its time; one of a clock
-that was ahead is not the newest. A model is identified by its digest or, without one, by name and version. Exploration
-is a part of the policy: the same model with another share or scope is another one.
+of the arm that fails less. The newest models are judged: only hours after the last decision of any other model of any
+arm count. A decision without a model (a fallback) counts by its time; one of a clock that was ahead is not the newest.
+A model is identified by its digest or, without one, by name and version, and by the share and scope of its exploration.
 """
 
 from __future__ import annotations

@@ -3,10 +3,8 @@
     long_term_effect(log, experiment, gain)      # the experiment as it is in force; None: nothing was promoted
 
 It is the verdict on another experiment, of the same users, that began with the promotion: the promoted policy is its
-incumbent, and the holdout is its challenger. So the same decisions count, with outcomes of the same age, whole budget
-periods and the newest model of either; the interval is always valid, at the experiment's alpha, and users have to be
-split as configured. Users outside the experiment's part of its layer are in neither. Nothing is adjusted: the
-experiment has shaped what users did before the promotion.
+incumbent, and the holdout is its challenger. Users outside the experiment's part of its layer are in neither. Nothing
+is adjusted: the experiment has shaped what users did before the promotion.
 """
 
 from __future__ import annotations

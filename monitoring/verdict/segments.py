@@ -2,10 +2,9 @@
 
     segment_lifts(log, experiment, gain, {"device": "json_extract_string(record.context, '$.device')"})
 
-The same decisions count as in the verdict. Many segments are many chances to find something by luck, so the error rate
-of the experiment is shared evenly (Bonferroni) among all that could be shown, `MOST` of a column and the unknown one,
-of each challenger: all intervals of a call hold together. A segment must be known before the decision, as context and
-static columns are. No lift is adjusted: covariates add little if few users of a segment have them.
+The same decisions count as in the verdict. The error rate of the experiment is shared evenly (Bonferroni) among all
+segments that could be shown, `MOST` of a column and the unknown one, of each challenger: all intervals of a call hold
+together. A segment must be known before the decision. No lift is adjusted: few users of a segment have covariates.
 """
 
 from __future__ import annotations

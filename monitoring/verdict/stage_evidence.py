@@ -4,10 +4,9 @@
         evidence = stage_evidence(read.db, log, experiment, state.since, verdict_of(read, log, experiment, gain))
     consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
 
-The verdict and its breached guardrails are those of the whole ramp (`verdict.py`). An arm's users are those of the
-present stage that count in the verdict. Fallbacks and latency are those of its decisions at the stage since then,
-without users whom the file names; latencies, of the last nine days (`stored_sums.py`). What the ledger refuses in the
-first seconds is no fault of an arm: it has no accounts yet. In the shadow, evidence is read from the records.
+The verdict is that of the whole ramp; users are those of the present stage that count in it. Fallbacks and latency
+are those of decisions at the stage since then, without users whom the file names; latencies, of the last nine days
+(`stored_sums.py`). In the shadow, evidence is read from the records.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 if TYPE_CHECKING:
     import duckdb
 
-_FOLLOWED_SECONDS = 5.0  # in which the ledger follows a change of the stage
+_FOLLOWED_SECONDS = 5.0  # until the ledger has the accounts of a new stage: what it refuses is no fault of an arm
 
 
 def stage_evidence(

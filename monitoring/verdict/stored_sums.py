@@ -9,18 +9,14 @@
 `SETTINGS` is a digest of what the reduction depends on, and `SOURCES` one of the names of the files that it has read,
 which never change. So a stored file is either right or has another name: an hour that gains records is reduced again.
 
-- Outcomes of an hour are read when it is closed, for what was spent, and once it may count (`outcome_hours`). Those
-  that come later count as late ones, and would make a version of each hour of a week with each compaction: they are
-  read two, four and eight days later. Those that a router uploads hours after it got them may be in time: the names of
-  their files say so (`features/collect/compact.py`), and the next look reads them.
-- The past are the days that may count as a whole. A user has one row for all of its cells that count alike: those of
-  one stage and arm. So a look reads a row a user, and those of the last days. Another day, or another judgement of
-  the past (by new weights or models), makes both files anew from those of the hours.
-- Hours that gain decisions now, and those that have just begun to count, are reduced with what has arrived at each
-  look.
-- Segments, replays with weights, and periods with bounds are reduced anew each time.
-
-A lake that can't be written is read as well; each look then reduces all hours.
+- Outcomes of an hour are read when it is closed, and once it may count (`outcome_hours`). Later ones count as late, and
+  are read two, four and eight days later: each compaction brings some. Those that a router uploads hours after it got
+  them may be in time: the names of their files say so (`features/collect/compact.py`), and the next look reads them.
+- The past are the days that may count as a whole. A user has one row for all of its cells of one stage and arm, so a
+  look reads a row a user, and those of the last days. Another day, or another judgement of the past (by new weights or
+  models), makes both files anew from those of the hours.
+- Hours that gain decisions now, and those that have just begun to count, are reduced at each look. So are all hours if
+  the lake can't be written, for segments, replays with weights, and periods with bounds.
 """
 
 from __future__ import annotations
@@ -214,7 +210,8 @@ class _Sums:
         part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
         with replace(self.log, lake=part).opened("outcome") as db:
             reduce_hours(db, self.log, self.experiment, self.kinds)
-            self._columns = {table: _types(db, table) for table in _TABLES}
+            for table in _TABLES:
+                self._columns[table] = {name: of for name, of, *_ in db.execute(f"DESCRIBE {table}").fetchall()}
             for hour in hours:
                 where = f"WHERE hour = {instant(hour.since)}" if keep else ""
                 tables = {table: f"FROM {table} {where}" for table in _TABLES}
@@ -324,7 +321,3 @@ def _added_up(rows: str) -> str:
     """SQL of rows of `user_sum` with each user and cell once."""
     return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
         FROM {rows} GROUP BY unit, cell, segment"""
-
-
-def _types(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
-    return {name: type_ for name, type_, *_ in db.execute(f"DESCRIBE {table}").fetchall()}

@@ -4,16 +4,10 @@
     with experiment_users(log, experiment, gain) as read:       # for more than the verdict
         verdict_of(read, log, experiment, gain)
 
-Judged is the whole ramp: the arms are compared within each stage, and the stages combined; each challenger with the
-incumbent. Which decisions count: `counted_decisions.py`. Users in two arms of one stage are a fault of the assignment
-and count for neither. A decision counts with the outcomes of its first `outcome_hours`, once these are over. Days with
-a changed stage or the kill switch do not count where days count as a whole; but no verdict is given that does not hold
-with them as well.
-
-In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p of the logged channel when the
-policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot be known. Gain per decision is then
-sum(weight * gain) / sum(weight). There the ledger sees only the matched part of the cost, so an arm that would spend
-more than `DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
+monitoring/README.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight:
+1 / p of the logged channel when the policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot
+be known. There the ledger sees only the matched part of the cost, so an arm that would spend more than
+`DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
 """
 
 from __future__ import annotations
@@ -48,7 +42,6 @@ from mtorl.experiment.inference.verdict import (
 from mtorl.experiment.metrics import (
     COST,
     WEIGHT,
-    Guardrail,
     gain_of,
     is_per_decision,
     of_primary,
@@ -82,7 +75,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         was left out (decisions by reason; overridden_users, whose arm the file names), and heavy_users (an arm's
         capped_users is the number of all who count as `HEAVIEST` typical users).
     """
-    primary, guardrails = experiment.metrics.primary, experiment.metrics.guardrails
+    primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
     every_stage = shares_of_stages(experiment)
@@ -112,7 +105,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         other = with_changed.get(name)
         both = [comparison] if other is None else [comparison, other]
         checks = _checks(experiment, both)
-        futile = all(_futile(experiment, each) for each in both)
+        futile = wanted is not None and all(rules_out(each.lift(primary, above=wanted)) for each in both)
         verdicts[name] = reach_verdict(
             lift,
             srm_p=srm_p,
@@ -123,7 +116,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             hours=hours,
             min_hours=experiment.min_runtime_hours,
             with_changed=None if other is None else other.lift(primary),
-            ruled_out=experiment.minimum_effect if futile else None,
+            ruled_out=wanted if futile else None,
             challenger=name,
         )
         reason = verdicts[name].reason + models.said + _remarks(found, overridden, experiment, (name, INCUMBENT))
@@ -135,7 +128,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             "effective_users": lift.effective_users,
             "adjustment": comparison.adjustment(primary),
             "money": _money(comparison, primary),
-            "futile": futile if experiment.minimum_effect is not None else None,
+            "futile": None if wanted is None else futile,
             "hours": hours,
             "guardrails": [asdict(check) for check in checks],
             "secondary": secondary[name],
@@ -190,16 +183,13 @@ def _checks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[G
     """Check the guardrails; one that holds, or is breached, in one of the comparisons alone is open."""
     found = []
     for guardrail in experiment.metrics.guardrails:
-        check, *others = (_check(guardrail, comparison) for comparison in comparisons)
+        name, direction, margin = guardrail.name, guardrail.direction, guardrail.margin
+        check, *others = (
+            check_guardrail(name, each.lift(name), direction=direction, margin=margin, alpha=each.alpha)
+            for each in comparisons
+        )
         found.append(replace(check, state="open") if any(check.state != other.state for other in others) else check)
     return found
-
-
-def _check(guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
-    lift = comparison.lift(guardrail.name)
-    return check_guardrail(
-        guardrail.name, lift, direction=guardrail.direction, margin=guardrail.margin, alpha=comparison.alpha
-    )
 
 
 def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
@@ -259,12 +249,6 @@ def _series(comparison: Comparison, primary: str) -> Iterator[dict[str, Any]]:
         if (seen := users.count(comparison.challenger, INCUMBENT)) >= 2 * MIN_USERS:
             lift = replace(comparison, users=users).lift(primary)
             yield {"users": seen, "lift": lift.value, "lo": lift.ci[0], "hi": lift.ci[1]}
-
-
-def _futile(experiment: Experiment, comparison: Comparison) -> bool:
-    """Whether a challenger that is better by the wanted effect can be ruled out."""
-    wanted = experiment.minimum_effect
-    return wanted is not None and rules_out(comparison.lift(experiment.metrics.primary, above=wanted))
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
