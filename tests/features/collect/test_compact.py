@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.collect import compact as module
 from features.collect import database
 from features.collect.compact import Compacted, _to_merge, compact
 from mtorl.log.forgotten import Forgotten
@@ -81,18 +80,6 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     assert compact(lake, START + timedelta(minutes=69)).files == 0 and not lake.closed("decision")
     assert compact(lake, START + timedelta(minutes=70)).files == 1 and len(stored(tmp_path, "decision")) == 1
     assert compact(lake, START + timedelta(minutes=70)) == Compacted(), "nothing is done twice"
-
-
-def test_files_that_were_taken_are_deleted_when_no_query_reads_them_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake = Lake.open(small(tmp_path))
-    taken = [tmp_path / file.name for kind in KINDS for file in lake.arrived(kind)]
-    compact(lake, LATER)
-    assert all(file.exists() for file in taken)
-    monkeypatch.setattr(module, "KEPT_SECONDS", 0.0)
-    compact(lake, LATER)
-    assert not any(file.exists() for file in taken) and not lake.superseded()
 
 
 @settings(max_examples=8)

@@ -387,20 +387,3 @@ def test_a_policy_without_a_digest_has_its_name(tmp_path: Path) -> None:
     opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, []))
     found = opportunities.sort_values("decision_id")["generation"].tolist()
     assert found == ["f00", "our-rules 3", "baseline", "unnamed"]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("ruled", [True, False], ids=["with the rule", "without it"])
-def test_who_tries_it_out_teaches_nothing(tmp_path: Path, ruled: bool) -> None:
-    """They look at video alone, click on all they see, and have hardly any money."""
-    decisions, outcomes = market(1)
-    for i in range(0, ROWS, 5):
-        qa = decisions[i] | {"user_id": f"qa{i % 200}", "override": ruled, "drawn_channel": "video", "channel": "video"}
-        decisions[i] = qa | {"expose": True, "budget_exhausted": False}
-        outcomes.append(outcome(f"qa{i}", f"d{i}", "click", 1.0, i / ROWS * 600))
-        until = (START + timedelta(minutes=601)).isoformat()
-        refused = {"budget_exhausted": True, "refused_until": until, **NOTHING}
-        decisions.append(decisions[i] | {"decision_id": f"r{i}", "request_id": f"r{i}"} | (refused if ruled else {}))
-    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, outcomes))
-    value, (low, high), mean_weight = value_of_target(opportunities)
-    assert (low < TRUTH < high) == ruled == (abs(mean_weight - 1.0) < 0.08), (value, mean_weight)

@@ -200,15 +200,6 @@ def test_a_user_who_is_forgotten_while_rows_are_stored_is_not_in_them(
     assert len(begun) == 3 and left.hour == START
 
 
-def test_files_of_other_names_are_left_alone(tmp_path: Path) -> None:
-    place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
-    compact(Lake.open(place), START + 2 * DAY)
-    expected = learnable(place, SPEC)
-    (file,) = Lake.open(place).derived("judged")
-    shutil.copy(place / file.name, (place / file.name).with_name("copy of it.parquet"))
-    assert learnable(place, SPEC) == expected
-
-
 def with_user(place: Path, user: str) -> list[str]:
     files = Lake.open(place).derived("judged")
     return [file.name for file in files if user in set(pd.read_parquet(place / file.name)["user_id"])]

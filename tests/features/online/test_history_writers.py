@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Iterator
-from multiprocessing.synchronize import Barrier
-from pathlib import Path
-
-import pytest
 
 from features.online.open_history import open_history
 from tests.features.online_histories import (
@@ -16,7 +11,6 @@ from tests.features.online_histories import (
     OnlineStore,
     PlainHistory,
     append,
-    hear,
     seconds_after_start,
     touchpoint,
 )
@@ -53,32 +47,3 @@ def test_threads_share_a_history(store: OnlineStore, user: str) -> None:
         for thread in work:
             thread.join()
     assert seconds_after_start(store.read(user)) == list(range(120))
-
-
-EACH = 100  # touchpoints of a process: all four begin when the last of them is ready
-
-
-def write(repo: Path, user: str, worker: int, ready: Barrier) -> None:
-    """Append a touchpoint in one of every four seconds, some of them twice, and give each a click."""
-    with open_history(repo, SPEC.replace(window=10_000)) as history:
-        ready.wait()
-        for turn in range(EACH):
-            seen = touchpoint(4 * turn + (worker + turn) % 4, SPEC.channels[worker])  # no worker in step with another
-            assert append(history, user, seen)
-            assert turn % 10 or not append(history, user, seen)
-            assert hear(history, user, seen.event("click", 1.0))
-
-
-@pytest.mark.integration
-def test_four_processes_lose_nothing(store: OnlineStore, user: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(4)
-    workers = [context.Process(target=write, args=(store.repo, user, worker, ready)) for worker in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(600)
-    assert [worker.exitcode for worker in workers] == [0] * 4
-    lists = store.read(user)
-    assert seconds_after_start(lists) == list(range(4 * EACH))
-    assert lists is not None and lists["hist_click"] == [1.0] * (4 * EACH)

@@ -85,7 +85,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
             "layer": experiment.layer,
             "unit_hash": unit_hash(f"u{visit.user}"),
             "campaign_id": visit.campaign,
-            "request_id": f"r{number}",
+            "request_id": f"r{visit.minute % 60}",  # in another hour, it is another one
             "model_digest": "first" if visit.minute < changed_at and arm == "challenger" else arm,
             "expose": number % 3 > 0,
             "event_time": at.isoformat(),

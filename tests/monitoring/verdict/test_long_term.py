@@ -99,14 +99,6 @@ def test_too_little_is_said(tmp_path: Path) -> None:
     assert (nothing["effect"], nothing["users"]["holdout"]) == (None, 0)
 
 
-def test_whoever_was_overridden_in_the_experiment_is_left_out(tmp_path: Path) -> None:
-    log = since_the_promotion(0.4, 0.2)
-    early = (pd.Timestamp(AT) - pd.Timedelta(hours=1)).isoformat()
-    log.decide("u1", "challenger", salt=PROMOTED.salt, event_time=early, override=True, assignment_probability=1.0)
-    effect = found(log.write(tmp_path))
-    assert effect["left_out"] == {"override": 3} and effect["users"] == {"incumbent": 1199, "holdout": 300}
-
-
 def test_there_is_none_before_a_promotion_or_without_a_holdout(tmp_path: Path) -> None:
     log = since_the_promotion(0.4, 0.2).write(tmp_path)
     assert found(log, Experiment.from_dict({**CONTENT, "holdout": 0.2})) is None

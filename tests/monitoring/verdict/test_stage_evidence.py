@@ -141,14 +141,6 @@ def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None
     assert arms_in_shadow(log, at("shadow"), since(2))["challenger"].users == 2
 
 
-def test_the_verdict_is_part_of_it(tmp_path: Path) -> None:
-    decisions = [decided(n, "challenger" if n % 20 == 0 else "incumbent", n) for n in range(40)]
-    log = DecisionLog.of(write(tmp_path / "log", decisions))
-    found = evidence(log, at("5%"), 0)
-    assert found.token == "inconclusive" and found.breached == ()
-    assert found.arms["challenger"].users == 0  # they had other shares then
-
-
 def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
     check = {"name": "cost_per_decision", "lower": 0.2, "margin": 0.05, "state": "breached"}
     verdict = {

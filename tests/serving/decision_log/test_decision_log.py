@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from serving.decision_log import Spool, SpoolError, SpoolUnavailable, segments
 from serving.decision_log.shipper import Refused
-from tests.repository import ROOT
-from tests.serving.shipping import GOLDEN, MemorySink, names, poison, put, put_in_turn, record, ship_all
-
-
-def test_a_full_disk_is_an_error_and_leaves_no_trace(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(spool, "decision", "before")
-    write = os.write
-
-    def full(file: int, data: Any) -> int:
-        if len(data) > 100:
-            return write(file, data[:100])  # the disk takes a part, then no more
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", lambda file, data: full(file, data[:150]))
-    with pytest.raises(SpoolUnavailable, match="No space"):
-        put(spool, "decision", "lost")
-    with pytest.raises(SpoolUnavailable):
-        put(spool, "outcome", "e1", decision_id="before")
-    monkeypatch.setattr(os, "write", write)
-    put(spool, "decision", "after")
-    assert [record["decision_id"] for record in spool.read("decision")] == ["before", "after"]
+from tests.serving.shipping import MemorySink, names, poison, put, put_in_turn, record, ship_all
 
 
 def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_record_back(
@@ -96,23 +70,6 @@ def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None
     assert set(kept) >= set(written) and len(kept) == len(set(kept))
 
 
-def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    sync, gate = os.fdatasync, threading.Event()
-    monkeypatch.setattr(os, "fdatasync", lambda file: (gate.wait(60), sync(file))[1])
-
-    async def hasty(name: str) -> None:
-        await asyncio.wait_for(asyncio.wrap_future(spool.submit("decision", record("decision", name))), 0.05)
-
-    being_written = spool.submit("decision", record("decision", "being-written"))
-    while not being_written.running():
-        time.sleep(0.001)
-    with pytest.raises(TimeoutError):
-        asyncio.run(hasty("waiting"))
-    gate.set()
-    put(spool, "decision", "next")
-    assert [record["decision_id"] for record in spool.read("decision")] == ["being-written", "next"]
-
-
 @pytest.mark.parametrize(
     "tail", [b'{"schema_version": 1, "decision_', b"\x00" * 4096, b'{"a": 1}', b"[1]\n", b"\xff\xfe\n"]
 )
@@ -168,34 +125,6 @@ def test_a_folder_has_one_writer(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SpoolError, match="file"):
         Spool(tmp_path / "file")
-
-
-_WRITER = """
-import json, sys
-from serving.decision_log import Spool
-spool, record = Spool(sys.argv[1]), json.load(open(sys.argv[2]))
-for i in range(10**6):
-    spool.submit("decision", {**record, "decision_id": f"{sys.argv[3]}-{i}"}).result()
-    print(i, flush=True)
-"""
-
-
-@pytest.mark.integration
-def test_a_writer_killed_in_the_middle_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:
-    for turn in range(3):
-        command = [sys.executable, "-c", _WRITER, str(tmp_path), str(GOLDEN / "decision.json"), str(turn)]
-        writer = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-        assert writer.stdout is not None
-        read = [writer.stdout.readline() for _ in range(50 + 30 * turn)]
-        os.kill(writer.pid, signal.SIGKILL)
-        read += writer.communicate()[0].splitlines(keepends=True)
-        acknowledged = [line for line in read if line.endswith("\n")][-1]
-        spool = Spool(tmp_path)
-        found = [r["decision_id"] for r in spool.read("decision") if r["decision_id"].startswith(f"{turn}-")]
-        assert found[: int(acknowledged) + 1] == [f"{turn}-{i}" for i in range(int(acknowledged) + 1)]
-        spool.close()
 
 
 def test_the_newest_records_come_from_the_newest_files(tmp_path: Path) -> None:

@@ -124,18 +124,6 @@ def test_what_was_deleted_from_the_spool_stays(spool: Spool, lake: Lake) -> None
     assert found(lake) == expected
 
 
-def test_many_routers_upload_into_one_lake(spool: Spool, lake: Lake, tmp_path: Path) -> None:
-    other = Spool(tmp_path / "other")
-    ours, theirs = ids(3), ids(3, first=3)
-    put(spool, "decision", *ours)
-    put(other, "decision", *theirs)
-    put(other, "outcome", "e", decision_id=ours[0])  # one may hear of a decision of the other
-    upload(spool, lake)
-    upload(other, lake)
-    other.close()
-    assert found(lake) == [*ours, *theirs] and found(lake, "outcome", "decision_id") == ours[:1]
-
-
 @pytest.mark.parametrize("withdrawal_first", [False, True])
 @pytest.mark.parametrize("batches", [1, 2])
 def test_a_withdrawal_counts(spool: Spool, lake: Lake, batches: int, withdrawal_first: bool) -> None:

@@ -90,18 +90,6 @@ def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path)
     spool.close()
 
 
-DAMAGED = [
-    b"",
-    b"[]",
-    b'{"decision": ["a", 0]}',
-    b'{"decision": [1]}',
-    b'{"decision": [1, 900], "outcome": [9, 0]}',
-    b'{"decision": [1, -5]}',
-    b'{"decision": [1, 99999999]}',
-    b'{"decision": [77, 10]}',
-]
-
-
 def test_a_position_counts_only_where_a_line_ends_and_a_damaged_one_starts_again_from_the_oldest(spool: Spool) -> None:
     put(spool, "decision", *names("d", 5))
     put(spool, "outcome", *names("e", 5))
@@ -111,8 +99,9 @@ def test_a_position_counts_only_where_a_line_ends_and_a_damaged_one_starts_again
     for offset, counts in ((at.offset, True), (at.offset - 1, False), (at.offset + 1, False), (0, True)):
         position.save(spool.folder, SHIPPED, {"decision": at._replace(offset=offset)})
         assert (position.load(spool.folder, SHIPPED)["decision"] != OLDEST) == counts
-    for damage in DAMAGED:
-        (spool.folder / SHIPPED).write_bytes(damage)
+    wrong: list[list[Any]] = [["a", 0], [1], [1, -5], [1, 99999999], [77, 10]]
+    for damage in ("", "[]", *(json.dumps({"decision": at}) for at in wrong)):
+        (spool.folder / SHIPPED).write_text(damage)
         assert position.load(spool.folder, SHIPPED) == dict.fromkeys(KINDS, OLDEST)
     sink = MemorySink()
     ship_all(spool, sink)
