@@ -31,7 +31,7 @@ class Known:
             has happened; a resource begins as a draft, with or without a ramp.
     """
 
-    verdict: Mapping[str, Any] | None = None
+    verdict: dict[str, Any] | None = None
     evidence: Evidence | None = None  # for the present stage
     long_term: LongTerm | None = None  # effect of a promotion against the holdout
     traffic: Traffic | None = None
