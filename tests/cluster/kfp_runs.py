@@ -59,11 +59,16 @@ def empty_volume() -> Iterator[None]:
     try:
         yield
     finally:
-        pods = listed(os.environ["KFP_NAMESPACE"], "pod")
-        mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
-        if mounting:  # a claim outlives its pods, ended ones too
-            in_namespace("delete", "pod", "--ignore-not-found", *mounting)
+        delete_mounting()
         in_namespace("delete", "pvc", CLAIM)
+
+
+def delete_mounting() -> None:
+    """Delete the pods that mount the claim, ended ones too: it goes once they have."""
+    pods = listed(os.environ["KFP_NAMESPACE"], "pod")
+    mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
+    if mounting:
+        in_namespace("delete", "pod", "--ignore-not-found", *mounting)
 
 
 def volume_pod(name: str, image: str, command: list[str], container: Object, **spec: Any) -> Object:

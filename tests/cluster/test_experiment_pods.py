@@ -11,32 +11,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 
 from tests.cluster.experiment_pods import NAME, ROUTERS, Pods
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.cluster.running import Answers, decided
+from tests.manifests.conftest import MANIFESTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 BOTH = {"incumbent", "challenger"}
+EXAMPLE = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())["spec"]
 SPEC = {
-    "enabled": True,
+    **EXAMPLE,
     "salt": "pods",
-    "unit": "user_id",
-    "layer": "ads",
     "ramp": {
         "stages": [{"stage": "shadow", "hours": 1000}, {"stage": "50%", "hours": 1000}],
         "fallback_ratio": 0.5,  # one small node is slow at times
     },
-    "arms": [
-        {"name": name, "weight": 0.5, "endpoint": f"http://mtorl-{name}-predictor/v1/models/{name}:predict"}
-        for name in ("incumbent", "challenger")
-    ],
-    "default_channel": "display",
-    "budgets": [{"campaign": "*", "channel": "*", "amount": 100_000}],
+    "budgets": EXAMPLE["budgets"][:1],
     "metrics": {"primary": "click_per_decision"},
-    "alpha": 0.05,
-    "min_runtime_hours": 168,
-    "owner": "tests",
 }
 GET = """
 import sys, urllib.request

@@ -7,7 +7,6 @@ Kubeflow Pipelines whose namespace has no installation of this project. About ha
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ import yaml
 
 from pipelines.cluster.kfp_server import upload
 from pipelines.cluster.schedule import RecurringRun, Schedule, apply
-from tests.cluster.kfp_runs import CLAIM, LIST, Run, ended, in_namespace, log_of, look, on_volume, platform
+from tests.cluster.kfp_runs import LIST, Run, delete_mounting, ended, in_namespace, log_of, look, on_volume, platform
 from tests.cluster.kubectl import Object, kubectl, listed, wait_until
 from tests.cluster.running import Running, answers, decided
 from tests.manifests.conftest import MANIFESTS
@@ -84,10 +83,8 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
         kubectl("delete", "namespace", made.gateway, "--ignore-not-found", "--wait=false")
         in_namespace("delete", "experiments.mtorl-kubeflow.github.io", "--all")
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
-        pods = listed(made.namespace, "pod")
-        mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
         in_namespace("delete", "job", "mtorl-materialize-now", "--ignore-not-found")
-        in_namespace("delete", "pod", "--ignore-not-found", *mounting)
+        delete_mounting()
         # Those of the StatefulSets stay when these go: with that spool, another run would learn from these days.
         in_namespace("delete", "pvc", "--ignore-not-found", *(names_of(made, "pvc") - others))
 
