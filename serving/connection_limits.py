@@ -16,7 +16,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import httptools
@@ -25,8 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _LINGER_SECONDS = 1.0  # for a refused client to stop sending: a connection closed before that loses the answer
 _MOST_PIPELINED = 16  # requests of one connection that wait for the answer to the first
-_SATURATED = b'{"error":"saturated; come again later"}'
-_SATURATED_HEADERS = b"content-type: application/json\r\ncontent-length: %d\r\nretry-after: 1\r\n" % len(_SATURATED)
+SATURATED = "saturated; retry later"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > self._limits.connections:
             longest, _ = self._waiting.popitem(last=False)
             if longest is self:  # a request is at work on each of the others
-                self._answer(503, "too many connections; come again later")
+                self._answer(503, "too many connections; retry later")
                 self.transport.close()
             else:
                 longest.transport.abort()
@@ -221,10 +220,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._telling.cancel()
         self._telling = None
-        self._refused(429)
         ends = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        close = b"connection: close\r\n\r\n" if ends else b"\r\n"
-        self.transport.write(STATUS_LINE[429] + _SATURATED_HEADERS + close + _SATURATED)
+        self._answer(429, SATURATED, ends)
         if ends:
             self.transport.close()
         self.on_response_complete()
@@ -273,12 +270,17 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
-    def _answer(self, status: int, error: str) -> None:
+    def _answer(self, status: int, error: str, ends: bool = True) -> None:
         self._refused(status)
-        body = orjson.dumps({"error": error})
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-        head += "retry-after: 1\r\n\r\n" if status in (429, 503) else "\r\n"
-        self.transport.write(STATUS_LINE[status] + head.encode() + body)
+        self.transport.write(_refusal(status, error, ends))
+
+
+@cache
+def _refusal(status: int, error: str, ends: bool) -> bytes:
+    body = orjson.dumps({"error": error})
+    head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    head += "retry-after: 1\r\n" * (status in (429, 503)) + "connection: close\r\n" * ends + "\r\n"
+    return STATUS_LINE[status] + head.encode() + body
 
 
 def limited(

@@ -31,7 +31,7 @@ def main() -> int:
     path = Path(arguments.host) if "/" in arguments.host else None
 
     from mtorl.artifact.artifact import ArtifactError
-    from serving.kserve_sdk import CannotListen, Server, app, correct, quiet
+    from serving.kserve_sdk import CannotListen, Server, application, quiet
     from serving.predictor.predictor import Predictor
 
     def stop(why: object) -> int:
@@ -47,12 +47,11 @@ def main() -> int:
         return stop(error)
     if path is not None and answers(path):
         return stop(f"another process answers at {path}")
-    correct(app)
     # What is loaded stays: looking through all of it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
     try:
-        Server(arguments.host, arguments.port, _GRACE_SECONDS).start(models)
+        Server(application(models), arguments.host, arguments.port, _GRACE_SECONDS).serve_until_stopped()
     except CannotListen as error:
         return stop(error)
     if path is not None:

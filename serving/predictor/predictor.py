@@ -22,7 +22,6 @@ from serving.kserve_sdk import (
     InferResponse,
     InvalidInput,
     Model,
-    values_of,
 )
 from serving.predictor.micro_batcher import MicroBatcher
 
@@ -81,13 +80,7 @@ class Predictor(Model):
 def _items(payload: Any, verb: Verb) -> list[Any]:
     try:
         if isinstance(payload, InferRequest):
-            names = ("name", "datatype", "shape")
-            body: Any = {
-                "inputs": [
-                    {**{name: getattr(tensor, name) for name in names}, "data": values_of(tensor)}
-                    for tensor in payload.inputs
-                ]
-            }
+            body: Any = payload.to_dict()
         else:
             body = read_body({"body": payload})  # text, where KServe knows the content type no better
         if body is None:

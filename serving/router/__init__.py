@@ -1,4 +1,4 @@
-r"""The A/B router in front of the policies of an experiment, as a model on KServe's ModelServer.
+r"""The A/B router in front of the policies of an experiment, with the routes of a KServe model.
 
     python -m serving.router --run-config router.yaml
     curl localhost:8080/v1/models/ads:predict -H 'content-type: application/json' -d \

@@ -22,12 +22,10 @@ from prometheus_client import REGISTRY
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
-from serving.kserve_sdk import ModelServer, app, quiet
+from serving.kserve_sdk import Model, quiet
 from serving.ledger import Balance, Ledger, LedgerUnavailable
 from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
-from serving.router.http.app import RouterModel, install
-from serving.router.http.auth import authentication
 from serving.router.http.gateway import Gateway
 from serving.router.ops.live_experiments import LiveExperiments
 from serving.router.ops.settings import RouterSettings
@@ -214,18 +212,6 @@ def made_feast_repo(folder: Path) -> Path:
     return folder / "features"
 
 
-@cache
-def kserve() -> ModelServer:
-    """KServe's application is a global of the process: it is put together once."""
-    from kserve.protocol.rest.server import RESTServer
-
-    quiet()
-    server = ModelServer(enable_grpc=False)
-    install(app, "ads")
-    RESTServer("kserve.model_server:app", server.dataplane, server.model_repository_extension, 0).create_application()
-    return server
-
-
 @dataclass
 class Harness:
     folder: Path
@@ -233,11 +219,11 @@ class Harness:
     router: Router
     arm: FakeArm
     features: FakeFeatures
-    client: httpx.AsyncClient
 
     def __post_init__(self) -> None:
         self.gateway = gateway_of(self.router, self.settings)
-        app.state.router, app.state.gateway = self.router, self.gateway
+        transport = httpx.ASGITransport(app=self.gateway, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://router")
 
     async def restart(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """End the router, and start another one in its folder."""
@@ -268,8 +254,6 @@ class Harness:
         await self.until(lambda: self.router.budgets.set_up_for(self.router.live.experiments))
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        app.state.router, app.state.gateway = self.router, self.gateway  # the application is shared: they take turns
-        kserve().register_model(RouterModel("ads", self.router))
         return await self.client.post(path, **(options or {"json": body}))
 
     async def predict(self, *instances: dict[str, Any]) -> list[dict[str, Any]]:
@@ -309,8 +293,13 @@ class Harness:
             await asyncio.sleep(0.02)
 
 
+_quiet_once = cache(quiet)
+
+
 def gateway_of(router: Router, settings: RouterSettings) -> Gateway:
-    return Gateway(authentication(settings.auth), settings.max_body_bytes, router)
+    model = Model(settings.model_name)
+    model.ready = True
+    return Gateway(router, settings, model)
 
 
 @asynccontextmanager
@@ -318,16 +307,14 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
     """Start a router; `changes` go to the experiment file, `settings` to the router's."""
     arm, features = FakeArm(), FakeFeatures({"u1": known_user()})
     config = write_settings(folder, await arm.start(), changes or {}, **settings)
-    kserve()
+    _quiet_once()
     try:
         router = await Router(config, features).__aenter__()
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
-            harness = Harness(folder, config, router, arm, features, client)
-            try:
-                yield harness
-            finally:
-                await harness.router.__aexit__(None, None, None)
+        harness = Harness(folder, config, router, arm, features)
+        try:
+            yield harness
+        finally:
+            await harness.router.__aexit__(None, None, None)
     finally:
         await arm.stop()
 

@@ -1,9 +1,8 @@
-"""Authenticates callers, by a token or by a header of the proxy in front.
+"""Authenticates callers.
 
 ```yaml
-auth: {kind: token, file: /run/secrets/mtorl/token}           # Authorization: Bearer ...; each line is a valid token
-auth: {kind: header, name: x-client-identity, values: [ads]}  # set by a proxy that ends mTLS and drops a caller's own
-auth: {kind: none}                                            # only where nobody else can reach the port
+auth: {kind: token, file: /run/secrets/mtorl/token}    # Authorization: Bearer ...; each line is a valid token
+auth: {kind: none}                                     # only where no stranger reaches the port
 ```
 
 The setting has no default: a router without authentication must say so in its file. Tokens are read again when their
@@ -14,87 +13,59 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-from serving.router.ops.settings import HeaderAuth, NoAuth, SettingsError, TokenAuth
+from serving.router.ops.settings import NoAuth, SettingsError, TokenAuth
 
 log = logging.getLogger(__name__)
 
 Headers = Iterable[tuple[bytes, bytes]]
-Scheme = Mapping[str, str] | None
-"""A security scheme of OpenAPI; None: there is no authentication."""
-BEARER: Scheme = {"type": "http", "scheme": "bearer"}
 _SHORTEST_TOKEN = 16  # characters
 
 
-@dataclass(frozen=True, eq=False)
 class Authentication:
-    """Admits requests that hold a valid value; the default is `kind: none`, which admits every request."""
+    """Admits requests with one of the tokens in `auth.file`; with `kind: none`, every request.
 
-    hint: str = ""  # for refused callers
-    scheme: Scheme = None
-    sent: Callable[[Headers], bytes] = lambda _: b""  # the value in a request's headers; empty: there is none
-    valid: Callable[[], Sequence[bytes]] = lambda: [b""]
+    Raises SettingsError if the file has no usable token.
+    """
 
-    def admits(self, headers: Headers) -> bool:
-        """Compares with every valid value, each in constant time."""
-        sent = self.sent(headers)
-        return any([hmac.compare_digest(sent, value) for value in self.valid()])
-
-
-class _Tokens:
-    """The tokens in a file; raises SettingsError if the file has no usable one."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, settings: NoAuth | TokenAuth) -> None:
+        self._file: Path | None = settings.file if isinstance(settings, TokenAuth) else None
         self._version: tuple[int, int] | None = None
         self._tokens: tuple[bytes, ...] = ()
-        if not self.read():
-            raise SettingsError(f"auth.file: {file} holds no token of at least {_SHORTEST_TOKEN} characters")
+        if self._file is not None:
+            self._read(self._file)
+            if not self._tokens:
+                raise SettingsError(f"auth.file: {self._file} holds no token of at least {_SHORTEST_TOKEN} characters")
 
-    def read(self) -> tuple[bytes, ...]:
+    @property
+    def needed(self) -> bool:
+        """Whether a request needs a token."""
+        return self._file is not None
+
+    def admits(self, headers: Headers) -> bool:
+        """Compares with every token, each in constant time."""
+        if self._file is None:
+            return True
+        self._read(self._file)
+        sent = [value for key, value in headers if key == b"authorization"]
+        kind, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")  # two would be ambiguous
+        return any([hmac.compare_digest(token.strip(), one) for one in self._tokens]) and kind.lower() == b"bearer"
+
+    def _read(self, file: Path) -> None:
         """Read the file if it changed. A file that is gone or empty is ignored: it may be a half-done rotation."""
         try:
-            status = self._file.stat()  # takes a microsecond
+            status = file.stat()  # takes a microsecond
             version = status.st_mtime_ns, status.st_ino
             if version == self._version:
-                return self._tokens
-            lines = [line.strip().encode() for line in self._file.read_text(encoding="utf-8").splitlines()]
+                return
+            lines = [line.strip().encode() for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            if self._tokens:
-                log.error("the tokens stay as they were: %s", error)
-            return self._tokens
+            log.error("the tokens stay as they were: %s", error)
+            return
         self._version = version
         if tokens := tuple(line for line in lines if len(line) >= _SHORTEST_TOKEN):
             self._tokens = tokens
-        elif self._tokens:
-            log.error("%s holds no token of %d characters or more: the tokens stay", self._file, _SHORTEST_TOKEN)
-        return self._tokens
-
-
-def authentication(settings: NoAuth | TokenAuth | HeaderAuth) -> Authentication:
-    """The authentication of the setting `auth`; raises SettingsError if the file of tokens can't be used."""
-    match settings:
-        case NoAuth():
-            return Authentication()
-        case TokenAuth():
-            hint = "send Authorization: Bearer with a valid token"
-            return Authentication(hint, BEARER, _bearer, _Tokens(settings.file).read)
-        case HeaderAuth():
-            hint = "the proxy in front of the router did not identify you"
-            name, values = settings.name.lower().encode(), [value.encode() for value in settings.values]
-            scheme = {"type": "apiKey", "in": "header", "name": settings.name}
-            return Authentication(hint, scheme, lambda headers: _single(headers, name), lambda: values)
-
-
-def _bearer(headers: Headers) -> bytes:
-    kind, _, sent = _single(headers, b"authorization").partition(b" ")
-    return sent.strip() if kind.lower() == b"bearer" else b""
-
-
-def _single(headers: Headers, name: bytes) -> bytes:
-    """The header's value; empty if it is absent or, which is ambiguous, there more than once."""
-    values = [value for key, value in headers if key == name]
-    return values[0] if len(values) == 1 else b""
+        else:
+            log.error("%s holds no token of %d characters or more: the tokens stay", file, _SHORTEST_TOKEN)

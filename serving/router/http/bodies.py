@@ -1,7 +1,4 @@
-"""Types of answers and of protocol v2's tensors, for `openapi.py`; v1's requests: `flow/requests.py`.
-
-Those of routes that are KServe's own are in its SDK.
-"""
+"""Types of answers, for `openapi.py`; those of KServe's own routes are in its SDK."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from mtorl.log.records import V1Answer
-from serving.router.http.v2 import INPUTS, OUTPUTS
+from serving.router.http.v2 import OUTPUTS
+from serving.router.ops.drills import Drill
 
 _EXACT = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
@@ -58,39 +56,12 @@ class OutcomeCounts(_Exact):
     """All of the report. One that was reported before, by its `event_id`, counts once."""
 
 
-class InputTensor(TypedDict):
-    """One field of every instance."""
-
-    name: Annotated[Literal[INPUTS], Field(description="A field of `Instance`.")]  # type: ignore[valid-type]
-    datatype: Literal["BYTES"]
-    shape: Annotated[list[Count], Field(min_length=1, max_length=2, description="[n] or [n, 1].")]
-    data: Annotated[
-        list[str],
-        Field(min_length=1, description="n texts. Those of what is not a text (`context`, for instance) are JSON."),
-    ]
-
-
-class InferBody(TypedDict):
-    """A request for decisions, protocol v2."""
-
-    id: NotRequired[Annotated[str | None, Field(description="Of the request; the answer repeats it.")]]
-    inputs: Annotated[
-        list[InputTensor],
-        Field(
-            min_length=3,
-            max_length=len(INPUTS),
-            description="Of one length: `user_id`, `campaign_id`, `context`, and what else an instance has.",
-        ),
-    ]
-
-
 class OutputTensor(_Exact):
     """One field of every decision."""
 
     name: Annotated[Literal[tuple(OUTPUTS)], Field(description="A field of `Prediction`.")]  # type: ignore[valid-type]
     shape: list[Count]
     datatype: Literal["BYTES", "BOOL", "FP64"]
-    parameters: None
     data: Annotated[
         list[str | bool | float | None], Field(description="What is not known is an empty text, or null as a number.")
     ]
@@ -100,20 +71,13 @@ class InferAnswer(_Exact):
     """Decisions, protocol v2."""
 
     model_name: str
-    model_version: None
     id: str
-    parameters: None
     outputs: list[OutputTensor]
 
 
-class DrillInForce(_Exact):
+class DrillInForce(Drill):
     """A fault that is injected now."""
 
-    stage: str
-    fault: str
-    seconds: float
-    share: float
-    for_seconds: float
     seconds_left: float
 
 

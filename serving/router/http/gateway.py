@@ -1,119 +1,122 @@
-"""Guards every request: authentication, a limit to its size, and a limit to the requests in flight.
+"""The router's ASGI application: guards every request, answers the router's own, and passes others on to KServe's.
 
-ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. GET of probes,
-`/metrics` and the model's description needs no authentication; every request that may change something needs it.
+A request for decisions passes nothing but this file and `app.py`: a framework's routing and middleware would take as
+much CPU as the decision's own way through the event loop.
 
-A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
+GET of probes, `/metrics` and the model's description needs no authentication; every request that may change something
+needs it. A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import orjson
+from starlette.types import Message, Receive, Scope, Send
 
+from serving.connection_limits import SATURATED
+from serving.kserve_sdk import Model, application
 from serving.router.flow.admission import Saturated
+from serving.router.http.app import Answer, routes
 from serving.router.http.auth import Authentication
-from serving.router.ops import metrics, tracing
+from serving.router.ops import metrics
+from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
 BODY_SECONDS = 5.0  # for a body to arrive
-RETRY_AFTER = "2"  # seconds, while no decisions can be made
 _MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
-_OUTCOMES = "/v1/outcomes"
-_DECISIONS = (":predict", "/infer")
-
-
-class Gateway:
-    """The rules of one router; `readers` counts the bodies that are arriving."""
-
-    def __init__(self, authentication: Authentication, max_body_bytes: int, router: Router) -> None:
-        self.authentication = authentication
-        self.max_body_bytes = max_body_bytes
-        self.decisions = router.decision_admission
-        self.outcomes = router.outcome_admission
-        self.health = router.health
-        self.readers = 0
-
-    def sheds(self, method: bytes, target: bytes) -> bool:
-        """Whether a request is refused for want of room before it is parsed, authenticated or not."""
-        return self.decisions.full and method == b"POST" and not target.startswith(_OUTCOMES.encode())
+_HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"2")}
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, error: str, *headers: tuple[str, str]) -> None:
+    def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
-        self.status, self.headers = status, headers
+        self.status = status
 
 
-class GatewayMiddleware:
-    """Applies the rules of the gateway that the application holds in its state."""
+class Gateway:
+    """The application of one router, whose KServe model is `model`; `readers` counts the bodies that are arriving."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, router: Router, settings: RouterSettings, model: Model) -> None:
+        self._authentication = Authentication(settings.auth)
+        self.decisions = router.decision_admission
+        self.readers = 0
+        self._max_body_bytes = settings.max_body_bytes
+        self._health = router.health
+        self._kserve = application([model])
+        self._routes = routes(router, model.name, self._authentication.needed)
+
+    def sheds(self, method: bytes, target: bytes) -> bool:
+        """Whether a request is refused for want of room before it is parsed, authenticated or not."""
+        return self.decisions.full and method == b"POST" and not target.startswith(b"/v1/outcomes")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        gateway: Gateway = scope["app"].state.gateway
+        """Answer a request, or refuse it."""
+        path, method, headers = scope["path"], scope["method"], scope["headers"]
+        more: list[tuple[bytes, bytes]] = []
         try:
-            await self._pass_on(gateway, scope, receive, send)
+            self._check(path, method, headers)
+            body = b"" if method in ("GET", "HEAD") else await self._read(headers, receive)
+            if (works := self._routes.get(path)) is None:
+                await self._kserve(scope, _replay(body, receive), send)
+                return
+            if (work := works.get(method)) is not None:
+                status, answer = await work(body, headers)
+            else:
+                status, answer = 405, {"error": "Method Not Allowed"}
+                more.append((b"allow", ", ".join(works).encode()))
         except _Refused as refusal:
-            metrics.REFUSED.labels(str(refusal.status)).inc()
-            answer = JSONResponse({"error": str(refusal)}, refusal.status, dict(refusal.headers))
-            await answer(scope, receive, send)
+            status, answer = _refusal(refusal.status, str(refusal))
+        except Saturated:
+            status, answer = _refusal(429, SATURATED)
+        content = orjson.dumps(answer)
+        more += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        if status in _HEADERS:
+            more.append(_HEADERS[status])
+        await send({"type": "http.response.start", "status": status, "headers": more})
+        await send({"type": "http.response.body", "body": content})
 
-    async def _pass_on(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
-        path, method = scope["path"], scope["method"]
+    def _check(self, path: str, method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
         reads = method in ("GET", "HEAD")
         public = reads and (path == "/" or path.startswith(_PUBLIC))
-        if not public and not gateway.authentication.admits(scope["headers"]):
-            raise _Refused(401, "not authenticated: " + gateway.authentication.hint, ("www-authenticate", "Bearer"))
+        if not public and not self._authentication.admits(headers):
+            raise _Refused(401, "not authenticated: send Authorization: Bearer with a valid token")
         # KServe's own answer to this probe is always yes.
-        if not gateway.health.started and (not reads or path == "/v2/health/ready"):
-            raise _Refused(503, f"no decisions yet: {gateway.health.waiting_for}", ("retry-after", RETRY_AFTER))
-        if reads:
-            await self._app(scope, receive, send)
-            return
-        body = await _read(gateway, scope, receive)
-        what = "outcomes" if path == _OUTCOMES else "decide" if path.endswith(_DECISIONS) else "other"
+        if not self._health.started and (not reads or path == "/v2/health/ready"):
+            raise _Refused(503, f"no decisions yet: {self._health.waiting_for}")
+
+    async def _read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
+        too_large = _Refused(413, f"the body is larger than {self._max_body_bytes} bytes")
+        length = dict(headers).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise too_large
+        if self.readers >= _MOST_READERS:
+            raise _Refused(429, "too many bodies are arriving; retry later")
+        self.readers += 1
         try:
-            with tracing.request(what, scope["headers"]) as span:
-                async with (gateway.outcomes if path == _OUTCOMES else gateway.decisions).admit():
-                    await self._app(scope, _replay(body, receive), tracing.watched(span, send))
-        except Saturated as error:
-            raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None
+            async with asyncio.timeout(BODY_SECONDS):
+                parts, size = [], 0
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Refused(400, "the connection was closed before the body was complete")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._max_body_bytes:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise _Refused(408, f"the body took longer than {BODY_SECONDS:g} s") from None
+        finally:
+            self.readers -= 1
 
 
-async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
-    too_large = _Refused(413, f"the body is larger than {gateway.max_body_bytes} bytes")
-    length = dict(scope["headers"]).get(b"content-length", b"0")
-    if length.isdigit() and int(length) > gateway.max_body_bytes:
-        raise too_large
-    if gateway.readers >= _MOST_READERS:
-        raise _Refused(429, f"{gateway.readers} bodies are arriving; come again later", ("retry-after", "1"))
-    gateway.readers += 1
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            parts, size = [], 0
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Refused(400, "the connection was closed before the body was complete")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > gateway.max_body_bytes:
-                    raise too_large
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise _Refused(408, f"the body took longer than {BODY_SECONDS:g} s") from None
-    finally:
-        gateway.readers -= 1
+def _refusal(status: int, error: str) -> Answer:
+    metrics.REFUSED.labels(str(status)).inc()
+    return status, {"error": error}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -24,7 +24,7 @@ from mtorl import __version__
 from serving.kserve_sdk import v2_datamodels as kserve
 from serving.router.flow.requests import DecisionBody, OutcomeBody
 from serving.router.http import bodies
-from serving.router.http.auth import BEARER, Scheme
+from serving.router.http.v2 import InferBody
 from serving.router.ops.drills import Drill
 
 Json = dict[str, Any]
@@ -36,7 +36,7 @@ _REFUSALS = {
     408: "The request did not arrive in time: 5 s for its body, 10 s in all.",
     409: "A `request_id` was used before for another request. Nothing of the body was decided.",
     413: "The body is larger than the setting `max_body_bytes`.",
-    429: "More requests than can be answered in time: come again after `Retry-After`, or show no ad.",
+    429: "More requests than can be answered in time: retry after `Retry-After`, or show no ad.",
     431: "The head of the request has more than 32 KiB, or more than 100 headers.",
     503: "Not now: no decisions can be made yet, and the message says what is waited for; or outcomes can't be stored.",
 }
@@ -56,9 +56,9 @@ _ABOUT = (
 )
 
 
-def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, scheme: Scheme) -> Json:
-    """The document of a router, with an example of an instance, and its types of requests."""
-    routes = _routes(model, _examples(instance, decisions, outcomes), decisions, outcomes, scheme)
+def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> Json:
+    """The document of a router: an example of an instance, its types of requests, and whether callers need a token."""
+    routes = _routes(model, _examples(instance, decisions, outcomes), decisions, outcomes, token)
     made = get_openapi(
         title="MTORL router", version=__version__, openapi_version="3.1.0", description=_ABOUT, routes=routes
     )
@@ -73,8 +73,8 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
             for field, schema in general["properties"].items():
                 if "description" in schema:
                     schemas[name]["properties"][field].setdefault("description", schema["description"])
-    if scheme is not None:
-        made["components"]["securitySchemes"] = {"caller": dict(scheme)}
+    if token:
+        made["components"]["securitySchemes"] = {"caller": {"type": "http", "scheme": "bearer"}}
     return made
 
 
@@ -82,10 +82,10 @@ def generic_document() -> Json:
     """The document for any data set, as docs/ has it."""
     context = {"hour": 20, "device": "mobile", "placement": "feed"}
     instance = {"user_id": "u000003", "campaign_id": "spring-sale", "context": context}
-    return document("ads", instance, DecisionBody, OutcomeBody, BEARER)
+    return document("ads", instance, DecisionBody, OutcomeBody, token=True)
 
 
-def _routes(model: str, examples: Mapping[Any, Any], decisions: Any, outcomes: Any, scheme: Scheme) -> list[APIRoute]:
+def _routes(model: str, examples: Mapping[Any, Any], decisions: Any, outcomes: Any, token: bool) -> list[APIRoute]:
     def route(
         method: str, path: str, name: str, summary: str, answer: Any, refusals: tuple[int, ...] = _ANY, **more: Any
     ) -> APIRoute:
@@ -99,7 +99,7 @@ def _routes(model: str, examples: Mapping[Any, Any], decisions: Any, outcomes: A
         responses: dict[int | str, Json] = {}
         if answer is None:
             responses[200] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-        for status in sorted(set(refusals) - ({401} if scheme is None else set())):
+        for status in sorted(set(refusals) - (set() if token else {401})):
             responses[status] = {"model": bodies.Error, "description": _REFUSALS[status]}
             if status == 503 and path.startswith("/health/"):
                 said = "No: the body says why. Before the router is asked, the answer may be an `Error`, too."
@@ -140,7 +140,7 @@ def _routes(model: str, examples: Mapping[Any, Any], decisions: Any, outcomes: A
             "Decide on opportunities, Open Inference Protocol v2",
             bodies.InferAnswer,
             (400, *_SENT, 409),
-            body=bodies.InferBody,
+            body=InferBody,
             description="The fields of v1's instances as tensors. Tensors may come as bytes behind the message, too "
             "(`Inference-Header-Content-Length`).",
         ),
@@ -191,7 +191,7 @@ def _examples(instance: Mapping[str, Any], decisions: Any, outcomes: Any) -> dic
     }
     return {
         decisions: {"instances": [dict(instance)]},
-        bodies.InferBody: {
+        InferBody: {
             "inputs": [{"name": n, "datatype": "BYTES", "shape": [1], "data": [text]} for n, text in texts.items()]
         },
         outcomes: {"outcomes": [outcome]},

@@ -1,4 +1,4 @@
-"""The process: KServe's ModelServer around the router, from the first probe to the drained end.
+"""The process: a server around the router, from the first probe to the drained end.
 
 It listens at once, since the router may wait for minutes (a slow volume) or for ever (a missing feature
 registry), and the probes must tell that from a process that hangs.
@@ -12,14 +12,13 @@ import gc
 import logging
 import math
 import os
+import socket
 import threading
 import time
 from types import FrameType
 
 from serving.connection_limits import Shedding
-from serving.kserve_sdk import Server, app
-from serving.router.http.app import RouterModel, install
-from serving.router.http.auth import authentication
+from serving.kserve_sdk import Model, Server
 from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
@@ -37,18 +36,14 @@ def serve(settings: RouterSettings) -> None:
 
     If a store that hangs leaves work undone by the end of the grace time, the process ends with exit code 4.
     """
-    allowed = authentication(settings.auth)
-    router = Router(settings)
-    gateway = Gateway(allowed, settings.max_body_bytes, router)
-    app.state.router, app.state.gateway = router, gateway
-    install(app, settings.model_name)
-    model = RouterModel(settings.model_name, router)
-    _Server(settings, router, gateway, model).start([model])
+    router, model = Router(settings), Model(settings.model_name)
+    _RouterServer(settings, router, model, Gateway(router, settings, model)).serve_until_stopped()
 
 
-class _Server(Server):
-    def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway, model: RouterModel) -> None:
+class _RouterServer(Server):
+    def __init__(self, settings: RouterSettings, router: Router, model: Model, gateway: Gateway) -> None:
         super().__init__(
+            gateway,
             settings.host,
             settings.port,
             _GRACE_SECONDS,
@@ -58,25 +53,31 @@ class _Server(Server):
         self._router = router
         self._model = model
         self._until = math.inf  # monotonic clock: when the grace time is over
+        self._stack = contextlib.AsyncExitStack()
 
-    async def _serve(self) -> None:
-        self._model.ready = False
-        async with contextlib.AsyncExitStack() as stack:
-            opening = asyncio.create_task(self._open(stack))
-            await super()._serve()
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        async with self._stack:
+            await super()._serve(sockets)
             if not self._router.health.started:
-                if opening.done():
-                    opening.result()  # raises what is wrong
+                if self._opening.done():
+                    self._opening.result()  # raises what is wrong
                 # Nothing was decided; Python would wait for the thread that reads the log.
                 os._exit(0)
             _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
 
-    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and open the router meanwhile."""
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        log.info("router listens %s", url)
+        self._opening = asyncio.create_task(self._open(url))
+
+    async def _open(self, url: str) -> None:
         try:
-            url = await self._listening()
-            await stack.enter_async_context(self._router)
+            await self._stack.enter_async_context(self._router)
         except BaseException:
-            self._rest_server._server.should_exit = True
+            self.should_exit = True
             raise
         # A full collection of the objects that imports made takes 100 ms: longer than a deadline.
         gc.collect()
@@ -84,20 +85,11 @@ class _Server(Server):
         self._model.ready = True
         log.info("router ready %s", url)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As a server does, and no longer than the grace time."""
         self._router.health.draining = True
         self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
-        super()._stop(number, frame)
-
-    async def _listening(self) -> str:
-        """Wait until the port is open; returns the URL."""
-        http = self._rest_server._server
-        while not http.started:
-            await asyncio.sleep(0.01)
-        port = http.servers[0].sockets[0].getsockname()[1]
-        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
-        log.info("router listens http://%s:%d", host, port)
-        return f"http://{host}:{port}"
+        super().handle_exit(sig, frame)
 
 
 def _end_in_time(router: Router, seconds: float) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import orjson
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from mtorl.log.records import V2Answer, plain_types
-from serving.kserve_sdk import InferOutput, InferRequest, InferResponse, values_of
-from serving.router.flow.requests import BadRequest, DecisionParser, DecisionRequest, Instance
+from mtorl.runtime.validation import first_fault
+from serving.kserve_sdk import DECODING, InferenceError, InferRequest
+from serving.router.flow.requests import BadRequest, DecisionParser, DecisionRequest, Instance, parse_json
 
 _REQUIRED = ("user_id", "campaign_id", "context")
 INPUTS = tuple(Instance.__annotations__)
@@ -19,48 +21,80 @@ _DATATYPES = {str: "BYTES", bool: "BOOL", float: "FP64"}
 OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).items()}
 
 
-def parse_request(request: InferRequest, parser: DecisionParser) -> list[DecisionRequest]:
-    """The decisions that a v2 request asks for; fields that are no texts are JSON. Raises BadRequest."""
-    tensors = {tensor.name: _texts(tensor) for tensor in request.inputs}
-    if not set(_REQUIRED) <= set(tensors) <= set(INPUTS):
-        optional = ", ".join(name for name in INPUTS if name not in _REQUIRED)
-        raise BadRequest(f"inputs must be {', '.join(_REQUIRED)} and may be {optional}, got {', '.join(tensors)}")
+class InputTensor(TypedDict):
+    """One field of every instance."""
+
+    name: Annotated[Literal[INPUTS], Field(description="A field of `Instance`.")]  # type: ignore[valid-type]
+    datatype: Literal["BYTES"]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2, description="[n] or [n, 1].")]
+    data: Annotated[
+        list[str],
+        Field(min_length=1, description="n texts. Those of what is not a text (`context`, for instance) are JSON."),
+    ]
+
+
+class InferBody(TypedDict):
+    """A request for decisions, protocol v2."""
+
+    id: NotRequired[Annotated[str | None, Field(description="Of the request; the answer repeats it.")]]
+    inputs: Annotated[
+        list[InputTensor],
+        Field(
+            min_length=len(_REQUIRED),
+            max_length=len(INPUTS),
+            description="Of one length: `user_id`, `campaign_id`, `context`, and what else an instance has.",
+        ),
+    ]
+
+
+_ADAPTER: TypeAdapter[InferBody] = TypeAdapter(InferBody)
+
+
+def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser) -> tuple[list[DecisionRequest], str]:
+    """The decisions that a v2 request asks for, and its id, which may be empty. Raises BadRequest.
+
+    `json_bytes` is the header Inference-Header-Content-Length: after as many bytes of JSON, tensors follow as bytes.
+    """
+    try:
+        message = _ADAPTER.validate_python(parse_json(body) if json_bytes is None else _in_json(body, json_bytes))
+    except ValidationError as error:
+        raise BadRequest(first_fault(error)) from None
+    tensors: dict[str, list[Any]] = {}
+    for tensor in message["inputs"]:
+        name, texts = tensor["name"], tensor["data"]
+        if tensor["shape"] not in ([len(texts)], [len(texts), 1]):
+            raise BadRequest(f"input {name}: expected shape [{len(texts)}], got {tensor['shape']}")
+        tensors[name] = [_parsed(f"{name}[{i}]", text) for i, text in enumerate(texts)] if name in _JSON else texts
+    if not set(_REQUIRED) <= set(tensors):
+        raise BadRequest(f"inputs must have {', '.join(_REQUIRED)}, got {', '.join(tensors)}")
     if len({len(texts) for texts in tensors.values()}) > 1:
         lengths = ", ".join(f"{name} {len(texts)}" for name, texts in tensors.items())
         raise BadRequest(f"inputs differ in length: {lengths}")
-    for name in _JSON & set(tensors):
-        tensors[name] = [_parsed(f"{name}[{i}]", text) for i, text in enumerate(tensors[name])]
     instances = [dict(zip(tensors, row, strict=True)) for row in zip(*tensors.values(), strict=True)]
-    return parser.parse({"instances": instances})
+    return parser.parse({"instances": instances}), message.get("id") or ""
 
 
-def build_response(request: InferRequest, model: str, predictions: Sequence[dict[str, Any]]) -> InferResponse:
-    """The answer to a v2 request."""
+def build_response(model: str, request_id: str, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The answer to a v2 request; without an id, the request has that of its first decision."""
     outputs = []
     for name, datatype in OUTPUTS.items():
-        values = [prediction[name] for prediction in predictions]
-        unknown = math.nan if datatype == "FP64" else ""  # a tensor has no null
-        values = [unknown if value is None else value for value in values]
-        outputs.append(InferOutput(name=name, shape=[len(values)], datatype=datatype, data=values))
-    # Without an id of its own KServe 0.21 answers 500.
-    return InferResponse(
-        response_id=request.id or predictions[0]["decision_id"], model_name=model, infer_outputs=outputs
-    )
+        unknown = None if datatype == "FP64" else ""
+        data = [unknown if prediction[name] is None else prediction[name] for prediction in predictions]
+        outputs.append({"name": name, "shape": [len(data)], "datatype": datatype, "data": data})
+    return {"model_name": model, "id": request_id or predictions[0]["decision_id"], "outputs": outputs}
 
 
-def _texts(tensor: Any) -> list[Any]:
-    data = values_of(tensor)
-    if (
-        tensor.datatype != "BYTES"
-        or not isinstance(data, list)
-        or list(tensor.shape) not in ([len(data)], [len(data), 1])
-    ):
-        raise BadRequest(f"input {tensor.name}: expected BYTES with shape [n] and n texts as data")
-    return data
+def _in_json(body: bytes, json_bytes: bytes) -> dict[str, Any]:
+    """The message, with tensors that came as bytes in it."""
+    try:
+        message: dict[str, Any] = InferRequest.from_bytes(body, int(json_bytes), "").to_dict()
+    except (*DECODING, InferenceError) as error:
+        raise BadRequest(f"the request can't be decoded: {type(error).__name__}: {error}") from None
+    return message
 
 
-def _parsed(place: str, text: Any) -> Any:
+def _parsed(place: str, text: str) -> Any:
     try:
         return orjson.loads(text)
-    except (orjson.JSONDecodeError, TypeError) as error:
+    except orjson.JSONDecodeError as error:
         raise BadRequest(f"{place} is not JSON text: {error}") from None

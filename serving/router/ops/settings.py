@@ -22,7 +22,6 @@ docs/schemas/router-settings.json.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -33,7 +32,7 @@ from pydantic_core import PydanticCustomError
 from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.errors import InputError
-from mtorl.runtime.validation import FromList, StrictModel, Text, read_yaml, short, validated
+from mtorl.runtime.validation import StrictModel, Text, read_yaml, short, validated
 from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
 
@@ -55,21 +54,13 @@ def _ledger(value: Any, info: ValidationInfo) -> Path | str:
     return value if "://" in value else (_folder(info) / value).absolute()
 
 
-def _lake(value: Any, info: ValidationInfo) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"expected a folder or the URI of a bucket, got {short(value)}")
+def _lake(value: str, info: ValidationInfo) -> str:
     if "://" not in value:
         return str((_folder(info) / value).absolute())
     try:
         Lake.open(value)
     except LogError as error:
         raise ValueError(str(error)) from None
-    return value
-
-
-def _sink(value: Any) -> str | None:
-    if value is not None and not (isinstance(value, str) and value.startswith(("http://", "https://"))):
-        raise ValueError(f"expected an http or https URL, got {short(value)}")
     return value
 
 
@@ -96,7 +87,7 @@ PortSetting = Annotated[int, Field(ge=0, lt=65536)]
 
 
 class NoAuth(StrictModel):
-    """Everybody may send requests."""
+    """Every caller may send requests."""
 
     kind: Literal["none"]
 
@@ -106,14 +97,6 @@ class TokenAuth(StrictModel):
 
     kind: Literal["token"]
     file: PathSetting
-
-
-class HeaderAuth(StrictModel):
-    """Callers with one of these values in a header, which a proxy in front of the router sets."""
-
-    kind: Literal["header"]
-    name: Text
-    values: Annotated[tuple[Text, ...], FromList, Field(min_length=1)]
 
 
 class Tracing(StrictModel):
@@ -145,12 +128,12 @@ class RouterSettings(StrictModel):
     """A file, or redis[+cluster]://host:port/database?name=NAME."""
     spool: PathSetting
     """Folder of the decision log, until it is in the lake."""
-    lake: Annotated[str, PlainValidator(_lake, json_schema_input_type=str)]
+    lake: Annotated[Text, AfterValidator(_lake)]
     """Where the decision log is kept: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix, with further options
     in the query (`endpoint_override` in place of `region`) and credentials in the environment."""
     cost_cap: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(min_length=1)]
     """Highest possible cost of an exposure in each channel, currency units: this much is reserved for it."""
-    auth: Annotated[NoAuth | TokenAuth | HeaderAuth, Field(discriminator="kind")]
+    auth: Annotated[NoAuth | TokenAuth, Field(discriminator="kind")]
     """Who may send requests."""
     feature_service: Text = "ad_decision_v1"
     deadline_ms: Annotated[float, Field(gt=0)] = 50.0
@@ -167,7 +150,7 @@ class RouterSettings(StrictModel):
     """Requests that are worked on at once; further ones may be refused with 429."""
     drills: bool = False
     """Whether faults can be injected, at /v1/drills."""
-    sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None
+    sink: Annotated[Text, Field(pattern="^https?://")] | None = None
     """URL to which the log is sent as CloudEvents; null: nowhere."""
     upload_seconds: Annotated[float, Field(ge=0)] = 60.0
     """For which records gather before they are uploaded: readers of the lake see them so much later, and each upload
@@ -184,11 +167,11 @@ class RouterSettings(StrictModel):
         """Read the YAML file; raises SettingsError."""
         path = Path(path)
         data = read_yaml(path, "the router's settings", SettingsError)
-        if isinstance(data, Mapping) and (lake := os.environ.get("MTORL_LAKE")):
-            data = {**data, "lake": lake}
-        if isinstance(data, Mapping) and (endpoint := os.environ.get("MTORL_TRACING")):
+        if isinstance(data, dict) and (lake := os.environ.get("MTORL_LAKE")):
+            data["lake"] = lake
+        if isinstance(data, dict) and (endpoint := os.environ.get("MTORL_TRACING")):
             given = data.get("tracing") or {}
-            data = {**data, "tracing": {**given, "endpoint": endpoint} if isinstance(given, Mapping) else given}
+            data["tracing"] = {**given, "endpoint": endpoint} if isinstance(given, dict) else given
         try:
             return validated(cls, data, SettingsError, path.parent)
         except SettingsError as error:

@@ -13,11 +13,9 @@
       ledger             their settlement
 
 Sampler (a caller's `traceparent` decides, else the share), batches and exporter are OpenTelemetry's SDK, with its
-variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its instrumentation of FastAPI is not used:
-it traces requests before they are authenticated, and records the caller's address, the URL and the texts of errors.
+variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its instrumentation of ASGI is not used: it
+traces requests before they are authenticated, and records the caller's address, the URL and the texts of errors.
 Spans here hold no user, no context, no money and no text of an error (`PendingDecision.traits`).
-
-While tracing is off, the SDK is not imported.
 """
 
 from __future__ import annotations
@@ -26,25 +24,24 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from mtorl import __version__
-from serving.router.ops.settings import SettingsError, Tracing
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExporter
+from serving.router.ops.settings import Tracing
 
 Traits = Callable[[], Mapping[str, AttributeValue]]
 """Attributes of a span; called only if it is recorded."""
-Send = Callable[[Any], Awaitable[None]]
 
 _CARRIED = (b"traceparent", b"tracestate")
 _W3C = TraceContextTextMapPropagator()
@@ -100,19 +97,11 @@ def _current(
             raise
 
 
-def watched(of: Span, send: Send) -> Send:
-    """An ASGI channel that sets the span's status of the answer."""
-    if not of.is_recording():
-        return send
-
-    async def watching(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            of.set_attribute("http.response.status_code", status := message["status"])
-            if status >= 500:
-                _fail(of, str(status))
-        await send(message)
-
-    return watching
+def answered(of: Span, status: int) -> None:
+    """Note the status of a request's answer in its span."""
+    of.set_attribute("http.response.status_code", status)
+    if status >= 500:
+        _fail(of, str(status))
 
 
 def note(traits: Traits) -> None:
@@ -148,34 +137,20 @@ def _fail(of: Span, what: str) -> None:
 
 
 def start(settings: Tracing) -> None:
-    """Trace from now on; raises SettingsError if OpenTelemetry's SDK is not installed."""
+    """Trace from now on."""
     global _provider, _tracer
-    try:
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-
-        exporter = _exporter(settings.endpoint)
-    except ImportError as error:
-        raise SettingsError(
-            f"tracing: {error}; install what it needs with pip install 'mtorl-kubeflow[router]', or remove the setting"
-        ) from None
     about = {
         "service.name": os.environ.get("OTEL_SERVICE_NAME") or "mtorl-router",
         "service.version": __version__,
         "service.instance.id": socket.gethostname(),
     }
-    _provider = TracerProvider(
-        ParentBased(TraceIdRatioBased(settings.share)), Resource.create(about), shutdown_on_exit=False
-    )
-    _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+    sampler = ParentBased(TraceIdRatioBased(settings.share))
+    _provider = TracerProvider(sampler, Resource.create(about), shutdown_on_exit=False)
+    _provider.add_span_processor(BatchSpanProcessor(_exporter(settings.endpoint), schedule_delay_millis=1000))
     _tracer = _provider.get_tracer("mtorl.router", __version__)
 
 
 def _exporter(endpoint: str) -> SpanExporter:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
     return OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_SECONDS)
 
 

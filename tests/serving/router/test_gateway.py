@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from serving.router.http.auth import authentication
-from serving.router.ops.settings import HeaderAuth, SettingsError, TokenAuth
+from serving.router.http.auth import Authentication
+from serving.router.ops.settings import SettingsError, TokenAuth
 from tests.lakes import id_of
 from tests.serving.router_fixtures import Harness, instance, run, sample, with_router
 
@@ -46,7 +46,7 @@ def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) ->
 def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"{TOKEN}\nshort\n")
-    tokens = authentication(TokenAuth(kind="token", file=str(file)))
+    tokens = Authentication(TokenAuth(kind="token", file=str(file)))
     assert tokens.admits(bearer(TOKEN)) and not tokens.admits(bearer("short")) and not tokens.admits(bearer(""))
     file.write_text(f"{TOKEN}\nanother-0123456789\n")
     assert tokens.admits(bearer("another-0123456789")) and tokens.admits(bearer(TOKEN))
@@ -61,14 +61,7 @@ def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Pa
     file.write_text("short\n")
     for useless in (file, tmp_path / "absent"):
         with pytest.raises(SettingsError, match=f"auth.file: {useless} holds no token of at least 16 characters"):
-            authentication(TokenAuth(kind="token", file=str(useless)))
-
-
-def test_a_proxy_vouches_by_a_header() -> None:
-    header = authentication(HeaderAuth(kind="header", name="X-Client", values=["ads"]))
-    assert header.admits([(b"x-client", b"ads")])
-    assert not header.admits([(b"x-client", b"other")]) and not header.admits([])
-    assert not header.admits([(b"x-client", b"ads"), (b"x-client", b"ads")])
+            Authentication(TokenAuth(kind="token", file=str(useless)))
 
 
 @with_router(max_body_bytes=4096)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import yaml
 
 from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.runtime.http import Answer, StatusError
 from serving.router.ops import operator_feed
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
@@ -34,57 +32,49 @@ def answer(*texts: str) -> str:
 
 
 class FakeOperator:
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.address = address
         self.answer: str | int = answer(text())
-        self.asked: list[dict[str, Any]] = []
         self.said = b""
         """The text of a status."""
-        self.most: int | None = None
-        """Bytes of an answer after which the connection ends."""
-        self.pause = 0.0
-        """Seconds after each byte."""
         self.leads = True
-        outer = self
+        self.gone = False
+        self.asked: list[dict[str, Any]] = []
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                body = outer.answer.encode() if isinstance(outer.answer, str) else outer.said
-                self.send_response(200 if isinstance(outer.answer, str) else outer.answer)
-                self.send_header("content-length", str(len(body)))
-                self.send_header("mtorl-leads", str(outer.leads).lower())
-                self.end_headers()
-                if not outer.pause:
-                    self.wfile.write(body[: outer.most])
-                    return
-                with contextlib.suppress(ConnectionError):
-                    for byte in body:
-                        self.wfile.write(bytes([byte]))
-                        time.sleep(outer.pause)
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"127.0.0.1:{self.server.server_port}"
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def end(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+    def reply(self, has: dict[str, Any]) -> Answer:
+        if self.gone:
+            raise ConnectionRefusedError
+        self.asked.append(has)
+        if isinstance(self.answer, int) and self.answer != 204:
+            raise StatusError(self.answer, self.said)
+        headers = HTTPMessage()
+        headers["mtorl-leads"] = str(self.leads).lower()
+        return Answer(200, headers, self.answer.encode()) if isinstance(self.answer, str) else Answer(204, headers, b"")
 
 
 @pytest.fixture
-def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOperator]:
-    monkeypatch.setattr(operator_feed, "_SILENT_SECONDS", -1.0)  # nobody waits in a test
-    made = FakeOperator()
-    yield made
-    made.end()
+def operators(monkeypatch: pytest.MonkeyPatch) -> list[FakeOperator]:
+    """The last one leads; how requests are sent: tests/mtorl/runtime/test_http.py."""
+    made = [FakeOperator(address) for address in ("127.0.0.1:8", "127.0.0.1:9")]
+
+    def ask(url: str, has: dict[str, Any], seconds: float) -> Answer:
+        assert url.endswith("/v1/in-force") and seconds == 2.0
+        return next(one for one in made if one.address in url).reply(has)
+
+    monkeypatch.setattr(operator_feed, "_SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(operator_feed, "ask", ask)
+    return made
+
+
+@pytest.fixture
+def operator(operators: list[FakeOperator]) -> FakeOperator:
+    return operators[-1]
 
 
 def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
-    return OperatorFeed(operator.url, ExperimentFiles(folder / "mounted"), folder / "last-good", "router-0")
+    return OperatorFeed(
+        f"http://{operator.address}", ExperimentFiles(folder / "mounted"), folder / "last-good", "router-0"
+    )
 
 
 @pytest.fixture
@@ -132,12 +122,12 @@ def test_the_operator_is_asked_and_hears_what_this_router_has(
 
 
 def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
-    operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
+    operators: list[FakeOperator], operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name stands for several addresses, in any order; behind one of them a node may be gone."""
-    other, gone = FakeOperator(), FakeOperator()
-    gone.end()
-    other.leads = False
+    other, gone = operators[0], FakeOperator("127.0.0.1:7")
+    gone.gone, other.leads = True, False
+    operators.append(gone)
     addresses = [gone.address, other.address, operator.address]
     monkeypatch.setattr(operator_feed, "_addresses", lambda url: addresses)
     other.answer = answer(text(salt="older"))
@@ -149,13 +139,12 @@ def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
     addresses.sort(key=lambda one: one != operator.address)
     feed.ask({})
     assert len(other.asked) == before, "the leader has answered"
-    operator.end()
+    operator.gone = True
     hear(other, feed, answer(text(enabled=False)))
     assert not told(feed).enabled, "its kill switch waits for no lease"
     other.said = b'{"error": "the API server is away"}'
     hear(other, feed, 503)
     assert not told(feed).enabled
-    other.end()
 
 
 def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +207,7 @@ def test_a_start_without_an_operator_takes_what_was_written_last(
 
 def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path) -> None:
     operator.answer, operator.said = 503, b'{"error": "there is no object"}'
-    with pytest.raises(ExperimentError, match=r"http://127\.0\.0\.1:\d+/v1/in-force says: there is no object"):
+    with pytest.raises(ExperimentError, match=r"http://127\.0\.0\.1:9/v1/in-force says: there is no object"):
         feed_of(operator, tmp_path).texts()
 
 
@@ -232,30 +221,6 @@ def test_rubbish_is_refused_and_what_was_goes_on(
     hear(operator, feed, answer(rubbish))
     assert not live.refresh() and only(live) == Experiment.from_dict(yaml.safe_load(text()))
     assert "refused, and what was in force goes on: 0.yaml" in health.parts["experiment"]
-
-
-def test_half_an_answer_is_none(operator: FakeOperator, feed: OperatorFeed) -> None:
-    whole = operator.answer = answer(text(enabled=False))
-    for most in range(0, len(whole), 7):
-        operator.most = most
-        feed.ask({})
-        assert told(feed).enabled
-    operator.most = None
-    feed.ask({})
-    assert not told(feed).enabled
-
-
-def test_an_answer_that_does_not_end_is_none(
-    operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that gives a byte now and then is never silent for long: only the whole has a limit."""
-    monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 0.3)
-    slow = operator.answer = answer(text(salt="slow"))
-    operator.pause = 0.1
-    began = time.monotonic()
-    feed.ask({})
-    # It would take a minute; that it ends is what is tested, not how soon.
-    assert told(feed).salt == "s" and time.monotonic() - began < 0.1 * len(slow)
 
 
 def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
@@ -277,7 +242,7 @@ def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
     table.write_text("campaign,channel,amount\nspring,*,100\n")
     hear(operator, feed, json.dumps({"test.yaml": text}))
     assert live.refresh() and only(live).enabled and not live.refused
-    operator.end()
+    operator.gone = True
     table.unlink()
     again = LiveExperiments(feed_of(operator, tmp_path), SPEC, health, tmp_path / "last-good")
     assert only(again) == only(live), "a start finds table and experiment where the router kept them"

@@ -79,6 +79,7 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
     with Process(tmp_path, ready=False) as process:
         wait(process)
         assert httpx.get(f"{process.url}/health/live").status_code == 200
+        assert httpx.get(f"{process.url}/v1/models/ads").status_code == 503
         refused = httpx.post(f"{process.url}/v1/models/ads:predict", json={"instances": [instance("u1")]})
         assert refused.status_code == 503 and refused.headers["retry-after"] == "2" and reason in refused.text
         assert httpx.get(f"{process.url}/metrics", headers={"x": "y" * 40_000}).status_code == 431

@@ -119,7 +119,7 @@ def test_rubbish_is_refused_and_leaves_nothing_behind(harness: tuple[asyncio.Run
     ask()
     gc.collect()
     assert _open_files() <= files + 2
-    assert (h.gateway.readers, h.gateway.decisions.inside, h.gateway.outcomes.inside) == (0, 0, 0)
+    assert (h.gateway.readers, h.gateway.decisions.inside, h.router.outcome_admission.inside) == (0, 0, 0)
     assert not h.router.decider.cache._pending
     # No money is reserved that no record of the log speaks of.
     logged = {record["reservation_id"] for record in h.records()}

@@ -30,7 +30,6 @@ from tests.serving.router_fixtures import FakeFeatures, write_settings
         ({"auth": {"kind": "magic"}}, "auth.kind"),
         ({"auth": {"kind": "none", "file": "x"}}, "auth.none"),
         ({"auth": {"kind": "token", "file": 3}}, "auth.token.file"),
-        ({"auth": {"kind": "header", "name": "x", "values": []}}, "auth.header.values"),
         ({"tracing": {}}, "tracing"),
         ({"tracing": {"endpoint": "otel-collector:4318"}}, "tracing.endpoint"),
         ({"tracing": {"endpoint": "http://otel-collector:port"}}, "tracing.endpoint"),

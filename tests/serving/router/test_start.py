@@ -13,7 +13,6 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.decision_log import Spool
-from serving.kserve_sdk import app
 from serving.router.flow.features import FeastSource, RegistryAwaited, registry_file
 from serving.router.ops import health as probes
 from serving.router.ops.health import FoundFeatures, Health
@@ -24,7 +23,6 @@ from tests.serving.router_fixtures import (
     gateway_of,
     in_loop,
     instance,
-    kserve,
     only,
     sample,
     write_settings,
@@ -44,11 +42,9 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
 
     async def scenario() -> None:
         router = Router(settings, FakeFeatures())
-        kserve()
-        app.state.router, app.state.gateway = router, gateway_of(router, settings)
         start = asyncio.create_task(router.__aenter__())
         token = {"authorization": "Bearer " + "t" * 20}
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app=gateway_of(router, settings), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
             assert (await client.get("/v2/health/ready")).status_code == 503
             while "decision log is being read" not in (await client.get("/health/ready")).text:
