@@ -15,66 +15,43 @@ from mtorl.pages.charts import Chart
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from features.describe.figures import ChannelFigures, Description, Rate
+    from features.describe.figures import Description, Rate
 
 PLACES = 40  # of a journey that are drawn
 _FREQUENCY = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}  # of pandas
-_COUNTS = {"rangemode": "tozero", "tickformat": ",~r", "automargin": True}
 _PERCENT = ".2~%"
 
 
 def touchpoints(figures: Description) -> Chart:
-    """Touchpoints by hour, day, week or month."""
-    sums = _by_period(figures, [channel.channel for channel in figures.channels]).sum(axis=1)
-    trace = plot.bar(
-        x=list(sums.index), y=sums.to_list(), marker_color=plot.BLUE, hovertemplate="%{x}: %{y:,}<extra></extra>"
-    )
-    html = plot.draw(
-        "touchpoints",
-        [trace],
-        xaxis={"type": "date", "showgrid": False, "tickangle": 0},
-        yaxis={"title": "touchpoints", **_COUNTS},
-        bargap=0.08,
-    )
-    return Chart(html, f"Touchpoints by {figures.period}: from {sums.min():,} to {sums.max():,}.")
-
-
-def channel_shares(channels: Sequence[ChannelFigures]) -> Chart:
-    """Share of touchpoints by channel, largest on top."""
-    rows = sorted(channels, key=lambda channel: -channel.rows)
-    return plot.shares("channel-shares", [(row.channel, row.share) for row in rows], "Share of touchpoints")
-
-
-def shares_over_time(figures: Description) -> Chart:
-    """Channel shares of each period; the small channels are added up."""
+    """Touchpoints of each channel by hour, day, week or month; the small channels are added up."""
     largest = sorted((channel for channel in figures.channels if channel.rows), key=lambda channel: -channel.rows)
     few = len(largest) <= len(plot.PALETTE)
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
-    table = table.div(table.sum(axis=1), axis=0).fillna(0.0)
     traces = []
-    for i, (name, share) in enumerate(table.items()):
+    for i, (name, rows) in enumerate(table.items()):
         whole = str(name or "others")  # no channel has the name ""; one may well be called "others"
         traces.append(
             plot.bar(
-                x=list(share.index),
-                y=share.to_list(),
+                x=list(rows.index),
+                y=rows.to_list(),
                 name=whole if len(whole) <= 18 else f"{whole[:17]}…",
                 marker_color=plot.PALETTE[i] if name else plot.GREY,
-                hovertemplate="%{y:.1%}<extra>" + whole + "</extra>",
+                hovertemplate="%{y:,}<extra>" + whole + "</extra>",
             )
         )
     html = plot.draw(
-        "shares-over-time",
+        "touchpoints",
         traces,
         height=330,
         margin={**plot.WIDE, "t": 62 if len(traces) > 4 else 36},
         barmode="stack",
-        bargap=0,
+        bargap=0.08,
         hovermode="x unified",
         xaxis={"type": "date", "showgrid": False, "tickangle": 0, "nticks": 6},
-        yaxis={"tickformat": ".0%", "range": [0, 1]},
+        yaxis={"title": "touchpoints", "rangemode": "tozero", "tickformat": ",~r", "automargin": True},
     )
-    return Chart(html, f"Channel shares by {figures.period}, {len(table)} of them.")
+    sums = table.sum(axis=1)
+    return Chart(html, f"Touchpoints by {figures.period} and channel: from {sums.min():,} to {sums.max():,}.")
 
 
 def lengths(figures: Description) -> Chart:
@@ -103,23 +80,6 @@ def lengths(figures: Description) -> Chart:
     return Chart(
         html, f"Journey lengths: half have at most {half} touchpoints, 95% at most {most}, longest {longest:,}."
     )
-
-
-def pauses(figures: Description) -> Chart:
-    """Pauses between a user's touchpoints; those that end a journey have another colour."""
-    trace = plot.bar(
-        x=[row.words for row in figures.pauses],
-        y=[row.rows for row in figures.pauses],
-        marker_color=[plot.ORANGE if row.ends_journey else plot.BLUE for row in figures.pauses],
-        hovertemplate="%{x}: %{y:,}<extra></extra>",
-    )
-    html = plot.draw(
-        "pauses",
-        [trace],
-        xaxis={"title": "time since the user's touchpoint before", "showgrid": False, "automargin": True},
-        yaxis={"title": "touchpoints", **_COUNTS},
-    )
-    return Chart(html, f"Pauses between touchpoints; {figures.long_pauses:,} are long enough to begin a new journey.")
 
 
 def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float, what: str) -> Chart:
@@ -182,31 +142,6 @@ def propensities(figures: Description) -> Chart:
         yaxis=plot.names_axis(),
     )
     return Chart(html, f"Propensities by channel; the smallest is {figures.propensity_low:.4g}.")
-
-
-def costs(channels: Sequence[ChannelFigures], currency: str) -> Chart:
-    """Cost of a channel's touchpoints: whiskers 5 to 95%, box the middle half with the median."""
-    known = (channel for channel in channels if channel.rows and not math.isnan(channel.cost))
-    rows = sorted(known, key=lambda channel: channel.cost_quantiles[2])
-    low, first, median, third, high = zip(*(row.cost_quantiles for row in rows), strict=True)
-    boxes = {
-        "type": "box",
-        "y": [row.channel for row in rows],
-        "orientation": "h",
-        **{"lowerfence": low, "q1": first, "median": median, "q3": third, "upperfence": high},
-        "mean": [row.cost for row in rows],
-        "boxmean": True,
-        "line": {"color": plot.BLUE, "width": 2},
-    }
-    html = plot.draw(
-        "costs",
-        [boxes],
-        height=plot.rows_height(len(rows)) + 24,
-        xaxis={"title": f"cost of a touchpoint, {currency}", "rangemode": "tozero", "nticks": 6},
-        yaxis=plot.names_axis(),
-    )
-    words = ", ".join(f"{row.channel} {row.cost_quantiles[2]:.4g}" for row in rows[::-1])
-    return Chart(html, f"Median cost of a touchpoint by channel: {words}.")
 
 
 def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:

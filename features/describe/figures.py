@@ -14,13 +14,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ibis
 
-from features.engine import unix_micros
 from features.sequences.builder import canonical, steps
 from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.propensity import FLOOR
@@ -33,15 +32,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the cost of a channel; estimated by a sketch, so memory stays bounded
 PROPENSITY_BINS = 20  # of equal width, from 0 to 1
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
 _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # up to so many days
-_PAUSES = {
-    **{1.0: "1 s", 10.0: "10 s", 60.0: "1 min", 600.0: "10 min", 3600.0: "1 h", 21_600.0: "6 h"},
-    **{_DAY: "1 day", 7 * _DAY: "7 days", 30 * _DAY: "30 days", 365 * _DAY: "1 year"},
-}
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,6 @@ class ChannelFigures:
     revenue: float = math.nan  # mean
     cost: float = math.nan  # mean
     free: float = math.nan  # share of touchpoints that cost nothing
-    cost_quantiles: tuple[float, ...] = (math.nan,) * len(QUANTILES)
 
 
 @dataclass(frozen=True)
@@ -104,15 +97,6 @@ class PlaceFigures:
     place: int  # 1 = first
     click: Rate
     conversion: Rate
-
-
-@dataclass(frozen=True)
-class PauseFigures:
-    """Pauses of about one length between a user's touchpoints."""
-
-    words: str  # such as "1 h to 6 h"
-    rows: int
-    ends_journey: bool
 
 
 @dataclass(frozen=True)
@@ -137,8 +121,6 @@ class Description:
     propensity_low: float | None  # the smallest
     propensity_rare: int  # rows below mtorl.log.propensity.FLOOR
     propensities: tuple[tuple[str, int, int], ...]  # channel, bin, touchpoints
-    pauses: tuple[PauseFigures, ...]  # short ones first
-    long_pauses: int  # that end a journey
     quarantined: int = 0  # faulty rows that ingestion left out
     faults: tuple[str, ...] = ()  # what was wrong with them
 
@@ -186,12 +168,9 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     period, unit = next((name, unit) for limit, name, unit in _PERIODS if days <= limit)
     periods = _rows(_periods(named, unit), 3, f"{period}s")
     propensities = _rows(_propensities(named), 4, "propensities")
-    journeys = _with_pauses(log, spec)
+    journeys = steps(log, spec).select("click", "conversion", place=ibis._.step + 1)
     places = _rows(journeys.group_by("place").aggregate(**_hits(journeys)).order_by("place"), 5, "journeys")
-    gap = spec.journey_gap_days * _DAY
-    edges = dict(sorted({gap: f"{spec.journey_gap_days:g} days", **_PAUSES}.items()))
-    pauses = _rows(_pauses(journeys, list(edges)), 6, "pauses")
-    progress.report(7, 7)
+    progress.report(6, 6)
     return Description(
         spec=spec.to_dict(),
         rows=total["rows"],
@@ -214,13 +193,11 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
         propensity_low=total["propensity_low"],
         propensity_rare=total["propensity_rare"],
         propensities=tuple((row["channel"], row["bin"], row["rows"]) for row in propensities),
-        pauses=tuple(_pauses_in_words(edges, gap, {row["bin"]: row["rows"] for row in pauses})),
-        long_pauses=sum(row["long"] for row in pauses),
     )
 
 
 def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
-    progress.report(turn, 7, note)
+    progress.report(turn, 6, note)
     rows: list[Row] = table.to_pyarrow().to_pylist()
     return rows
 
@@ -261,7 +238,6 @@ def _channels(log: ibis.Table) -> ibis.Table:
         revenue=log.revenue.mean(),
         cost=log.cost.mean(),
         free=(log.cost == 0).sum().fill_null(0),
-        cost_quantiles=log.cost.approx_quantile(list(QUANTILES)),
     )
 
 
@@ -280,30 +256,6 @@ def _propensities(log: ibis.Table) -> ibis.Table:
     known = log.filter(log.propensity.notnull())
     bin = (known.propensity * PROPENSITY_BINS).floor().cast("int64").clip(0, PROPENSITY_BINS - 1)
     return known.group_by(channel=known.channel, bin=bin).aggregate(rows=known.count()).order_by("channel", "bin")
-
-
-def _with_pauses(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Touchpoints: `place` in the journey, from 1; `pause` since the one before, s; whether it `breaks` a journey."""
-    placed = steps(log, spec)
-    moment = unix_micros(placed.timestamp)
-    pause = (moment - moment.lag().over(ibis.window(group_by="user_id", order_by="timestamp"))) / 1e6
-    breaks = ((placed.step == 0) & pause.notnull()).cast("int64")
-    return placed.select("click", "conversion", place=placed.step + 1, pause=pause, breaks=breaks)
-
-
-def _pauses(journeys: ibis.Table, edges: list[float]) -> ibis.Table:
-    """The number of pauses by the number of `edges` (seconds, ascending) that they reach."""
-    later = journeys.filter(journeys.pause.notnull())
-    bin = ibis.cases(*((later.pause < edge, place) for place, edge in enumerate(edges)), else_=len(edges))
-    return later.group_by(bin=bin).aggregate(rows=later.count(), long=later.breaks.sum())
-
-
-def _pauses_in_words(edges: dict[float, str], gap: float, rows: dict[int, int]) -> Iterator[PauseFigures]:
-    """The pauses between neighbouring edges, from the shortest that there is to the longest."""
-    words = [*edges.values()]
-    spans = [f"under {words[0]}", *(f"{low} to {high}" for low, high in pairwise(words)), f"over {words[-1]}"]
-    for place in range(min(rows), max(rows) + 1) if rows else ():
-        yield PauseFigures(spans[place], rows.get(place, 0), place > [*edges].index(gap))
 
 
 def _columns(total: Row, spec: DatasetSpec) -> Iterator[ColumnFigures]:
@@ -330,7 +282,5 @@ def _channel(name: str, row: Row | None, rows: int) -> ChannelFigures:
     if row is None:
         return ChannelFigures(name, 0, 0.0, Rate.of(0, 0), Rate.of(0, 0))
     own, rest = row["rows"], {what: row[what] for what in ("revenue", "cost") if row[what] is not None}
-    if row["cost_quantiles"]:
-        rest["cost_quantiles"] = tuple(row["cost_quantiles"])
     click, conversion = Rate.of(row["click"], own), Rate.of(row["conversion"], own)
     return ChannelFigures(name, own, own / rows, click, conversion, **rest, free=row["free"] / own)
