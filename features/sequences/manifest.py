@@ -14,11 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,32 +109,32 @@ class Survey:
 def survey(path: Path, file: str) -> Survey:
     """Read a shard of steps: counts, digests, and whether its rows are in order; `file` is its name in the manifest."""
     with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
-        arrow, counter = parquet.schema_arrow, _Counter()
-        columns = [ColumnDigest() for _ in arrow]
-        running: list[Future[None]] = []
-        for batch in parquet.iter_batches(_BATCH):
-            _finish(running)  # batches of a column must be added one after the other; the next one is read meanwhile
-            running = [pool.submit(column.update, of) for column, of in zip(columns, batch.columns, strict=True)]
-            running.append(pool.submit(counter.update, batch))
-        _finish(running)
-    content = "\n".join(f"{of.name}:{of.type}:{column.hexdigest()}" for of, column in zip(arrow, columns, strict=True))
+        rows = parquet.read()
+        digests = pool.map(_digest, rows.columns)
+        content = "\n".join(f"{of.name}:{of.type}:{digest}" for of, digest in zip(rows.schema, digests, strict=True))
     with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    lengths = counter.lengths()
+    user, time = (rows[name].combine_chunks() for name in _KEYS)
+    same = pc.equal(user[1:], user[:-1])
+    order = pc.if_else(same, pc.greater(time[1:], time[:-1]), pc.greater(user[1:], user[:-1]))
+    begins = np.flatnonzero(~same.fill_null(False).to_numpy(False)) + 1
+    lengths = np.diff([0, *begins, len(rows)]) if len(rows) else np.zeros(0, int)  # touchpoints of each user
     return Survey(
-        Shard(file, counter.rows, len(lengths), sha256),
-        {field.name: str(field.type) for field in arrow},
-        counter.journeys,
+        Shard(file, len(rows), len(lengths), sha256),
+        {field.name: str(field.type) for field in rows.schema},
+        pc.sum(pc.equal(rows["step"], 0), min_count=0).as_py(),
         int((lengths == 1).sum()),
         int(lengths.max(initial=0)),
-        counter.in_order,
+        not user.null_count and not time.null_count and pc.all(order, min_count=0).as_py() is True,
         hashlib.sha256(content.encode()).hexdigest(),
     )
 
 
-def _finish(running: Iterable[Future[None]]) -> None:
-    for update in running:
-        update.result()
+def _digest(column: pa.ChunkedArray) -> str:
+    digest = ColumnDigest()
+    for chunk in column.chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
@@ -208,34 +207,3 @@ def _replace_shards(
         written = manifest_of(surveys, manifest.dataset, manifest.engine, log_fingerprint, **kept)
         written.write(temporary)
     return written
-
-
-class _Counter:
-    """Counts touchpoints of each user and journeys, and checks the order of rows, batch by batch."""
-
-    def __init__(self) -> None:
-        self.rows = self.journeys = 0
-        self.in_order = True
-        self._starts: list[np.ndarray[Any, Any]] = []  # rows at which a user begins
-        self._last: pa.RecordBatch | None = None  # the row before this batch
-
-    def update(self, batch: pa.RecordBatch) -> None:
-        if not len(batch):
-            return
-        keys = batch.select(_KEYS)
-        joined = keys if self._last is None else pa.concat_batches([self._last, keys])
-        user, time = joined["user_id"], joined["timestamp"].cast(pa.int64())
-        same = pc.equal(user[1:], user[:-1])
-        order = pc.if_else(same, pc.greater(time[1:], time[:-1]), pc.greater(user[1:], user[:-1]))
-        self.in_order &= not keys["user_id"].null_count and not keys["timestamp"].null_count
-        self.in_order &= pc.all(order, min_count=0).as_py() is True
-        begins = np.flatnonzero(~same.to_numpy(False))
-        self._starts.append(begins + self.rows if self._last is not None else np.append(0, begins + 1))
-        self.journeys += pc.sum(pc.equal(batch["step"], 0), min_count=0).as_py()
-        self.rows += len(batch)
-        self._last = keys.slice(len(keys) - 1)
-
-    def lengths(self) -> np.ndarray[Any, Any]:
-        """Touchpoints of each user; shape [users]."""
-        starts = np.concatenate([*self._starts, [self.rows]]).astype("i8") if self.rows else np.zeros(1, "i8")
-        return np.diff(starts)
