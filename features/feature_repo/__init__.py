@@ -1,5 +1,4 @@
-"""The Feast feature repository: definitions and sources of features; `feast apply` works in this folder.
+"""The Feast feature repository: definitions and sources of features.
 
-Reading order: `sources.py` (Parquet files from the touchpoints), `views.py` (Feast's definitions),
-`definitions.py` (for `feast apply`).
+Reading order: `sources.py` (Parquet files from the touchpoints), `views.py` (Feast's definitions).
 """

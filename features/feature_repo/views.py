@@ -35,7 +35,7 @@ class Definitions:
 
     @property
     def objects(self) -> list[Any]:
-        """All objects that `feast apply` registers."""
+        """All objects that a registry holds."""
         return [*self.entities, *self.views, self.service, *(view.batch_source for view in self.views)]
 
 

@@ -1,37 +1,20 @@
-"""The folder that `feast apply` reads: from the command line it gives what `features.offline.store` gives."""
+"""The definitions of features: what every data set has, what a reader takes where nothing is known."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 from feast import FeatureStore
 
-from features.engine import open_engine
-from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
 from features.feature_repo.views import build
 from features.offline import store
-from features.sequences.builder import clean_touchpoints
 from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
-from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
-from tests.features.feature_run import US, FeatureRun
+from mtorl.window.window import HISTORY, PACKED, STATIC, history_types
+from tests.features.feature_run import FeatureRun
 
 FOLDER = store.CONFIG.parent
-# A value older than this says nothing of now; static columns never expire.
-
-
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    """The folder as it is in a fresh checkout."""
-    ignore = shutil.ignore_patterns("data", "registry.db", "online.db*", "__pycache__")
-    return Path(shutil.copytree(FOLDER, tmp_path / "feature_repo", ignore=ignore))
 
 
 @pytest.fixture(scope="module")
@@ -39,78 +22,6 @@ def opened(toy, tmp_path_factory) -> FeatureStore:
     """What `features.offline.store` makes of the toy data set."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
     return FeatureStore(repo_path=str(run.root))
-
-
-def feast(repository: Path, *words: str, **environment: str) -> str:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("feast")), *words],
-        cwd=repository,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def described(root: Path) -> dict[str, Any]:
-    """All that the registry says, but where the files lie."""
-    opened = FeatureStore(repo_path=str(root))
-    return {
-        "entities": {e.name: (e.join_key, e.tags) for e in opened.list_entities()},
-        "sources": {source.name for source in opened.list_data_sources()},
-        "views": {
-            view.name: (
-                {field.name: (str(field.dtype), field.tags) for field in view.schema},
-                view.join_keys,
-                view.tags,
-                view.ttl,
-                Path(view.batch_source.path).name,
-            )
-            for view in opened.list_feature_views()
-        },
-        "services": {
-            service.name: {p.name: sorted(f.name for f in p.features) for p in service.feature_view_projections}
-            for service in opened.list_feature_services()
-        },
-    }
-
-
-# ---- from the command line
-
-
-@pytest.mark.long
-def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
-    run = FeatureRun(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
-    run.spec.save(tmp_path / "toy.yaml")
-    with open_engine() as engine:
-        build_sources(engine, clean_touchpoints(engine.read(run.path), run.spec), run.spec, repository / "data")
-    environment = {"MTORL_DATASET": str(tmp_path / "toy.yaml")}
-    applied = feast(repository, "apply", **environment).splitlines()
-    assert {"Created entity user", f"Created feature service {AD_DECISION}"} <= set(applied)
-    assert described(repository) == described(run.root)
-
-    end = run.log["created_timestamp"].max()
-    others = [word for view in (STATIC, USER_CHANNEL, CAMPAIGN_STATS) for word in ("--views", view)]
-    feast(repository, "materialize", *others, "1970-01-01T00:00:00", end.tz_localize(None).isoformat(), **environment)
-    store.materialize(run.root, run.spec, run.path, views=[STATIC, USER_CHANNEL, CAMPAIGN_STATS])
-    by_command = FeatureRun(toy, tmp_path, run.log, toy.spec)
-    (tmp_path / "features").symlink_to(repository)
-    users = [*run.log["user_id"].unique(), "nobody"]
-    assert repr(by_command.read(users, end + US)) == repr(run.read(users, end + US))  # text, for NaN is not NaN
-
-
-@pytest.mark.long
-def test_apply_needs_neither_data_nor_settings(repository):
-    applied = feast(repository, "apply")
-    assert "Created feature view user_history" in applied
-    made = described(repository)
-    assert set(made["entities"]) == {"user", "campaign"}
-    assert "hist_hour" in made["views"][HISTORY][0][PACKED][1]["columns"]
-    assert feast(repository, "feature-services", "list").count("ad_") == 1
-
-
-# ---- what is defined
 
 
 def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(toy, opened):
