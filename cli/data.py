@@ -13,7 +13,6 @@ A data set is described once, in a small YAML (docs/data.md); for some public lo
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import replace
 from enum import StrEnum
@@ -76,20 +75,17 @@ def init(
     column: Annotated[
         list[str] | None, typer.Option(metavar="LOG_COLUMN=NAME", help="What you know already; may be repeated.")
     ] = None,
-    conversions: Annotated[
-        str, typer.Option(help="A second file, with what came of touchpoints later: its description is added.")
-    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Look at a log and write a first description of it. CHECK marks a question that must be answered, NOTE the rest.
 
         mtorl data init log.csv
-        mtorl data init log.csv --conversions orders.csv
         mtorl data init log.csv --column channel=slot --column campaign_id=line_item
         mtorl data validate log.csv --dataset log.yaml
 
     It goes by names and by values: a column is a time because its values are times. Read the file before you use it. No
-    command reads it before each CHECK is answered: mend the line below or leave it, and delete the comment.
+    command reads it before each CHECK is answered: mend the line below or leave it, and delete the comment. A second
+    file, with outcomes that came later, is described by hand: docs/data.md.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -100,17 +96,13 @@ def init(
         if target.exists() and not force:
             stop(f"{target}: is there already; give --out another name, or --force to replace it", 2)
         with ProgressBars() as bars, bars.step("look at the log"):
-            told = conversions if "://" in conversions else os.path.relpath(conversions or ".", target.parent)
-            draft = draft_description(log, named, conversions=conversions, told=told)
-        target.write_text(draft.text, encoding="utf-8")
-    typer.echo(draft.text)
-    typer.echo(f"{target}: from {draft.rows:,} rows")
-    for number, words in enumerate((*draft.checks, *(f"to read: {note}" for note in draft.notes)), 1):
-        typer.echo(f"  {number}. {words}")
-    if draft.checks:
+            text = draft_description(log, named)
+        target.write_text(text, encoding="utf-8")
+    typer.echo(text)
+    if questions := text.count("# CHECK"):
         typer.echo(
-            f"answer each CHECK in {target}: mend the line below it, or leave it if it is right, and delete the "
-            "comment; or say which column it is: --column"
+            f"answer each CHECK ({questions}) in {target}: mend the line below it, or leave it if it is right, and "
+            "delete the comment; or say which column it is: --column"
         )
     typer.echo(f"next: mtorl data validate {log} --dataset {target}")
 

@@ -21,10 +21,10 @@ from tests.examples import foreign_logs
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-LOGS = {  # the questions that a person has to answer about each
-    "bandit.csv": (foreign_logs.bandit, ["user_id", "channel"]),
-    "ads.csv": (foreign_logs.ads_export, []),
-    "events.jsonl": (foreign_logs.nested_events, []),
+LOGS = {  # the questions about each, and a person's answers
+    "bandit.csv": (foreign_logs.bandit, ["propensity", "user_id"], ["user_id=Unnamed: 0", "channel=item_id"]),
+    "ads.csv": (foreign_logs.ads_export, [], []),
+    "events.jsonl": (foreign_logs.nested_events, [], []),
 }
 
 
@@ -36,17 +36,14 @@ def mtorl(*arguments: object, code: int = 0) -> str:
 
 @pytest.mark.parametrize("name", LOGS)
 def test_a_foreign_log_goes_from_file_to_a_served_decision(name: str, tmp_path: Path) -> None:
-    write, questions = LOGS[name]
+    write, questions, answers = LOGS[name]
     log, description = tmp_path / name, tmp_path / "mine.yaml"
     write(log)
     mtorl("data", "init", log, "--out", description)
-    text = description.read_text()
-    asked = re.findall(r"(?m)^ *# CHECK (\w+):", text)
-    assert asked == questions
-    if asked:
+    assert re.findall(r"(?m)^ *# CHECK (\w+):", description.read_text()) == questions
+    if questions:
         assert "open CHECK" in mtorl("data", "validate", log, "--dataset", description, code=2)
-    description.write_text(re.sub(r"(?m)^ *# CHECK.*\n", "", text))  # each guess is right
-
+        mtorl("data", "init", log, "--out", description, "--force", *(f"--column={answer}" for answer in answers))
     assert "2,000 of 2,000 rows can be used" in mtorl("data", "validate", log, "--dataset", description)
     mtorl("data", "build", log, "--dataset", description, "--out", tmp_path / "built")
     config = TrainConfig(epochs=1, hidden=8, device="cpu")

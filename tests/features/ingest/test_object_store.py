@@ -63,7 +63,7 @@ def test_a_file_and_a_folder_of_an_object_store_are_logs(store: S3FileSystem, tm
     assert len(pd.read_parquet(log.path)) == wanted.rows
     with pytest.raises(LogError, match="give --dataset, not --trusted"):
         canonical_log(raw, tmp_path / "data", tmp_path / "faulty.csv", trusted=True)
-    assert draft_description("s3://logs/log.csv", named={"channel": "channel"}).spec.name == "log"
+    assert draft_description("s3://logs/log.csv", named={"channel": "channel"}).startswith("name: log\n")
 
 
 def test_messages_name_the_address(store: S3FileSystem, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_messages_name_the_address(store: S3FileSystem, tmp_path: Path) -> None:
     for address in ("s3://logs/none.csv", "s3://nowhere/log.csv"):
         with pytest.raises(LogError, match=f"{address}: (no such file|can't be read)"):
             validate_log(address, SPEC)
-    with pytest.raises(LogError, match=r"ftp://x/y: unknown kind of address; expected s3://, gs://, abfss:// or spark"):
+    with pytest.raises(LogError, match=r"ftp://x/y: unknown kind of address; expected s3://, gs:// or abfss://"):
         validate_log("ftp://x/y", SPEC)
 
 

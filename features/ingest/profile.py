@@ -1,0 +1,185 @@
+"""Profiles a file without a description: how it is written, and what its columns hold.
+
+    profile = Profile.of(engine, Path("log.csv"), scratch, most_rows=1_000_000)
+    profile.file                             # {"separator": ";", "decimal": ","}, as a description says it
+    profile.facts["cost"].numeric
+
+Values are read as ingestion reads them: a column of numbers here is one there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import product
+from pathlib import Path
+
+import ibis
+
+from features.engine import Engine, text
+from features.ingest.adapters import files, values
+from mtorl.log.sources import TimeUnit
+from mtorl.log.touchpoints import LogError
+
+FEW = 20  # values: a column of so few whole numbers is taken for codes
+
+_SAMPLE = 10_000  # rows whose times are compared with formats
+_COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"
+
+_DAYS = (
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d %b %Y", "%d-%b-%Y", "%d/%b/%Y", "%b %d, %Y", "%b %d %Y"),
+    *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
+)
+_CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
+_FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the values of one column are."""
+
+    name: str
+    present: int  # rows with a value
+    numbers: int  # of them, those that are numbers
+    times: int
+    flags: int  # 0 or 1, true or false, yes or no
+    whole: int  # written without decimals
+    distinct: int
+    low: float
+    high: float
+    formats: tuple[str, ...] = ()  # of its times, where they are not ISO 8601: all that fit, the likeliest first
+
+    @property
+    def numeric(self) -> bool:
+        """Whether every value is a number."""
+        return self.present > 0 and self.numbers == self.present
+
+    @property
+    def flag(self) -> bool:
+        """Whether every value says that something happened, or that it did not."""
+        return self.present > 0 and self.flags == self.present
+
+    @property
+    def outcome(self) -> bool:
+        """Whether it can be an outcome that a gain may weigh."""
+        return (self.numeric or self.flag) and self.unit is None
+
+    @property
+    def kind(self) -> str:
+        """As a column of a description; few whole numbers are codes."""
+        codes = self.whole == self.present and self.distinct <= FEW
+        return "numeric" if self.numeric and not codes else "categorical"
+
+    @property
+    def time(self) -> bool:
+        """Whether every value is a time, or can be one as a number."""
+        return self.present > 0 and (self.times == self.present or self.unit is not None)
+
+    @property
+    def unit(self) -> TimeUnit | None:
+        """Of numbers that are times of 1990 to 2100."""
+        scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
+        inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
+        return next(inside, None) if self.numeric else None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A file of which nothing is known beforehand."""
+
+    table: ibis.Table
+    rows: int
+    file: Mapping[str, str]  # of a description: `separator` and `decimal` where they are not the usual ones
+    facts: Mapping[str, Facts]  # by column
+
+    @classmethod
+    def of(cls, engine: Engine, path: Path, scratch: Path, most_rows: int) -> Profile:
+        """Read a file or a folder, and count; at most so many rows."""
+        with files.readable(path):
+            separator = _separator(engine, files.parts(path)[0])
+            table = files.read(engine, path, scratch, separator).limit(most_rows)
+            texts = [name for name in table.columns if table[name].type().is_string()]
+            decimal = "," if _has_decimal_commas(table, texts) else "."
+            some = table.select(*texts).limit(_SAMPLE).to_pandas() if texts else {}
+            formats = {name: _formats(table, name, some[name].dropna().str.strip().tolist()) for name in texts}
+            facts, rows = _facts(table, decimal, formats)
+        if not rows:
+            raise LogError(f"{path}: the file has columns but no rows")
+        file = {"separator": separator} if separator else {}
+        return cls(table, rows, file | ({"decimal": decimal} if decimal != "." else {}), facts)
+
+
+def _separator(engine: Engine, path: Path) -> str | None:
+    """The separator of a text file's columns, if it is not the one that the file's name says."""
+    usual = files.separator_of(path)
+    if not usual:
+        return None
+    sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({text(path)})").fetchall()[0][0]
+    return sniffed if sniffed != usual and sniffed in files.SEPARATORS else None
+
+
+def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
+    """Whether some column has only numbers with a decimal comma."""
+    figures: dict[str, ibis.Value] = {}
+    for i, name in enumerate(texts):
+        figures[f"commas{i}"] = table[name].contains(",").sum()
+        fits = table[name].strip().re_search(_COMMA) | ~values.has_value(table[name], numeric=True)
+        figures[f"others{i}"] = (~fits).sum()
+    found = table.agg(**figures).to_pyarrow().to_pylist()[0] if texts else {}
+    return any(found[f"commas{i}"] and not found[f"others{i}"] for i in range(len(texts)))
+
+
+def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ...]:
+    """The formats of a column's times, of which it has `some` values; none for ISO 8601, numbers, or no times."""
+    likely = [form for form in _FORMATS if any(_fits(value, form) for value in {*some[:1], *some[-1:]})]
+    if not likely:
+        return ()
+    fitting = {form: values.parsed(table[name], form).count() for form in likely}
+    found = table.agg(iso=values.time(table[name]).count(), **fitting).to_pyarrow().to_pylist()[0]
+    most = max(found[form] for form in likely)
+    return tuple(form for form in likely if found[form] == most > found["iso"])
+
+
+def _fits(value: str, form: str) -> bool:
+    try:
+        return 1990 <= datetime.strptime(value, form).year <= 2100
+    except ValueError:
+        return False
+
+
+def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, Facts], int]:
+    """The facts of each column of a table, and its number of rows."""
+    names = [name for name in table.columns if name != files.ROW]
+    figures: dict[str, ibis.Value] = {"rows": table.count()}
+    for i, name in enumerate(names):
+        value, present, forms = table[name], values.has_value(table[name]), formats.get(name, ())
+        is_text = value.type().is_string()
+        time = values.parsed(value, forms[0]) if forms else values.time(value)
+        if is_text and decimal == ",":
+            value = values.with_point(value)
+        # Of a type that has no numbers or no times, these would be constants instead of columns.
+        number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
+        flag = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
+        figures |= {
+            f"present{i}": present.sum(),
+            f"known{i}": values.has_value(value, numeric=True).sum(),
+            f"numbers{i}": number.notnull().sum(),
+            f"times{i}": ibis.ifelse(present, time.notnull(), False).sum(),
+            f"flags{i}": flag.isin([0, 1]).fill_null(False).sum(),
+            f"whole{i}": (value.strip().re_search(r"^[+-]?\d+$") if is_text else number % 1 == 0).sum(),
+            f"distinct{i}": values.text(value).nunique(),
+            f"low{i}": flag.min(),
+            f"high{i}": flag.max(),
+        }
+    found = table.agg(**figures).to_pyarrow().to_pylist()[0]
+    counts = ("present", "numbers", "times", "flags", "whole", "distinct")
+    facts = {}
+    for i, name in enumerate(names):
+        own = {what: int(found[f"{what}{i}"] or 0) for what in counts}
+        if (known := int(found[f"known{i}"] or 0)) == max(own["numbers"], own["flags"]) > 0:
+            own["present"] = known  # NA and the like: a value of text, and none of a number
+        low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
+        facts[name] = Facts(name, **own, low=low, high=high, formats=formats.get(name, ()))
+    return facts, int(found["rows"])
