@@ -1,27 +1,23 @@
-"""Copies a log from an object store or a Spark catalog to this machine before it is read.
+"""Copies a log from an object store to this machine before it is read.
 
     with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a local path stays as it is
 
-`mtorl.runtime.object_stores` says where credentials come from. An address that begins with spark:// is a table of a
-Spark catalog (`py`).
+`mtorl.runtime.object_stores` says where credentials come from.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from features.engine import is_unfinished, open_engine
+from features.engine import is_unfinished
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 from mtorl.runtime.object_stores import open_store, without_credentials
 
-SCHEME = "spark://"
 _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
@@ -31,11 +27,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Each file under an address, and a text that changes with it, without reading files; tables of Spark are read."""
-    if address.startswith(SCHEME):
-        with _table(address) as table:
-            rows, hashes = table.selectExpr("count(*)", "sum(CAST(xxhash64(*) AS DECIMAL(38)))").first()
-        return [("", f"{rows}:{hashes}")]
+    """Each file under an address, and a text that changes with it, without reading files."""
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
@@ -47,7 +39,7 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
         yield Path(path)
         return
     address = str(path)
-    local = (_table_copy if address.startswith(SCHEME) else _copy)(address, folder)
+    local = _copy(address, folder)
     try:
         yield local
     except LogError as error:
@@ -74,7 +66,7 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):
-        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES)} or {SCHEME}")
+        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}")
     with _readable(address):
         store, root = open_store(address)
         found = store.get_file_info(root)
@@ -101,43 +93,3 @@ def _readable(address: str) -> Iterator[None]:
 
 def _name(file: Any, root: str) -> str:
     return str(file.base_name if file.path == root else PurePosixPath(file.path).relative_to(root))
-
-
-def _table_copy(address: str, folder: Path) -> Path:
-    """Copy a table to a new folder of Parquet parts. On a cluster, all pods must see the folder: it lies in $TMPDIR."""
-    with _table(address) as table:
-        table.write.parquet(str(folder.absolute()))
-    if not list(folder.glob("*.parquet")):
-        raise LogError(
-            f"{address}: Spark's executors wrote its copy where this process can't read it; set TMPDIR to a folder of "
-            "a volume that driver and executors see"
-        )
-    return folder
-
-
-@contextmanager
-def _table(address: str) -> Iterator[Any]:
-    if os.environ.get("ENGINE") != "spark" and not _spark_is_open():
-        raise LogError(
-            f"{address}: a table of a Spark catalog is read by Spark: set ENGINE=spark, or export the table to Parquet "
-            "and give the path of that"
-        )
-    with open_engine("spark"):
-        from pyspark.errors import AnalysisException, PySparkException
-        from pyspark.sql import SparkSession
-
-        try:
-            yield SparkSession.active().table(address.removeprefix(SCHEME))
-        except AnalysisException as error:
-            raise LogError(f"{address}: no such table, or no such catalog: {str(error).splitlines()[0]}") from None
-        except PySparkException as error:
-            raise LogError(f"{address}: can't be read: {str(error).splitlines()[0]}") from None
-
-
-def _spark_is_open() -> bool:
-    """Whether a caller has opened Spark before the log is read."""
-    if "pyspark.sql" not in sys.modules:
-        return False
-    from pyspark.sql import SparkSession
-
-    return SparkSession.getActiveSession() is not None

@@ -112,8 +112,7 @@ class Conversions(StrictModel):
     """
 
     source: Text
-    """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..., or
-    spark://TABLE."""
+    """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..."""
     file: FileFormat = FileFormat()
     """How the file is written."""
     columns: Sources
