@@ -1,4 +1,4 @@
-"""The data contract: what a touchpoint must be, declared as Pandera schemas and checked by the engine in one pass.
+"""The data contract: what a touchpoint must be, declared as Pandera checks and judged by the engine in one pass.
 
     cells, *others = stages(spec, optional=())
     table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be read is null
@@ -67,24 +67,20 @@ class Fault:
         return f"column {self.column!r}: {rows} {MEANING[self.rule]}, e.g. {example}{self.hint}"
 
 
-@dataclass(frozen=True)
-class Suspects:
-    """A cheap aggregate, `find`, from all rows to the keys `by` of the only rows that can break an expensive rule."""
-
-    by: tuple[str, ...]
-    find: Callable[[ibis.Table], ibis.Table]
+Suspects = Callable[[ibis.Table], ibis.Table]
+"""A cheap aggregate, from all rows to the keys of the only rows that can break an expensive rule."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """Rules that can be checked together, on rows that broke no rule of an earlier stage."""
 
-    schema: pa.DataFrameSchema
+    checks: tuple[pa.Check, ...]  # the ones of a column stand together
     suspects: Suspects | None = None  # None: every row
 
     def rules(self) -> list[tuple[str, list[pa.Check]]]:
         """Each column with its rules, in the order in which they are checked."""
-        return [(str(name), list(checks)) for name, checks in groupby(self.schema.checks, lambda check: check.title)]
+        return [(str(name), list(checks)) for name, checks in groupby(self.checks, lambda check: check.title)]
 
 
 @dataclass(frozen=True)
@@ -169,12 +165,15 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
     """The contract of a data set: rules about cells, then about a user's rows; the log has these `optional` columns."""
     static = [c.name for c in spec.static]
-    users = Suspects(("user_id",), lambda table: _uneven_users(table, static, spec.min_touchpoints))
-    out = [Stage(_schema(_cells(spec, optional))), Stage(_schema([_not_repeated()]), SAME_TIME)]
+    out = [Stage(tuple(_cells(spec, optional))), Stage((_not_repeated(),), same_times)]
+
+    def users(table: ibis.Table) -> ibis.Table:
+        return _uneven_users(table, static, spec.min_touchpoints)
+
     if static:
-        out.append(Stage(_schema([_unchanging(name) for name in static]), users))
+        out.append(Stage(tuple(map(_unchanging, static)), users))
     if spec.min_touchpoints > 1:
-        out.append(Stage(_schema([_enough(spec.min_touchpoints)]), users))
+        out.append(Stage((_enough(spec.min_touchpoints),), users))
     return tuple(out)
 
 
@@ -183,7 +182,7 @@ def of_conversions(told: Conversions) -> Stage:
     rules = [_time("timestamp", told.columns)]
     for name in told.outcomes:
         rules += _flag(name) if name in EVENTS else [_present(name), _number(name)]
-    return Stage(_schema(rules))
+    return Stage(tuple(rules))
 
 
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
@@ -213,14 +212,14 @@ def without(table: ibis.Table, rows: ibis.Table) -> ibis.Table:
 
 
 def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """The rows of these keys, which `Suspects.find` returned."""
+    """The rows of these keys, which `Stage.suspects` returned."""
     return table.semi_join(keys, keys.columns).select(*table.columns)
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     """Put touchpoints of a user at the same time 1 us apart, in the order of the file.
 
-    Takes rows that broke no rule and the keys that `SAME_TIME` finds; returns `ROW` and the new time, `moved`, of the
+    Takes rows that broke no rule and the keys that `same_times` finds; returns `ROW` and the new time, `moved`, of the
     rows whose time changes.
     """
     rows = suspected(table, keys.select("user_id").distinct())
@@ -346,7 +345,8 @@ def _enough(least: int) -> pa.Check:
     )
 
 
-def _same_times(table: ibis.Table) -> ibis.Table:
+def same_times(table: ibis.Table) -> ibis.Table:
+    """Users and times with several rows."""
     times = table.group_by(_USER_TIME).agg(n=table.count())
     return times.filter(times["n"] > 1).select(*_USER_TIME)
 
@@ -362,15 +362,8 @@ def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Tabl
     return users.filter(ibis.or_(users["n"] < least, *(change.fill_null(False) for change in changing)))[["user_id"]]
 
 
-SAME_TIME = Suspects(_USER_TIME, _same_times)
-
-
 def _rule(rule: str, column: str, holds: Callable[[ibis.Table], ibis.Value], hint: str = "") -> pa.Check:
     return pa.Check(lambda data: holds(data.table), name=rule, title=column, description=hint)
-
-
-def _schema(checks: list[pa.Check]) -> pa.DataFrameSchema:
-    return pa.DataFrameSchema({check.title: pa.Column(nullable=True) for check in checks}, checks=checks)
 
 
 def _declared(spec: DatasetSpec) -> tuple[Column, ...]:

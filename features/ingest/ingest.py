@@ -23,7 +23,7 @@ from features.engine import Engine, open_engine, parquet_files
 from features.ingest import contract, findings
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.criteo import CriteoAttribution
-from features.ingest.adapters.files import ROW, MissingColumns, columns, readable, write_marked
+from features.ingest.adapters.files import ROW, MissingColumns, columns_of, readable, write_marked
 from features.ingest.adapters.kuairand import KuaiRand
 from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
 from features.ingest.adapters.values import repeated_hour
@@ -183,7 +183,7 @@ class _RawTable:
 
     def canonical(self) -> tuple[ibis.Table, int]:
         """The canonical log, in no order, and how many of its rows were moved in time."""
-        good, keys, ties = self._good, self._keys[contract.SAME_TIME], 0
+        good, keys, ties = self._good, self._keys[contract.same_times], 0
         assert good is not None
         if keys is not None:
             moves, ties = self._materialised(contract.moved_ties(good, keys))
@@ -212,7 +212,7 @@ class _RawTable:
         """The rows that break a rule of a stage; None if there are none."""
         if stage.suspects:
             if stage.suspects not in self._keys:
-                keys, count = self._materialised(stage.suspects.find(good))
+                keys, count = self._materialised(stage.suspects(good))
                 self._keys[stage.suspects] = keys if count else None
             suspects = self._keys[stage.suspects]
             if suspects is None:
@@ -261,7 +261,7 @@ def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
         return False
     if not (file.name.endswith(".parquet") and file.is_file()):
         return False
-    there = {*columns(file)}
+    there = {*columns_of(path, [file])}
     # Of a file that has the description's own names as well, the description is believed.
     raw = (spec.columns or spec.conversions) and {*adapter.required(spec)} <= there
     return not raw and {*CANONICAL.required(spec.of_canonical_log())} <= there

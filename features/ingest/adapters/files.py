@@ -61,37 +61,29 @@ def parts(path: Path) -> list[Path]:
     return files
 
 
-def columns(path: Path, separator: str | None = None) -> list[str]:
-    """Names of a file's columns, in order; those without a name are "Unnamed: <place>".
-
-    Without a separator it is that of the file's kind.
-    """
-    parts(path)
-    with readable(path):
-        if path.name.endswith(".parquet"):
-            return list(pq.read_schema(path).names)
-        if path.name.endswith(_JSON):
-            return list(_json_paths([path]))
-        names = next(csv.reader(first_lines(path), delimiter=separator or separator_of(path), strict=True))
-    return [name or f"Unnamed: {place}" for place, name in enumerate(names)]
-
-
-def first_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, from its first one on."""
-    with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-        yield from iter(lambda: file.readline(_LONGEST_HEADER).decode("utf-8").removeprefix("\ufeff"), "")
-
-
 def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) -> list[str]:
-    """Names of the columns of a log's files. CSV files must have the same ones in the same order."""
-    if files[0].name.endswith(_JSON):
-        with readable(files[0]):
+    """Names of the columns of a log's files, in order; those without a name are "Unnamed: <place>".
+
+    CSV files must have the same ones in the same order. Without a separator it is that of the file's kind.
+    """
+    first = files[0]
+    with readable(first):
+        if first.name.endswith(".parquet"):
+            return list(pq.read_schema(first).names)
+        if first.name.endswith(_JSON):
             return list(_json_paths(files))
-    names = columns(files[0], separator)
+    names = _header(first, separator)
     for file in files[1:]:
-        if not file.name.endswith(".parquet") and columns(file, separator) != names:
-            raise LogError(f"{path}: its files differ in their columns: {files[0].name} and {file.name}")
+        if _header(file, separator) != names:
+            raise LogError(f"{path}: its files differ in their columns: {first.name} and {file.name}")
     return names
+
+
+def _header(path: Path, separator: str | None) -> list[str]:
+    with readable(path), gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+        lines = iter(lambda: file.readline(_LONGEST_HEADER).decode("utf-8").removeprefix("\ufeff"), "")
+        names = next(csv.reader(lines, delimiter=separator or separator_of(path), strict=True))
+    return [name or f"Unnamed: {place}" for place, name in enumerate(names)]
 
 
 class MissingColumns(LogError):
@@ -139,7 +131,7 @@ def table(
 ) -> ibis.Table:
     """Files with the same columns as one table in the order of `paths`, with `ROW` counting through them.
 
-    Of the `names`, which `columns` returns, a repeated one gets a suffix. CSV and JSON become Parquet in `scratch`.
+    Of the `names`, which `columns_of` returns, a repeated one gets a suffix. CSV and JSON become Parquet in `scratch`.
     """
     if not paths[0].name.endswith(".parquet"):
         paths = [_as_parquet(engine, paths, names, scratch, separator)]

@@ -60,7 +60,7 @@ class KuaiRand(Adapter):
         if not logs:
             raise LogError(f"{path}: no log_*.csv in this folder")
         for log in logs:
-            files.check_columns(log, files.columns(log), self.required(spec), spec)
+            files.check_columns(log, files.columns_of(log, files.parts(log)), self.required(spec), spec)
         raw = files.table(engine, logs, files.columns_of(path, logs), scratch)
         wanted = [c.name for c in spec.static]
         if not wanted:
@@ -68,7 +68,7 @@ class KuaiRand(Adapter):
         users = sorted(folder.glob("user_features*.csv*"))
         if len(users) != 1:
             raise LogError(f"{folder}: expected one user_features_*.csv beside the logs, found {len(users)}")
-        names = files.columns(users[0])
+        names = files.columns_of(users[0], files.parts(users[0]))
         files.check_columns(users[0], names, ("user_id", *wanted), spec)
         features = files.table(engine, users, names, scratch)
         user = features.group_by(**{"#user": id_text(features["user_id"])}).agg(

@@ -73,7 +73,7 @@ def test_log_and_windows_are_those_of_a_run(built: Built, tmp_path: Path) -> Non
 
 
 def test_large_files_are_not_copied_and_the_folder_may_change_afterwards(built: Built, tmp_path: Path) -> None:
-    take(built, tmp_path / "log")
+    take(built, tmp_path / "log", users=301, most_touchpoints=301)  # all users are no sample
     built.take_windows(tmp_path / "log", tmp_path / "windows")
     shard = Manifest.read(tmp_path / "windows").shards[0].file
     for one, other in ((built.folder, tmp_path / "log"), (built.folder / "windows", tmp_path / "windows")):
@@ -164,10 +164,6 @@ def test_what_is_not_wanted_is_refused_in_a_line(
     with pytest.raises(LogError, match=words):
         take(built, tmp_path / "log", **wanted)
     assert not (tmp_path / "log").exists()
-
-
-def test_all_users_of_the_log_are_no_sample(built: Built, tmp_path: Path) -> None:
-    take(built, tmp_path / "log", users=301, most_touchpoints=301)
 
 
 def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:

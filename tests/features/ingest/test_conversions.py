@@ -116,14 +116,6 @@ def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Pat
     assert "left out: 2 of no touchpoint in the log\n" in str(report)
 
 
-def test_a_second_file_may_say_in_words_what_happened(tmp_path: Path) -> None:
-    told = sold(("a", START + 60, 100), ("b", START + 60, 100)).assign(bought=["yes", "no"])
-    columns = {**BY_USER["conversions"]["columns"], "conversion": "bought"}
-    description = {**BY_USER, "conversions": {**BY_USER["conversions"], "columns": columns}}
-    found, report = Shop(tmp_path, log(("a", 0), ("b", 0)), told, description).ingest()
-    assert found["conversion"].tolist() == [1, 0] and report.conversions and not report.conversions.faults
-
-
 users = st.sampled_from("abc")
 times = st.integers(0, 40).map(lambda hours: hours * 21_600)
 

@@ -66,10 +66,9 @@ def test_names_and_units_become_the_logs(tmp_path: Path) -> None:
     assert found["device"].tolist() == ["phone", "tv", "tv"]
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
-def test_units_of_time_and_typed_columns(tmp_path: Path, unit: str, factor: int) -> None:
-    spec = SPEC.replace(columns={**SPEC.columns, "timestamp": {"column": "shown_at", "unit": unit}})
-    typed = log(shown_at=[1704067200 * factor, 1704070800 * factor, 1704067201 * factor], cpm=[2000, 1, 10])
+def test_units_of_typed_columns(tmp_path: Path) -> None:
+    spec = SPEC.replace(columns={**SPEC.columns, "timestamp": {"column": "shown_at", "unit": "ms"}})
+    typed = log(shown_at=[1704067200_000, 1704070800_000, 1704067201_000], cpm=[2000, 1, 10])
     found = ingested(tmp_path, typed.astype({"profit": float}), spec, "log.parquet")
     assert found["timestamp"].dt.hour.tolist() == [0, 1, 0]
     assert found["cost"].tolist() == [2.0, 0.001, 0.01]
