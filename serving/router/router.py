@@ -261,11 +261,11 @@ class Router:
         metrics.show_overruns(self._limits.overruns(balances or ()))
         metrics.show_pace(pacer.pace())
         found = [
-            concerns(balances or (), time.time(), self.budgets.cost_cap),
+            *concerns(balances or (), time.time(), self.budgets.cost_cap),
             *(f"not paced: {fault}" for fault in pacer.faults),
             *(f"{difference}: the smallest amount counts" for difference in experiments.differences),
         ]
-        words = "; ".join(word for word in found if word != "ok") or "ok"
+        words = "; ".join(found) or "ok"
         if words not in ("ok", self.health.parts.get("budgets")):
             log.warning("budgets: %s", words)
         self.health.note("budgets", words)

@@ -154,8 +154,8 @@ class FoundFeatures:
             log.warning("features: %s", text)
 
 
-def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> str:
-    """Warnings for people: budgets that take no or few reservations at `now` (seconds since 1970), and why; or "ok"."""
+def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[str]:
+    """Warnings for people: budgets that take no or few reservations at `now` (seconds since 1970), and why."""
     found = []
     wholes = [b for b in balances if b.arm == ALL_ARMS]
     overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
@@ -180,4 +180,4 @@ def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, flo
                 f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount"
                 + ("" if b.arm.endswith(f"/{OVERRIDE}") else ", or ramp up faster")
             )
-    return "; ".join(found) or "ok"
+    return found

@@ -20,7 +20,6 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import orjson
@@ -32,13 +31,6 @@ from serving.router.ops.live_experiments import OFF, ExperimentFiles, signature_
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
 _SILENT_SECONDS = 10.0  # without an answer, until the mounted file counts
-
-
-class Answer(NamedTuple):
-    """An operator's answer."""
-
-    texts: dict[str, bytes] | None  # in force, by file name; None: what this router has
-    leads: bool
 
 
 class OperatorFeed:
@@ -79,22 +71,25 @@ class OperatorFeed:
 
     def _answers(self, versions: Mapping[str, str], everything: bool = False) -> bool:
         has = {"router": self._router, "has": dict(versions), "everything": everything}
-        asked, answer, fault = time.time(), None, ""
+        asked, fault = time.time(), ""
+        answered, texts = False, None
         try:
             for address in _addresses(self._url):
                 try:
-                    answer = _answer_of(f"{self._url.scheme}://{address}{self._url.path}", has)
+                    answer = ask(f"{self._url.scheme}://{address}{self._url.path}", has, seconds=_ANSWER_SECONDS)
+                    texts = None if answer.status == HTTPStatus.NO_CONTENT else _texts(answer.content)
                 except (OSError, ValueError) as error:
                     fault = _words(error)
                 else:
-                    if answer.leads:
+                    answered = True
+                    if answer.headers.get("mtorl-leads") == "true":
                         break
         except OSError as error:  # its name has no address
             fault = _words(error)
-        if answer is None:
+        if not answered:
             return self._silent(fault)
-        if answer.texts is not None:
-            self._texts, self._tables_of = answer.texts, self._mounted
+        if texts is not None:  # None: in force is what this router has
+            self._texts, self._tables_of = texts, self._mounted
         self._answered, self._said, self._known = time.monotonic(), "", asked
         return True
 
@@ -117,13 +112,6 @@ def _addresses(url: SplitResult) -> list[str]:
     found = socket.getaddrinfo(url.hostname, url.port or 80, type=socket.SOCK_STREAM)
     places = [(str(address[0]), int(address[1])) for *_, address in found]
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places]
-
-
-def _answer_of(url: str, has: dict[str, object]) -> Answer:
-    """Ask one operator; raises OSError or ValueError."""
-    answer = ask(url, has, seconds=_ANSWER_SECONDS)
-    texts = None if answer.status == HTTPStatus.NO_CONTENT else _texts(answer.content)
-    return Answer(texts, answer.headers.get("mtorl-leads") == "true")
 
 
 def _words(error: Exception) -> str:
