@@ -54,15 +54,15 @@ def look(
     since: float,
     now: float,
     spend: Sequence[Spend] | None = None,
-) -> Known | None:
-    """All that the log says now; None: it holds no decision.
+) -> Known:
+    """All that the log says now.
 
     Args:
         since: When its time at this stage began, seconds since 1970.
         spend: From a ledger; None: the log has to say it.
     """
     if not log.holds_any():
-        return None
+        return Known(spend=spend or (), gain=gain, looked=now)
     with experiment_users(log, experiment, gain) as read:
         verdict = verdict_of(read, log, experiment, gain)
         evidence = stage_evidence(read.db, log, experiment, since, verdict)

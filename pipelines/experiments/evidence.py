@@ -55,14 +55,11 @@ def known_or_error(
     """
     with _opened(folder) as (log, spec):
         values = {name: segment_sql(spec, name, "record") for name in by}
-        spend = _spend(folder, served)
-        found = look(log, served, counted_gain(spec), since, now, spend)
-        if found is None:
-            return Known(spend=spend or [], gain=counted_gain(spec), looked=now)
-        if not by:
+        found = look(log, served, counted_gain(spec), since, now, _spend(folder, served))
+        if not by or found.verdict is None:
             return found
         segments = dict(segment_lifts(log, served, spec.reward.gain, values))
-        return replace(found, verdict={**(found.verdict or {}), "segments": segments})
+        return replace(found, verdict={**found.verdict, "segments": segments})
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:

@@ -180,22 +180,17 @@ def test_a_plan_has_users_days_and_money(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "_RUNS", (100, 100))
-    users = range(200)
-    decisions = [decision(f"d{n}", 7.24 * n, **MINE, **SURE, arm="incumbent", user_id=f"u{n}") for n in users]
-    outcomes = [outcome(f"c{n}", f"d{n}", minutes=7.24 * n + 1) for n in users]
-    outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, 7.24 * n + 1) for n in users if n % 3 == 0]
-    log, file = write(tmp_path / "plan", decisions, outcomes), Path(files["file"])
+    decisions = [decision(f"d{n}", n, **MINE, **SURE, arm="incumbent", user_id=f"u{n}") for n in range(200)]
+    outcomes = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(200)]
+    outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, n + 1) for n in range(0, 200, 3)]
+    log, file = str(write(tmp_path / "plan", decisions, outcomes)), Path(files["file"])
     options = ["--effect", "0.3", "--experiment", str(file), "--dataset", files["dataset"]]
-    found = figures("plan", str(log), *options)
-    assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)
-    assert found["cost"] == pytest.approx(found["users"] * 0.03)
-    assert figures("plan", str(log), *options, "--users-a-day", "1")["days"] == pytest.approx(found["users"])
+    found = figures("plan", log, *options, "--users-a-day", "1")
+    assert found["days"] == pytest.approx(found["users"]) and found["cost"] == pytest.approx(found["users"] * 0.03)
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "covariates": "past"}))
-    adjusted = mtorl("plan", str(log), *options)
-    assert "without them it takes about" in adjusted.output
-    minutes = [{**one, "event_time": decision("x", n / 60)["event_time"]} for n, one in enumerate(decisions)]
-    assert figures("plan", str(write(tmp_path / "short", minutes, outcomes)), *options)["days"] is None
-    assert mtorl("plan", str(log), *options, "--effect", "0").exit_code == 2
+    said = mtorl("plan", log, *options).output
+    assert "days: not known from less than a day; say --users-a-day" in said and "without them it takes about" in said
+    assert mtorl("plan", log, *options, "--effect", "0").exit_code == 2
 
 
 @pytest.mark.parametrize(("token", "code"), [("srm", 4), ("guardrail", 5), ("stop", 0), ("ship", 0)])

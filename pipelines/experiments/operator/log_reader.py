@@ -27,8 +27,8 @@ class LogReader:
         self._gain = gain
         self._pool: ProcessPoolExecutor | None = None
 
-    def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
-        """What is known now, of a stage that began at `since`; None: no decision was taken yet.
+    def look(self, experiment: Experiment, since: float, now: float) -> Known:
+        """What is known now, of a stage that began at `since`.
 
         LogError: the log, or a table that the verdict needs, can't be read.
         """
@@ -59,7 +59,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _look(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known | None:
+def _look(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known:
     import duckdb
 
     from monitoring.decision_log import DecisionLog

@@ -228,14 +228,14 @@ class Operator:
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
-        looked: dict[tuple[str, float], Known | None] = {}
+        looked: dict[tuple[str, float], Known] = {}
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
             except Conflict:  # with what was found, unless another thing is to be looked for now
                 log.info("%s has changed while its log was read", name)
 
-    def _step(self, name: str, looked: dict[tuple[str, float], Known | None]) -> None:
+    def _step(self, name: str, looked: dict[tuple[str, float], Known]) -> None:
         resource = ExperimentResource.read(self._api, name, self._dataset)
         if resource is None:
             return
@@ -245,9 +245,8 @@ class Operator:
             asked = experiment.version, since
             if asked not in looked:
                 looked[asked] = self._reader.look(experiment, since, now)
-            found = looked[asked] or Known(looked=now)
-            self._found = {**self._without(name), (name, experiment.salt): found}
-            return found.evidence
+            self._found = {**self._without(name), (name, experiment.salt): looked[asked]}
+            return looked[asked].evidence
 
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
         try:

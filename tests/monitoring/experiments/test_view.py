@@ -75,12 +75,6 @@ def test_a_time_that_is_past_is_not_what_comes_next() -> None:
     assert early["not_before"] is not None and (late["not_before"], late["expected"] is None) == (None, False)
 
 
-def test_a_command_to_copy_stands_beside_what_to_do() -> None:
-    assert made.draft()["advice"]["command"] == "mtorl experiment move channel-policy.yaml shadow"
-    assert made.win()["advice"]["command"] == "mtorl experiment move channel-policy.yaml promoted"
-    assert made.early()["advice"]["command"] is None
-
-
 PAST = "draft:past shadow:past 1%:past"
 MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
     "draft": ({}, [], "draft:here shadow:ahead 1%:ahead 5%:ahead 50%:ahead promoted:ahead"),

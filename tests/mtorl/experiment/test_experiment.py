@@ -238,14 +238,6 @@ def test_a_budgets_day_is_that_of_its_time_zone() -> None:
             make(budgets=[{**budget, "timezone": name}])
 
 
-def test_a_budget_may_hold_in_all_and_for_each_day() -> None:
-    budgets = [
-        {"campaign": "*", "channel": "*", "amount": amount, "period": p} for amount, p in ((9, "total"), (1, "day"))
-    ]
-    accounts = make(budgets=budgets, stage="50%").accounts()
-    assert [(a.limit, a.period) for a in accounts if a.arm == "incumbent"] == [(4.5, "total"), (0.5, "day")]
-
-
 def test_the_word_none_says_what_null_says() -> None:
     """`kubectl apply` leaves out a null, and the default would come in its place."""
     budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}

@@ -113,8 +113,3 @@ def test_what_they_keep_answers_where_it_did_whatever_becomes_of_the_file() -> N
     serving = in_force(edited, state)
     assert serving.arm(HOLDOUT).url == "http://old/v1/models/incumbent:predict"
     assert serving.arm(INCUMBENT).url == "http://new/v1/models/challenger:predict"
-
-
-def test_without_a_holdout_a_promotion_leaves_nothing_behind() -> None:
-    file = made()
-    assert in_force(file, _after(file, "50%", "promoted")).promotion is None

@@ -139,25 +139,6 @@ def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> N
     assert (serving(folder).enabled, serving(folder).default_channel) == (False, "search")
 
 
-def test_what_was_promoted_stays_whatever_becomes_of_the_file(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path)
-    do(folder, "move", "50%")
-    do(folder, "move", "promoted", challenger="challenger")
-    served = serving(folder).arm("incumbent")
-    edited = [FILE["arms"][0], {**FILE["arms"][1], "endpoint": "http://127.0.0.1:9", "model_digest": "0"}]
-    edit(folder, arms=edited)
-    put_in_force(folder)
-    assert serving(folder).arm("incumbent") == served
-    edit(folder, salt="b")
-    with pytest.raises(ExperimentError, match="was promoted in mtorl-vs-rules under salt 'a'"):
-        put_in_force(folder)
-    assert serving(folder).arm("incumbent") == served
-    known = {**FILE["arms"][0], "policy": None, "endpoint": served.endpoint, "model_digest": served.model_digest}
-    edit(folder, salt="b", arms=[known, edited[1]])
-    do(folder, "move", "shadow")
-    assert (serving(folder).salt, serving(folder).arm("incumbent").endpoint) == ("b", served.endpoint)
-
-
 def test_who_holds_the_lock_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_LOCK_SECONDS", 0.2)
     folder = folder_of(tmp_path)

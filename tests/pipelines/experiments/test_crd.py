@@ -12,7 +12,7 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, known, known_gain
 from mtorl.experiment.stage_machine import FIXED
-from pipelines.experiments.crd import definition, structural
+from pipelines.experiments.crd import definition
 from tests.repository import ROOT
 
 SCHEMA = definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -74,19 +74,3 @@ def is_known(name: str, check: Callable[[str], str]) -> bool:
         return bool(check(name))
     except ValueError:
         return False
-
-
-def test_what_json_schema_says_otherwise() -> None:
-    anything = {"x-kubernetes-preserve-unknown-fields": True}
-    for schema, expected in (
-        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True, "maxLength": 1000}),
-        (
-            {"anyOf": [{"const": "a", "type": "string"}, {"type": "null"}]},
-            {"type": "string", "nullable": True, "maxLength": 1000},
-        ),
-        ({"type": "number", "exclusiveMinimum": 0}, {"type": "number", "minimum": 0, "exclusiveMinimum": True}),
-        ({"const": "user_id", "type": "string"}, {"type": "string", "enum": ["user_id"]}),
-        ({"anyOf": [{"type": "string"}, {"type": "number"}]}, anything),
-        ({"type": "object", "additionalProperties": True}, {"type": "object", **anything}),
-    ):
-        assert structural(schema) == expected
