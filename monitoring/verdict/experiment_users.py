@@ -30,8 +30,7 @@ from monitoring.verdict.stored_sums import counted_users
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.statistics import MIN_USERS
-from mtorl.experiment.inference.sums import Floats
-from mtorl.experiment.inference.user_sums import UserSums
+from mtorl.experiment.inference.sums import Floats, UserSums
 from mtorl.experiment.metrics import COST, DECISIONS, Terms, metric, outcomes_of
 from mtorl.log.gain import Gain
 

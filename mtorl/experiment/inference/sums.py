@@ -1,17 +1,26 @@
 """Sums over the users of an experiment: all that a comparison needs of them.
 
-    sums = Sums.of_users(values, present)       # figures of each user in each arm and stage
+    sums = Sums.of_users(values, present)           # figures of each user in each arm and stage
+
+    parts = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
+    parts.add(user, cell, figures)                  # of each user, stage and arm; a user is in one part alone
+    sums = parts.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
 
 Each user has some figures in each arm and stage: numerator and denominator of the metric and, where the lift is
-adjusted (`adjustment.py`), a 1 and its covariates. Of users who do not fit in memory: `user_sums.py`.
+adjusted (`adjustment.py`), a 1 and its covariates. `UserSums` are those of all metrics at once, of users who do not fit
+in memory: a metric's figures are weighted sums of a user's columns, so its sums of products follow from those of the
+columns. Memory depends on numbers of stages, arms and columns, and not on users.
 
-Shapes: U = users, A = 2 arms, challenger first; S = stages; F = figures.
+Shapes: U = users, A = 2 arms, challenger first; S = stages; F = figures of a metric; R = rows, C = cells (stages x
+arms), B = columns.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,3 +63,90 @@ class Sums:
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
         return Sums(users, positive, np.where(both[..., None], self.totals, 0.0), self.products)
+
+
+class UserSums:
+    """Sums of the users' columns, and of the products of each two of them, by stage and arm.
+
+    Args:
+        numerators: Weighted sums of columns whose positive users count (`Sums.positive`), by name.
+        same: Other names of columns.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        stages: int,
+        arms: int,
+        numerators: Mapping[str, Iterable[tuple[str, float]]],
+        same: Mapping[str, str] | None = None,
+    ) -> None:
+        self.columns = tuple(columns)
+        self._same = same or {}
+        self._arms = arms
+        cells, size = stages * arms, len(self.columns)
+        self.users_C = np.zeros(cells)
+        self.totals_CB = np.zeros((cells, size))
+        self.products_CBCB = np.zeros((cells, size, cells, size))
+        self.positive_C = {name: np.zeros(cells) for name in numerators}
+        self._numerators_NB = np.zeros((len(numerators), size))
+        for number, terms in enumerate(numerators.values()):
+            for name, weight in terms:
+                self._numerators_NB[number, self.place(name)] += weight
+
+    def place(self, column: str) -> int:
+        """Number of a column."""
+        return self.columns.index(self._same.get(column, column))
+
+    def add(self, user_R: npt.NDArray[np.uint64], cell_R: npt.NDArray[np.intp], figures_BR: Floats) -> None:
+        """Add the rows of some users, in the order of the users; a user has one row in a cell (stage x arms + arm)."""
+        cells = len(self.users_C)
+        users_C = np.bincount(cell_R, minlength=cells)
+        self.users_C += users_C
+        ends_C = users_C.cumsum()
+        # A sort of small numbers takes little.
+        sorted_BR = np.take(figures_BR, np.argsort(cell_R.astype(np.min_scalar_type(cells)), kind="stable"), axis=1)
+        for cell in np.flatnonzero(users_C):
+            of_cell = sorted_BR[:, ends_C[cell] - users_C[cell] : ends_C[cell]]
+            self.totals_CB[cell] += of_cell.sum(1)
+            self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
+            for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
+                users[cell] += np.count_nonzero(positive)
+        # Two rows of one user: neighbours, or the next but one ...
+        lag = 1
+        while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
+            kind = cell_R[one] * cells + cell_R[one + lag]
+            for number in np.unique(kind):
+                pairs = one[kind == number]
+                product = figures_BR[:, pairs] @ figures_BR[:, pairs + lag].T
+                first, second = divmod(int(number), cells)
+                self.products_CBCB[first, :, second] += product
+                self.products_CBCB[second, :, first] += product.T
+            lag += 1
+
+    def __iadd__(self, other: UserSums) -> Self:
+        """Add the sums of other users."""
+        self.users_C += other.users_C
+        self.totals_CB += other.totals_CB
+        self.products_CBCB += other.products_CBCB
+        for name, users_C in self.positive_C.items():
+            users_C += other.positive_C[name]
+        return self
+
+    def cells(self, arm: int) -> npt.NDArray[np.intp]:
+        """Cells of an arm, (S,)."""
+        return np.arange(arm, len(self.users_C), self._arms)
+
+    def of(self, arms: tuple[int, int], stages: Sequence[int], maps: Floats, positive: str) -> Sums:
+        """Sums of a metric of two arms; `maps` has its figures by columns, (A, S, F, B), `positive` its numerator."""
+        place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
+        flat, count = place.reshape(-1), maps.shape[-2]
+        by_cell = maps.reshape(len(flat), count, -1)
+        between = self.products_CBCB[flat][:, :, flat]
+        products = np.einsum("cfb,cbde,dge->cfdg", by_cell, between, by_cell, optimize=True)
+        return Sums(
+            users=self.users_C[place],
+            positive=self.positive_C[positive][place],
+            totals=np.einsum("asfb,asb->asf", maps, self.totals_CB[place]),
+            products=products.reshape(len(flat) * count, -1),
+        )

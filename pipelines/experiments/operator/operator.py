@@ -54,9 +54,9 @@ from pipelines.experiments.operator.status import (
     figures_of,
     iso,
     not_known_yet,
+    views_of,
     with_condition,
 )
-from pipelines.experiments.operator.views import views_of
 from pipelines.experiments.resource import ExperimentResource, NotItsTurn, in_words
 from serving.kubernetes_api import Conflict
 from serving.model_servers import ModelServers

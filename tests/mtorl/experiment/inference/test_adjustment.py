@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.statistics import Estimate, confidence_sequence, estimate
-from mtorl.experiment.inference.sums import Floats, Sums
-from mtorl.experiment.inference.user_sums import UserSums
+from mtorl.experiment.inference.sums import Floats, Sums, UserSums
 from tests.mtorl.experiment.inference.rows import sums_at, sums_of_arms
 
 ALPHA = 0.05
