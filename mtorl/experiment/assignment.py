@@ -24,15 +24,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Literal
 
 
 def uniform(*parts: str) -> float:
     """A reproducible draw from [0, 1): equal parts give equal numbers, different ones independent numbers."""
-    text = "".join(f"{len(part.encode())}:{part}," for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+    return _point(_hashed(()), *parts)
+
+
+def _point(hashed: hashlib.blake2b, *parts: str) -> float:
+    whole = hashed.copy()
+    whole.update(_netstrings(parts))
+    return (int.from_bytes(whole.digest(), "big") >> 11) / (1 << 53)
+
+
+@lru_cache(1024)  # of an arm: names and salt are hashed once, and not for each unit
+def _hashed(parts: tuple[str, ...]) -> hashlib.blake2b:
+    return hashlib.blake2b(_netstrings(parts), digest_size=8)
+
+
+def _netstrings(parts: Iterable[str]) -> bytes:
+    return "".join(f"{len(part.encode())}:{part}," for part in parts).encode()
 
 
 def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
@@ -43,7 +57,9 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     total = sum(shares.values())
     if not 0 < total < math.inf or min(shares.values()) < 0:
         raise ValueError(f"shares must be at least 0 and not all 0, got {dict(shares)}")
-    rings = [(-math.log1p(-uniform(*key, arm, unit)) / share, arm) for arm, share in shares.items() if share > 0]
+    rings = [
+        (-math.log1p(-_point(_hashed((*key, arm)), unit)) / share, arm) for arm, share in shares.items() if share > 0
+    ]
     return min(rings)[1]
 
 

@@ -234,6 +234,10 @@ class Experiment(StrictModel):
 
     def shares(self) -> dict[str, float]:
         """Share of the experiment's units, without those of the holdout, that each arm serves at this stage."""
+        return self._shares
+
+    @cached_property
+    def _shares(self) -> dict[str, float]:
         challengers = {arm.name: arm.weight for arm in self.arms if arm.name != INCUMBENT}
         wanted = CHALLENGER_SHARE[self.stage] if self.enabled else 0.0
         total = sum(challengers.values())
