@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
@@ -25,14 +24,14 @@ from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arms import Arms, ArmWatch
 from serving.router.flow.budgets import Budgets, OutcomeIntake
-from serving.router.flow.decider import Decider
+from serving.router.flow.decider import Decider, Stages
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource, RegistryAwaited
+from serving.router.flow.parts import Parts
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
 from serving.router.flow.shadow import Shadow
-from serving.router.flow.stages import Breaker, Pipeline, decision_stages, repeat_stages
 from serving.router.ops import metrics, tracing
 from serving.router.ops.drills import Drills
-from serving.router.ops.health import FoundFeatures, Health, concerns
+from serving.router.ops.health import Health, concerns
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
@@ -148,12 +147,10 @@ class Router:
         self.shippers = {"lake": (uploader := Shipper(self.spool, lake, position.UPLOADED))}
         if (sink := open_sink(settings)) is not None:
             self.shippers["sink"] = Shipper(self.spool, sink, _SENT, uploader)
-        found = FoundFeatures(self.health)
-        stages = decision_stages(self._features, found, self._arms, self.budgets, self.spool, settings.window_share)
-        around = self.health, self.drills or Drills(), defaultdict[str, Breaker](Breaker)
-        pipeline, repeats = Pipeline(stages, *around), Pipeline(repeat_stages(self.budgets), *around)
+        parts = Parts(self.health, self.drills or Drills())
+        stages = Stages(self._features, self._arms, self.budgets, self.spool, parts, settings.window_share)
         self._shadow = Shadow(self._arms, self.spool, self.health)
-        self.decider = Decider(self.live, pipeline, repeats, self.budgets, self.spool, self._seconds, self._shadow)
+        self.decider = Decider(self.live, stages, self.budgets, self.spool, self._shadow, self._seconds)
         self.outcomes = OutcomeIntake(
             self.outcome_parser, self.spool, self.budgets, self._seconds, self.decider.cache.forget
         )

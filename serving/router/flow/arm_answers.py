@@ -48,6 +48,14 @@ class ArmError(RuntimeError):
         self.reason = reason
 
 
+def fault_of(error: Exception) -> tuple[FallbackReason, str]:
+    """The reason of the default action instead of an answer, and a code for the log."""
+    if isinstance(error, ArmError):
+        return error.reason, error.cause
+    reason: FallbackReason = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
+    return reason, reason
+
+
 @dataclass(frozen=True)
 class ArmAnswer:
     """The decision of a policy; None or empty: it did not say. Mappings are by channel."""

@@ -59,14 +59,19 @@ _LONGEST = 300  # characters of a sentence in health: an arm may be any program
 log = logging.getLogger(__name__)
 
 
+class WrongModel(ArmError):
+    """Another model answers than the experiment names for the arm."""
+
+
 class Arms:
     """Client of all arms; its calls block."""
 
     def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
         self._health = health
-        self._models = ArmModels(health)
         self._last_fault: dict[str, float] = {}  # of each arm
+        self._newest: dict[str, tuple[str, str]] = {}  # salt of the experiment and newest model of each arm
+        self._lock = threading.Lock()  # several threads ask an arm, and each change of its model is reported once
         self._client = ArmClient()
 
     def close(self) -> None:
@@ -86,7 +91,9 @@ class Arms:
             else:
                 named = {**NOBODY, "name": arm.model_name, "version": arm.model_version}
                 answers = self.ask_at(url, items, seconds, spans, named)
-            self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
+            for answer in answers:
+                if isinstance(answer, ArmAnswer):
+                    self._check_model(experiment, arm, identity(answer.model))
         except ArmError as error:
             self._count(experiment.key(arm.name), [error] * len(items))
             raise
@@ -117,6 +124,31 @@ class Arms:
         except ArmError as error:
             return error
 
+    def _check_model(self, experiment: Experiment, arm: Arm, model: str | None) -> None:
+        if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
+            who = f"model {model}" if model else "a model without a digest"
+            raise WrongModel(
+                f"{shown(arm.url or '')}: {who} answers, and the experiment names {arm.model_digest} for {arm.name}; "
+                "mend endpoint or model_digest",
+                "model_digest",
+            )
+        if model is None:
+            return
+        key = experiment.key(arm.name)
+        with self._lock:
+            salt, before = self._newest.get(key, (None, model))
+            self._newest[key] = experiment.salt, model
+        if salt != experiment.salt:  # a new salt is a new experiment: the models that answer first are its models
+            if salt is not None:
+                self._health.note(key)
+        elif model != before:
+            now, former = (name if len(name) <= 40 else name[:12] for name in (model, before))  # longer: a digest
+            text = f"model {now} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {former} before"
+            metrics.ARM_MODEL_CHANGES.labels(experiment.name, arm.name).inc()
+            self._health.note(key, f"{text}: the verdict judges what the newest models decided")
+            about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
+            log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
+
     def _count(self, arm: str, faults: Sequence[ArmError]) -> None:
         """Note the faults among the answers of a call; `arm` is an `Experiment.key`."""
         if not faults:
@@ -126,60 +158,12 @@ class Arms:
         self._last_fault[arm] = monotonic()
         self._health.note(f"{arm}'s answers", str(faults[-1])[:_LONGEST])
         for fault in faults:
-            metrics.ARM_ANSWER_FAULTS.labels(*metrics.arm_labels(arm), fault.cause).inc()
+            metrics.of_arm(metrics.ARM_ANSWER_FAULTS, arm, cause=fault.cause).inc()
 
     def forget_faults(self, arm: str) -> None:
         """Forget an arm's faults: its answers are good, or it is another arm now."""
         if self._last_fault.pop(arm, None) is not None:
             self._health.forget(f"{arm}'s answers")
-
-
-class WrongModel(ArmError):
-    """Another model answers than the experiment names for the arm."""
-
-
-class ArmModels:
-    """The newest model of each arm; for any thread."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-        self._salts: dict[str, str] = {}  # of each experiment
-        self._newest: dict[str, str] = {}
-        self._lock = threading.Lock()  # several threads ask an arm, and each change of its model is reported once
-
-    def check(self, experiment: Experiment, arm: Arm, models: Iterable[str | None]) -> None:
-        """Note the identities (`arm_answers.identity`) that answered for an arm; raises WrongModel."""
-        with self._lock:
-            if self._salts.get(experiment.name) != experiment.salt:
-                self._start_over(experiment)
-            for model in models:
-                if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
-                    who = f"model {model}" if model else "a model without a digest"
-                    raise WrongModel(
-                        f"{shown(arm.url or '')}: {who} answers, and the experiment names {arm.model_digest} for "
-                        f"{arm.name}; mend endpoint or model_digest",
-                        "model_digest",
-                    )
-                if model is not None:
-                    self._note(experiment, arm, model)
-
-    def _note(self, experiment: Experiment, arm: Arm, model: str) -> None:
-        key = experiment.key(arm.name)
-        before, self._newest[key] = self._newest.get(key, model), model
-        if model != before:
-            now, former = (name if len(name) <= 40 else name[:12] for name in (model, before))  # longer: a digest
-            text = f"model {now} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {former} before"
-            metrics.ARM_MODEL_CHANGES.labels(experiment.name, arm.name).inc()
-            self._health.note(key, f"{text}: the verdict judges what the newest models decided")
-            about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
-            log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
-
-    def _start_over(self, experiment: Experiment) -> None:
-        """A new salt is a new experiment: the models that answer first are its models."""
-        for arm in experiment.arms:
-            if self._newest.pop(key := experiment.key(arm.name), None) is not None:
-                self._health.note(key)
-        self._salts[experiment.name] = experiment.salt
 
 
 class ArmWatch:
@@ -206,13 +190,13 @@ class ArmWatch:
             if self._urls[name] != urls.get(name):
                 self._health.forget(name)
                 self._arms.forget_faults(name)
-                metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(0)
+                metrics.of_arm(metrics.ARM_SILENT, name).set(0)
         self._urls = urls
         due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
         await asyncio.gather(*(self._ask(*arms[name]) for name in due))
         for name, url in urls.items():
             fault = self._health.fault(name)
-            metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(fault.seconds if fault else 0.0)
+            metrics.of_arm(metrics.ARM_SILENT, name).set(fault.seconds if fault else 0.0)
             if fault and name in due:
                 experiment, arm = arms[name]
                 cause, where = type(fault.error).__name__, shown(url or "")

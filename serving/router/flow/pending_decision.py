@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,11 +39,17 @@ from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops import tracing
+from serving.router.ops.metrics import Stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class PendingDecision:
-    """Filled in stage by stage; once `fault` is set, it is the default action."""
+    """Filled in stage by stage; once `fault` is set, it is the default action.
+
+    A thread changes it under its lock, unless it is `over`.
+    """
 
     request: DecisionRequest
     experiment: Experiment
@@ -59,9 +67,13 @@ class PendingDecision:
     fault: FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
     may_be_reserved: bool = False  # the ledger's answer is unknown
-    unlogged: Exception | None = None  # why it is not in the log
     before: Answered | None = None  # a previous exposure that is the answer while it is paid for
+    asking: tuple[Stage, str | None] | None = None  # stage and part whose answer it waits for
+    done: bool = False  # it is logged, or `before` is found to be paid for no longer
+    failed: tuple[FallbackReason, Exception] | None = None  # why it can't be logged
+    taken_over: bool = False  # by the event loop: what a thread finds later is ignored
     span: Span = field(default_factory=tracing.here)  # of its request
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @classmethod
     def start(
@@ -111,11 +123,34 @@ class PendingDecision:
                 price=answer.prices.get(taken.channel),
             )
 
-    def fall_back(self, reason: FallbackReason) -> None:
-        """Take the default action; the policy's answer is logged beside it."""
+    def fall_back(self, reason: FallbackReason, why: Exception, cause: str | None = None) -> None:
+        """Take the default action; the policy's answer is logged beside it. `cause`: a code, by default the reason."""
         self.fault = reason
         self.reserved = None
         self.budget_exhausted = False
+        self.deadline.late |= isinstance(why, TimeoutError)
+        log.warning("default action, %s: %s: %s", reason, type(why).__name__, why, extra=self.ids(cause or reason))
+
+    @property
+    def over(self) -> bool:
+        """Whether a thread may not change it any more."""
+        return self.taken_over or self.failed is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it lacks nothing but its record."""
+        return self.fault is not None or (self.answer is not None and not self.answer.expose)
+
+    @property
+    def in_log(self) -> bool:
+        """Whether the log is writing its record."""
+        return self.asking is not None and self.asking[0] == "log"
+
+    def take_over(self) -> bool:
+        """Take it from its thread, unless it is done; whether it is taken."""
+        with self.lock:
+            self.taken_over = not self.done
+        return self.taken_over
 
     @property
     def policy(self) -> Arm:

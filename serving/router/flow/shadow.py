@@ -14,9 +14,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mtorl.experiment.arm import INCUMBENT, Arm
-from mtorl.log.records import VERSION, FallbackReason, ShadowRecord
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.records import VERSION, ShadowRecord
 from serving.decision_log import Spool
-from serving.router.flow.arm_answers import ArmAnswer, ArmError
+from serving.router.flow.arm_answers import ArmAnswer, fault_of
 from serving.router.flow.arms import Arms
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.ops import metrics, tracing
@@ -48,7 +49,7 @@ class Shadow:
                 continue
             if len(self._waiting) >= MOST_WAITING:
                 for arm in _challengers(decision):
-                    metrics.SHADOW.labels(decision.experiment.name, arm.name, "dropped").inc()
+                    _count(decision.experiment, arm, "dropped")
                 continue
             self._waiting.append(decision)
             self._wake.set()
@@ -67,55 +68,55 @@ class Shadow:
 
     async def _ask(self, arm: Arm, decisions: Sequence[PendingDecision]) -> None:
         shadows = [replace(decision, arm=arm.name, answer=None, exploration=None, fault=None) for decision in decisions]
+        # An endpoint needs the window; a policy of the file reports itself that it needs features.
+        asked = [shadow for shadow in shadows if shadow.features is not None or arm.policy is not None]
         try:
-            records = await self._records(arm, shadows)
+            answers = await self._answers(arm, asked) if asked else []
+            for shadow in shadows:
+                shadow.fault = "features"
+            for shadow, answer in zip(asked, answers, strict=True):
+                _take(shadow, answer)
+            records = [_record(shadow) for shadow in shadows]
             async with asyncio.timeout(_SECONDS):
                 await asyncio.wrap_future(self._spool.submit("shadow", *records))
         except Exception as error:
             about = shadows[0].ids(type(error).__name__)
             log.warning("%d decisions have no shadow, %s: %s", len(shadows), about["cause"], error, extra=about)
-            metrics.SHADOW.labels(shadows[0].experiment.name, arm.name, "dropped").inc(len(shadows))
+            _count(decisions[0].experiment, arm, "dropped", len(shadows))
             return
-        for record in records:
-            metrics.SHADOW.labels(record["experiment"], arm.name, "failed" if record["fault"] else "answered").inc()
+        for shadow in shadows:
+            _count(shadow.experiment, arm, "failed" if shadow.fault else "answered")
 
-    async def _records(self, arm: Arm, shadows: Sequence[PendingDecision]) -> list[ShadowRecord]:
-        answers: dict[int, ArmAnswer | ArmError] = {}
-        # An endpoint needs the window; a policy of the file reports itself that it needs features.
-        asked = [i for i, shadow in enumerate(shadows) if shadow.features is not None or arm.policy is not None]
-        fault: FallbackReason = "model_error"
+    async def _answers(self, arm: Arm, asked: Sequence[PendingDecision]) -> Sequence[ArmAnswer | Exception]:
+        experiment, items = asked[0].experiment, [shadow.item() for shadow in asked]
         try:
-            if asked:
-                items = [shadows[i].item() for i in asked]
-                with tracing.spans("shadow", ((shadows[i].traits, shadows[i].span) for i in asked)) as spans:
-                    found = await asyncio.to_thread(self._arms.ask, shadows[0].experiment, arm, items, _SECONDS, spans)
-                self._health.report(shadows[0].experiment.key(arm.name))
-                answers = dict(zip(asked, found, strict=True))
+            with tracing.spans("shadow", ((shadow.traits, shadow.span) for shadow in asked)) as spans:
+                found = await asyncio.to_thread(self._arms.ask, experiment, arm, items, _SECONDS, spans)
+            self._health.report(experiment.key(arm.name))
+            return found
         except Exception as error:
-            fault = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
-            self._health.report(shadows[0].experiment.key(arm.name), error)
-            about = shadows[0].ids(error.cause if isinstance(error, ArmError) else type(error).__name__)
-            log.warning("arm %s in the shadow, %s: %s", arm.name, about["cause"], error, extra=about)
-        records = []
-        for i, shadow in enumerate(shadows):
-            answer = answers.get(i)
-            if isinstance(answer, ArmAnswer):
-                shadow.take(answer)
-                records.append(_record(shadow, None))
-            elif isinstance(answer, ArmError):
-                about = shadow.ids(answer.cause)
-                log.warning("arm %s in the shadow, %s: %s", arm.name, answer.cause, answer, extra=about)
-                records.append(_record(shadow, answer.reason))
-            else:
-                records.append(_record(shadow, fault if i in asked else "features"))
-        return records
+            self._health.report(experiment.key(arm.name), error)
+            return [error] * len(asked)
+
+
+def _take(shadow: PendingDecision, answer: ArmAnswer | Exception) -> None:
+    shadow.fault = None
+    if isinstance(answer, Exception):
+        shadow.fault, cause = fault_of(answer)
+        log.warning("arm %s in the shadow, %s: %s", shadow.arm, cause, answer, extra=shadow.ids(cause))
+    else:
+        shadow.take(answer)
+
+
+def _count(experiment: Experiment, arm: Arm, result: str, decisions: int = 1) -> None:
+    metrics.SHADOW.labels(experiment.name, arm.name, result).inc(decisions)
 
 
 def _challengers(decision: PendingDecision) -> list[Arm]:
     return [arm for arm in decision.experiment.arms if arm.name != INCUMBENT]
 
 
-def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:
+def _record(shadow: PendingDecision) -> ShadowRecord:
     answer = shadow.answer
     return {
         "schema_version": VERSION,
@@ -123,7 +124,7 @@ def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowReco
         "decision_id": shadow.decision_id,
         "experiment": shadow.experiment.name,
         "arm": shadow.arm,
-        "fault": fault,
+        "fault": shadow.fault,
         "channel": answer.channel if answer else None,
         "expose": answer.expose if answer else None,
         "propensity": answer.propensity if answer else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from typing import Literal, TypeVar
 
@@ -90,6 +91,16 @@ def arm_labels(arm: str) -> tuple[str, str]:
     """Labels `experiment` (may be empty) and `arm` of an `Experiment.key`."""
     experiment, _, name = arm.rpartition("/")
     return experiment, name
+
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+@cache  # resolving labels takes longer than counting
+def of_arm(metric: M, arm: str, **labels: str) -> M:
+    """The series of an `Experiment.key`."""
+    experiment, name = arm_labels(arm)
+    return metric.labels(experiment=experiment, arm=name, **labels)
 
 
 def show_experiments(experiments: Iterable[Experiment]) -> None:
