@@ -157,11 +157,6 @@ class Days:
         return pd.DataFrame(rows)
 
 
-def write(days: Days, folder: Path, number: int, shift: Shift = healthy) -> None:
-    """Add a day to a lake, as a router does."""
-    add_to_lake(folder, days.records(number, days.rows(number, shift)), name=f"{number:08d}")
-
-
 def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
     """Add records to a lake as a router does: a file of each kind, of the newest decision's hour.
 

@@ -7,7 +7,7 @@
 
 Here the policy is softmax(Q / T) over the allowed channels, with the T of the lowest log-loss on validation users. A
 share of its decisions is uniform, because a probability of zero has an infinite log-loss. The reward is a monotone map
-of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
+of Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 The first term is the log-loss of softmax(Q): it pushes down the values of channels that the log doesn't show.
 
 The policy is softmax(Q / T) with the T of the lowest log-loss on validation users. The reward is a monotone map of
-Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
+Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
 from __future__ import annotations

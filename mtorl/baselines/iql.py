@@ -6,7 +6,7 @@
 
 Q is evaluated at logged actions only. Q' is a slow copy of Q, and Q the smaller one of two networks, as in the paper.
 The equations hold for channels as they do for continuous actions: Q has a value for each channel, and pi is a softmax.
-The reward is a monotone map of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
+The reward is a monotone map of Q(s, a), fitted on validation users (`reward_of_value`), the cost each channel's mean.
 """
 
 from __future__ import annotations

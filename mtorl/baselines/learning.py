@@ -120,9 +120,9 @@ class Data:
         """Numbers of a state, and channels."""
         return self.train.state_BS.shape[1], len(self.cost_C)
 
-    def reward_of(self, q_BC: Floats) -> RewardOfValue:
+    def reward_of(self, q_BC: Floats) -> Callable[[Floats], Floats]:
         """The reward map of values of the validation windows."""
-        return RewardOfValue.fit(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
+        return reward_of_value(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
 
 @dataclass(frozen=True)
@@ -236,31 +236,19 @@ def temperature(value_BC: Floats, channel_B: NDArray[np.int64]) -> float:
     return math.exp(minimize_scalar(loss, bounds=_LOG_T, method="bounded").x)
 
 
-@dataclass(frozen=True)
-class RewardOfValue:
+def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
     """A monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
 
     A value is the sum of all rewards to come and, in a conservative method, a lower bound of it: not the reward of the
-    next touchpoint. The map is the best prediction of that reward that ranks channels as the values do.
+    next touchpoint. The map is the best prediction of that reward that ranks channels as the values do: it is fitted
+    by maximum likelihood, on validation users.
     """
+    mean, std = value_B.mean(), value_B.std() or 1.0
+    score_B = (value_B - mean) / std
 
-    slope: float
-    offset: float
+    def loss(weights: Floats) -> float:
+        logit_B = weights[0] * score_B + weights[1]
+        return float(np.mean(np.logaddexp(0, logit_B) - reward_B * logit_B))
 
-    @classmethod
-    def fit(cls, value_B: Floats, reward_B: Floats) -> RewardOfValue:
-        """By maximum likelihood, on validation users."""
-        mean, std = value_B.mean(), value_B.std() or 1.0
-        score_B = (value_B - mean) / std
-
-        def loss(weights: Floats) -> float:
-            logit_B = weights[0] * score_B + weights[1]
-            return float(np.mean(np.logaddexp(0, logit_B) - reward_B * logit_B))
-
-        slope, offset = minimize(loss, [0.5, 0.0], method="L-BFGS-B", bounds=[(0, 20), (-20, 20)]).x
-        return cls(float(slope / std), float(offset - slope * mean / std))
-
-    def __call__(self, value_BC: Floats) -> Floats:
-        """Expected rewards, in [0, 1]."""
-        reward_BC: Floats = expit(self.slope * value_BC + self.offset)
-        return reward_BC
+    slope, offset = minimize(loss, [0.5, 0.0], method="L-BFGS-B", bounds=[(0, 20), (-20, 20)]).x
+    return lambda value_BC: expit(float(slope / std) * value_BC + float(offset - slope * mean / std))

@@ -25,6 +25,7 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 FOLDS = 10
+_PARTS = ("train", "val", "test")
 _EDGES = (0.8, 0.9)  # quantiles of time
 
 
@@ -57,7 +58,7 @@ def by_user(table: WindowTable, fold: int) -> Task:
     split[bucket == fold % FOLDS] = "test"
     split[bucket == (fold + 1) % FOLDS] = "val"
     table = replace(table, rows=table.rows.assign(split=split))
-    parts = {name: Rows(table.windows(name, targets=True), table.rows[table.is_in(name)]) for name in _names()}
+    parts = {name: Rows(table.windows(name, targets=True), table.rows[table.is_in(name)]) for name in _PARTS}
     tiles = table.tiles("train")
     return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, table.tiles("val"), **parts, table=table)
 
@@ -66,10 +67,10 @@ def by_time(table: WindowTable) -> Task:
     """Hold out the end of the log."""
     time = table.rows["timestamp"].astype("int64").to_numpy()
     edges = np.quantile(time, _EDGES)
-    split = np.array(_names(), dtype=object)[np.searchsorted(edges, time, side="right")]
+    split = np.array(_PARTS, dtype=object)[np.searchsorted(edges, time, side="right")]
     table = replace(table, rows=table.rows.assign(split=split))
     parts = {}
-    for name in _names():
+    for name in _PARTS:
         in_part_B = table.is_in(name)
         windows = WindowBatch.from_steps(table.steps, np.flatnonzero(in_part_B), table.spec, targets=True)
         parts[name] = Rows(windows, table.rows[in_part_B])
@@ -86,7 +87,3 @@ def last_only(windows: WindowBatch) -> WindowBatch:
     valid_N: NDArray[np.bool_] = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True
     return replace(windows, targets=replace(windows.targets, valid_N=valid_N))
-
-
-def _names() -> tuple[str, ...]:
-    return ("train", "val", "test")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.monitoring_runs.days import START, Days, Shift, healthy, write
+from benchmarks.monitoring_runs.days import START, Days, Shift, add_to_lake, healthy
 from monitoring.watch.check import Watched, run
 from monitoring.watch.state import State
 from monitoring.watch.training_sample import TrainingSample
@@ -47,7 +47,8 @@ class Market:
     def live(self, days: int, shift: Shift = healthy) -> None:
         """Write some more days."""
         for _ in range(days):
-            write(self.days, self.log, self.next, shift)
+            records = self.days.records(self.next, self.days.rows(self.next, shift))
+            add_to_lake(self.log, records, name=f"{self.next:08d}")
             self.next += 1
 
     @property

@@ -26,16 +26,18 @@ BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
 def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
-    """One each ten minutes."""
+    """One each ten minutes, of a user each."""
     times = [BEGIN + timedelta(minutes=10 * i) for i in range(first, first + number)]
     ids = [id_of(f"d{i}", time) for i, time in enumerate(times, first)]
-    return pd.DataFrame({"decision_id": ids, "user_id": "u1", "event_time": times, **columns})
+    users = [f"u{i:02}" for i in range(first, first + number)]
+    return pd.DataFrame({"decision_id": ids, "user_id": users, "event_time": times, **columns})
 
 
-def found(lake: Lake, since: datetime | None = None, until: datetime | None = None) -> list[str]:
+def found(lake: Lake, *period: datetime, where: str = "true") -> list[str]:
+    """Users of the decisions."""
     with lake_database(lake) as db:
-        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision', since, until)}").fetchall()
-    return sorted(name for (name,) in rows)
+        records = lake.records(db, "decision", *period, where=where)
+        return [user for (user,) in db.execute(f"SELECT user_id FROM {records} ORDER BY 1").fetchall()]
 
 
 def close(lake: Lake, files: list[LakeFile], name: str) -> list[LakeFile]:
@@ -60,8 +62,8 @@ def test_a_period_prunes_hours_and_keeps_late_records(tmp_path: Path) -> None:
     every = decisions(18)
     lake = upload(tmp_path, {"decision": every[6:]})
     upload(lake, {"decision": every[:6]})
-    assert found(lake) == sorted(every["decision_id"])
-    assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == sorted(every["decision_id"][6:12])
+    assert found(lake) == list(every["user_id"])
+    assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == list(every["user_id"][6:12])
     late = lake.arrived("decision", BEGIN + 2 * HOUR)
     assert [file.hour for file in late] == [BEGIN + 2 * HOUR], "the folder is the newest hour in the file"
 
@@ -70,7 +72,7 @@ def test_records_in_several_files_count_once(tmp_path: Path) -> None:
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
     close(lake, lake.arrived("decision"), "closed")  # the compaction was killed before it hid what it read
-    assert found(lake) == sorted(every["decision_id"])
+    assert found(lake) == list(every["user_id"])
     withdrawn = every[:1].assign(withdrawn=True)
     upload(lake, {"decision": withdrawn})
     with lake_database(lake) as db:
@@ -88,13 +90,13 @@ def test_what_is_superseded_is_hidden_at_once_and_deleted_later(
         old = lake.arrived("decision")
         close(lake, old, "closed")
         lake.supersede(old, kept_seconds=60)
-        assert lake.arrived("decision") == [] and found(lake) == sorted(every["decision_id"])
+        assert lake.arrived("decision") == [] and found(lake) == list(every["user_id"])
         assert db.execute(query).fetchall() == [(6,)]
     now = datetime.now(UTC).timestamp()
     monkeypatch.setattr("mtorl.log.lake.time.time", lambda: now + 61)
     lake.supersede([], kept_seconds=60)
     assert not (tmp_path / old[0].name).exists() and not lake.superseded()
-    assert found(lake) == sorted(every["decision_id"])
+    assert found(lake) == list(every["user_id"])
 
 
 def test_a_file_that_is_deleted_while_it_is_read_is_a_clear_error(tmp_path: Path) -> None:
@@ -167,8 +169,8 @@ def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str) -> None:
     (file,) = made.arrived("decision")
     lake.put(tmp_path / file.name, file.name)
     assert lake and lake.arrived("decision") == [file]
-    assert found(lake) == sorted(every["decision_id"])
-    assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == sorted(every["decision_id"][6:12])
+    assert found(lake) == list(every["user_id"])
+    assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == list(every["user_id"][6:12])
     lake.supersede([file], kept_seconds=0)
     assert not lake and not lake.superseded()
 
@@ -187,22 +189,10 @@ def test_a_bucket_is_named_by_the_environment_as_well(
 # ---- a lake that is written and compacted meanwhile
 
 
-def decided(lake: Lake, *names: str, at: datetime = BEGIN) -> None:
-    rows = [{"decision_id": id_of(name, at), "user_id": name, "event_time": at.isoformat()} for name in names]
-    upload(lake, {"decision": pd.DataFrame(rows)})
-
-
-def users(lake: Lake, where: str = "true") -> list[str]:
-    with lake_database(lake) as db:
-        rows = db.execute(f"SELECT user_id FROM {lake.records(db, 'decision', where=where)} ORDER BY 1").fetchall()
-    return [user for (user,) in rows]
-
-
 def test_a_compaction_between_two_listings_takes_no_record_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = Lake.open(tmp_path)
-    decided(lake, "a", "b")
+    lake = upload(tmp_path, {"decision": decisions(2)})
     listed = Lake._list
     calls: list[str] = []
 
@@ -214,24 +204,22 @@ def test_a_compaction_between_two_listings_takes_no_record_away(
         return found
 
     monkeypatch.setattr(Lake, "_list", listed_then_compacted)
-    assert users(lake) == ["a", "b"] and len(calls) > 2
+    assert found(lake) == ["u00", "u01"] and len(calls) > 2
 
 
 def test_several_queries_of_a_fixed_lake_read_the_same_records(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path)
-    decided(lake, "a")
+    lake = upload(tmp_path, {"decision": decisions(1)})
     fixed = lake.fixed()
-    assert users(fixed) == ["a"]
-    decided(lake, "b")
+    assert found(fixed) == ["u00"]
+    upload(lake, {"decision": decisions(1, first=1)})
     compact(lake, BEGIN + 3 * HOUR)
-    assert users(fixed) == ["a"] and users(lake) == ["a", "b"]
+    assert found(fixed) == ["u00"] and found(lake) == ["u00", "u01"]
 
 
 def test_records_of_some_users(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path)
-    decided(lake, "a", "b")
-    decided(lake, "a", "c")  # a retry, and one more
-    assert users(lake) == ["a", "b", "c"] and users(lake, "user_id <> 'b'") == ["a", "c"]
+    lake = upload(tmp_path, {"decision": decisions(2)})
+    upload(lake, {"decision": decisions(3)[::2]})  # a retry, and one more
+    assert found(lake) == ["u00", "u01", "u02"] and found(lake, where="user_id <> 'u01'") == ["u00", "u02"]
 
 
 def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_path: Path) -> None:
@@ -244,16 +232,15 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_
 
 
 def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path)
-    decided(lake, "a", "b")
+    lake = upload(tmp_path, {"decision": decisions(2)})
     compact(lake, BEGIN + 3 * HOUR)
     (note,) = (tmp_path / "superseded").iterdir()
     note.write_bytes(b"\xff{")
     (tmp_path / "superseded" / "notes.json").write_text("a person's")
-    assert users(lake) == ["a", "b"] and lake.arrived("decision")
+    assert found(lake) == ["u00", "u01"] and lake.arrived("decision")
     assert compact(lake, BEGIN + 3 * HOUR).files == 1 and not lake.arrived("decision")
     lake.supersede([], 0)
-    assert users(lake) == ["a", "b"] and not lake.superseded() and not note.exists()
+    assert found(lake) == ["u00", "u01"] and not lake.superseded() and not note.exists()
 
 
 def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,9 +257,8 @@ def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("arrived", [True, False])
 def test_a_file_that_no_router_wrote_is_named(tmp_path: Path, arrived: bool) -> None:
-    lake = Lake.open(tmp_path)
-    decided(lake, "a")
+    lake = upload(tmp_path, {"decision": decisions(1)})
     (tmp_path / (name := name_of("decision", BEGIN, "half", arrived))).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"PAR1")
     with pytest.raises(LogError, match=re.escape(f"File '{name}' too small")):
-        users(lake)
+        found(lake)
