@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-import duckdb
 import pandas as pd
 
+from benchmarks.monitoring_runs.days import add_to_lake
 from mtorl.log.decision_ids import BUCKET, HOUR, TIME, bucket_of, is_decision_id
 from mtorl.log.lake import Lake, lake_database, name_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns
@@ -42,18 +42,8 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
         if rows.empty:
             continue
         rows = _with_ids(kind, rows, ids_in(lake))
-        with duckdb.connect() as db:
-            db.execute("SET TimeZone = 'UTC'")
-            db.register("rows", rows)
-            sources = {name: f'"{name}"' if name in rows else _DEFAULTS.get(name, "NULL") for name in sql_columns(kind)}
-            columns = ", ".join(
-                f'CAST({sources[name]} AS {type_}) AS "{name}"' for name, type_ in sql_columns(kind).items()
-            )
-            db.execute(f"CREATE TABLE placed AS SELECT {columns}, {HOUR} AS hour, {BUCKET} AS bucket FROM rows")
-            ((newest,),) = db.execute("SELECT max(hour) FROM placed").fetchall()
-            name = name_of(kind, newest, f"{router or 'made'}-{next(_numbers):08d}", arrived=True)
-            (lake.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            db.table("placed").write_parquet(str(lake.folder / name))
+        rows = rows.assign(**{name: value for name, value in _DEFAULTS.items() if name not in rows})
+        add_to_lake(lake.folder, {kind: rows}, f"{router or 'made'}-{next(_numbers):08d}")
     return lake
 
 
@@ -89,4 +79,4 @@ def _with_ids(kind: Kind, rows: pd.DataFrame, ids: dict[str, str]) -> pd.DataFra
 
 
 _ids: dict[Path, dict[str, str]] = {}
-_DEFAULTS = {"schema_version": "1", "withdrawn": "false", "override": "false"}
+_DEFAULTS = {"schema_version": 1, "withdrawn": False, "override": False}
