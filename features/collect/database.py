@@ -10,6 +10,7 @@ Queries are in DuckDB's SQL, as far as Spark has the same or `spark.py` has a tr
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.engine import open_engine, text
@@ -34,7 +34,8 @@ Database: TypeAlias = "DuckDB | Spark"
 _MEMORY = "500MB"
 _AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # more takes longer and saves little
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-_SLICE_ROWS, _BATCH_ROWS, _GROUP_ROWS = 30_000, 10_000, 122_880  # of some 2 kB each
+_SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880  # of some 2 kB each
+_AT_ONCE = 500  # rows that a thread holds while it splits them into files; with 4,000, 150 MB do not suffice
 
 
 class DuckDB:
@@ -93,50 +94,32 @@ class DuckDB:
         self.keep("to_write", query)
         ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()
         slices = min(BUCKETS, 1 + count // _SLICE_ROWS)
-        bucket = f"CAST(lpad(CAST({order[0]} AS VARCHAR), 2, '0') AS INTEGER)"
-        split = self.connection.sql(f"SELECT *, {bucket} * {slices} // {BUCKETS} AS slice_of FROM to_write")
+        bucket = f"coalesce(CAST(lpad(CAST({order[0]} AS VARCHAR), 2, '0') AS INTEGER), 0)"
         files: dict[datetime, pq.ParquetWriter] = {}
         with TemporaryDirectory(prefix="mtorl-hours-") as scratch:
+            self.execute(f"SET partitioned_write_flush_threshold = {_AT_ONCE}")
+            self.execute(
+                f"""COPY (SELECT *, {bucket} * {slices} // {BUCKETS} AS slice_of FROM to_write) TO {text(scratch)}
+                (FORMAT parquet, COMPRESSION lz4_raw, PARTITION_BY (slice_of), OVERWRITE_OR_IGNORE)"""
+            )
+            self.execute("DROP TABLE to_write")
             with ExitStack() as opened:
-                for part in _split(split.to_arrow_reader(_BATCH_ROWS), Path(scratch)):
-                    self.add("part", part)
+                for part in sorted(Path(scratch).glob("slice_of=*"), key=lambda path: int(path.name[9:])):
+                    there = f"read_parquet({text(part / '*.parquet')}, hive_partitioning = false)"
                     rows = self.connection.sql(
-                        f"SELECT * FROM ({once('part')}) ORDER BY hour, {', '.join(order)}"
+                        f"SELECT * FROM ({once(there)}) ORDER BY hour, {', '.join(order)}"
                     ).to_arrow_table()
+                    shutil.rmtree(part)
                     for hour, run in _runs(rows["hour"]):
                         if hour not in files:
                             file = Path(scratch, f"{hour:{HOUR_OF}}.parquet")
                             files[hour] = opened.enter_context(pq.ParquetWriter(file, rows.schema, **_PARQUET))
                         files[hour].write_table(rows.slice(*run), row_group_size=_GROUP_ROWS)
-            self.execute("DROP VIEW IF EXISTS part; DROP TABLE to_write")  # no view of no rows
             written = []
             for hour in sorted(files):
                 written.append(name(hour.astimezone(UTC), 0, 1))
                 self._lake.put(Path(scratch, f"{hour:{HOUR_OF}}.parquet"), written[-1])
         return written
-
-
-def _split(rows: pa.RecordBatchReader, scratch: Path) -> Iterator[pa.Table]:
-    """The rows of each slice in turn, by their column `slice_of`; they lie in files until then."""
-    names: dict[int, Path] = {}
-    with ExitStack() as opened:
-        writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-        schema = rows.schema.remove(rows.schema.get_field_index("slice_of"))
-        for batch in rows:
-            ordered = batch.take(pc.sort_indices(batch["slice_of"]))
-            plain = ordered.drop_columns(["slice_of"])
-            for number, run in _runs(ordered["slice_of"]):
-                if number not in writers:
-                    names[number] = scratch / f"{number}.arrow"
-                    writers[number] = opened.enter_context(
-                        pa.ipc.new_stream(names[number], schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-                    )
-                writers[number].write_batch(plain.slice(*run))
-    for number in sorted(names):
-        with pa.ipc.open_stream(names[number]) as stream:
-            part = stream.read_all()
-        names[number].unlink()
-        yield part
 
 
 def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, int]]]:

@@ -13,7 +13,7 @@ from mtorl.log.lake import Lake
 
 def test_an_hour_that_exceeds_memory_is_sorted_into_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_MEMORY", "150MB")
-    rows = """SELECT TIMESTAMPTZ '2026-03-01T00:00:00Z' + to_hours(if(i % 100 = 0, 1, 0)) AS hour, i % 64 AS bucket,
+    rows = """SELECT TIMESTAMPTZ '2026-03-01T00:00:00Z' + to_hours(if(i % 100 = 0, 1, 0)) AS hour, i % 70 AS bucket,
               hash(i) AS id, repeat(md5(i::VARCHAR), 40) AS text FROM range(400_000) AS t(i)"""
     with database.open_duckdb(Lake.open(tmp_path)) as db:
         written = db.write_hours(
