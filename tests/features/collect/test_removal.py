@@ -15,11 +15,9 @@ import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from features.collect import removal
 from features.collect.compact import compact
 from features.collect.removal import drop_hours, forget_in_bucket, remove_again
 from features.forget.places import forget
-from mtorl.log.decision_ids import bucket_of
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import Kind, unit_hash
@@ -94,14 +92,6 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
         assert table.equals(table.sort_values(["bucket", "decision_id"])), "a file keeps its order"
     again = forget_in_bucket(lake, {"gone"}, NOW)
     assert len(again) == 4 and not any(again.values())
-
-
-def test_other_buckets_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path)
-    asked: list[str] = []
-    monkeypatch.setattr(removal, "_rewrite", lambda lake, db, file, which: asked.append(which))
-    forget_in_bucket(Lake.open(tmp_path), {"gone"}, NOW)
-    assert asked and all(which.startswith(f"bucket IN ({bucket_of('gone')}) AND ") for which in asked)
 
 
 def test_only_the_past_is_forgotten(tmp_path: Path) -> None:

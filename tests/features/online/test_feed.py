@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.online.feed import Event, EventError, Feed
-from features.online.history import History, HistoryError
+from features.online.history import History
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.log.records import VERSION
@@ -324,21 +324,6 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
                 assert "\nmtorl_online_store_used_bytes 7\n" in await response.text()
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"channel": "tv"}, "channel"),
-        *(({"context": {"hour": hour, "device": "tv"}}, "hour") for hour in ("nine", [9], 10**400)),
-    ],
-)
-def test_a_decision_that_does_not_fit_the_data_set_is_refused(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    made, _ = feed(tmp_path)
-    with pytest.raises(HistoryError, match=message):
-        made.take([decision("d1", **changes), outcome("d1", "cost", 0.1)])
 
 
 @pytest.mark.integration
