@@ -1,4 +1,4 @@
-"""The servers' log: an event a line, JSON unless on a terminal, and each cause once a minute.
+"""The servers' log: an event a line of JSON, and each cause once a minute.
 
     {"time": "2026-11-27T20:00:39.185+00:00", "level": "warning",
      "message": "default action, model_timeout: challenger did not answer in time", "cause": "model_timeout",
@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TextIO
 
 _SECONDS = 60.0  # between two lines of one cause
 _MOST_CAUSES = 1000  # that are remembered
@@ -63,11 +61,12 @@ class JsonLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
+        about = vars(record)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            **_ids(record),
+            **{name: about[name] for name in _IDS if about.get(name) is not None},
             "logger": record.name,
         }
         if record.exc_info:
@@ -75,22 +74,10 @@ class JsonLine(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class TextLine(logging.Formatter):
-    """A record for a person."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s%(ids)s", "%H:%M:%S")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, and the traceback below it."""
-        record.ids = "".join(f"  {name}={value}" for name, value in _ids(record).items())
-        return super().format(record)
-
-
-def set_up(stream: TextIO | None = None) -> None:
-    """Log what this process says, by default to standard error; no change where a handler exists, as in a test."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(TextLine() if handler.stream.isatty() else JsonLine())
+def set_up() -> None:
+    """Log what this process says to standard error; no change where a handler exists, as in a test."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLine())
     handler.addFilter(OncePerCause())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("serving").setLevel(logging.INFO)
@@ -104,8 +91,3 @@ def messages(lines: Iterable[str]) -> Iterator[str]:
             yield json.loads(line)["message"]
         except (ValueError, TypeError, KeyError):
             continue
-
-
-def _ids(record: logging.LogRecord) -> dict[str, object]:
-    about = vars(record)
-    return {name: about[name] for name in _IDS if about.get(name) is not None}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +33,7 @@ class Predictor(Model):
         super().__init__(name)
         self._folder = folder
         self.handler = PolicyHandler()
-        self._passes: MicroBatcher[list[Any], list[dict[str, Any]]] = MicroBatcher(
-            self._predictions, weight=len, largest=_LARGEST
-        )
+        self._passes = MicroBatcher(lambda items: self.handler.predictions(items), _LARGEST)
 
     def load(self) -> bool:
         """Load the artifact and warm up; KServe serves no model that is not ready."""
@@ -52,10 +48,6 @@ class Predictor(Model):
             return self._body(payload, PREDICT, await self._passes.submit(items))
         except Exception as error:
             raise InferenceError(f"{type(error).__name__}: {error}") from error
-
-    def _predictions(self, groups: Sequence[list[Any]]) -> list[list[dict[str, Any]]]:
-        answers = iter(self.handler.predictions([item for group in groups for item in group]))
-        return [list(islice(answers, len(group))) for group in groups]
 
     async def explain(self, payload: Any, headers: Any = None) -> Any:
         """Explain the decision on every instance; in a thread, since decisions need the event loop."""

@@ -6,7 +6,7 @@ r"""The A/B router in front of the policies of an experiment, with the routes of
 
     POST /v1/models/ads:predict   POST /v2/models/ads/infer   decisions, 1 to 64 a request
     POST /v1/outcomes             their outcomes; cost settles a reservation, cancel releases it
-    GET  /health/live|ready|startup   probes                  GET  /metrics   Prometheus
+    GET  /health/live|ready       probes                      GET  /metrics   Prometheus
     GET, POST, DELETE /v1/drills      injected faults, if the settings allow them
     GET  /openapi.json            all of this in detail (docs/api.md)
 

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import logs
-from serving.logs import JsonLine, OncePerCause, TextLine, messages
+from serving.logs import JsonLine, OncePerCause, messages
 from tests.repository import ROOT
 from tests.serving.router_fixtures import Harness, instance, run
 
@@ -28,10 +27,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     yield now
 
 
-def logger(formatter: logging.Formatter) -> tuple[logging.Logger, io.StringIO]:
+def logger() -> tuple[logging.Logger, io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
+    handler.setFormatter(JsonLine())
     handler.addFilter(OncePerCause())
     found = logging.Logger("serving.test", logging.INFO)
     found.addHandler(handler)
@@ -43,7 +42,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_a_cause_is_said_at_once_and_then_once_a_minute_with_what_was_left_out(clock: list[float]) -> None:
-    log, stream = logger(JsonLine())
+    log, stream = logger()
     for second in range(125):
         clock[0] = 1000.0 + second
         for arm in ("incumbent", "challenger"):
@@ -65,7 +64,7 @@ def test_causes_without_end_take_no_memory_without_end() -> None:
 
 
 def test_a_traceback_is_part_of_its_line() -> None:
-    log, stream = logger(JsonLine())
+    log, stream = logger()
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -78,33 +77,13 @@ def test_a_traceback_is_part_of_its_line() -> None:
 
 @given(st.text(), st.text())
 def test_whatever_is_logged_is_one_line_of_json(text: str, id_: str) -> None:
-    log, stream = logger(JsonLine())
+    log, stream = logger()
     log.warning("why: %s", text, extra={"request_id": id_})
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["message"] == f"why: {text}" and json.loads(line)["request_id"] == id_
     assert list(messages(["Traceback", "[]", "{}", line])) == [f"why: {text}"]
 
 
-def test_a_person_gets_text(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    log, stream = logger(TextLine())
-    for _ in range(3):
-        log.warning("no answer", extra={"arm": "challenger"})
-    clock[0] += 60
-    log.warning("no answer", extra={"arm": "challenger"})
-    assert [line.partition(" ")[2] for line in stream.getvalue().splitlines()] == [
-        "WARNING no answer  arm=challenger",
-        "WARNING no answer  arm=challenger  left_out=2",
-    ]
-    made: list[logging.Handler] = []
-    monkeypatch.setattr(logging, "basicConfig", lambda level, handlers: made.extend(handlers))
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    for stream in (terminal, io.StringIO()):
-        logs.set_up(stream)
-    assert [type(handler.formatter) for handler in made] == [TextLine, JsonLine]
-
-
-@pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 def test_a_default_action_is_logged_with_its_ids_and_no_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(h: Harness) -> None:
         h.arm.mode = 500

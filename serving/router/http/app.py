@@ -38,9 +38,11 @@ def routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]
     async def report(body: bytes, _: Headers) -> Any:
         return await router.outcomes.accept(body)
 
-    async def probe(answer: Callable[[], tuple[bool, Any]], _: bytes, __: Headers) -> Answer:
-        good, state = answer()
-        return (200 if good else 503), state
+    async def live(_: bytes, __: Headers) -> Answer:
+        return _probed(*router.health.live())
+
+    async def ready(_: bytes, __: Headers) -> Answer:
+        return _probed(*router.health.ready(lambda: router.spool.alive))
 
     @cache
     def described() -> Any:
@@ -49,19 +51,19 @@ def routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]
     async def openapi(_: bytes, __: Headers) -> Answer:
         return 200, described()
 
-    health = {
-        "live": router.health.live,
-        "ready": lambda: router.health.ready(lambda: router.spool.alive),
-        "startup": router.health.startup,
-    }
     return {
         f"/v1/models/{model}:predict": {"POST": partial(_admitted, "decide", router.decision_admission, decide)},
         f"/v2/models/{model}/infer": {"POST": partial(_admitted, "decide", router.decision_admission, infer)},
         "/v1/outcomes": {"POST": partial(_admitted, "outcomes", router.outcome_admission, report)},
         "/v1/drills": {method: partial(_drills, router, method) for method in ("GET", "POST", "DELETE")},
         "/openapi.json": {"GET": openapi},
-        **{f"/health/{name}": {"GET": partial(probe, answer)} for name, answer in health.items()},
+        "/health/live": {"GET": live},
+        "/health/ready": {"GET": ready},
     }
+
+
+def _probed(good: bool, state: dict[str, Any]) -> Answer:
+    return (200 if good else 503), state
 
 
 async def _admitted(

@@ -108,13 +108,6 @@ class Ready(TypedDict):
     """Experiment -> the version by which decisions are made, with its accounts."""
 
 
-class Startup(_Exact):
-    """Whether decisions can be made."""
-
-    started: bool
-    waiting_for: str | None
-
-
 class Alive(_Exact):
     """KServe's answer at the root."""
 

@@ -156,7 +156,6 @@ def _routes(model: str, examples: Mapping[Any, Any], decisions: Any, outcomes: A
         ),
         probe("/health/live", "live", "Whether the event loop turns", bodies.Live),
         probe("/health/ready", "ready", "Whether requests may come, and which parts do not answer", bodies.Ready),
-        probe("/health/startup", "startup", ready, bodies.Startup),
         get("/metrics", "metrics", "Prometheus metrics", None),
         get("/", "root", "Whether the server answers", bodies.Alive),
         get("/v1/models", "models", "The model, protocol v1", kserve.ListModelsResponse),

@@ -2,10 +2,9 @@
 
     GET /health/live      200 while the event loop turns; otherwise the pod should be restarted
     GET /health/ready     200 while requests may come: decisions can be made, not draining, the log's thread alive
-    GET /health/startup   200 once decisions can be made
 
-Until decisions can be made, `ready` and `startup` answer 503 with the reason: a missing feature registry, a long
-decision log. A restart would not help, so `live` is 200 meanwhile.
+Until decisions can be made, `ready` answers 503 with the reason: a missing feature registry, a long decision log. A
+restart would not help, so `live` is 200 meanwhile.
 
 If a store or an arm does not answer, the router stays ready and answers with the default action: taking all replicas
 out of service at once would not help. The body names the part:
@@ -105,10 +104,6 @@ class Health:
         """Whether the event loop turns, and the probe's body."""
         quiet = monotonic() - self._tick
         return quiet < _STALE_SECONDS, {"seconds_since_housekeeping": round(quiet, 1)}
-
-    def startup(self) -> tuple[bool, dict[str, Any]]:
-        """Whether decisions can be made, and the probe's body."""
-        return self.started, {"started": self.started, "waiting_for": self.waiting_for or None}
 
     def ready(self, log_alive: Callable[[], bool]) -> tuple[bool, dict[str, Any]]:
         """Whether requests may come, and the probe's body; `log_alive` is called once decisions can be made."""

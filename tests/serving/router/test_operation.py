@@ -276,7 +276,7 @@ def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, last
 @with_router()
 async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await h.predict()
-    assert [(await h.client.get(f"/health/{p}")).status_code for p in ("live", "ready", "startup")] == [200] * 3
+    assert [(await h.client.get(f"/health/{p}")).status_code for p in ("live", "ready")] == [200] * 2
     ready = (await h.client.get("/health/ready")).json()
     assert ready["ready"] and set(ready["parts"]) >= {"ledger", "features", "test/incumbent", "test/challenger"}
     assert (await h.client.get("/health/other")).status_code == 404
