@@ -60,9 +60,6 @@ def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
     assert f"mtorl experiment run {file}" in done.stdout
     text = file.read_text()
     assert f"mtorl experiment check FILE --dataset {tmp_path / 'dataset.yaml'}\n" in text
-    assert "the rest is for users outside" in text, "with a part of the layer, the amount is not the arms' alone"
-    lines = [line for line in text.splitlines() if str(tmp_path) not in line]
-    assert text.count("#") > 25 and max(map(len, lines)) <= 140
     made_ = Experiment.load(file)
     made_.check(SPEC)
     assert made_.name == "first-day" and made_.ramp is not None and made_.ramp.stages[0].stage == "shadow"

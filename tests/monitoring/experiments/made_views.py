@@ -1,13 +1,8 @@
-"""Experiments in every state that people meet, made up, for the tests of what is shown and for looking at the page.
-
-python -P -m tests.monitoring.experiments.made_views /tmp/pages
-"""
+"""Experiments in every state that people meet, made up, for the tests of what is shown."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Settled, Spend, Traffic, View
@@ -357,13 +352,3 @@ STATES = {
     "three-arms": three_arms, "late": late, "skipped": skipped, "silent": silent, "killed": killed,
     "promoted": promoted,
 }  # fmt: skip
-
-
-if __name__ == "__main__":
-    from monitoring.experiments.page import page
-
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, state in STATES.items():
-        (folder / f"{name}.html").write_text(page([state()]))
-    (folder / "all.html").write_text(page([state() for state in STATES.values()]))

@@ -46,9 +46,9 @@ class FakeCluster(ClusterApi):
         self._version = 0
 
     @property
-    def config_map(self) -> Object | None:
+    def config_map(self) -> Object:
         """What is in force."""
-        return self.kept["configmaps"].get(CONFIG_MAP)
+        return self.kept["configmaps"][CONFIG_MAP]
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
         """What people do: the object with this spec, made anew or changed."""

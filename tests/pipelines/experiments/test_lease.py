@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 
 from pipelines.experiments.operator import lease
 from pipelines.experiments.operator.lease import Lease
-from serving.kubernetes_api import Refused
 from tests.pipelines.experiments.fake_cluster import FakeCluster
-from tests.repository import ROOT
 
 
 def of(cluster: FakeCluster, holder: str) -> Lease:
@@ -49,13 +46,3 @@ def test_a_lease_that_can_not_be_renewed_is_lost(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lease.os, "_exit", sys.exit)
     with pytest.raises(SystemExit):
         of(cluster, "a_1")._renew()
-
-
-def test_the_runbook_has_the_words_of_a_refusal(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster = FakeCluster()
-    monkeypatch.setattr(cluster, "get", MagicMock(side_effect=Refused(403, "leases is forbidden")))
-    assert not of(cluster, "a")._try()
-    words, _, _ = caplog.messages[-1].partition("leases is forbidden")
-    assert f"| `{words}" in (ROOT / "docs" / "runbooks" / "MtorlOperatorDown.md").read_text()

@@ -91,13 +91,11 @@ class Scene:
         return [Event.model_validate(event) for event in self.status.get("history", ())]
 
     def serving(self, name: str = NAME) -> Experiment:
-        assert self.cluster.config_map is not None
         found = self.cluster.entries(self.cluster.config_map)[name].experiment
         assert found is not None
         return found
 
     def served(self) -> list[str]:
-        assert self.cluster.config_map is not None
         return [key for key in self.cluster.config_map["data"] if key.endswith(".yaml")]
 
 
@@ -114,7 +112,6 @@ def begin(scene: Scene) -> None:
 
 def edit(scene: Scene, old: str, new: str) -> None:
     """What somebody does to the ConfigMap by hand."""
-    assert scene.cluster.config_map is not None
     data = scene.cluster.config_map["data"]
     assert old in data[f"{NAME}.yaml"]
     data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace(old, new)
@@ -189,7 +186,6 @@ def apply(name: str, **fields: Any) -> Step:
 
 def replaced_from_a_file(scene: Scene) -> None:
     """`kubectl replace`: it knows nothing of an operator."""
-    assert scene.cluster.config_map is not None
     del scene.cluster.config_map["metadata"]["annotations"]
     edit(scene, "enabled: true", "enabled: false")
 
@@ -203,7 +199,6 @@ def delete_other(name: str) -> Step:
 
 
 def broken_key(scene: Scene) -> None:
-    assert scene.cluster.config_map is not None
     scene.cluster.config_map["data"][f"{NAME}.yaml"] = "half of it: ["
 
 
@@ -644,7 +639,6 @@ def test_what_has_happened_is_said_also_if_it_is_put_in_force_later(
 def test_a_key_of_no_object_is_removed_or_switched_off(scene: Scene, enabled: str) -> None:
     """Keys are those of objects: a copy by hand neither decides nor switches anything off."""
     begin(scene)
-    assert scene.cluster.config_map is not None
     data = scene.cluster.config_map["data"]
     data["a-copy.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", f"enabled: {enabled}")
     data["alone.yaml"] = data[f"{NAME}.yaml"].replace(f"name: {NAME}", "name: alone")
@@ -770,7 +764,7 @@ def test_the_kill_switch_needs_nothing_that_can_be_read(scene: Scene) -> None:
     begin(scene)
     edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
     scene.patch(enabled=False, alpha=7)
-    assert scene.cluster.config_map is not None and f"{NAME}.off" in scene.cluster.config_map["data"]
+    assert f"{NAME}.off" in scene.cluster.config_map["data"]
     scene.patch(alpha=SPEC["alpha"])
     assert not scene.serving().enabled and scene.events()[-1].kind == "kill"
     scene.patch(enabled=True)
@@ -780,7 +774,7 @@ def test_the_kill_switch_needs_nothing_that_can_be_read(scene: Scene) -> None:
 def test_the_key_by_hand_is_a_kill_switch_that_stays_on(scene: Scene) -> None:
     begin(scene)
     for content in ("by hand", ""):
-        assert scene.cluster.config_map is not None and scene.serving().enabled
+        assert scene.serving().enabled
         scene.cluster.config_map["data"][f"{NAME}.off"] = content
         for _ in range(2):
             scene.operator.watch()
@@ -795,7 +789,6 @@ def test_the_key_by_hand_is_a_kill_switch_that_stays_on(scene: Scene) -> None:
 def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: str | None) -> None:
     begin(scene)
     before = scene.serving()
-    assert scene.cluster.config_map is not None
     for off in (False, True):
         scene.cluster.config_map.pop("data")
         if content is not None:

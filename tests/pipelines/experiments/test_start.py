@@ -24,7 +24,7 @@ def people():
     for enabled in (True, False):
         move = {"to": "5%", "reason": "go"}
         cluster.apply(name, {**FILE, "move": move, "enabled": enabled})
-        while cluster.config_map is None or not served(str(enabled).lower()):
+        while not cluster.kept["configmaps"] or not served(str(enabled).lower()):
             time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
 
