@@ -290,35 +290,6 @@ def test_a_decision_costs_as_many_commands_whatever_there_is(tmp_path: Path, oth
             assert commands(ledger.balances) == 6, "a campaign, and all campaigns"
 
 
-def test_what_is_read_is_what_has_changed(ledger: Ledger, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger.define([Account(arm, c, "*", 9.0, p) for arm in "ab" for c in ("*", "c1", "c2") for p in PERIODS[:2]])
-    before, changed = ledger.balances(), list[set[str]]()
-    read = ledger._changes  # type: ignore[attr-defined]
-
-    def changes(seen: int, **of: str) -> Any:
-        number, found = read(seen, **of)
-        changed.append(set(found))
-        return number, found
-
-    if place.kind == "cluster":
-        return  # reads each group
-    monkeypatch.setattr(ledger, "_changes", changes)
-    other = place.open()
-    assert ledger.balances() == before and changed[-1] == set()
-    assert other.reserve("r1", "a", "c2", "x", 1.0)
-    assert balance(ledger, "a", "c2").reserved == 1.0 and changed[-1] == {"*", "c2"}
-    for call in (lambda: other.settle("r1", 0.5), lambda: other.cancel("r1"), lambda: other.settle("r1", 9.0, "late")):
-        call()
-        assert ledger.balances() == place.open().balances()
-    assert balance(ledger, "a", "c2").excess == 8.5
-    place.clock.now += DAY
-    assert balance(ledger, "b", "c1", period="day").start == place.clock.now // DAY * DAY, "it has begun"
-    assert changed[-1] == {"*", "c1", "c2"} and ledger.balances() and changed[-1] == set()
-    other.define([Account("a", "c1", "*", 9.0)])
-    assert [b.campaign for b in ledger.balances()] == ["c1"]
-    assert {b.campaign for b in place.open().balances()} == {"c1"}
-
-
 def test_names_may_be_anything(ledger: Ledger) -> None:
     assert not ledger.reserve("r0", "unheard-of", "c1", "video", 0.0), "an arm without an account has no money"
     odd = ['a"b', "c:d\n", "{e}", "é\u2028", "*,", "1:x"]

@@ -382,16 +382,6 @@ def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Pla
     assert sum(market.ledger.pacing.reports()[0].values()) == pytest.approx(2000, abs=25)
 
 
-def test_a_renamed_arm_takes_over_what_is_left(place: Place) -> None:
-    market = Market(place, counted(4000, amount=120.0))
-    market.run(2000)
-    arms = [{"name": name, "weight": 0.5, "endpoint": "http://x"} for name in ("incumbent", "new")]
-    market.set(counted(4000, amount=120.0, arms=arms))
-    market.run(2000)
-    whole = next(b for b in market.ledger.balances() if b.arm == "*")
-    assert 0.96 < whole.spent / whole.limit <= 1
-
-
 def test_one_account_that_can_not_be_paced_stops_no_other(place: Place, monkeypatch: Any) -> None:
     found = of(day(), day(campaign="x", traffic=[1.0] * 24))
     market = Market(place, found)
