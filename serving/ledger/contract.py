@@ -168,7 +168,8 @@ class Ledger(Protocol):
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         """`reserve` for each, in turn and independently of the others, in one round trip or sync for all.
 
-        The error of a single reservation is returned in its place; an error that concerns all is raised.
+        The error of a single reservation is returned in its place; an error that concerns all is raised, and ValueError
+        for an amount that is no money: then none is made.
         """
 
     def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:

@@ -55,13 +55,12 @@ from serving.ledger.contract import (
 )
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_pacing import RedisPacing
-from serving.ledger.redis_server import Call, RedisServer
+from serving.ledger.redis_server import TOGETHER, Call, RedisServer
 from serving.ledger.redis_slices import TOO_LITTLE, Slices, added_up
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
 _BATCH = 100  # reservations that expire in one script, campaigns that are read in one: decisions get in between
-_TOGETHER = 20  # scripts on campaigns that are sent together
 _ANY = '"*"'
 _PAID, _PERIOD_OVER = -1, -2  # answers of the script `reserve`
 _FORM = "1-"  # version of the keys and scripts: what the generation begins with
@@ -128,10 +127,10 @@ class RedisLedger(Ledger):
                 calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
         if self._slices:
             self._slices.recall()  # limits follow what is spent
-        self._each("define", calls)
+        self.server.run_each("define", calls)
         if self._slices:
             self._slices.recall()  # and what was leased meanwhile, by the previous limits, is not spent
-            self._each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
+            self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
         """Give a new ledger its generation. A group that has none later is a lost one."""
@@ -146,27 +145,13 @@ class RedisLedger(Ledger):
 
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        faults, calls = dict[int, Exception](), []
-        for i, reservation in enumerate(wanted):
-            try:
-                calls.append(self._reservation(reservation))
-            except ValueError as error:
-                faults[i] = error
+        calls = [self._reservation(one) for one in wanted]
         answers = self.server.run_all("reserve", calls)
         if _PERIOD_OVER in answers:
             over = [calls[i][1] for i, answer in enumerate(answers) if answer == _PERIOD_OVER]
             self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], _ANY)})
             answers = self.server.run_all("reserve", calls)  # a script may be repeated
-        for i, answer in enumerate(answers):
-            if type(answer) is int and answer == TOO_LITTLE and self._slices:
-                _, _, group, _, arm, _, channel, amount, _ = calls[i][1]
-                try:
-                    again = partial(self.server.run, "reserve", calls[i])
-                    answers[i] = self._slices.enlarge((group, arm, channel), amount, again)
-                except LedgerUnavailable as error:
-                    answers[i] = error
-        answered = iter(answers)
-        return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
+        return [self._granted(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def _reservation(self, wanted: Wanted) -> Call:
         request = "" if wanted.request is None else _text(wanted.request)
@@ -187,12 +172,13 @@ class RedisLedger(Ledger):
     def _group_of(self, reservation_id: str) -> str:
         return self.server.groups[slot_of(reservation_id) % len(self.server.groups)]
 
-    def _each(self, name: str, calls: Sequence[Call]) -> None:
-        """Run a script for each of many campaigns; decisions get in between."""
-        for i in range(0, len(calls), _TOGETHER):
-            self.server.run_each(name, calls[i : i + _TOGETHER])
-
-    def _granted(self, answer: Any) -> bool | Exception:
+    def _granted(self, call: Call, answer: Any) -> bool | Exception:
+        if self._slices and answer == TOO_LITTLE:
+            _, _, group, _, arm, _, channel, amount, _ = call[1]
+            try:
+                answer = self._slices.enlarge((group, arm, channel), amount, partial(self.server.run, "reserve", call))
+            except LedgerUnavailable as error:
+                return error
         if isinstance(answer, Exception):
             return answer
         if answer == _PERIOD_OVER:
@@ -308,8 +294,8 @@ class RedisLedger(Ledger):
         now, names = self.now(), list(campaigns)
         random.shuffle(names)  # routers that do the same at midnight share the work
         present = _calendar(now)
-        for i in range(0, len(names), _TOGETHER):
-            some, calls = names[i : i + _TOGETHER], []
+        for i in range(0, len(names), TOGETHER):
+            some, calls = names[i : i + TOGETHER], []
             found = self.server.hashes(f"{prefix}terms:{campaign}" for prefix, campaign in some)
             for (prefix, campaign), terms in zip(some, found, strict=True):
                 arguments: list[Any] = [campaign]
@@ -317,7 +303,7 @@ class RedisLedger(Ledger):
                     period: Any = account.rpartition(",")[2]
                     arguments += [account, *present(period, text.split(" ", 2)[1])]
                 calls.append(self._call(prefix, [f"{prefix}terms:{campaign}"], *arguments))
-            self._each("begin", calls)
+            self.server.run_each("begin", calls)
 
     def _run(self, prefix: str, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         return self.server.run(script, self._call(prefix, keys, *arguments))

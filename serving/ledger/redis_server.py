@@ -26,6 +26,7 @@ from serving.ledger.location import RedisLocation
 Call = tuple[list[str], list[Any]]
 """Keys and arguments of a script."""
 
+TOGETHER = 20  # scripts, or campaigns, whose calls are sent together
 _LUA = Path(__file__).parent / "redis_scripts"
 _BEGINS_WITH = {  # files, after `common`
     **dict.fromkeys(("settle", "cancel", "expire"), "finish"),
@@ -77,11 +78,13 @@ class RedisServer:
         return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
 
     def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """`run_all`, of which the first error is raised."""
-        answers = self.run_all(name, calls)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
+        """`run_all` in small batches, so that decisions get in between; the first error is raised."""
+        answers: list[Any] = []
+        for i in range(0, len(calls), TOGETHER):
+            answers += self.run_all(name, calls[i : i + TOGETHER])
+            for answer in answers[i:]:
+                if isinstance(answer, Exception):
+                    raise answer
         return answers
 
     def run(self, name: str, call: Call) -> Any:

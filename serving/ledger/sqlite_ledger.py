@@ -111,9 +111,9 @@ class SqliteLedger(Ledger):
 
     def _reservation(self, asked: Wanted) -> Work[bool]:
         reservation_id, request = asked.reservation_id, asked.request
+        wanted, scope = money.reservation(asked.amount), json.dumps([asked.arm, asked.campaign, asked.channel])
 
         def work(db: sqlite3.Connection) -> bool:
-            wanted, scope = money.reservation(asked.amount), json.dumps([asked.arm, asked.campaign, asked.channel])
             known = db.execute(
                 "SELECT state IN ('open', 'settled') AND amount = ? AND scope = ? FROM reservation WHERE id = ?",
                 (wanted, scope, reservation_id),

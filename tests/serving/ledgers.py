@@ -47,18 +47,22 @@ class ClusterLedger(RedisLedger):
         self._slices.recall_seconds = 0.0
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        new = [one.reservation_id for one in wanted if one.reservation_id not in self._place_of]
-        for one in wanted:
-            self._place_of.setdefault(one.reservation_id, self._group(one.campaign))
-        found = [False if "another campaign" in str(one) else one for one in super().reserve_all(wanted)]
-        for one, answer in zip(wanted, found, strict=True):
-            if answer is False and one.reservation_id in new:
-                self._place_of.pop(one.reservation_id, None)
-        return found
+        return [self._reserved(one) for one in wanted]
 
-    def cancel(self, reservation_id: str) -> None:
-        self._place_of.setdefault(reservation_id, super()._group_of(reservation_id))
-        super().cancel(reservation_id)
+    def _reserved(self, one: Wanted) -> bool | Exception:
+        group, known = self._group(one.campaign), self._place_of.get(one.reservation_id)
+        if known not in (None, group):
+            return False
+        self._place_of[one.reservation_id] = group
+        (answer,) = super().reserve_all([one])
+        if answer is False and known is None:
+            del self._place_of[one.reservation_id]
+        return answer
+
+    def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
+        for name in reservation_ids:
+            self._place_of.setdefault(name, super()._group_of(name))
+        return super().cancel_all(reservation_ids)
 
     def _group_of(self, reservation_id: str) -> str:
         return self._place_of.get(reservation_id) or super()._group_of(reservation_id)

@@ -26,15 +26,7 @@ from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import CANCEL, OutcomeRecord
 from mtorl.runtime.files import replacing
 from serving.decision_log import Spool, SpoolUnavailable, segments
-from serving.ledger import (
-    Account,
-    AlreadyReserved,
-    Cost,
-    Ledger,
-    LedgerUnavailable,
-    UnknownReservation,
-    Wanted,
-)
+from serving.ledger import Account, AlreadyReserved, Cost, Ledger, LedgerUnavailable, UnknownReservation, Wanted
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import OutcomeParser
@@ -280,8 +272,9 @@ class OutcomeIntake:
                 self._forget(outcome["decision_id"])
         metrics.SPOOL_RECORDS.inc(len(outcomes))
         costs = [(outcome["decision_id"], of) for outcome in outcomes if (of := costs_of(outcome)) is not None]
-        with tracing.span("ledger"):
-            await self._budgets.settler.finish(costs, self._seconds)
+        if costs:
+            with tracing.span("ledger"):
+                await self._budgets.settler.finish(costs, self._seconds)
 
 
 def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:

@@ -91,13 +91,12 @@ def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger
 
 
 def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Ledger) -> None:
-    def wanted(name: str, amount: float = 0.4, request: str | None = None) -> Wanted:
-        return Wanted(name, "a", "c1", "video", amount, request)
+    def wanted(name: str, request: str | None = None) -> Wanted:
+        return Wanted(name, "a", "c1", "video", 0.4, request)
 
-    asked = [wanted("r1", request="q"), wanted("r2", request="q"), wanted("r3", math.nan), wanted("r1", request="q")]
-    first, twice, no_money, again, second, too_much = ledger.reserve_all([*asked, wanted("r4"), wanted("r5")])
-    assert (first, again, second, too_much) == (True, True, True, False)
-    assert isinstance(twice, AlreadyReserved) and isinstance(no_money, ValueError)
+    asked = [wanted("r1", "q"), wanted("r2", "q"), wanted("r1", "q"), wanted("r4"), wanted("r5")]
+    first, twice, again, second, too_much = ledger.reserve_all(asked)
+    assert (first, again, second, too_much) == (True, True, True, False) and isinstance(twice, AlreadyReserved)
     assert balance(ledger, "a", "c1", "video").reserved == 0.8
     assert sorted(ledger.open_reservations()) == ["r1", "r4"] and ledger.reserve_all([]) == []
 

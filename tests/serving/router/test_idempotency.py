@@ -211,20 +211,6 @@ async def test_a_record_that_can_not_be_made_is_no_exposure_and_no_reservation(
     assert (await h.predict())[0]["expose"]
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-@with_router()
-async def test_an_exposure_that_was_given_back_is_decided_anew(h: Harness, restarted: bool) -> None:
-    """The previous answer would expose with nothing reserved: its cost would be excess, beyond the cap."""
-    (first,) = await h.predict(instance(request_id="r1"))
-    await h.outcome(first["decision_id"], "cancel", 0.0)
-    await h.until(lambda: h.balance(first["arm"]).reserved == 0)
-    if restarted:
-        await h.restart()
-    (second,) = await h.predict(instance(request_id="r1"))
-    assert second["expose"] and second["decision_id"] != first["decision_id"]
-    assert h.balance(first["arm"]).reserved == 0.05
-
-
 @with_router()
 async def test_a_caller_that_gives_up_leaves_a_record_and_harms_nobody(h: Harness) -> None:
     h.arm.mode = "hold"
