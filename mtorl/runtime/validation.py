@@ -199,7 +199,7 @@ def _count(fault: ErrorDetails, limit: str, what: str = "item") -> str:
 
 _WORDS: Mapping[str, Callable[[ErrorDetails], str]] = {
     "extra_forbidden": lambda fault: "unknown field",
-    "string_type": _expected("text", " (in YAML, put names such as 'on' or '1' in quotes)"),
+    "string_type": _expected("text", " (names such as 'on' or '1' need quotes)"),
     "float_type": _expected("a number"),
     **dict.fromkeys(("int_type", "int_from_float"), _expected("a whole number")),
     "finite_number": _expected("a finite number"),

@@ -43,7 +43,7 @@ def test_what_is_right_is_read_and_frozen() -> None:
         ({"arms": "a"}, "arms: expected a list, got 'a'"),
         ({"arms": [{"name": "a"}, {"weight": 1.0}]}, "arms[1]: missing field 'name'"),
         ({"arms": [{"name": " "}]}, "arms[0].name: expected text, got ' '"),
-        ({"arms": [{"name": True}]}, "arms[0].name: expected text, got True (in YAML, put names such as 'on' or '1'"),
+        ({"arms": [{"name": True}]}, "arms[0].name: expected text, got True (names such as 'on' or '1' need quotes)"),
         ({"arms": [{"name": "a", "weight": "5%"}]}, "arms[0].weight: expected a number, got '5%'"),
         ({"arms": [{"name": "a", "weight": 2}]}, "arms[0].weight: expected a number of at most 1, got 2"),
         ({"arms": [{"name": "a", "weight": float("nan")}]}, "arms[0].weight: expected a"),

@@ -145,7 +145,7 @@ def test_the_pages_on_asking_for_decisions_are_true(finished: Path, tmp_path: Pa
         tensors = {tensor["name"]: tensor["data"][0] for tensor in json.loads(second)["outputs"]}
         assert tensors["arm"] == decision["arm"] and tensors["fallback_reason"] == ""
         assert json.loads(outcome) == {"accepted": 2}
-        assert mistake.strip() == '{"error":"instances[0].context: missing device, placement"} 400'
+        assert mistake.strip() == """{"error":"instances[0].context: missing field 'device'"} 400"""
         columns, outcome = _answers(ROOT / "docs" / "api.md", router, tmp_path)
         assert columns.strip() == "hour device placement"
         assert json.loads(outcome) == {"accepted": 1}
