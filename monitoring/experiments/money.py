@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from monitoring.experiments.document import Spend
 from mtorl.experiment.arm import ALL_ARMS
-from mtorl.experiment.stage_machine import STAGES, State
-from mtorl.experiment.stages import Ramp, RampStage
+from mtorl.experiment.stage_machine import STAGES, State, stages_to_come
+from mtorl.experiment.stages import Ramp
 
 _LITTLE = 0.1  # of a total
 _HALF = 0.5  # of it: before that is spent, a rate says little
@@ -54,11 +54,3 @@ def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
     hours = sum(step.hours for step in stages_to_come(ramp, state))
     here = next((step.hours for step in ramp.stages if step.stage == state.phase), 0.0) if ramp is not None else 0.0
     return hours + max(0.0, here - (now - (state.since or now)) / 3600)
-
-
-def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
-    """Stages of the ramp after the present phase: all of a draft's, none of what is over."""
-    if ramp is None or (state.phase not in STAGES and state.phase != "draft"):
-        return []
-    here = -1 if state.phase == "draft" else STAGES.index(state.phase)
-    return [step for step in ramp.stages if STAGES.index(step.stage) > here]

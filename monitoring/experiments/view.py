@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from monitoring.experiments.advice import Standing
 from monitoring.experiments.document import DOCUMENT_VERSION, Need, Newest, Next, Step, View
 from monitoring.experiments.look import Known
-from monitoring.experiments.money import short_of_money, stages_to_come
+from monitoring.experiments.money import short_of_money
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import MOST_BUDGETS, Experiment
 from mtorl.experiment.history import Event, state_of
@@ -33,6 +33,7 @@ from mtorl.experiment.stage_machine import (
     consider,
     in_force,
     requirements,
+    stages_to_come,
 )
 from mtorl.experiment.stages import CHALLENGER_SHARE, RampStage
 

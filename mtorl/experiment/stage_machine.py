@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm, Promotion
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import Token
-from mtorl.experiment.stages import RampStage, Stage
+from mtorl.experiment.stages import Ramp, RampStage, Stage
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # the phases in which somebody is asked or served, in the order of the ramp
@@ -123,7 +123,7 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     if experiment.planned_end is not None and now >= experiment.planned_end.timestamp() and not wins:
         said = evidence.reason if evidence is not None else "nothing is known"
         return Move("stopped", f"its planned end came before a verdict: {said}")
-    following = next((step.stage for step in ramp.stages if _later(step.stage, state.phase)), None)
+    following = next((step.stage for step in stages_to_come(ramp, state)), None)
     (stage,) = (stage for stage in STAGES if stage == state.phase)
     known = next((step for step in ramp.stages if step.stage == stage), None)
     if known is None and following is not None:
@@ -152,8 +152,12 @@ def _leave_draft(experiment: Experiment, first: Stage, now: float) -> Move | Hol
     return Move(first, f"its start, {start}, has come")
 
 
-def _later(stage: Stage, phase: Phase) -> bool:
-    return phase in STAGES and STAGES.index(stage) > STAGES.index(phase)
+def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
+    """Stages of the ramp after the present phase: all of a draft's, none of what is over."""
+    if ramp is None or state.phase in OVER:
+        return []
+    here = -1 if state.phase == "draft" else STAGES.index(state.phase)
+    return [step for step in ramp.stages if STAGES.index(step.stage) > here]
 
 
 def _at_the_end(evidence: Evidence | None) -> str:
@@ -241,7 +245,7 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | No
         return None
     if state.killed:
         return "the kill switch is on"
-    if state.phase in STAGES and to in STAGES and not _later(to, state.phase):
+    if state.phase in STAGES and to in STAGES and STAGES.index(to) < STAGES.index(state.phase):
         return "only a person goes back a stage"
     return None
 
