@@ -14,7 +14,7 @@ reason.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import orjson
@@ -99,13 +99,13 @@ class Declined(NamedTuple):
     """Whether it is looked at again; else it has to be asked for again."""
 
 
-def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
+def follow(resource: ExperimentResource, now: float, known: Known | None) -> Declined | None:
     """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
 
     Raises as `state`, while the kill switch still works; and Conflict: the object has changed meanwhile.
 
     Args:
-        known: Last look at the log of each experiment, by name and salt.
+        known: Last look at its log; None: it was not read yet.
 
     Returns:
         Why the newest move was not made; None: it was.
@@ -120,7 +120,7 @@ def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, s
         _, found = state(resource)
     except (ExperimentError, HistoryError):
         if serving is not None:
-            _harm_ends(resource, serving, off, now, known)
+            _harm_ends(resource, serving, off, now)
         raise
     if off != found.killed and found.phase not in OVER:
         kind: Literal["kill", "resume"] = "kill" if off else "resume"
@@ -133,18 +133,16 @@ def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, s
     return declined
 
 
-def _harm_ends(
-    resource: ExperimentResource, serving: Experiment, off: bool, now: float, known: Mapping[tuple[str, str], Known]
-) -> None:
+def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
     """Kill switch and rollback of what is in force, with a spec that can't be used."""
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
         act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
     if (resource.spec.get("move") or {}).get("to") == "rolled back":
-        _move(resource, now, known)
+        _move(resource, now, None)
 
 
-def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
+def _move(resource: ExperimentResource, now: float, known: Known | None) -> Declined | None:
     asked = resource.spec.get("move")
     if not asked:
         return None
@@ -156,7 +154,7 @@ def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, st
         challenger = challenger_of(resource, move)
         if _was_made(resource, move.to, challenger, move.reason):
             raise IllegalEvent(f"{move.to} was asked for in the same words before, and made: give another reason")
-        make_move(resource, move, now, lambda: known.get((resource.name, str(resource.spec.get("salt")))))
+        make_move(resource, move, now, lambda: known)
     except NotLookedYet:
         return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
     except ValidationError as error:

@@ -79,7 +79,7 @@ class Operator:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}  # by object: what was logged last
         self._promoted: set[str] = set()  # objects to settle; after a restart, all of them
-        self._found: dict[tuple[str, str], Known] = {}  # by name and salt: another salt is another experiment
+        self._found: dict[str, tuple[str, Known]] = {}  # by name, with the salt: another one is another experiment
         self.routers = Routers()
         self.leads = False
 
@@ -132,8 +132,9 @@ class Operator:
         """Documents for the page and the gauges; no log is read for them."""
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
-        self._found = {of: found for of, found in self._found.items() if of[0] in names}
-        return views_of(self._api, objects, self._found, self._clock())
+        for gone in set(self._found) - names:
+            self._found.pop(gone, None)
+        return views_of(self._api, objects, self._known, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
         """Experiments in force, by the name of their object."""
@@ -167,7 +168,7 @@ class Operator:
             return False
         try:
             with self._events(resource):
-                declined = follow(resource, self._clock(), self._found)
+                declined = follow(resource, self._clock(), self._known(name, str(resource.spec.get("salt"))))
                 put_in_force(resource)
         except (ExperimentError, HistoryError) as error:
             reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
@@ -245,7 +246,7 @@ class Operator:
             asked = experiment.version, since
             if asked not in looked:
                 looked[asked] = self._reader.look(experiment, since, now)
-            self._found = {**self._without(name), (name, experiment.salt): looked[asked]}
+            self._found[name] = experiment.salt, looked[asked]
             return looked[asked].evidence
 
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
@@ -253,19 +254,20 @@ class Operator:
             with self._events(resource):
                 step = next_step(resource, look, now, reached)
             experiment, stands = state(resource)
+            known = self._known(name, experiment.salt)
             if stands.phase == "draft":
-                self._found = self._without(name)
-            elif not self._knows(experiment) or (stands.phase == "promoted" and experiment.holdout):
+                self._found.pop(name, None)
+            elif known is None or known.verdict is None or (stands.phase == "promoted" and experiment.holdout):
                 # Over, or switched off, since before this operator began; or what the holdout shows goes on.
                 look(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`
         except (LogError, OSError) as error:
-            of = (name, str(resource.spec.get("salt")))
-            self._found = {**self._without(name), of: replace(self._found.get(of, Known()), problem=str(error))}
+            salt = str(resource.spec.get("salt"))
+            self._found[name] = salt, replace(self._known(name, salt) or Known(), problem=str(error))
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
-        known = self._found.get((name, experiment.salt), Known())
+        known = self._known(name, experiment.salt) or Known()
         figures: dict[str, Any] = {} if known.verdict is None else figures_of(known.verdict, known.spend)
         needed = requirements(experiment, stands, known.evidence, now)
         self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known, needed))
@@ -276,20 +278,17 @@ class Operator:
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
             # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
-            others = any(name == resource.name and salt != experiment.salt for name, salt in self._found)
+            others = resource.name in self._found and self._known(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
             enabled = serving.enabled  # as routers read it, also after an edit by hand
         return {**standing, "enabled": enabled}
 
-    def _knows(self, experiment: Experiment) -> bool:
-        known = self._found.get((experiment.name, experiment.salt))
-        return known is not None and known.verdict is not None
-
-    def _without(self, name: str) -> dict[tuple[str, str], Known]:
-        """Findings of all objects but one; always a new dict, since threads read it meanwhile."""
-        return {of: found for of, found in self._found.items() if of[0] != name}
+    def _known(self, name: str, salt: str) -> Known | None:
+        """The last look at the log of an experiment."""
+        found = self._found.get(name)
+        return None if found is None or found[0] != salt else found[1]
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:

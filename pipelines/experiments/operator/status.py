@@ -12,7 +12,7 @@ A condition keeps its `lastTransitionTime` as long as its status is the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -110,7 +110,7 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
 
 
 def views_of(
-    api: ClusterApi, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], now: float
+    api: ClusterApi, objects: Sequence[Object], found: Callable[[str, str], Known | None], now: float
 ) -> list[View]:
     """A document of each experiment that was ever usable; `found` is the last look at logs, by name and salt."""
     config_map = api.in_force()
@@ -127,7 +127,7 @@ def views_of(
         if experiment is not None:
             conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
             known = replace(
-                found.get((resource.name, experiment.salt), Known()),
+                found(resource.name, experiment.salt) or Known(),
                 in_force=BY_HAND in resource.status or _IN_FORCE.get(conditions.get("InForce", {}).get("status")),
                 settled=_settled(conditions),
                 problem=_problem(conditions),
