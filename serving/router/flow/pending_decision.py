@@ -138,8 +138,8 @@ class PendingDecision:
 
     @property
     def complete(self) -> bool:
-        """Whether it lacks nothing but its record."""
-        return self.fault is not None or (self.answer is not None and not self.answer.expose)
+        """Whether it lacks nothing but its record, and is no exposure, whose money is released if it is taken over."""
+        return not self.expose and (self.fault is not None or (self.answer is not None and not self.answer.expose))
 
     @property
     def in_log(self) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import pytest
 
 from serving.ledger import LedgerUnavailable
+from serving.router.flow.decider import Stages
 from serving.router.flow.idempotency_cache import prediction_of
 from tests.serving.router_fixtures import (
+    SHORT_DEADLINE,
     Harness,
     full_disk,
     instance,
@@ -118,3 +121,22 @@ async def test_the_kill_switch_and_a_restart_leave_it_in_force(h: Harness) -> No
     assert len(h.arm.asked) == asked
     await h.restart()
     assert await h.predict({**challenged, "request_id": "r1"}) == [given]
+
+
+@with_router(deadline_ms=SHORT_DEADLINE)
+async def test_an_own_exposure_that_comes_to_the_log_too_late_is_none(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, late = Stages._log, threading.Event()
+
+    def slow(stages: Stages, decisions: Any) -> None:
+        late.wait(10)
+        log(stages, decisions)
+
+    h.arm.mode = 500
+    monkeypatch.setattr(Stages, "_log", slow)
+    (answer,) = await h.predict(instance(baseline=SEARCH))
+    late.set()
+    await h.until(h.holds_nothing)
+    (record,) = h.records_of([answer])
+    assert (answer["expose"], answer["reservation_id"], record["expose"]) == (False, None, False)
