@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
-from serving.kserve_sdk import Model, quiet
+from serving.kserve_sdk import quiet
 from serving.ledger import Balance, Ledger, LedgerUnavailable
 from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
@@ -221,7 +221,7 @@ class Harness:
     features: FakeFeatures
 
     def __post_init__(self) -> None:
-        self.gateway = gateway_of(self.router, self.settings)
+        self.gateway = Gateway(self.router, self.settings)
         transport = httpx.ASGITransport(app=self.gateway, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://router")
 
@@ -294,12 +294,6 @@ class Harness:
 
 
 _quiet_once = cache(quiet)
-
-
-def gateway_of(router: Router, settings: RouterSettings) -> Gateway:
-    model = Model(settings.model_name)
-    model.ready = True
-    return Gateway(router, settings, model)
 
 
 @asynccontextmanager

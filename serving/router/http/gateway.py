@@ -37,15 +37,19 @@ class _Refused(Exception):
 
 
 class Gateway:
-    """The application of one router, whose KServe model is `model`; `readers` counts the bodies that are arriving."""
+    """The application of one router; `readers` counts the bodies that are arriving."""
 
-    def __init__(self, router: Router, settings: RouterSettings, model: Model) -> None:
+    def __init__(self, router: Router, settings: RouterSettings) -> None:
+        model = Model(settings.model_name)
+        model.ready = True
         self._authentication = Authentication(settings.auth)
         self.decisions = router.decision_admission
         self.readers = 0
         self._max_body_bytes = settings.max_body_bytes
         self._health = router.health
         self._kserve = application([model])
+        # KServe's own answer to these probes is always yes.
+        self._probes = ("/v2/health/ready", f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready")
         self._routes = routes(router, model.name, self._authentication.needed)
 
     def sheds(self, method: bytes, target: bytes) -> bool:
@@ -83,8 +87,7 @@ class Gateway:
         public = reads and (path == "/" or path.startswith(_PUBLIC))
         if not public and not self._authentication.admits(headers):
             raise _Refused(401, "not authenticated: send Authorization: Bearer with a valid token")
-        # KServe's own answer to this probe is always yes.
-        if not self._health.started and (not reads or path == "/v2/health/ready"):
+        if not self._health.started and (not reads or path in self._probes):
             raise _Refused(503, f"no decisions yet: {self._health.waiting_for}")
 
     async def _read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:

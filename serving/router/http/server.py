@@ -18,7 +18,7 @@ import time
 from types import FrameType
 
 from serving.connection_limits import Shedding
-from serving.kserve_sdk import Model, Server
+from serving.kserve_sdk import Server
 from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
@@ -36,12 +36,12 @@ def serve(settings: RouterSettings) -> None:
 
     If a store that hangs leaves work undone by the end of the grace time, the process ends with exit code 4.
     """
-    router, model = Router(settings), Model(settings.model_name)
-    _RouterServer(settings, router, model, Gateway(router, settings, model)).serve_until_stopped()
+    router = Router(settings)
+    _RouterServer(settings, router, Gateway(router, settings)).serve_until_stopped()
 
 
 class _RouterServer(Server):
-    def __init__(self, settings: RouterSettings, router: Router, model: Model, gateway: Gateway) -> None:
+    def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway) -> None:
         super().__init__(
             gateway,
             settings.host,
@@ -51,7 +51,6 @@ class _RouterServer(Server):
             Shedding(gateway.sheds, gateway.decisions.refusal_seconds),
         )
         self._router = router
-        self._model = model
         self._until = math.inf  # monotonic clock: when the grace time is over
         self._stack = contextlib.AsyncExitStack()
 
@@ -82,7 +81,6 @@ class _RouterServer(Server):
         # A full collection of the objects that imports made takes 100 ms: longer than a deadline.
         gc.collect()
         gc.freeze()
-        self._model.ready = True
         log.info("router ready %s", url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

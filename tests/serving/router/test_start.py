@@ -14,13 +14,13 @@ import yaml
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.decision_log import Spool
 from serving.router.flow.features import FeastSource, RegistryAwaited, registry_file
+from serving.router.http.gateway import Gateway
 from serving.router.ops import health as probes
 from serving.router.ops.health import FoundFeatures, Health
 from serving.router.router import Router
 from tests.experiments import experiment
 from tests.serving.router_fixtures import (
     FakeFeatures,
-    gateway_of,
     in_loop,
     instance,
     only,
@@ -44,7 +44,7 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
         router = Router(settings, FakeFeatures())
         start = asyncio.create_task(router.__aenter__())
         token = {"authorization": "Bearer " + "t" * 20}
-        transport = httpx.ASGITransport(app=gateway_of(router, settings), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app=Gateway(router, settings), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
             assert (await client.get("/v2/health/ready")).status_code == 503
             while "decision log is being read" not in (await client.get("/health/ready")).text:
