@@ -57,10 +57,9 @@ class Comparison:
         if not self.covariates:
             return None
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
-        known = max(self._totals(KNOWN + name).sum() for name in self.covariates)
         return {
             "covariates": list(self.covariates),
-            "users_share": float(known / max(self._totals(ONE).sum(), 1.0)),
+            "users_share": float(self._totals(KNOWN).sum() / max(self._totals(ONE).sum(), 1.0)),
             "variance_ratio": (adjusted.se / without.se) ** 2 if without.se > 0 else math.nan,
             "unadjusted_lift": without.value,
             "unadjusted_lift_ci": without.ci,
@@ -68,12 +67,12 @@ class Comparison:
 
     def unbalanced(self, alpha: float) -> str | None:
         """A covariate by which the arms' users differ more than the draw explains, at any look."""
-        for name in self.covariates:
-            for numerator, denominator in ((PREFIX + name, KNOWN + name), (KNOWN + name, ONE)):
-                sums = self._sums(numerator, ((numerator, 1.0),), ((denominator, 1.0),))
-                lift = compare(sums, alpha=alpha / (2 * len(self.covariates)))
-                if lift.ci[0] > 0.0 or lift.ci[1] < 0.0:
-                    return name
+        ratios = [(KNOWN, ONE), *((PREFIX + name, KNOWN) for name in self.covariates)] if self.covariates else []
+        for numerator, denominator in ratios:
+            sums = self._sums(numerator, ((numerator, 1.0),), ((denominator, 1.0),))
+            lift = compare(sums, alpha=alpha / len(ratios))
+            if lift.ci[0] > 0.0 or lift.ci[1] < 0.0:
+                return numerator.removeprefix(PREFIX)
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
@@ -140,18 +139,11 @@ class Comparison:
 
     @cached_property
     def _explained(self) -> tuple[Terms, ...]:
-        """Figures of the covariates: a 1, each value, and of each pattern of unknown ones a mark."""
+        """Figures of the covariates: a 1, each value and, if any user has no past, a mark of those."""
         if not self.covariates:
             return ()
-        known = tuple(KNOWN + name for name in self.covariates)
-        figures = [((ONE, 1.0), (name, -1.0)) for name in known]
-        sums = self._sums(known[0], figures[0], figures[0], tuple(figures))
-        missing, both = sums.totals.sum((0, 1))[2:], sums.within().sum((0, 1))[2:, 2:]
-        marks = [
-            mark
-            for place, mark in enumerate(figures)  # of one source, often all alike
-            if missing[place] > 0 and not any(both[place, at] == missing[at] == missing[place] for at in range(place))
-        ]
+        all_known = self._totals(KNOWN).sum() == self._totals(ONE).sum()
+        marks = () if all_known else (((ONE, 1.0), (KNOWN, -1.0)),)
         return ((ONE, 1.0),), *(((PREFIX + name, 1.0),) for name in self.covariates), *marks
 
     def _sums(

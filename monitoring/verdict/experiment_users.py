@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REPORTED_SHARE = 0.05  # of an arm's decisions, from which on a user is reported: a probe, a bot, a shared id
 ONE = "one"  # a column that is 1 in each row
-KNOWN = "known?:"  # of a column that is 1 where a covariate of this name is known, else 0
+KNOWN = "has_past"  # a column that is 1 in each row of a user of whom covariates are known, else 0
 _ROWS_AT_ONCE = 500_000
 _LOOKS = 30  # at the users who came first, in a series
 _LOOKS_BYTES = 50_000_000  # fewer looks, where each takes much memory
@@ -166,7 +166,7 @@ class ExperimentUsers:
         """Add up the decisions that count, with `changed` also those that `CHANGED` leaves out, of a segment (SQL)."""
         rows = self._select(changed, segment)
         known = {PREFIX + name: of for name, of in self.covariates.items()}
-        names = (*self._columns, ONE, *known, *(KNOWN + name for name in self.covariates))
+        names = (*self._columns, ONE, *((*known, KNOWN) if known else ()))
         numerators = {**self._numerators, **{name: ((name, 1.0),) for name in names[len(self._columns) :]}}
         empty = partial(UserSums, names, len(self._stages), len(self._arms), numerators, self._same)
         sums, parts = empty(), self._parts()
@@ -175,13 +175,13 @@ class ExperimentUsers:
         found.looks = [(empty(), Counter()) for _ in until]
         added = ", ".join(f"coalesce(sum({of}), 0)::DOUBLE AS {of}" for of in map(quoted, (*self._columns, "late")))
         of_user = "".join(
-            f", coalesce(({quoted(name)} - {mean!r}) / {spread!r}, 0) AS {quoted(name)}, "
-            f"({quoted(name)} IS NOT NULL)::DOUBLE AS {quoted(KNOWN + name.removeprefix(PREFIX))}"
+            f", coalesce(({quoted(name)} - {mean!r}) / {spread!r}, 0) AS {quoted(name)}"
             for name, (mean, spread) in known.items()
         )
+        of_user += f", (known.unit IS NOT NULL)::DOUBLE AS {KNOWN}" if known else ""
+        join = "LEFT JOIN known ON known.unit = each.unit" if known else ""
         for part in parts:
             users = f"SELECT unit, stage, arm, epoch(min(hour)) AS hour, {added} FROM {rows} WHERE {part} GROUP BY ALL"
-            join = "LEFT JOIN known USING (unit)" if known else ""
             columns = f"COLUMNS(each.*), 1::DOUBLE AS {ONE}{of_user}"
             found.add(self.db.execute(f"SELECT {columns} FROM ({users}) AS each {join}").fetchnumpy())
         for sums, of_arms in found.looks:  # so far, what each adds to the look before

@@ -78,18 +78,16 @@ def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> di
     """Users and faults of each arm in the shadow that began at a time, and the incumbent's latency."""
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start.isoformat(), log.period.until)).opened("shadow", near=True) as db:
-        db.execute(
-            f"""CREATE TABLE decision AS
-            SELECT decision_id, user_id, arm, latency_seconds, fallback_reason IS NOT NULL AS fault FROM decision_log
-            WHERE experiment = $name AND salt = $salt AND stage = 'shadow' AND event_time >= $start
-                  AND arm <> '{HOLDOUT}' AND NOT (withdrawn OR override)""",
-            {"name": experiment.name, "salt": experiment.salt, "start": start},
-        )
         rows = db.execute(
-            """SELECT arm, count(DISTINCT user_id), avg(fault::INT), quantile_cont(latency_seconds, 0.99)
+            f"""WITH decision AS (
+                SELECT decision_id, user_id, arm, latency_seconds, fallback_reason IS NOT NULL AS fault
+                FROM decision_log
+                WHERE experiment = $name AND salt = $salt AND stage = 'shadow' AND event_time >= $start
+                      AND arm <> '{HOLDOUT}' AND NOT (withdrawn OR override))
+            SELECT arm, count(DISTINCT user_id), avg(fault::INT), quantile_cont(latency_seconds, 0.99)
             FROM decision GROUP BY arm
             UNION ALL SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL
             FROM shadow_log AS s JOIN decision USING (decision_id) WHERE s.experiment = $name GROUP BY s.arm""",
-            {"name": experiment.name},
+            {"name": experiment.name, "salt": experiment.salt, "start": start},
         ).fetchall()
     return {arm: ArmEvidence(users, ratio, math.nan if late is None else late) for arm, users, ratio, late in rows}
