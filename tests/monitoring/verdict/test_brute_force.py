@@ -136,10 +136,12 @@ def _counted(log: Log) -> list[dict[str, Any]]:
 def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
     """Why each decision does not count, by id; None: it does."""
     named: dict[str, datetime] = {}
+    named_in: dict[tuple[str, datetime], datetime] = {}  # user and hour
     for row in log.decisions:
         if row["override"] and row["experiment"] == "test" and row["salt"] == EXPERIMENT.salt:
             at = datetime.fromisoformat(row["event_time"])
             named[row["user_id"]] = min(at, named.get(row["user_id"], at))
+            named_in.setdefault((row["user_id"], _hour(row)), at)  # in the order of time
     rows = [row for row in _counted(log) if since is None or row["decided"] >= since]
     ours = [row for row in rows if row["experiment"] == "test"]
     newest = max((row["decided"] for row in rows), default=FIRST)
@@ -169,7 +171,8 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
             "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
         }
         # In later hours, what would not count anyway of a user who is named keeps its own reason.
-        if reasons["override"] and row["hour"] > named[row["user_id"]] and not row["override"]:
+        not_yet_here = row["taken"] < named_in.get((row["user_id"], row["hour"]), row["taken"] + DAY)
+        if reasons["override"] and row["hour"] > named[row["user_id"]] and not_yet_here:
             reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]
         found[row["decision_id"]] = next((reason for reason, holds in reasons.items() if holds), None)
     return found
