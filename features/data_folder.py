@@ -31,7 +31,6 @@ from features.collect.compact import compact
 from features.collect.training_log import add_decisions
 from features.engine import Engine, facts_of, parquet_files, rows_of
 from features.feature_repo.sources import build_sources
-from features.ingest.adapters.files import parts
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
 from features.ingest.log_folder import DECISIONS, RAW, WINDOWS, Origin, RawLog, ingest
@@ -71,10 +70,6 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     inside = next((place for place in places if place.exists()), None)
     if inside is not None:
         path = inside
-    elif path.is_dir() and not _has_parts(path):
-        raise LogError(
-            f"{log}: no log in this folder; expected {LOG_FILE}, or a folder of `mtorl data build` or `mtorl run`"
-        )
     if path.name in (LOG_FILE, STEPS):
         # The name alone proves nothing: anyone's raw export may be called so.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
@@ -195,13 +190,6 @@ def _note(folder: Path, more: dict[str, Any]) -> None:
     path = folder / INGEST_FILE
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**known, **more}, indent=2))
-
-
-def _has_parts(folder: Path) -> bool:
-    try:
-        return bool(parts(folder))
-    except LogError:
-        return False
 
 
 def _fingerprint(log: Path) -> str:

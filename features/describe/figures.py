@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ibis
+from scipy.stats import binomtest
 
 from features.sequences.builder import canonical, steps
 from mtorl.log.dataset import EVENTS, OUTCOMES
@@ -53,12 +54,8 @@ class Rate:
         """A share with Wilson's interval; without rows the interval is all of [0, 1]."""
         if not rows:
             return cls(0, 0, math.nan, 0.0, 1.0)
-        z = 1.959964
-        share, spread = hits / rows, z * z / rows
-        middle = (share + spread / 2) / (1 + spread)
-        half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-        # At 0 and 1 the interval touches the share; rounding must not put the share outside.
-        return cls(hits, rows, share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
+        interval = binomtest(hits, rows).proportion_ci(method="wilson")
+        return cls(hits, rows, hits / rows, float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ class _Drafting:
     outcomes: set[str] = field(default_factory=set)  # columns of the file that are known only afterwards
     comments: dict[str, str] = field(default_factory=dict)  # by field, or column of the log, which follows
     left_out: dict[str, str] = field(default_factory=dict)  # column of the file -> reason
+    channels: list[str] = field(default_factory=list)
+    fixed: set[str] = field(default_factory=set)  # columns of the file with one value for each user
 
     def find_roles(self, path: Path) -> None:
         """Give columns of the file the roles that nobody has named, and ask where the values are unlikely."""
@@ -175,6 +177,8 @@ class _Drafting:
         for about, words in (_NOTES | {role: words for role, (_, words) in _ABSENT.items()}).items():
             if about not in roles:
                 self._note(about, words)
+        self.channels = self._channels()
+        self.fixed = self._same_for_each_user([name for name in free if not self._unused(facts[name])])
 
     def description(self) -> dict[str, Any]:
         """The fields of the description, in their order."""
@@ -184,7 +188,6 @@ class _Drafting:
         used = [fact for fact in rest if fact.name not in self.left_out]
         outcomes = [fact for fact in used if fact.name in self.outcomes]
         inputs = [fact for fact in used if fact not in outcomes]
-        fixed = self._same_for_each_user([fact.name for fact in inputs])
         names = _free_names([fact.name for fact in (*inputs, *outcomes)])
 
         def listed(facts: Sequence[Facts], kind: str = "", missing: bool = False) -> list[dict[str, str]]:
@@ -195,12 +198,12 @@ class _Drafting:
                 for fact in facts
             ]
 
-        static = [fact for fact in inputs if fact.name in fixed]
+        static = [fact for fact in inputs if fact.name in self.fixed]
         segments = (names[fact.name] for fact in static if fact.kind == "categorical" and fact.distinct <= 50)
         fields = {
             "name": self.name,
             "file": dict(self.profile.file),
-            "channels": self._channels(),
+            "channels": self.channels,
             "propensity": "logged" if "propensity" in self.roles else "channel-frequency",
             "columns": self._columns() | {name: raw for raw, name in names.items() if raw != name},
             "context": listed([fact for fact in inputs if fact not in static]),

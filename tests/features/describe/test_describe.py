@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from features.describe import charts as describe_charts
-from features.describe.figures import NO_CHANNEL, PROPENSITY_BINS, Description, Rate, describe
+from features.describe.figures import NO_CHANNEL, PROPENSITY_BINS, Description, describe
 from features.describe.page import _notes, render
 from features.engine import Engine, open_engine
 from mtorl.log.dataset import DatasetSpec
@@ -140,18 +140,6 @@ def test_periods_and_propensities(description: Description, log: pd.DataFrame) -
     bins = np.minimum((log["propensity"] * PROPENSITY_BINS).astype(int), PROPENSITY_BINS - 1)
     expected = log.groupby(["channel", bins.rename("bin")]).size().to_dict()
     assert {(name, bin): rows for name, bin, rows in description.propensities} == expected
-
-
-def test_wilson() -> None:
-    # Newcombe (1998), table I: 81 of 263, and 0 of 20.
-    for hits, rows, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (0, 20, 0.0, 0.1611),
-        (20, 20, 0.8389, 1.0),
-        (0, 0, 0.0, 1.0),
-    ):
-        rate = Rate.of(hits, rows)
-        assert (round(rate.low, 4), round(rate.high, 4)) == (low, high)
 
 
 def charts_of(description: Description, folder: Path) -> list[str]:

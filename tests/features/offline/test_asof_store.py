@@ -235,20 +235,6 @@ def test_join_keys_can_be_mapped(stores):
 # ---- what Feast's own can't
 
 
-def test_entity_rows_may_be_arrow(stores):
-    rng = np.random.default_rng(6)
-    write(sources(rng, 40), stores.data)
-    entities = entity_rows(rng, 30)
-    expected = stores.ask(entities)
-    table = pa.Table.from_pandas(entities, preserve_index=False)
-    naive = table.set_column(0, "event_timestamp", table["event_timestamp"].cast(pa.timestamp("ns")))
-    for given_rows in (table, naive):
-        answer = stores.job("strict", given_rows).to_arrow()
-        assert answer.column_names[:5] == entities.columns.tolist()
-        assert answer.schema.field("event_timestamp").type == pa.timestamp("us", tz="UTC")
-        assert by_row(answer.to_pandas()) == by_row(expected)
-
-
 def test_a_source_may_be_a_folder_of_parts(stores):
     rng = np.random.default_rng(7)
     data = sources(rng, 40)
@@ -268,24 +254,6 @@ def test_a_source_may_be_a_folder_of_parts(stores):
                 part = part.cast(part.schema.set(at, part.schema.field(at).with_nullable(False)))
             pq.write_table(part, path / f"part-{i}.parquet", row_group_size=4)
     assert by_row(stores.ask(entities, filter_by_created_timestamp=True)) == whole
-
-
-def test_newest_rows_for_materialisation_are_those_known_at_the_end(stores):
-    rng = np.random.default_rng(10)
-    data = sources(rng, 60)
-    write(data, stores.data)
-    store = stores.stores["strict"]
-    view = store.get_feature_view("user_past")
-    start, end = START.to_pydatetime(), (START + pd.Timedelta("12s")).to_pydatetime()
-    arguments = (store.config, view.batch_source, ["user_id"], ["order", "items"], "at", "made", start, end)
-    found = store._get_provider().offline_store.pull_latest_from_table_or_query(*arguments).to_df()
-    rows = data["user_past"]
-    rows = rows[(rows["at"] <= end) & ~(rows["made"] > end)]
-    newest = rows.sort_values(["at", "made"], na_position="first").groupby("user_id").tail(1).set_index("user_id")
-    assert set(found["user_id"]) == set(newest.index) and len(found) == len(newest)
-    for row in found.itertuples():
-        assert row.at == newest.loc[row.user_id, "at"]
-        assert plain(row.order) == plain(newest.loc[row.user_id, "order"])
 
 
 # ---- mistakes
