@@ -103,7 +103,8 @@ class Profile:
             texts = [name for name in table.columns if table[name].type().is_string()]
             decimal = "," if _has_decimal_commas(table, texts) else "."
             some = table.select(*texts).limit(_SAMPLE).to_pandas() if texts else {}
-            formats = {name: _formats(table, name, some[name].dropna().str.strip().tolist()) for name in texts}
+            filled = {name: [value for value in some[name].dropna().str.strip() if value] for name in texts}
+            formats = {name: _formats(table, name, filled[name]) for name in texts}
             facts, rows = _facts(table, decimal, formats)
         if not rows:
             raise LogError(f"{path}: the file has columns but no rows")

@@ -247,7 +247,7 @@ def separator_of(path: Path) -> str:
 
 def _first_words(error: BaseException) -> str:
     """What is wrong and where. The rest of DuckDB's message is about its settings."""
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError) or "not utf-8 encoded" in str(error):
         return "it is not UTF-8. Convert it (iconv -f latin1 -t utf-8), or name it .gz if it is compressed"
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]
     lines = [line for line in lines if line and not line.startswith("Original Line")] or [type(error).__name__]
