@@ -18,7 +18,7 @@ to the log when the ledger's time is over, or is not logged when the log's time 
 once: what the thread finds later is ignored, and it neither reserves nor logs. The decision is the default action with
 the reason of the stage that hangs, without an exposure; its record is written by the log's own thread; and if the
 ledger may have reserved money, the money is released. For a Redis that hangs, for instance, the reason is `ledger`.
-After `FAILURES` of them the circuit breaker opens, and decisions get that answer without waiting.
+The circuit breaker then opens: decisions get the same answer without waiting, and their threads take them to the log.
 """
 
 from __future__ import annotations
@@ -177,16 +177,12 @@ class Decider:
 
     async def _work(self, lane: Lane, decisions: Decisions) -> Exception | None:
         """Have a thread work on decisions, and take over what is not done in time; returns a bug that ended it."""
-        deadline, bug = decisions[0].deadline, None
-        if (hanging := lane.hangs_in) is not None:
-            for decision in decisions:
-                decision.asking = hanging
-        else:
-            ended = lane.put(decisions)
-            await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-            if not ended.done() and any(decision.in_log for decision in decisions):
-                await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
-            bug = ended.result() if ended.done() else None
+        deadline = decisions[0].deadline
+        ended = lane.put(decisions)
+        await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
+        if not ended.done() and any(decision.in_log for decision in decisions):
+            await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
+        bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
         if bug is None and (asking := next((decision.asking for decision in late if decision.asking), None)):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))

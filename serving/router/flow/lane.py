@@ -19,11 +19,10 @@ from time import monotonic
 from typing import NamedTuple
 
 from serving.router.flow.pending_decision import PendingDecision
-from serving.router.ops.metrics import Stage
 
 _AT_ONCE = 2  # batches in a lane ...
 _SECOND_SECONDS = 0.01  # ... the second one only if the first takes longer: large batches are cheaper
-_THREADS = 10  # of a lane: when all hang, it stands still until one returns
+_THREADS = 10  # of a lane; more than hang at a time (`parts.py`)
 _LARGEST = 64  # decisions in a batch, about: a few milliseconds of a model
 
 
@@ -81,13 +80,6 @@ class Lane:
     def busy(self) -> bool:
         """Whether decisions wait or are worked on."""
         return bool(self._waiting or self._batches)
-
-    @property
-    def hangs_in(self) -> tuple[Stage, str | None] | None:
-        """The stage and part whose answer a thread waits for, while all threads hang."""
-        if len(self._batches) < _THREADS or not all(batch.hangs for batch in self._batches):
-            return None
-        return next((one.asking for batch in self._batches for one in batch.decisions if one.asking), None)
 
     def close(self) -> None:
         """Let the threads end, without waiting for those that hang."""

@@ -1,8 +1,9 @@
 """Calls the parts of the router for decisions: feature store, arms, ledger and log.
 
-Each call has its time, spans, metrics, drills and a circuit breaker: if a part fails every time, decisions take the
-default action at once, and now and then one call finds out whether the part answers again. Otherwise each decision of
-an arm that hangs would wait until the model's time is over, and an idle router would refuse requests (`admission.py`).
+Each call has its time, spans, metrics, drills and a circuit breaker. If a part fails every time, or some of its calls
+do not return, decisions take the default action at once, and now and then one call finds out whether the part answers
+again. Otherwise each decision of an arm that hangs would wait until the model's time is over, an idle router would
+refuse requests (`admission.py`), and all threads would hang.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from serving.router.ops.metrics import Stage
 FAILURES = 20  # requests in a row until the circuit breaker opens ...
 SILENT_SECONDS = 0.25  # ... if they lasted as long: one bad moment makes many fail together
 _PAUSE_SECONDS = 0.25  # between the calls through an open circuit breaker
+_MOST_HANGING = 3  # calls of a part that have had their time: until one returns, the part is not called
 GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
 
 Decisions = Sequence[PendingDecision]
@@ -44,10 +46,13 @@ class CircuitBreaker:
         self._failures = 0
         self._since = 0.0  # the first failure
         self._ask_again = 0.0
+        self.ends: list[float] = []  # of the calls at work: when their time is over
 
     def lets_through(self) -> bool:
         """Whether the part may be called now."""
         now = monotonic()
+        if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each one holds a thread
+            return False
         if self._failures < FAILURES or now < self._since + SILENT_SECONDS:
             return True
         if now < self._ask_again:
@@ -115,16 +120,20 @@ class Parts:
     ) -> Sequence[Any]:
         """The answer to each question, or an exception."""
         seconds = max(decision.deadline.left(stage) for decision in decisions)
-        start, fault = perf_counter(), None
+        start, fault, breaker = perf_counter(), None, self._breakers[part or stage]
         answers: Sequence[Any] = ()
+        end = monotonic() + seconds
         try:
             with tracing.spans(stage, _spans(decisions)) as spans:
-                if not self._breakers[part or stage].lets_through():
+                if not breaker.lets_through():
                     raise CircuitOpen(f"{part or stage} does not answer: its circuit breaker is open")
+                breaker.ends.append(end)
                 self._drills.inject(stage, seconds)
                 answers = call(questions, seconds, spans)
         except Exception as error:
             fault = error
+        if not isinstance(fault, CircuitOpen):
+            breaker.ends.remove(end)
         took = perf_counter() - start
         if took > seconds + GRACE_SECONDS:  # an answer that came too late does not count
             fault = TimeoutError(f"the stage {stage} did not end in time")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serving.ledger import Wanted
-from serving.router.flow import lane as lanes
+from serving.router.flow.arms import Arms
 from serving.router.flow.lane import Lane
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, decision, in_loop, instance, only, with_router
 
@@ -49,29 +49,33 @@ async def test_what_waits_shares_a_batch() -> None:
     assert sum(batches) == 132 and len(batches) <= 6, batches
 
 
-@in_loop
-async def test_a_thread_that_hangs_leaves_its_place_until_all_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "_THREADS", 3)
-    go = threading.Event()
-    inside: list[int] = []
+@with_router(deadline_ms=SHORT_DEADLINE)
+async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once some hang, the others get the default action at once, and it is paid for."""
+    go, ask, calls = threading.Event(), Arms.ask, 0
 
-    def work(decisions: Sequence[Any]) -> None:
-        inside.append(1)
-        go.wait(LONG)
+    def hang(arms: Arms, experiment: Any, arm: Any, *asked: Any) -> Any:
+        nonlocal calls
+        if arm.name == "challenger":
+            calls += 1
+            go.wait(LONG)
+        return ask(arms, experiment, arm, *asked)
 
-    lane = Lane("test", work)
-    for hanging in range(3):
-        assert lane.hangs_in is None
-        decisions = some()
-        lane.put(decisions)
-        await until(lambda hanging=hanging: len(inside) == hanging + 1)  # type: ignore[misc]
-        decisions[0].taken_over = True
-        lane.begin()
-    assert lane.hangs_in == ("model", None) and lane.busy
+    monkeypatch.setattr(Arms, "ask", hang)
+    of_arm: dict[str, list[dict[str, Any]]] = {"incumbent": [], "challenger": []}
+    for number in range(60):
+        user = instance(str(number), baseline={"channel": "search", "expose": True})
+        of_arm[only(h.router.live).arm_of(str(number))[0]].append(user)
+    late = [asyncio.create_task(h.predict(user)) for user in of_arm["challenger"][:5]]
+    await until(lambda: calls == 2)
+    assert (await h.predict(of_arm["incumbent"][0]))[0]["fallback_reason"] is None
+    for (answer,) in [*await asyncio.gather(*late), await h.predict(of_arm["challenger"][5])]:
+        assert answer["fallback_reason"] == "model_timeout" and not answer["expose"]
+    for user in of_arm["challenger"][6:]:
+        (answer,) = await h.predict(user)
+        assert answer["fallback_reason"] == "model_error" and answer["expose"]
+    assert calls == 3
     go.set()
-    await until(lambda: not lane.busy)
-    assert lane.hangs_in is None and await lane.put(some()) is None
-    lane.close()
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
