@@ -146,11 +146,11 @@ class RedisLedger(Ledger):
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         calls = [self._reservation(one) for one in wanted]
-        answers = self.server.run_all("reserve", calls)
+        answers = self.server.run_by_node("reserve", calls)
         if _PERIOD_OVER in answers:
             over = [calls[i][1] for i, answer in enumerate(answers) if answer == _PERIOD_OVER]
             self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], _ANY)})
-            answers = self.server.run_all("reserve", calls)  # a script may be repeated
+            answers = self.server.run_by_node("reserve", calls)  # a script may be repeated
         return [self._granted(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def _reservation(self, wanted: Wanted) -> Call:
@@ -193,7 +193,7 @@ class RedisLedger(Ledger):
         for name, actual, event in costs:
             told = name, money.cost(actual), _text(event)
             calls.append(self._call(self._group_of(name), [], *told, int(SETTLED_SECONDS), last))
-        answers = self._in_groups("settle", calls)
+        answers = self.server.run_by_node("settle", calls)
         return [self._settled(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def _settled(self, call: Call, answer: Any) -> Settlement | Exception:
@@ -221,33 +221,23 @@ class RedisLedger(Ledger):
     @override
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
         calls = [self._call(self._group_of(name), [], name, int(RETENTION_SECONDS)) for name in reservation_ids]
-        return [answer if isinstance(answer, Exception) else None for answer in self._in_groups("cancel", calls)]
+        return [
+            answer if isinstance(answer, Exception) else None for answer in self.server.run_by_node("cancel", calls)
+        ]
 
     @override
     def expire(self, ttl: float) -> int:
         # Redis itself forgets what was finished long ago.
         self.server.checked = False  # the server may have been restarted with other settings
         arguments = self._jumps.before(self.now(), ttl), _BATCH, int(RETENTION_SECONDS)
-        answers = self._in_groups("expire", [self._call(prefix, [], *arguments) for prefix in self.server.groups])
+        answers = self.server.run_by_node(
+            "expire", [self._call(prefix, [], *arguments) for prefix in self.server.groups]
+        )
         faults = [answer for answer in answers if isinstance(answer, Exception)]
         expired = sum(answer for answer in answers if not isinstance(answer, Exception))
         if faults and not expired:
             raise faults[0]
         return expired
-
-    def _in_groups(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run a script for each call, in a round trip to each group: a node that is away fails its own calls alone."""
-        of_groups: defaultdict[str, list[int]] = defaultdict(list)
-        for i, (_, arguments) in enumerate(calls):
-            of_groups[arguments[2]].append(i)
-        answers: dict[int, Any] = {}
-        for places in of_groups.values():
-            try:
-                found = self.server.run_all(name, [calls[i] for i in places])
-            except LedgerUnavailable as error:
-                found = [error] * len(places)
-            answers.update(zip(places, found, strict=True))
-        return [answers[i] for i in range(len(calls))]
 
     @override
     def balances(self) -> list[Balance]:

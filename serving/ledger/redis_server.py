@@ -5,6 +5,7 @@ Keys of a group have one hash tag, so they lie on one node, and a script may use
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
@@ -76,6 +77,21 @@ class RedisServer:
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
         return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
+
+    def run_by_node(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """`run_all` for the calls of each node in turn: a node that is away fails its own calls alone."""
+        of_nodes: defaultdict[str, list[int]] = defaultdict(list)
+        with self.errors():
+            for i, (keys, _) in enumerate(calls):
+                of_nodes[self.client.get_node_from_key(keys[0]).name if self.cluster else ""].append(i)
+        answers: dict[int, Any] = {}
+        for places in of_nodes.values():
+            try:
+                found = self.run_all(name, [calls[i] for i in places])
+            except LedgerUnavailable as error:
+                found = [error] * len(places)
+            answers.update(zip(places, found, strict=True))
+        return [answers[i] for i in range(len(calls))]
 
     def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """`run_all` in small batches, so that decisions get in between; the first error is raised."""

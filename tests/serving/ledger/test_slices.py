@@ -186,7 +186,9 @@ def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> No
                 with pytest.raises(LedgerUnavailable):
                     reserve(c)
         live = [c for c in names if on[c] != port]
-        assert made.expire(0) == len(live)
+        both = [Wanted(decision_id("u", "0" * 8, campaign=c), "a", c, "x", 0.1) for c in names]
+        assert [answer is True for answer in made.reserve_all(both)] == [c in live for c in names]
+        assert made.expire(0) == 2 * len(live)
         assert live and all(map(reserve, live))
 
 
