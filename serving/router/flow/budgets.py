@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ class Settler:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        # Threads of its own: calls that hang must not hold up the kill switch and the rest of the housekeeping.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="settle")
         self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
@@ -211,7 +214,7 @@ class Settler:
         """Finish some that wait; returns whether not all have failed."""
         some = {name: costs for name in names if (costs := self._pending.get(name)) is not None}
         try:
-            failed = await asyncio.to_thread(finish, self._ledger, some)
+            failed = await asyncio.get_running_loop().run_in_executor(self._threads, finish, self._ledger, some)
         except Exception as error:
             failed = dict.fromkeys(some, error)
         for name, costs in some.items():

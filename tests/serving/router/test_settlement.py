@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,23 @@ async def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
         assert not settler.full
         settler.finish_later(f"x{i}", {})
     assert settler.full and not await settler.flush() and calls == [2]
+
+
+@in_loop
+async def test_calls_that_hang_hold_up_no_other_work(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    settler, back = Settler(ledger), threading.Event()
+    settle_all = ledger.settle_all
+
+    def hangs(costs: Any) -> Any:
+        back.wait(20)
+        return settle_all(costs)
+
+    monkeypatch.setattr(ledger, "settle_all", hangs)
+    for i in range(40):  # more than the event loop's own threads
+        await settler.finish([(f"r{1 + i % 6}", {f"e{i}": 0.01})], 0.001)
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(ledger.now)
+    assert settler.pending == 6
+    back.set()
+    assert await settler.flush()
+    assert ledger.balances()[0].spent == 0.4
