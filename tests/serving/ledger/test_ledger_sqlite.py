@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from serving.ledger import Account, LedgerUnavailable, SqliteLedger
+from serving.ledger.contract import RETENTION_SECONDS
+from tests.serving.ledgers import Clock
 
 
 @pytest.fixture
@@ -108,3 +111,14 @@ def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None
     assert db.total_changes == before
     ledger.define([*accounts[:-1], Account("b", "c99", "*", 5.0, "day")])
     assert db.total_changes - before < 10
+
+
+def test_a_second_forgets_more_than_a_second_makes(tmp_path: Path) -> None:
+    clock = Clock()
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite", clock=clock)
+    ledger.define([])
+    ledger.cancel_all([f"r{i}" for i in range(1_500)])
+    clock.now += RETENTION_SECONDS + 1
+    ledger.expire(0.0)
+    with closing(sqlite3.connect(ledger.path)) as db:
+        assert db.execute("SELECT count(*) FROM reservation").fetchone() == (0,)
