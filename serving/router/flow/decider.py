@@ -60,6 +60,7 @@ _HANGS: dict[Stage, FallbackReason] = {
     "ledger": "ledger",
     "log": "log",
 }
+_IN_LOG = ("log", None)  # `PendingDecision.asking`
 
 _T = TypeVar("_T")
 
@@ -180,7 +181,7 @@ class Decider:
         deadline = decisions[0].deadline
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        if not ended.done() and any(decision.in_log for decision in decisions):
+        if not ended.done() and any(decision.asking == _IN_LOG for decision in decisions):
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
@@ -200,7 +201,7 @@ class Decider:
 
     def _withdraw(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
         """Take the default action after all; returns when its record is durable, unless the log is what failed."""
-        stage = None if decision.asking is None else decision.asking[0]
+        stage = decision.asking and decision.asking[0]
         fault = decision.failed if bug is None else ("internal", bug)
         # After a bug, the ledger's answer may be lost: a release is harmless where nothing is reserved.
         release = decision.expose or stage == "ledger" or decision.may_be_reserved or (fault and fault[0] == "internal")

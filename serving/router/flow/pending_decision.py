@@ -141,11 +141,6 @@ class PendingDecision:
         """Whether it lacks nothing but its record, and is no exposure, whose money is released if it is taken over."""
         return not self.expose and (self.fault is not None or (self.answer is not None and not self.answer.expose))
 
-    @property
-    def in_log(self) -> bool:
-        """Whether the log is writing its record."""
-        return self.asking is not None and self.asking[0] == "log"
-
     def take_over(self) -> bool:
         """Take it from its thread, unless it is done; whether it is taken."""
         with self.lock:

@@ -22,7 +22,7 @@ LONG = 60.0
 
 def some(count: int = 1) -> list[Any]:
     """In place of decisions."""
-    return [SimpleNamespace(taken_over=False, asking=("model", None)) for _ in range(count)]
+    return [SimpleNamespace(taken_over=False) for _ in range(count)]
 
 
 async def until(condition: Callable[[], object]) -> None:
