@@ -15,7 +15,7 @@ from mtorl.log.lake import PLACED, Lake, lake_database
 from mtorl.log.records import ID_FIELD, Kind, sql_columns
 from serving.decision_log import Spool, position
 from serving.decision_log.lake_sink import LakeSink
-from serving.decision_log.position import OLDEST, Position
+from serving.decision_log.position import OLDEST
 from serving.decision_log.shipper import SinkUnavailable
 from tests.lakes import id_of
 from tests.serving.shipping import RECORDS, SHIPPED, names, poison, put, ship_all
@@ -111,17 +111,6 @@ def test_a_batch_that_is_delivered_again_replaces_its_file(spool: Spool, lake: L
     (spool.folder / SHIPPED).write_bytes(noted)
     upload(spool, lake)
     assert found(lake) == ids(13)
-
-
-def test_what_was_deleted_from_the_spool_stays(spool: Spool, lake: Lake) -> None:
-    """The position is damaged after segments were deleted: the others are uploaded again."""
-    expected = fill(spool, 30)
-    upload(spool, lake)
-    last = position.load(spool.folder, SHIPPED)["decision"].segment
-    spool.prune([{"decision": Position(last, 0)}], datetime.now(UTC).timestamp() + 60)
-    (spool.folder / SHIPPED).write_bytes(b"x")
-    upload(spool, lake, 3)
-    assert found(lake) == expected
 
 
 @pytest.mark.parametrize("withdrawal_first", [False, True])

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -16,18 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool, position, segments
-from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.position import OLDEST, Batch
 from serving.decision_log.shipper import SinkUnavailable
-from tests.repository import ROOT
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
-    RECORDS,
     SHIPPED,
     MemorySink,
-    WebSink,
     distinct,
     ids,
     names,
@@ -190,58 +182,6 @@ async def test_a_clock_that_is_set_back_does_not_hold_records(
     monkeypatch.setattr(time, "monotonic", lambda: steady() + linger)
     assert await shipper.ship_once() == 1
     assert sink.got["decision"] == ["d"]
-
-
-_PROCESS = """
-import asyncio, json, sys
-from serving.decision_log import Spool
-from serving.decision_log.http_sink import HttpSink
-from serving.decision_log.shipper import Shipper
-folder, url, golden, turn = sys.argv[1:]
-
-async def main():
-    spool = Spool(folder, segment_bytes=50_000)
-    Shipper(spool, HttpSink(url, "/r", largest=16), "shipped.json").start()
-    decision, outcome = json.loads(golden)
-    for i in range(10**6):
-        await asyncio.wrap_future(spool.submit("decision", {**decision, "decision_id": f"d{turn}-{i}"}))
-        await asyncio.wrap_future(spool.submit("outcome", {**outcome, "event_id": f"e{turn}-{i}"}))
-        print(i, flush=True)
-asyncio.run(main())
-"""
-
-
-@pytest.mark.integration
-@in_loop
-async def test_a_shipper_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
-    golden = json.dumps([RECORDS["decision"], RECORDS["outcome"]])
-    written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
-    server = WebSink()
-    url = await server.start()
-    broken = iter(range(10**9))
-    server.mode = lambda _: 500 if next(broken) % 7 == 3 else "ok"  # a fault now and then
-    for turn in range(4):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _PROCESS, str(tmp_path / "spool"), url, golden, str(turn)),
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert process.stdout is not None
-        read = [await process.stdout.readline() for _ in range(100 + 50 * turn)]
-        os.kill(process.pid, signal.SIGKILL)
-        read += (await process.communicate())[0].splitlines(keepends=True)
-        acknowledged = int([line for line in read if line.endswith(b"\n")][-1])
-        written["decision"] += [f"d{turn}-{i}" for i in range(acknowledged + 1)]
-        written["outcome"] += [f"e{turn}-{i}" for i in range(acknowledged + 1)]
-    spool = Spool(tmp_path / "spool")
-    async with shipping(spool, HttpSink(url, "/r")) as running:
-        await until(lambda: running.pending == 0)
-    for kind in KINDS:
-        got, logged = distinct(server.ids(kind)), [r[ID_FIELD[kind]] for r in spool.read(kind)]
-        assert got == logged and set(written[kind]) <= set(got)
-    assert len(server.got) < 3 * sum(len(ids) for ids in written.values())
-    spool.close()
-    await server.stop()
 
 
 class _Crash(BaseException):

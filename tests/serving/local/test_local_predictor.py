@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.http import ask
@@ -82,45 +81,6 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run
             while time.monotonic() < deadline:
                 stack.check()
                 time.sleep(0.1)
-
-
-@pytest.mark.integration
-def test_one_that_hangs_costs_its_own_arm_its_answers_until_it_goes_on(run: Path, example: Any, tmp_path: Path) -> None:
-    alone = tmp_path / "challenger"
-    alone.mkdir()
-    (alone / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
-    with (
-        LocalPredictor(alone, tmp_path / "work") as challenger,
-        LocalStack(run, runtime="predictor", deadline_ms=5000) as stack,
-    ):
-        file = yaml.safe_load(stack.experiment.read_text())
-        for arm in file["arms"]:
-            if arm["name"] == "challenger":
-                arm["endpoint"] = challenger.endpoint("challenger")
-        stack.experiment.write_text(yaml.safe_dump(file))
-        stack.wait_for_experiment()
-
-        def by_arm() -> dict[str, set[str | None]]:
-            reasons: dict[str, set[str | None]] = {"incumbent": set(), "challenger": set()}
-            for answer in decide(stack.url, *({**example, "user_id": f"u{n}"} for n in range(20))):
-                reasons[answer["arm"]].add(answer["fallback_reason"])
-            return reasons
-
-        assert by_arm() == {"incumbent": {None}, "challenger": {None}}
-        os.killpg(challenger.pid or 0, signal.SIGSTOP)
-        try:
-            for _ in range(3):
-                reasons = by_arm()  # it comes, though the challenger says nothing
-                assert reasons["incumbent"] == {None}
-                assert reasons["challenger"] <= {"model_timeout", "model_error"}
-            parts = json.loads(ask(f"{stack.url}/health/ready", seconds=60).content)["parts"]
-            assert parts["first/challenger"].startswith("no answer for") and parts["first/incumbent"] == "ok"
-        finally:
-            os.killpg(challenger.pid or 0, signal.SIGCONT)
-        deadline = time.monotonic() + 60
-        while (reasons := by_arm())["challenger"] != {None}:  # for a moment it may be left alone yet
-            assert reasons["incumbent"] == {None}
-            assert time.monotonic() < deadline, "it is not asked again"
 
 
 @pytest.mark.integration

@@ -17,7 +17,6 @@ from serving.decision_log.segments import path_of
 from serving.local import stack as stack_module
 from serving.local.model_server import ModelServer
 from serving.local.stack import LocalStack, Own, StackError
-from tests.serving.small_run import small_run
 
 pytestmark = pytest.mark.integration
 
@@ -227,29 +226,4 @@ with stack.LocalStack({str(run)!r}):
     parent.communicate(timeout=120)
     with LocalStack(run):
         assert "router drained" in (run / "serving" / "events").read_text()
-    assert not remains()
-
-
-def test_the_real_stack_decides_and_goes_on_after_a_restart(tmp_path: Path, remains, wait_for) -> None:
-    import pandas as pd
-
-    real_run = small_run(tmp_path)
-    log = pd.read_parquet(real_run / "data" / "touchpoints.parquet")
-    context = {"hour": 12, "device": log["device"].iloc[0], "placement": log["placement"].iloc[0]}
-    users = [*log["user_id"].drop_duplicates().head(20), *(f"nobody-{i}" for i in range(4))]
-
-    def decide(url: str) -> list[dict]:
-        instances = [{"user_id": user, "campaign_id": "c1", "context": context} for user in users]
-        answer = ask(f"{url}/v1/models/ads:predict", {"instances": instances}, seconds=120)
-        return json.loads(answer.content)["predictions"]
-
-    arms = []
-    for _ in range(2):
-        with LocalStack(real_run) as stack:
-            # On a busy machine a decision may miss its deadline and fall back; that is not what is tested here.
-            assert wait_for(lambda url=stack.url: {d["fallback_reason"] for d in decide(url)} == {None}, 120)
-            arms.append({user: d["arm"] for user, d in zip(users, decide(stack.url), strict=True)})
-            stack.check()
-    assert arms[0] == arms[1]
-    assert set(arms[0].values()) == {"incumbent", "challenger"}
     assert not remains()

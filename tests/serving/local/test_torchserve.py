@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -116,40 +113,3 @@ def test_a_model_that_does_not_load_says_why_at_once(tmp_path, remains) -> None:
         TorchServe(store, tmp_path / "work").start()
     assert "network.onnx does not match its checksum" in str(caught.value)
     assert not remains()
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("end", ["kill", "interrupt while starting"])
-def test_nothing_is_left_behind(tmp_path, remains, wait_for, end: str) -> None:
-    store = store_with(tmp_path, challenger="first")
-    work = tmp_path / ("a-long-folder-name-" * 6) if end == "kill" else tmp_path / "work"
-    program = f"""
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
-import time
-from serving.local.torchserve import TorchServe
-print("starting", flush=True)
-with TorchServe({str(store)!r}, {str(work)!r}) as server:
-    print("ready", flush=True)
-    time.sleep(1000)
-"""
-    # A group of its own, as a shell would give it: the signal goes to all of the group, as Ctrl-C does.
-    env = {**os.environ, "TMPDIR": str(tmp_path / "t")}
-    (tmp_path / "t").mkdir()
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert parent.stdout and parent.stdout.readline() == b"starting\n"
-    if end == "interrupt while starting":
-        log = work / "torchserve.log"
-        assert wait_for(lambda: log.exists() and "Model server started" in log.read_text(), 240)
-        os.killpg(parent.pid, signal.SIGINT)
-    else:
-        assert parent.stdout.readline() == b"ready\n"
-        os.killpg(parent.pid, signal.SIGKILL)
-    _, errors = parent.communicate(timeout=240)
-    assert parent.returncode == (-signal.SIGKILL if end == "kill" else -signal.SIGINT), errors
-    if end == "kill":
-        assert wait_for(lambda: not list((tmp_path / "t").iterdir()), 120)  # its short temporary folder
-    assert not remains()
-    assert {entry.name for entry in work.iterdir()} == {"config.properties", "torchserve.log"}

@@ -1,18 +1,13 @@
-"""Old versions go, and nothing that serves ever does: in any order of events, and wherever a process is killed."""
+"""Old versions go, and nothing that serves ever does, wherever a process is killed."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-import serving.versions.pruning as pruning
 from mtorl.artifact.lineage import FILE
 from mtorl.experiment.experiment import Experiment
 from serving.registry import RegistryError, published_digest
@@ -129,88 +124,3 @@ def test_experiments_of_a_folder_of_a_file_and_of_nothing(tmp_path: Path) -> Non
         == [found.name for found in experiments_in(tmp_path)]
         == ["spring"]
     )
-
-
-class Registry(RuleBasedStateMachine):
-    """Nights publish and prune, people and experiments promote and roll back, in any order.
-
-    The pointers of two servers are what serves, and what a rollback goes back to. A version that serves, served before
-    the newest promotion, or has ever decided is there, whole, at any time.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.root = Path(self.folder.name)
-        self.count = 0
-        first = version(self.root, self.count, "incumbent", "first")
-        self.serves = {"incumbent": first, "challenger": first}
-        self.before: dict[str, str] = {}
-        self.decided: set[str] = set()
-
-    def teardown(self) -> None:
-        self.folder.cleanup()
-
-    def there(self) -> list[str]:
-        return names(self.root)
-
-    @rule(data=st.data())
-    def publish(self, data: st.DataObject) -> None:
-        self.count += 1
-        parent = data.draw(st.integers(0, self.count - 1))
-        version(self.root, self.count, known=lineage(self.count, parent))
-
-    @rule(data=st.data(), arm=st.sampled_from(["incumbent", "challenger"]))
-    def promote(self, data: st.DataObject, arm: str) -> None:
-        chosen = data.draw(st.sampled_from(self.there()))
-        if chosen != self.serves[arm]:
-            self.before[arm], self.serves[arm] = self.serves[arm], chosen
-
-    @precondition(lambda self: self.before)
-    @rule(data=st.data())
-    def roll_back(self, data: st.DataObject) -> None:
-        arm = data.draw(st.sampled_from(sorted(self.before)))
-        assert self.before[arm] in self.there(), "there is nothing to go back to"
-        self.serves[arm], self.before[arm] = self.before[arm], self.serves[arm]
-
-    @rule()
-    def decide(self) -> None:
-        self.decided |= {find(self.root, ref).digest for ref in self.serves.values()}
-
-    def needs(self) -> Needs:
-        uses = [(ref, f"{arm} serves it", True) for arm, ref in self.serves.items()]
-        uses += [(ref, f"a rollback of {arm}", False) for arm, ref in self.before.items()]
-        return Needs([*uses, *((one, "it has decided", False) for one in self.decided)])
-
-    @rule(keep=st.integers(1, 3), killed=st.booleans())
-    def prune(self, keep: int, killed: bool) -> None:
-        before = len(self.there())
-        if not killed:
-            gone = prune(self.root, self.needs(), keep)
-            assert len(self.there()) == before - len(gone)
-            return
-        removed, pruning.remove = pruning.remove, lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
-        try:
-            prune(self.root, self.needs(), keep)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            pruning.remove = removed
-
-    @invariant()
-    def what_is_needed_is_there(self) -> None:
-        there = versions(self.root)
-        refs, digests = {found.ref for found in there}, {found.digest for found in there}
-        assert set(self.serves.values()) <= refs and set(self.before.values()) <= refs and self.decided <= digests
-        for found in there:
-            assert published_digest(found.folder) == found.digest
-
-    @invariant()
-    def the_disk_is_bounded(self) -> None:
-        """What no pruning of the smallest kind would keep is gone after one."""
-        hidden = [path for path in (self.root / "challenger").glob(".*") if (self.root / "challenger").exists()]
-        assert all(path.name.endswith(".removed") for path in hidden)
-
-
-Registry.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-TestRegistry = Registry.TestCase
