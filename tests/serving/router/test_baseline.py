@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,33 +68,23 @@ async def test_it_needs_no_feature_store(h: Harness) -> None:
     assert h.records()[0]["static"] is None and h.records()[0]["feature_hash"] is None
 
 
+@pytest.mark.parametrize("part", ["ledger", "log"])
 @with_router()
-async def test_a_ledger_that_fails_for_the_default_action_means_no_exposure(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(wanted: Any) -> Any:
-        raise LedgerUnavailable("away")
-
-    h.arm.mode = 500
-    with monkeypatch.context() as patch:
-        patch.setattr(h.ledger, "reserve_all", away)
-        (answer,) = await h.predict(instance(baseline=SEARCH))
-    assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("ledger", "search", False)
-    await h.until(h.holds_nothing)
-
-
-@with_router()
-async def test_a_log_that_fails_withdraws_the_default_action_and_its_money(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
+async def test_a_default_action_that_is_not_paid_for_or_not_logged_is_no_exposure(
+    h: Harness, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     h.arm.mode = 500
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda file, *data: full_disk(file, data))
+        if part == "ledger":
+            patch.setattr(h.ledger, "reserve_all", Mock(side_effect=LedgerUnavailable("away")))
+        else:
+            patch.setattr(os, "write", full_disk)
         (answer,) = await h.predict(instance(baseline=SEARCH))
-        assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("log", "search", False)
+        assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == (part, "search", False)
         await h.until(h.holds_nothing)
     await h.until(lambda: len(h.records()) == 1)
-    assert h.records()[0]["withdrawn"] and not h.records()[0]["expose"]
+    (record,) = h.records()
+    assert (record["withdrawn"], record["expose"]) == (part == "log", False)
 
 
 @with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 3.0, "period": "day", "pacing": None}]})

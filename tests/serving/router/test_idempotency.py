@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -151,39 +151,30 @@ async def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_
     assert [r["expose"] for r in h.records() if r["decision_id"] == first["decision_id"]] == [True]
 
 
-@pytest.mark.parametrize("call", [(FeatureReader, "read"), (Arms, "ask")])
-@with_router()
-async def test_a_bug_is_the_default_action_too_for_all_who_wait(
-    h: Harness, monkeypatch: pytest.MonkeyPatch, call: tuple[type, str]
-) -> None:
-    def answers_nothing(*_: Any) -> list[Any]:
-        time.sleep(0.05)
-        return []
+_reserve = Budgets.reserve
+BUGS: dict[str, tuple[type, str, Callable[..., Any]]] = {
+    "no features": (FeatureReader, "read", lambda *_: []),
+    "no answers": (Arms, "ask", lambda *_: []),
+    "reservations without answers": (Budgets, "reserve", lambda *asked: _reserve(*asked)[:0]),
+    "no record": (PendingDecision, "record", lambda _: 1 / 0),
+}
 
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+@with_router()
+async def test_a_bug_is_the_default_action_too_for_all_who_wait_and_holds_no_money(
+    h: Harness, monkeypatch: pytest.MonkeyPatch, bug: tuple[type, str, Callable[..., Any]]
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(*call, answers_nothing)
+        patch.setattr(*bug)
         answers = await asyncio.gather(*(h.predict(instance(request_id="r1")) for _ in range(3)))
-    assert {answer["fallback_reason"] for (answer,) in answers} == {"internal"}
+    assert {(answer["fallback_reason"], answer["expose"]) for (answer,) in answers} == {("internal", False)}
     assert len({answer["decision_id"] for (answer,) in answers}) == 1
     assert not h.router.decider.cache._pending
-    await h.until(lambda: not h.ledger.open_reservations())
-    await h.until(lambda: [r["expose"] for r in h.records()][-1:] == [False])
-    assert (await h.predict(instance()))[0]["expose"]
-
-
-@with_router()
-async def test_a_bug_after_a_reservation_releases_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    reserve = Budgets.reserve
-
-    def loses_answers(budgets: Budgets, wanted: Any) -> list[Any]:
-        reserve(budgets, wanted)
-        return []
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Budgets, "reserve", loses_answers)
-        (answer,) = await h.predict()
-    assert answer["fallback_reason"] == "internal" and not answer["expose"]
     await h.until(h.holds_nothing)
+    logged = [] if bug[1] == "record" else [False]
+    await h.until(lambda: [record["expose"] for record in h.records()][-1:] == logged)
+    assert (await h.predict(instance()))[0]["expose"]
 
 
 @with_router()
@@ -194,21 +185,6 @@ async def test_a_bug_of_the_check_of_a_repeated_answer_repeats_it(h: Harness, mo
         for _ in range(2):
             assert await h.predict(instance(request_id="r1")) == [first]
     assert not h.router.decider.cache._pending
-
-
-@with_router()
-async def test_a_record_that_can_not_be_made_is_no_exposure_and_no_reservation(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any) -> None:
-        raise ZeroDivisionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PendingDecision, "record", broken)
-        (answer,) = await h.predict()
-    assert answer["fallback_reason"] == "internal" and not answer["expose"]
-    await h.until(lambda: not h.ledger.open_reservations())
-    assert (await h.predict())[0]["expose"]
 
 
 @with_router()
