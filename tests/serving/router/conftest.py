@@ -12,13 +12,15 @@ from tests.serving.router_fixtures import made_feast_repo, running
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Posts bodies to one router, which must still decide afterwards."""
+    """Posts bodies to one router, which must still decide afterwards, and of which none leaves anything behind."""
     runner = asyncio.Runner()
     context = running(tmp_path_factory.mktemp("router"))
-    harness = runner.run(context.__aenter__())
-    yield lambda path, body, **options: runner.run(harness.post(path, body, **options))
-    (answer,) = runner.run(harness.predict())
-    assert answer["expose"] and len(harness.records()) == 1
+    h = runner.run(context.__aenter__())
+    yield lambda path, body, **options: runner.run(h.post(path, body, **options))
+    (answer,) = runner.run(h.predict())
+    assert answer["expose"] and len(h.records()) == 1
+    assert h.ledger.open_reservations() == [answer["decision_id"]] and not h.router.decider.cache._pending
+    assert (h.gateway.readers, h.gateway.decisions.inside, h.router.outcome_admission.inside) == (0, 0, 0)
     runner.run(context.__aexit__(None, None, None))
     runner.close()
 
