@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import jsonschema
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from mtorl.experiment.assignment import draw
 from mtorl.log.records import json_schema
 from mtorl.log.times import microseconds
-from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, only, sample, with_router
+from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, sample, with_router
 
 BUDGET = {"campaign": "*", "channel": "*", "amount": 50.0}
 
@@ -95,25 +94,6 @@ async def test_the_feature_hash_is_that_of_all_features(h: Harness) -> None:
         await h.predict(instance(timestamp=now))
     first, *others = (record["feature_hash"] for record in h.records())
     assert first not in others and others[0] != others[1] and others[0] == others[2]
-
-
-@with_router()
-async def test_users_are_sticky_and_split_as_the_experiment_says(h: Harness) -> None:
-    users = [f"u{i}" for i in range(60)]
-    first = [p["arm"] for p in await h.predict(*map(instance, users))]
-    assert first == [p["arm"] for p in await h.predict(*map(instance, users))]
-    assert first == [only(h.router.live).arm_of(user)[0] for user in users]
-    assert set(first) == {"incumbent", "challenger"}
-    assert [record["assignment_probability"] for record in h.records()] == [0.5] * 120
-
-
-@pytest.mark.parametrize("changes", [{"stage": "shadow"}, {"enabled": False}])
-@with_router()
-async def test_all_users_get_the_incumbent_in_the_shadow_and_by_the_switch(h: Harness, changes: Any) -> None:
-    await h.predict(*(instance(f"u{i}") for i in range(20)))
-    assert {(r["arm"], r["assignment_probability"]) for r in h.records()} == {("incumbent", 1.0)}
-    if "enabled" in changes:
-        assert {arm for arm, _ in h.arm.asked} == {"incumbent"}
 
 
 @with_router(changes={"layer_part": [0.5, 1]})

@@ -60,11 +60,3 @@ async def test_what_the_request_says_it_costs_is_reserved_and_recorded(h: Harnes
     balance = h.balance(cheap["arm"])
     assert balance.spent + balance.reserved <= balance.limit and balance.spent == 0.02
     assert balance.excess == pytest.approx(0.03)
-
-
-@with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.2}]})
-async def test_a_budget_pays_for_more_where_costs_are_known(h: Harness) -> None:
-    answers = await h.predict(*(instance("u1", costs={"video": 0.01}) for _ in range(20)))
-    assert sum(answer["expose"] for answer in answers) == 10
-    balance = h.balance(answers[0]["arm"])
-    assert balance.reserved == balance.limit == pytest.approx(0.1)

@@ -96,18 +96,6 @@ async def test_a_sink_that_stays_away_stops_no_exposure(tmp_path: Path, monkeypa
     await server.stop()
 
 
-@in_loop
-async def test_a_sink_that_hangs_slows_no_decision_and_not_the_end(tmp_path: Path) -> None:
-    server = WebSink()
-    server.mode = "hang"
-    async with running(tmp_path, sink=await server.start()) as h:
-        for i in range(20):
-            assert (await h.predict(instance(f"u{i}")))[0]["fallback_reason"] is None
-        start = time.monotonic()
-    assert time.monotonic() - start < 60  # the sink hangs for an hour
-    await server.stop()
-
-
 @with_router(spool_max_bytes=3000)
 async def test_a_full_spool_is_the_default_action_and_outcomes_come_again(h: Harness) -> None:
     answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(10)]
