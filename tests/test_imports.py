@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "cli": {"pipelines", "components", "features", "serving", "monitoring", "mtorl"},
 }
 FORBIDDEN = {
-    "mtorl": {"kubernetes", "kfp", "feast", "kserve", "evidently", "ts", "ibis", "pandera", "pyspark", "redis"},
+    "mtorl": {"kubernetes", "kfp", "feast", "kserve", "evidently", "ts", "ibis", "pyspark", "redis"},
     "features": {"kfp", "kserve", "evidently", "ts"},
-    "serving": {"torch", "kfp", "evidently", "ibis", "pandera", "pyspark"},
+    "serving": {"torch", "kfp", "evidently", "ibis", "pyspark"},
     "monitoring": {"kfp", "kserve", "feast", "ts", "torch"},
 }
 

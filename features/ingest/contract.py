@@ -1,12 +1,11 @@
-"""The data contract: what a touchpoint must be, declared as Pandera checks and judged by the engine in one pass.
+"""The data contract: what a touchpoint must be, declared as rules and judged by the engine in one pass.
 
     cells, *others = stages(spec, optional=())
     table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be read is null
     bad = broken(table, cells)                                  # rows that break a rule, and which one, by column
     table = without(table, bad)                                 # the next stage checks the other rows
 
-A rule is a Pandera check, named as its fault and titled with its column. This module puts the expressions of all checks
-into one query, where Pandera would run one query for each. A cell is reported once, for the first rule that it breaks.
+The conditions of all rules are one query. A cell is reported once, for the first rule that it breaks.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
+from typing import NamedTuple
 
 import ibis
-import pandera.ibis as pa
 
 from features.engine import timestamp_micros, unix_micros
 from features.ingest.adapters import values
@@ -71,16 +70,25 @@ Suspects = Callable[[ibis.Table], ibis.Table]
 """A cheap aggregate, from all rows to the keys of the only rows that can break an expensive rule."""
 
 
+class Rule(NamedTuple):
+    """What a column must fulfil; `holds` is true or false for each row, never null."""
+
+    fault: str  # a key of MEANING
+    column: str
+    holds: Callable[[ibis.Table], ibis.Value]
+    hint: str = ""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Rules that can be checked together, on rows that broke no rule of an earlier stage."""
 
-    checks: tuple[pa.Check, ...]  # the ones of a column stand together
+    checked: tuple[Rule, ...]  # the ones of a column stand together
     suspects: Suspects | None = None  # None: every row
 
-    def rules(self) -> list[tuple[str, list[pa.Check]]]:
+    def rules(self) -> list[tuple[str, list[Rule]]]:
         """Each column with its rules, in the order in which they are checked."""
-        return [(str(name), list(checks)) for name, checks in groupby(self.checks, lambda check: check.title)]
+        return [(name, list(rules)) for name, rules in groupby(self.checked, lambda rule: rule.column)]
 
 
 @dataclass(frozen=True)
@@ -93,25 +101,24 @@ class Cells:
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
         """Sum up the rows that break a rule of a stage, which `broken` returns."""
-        kinds = [(name, place, check) for name, checks in stage.rules() for place, check in enumerate(checks, 1)]
+        kinds = [(name, place, rule) for name, rules in stage.rules() for place, rule in enumerate(rules, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):
             figures[f"count{i}"] = (rows[name] == place).sum()
             figures[f"first{i}"] = rows[ROW].min(where=rows[name] == place)
         totals = rows.agg(**figures).to_pyarrow().to_pylist()[0]
-        for i, (name, _, check) in enumerate(kinds):
+        for i, (name, _, rule) in enumerate(kinds):
             if count := totals[f"count{i}"]:
                 row = totals[f"first{i}"]
-                example = "" if check.name == "missing_value" else self._value(name, row)
-                own = self.called.get(name, name)
-                yield Fault(str(check.name), own, count, example, row, check.description or "")
+                example = "" if rule.fault == "missing_value" else self._value(name, row)
+                yield Fault(rule.fault, self.called.get(name, name), count, example, row, rule.hint)
 
     def in_words(self, stage: Stage, rows: ibis.Table) -> ibis.Table:
         """`ROW` and the faults of each of these rows in words."""
         words = []
-        for name, checks in stage.rules():
+        for name, rules in stage.rules():
             own = self.called.get(name, name)
-            places = ((rows[name] == place, f"{check.name} ({own}); ") for place, check in enumerate(checks, 1))
+            places = ((rows[name] == place, f"{rule.fault} ({own}); ") for place, rule in enumerate(rules, 1))
             words.append(ibis.cases(*places, else_=""))
         text = reduce(lambda a, b: a + b, words)
         return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
@@ -188,8 +195,8 @@ def of_conversions(told: Conversions) -> Stage:
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
     """Add, for each column that has rules, the number of the first broken one, from 1; 0 for none."""
     codes = {}
-    for name, checks in stage.rules():
-        passed = [check(table).check_output for check in checks]
+    for name, rules in stage.rules():
+        passed = [rule.holds(table) for rule in rules]
         codes[_CODE + name] = ibis.cases(*((~ok, place) for place, ok in enumerate(passed, 1)), else_=0).cast("int8")
     further = [name for name in table.columns if not name.startswith((_PRESENT, _CODE))]
     return table.select(*further, **codes)
@@ -231,22 +238,22 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 
-# ---- rules about cells: each is true or false, never null; a null that is allowed breaks no rule
+# ---- rules about cells: a null that is allowed breaks no rule
 
 
-def _present(column: str) -> pa.Check:
-    return _rule("missing_value", column, lambda table: table[_PRESENT + column])
+def _present(column: str) -> Rule:
+    return Rule("missing_value", column, lambda table: table[_PRESENT + column])
 
 
-def _number(column: str) -> pa.Check:
+def _number(column: str) -> Rule:
     hint = "; decimals are written with a point, or with a comma where the description says file: {decimal: ','}"
-    return _rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column], hint)
+    return Rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column], hint)
 
 
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 
 
-def _time(column: str, sources: Mapping[str, Source], required: bool = True) -> pa.Check:
+def _time(column: str, sources: Mapping[str, Source], required: bool = True) -> Rule:
     source = sources.get(column)
     if source and source.unit:
         hint = f"; expected {_UNITS[source.unit]} since 1970"
@@ -260,33 +267,33 @@ def _time(column: str, sources: Mapping[str, Source], required: bool = True) -> 
     def holds(table: ibis.Table) -> ibis.Value:
         return table[column].notnull() if required else table[column].notnull() | ~table[_PRESENT + column]
 
-    return _rule("unparsable_timestamp", column, holds, hint)
+    return Rule("unparsable_timestamp", column, holds, hint)
 
 
-def _not_before(column: str) -> pa.Check:
-    return _rule(
+def _not_before(column: str) -> Rule:
+    return Rule(
         "outcome_before_touchpoint", column, lambda table: (table[column] >= table["timestamp"]).fill_null(True)
     )
 
 
-def _told_when(outcome: str) -> pa.Check:
+def _told_when(outcome: str) -> Rule:
     time = outcome_time(outcome)
 
     def holds(table: ibis.Table) -> ibis.Value:
         return ((table[outcome] == 0) | table[time].notnull()).fill_null(True)
 
-    return _rule("outcome_without_time", time, holds, f"; {outcome} is `timed`")
+    return Rule("outcome_without_time", time, holds, f"; {outcome} is `timed`")
 
 
-def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hint: str = "") -> pa.Check:
-    return _rule(rule, column, lambda table: holds(table[column]).fill_null(True), hint)
+def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hint: str = "") -> Rule:
+    return Rule(rule, column, lambda table: holds(table[column]).fill_null(True), hint)
 
 
-def _flag(column: str) -> list[pa.Check]:
+def _flag(column: str) -> list[Rule]:
     return [_present(column), _number(column), _value("not_binary", column, lambda value: value.isin([0, 1]))]
 
 
-def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
+def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[Rule]:
     channels = f"; known: {', '.join(spec.channels)} (docs/data.md, A new channel)"
     rules = [
         _present("user_id"),
@@ -321,26 +328,26 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
 _USER_TIME = ("user_id", "timestamp")
 
 
-def _not_repeated() -> pa.Check:
+def _not_repeated() -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         same = [*SAME_TOUCHPOINT, *([SAME] if SAME in table.columns else [])]
         return ibis.row_number().over(group_by=[table[name] for name in same], order_by=table[ROW]) == 0
 
-    return _rule("duplicate_touchpoint", "timestamp", holds)
+    return Rule("duplicate_touchpoint", "timestamp", holds)
 
 
-def _unchanging(column: str) -> pa.Check:
+def _unchanging(column: str) -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
         order = [value.isnull(), table[ROW]]  # a null is no value, so nulls come last
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
-    return _rule("changing_static", column, holds)
+    return Rule("changing_static", column, holds)
 
 
-def _enough(least: int) -> pa.Check:
+def _enough(least: int) -> Rule:
     hint = f"; at least {least} usable ones are needed (min_touchpoints of the data set)"
-    return _rule(
+    return Rule(
         "single_touchpoint", "user_id", lambda table: table.count().over(group_by=table["user_id"]) >= least, hint
     )
 
@@ -360,10 +367,6 @@ def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Tabl
     users = table.group_by("user_id").agg(n=table.count(), **ends)
     changing = (users[f"min:{name}"] != users[f"max:{name}"] for name in static)
     return users.filter(ibis.or_(users["n"] < least, *(change.fill_null(False) for change in changing)))[["user_id"]]
-
-
-def _rule(rule: str, column: str, holds: Callable[[ibis.Table], ibis.Value], hint: str = "") -> pa.Check:
-    return pa.Check(lambda data: holds(data.table), name=rule, title=column, description=hint)
 
 
 def _declared(spec: DatasetSpec) -> tuple[Column, ...]:

@@ -54,12 +54,12 @@ def test_the_routers_image_can_open_the_pipelines_repository(
 ) -> None:
     """It lacks the offline store's libraries: its configuration names no such store, and the registry needs none."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert not re.search(r"ibis|pandera|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
+    assert not re.search(r"ibis|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
     repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
     code = f"""
 import sys
 from pathlib import Path
-sys.modules.update(dict.fromkeys(["ibis", "pandera", "pyspark", "plotly", "torch"]))    # as if they were not installed
+sys.modules.update(dict.fromkeys(["ibis", "pyspark", "plotly", "torch"]))    # as if they were not installed
 from serving.router.flow.features import FeastSource
 FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 """
