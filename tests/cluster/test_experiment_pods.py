@@ -7,7 +7,6 @@ where the last ended.
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,21 +74,6 @@ def test_it_is_started_by_a_move(pods: Pods) -> None:
     pods.people.wait_for_phase("shadow", NAME, state=pods.state)
     wait_until("each router", pods.is_in_force, state=pods.state)
     assert pods.serve({"incumbent"}) and pods.stages() == {"shadow"}
-
-
-def test_a_killed_router_comes_back_with_what_is_in_force(pods: Pods) -> None:
-    pod = get(pods.namespace, "pod", ROUTERS[1])["metadata"]["uid"]
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(pods.asked, ROUTERS[0], 40)
-        time.sleep(3)
-        kubectl("-n", pods.namespace, "delete", "pod", ROUTERS[1], "--force", "--grace-period=0")
-        wait_until("another pod", lambda: get(pods.namespace, "pod", ROUTERS[1])["metadata"]["uid"] != pod)
-        ready = ("wait", "--for=condition=Ready", f"pod/{ROUTERS[1]}", "--timeout=180s")
-        kubectl("-n", pods.namespace, *ready)
-        wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
-        assert pods.stages() == {"shadow"}
-    assert {one["status"] for one in other.result()} == {200}, "the other answers all the time"
-    wait_until("each router", pods.is_in_force, state=pods.state)
 
 
 def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.cluster.conftest import Installation
-from tests.cluster.kfp_runs import platform
-from tests.cluster.kubectl import Object, kubectl, refusal
+from tests.cluster.kubectl import Object, refusal
 from tests.manifests.conftest import MANIFESTS, documents
 
 pytestmark = pytest.mark.cluster
@@ -80,35 +78,3 @@ def test_a_step_is_admitted(container: Object, said: Object, profile: Installati
     assert not refusal(profile.namespace, pod(container, said))
     mounted = [one["mountPath"] for one in said.get("pvcMount", [])]
     assert mounted == ["/mnt/mtorl"], "a step reads and writes nowhere else"
-
-
-def test_a_step_that_says_nothing_is_refused(profile: Installation) -> None:
-    assert "runAsNonRoot" in refusal(profile.namespace, pod({"image": "bare"}, {}))
-
-
-@pytest.mark.parametrize("account", ["default-editor", "pipeline-runner"])
-def test_either_account_of_runs_may_do_what_steps_do(account: str, profile: Installation) -> None:
-    def may(account: str, verb: str, group: str, resource: str, name: str = "") -> bool:
-        asked = {"namespace": profile.namespace, "verb": verb, "group": group, "resource": resource, "name": name}
-        spec = {"user": f"system:serviceaccount:{profile.namespace}:{account}", "resourceAttributes": asked}
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-        answer: Object = json.loads(kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(review)))
-        return bool(answer["status"]["allowed"])
-
-    kserve = ("serving.kserve.io", "inferenceservices")
-    done = [
-        ("get", "argoproj.io", "workflows", "night"),
-        ("list", *kserve),
-        ("patch", *kserve, "mtorl-challenger"),
-        ("get", "apps", "deployments", "mtorl-challenger-predictor"),
-        ("create", "trainer.kubeflow.org", "trainjobs"),
-        ("list", "", "pods"),
-    ]
-    assert not any(may(account, *one) for one in done)
-    kubectl("apply", "-f", "-", stdin=platform(profile.namespace))
-    try:
-        assert all(may(account, *one) for one in done)
-        assert not may(account, "patch", *kserve, "mtorl-incumbent")
-        assert not may("default", "get", "argoproj.io", "workflows", "night")
-    finally:
-        kubectl("delete", "-f", "-", stdin=platform(profile.namespace))

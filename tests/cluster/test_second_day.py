@@ -226,14 +226,3 @@ def test_no_log_and_no_object_has_the_secret(day: Day) -> None:
         assert SECRET not in json.dumps(pod)
         log = ("logs", pod["metadata"]["name"], "--all-containers", "--tail=-1")
         assert SECRET not in kubectl("-n", day.namespace, *log, allowed=(0, 1))
-
-
-def test_an_uninstallation_leaves_volumes_and_the_bucket(day: Day) -> None:
-    kubectl("delete", "-k", day.target("overlays/production"), "--wait=true", "--timeout=240s")
-    wait_until("the end of all pods", lambda: not listed(day.namespace, "pod"), 180, day.state)
-    kinds = "statefulset,deployment,service,configmap,serviceaccount,networkpolicy,cronjob,job,lease,role,hpa,pdb"
-    left = {f"{one['kind']}/{one['metadata']['name']}" for one in listed(day.namespace, kinds)}
-    assert left <= {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}, left
-    claims = {one["metadata"]["name"] for one in listed(day.namespace, "pvc")}
-    assert {"mtorl-data", "data-mtorl-ledger-0", *(f"state-{router}" for router in ROUTERS)} <= claims
-    assert day.ids("decision", 1)
