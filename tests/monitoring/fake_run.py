@@ -1,4 +1,4 @@
-"""A run directory as the loop leaves it, made up, for the tests of the report and for looking at the page."""
+"""A run directory as the loop leaves it, made up, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.monitoring.experiments.made_views import verdict
 
 PAGE = Path("monitor/periods/2026-11-28T00/drift.html")
+ARMS = ("incumbent", "challenger")
 RULES = {"mtorl": 0.55, "predicted_gain": 0.72, "cheapest": 0.8, "random": 1.0, "oracle": 0.3}
-CHANNELS = ("search", "social", "display", "video")
 
 
 def write(run: Path) -> Path:
     """Fill a run directory; returns it."""
-    rng = np.random.default_rng(4)
-    _touchpoints(rng).to_parquet(_made(run / "data") / "touchpoints.parquet", index=False)
+    for folder in ("data", "artifacts/challenger", PAGE.parent):
+        (run / folder).mkdir(parents=True)
+    Simulator(SimulatorConfig(users=200)).log().to_parquet(run / "data" / "touchpoints.parquet", index=False)
     history = [{"epoch": e, "train_loss": 1.9 + 0.7**e, "val_loss": 1.95 + 0.72**e} for e in range(1, 13)]
     metrics = {"history": history, "members": [{"best_epoch": 9}, {"best_epoch": 7}]}
-    (_made(run / "artifacts" / "challenger") / "metrics.json").write_text(json.dumps(metrics))
+    (run / "artifacts" / "challenger" / "metrics.json").write_text(json.dumps(metrics))
     (run / "summary.json").write_text(json.dumps(summary()))
-    (_made(run / PAGE.parent) / PAGE.name).write_text("<html>drift</html>")
+    (run / PAGE).write_text("<html>drift</html>")
     return run
 
 
 def summary() -> dict[str, Any]:
     """summary.json of a run in which everything was measured."""
     return {
-        "schema_version": 1,
         "dataset": "simulator",
         "source": "built-in simulator",
         "outcomes": "simulated",
@@ -50,29 +48,15 @@ def summary() -> dict[str, Any]:
             "decision": "promote",
             "reason": "lower bound +0.0089 is above the required lift of +0.0000",
             "lower_bound": 0.0089,
-            "challenger": 0.0912,
-            "challenger_ci": [0.0851, 0.0975],
-            "incumbent": 0.0741,
-            "incumbent_ci": [0.0712, 0.0770],
-            "difference": 0.0171,
-            "difference_ci": [0.0089, 0.0254],
-            "ess": {"challenger": 5210.4, "incumbent": 13_020.0},
-            "ess_share": {"challenger": 0.362, "incumbent": 0.905},
-            "overlap": {"challenger": 0.58, "incumbent": 0.91},
-            "mean_weight": {"challenger": 1.01, "incumbent": 1.0},
+            **{name: 0.0741 for name in (*ARMS, "difference")},
+            **{f"{name}_ci": [0.0712, 0.0770] for name in (*ARMS, "difference")},
+            **{name: dict.fromkeys(ARMS, 0.9) for name in ("ess", "ess_share", "overlap", "mean_weight")},
         },
-        "serving": {
-            "decisions": 5_985,
-            "opportunities": 8_000,
-            "errors": 0,
-            "refused": 0,
-            "fallbacks": 3,
-            "p50_ms": 11.4,
-            "p99_ms": 38.2,
-        },
+        "serving": {"p50_ms": 11.4, "p99_ms": 38.2, "decisions": 5_985, "opportunities": 8_000}
+        | dict.fromkeys(("errors", "refused", "fallbacks"), 3),
         "budget": {
-            "incumbent": {"limit": 842.5, "spent": 842.11, "reserved": 0.0, "overspent": 0.0, "spent_share": 0.9995},
-            "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0, "spent_share": 0.726},
+            arm: {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0, "spent_share": 0.726}
+            for arm in ARMS
         },
         "experiment": {
             **verdict("inconclusive", "the interval contains zero", {"incumbent": 602, "challenger": 595}, 0.0214),
@@ -90,12 +74,7 @@ def summary() -> dict[str, Any]:
             "after_promotion": None,
         },
         "monitor": {"state": "monitor", "clean": _found(0.35), "shifted": _found(4.0, [str(PAGE)])},
-        "artifacts": {
-            "incumbent": "artifacts/incumbent",
-            "challenger": "artifacts/challenger",
-            "report": "report.html",
-        },
-        "seconds": 252.4,
+        "artifacts": {"challenger": "artifacts/challenger"},
     }
 
 
@@ -125,32 +104,3 @@ def _found(size: float, pages: Sequence[str] = ()) -> dict[str, Any]:
         "retrain": alarms[0]["text"] if alarms else None,
         "pages": pages,
     }
-
-
-def _touchpoints(rng: np.random.Generator) -> pd.DataFrame:
-    length = 2 + rng.negative_binomial(2, 0.17, 900)
-    of = np.repeat(np.arange(900), length)
-    rows = len(of)
-    return pd.DataFrame(
-        {
-            "user_id": [f"u{i}" for i in of],
-            "timestamp": pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(rng.uniform(0, 21, rows), unit="D"),
-            "channel": rng.choice(CHANNELS, rows, p=[0.38, 0.27, 0.22, 0.13]),
-            "cost": rng.gamma(3, 0.11, rows),
-            "click": rng.binomial(1, 0.083, rows),
-            "conversion": rng.binomial(1, 0.011, rows),
-        }
-    )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-if __name__ == "__main__":
-    import sys
-
-    from monitoring.report import render
-
-    print(render(write(Path(sys.argv[1]))))

@@ -72,10 +72,6 @@ class Market:
         return states
 
 
-def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    return rows.assign(cost=rows["cost"] * 1.25)
-
-
 def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return rows.assign(rate=rows["rate"] * 0.8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from decimal import Decimal
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,9 @@ def predecessors(path: Path) -> dict[str, set[str]]:
         return below
 
     steps_in(root["root"]["dag"])
-    while True:  # the predecessors of predecessors
-        grown = {step: earlier.union(*(before[other] for other in earlier)) for step, earlier in before.items()}
-        if grown == before:
-            return before
-        before = grown
+    for step in TopologicalSorter(before).static_order():  # the predecessors of predecessors
+        before[step] = before[step].union(*(before[other] for other in before[step]))
+    return before
 
 
 def most_at_once(path: Path) -> Use:

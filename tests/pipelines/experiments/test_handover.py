@@ -51,12 +51,6 @@ def beside(scene: Scene, *arms: list[dict[str, Any]]) -> None:
         scene.operator.changed(name)
 
 
-def promote(scene: Scene) -> None:
-    move(scene, "promoted")
-    scene.cluster.roll_out("mtorl-incumbent")
-    scene.operator.advance()
-
-
 def settled(scene: Scene) -> tuple[str, str]:
     return scene.condition("Settled")[:2]
 
@@ -123,6 +117,13 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (advance, {"Settled": "RollingOut", "at": "challenger", "says": "the roll-out has not begun"}),
         (rolled_out, {"Settled": "HandedOver", "at": "incumbent", "digest": "e3", "page": True}),
         (applied("challenger", "next"), {"version": WON, "events": ["50%", "promoted", "handed over"]}),
+    ],
+    "what was rolled back does not come back by an apply": [
+        (to("promoted"), {}),
+        (rolled_out, {}),
+        (to("rolled back"), {"version": FIRST, "Settled": "RollingBack", "at": "incumbent", "digest": "0ld"}),
+        (rolled_out, {"Settled": "RolledBack"}),
+        (applied("incumbent", WON), {"version": FIRST}),
     ],
     "a rollback with a broken spec": [
         (to("promoted"), {}),
@@ -207,22 +208,6 @@ def test_a_story(scene: Scene, story: str) -> None:
     tell(scene, STORIES[story])
 
 
-@pytest.mark.parametrize("when", ["before it was rolled out", "before that was noted", "afterwards"])
-def test_a_rollback_gives_it_back(scene: Scene, when: str) -> None:
-    move(scene, "promoted")
-    if when != "before it was rolled out":
-        scene.cluster.roll_out("mtorl-incumbent")
-    if when == "afterwards":
-        scene.operator.advance()
-    move(scene, "rolled back")
-    assert scene.cluster.version_of("mtorl-incumbent") == FIRST and settled(scene) == ("False", "RollingBack")
-    assert (answers_at(scene), scene.serving().arm("incumbent").model_digest) == (ARMS[0]["endpoint"], "0ld")
-    rolled_out(scene)
-    assert settled(scene) == ("True", "RolledBack")
-    applied("incumbent", WON)(scene)
-    assert scene.cluster.version_of("mtorl-incumbent") == FIRST, "what was rolled back does not come back by an apply"
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_two_promotions_in_one_layer_never_take_a_server_from_each_other(scene: Scene, seed: int) -> None:
     rng = random.Random(seed)
@@ -268,7 +253,8 @@ def test_a_slow_check_of_a_server_holds_no_rollback_up(scene: Scene) -> None:
 
 def test_a_holdout_keeps_the_server_of_the_incumbent() -> None:
     scene = begun(holdout=0.1)
-    promote(scene)
+    move(scene, "promoted")
+    rolled_out(scene)
     assert settled(scene) == ("True", "Holdout") and scene.cluster.version_of("mtorl-incumbent") == FIRST
 
 
