@@ -68,12 +68,15 @@ def test_how_far_a_user_is_from_those_of_the_training_goes_with_its_answer() -> 
 
 
 def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
-    (answer,), _ = ask(made(), v1(item(), item(candidates=["video"], price=0), item(price=100.0), item()))
-    free, only, dear, same = answer["predictions"]
+    dear_items = item(price=100.0), item(price={"search": 100.0})
+    (answer,), _ = ask(made(), v1(item(), item(candidates=["video"], price=0), *dear_items, item()))
+    free, only, dear, dear_search, same = answer["predictions"]
     assert (only["channel"], only["propensity"], only["utility"]) == ("video", 1.0, 0.1)
     assert only["channel_probs"] == {"search": 0.0, "social": 0.0, "video": 1.0}
     assert (free["expose"], dear["expose"]) == (True, False)
     assert (free["price"], only["price"], dear["price"]) == (0.1, 0.0, 100.0)
+    assert dear_search["prices"] == {"search": 100.0, "social": 0.1, "video": 0.1}
+    assert dear_search["exposure_probs"] == {"search": 0.0, "social": 1.0, "video": 1.0}
     assert same == free
 
 

@@ -7,16 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
-from serving.ledger import Account, Ledger, LedgerUnavailable, money, open_ledger
-from tests.redis_server import redis_server
+from serving.ledger import money, open_ledger
 from tests.repository import ROOT
 from tests.serving.ledger_writer import ACCOUNTS
 from tests.serving.ledgers import Place
@@ -83,58 +78,3 @@ def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(place: Place) -> No
     assert len(own) <= 5  # at most the one in flight at each kill
     ledger.expire(0)
     assert all(b.reserved == 0 for b in ledger.balances())
-
-
-@pytest.mark.integration
-def test_a_redis_killed_in_the_middle_loses_nothing_that_it_acknowledged(tmp_path: Path, wait_for: Any) -> None:
-    settings = {"appendonly": "yes", "appendfsync": "always"}
-    granted: set[str] = set()
-    charged: dict[str, float] = {}
-    cancelled: set[str] = set()
-    unknown: set[str] = set()  # calls that got no answer
-    stop = threading.Event()
-
-    def spend(ledger: Ledger, worker: str) -> None:
-        for i in range(10**6):
-            name = f"{worker}-{i}"
-            if stop.is_set():
-                return
-            try:
-                if ledger.reserve(name, "a", "c", "x", 0.05):
-                    granted.add(name)
-                    if i % 3 == 0:
-                        charged[name] = ledger.settle(name, 0.04).charged
-                    elif i % 3 == 1:
-                        ledger.cancel(name)
-                        cancelled.add(name)
-            except LedgerUnavailable:
-                unknown.add(name)
-                time.sleep(0.01)
-
-    with redis_server(tmp_path, **settings) as port:
-        place = Place("redis", tmp_path, port)
-        ledger = open_ledger(place.where, 2.0)
-        ledger.define([Account("a", "*", "*", 100.0)])
-        workers = [threading.Thread(target=spend, args=(ledger, str(n))) for n in range(8)]
-        for worker in workers:
-            worker.start()
-        assert wait_for(lambda: len(granted) >= 50)
-        os.kill(redis.Redis(port=port).info("server")["process_id"], signal.SIGKILL)
-    answered = len(granted)
-    assert wait_for(lambda: unknown)
-    with redis_server(tmp_path, port, **settings):
-        assert wait_for(lambda: len(granted) >= answered + 50)
-        stop.set()
-        for worker in workers:
-            worker.join()
-        assert unknown and answered and len(granted) > answered  # it was in the middle, and went on
-        assert not unknown & (set(charged) | cancelled)
-        still_open = set(ledger.open_reservations())
-        waiting = granted - set(charged) - cancelled
-        assert waiting - unknown <= still_open <= waiting | unknown
-        for name, cost in charged.items():
-            assert ledger.settle(name, 0.01).charged == cost
-        assert not any(ledger.reserve(name, "a", "c", "x", 0.05) for name in cancelled)
-        (b,) = ledger.balances()
-        assert sum(charged.values()) - 1e-9 <= b.spent <= sum(charged.values()) + 0.04 * len(unknown)
-        assert b.reserved == pytest.approx(0.05 * len(still_open)) and b.spent + b.reserved <= b.limit
