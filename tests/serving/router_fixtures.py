@@ -85,8 +85,8 @@ def decision(**changes: Any) -> dict[str, Any]:
 class FakeArm:
     """Both arms on one port.
 
-    Its mode: "ok", "hold" (answer once `release` is set), "hang", "endless" (a body without an end), "hang-up" (or
-    "hang-up once"), a status, raw bytes for the body, or a function from an item to its prediction.
+    Its mode: "ok", "hold" (answer once `release` is set), "hang", "hang-up" (or "hang-up once"), a status, raw bytes
+    for the body, or a function from an item to its prediction.
     """
 
     url: str
@@ -112,7 +112,7 @@ class FakeArm:
     async def stop(self) -> None:
         await self._runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
         items = [json.loads(text) for text in body["inputs"][0]["data"]] if "inputs" in body else body["instances"]
         arm = request.match_info["arm"].removesuffix(":predict")
@@ -121,11 +121,6 @@ class FakeArm:
         match self.mode:
             case "hold":
                 await self.release.wait()
-            case "endless":
-                endless = web.StreamResponse()
-                await endless.prepare(request)
-                while True:  # until the caller hangs up
-                    await endless.write(b" " * 65_536)
             case "hang":
                 await asyncio.sleep(3600)
             case "hang-up" | "hang-up once":

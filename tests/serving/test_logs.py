@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from serving.logs import JsonLine, OncePerCause, messages
 from tests.repository import ROOT
-from tests.serving.router_fixtures import Harness, instance, run
+from tests.serving.router_fixtures import Harness, instance, with_router
 
 
 @pytest.fixture
@@ -84,18 +83,18 @@ def test_whatever_is_logged_is_one_line_of_json(text: str, id_: str) -> None:
     assert list(messages(["Traceback", "[]", "{}", line])) == [f"why: {text}"]
 
 
-def test_a_default_action_is_logged_with_its_ids_and_no_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = 500
-        (answer,) = await h.predict(instance("somebody", request_id="r-7"))
-        (record,) = [r for r in caplog.records if "default action" in r.getMessage()]
-        line = json.loads(JsonLine().format(record))
-        for key in ("experiment", "arm", "decision_id", "request_id"):
-            assert line[key] == answer[key]
-        assert line["cause"] == "status" and "HTTP 500" in line["message"]
-        assert "somebody" not in json.dumps(line)
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_a_default_action_is_logged_with_its_ids_and_no_user(
+    h: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    h.arm.mode = 500
+    (answer,) = await h.predict(instance("somebody", request_id="r-7"))
+    (record,) = [r for r in caplog.records if "default action" in r.getMessage()]
+    line = json.loads(JsonLine().format(record))
+    for key in ("experiment", "arm", "decision_id", "request_id"):
+        assert line[key] == answer[key]
+    assert line["cause"] == "status" and "HTTP 500" in line["message"]
+    assert "somebody" not in json.dumps(line)
 
 
 @pytest.mark.integration

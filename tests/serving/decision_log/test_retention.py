@@ -77,24 +77,28 @@ def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
 
 
 @in_loop
-async def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_position_that_cannot_be_noted_stops_nothing_and_only_what_was_noted_counts_as_shipped(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A position that is not on disk is forgotten by a crash: what it would ship again must still be there."""
     fill(spool, "decision", 12)
     age(spool, 10_000)
     everything = numbers(spool, "decision")
-
-    save = position.save
+    sink, save, noted = MemorySink(), position.save, 2
 
     def full(folder: Path, file: str, positions: Any) -> None:
-        if positions["decision"].segment > 2:
+        if positions["decision"].segment > noted:
             raise OSError(errno.ENOSPC, "No space left on device")
         save(folder, file, positions)
 
     monkeypatch.setattr(position, "save", full)
-    async with shipping(spool, MemorySink()) as running:
-        await until(lambda: running.tally["failed", "disk"] > 0)
+    async with shipping(spool, sink) as running:
+        await until(lambda: running.tally["failed", "disk"] >= 2)
         spool.prune([running.noted], time.time())
-    assert numbers(spool, "decision") == everything[1:]
+        assert numbers(spool, "decision") == everything[1:]
+        noted = 100
+        await until(lambda: position.load(spool.folder, SHIPPED)["decision"] == spool.end("decision"))
+    assert sink.got["decision"] == names("decision", 12)
 
 
 def test_nothing_is_taken_beyond_the_quota_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -101,25 +101,6 @@ def test_a_position_counts_only_where_a_line_ends_and_a_damaged_one_starts_again
 
 
 @in_loop
-async def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(spool, "decision", *names("d", 5))
-    sink, save, full = MemorySink(largest=2), position.save, True
-
-    def saving(*args: Any) -> None:
-        if full:
-            raise OSError(28, "No space left on device")
-        save(*args)
-
-    monkeypatch.setattr(position, "save", saving)
-    async with shipping(spool, sink) as running:
-        await until(lambda: running.tally["failed", "disk"] >= 2)
-        full = False
-        await until(lambda: position.load(spool.folder, SHIPPED)["decision"] == spool.end("decision"))
-    assert sink.got["decision"] == names("d", 5)
-    assert position.load(spool.folder, SHIPPED)["decision"] == spool.end("decision")
-
-
-@in_loop
 async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under steady traffic something is always pending: each upload is a file, so it must not follow at once."""
     clock = [time.monotonic()]

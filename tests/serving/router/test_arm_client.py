@@ -192,14 +192,14 @@ def test_rubbish_is_one_error_and_the_connection_is_not_used_again(answer: bytes
         assert post(client, url) == (200, b"ok")
 
 
-def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head", [b"content-length: 101\r\n\r\n", b"\r\n"], ids=["all of it", "without an end"])
+def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
     monkeypatch.setattr(arm_client, "_MOST_BYTES", 100)
-    client = ArmClient()
     with (
-        arm(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 101\r\n\r\n" + b" " * 101)) as (url, _),
-        pytest.raises(ArmError),
+        arm(answering(b"HTTP/1.1 200 OK\r\n" + head + b" " * 101)) as (url, _),
+        pytest.raises(ArmError, match="larger than 100 bytes"),
     ):
-        post(client, url)
+        post(ArmClient(), url)
 
 
 def test_a_password_goes_to_the_arm_and_into_no_message() -> None:

@@ -127,14 +127,6 @@ async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
 
 
 @with_router()
-async def test_an_unknown_user_is_no_fault(h: Harness) -> None:
-    (answer,) = await h.predict(instance("stranger"))
-    assert answer["expose"] and answer["fallback_reason"] is None
-    assert h.records()[0]["features_found"] is False
-    assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]
-
-
-@with_router()
 async def test_a_store_that_knows_nobody_is_said_and_decisions_go_on(
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +136,8 @@ async def test_a_store_that_knows_nobody_is_said_and_decisions_go_on(
     await h.predict(*(instance(f"stranger-{i}") for i in range(3)))
     found = {found: sample("mtorl_features_total", found=found) - before[found] for found in before}
     assert found == {"yes": 1, "no": 3}
+    assert [record["features_found"] for record in h.records()] == [True, False, False, False]
+    assert h.arm.asked[-1][1]["window"]["prev_channel"] == [None]
     h.features.users.clear()  # the store is emptied
     answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
     assert all(answer["fallback_reason"] is None for answer in answers)

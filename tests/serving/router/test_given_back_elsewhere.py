@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -71,12 +71,9 @@ async def test_each_instance_and_each_caller_gets_the_one_new_decision(h: Harnes
 async def test_without_the_ledger_the_answer_is_repeated(
     h: Harness, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: Any) -> Any:
-        raise LedgerUnavailable("away")
-
     first = await h.predict(instance(request_id="r1"))
     with monkeypatch.context() as patch:
-        patch.setattr(h.ledger, "reserve_all", away)
+        patch.setattr(h.ledger, "reserve_all", Mock(side_effect=LedgerUnavailable("away")))
         assert await h.predict(instance(request_id="r1")) == first
     await h.post("/v1/drills", {"stage": "ledger", "fault": "slow", "seconds": 60})
     again, new = await h.predict(instance(request_id="r1"), instance(request_id="r2"))

@@ -13,32 +13,30 @@ from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import in_force
 from tests.experiments import experiment
 from tests.mtorl.experiment.experiments import after, made
-from tests.serving.router_fixtures import COST_CAP, Harness, instance, only, run, with_router
+from tests.serving.router_fixtures import COST_CAP, Harness, instance, only, with_router
 
 USERS = [f"u{n}" for n in range(60)]
 HELD_OUT = [user for user in USERS if uniform("holdout", "l", user) < 0.25]
 VIDEO = COST_CAP["video"]
 
 
-@pytest.mark.parametrize("stage", ["shadow", "50%"])
-def test_they_are_in_no_arm_and_spend_no_arms_money(tmp_path: Path, stage: str) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = await h.predict(*map(instance, USERS))
-        arms = dict(zip(USERS, (answer["arm"] for answer in answers), strict=True))
-        assert [user for user in USERS if arms[user] == "holdout"] == HELD_OUT and len(HELD_OUT) > 5
-        for record in h.records():
-            out = uniform("holdout", record["layer"], record["user_id"]) < 0.25
-            assert (record["arm"] == "holdout") == out
-            assert record["assignment_probability"] == (1.0 if out else record["shares"][record["arm"]])
-            assert sum(record["shares"].values()) == 1
-        asked = {item["user_id"]: arm for arm, item in h.arm.asked if stage != "shadow" or arm == "incumbent"}
-        assert {asked[user] for user in HELD_OUT} == {"incumbent"}
-        balance = h.balance("holdout")
-        assert (balance.limit, balance.reserved) == (25.0, pytest.approx(len(HELD_OUT) * VIDEO))
-        if stage == "shadow":
-            await h.until(lambda: len(list(h.spool.read("shadow"))) == len(USERS) - len(HELD_OUT))
-
-    run(scenario, tmp_path, changes={"stage": stage, "holdout": 0.25})
+@pytest.mark.parametrize("changes", [{"stage": stage, "holdout": 0.25} for stage in ("shadow", "50%")])
+@with_router()
+async def test_they_are_in_no_arm_and_spend_no_arms_money(h: Harness, changes: dict[str, Any]) -> None:
+    answers = await h.predict(*map(instance, USERS))
+    arms = dict(zip(USERS, (answer["arm"] for answer in answers), strict=True))
+    assert [user for user in USERS if arms[user] == "holdout"] == HELD_OUT and len(HELD_OUT) > 5
+    for record in h.records():
+        out = uniform("holdout", record["layer"], record["user_id"]) < 0.25
+        assert (record["arm"] == "holdout") == out
+        assert record["assignment_probability"] == (1.0 if out else record["shares"][record["arm"]])
+        assert sum(record["shares"].values()) == 1
+    asked = {item["user_id"]: arm for arm, item in h.arm.asked if changes["stage"] != "shadow" or arm == "incumbent"}
+    assert {asked[user] for user in HELD_OUT} == {"incumbent"}
+    balance = h.balance("holdout")
+    assert (balance.limit, balance.reserved) == (25.0, pytest.approx(len(HELD_OUT) * VIDEO))
+    if changes["stage"] == "shadow":
+        await h.until(lambda: len(list(h.spool.read("shadow"))) == len(USERS) - len(HELD_OUT))
 
 
 def _promoted(endpoint: str, **changes: Any) -> dict[str, Any]:

@@ -56,7 +56,6 @@ FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
     "arm hangs up": ("model_error", _mode("hang-up")),
     "arm answers 500": ("model_error", _mode(500)),
     "arm answers garbage": ("model_error", _raw("<html>")),
-    "arm does not stop answering": ("model_error", _mode("endless")),
     "arm answers no prediction": ("model_error", _raw('{"predictions": []}')),
     "unknown channel": ("model_error", _mode(lambda _: decision(channel="tv"))),
     "ledger is locked": ("ledger", _lock_ledger),

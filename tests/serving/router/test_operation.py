@@ -125,32 +125,29 @@ async def test_metrics_are_shown(h: Harness) -> None:
     assert (await h.post("/v1/drills", {"stage": "model", "fault": "error"})).status_code == 404, "off by default"
 
 
-@pytest.mark.parametrize("explore", [None, {"share": 1.0, "scope": "both"}])
+@pytest.mark.parametrize("changes", [{"arms": arms(explore=how)} for how in (None, {"share": 1.0, "scope": "both"})])
 @pytest.mark.parametrize(
     ("probs", "counted"),
     [({"search": 0.05, "video": 0.95}, True), ({"search": 0.0, "video": 1.0}, False), (None, False)],
     ids=["free", "fixed", "unsaid"],
 )
-def test_draws_are_counted_of_policies_that_could_draw_otherwise(
-    tmp_path: Path, probs: dict[str, float] | None, counted: bool, explore: dict[str, Any] | None
+@with_router()
+async def test_draws_are_counted_of_policies_that_could_draw_otherwise(
+    h: Harness, changes: Any, probs: dict[str, float] | None, counted: bool
 ) -> None:
     """Beneath exploration, and not of decisions that fell back."""
     name = "mtorl_drawn_channels_total"
-
-    async def scenario(h: Harness) -> None:
-        before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
-        said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}
-        h.arm.mode = lambda _: decision(**said)
-        answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
-        h.arm.mode = 500
-        await h.predict(*(instance(f"v{i}") for i in range(60)))
-        of_arm = [answer for answer in answers if answer["arm"] == "challenger"]
-        assert len(of_arm) > 20 and {answer["fallback_reason"] for answer in of_arm} == {None}
-        drawn = sample(name, arm="challenger", channel="video") - before["video"]
-        assert drawn == (len(of_arm) if counted else 0)
-        assert sample(name, arm="challenger", channel="search") == before["search"]
-
-    run(scenario, tmp_path, changes={"arms": arms(explore=explore)})
+    before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
+    said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}
+    h.arm.mode = lambda _: decision(**said)
+    answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
+    h.arm.mode = 500
+    await h.predict(*(instance(f"v{i}") for i in range(60)))
+    of_arm = [answer for answer in answers if answer["arm"] == "challenger"]
+    assert len(of_arm) > 20 and {answer["fallback_reason"] for answer in of_arm} == {None}
+    drawn = sample(name, arm="challenger", channel="video") - before["video"]
+    assert drawn == (len(of_arm) if counted else 0)
+    assert sample(name, arm="challenger", channel="search") == before["search"]
 
 
 @with_router(ledger="later/ledger.sqlite")

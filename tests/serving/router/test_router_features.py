@@ -135,17 +135,12 @@ def test_a_decision_without_outcomes_is_in_no_window(stage: Stage) -> None:
     assert stage.history.change({stage.user: [cost]}) and stage.read(NOON).history["hist_cost"] == [0.0, 0.5]
 
 
-def test_who_is_unknown_has_the_declared_defaults(stage: Stage) -> None:
-    found = stage.read(NOON)
-    assert not found.has_history and found.static == {"age": None}
-    assert found.history == {} and found.aggregates == {**UNKNOWN, **NO_CAMPAIGN}
-
-
-def test_a_known_campaign_is_no_known_user_nor_the_reverse(stage: Stage) -> None:
+def test_who_is_unknown_has_the_declared_defaults_and_a_known_campaign_is_no_known_user(stage: Stage) -> None:
     stage.write_all()
     at = NOON + TICK
     stranger, elsewhere = stage.read(at, user_id="stranger"), stage.read(at, campaign_id="elsewhere")
-    assert not stranger.has_history and CAMPAIGN.items() <= stranger.aggregates.items()
+    assert not stranger.has_history and stranger.history == {} and stranger.static == {"age": None}
+    assert stranger.aggregates == {**UNKNOWN, **CAMPAIGN}
     assert elsewhere.has_history and NO_CAMPAIGN.items() <= elsewhere.aggregates.items()
 
 
