@@ -74,7 +74,10 @@ class Lane:
             if batch.decisions:
                 self._since = monotonic()
                 self._batches.append(batch)
-                self._pool.submit(self._run, batch, loop)
+                try:
+                    self._pool.submit(self._run, batch, loop)
+                except RuntimeError as error:  # the process can't have one more thread
+                    self._end(batch, error)
 
     @property
     def busy(self) -> bool:
@@ -99,7 +102,11 @@ class Lane:
             loop.call_soon_threadsafe(self._over, batch, bug)
 
     def _over(self, batch: _Batch, bug: Exception | None) -> None:
-        self._batches.remove(batch)
-        for done in batch.done:
-            done.set_result(bug)
+        self._end(batch, bug)
         self.begin()
+
+    def _end(self, batch: _Batch, bug: Exception | None) -> None:
+        if batch in self._batches:  # the pool keeps one that it had no thread for, and works on it later
+            self._batches.remove(batch)
+            for done in batch.done:
+                done.set_result(bug)

@@ -120,3 +120,16 @@ async def test_a_decision_is_its_threads_or_is_taken_over(h: Harness, monkeypatc
     withdrawn = {record["decision_id"] for record in h.records() if record["withdrawn"]}
     shown = {record["decision_id"] for record in h.records() if record["expose"]}
     assert shown - withdrawn == exposed
+
+
+@with_router()
+async def test_a_decision_without_a_thread_is_the_default_action(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+        asked = instance(request_id="r")
+        (answer,) = await h.predict(asked)
+        assert answer["fallback_reason"] == "internal" and not answer["expose"]
+        assert await h.predict(asked) == [answer]
+    (answer,) = await h.predict(instance())
+    assert answer["expose"]
+    assert len(h.records()) == 2
