@@ -155,6 +155,7 @@ _reserve = Budgets.reserve
 BUGS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "no features": (FeatureReader, "read", lambda *_: []),
     "no answers": (Arms, "ask", lambda *_: []),
+    "an answer that is not understood": (PendingDecision, "take", lambda *_: 1 / 0),
     "reservations without answers": (Budgets, "reserve", lambda *asked: _reserve(*asked)[:0]),
     "no record": (PendingDecision, "record", lambda _: 1 / 0),
 }

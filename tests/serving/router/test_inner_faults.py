@@ -17,7 +17,6 @@ from serving.ledger import LedgerUnavailable
 from serving.router.flow import decider
 from serving.router.flow.admission import Deadline
 from serving.router.flow.parts import FAILURES, SILENT_SECONDS, CircuitBreaker
-from serving.router.flow.pending_decision import PendingDecision
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
     Harness,
@@ -286,22 +285,3 @@ async def test_a_part_that_answers_too_late_each_time_is_left_alone(
         assert answer["fallback_reason"] == "features"
         await h.until(lambda: back == calls)
     assert calls <= 5
-
-
-@with_router()
-async def test_a_bug_in_one_arms_stage_concerns_that_arm_alone(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = PendingDecision.take
-
-    def broken(self: PendingDecision, answer: Any) -> None:
-        if self.arm == "challenger":
-            raise ZeroDivisionError
-        take(self, answer)
-
-    monkeypatch.setattr(PendingDecision, "take", broken)
-    answers = await h.predict(*(instance(f"user-{i}") for i in range(8)))
-    assert {answer["arm"] for answer in answers} == {"incumbent", "challenger"}
-    for answer in answers:
-        assert answer["fallback_reason"] == ("internal" if answer["arm"] == "challenger" else None)
-        assert answer["expose"] == (answer["arm"] == "incumbent")
-    await h.until(lambda: h.balance("challenger").reserved == 0)
-    assert all(record["expose"] == (record["arm"] == "incumbent") for record in h.records())
