@@ -28,7 +28,7 @@ async def _logged(place: Path) -> dict[str, Any]:
     from benchmarks.scale_runs.start import some_records, with_own_ids
     from mtorl.log.lake import Lake
     from serving.decision_log.lake_sink import LakeSink
-    from serving.decision_log.position import Batch, Position
+    from serving.decision_log.segments import Batch, Position
 
     async with router(place / "router", "ledger.sqlite", str(place / "unused"), 1e6, window_share=1.0) as one:
         like = await some_records(one, RECORDS)

@@ -7,9 +7,8 @@
 
 The spool is a write-ahead log: a shipper uploads it into the lake (`mtorl/log/lake.py`), another one may send it on as
 CloudEvents, and what all have is deleted. The fields of a record are defined in `mtorl/log/records.py`. In reading
-order: `segments.py` (files that survive a crash), `spool.py` (group commit, quota, deletion); `position.py` (how far it
-is shipped, the next batch), `shipper.py` (retries, poison, a sink that is away), `lake_sink.py`, `http_sink.py`
-(CloudEvents); `forget.py` (users).
+order: `segments.py` (files that survive a crash, how far they are shipped), `spool.py` (group commit, quota, deletion),
+`shipper.py` (retries, poison, a sink that is away), `lake_sink.py`, `http_sink.py` (CloudEvents), `forget.py` (users).
 """
 
 from mtorl.log.records import Kind

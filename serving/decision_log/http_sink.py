@@ -10,7 +10,7 @@ import orjson
 from typing_extensions import override
 
 from mtorl.log.records import ID_FIELD, Kind
-from serving.decision_log.position import Batch
+from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
 BATCH = 64  # records; encoding them takes less than a millisecond of the event loop, which decisions share

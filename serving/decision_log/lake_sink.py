@@ -20,7 +20,7 @@ from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, name_of, one_of_each
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime.progress import without_progress_bar
-from serving.decision_log.position import Batch
+from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
 

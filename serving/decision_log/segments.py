@@ -4,8 +4,10 @@
 included, has been synced. The part of a line that a crash leaves at the end is not read, and the next append cuts it
 off. A whole line that is no record is not read either, and each sink sets it aside (`shipper.py`).
 
-The folder also holds `identity` (a name that no other spool has), for each sink how far it has the log
-(`position.py`), and `poison-<kind>.jsonl` (records that a sink refuses, `shipper.py`).
+The folder also holds `identity` (a name that no other spool has), `poison-<kind>.jsonl` (records that a sink refuses,
+`shipper.py`) and, for each sink, how far it has the log, replaced in one step. A position counts only where a line of
+its segment ends. Otherwise shipping begins with the oldest record: sinks must accept a record twice, but one that is
+left out is lost.
 """
 
 from __future__ import annotations
@@ -13,21 +15,25 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
 from mtorl.log.records import Kind
-from mtorl.runtime.files import sync
+from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 _CLOCK_SECONDS = 1.0  # files have the time of a coarser clock
 _SEGMENT_SECONDS = 3600.0  # a segment of little traffic ends as well, for only then can it be deleted
 IDENTITY = "identity"
+UPLOADED = "uploaded.json"  # positions of the shipper to the lake
 
 
 class Position(NamedTuple):
@@ -166,3 +172,83 @@ class SegmentWriter:
             os.close(file)
             raise
         return file
+
+
+def positions(folder: Path, file: str) -> dict[Kind, Position]:
+    """The position of each kind in a file; `OLDEST` where it does not fit the segments."""
+    stored: Any = {}
+    with contextlib.suppress(OSError, orjson.JSONDecodeError):
+        stored = orjson.loads((folder / file).read_bytes())
+    return {kind: _checked(folder, kind, stored) for kind in get_args(Kind)}
+
+
+def note_positions(folder: Path, file: str, at: Mapping[Kind, Position]) -> None:
+    """Make the positions durable."""
+    with replacing(folder / file, durable=True) as unfinished:
+        unfinished.write_bytes(orjson.dumps({kind: list(position) for kind, position in at.items()}))
+
+
+def _checked(folder: Path, kind: Kind, stored: Any) -> Position:
+    with contextlib.suppress(OSError, LookupError, TypeError, ValueError):
+        at = Position(*map(int, stored[kind]))
+        with path_of(folder, kind, at.segment).open("rb") as file:
+            if at.offset == 0 or os.pread(file.fileno(), 1, at.offset - 1) == b"\n":
+                return at
+    return OLDEST
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one kind that follow each other in one segment; each line with its newline."""
+
+    kind: Kind
+    start: Position
+    lines: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @cached_property
+    def end(self) -> Position:
+        """Where the next record begins."""
+        return Position(self.start.segment, self.start.offset + sum(map(len, self.lines)))
+
+    def cut(self, size: int) -> Iterator[Batch]:
+        """Batches of at most `size` records."""
+        start = self.start
+        for i in range(0, len(self.lines), size):
+            yield (piece := Batch(self.kind, start, self.lines[i : i + size]))
+            start = piece.end
+
+
+def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: int) -> Batch | None:
+    """The records from `start` on, at most `most`, of one segment; None if there are none before the writer's `end`."""
+    for path in segments(folder, kind) if start < end else ():
+        at = max(start, Position(number(path), 0))
+        if not number(path) == at.segment <= end.segment:
+            continue
+        lines, offset = list[bytes](), at.offset
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # it may be deleted meanwhile
+            file.seek(offset)
+            for line in file:
+                offset += len(line)
+                # A closed segment may end with what a failed write left.
+                if not line.endswith(b"\n") or (at.segment, offset) > end or len(lines) == most:
+                    break
+                lines.append(line)
+        if lines:
+            return Batch(kind, at, tuple(lines))
+    return None
+
+
+def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
+    """Bytes between two positions."""
+    paths = segments(folder, kind) if start.segment < end.segment else ()
+    between = (path for path in paths if start.segment <= number(path) < end.segment)
+    return sum(path.stat().st_size for path in between) + end.offset - start.offset
+
+
+def is_uploaded(folder: Path) -> bool:
+    """Whether all whole records of a spool are in the lake; another process may write to it."""
+    at, end = positions(folder, UPLOADED), Position(sys.maxsize, 0)
+    return all(read_batch(folder, kind, start, end, 1) is None for kind, start in at.items())

@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import orjson
 
 from mtorl.log.records import Kind
-from serving.decision_log import position, segments
-from serving.decision_log.position import Batch, Position
+from serving.decision_log import segments
+from serving.decision_log.segments import Batch, Position
 from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,12 @@ class Shipper:
         self._lake = lake
         self._warned = False  # that records are dropped, since the backlog was last empty
         self.kinds = sink.kinds
-        loaded = position.load(spool.folder, file)
+        loaded = segments.positions(spool.folder, file)
         self._at = self.noted = {kind: loaded[kind] for kind in self.kinds}
-        first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in self.kinds}
-        self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
+        self._oldest: dict[Kind, float] = {}  # event time of the oldest record that is pending
+        for kind, at in self._at.items():
+            first = segments.read_batch(spool.folder, kind, at, spool.end(kind), 1)
+            self._oldest[kind] = _event_time(first) if first else 0.0
         self._gathers = dict.fromkeys(self.kinds, -math.inf)  # steady time since which records may gather
         self._note_at = 0.0
         self._draining = False
@@ -149,7 +151,7 @@ class Shipper:
                 continue
             most = max(self._sink.largest, _FEWEST_READ)
             span = self._at[kind], self._spool.end(kind)
-            batch = await self._in_thread(position.read, self._spool.folder, kind, *span, most)
+            batch = await self._in_thread(segments.read_batch, self._spool.folder, kind, *span, most)
             if batch is None:
                 continue
             self._oldest[kind] = max(self._oldest[kind], _event_time(batch))
@@ -184,7 +186,7 @@ class Shipper:
         now = time.monotonic()
         if (at := self._at) != self.noted and (self._draining or now >= self._note_at):
             self._note_at = now + _NOTE_SECONDS
-            await self._in_thread(position.save, self._spool.folder, self._file, at)
+            await self._in_thread(segments.note_positions, self._spool.folder, self._file, at)
             self.noted = at
 
     def _is_due(self, kind: Kind) -> bool:
@@ -229,7 +231,7 @@ class Shipper:
         folder = self._spool.folder
         if self.pending <= self._spool.room():
             return None
-        first = [position.read(folder, kind, self._at[kind], uploaded[kind], 1) for kind in self.kinds]
+        first = [segments.read_batch(folder, kind, self._at[kind], uploaded[kind], 1) for kind in self.kinds]
         written = {
             batch.kind: segments.path_of(folder, batch.kind, batch.start.segment).stat().st_mtime
             for batch in first
@@ -238,10 +240,10 @@ class Shipper:
         if not written:
             return None
         kind = min(written, key=lambda kind: written[kind])
-        return position.read(folder, kind, self._at[kind], uploaded[kind], sys.maxsize)
+        return segments.read_batch(folder, kind, self._at[kind], uploaded[kind], sys.maxsize)
 
     def _pending(self, kind: Kind) -> int:
-        return position.distance(self._spool.folder, kind, self._at[kind], self._spool.end(kind))
+        return segments.distance(self._spool.folder, kind, self._at[kind], self._spool.end(kind))
 
     def _set_aside(self, batch: Batch, reason: str) -> None:
         (line,) = batch.lines

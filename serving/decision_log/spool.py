@@ -25,7 +25,7 @@ import orjson
 from mtorl.log.records import VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
-from serving.decision_log import position, segments
+from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -169,8 +169,8 @@ class Spool:
     def never_pruned(self, kind: Kind) -> bool:
         """Whether all records that there ever were are still here; False if a file was removed by hand."""
         here = [segments.number(path) for path in segments.segments(self.folder, kind)]
-        uploaded = (self.folder / position.UPLOADED).exists()
-        whole = not uploaded or position.load(self.folder, position.UPLOADED)[kind] != position.OLDEST
+        uploaded = (self.folder / segments.UPLOADED).exists()
+        whole = not uploaded or segments.positions(self.folder, segments.UPLOADED)[kind] != segments.OLDEST
         return whole and here == list(range(1, len(here) + 1))
 
     def written_since(self, kind: Kind, at: float) -> Iterator[dict[str, Any]]:
@@ -217,7 +217,7 @@ class Spool:
             shipped: For each sink, where its next record of each kind begins; a kind that it does not take is missing.
         """
         for kind in _KINDS:
-            at = min((each[kind] for each in shipped if kind in each), default=position.OLDEST)
+            at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
                 # The segment of the position stays, so that numbers are never used twice.
                 if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:

@@ -31,7 +31,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
 from mtorl.runtime.http import ask
 from mtorl.runtime.locks import acquire
-from serving.decision_log.position import is_uploaded
+from serving.decision_log.segments import is_uploaded
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import StackError, wait_until
 from serving.local.predictor import LocalPredictor

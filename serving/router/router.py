@@ -15,7 +15,7 @@ from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.runtime.clock_jumps import ClockJumps
-from serving.decision_log import Spool, position
+from serving.decision_log import Spool, segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
@@ -144,7 +144,7 @@ class Router:
         settings = self._settings
         self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
         lake = LakeSink(Lake.open(settings.lake), self.spool.identity, settings.upload_seconds)
-        self.shippers = {"lake": (uploader := Shipper(self.spool, lake, position.UPLOADED))}
+        self.shippers = {"lake": (uploader := Shipper(self.spool, lake, segments.UPLOADED))}
         if (sink := open_sink(settings)) is not None:
             self.shippers["sink"] = Shipper(self.spool, sink, _SENT, uploader)
         parts = Parts(self.health, self.drills or Drills())

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool, shipper
-from serving.decision_log.position import Batch
+from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Shipper, Sink, SinkUnavailable
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.decision_log.http_sink import encode
-from serving.decision_log.position import OLDEST, Batch
+from serving.decision_log.segments import OLDEST, Batch
 from tests.serving.shipping import RECORDS, parse, record
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from serving.decision_log import Spool, SpoolUnavailable, position
+from serving.decision_log import Spool, SpoolUnavailable, segments
 from serving.decision_log import spool as spool_module
 from tests.serving.router_fixtures import full_disk, in_loop
 from tests.serving.shipping import MemorySink, new_shipper, put, record, unreachable
@@ -103,12 +103,12 @@ def test_empty_segments_are_deleted_at_the_start_and_the_position_holds(spool: S
     put(spool, "decision", "pending")
     end = spool.end("decision")
     spool.close()
-    position.save(spool.folder, "shipped.json", {"decision": at})
+    segments.note_positions(spool.folder, "shipped.json", {"decision": at})
     for kind in ("decision", "outcome"):
         (spool.folder / f"{kind}-00000002.jsonl").touch()
     again = Spool(spool.folder)
     assert files(spool.folder) == ["decision-00000001.jsonl"] and again.end("decision") == end
-    assert position.load(spool.folder, "shipped.json")["decision"] == at
+    assert segments.positions(spool.folder, "shipped.json")["decision"] == at
     put(again, "decision", "next")
     assert ids(again) == ["shipped", "pending", "next"]
     again.close()

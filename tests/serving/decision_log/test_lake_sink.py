@@ -13,9 +13,9 @@ import pytest
 
 from mtorl.log.lake import PLACED, Lake, lake_database
 from mtorl.log.records import ID_FIELD, Kind, sql_columns
-from serving.decision_log import Spool, position
+from serving.decision_log import Spool, segments
 from serving.decision_log.lake_sink import LakeSink
-from serving.decision_log.position import OLDEST
+from serving.decision_log.segments import OLDEST
 from serving.decision_log.shipper import SinkUnavailable
 from tests.lakes import id_of
 from tests.serving.shipping import RECORDS, SHIPPED, names, poison, put, ship_all
@@ -142,7 +142,7 @@ def test_a_fault_of_the_lake_is_no_fault_of_the_records(
     spool: Spool, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(spool, "decision", *ids(4))
-    batch = position.read(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
+    batch = segments.read_batch(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
     assert batch is not None
     sink = LakeSink(lake, spool.identity)
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from serving.decision_log import Kind, Spool, SpoolUnavailable, position
-from serving.decision_log.position import OLDEST, Position
-from serving.decision_log.segments import segments
+from serving.decision_log import Kind, Spool, SpoolUnavailable, segments
+from serving.decision_log.segments import OLDEST, Position
 from serving.decision_log.shipper import Shipper, SinkUnavailable
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import SHIPPED, MemorySink, names, put, ship_all, shipping, unreachable, until
@@ -31,7 +30,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 
 def numbers(spool: Spool, kind: Kind) -> list[int]:
-    return [int(path.stem.split("-")[1]) for path in segments(spool.folder, kind)]
+    return [int(path.stem.split("-")[1]) for path in segments.segments(spool.folder, kind)]
 
 
 def fill(spool: Spool, kind: Kind, number: int, first: int = 0, **changes: Any) -> None:
@@ -84,20 +83,20 @@ async def test_a_position_that_cannot_be_noted_stops_nothing_and_only_what_was_n
     fill(spool, "decision", 12)
     age(spool, 10_000)
     everything = numbers(spool, "decision")
-    sink, save, noted = MemorySink(), position.save, 2
+    sink, save, noted = MemorySink(), segments.note_positions, 2
 
     def full(folder: Path, file: str, positions: Any) -> None:
         if positions["decision"].segment > noted:
             raise OSError(errno.ENOSPC, "No space left on device")
         save(folder, file, positions)
 
-    monkeypatch.setattr(position, "save", full)
+    monkeypatch.setattr(segments, "note_positions", full)
     async with shipping(spool, sink) as running:
         await until(lambda: running.tally["failed", "disk"] >= 2)
         spool.prune([running.noted], time.time())
         assert numbers(spool, "decision") == everything[1:]
         noted = 100
-        await until(lambda: position.load(spool.folder, SHIPPED)["decision"] == spool.end("decision"))
+        await until(lambda: segments.positions(spool.folder, SHIPPED)["decision"] == spool.end("decision"))
     assert sink.got["decision"] == names("decision", 12)
 
 
@@ -131,7 +130,7 @@ async def test_a_sink_that_is_away_loses_its_oldest_records_and_holds_up_none(
 ) -> None:
     """The lake takes all: the spool stays in bounds, and each record reached the sink or was counted."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=60_000)
-    lake = Shipper(spool, MemorySink(), position.UPLOADED)
+    lake = Shipper(spool, MemorySink(), segments.UPLOADED)
     sink, total = MemorySink(), 120
     sink.fault = unreachable
     behind = Shipper(spool, sink, SHIPPED, lake)
@@ -167,7 +166,7 @@ async def test_what_the_lake_lacks_is_dropped_for_no_sink(tmp_path: Path) -> Non
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=30_000)
     to_lake, sink = MemorySink(), MemorySink()
     to_lake.fault = sink.fault = unreachable
-    lake = Shipper(spool, to_lake, position.UPLOADED)
+    lake = Shipper(spool, to_lake, segments.UPLOADED)
     behind = Shipper(spool, sink, SHIPPED, lake)
     taken = 0
     with pytest.raises(SpoolUnavailable):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.decision_log import Kind, Spool, position, segments
-from serving.decision_log.position import OLDEST, Batch
+from serving.decision_log import Kind, Spool, segments
+from serving.decision_log.segments import OLDEST, Batch
 from serving.decision_log.shipper import SinkUnavailable
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
@@ -66,7 +66,7 @@ def test_what_is_not_durable_is_not_shipped(spool: Spool) -> None:
         file.write((json.dumps(record("decision", "not synced")) + "\n").encode())
     sink = MemorySink()
     ship_all(spool, sink)
-    assert sink.got["decision"] == names("d", 3) and position.load(spool.folder, SHIPPED)["decision"] == end
+    assert sink.got["decision"] == names("d", 3) and segments.positions(spool.folder, SHIPPED)["decision"] == end
 
 
 def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path) -> None:
@@ -86,15 +86,15 @@ def test_a_position_counts_only_where_a_line_ends_and_a_damaged_one_starts_again
     put(spool, "decision", *names("d", 5))
     put(spool, "outcome", *names("e", 5))
     ship_all(spool, MemorySink())
-    at = position.load(spool.folder, SHIPPED)["decision"]
+    at = segments.positions(spool.folder, SHIPPED)["decision"]
     assert at == spool.end("decision")
     for offset, counts in ((at.offset, True), (at.offset - 1, False), (at.offset + 1, False), (0, True)):
-        position.save(spool.folder, SHIPPED, {"decision": at._replace(offset=offset)})
-        assert (position.load(spool.folder, SHIPPED)["decision"] != OLDEST) == counts
+        segments.note_positions(spool.folder, SHIPPED, {"decision": at._replace(offset=offset)})
+        assert (segments.positions(spool.folder, SHIPPED)["decision"] != OLDEST) == counts
     wrong: list[list[Any]] = [["a", 0], [1], [1, -5], [1, 99999999], [77, 10]]
     for damage in ("", "[]", *(json.dumps({"decision": at}) for at in wrong)):
         (spool.folder / SHIPPED).write_text(damage)
-        assert position.load(spool.folder, SHIPPED) == dict.fromkeys(KINDS, OLDEST)
+        assert segments.positions(spool.folder, SHIPPED) == dict.fromkeys(KINDS, OLDEST)
     sink = MemorySink()
     ship_all(spool, sink)
     assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5), "shadow": [], "window": []}
@@ -234,7 +234,7 @@ def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
             case ("damage", content):
                 (folder / SHIPPED).write_bytes(content)
             case ("prune",):
-                spool.prune([position.load(folder, SHIPPED)], time.time() + 60)
+                spool.prune([segments.positions(folder, SHIPPED)], time.time() + 60)
     crash_at(0, "ok")
     asyncio.run(some_rounds())
     spool.close()

@@ -12,7 +12,7 @@ import pytest
 
 from serving.decision_log import Kind, Spool, http_sink, shipper
 from serving.decision_log.http_sink import HttpSink
-from serving.decision_log.position import Batch
+from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, SinkUnavailable
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mtorl.runtime.http import ask
-from serving.decision_log import position
+from serving.decision_log import segments
 from serving.decision_log.segments import path_of
 from serving.local import stack as stack_module
 from serving.local.model_server import ModelServer
@@ -137,7 +137,7 @@ def test_what_was_logged_is_waited_for_until_it_is_in_the_lake(run: Path, monkey
         path_of(spool, "decision", 1).write_bytes(line + b'{"deci')  # the second is being written
         with pytest.raises(StackError, match=r"does not upload its log to .*/run/lake; .* what is in the spool"):
             stack.wait_for_lake()
-        position.save(spool, position.UPLOADED, {"decision": position.Position(1, len(line))})
+        segments.note_positions(spool, segments.UPLOADED, {"decision": segments.Position(1, len(line))})
         stack.wait_for_lake()
 
 

@@ -16,8 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mtorl.log.decision_ids import decision_id, is_decision_id
-from serving.decision_log import Spool, position
-from serving.decision_log.segments import segments
+from serving.decision_log import Spool, segments
 from serving.ledger import Account, Wanted
 from serving.ledger.contract import RETENTION_SECONDS
 from serving.router.flow import budgets
@@ -176,9 +175,9 @@ def test_segments_that_are_gone_release_no_money(tmp_path: Path, removed: str) -
     for name in made:
         ledger.reserve(name, "a", "c", "video", 0.1)
         decided(spool, name)
-    position.save(spool.folder, position.UPLOADED, {"decision": spool.end("decision")})
+    segments.note_positions(spool.folder, segments.UPLOADED, {"decision": spool.end("decision")})
     spool.close()
-    for path in segments(spool.folder, "decision")[
+    for path in segments.segments(spool.folder, "decision")[
         {"all": slice(None), "oldest": slice(1), "newest": slice(2, 3)}[removed]
     ]:
         path.unlink()
@@ -196,11 +195,11 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
     for name in (ahead, lost):
         ledger.reserve(name, "a", "c", "video", 0.1)
     decided(spool, ahead)
-    (first,) = segments(spool.folder, "decision")
+    (first,) = segments.segments(spool.folder, "decision")
     os.utime(first, (time.time() + 3600,) * 2)
     for _ in range(2):
         decided(spool, decision_id("u", spool.identity))
-    assert len(segments(spool.folder, "decision")) == 2 and first.stat().st_mtime > time.time() + 3000
+    assert len(segments.segments(spool.folder, "decision")) == 2 and first.stat().st_mtime > time.time() + 3000
     monkeypatch.setattr(budgets, "_NEWEST", 2)
     assert reconcile(ledger, spool) == 1 and ledger.open_reservations() == [ahead]
     spool.close()
