@@ -28,7 +28,8 @@ def agree(settings: Settings) -> None:
     """
     from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
-    from serving.ledger import LedgerUnavailable, open_ledger
+    from serving.ledger import open_ledger
+    from serving.ledger.contract import LedgerUnavailable
     from serving.router.flow.budgets import agree as agree_to
     from serving.router.ops.settings import RouterSettings
 
@@ -47,7 +48,8 @@ def wait(settings: Settings) -> None:
 
     A new router does not know that a ledger was lost, and would grant the whole budget again.
     """
-    from serving.ledger import LedgerUnavailable, open_ledger
+    from serving.ledger import open_ledger
+    from serving.ledger.contract import LedgerUnavailable
     from serving.router.ops.settings import RouterSettings
 
     with exit_codes():

@@ -12,7 +12,8 @@ import uuid
 from redis import Redis
 
 from mtorl.policy.periods import Period
-from serving.ledger import Account, Ledger, Wanted, open_ledger
+from serving.ledger import open_ledger
+from serving.ledger.contract import Account, Ledger, Wanted
 
 FLAGS = {"appendonly": "yes", "appendfsync": "no"}
 PERIODS: tuple[Period, ...] = ("total", "day")

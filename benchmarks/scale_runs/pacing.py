@@ -43,7 +43,7 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
 
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.layers import Experiments
-    from serving.ledger import Account, Cost, Wanted
+    from serving.ledger.contract import Account, Cost, Wanted
     from serving.ledger.location import RedisLocation
     from serving.ledger.redis_ledger import RedisLedger
     from serving.router.flow.pacer import Pacer

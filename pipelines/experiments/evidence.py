@@ -30,7 +30,8 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
-from serving.ledger import LedgerUnavailable, open_ledger
+from serving.ledger import open_ledger
+from serving.ledger.contract import LedgerUnavailable
 from serving.local.stack import runs
 
 _REPLAY = "replay.parquet"

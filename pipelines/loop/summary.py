@@ -157,7 +157,7 @@ def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int
 def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
     """Each arm's ledger; the share that was spent says something only where the limit is meant to bind."""
     from mtorl.experiment.arm import ALL_ARMS
-    from serving.ledger import SqliteLedger
+    from serving.ledger.sqlite_ledger import SqliteLedger
 
     arms: dict[str, dict[str, float]] = {}
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():

@@ -18,38 +18,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serving.ledger.contract import (
-    Account,
-    AlreadyReserved,
-    Balance,
-    Cost,
-    Ledger,
-    LedgerInUse,
-    LedgerUnavailable,
-    Room,
-    UnknownReservation,
-    Wanted,
-)
+from serving.ledger.contract import Ledger
 from serving.ledger.location import PASSWORD, locate
-from serving.ledger.overrun import LimitWatch
 from serving.ledger.sqlite_ledger import SqliteLedger
-
-__all__ = [
-    "Account",
-    "AlreadyReserved",
-    "Balance",
-    "Cost",
-    "Ledger",
-    "LedgerInUse",
-    "LedgerUnavailable",
-    "LimitWatch",
-    "Room",
-    "SqliteLedger",
-    "UnknownReservation",
-    "Wanted",
-    "locate",
-    "open_ledger",
-]
 
 
 def open_ledger(where: str | Path, patience: float) -> Ledger:

@@ -20,7 +20,7 @@ def main() -> int:
     from mtorl.log.dataset import SpecError
     from serving.decision_log import SpoolError
     from serving.kserve_sdk import CannotListen, quiet
-    from serving.ledger import LedgerInUse
+    from serving.ledger.contract import LedgerInUse
     from serving.router.ops.settings import RouterSettings, SettingsError
 
     quiet()

@@ -19,7 +19,9 @@ from serving.decision_log import Spool, segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
-from serving.ledger import Balance, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
+from serving.ledger import open_ledger
+from serving.ledger.contract import Balance, LedgerInUse, LedgerUnavailable
+from serving.ledger.overrun import LimitWatch
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arms import Arms, ArmWatch

@@ -235,7 +235,7 @@ def test_two_operators_are_on_two_nodes_and_routers_find_both(production: Object
 
 def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, router: dict[str, Any]) -> None:
     """A file for each would admit the whole budget once for each."""
-    from serving.ledger import locate
+    from serving.ledger.location import locate
 
     service = production.named("Service", locate(router["ledger"]).host)
     ledger = production.named("StatefulSet", "mtorl-ledger")

@@ -9,7 +9,8 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from serving.ledger import Account, open_ledger
+from serving.ledger import open_ledger
+from serving.ledger.contract import Account
 
 ACCOUNTS = [Account("a", "*", "*", 5.0), Account("a", "c1", "*", 3.0), Account("a", "*", "*", 4.5, "day")]
 

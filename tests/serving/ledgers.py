@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine
 
 from mtorl.experiment.experiment import Experiment
-from serving.ledger import Account, Balance, Ledger, SqliteLedger, Wanted
+from serving.ledger.contract import Account, Balance, Ledger, Wanted
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_ledger import RedisLedger
+from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.experiments import experiment
 
 KINDS = ("sqlite", "redis")

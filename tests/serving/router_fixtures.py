@@ -23,7 +23,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
 from serving.kserve_sdk import quiet
-from serving.ledger import Balance, Ledger, LedgerUnavailable
+from serving.ledger.contract import Balance, Ledger, LedgerUnavailable
 from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.http.gateway import Gateway

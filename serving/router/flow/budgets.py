@@ -27,7 +27,15 @@ from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import CANCEL, OutcomeRecord
 from mtorl.runtime.files import replacing
 from serving.decision_log import Spool, SpoolUnavailable, segments
-from serving.ledger import Account, AlreadyReserved, Cost, Ledger, LedgerUnavailable, UnknownReservation, Wanted
+from serving.ledger.contract import (
+    Account,
+    AlreadyReserved,
+    Cost,
+    Ledger,
+    LedgerUnavailable,
+    UnknownReservation,
+    Wanted,
+)
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import OutcomeParser

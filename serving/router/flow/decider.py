@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 from mtorl.experiment.layers import Experiments
 from mtorl.log.records import DecisionRecord, FallbackReason, WindowRecord, is_sampled
 from serving.decision_log import Spool, SpoolUnavailable
-from serving.ledger import AlreadyReserved
+from serving.ledger.contract import AlreadyReserved
 from serving.router.flow.admission import CURRENT, Deadline
 from serving.router.flow.arm_answers import ArmAnswer, fault_of
 from serving.router.flow.arms import Arms

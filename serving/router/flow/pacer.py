@@ -45,7 +45,7 @@ from mtorl.experiment.paced_account import (
     updated,
 )
 from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
-from serving.ledger import Balance, Ledger
+from serving.ledger.contract import Balance, Ledger
 from serving.ledger.pacing_store import Lease, Prices
 from serving.router.flow.arm_answers import ArmAnswer
 

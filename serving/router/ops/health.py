@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
-from serving.ledger import Balance
+from serving.ledger.contract import Balance
 from serving.router.ops import metrics
 
 log = logging.getLogger(__name__)

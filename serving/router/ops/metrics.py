@@ -13,7 +13,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.policy.pacing import Pace, extremes
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
-from serving.ledger import Balance, Room
+from serving.ledger.contract import Balance, Room
 
 Stage = Literal["features", "model", "ledger", "log"]
 """The stages of a decision, in order."""

@@ -34,7 +34,7 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import StrictModel, Text, read_yaml, short, validated
 from serving.decision_log.spool import MAX_BYTES
-from serving.ledger import locate
+from serving.ledger.location import locate
 
 
 class SettingsError(InputError, ValueError):

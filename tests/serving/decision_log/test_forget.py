@@ -18,7 +18,8 @@ from mtorl.log.records import Kind, unit_hash
 from serving.decision_log import Spool, forget, segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
 from serving.decision_log.lake_sink import LakeSink
-from serving.ledger import Account, SqliteLedger
+from serving.ledger.contract import Account
+from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
 from tests.serving.shipping import SHIPPED, put, ship_all

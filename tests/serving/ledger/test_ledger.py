@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 
 from mtorl.policy.periods import PERIODS, Period
 from mtorl.runtime.clock_jumps import ClockJumps
-from serving.ledger import (
+from serving.ledger import money, open_ledger, redis_ledger, sqlite_ledger
+from serving.ledger.contract import (
+    RETENTION_SECONDS,
+    SETTLED_SECONDS,
     Account,
     AlreadyReserved,
     Ledger,
+    Settlement,
     UnknownReservation,
     Wanted,
-    money,
-    open_ledger,
-    redis_ledger,
-    sqlite_ledger,
 )
-from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Settlement
 from tests.redis_server import redis_server
 from tests.serving.ledgers import KINDS, NOON, Clock, Place, balance
 

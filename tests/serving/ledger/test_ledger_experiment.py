@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
-from serving.ledger import Account, Ledger, UnknownReservation
+from serving.ledger.contract import Account, Ledger, UnknownReservation
 from tests.serving.ledgers import LedgerMachine, Place, accounts_of, arms, balance, cases
 
 NANO = 10**9

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from serving.ledger import Account, UnknownReservation
-from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Settlement
+from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Account, Settlement, UnknownReservation
 from tests.serving.ledgers import LedgerMachine, cases
 
 CENT = 10**7  # nano-units

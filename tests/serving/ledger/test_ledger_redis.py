@@ -17,7 +17,10 @@ import redis
 from typer.testing import CliRunner
 
 from cli.main import app
-from serving.ledger import Account, Ledger, LedgerUnavailable, SqliteLedger, locate, open_ledger
+from serving.ledger import open_ledger
+from serving.ledger.contract import Account, Ledger, LedgerUnavailable
+from serving.ledger.location import locate
+from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledgers import NOON, Place, balance

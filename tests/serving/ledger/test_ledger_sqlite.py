@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.ledger import Account, LedgerUnavailable, SqliteLedger
-from serving.ledger.contract import RETENTION_SECONDS
+from serving.ledger.contract import RETENTION_SECONDS, Account, LedgerUnavailable
+from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.serving.ledgers import Clock
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from serving.ledger import Balance, Ledger, LimitWatch
+from serving.ledger.contract import Balance, Ledger
+from serving.ledger.overrun import LimitWatch
 from tests.serving.ledgers import Place, accounts_of, arms
 
 DAY, ARM = 86_400.0, "challenger"

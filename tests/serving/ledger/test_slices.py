@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from mtorl.log.decision_ids import campaign_slot, decision_id
-from serving.ledger import Account, Ledger, LedgerUnavailable, Wanted
-from serving.ledger.contract import Settlement
+from serving.ledger.contract import Account, Ledger, LedgerUnavailable, Settlement, Wanted
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_ledger import RedisLedger
 from serving.ledger.redis_server import RedisServer

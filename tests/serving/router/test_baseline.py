@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from serving.ledger import LedgerUnavailable
+from serving.ledger.contract import LedgerUnavailable
 from serving.router.flow.decider import Stages
 from serving.router.flow.idempotency_cache import prediction_of
 from tests.serving.router_fixtures import (

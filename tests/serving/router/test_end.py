@@ -19,7 +19,7 @@ import pytest
 
 from serving.decision_log import Spool
 from serving.decision_log.segments import path_of
-from serving.ledger import SqliteLedger
+from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.serving.router_fixtures import event, instance
 from tests.serving.router_process import Process
 

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from serving.ledger import LedgerUnavailable
+from serving.ledger.contract import LedgerUnavailable
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, running, with_router
 

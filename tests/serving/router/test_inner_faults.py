@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serving.ledger import LedgerUnavailable
+from serving.ledger.contract import LedgerUnavailable
 from serving.router.flow import decider
 from serving.router.flow.admission import Deadline
 from serving.router.flow.parts import FAILURES, SILENT_SECONDS, CircuitBreaker

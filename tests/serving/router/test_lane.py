@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.ledger import Wanted
+from serving.ledger.contract import Wanted
 from serving.router.flow.arms import Arms
 from serving.router.flow.lane import Lane
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, decision, in_loop, instance, only, with_router

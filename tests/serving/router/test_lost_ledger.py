@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from serving.decision_log import Spool
-from serving.ledger import Account, LedgerInUse, LedgerUnavailable, SqliteLedger
+from serving.ledger.contract import Account, LedgerInUse, LedgerUnavailable
+from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.flow.budgets import check_ledger, remember_ledger
 from serving.router.router import Router
 from tests.serving.ledgers import Place

@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from mtorl.experiment.experiment import Experiment
 from mtorl.policy.pacing import Pace
 from mtorl.policy.periods import Period
-from serving.ledger import Balance, Room
+from serving.ledger.contract import Balance, Room
 from serving.router.ops import metrics
 from serving.router.ops.health import concerns
 from tests.serving.ledgers import Place

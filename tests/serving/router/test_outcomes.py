@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from mtorl.log.decision_ids import decision_id, is_decision_id
 from serving.decision_log import Spool, segments
-from serving.ledger import Account, Wanted
-from serving.ledger.contract import RETENTION_SECONDS
+from serving.ledger.contract import RETENTION_SECONDS, Account, Wanted
 from serving.router.flow import budgets
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of

@@ -15,7 +15,7 @@ from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
-from serving.ledger import Account, Ledger
+from serving.ledger.contract import Account, Ledger
 from serving.ledger.pacing_store import Prices
 from serving.router.flow.arm_answers import ArmAnswer
 from serving.router.flow.pacer import Pacer

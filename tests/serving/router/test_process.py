@@ -18,7 +18,7 @@ import pytest
 
 from mtorl.experiment.assignment import draw
 from serving.decision_log import Spool
-from serving.ledger import SqliteLedger
+from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.repository import ROOT
 from tests.serving.router_fixtures import instance, write_settings
 from tests.serving.router_process import Process

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.ledger import Account, LedgerUnavailable, SqliteLedger
+from serving.ledger.contract import Account, LedgerUnavailable
+from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.flow import budgets
 from serving.router.flow.budgets import Settler
 from tests.serving.router_fixtures import in_loop
