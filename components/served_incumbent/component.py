@@ -19,6 +19,7 @@ def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifa
     from serving.registry import folder_of
 
     with step():
-        found = deciding_incumbent(lake, lambda digest: folder_of(Path(registry), digest))
-        print(found)
-        return (found.artifact, found.policy)
+        artifact, policy = deciding_incumbent(lake, lambda digest: folder_of(Path(registry), digest))
+        beaten = artifact or policy or "the channel frequencies of the log, as no incumbent has decided yet"
+        print(f"the challenger has to beat {beaten}")
+        return (artifact, policy)

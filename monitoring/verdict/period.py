@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -80,31 +80,11 @@ def verdict_of_period(
     return found | {name: dict(part) for name, part in more.items() if part}
 
 
-class DecidingIncumbent(NamedTuple):
-    """The policy that took the incumbent's newest decision; both empty: there is no decision."""
+def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[str, str]:
+    """The artifact's folder of the policy that took the incumbent's newest decision or, without one, its name.
 
-    artifact: str = ""  # folder of the artifact
-    policy: str = ""  # without one, as the records name it
-
-    def __str__(self) -> str:
-        beaten = f"the challenger has to beat the incumbent that serves, {self.artifact or self.policy}"
-        if self.policy:
-            return f"{beaten}: the registry has no artifact of it, so its own decisions say what it is worth"
-        if self.artifact:
-            return beaten
-        return (
-            "no decision of an incumbent yet: the challenger has to beat the channel frequencies of the log, which "
-            "stand for what decided so far"
-        )
-
-
-def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> DecidingIncumbent:
-    """Find the policy that took the incumbent's newest decision.
-
-    Args:
-        lake: Folder or URI; "": nothing has decided.
-        find: Returns the folder of the artifact with a digest.
+    Both are empty if there is no decision, or no lake (""). `find` returns the folder of the artifact with a digest.
     """
     digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)
-    return DecidingIncumbent(policy=policy) if folder is None else DecidingIncumbent(artifact=str(folder))
+    return ("", policy) if folder is None else (str(folder), "")
