@@ -88,7 +88,6 @@ class Installation:
     def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
         self.folder = folder
         self.namespace = namespace or f"mtorl-test-{uuid.uuid4().hex[:8]}"
-        self.manifests = MANIFESTS
         kubectl("apply", "-k", self.target(foundation))
         given: list[Object] = [
             {"kind": "Secret", "metadata": {"name": name}, "stringData": values} for name, values in SECRETS.items()
@@ -105,7 +104,7 @@ class Installation:
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "namespace": self.namespace,
-            "resources": [os.path.relpath((self.manifests / name).resolve(), moved.resolve())],
+            "resources": [os.path.relpath((MANIFESTS / name).resolve(), moved.resolve())],
             **({} if name.startswith("foundation/") else self.further),
         }
         (moved / "kustomization.yaml").write_text(yaml.safe_dump(made))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 import yaml
 
 from tests.cluster.conftest import SECRETS, Installation
-from tests.cluster.kubectl import get, kubectl, listed, refusal, serves, wait_until
-from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, rendered
+from tests.cluster.kubectl import kubectl, listed, refusal, serves, wait_until
+from tests.manifests.conftest import FOLDERS, Objects, rendered
 
 pytestmark = pytest.mark.cluster
 
@@ -88,24 +87,6 @@ def test_targets_on_top_of_each_other(targets: list[str], installation: Installa
         installation.wait_for_pods()
     assert workloads.items() <= installation.uids("statefulset").items(), "made anew: what it knew is lost"
     assert claims.items() <= installation.uids("pvc").items(), "an empty volume in place of the full one"
-
-
-def test_a_new_release_goes_over_the_old_one(installation: Installation) -> None:
-    objects_of("overlays/production")
-    installation.apply("overlays/production")
-    installation.wait_for_pods()
-    installation.manifests = installation.folder / "manifests"
-    shutil.copytree(MANIFESTS, installation.manifests)
-    release = installation.manifests / "components" / "release" / "kustomization.yaml"
-    text = release.read_text()
-    (version,) = re.findall(r"app\.kubernetes\.io/version: (\S+)", text)
-    release.write_text(text.replace(version, "9.9.9"))
-    installation.apply("overlays/production")
-    assert installation.differences("overlays/production") == ""
-    for kind, name in (("statefulset", "mtorl-router"), ("inferenceservice", "mtorl-incumbent")):
-        found = get(installation.namespace, kind, name)
-        assert found["metadata"]["labels"]["app.kubernetes.io/version"] == "9.9.9"
-        assert "9.9.9" in yaml.safe_dump(found["spec"]) or kind == "inferenceservice"
 
 
 def test_a_container_that_does_not_say_what_it_needs_is_refused(installation: Installation) -> None:

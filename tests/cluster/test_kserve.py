@@ -6,6 +6,7 @@ import pytest
 
 from tests.cluster.conftest import Installation
 from tests.cluster.kubectl import Object, get, listed, wait_until
+from tests.manifests.conftest import assert_restricted
 
 pytestmark = pytest.mark.cluster
 
@@ -46,12 +47,8 @@ def test_a_new_version_takes_over_without_a_gap_and_is_as_restricted_as_its_runt
     assert [one["name"] for one in pod["containers"]] == ["kserve-container"], "KServe adds none of its own"
     assert [one["name"] for one in pod["initContainers"]] == ["wait-for-model"], "nothing is downloaded"
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert_restricted(pod)
     for one in (*pod["containers"], *pod["initContainers"]):
-        security = {**pod["securityContext"], **one["securityContext"]}
-        assert security["runAsNonRoot"] is True and security["runAsUser"] == 10001
-        assert security["readOnlyRootFilesystem"] is True and security["allowPrivilegeEscalation"] is False
-        assert security["capabilities"] == {"drop": ["ALL"]}
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
         (mount,) = [mount for mount in one["volumeMounts"] if mount["mountPath"] == "/mnt/models"]
         assert mount["readOnly"] is True and mount["subPath"] == "registry"
         assert volumes[mount["name"]]["persistentVolumeClaim"]["claimName"] == "mtorl-data"

@@ -22,13 +22,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import yaml
+from aiohttp import web
 
+from monitoring.experiments.web import serving
 from serving.local.ports import free_ports
 from tests.repository import ROOT
 
@@ -102,7 +103,7 @@ class Stack:
         groups = get(f"{self.prometheus}/api/v1/rules")["data"]["groups"]
         for group in groups:
             assert all(rule["health"] in ("ok", "unknown") for rule in group["rules"]), group
-        return [_seconds(group["lastEvaluation"]) for group in groups]
+        return [datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups]
 
     def alerts(self) -> list[dict[str, str]]:
         """Labels of what Prometheus knows of, pending or firing."""
@@ -155,8 +156,8 @@ def _hurried_configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]
 @contextmanager
 def people() -> Iterator[tuple[People, str]]:
     told = People()
-    with _serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(told, {}))) as http:
-        yield told, f"http://{http}"
+    with serving(_http(told, {}), "127.0.0.1", 0) as url:
+        yield told, url.rstrip("/")
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, st
     """Everything, started with groups of rules and healthy metrics; what it writes lies in the folder."""
     told, metrics = People(), dict(healthy)
     with ExitStack() as until:
-        http = until.enter_context(_serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(told, metrics))))
+        http = until.enter_context(serving(_http(told, metrics), "127.0.0.1", 0)).removeprefix("http://").rstrip("/")
         smtp = until.enter_context(_serving(_MailServer(("127.0.0.1", 0), _mail(told))))
         stack = Stack(told, metrics)
         stack.alertmanager = until.enter_context(
@@ -245,31 +246,24 @@ def _serving(server: socketserver.TCPServer) -> Iterator[str]:
         server.server_close()
 
 
-def _http(people: People, metrics: dict[str, str]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer(metrics[self.path.strip("/")])
+def _http(people: People, metrics: dict[str, str]) -> web.Application:
+    """Targets of scrapes, a pager and Slack."""
 
-        def do_POST(self) -> None:
-            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/pager":
-                people.pages.append(said)
-            else:
-                people.slack.extend(said["attachments"])
-            self._answer("ok")
+    async def scraped(request: web.Request) -> web.Response:
+        text = metrics[request.path.strip("/")]
+        return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-        def _answer(self, text: str) -> None:
-            body = text.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    async def told(request: web.Request) -> web.Response:
+        said = await request.json()
+        if request.path == "/pager":
+            people.pages.append(said)
+        else:
+            people.slack.extend(said["attachments"])
+        return web.Response(text="ok")
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
+    app = web.Application()
+    app.add_routes([web.get("/{name}", scraped), web.post("/{name}", told)])
+    return app
 
 
 class _MailServer(socketserver.ThreadingTCPServer):
@@ -303,10 +297,3 @@ def _mail(people: People) -> type[socketserver.StreamRequestHandler]:
             self.wfile.write(f"{line}\r\n".encode())
 
     return Handler
-
-
-def _seconds(moment: str) -> float:
-    """Of a time as Prometheus writes it, to the nanosecond; 0 of one that never was."""
-    if moment.startswith("0001"):
-        return 0.0
-    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", moment)).timestamp()

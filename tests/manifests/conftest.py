@@ -126,6 +126,17 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod["containers"], *pod.get("initContainers", [])]
 
 
+def assert_restricted(pod: dict[str, Any], where: str = "") -> None:
+    """Pod Security's profile "restricted", as our user, and a root filesystem that can't be written."""
+    for container in containers(pod):
+        security = {**pod.get("securityContext", {}), **container["securityContext"]}
+        assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, where
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert security["readOnlyRootFilesystem"] is True, where
+        assert security["allowPrivilegeEscalation"] is False, where
+        assert security["capabilities"] == {"drop": ["ALL"]}, where
+
+
 def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
         {"Exists": e["key"] in labels, "In": labels.get(e["key"]) in e.get("values", [])}[e["operator"]]

@@ -9,8 +9,7 @@ say is made up, in their words. The file has OpenMetrics text with times: the la
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -51,28 +50,6 @@ VALUES = {  # of each label of a router's metrics
 }
 Labels = dict[str, str]
 Said = Iterator[tuple[str, Labels, float]]
-
-
-class Series:
-    def __init__(self) -> None:
-        self._of: dict[str, dict[tuple[tuple[str, str], ...], list[tuple[float, float]]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
-
-    def add(self, at: float, target: Labels, said: Iterable[tuple[str, Labels, float]]) -> None:
-        for name, labels, value in said:
-            key = tuple(sorted({**labels, **target, "namespace": NAMESPACE}.items()))
-            self._of[name][key].append((at, value))
-
-    def text(self) -> str:
-        """OpenMetrics."""
-        written = []
-        for name, series in self._of.items():
-            written.append(f"# TYPE {name} unknown")
-            for labels, samples in series.items():
-                said = ",".join(f'{label}="{value}"' for label, value in labels)
-                written += [f"{name}{{{said}}} {value} {at:.0f}" for at, value in samples]
-        return "\n".join([*written, "# EOF", ""])
 
 
 def _collected(collector: Collector) -> Said:
@@ -211,7 +188,14 @@ def text(hours: float) -> str:
     """All of it: so many hours until NOW, and an hour of the day before."""
     near = [NOW - HOUR * hours + STEP * n for n in range(int(hours * HOUR / STEP) + 1)]
     times = [NOW - 24 * HOUR - HOUR + STEP * n for n in range(int(HOUR / STEP) + 1)] + near
-    series = Series()
+    lines: list[str] = []
+
+    def add(at: float, target: Labels, said: Said) -> None:
+        for name, labels, value in said:
+            given = {**labels, **target, "namespace": NAMESPACE}.items()
+            written = ",".join(f'{label}="{content}"' for label, content in given)
+            lines.append(f"{name}{{{written}}} {value} {at:.0f}")
+
     names = ("mtorl-and-a-vendor", "done", "slow-model", "switched")
     views = [view for view in (state() for state in made_views.STATES.values()) if view["name"] in names]
     ramp = (made_views.early(), made_views.win())
@@ -224,21 +208,21 @@ def text(hours: float) -> str:
             share = step / len(times)
             _state(share > 0.5).write(path)
             _router(step)
-            series.add(at, {"job": "mtorl-router", "pod": "mtorl-router-0"}, _collected(REGISTRY))
+            add(at, {"job": "mtorl-router", "pod": "mtorl-router-0"}, _collected(REGISTRY))
             shown = [*views, ramp[share > 0.5]]
             operator = {"job": "mtorl/mtorl-operator", "pod": "mtorl-operator-5c"}
-            series.add(at, operator, _collected(ExperimentCollector(lambda shown=shown: shown)))  # type: ignore[misc]
+            add(at, operator, _collected(ExperimentCollector(lambda shown=shown: shown)))  # type: ignore[misc]
             monitor = {"job": "mtorl/mtorl-monitor-exporter", "pod": "mtorl-monitor-exporter-6f"}
-            series.add(at, monitor, _collected(MonitorCollector(path)))
+            add(at, monitor, _collected(MonitorCollector(path)))
             if step == len(times) // 2:
                 _end_run(runs, "mtorl-train", at, "the log has lost rows")
-            series.add(at, monitor, _collected(RunsCollector(runs)))
+            add(at, monitor, _collected(RunsCollector(runs)))
             for model in ("incumbent", "challenger"):
                 pod = {"job": "mtorl/mtorl-torchserve", "pod": f"mtorl-{model}-predictor-7d9f-x2x4z", "arm": model}
-                series.add(at, pod, _torchserve(model, step))
-            series.add(at, {}, _cluster(step, at))
-            series.add(at, {}, _alerts(share))
-    return series.text()
+                add(at, pod, _torchserve(model, step))
+            add(at, {}, _cluster(step, at))
+            add(at, {}, _alerts(share))
+    return "\n".join([*lines, "# EOF", ""])
 
 
 if __name__ == "__main__":

@@ -86,12 +86,6 @@ def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
     yield installation
 
 
-def test_nothing_rings_while_all_is_well(stack: Stack) -> None:
-    stack.evaluations(4)
-    assert stack.alerts() == []
-    assert (stack.people.pages, stack.people.slack, stack.people.mail) == ([], [], [])
-
-
 def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> None:
     stack.metrics["monitor"] = monitor(COLUMNS)
     wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)

@@ -19,6 +19,7 @@ from tests.manifests.conftest import (
     MANIFESTS,
     VALIDATOR,
     Objects,
+    assert_restricted,
     containers,
     render,
     rendered,
@@ -91,14 +92,9 @@ def test_pods_keep_to_the_restricted_profile_and_run_our_pinned_images(objects: 
     pods = objects.pods()
     assert len(pods) >= 6
     for name, pod in pods:
+        assert_restricted(pod, name)
         for container in containers(pod):
             where = f"{name}, container {container['name']}"
-            security = {**pod.get("securityContext", {}), **container["securityContext"]}
-            assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, where
-            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
-            assert security["readOnlyRootFilesystem"] is True, where
-            assert security["allowPrivilegeEscalation"] is False, where
-            assert security["capabilities"] == {"drop": ["ALL"]}, where
             for what in ("requests", "limits"):
                 assert set(container["resources"][what]) >= {"cpu", "memory"}, where
             image = re.fullmatch(r"ghcr\.io/mtorl-kubeflow/(\w+)(:\d+\.\d+\.\d+\S*|@sha256:\w{64})", container["image"])

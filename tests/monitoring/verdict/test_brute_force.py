@@ -36,7 +36,7 @@ EXPERIMENT = Experiment.from_dict(
         **CONTENT,
         "metrics": {**CONTENT["metrics"], "outcome_hours": 20.0},
         "budgets": [
-            {**CONTENT["budgets"][0], "campaign": "anna's", "period": "day", "timezone": "Asia/Kolkata"},
+            {**CONTENT["budgets"][0], "campaign": "daily", "period": "day", "timezone": "Asia/Kolkata"},
             {**CONTENT["budgets"][0], "campaign": "total"},
         ],
     }
@@ -62,7 +62,7 @@ VISITS = st.builds(
     minute=st.integers(0, 70 * 60),
     user=st.integers(0, 5),
     stage=st.sampled_from(["5%", "50%", "50%"]),
-    campaign=st.sampled_from(["anna's", "total"]),
+    campaign=st.sampled_from(["daily", "total"]),
     kind=st.sampled_from(KINDS),
     outcomes=st.lists(
         st.tuples(st.sampled_from(["click", "cost"]), st.integers(1, 9), st.sampled_from([0, 1, 19, 20, 21, 30])),
@@ -127,7 +127,7 @@ def _counted(log: Log) -> list[dict[str, Any]]:
         taken = min(row["decided"] for row in copies)
         local = row["decided"] + KOLKATA
         began = datetime(local.year, local.month, local.day, tzinfo=UTC) - KOLKATA
-        timed = row["campaign_id"] == "anna's"
+        timed = row["campaign_id"] == "daily"
         hour = taken.replace(minute=0, second=0, microsecond=0)
         rows.append({**row, "taken": taken, "hour": hour, "began": began if timed else None})
     return rows

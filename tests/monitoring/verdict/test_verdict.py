@@ -304,6 +304,24 @@ def test_the_newest_model_is_not_that_of_a_clock_that_was_ahead(tmp_path: Path) 
     assert log.write(tmp_path).models() == ["second"]
 
 
+def test_each_campaigns_days_are_those_of_its_own_budget(tmp_path: Path) -> None:
+    budgets = [
+        {**CONTENT["budgets"][0], "campaign": "tokyo's", "period": "day", "timezone": "Asia/Tokyo"},
+        {**CONTENT["budgets"][0], "campaign": "london", "period": "day"},
+    ]
+    log = paced_against_unpaced(60)
+    for user, row in enumerate(log.decisions):
+        row["campaign_id"] = ("tokyo's", "london", "without a budget", "tokyo's")[user // 2 % 4]
+    found = verdict_from_log(log.write(tmp_path), Experiment.from_dict({**CONTENT, "budgets": budgets}))
+    of_an_hour = Counter(row["campaign_id"] for row in log.decisions[40 * 20 : 44 * 20])
+    assert of_an_hour["tokyo's"] == 2 * of_an_hour["london"] == 40
+    left_out = {
+        name: sum(row["campaign_id"] == name for row in log.decisions[-hours * 20 :])
+        for name, hours in (("tokyo's", 21), ("london", 12))
+    }
+    assert found["left_out"] == {"unfinished_period": sum(left_out.values())}
+
+
 def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
     """A challenger that is better for 21 days of 28; on each fourth it is as bad as this, and stopped at noon."""
     log = Log()

@@ -13,7 +13,7 @@ from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.measures import Measured
 from monitoring.watch.retrain import COOL_DOWN, update_request
 from monitoring.watch.state import Alarm, State, Stream
-from monitoring.watch.streams import HARM, labels_of, loss_units, stream_of
+from monitoring.watch.streams import HARM, loss_units, stream_of
 from mtorl.log.dataset import DatasetSpec
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -27,22 +27,6 @@ def at(day: int) -> datetime:
 
 def measured(name: tuple[str, str, str], value: float, se: float = 0.001, size: float = 1_000.0) -> Measured:
     return Measured(*name, value, se, size)
-
-
-def test_names() -> None:
-    """Columns, channels and experiments may have a slash in their names, arms have none."""
-    for group, experiment, arm, measure in (
-        ("outcomes", "", "", "gain_per_decision"),
-        ("journeys", "", "", "last_channel_a/b_ratio"),
-        ("decisions", "", "incumbent", "channel_a/b_ratio"),
-        ("performance", "", "incumbent", "auc"),
-        ("performance", "spring", "challenger", "auc"),
-        ("performance", "eu/spring", "challenger", "auc"),
-        ("context", "", "", "a/b"),
-    ):
-        full = f"{experiment}/{arm}" if experiment else arm
-        assert labels_of(stream_of(group, full, measure)) == (group, experiment, arm, measure)
-    assert set(HARM.values()) == {"falls", "rises"}
 
 
 def test_only_the_harmful_direction_is_harm() -> None:

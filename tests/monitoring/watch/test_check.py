@@ -15,7 +15,6 @@ from benchmarks.monitoring_runs.days import START
 from monitoring.watch import check as check_module
 from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
-from mtorl.drift.past_periods import FEWEST
 from tests.monitoring.watch.market import Market, worse_challenger
 
 pytestmark = pytest.mark.integration
@@ -109,14 +108,6 @@ def test_another_length_of_periods_or_one_of_the_future_needs_another_state(two_
     with pytest.raises(StateError, match="which is not over yet"):
         run(watched, tmp_path, at(1))
     assert State.read(tmp_path / STATE_FILE) == before, "what was accepted is not forgotten by a mistyped option"
-
-
-def test_learning_is_said(two_weeks: Path, tmp_path: Path) -> None:
-    found = run(market(two_weeks).watched, tmp_path, at(FEWEST))
-    for name in ("journeys", "decisions", "outcomes", "performance"):
-        why = found.groups[name].not_judged
-        assert why is not None and why.reason == "learning" and f"{FEWEST} periods seen" in why.text
-    assert found.groups["context"].not_judged is None
 
 
 def test_a_log_of_a_year_is_begun_near_its_end(two_weeks: Path, tmp_path: Path) -> None:

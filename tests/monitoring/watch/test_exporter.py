@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
 from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, State, Stream
+from serving.local.ports import free_ports
 from tests.repository import ROOT
 
 LABELS = ("group", "experiment", "arm", "measure", "counted_in", "kind", "reason", "model_version")
@@ -40,7 +40,7 @@ def state() -> State:
             value=0.06, expected=0.08, evidence=9e3, needed=4e3, loss=18.0, loss_unit="EUR", alarm=harm
         ),
         "decisions/incumbent/expected_gain": Stream(value=0.08, evidence=1.0, needed=4e3),
-        "performance/spring/challenger/auc": Stream(value=0.7),
+        "performance/eu/spring/challenger/auc": Stream(value=0.7),
         "context/a/b": Stream(value=0.01, expected=0.05),
     }
     made.broken = {"device": Alarm(kind="data_quality", since=END, text="device has no usable value")}
@@ -68,7 +68,7 @@ def test_what_the_state_says(tmp_path: Path) -> None:
     state().write(tmp_path / STATE_FILE)
     found = scrape(tmp_path / STATE_FILE)
     gain, device = ("outcomes", "", "", "gain_per_decision"), ("context", "", "", "device")
-    auc = ("performance", "spring", "challenger", "auc")
+    auc = ("performance", "eu/spring", "challenger", "auc")
     expected = {
         ("state_readable",): 1.0,
         ("checked_timestamp_seconds",): END.timestamp(),
@@ -147,9 +147,7 @@ def test_each_reason_that_is_a_fault_has_a_row_in_its_runbook() -> None:
 @pytest.mark.integration
 def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) -> None:
     state().write(tmp_path / STATE_FILE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     runs = tmp_path / "runs"
     PipelineRun.ended("mtorl-train", "FAILED", {"ingest": "no such file"}, "", END).write(runs)
     of_it = [f"--state={tmp_path}", f"--runs={runs}", f"--port={port}", "--host=127.0.0.1"]

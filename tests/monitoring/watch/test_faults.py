@@ -135,18 +135,6 @@ def test_no_decisions(market: Market) -> None:
     assert state.judged_until is not None and len(state.streams["outcomes/gain_per_decision"].past) == 3
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["empty", "missing"])
-def test_no_log(there: bool, tmp_path: Path) -> None:
-    market = Market(tmp_path)
-    if there:
-        market.log.mkdir()
-    state = market.check()
-    for group in GROUPS:
-        assert why(state, group).reason == "no_decisions"
-        assert str(market.log) in why(state, group).text and "no decisions in this lake" in why(state, group).text
-    assert state.judged_until is None
-
-
 @pytest.mark.parametrize(
     ("few", "groups"),
     [

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+
+from aiohttp import web
+
+from monitoring.experiments.web import serving
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -98,28 +99,15 @@ def _wanted(query: dict[str, str]) -> str:
 @contextmanager
 def fake_kfp() -> Iterator[FakeKfp]:
     """A server until the end of the block."""
+    kfp = FakeKfp("")
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked, length = urlsplit(self.path), int(self.headers.get("Content-Length", 0))
-            content = self.rfile.read(length)
-            body = json.loads(content) if self.headers.get("Content-Type") == "application/json" and content else None
-            query = {key: values[0] for key, values in parse_qs(asked.query).items()}
-            path = asked.path.removeprefix("/apis/v2beta1/")
-            status, said = kfp.answer(self.command, path, query, body)
-            text = said if isinstance(said, str) else json.dumps(said)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.json() if request.content_type == "application/json" and request.can_read_body else None
+        status, said = kfp.answer(request.method, request.match_info["path"], dict(request.query), body)
+        return web.Response(text=said if isinstance(said, str) else json.dumps(said), status=status)
 
-        do_POST = do_DELETE = do_GET
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        kfp = FakeKfp(f"http://127.0.0.1:{server.server_port}")
-        Thread(target=server.serve_forever, daemon=True).start()
+    app = web.Application(client_max_size=2**24)
+    app.router.add_route("*", "/apis/v2beta1/{path:.*}", answer)
+    with serving(app, "127.0.0.1", 0) as url:
+        kfp.endpoint = url.rstrip("/")
         yield kfp
-        server.shutdown()

@@ -20,6 +20,7 @@ from mtorl.fitting.search_space import defaults
 from mtorl.network.training import TrainConfig
 from mtorl.runtime.errors import InputError
 from pipelines.cluster.katib import write
+from tests.manifests.conftest import assert_restricted
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT
 
@@ -85,13 +86,7 @@ def test_a_trial_is_a_job_that_a_restricted_namespace_takes() -> None:
     kubernetes_validate.validate({**job, "metadata": {"name": "trial"}}, "1.34", strict=True)
     pod, container = job["spec"]["template"]["spec"], container_of(job)
     assert pod["restartPolicy"] == "Never" and pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    assert_restricted(pod)
     assert set(container["resources"]) == {"requests", "limits"}
     (data,) = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
     assert data["readOnly"] and container["args"][1].startswith(data["mountPath"] + "/")

@@ -127,12 +127,6 @@ def test_a_stage_that_lacks_something_has_another_part_of_the_traffic(run: Path,
     assert sent.stages == [("shadow", 100), ("shadow", 100), ("5%", 100), ("50%", 200)] and ended.phase == "promoted"
 
 
-def test_traffic_that_ends_early_leaves_it_where_it_is(run: Path, looks: list[Evidence]) -> None:
-    looks += [said("inconclusive"), said("inconclusive"), said("inconclusive", users=0)]
-    _, ended, _ = through(run, turns=2)
-    assert ended.phase == "50%" and not ended.over and "0 of 25 users of challenger" in ended.told()["waits"]
-
-
 def test_harm_ends_the_traffic(run: Path, looks: list[Evidence]) -> None:
     looks += [said("inconclusive"), said("guardrail")]
     _, ended, traffic = through(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.online.history import History
+from monitoring.experiments.web import serving
 from pipelines.loop.traffic import LoadDriver, Traffic, TrafficFailed, in_order, in_parts
 from pipelines.loop.traffic_sources import Response, Touchpoint
 
@@ -53,29 +53,19 @@ class Router:
         self.events.append(("refused" if refused else "outcomes", outcomes))
         return web.json_response({}, status=503 if refused else 200)
 
-    async def start(self) -> None:
+    def application(self) -> web.Application:
         application = web.Application()
         application.router.add_post("/v1/models/ads:predict", self._predict)
         application.router.add_post("/v1/outcomes", self._outcomes)
-        self._runner = web.AppRunner(application)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
+        return application
 
 
 @pytest.fixture
 def router() -> Iterator[Router]:
-    loop, made = asyncio.new_event_loop(), Router()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(made.start(), loop).result(10)
-    yield made
-    asyncio.run_coroutine_threadsafe(made.stop(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    made = Router()
+    with serving(made.application(), "127.0.0.1", 0) as url:
+        made.url = url.rstrip("/")
+        yield made
 
 
 class RecordingHistory(History):

@@ -146,27 +146,6 @@ def test_a_simulated_exposure_is_a_touchpoint_at_the_time_of_the_opportunity() -
     assert skipped.touchpoint is None and not skipped.outcomes
 
 
-def test_the_weighted_replay_is_unbiased_for_a_logger_that_is_not_uniform() -> None:
-    rng = np.random.default_rng(0)
-    users, chance = [f"u{i}" for i in range(4000)], {"a": 0.2, "b": 0.8}
-    rows = []
-    for user in users:
-        for turn in range(2):
-            channel = "a" if rng.random() < chance["a"] else "b"
-            click = int(rng.random() < (0.5 if channel == "a" else 0.1))
-            when = pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(hours=turn)
-            rows.append((user, when, "c", channel, 1.0, click, 0, 0.0, chance[channel], 0.0, "tv"))
-    columns = ["user_id", "timestamp", "campaign_id", "channel", "cost", "click", "conversion", "revenue", "propensity"]
-    log = pd.DataFrame(rows, columns=[*columns, "hour", "device"])
-    traffic, _ = ReplayedTraffic.from_log(log, log["propensity"], users, 1, SPEC, seed=0)
-    weight = gain = 0.0
-    for user, turn in traffic.rows:  # a policy that takes "a" half of the time is worth 0.3 clicks
-        response = traffic.respond(user, turn, {"expose": True, "channel": "a" if rng.random() < 0.5 else "b"})
-        weight += response.weight
-        gain += response.weight * dict(response.outcomes).get("click", 0.0)
-    assert gain / weight == pytest.approx(0.3, abs=0.03)
-
-
 def test_shifted_and_repeated_traffic_spends_nothing(traffic: ReplayedTraffic, log: pd.DataFrame) -> None:
     shifted = ShiftedTraffic(traffic, most_users=1, times=2, spec=SPEC, reference=log)
     again = RepeatedTraffic(traffic, most_users=1)
