@@ -1,4 +1,8 @@
-"""The database of the embedded ledger: its file, its tables and its transactions."""
+"""The database of the embedded ledger: its file, its tables, and transactions that many calls share.
+
+Calls that wait for the database share the next transaction, and one sync serves them all (group commit): the thread
+that gets the lock does the work of all that wait for it, and the others find theirs done when they get the lock.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import os
 import sqlite3
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mtorl.runtime.locks import acquire
 from serving.ledger.contract import LedgerInUse, LedgerUnavailable
@@ -106,6 +112,12 @@ PRAGMA user_version = {_VERSION};
 """
 
 
+@dataclass(eq=False)
+class _Call:
+    works: Sequence[Work[Any]]
+    answers: Sequence[Any] | LedgerUnavailable | None = None  # None: it waits
+
+
 class Database:
     """Runs functions in transactions that hold SQLite's write lock from the start (BEGIN IMMEDIATE)."""
 
@@ -115,6 +127,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._claim: int | None = None
+        self._waiting: deque[_Call] = deque()
         self._lock = threading.Lock()  # of the connection
 
     def claim(self) -> None:
@@ -169,22 +182,42 @@ class Database:
 
     def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
         """`run` for several functions in one transaction; the error of a function stands in the place of its result."""
+        call = _Call(works)
+        self._waiting.append(call)
         if not self._lock.acquire(timeout=self._patience):
+            with contextlib.suppress(ValueError):  # another thread has taken it just now
+                self._waiting.remove(call)
             raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
+        try:
+            if call.answers is None:
+                self._run_waiting()
+        finally:
+            self._lock.release()
+        if isinstance(call.answers, LedgerUnavailable):
+            raise call.answers
+        assert call.answers is not None, "the thread that had the lock did all that waited"
+        return list(call.answers)
+
+    def _run_waiting(self) -> None:
+        calls: list[_Call] = []
+        while self._waiting:
+            with contextlib.suppress(IndexError):  # its caller lost patience just now
+                calls.append(self._waiting.popleft())
         try:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
-                answers = [_answer(db, work) for work in works]
+                answers = [[_answer(db, work) for work in call.works] for call in calls]
                 db.execute("COMMIT")
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
         except (sqlite3.Error, OSError, LedgerUnavailable) as error:
-            raise LedgerUnavailable(f"{self._path}: {error}") from error
-        finally:
-            self._lock.release()
-        return answers
+            for call in calls:
+                call.answers = LedgerUnavailable(f"{self._path}: {error}")
+        else:
+            for call, found in zip(calls, answers, strict=True):
+                call.answers = found
 
     def _open(self) -> sqlite3.Connection:
         """The connection; raises LedgerUnavailable if the file is absent, replaced, or no ledger of this version."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -71,6 +73,21 @@ def test_a_locked_ledger_gives_up_within_its_patience(ledger: SqliteLedger) -> N
         hasty.reserve("r", "a", "c", "x", 0.1)
     blocker.execute("ROLLBACK")
     assert hasty.reserve("r", "a", "c", "x", 0.1)
+    blocker.close()
+
+
+def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
+    done: list[str] = []
+    ledger._database._open().set_trace_callback(done.append)
+    blocker = sqlite3.connect(ledger.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(ledger.reserve, f"r{i}", "a", "c", "x", 1.5) for i in range(8)]
+        while len(ledger._database._waiting) < 7:  # the first one has the lock, and waits for the other process
+            time.sleep(0.001)
+        blocker.execute("ROLLBACK")
+    assert sum(one.result() for one in answers) == 6, "the budget pays for six"
+    assert done.count("COMMIT") == 2
     blocker.close()
 
 
