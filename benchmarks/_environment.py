@@ -1,7 +1,5 @@
 """Names the hardware and versions under every table. Each script of this folder imports it first."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

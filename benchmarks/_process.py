@@ -10,8 +10,6 @@ Peak memory is the sum of the high-water marks of all processes of the task's tr
 `ru_maxrss`, which a child inherits from the process that started it.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -15,8 +15,6 @@ Experiments are judged at every look by the functions that the verdict calls (`m
     uneven      users decide by a factor of hundreds more or less often
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from itertools import product

@@ -10,8 +10,6 @@ Each figure comes from a process of its own; measures that are compared take tur
 bytes a row of the largest log.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

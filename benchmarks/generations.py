@@ -16,8 +16,6 @@ the next model learns from all decisions so far, and the gate decides whether it
 Nothing here depends on the machine's speed.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

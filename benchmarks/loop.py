@@ -7,8 +7,6 @@ Commands:
     python benchmarks/loop.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

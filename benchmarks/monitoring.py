@@ -9,8 +9,6 @@ check`. Some are only healthy: their alarms are false. In others something chang
 The mean run between false alarms, longer than any such simulation, is tested in tests/mtorl/drift/test_evidence.py.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -17,8 +17,6 @@ money for each opportunity. All policies are paced alike (`mtorl/policy/pacing.p
 Nothing here depends on the machine's speed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections.abc import Mapping

@@ -18,8 +18,6 @@
 Each measure is a process of its own. A limit that does not hold is said in the table, and fails nothing.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable

@@ -15,8 +15,6 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/tables.py
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@ Commands:
     python benchmarks/train.py --device cuda         # on a GPU instead: windows a second, compiling
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """`mtorl arm`: policies of one's own."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

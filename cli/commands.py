@@ -1,7 +1,5 @@
 """Groups of commands whose docstrings are their help, and the options that several commands share."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable

@@ -11,8 +11,6 @@
 A data set is described once, in a small YAML (docs/data.md); for some public logs it is built in.
 """
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import replace
 from enum import StrEnum

@@ -5,8 +5,6 @@ held, or (`mtorl model rm`) something needs the version: a person must do someth
 is switched off, or the monitor found harm; 6 (`monitor`) something could not be judged; 130 stopped by a signal.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

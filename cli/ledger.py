@@ -1,7 +1,5 @@
 """`mtorl ledger`: what people do with the budget ledger."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated

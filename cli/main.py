@@ -23,8 +23,6 @@
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Annotated
 

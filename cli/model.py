@@ -1,7 +1,5 @@
 """`mtorl train`, `evaluate` and `benchmark`: a model outside of a pipeline, judged on users that it never saw."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

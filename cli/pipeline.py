@@ -10,8 +10,6 @@ Endpoint, namespace and token are those of the `kfp` command, which starts and s
 docs/pipelines.md.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

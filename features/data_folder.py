@@ -12,8 +12,6 @@ A run of `mtorl run` keeps the first four in `data/`; the log is found in both k
 is a source of the training pipeline (features/ingest/log_folder.py).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

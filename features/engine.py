@@ -8,8 +8,6 @@ Both work in UTC, and spill to disk. Spark takes its master, memory and executor
 runs on this machine. On a cluster, files must be on a volume that the driver and all executors see.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

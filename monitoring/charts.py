@@ -1,7 +1,5 @@
 """The charts of the run report: few colours, one message each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Prometheus gauges from a table of their names, and samples in any order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily

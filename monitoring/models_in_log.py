@@ -3,8 +3,6 @@
 for digest, reason, serves in uses_in_log("lake"): ...
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog

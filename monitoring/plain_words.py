@@ -1,7 +1,5 @@
 """The words for verdicts, metrics and problems."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

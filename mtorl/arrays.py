@@ -1,7 +1,5 @@
 """Array types that every room uses; the shape of an array stands in its name (`gain_BC`: B rows, C channels)."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

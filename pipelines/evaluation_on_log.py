@@ -1,7 +1,5 @@
 """`mtorl evaluate`: a finished artifact on any log, from the raw file on."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

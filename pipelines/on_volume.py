@@ -14,8 +14,6 @@ The last step notes how a run ended (components/notify). Where it can't, the run
 run: a failed run must never look like the success of the day before.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Progress of a run: its steps, how far each is, and how long each took."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

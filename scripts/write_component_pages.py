@@ -6,8 +6,6 @@ Names, types and defaults are those of the compiled component, words those of it
 read from the pipelines themselves.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ A test fails until then. A new dashboard is one module, and one line in BOARDS a
 kustomization.yaml.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -8,8 +8,6 @@ An editor that reads `# yaml-language-server: $schema=docs/schemas/experiment.js
 checks it. A new model is one line in MODELS.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib import import_module

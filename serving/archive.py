@@ -1,7 +1,5 @@
 """Pack an artifact and the handler into the .mar file that TorchServe loads."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

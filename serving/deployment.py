@@ -8,8 +8,6 @@ Nor where the incumbent of an experiment answers, as after a promotion until its
 would get an untried one. Such a version stays in the registry.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 

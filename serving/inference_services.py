@@ -5,8 +5,6 @@ those with the new one are ready. An InferenceService says Ready while any pod s
 roll-out is. Only `InferenceServices.serve`, and a person who applies models.yaml, change the annotation.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ kserve parses the command line of the process that imports it, abbreviations inc
 `--model_name`. Here it gets an empty one, which is why no other module imports kserve.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import struct

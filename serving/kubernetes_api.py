@@ -7,8 +7,6 @@
 Everything else in this repository that asks an API server does it through this module.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

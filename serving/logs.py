@@ -10,8 +10,6 @@ While a store is down, every request has the same message: the first is written 
 uvicorn look alike, since all go through the handler that is made here.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

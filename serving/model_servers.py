@@ -4,8 +4,6 @@ Only `serving.deployment` (a new challenger) and `pipelines.experiments.handover
 they serve.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 from mtorl.runtime.validation import StrictModel, Text

@@ -9,8 +9,6 @@ and serve the version that they name, so a roll-out, a promotion and a roll-back
 `serving.versions` lists and prunes the versions.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

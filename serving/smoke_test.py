@@ -3,8 +3,6 @@
 print(ask(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
 """
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An experiment's definition, as its file holds it, for tests of all rooms."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

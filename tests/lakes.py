@@ -1,7 +1,5 @@
 """Lakes with made-up records."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import tempfile

@@ -1,7 +1,5 @@
 """A real Redis server, and a real Redis Cluster."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Iterator

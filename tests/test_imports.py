@@ -1,7 +1,5 @@
 """The arrows between the rooms (docs/architecture.md), read from the source: none upward, none in a circle."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Nothing that we start reports to anybody: onnxruntime, which would, is told not to before it is imported."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Experiments of one stage whose users come once, looked at while they arrive."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

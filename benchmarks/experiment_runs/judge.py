@@ -1,7 +1,5 @@
 """Applies the verdict's functions to simulated experiments."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Users of a simulated market: clicks over several decisions, or rare revenues with a heavy tail."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

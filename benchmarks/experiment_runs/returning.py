@@ -3,8 +3,6 @@
 Over a ramp, users leave the incumbent for the challenger as its share grows, and take their habits along.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The figures of `experiments.py` as tables."""
 
-from __future__ import annotations
-
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of
 from benchmarks.experiment_runs import arrivals
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue

@@ -1,7 +1,5 @@
 """The sequence builder, against the engine's own scan and sort of the file."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

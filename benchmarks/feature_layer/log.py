@@ -11,8 +11,6 @@ Every value is a function of the row's number, so DuckDB streams any number of r
 numbers come out each time.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

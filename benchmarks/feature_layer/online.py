@@ -4,8 +4,6 @@ Beside an append on Redis stands a PING, the shortest round trip there is; the t
 measure alone, in memory, on a port of its own.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta

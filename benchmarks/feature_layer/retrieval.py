@@ -4,8 +4,6 @@ Every touchpoint of a log is an entity row, in the order in which the window sto
 answer is an Arrow table.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The tables of the feature layer: sequence builder, retrieval, online store."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Nights in a row in one market: serve, collect, train, gate, promote; and the truth about each step."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

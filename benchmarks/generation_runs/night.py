@@ -6,8 +6,6 @@ as money is left. The records are those of `mtorl.log.records`, so what follows 
 Shapes: U users, C channels, N the users of one step of the pacing.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -9,8 +9,6 @@ Days differ as real ones do: all of a day's click rates and prices share a facto
 Some users come back the next day. The model's expectations are calibrated for the average day.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One check of a large day, as tasks for processes of their own: write the day, and judge it and its last hours."""
 
-from __future__ import annotations
-
 import json
 import time
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Shifts of a market's days: harm, changes that do none, and faults of the data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The tables of `benchmarks/monitoring.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any

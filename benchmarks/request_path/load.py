@@ -7,8 +7,6 @@ whether or not a connection is free, and their time counts from when they were d
 microseconds of a core: on a machine that it shares with the servers, judge them by their own CPU time.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -1,7 +1,5 @@
 """The servers that are measured, each started as its users start it."""
 
-from __future__ import annotations
-
 import time
 import urllib.request
 from collections import Counter

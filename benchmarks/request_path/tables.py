@@ -1,7 +1,5 @@
 """The tables of docs/tables/serving.md."""
 
-from __future__ import annotations
-
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of, targets
 
 Aim = tuple[str, float, float, str]

@@ -1,7 +1,5 @@
 """What the batch node does after a day: tasks for processes of their own, over a lake of `made_lake.py`."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import threading

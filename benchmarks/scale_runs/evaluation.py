@@ -1,7 +1,5 @@
 """Memory of an evaluation by the size of its log: tasks that write steps of windows, fit small models, and evaluate."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

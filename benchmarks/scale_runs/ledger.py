@@ -5,8 +5,6 @@ that of the server (`used_cpu_user`), of all its work for the calls. Each exposu
 one a day, of the campaign, in two arms.
 """
 
-from __future__ import annotations
-
 import uuid
 
 from redis import Redis

@@ -9,8 +9,6 @@ click (5 %) within hours, a conversion (1 %) within seven days. Objects of the r
 that a hundred million decisions fit on 10 GB: bytes on disk are no figure of this benchmark.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

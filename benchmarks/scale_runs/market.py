@@ -1,7 +1,5 @@
 """Routers of this process without models: arms are rules, and each user has a full window of made-up touchpoints."""
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ ten minutes are measured in less than one. They begin at noon, with half of each
 the first two minutes are not counted, since a router that begins to pace writes all accounts once.
 """
 
-from __future__ import annotations
-
 import random
 import tempfile
 import time

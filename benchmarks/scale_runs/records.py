@@ -1,7 +1,5 @@
 """Bytes of a record, in the spool and in the lake, where a model decides: its figures are what compresses least."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from pathlib import Path

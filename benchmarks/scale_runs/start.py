@@ -1,7 +1,5 @@
 """How soon a router serves: after an outage has filled its spool, and with thousands of campaigns' budgets."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import os

@@ -1,7 +1,5 @@
 """The tables of `benchmarks/scale.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any

@@ -6,8 +6,6 @@ either router, one report in fifty twice; some exposures are cancelled, some nev
 exposures only, so the cap is met.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -13,8 +13,6 @@ On a cluster, an Experiment object takes the place of the file, and `spec.move` 
 With --json, each prints JSON alone.
 """
 
-from __future__ import annotations
-
 from cli.commands import CommandGroup
 from cli.experiment.files import check, init
 from cli.experiment.log import plan, verdict

@@ -6,8 +6,6 @@ The job is named after its training, so a retried step finds the job of its firs
 job is removed at its end, after SIGTERM, with the step's pod (which owns it), and at its deadline.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

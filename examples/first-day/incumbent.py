@@ -1,7 +1,5 @@
 """What the platform does today: a rule that somebody wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@
 A router posts `{"instances": [item, ...]}`, and takes a list of decisions, one for each item, in the same order.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

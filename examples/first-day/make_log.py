@@ -9,8 +9,6 @@ orders.csv   what users ordered hours and days later: order_id, uid, ordered_at,
 The market is that of `mtorl.simulator`, which the platform does not know; `traffic.py` plays what comes after the log.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

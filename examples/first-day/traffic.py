@@ -6,8 +6,6 @@ With each request goes what the platform's own rule would do, `baseline`. Which 
 `make_log.py` has made the log of, so a day can be played again, and what is drawn depends on what was shown.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime as dt
 import json

@@ -12,8 +12,6 @@ A run that is killed can be repeated at any moment, and two at once lose nothing
 ones are hidden, and a merge drops copies. A file that can't be read moves to the lake's folder `unreadable/`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import shutil

@@ -7,8 +7,6 @@
 Queries are in DuckDB's SQL, as far as Spark has the same or `spark.py` has a translation. Times are in UTC.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence

@@ -8,8 +8,6 @@
 Decisions count by the name and salt of the experiment, with the probabilities that `rules.py` says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -9,8 +9,6 @@ always shows one channel. Training on narrow exposures alone breaks the heads, s
 - of the one that fits in part, whole users stay, chosen by a hash
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Its mean importance weight over a generation is the share of its exposures that 
 value means that the recorded probabilities are wrong.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -30,8 +30,6 @@ DuckDB and Spark give the same rows, bit for bit: numbers are added in an order 
 numbers (`_UNIT`), since a sum of floats depends on the order.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime

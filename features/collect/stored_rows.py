@@ -9,8 +9,6 @@ A *block* is a day's closed hours, or some of them if they are large. Hours that
 read, and so are all of a lake that can't be written. Outcomes are added at each read: they come for days.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable, Sequence

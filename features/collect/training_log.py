@@ -14,8 +14,6 @@ The window of an opportunity is the one that the policy saw, and is kept for the
 touchpoints, or opportunities, those of some users are here, chosen by hashes; `ingest.json` has the share.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace

@@ -12,8 +12,6 @@ which that did. They carry the time at which that hour ended, so they change onc
 touchpoint is never part of what its own decision sees.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Collection

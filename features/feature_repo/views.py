@@ -4,8 +4,6 @@ Every stored field declares, as JSON in its tag `default`, what a reader takes f
 or whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

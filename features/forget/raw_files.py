@@ -7,8 +7,6 @@ Reading a raw file again would bring its users back. So the folder of a log name
 `features.ingest.log_folder`.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterable, Iterator

@@ -7,8 +7,6 @@
 types.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import shutil

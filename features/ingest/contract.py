@@ -8,8 +8,6 @@
 The conditions of all rules are one query. A cell is reported once, for the first rule that it breaks.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ unlikely guess: no command reads the description until a person has answered it.
 no context.
 """
 
-from __future__ import annotations
-
 import re
 import tempfile
 import textwrap

@@ -3,8 +3,6 @@
 One query counts, and one fetches a bounded sample in which an outcome is as frequent as its absence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ the quarantine file, whole and unchanged, with their faults; none is dropped sil
 all. DuckDB does the work, so memory stays bounded.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@
 `mtorl.runtime.object_stores` says where credentials come from.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -9,8 +9,6 @@ counts. An exposure is counted at the end of its hour, so files of the hour befo
 with news the exposures of the counted days are written, and once an hour, of all users those of `campaign_stats`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path

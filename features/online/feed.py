@@ -20,8 +20,6 @@ Events are acknowledged after the history is written. What no feed has written, 
 from the lake, with the next `mtorl materialize`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -4,8 +4,6 @@ One event in a request (binary or structured), or a JSON batch. The answer is 20
 400 if they can never be taken, and 503 if they have to be sent again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

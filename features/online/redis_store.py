@@ -4,8 +4,6 @@ Feast keeps a key in one hash: for each feature a field (murmur hash of view and
 for each view one with its event time. A script of one key, as a cluster demands, compares and writes (`swap`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any

@@ -1,7 +1,5 @@
 """Packed histories in Feast's SQLite store: Feast's own read and write, inside one write transaction."""
 
-from __future__ import annotations
-
 import itertools
 import sqlite3
 import threading

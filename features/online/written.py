@@ -4,8 +4,6 @@ So a job can check every minute whether the log is newer, or the store was empti
 engine, whose imports take seconds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

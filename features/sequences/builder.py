@@ -19,8 +19,6 @@ A log that was ingested here is clean, which what was written shows. In a log fr
 Nothing in a row depends on a later one. `step` counts earlier touchpoints that arrived late, too, and is no feature.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -4,8 +4,6 @@ The order is that of the stage machine: what is over, then what a person did, th
 ramp does by itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

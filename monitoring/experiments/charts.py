@@ -3,8 +3,6 @@
 Text stays HTML beside the drawing: it has its size on a phone as on a desktop, and nothing here needs escaping.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ shares are between 0 and 1, money is in currency units; null is unknown. The sal
 user's arm can be computed.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, TypedDict
 
 from monitoring.verdict.long_term import LongTerm

@@ -7,8 +7,6 @@ Labels are names from experiment files, never a user or a campaign. An unknown v
 does not fire on a zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 

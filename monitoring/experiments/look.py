@@ -3,8 +3,6 @@
 known = look(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster alike
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

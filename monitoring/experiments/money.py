@@ -3,8 +3,6 @@
 short_of_money(spend, started, experiment.ramp, state, now)      # in words; None: it lasts
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from monitoring.experiments.document import Spend

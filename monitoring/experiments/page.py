@@ -7,8 +7,6 @@ It reads documents of `view.experiment_view` alone. Names, hypotheses and reason
 escapes them, and the page's policy forbids every other source, script or request.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

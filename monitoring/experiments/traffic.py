@@ -7,8 +7,6 @@ newest_of(read.db, now)                     # the newest decision; in words, if 
 spend_of(read.db, experiment, now)          # cost against each account, where no ledger can be asked
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -5,8 +5,6 @@
 The command line, the operator and tests call it alike. The fields: `document.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -11,8 +11,6 @@
 Each client that reaches the port can read all of it: keep it on one machine, or behind a proxy that authenticates.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

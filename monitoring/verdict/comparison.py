@@ -4,8 +4,6 @@ comparison = Comparison(users, "challenger", gain, None, alpha)
 comparison.lift("click_per_decision")
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -8,8 +8,6 @@ but no decision of a user since the file first named its arm. With covariates fr
 middle of the log's time for the beginning of the experiment: the first half is the past.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ incumbent, and the holdout is its challenger. Users outside the experiment's par
 is adjusted: the experiment has shaped what users did before the promotion.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The verdict of a period of the decision log, as the monitoring pipeline and the command line call it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -7,8 +7,6 @@ segments that could be shown, `MOST` of a column and the unknown one, of each ch
 together. A segment must be known before the decision. No lift is adjusted: few users of a segment have covariates.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import TypedDict

@@ -10,8 +10,6 @@ be known. There the ledger sees only the matched part of the cost, so an arm tha
 `DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -7,8 +7,6 @@ until its decisions and outcomes have been uploaded. A period that can't be judg
 If nothing of it could be read, each check retries it, until a later one has been judged.
 """
 
-from __future__ import annotations
-
 import errno
 import shutil
 from collections.abc import Callable, Iterator

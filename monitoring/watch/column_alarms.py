@@ -10,8 +10,6 @@ week; in the first week, only if it is far above its threshold. The price: a col
 training sample on each day, from the first week on, passes for a season.
 """
 
-from __future__ import annotations
-
 import math
 from datetime import datetime, timedelta
 

@@ -8,8 +8,6 @@ data never crash the check: they become findings. Evidently drops missing values
 missing share is a test of its own.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -9,8 +9,6 @@ Labels are groups, experiments, arms and measures, which descriptions and experi
 campaigns; or a pipeline's name. Of columns beyond MOST_STREAMS, those without an alarm are left out.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime

@@ -7,8 +7,6 @@ direction, and all others, in both directions. In each a false alarm comes after
 (`mtorl.drift.evidence`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta

@@ -6,8 +6,6 @@ The new model passes the same gate as every night's. The request is over once co
 training sample.
 """
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 from monitoring.watch.state import RetrainRequest, State

@@ -4,8 +4,6 @@ stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
 labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from mtorl.experiment.arm import INCUMBENT

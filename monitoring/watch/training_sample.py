@@ -1,7 +1,5 @@
 """The sample of a model's training data in its artifact: the reference of its columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -25,8 +25,6 @@ the first twelve characters of the digest. `mtorl.artifact.saving` writes the fo
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

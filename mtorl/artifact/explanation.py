@@ -11,8 +11,6 @@ of the history: of two touchpoints that carry the same information either can be
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -11,8 +11,6 @@ the lengths of other windows in its batch.
 Shapes: B windows, T steps of a window, D encoded token.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any

@@ -10,8 +10,6 @@ share of its decisions is uniform, because a probability of zero has an infinite
 of Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -6,8 +6,6 @@ It does not predict rewards: its expected reward is the training mean for every 
 .5 by construction. Its cost is each channel's mean.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -10,8 +10,6 @@ decision rule. `POLICY` follows the frequencies and makes a tenth of its decisio
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

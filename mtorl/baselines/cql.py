@@ -9,8 +9,6 @@ The policy is softmax(Q / T) with the T of the lowest log-loss on validation use
 Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

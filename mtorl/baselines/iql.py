@@ -9,8 +9,6 @@ The equations hold for channels as they do for continuous actions: Q has a value
 The reward is a monotone map of Q(s, a), fitted on validation users (`reward_of_value`), the cost each channel's mean.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -7,8 +7,6 @@ The strength of each one's regularisation is chosen on validation users.
 Shapes: B windows, S numbers of a state, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ running reward is hard to beat by much.
 Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -6,8 +6,6 @@ and the mean reward after a touchpoint that brought a gain, after one that did n
 Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

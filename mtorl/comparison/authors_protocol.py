@@ -8,8 +8,6 @@ do not say how good a model is.
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -19,8 +19,6 @@ together escapes these tests; an action_logloss better than that of channel freq
 Shapes: B rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import TypedDict
 

@@ -11,8 +11,6 @@
 NAME is that of a data set, K the number of a fold or a seed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@
 A method learns from the training and validation rows of a task and predicts its test rows.
 """
 
-from __future__ import annotations
-
 import importlib
 import time
 from collections.abc import Callable, Mapping

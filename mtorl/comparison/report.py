@@ -10,8 +10,6 @@ Each table takes the tasks of a protocol, which are its folds or seeds; `disjoin
 users.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@
 Shapes: B test rows, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ A new test is one entry of TESTS, and nothing else: thresholds, findings, messag
 are given by weights, so that a resampled period copies nothing, and many are scored at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

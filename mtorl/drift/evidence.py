@@ -17,8 +17,6 @@ so the mean run holds over all streams together, and a single stream needs more 
 Evidence is bounded (`MOST`), so that an alarm ends some periods after its cause. A smaller M is evidence as well.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Samples for the drift check: touchpoints that stand for a log, and users that stand for all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -6,8 +6,6 @@ authors' code), cheapest first (much of what a ranking wins is cost, not gain), 
 Shapes: B logged exposures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -17,8 +17,6 @@ Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jack
 incumbent), 3 these and their difference, X a log and its resamples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -22,8 +22,6 @@ as if they were of several.
 Shapes: B decisions, C channels.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

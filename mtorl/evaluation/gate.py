@@ -6,8 +6,6 @@ A log says nothing about an exposure that could not have happened: one on a chan
 the logging policy never wanted to show. The mean weight does not tell. So the gate bounds the share of such exposures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -20,8 +20,6 @@ arXiv:1706.04599), the reward head by the gain of the logged channel.
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain

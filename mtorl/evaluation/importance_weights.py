@@ -12,8 +12,6 @@ The weights say what they are worth:
 Shapes: B rows, R resamples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypedDict
 

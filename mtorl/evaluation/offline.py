@@ -4,8 +4,6 @@ An incumbent with an artifact is evaluated at every decision of the log; one wit
 (`logged_incumbent.py`), and there both policies are valued, at what it spends.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -23,8 +23,6 @@ these estimates do not see.
 Shapes: B rows, C channels, R resamples, S sums.
 """
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 import numpy as np

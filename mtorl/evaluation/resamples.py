@@ -5,8 +5,6 @@ A resample is a weight for each row, so estimates can be compared on the same re
 Shapes: B rows, U users, R resamples, S sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -20,8 +20,6 @@ and no rule without memory keeps more for one pair without keeping less for anot
 consistent sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ spec = DatasetSpec.load("my-log.yaml")
 text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

@@ -8,8 +8,6 @@ An event holds its origin, reason and evidence. Nothing is ever changed or remov
 experiment: it begins as a draft, in the same history.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

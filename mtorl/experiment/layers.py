@@ -12,8 +12,6 @@ binds all of them together. Experiments with a campaign in common should give th
 not, the smallest amount counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations

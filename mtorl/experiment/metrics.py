@@ -13,8 +13,6 @@ A new metric is one line in METRICS, one in DECISION_COLUMNS, and its name in wo
 if the name itself does not read well.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import replace

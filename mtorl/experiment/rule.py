@@ -10,8 +10,6 @@ One row is a constant, rows with one column are a policy by segment, and rows wi
 those of the context and of the user. A row whose channel is not on offer does not fit. Nothing is random.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any

@@ -15,8 +15,6 @@ rolls back at once. Its bound is always valid, so looking often does not raise t
 experiment's alpha.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

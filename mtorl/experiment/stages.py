@@ -10,8 +10,6 @@
 Moves from one to the next: `mtorl.experiment.stage_machine`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal

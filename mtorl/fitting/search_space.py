@@ -13,8 +13,6 @@ of `SPACE`. Not in it:
                 The ablations of docs/results.md are about them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -8,8 +8,6 @@ in the last 32 bits the identity of the router's spool. The first four bits of `
 which a ledger on a Redis Cluster has its reservation. 30 random bits tell decisions of one millisecond apart.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import time

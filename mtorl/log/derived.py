@@ -8,8 +8,6 @@
 were read, which never change. So a stored file is right, or its name is another one. Files of one token are one table.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets

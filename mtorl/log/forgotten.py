@@ -10,8 +10,6 @@ before it is forgotten, and a user who comes back later is a new one. A hash is 
 that it was forgotten.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

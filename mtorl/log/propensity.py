@@ -15,8 +15,6 @@ more of the state, off-policy values are biased; the mean weight in `importance_
 Shapes: B rows, C channels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -14,8 +14,6 @@ A field that is added, removed or renamed makes a new version of the schema (doc
 a record of another version stops with an error that names both.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import cache
 from types import NoneType, UnionType

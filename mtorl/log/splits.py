@@ -7,8 +7,6 @@ has seen. A hash is no secret: the holder of an id can look it up. Among a milli
 one of them with a probability of about 10^-13.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Points in time as whole microseconds since 1970 (UTC), the unit of every stored time; and time zones by name."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 

@@ -8,8 +8,6 @@ there is a column for it, such as `click_time`; if it says when its rows arrived
 `features.collect` adds `collected`: whether a touchpoint is one of those.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterable
 from pathlib import Path

@@ -9,8 +9,6 @@ change neither the ranking of a decision's channels nor that of rewards.
 Shapes: B rows, C channels.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -11,8 +11,6 @@ size, and take twice the time of one.
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 from collections.abc import Callable, Sequence

@@ -37,8 +37,6 @@ Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C chann
 a head, K rates of decay, S signals of the memory, M memory.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

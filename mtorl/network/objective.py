@@ -19,8 +19,6 @@
 Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

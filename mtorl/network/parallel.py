@@ -8,8 +8,6 @@ One thread, because the matrices of a small network are too small to share out: 
 other, and on a machine with other work for its scheduler too, which makes two of them several times slower than one.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

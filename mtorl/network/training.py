@@ -18,8 +18,6 @@ torchrun each process takes its share of every batch (`mtorl.network.parallel`).
 Shape suffixes: B windows, T steps, D encoded token, C channels.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -7,8 +7,6 @@ Colours that must follow the page (text, grid lines) are set by its style sheet 
 out on both. A chart has no title: the page's caption says what it shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@
 The template extends `frame.html.j2`, which holds the style sheet and plotly.js, and may import `parts.html.j2`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path

@@ -3,8 +3,6 @@
 The functions are filters of the page templates: `{{ row.click_rate | share }}`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Collection

@@ -19,8 +19,6 @@ later off-policy estimates.
 Shapes: B batch, C channels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 

@@ -19,8 +19,6 @@ So pi' has a floor of epsilon / C. What the policy does not say is left out for 
 were explored or not, since knowing it of some would select.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

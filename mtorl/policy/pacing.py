@@ -28,8 +28,6 @@ the spend expected at a constant price; expected traffic is close to it. The led
 with nothing left the price is one that no exposure can earn.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@
 Times are seconds since 1970.
 """
 
-from __future__ import annotations
-
 import math
 from datetime import datetime, time, timedelta
 from typing import Literal, get_args

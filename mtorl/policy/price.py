@@ -5,8 +5,6 @@ exposure must earn `price` of gain per currency unit. A higher price spends less
 Prices that follow spend: `pacing.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

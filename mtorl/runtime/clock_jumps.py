@@ -8,8 +8,6 @@ an experiment. A jump counts until as much time has passed since: by then all th
 The same holds after the machine was suspended, when no cost could be reported.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

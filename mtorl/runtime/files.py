@@ -6,8 +6,6 @@
 Until the end of the block, the new content lies beside the old one under a hidden name.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

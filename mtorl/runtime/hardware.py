@@ -1,7 +1,5 @@
 """The machine and the versions that a figure was measured with."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib.metadata import version

@@ -5,8 +5,6 @@ ask("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Un
 ask(url, {"instances": [item]}, seconds=10)                            # POST, as JSON
 """
 
-from __future__ import annotations
-
 import json
 import socket
 import time

@@ -4,8 +4,6 @@ with locked(folder / ".lock", LogError(f"{folder}: another run is collecting her
 ...
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -7,8 +7,6 @@ stand in logs, ConfigMaps and parameters of pipelines. AWS_ENDPOINT_URL names a 
 `endpoint_override` and `scheme` in the address's query (the options of `pyarrow.fs.FileSystem.from_uri`).
 """
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -5,8 +5,6 @@ A caller in the same process receives the reports through `listen`. A step may a
 reads it and draws the bar. With neither, a report becomes a log line, at most one every five seconds.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

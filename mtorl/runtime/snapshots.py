@@ -15,8 +15,6 @@ A cached step may point to one that is gone, as after a restore of the volume. T
 counts it, and the count is a parameter of the steps that write: the next run writes anew.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

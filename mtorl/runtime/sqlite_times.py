@@ -1,7 +1,5 @@
 """Times that a library has written to SQLite stay readable where IPython is installed, too."""
 
-from __future__ import annotations
-
 import importlib
 import sqlite3
 from collections.abc import Callable

@@ -11,8 +11,6 @@ noted in a folder that outlives the pods, and the run's last step reports it:
 Without both variables nothing is noted. A step that succeeds when it is retried removes its note.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -10,8 +10,6 @@ Nothing is converted: the text "5%" is no number, `true` is no number, and an un
 JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernetes read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar

@@ -13,8 +13,6 @@ The difference to the true probabilities can't be learnt by any model from the s
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import expit, logit, logsumexp
 

@@ -1,7 +1,5 @@
 """The simulator's log as a raw file, to try the way of a real log with."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

@@ -8,8 +8,6 @@ The value is JSON by column, compressed with a dictionary that every reader has.
 columns are the feed's own: the decision of a touchpoint, and the outcomes that were added to it (`features.online`).
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from itertools import accumulate, pairwise

@@ -1,7 +1,5 @@
 """Compile the pipelines to the YAML that a Kubeflow Pipelines server takes (KFP IR, schema 2.1)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kfp import compiler

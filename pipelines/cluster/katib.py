@@ -10,8 +10,6 @@ the output of `mtorl trial`. Three choices follow from how Katib works:
   Pod Security Standard "restricted" refuses.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

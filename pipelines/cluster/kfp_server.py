@@ -6,8 +6,6 @@
 Runs, their logs and their state are the `kfp` command's and the user interface's: docs/pipelines.md.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

@@ -10,8 +10,6 @@ of its own: nothing else is read, validated or written for it, and it needs no e
 alone writes the ConfigMap. In an emergency without an operator, a person may write that key.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

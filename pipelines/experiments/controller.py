@@ -7,8 +7,6 @@ The order is always: read definition and history, write the event, apply what fo
 next call applies what the history already says.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager

@@ -7,8 +7,6 @@ schema: no references, no alternatives, null by `nullable`. Where a field may be
 and the operator reports what is wrong. The model sets defaults, not the API server.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -11,8 +11,6 @@ A mark on the server holds the previous and the new version, so that a crash and
 change is made twice, and none that a person has overridden since.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

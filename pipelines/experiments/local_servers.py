@@ -11,8 +11,6 @@ The mark is written before the version changes, so that the next call repairs wh
     give_back(folders, servers)                       # each second while they run
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import time

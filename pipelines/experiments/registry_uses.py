@@ -5,8 +5,6 @@ needs = uses.needs()          # by version
 uses.sources                  # where that comes from; empty: what serves is unknown, not nothing
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path

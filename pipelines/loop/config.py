@@ -1,7 +1,5 @@
 """Settings of one run of the loop."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -8,8 +8,6 @@ live traffic come on each of two days, and each user's two shifted opportunities
 records stays as the router wrote it. The state is kept for `mtorl monitor status`.
 """
 
-from __future__ import annotations
-
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

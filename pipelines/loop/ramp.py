@@ -8,8 +8,6 @@ Its file is `serving.yaml` in the run's folder, its state `serving/`: the comman
 other.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

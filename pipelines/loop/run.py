@@ -5,8 +5,6 @@ KServe's ModelServer, the ledger and the decision log. Only the traffic is made 
 held-out users of a real log.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

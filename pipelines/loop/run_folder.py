@@ -9,8 +9,6 @@ Each file appears whole or not at all. Within the training, KFP's cache answers 
 training resumes from its checkpoint. A rehearsal begins again: its users come in the order of their journeys.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

@@ -1,7 +1,5 @@
 """The true effect: the simulator's own value of both policies, paced under the same budget."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """summary.json: the run in figures. Documented in docs/summary.md."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

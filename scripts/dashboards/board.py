@@ -1,7 +1,5 @@
 """A whole dashboard: variables, links to the others, its alerts, and the panels in sections."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Budget: is spend below the cap, as fast as planned, and what does an exposure cost?"""
 
-from __future__ import annotations
-
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, lines, rows, share, shares, stat
 

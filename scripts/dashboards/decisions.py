@@ -1,7 +1,5 @@
 """Decisions: are they asked for, what is decided, and what comes of it?"""
 
-from __future__ import annotations
-
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import lines, share, shares, stat
 

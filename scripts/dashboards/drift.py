@@ -1,7 +1,5 @@
 """Drift: what the monitor has found in the last days, what it costs, and whether it can see."""
 
-from __future__ import annotations
-
 from scripts.dashboards.board import Board, or_nothing
 from scripts.dashboards.limits import color_of
 from scripts.dashboards.panels import Column, Panel, duration, lines, rows, shares, stat

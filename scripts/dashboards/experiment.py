@@ -1,7 +1,5 @@
 """An experiment: where is it, what is found, does it harm anybody, does it need a person?"""
 
-from __future__ import annotations
-
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, lines, rows, shares, stat, states
 

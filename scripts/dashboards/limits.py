@@ -6,8 +6,6 @@
 A number that a rule and a picture of it share is written once.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -11,8 +11,6 @@ description of what they show. Widths are in 24ths of a page. Parameters that se
     empty   shown without data
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from string import ascii_uppercase

@@ -1,7 +1,5 @@
 """Pipelines: do data get from the router to the jobs, and from there back into decisions?"""
 
-from __future__ import annotations
-
 from scripts.dashboards.board import Board, or_nothing
 from scripts.dashboards.limits import color_of
 from scripts.dashboards.panels import Column, duration, durations, lines, rows, share, shares, stat

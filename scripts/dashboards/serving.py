@@ -1,7 +1,5 @@
 """Serving: does every request get a decision in time, and what fails or is slow behind it?"""
 
-from __future__ import annotations
-
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, durations, lines, rows, share, shares
 

@@ -7,8 +7,6 @@ A router's own spool loses everything within 75 minutes of its upload, which lea
 give the money back when it starts. A cost that was logged is taken to have reached the ledger.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial

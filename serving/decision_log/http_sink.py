@@ -1,7 +1,5 @@
 """The sink of a cluster: CloudEvents 1.0 over HTTP, in structured mode: one event a request, or a JSON batch."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

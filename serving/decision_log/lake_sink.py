@@ -4,8 +4,6 @@ A file's name has the spool, the segment and the bytes that it holds. So a batch
 own file, and a longer one from the same byte on adds copies, which readers drop.
 """
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor

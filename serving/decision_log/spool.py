@@ -7,8 +7,6 @@ refused. Of a decision that can't be logged, the log is owed the record that wit
 without it, the verdict would not know that users got the default action.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import threading

@@ -8,8 +8,6 @@ artifact applies. Costs are the highest possible ones at this moment: a forecast
 router's items also name the user, the campaign, the time, the context and the caller's own choice, for other arms.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -20,8 +20,6 @@ empty body is a readiness probe that goes through the worker.
 comes from the installed package, because TorchServe demands exactly one class in the handler's file inside a .mar.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ For explanations, both "predictions" and "decisions" are called "explanations". 
 ValueError, which the server answers with status 400; what is wrong with one item is the error of that item.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ file for one router: `sqlite_database.py` (tables, one sync for many calls), `sq
 checks limits from outside.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -21,8 +21,6 @@
     again changes nothing, and the next period begins with the new parts.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import threading

@@ -1,7 +1,5 @@
 """Location of a ledger: the path of a file, or the URL of a Redis."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 A reservation rounds up and a limit rounds down, so rounding can never let spend exceed what was granted.
 """
 
-from __future__ import annotations
-
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from math import isfinite
 

@@ -1,7 +1,5 @@
 """Finds accounts whose limits were exceeded, in balances that are read one after the other."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 

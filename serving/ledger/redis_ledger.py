@@ -16,8 +16,6 @@ holds as well (`mtorl/log/decision_ids.py`); `redis_slices.py` says how they sha
 returns without its groups is a lost ledger, too: `define` fills groups only while the ledger is new.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random

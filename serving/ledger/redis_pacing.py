@@ -1,7 +1,5 @@
 """Pacing's part of a ledger in Redis; `PacingStore` says what its methods promise."""
 
-from __future__ import annotations
-
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Mapping

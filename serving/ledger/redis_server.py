@@ -3,8 +3,6 @@
 Keys of a group have one hash tag, so they lie on one node, and a script may use all of them.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress

@@ -11,8 +11,6 @@ between two steps leaves in no slice returns with the next recall. A node that i
 or their period is over.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections import defaultdict

@@ -4,8 +4,6 @@ Calls that wait for the database share the next transaction, and one sync serves
 that gets the lock does the work of all that wait for it, and the others find theirs done when they get the lock.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

@@ -4,8 +4,6 @@ Other processes may read. A call takes SQLite's write lock before it reads, so n
 the reservation. WAL with synchronous=FULL: an answer is on disk before it is given.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -6,8 +6,6 @@ SIGKILL) on SIGTERM, when the command ends, or when its parent is gone, `kill -9
 its own, so Ctrl-C at the terminal does not reach the command: the parent stops its commands in the order that it wants.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

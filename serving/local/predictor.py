@@ -6,8 +6,6 @@
 A stack takes it or `TorchServe`, whose answers are equal.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -12,8 +12,6 @@ serves your own experiments instead, whose files name the endpoints of their arm
 folder `models/` replaces the run's of the same name: a promotion has changed it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -7,8 +7,6 @@ Java is started directly, because the `torchserve` command is a wrapper that pas
 `ChildProcess`, so that Java and its Python workers end with this process.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

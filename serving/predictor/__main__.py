@@ -1,7 +1,5 @@
 """Serve an artifact without TorchServe: `python -m serving.predictor --artifact FOLDER --name challenger`."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import logging

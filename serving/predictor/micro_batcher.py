@@ -3,8 +3,6 @@
 A lone request does not wait for others, and under load the number of passes follows their speed and not the traffic.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ Answers come from `serving/handlers/policy_handler.py`, so they equal those of T
 share a forward pass: those that come while one is at work make up the next.
 """
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Start the router: `python -m serving.router --run-config router.yaml`."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

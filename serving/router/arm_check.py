@@ -6,8 +6,6 @@
 A fault would be the default action for users; a note is something that the log would lack.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

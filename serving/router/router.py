@@ -1,7 +1,5 @@
 """Assembles the router, and starts and stops its parts in order."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

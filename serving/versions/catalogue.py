@@ -5,8 +5,6 @@ for version in versions(Path("registry")):
 version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if one version begins with that
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime

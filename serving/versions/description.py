@@ -1,7 +1,5 @@
 """Versions as plain values, for tables and JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -12,8 +12,6 @@
 Servers read the folder, never this registry. If it fails, the version is published nevertheless.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import warnings

@@ -4,8 +4,6 @@ origin = Origin(challenger, incumbent, evaluation, min_lift=0.0, source=content,
 publish(challenger, archive, registry, "challenger", origin.lineage())
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

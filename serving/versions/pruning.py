@@ -7,8 +7,6 @@ Of each arm, the newest `keep` versions stay, and all that are needed (`need.py`
 hidden name, in one step; the next removal completes one that was killed.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import time

@@ -6,8 +6,6 @@
 While the serving versions are unknown, nothing is removed.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The scripts of benchmarks/: they start, measure memory, mix no figures, and the tables are those of the results."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """docs/results.md says what docs/results.json says."""
 
-from __future__ import annotations
-
 import json
 
 from mtorl.comparison.report import report

@@ -1,7 +1,5 @@
 """Each script of benchmarks/ runs to its end with `--quick`, so that a changed room breaks no script unseen."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

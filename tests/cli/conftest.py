@@ -1,7 +1,5 @@
 """A small log and its description, which several commands read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

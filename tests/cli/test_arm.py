@@ -1,7 +1,5 @@
 """`mtorl arm check` ends with a code that a script can use."""
 
-from __future__ import annotations
-
 import pytest
 from typer.testing import CliRunner
 

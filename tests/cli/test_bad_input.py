@@ -1,7 +1,5 @@
 """Bad input at the command line: one clear message, exit code 2, nothing half-written."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What holds for all commands: help, version, completion, and one line for what can't be used."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`mtorl data`: exit codes, what is said, and which files are left."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """How commands end: what is said, and with which exit code."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """`mtorl experiment`: its file, its shadow, its verdict."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

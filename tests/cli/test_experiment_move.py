@@ -1,7 +1,5 @@
 """`mtorl experiment move` and `run`: what takes an experiment through its stages."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """`mtorl experiment init` and `status`: a first file, and what people see of an experiment."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

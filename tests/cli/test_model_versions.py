@@ -1,7 +1,5 @@
 """`mtorl model`: what it prints of versions, and how each command ends."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`mtorl monitor`: its exit codes mean something to a shell, and its errors are one line."""
 
-from __future__ import annotations
-
 import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Progress as a person sees it: a bar on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import io
 import sys
 

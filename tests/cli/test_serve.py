@@ -1,7 +1,5 @@
 """`mtorl serve` of several experiments: what the router reads, whose log it is, and what is said of silent arms."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

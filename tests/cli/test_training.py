@@ -1,7 +1,5 @@
 """`mtorl train`, `evaluate` and `benchmark paper`, as they are called."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

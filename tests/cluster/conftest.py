@@ -3,8 +3,6 @@
 They run on the cluster that $KUBECONFIG names, and only there: no other configuration is looked for.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import uuid

@@ -1,7 +1,5 @@
 """What people do with kubectl to the experiments of a namespace."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from typing import Any

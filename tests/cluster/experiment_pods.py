@@ -1,7 +1,5 @@
 """Operator, two routers and models as pods, before an experiment that is an object."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Runs on a real Kubeflow Pipelines, and programs on the volume that their steps mount, for tests."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

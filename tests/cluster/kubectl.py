@@ -1,7 +1,5 @@
 """kubectl as the tests call it: its answer as Python, and waiting for what a cluster does in its own time."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

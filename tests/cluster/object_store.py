@@ -1,7 +1,5 @@
 """An S3 server in a pod: moto, with its packages as they are installed here, in a namespace of its own."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import textwrap

@@ -1,7 +1,5 @@
 """An installation whose pods really run, and callers of it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

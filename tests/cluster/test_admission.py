@@ -1,7 +1,5 @@
 """Every target on a real API server: admitted under Pod Security "restricted" and a quota, applied twice, upgraded."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -4,8 +4,6 @@ People use kubectl alone, and each router is asked at its own address. IMAGES as
 where the last ended.
 """
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """Experiments as objects: a real API server, the operator as a process, and two routers as processes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import threading

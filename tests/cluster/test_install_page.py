@@ -3,8 +3,6 @@
 The page's `scripts/images.sh load` builds what is not there, and hands it to the command LOAD.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

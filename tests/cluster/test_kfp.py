@@ -7,8 +7,6 @@ train image that the cluster can pull ($MTORL_IMAGE), and a namespace in which K
 `mtorl-data`, which they make and remove. About eighteen minutes on two CPUs.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from pathlib import Path

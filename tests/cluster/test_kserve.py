@@ -1,7 +1,5 @@
 """What KServe makes of an InferenceService: the Deployment, Service and autoscaler that nothing here renders."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.cluster.conftest import Installation

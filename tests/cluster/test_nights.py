@@ -5,8 +5,6 @@ They need what `test_running.py` and `test_kfp.py` need together: a node that ru
 Kubeflow Pipelines whose namespace has no installation of this project. About half an hour on two CPUs.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The steps of the compiled pipelines: pods that Pod Security "restricted" and a quota admit, and what they may do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

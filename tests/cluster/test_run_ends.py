@@ -5,8 +5,6 @@ the runs, the files that their last steps write, and the rules. What the tests n
 About ten minutes on two CPUs.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import subprocess

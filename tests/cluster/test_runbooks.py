@@ -1,7 +1,5 @@
 """Every command of every runbook, as it stands there, on a cluster."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@ The experiment is a draft all the time: all users get the incumbent.
 IMAGES names the file with what `scripts/images.sh load` (or `push`) printed. Each test goes on where the last ended.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from uuid import uuid4

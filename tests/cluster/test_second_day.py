@@ -7,8 +7,6 @@ manifests/components/object-store/README.md. IMAGES as for test_running.py; a qu
 goes on where the last ended.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

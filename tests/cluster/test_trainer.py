@@ -4,8 +4,6 @@ It needs a node that runs things, the images in $IMAGES, and Kubeflow Trainer 2.
 Some five minutes on two CPUs.
 """
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Names that the tests of components share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from kfp.dsl import Artifact

@@ -1,7 +1,5 @@
 """What earlier steps leave, made once by calling the components themselves on a small simulated log."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

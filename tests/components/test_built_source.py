@@ -1,7 +1,5 @@
 """A training from the folder of `mtorl data build` reads what one from the raw log does, to the bit."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from pathlib import Path

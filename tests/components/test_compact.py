@@ -1,7 +1,5 @@
 """The second night: what the first model has decided is in the next training, step by step."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Steps on the log: the first one of a volume, raw to validated, compared with the log before, and when to train."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from datetime import UTC, datetime, timedelta

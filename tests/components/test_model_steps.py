@@ -1,7 +1,5 @@
 """Steps from the validated log to models: windows, policies, evaluation, archives, gate, first models, roll-out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

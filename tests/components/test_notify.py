@@ -1,7 +1,5 @@
 """How a run ended, for people and for the monitor's exporter."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A challenger to its place in the registry, with its lineage; old versions go."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

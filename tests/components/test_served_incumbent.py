@@ -1,7 +1,5 @@
 """Which policy the next challenger has to beat."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

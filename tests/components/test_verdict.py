@@ -1,7 +1,5 @@
 """The decision log of a period to the experiment's verdict."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

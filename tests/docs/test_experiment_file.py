@@ -1,7 +1,5 @@
 """The manual of the experiment file says what its models say: every field, no other one, with its default."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

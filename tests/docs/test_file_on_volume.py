@@ -1,7 +1,5 @@
 """The command of docs/pipelines.md that puts a file on the data volume; the router's pod is a process here."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Every file and module of the repository that a page of documentation names is there."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Commands of runbooks go to the namespace of the alert, which whoever is on call writes down once on a page."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

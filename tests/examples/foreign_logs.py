@@ -5,8 +5,6 @@ values. `ads_export` is like an export of an ads platform with a German locale, 
 server.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The example's adapter makes an arm of a service with an answer of its own; its platform retries."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

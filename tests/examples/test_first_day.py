@@ -1,7 +1,5 @@
 """The example: its pages can be followed with a small log, each way of an incumbent decides as the rule does."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """Logs that are not this project's go from a file to a served decision; a person answers no more than what is asked."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,7 +1,5 @@
 """The notebook calls what docs/python.md lists; `test_first_day.py` runs it."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Run the commands of a page in a folder, as a reader would: what runs until Ctrl-C gets a terminal of its own."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """A small data set with everything that can go wrong, and a slow, obvious history to compare with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

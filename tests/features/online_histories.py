@@ -1,7 +1,5 @@
 """Histories of users in SQLite and in Redis, and the plain list that both must be equal to."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A Feast repository on each online store that we write to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -1,7 +1,5 @@
 """A small log of a shop: a description with columns of all kinds, and rows that are all good."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from mtorl.log.dataset import DatasetSpec

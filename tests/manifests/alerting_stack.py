@@ -4,8 +4,6 @@ whoever hears of it: a pager, Slack, a mail server.
 Both are the real programs. Intervals are shortened, addresses and secrets lead here; the rest is as shipped.
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 import email

@@ -6,8 +6,6 @@ Router, experiments and monitor are the project's own registries. What TorchServ
 say is made up, in their words. The file has OpenMetrics text with times: the last hours, and an hour of the day before.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -3,8 +3,6 @@
 `test_alerts_reach_people.py` has it run.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The alerts: every one can be acted on, and fires when it should (by promtool)."""
 
-from __future__ import annotations
-
 import copy
 import re
 import subprocess

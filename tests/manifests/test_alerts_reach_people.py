@@ -4,8 +4,6 @@ The tests share one installation, and each leaves it healthy. Which alerts fire:
 one by one: test_alertmanager.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Grafana dashboards: they are what the script writes, Grafana finds them, and each query has an answer."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """docs/dependencies.md: a reason for all that is installed, from PyPI and with apt, and for nothing that is not."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 

@@ -1,7 +1,5 @@
 """A team's own overlay over one of ours: its files are in force, and everything of ours is still there."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

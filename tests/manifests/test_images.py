@@ -1,7 +1,5 @@
 """The Dockerfiles, as far as they can be judged without building them, and the entry point of the model server."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

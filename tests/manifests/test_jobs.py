@@ -1,7 +1,5 @@
 """The pods that end by themselves: pipelines, materialisation, the monitor, and the repository that they share."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

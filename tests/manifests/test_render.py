@@ -1,7 +1,5 @@
 """What must hold for every overlay and every combination of components."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The component spark-features: what it runs, and what it may do."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What one object says about another: names, paths, versions, ports, and the commands of the runbooks."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

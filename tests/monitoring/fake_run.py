@@ -1,7 +1,5 @@
 """A run directory as the loop leaves it, made up, for the tests of the report."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The experiment that the tests of verdicts judge."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.experiments import experiment

@@ -1,7 +1,5 @@
 """The decisions of a period: bounds, copies and withdrawn decisions, what the policy read."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import tempfile

@@ -1,7 +1,5 @@
 """Which models have decided, and which of them serve, by the decision log."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What is kept of the runs of a pipeline, night after night, and what Prometheus hears of it."""
 
-from __future__ import annotations
-
 import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Names as people read them."""
 
-from __future__ import annotations
-
 import pytest
 
 from monitoring import plain_words

@@ -1,7 +1,5 @@
 """The run report: whole, self-contained, and safe for all names."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

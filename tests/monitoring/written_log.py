@@ -1,7 +1,5 @@
 """A decision log that a test writes record by record."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

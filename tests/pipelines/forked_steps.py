@@ -7,8 +7,6 @@ Each step is a process of its own all the same, forked from one that has only im
 anew for each, and most of a small step's time is imports. Processes that are forked inside of the block share it.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys

@@ -1,7 +1,5 @@
 """The first installation: what is on the volume afterwards, again, after a stop, and when it can't be done."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

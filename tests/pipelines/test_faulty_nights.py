@@ -3,8 +3,6 @@
 The steps are those of every cluster, in processes of their own; the market is small, and so is the network.
 """
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os

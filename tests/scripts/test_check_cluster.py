@@ -1,7 +1,5 @@
 """scripts/check-cluster.sh, with a kubectl that answers for a cluster."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which Python `make` takes for the environment."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """scripts/images.sh, with a stand-in for the engine that builds the images."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

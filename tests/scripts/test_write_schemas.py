@@ -1,7 +1,5 @@
 """The JSON schemas in docs/ are those of the models, and accept what the models accept."""
 
-from __future__ import annotations
-
 import json
 import runpy
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Handlers with a network of three lines, what TorchServe would hand to them, and an artifact of the real kind."""
 
-from __future__ import annotations
-
 import json
 import urllib.error
 import urllib.request

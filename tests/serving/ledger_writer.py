@@ -3,8 +3,6 @@
 It waits for a line on stdin, so that none of several starts before all are there, and ends with a line of JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """All kinds of ledger, a clock that tests set, and a look behind the ledger's back."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import tempfile

@@ -1,7 +1,5 @@
 """A router with everything around it faked: arms that misbehave on demand, a feature store made of a dictionary."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import inspect

@@ -1,7 +1,5 @@
 """Records to ship, and sinks that misbehave on demand."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """A run that can be served: small, and made in seconds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

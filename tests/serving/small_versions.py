@@ -1,7 +1,5 @@
 """Published versions that hold next to nothing, for tests of what a registry keeps and removes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What one connection may cost before anybody has authenticated."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import socket

@@ -1,7 +1,5 @@
 """A version goes to its server and stays only if it decides; under an experiment that serves, nothing changes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any

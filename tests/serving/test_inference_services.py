@@ -1,7 +1,5 @@
 """What InferenceServices serve, what a rollback goes back to, and what happens where a pod may not list them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The one client of the API server: its requests as they go out, and what each answer means."""
 
-from __future__ import annotations
-
 import http.server
 import json
 import socket

@@ -1,7 +1,5 @@
 """How the servers log: an event a line, each cause once a minute, with what was left out."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """The model registry: versions that are complete, unchangeable, and of one kind of data."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import stat

@@ -4,8 +4,6 @@ An adapter knows one file layout. It renames columns and folds several into one;
 be read as what it should be becomes null, and the data contract says later whether that is a fault.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """The Criteo Attribution Modeling data set as it is published: one tab-separated file, a line per banner shown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import reduce
 from typing import ClassVar

@@ -5,8 +5,6 @@ before any row is judged, and later queries read only the columns that they need
 object are columns by their path: `ad.slot`.
 """
 
-from __future__ import annotations
-
 import csv
 import difflib
 import gzip

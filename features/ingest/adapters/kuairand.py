@@ -1,7 +1,5 @@
 """KuaiRand as it is published: a folder with log_*.csv (a line per video shown) and user_features_*.csv."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar

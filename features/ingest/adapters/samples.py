@@ -1,7 +1,5 @@
 """The two processed samples that the MTORL authors published with their notebooks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Reads a file's values, text or typed, as text, numbers and times. What can't be read so becomes null."""
 
-from __future__ import annotations
-
 import ibis
 import ibis.expr.datatypes as dt
 

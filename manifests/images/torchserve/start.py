@@ -4,8 +4,6 @@ Java takes the place of this process, so that it is PID 1 and gets the pod's SIG
 a wrapper that passes no signal on). Everything is written below $TMPDIR, since the root file system is read-only.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

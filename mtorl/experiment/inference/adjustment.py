@@ -19,8 +19,6 @@ is then that among users of equal covariates.
 Shapes: as in `sums.py`; K = covariates.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, ONE, Floats, Sums

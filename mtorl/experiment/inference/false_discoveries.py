@@ -11,8 +11,6 @@ however the metrics depend on each other, which that with p-values does not: Wan
 control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

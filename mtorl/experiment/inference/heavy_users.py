@@ -9,8 +9,6 @@ outcome has a part in it. An arm whose users decide oftener gives its busy users
 little (docs/limitations.md). `benchmarks/experiments.py` shows the error rates with bots.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from mtorl.experiment.inference.sums import Floats

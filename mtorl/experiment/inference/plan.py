@@ -15,8 +15,6 @@ run would learn once more what is chance in the log.
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator; K covariates; F figures.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

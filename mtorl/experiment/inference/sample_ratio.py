@@ -11,8 +11,6 @@ A challenger's users mostly stay with it in later stages. So the stages' marting
 be multiplied. Each stage gets its share of the error rate instead (Bonferroni).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -40,8 +40,6 @@ Shapes: A = 2 arms, challenger first; S = stages; 2 = numerator, denominator. Al
 for many experiments or looks at once.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

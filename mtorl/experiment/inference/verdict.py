@@ -9,8 +9,6 @@
 challenger's primary metric and each of its guardrails (`error_share`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ people. Correctness does not depend on the lease: the API server refuses a write
 was read (`pipelines.experiments.resource`, `serving.inference_services`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -4,8 +4,6 @@ A verdict on millions of decisions takes a minute of computing; in the operator'
 wait for it.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from concurrent.futures import ProcessPoolExecutor

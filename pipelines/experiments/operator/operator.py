@@ -10,8 +10,6 @@ A fault goes into the object's status and changes nothing. The operator keeps no
 between any two requests, and the next one goes on from the objects.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import threading

@@ -9,8 +9,6 @@ A router polls every second. So the kill switch reaches each of them within seco
 whether it has, replica by replica.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Mapping

@@ -14,8 +14,6 @@ Several may run. Each follows kill switches and moves, and answers routers. The 
 pages and gauges.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal

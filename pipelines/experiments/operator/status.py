@@ -9,8 +9,6 @@
 A condition keeps its `lastTransitionTime` as long as its status is the same.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

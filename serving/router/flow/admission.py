@@ -12,8 +12,6 @@ A request that finds no room waits in turn for a part of the deadline. If so man
 refused at once (`full`, which the HTTP connection reads before a request becomes a task).
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator

@@ -13,8 +13,6 @@ channels add up to one; a probability of the chosen channel alone is kept as jus
 Policies of the experiment file (`mtorl/experiment/rule.py`) are the request's baseline, or rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any

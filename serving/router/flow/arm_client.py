@@ -1,7 +1,5 @@
 """HTTP client for the arms: keep-alive connections, one deadline for a whole answer, and a size limit."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import select

@@ -21,8 +21,6 @@ mistyped. An arm that is new or has moved is probed at once. If an arm does not 
 and its users get the default action; health, a metric by arm and the log say for how long.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

@@ -8,8 +8,6 @@ its decisions, in the file `ledger`. At a start, another ledger is refused until
 person agrees (`mtorl ledger agree`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

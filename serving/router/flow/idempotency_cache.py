@@ -9,8 +9,6 @@ A request with the id of another one (same user and campaign, but another contex
 of the caller.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import time

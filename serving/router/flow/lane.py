@@ -8,8 +8,6 @@ A thread can't be stopped. If all its decisions were taken over (`PendingDecisio
 thread takes its place in the lane.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections import deque

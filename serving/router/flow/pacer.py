@@ -17,8 +17,6 @@ budget). A channel without a paced account keeps the model's own price; so do al
 experiment file states it, or it is the median gain of a currency unit in the arms' first forecasts for the campaign.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

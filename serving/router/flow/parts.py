@@ -6,8 +6,6 @@ again. Otherwise each decision of an arm that hangs would wait until the model's
 refuse requests (`admission.py`), and all threads would hang.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial

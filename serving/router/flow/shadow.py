@@ -4,8 +4,6 @@ Their decisions are records of another kind, with the incumbent's features, pric
 than the traffic, some decisions have no shadow, which is counted.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque

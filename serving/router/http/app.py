@@ -1,7 +1,5 @@
 """The router's own routes: decisions in protocols v1 and v2, outcomes, probes, drills, and the OpenAPI document."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cache, partial
 from typing import Any

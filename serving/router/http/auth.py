@@ -9,8 +9,6 @@ The setting has no default: a router without authentication must say so in its f
 file changes, so that a Secret is rotated without a restart: write the new line first, remove the old one later.
 """
 
-from __future__ import annotations
-
 import hmac
 import logging
 from collections.abc import Iterable

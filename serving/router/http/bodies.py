@@ -1,7 +1,5 @@
 """Types of answers, for `openapi.py`; those of KServe's own routes are in its SDK."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, with_config

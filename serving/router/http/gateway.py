@@ -7,8 +7,6 @@ GET of probes, `/metrics` and the model's description needs no authentication; e
 needs it. A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable
 

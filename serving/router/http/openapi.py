@@ -7,8 +7,6 @@ FastAPI makes it of the types that requests are checked with. `tests/serving/rou
 router with it. For people: docs/api.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any

@@ -4,8 +4,6 @@ It listens at once, since the router may wait for minutes (a slow volume) or for
 registry), and the probes must tell that from a process that hangs.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc

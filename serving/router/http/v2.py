@@ -1,7 +1,5 @@
 """Decisions in the Open Inference Protocol (KServe v2): text tensors in, one tensor for each field out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NotRequired
 

@@ -7,8 +7,6 @@
 Only with `drills: true` in the settings. A fault is injected inside a stage's own time limit, and ends by itself.
 """
 
-from __future__ import annotations
-
 import random
 from time import monotonic, sleep
 from typing import Annotated, Any, Literal

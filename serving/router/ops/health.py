@@ -13,8 +13,6 @@ out of service at once would not help. The body names the part:
      "experiments": {"spring": "5f1c3a9e"}}
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from math import floor, inf

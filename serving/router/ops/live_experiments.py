@@ -8,8 +8,6 @@ A file that is wrong, or in conflict with other experiments, does not affect the
 is a file of its own, NAME.off beside NAME.yaml, or `enabled: false`; neither needs anything else to be right.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping

@@ -1,7 +1,5 @@
 """The router's Prometheus metrics; GET /metrics shows them beside KServe's own. No user or campaign is ever a label."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain

@@ -12,8 +12,6 @@ While none answers, the router goes on with what it has. A mounted ConfigMap cou
 person can still change it by hand.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import time

@@ -19,8 +19,6 @@ on where it is off; K_SINK, which Knative sets, comes before `sink`. All setting
 docs/schemas/router-settings.json.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

@@ -18,8 +18,6 @@ traces requests before they are authenticated, and records the caller's address,
 Spans here hold no user, no context, no money and no text of an error (`PendingDecision.traits`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

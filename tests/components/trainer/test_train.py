@@ -1,7 +1,5 @@
 """The step's side of a TrainJob: an API server that plays Trainer's part, and pods that are processes here."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

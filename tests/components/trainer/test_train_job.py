@@ -1,7 +1,5 @@
 """The TrainJob object, against Trainer's CRD and the rules of its webhooks, and what is read from its status."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

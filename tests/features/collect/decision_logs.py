@@ -1,7 +1,5 @@
 """Lakes as routers write them, for tests: a few records, or many of a market whose truth is known."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Decisions and outcomes of several hours, with everything that a lake has to cope with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mtorl.log.records import unit_hash

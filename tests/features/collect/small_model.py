@@ -1,7 +1,5 @@
 """A model of the data set of `decision_logs.py`: an untrained network, saved in a moment."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mtorl.window.window import instance_from_history

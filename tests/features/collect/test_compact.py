@@ -1,7 +1,5 @@
 """A lake has the same records before, while and after it is compacted, however often and wherever that is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import tempfile

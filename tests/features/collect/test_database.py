@@ -1,7 +1,5 @@
 """Files of the lake are written in bounded memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import duckdb

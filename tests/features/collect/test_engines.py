@@ -1,7 +1,5 @@
 """DuckDB and Spark make the same, bit for bit: the closed hours of a lake, and what a training reads of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A lake in a bucket: upload, compaction, and what a training reads, on moto's server."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path

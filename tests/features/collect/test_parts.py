@@ -1,7 +1,5 @@
 """Log and opportunities may be folders of parts, as Spark writes them: training reads the same."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

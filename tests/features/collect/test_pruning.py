@@ -1,7 +1,5 @@
 """Which exposures a training keeps when there are too many: the newest of each arm, and then the widest."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A user leaves a lake, whatever else is written into it at that moment; the others keep every row."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress

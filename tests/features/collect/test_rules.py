@@ -1,7 +1,5 @@
 """Which decisions teach something, and that a policy's value comes out right when the rules are followed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from datetime import UTC, datetime, timedelta

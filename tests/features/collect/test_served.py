@@ -1,7 +1,5 @@
 """Decisions of an arm, for a plan of its exploration."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

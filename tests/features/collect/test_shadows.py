@@ -1,7 +1,5 @@
 """Shadow decisions, beside those of the incumbent and what came of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

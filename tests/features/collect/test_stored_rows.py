@@ -1,7 +1,5 @@
 """Judged decisions are kept in the lake: each night judges new ones alone, with the rows of a lake that has none."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

@@ -1,7 +1,5 @@
 """The figures of a description equal those of pandas; the page is drawn from any log."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """The definitions of features: what every data set has, what a reader takes where nothing is known."""
 
-from __future__ import annotations
-
 import json
 import re
 

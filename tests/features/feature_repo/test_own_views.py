@@ -1,7 +1,5 @@
 """A team's own features, from a file that the data set description names: what is taken, and what is refused."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 from typing import Any

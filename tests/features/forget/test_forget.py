@@ -1,7 +1,5 @@
 """A folder with all that a run or a data volume keeps: one user leaves it, the others stay as they are, bit for bit."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

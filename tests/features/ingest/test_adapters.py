@@ -1,7 +1,5 @@
 """Each adapter on small files in the exact layout that its owners publish."""
 
-from __future__ import annotations
-
 import gzip
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """A built folder as a source: what is taken of it, what is refused, and what happens if it is replaced meanwhile."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

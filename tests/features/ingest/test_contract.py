@@ -1,7 +1,5 @@
 """Ingestion against a slow, obvious reference, on random faulty logs."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A second file with outcomes: each counts for one touchpoint or for none, at its time, and nothing gets lost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A first description of a log that nobody described: it loads, it fits its log, and asks what it can't know."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Faults of whole columns: every row is good, and no policy can learn from the log."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

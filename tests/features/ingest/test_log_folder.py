@@ -1,7 +1,5 @@
 """The folder that every run starts from: a validated log with its description."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A log in an object store, on a server that speaks S3."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

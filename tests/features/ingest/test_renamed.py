@@ -1,7 +1,5 @@
 """A log whose columns have other names and units, read by what its description says of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The real samples, whole: `../shared/data` beside the repository."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Runs of the toy log for the tests of the offline store."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 

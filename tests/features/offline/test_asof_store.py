@@ -1,7 +1,5 @@
 """The point-in-time join against Feast's own, value by value."""
 
-from __future__ import annotations
-
 import shutil
 from datetime import timedelta
 from pathlib import Path

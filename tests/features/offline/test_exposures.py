@@ -1,7 +1,5 @@
 """Exposures that the lake alone has come online: a run that reads what is new leaves what one that reads all does."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import replace

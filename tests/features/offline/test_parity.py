@@ -1,7 +1,5 @@
 """Training and serving read the same, bit for bit: from the log, from Feast offline and from the router."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a run's repository serves online, and what a refresh may do to it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil

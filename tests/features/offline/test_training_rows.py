@@ -1,7 +1,5 @@
 """What a run's repository adds to training rows: what was known strictly before each of them."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Both online stores, opened for the histories of users."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """A Redis Cluster of three nodes as online store: Feast's own `redis_type: redis_cluster`, and what this room adds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

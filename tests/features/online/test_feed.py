@@ -1,7 +1,5 @@
 """The feed: whatever comes in whatever order, twice, and over whatever faults, a history has what was shown, once."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

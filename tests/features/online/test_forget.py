@@ -1,7 +1,5 @@
 """A user leaves the online store, on SQLite and on Redis; others stay, and the same user may come back."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Histories in the online store: whatever is written in whatever order, the same in SQLite and in Redis."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from datetime import timedelta

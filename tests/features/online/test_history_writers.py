@@ -1,7 +1,5 @@
 """Many writers of histories at the same time: threads, processes, and a batch job beside them."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 

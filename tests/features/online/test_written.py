@@ -1,7 +1,5 @@
 """When a store counts as written: only if it still holds what the run began with."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

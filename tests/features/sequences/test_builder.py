@@ -1,7 +1,5 @@
 """The sequence builder against a slow loop over users, on logs with all that can be wrong with a log."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Experiments in every state that people meet, made up, for the tests of what is shown."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

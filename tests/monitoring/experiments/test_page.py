@@ -1,7 +1,5 @@
 """The page of experiments: whole, self-contained, and safe whatever people have typed."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 

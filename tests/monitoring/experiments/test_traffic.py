@@ -1,7 +1,5 @@
 """Channels and money of the arms, as the log has them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The document of an experiment: what to do, where it stands, what comes next, and that it is plain JSON."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, get_type_hints
 

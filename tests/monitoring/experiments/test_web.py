@@ -1,7 +1,5 @@
 """The server of the page, and the gauges."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import re

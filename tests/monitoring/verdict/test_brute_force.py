@@ -1,7 +1,5 @@
 """The sums that a verdict is made of, beside a reading of every record that knows no hours, parts or SQL."""
 
-from __future__ import annotations
-
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the incumbent's users did, as a plan reads it from the log."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

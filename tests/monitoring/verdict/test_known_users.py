@@ -1,7 +1,5 @@
 """Covariates of an experiment's users: what each did before it met any arm."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a promotion brings in the long run, against those who keep the previous incumbent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

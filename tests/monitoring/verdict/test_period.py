@@ -1,7 +1,5 @@
 """A period as a pipeline names it: by its bounds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

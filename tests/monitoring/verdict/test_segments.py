@@ -1,7 +1,5 @@
 """Lifts by segment: the verdict's own figures, of a part of its decisions."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the log says of an experiment at its present stage."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

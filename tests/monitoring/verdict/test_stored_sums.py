@@ -1,7 +1,5 @@
 """Sums of closed hours, kept in the lake: each is made once, and leaves with what it was made of."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The verdict read from a decision log: who counts, for which arm, with which weight."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """A market of some days whose log the monitor watches, with a model's training sample, without pages."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path

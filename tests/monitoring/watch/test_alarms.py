@@ -1,7 +1,5 @@
 """Alarms of measures and columns, of periods that are made up: no log, no market."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 

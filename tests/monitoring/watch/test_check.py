@@ -1,7 +1,5 @@
 """Checks of a market: each period is judged once, whenever the check is made, ended, or made twice."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A day of the week on which nobody ever comes, beside one on which nobody came."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Columns of a period: thresholds, scores equal to Evidently's, broken data that never crash."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What Prometheus reads, beside the state that it is about."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What goes wrong with a log or a state is said by its name: never a traceback, never a false "nothing is wrong"."""
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Every measure beside a count by hand, and what must not count."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

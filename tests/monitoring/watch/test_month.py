@@ -1,7 +1,5 @@
 """A month of a market: silence while nothing is wrong, an alarm while something is, and its end."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Columns of users, which the feature store knows and decisions carry: compared with the training sample, too."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the monitor does with months: alarms end, changes do not become usual, alike days and weekends ring no more."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 

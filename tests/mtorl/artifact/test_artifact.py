@@ -1,7 +1,5 @@
 """The artifact: complete, protected by checksums, light to load, and equal to the network it was made from."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

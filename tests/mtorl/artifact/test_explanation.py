@@ -1,7 +1,5 @@
 """Attributions: exact for a network of known formula, zero for what it does not read, and for an empty history."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A graph that computes only as many steps as its windows need: the same bits, whatever the windows and the batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

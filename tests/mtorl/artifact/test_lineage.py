@@ -1,7 +1,5 @@
 """The lineage of a version: read as it was written, or refused with the name of its file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Models this small take twice as long where threads wait for each other: each test runs on one thread."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Every baseline learns what there is to learn, predicts for all channels and stops where validation says so."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 import numpy as np

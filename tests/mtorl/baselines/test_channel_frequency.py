@@ -1,7 +1,5 @@
 """The incumbent: tables by segment, smoothing, and the signature of the challenger."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What the baselines read: summaries, states, transitions and trajectories of windows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import torch

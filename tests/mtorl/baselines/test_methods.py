@@ -1,7 +1,5 @@
 """What sets each learned baseline apart: the terms of its loss, and what they make it do."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

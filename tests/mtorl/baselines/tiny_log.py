@@ -1,7 +1,5 @@
 """A small data set of two channels, written as rows or as strings of letters, for the tests of the baselines."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

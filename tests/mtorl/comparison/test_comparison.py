@@ -1,7 +1,5 @@
 """The comparison: no row is trained and tested on, jobs are done once, and the report shows what was measured."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Independence of the channel: false alarms, planted dependence of each kind, and exact moments."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

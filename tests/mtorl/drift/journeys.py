@@ -1,7 +1,5 @@
 """Touchpoints to try drift on: rows of a user resemble each other, as in real logs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Scores are those of Evidently, computed in one pass."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Evidence: its average does not grow while nothing changes, and alarms are as rare as promised."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

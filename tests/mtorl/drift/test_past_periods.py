@@ -1,7 +1,5 @@
 """What earlier periods lead one to expect: p-values are as rare as they say, also of what never varies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

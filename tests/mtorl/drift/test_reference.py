@@ -1,7 +1,5 @@
 """What stands for a log: every touchpoint as likely as any other, whole users, the same ones each time."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from hypothesis import given

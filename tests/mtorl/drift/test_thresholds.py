@@ -1,7 +1,5 @@
 """Thresholds for every size: those of the grid at its points, never much below those of a size between them."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

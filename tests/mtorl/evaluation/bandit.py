@@ -1,7 +1,5 @@
 """A small bandit whose truth is known, with a log of touchpoints or of opportunities."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes

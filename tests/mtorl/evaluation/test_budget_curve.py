@@ -1,7 +1,5 @@
 """How much gain a share of the money buys: the order of the rules, by hand, with intervals of users."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

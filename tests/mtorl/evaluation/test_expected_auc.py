@@ -1,7 +1,5 @@
 """The AUC that is to be expected of outcomes that are not known yet, beside that of outcomes that came."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How far forecasts may be off, and what two arms share of it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """What exploring would cost and teach, against the rule that explores and against simulated logs."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 import numpy as np

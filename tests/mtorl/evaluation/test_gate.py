@@ -1,7 +1,5 @@
 """What the gate makes of an estimate."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

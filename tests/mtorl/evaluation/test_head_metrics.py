@@ -1,7 +1,5 @@
 """Metrics against scikit-learn, intervals that respect users, and data that cannot answer."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

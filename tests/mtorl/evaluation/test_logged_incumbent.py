@@ -1,7 +1,5 @@
 """An incumbent without an artifact: what its own decisions say of it, beside the truth of a small market."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The offline evaluation reads a bounded part of a log, and equals one that reads all at once where that is all."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Value of one policy against the true value of a small bandit, on all rows and on a selection."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

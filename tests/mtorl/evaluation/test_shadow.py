@@ -1,7 +1,5 @@
 """What a challenger would be worth, from decisions of an incumbent in a world whose truth is known."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

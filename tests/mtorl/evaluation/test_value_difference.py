@@ -1,7 +1,5 @@
 """Off-policy value against the true value of a small bandit, at equal budgets."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An experiment with a ramp, for tests of what happens to it."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 from mtorl.experiment.experiment import Experiment

@@ -1,7 +1,5 @@
 """The table of budgets: the same as lines of the file, every wrong cell named, read once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The history of an experiment: what may follow what, and what a killed writer leaves."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, get_args
 

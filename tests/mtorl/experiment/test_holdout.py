@@ -1,7 +1,5 @@
 """Users who are held out: in no arm at any stage, the same in all experiments of a layer, and what they keep."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

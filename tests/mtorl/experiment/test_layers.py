@@ -1,7 +1,5 @@
 """Several experiments at once: nobody is in two, all of their money is one amount, and they know nothing of another."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from itertools import pairwise
 from typing import Any

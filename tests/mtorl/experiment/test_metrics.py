@@ -1,7 +1,5 @@
 """The metrics that an experiment file may name."""
 
-from __future__ import annotations
-
 import pytest
 
 from mtorl.experiment.metrics import (

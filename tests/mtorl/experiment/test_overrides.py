@@ -1,7 +1,5 @@
 """Users whose arm the file names: they get it, at every stage, and nobody else is touched by that."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The first row that fits decides."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

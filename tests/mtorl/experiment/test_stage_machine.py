@@ -1,7 +1,5 @@
 """What an experiment does next: when it grows, what holds it, what ends it, and what is in force then."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any, get_args

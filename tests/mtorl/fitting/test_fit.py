@@ -1,7 +1,5 @@
 """From a windows folder to artifacts: whom they were trained on, what they reserve, and the price of the budget."""
 
-from __future__ import annotations
-
 import threading
 from functools import partial
 from pathlib import Path

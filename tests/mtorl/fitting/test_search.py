@@ -1,7 +1,5 @@
 """The search: what it minimises, whom it reads, how it goes on, and what it leaves."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

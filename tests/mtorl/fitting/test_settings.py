@@ -1,7 +1,5 @@
 """Settings of a training as people write them, and as a command line has them."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

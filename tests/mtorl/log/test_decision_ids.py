@@ -1,7 +1,5 @@
 """Ids of decisions: RFC 9562, and the place of a record in the lake."""
 
-from __future__ import annotations
-
 import uuid
 from collections import Counter
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Whom a folder's file names, and which records that leaves out."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The gain of an exposure: of a name, of weights, of tables and of numbers; written and read again; its unit."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The lake: each record once, from a folder and from an object store, while files move."""
 
-from __future__ import annotations
-
 import logging
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """Opportunities beside a log: what is read of them, and what is not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Logged propensities: read, or estimated on training users by the model that the data set names."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """The records of the decision log: frozen fields, golden examples, and which of two records of a decision counts."""
 
-from __future__ import annotations
-
 import json
 from itertools import permutations
 from pathlib import Path

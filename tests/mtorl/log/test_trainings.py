@@ -1,7 +1,5 @@
 """What a training has read is compared with what the next one reads."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

@@ -5,8 +5,6 @@
 Shapes: B windows, T steps of a window, D encoded token, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

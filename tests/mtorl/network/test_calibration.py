@@ -1,7 +1,5 @@
 """Calibration: it undoes a distortion, changes no ranking, and leaves alone what is right or unknown."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The ensemble predicts the mean of its members; training it can be killed and resumed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

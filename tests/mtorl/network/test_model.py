@@ -1,7 +1,5 @@
 """The network: causality, padding, determinism, sizes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The terms of the loss are what their formulas say."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """A training that is killed and resumed, or that several processes share, ends as one that is not."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Training: it learns, repeats with the same seed, stops early, and refuses what it cannot train on."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

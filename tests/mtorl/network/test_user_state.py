@@ -1,7 +1,5 @@
 """The distance of a user's state: what it is in numbers, and what an artifact says of it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

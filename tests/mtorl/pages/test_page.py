@@ -1,7 +1,5 @@
 """A page is written whole, loads nothing from outside, and half of its content still gives a page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mtorl.pages import charts

@@ -1,7 +1,5 @@
 """Numbers as people read them: nothing absent is an error, nothing small is shown as zero."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

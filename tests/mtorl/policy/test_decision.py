@@ -1,7 +1,5 @@
 """The decision rule: probabilities, propensities, candidates, exposure, and what it refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The probabilities that a record holds are those with which exploration and policy together choose."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from itertools import product

@@ -1,7 +1,5 @@
 """Spend follows its schedule through shocks of a market, and never exceeds the budget."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache

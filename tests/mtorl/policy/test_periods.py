@@ -1,7 +1,5 @@
 """Days and hours of any time zone follow each other without a gap, and hold their moment."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 import pytest

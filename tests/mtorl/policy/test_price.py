@@ -1,7 +1,5 @@
 """The price of a budget."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

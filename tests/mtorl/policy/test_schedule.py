@@ -1,7 +1,5 @@
 """Budgets are spread as traffic is expected; what does not fit together is named."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

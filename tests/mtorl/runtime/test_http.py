@@ -1,7 +1,5 @@
 """Requests over HTTP: every answer that is not whole or not good is an OSError, and nothing waits without an end."""
 
-from __future__ import annotations
-
 import re
 import socket
 import threading

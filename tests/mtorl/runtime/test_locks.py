@@ -1,7 +1,5 @@
 """One holder at a time, and a lock that ends with its holder."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Reports reach whoever listens: this process, or the file that another one reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import duckdb

@@ -1,7 +1,5 @@
 """Snapshots: artifacts point to them, other content is another folder, and what is in use stays."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """How the body of a step ends: in one message, and with files that are not everybody's."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """One clear error for a file that people write: which place, what was expected, what was given."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import pytest

@@ -1,7 +1,5 @@
 """The informed forecast: right on average, better with more touchpoints, and never of what nobody can know."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

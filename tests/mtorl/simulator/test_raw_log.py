@@ -1,7 +1,5 @@
 """A simulated log as a file: the same content in each format, and the same bytes each time."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Both ways should lead to the same windows:
     offline(rows), online(rows)
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The encoder: statistics of training data, late outcomes left out, targets and rewards."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

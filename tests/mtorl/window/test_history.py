@@ -1,7 +1,5 @@
 """The history of a decision: offline and online agree on it bit for bit, and nothing that is known later changes it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings

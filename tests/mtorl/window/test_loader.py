@@ -1,7 +1,5 @@
 """Training windows from disk: shard by shard, each once, encoded as they are asked for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

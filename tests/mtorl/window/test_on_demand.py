@@ -1,7 +1,5 @@
 """Windows that are cut on demand are those that would be cut all at once, and a bound chooses whole users."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The windows folder: shards and manifest are checked, and every touchpoint is one target."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The window: which values its tokens hold, and which inputs are refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Windows folders of a simulated log with pauses, as the sequence builder writes them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

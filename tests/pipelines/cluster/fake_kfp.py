@@ -1,7 +1,5 @@
 """A Kubeflow Pipelines server in memory: what the SDK's own client asks of one, over HTTP."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The Katib experiment: the space of the laptop's search, a pod that runs our command, and Katib's own rules."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import datetime

@@ -1,7 +1,5 @@
 """`mtorl pipeline upload` by the SDK's own client: one version for a content, and why a call fails."""
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a run may ask for at one moment, beside the ResourceQuota and the LimitRange that are shipped for it."""
 
-from __future__ import annotations
-
 import functools
 from decimal import Decimal
 from graphlib import TopologicalSorter

@@ -1,7 +1,5 @@
 """`mtorl pipeline schedule`: recurring runs as the file says, after any number of calls, wherever one was cut off."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

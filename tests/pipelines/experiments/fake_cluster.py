@@ -1,7 +1,5 @@
 """An API server of one namespace in memory: versions and conflicts as on a real one, and death at any request."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping

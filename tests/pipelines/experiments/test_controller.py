@@ -1,7 +1,5 @@
 """An experiment on a laptop: what commands and the ramp write, and that nothing is lost where they are killed."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The custom resource's definition follows from the model, and Kubernetes can take it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from typing import Any

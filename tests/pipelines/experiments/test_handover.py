@@ -1,7 +1,5 @@
 """After a promotion the incumbent's InferenceService takes over the version that won, and gives it back."""
 
-from __future__ import annotations
-
 import random
 import threading
 from typing import Any

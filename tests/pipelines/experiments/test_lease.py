@@ -1,7 +1,5 @@
 """The lease of the leader: taken where it is free, left where it is held, lost where it can't be renewed."""
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """On a laptop the incumbent's model follows promotions and rollbacks, whatever becomes of the run."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """The process that reads the log for the operator."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """The operator on a fake API server: what people ask for in a spec, what the ramp does, and death at any moment."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Versions that this machine's servers and experiments use are needed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What `mtorl experiment run` does between looks, and with what can't be read."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The operator as a process: it follows what people write, and releases its lease when it is stopped."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

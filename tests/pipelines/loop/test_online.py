@@ -1,7 +1,5 @@
 """What a replay's first decisions find in the online store: what training saw at the same touchpoints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The whole loop, small: every room for real, and what the summary must hold."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

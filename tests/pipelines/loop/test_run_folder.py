@@ -1,7 +1,5 @@
 """What a run keeps of its finished stages, and when another one may go on with it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

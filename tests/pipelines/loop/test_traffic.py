@@ -1,7 +1,5 @@
 """The load driver: what it tells the router, and when it tells the user's history."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """A spool of small segments, and shippers in a hurry."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The spool: nothing that was acknowledged is lost, nothing torn is fatal."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """Records as CloudEvents: what the SDK of CloudEvents reads is what was written."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A user leaves a spool at rest; one that a router holds stays as it is, and nothing of the user comes out of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count

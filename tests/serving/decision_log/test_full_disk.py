@@ -1,7 +1,5 @@
 """A disk that is full leaves nothing behind in the folder, is said, and what is owed to the log follows later."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

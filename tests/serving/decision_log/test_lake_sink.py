@@ -1,7 +1,5 @@
 """Uploads: each record once in the lake, in the hour of its decision, however often it is delivered."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Deletion from the spool: only of what is shipped and old. It stays in bounds."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import os

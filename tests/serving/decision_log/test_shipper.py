@@ -1,7 +1,5 @@
 """Shipping: every acknowledged record reaches the sink at least once and in order, also after crashes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Sinks that fail, and sinks that refuse records: nothing is lost, and only what is refused is set aside."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

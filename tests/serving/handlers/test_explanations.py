@@ -1,7 +1,5 @@
 """Explanations beside decisions: in the same batch, at no decision's expense."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The artifact on KServe's own server: the same answers as through TorchServe's handler."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """What every ledger promises, asked of both: spent + reserved never exceeds the limit, whatever is repeated."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The money of an experiment: whatever is edited in its middle, no budget is ever exceeded. Both ledgers."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from itertools import pairwise

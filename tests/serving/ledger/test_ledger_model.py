@@ -1,7 +1,5 @@
 """Any sequence of calls, each of them made twice, against a model that is a dictionary: all ledgers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import closing

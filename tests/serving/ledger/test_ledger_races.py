@@ -1,7 +1,5 @@
 """Many threads of several processes at one ledger, and processes that are killed in the middle."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The shared ledger's Redis: away, emptied, forgetful, slow or protected; and URLs that lead to one."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

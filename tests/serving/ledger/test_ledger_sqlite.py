@@ -1,7 +1,5 @@
 """The embedded ledger's file: absent, foreign, locked, or replaced."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time

@@ -1,7 +1,5 @@
 """What counts as an overrun of a budget: more than was allowed, however the limit was changed meanwhile."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

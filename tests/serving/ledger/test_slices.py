@@ -1,7 +1,5 @@
 """Slices of a budget of all campaigns: routers that race and die between two steps never take more than the budget."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections import Counter

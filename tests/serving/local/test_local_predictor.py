@@ -1,7 +1,5 @@
 """The models of a run on KServe's own server: on a Unix socket for the router, or on a port for everybody."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Batches of all that has arrived: each caller gets its own answers, and a fault concerns its own batch only."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """How many requests are worked on at once."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from contextlib import AsyncExitStack

@@ -1,7 +1,5 @@
 """The router does what its OpenAPI document says: asked by schemathesis, and each status that it promises is real."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

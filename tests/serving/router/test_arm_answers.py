@@ -1,7 +1,5 @@
 """An arm may be anybody's: it answers as little as a channel and whether to expose, and hears what it lacks."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """An endpoint hears in sentences why it can't be an arm yet, and what its decisions would lack."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Connections are kept, an answer has its limits, and a broken one is a single kind of error."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

@@ -1,7 +1,5 @@
 """An arm that does not answer is noticed, also without traffic; and an arm is a model, which must not change unseen."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

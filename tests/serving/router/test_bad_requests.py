@@ -1,7 +1,5 @@
 """A bad request is a 4xx that says where, and the router decides on."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the caller's own logic would do is an arm, and the default action; it is paid for like anything else."""
 
-from __future__ import annotations
-
 import os
 import threading
 from typing import Any

@@ -1,7 +1,5 @@
 """What the router decides, writes into its log and answers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 

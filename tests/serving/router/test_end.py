@@ -1,7 +1,5 @@
 """The router's end: it finishes what it can, and a store that hangs keeps it no longer than its grace time."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

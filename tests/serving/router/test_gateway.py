@@ -1,7 +1,5 @@
 """What every request passes first: authentication, a limit to its size, and room."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """An answer that exposes is repeated while its money is set aside or spent, whoever gave the money back."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """Who is held out is in no arm and, after a promotion, keeps the previous incumbent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

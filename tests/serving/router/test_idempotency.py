@@ -1,7 +1,5 @@
 """A request that comes again gets its answer, and its money is reserved once."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

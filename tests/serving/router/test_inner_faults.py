@@ -1,7 +1,5 @@
 """Whatever breaks inside is the default action, never a 5xx, and leaves no money reserved."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sqlite3

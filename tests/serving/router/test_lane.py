@@ -1,7 +1,5 @@
 """Lanes: a thread takes all that waits, what hangs is taken over in time, and no decision has two ends."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

@@ -1,7 +1,5 @@
 """A ledger that has lost what was spent grants no fresh budget, and two routers share no file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

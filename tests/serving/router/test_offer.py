@@ -1,7 +1,5 @@
 """Which channels are on offer, and what they cost at most, may differ from request to request."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What operators see and change: the experiment's file, metrics, probes, drills, a ledger that comes later."""
 
-from __future__ import annotations
-
 import re
 import threading
 from pathlib import Path

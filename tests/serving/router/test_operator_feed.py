@@ -1,7 +1,5 @@
 """What a router takes for in force when the operator answers, is silent, comes back, or says rubbish."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """What became of decisions: logged, settled, and put in order after a crash."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sqlite3

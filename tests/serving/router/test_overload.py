@@ -1,7 +1,5 @@
 """Under overload, what is answered is answered in full: on a fast machine and on a slow one, and while that changes."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.serving.router.admission_simulation import DEADLINE, Answers, Machine, simulate

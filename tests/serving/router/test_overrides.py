@@ -1,7 +1,5 @@
 """Who tries an arm out gets it for real, at every stage, with money of its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Prices from the ledger's own books: one sequence of updates for all routers, and spend that follows the schedule."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections import Counter

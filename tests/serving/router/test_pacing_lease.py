@@ -1,7 +1,5 @@
 """The lease of the router that paces: one writes, the others read, and a dead one is replaced."""
 
-from __future__ import annotations
-
 from array import array
 from pathlib import Path
 from typing import Any

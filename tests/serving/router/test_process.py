@@ -1,7 +1,5 @@
 """The router as a process: it reads Feast, drains, and starts again after it was killed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """A decision can be computed again from its record, and from nothing else."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime, timedelta

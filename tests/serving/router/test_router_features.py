@@ -1,7 +1,5 @@
 """Reading features for decisions: the same from SQLite and Redis, with Feast's own values, and never an expired one."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -1,7 +1,5 @@
 """The router ships its log: beside its decisions, to where it is told, to the end."""
 
-from __future__ import annotations
-
 import time
 from functools import partial
 from pathlib import Path

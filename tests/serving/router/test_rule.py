@@ -1,7 +1,5 @@
 """An arm whose policy is rows of the experiment file is answered in the router, and loaded anew with the file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A wrong setting is named before the router starts."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

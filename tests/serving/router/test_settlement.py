@@ -1,7 +1,5 @@
 """What the ledger can't take now is finished later: all of it, in spite of some, and a cost is never undone."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from pathlib import Path

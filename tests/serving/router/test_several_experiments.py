@@ -1,7 +1,5 @@
 """One router serves several experiments: each has its users, arms, switch and history, and all of them one cap."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """In the shadow a challenger is asked what it would have done: nobody sees it, nothing is spent, no caller waits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What callers and probes hear while the router starts."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from math import inf

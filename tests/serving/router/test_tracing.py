@@ -1,7 +1,5 @@
 """Traces of requests: their spans, who decides which are recorded, and what a span may say."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal

@@ -1,7 +1,5 @@
 """Protocol v2: the same decisions."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

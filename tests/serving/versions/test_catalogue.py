@@ -1,7 +1,5 @@
 """What a registry holds: whole versions alone, and one name is one version."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

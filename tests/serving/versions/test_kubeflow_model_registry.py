@@ -1,7 +1,5 @@
 """A published version is registered once with its lineage, and a registry that fails stops no publication."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 from typing import Any

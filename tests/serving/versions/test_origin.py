@@ -1,7 +1,5 @@
 """Figures of a lineage; tests/components/test_publish.py reads a whole one."""
 
-from __future__ import annotations
-
 from mtorl.artifact.lineage import Figure
 from serving.versions.origin import figures_of
 

@@ -1,7 +1,5 @@
 """Old versions go, and nothing that serves ever does, wherever a process is killed."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sums of tables with one row for each user, arm and stage."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mtorl.experiment.inference.sums import Floats, Sums

@@ -1,7 +1,5 @@
 """Adjusting a lift by covariates: the same lift, a narrower interval, the same error rate."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Which of many metrics differ: e-BH, its arithmetic and the rate of false ones."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Weights of users who decide far more often than others."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """How many users an experiment needs: more for less, and about as many as it then takes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Sample ratio mismatch: found when it is there, said of a healthy experiment as rarely as promised."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

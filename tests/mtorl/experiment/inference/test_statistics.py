@@ -1,7 +1,5 @@
 """Experiment statistics: the arithmetic, and above all the error rates that the verdict promises."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

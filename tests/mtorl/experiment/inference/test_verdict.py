@@ -1,7 +1,5 @@
 """From figures to a token: the order of the rules, and what waits for what."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import pytest
