@@ -1,4 +1,4 @@
 """A run's feature repository: created, joined to training rows strictly in the past, and kept fresh online.
 
-Reading order: `store.py`, then `asof_store.py` and `asof_job.py` (Feast's point-in-time join), `backfill.py`.
+Reading order: `store.py`, then `asof_store.py` (Feast's point-in-time join), `backfill.py`.
 """
