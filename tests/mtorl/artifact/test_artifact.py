@@ -32,36 +32,18 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import fingerprints
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.policy.decision import PolicyParams
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
-from mtorl.window.window import WindowBatch, instance_from_history
+from mtorl.window.window import WindowBatch
+from tests.mtorl.window.windows_folder import STEPS
 from tests.repository import ROOT
 
 SPEC = DatasetSpec.load("simulator")
 POLICY = PolicyParams(advantage_weight=2.0, exploration=0.05, price=0.1, utility_scale=0.04)
 
 
-def history(touchpoints: int, seed: int) -> dict[str, list[Any]]:
-    random = np.random.default_rng(seed)
-    return {
-        "hist_timestamp": list(range(touchpoints)),
-        "hist_channel": random.choice(SPEC.channels, touchpoints).tolist(),
-        "hist_click": random.integers(2, size=touchpoints).tolist(),
-        "hist_conversion": [0] * touchpoints,
-        "hist_revenue": [0.0] * touchpoints,
-        "hist_cost": random.random(touchpoints).tolist(),
-        "hist_hour": random.integers(24, size=touchpoints).tolist(),
-        "hist_device": random.choice(["mobile", "desktop"], touchpoints).tolist(),
-        "hist_placement": ["feed"] * touchpoints,
-    }
-
-
 def batch(rows: int) -> WindowBatch:
-    context = {"hour": 12.0, "device": "mobile", "placement": "feed"}
-    static = {"age_group": "25-34", "tenure_days": 100.0, "region": "north"}
-    items = [instance_from_history(history(i % 30, i), context, static, SPEC, at=30) for i in range(rows)]
-    return WindowBatch.from_instances(items, SPEC)
+    return WindowBatch.from_steps(pa.Table.from_pandas(STEPS, preserve_index=False), np.arange(rows), SPEC)
 
 
 def network_config(encoder: Encoder) -> MTORLConfig:
@@ -124,8 +106,7 @@ def test_predictions_are_those_of_the_network(saved):
 @pytest.mark.long
 def test_optional_parts_are_stored_and_protected_by_their_checksums(saved, tmp_path):
     assert load(saved[0]).drift_thresholds() is None and lightgbm.stored_in(load(saved[0])) is None
-    rows = Simulator(SimulatorConfig(users=120, seed=0)).log().assign(split="train")
-    rows["step"] = rows.groupby("user_id").cumcount()
+    rows = STEPS.assign(split="train")
     steps = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, "").windows("train", targets=True)
     encoder, size = Encoder.fit(steps, SPEC), Size(50, 90)
     grid = ThresholdGrid.measure(rows, {"hour": "numeric"}, imitations=5)

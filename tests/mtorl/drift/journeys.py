@@ -16,7 +16,6 @@ KINDS = {column.name: column.kind for column in COLUMNS}
 
 
 def touchpoints(rng: np.random.Generator, users: int, mean: int = 8, mobile: float = 0.0) -> pd.DataFrame:
-    """Journeys whose rows resemble each other within a user, as real ones do."""
     length = 2 + rng.poisson(mean - 2, users)
     of = np.repeat(np.arange(users), length)
     rows = len(of)

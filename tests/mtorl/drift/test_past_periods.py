@@ -85,7 +85,6 @@ def days(rng: np.random.Generator, number: int, effects: Sequence[float], betwee
 
 
 def of_last(days_P3: np.ndarray) -> Forecast:
-    """The forecast of the last day."""
     past = [(value, se) for _, value, se in days_P3[:-1].tolist()]
     forecast = Forecast.of(past, float(days_P3[-1, 2]), weekdays=days_P3[:, 0].astype(int).tolist())
     assert forecast is not None

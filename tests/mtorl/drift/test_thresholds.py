@@ -1,7 +1,7 @@
 """Thresholds for every size: those of the grid at its points, never much below those of a size between them."""
 
 import json
-from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -31,23 +31,21 @@ def test_at_its_points_it_says_what_a_calibration_says() -> None:
         assert GRID.at(size, KINDS) == pytest.approx(expected, rel=0.01)
 
 
-def _root(a: float, b: float, c: float, n: float, m: float) -> float:
-    return float(np.sqrt(a + b / n + c / (n * m)))
-
-
-def test_where_noise_falls_with_the_root_it_is_exact_and_else_too_high_not_too_low() -> None:
+@pytest.mark.parametrize(("a", "b", "c"), [(0.0, 4.0, 0.0), (0.0, 1.0, 4.0), (1e-3, 1.0, 4.0)])
+def test_where_noise_falls_with_the_root_it_is_exact_and_else_too_high_not_too_low(
+    a: float, b: float, c: float
+) -> None:
     """Limits as sqrt(a + b / n + c / (n m)): what a mean over users has."""
 
-    for a, b, c in ((0.0, 4.0, 0.0), (0.0, 1.0, 4.0), (1e-3, 1.0, 4.0)):
-        limit = partial(_root, a, b, c)
-        values = np.array([[limit(n, m) for m in GRID.rows_M] for n in GRID.users_U])
-        grid = ThresholdGrid(GRID.users_U, GRID.rows_M, {("hour", t.method): values for t in asked_of("numeric")})
-        for n in (25, 60, 150, 600, 1_500, 5_000):
-            for m in (1.0, 2.0, 5.0):
-                found = grid.at(Size(n, round(n * m)), {"hour": "numeric"})
-                ratio = found["hour", "wasserstein"] / max(0.05, limit(n, m))
-                assert 1 - 1e-6 <= ratio < 1.5
-                assert b != 4.0 or ratio < 1 + 1e-6
+    def limit(n: float, m: float) -> float:
+        return float(np.sqrt(a + b / n + c / (n * m)))
+
+    values = np.array([[limit(n, m) for m in GRID.rows_M] for n in GRID.users_U])
+    grid = ThresholdGrid(GRID.users_U, GRID.rows_M, {("hour", t.method): values for t in asked_of("numeric")})
+    for n, m in product((25, 60, 150, 600, 1_500, 5_000), (1.0, 2.0, 5.0)):
+        ratio = grid.at(Size(n, round(n * m)), {"hour": "numeric"})["hour", "wasserstein"] / max(0.05, limit(n, m))
+        assert 1 - 1e-6 <= ratio < 1.5
+        assert b != 4.0 or ratio < 1 + 1e-6
 
 
 def test_columns_and_tests_that_it_lacks_have_no_threshold() -> None:
@@ -80,7 +78,6 @@ SCORERS = [(name, NumericDistance if kind == "numeric" else CategoricalDistance)
 
 
 def distance(thresholds: Thresholds, column: str) -> float:
-    """Threshold of a column's distance."""
     return thresholds[column, asked_of(KINDS[column])[-1].method]
 
 

@@ -17,7 +17,6 @@ rng = np.random.default_rng(0)
 GAIN_BC, COST_BC = rng.uniform(0.02, 0.2, (B, C)), rng.uniform(0.1, 0.5, (B, C))
 FORECAST = ExpectedOutcomes(GAIN_BC, COST_BC)
 FIXED = PolicyOnLog(np.tile([1.0, 0.0, 0.0], (B, 1)), np.ones((B, C)))
-"""An incumbent that always does the same."""
 SOFT = PolicyOnLog(rng.dirichlet(np.ones(C), B), np.where(GAIN_BC > 0.08, 1.0, 0.0))
 TARGET = PolicyOnLog(rng.dirichlet(np.ones(C), B), GAIN_BC > 0.1)
 

@@ -139,17 +139,14 @@ def test_a_rule_that_never_varies_teaches_nothing_and_the_gate_says_so(made: tup
     assert decision == "reject" and "let arms explore" in reason
 
 
-def test_too_few_decisions_end_it_with_what_to_do(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_too_few_decisions_or_none_end_it_with_what_to_do(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (made[0] / OPPORTUNITIES_FILE).unlink(missing_ok=True)
+    with pytest.raises(WindowError, match="no artifact and 0 decisions"):
+        LoggedIncumbent(RULES).write(str(made[0]), str(tmp_path / "incumbent"))
     few = decisions(400, 1).head(ENOUGH - 1)
     with pytest.raises(WindowError, match=r"our-rules 2, has no artifact and 499 decisions .* lake empty"):
         evaluated(made, tmp_path / "incumbent", few, decisions(400, 2, "challenger", "f00"))
     assert not (tmp_path / "incumbent").exists()
-
-
-def test_a_first_night_has_none(made: tuple[Path, Path], tmp_path: Path) -> None:
-    (made[0] / OPPORTUNITIES_FILE).unlink(missing_ok=True)
-    with pytest.raises(WindowError, match="no artifact and 0 decisions"):
-        LoggedIncumbent(RULES).write(str(made[0]), str(tmp_path / "incumbent"))
 
 
 def test_who_exposes_nothing_spends_nothing_to_compare_at(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ GAIN = np.array([[0.2, 0.5], [0.6, 0.1]])  # by kind of user and channel
 COST = np.array([0.3, 0.3])
 INCUMBENT = np.array([0, 0])  # it likes search, whoever comes
 CHALLENGER = np.array([1, 0])  # it knows who likes what
-SAID = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs")
 
 
 def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **changes: Any) -> pd.DataFrame:

@@ -75,7 +75,6 @@ N = {"name": "n", "kind": "numeric"}
         ({"features": [{"view": "x", "fields": []}]}, r"features\[0\]: view 'x', fields: name at least one"),
         ({"features": [view(missing="error")]}, r"features\[0\]\.fields\[0\]: field 'a', missing: a store may not"),
         ({"features": [view(kind="categorical", by_channel=True)]}, r"field 'a', by_channel: the list must be one of"),
-        ({"features": [view(), view()]}, r"features: column 'a' is declared twice"),
         ({"features": [view(), {**view(name="b"), "view": "X"}]}, r"features: a view is named twice in \['x', 'X'\]"),
         ({"features": [view(name="hour")]}, r"features: column 'hour' is declared twice"),
         ({"features": [{**view(), "source": "f.parquet"}]}, r"features\[0\]: view 'x': missing field 'key'"),

@@ -56,13 +56,6 @@ def test_people_read_it() -> None:
     assert str(Gain.of_spec({"click": 0.1, "revenue": 1})) == "0.1 click + revenue"
 
 
-def test_a_description_with_a_plain_name_is_written_as_before() -> None:
-    assert SIMULATOR.to_dict()["reward"] == {"gain": "click", "cost_weight": 0.05}
-    both = SIMULATOR.replace(reward=SIMULATOR.reward.replace(gain={"click": 0.5, "revenue": 1}))
-    assert both.to_dict()["reward"]["gain"] == {"click": 0.5, "revenue": 1.0}
-    assert DatasetSpec.from_dict(both.to_dict()) == both
-
-
 def test_windows_carry_the_outcomes_that_somebody_reads() -> None:
     kuairand = DatasetSpec.load("kuairand")
     assert kuairand.outcomes and kuairand.window_outcomes == ("click", "conversion", "revenue", "cost")

@@ -9,12 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 
-from features.collect.compact import compact
+from features.collect.compact import KEPT_SECONDS, compact
 from mtorl.log.lake import HOUR, Lake, LakeFile, lake_database, name_of
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.duckdb_files import LakeFiles
@@ -38,16 +37,6 @@ def found(lake: Lake, *period: datetime, where: str = "true") -> list[str]:
         return [user for (user,) in db.execute(f"SELECT user_id FROM {records} ORDER BY 1").fetchall()]
 
 
-def close(lake: Lake, files: list[LakeFile], name: str) -> list[LakeFile]:
-    """What a compaction of one hour's files writes."""
-    assert lake.folder is not None
-    target = name_of("decision", files[0].hour, name)
-    (lake.folder / target).parent.mkdir(parents=True, exist_ok=True)
-    sources = [str(lake.folder / file.name) for file in files]
-    duckdb.from_parquet(sources, hive_partitioning=False).write_parquet(str(lake.folder / target))
-    return lake.closed("decision")
-
-
 def test_an_empty_lake_has_the_columns(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path / "none")
     assert not lake and found(lake) == []
@@ -69,7 +58,8 @@ def test_a_period_prunes_hours_and_keeps_late_records(tmp_path: Path) -> None:
 def test_records_in_several_files_count_once(tmp_path: Path) -> None:
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
-    close(lake, lake.arrived("decision"), "closed")  # the compaction was killed before it hid what it read
+    compact(lake, BEGIN + 3 * HOUR)
+    upload(lake, {"decision": every})  # as if the compaction had been killed before it hid what it read
     assert found(lake) == list(every["user_id"])
     withdrawn = every[:1].assign(withdrawn=True)
     upload(lake, {"decision": withdrawn})
@@ -85,15 +75,14 @@ def test_what_is_superseded_is_hidden_at_once_and_deleted_later(
     lake = upload(tmp_path, {"decision": every})
     with lake_database(lake) as db:
         query = f"SELECT count(*) FROM {lake.records(db, 'decision')}"  # of a reader at work
-        old = lake.arrived("decision")
-        close(lake, old, "closed")
-        lake.supersede(old, kept_seconds=60)
+        (old,) = lake.arrived("decision")
+        compact(lake, BEGIN + 3 * HOUR)
         assert lake.arrived("decision") == [] and found(lake) == list(every["user_id"])
         assert db.execute(query).fetchall() == [(6,)]
     now = datetime.now(UTC).timestamp()
-    monkeypatch.setattr("mtorl.log.lake.time.time", lambda: now + 61)
-    lake.supersede([], kept_seconds=60)
-    assert not (tmp_path / old[0].name).exists() and not lake.superseded()
+    monkeypatch.setattr("mtorl.log.lake.time.time", lambda: now + KEPT_SECONDS + 1)
+    lake.supersede([], KEPT_SECONDS)
+    assert not (tmp_path / old.name).exists() and not lake.superseded()
     assert found(lake) == list(every["user_id"])
 
 
@@ -160,7 +149,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str) -> None:
+def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     every = decisions(30)
     made, lake = upload(tmp_path, {"decision": every}), Lake.open(bucket)
     assert not lake and lake.read("forgotten.json") is None and not lake.forgotten()
@@ -169,19 +158,11 @@ def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str) -> None:
     assert lake and lake.arrived("decision") == [file]
     assert found(lake) == list(every["user_id"])
     assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == list(every["user_id"][6:12])
+    server = bucket.partition("endpoint_override=")[2].partition("&")[0]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")  # names the server as it does for raw logs
+    assert Lake.open("s3://ads/the/lake").arrived("decision") == [file]
     lake.supersede([file], kept_seconds=0)
     assert not lake and not lake.superseded()
-
-
-def test_a_bucket_is_named_by_the_environment_as_well(
-    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As raw logs are."""
-    (file,) = upload(tmp_path, {"decision": decisions(6)}).arrived("decision")
-    Lake.open(bucket).put(tmp_path / file.name, file.name)
-    server = bucket.partition("endpoint_override=")[2].partition("&")[0]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
-    assert Lake.open("s3://ads/the/lake").arrived("decision") == [file]
 
 
 # ---- a lake that is written and compacted meanwhile

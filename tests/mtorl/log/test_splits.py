@@ -1,9 +1,7 @@
 import numpy as np
 import pandas as pd
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mtorl.log.splits import folds_of, split_of, tile_ends, unit_order
+from mtorl.log.splits import folds_of, split_of, unit_order
 
 
 def test_golden_splits_never_change():
@@ -37,15 +35,3 @@ def test_unit_order_depends_on_the_seed_only():
     assert unit_order(users, 1) == unit_order(users[::-1], 1)
     assert sorted(unit_order(users, 1)) == sorted(users)
     assert unit_order(users, 1) != unit_order(users, 2)
-
-
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(1, 25))
-def test_tiles_cover_every_step_exactly_once(journeys, n):
-    step = np.concatenate([np.arange(length) for length in journeys])
-    user = np.repeat(np.arange(len(journeys)), journeys)
-    covered = np.zeros(len(step), dtype=int)
-    first = np.cumsum(journeys) - journeys
-    for row in np.flatnonzero(tile_ends(step, n)):
-        tokens = min(step[row] + 1, n)
-        covered[first[user[row]] + step[row] - tokens + 1 : first[user[row]] + step[row] + 1] += 1
-    assert (covered == 1).all()

@@ -78,14 +78,10 @@ def test_a_pause_is_that_before_the_token_s_own_touchpoint():
     assert batch.time["hour_of_day"][batch.row_N == 4].tolist() == hours[2:]
 
 
-@pytest.mark.parametrize(
-    "history",
-    [
-        {},
-        dict.fromkeys((*history_columns(SPEC), "hist_timestamp")),
-        {name: [] for name in (*history_columns(SPEC), "hist_timestamp")},
-    ],
-)
+HISTORY = (*history_columns(SPEC), "hist_timestamp")
+
+
+@pytest.mark.parametrize("history", [{}, dict.fromkeys(HISTORY), {name: [] for name in HISTORY}])
 def test_an_unknown_user_is_an_empty_history(history):
     instance = instance_from_history(history, {"hour": 1.0, "device": "mobile"}, {}, SPEC, HOUR)
     assert instance["prev_channel"] == [None] and instance["prev_cost"] == [0.0]
