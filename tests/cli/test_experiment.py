@@ -31,8 +31,8 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {"log": str(log), "dataset": str(tmp_path / "dataset.yaml"), "file": str(tmp_path / "experiment.yaml")}
 
 
-def mtorl(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["experiment", *arguments])
+def mtorl(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["experiment", *map(str, arguments)])
 
 
 def figures(*arguments: str) -> Any:

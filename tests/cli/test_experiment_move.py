@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from cli.main import app
 from cli.run import served_file
 from monitoring.experiments.document import ArmTraffic, Traffic
 from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
+from tests.cli.test_experiment import mtorl
 from tests.features.collect.decision_logs import SPEC, decision, write
 from tests.features.collect.test_shadows import shadow
 from tests.mtorl.experiment.experiments import FILE
@@ -34,10 +33,6 @@ def file(tmp_path: Path) -> Path:
     metrics = {"primary": "gain_per_decision", "outcome_hours": None}
     path.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
     return path
-
-
-def mtorl(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["experiment", *map(str, arguments)])
 
 
 def serving(file: Path) -> Experiment:

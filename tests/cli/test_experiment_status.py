@@ -10,19 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from cli.experiment.table import print_experiments
-from cli.main import app
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from tests.cli.test_experiment import mtorl
 from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
 from tests.monitoring.experiments import made_views as made
 from tests.mtorl.experiment.experiments import FILE
-
-
-def mtorl(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["experiment", *map(str, arguments)])
 
 
 @pytest.fixture

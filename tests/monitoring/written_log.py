@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
+from mtorl.log.lake import Lake
 from tests.lakes import upload
 
 BEGIN = pd.Timestamp("2025-03-01", tz="UTC")
@@ -48,9 +49,11 @@ class Log:
         """Write a lake anew."""
         shutil.rmtree(folder / "arrived", ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        return DecisionLog.of(self.add_to(folder))
+
+    def add_to(self, lake: Lake | Path) -> Lake:
         outcomes = pd.DataFrame(self.outcomes).astype({"value": "float64"} if self.outcomes else {})
-        upload(folder, {"decision": pd.DataFrame(self.decisions).astype(object), "outcome": outcomes})
-        return DecisionLog.of(folder)
+        return upload(lake, {"decision": pd.DataFrame(self.decisions).astype(object), "outcome": outcomes})
 
 
 def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:

@@ -51,10 +51,9 @@ class Network:
 
 
 class Context:
-    def __init__(self, model_dir: str = "", explain: Sequence[int] = ()) -> None:
+    def __init__(self, explain: Sequence[int] = ()) -> None:
         self.model_name = "challenger"
         self.explain = explain
-        self.system_properties = {"model_dir": model_dir}
         self.status: dict[int, int] = {}
         self.content_type: dict[int, str] = {}
 

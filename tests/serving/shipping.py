@@ -77,9 +77,9 @@ class WebSink:
         requests: Content type and number of events of each request, and the answer.
     """
 
-    def __init__(self) -> None:
-        self.mode: Any = "ok"
-        self.headers: dict[str, str] = {}
+    def __init__(self, mode: Any = "ok", headers: dict[str, str] | None = None) -> None:
+        self.mode = mode
+        self.headers = headers
         self.got: list[dict[str, Any]] = []
         self.requests: list[tuple[str, int, Any]] = []
 

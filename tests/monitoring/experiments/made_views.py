@@ -237,11 +237,6 @@ def early(name: str = "mtorl-vs-rules", hours: float = 96, users: tuple[int, int
     return view(experiment, on_the_way(experiment, 3), hours, found, of_arms, **known)
 
 
-def moved(events: list[Event], experiment: Experiment, hours: float, to: Any, reason: str, **more: Any) -> Event:
-    own = {"by": "ramp", **more}
-    return next_event(events, experiment, "move", at=START + HOUR * hours, to=to, reason=reason, **own)
-
-
 def win() -> View:
     users = users_of(7212, challenger=7156)
     return view(made(), on_the_way(made(), 4), 500, verdict("ship", BETTER, users, 0.0225, segments=segments()), users)
@@ -258,10 +253,8 @@ def segments() -> dict[str, Any]:
 
 
 def rolled_back() -> View:
-    reason, users = (
-        "cost per decision is worse by at least 0.0312, and 0.02 was allowed",
-        users_of(3893, challenger=201),
-    )
+    reason = "cost per decision is worse by at least 0.0312, and 0.02 was allowed"
+    users = users_of(3893, challenger=201)
     found = verdict("guardrail", reason, users, -0.004)
     breach = {"harm": 0.061, "lower": 0.0312, "upper": 0.0908, "state": "breached"}
     found["guardrails"][0].update(breach)

@@ -212,13 +212,9 @@ class Kept(Log):
         self.outcomes += [row for kind, row in come if kind == "outcome"]
         hours = {row["decision_id"]: _hour(row) for row in self.decisions if not row["withdrawn"]}
         for over in (True, False):
-            records = {
-                kind: pd.DataFrame(
-                    [row for of, row in come if of == kind and (hours[row["decision_id"]] + CLOSES <= until) == over]
-                ).astype(types)
-                for kind, types in (("decision", object), ("outcome", object))
-            }
-            upload(self._folder, records)
+            arriving = [(of, row) for of, row in come if (hours[row["decision_id"]] + CLOSES <= until) == over]
+            for kind in ("decision", "outcome"):
+                upload(self._folder, {kind: pd.DataFrame([row for of, row in arriving if of == kind]).astype(object)})
             if over:
                 compact(Lake.open(self._folder), until)
         return DecisionLog.of(self._folder)
@@ -294,10 +290,7 @@ def test_a_verdict_adds_up_what_each_record_says(
 def test_sums_of_hours_that_were_kept_are_those_of_all_records(visits: list[Visit], looks: set[int]) -> None:
     """Looks in between, which leave sums of hours and the past; late withdrawals and outcomes; other settings."""
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        READ_AT_ONCE,
-    ):
+    with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0), Path(folder))
         for hour in [*sorted(looks), 110]:
             files = log.go_on(FIRST + hour * HOUR)
@@ -340,10 +333,7 @@ def test_the_past_of_each_user_in_one_row_adds_up_to_the_same(
 ) -> None:
     """Several arms, covariates, heavy users, and one who is forgotten before the last look."""
     visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        READ_AT_ONCE,
-    ):
+    with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))
         for hour in [*sorted(looks), 110]:
             log.go_on(FIRST + hour * HOUR)

@@ -1,11 +1,9 @@
 """A period as a pipeline names it: by its bounds."""
 
-from pathlib import Path
-
 import pytest
 
 from monitoring.decision_log import Period
-from monitoring.verdict.period import PeriodError, period_of, verdict_of_period
+from monitoring.verdict.period import PeriodError, period_of
 
 
 @pytest.mark.parametrize(
@@ -27,8 +25,3 @@ def test_a_bound_is_any_form_of_iso_8601(bound: str, read: str) -> None:
 def test_what_is_no_time_is_named(since: str, until: str) -> None:
     with pytest.raises(PeriodError, match=r"(since: '\[\[|until: 'tomorrow').* is not an ISO time"):
         period_of(since, until)
-
-
-def test_without_a_decision_log_the_error_says_who_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(PeriodError, match="no decisions in this lake; routers upload"):
-        verdict_of_period(str(tmp_path), "none.yaml", Period(), "click", "", 0.0)

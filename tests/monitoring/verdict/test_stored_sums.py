@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,7 +24,6 @@ from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, LakeFile
 from mtorl.log.records import unit_hash
 from mtorl.log.touchpoints import LogError
-from tests.lakes import upload
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log
 
@@ -55,11 +53,6 @@ def _records(hours: range) -> Log:
     return log
 
 
-def _add(folder: Path, log: Log) -> Lake:
-    outcomes = pd.DataFrame(log.outcomes).astype({"value": "float64"} if log.outcomes else {})
-    return upload(folder, {"decision": pd.DataFrame(log.decisions).astype(object), "outcome": outcomes})
-
-
 def _click(hour: int, number: int, after: timedelta, name: str) -> Log:
     at = (FIRST + hour * HOUR + timedelta(minutes=9 * number) + after).isoformat()
     log = Log()
@@ -72,7 +65,7 @@ def _click(hour: int, number: int, after: timedelta, name: str) -> Log:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = _add(tmp_path, _records(range(8)))
+    lake = _records(range(8)).add_to(tmp_path)
     compact(lake, FIRST + 10 * HOUR)
     return lake
 
@@ -115,8 +108,7 @@ def test_a_closed_hour_is_reduced_once(lake: Lake, reduced: list[datetime]) -> N
 def test_an_hour_that_gains_an_outcome_in_time_is_reduced_again(hour: int, lake: Lake, reduced: list[datetime]) -> None:
     before = _clicks(lake)
     reduced.clear()
-    assert lake.folder is not None
-    _add(lake.folder, _click(hour, 0, 2.5 * HOUR, "in time"))
+    _click(hour, 0, 2.5 * HOUR, "in time").add_to(lake)
     compact(lake, FIRST + 10 * HOUR)
     assert _clicks(lake) == (before[0] + 1, 0)
     assert reduced == [FIRST + hour * HOUR]
@@ -135,12 +127,11 @@ def test_the_version_of_the_rows_decides_whether_they_are_made_anew(
 def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: list[datetime]) -> None:
     before = _clicks(lake)
     reduced.clear()
-    assert lake.folder is not None
-    _add(lake.folder, _click(0, 0, 9 * HOUR, "late"))
-    _add(lake.folder, _click(7, 0, HOUR, "young"))  # of an hour that can't count yet
+    _click(0, 0, 9 * HOUR, "late").add_to(lake)
+    _click(7, 0, HOUR, "young").add_to(lake)  # of an hour that can't count yet
     compact(lake, FIRST + 10 * HOUR)
     assert _clicks(lake) == before and reduced == []
-    _add(lake.folder, _records(range(74, 75)))
+    _records(range(74, 75)).add_to(lake)
     compact(lake, FIRST + 76 * HOUR)
     assert _clicks(lake) == (before[0] + 19, 1)
     assert reduced[0] == FIRST
@@ -148,23 +139,15 @@ def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: l
 
 def test_an_outcome_in_time_counts_also_if_its_hour_is_final_when_it_is_uploaded(tmp_path: Path) -> None:
     """The same compaction merges it into the one file of its hour."""
-    lake = _add(tmp_path, _records(range(1)))
+    lake = _records(range(1)).add_to(tmp_path)
     compact(lake, FIRST + 4 * HOUR)
-    _add(tmp_path, _records(range(300, 301)))
+    _records(range(300, 301)).add_to(tmp_path)
     compact(lake, FIRST + 302 * HOUR)
     assert _clicks(lake) == (6, 0)
-    _add(tmp_path, _click(0, 0, 2.5 * HOUR, "in time"))
+    _click(0, 0, 2.5 * HOUR, "in time").add_to(tmp_path)
     compact(lake, FIRST + 302 * HOUR)
     assert len(lake.closed("outcome", FIRST, FIRST + HOUR)) == 1
     assert _clicks(lake) == (7, 0)
-
-
-def test_an_outcome_in_time_counts_before_it_is_compacted(lake: Lake) -> None:
-    """The hour has just begun to count, and what has arrived of it waits for the next compaction."""
-    before = _clicks(lake)
-    assert lake.folder is not None
-    _add(lake.folder, _click(4, 0, 2.9 * HOUR, "in time"))
-    assert _clicks(lake) == (before[0] + 1, 0)
 
 
 def test_outcomes_in_time_count_also_while_and_after_no_compaction_runs(tmp_path: Path) -> None:
@@ -175,7 +158,7 @@ def test_outcomes_in_time_count_also_while_and_after_no_compaction_runs(tmp_path
         begin, end = ((FIRST + each * HOUR).isoformat() for each in (hour, hour + 1))
         came.decisions = [one for one in log.decisions if begin <= one["event_time"] < end]
         came.outcomes = [one for one in log.outcomes if begin <= one["received_time"] < end]
-        _add(tmp_path, came)
+        came.add_to(tmp_path)
         if not 12 <= hour < 20:
             compact(lake, FIRST + (hour + 1.2) * HOUR)
         if hour > 9:
@@ -197,7 +180,7 @@ def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
     _look(lake)
     assert lake.folder is not None
     old = lake.derived("sums")
-    _add(lake.folder, _click(4, 0, 2.5 * HOUR, "in time"))
+    _click(4, 0, 2.5 * HOUR, "in time").add_to(lake)
     compact(lake, FIRST + 10 * HOUR)
     for file in old:
         os.utime(lake.folder / file.name, (1e9, 1e9))
@@ -259,7 +242,7 @@ def test_files_of_other_names_are_left_alone(lake: Lake) -> None:
 @pytest.fixture
 def past(tmp_path: Path) -> Lake:
     """Thirty hours, of which the first 24 are the past."""
-    lake = _add(tmp_path / "past", _records(range(30)))
+    lake = _records(range(30)).add_to(tmp_path / "past")
     compact(lake, FIRST + 32 * HOUR)
     return lake
 
@@ -303,16 +286,13 @@ def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[dat
 
 def test_money_of_the_past_is_of_a_day_that_began_in_it(past: Lake) -> None:
     """In Los Angeles, the day begins at 8:00 UTC."""
-    assert past.folder is not None
     costs = Log()
     for hour in range(30):
         costs.outcomes += [{**row, "kind": "cost"} for row in _click(hour, 0, HOUR, f"cost-{hour}").outcomes]
-    _add(past.folder, costs)
+    costs.add_to(past)
     compact(past, FIRST + 32 * HOUR)
     budget = {"campaign": "*", "channel": "*", "amount": 1e3, "period": "day", "timezone": "America/Los_Angeles"}
-    experiment = Experiment.from_dict(
-        {**CONTENT, "metrics": {**CONTENT["metrics"], "outcome_hours": 3.0}, "budgets": [budget]}
-    )
+    experiment = EXPERIMENT.replace(budgets=[budget])
     with experiment_users(DecisionLog.of(past), experiment, CLICK) as read:
         spent = {of["arm"]: of["spent"] for of in spend_of(read.db, experiment, (FIRST + 30 * HOUR).timestamp())}
     assert spent["*"] == 22

@@ -343,9 +343,7 @@ def test_bad_days_that_are_cut_short_are_not_forgotten(
 ) -> None:
     """By the kill switch, or by going back a stage. Over what was served, the second one is not better at all."""
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
-    budget = {**CONTENT["budgets"][0], "period": "day"}
-    daily = Experiment.from_dict({**CONTENT, "budgets": [budget]})
-    daily = daily.replace(metrics=daily.metrics.replace(guardrails=()))
+    daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))
     found = verdict_from_log(log.write(tmp_path), daily)
     assert found["left_out"][reason] > 0 and found["lift_ci"][0] > 0
     assert found["verdict"] == verdict, found["reason"]
@@ -549,15 +547,8 @@ def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
     return log
 
 
-GUARDED = Experiment.from_dict(
-    {
-        **CONTENT,
-        "metrics": {
-            **CONTENT["metrics"],
-            "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": 0.05}],
-        },
-    }
-)
+RAIL = {"name": "cost_per_decision", "direction": "down", "margin": 0.05}
+GUARDED = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(guardrails=[RAIL]))
 
 
 @pytest.mark.parametrize(("harm", "token"), [(0.145, "guardrail"), (0.0, "inconclusive")])

@@ -11,16 +11,16 @@ import pytest
 from features.forget.places import forget as forget_in
 from mtorl.log.decision_ids import decision_id
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.lake import Lake, lake_database
-from mtorl.log.records import Kind, unit_hash
+from mtorl.log.lake import Lake
+from mtorl.log.records import unit_hash
 from serving.decision_log import Spool, forget, segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
-from serving.decision_log.lake_sink import LakeSink
 from serving.ledger.contract import Account
 from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
-from tests.serving.shipping import SHIPPED, put, ship_all
+from tests.serving.decision_log.test_lake_sink import found, upload
+from tests.serving.shipping import SHIPPED, put
 
 START = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 LATER = START + timedelta(days=2)
@@ -39,19 +39,6 @@ def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
 
 def made_id(i: int) -> str:
     return id_of(f"d{i}", START + timedelta(minutes=i), ("gone", "stays")[i % 2])
-
-
-def upload(spool: Spool, folder: Path) -> None:
-    sink = LakeSink(Lake.open(folder), spool.identity)
-    sink.linger = 0.0
-    ship_all(spool, sink)
-
-
-def uploaded(folder: Path, kind: Kind = "decision") -> list[str]:
-    lake = Lake.open(folder)
-    with lake_database(lake) as db:
-        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, kind)} ORDER BY 1").fetchall()
-    return [name for (name,) in rows]
 
 
 def odd(number: int) -> list[str]:
@@ -73,7 +60,7 @@ def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
 
 def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_path: Path) -> None:
     fill(spool)
-    lake = tmp_path / "lake"
+    lake = Lake.open(tmp_path / "lake")
     upload(spool, lake)
     spool.close()
     Forgotten.add(tmp_path, ["gone"], LATER)
@@ -82,8 +69,8 @@ def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_pat
     fill(with_more, 30, 10)
     upload(with_more, lake)
     with_more.close()
-    assert [name for name in uploaded(lake) if name in odd(40)] == odd(40)
-    assert made_id(38) not in uploaded(lake), "uploaded after it was forgotten"
+    assert [name for name in found(lake) if name in odd(40)] == odd(40)
+    assert made_id(38) not in found(lake), "uploaded after it was forgotten"
 
 
 def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +119,9 @@ def test_a_router_keeps_its_spool_and_its_uploads_are_without_the_user(spool: Sp
     Forgotten.add(tmp_path, ["gone"], LATER)
     assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(0, 15, held=True)
     assert len(list(spool.read("decision"))) == 30
-    upload(spool, tmp_path / "lake")
-    assert uploaded(tmp_path / "lake") == uploaded(tmp_path / "lake", "window") == odd(30)
+    lake = Lake.open(tmp_path / "lake")
+    upload(spool, lake)
+    assert found(lake) == found(lake, "window") == odd(30)
 
 
 def test_one_who_is_forgotten_while_files_are_uploaded_is_not_in_the_lake(
@@ -148,16 +136,16 @@ def test_one_who_is_forgotten_while_files_are_uploaded_is_not_in_the_lake(
         left = iter([False] * readings + [True])
 
         def forgotten(self: Lake, folder: Path = folder, left: Iterator[bool] = left) -> Forgotten:
-            found = known(self)
+            noted = known(self)
             if next(left, False):
                 forget_in(folder, frozenset({"gone"}), LATER)
-            return found
+            return noted
 
         with monkeypatch.context() as patched:
             patched.setattr(Lake, "forgotten", forgotten)
             (spool.folder / SHIPPED).unlink(missing_ok=True)
-            upload(spool, folder / "lake")
+            upload(spool, Lake.open(folder / "lake"))
         if next(left, False):
             break  # it does not look that often
-        assert uploaded(folder / "lake") == odd(30)
+        assert found(Lake.open(folder / "lake")) == odd(30)
     assert readings >= 2

@@ -15,7 +15,7 @@ from serving.decision_log import Kind, Spool, SpoolUnavailable, segments
 from serving.decision_log.segments import OLDEST, Position
 from serving.decision_log.shipper import Shipper, SinkUnavailable
 from tests.serving.router_fixtures import in_loop
-from tests.serving.shipping import SHIPPED, MemorySink, names, put, ship_all, shipping, unreachable, until
+from tests.serving.shipping import SHIPPED, MemorySink, names, put, put_in_turn, ship_all, shipping, unreachable, until
 
 HOUR = 3600.0
 
@@ -31,11 +31,6 @@ def numbers(spool: Spool, kind: Kind) -> list[int]:
     return [int(path.stem.split("-")[1]) for path in segments.segments(spool.folder, kind)]
 
 
-def fill(spool: Spool, kind: Kind, number: int, first: int = 0, **changes: Any) -> None:
-    for i in range(first, first + number):
-        put(spool, kind, f"{kind}{i}", **changes)
-
-
 def ship(spool: Spool, keep_hours: float) -> None:
     ship_all(spool, MemorySink(), prune_before=time.time() - keep_hours * HOUR)
 
@@ -46,24 +41,24 @@ def age(spool: Spool, hours: float) -> None:
 
 
 def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
-    fill(spool, "decision", 10)
-    fill(spool, "outcome", 80)
+    put_in_turn(spool, "decision", *names("decision", 10))
+    put_in_turn(spool, "outcome", *names("outcome", 80))
     assert len(numbers(spool, "decision")) > 2 and len(numbers(spool, "outcome")) > 2
     newest = numbers(spool, "decision")[-1]
     ship(spool, keep_hours=168)
     assert numbers(spool, "decision") == list(range(1, newest + 1))  # shipped, but young
     age(spool, 169)
-    fill(spool, "decision", 1, first=10)
+    put(spool, "decision", "young")
     ship(spool, keep_hours=168)
     assert numbers(spool, "decision") == [numbers(spool, "decision")[-1]] and len(numbers(spool, "outcome")) == 1
     assert abs(spool.size - sum(path.stat().st_size for path in spool.folder.iterdir())) < 300  # shipped.json
     before = numbers(spool, "decision")[-1]
-    fill(spool, "decision", 4, first=11)
+    put_in_turn(spool, "decision", *names("younger", 4))
     assert numbers(spool, "decision")[-1] > before  # a number is never used again
 
 
 def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
-    fill(spool, "decision", 12)
+    put_in_turn(spool, "decision", *names("decision", 12))
     age(spool, 10_000)
     everything = numbers(spool, "decision")
     for at in (OLDEST, Position(1, 0), Position(1, 10**9)):
@@ -78,7 +73,7 @@ async def test_a_position_that_cannot_be_noted_stops_nothing_and_only_what_was_n
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A position that is not on disk is forgotten by a crash: what it would ship again must still be there."""
-    fill(spool, "decision", 12)
+    put_in_turn(spool, "decision", *names("decision", 12))
     age(spool, 10_000)
     everything = numbers(spool, "decision")
     sink, save, noted = MemorySink(), segments.note_positions, 2
