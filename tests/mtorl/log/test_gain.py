@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.log.dataset import Column, DatasetSpec, counted_gain
+from mtorl.log.dataset import Column, DatasetSpec, RewardSpec, counted_gain
 from mtorl.log.gain import Gain
 
 names = st.sampled_from(["click", "conversion", "revenue", "profit", "seconds_viewed"])
@@ -34,6 +34,7 @@ def test_a_description_and_a_parameter_of_a_pipeline_say_it_alike(spec: str | di
     gain = Gain.of_spec(spec)
     assert Gain.of_spec(json.loads(json.dumps(gain.plain))) == gain
     assert Gain.of_text(gain.text) == Gain.of_text(yaml.safe_dump(gain.plain, sort_keys=False)) == gain
+    assert RewardSpec.model_validate(RewardSpec(gain=gain).model_dump(mode="json")).gain == gain
 
 
 @given(st.lists(values, min_size=1))
