@@ -1,6 +1,6 @@
 """A small data set with everything that can go wrong, and a slow, obvious history to compare with."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
+from mtorl.log.dataset import Column, DatasetSpec
 
 SPEC = DatasetSpec(
     name="toy",
-    description="Short journeys",
-    adapter="touchpoints",
     channels=("search", "social", "video"),
     context=(
         Column(name="hour", kind="numeric", missing="unknown"),
@@ -23,11 +21,8 @@ SPEC = DatasetSpec(
     static=(Column(name="age", kind="categorical"), Column(name="tenure", kind="numeric", missing="unknown")),
     outcomes=(Column(name="seconds", kind="numeric", missing="unknown"),),  # known afterwards, such as play time
     segment="age",
-    reward=RewardSpec(gain="click"),
     propensity="logged",
-    currency="EUR",
     window=4,
-    min_touchpoints=1,
 )
 START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
@@ -107,11 +102,12 @@ def toy() -> Toy:
     return Toy(SPEC)
 
 
-@pytest.fixture(scope="session")
-def plain() -> Callable[[Any], Any]:
-    """Lists of any kind as Python lists, with None for whatever stands for a missing value."""
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Of a server that speaks S3."""
+    from moto.server import ThreadedMotoServer
 
-    def convert(values: Any) -> list[Any]:
-        return [None if v == "" or pd.isna(v) else v for v in values]
-
-    return convert
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()

@@ -26,7 +26,6 @@ from serving.router.flow.requests import DecisionRequest
 US, HOUR, DAY = (pd.Timedelta(1, unit) for unit in ("us", "h", "D"))
 STATS = ("campaign_touchpoints", "campaign_click_rate", "campaign_conversion_rate", "campaign_cost")
 COUNTED = ("uc_touchpoints", "uc_clicks", *STATS)
-JOINED = COUNTED  # to every row, besides static columns
 
 
 AGGREGATES: list[dict[str, Any]] = [
@@ -201,7 +200,12 @@ def with_one_more_touchpoint(
     return pd.concat([log, more.astype(log.dtypes[more.columns])], ignore_index=True)
 
 
-def check_router_reads(run: FeatureRun, log: pd.DataFrame, plain, users=None, campaign: str = "c1") -> None:
+def plain(values: Any) -> list[Any]:
+    """With None for all that stands for a missing value."""
+    return [None if v == "" or pd.isna(v) else v for v in values]
+
+
+def check_router_reads(run: FeatureRun, log: pd.DataFrame, users=None, campaign: str = "c1") -> None:
     """Compare all that the router reads just after the end of the log with the log itself."""
     at = known_since(log).max() + US
     users = list(users if users is not None else log["user_id"].unique())

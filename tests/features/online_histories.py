@@ -16,14 +16,12 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from features.online.history import Change, History
 from features.online.open_history import open_history
-from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
+from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec
 from mtorl.window.packed import served, unpack
 from mtorl.window.window import HISTORY, PACKED
 
 SPEC = DatasetSpec(
     name="toy",
-    description="Short journeys",
-    adapter="touchpoints",
     channels=("search", "social", "video", "display " * 20 + "ads"),
     context=(
         Column(name="hour", kind="numeric", missing="unknown"),
@@ -31,11 +29,7 @@ SPEC = DatasetSpec(
         Column(name="order", kind="categorical", missing="unknown"),
         Column(name="device", kind="categorical"),
     ),
-    static=(),
-    segment=None,
-    reward=RewardSpec(gain="click"),
     propensity="logged",
-    currency="EUR",
     window=4,
     timed=("conversion",),
 )

@@ -1,14 +1,15 @@
 """A small log of a shop: a description with columns of all kinds, and rows that are all good."""
 
+from pathlib import Path
+
 import pandas as pd
 
+from features.ingest.ingest import IngestReport, ingest_log
 from mtorl.log.dataset import DatasetSpec
 
 SPEC = DatasetSpec.from_dict(
     {
         "name": "shop",
-        "description": "a small log",
-        "adapter": "touchpoints",
         "channels": ["search", "social"],
         "context": [
             {"name": "hour", "kind": "numeric"},
@@ -16,9 +17,7 @@ SPEC = DatasetSpec.from_dict(
         ],
         "static": [{"name": "age", "kind": "categorical"}, {"name": "tenure", "kind": "numeric", "missing": "zero"}],
         "segment": "age",
-        "reward": {"gain": "click"},
         "propensity": "channel-frequency",
-        "currency": "EUR",
         "min_touchpoints": 2,
         "outcomes": [{"name": "viewed", "kind": "numeric"}],
     }
@@ -27,7 +26,7 @@ SPEC = DatasetSpec.from_dict(
 
 def rows() -> pd.DataFrame:
     """Two users of three touchpoints; everything as text, as in a CSV file."""
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "user_id": ["007", "007", "007", "b", "b", "b"],
             "timestamp": [f"2024-05-0{day}T10:00:00Z" for day in (3, 1, 2, 1, 2, 3)],
@@ -44,4 +43,10 @@ def rows() -> pd.DataFrame:
             "viewed": ["0.5"] * 6,
         }
     )
-    return frame
+
+
+def canonical(path: Path, spec: DatasetSpec, bad_rows: str = "fail") -> tuple[pd.DataFrame, IngestReport]:
+    """Ingest any log into `out.parquet` beside it."""
+    out = path.with_name("out.parquet")
+    report = ingest_log(path, spec, out, path.with_name("faulty.csv"), bad_rows)
+    return pd.read_parquet(out), report

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
+from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import ID_FIELD, Kind, unit_hash
 from tests.lakes import ids_in, upload
@@ -26,7 +26,6 @@ SPEC = DatasetSpec(
         Column(name="placement", kind="categorical", missing="unknown"),
     ),
     static=(Column(name="age_group", kind="categorical", missing="unknown"),),
-    reward=RewardSpec(gain="click"),
     propensity="logged",
 )
 
@@ -48,17 +47,12 @@ def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minute
     return {**record, **own}
 
 
-def write(
-    folder: Path,
-    decisions: Sequence[dict[str, Any]] = (),
-    outcomes: Sequence[dict[str, Any]] = (),
-    shadows: Sequence[dict[str, Any]] = (),
-) -> Path:
-    """Write a lake anew; returns the folder. Decisions may have names in place of ids (`tests.lakes.ids_in`)."""
+def write(folder: Path, *records: Sequence[dict[str, Any]], **by_kind: Sequence[dict[str, Any]]) -> Path:
+    """Write a lake anew, as `add` does. Decisions may have names in place of ids (`tests.lakes.ids_in`)."""
     shutil.rmtree(folder / "arrived", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     ids_in(folder).clear()
-    return add(folder, decisions, outcomes, shadows)
+    return add(folder, *records, **by_kind)
 
 
 def add(

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from mtorl.log.records import unit_hash
 from tests.features.collect.decision_logs import decision, outcome
 
 DECISIONS = [
     decision("a", 0),
     decision("b", 59),
     decision("b", 59.01, withdrawn=True, expose=False, fallback_reason="log"),
-    decision("c", 61, user_id="u2", unit_hash=unit_hash("u2")),
+    decision("c", 61, user_id="u2"),
     decision("d", 185, expose=False),
     decision("e", 59.999),
     decision("e", 60.001, withdrawn=True, expose=False, fallback_reason="log"),  # in the next hour

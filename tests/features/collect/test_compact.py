@@ -18,7 +18,7 @@ from features.collect import database
 from features.collect.compact import Compacted, _to_merge, compact
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, LakeFile, was_uploaded_late
-from mtorl.log.records import Kind, unit_hash
+from mtorl.log.records import Kind
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import START, add, decision, outcome, stored, write
 from tests.features.collect.records import DECISIONS, OUTCOMES
@@ -65,7 +65,7 @@ def test_an_event_that_is_told_of_many_decisions_is_one_of_each(
     """Whether they lie in one file, one slice of an hour that is sorted, or one hour, or not."""
     monkeypatch.setattr(database, "_SLICE_ROWS", 1)
     users = {name: f"u{number}" for number, name in enumerate("abcdef")}
-    decisions = [decision(name, user_id=user, unit_hash=unit_hash(user)) for name, user in users.items()]
+    decisions = [decision(name, user_id=user) for name, user in users.items()]
     lake = Lake.open(write(tmp_path, decisions, [outcome("same", name) for name in (*users, "a")]))
     before = content(tmp_path)
     assert len(stored(tmp_path, "outcome")) == len(users)
@@ -285,9 +285,7 @@ def test_files_of_one_size_are_merged_and_hours_of_a_week_ago_are_one_file(tmp_p
 
 
 def test_a_snapshot_names_what_was_there(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path)
-    assert lake.snapshot() == ""
-    write(tmp_path, DECISIONS[:4])
+    lake = Lake.open(write(tmp_path, DECISIONS[:4]))
     until, digest = lake.snapshot().split()
     assert lake.snapshot() == f"{until} {digest}"
     add(tmp_path, [], OUTCOMES)

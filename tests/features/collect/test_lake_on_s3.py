@@ -1,6 +1,5 @@
 """A lake in a bucket: upload, compaction, and what a training reads, on moto's server."""
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -15,20 +14,15 @@ from tests.features.collect.test_compact import LATER
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Address of an empty lake."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="ads")
-    yield f"s3://ads/lake?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="ads")
+    return f"s3://ads/lake?endpoint_override={endpoint.removeprefix('http://')}&scheme=http&region=us-east-1"
 
 
 def test_a_bucket_is_a_lake_as_a_folder_is(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

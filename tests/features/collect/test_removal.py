@@ -20,15 +20,12 @@ from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import Kind, unit_hash
 from mtorl.log.touchpoints import LogError
+from tests.features.collect.test_compact import Killed
 from tests.lakes import id_of, upload
 
 START = datetime(2026, 3, 1, 20, tzinfo=UTC)
 NOW = START + timedelta(hours=6)
 USERS = ["gone", *(f"stays{i}" for i in range(9))]
-
-
-class Killed(BaseException):
-    pass
 
 
 def bucket_at(folder: Path) -> Lake:

@@ -72,7 +72,6 @@ RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"fallback_reason": "repeated", **NOTHING}, [], "repeated"),
     ({"fallback_reason": "no_account", **NOTHING}, [], "no_account"),
     ({"fallback_reason": "features", **BEFORE_THE_DRAW}, [], "no_draw"),
-    ({"fallback_reason": "model_timeout", **BEFORE_THE_DRAW}, [], "no_draw"),
     ({"exposure_probs": {}}, COST, "no_probabilities"),
     ({"channel_probs": {}}, COST, "no_probabilities"),
     ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn channel alone

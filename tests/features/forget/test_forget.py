@@ -30,28 +30,20 @@ from features.sequences.manifest import Manifest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.forgotten import ForgottenError
 from mtorl.log.lake import Lake, lake_database
-from mtorl.log.records import VERSION, Kind, unit_hash
+from mtorl.log.records import VERSION, Kind
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.window.table import WindowTable
-from tests.features.collect.decision_logs import decision, outcome, write
+from tests.features.collect.decision_logs import START, decision, outcome, write
+from tests.features.collect.test_compact import KINDS, Killed
 from tests.lakes import id_of, ids_in
 
 SPEC = DatasetSpec.load("simulator")
 WHO, OTHER = "u000003", "u000004"
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-
-
-def of(user: str, name: str, minutes: float = 0.0) -> dict[str, Any]:
-    return decision(name, minutes, user_id=user, unit_hash=unit_hash(user))
-
-
-DECISIONS = [of(WHO, "a", 0), of(OTHER, "b", 1), of(WHO, "c", 70), of(OTHER, "d", 130), of(WHO, "e", 190)]
-IDS = {
-    row["decision_id"]: id_of(row["decision_id"], datetime.fromisoformat(row["event_time"]), row["user_id"])
-    for row in DECISIONS
-}
+DECIDED = {"a": (0, WHO), "b": (1, OTHER), "c": (70, WHO), "d": (130, OTHER), "e": (190, WHO)}
+DECISIONS = [decision(name, minutes, user_id=user) for name, (minutes, user) in DECIDED.items()]
+IDS = {name: id_of(name, START + timedelta(minutes=minutes), user) for name, (minutes, user) in DECIDED.items()}
 THEIRS = [IDS[name] for name in "ace"]
-KINDS: tuple[Kind, ...] = ("decision", "outcome")
 OUTCOMES = [outcome(f"{name}-cost", name, minutes=200) for name in "abcd"]
 
 
@@ -167,9 +159,6 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
     whole = Path(shutil.copytree(made, tmp_path / "whole"))
     forget(whole, frozenset({WHO}), NOW)
 
-    class Killed(BaseException):
-        pass
-
     each = places._Work.each
     for steps in range(0, 40, 3):
         volume = Path(shutil.copytree(made, tmp_path / f"volume-{steps}"))
@@ -194,7 +183,7 @@ def test_a_forgotten_user_is_not_compacted_again_but_comes_back_as_a_new_one(vol
     forget(volume, frozenset({WHO}), NOW)
     feature_store.materialize(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
     assert names(volume / "features", WHO) == [] and names(volume / "features", OTHER) != []
-    later = [of(WHO, "f", (NOW - datetime(2026, 1, 1, 12, tzinfo=UTC)) / timedelta(minutes=1) + 1)]
+    later = [decision("f", (NOW - START) / timedelta(minutes=1) + 1, user_id=WHO)]
     write(volume / "lake", [*DECISIONS, *later])
     compact(Lake.open(volume / "lake"), NOW + timedelta(hours=2))
     assert set(in_lake(volume, "decision")["decision_id"]) == {ids_in(volume / "lake")[name] for name in "bdf"}
@@ -211,7 +200,7 @@ def test_a_feed_does_not_bring_a_user_back(volume: Path) -> None:
         feed.take([(TYPES[0], {**record, **SHOWN}) for record in DECISIONS])
         report = forget(volume, frozenset({WHO}), NOW)
         assert not report.failed
-        assert feed.take([(TYPES[1], outcome("a-cost", "a")), (TYPES[0], {**of(WHO, "late"), **SHOWN})]) == 0
+        assert feed.take([(TYPES[1], outcome("a-cost", "a")), (TYPES[0], decision("late", user_id=WHO, **SHOWN))]) == 0
         assert feed.take([(TYPES[1], outcome("late-cost", "late"))]) == 0
         assert feed.take([(TYPES[1], outcome("b-cost", "b"))]) == 1
     assert names(volume, WHO) == []
@@ -233,12 +222,11 @@ def test_a_user_who_is_forgotten_while_a_feed_writes_does_not_stay(
 
 
 def test_what_is_old_goes_and_does_not_come_back(volume: Path) -> None:
-    start = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    report = forget(volume, frozenset(), NOW, before=start + timedelta(minutes=100))
+    report = forget(volume, frozenset(), NOW, before=START + timedelta(minutes=100))
     assert report.removed["lake/decisions"] == 2 and report.removed["windows/opportunities.parquet"] == 3
     assert report.removed["features (online store)"] == report.removed["windows"] == 0
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
-    assert (log["timestamp"] >= start + timedelta(minutes=100)).all()
+    assert (log["timestamp"] >= START + timedelta(minutes=100)).all()
     compact(Lake.open(volume / "lake"), NOW)  # takes an upload that is young enough, and leaves out what is old in it
     write(volume / "lake", DECISIONS, OUTCOMES)
     compact(Lake.open(volume / "lake"), NOW)

@@ -5,21 +5,9 @@ import gzip
 import pandas as pd
 import pytest
 
-from features.ingest.ingest import ADAPTERS, LogError, adapter_of, ingest_log, validate_log
+from features.ingest.ingest import ADAPTERS, LogError, adapter_of, validate_log
 from mtorl.log.dataset import DatasetSpec, SpecError, built_in
-
-
-@pytest.fixture
-def ingest(tmp_path):
-    """Ingest a file that the test has written; the log as a frame."""
-
-    def run(path, spec, bad_rows="fail") -> pd.DataFrame:
-        out = tmp_path / "out" / "log.parquet"
-        run.report = ingest_log(path, spec, out, tmp_path / "out" / "quarantine.csv", bad_rows)
-        return pd.read_parquet(out)
-
-    run.quarantine = tmp_path / "out" / "quarantine.csv"
-    return run
+from tests.features.shop_log import canonical
 
 
 def faults(path, spec) -> dict[tuple[str, str], str]:
@@ -41,18 +29,18 @@ def kuairand_sample() -> pd.DataFrame:
     return frame
 
 
-def test_kuairand_sample_ties_in_time_are_put_in_file_order(tmp_path, ingest):
+def test_kuairand_sample_ties_in_time_are_put_in_file_order(tmp_path):
     spec = DatasetSpec.load("kuairand-sequence")
     frame = kuairand_sample()
     frame.loc[1, ["short", "mid"]] = [1.0, 0.0]  # also the same channel: two touchpoints all the same
     frame.to_csv(tmp_path / "log.csv", index=False)
-    log = ingest(tmp_path / "log.csv", spec)
+    log, report = canonical(tmp_path / "log.csv", spec)
     assert log["user_id"].tolist() == ["2"] * 3 + ["5"] * 3
     assert log["channel"].tolist() == ["short", "short", "long", "short", "mid", "long"]
     assert log["timestamp"].diff().iloc[1:3].tolist() == [pd.Timedelta("1us")] * 2
     assert log["timestamp"][0] == pd.Timestamp("2024-01-04", tz="UTC")  # .1 of 30 days
     assert set(log["activity"]) == {"full_active"} and (log["cost"] == 1).all()
-    assert ingest.report.moved_ties == 2
+    assert report.moved_ties == 2
 
 
 # ---- the authors' Criteo sample
@@ -69,12 +57,12 @@ def criteo_sample() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_criteo_sample_time_is_the_row_index(tmp_path, ingest, kind):
+def test_criteo_sample_time_is_the_row_index(tmp_path, kind):
     spec = DatasetSpec.load("criteo-sequence")
     path = tmp_path / f"log.{kind}"
     frame = criteo_sample().rename(columns={"": "Unnamed: 0"} if kind == "parquet" else {})
     frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
-    log = ingest(path, spec)
+    log, _ = canonical(path, spec)
     assert log["timestamp"].dt.second.tolist() == [8, 12, 10, 27]
     assert log["channel"].tolist() == [spec.channels[i] for i in (3, 3, 0, 10)]
     assert log["campaign_id"].tolist() == ["c1", "c1", "c0", "c0"]
@@ -112,20 +100,18 @@ CRITEO = [
 ]
 
 
-@pytest.mark.parametrize("name", ["criteo_attribution_dataset.tsv.gz", "criteo_attribution_dataset.tsv"])
-def test_criteo_raw(tmp_path, ingest, name):
-    spec = DatasetSpec.load("criteo-attribution")
-    data = "\n".join([CRITEO_HEADER, *CRITEO, ""]).encode()
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    log = ingest(tmp_path / name, spec)
-    assert ingest.report.faults == () and ingest.report.users == 2
+def test_criteo_raw(tmp_path):
+    path = tmp_path / "criteo_attribution_dataset.tsv.gz"
+    path.write_bytes(gzip.compress("\n".join([CRITEO_HEADER, *CRITEO, ""]).encode()))
+    log, report = canonical(path, DatasetSpec.load("criteo-attribution"))
+    assert report.faults == () and report.users == 2
     assert log["user_id"].tolist() == ["101"] * 3 + ["102"] * 2
     assert log["campaign_id"].tolist() == ["9001"] * 3 + ["9002", "9003"]
     assert log["channel"].tolist() == [*["Type_29196072"], *["Type_29841067"] * 2, *["Type_9312274"] * 2]
     start = pd.Timestamp("2024-01-01", tz="UTC")
     # Two banners of one page view differ in cat2: both are kept, 1 us apart.
     seconds = [0, 7, 7.000001, 2, 2671199]
-    assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and ingest.report.moved_ties == 1
+    assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and report.moved_ties == 1
     assert log["cost"].tolist() == [1e-05, 0.000183, 0.000183, 1e-05, 0.0002]
     assert log[["click", "conversion", "attribution"]].sum().tolist() == [2, 2, 2]
     assert (log["revenue"] == 0).all() and log["propensity"].isna().all()
@@ -194,14 +180,14 @@ def kuairand(tmp_path):
     return folder
 
 
-def test_kuairand_raw(kuairand, ingest):
+def test_kuairand_raw(kuairand):
     spec = DatasetSpec.load("kuairand")
-    log = ingest(kuairand, spec)
-    assert ingest.report.faults == () and ingest.report.users == 2
+    log, report = canonical(kuairand, spec)
+    assert report.faults == () and report.users == 2
     assert log["user_id"].tolist() == ["3", "3", "3", "7"]
     # Two videos at the same time are two touchpoints, in the order of the file.
     times = [1649419140000000, 1650614400500000, 1650614400500001, 1650700000000000]
-    assert log["timestamp"].astype("int64").tolist() == times and ingest.report.moved_ties == 1
+    assert log["timestamp"].astype("int64").tolist() == times and report.moved_ties == 1
     assert log["channel"].tolist() == ["short", "mid", "short", "long"]  # 49.999, 87.4, 9 and 209.9 s
     assert log["hour"].tolist() == [19, 16, 16, 0] and log["tab"].tolist() == ["0", "1", "1", "4"]
     assert log["click"].tolist() == [1, 1, 0, 0] and log["conversion"].tolist() == [0, 1, 0, 0]
@@ -210,7 +196,7 @@ def test_kuairand_raw(kuairand, ingest):
     assert log["user_active_degree"].tolist() == ["full_active"] * 3 + [None]  # user 7 has no features
     assert log["register_days"].fillna(-1).tolist() == [3624.0] * 3 + [-1]
     assert log["onehot_feat1"].tolist() == ["2"] * 3 + [None]
-    alone = ingest(kuairand / "log_random_4_22_to_5_08_pure.csv", spec)
+    alone, _ = canonical(kuairand / "log_random_4_22_to_5_08_pure.csv", spec)
     assert alone["user_id"].tolist() == ["3", "3", "7"] and alone["onehot_feat1"].tolist() == ["2", "2", None]
 
 
@@ -245,16 +231,16 @@ def test_an_outcome_can_not_be_context(tmp_path, dataset, column, kind):
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-def test_an_ingested_log_is_read_again_with_the_description_of_the_raw_one(tmp_path, ingest, folder):
+def test_an_ingested_log_is_read_again_with_the_description_of_the_raw_one(tmp_path, folder):
     spec = DatasetSpec.load("kuairand-sequence")
     kuairand_sample().to_csv(tmp_path / "log.csv", index=False)
-    log = ingest(tmp_path / "log.csv", spec)
-    first = ingest.report.fingerprint
+    log, first = canonical(tmp_path / "log.csv", spec)
     again = tmp_path / ("touchpoints.parquet/part-0.parquet" if folder else "touchpoints.parquet")
     again.parent.mkdir(exist_ok=True)
     log.to_parquet(again, index=False)
-    pd.testing.assert_frame_equal(ingest(again.parent if folder else again, spec), log)
-    assert ingest.report.fingerprint == first
+    found, report = canonical(again.parent if folder else again, spec)
+    pd.testing.assert_frame_equal(found, log)
+    assert report.fingerprint == first.fingerprint
 
 
 def test_no_raw_layout_could_be_taken_for_the_canonical_one():

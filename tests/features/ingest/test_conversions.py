@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from features.data_folder import canonical_log
 from features.ingest.conversions import FILE
-from features.ingest.ingest import BadRowsError, IngestReport, ingest_log, validate_log
+from features.ingest.ingest import BadRowsError, IngestReport, validate_log
 from features.ingest.log_folder import RawLog, content_of, ingest
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.touchpoints import DATASET_FILE, LogError
+from tests.features.shop_log import canonical
 
 DAY = 86_400
 START = 1_704_067_200  # seconds since 1970
@@ -77,9 +78,7 @@ class Shop:
         self.spec = DatasetSpec.load(folder / "shop.yaml")
 
     def ingest(self, bad_rows: str = "fail") -> tuple[pd.DataFrame, IngestReport]:
-        out = self.folder / "out.parquet"
-        report = ingest_log(self.log, self.spec, out, self.folder / "faulty.csv", bad_rows)
-        return pd.read_parquet(out), report
+        return canonical(self.log, self.spec, bad_rows)
 
     def left_out(self) -> list[tuple[int, str]]:
         path = self.folder / FILE

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from features.ingest.draft import draft_description
-from features.ingest.ingest import IngestReport, ingest_log, validate_log
+from features.ingest.ingest import IngestReport, validate_log
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.touchpoints import LogError
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
+from tests.features.shop_log import canonical
 
 ROWS = 600
 
@@ -54,9 +55,7 @@ class Drafted:
         self.sources = {name: source.column or source.value for name, source in self.spec.columns.items()}
 
     def canonical(self, spec: DatasetSpec | None = None) -> tuple[pd.DataFrame, IngestReport]:
-        out = self.path.with_suffix(".canonical.parquet")
-        report = ingest_log(self.path, spec or self.spec, out, self.path.with_suffix(".faulty"))
-        return pd.read_parquet(out), report
+        return canonical(self.path, spec or self.spec)
 
 
 def draft(folder: Path, columns: dict[str, Any], name: str = "my.log.csv", **named: str) -> Drafted:
@@ -142,7 +141,6 @@ def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", ["TRUE FALSE", "yes no", "t f"])
 def test_outcomes_in_words_are_seen_and_read(tmp_path: Path, words: str) -> None:
-    """An end to end: the description finds them by their values, and the log has ones and zeros."""
     happened = np.arange(ROWS) % 3 == 0
     told = np.where(happened, *words.split())
     found = draft(tmp_path, foreign(clicked=told, liked=told))

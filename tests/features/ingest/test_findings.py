@@ -48,7 +48,7 @@ def exposures(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame({**log, **given})
 
 
-def described(kind: str, **changes: Any) -> DatasetSpec:
+def described(kind: str) -> DatasetSpec:
     return DatasetSpec.from_dict(
         {
             "name": "mine",
@@ -56,7 +56,6 @@ def described(kind: str, **changes: Any) -> DatasetSpec:
             "propensity": "channel-frequency",
             "columns": {"told": "Told, raw"},
             "context": [{"name": "hour", "kind": "numeric"}, {"name": "told", "kind": kind, "missing": "unknown"}],
-            **changes,
         }
     )
 

@@ -1,11 +1,9 @@
 """A log in an object store, on a server that speaks S3."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow.fs import S3FileSystem
 
 from features.data_folder import canonical_log
@@ -16,14 +14,6 @@ from mtorl.log.touchpoints import LogError
 from tests.features.shop_log import SPEC, rows
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
 
 
 @pytest.fixture

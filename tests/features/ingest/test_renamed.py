@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from features.ingest.ingest import ingest_log, validate_log
+from features.ingest.ingest import validate_log
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.touchpoints import LogError
+from tests.features.shop_log import canonical
 
 DESCRIPTION: dict[str, Any] = {
     "name": "agency",
@@ -47,8 +48,7 @@ def log(**changes: list[Any]) -> pd.DataFrame:
 def ingested(folder: Path, frame: pd.DataFrame, spec: DatasetSpec = SPEC, name: str = "log.csv") -> pd.DataFrame:
     path = folder / name
     frame.to_parquet(path) if name.endswith(".parquet") else frame.to_csv(path, index=False)
-    ingest_log(path, spec, folder / "out.parquet", folder / "faulty.csv")
-    return pd.read_parquet(folder / "out.parquet")
+    return canonical(path, spec)[0]
 
 
 def test_names_and_units_become_the_logs(tmp_path: Path) -> None:
@@ -141,8 +141,7 @@ def test_a_folder_by_date_is_one_log(tmp_path: Path) -> None:
         (folder / f"date=2024-01-0{day + 1}").mkdir(parents=True)
         rows.to_csv(folder / f"date=2024-01-0{day + 1}" / "part.csv", index=False)
     (folder / "_SUCCESS.csv").write_text("")
-    ingest_log(folder, SPEC, tmp_path / "again.parquet", tmp_path / "faulty.csv")
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), wanted)
+    pd.testing.assert_frame_equal(canonical(folder, SPEC)[0], wanted)
     whole[sorted(whole)].to_csv(folder / "other.csv", index=False)
     with pytest.raises(LogError, match=r"its files differ in their columns: part.csv and other.csv"):
         validate_log(folder, SPEC)

@@ -16,7 +16,6 @@ from mtorl.window.window import WindowBatch
 from tests.repository import ROOT
 
 SAMPLES = ROOT.parent / "shared" / "data"
-MICROSECOND = pd.Timedelta(1, "us")
 
 
 def sample(name: str) -> str:
@@ -41,14 +40,15 @@ def test_a_sample_has_no_fault(tmp_path, name, count, users, ties):
     assert log["propensity"].isna().all() and log.drop(columns="propensity").notna().all().all()
 
 
-def build(raw: str, name: str, folder: Path) -> int:
-    """From the raw log to features and windows, as the pipeline does it."""
-    ingest(RawLog(raw, name), folder / "log", folder / "quarantine.csv")
-    return build_training_data(folder / "log", folder / "features", folder / "windows")
-
-
-def strictly_past(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
-    table = WindowTable.load(folder / "windows")
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence"])
+def test_windows_are_strictly_past(name: str, tmp_path: Path) -> None:
+    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
+    ingest(RawLog(sample(name), name), tmp_path / "log", tmp_path / "quarantine.csv")
+    rows = build_training_data(tmp_path / "log", tmp_path / "features", tmp_path / "windows")
+    log, spec = pd.read_parquet(tmp_path / "log" / "touchpoints.parquet"), DatasetSpec.load(name)
+    table = WindowTable.load(tmp_path / "windows")
+    assert rows == len(log) == Manifest.read(tmp_path / "windows").rows
     steps = table.steps.to_pandas().reset_index(drop=True)
     log = log.set_index(["user_id", "timestamp"]).loc[pd.MultiIndex.from_frame(steps[["user_id", "timestamp"]])]
     log = log.reset_index()
@@ -67,14 +67,3 @@ def strictly_past(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
             assert (windows.prev_channel_N[last] == codes).all()
         else:
             np.testing.assert_array_equal(windows.prev_outcomes[name][last], shifted.fillna(0))
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence"])
-def test_windows_are_strictly_past(name, tmp_path):
-    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
-    rows, spec = build(sample(name), name, tmp_path), DatasetSpec.load(name)
-    log = pd.read_parquet(tmp_path / "log" / "touchpoints.parquet")
-    assert rows == len(log) == Manifest.read(tmp_path / "windows").rows
-    log = log.sort_values(["user_id", "timestamp"], ignore_index=True)
-    strictly_past(log, spec, tmp_path)

@@ -2,25 +2,25 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from features.offline import store
-from tests.features.feature_run import (
-    FeatureRun,
-)
+from tests.features.feature_run import FeatureRun
 from tests.redis_server import redis_server
 
 _folders = itertools.count()
 
 
 @pytest.fixture
-def make(toy, tmp_path):
-    """A run in a folder of its own; each example of a property test has one."""
+def make(toy, tmp_path, redis_port):
+    """A run in a folder of its own, on an empty online store; each example of a property test has one."""
 
-    def run(log: pd.DataFrame, spec=None) -> FeatureRun:
-        return FeatureRun(toy, tmp_path / str(next(_folders)), log, spec or toy.spec).create()
+    def run(log: pd.DataFrame, kind: str = "sqlite", **changes: Any) -> FeatureRun:
+        port = redis_port if kind == "redis" else 0
+        return FeatureRun(toy, tmp_path / str(next(_folders)), log, toy.spec.replace(**changes), port).create()
 
     return run
 

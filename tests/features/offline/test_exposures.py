@@ -17,7 +17,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.runtime.files import remove
 from tests.features.collect.decision_logs import add, decision, outcome
-from tests.features.feature_run import US, FeatureRun, random_journeys
+from tests.features.feature_run import US, FeatureRun, none_if_missing, random_journeys
 from tests.lakes import ids_in
 
 Records = list[tuple[pd.Timestamp, dict[str, Any]]]
@@ -29,7 +29,10 @@ def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) 
     decisions, outcomes = [], []
     for name, row in zip(rows.index.astype(str), rows.to_dict("records"), strict=True):
         at = row["timestamp"]
-        values = {kind: {c.name: none_if_null(row[c.name]) for c in of} for kind, of in columns(spec).items()}
+        values = {
+            kind: {column.name: none_if_missing(row[column.name]) for column in columns}
+            for kind, columns in (("context", spec.context), ("static", spec.static))
+        }
         own = {name: row[name] for name in ("user_id", "campaign_id", "channel")}
         times = dict.fromkeys(("event_time", "request_time"), at.isoformat())
         uploaded = at + pd.Timedelta(int(rng.choice([1, 1, 1, 300])), "min")
@@ -42,14 +45,6 @@ def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) 
                 (uploaded, {**record, **dict.fromkeys(("event_time", "received_time"), received.isoformat())})
             )
     return decisions, outcomes
-
-
-def columns(spec: DatasetSpec) -> dict[str, Any]:
-    return {"context": spec.context, "static": spec.static}
-
-
-def none_if_null(value: Any) -> Any:
-    return None if pd.isna(value) else value
 
 
 def dated(files: Iterable[Path], at: pd.Timestamp, known: set[Path]) -> None:

@@ -1,6 +1,5 @@
 """Training and serving read the same, bit for bit: from the log, from Feast offline and from the router."""
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,22 +30,8 @@ from tests.features.online_stores import STORES
 
 PROPERTY = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")
-_folders = itertools.count()
 
 Known = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # history, static and stored features
-
-
-@pytest.fixture
-def make(toy, tmp_path, redis_port):
-    """A run in a folder of its own, on an empty online store, with its windows."""
-
-    def run(log: pd.DataFrame, kind: str, **changes: Any) -> FeatureRun:
-        port = redis_port if kind == "redis" else 0
-        made = FeatureRun(toy, tmp_path / str(next(_folders)), log, toy.spec.replace(**changes), port).create()
-        made.build()
-        return made
-
-    return run
 
 
 # ---- what a data set description may choose
@@ -192,7 +177,7 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
     log = with_times(random_journeys(toy, seed, late, batch), timed, seed)
     features = chosen_features(own_file(log, seed, tmp_path / "weather.parquet"))
     run = make(log, kind, features=features, timed=timed)
-    every = list(run.steps().sort_values("timestamp").index)
+    every = list(run.build().sort_values("timestamp").index)
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
     places = sorted(np.random.default_rng(seed).choice(len(every), 5, replace=False))
@@ -215,6 +200,7 @@ def test_a_pause_ends_a_journey_at_the_same_microsecond_everywhere(toy, make, ki
     pauses = {"u1": gap - US, "u3": gap, "u4": gap + US}
     log = [toy.touchpoint(user, START + i * pause, i, rng) for user, pause in pauses.items() for i in (0, 1)]
     run = make(pd.DataFrame(log), kind, journey_gap_days=2)
+    run.build()
     rows = [1, 3, 5]
     assert from_the_log(run, rows).length_B.tolist() == [2, 2, 1]
     assert differences(from_the_log(run, rows), served(run, rows, from_feast(run, rows))) == []
@@ -229,6 +215,7 @@ def test_a_touch_is_known_at_the_same_microsecond_everywhere(toy, make, kind, de
     rng = np.random.default_rng(0)
     log = pd.DataFrame([toy.touchpoint("u1", START + i * DAY, i, rng) for i in (0, 1)])
     run = make(log.assign(created_timestamp=START + DAY + delay * np.array([1, 0])), kind)
+    run.build()
     windows = [from_the_log(run, [1]), served(run, [1], from_feast(run, [1]))]
     windows += [served(run, [1], [read_features(found) for found in from_the_router(run, [1])])]
     assert [batch.length_B.tolist() for batch in windows] == [[length]] * 3

@@ -40,6 +40,7 @@ from tests.features.feature_run import (
     known_since,
     micros,
     nearly_equal,
+    plain,
     random_journeys,
     with_one_more_touchpoint,
     with_times,
@@ -50,12 +51,12 @@ from tests.repository import ROOT
 # ---- online
 
 
-def test_the_router_reads_what_the_log_says(plain, finished_run):
+def test_the_router_reads_what_the_log_says(finished_run):
     for campaign in ("c1", "c2", "of another log"):
-        check_router_reads(finished_run, finished_run.log, plain, campaign=campaign)
+        check_router_reads(finished_run, finished_run.log, campaign=campaign)
 
 
-def test_nothing_after_its_end_is_materialised(toy, plain, make):
+def test_nothing_after_its_end_is_materialised(toy, make):
     log = random_journeys(toy, 6)
     run, end = make(log), known_since(log).quantile(0.6).floor("us")
     store.materialize(run.root, run.spec, run.path, end.to_pydatetime())
@@ -111,40 +112,34 @@ def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make
 # ---- the log grows
 
 
-def test_refresh_brings_all_users_up_to_date(toy, plain, make):
+def test_refresh_can_write_some_users_or_views_only_and_brings_all_up_to_date(toy, make):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec, run.path)
     registry = (run.root / "registry.db").read_bytes()
-    more = replace(run, log=with_one_more_touchpoint(toy, run.log, ["u0", "u1", "newcomer"]))
-    assert store.materialize(run.root, run.spec, more.path).users == more.log["user_id"].nunique()
-    check_router_reads(run, more.log, plain)
-    assert (run.root / "registry.db").read_bytes() == registry, "a router may be reading it"
-
-
-def test_refresh_can_write_some_users_or_views_only(toy, plain, make):
-    run = make(toy.log(seed=3))
-    store.materialize(run.root, run.spec, run.path)
-    log = with_one_more_touchpoint(toy, run.log, ["u0", "u1"])
+    log = with_one_more_touchpoint(toy, run.log, ["u0", "u1", "newcomer"])
     path = replace(run, log=log).path
     assert store.materialize(run.root, run.spec, path, users=["u1", "of another log"]).users == 1
-    check_router_reads(run, log, plain, users=["u1"])
+    check_router_reads(run, log, users=["u1"])
     (left,) = run.read(["u0"], at := log["timestamp"].max() + US).values()
     assert {name: plain(values) for name, values in left.history.items()} == toy.past(run.log, "u0", at)
     expected = expected_features(run.spec, log, "u0", "c1", at)
     assert left.aggregates["campaign_touchpoints"] == expected["campaign_touchpoints"]
-    assert store.materialize(run.root, run.spec, path, views=[STATIC]).written == 0
+    assert store.materialize(run.root, run.spec, path, views=[STATIC]).written == 1, "the newcomer's"
     assert repr(run.read(["u0"], at)) == repr({"u0": left})  # as text, for NaN is not NaN
+    assert store.materialize(run.root, run.spec, path).users == log["user_id"].nunique()
+    check_router_reads(run, log)
+    assert (run.root / "registry.db").read_bytes() == registry, "a router may be reading it"
 
 
 @pytest.mark.parametrize("delay", [US, HOUR])
-def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, plain, make, delay):
+def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, make, delay):
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])
     late = log.sort_values("timestamp").groupby("user_id").nth(-2).index
     run = make(log.drop(late))
     store.materialize(run.root, run.spec, run.path)
     log.loc[late, "created_timestamp"] = log["timestamp"].max() + delay
     store.materialize(run.root, run.spec, replace(run, log=log).path)
-    check_router_reads(run, log, plain)
+    check_router_reads(run, log)
 
 
 @pytest.mark.parametrize("pause", [US, pd.Timedelta("300ms"), HOUR])

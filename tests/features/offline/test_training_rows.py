@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from features.offline import store
 from mtorl.window.window import WindowBatch
 from tests.features.feature_run import (
-    JOINED,
+    COUNTED,
     US,
     expected_features,
     known_since,
@@ -31,7 +31,7 @@ def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
     static = [c.name for c in toy.spec.static]
     for row in rows.to_dict("records"):
         expected = expected_features(toy.spec, log, row["user_id"], row["campaign_id"], row["timestamp"])
-        assert set(expected) == {*static, *JOINED}
+        assert set(expected) == {*static, *COUNTED}
         assert {n: (row[n], expected[n]) for n in expected if not nearly_equal(row[n], expected[n])} == {}
 
 
@@ -42,7 +42,7 @@ def test_training_rows_hold_the_log_and_the_features_of_a_decision(toy, finished
         steps[list(toy.spec.log_columns)], expected[list(toy.spec.log_columns)], check_dtype=False
     )
     inputs = {column.name for column in finished_run.spec.feature_columns}  # one a channel, where the field is a list
-    assert set(steps) == {*toy.spec.log_columns, "step", *JOINED, *inputs}
+    assert set(steps) == {*toy.spec.log_columns, "step", *COUNTED, *inputs}
 
 
 def test_an_outcome_that_is_known_afterwards_is_no_feature(toy, finished_run):
