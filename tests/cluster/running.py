@@ -25,11 +25,12 @@ with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
     for row in db.sql("SELECT decision_id FROM decision_log").fetchall():
         print(*row)
 """
+USERS = 400
 # A market that trains within a minute, and requests that leave room on a node of two CPUs.
-BOOTSTRAP = """
-- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users=400}
-- {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}
-- {op: replace, path: /spec/jobTemplate/spec/template/spec/containers/0/resources/requests/cpu, value: 100m}
+BOOTSTRAP = f"""
+- {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users={USERS}}}
+- {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}}
+- {{op: replace, path: /spec/jobTemplate/spec/template/spec/containers/0/resources/requests/cpu, value: 100m}}
 """
 IDLE = """
 apiVersion: v1
