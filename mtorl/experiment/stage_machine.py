@@ -199,7 +199,7 @@ def _requirements(
             continue
         ratio = arms[name].fallback_ratio
         allowed = experiment.ramp.fallback_ratio + (0.0 if step.stage == "shadow" else incumbent.fallback_ratio)
-        words = f"{name} falls back in {ratio:.1%} of its decisions, at most {allowed:.1%} may"
+        words = f"{name} falls back in {ratio:.1%} of its decisions, {allowed:.1%} is allowed"
         yield Requirement("fallback_ratio", name, ratio, allowed, words)
         later = arms[name].latency_seconds - incumbent.latency_seconds
         if not math.isnan(later):

@@ -81,7 +81,7 @@ def test_in_the_shadow_the_incumbents_users_are_not_asked_for() -> None:
 
 def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
     failing = held(consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9))
-    assert failing.startswith("challenger falls back in 2.0% of its decisions, at most 1.0% may; ")
+    assert failing.startswith("challenger falls back in 2.0% of its decisions, 1.0% is allowed; ")
     alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
     moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # what fails for everybody is not the challenger's fault
     arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
