@@ -11,8 +11,7 @@ def main() -> int:
     If a store hangs at the end and work is left, the process ends with 4 (`http/server.py`).
     """
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
-    help_ = "settings, see serving/router/ops/settings.py"
-    parser.add_argument("--run-config", metavar="FILE", required=True, help=help_)
+    parser.add_argument("--run-config", metavar="FILE", required=True, help="docs/schemas/router-settings.json")
     arguments = parser.parse_args()
 
     from mtorl.log.dataset import SpecError

@@ -21,7 +21,6 @@ from serving.router.ops.health import Health
 SECONDS = 5.0  # for an answer
 
 _SHOWN = 300  # bytes of an answer that can't be read
-_Answers = list[ArmAnswer | ArmError]
 _ADAPTER = (
     "a service with requests and answers of its own needs an adapter of ten lines, which says where channel and expose "
     "are: docs/incumbent.md#it-has-an-answer-of-its-own"
@@ -48,39 +47,40 @@ def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> lis
     assert url is not None, "an arm with an endpoint has one"
     arms = Arms(spec.channels, Health())
     try:
-        found = _findings(arms, url, spec)
+        return _findings(arms, url, spec)
     finally:
         arms.close()
-    return sorted(found, key=lambda finding: not finding.fault)
 
 
 def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
     plain = neutral_item(spec)
-    first = _ask(arms, url, [plain])
+    (first,) = _ask(arms, url, [plain])
     if isinstance(first, str):
-        return [Finding(True, first), *_raw(arms, url, plain)]
-    found = []
-    for what, item in {"an ordinary item": plain, **_odd_items(plain, spec)}.items():
-        answers = _ask(arms, url, [item])
-        fault = answers if isinstance(answers, str) else answers[0]
-        if not isinstance(fault, ArmAnswer):
-            found.append(Finding(True, f"{what}: {fault}"))
-            if item is plain:  # the odd ones would have the same
-                return found + _raw(arms, url, plain)
-    if found:
-        return found
-    several = [plain, {**plain, "user_id": "another"}, plain]
-    answers = _ask(arms, url, several)
-    if isinstance(answers, str):
-        return [Finding(True, f"several items in one call, as under load: {answers}")]
-    again = _ask(arms, url, [plain])
-    if [_choice(answer) for answer in (answers[0], answers[2], *again)] != [_choice(first[0])] * 3:
-        text = (
-            "the same item, with the same u, gets different answers: draw with u alone, and decisions can be replayed"
-        )
-        found.append(Finding(False, text))
-    assert isinstance(first[0], ArmAnswer), "else there was a fault"
-    return found + [Finding(False, text) for text in _unsaid(first[0], spec.channels)]
+        return [Finding(True, f"an ordinary item: {first}"), *_raw(arms, url, plain)]
+    answers = {what: _ask(arms, url, [item])[0] for what, item in _odd_items(plain, spec).items()}
+    one, _, same = _ask(arms, url, [plain, {**plain, "user_id": "another"}, plain])
+    answers["several items in one call, as under load"] = one
+    if faults := [f"{what}: {answer}" for what, answer in answers.items() if isinstance(answer, str)]:
+        return [Finding(True, text) for text in faults]
+    notes = _unsaid(first, spec.channels)
+    if len({_choice(answer) for answer in (first, one, same, *_ask(arms, url, [plain]))}) > 1:
+        notes.append("the same item, with the same u, gets different answers: draw with u alone to allow replays")
+    return [Finding(False, text) for text in notes]
+
+
+def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
+    """The answer to each item, or why there is none."""
+    try:
+        answers = arms.ask_at(url, items, SECONDS)
+        return [str(answer) if isinstance(answer, ArmError) else answer for answer in answers]
+    except TimeoutError:
+        return [f"no answer in {SECONDS:g} s"] * len(items)
+    except ArmError as error:
+        return [str(error)] * len(items)
+
+
+def _choice(answer: ArmAnswer | str) -> object:
+    return answer if isinstance(answer, str) else (answer.channel, answer.expose)
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
@@ -124,16 +124,3 @@ def _unsaid(answer: ArmAnswer, channels: Sequence[str]) -> list[str]:
     if identity(answer.model) is None:
         texts.append("no model, x-model-name or x-model-version: a verdict can't tell that the model has changed")
     return texts
-
-
-def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> _Answers | str:
-    try:
-        return arms.ask_at(url, items, SECONDS)
-    except TimeoutError:
-        return f"no answer in {SECONDS:g} s"
-    except ArmError as error:
-        return str(error)
-
-
-def _choice(answer: Any) -> Any:
-    return (answer.channel, answer.expose) if isinstance(answer, ArmAnswer) else answer

@@ -32,7 +32,7 @@ from serving.router.flow.shadow import Shadow
 from serving.router.ops import metrics, tracing
 from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health, concerns
-from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
+from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments, Source
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
 
@@ -74,17 +74,15 @@ class Router:
         # may be older than what the others have now, so it does not start with it, but waits.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
-        self._feed: OperatorFeed | None = None
+        source: Source = files
         if settings.operator is not None:
-            self._feed = OperatorFeed(settings.operator, files, last_good, socket.gethostname())
-        source = self._feed or files
+            source = OperatorFeed(settings.operator, files, last_good, socket.gethostname())
         self.live = LiveExperiments(source, self.spec, self.health, last_good, alone)
         self._settings = settings
         self._source = features
         self._seconds = seconds
         self._arms = Arms(self.spec.channels, self.health)
         self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
-        self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._accounts_kept_for: Experiments | None = None
         self._limits = LimitWatch()
         self._show_accounts_at = 0.0
@@ -94,7 +92,7 @@ class Router:
 
     async def __aenter__(self) -> Self:
         # What takes long happens in threads: the probes are answered meanwhile.
-        self._tasks = [asyncio.create_task(self._show_life())]
+        self._tasks = [asyncio.create_task(self._every_second(self._show_life))]
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing is not None:
@@ -181,18 +179,14 @@ class Router:
         if decisions := self.decider.at_work:
             found.append(f"decisions at work: {decisions}")
         if reservations := self.budgets.settler.pending:
-            found.append(f"reservations not settled or given back: {reservations}, which the next start does")
+            found.append(f"reservations that the next start settles or releases: {reservations}")
         if self.spool.alive:
-            found.append(
-                "the decision log is not closed: what waits for it is no exposure or outcome that was acknowledged"
-            )
+            found.append("the decision log is not closed; nothing that was acknowledged waits for it")
         return found
 
     async def _show_life(self) -> None:
-        """Feed the liveness probe. Housekeeping can't do it: it may wait for a store."""
-        while True:
-            self.health.tick()
-            await asyncio.sleep(_TICK_SECONDS)
+        """Feed the liveness probe; the rest of the housekeeping may wait for a store."""
+        self.health.tick()
 
     async def _every_second(
         self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
@@ -221,8 +215,6 @@ class Router:
         return False
 
     async def _follow_experiment(self) -> None:
-        if self._feed is not None:
-            await asyncio.to_thread(self._feed.ask, self.live.versions, self.live.refused)
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
@@ -268,7 +260,7 @@ class Router:
         self.health.note("budgets", words)
 
     async def _expire_reservations(self) -> None:
-        while expired := await asyncio.to_thread(self.budgets.expire, self._reservation_ttl):
+        while expired := await asyncio.to_thread(self.budgets.expire, self._settings.reservation_ttl_hours * 3600):
             metrics.BUDGET_EXPIRED.inc(expired)
 
     async def _show(self) -> None:

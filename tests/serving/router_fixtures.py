@@ -241,9 +241,9 @@ class Harness:
 
     async def change(self, **changes: Any) -> None:
         """Replace the experiment file, and wait until it is in force, with its accounts."""
-        before = self.router.live.generation
+        before = self.router.live.experiments
         self.put(**changes)
-        await self.until(lambda: self.router.live.generation > before)
+        await self.until(lambda: self.router.live.experiments is not before)
         await self.until(lambda: self.router.budgets.set_up_for(self.router.live.experiments))
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:

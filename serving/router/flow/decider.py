@@ -48,7 +48,6 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.shadow import Shadow
 from serving.router.ops import metrics, tracing
-from serving.router.ops.health import FoundFeatures
 from serving.router.ops.live_experiments import LiveExperiments
 from serving.router.ops.metrics import Stage
 
@@ -277,7 +276,6 @@ class Stages:
         self._budgets = budgets
         self._spool = spool
         self._window_share = window_share
-        self._found = FoundFeatures(parts.health)
         self.parts = parts
 
     def decide(self, decisions: Decisions) -> None:
@@ -292,7 +290,7 @@ class Stages:
         def take(decision: PendingDecision, found: ModelInput | Exception) -> None:
             if not isinstance(found, Exception):
                 decision.features = found
-                self._found.count(found.has_history)
+                metrics.FEATURES.labels("yes" if found.has_history else "no").inc()
             elif decision.policy.policy is None:  # a policy without a server reports itself that it needs features
                 decision.fall_back("features", found)
 

@@ -1,9 +1,7 @@
 """Authenticates callers.
 
-```yaml
-auth: {kind: token, file: /run/secrets/mtorl/token}    # Authorization: Bearer ...; each line is a valid token
-auth: {kind: none}                                     # only where no stranger reaches the port
-```
+    auth: {kind: token, file: /run/secrets/mtorl/token}    # Authorization: Bearer ...; each line is a valid token
+    auth: {kind: none}                                     # only where no stranger reaches the port
 
 The setting has no default: a router without authentication must say so in its file. Tokens are read again when their
 file changes, so that a Secret is rotated without a restart: write the new line first, remove the old one later.

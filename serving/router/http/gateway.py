@@ -1,24 +1,31 @@
 """The router's ASGI application: guards every request, answers the router's own, and passes others on to KServe's.
 
-A request for decisions passes nothing but this file and `app.py`: a framework's routing and middleware would take as
-much CPU as the decision's own way through the event loop.
+A request for decisions passes nothing but this file: a framework's routing and middleware would take as much CPU as the
+decision's own way through the event loop.
 
 GET of probes, `/metrics` and the model's description needs no authentication; every request that may change something
 needs it. A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
+from functools import cache, partial
+from typing import Any
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
+from mtorl.runtime.validation import validated
 from serving.connection_limits import SATURATED
+from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, application
-from serving.router.flow.admission import Saturated
-from serving.router.http.app import Answer, routes
-from serving.router.http.auth import Authentication
-from serving.router.ops import metrics
+from serving.router.flow.admission import Admission, Saturated
+from serving.router.flow.idempotency_cache import RequestConflict
+from serving.router.flow.requests import BadRequest, parse_json
+from serving.router.http import openapi, v2
+from serving.router.http.auth import Authentication, Headers
+from serving.router.ops import metrics, tracing
+from serving.router.ops.drills import Drill
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
@@ -26,6 +33,11 @@ BODY_SECONDS = 5.0  # for a body to arrive
 _MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
 _HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"2")}
+
+Answer = tuple[int, Any]
+"""Status, and what becomes JSON."""
+Work = Callable[[bytes, Headers], Awaitable[Answer]]
+"""Answers a request by its body and its headers, whose names are in lower case."""
 
 
 class _Refused(Exception):
@@ -48,7 +60,7 @@ class Gateway:
         self._kserve = application([model])
         # KServe's own answer to these probes is always yes.
         self._probes = ("/v2/health/ready", f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready")
-        self._routes = routes(router, model.name, self._authentication.needed)
+        self._routes = _routes(router, model.name, self._authentication.needed)
 
     def sheds(self, method: bytes, target: bytes) -> bool:
         """Whether a request is refused for want of room before it is parsed, authenticated or not."""
@@ -80,7 +92,7 @@ class Gateway:
         await send({"type": "http.response.start", "status": status, "headers": more})
         await send({"type": "http.response.body", "body": content})
 
-    def _check(self, path: str, method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _check(self, path: str, method: str, headers: Headers) -> None:
         reads = method in ("GET", "HEAD")
         public = reads and (path == "/" or path.startswith(_PUBLIC))
         if not public and not self._authentication.admits(headers):
@@ -88,7 +100,7 @@ class Gateway:
         if not self._health.started and (not reads or path in self._probes):
             raise _Refused(503, f"no decisions yet: {self._health.waiting_for}")
 
-    async def _read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
         too_large = _Refused(413, f"the body is larger than {self._max_body_bytes} bytes")
         length = dict(headers).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
@@ -122,13 +134,85 @@ def _refusal(status: int, error: str) -> Answer:
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Hand on the body that was read, then later messages (a disconnect)."""
-    delivered = False
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
-        nonlocal delivered
-        if delivered:
-            return await receive()
-        delivered = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return messages.pop() if messages else await receive()
 
     return again
+
+
+def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]]:
+    """What answers a request, by path and method; `token`: callers need one."""
+
+    async def decide(body: bytes, _: Headers) -> Any:
+        return {"predictions": await router.decider.decide(router.parser.parse(body))}
+
+    async def infer(body: bytes, headers: Headers) -> Any:
+        json_bytes = dict(headers).get(b"inference-header-content-length")
+        requests, request_id = v2.parse_request(body, json_bytes, router.parser)
+        return v2.build_response(model, request_id, await router.decider.decide(requests))
+
+    async def report(body: bytes, _: Headers) -> Any:
+        return await router.outcomes.accept(body)
+
+    async def drills(method: str, body: bytes, _: Headers) -> Answer:
+        if (drills := router.drills) is None:
+            return 404, {"error": "there are no drills here; the setting `drills: true` allows them"}
+        try:
+            if method == "POST":
+                drills.start(validated(Drill, parse_json(body), BadRequest))
+            elif method == "DELETE":
+                drills.stop()
+        except BadRequest as error:
+            return 400, {"error": str(error)}
+        return 200, {"drills": drills.in_force()}
+
+    async def live(*_: object) -> Answer:
+        good, state = router.health.live()
+        return (200 if good else 503), state
+
+    async def ready(*_: object) -> Answer:
+        good, state = router.health.ready(lambda: router.spool.alive)
+        return (200 if good else 503), state
+
+    @cache
+    def document() -> Any:
+        return openapi.document(model, router.parser.example, router.parser.body, router.outcome_parser.body, token)
+
+    async def described(*_: object) -> Answer:
+        return 200, document()
+
+    return {
+        f"/v1/models/{model}:predict": {"POST": partial(_admitted, "decide", router.decision_admission, decide)},
+        f"/v2/models/{model}/infer": {"POST": partial(_admitted, "decide", router.decision_admission, infer)},
+        "/v1/outcomes": {"POST": partial(_admitted, "outcomes", router.outcome_admission, report)},
+        "/v1/drills": {method: partial(drills, method) for method in ("GET", "POST", "DELETE")},
+        "/openapi.json": {"GET": described},
+        "/health/live": {"GET": live},
+        "/health/ready": {"GET": ready},
+    }
+
+
+async def _admitted(
+    span: str,
+    admission: Admission,
+    work: Callable[[bytes, Headers], Awaitable[Any]],
+    body: bytes,
+    headers: Headers,
+) -> Answer:
+    """The work's answer once there is room; raises Saturated."""
+    with tracing.request(span, headers) as traced:
+        async with admission.admit():
+            answer: Answer
+            try:
+                answer = 200, await work(body, headers)
+            except BadRequest as error:
+                answer = 400, {"error": str(error)}
+            except RequestConflict as error:
+                answer = 409, {"error": str(error)}
+            except SpoolUnavailable as error:
+                # An outcome that is not on disk must not be called accepted: the one inner fault that is a 5xx.
+                answer = 503, {"error": f"not stored, send all of it again: {error}"}
+        tracing.answered(traced, answer[0])
+    return answer

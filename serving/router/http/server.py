@@ -92,7 +92,6 @@ def _end_in_time(router: Router, seconds: float) -> None:
     """End the process after some seconds: Python waits for its threads, and one in a store may hang for ever."""
 
     def end() -> None:
-        time.sleep(seconds)
         code = _LEFT_UNDONE
         try:
             if left := router.undone():
@@ -103,4 +102,6 @@ def _end_in_time(router: Router, seconds: float) -> None:
         finally:
             os._exit(code)
 
-    threading.Thread(target=end, name="end", daemon=True).start()
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

@@ -12,7 +12,6 @@ from mtorl.runtime.validation import first_fault
 from serving.kserve_sdk import DECODING, InferenceError, InferRequest
 from serving.router.flow.requests import BadRequest, DecisionParser, DecisionRequest, Instance, parse_json
 
-_REQUIRED = ("user_id", "campaign_id", "context")
 INPUTS = tuple(Instance.__annotations__)
 _JSON = set(INPUTS) - {"user_id", "campaign_id", "request_id", "timestamp"}
 _DATATYPES = {str: "BYTES", bool: "BOOL", float: "FP64"}
@@ -37,11 +36,7 @@ class InferBody(TypedDict):
     id: NotRequired[Annotated[str | None, Field(description="Of the request; the answer repeats it.")]]
     inputs: Annotated[
         list[InputTensor],
-        Field(
-            min_length=len(_REQUIRED),
-            max_length=len(INPUTS),
-            description="Of one length: `user_id`, `campaign_id`, `context`, and what else an instance has.",
-        ),
+        Field(min_length=1, max_length=len(INPUTS), description="Fields of an instance, as tensors of one length."),
     ]
 
 
@@ -63,8 +58,6 @@ def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser)
         if tensor["shape"] not in ([len(texts)], [len(texts), 1]):
             raise BadRequest(f"input {name}: expected shape [{len(texts)}], got {tensor['shape']}")
         tensors[name] = [_parsed(f"{name}[{i}]", text) for i, text in enumerate(texts)] if name in _JSON else texts
-    if not set(_REQUIRED) <= set(tensors):
-        raise BadRequest(f"inputs must have {', '.join(_REQUIRED)}, got {', '.join(tensors)}")
     if len({len(texts) for texts in tensors.values()}) > 1:
         lengths = ", ".join(f"{name} {len(texts)}" for name, texts in tensors.items())
         raise BadRequest(f"inputs differ in length: {lengths}")

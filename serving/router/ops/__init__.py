@@ -2,5 +2,5 @@
 
 In reading order: `settings.py` (the YAML file), `live_experiments.py` (the experiments in force, from files),
 `operator_feed.py` (or from the experiments' operator), `metrics.py` (Prometheus), `tracing.py` (OpenTelemetry),
-`health.py` (probes, an empty store), `drills.py` (injected faults).
+`health.py` (probes), `drills.py` (injected faults).
 """

@@ -38,35 +38,32 @@ class Drills:
     """The faults in force."""
 
     def __init__(self) -> None:
-        self._ends: dict[Drill, float] = {}
+        self._ends: dict[Drill, float] = {}  # replaced as a whole: threads read it
 
     def start(self, drill: Drill) -> None:
         """Start a fault."""
-        self._ends[drill] = monotonic() + drill.for_seconds
+        self._ends = {**self._active(), drill: monotonic() + drill.for_seconds}
 
     def stop(self) -> None:
         """End all faults."""
-        self._ends.clear()
+        self._ends = {}
 
     def in_force(self) -> list[dict[str, Any]]:
         """The faults, with the seconds that they have left."""
-        self._forget()
         now = monotonic()
-        return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._ends.items()]
+        return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._active().items()]
 
     def inject(self, stage: Stage, seconds: float) -> None:
         """Apply the faults in force to a stage that may take `seconds`; raises DrillFault, TimeoutError."""
-        if not self._ends:
-            return
-        self._forget()
-        for drill in [drill for drill in list(self._ends) if drill.stage == stage and random.random() < drill.share]:
+        for drill in self._active():
+            if drill.stage != stage or random.random() >= drill.share:
+                continue
             sleep(min(drill.seconds, seconds))
             if drill.seconds >= seconds:
                 raise TimeoutError("held up by a drill")
             if drill.fault == "error":
                 raise DrillFault("injected by a drill")
 
-    def _forget(self) -> None:
+    def _active(self) -> dict[Drill, float]:
         now = monotonic()
-        for drill in [drill for drill, end in list(self._ends.items()) if end <= now]:
-            self._ends.pop(drill, None)  # several threads forget
+        return {drill: end for drill, end in self._ends.items() if end > now}

@@ -13,7 +13,6 @@ out of service at once would not help. The body names the part:
      "experiments": {"spring": "5f1c3a9e"}}
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from math import floor, inf
 from time import monotonic
@@ -21,13 +20,8 @@ from typing import Any, NamedTuple
 
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
 from serving.ledger.contract import Balance
-from serving.router.ops import metrics
-
-log = logging.getLogger(__name__)
 
 _STALE_SECONDS = 30.0  # without a sign of life, the event loop hangs
-_MANY = 50  # decisions in a row without features: too many to be all new users
-_NONE_SECONDS = 60.0  # in which none was found: a burst about one new user is no fault
 _CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
 _FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
@@ -108,69 +102,34 @@ class Health:
         if not self.started:
             return False, {"ready": False, "waiting_for": self.waiting_for}
         alive = log_alive()
-        good = not self.draining and alive
+        good = alive and not self.draining
         parts = {"decision_log": "ok"} | self.parts | ({} if alive else {"decision_log": "its thread has ended"})
         experiments = dict(self.experiments)
         return good, {"ready": good, "draining": self.draining, "parts": parts, "experiments": experiments}
 
 
-class FoundFeatures:
-    """Detects a feature store that is empty or out of date: for a while no user is found.
-
-    A single unknown user is new, and the model decides for new users. Decisions go on in any case, for both arms alike;
-    health, a metric and the log report the fault. A count or two may be lost between threads.
-    """
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-        self._missed = 0  # decisions since the last one that found something
-        self._last_found = monotonic()
-        self._said = False
-
-    def count(self, found: bool) -> None:
-        """Count a decision."""
-        metrics.FEATURES.labels("yes" if found else "no").inc()
-        if found:
-            self._missed, self._last_found = 0, monotonic()
-            if self._said:
-                self._said = False
-                self._health.note("features")
-            return
-        self._missed += 1
-        seconds = monotonic() - self._last_found
-        if self._missed < _MANY or seconds < _NONE_SECONDS:
-            return
-        text = f"none found for {self._missed} decisions in {seconds:.0f} s: is the online store empty, or old?"
-        self._health.note("features", text)
-        if not self._said:
-            self._said = True
-            log.warning("features: %s", text)
-
-
 def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[str]:
     """Warnings for people: budgets that take no or few reservations at `now` (seconds since 1970), and why."""
     found = []
-    wholes = [b for b in balances if b.arm == ALL_ARMS]
-    overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
+    overspent = {
+        (b.campaign, b.channel, b.period) for b in balances if b.arm == ALL_ARMS and b.spent + b.reserved > b.limit
+    }
     for b in balances:
         budget = b.campaign, b.channel, b.period
         name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"
-        if b.arm == ALL_ARMS and budget in overspent:
-            found.append(
-                f"{name}: {b.spent:g} spent and {b.reserved:g} reserved of an amount of {b.limit:g}: nobody is exposed"
-            )
-        if b.arm == ALL_ARMS and b.start > now + _CLOCKS_DIFFER:
-            found.append(f"{name}: a clock was ahead, and this period has begun too early: its money must last")
-        caps = {channel: cap for channel, cap in cost_cap.items() if b.channel in ("*", channel)}
-        dearest = max(caps, key=caps.__getitem__, default=None)
-        if b.arm == ALL_ARMS or budget in overspent or dearest is None:
+        if b.arm == ALL_ARMS:
+            if budget in overspent:
+                amounts = f"{b.spent:g} spent and {b.reserved:g} reserved of an amount of {b.limit:g}"
+                found.append(f"{name}: {amounts}: nobody is exposed")
+            if b.start > now + _CLOCKS_DIFFER:
+                found.append(f"{name}: a clock was ahead, and this period has begun too early: its money must last")
             continue
-        if b.limit <= b.spent + b.reserved:  # nothing is left, as for an arm that is switched off
+        caps = [(cap, channel) for channel, cap in cost_cap.items() if b.channel in ("*", channel)]
+        if budget in overspent or not caps or b.limit <= b.spent + b.reserved:  # the last: as of an arm that is off
             continue
-        if 0 < b.limit < _FEW * caps[dearest]:
-            found.append(
-                f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} pays for {floor(b.limit / caps[dearest])} "
-                f"exposures of {dearest} ({caps[dearest]:g} each): raise the amount"
-                + ("" if b.arm.endswith(f"/{OVERRIDE}") else ", or ramp up faster")
-            )
+        cap, dearest = max(caps)
+        if b.limit < _FEW * cap:
+            shown = f"pays for {floor(b.limit / cap)} exposures of {dearest} ({cap:g} each)"
+            advice = "raise the amount" + ("" if b.arm.endswith(f"/{OVERRIDE}") else ", or ramp up faster")
+            found.append(f"{name}, arm {b.arm}: {b.limit:g} {_SPELLED[b.period]} {shown}: {advice}")
     return found

@@ -10,7 +10,7 @@ is a file of its own, NAME.off beside NAME.yaml, or `enabled: false`; neither ne
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -30,18 +30,15 @@ OFF = ".off"
 class Source(Protocol):
     """Origin of the experiments."""
 
-    @property
-    def signature(self) -> object:
-        """Changes with the experiments and their budget tables."""
+    def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
+        """File name and YAML of each experiment, and NAME.off for each that is switched off by it.
+
+        `versions` are those in force, `refused`: they are not what was said last. Raises ExperimentError if there is
+        no experiment, or one can't be read.
+        """
 
     def folder(self, name: str) -> Path:
         """Folder of an experiment's budget table, by its file name."""
-
-    def texts(self) -> Mapping[str, bytes]:
-        """File name and YAML of each experiment, and NAME.off for each that is switched off by it.
-
-        Raises ExperimentError if there is none, or one can't be read.
-        """
 
 
 class ExperimentFiles:
@@ -57,23 +54,6 @@ class ExperimentFiles:
     def _files(self) -> list[Path]:
         return sorted(self._path.glob("[!.]*.yaml")) if self._path.is_dir() else [self._path]
 
-    def _switches(self) -> list[Path]:
-        return [switch for file in self._files() if (switch := file.with_suffix(OFF)).exists()]
-
-    def folder(self, name: str) -> Path:
-        """As in `Source`."""
-        file = self._path / name if self._path.is_dir() else self._path
-        return self._tables or file.resolve().parent
-
-    @property
-    def signature(self) -> object:
-        """Changes with the files. A ConfigMap changes by another symlink: hence the inode."""
-        try:
-            files = [*self._files(), *self._switches()]
-            return signature(files), signature_of_tables({self.folder(file.name) for file in files})
-        except OSError:
-            return ()
-
     @property
     def written(self) -> float:
         """Time of the last write, seconds since 1970; 0: there is no file."""
@@ -82,30 +62,22 @@ class ExperimentFiles:
         except OSError:
             return 0.0
 
-    def texts(self) -> Mapping[str, bytes]:
+    def texts(self, versions: object = None, refused: object = None) -> Mapping[str, bytes]:
         """As in `Source`."""
+        files = self._files()
+        switches = [switch for file in files if (switch := file.with_suffix(OFF)).exists()]
         try:
-            found = {file.name: file.read_bytes() for file in [*self._files(), *self._switches()]}
+            found = {file.name: file.read_bytes() for file in [*files, *switches]}
         except OSError as error:
             raise ExperimentError(f"{error.filename or self._path}: cannot read the experiment: {error}") from None
         if not found:
             raise ExperimentError(f"{self._path}: there is no *.yaml in it")
         return found
 
-
-def signature(files: Iterable[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    """Changes with the files; raises OSError if one is gone."""
-    found = ((file.name, file.stat()) for file in files)
-    return tuple((name, status.st_mtime_ns, status.st_ino, status.st_size) for name, status in found)
-
-
-def signature_of_tables(folders: Iterable[Path]) -> object:
-    """Changes with the budget tables in folders."""
-    try:
-        files = (file for folder in folders for file in folder.iterdir() if file.suffix in (".csv", ".parquet"))
-        return signature(sorted(files))
-    except OSError:
-        return ()
+    def folder(self, name: str) -> Path:
+        """As in `Source`."""
+        file = self._path / name if self._path.is_dir() else self._path
+        return self._tables or file.resolve().parent
 
 
 class LiveExperiments:
@@ -122,13 +94,12 @@ class LiveExperiments:
         self._spec = spec
         self._health = health
         self._last_good = last_good
-        self._signature = source.signature
+        self._seen: object = None  # what the source said last
         self._in_force = self._kept() if start_with_it else {}  # by the name of the text
         self._experiments: Experiments | None = None
         self.missing: ExperimentError | None = None  # why nothing is in force: one was wrong at the start
         self.refused = False  # the source has something else than is in force
-        self.generation = 0  # times that something came into force
-        self._load()
+        self.refresh()
 
     @property
     def experiments(self) -> Experiments:
@@ -145,39 +116,25 @@ class LiveExperiments:
 
     def refresh(self) -> bool:
         """Poll the source; returns whether something else is in force now."""
-        signature = self._source.signature
-        if signature == self._signature:
-            return False
-        self._signature = signature
-        before = self._experiments
-        self._load()
-        return self._experiments is not before
-
-    def _load(self) -> None:
+        texts: Mapping[str, bytes] = {}
+        fault = ""
         try:
-            texts = self._source.texts()
+            texts = self._source.texts(self.versions, self.refused)
         except ExperimentError as error:
-            accepted, faults, lacking = self._in_force, [str(error)], not self._in_force
-        else:
-            off = {Path(name).stem for name in texts if name.endswith(OFF)}
-            texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
-            read, unreadable = self._read(texts, off)
-            # An experiment that seems to be gone may have another name now, under which it can't be read.
-            standing = {name: one for name, one in self._in_force.items() if name in texts or unreadable}
-            accepted, refused = put_together(standing, read)
-            for name, text in texts.items():
-                if name not in accepted or accepted[name] == read.get(name):
-                    continue
-                if Path(name).stem in off or is_switched_off(text):
-                    accepted[name] = accepted[name].replace(enabled=False)
-            faults, lacking = unreadable + refused, any(name not in accepted for name in texts)
+            fault = str(error)
+        seen = texts, fault, _budget_tables({self._source.folder(name) for name in texts})
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        accepted, faults = (self._in_force, [fault]) if fault else self._accept(texts)
         self.refused = bool(faults)
         metrics.EXPERIMENT_REFUSED.set(self.refused)
+        lacking = not accepted or any(name not in accepted for name in texts if not name.endswith(OFF))
         if self._experiments is None and lacking:
             self.missing = ExperimentError("; ".join(faults))
-            return
+            return False
         self.missing = None
-        if self._experiments is None or accepted != self._in_force:
+        if changed := self._experiments is None or accepted != self._in_force:
             self._put_in_force(accepted)
         else:
             self._health.note("experiment")
@@ -185,10 +142,13 @@ class LiveExperiments:
             words = "; ".join(faults)
             self._health.note("experiment", f"refused, and what was in force goes on: {words}")
             log.error("an experiment is refused, and what was in force goes on: %s", words)
+        return changed
 
-    def _read(self, texts: Mapping[str, bytes], off: Collection[str]) -> tuple[dict[str, Experiment], list[str]]:
-        """Usable experiments, and faults of the others. An unchanged experiment stays the same object."""
-        found, faults = dict[str, Experiment](), []
+    def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
+        """What can be in force now, by file name, and the faults of the rest. Unchanged experiments stay the same."""
+        off = {Path(name).stem for name in texts if name.endswith(OFF)}
+        texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
+        read, faults = dict[str, Experiment](), []
         for name, text in texts.items():
             try:
                 experiment = Experiment.from_yaml(text, self._source.folder(name))
@@ -199,40 +159,41 @@ class LiveExperiments:
                 faults.append(f"{name}: {error}")
             else:
                 before = self._in_force.get(name)
-                found[name] = before if before == experiment else experiment
-        return found, faults
+                read[name] = before if before == experiment else experiment
+        # An experiment that seems to be gone may have another name now, under which it can't be read.
+        standing = {name: one for name, one in self._in_force.items() if name in texts or faults}
+        accepted, conflicts = _put_together(standing, read)
+        for name, text in texts.items():
+            switched_off = Path(name).stem in off or is_switched_off(text)
+            if switched_off and name in accepted and accepted[name] != read.get(name):  # refused, but that counts
+                accepted[name] = accepted[name].replace(enabled=False)
+        return accepted, faults + conflicts
 
     def _put_in_force(self, accepted: Mapping[str, Experiment]) -> None:
         self._in_force = dict(accepted)
         self._experiments = Experiments(accepted.values())
-        self.generation += 1
-        metrics.EXPERIMENT_GENERATION.set(self.generation)
-        metrics.show_experiments(self._experiments)
+        metrics.show(metrics.EXPERIMENT_ENABLED, {(one.name,): one.enabled for one in self._experiments})
         self._health.note("experiment")
-        if (fault := self._keep()) is not None:
+        try:
+            self._keep()
+        except OSError as fault:
+            for file in self._last_good.glob("[!.]*"):  # an older version may lack a kill switch
+                with contextlib.suppress(OSError):
+                    remove(file)
             self._health.note("experiment", f"in force, but can't be kept for a restart: {fault}")
             log.error("what is in force can't be kept for a restart: %s", fault)
 
-    def _keep(self) -> OSError | None:
-        """Write what is in force to `last_good`; returns an error."""
-        fault = None
+    def _keep(self) -> None:
+        """Write what is in force to `last_good`; raises OSError."""
         for name, experiment in self._in_force.items():
-            file = self._last_good / name
-            try:
-                text = text_with_table(experiment, self._last_good)
-                if not file.exists() or file.read_text(encoding="utf-8") != text:
-                    with replacing(file, durable=True) as unfinished:
-                        unfinished.write_text(text, encoding="utf-8")
-            except OSError as error:
-                fault = error
-                with contextlib.suppress(OSError):
-                    remove(file)  # an older version may lack a kill switch
-        with contextlib.suppress(OSError):
-            for file in self._last_good.glob("[!.]*"):
-                if file.name not in self._in_force:
-                    remove(file)
-            forget_tables(self._last_good, [x.budget_table for x in self._in_force.values() if x.budget_table])
-        return fault
+            file, text = self._last_good / name, text_with_table(experiment, self._last_good)
+            if not file.exists() or file.read_text(encoding="utf-8") != text:
+                with replacing(file, durable=True) as unfinished:
+                    unfinished.write_text(text, encoding="utf-8")
+        for file in self._last_good.glob("[!.]*"):
+            if file.name not in self._in_force:
+                remove(file)
+        forget_tables(self._last_good, [one.budget_table for one in self._in_force.values() if one.budget_table])
 
     def _kept(self) -> dict[str, Experiment]:
         found = {}
@@ -247,25 +208,28 @@ class LiveExperiments:
         return found
 
 
-def put_together(
+def _put_together(
     standing: Mapping[str, Experiment], read: Mapping[str, Experiment]
 ) -> tuple[dict[str, Experiment], list[str]]:
     """Combine experiments in force with new ones, of which those in conflict are left out; returns faults, too."""
-    if not (everything := {**standing, **read}) or _fits(everything) is None:
-        return everything, []
+    with contextlib.suppress(ExperimentError):
+        Experiments({**standing, **read}.values())
+        return {**standing, **read}, []
     found, faults = dict(standing), []
     for name, experiment in sorted(read.items()):
-        changed = {**found, name: experiment}
-        if (words := _fits(changed)) is None:
-            found = changed
-        else:
-            faults.append(f"{name}: {words}")
+        try:
+            Experiments({**found, name: experiment}.values())
+            found[name] = experiment
+        except ExperimentError as error:
+            faults.append(f"{name}: {error}")
     return found, faults
 
 
-def _fits(experiments: Mapping[str, Experiment]) -> str | None:
+def _budget_tables(folders: Iterable[Path]) -> object:
+    """Changes with the budget tables in folders."""
     try:
-        Experiments(experiments.values())
-    except ExperimentError as error:
-        return str(error)
-    return None
+        files = sorted(file for folder in folders for file in folder.iterdir() if file.suffix in (".csv", ".parquet"))
+        found = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ()
+    return [(name, status.st_mtime_ns, status.st_ino, status.st_size) for name, status in found]

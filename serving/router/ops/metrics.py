@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from itertools import chain
 from typing import Literal, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from mtorl.experiment.experiment import Experiment
 from mtorl.policy.pacing import Pace, extremes
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
@@ -68,15 +66,10 @@ SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", [
 POISON = Counter("mtorl_poison_records", "Records that lake or sink refused and that were set aside", ["to", "kind"])
 DROPPED = Counter("mtorl_dropped_records", "Records that the sink never gets: it was too far behind", ["to", "kind"])
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
-EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiments were loaded")
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
 
-for _kind in (
-    "decision",
-    "outcome",
-    "shadow",
-    "window",
-):  # start them at 0: Prometheus sees no increase in a series that is new
+# Start them at 0: Prometheus sees no increase in a series that is new.
+for _kind in ("decision", "outcome", "shadow", "window"):
     for _to in ("lake", "sink"):
         SHIPPED.labels(_to, _kind)
         POISON.labels(_to, _kind)
@@ -101,39 +94,45 @@ def of_arm(metric: M, arm: str, **labels: str) -> M:
     return metric.labels(experiment=experiment, arm=name, **labels)
 
 
-def show_experiments(experiments: Iterable[Experiment]) -> None:
-    """Publish which experiments are in force, and which of them are switched on."""
-    _show(EXPERIMENT_ENABLED, {(one.name,): float(one.enabled) for one in experiments})
+_labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
+
+
+def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+    """Set a gauge by its labels, and remove those without a value now: a renamed arm, for instance."""
+    for labels in _labels_shown.get(gauge, set()).difference(values):
+        gauge.remove(*labels)
+    _labels_shown[gauge] = set(values)
+    for labels, value in values.items():
+        gauge.labels(*labels).set(value)
 
 
 def show_prices(by_arm: Mapping[str, float]) -> None:
     """Publish the prices of paced budgets."""
-    _show(BUDGET_PRICE, {arm_labels(arm): price for arm, price in by_arm.items()})
+    show(BUDGET_PRICE, {arm_labels(arm): price for arm, price in by_arm.items()})
 
 
-def show_budget(balances: Iterable[Balance]) -> None:
+def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
+    """Publish how far accounts are above their limits, by arm and period."""
+    show(BUDGET_OVERRUN, {(*arm_labels(arm), period): above for (arm, period), above in by_arm.items()})
+
+
+def show_budget(balances: Sequence[Balance]) -> None:
     """Publish spend and reservations.
 
     A reservation draws on several accounts of an arm, and must show once: in each period, only accounts that no
     reservation can have in common are added up, the widest first. The others show in `mtorl_budget_spend_ratio` alone.
     """
     fullest: dict[tuple[str, ...], float] = {}
-    balances = list(balances)
     for balance in balances:
         ratio = balance.spent / balance.limit if balance.limit else 0.0
         arm = arm_labels(balance.arm)
         fullest[arm] = max(ratio, fullest.get(arm, 0.0))
+    show(BUDGET_SPEND_RATIO, fullest)
     shown = _apart(balances)
-    _show(BUDGET_LIMIT, {labels: sum(b.limit for b in apart) for labels, apart in shown.items()})
-    _show(BUDGET_SPENT, {labels: sum(b.spent for b in apart) for labels, apart in shown.items()})
-    _show(BUDGET_RESERVED, {labels: sum(b.reserved for b in apart) for labels, apart in shown.items()})
-    _show(BUDGET_EXCESS, {labels: sum(b.excess for b in apart) for labels, apart in shown.items()})
-    _show(BUDGET_SPEND_RATIO, fullest)
-
-
-def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
-    """Publish how far accounts are above their limits, by arm and period."""
-    _show(BUDGET_OVERRUN, {(*arm_labels(arm), period): above for (arm, period), above in by_arm.items()})
+    show(BUDGET_LIMIT, {labels: sum(b.limit for b in apart) for labels, apart in shown.items()})
+    show(BUDGET_SPENT, {labels: sum(b.spent for b in apart) for labels, apart in shown.items()})
+    show(BUDGET_RESERVED, {labels: sum(b.reserved for b in apart) for labels, apart in shown.items()})
+    show(BUDGET_EXCESS, {labels: sum(b.excess for b in apart) for labels, apart in shown.items()})
 
 
 def show_pace(paces: Sequence[Pace]) -> None:
@@ -143,11 +142,11 @@ def show_pace(paces: Sequence[Pace]) -> None:
     of the furthest account.
     """
     shown = _apart(paces)
-    _show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
-    _show(BUDGET_PACED, {labels: sum(p.committed for p in apart) for labels, apart in shown.items()})
+    show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
+    show(BUDGET_PACED, {labels: sum(p.committed for p in apart) for labels, apart in shown.items()})
     furthest = {(*arm_labels(arm), period): gaps for (arm, period), gaps in extremes(paces).items()}
-    _show(BUDGET_AHEAD, {labels: ahead for labels, (ahead, _) in furthest.items()})
-    _show(BUDGET_BEHIND, {labels: behind for labels, (_, behind) in furthest.items()})
+    show(BUDGET_AHEAD, {labels: ahead for labels, (ahead, _) in furthest.items()})
+    show(BUDGET_BEHIND, {labels: behind for labels, (_, behind) in furthest.items()})
 
 
 A = TypeVar("A", bound=Balance | Pace)
@@ -155,37 +154,24 @@ A = TypeVar("A", bound=Balance | Pace)
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
     """By arm and period, accounts that no reservation can have in common, the widest first."""
-    found: dict[tuple[str, ...], dict[str, list[A]]] = {}  # and by campaign, since there may be a thousand
-    for account in sorted(accounts, key=lambda a: [a.campaign, a.channel].count("*"), reverse=True):
-        apart = found.setdefault((*arm_labels(account.arm), account.period), {})
-        campaigns = apart if account.campaign == "*" else (account.campaign, "*")
-        if not any(_overlap(account, other) for campaign in campaigns for other in apart.get(campaign, ())):
-            apart.setdefault(account.campaign, []).append(account)
-    return {labels: list(chain.from_iterable(apart.values())) for labels, apart in found.items()}
-
-
-def _overlap(one: Balance | Pace, other: Balance | Pace) -> bool:
-    pairs = ((one.campaign, other.campaign), (one.channel, other.channel))
-    return all(a == b or "*" in (a, b) for a, b in pairs)
-
-
-_labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
-
-
-def _show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    """Set a gauge, and remove labels without a value now: a renamed arm, for instance."""
-    for labels in _labels_shown.get(gauge, set()).difference(values):
-        gauge.remove(*labels)
-    _labels_shown[gauge] = set(values)
-    for labels, value in values.items():
-        gauge.labels(*labels).set(value)
+    found: dict[tuple[str, ...], list[A]] = {}
+    taken: set[tuple[str, ...]] = set()
+    for account in sorted(accounts, key=lambda a: (a.channel != "*", a.campaign != "*")):
+        labels = (*arm_labels(account.arm), account.period)
+        wider: list[tuple[str, ...]] = [("*", "*"), (account.campaign, "*"), ("*", account.channel)]
+        if account.campaign == "*":  # overlaps those of all channels in any campaign
+            wider.append(("any", "*", ""))
+        if not taken.intersection((*labels, *scope) for scope in wider):
+            found.setdefault(labels, []).append(account)
+            taken |= {(*labels, account.campaign, account.channel), (*labels, "any", account.channel, "")}
+    return found
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
     """Publish the ledger's room, if it has a limit; `beside`: it lies on the disk of the decision log."""
-    of = {} if room is None else {("file_beside_log" if beside else room.store,): room}
-    _show(LEDGER_FREE, {labels: float(said.free) for labels, said in of.items()})
-    _show(LEDGER_LIMIT, {labels: float(said.limit) for labels, said in of.items()})
+    labels = () if room is None else ("file_beside_log" if beside else room.store,)
+    show(LEDGER_FREE, {} if room is None else {labels: room.free})
+    show(LEDGER_LIMIT, {} if room is None else {labels: room.limit})
 
 
 def show_room(spool: Spool, room: int) -> None:

@@ -1,22 +1,10 @@
 """The router's settings: one YAML file, read at the start.
 
-```yaml
-port: 8080
-experiment: experiment.yaml      # or a folder of several; read again when it changes. Relative paths start here
-dataset: dataset.yaml
-feature_repo: features           # folder with feature_store.yaml
-ledger: ledger.sqlite            # or redis[+cluster]://host:6379?name=ads, with its password in MTORL_LEDGER_PASSWORD
-spool: spool                     # folder of the decision log, until it is in the lake
-lake: lake                       # where the log is kept: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix
-cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: this much is reserved for it
-auth: {kind: token, file: token.txt}     # who may send requests; see http/auth.py
-sink: http://collector/events    # where its records are sent as CloudEvents, too
-tracing: {endpoint: "http://otel-collector:4318", share: 0.01}     # traces of requests; see tracing.py
-```
+    settings = RouterSettings.load("router.yaml")      # relative paths start at the file's folder
 
+All settings with their types: docs/schemas/router-settings.json; an example: manifests/base/router/config/router.yaml.
 The environment variable MTORL_LAKE replaces `lake`; MTORL_TRACING replaces the endpoint of `tracing`, and switches it
-on where it is off; K_SINK, which Knative sets, comes before `sink`. All settings, with their types:
-docs/schemas/router-settings.json.
+on where it is off; K_SINK, which Knative sets, comes before `sink`.
 """
 
 import os
@@ -65,12 +53,9 @@ def _lake(value: str, info: ValidationInfo) -> str:
 def _collector(url: str) -> str:
     if "@" in url:
         raise ValueError("expected a URL without a password; what is secret belongs in OTEL_EXPORTER_OTLP_HEADERS")
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of the port, or of brackets
-        valid = False
-    if not valid or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
+    parts = urlsplit(url)  # raises ValueError for a wrong port or bracket, as `port` does
+    named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    if not named or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
         raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")
     return url
 

@@ -2,20 +2,11 @@
 
     tracing: {endpoint: "http://otel-collector:4318", share: 0.01}      # in the router's settings; without it, off
 
-    decide               a request for decisions, from its body to the answer: waiting for room counts
-      features           and the other stages: one for each arm that decides
-      model              the arm; its endpoint gets `traceparent`
-      ledger             reservations, or whether an earlier one still stands
-      log                until the records are on disk
-      shadow             a challenger that is asked at stage `shadow`, after the answer
-    outcomes             a report of outcomes
-      log                until they are on disk
-      ledger             their settlement
-
-Sampler (a caller's `traceparent` decides, else the share), batches and exporter are OpenTelemetry's SDK, with its
-variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its instrumentation of ASGI is not used: it
-traces requests before they are authenticated, and records the caller's address, the URL and the texts of errors.
-Spans here hold no user, no context, no money and no text of an error (`PendingDecision.traits`).
+The spans: docs/serving.md#traces. Sampler (a caller's `traceparent` decides, else the share), batches and exporter are
+OpenTelemetry's SDK, with its variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its
+instrumentation of ASGI is not used: it traces requests before they are authenticated, and records the caller's address,
+the URL and the texts of errors. Spans here hold no user, no context, no money and no text of an error
+(`PendingDecision.traits`).
 """
 
 import asyncio

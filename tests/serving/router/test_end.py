@@ -84,7 +84,7 @@ def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(folder:
             assert ended(process) == 4
             report.join()
     (why,) = said(folder, "critical")
-    assert "reservations not settled or given back: 1" in why
+    assert "reservations that the next start settles or releases: 1" in why
     assert logged(folder, "decision") == logged(folder, "outcome") == [answer["decision_id"]]
     assert spent(folder) == 0
     with Process(folder, deadline_ms=_LONG):

@@ -77,7 +77,6 @@ def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
 
 @pytest.fixture
 def feed(operator: FakeOperator, tmp_path: Path) -> OperatorFeed:
-    """It has asked the operator once."""
     return feed_of(operator, tmp_path)
 
 
@@ -91,31 +90,27 @@ def live(feed: OperatorFeed, health: Health, tmp_path: Path) -> LiveExperiments:
     return LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
 
 
-def hear(operator: FakeOperator, feed: OperatorFeed, said: str | int, *has: Any) -> None:
-    """Ask an operator that answers so from now on."""
-    operator.answer = said
-    feed.ask(*(has or ({},)))
-
-
 def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(content)
     os.utime(folder / name, (at, at))
 
 
-def told(feed: OperatorFeed) -> Experiment:
-    (content,) = feed.texts().values()
+def told(feed: OperatorFeed, operator: FakeOperator | None = None, said: str | int = 204) -> Experiment:
+    """What a poll gives, of an operator that answers so from now on."""
+    if operator is not None:
+        operator.answer = said
+    (content,) = feed.texts({"test": "version"}, False).values()
     return Experiment.from_yaml(content)
 
 
-def test_the_operator_is_asked_and_hears_what_this_router_has(
-    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments
-) -> None:
+def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOperator, live: LiveExperiments) -> None:
     assert only(live).enabled and operator.asked == [{"router": "router-0", "has": {}, "everything": False}]
-    hear(operator, feed, answer(text(enabled=False)), live.versions)
-    assert operator.asked[-1]["has"] == {"test": only(live).version}
+    before = only(live).version
+    operator.answer = answer(text(enabled=False))
     assert live.refresh() and not only(live).enabled
-    hear(operator, feed, 204, live.versions)
+    assert operator.asked[-1]["has"] == {"test": before}
+    operator.answer = 204
     assert not live.refresh() and not only(live).enabled
 
 
@@ -130,19 +125,16 @@ def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
     monkeypatch.setattr(operator_feed, "_addresses", lambda url: addresses)
     other.answer = answer(text(salt="older"))
     for _ in range(2):
-        feed.ask({"test": "version"})
         assert told(feed).salt == "s" and operator.asked[-1]["has"] == {"test": "version"}
         addresses.reverse()
     before = len(other.asked)
     addresses.sort(key=lambda one: one != operator.address)
-    feed.ask({})
+    told(feed)
     assert len(other.asked) == before, "the leader has answered"
     operator.gone = True
-    hear(other, feed, answer(text(enabled=False)))
-    assert not told(feed).enabled, "its kill switch waits for no lease"
+    assert not told(feed, other, answer(text(enabled=False))).enabled, "its kill switch waits for no lease"
     other.said = b'{"error": "the API server is away"}'
-    hear(other, feed, 503)
-    assert not told(feed).enabled
+    assert not told(feed, other, 503).enabled
 
 
 def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +145,10 @@ def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.Monke
 
 
 def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
-    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, health: Health, tmp_path: Path
+    operator: FakeOperator, live: LiveExperiments, health: Health, tmp_path: Path
 ) -> None:
     def tell(*texts: str) -> dict[str, bool]:
-        hear(operator, feed, answer(*texts), live.versions, live.refused)
+        operator.answer = answer(*texts)
         live.refresh()
         return {one.name: one.enabled for one in live.experiments}
 
@@ -176,21 +168,18 @@ def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
 
 
 def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: OperatorFeed, tmp_path: Path) -> None:
+    told(feed)
     written(tmp_path / "mounted", text(salt="old"), at=1_000_000)
-    hear(operator, feed, 503)
-    assert told(feed).salt == "s", "the mounted file was written before the operator said what it is now"
+    assert told(feed, operator, 503).salt == "s", "the mounted file was written before the operator's answer"
     written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
-    feed.ask({})
     assert not told(feed).enabled, "a person has changed the ConfigMap by hand"
-    hear(operator, feed, answer(text(salt="new")))
-    assert told(feed).salt == "new"
+    assert told(feed, operator, answer(text(salt="new"))).salt == "new"
     # What the operator has just confirmed is newer than a file: a kubelet brings an older ConfigMap late.
-    hear(operator, feed, answer(text(enabled=False)))
+    told(feed, operator, answer(text(enabled=False)))
     written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)
     for status in (204, 503):
-        hear(operator, feed, status, {"test": "version"})
-    assert not told(feed).enabled
+        assert not told(feed, operator, status).enabled
 
 
 @pytest.mark.parametrize(("mounted_at", "salt"), [(1_000_000, "kept"), (3_000_000, "mounted")])
@@ -206,17 +195,17 @@ def test_a_start_without_an_operator_takes_what_was_written_last(
 def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path) -> None:
     operator.answer, operator.said = 503, b'{"error": "there is no object"}'
     with pytest.raises(ExperimentError, match=r"http://127\.0\.0\.1:9/v1/in-force says: there is no object"):
-        feed_of(operator, tmp_path).texts()
+        feed_of(operator, tmp_path).texts({}, False)
 
 
 @pytest.mark.parametrize("rubbish", ["{", "a: 1", "\x00", "[" * 5000])
 def test_rubbish_is_refused_and_what_was_goes_on(
-    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, health: Health, rubbish: str
+    operator: FakeOperator, live: LiveExperiments, health: Health, rubbish: str
 ) -> None:
     for said in (rubbish, json.dumps([rubbish]), json.dumps({"../x.yaml": rubbish}), json.dumps({"0.yaml": 1})):
-        hear(operator, feed, said)
+        operator.answer = said
         assert not live.refresh() and health.parts["experiment"] == "ok", "that is no answer"
-    hear(operator, feed, answer(rubbish))
+    operator.answer = answer(rubbish)
     assert not live.refresh() and only(live) == Experiment.from_dict(yaml.safe_load(text()))
     assert "refused, and what was in force goes on: 0.yaml" in health.parts["experiment"]
 
@@ -229,16 +218,16 @@ def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
     table.write_text("campaign,channel,amount\nspring,*,100\n")
     digest = BudgetTable("budgets.csv", table.read_bytes()).digest
     text = yaml.safe_dump(experiment("http://x", budgets=[], budget_table=f"budgets.csv#{digest}"))
-    hear(operator, feed, json.dumps({"test.yaml": text}))
+    operator.answer = json.dumps({"test.yaml": text})
     live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
     assert only(live).enabled and only(live).all_budgets[0].campaign == "spring"
     table.write_text("campaign,channel,amount\nspring,*,1\n")
     assert not live.refresh() and live.refused, "its content is not what is in force, and what was goes on"
     assert only(live).all_budgets[0].amount == 100
-    hear(operator, feed, json.dumps({"test.yaml": text, "test.off": ""}))
+    operator.answer = json.dumps({"test.yaml": text, "test.off": ""})
     assert live.refresh() and not only(live).enabled and only(live).all_budgets[0].amount == 100
     table.write_text("campaign,channel,amount\nspring,*,100\n")
-    hear(operator, feed, json.dumps({"test.yaml": text}))
+    operator.answer = json.dumps({"test.yaml": text})
     assert live.refresh() and only(live).enabled and not live.refused
     operator.gone = True
     table.unlink()

@@ -13,8 +13,7 @@ from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.decision_log import Spool
 from serving.router.flow.features import FeastSource, RegistryAwaited, registry_file
 from serving.router.http.gateway import Gateway
-from serving.router.ops import health as probes
-from serving.router.ops.health import FoundFeatures, Health
+from serving.router.ops.health import Health
 from serving.router.router import Router
 from tests.experiments import experiment
 from tests.serving.router_fixtures import (
@@ -87,30 +86,6 @@ def test_a_part_says_since_when_it_does_not_answer(monkeypatch: pytest.MonkeyPat
     assert health.parts == {"challenger": "ok"}
     health.forget("challenger")
     assert health.quiet("challenger") == inf
-
-
-def test_nobody_known_for_a_while_is_said_and_one_known_user_takes_it_back(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(probes, "monotonic", lambda: now)
-    health = Health()
-    health.report("features")
-    features = FoundFeatures(health)
-    for _ in range(1000):  # a burst about new users
-        features.count(False)
-    assert health.parts["features"] == "ok"
-    features.count(True)
-    now = 3600.0
-    for _ in range(49):  # few decisions in an hour
-        features.count(False)
-    assert health.parts["features"] == "ok" and not caplog.records
-    features.count(False)
-    assert health.parts["features"].startswith("none found for 50 decisions in 3600 s")
-    features.count(False)
-    assert len(caplog.records) == 1
-    features.count(True)
-    assert health.parts["features"] == "ok"
 
 
 def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
