@@ -10,12 +10,16 @@ router's items also name the user, the campaign, the time, the context and the c
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Literal, NotRequired, cast
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.validation import first_fault
 from mtorl.window.window import Instance
 
-_FIELDS = ("window", "u", "candidates", "price", "costs")
 _FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")  # from the router, for arms of others
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
@@ -32,16 +36,38 @@ class Asked:
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
     """Read an item; raises ValueError with what is wrong with it."""
-    if not isinstance(item, dict) or "window" not in item:
-        raise ValueError("an instance must be an object with window and u")
-    # A misspelt "price" must not be ignored: the decision would spend by another price.
-    if unknown := [name for name in item if name not in (*_FIELDS, *_FOR_OTHERS)]:
-        raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join(_FIELDS)}")
-    u = _number(item.get("u"))
-    if not 0 <= u < 1:
-        raise ValueError("u must be a number in [0, 1)")
-    candidates, prices = _candidates(item.get("candidates"), spec), _prices(item.get("price"), spec, usual_price)
-    return Asked(candidates, prices, _costs(item.get("costs"), spec), u)
+    price = item.get("price") if isinstance(item, dict) else None
+    if price is not None and not isinstance(price, dict):
+        item = {**item, "price": dict.fromkeys(spec.channels, price)}
+    try:
+        checked = _type_of_items(spec.channels).validate_python(item)
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+    candidates, prices, costs = (checked.get(name) for name in ("candidates", "price", "costs"))
+    return Asked(
+        [candidates is None or channel in candidates for channel in spec.channels],
+        [(prices or {}).get(channel, usual_price) for channel in spec.channels],
+        [(costs or {}).get(channel, math.inf) for channel in spec.channels],
+        checked["u"],
+    )
+
+
+@cache
+def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
+    """Strict: a misspelt "price" must not be ignored, or the decision would spend by another price."""
+    channel: Any = Literal[channels]
+    price = Annotated[float, Field(ge=0, le=MAX_PRICE)]
+    fields = {
+        "window": Any,
+        "u": Annotated[float, Field(ge=0, lt=1)],
+        "candidates": NotRequired[Annotated[list[channel], Field(min_length=1)] | None],
+        "price": NotRequired[dict[channel, price] | None],
+        "costs": NotRequired[dict[channel, Annotated[float, Field(ge=0)]] | None],
+        **dict.fromkeys(_FOR_OTHERS, NotRequired[Any]),
+    }
+    item = cast(Any, TypedDict)("Item", fields)
+    item.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return TypeAdapter(item)
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
@@ -55,47 +81,3 @@ def empty_window(spec: DatasetSpec) -> Instance:
         "static": {column.name: None for column in spec.static},
         "features": {column.name: None for column in spec.feature_columns},
     }
-
-
-def _candidates(names: Any, spec: DatasetSpec) -> list[bool]:
-    if names is None:
-        names = spec.channels
-    elif not isinstance(names, list) or not names or any(name not in spec.channels for name in names):
-        raise ValueError(f"candidates must be a list with some of: {', '.join(spec.channels)}")
-    return [channel in names for channel in spec.channels]
-
-
-def _prices(price: Any, spec: DatasetSpec, usual: float) -> list[float]:
-    """The price of each channel: one for all, or by channel, else the usual one."""
-    if not isinstance(price, dict):
-        return [usual if price is None else _one_price(price, "price")] * len(spec.channels)
-    if unknown := [name for name in price if name not in spec.channels]:
-        raise ValueError(f"price names the unknown channel {unknown[0]!r}; known: {', '.join(spec.channels)}")
-    return [_one_price(price[name], f"price.{name}") if name in price else usual for name in spec.channels]
-
-
-def _costs(costs: Any, spec: DatasetSpec) -> list[float]:
-    if costs is None:
-        return [math.inf] * len(spec.channels)
-    if not isinstance(costs, dict) or any(name not in spec.channels for name in costs):
-        raise ValueError(f"costs must be an object of channel and number, with some of: {', '.join(spec.channels)}")
-    if wrong := [name for name in costs if not _number(costs[name]) >= 0]:
-        raise ValueError(f"costs.{wrong[0]} must be a number of at least 0")
-    return [float(costs.get(name, math.inf)) for name in spec.channels]
-
-
-def _one_price(value: Any, name: str) -> float:
-    price = _number(value)
-    if not 0 <= price <= MAX_PRICE:
-        raise ValueError(f"{name} must be a number from 0 to {MAX_PRICE:g}")
-    return price
-
-
-def _number(value: Any) -> float:
-    """The number, or NaN, for which every comparison is false."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.nan

@@ -119,21 +119,22 @@ def without(name: str) -> dict[str, Any]:
 
 
 BAD_ITEMS = [
-    (None, "an instance must be an object"),
-    ({"window": window()}, r"u must be"),
-    (item(prices=1), "unknown field 'prices'"),
-    (item(u=1.0), r"u must be"),
-    (item(price=-1), "price must be"),
-    (item(price=10**400), "price must be"),
-    (item(price=True), "price must be"),
-    (item(price={"search": 1, "social": 1, "video": 1, "radio": 1}), "unknown channel 'radio'"),
-    (item(price={"search": 1, "social": -1, "video": 1}), "price.social must be"),
-    (item(price={"search": 1, "video": "1"}, candidates=["search"]), "price.video must be"),
-    (item(candidates=[]), "candidates must be"),
-    (item(candidates=["radio"]), "candidates must be"),
-    (item(candidates=[["search"]]), "candidates must be"),
-    (item(costs={"tv": 1}), "costs must be an object of channel and number"),
-    (item(costs={"search": -1}), "costs.search must be a number of at least 0"),
+    (None, "None"),
+    ({"window": window()}, "missing field 'u'"),
+    ({"u": 0.5}, "missing field 'window'"),
+    (item(prices=1), "prices: unknown field"),
+    (item(u=1.0), "u: "),
+    (item(price=-1), "price.search: "),
+    (item(price=10**400), "price.search: "),
+    (item(price=True), "price.search: "),
+    (item(price={"search": 1, "social": 1, "video": 1, "radio": 1}), "'radio'"),
+    (item(price={"search": 1, "social": -1, "video": 1}), "price.social: "),
+    (item(price={"search": 1, "video": "1"}, candidates=["search"]), "price.video: "),
+    (item(candidates=[]), "candidates: "),
+    (item(candidates=["radio"]), "candidates[0]: "),
+    (item(candidates=[["search"]]), "candidates[0]: "),
+    (item(costs={"tv": 1}), "costs"),
+    (item(costs={"search": -1}), "costs.search: expected a number of at least 0"),
     ({"window": None, "u": 0.5}, "window: "),
     ({"window": without("prev_cost"), "u": 0.5}, "window: prev_cost is missing"),
     ({"window": {**window(), "prev_click": [1]}, "u": 0.5}, "window: prev_click"),
@@ -197,7 +198,7 @@ def test_a_network_that_fails_is_an_error_of_each_item() -> None:
 
     (answer, ready), context = ask(made(fail), v1(item(), None), {"body": b""})
     assert answer["predictions"][0] == {"error": "model: RuntimeError: out of memory"}
-    assert "object" in answer["predictions"][1]["error"]
+    assert "None" in answer["predictions"][1]["error"]
     assert ready["ready"] is True
     assert context.status == {}
 
@@ -234,10 +235,11 @@ def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
 def test_decisions_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
     """Many clients at once, with good and bad requests."""
     from serving.archive import package
+    from serving.local.ports import free_ports
     from serving.local.torchserve import TorchServe
 
     package(artifact.folder, "policy", tmp_path / "store")
-    with TorchServe(tmp_path / "store", tmp_path / "work") as server:
+    with TorchServe(tmp_path / "store", tmp_path / "work", *free_ports(1)) as server:
         log, base, url = server.log.read_text(), server.inference_url, server.endpoint("policy")
         items = [item(float(hour), u=hour / 24) for hour in range(24)]
         expected = expected_decisions(artifact, items)
