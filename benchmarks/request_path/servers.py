@@ -76,6 +76,7 @@ def router(
         if on_redis:  # syncs each write, as the ledger wants it
             server = redis_server(scratch, appendonly="yes", appendfsync="always")
             ledger = f"redis://127.0.0.1:{running.enter_context(server)}/0"
-        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, runtime=runtime, ledger=ledger))
+        settings = {"deadline_ms": 50.0, "upload_seconds": 60.0}  # as on a cluster
+        stack = running.enter_context(LocalStack(copy, runtime=runtime, ledger=ledger, settings=settings))
         parts = stack.pids
         yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)

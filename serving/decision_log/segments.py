@@ -109,6 +109,7 @@ class SegmentWriter:
         self._folder = folder
         self._kind = kind
         self._limit = segment_bytes
+        self._path = str(folder)  # of the newest segment
         self._file = -1
         self._opened = 0.0
         self.end = OLDEST  # behind the last durable record; other threads read it
@@ -117,7 +118,7 @@ class SegmentWriter:
         """Set `end` behind the last whole line; segments without one, which a crash may leave, are deleted."""
         for path in reversed(segments(self._folder, self._kind)):
             if size := _whole_bytes(path):
-                self.end = Position(number(path), size)
+                self._path, self.end = str(path), Position(number(path), size)
                 return
             path.unlink()
 
@@ -125,7 +126,7 @@ class SegmentWriter:
         """Write whole lines and return when they are durable; after an OSError, nothing of them will be read."""
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
-        if segment == 0 or size >= self._limit or old or self._is_ahead(segment):
+        if segment == 0 or size >= self._limit or old or self._is_ahead():
             self.close()
             segment, size = segment + 1, 0
         if self._file < 0:
@@ -144,13 +145,13 @@ class SegmentWriter:
             raise
         self.end = Position(segment, size + len(lines))
 
-    def _is_ahead(self, segment: int) -> bool:
+    def _is_ahead(self) -> bool:
         """Whether the clock was set back since the last record: a file's time is never before that of a record in it.
 
         A segment that was removed by hand takes no more records either.
         """
         try:
-            return path_of(self._folder, self._kind, segment).stat().st_mtime > time.time() + _CLOCK_SECONDS
+            return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
         except FileNotFoundError:
             return True
 
@@ -162,7 +163,8 @@ class SegmentWriter:
             self._file = -1
 
     def _open(self, segment: int, size: int) -> int:
-        file = os.open(path_of(self._folder, self._kind, segment), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        self._path = str(path_of(self._folder, self._kind, segment))
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         try:
             os.ftruncate(file, size)
             if size == 0:

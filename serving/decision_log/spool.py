@@ -2,14 +2,15 @@
 
 While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
 the disk and not the traffic. A thread that may wait for the disk writes itself (`write`), with all that waits by then;
-for the others one thread does (`submit`). The folder does not outgrow its quota: a record that would exceed it is
-refused. Of a decision that can't be logged, the log is owed the record that withdraws it, which waits in memory:
-without it, the verdict would not know that users got the default action.
+for the others one thread does (`submit`, `submit_later`). The folder does not outgrow its quota: a record that would
+exceed it is refused. Of a decision that can't be logged, the log is owed the record that withdraws it, which waits in
+memory: without it, the verdict would not know that users got the default action.
 """
 
 import errno
 import os
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512  # appends
 _LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are refused
 _MOST_OWED = 20_000  # records, some 25 MB
-_OWED_SECONDS = 1.0  # without traffic, until the disk is asked again whether it takes records
+_LATER_SECONDS = 1.0  # until records for which no caller waits are written, and a disk at fault is tried again
 _LITTLE_ROOM = 0.2  # of the quota: the alert MtorlSpoolNearlyFull is about the same
 KEPT_FREE = 128 * 1024  # bytes of the disk: positions must fit, or what is shipped could not be deleted
 MAX_BYTES = 10 * 1024**3
@@ -74,6 +75,7 @@ class Spool:
         self.lost = 0  # records that were owed to the log, and had no room in memory
         self._owed: deque[_Entry] = deque()  # oldest first; of the thread that writes
         self._waiting: deque[_Entry] = deque()
+        self._later: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
@@ -118,6 +120,11 @@ class Spool:
         done = self._enqueue(_Entry(kind, _lines(records), owed))
         self._wake.set()
         return done
+
+    def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
+        """Write records that may be lost with the router or its disk, many a second later with one sync."""
+        if not self._closed and len(self._later) < _LARGEST_QUEUE:
+            self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """`submit` for a thread that waits: it writes itself, or waits so many seconds for the one that is writing.
@@ -232,19 +239,26 @@ class Spool:
         os.close(self._lock)
 
     def _run(self) -> None:
+        late = time.monotonic()
         while not self._closed:
-            asked = self._wake.wait(_OWED_SECONDS if self._owed else None)
+            asked = self._wake.wait(_LATER_SECONDS)
             self._wake.clear()
             with self._writing:
                 self._write_some(self._waiting)
                 if self._owed and (self.fault is None or not asked):
                     self._write_some(self._owed)
+            if time.monotonic() - late >= _LATER_SECONDS:
+                late = time.monotonic()
+                for _ in range(len(self._later) // _LARGEST_BATCH + 1):
+                    with self._writing:  # decisions get their turn between two batches
+                        self._write_some(self._later)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
         with self._writing:
             self._ended = True
-            while self._waiting:
-                self._write_some(self._waiting)
+            for queue in (self._waiting, self._later):
+                while queue:
+                    self._write_some(queue)
             while self._owed:
                 self._write_some(self._owed)
                 if self.fault is not None:

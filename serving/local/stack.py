@@ -67,8 +67,7 @@ class LocalStack:
         models_port: Port of the run's models there, likewise.
         runtime: "torchserve", or "predictor", which needs no Java and, without a port, answers on a Unix socket.
         ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
-        deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
-            longer than a cluster's.
+        settings: Of the router, in place of a laptop's.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class LocalStack:
         models_port: int = 0,
         runtime: Runtime = "torchserve",
         ledger: str | None = None,
-        deadline_ms: float = 500.0,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
         self.serving = own.state.resolve() if own else self.run_dir / "serving"
@@ -93,7 +92,7 @@ class LocalStack:
         self.url = ""
         self._router_port = router_port
         self._ledger = ledger or str(self.serving / "ledger.sqlite")
-        self._deadline_ms = deadline_ms
+        self._settings = settings or {}
         self._router: ChildProcess | None = None
         self._lock: int | None = None
         self._running = contextlib.ExitStack()
@@ -220,7 +219,8 @@ class LocalStack:
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
                 "auth": {"kind": "none"},  # it listens on this machine alone
-                "deadline_ms": self._deadline_ms,
+                "deadline_ms": 500.0,  # the load driver, the router and both arms share the cores
+                **self._settings,
             }
         except (OSError, ValueError, KeyError) as error:
             raise StackError(f"{artifact}: not a model artifact ({error!r})") from error

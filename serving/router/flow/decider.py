@@ -24,7 +24,6 @@ The circuit breaker then opens: decisions get the same answer without waiting, a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
@@ -34,7 +33,7 @@ from typing import Any, TypeVar
 
 from mtorl.experiment.layers import Experiments
 from mtorl.log.records import DecisionRecord, FallbackReason, WindowRecord, is_sampled
-from serving.decision_log import Spool, SpoolUnavailable
+from serving.decision_log import Spool
 from serving.ledger.contract import AlreadyReserved
 from serving.router.flow.admission import CURRENT, Deadline
 from serving.router.flow.arm_answers import ArmAnswer, fault_of
@@ -339,8 +338,7 @@ class Stages:
         def write(made: Sequence[Any], seconds: float, _: object) -> Sequence[None]:
             self._spool.write("decision", [record for record, _ in made], seconds)
             if windows := [window for _, window in made if window is not None]:
-                with contextlib.suppress(SpoolUnavailable):  # it is no part of what was promised
-                    self._spool.submit("window", *windows)
+                self._spool.submit_later("window", *windows)
             metrics.SPOOL_RECORDS.inc(len(made))
             return [None] * len(made)
 

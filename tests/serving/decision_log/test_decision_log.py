@@ -35,6 +35,20 @@ def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_r
     assert {record["decision_id"] for record in spool.read("decision")} == {"first", *(f"d{i}" for i in range(10))}
 
 
+def test_records_that_may_wait_share_syncs_and_are_there_after_a_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    sync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda file: (syncs.append(file), sync(file))[1])
+    spool = Spool(tmp_path)
+    for i in range(600):
+        spool.submit_later("window", record("window", f"w{i}"))
+    spool.close()
+    assert [found["decision_id"] for found in spool.read("window")] == [f"w{i}" for i in range(600)]
+    assert len(syncs) <= 4  # of 512 at most each, and a second may have passed
+
+
 def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_bytes=5_000)
     written: list[str] = []

@@ -129,7 +129,7 @@ def test_what_is_owed_is_written_once_the_disk_takes_it_without_any_traffic(
 def test_what_is_owed_has_its_limit_what_is_lost_is_counted_and_the_rest_is_written_at_the_end_too(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
 ) -> None:
-    monkeypatch.setattr(spool_module, "_OWED_SECONDS", 3600)
+    monkeypatch.setattr(spool_module, "_LATER_SECONDS", 3600)
     monkeypatch.setattr(spool_module, "_MOST_OWED", 2)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full_disk)
