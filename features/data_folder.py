@@ -32,13 +32,13 @@ from features.feature_repo.sources import build_sources
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
 from features.ingest.log_folder import DECISIONS, RAW, WINDOWS, Origin, RawLog, ingest
-from features.ingest.object_store import is_remote
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import STEPS, Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.sources import is_remote
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import link, replacing
 

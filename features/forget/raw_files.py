@@ -21,9 +21,8 @@ from features.ingest.adapters import files, values
 from features.ingest.adapters.values import value_of
 from features.ingest.ingest import read_log
 from features.ingest.log_folder import RAW, Origin
-from features.ingest.object_store import is_remote
 from mtorl.log.dataset import DatasetSpec, SpecError
-from mtorl.log.sources import TOUCHPOINT_ID
+from mtorl.log.sources import TOUCHPOINT_ID, is_remote
 from mtorl.log.touchpoints import INGEST_FILE, LogError
 
 

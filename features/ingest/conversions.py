@@ -23,7 +23,6 @@ from features.ingest.adapters import files, values
 from features.ingest.adapters.files import ROW
 from features.ingest.adapters.values import value_of
 from features.ingest.contract import SAME, Fault
-from features.ingest.object_store import at_hand
 from mtorl.log.dataset import EVENTS, DatasetSpec, outcome_time
 from mtorl.log.times import DAY_US
 from mtorl.log.touchpoints import LogError
@@ -76,7 +75,7 @@ class Later:
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
         self._engine, self._told = engine, spec.conversions
-        with at_hand(self._told.source, scratch / "conversions") as here, files.readable(here):
+        with files.at_hand(self._told.source, scratch / "conversions") as here, files.readable(here):
             folder = scratch / "later"
             folder.mkdir()
             raw = self._raw = files.read(engine, here, folder, self._told.file.separator)

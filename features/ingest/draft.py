@@ -22,9 +22,9 @@ import yaml
 from features.engine import open_engine
 from features.ingest import contract
 from features.ingest.adapters import values
+from features.ingest.adapters.files import at_hand
 from features.ingest.findings import leaks
 from features.ingest.ingest import adapter_of, looks_like
-from features.ingest.object_store import at_hand
 from features.ingest.profile import FEW, Facts, Profile
 from mtorl.log.dataset import OUTCOMES, DatasetSpec, free_name
 from mtorl.log.touchpoints import CREATED, LogError

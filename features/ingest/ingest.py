@@ -21,13 +21,12 @@ from features.engine import Engine, open_engine, parquet_files
 from features.ingest import contract, findings
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.criteo import CriteoAttribution
-from features.ingest.adapters.files import ROW, MissingColumns, columns_of, readable, write_marked
+from features.ingest.adapters.files import ROW, MissingColumns, at_hand, columns_of, readable, write_marked
 from features.ingest.adapters.kuairand import KuaiRand
 from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
 from features.ingest.adapters.values import repeated_hour
 from features.ingest.contract import Cells, Fault
 from features.ingest.conversions import FILE, ConversionsReport, Later
-from features.ingest.object_store import at_hand
 from mtorl.log.dataset import OWN, SIMULATOR, DatasetSpec, SpecError, built_in
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress

@@ -28,11 +28,12 @@ import pyarrow.parquet as pq
 
 from features.engine import is_unfinished, open_engine
 from features.ingest.ingest import IngestReport, ingest_log
-from features.ingest.object_store import is_remote, marks
+from features.ingest.object_store import marks
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec, SpecError
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.sources import is_remote
 from mtorl.log.splits import unit_order
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, write_log
 from mtorl.runtime import progress

@@ -1,6 +1,4 @@
-"""Copies a log from an object store to this machine before it is read.
-
-    with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a local path stays as it is
+"""Copies a log from an object store to this machine, and says what would change with it.
 
 `mtorl.runtime.object_stores` says where credentials come from.
 """
@@ -19,39 +17,20 @@ from mtorl.runtime.object_stores import open_store, without_credentials
 _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
-def is_remote(path: str | Path) -> bool:
-    """Whether a log is named by an address."""
-    return "://" in str(path)
-
-
 def marks(address: str) -> list[tuple[str, str]]:
     """Each file under an address, and a text that changes with it, without reading files."""
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
 
-@contextmanager
-def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
-    """A log on this machine: the path itself, or a copy of the address in a new `folder`."""
-    if not is_remote(path):
-        yield Path(path)
-        return
-    address = str(path)
-    local = _copy(address, folder)
-    try:
-        yield local
-    except LogError as error:
-        error.args = (str(error).replace(str(local), address),)
-        raise
-
-
-def _copy(address: str, folder: Path) -> Path:
+def copy(address: str, folder: Path) -> Path:
+    """Copy what is at an address, a file or a folder, into a new `folder`; returns where it is now."""
     store, root, files = _listing(address)
     total, done = sum(file.size for file in files), 0
     for file in files:
-        copy = folder / _name(file, root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with _readable(address), store.open_input_stream(file.path) as source, open(copy, "wb") as target:
+        local = folder / _name(file, root)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with _readable(address), store.open_input_stream(file.path) as source, open(local, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
         done += file.size
         progress.report(done, total, file.base_name)

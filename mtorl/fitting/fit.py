@@ -75,16 +75,13 @@ class TrainingSummary:
     users: Fingerprints
     channel_uses: Counter[str]
     highest_cost: dict[str, float]  # of an exposure on each channel that training saw
-    reference: pd.DataFrame
 
     @classmethod
     def of(cls, windows: str) -> TrainingSummary:
         """Read a windows folder; WindowError if it has no training users."""
         uses: Counter[str] = Counter()
         highest: dict[str, float] = {}
-        reference, users = pd.DataFrame(), []
-        share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
-        encoder, first = None, ""
+        users, encoder, first = [], None, ""
         for file in shards(windows):
             table = WindowTable.load(windows, file=file)
             rows = table.rows[table.is_in("train")]
@@ -98,14 +95,8 @@ class TrainingSummary:
             uses.update(rows["channel"])
             for name, cost in rows.groupby("channel")["cost"].max().items():
                 highest[str(name)] = max(float(cost), highest.get(str(name), 0.0))
-            # A hash chooses users, so a part at a time gives the same sample as all at once.
-            reference = sample_users(pd.concat([reference, table.reference(share)], ignore_index=True))
         if encoder is None:
             raise WindowError("no training windows: the log has too few users")
-        if (decided := contexts(windows, table.spec, "train")) is not None:
-            # What a policy will be asked is all decisions, exposed or not.
-            share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
-            reference = sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
         encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
         return cls(
             spec=table.spec,
@@ -116,16 +107,7 @@ class TrainingSummary:
             users=np.unique(np.concatenate(users)),
             channel_uses=uses,
             highest_cost=highest,
-            reference=reference,
         )
-
-    def drift_thresholds(self) -> ThresholdGrid | None:
-        """Thresholds of drift from the reference; None if it has too few users to measure any."""
-        if self.reference["user_id"].nunique() < 2 * MIN_USERS:
-            return None
-        columns = (*self.spec.context, *self.spec.static)  # of own decisions, static columns may not be known
-        kinds = {column.name: column.kind for column in columns if column.name in self.reference}
-        return ThresholdGrid.measure(self.reference, kinds)
 
     def policy(
         self,
@@ -134,10 +116,9 @@ class TrainingSummary:
         network: nn.Module,
         params: PolicyParams,
         metrics: Mapping[str, Any],
-        thresholds: ThresholdGrid | None,
-        yardstick: Mapping[str, Any] | None = None,
+        reference: pd.DataFrame,
     ) -> TrainedPolicy:
-        """A policy that was trained on these users, ready to be saved."""
+        """A policy that was trained on these users, ready to be saved; measures the thresholds of drift."""
         # A channel that training never saw gets the highest cost of all channels: a cap must not be too small.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
@@ -151,13 +132,35 @@ class TrainingSummary:
             # The most used channel; of several, the first in alphabetical order.
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
-            reference=self.reference,
-            thresholds=thresholds,
+            reference=reference,
+            thresholds=drift_thresholds(reference, self.spec),
             training_users=self.users,
             data_fingerprint=self.fingerprint,
             git_revision=git_revision(),
-            yardstick=yardstick,
         )
+
+
+def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
+    """User, context and static columns of training users, with which requests are compared later."""
+    if (decided := contexts(windows, spec, "train")) is not None:
+        # What a policy will be asked is all decisions, exposed or not.
+        share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
+        return sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
+    share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
+    reference = pd.DataFrame()
+    for file in shards(windows):
+        # A hash chooses users, so a part at a time gives the same sample as all at once.
+        rows = WindowTable.load(windows, "train", file).reference(share)
+        reference = sample_users(pd.concat([reference, rows], ignore_index=True))
+    return reference
+
+
+def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGrid | None:
+    """Thresholds of drift from a reference; None if it has too few users to measure any."""
+    if reference["user_id"].nunique() < 2 * MIN_USERS:
+        return None
+    columns = (*spec.context, *spec.static)  # of own decisions, static columns may not be known
+    return ThresholdGrid.measure(reference, {c.name: c.kind for c in columns if c.name in reference})
 
 
 def git_revision() -> str:
@@ -178,10 +181,8 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
     """Tabulate channel frequencies by segment and save them as an artifact."""
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
-    thresholds = summary.drift_thresholds()
-    return save(
-        out, summary.policy("incumbent", "channel-frequency", network, channel_frequency.POLICY, {}, thresholds)
-    )
+    params, reference = channel_frequency.POLICY, drift_reference(windows, summary.spec)
+    return save(out, summary.policy("incumbent", "channel-frequency", network, params, {}, reference))
 
 
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
@@ -256,6 +257,7 @@ def fit_challenger(
         trained = train_ensemble(data, config, on_epoch, resume=resume, group=group, at_once=at_once)
     if not group.leads:
         return None
+    reference = drift_reference(windows, summary.spec)
     val = WindowTable.load(windows, "val", most=MOST_HELD_OUT)
     opportunities = Opportunities.load(windows, summary.spec, "val")
     progress.report(1, 1, "LightGBM, to compare with")
@@ -266,11 +268,8 @@ def fit_challenger(
     params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
     progress.report(1, 1, "thresholds of drift")
-    thresholds = summary.drift_thresholds()
-    policy = summary.policy(
-        "challenger", "mtorl", trained.ensemble, params, metrics, thresholds, trees.result().to_dict()
-    )
-    artifact = save(out, policy)
+    policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, reference)
+    artifact = save(out, replace(policy, yardstick=trees.result().to_dict()))
     if resume is not None:
         resume.remove(MEMBERS)
     return artifact

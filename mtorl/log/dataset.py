@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.log.gain import Gain, GainOfSpec, Units
-from mtorl.log.sources import TOUCHPOINT_ID, Conversions, FileFormat, Sources
+from mtorl.log.sources import TOUCHPOINT_ID, Conversions, FileFormat, Sources, is_remote
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
@@ -402,7 +402,7 @@ def outcome_time(outcome: str) -> str:
 
 def _absolute(source: str, description: Path) -> str:
     """Path of a file that a description names; an address stays."""
-    return source if "://" in source else str((description.parent / source).resolve())
+    return source if is_remote(source) else str((description.parent / source).resolve())
 
 
 def built_in() -> tuple[str, ...]:

@@ -1,9 +1,10 @@
-"""Sources of a log's columns: names, units and zones of its file, and of a second file with conversions."""
+"""Sources of a log: where its files lie, and the names, units and zones of its columns."""
 
 from __future__ import annotations
 
 import math
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -28,6 +29,11 @@ class FileFormat(StrictModel):
     """Between the columns; by default a comma, and a tab in a .tsv file."""
     decimal: Literal[".", ","] = "."
     """Before the decimals of a number. With ",", points may group its thousands: 1.234,56."""
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a file or folder is named by an address of an object store, not by a path."""
+    return "://" in str(place)
 
 
 def _column_alone(source: Any) -> Any:

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtorl.runtime import progress
-
 ENV = "MTORL_PROGRESS"
 _LOG = logging.getLogger(__name__)
 _last_line = 0.0
@@ -114,7 +112,7 @@ def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
     def report() -> None:
         while not ended.wait(seconds):
             if (percent := connection.query_progress()) >= 0:  # -1: no query is at work
-                progress.within(percent / 100)
+                within(percent / 100)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.ingest.object_store import is_remote
 from mtorl.log.dataset import SIMULATOR
+from mtorl.log.sources import is_remote
 from serving.local.stack import Runtime
 
 STAGES_BEFORE = 2

@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.engine import Engine, is_unfinished, name_of, text
+from features.ingest.object_store import copy
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.sources import is_remote
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import is_disk_full, replacing
 
@@ -35,6 +37,21 @@ _KINDS = (*_TEXT, *_JSON, ".parquet")
 SEPARATORS = (",", ";", "\t", "|")
 _LONGEST_HEADER = 1 << 20  # bytes
 _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowException, duckdb.Error)
+
+
+@contextmanager
+def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
+    """A log on this machine: the path itself, or a copy of the address in a new `folder`."""
+    if not is_remote(path):
+        yield Path(path)
+        return
+    address = str(path)
+    local = copy(address, folder)
+    try:
+        yield local
+    except LogError as error:
+        error.args = (str(error).replace(str(local), address),)
+        raise
 
 
 def parts(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
 from mtorl.window.table import WindowTable
-from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
+from tests.mtorl.window.windows_folder import SPEC, STEPS, write_windows_folder
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_p
 def test_a_large_log_leaves_a_reference_of_bounded_size_and_a_small_one_no_thresholds(
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = TrainingSummary.of(windows).reference
+    whole = fit.drift_reference(windows, SPEC)
     monkeypatch.setattr(fit, "sample_users", partial(sample_users, rows=60))
-    summary = TrainingSummary.of(windows)
-    assert 60 <= len(summary.reference) < 60 + whole.groupby("user_id").size().max()
+    reference = fit.drift_reference(windows, SPEC)
+    assert 60 <= len(reference) < 60 + whole.groupby("user_id").size().max()
     pd.testing.assert_frame_equal(
-        summary.reference.sort_values("user_id", kind="stable", ignore_index=True),
+        reference.sort_values("user_id", kind="stable", ignore_index=True),
         sample_users(whole, 60).sort_values("user_id", kind="stable", ignore_index=True),
     )
-    assert summary.drift_thresholds() is None, "too few users to hold any out"
+    assert fit.drift_thresholds(reference, SPEC) is None, "too few users to hold any out"
 
 
 def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_an_error_beside_the_trees_does_not_wait_for_them(
         over.wait(120)
         grown.set()
 
-    def fail(_: TrainingSummary) -> None:
+    def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mtorl.fitting.fit.lightgbm.fit", grow)
-    monkeypatch.setattr(TrainingSummary, "drift_thresholds", fail)
+    monkeypatch.setattr(fit, "drift_thresholds", fail)
     with pytest.raises(KeyboardInterrupt):
         fit_challenger(windows, str(tmp_path / "challenger"), TrainConfig(epochs=1, hidden=8, device="cpu"), 0.5)
     assert not grown.is_set()
