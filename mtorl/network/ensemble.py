@@ -1,6 +1,6 @@
 """An ensemble: networks that differ only in their seed and predict together, calibrated. An artifact holds one.
 
-    trained = train_ensemble(data, config, members=2)
+    trained = train_ensemble(data, config)
     calibrate_ensemble(trained.ensemble, encoder, held_out)
     logits_BC, reward_BC, cost_BC = trained.ensemble(x_BTD, length_B)
 
@@ -106,12 +106,11 @@ def train_ensemble(
     config: TrainConfig,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     *,
-    members: int = MEMBERS,
     resume: Checkpoint | None = None,
     group: Group | None = None,
     at_once: bool = False,
 ) -> Trained:
-    """Train the members; their seeds follow from that of the config.
+    """Train `MEMBERS` networks; their seeds follow from that of the config.
 
     Args:
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
@@ -123,10 +122,10 @@ def train_ensemble(
         TrainingFailed: the process of a member was killed. Other errors are those of `train`.
     """
     tell = on_epoch or (lambda member, row: None)
-    seeded = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(members)]
-    kept = [None if resume is None else resume.of_member(member) for member in range(members)]
-    trainings = list(zip(range(members), seeded, kept, strict=True))
-    if at_once and members > 1:
+    seeded = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(MEMBERS)]
+    kept = [None if resume is None else resume.of_member(member) for member in range(MEMBERS)]
+    trainings = list(zip(range(MEMBERS), seeded, kept, strict=True))
+    if at_once:
         results = _train_at_once(data, trainings, tell)
     else:
         results = [train(data, own, partial(tell, m), resume=file, group=group) for m, own, file in trainings]
