@@ -313,12 +313,6 @@ def test_commas_that_may_group_thousands_and_days_that_may_be_months_are_questio
     assert {*log["timestamp"].dt.day} == {10} and log["timestamp"].dt.month.max() == 9
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_bytes("user;Gerät\nu1;Ö\n".encode("latin-1"))
-    with pytest.raises(LogError, match="it is not UTF-8\\. Convert it"):
-        draft_description(tmp_path / "log.csv")
-
-
 def test_the_hour_that_autumn_repeats_is_counted(tmp_path: Path) -> None:
     # 2024-10-27 02:30 in Berlin is twice; 01:30 and 03:30 are once. An offset says which one it is.
     at = ["2024-10-27 02:30", "2024-10-27 01:30", "2024-10-27 03:30", "2024-10-27T02:30:00+02:00"] * (ROWS // 4)

@@ -57,14 +57,21 @@ def test_missing_and_misspelt_columns_are_named(ingest):
         ingest(None)
 
 
-def test_parts_of_a_folder_are_one_log(ingest, tmp_path):
-    frame = rows().assign(cost=["1"] * 5 + ["-1"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_parts_of_a_folder_are_one_log(ingest, tmp_path, kind):
+    frame, folder = rows().assign(cost=["1"] * 5 + ["-1"]), tmp_path / "parts"
     whole = ingest(frame, "quarantine")
-    (tmp_path / "parts").mkdir()
     for i in range(3):
-        frame.iloc[2 * i : 2 * i + 2].to_parquet(tmp_path / "parts" / f"part-{i}.parquet")
+        part, some = folder / f"date=2024-01-0{i + 1}" / f"part.{kind}", frame.iloc[2 * i : 2 * i + 2]
+        part.parent.mkdir(parents=True)
+        some.to_csv(part, index=False) if kind == "csv" else some.to_parquet(part)
+    (folder / "_SUCCESS.csv").touch()
     found = ingest(None, "quarantine", name="parts")
     assert found == whole and found.faults[0].row == 6
+    frame[sorted(frame)].to_csv(folder / "other.csv", index=False)
+    words = r"its files differ in their columns: part.csv and other.csv|holds \.csv and \.parquet files; a log's folder"
+    with pytest.raises(LogError, match=words):
+        ingest(None, name="parts")
     (tmp_path / "none").mkdir()
     with pytest.raises(LogError, match=r"none: no \.csv, .* or \.parquet files in this folder"):
         ingest(None, name="none")

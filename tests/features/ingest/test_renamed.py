@@ -131,20 +131,3 @@ def test_all_faults_of_a_description_are_said_at_once() -> None:
     assert any(line.startswith("unknown field 'colour'; known: name") for line in lines)
     assert {"missing field 'channels'", "window: expected a whole number of at least 1, got 0"} <= {*lines}
     assert "columns.cost.unit: 'weeks' is not one of s, ms, us" in lines
-
-
-def test_a_folder_by_date_is_one_log(tmp_path: Path) -> None:
-    whole = log(uid=["1", "2", "3"])
-    wanted = ingested(tmp_path, whole)
-    folder = tmp_path / "log"
-    for day, rows in enumerate((whole[:2], whole[2:])):
-        (folder / f"date=2024-01-0{day + 1}").mkdir(parents=True)
-        rows.to_csv(folder / f"date=2024-01-0{day + 1}" / "part.csv", index=False)
-    (folder / "_SUCCESS.csv").write_text("")
-    pd.testing.assert_frame_equal(canonical(folder, SPEC)[0], wanted)
-    whole[sorted(whole)].to_csv(folder / "other.csv", index=False)
-    with pytest.raises(LogError, match=r"its files differ in their columns: part.csv and other.csv"):
-        validate_log(folder, SPEC)
-    whole.to_parquet(folder / "other.parquet")
-    with pytest.raises(LogError, match=r"holds \.csv and \.parquet files; a log's folder has one kind"):
-        validate_log(folder, SPEC)

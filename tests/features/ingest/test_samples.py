@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.ingest.ingest import ingest_log
 from features.ingest.log_folder import RawLog, ingest
 from features.offline.store import build_training_data
 from features.sequences.manifest import Manifest
@@ -25,28 +24,24 @@ def sample(name: str) -> str:
     return str(path)
 
 
-COUNTS = [("kuairand", 105_936, 5_063, 3), ("criteo", 92_399, 6_235, 0)]
+COUNTS = [("kuairand-sequence", 105_936, 5_063, 3), ("criteo-sequence", 92_399, 6_235, 0)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "count", "users", "ties"), COUNTS)
-def test_a_sample_has_no_fault(tmp_path, name, count, users, ties):
-    spec = DatasetSpec.load(f"{name}-sequence")
-    report = ingest_log(sample(f"{name}-sequence"), spec, tmp_path / "log.parquet", tmp_path / "q.csv")
-    assert (report.rows, report.users, report.quarantined, report.faults) == (count, users, 0, ())
-    assert report.moved_ties == ties
-    log = pd.read_parquet(tmp_path / "log.parquet")
+def test_a_sample_has_no_fault_and_windows_are_strictly_past(
+    name: str, count: int, users: int, ties: int, tmp_path: Path
+) -> None:
+    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
+    report = ingest(RawLog(sample(name), name), tmp_path / "log", tmp_path / "quarantine.csv")
+    found = (report.rows, report.users, report.quarantined, report.faults, report.moved_ties)
+    assert found == (count, users, 0, (), ties)
+    log, spec = pd.read_parquet(tmp_path / "log" / "touchpoints.parquet"), DatasetSpec.load(name)
     assert log.groupby("user_id")["timestamp"].diff().dropna().min() >= pd.Timedelta("1us")
     assert set(log["channel"]) == set(spec.channels)
     assert log["propensity"].isna().all() and log.drop(columns="propensity").notna().all().all()
 
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence"])
-def test_windows_are_strictly_past(name: str, tmp_path: Path) -> None:
-    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
-    ingest(RawLog(sample(name), name), tmp_path / "log", tmp_path / "quarantine.csv")
     rows = build_training_data(tmp_path / "log", tmp_path / "features", tmp_path / "windows")
-    log, spec = pd.read_parquet(tmp_path / "log" / "touchpoints.parquet"), DatasetSpec.load(name)
     table = WindowTable.load(tmp_path / "windows")
     assert rows == len(log) == Manifest.read(tmp_path / "windows").rows
     steps = table.steps.to_pandas().reset_index(drop=True)

@@ -1,10 +1,12 @@
 """The distance of a user's state: what it is in numbers, and what an artifact says of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from mtorl.artifact.artifact import Artifact, load
+from mtorl.artifact.artifact import load
 from mtorl.artifact.saving import save
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.model import MTORL
@@ -49,24 +51,16 @@ def test_states_that_are_all_alike_have_no_distance(rows: int) -> None:
     assert StateDistance.of(np.ones((rows, 3))) is None
 
 
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact, Ensemble]:
-    """Of one ensemble before and after it has a distance, and the ensemble."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    policy = trained_policy()
-    torch.manual_seed(1)
-    ensemble = Ensemble([MTORL(network_config(policy.encoder)) for _ in range(2)]).eval()
-    without = save(folder / "without", trained_policy(network=ensemble))
-    fit_state_distance(ensemble, policy.encoder, batch(200))
-    return without, save(folder / "with", trained_policy(network=ensemble)), ensemble
-
-
 @pytest.mark.long
 def test_the_artifact_says_the_distance_of_the_first_members_state(
-    artifacts: tuple[Artifact, Artifact, Ensemble], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without, with_it, ensemble = artifacts
-    windows = batch(9)
+    policy, windows = trained_policy(), batch(9)
+    torch.manual_seed(1)
+    ensemble = Ensemble([MTORL(network_config(policy.encoder)) for _ in range(2)]).eval()
+    without = save(tmp_path / "without", trained_policy(network=ensemble))
+    fit_state_distance(ensemble, policy.encoder, batch(200))
+    with_it = save(tmp_path / "with", trained_policy(network=ensemble))
     heads, distance_B = load(with_it.folder).predict_with_state(windows)
     assert distance_B is not None and distance_B.shape == (9,)
     x_BTD, length_B = (torch.from_numpy(part) for part in with_it.encoder.encode(windows))
@@ -82,8 +76,3 @@ def test_the_artifact_says_the_distance_of_the_first_members_state(
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr("mtorl.window.on_demand.CHUNK", 4)
     np.testing.assert_allclose(with_it.predict_with_state(windows)[1], distance_B, rtol=1e-4)  # type: ignore[arg-type]
-
-
-def test_a_model_without_it_says_nothing(artifacts: tuple[Artifact, Artifact, Ensemble]) -> None:
-    """As artifacts of before, and of other networks."""
-    assert load(artifacts[0].folder).predict_with_state(batch(2))[1] is None
