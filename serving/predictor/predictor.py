@@ -6,19 +6,13 @@ share a forward pass: those that come while one is at work make up the next.
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
-from serving.kserve_sdk import (
-    InferenceError,
-    InferOutput,
-    InferRequest,
-    InferResponse,
-    InvalidInput,
-    Model,
-)
+from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
 from serving.predictor.micro_batcher import MicroBatcher
 
 _LARGEST = 64  # items that share a pass: a few milliseconds, in which nothing else is done
@@ -41,22 +35,20 @@ class Predictor(Model):
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Decide on every instance."""
-        items = _items(payload, PREDICT)
-        try:
-            return self._body(payload, PREDICT, await self._passes.submit(items))
-        except Exception as error:
-            raise InferenceError(f"{type(error).__name__}: {error}") from error
+        return await self._answer(payload, PREDICT, self._passes.submit)
 
     async def explain(self, payload: Any, headers: Any = None) -> Any:
         """Explain the decision on every instance; in a thread, since decisions need the event loop."""
-        items = _items(payload, EXPLAIN)
+        return await self._answer(payload, EXPLAIN, lambda items: asyncio.to_thread(self.handler.explanations, items))
+
+    async def _answer(
+        self, payload: Any, verb: Verb, work: Callable[[list[Any]], Awaitable[list[dict[str, Any]]]]
+    ) -> Any:
+        items = _items(payload, verb)
         try:
-            answers = await asyncio.to_thread(self.handler.explanations, items)
-            return self._body(payload, EXPLAIN, answers)
+            answers = await work(items)
         except Exception as error:
             raise InferenceError(f"{type(error).__name__}: {error}") from error
-
-    def _body(self, payload: Any, verb: Verb, answers: list[dict[str, Any]]) -> Any:
         if not isinstance(payload, InferRequest):
             return {verb.v1: answers}
         return InferResponse(

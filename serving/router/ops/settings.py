@@ -28,21 +28,22 @@ class SettingsError(InputError, ValueError):
 
 
 def _path(value: Any, info: ValidationInfo) -> Path:
+    """A path; a relative one starts at the folder of the settings file."""
     if not isinstance(value, str) or not value.strip():
         raise PydanticCustomError("path", "expected a path, got {value}", {"value": short(value)})
-    return (_folder(info) / value).absolute()
+    return (Path((info.context or {}).get("folder", ".")) / value).absolute()
 
 
 def _ledger(value: Any, info: ValidationInfo) -> Path | str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"expected a path or the URL of a Redis, got {short(value)}")
+    if not isinstance(value, str) or "://" not in value:
+        return _path(value, info)
     locate(value)  # raises ValueError for a URL that names no ledger
-    return value if "://" in value else (_folder(info) / value).absolute()
+    return value
 
 
 def _lake(value: str, info: ValidationInfo) -> str:
     if "://" not in value:
-        return str((_folder(info) / value).absolute())
+        return str(_path(value, info))
     try:
         Lake.open(value)
     except LogError as error:
@@ -58,11 +59,6 @@ def _collector(url: str) -> str:
     if not named or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
         raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")
     return url
-
-
-def _folder(info: ValidationInfo) -> Path:
-    """Relative paths start here: at the folder of the settings file."""
-    return Path((info.context or {}).get("folder", "."))
 
 
 PathSetting = Annotated[Path, PlainValidator(_path, json_schema_input_type=str)]

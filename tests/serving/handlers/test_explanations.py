@@ -88,5 +88,5 @@ def test_a_model_that_fails_on_fewer_touchpoints_is_an_error_of_the_explanation_
         (decided, explained), context = ask(made(predict), v1(item()), v1(item(), None), explain=[1])
         assert "channel" in decided["predictions"][0]
         assert message in explained["explanations"][0]["error"]
-        assert "object" in explained["explanations"][1]["error"]
+        assert "None" in explained["explanations"][1]["error"]
         assert context.status == {}
