@@ -43,8 +43,8 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
     from mtorl.experiment.layers import Experiments
     from serving.ledger.contract import Account, Cost, Wanted
     from serving.ledger.location import RedisLocation
+    from serving.ledger.pacer import Pacer
     from serving.ledger.redis_ledger import RedisLedger
-    from serving.router.flow.pacer import Pacer
 
     clock, chance = _Clock(), random.Random(1)
     budget = EXPOSURES * COST * 86_400 / campaigns

@@ -9,8 +9,9 @@
 In reading order: `contract.py` (what every ledger promises, and balances that were read), `money.py` (exact amounts). A
 file for one router: `sqlite_database.py` (tables, one sync for many calls), `sqlite_ledger.py`. Redis for many routers:
 `redis_server.py`, `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `redis_slices.py` is a cluster's.
-`pacing_store.py` is the part that pacing uses, with `redis_pacing.py`. `location.py` parses the place; `overrun.py`
-checks limits from outside.
+`pacing_store.py` is the part that pacing uses, with `redis_pacing.py`; `pacer.py` updates the prices of all budgets
+(that of one account is in `mtorl/experiment/paced_account.py`). `location.py` parses the place; `overrun.py` checks
+limits from outside.
 """
 
 import os

@@ -14,8 +14,8 @@ from mtorl.experiment.arm import Arm
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import validated
-from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
-from serving.router.flow.arms import Arms, neutral_item
+from serving.router.flow.arm_client import ArmError
+from serving.router.flow.arms import ArmAnswer, Arms, identity, neutral_item
 from serving.router.ops.health import Health
 
 SECONDS = 5.0  # for an answer

@@ -24,11 +24,10 @@ from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arms import Arms, ArmWatch
 from serving.router.flow.budgets import Budgets, OutcomeIntake
-from serving.router.flow.decider import Decider, Stages
+from serving.router.flow.decider import Decider
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource, RegistryAwaited
-from serving.router.flow.parts import Parts
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
-from serving.router.flow.shadow import Shadow
+from serving.router.flow.stages import Parts, Stages
 from serving.router.ops import metrics, tracing
 from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health, concerns
@@ -111,10 +110,10 @@ class Router:
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         for shipper in self.shippers.values():
             shipper.start()
-        watches = (self._watch_disk, self._watch_ledger)
+        watches = (self._watch_disk, self._watch_ledger, self._arm_watch.look)
         rounds = (self._follow_experiment, self._expire_reservations, self._show, self._prune_log, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
-        background = (self.budgets.settler.run(), self._arm_watch.run(), self._shadow.run(), accounts)
+        background = (self.budgets.settler.run(), accounts)
         self._tasks += [asyncio.create_task(work) for work in (*background, *map(self._every_second, rounds))]
         if self._settings.tracing is not None:
             await asyncio.to_thread(tracing.start, self._settings.tracing)
@@ -147,8 +146,7 @@ class Router:
             self.shippers["sink"] = Shipper(self.spool, sink, _SENT, uploader)
         parts = Parts(self.health, self.drills or Drills())
         stages = Stages(self._features, self._arms, self.budgets, self.spool, parts, settings.window_share)
-        self._shadow = Shadow(self._arms, self.spool, self.health)
-        self.decider = Decider(self.live, stages, self.budgets, self.spool, self._shadow, self._seconds)
+        self.decider = Decider(self.live, stages, self.budgets, self.spool, self._seconds)
         self.outcomes = OutcomeIntake(
             self.outcome_parser, self.spool, self.budgets, self._seconds, self.decider.cache.forget
         )

@@ -16,12 +16,21 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from typing_extensions import override
 
+from mtorl.log.records import FallbackReason
 from mtorl.runtime.http import UNIX
-from serving.router.flow.arm_answers import ArmError
 
 _MOST_BYTES = 8 * 1024**2  # of an answer
 _IDLE_SECONDS = 30.0  # until a connection is not used again: its name may have another address by then
 _PIECE = 65_536
+
+
+class ArmError(RuntimeError):
+    """The arm did not answer, or not with a decision; `cause` is a label for metrics: the wrong field, for instance."""
+
+    def __init__(self, text: str, cause: str, reason: FallbackReason = "model_error") -> None:
+        super().__init__(text)
+        self.cause = cause
+        self.reason = reason
 
 
 class ArmClient:
@@ -32,29 +41,20 @@ class ArmClient:
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> tuple[int, HTTPMessage, bytes]:
         """Status, headers and body of the answer; raises ArmError, or TimeoutError after `seconds`."""
-        until, place = monotonic() + seconds, _split(url)
+        until, place = monotonic() + seconds, urlsplit(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
-        connection = _usable(free)
-        for again in (connection is not None, False):
-            try:
-                connection = connection or _Connection(place, until)
-                response, answer = connection.post(body, headers, place, until)
-            except BaseException as error:
-                if connection is not None:
-                    connection.close()
-                # The server closed an idle connection as the request was sent: retry once, on a new one.
-                if again and isinstance(error, ConnectionError):
-                    connection = None
-                    continue
-                if isinstance(error, HTTPException | OSError | ValueError) and not isinstance(error, TimeoutError):
-                    raise ArmError(f"{shown(url)}: {type(error).__name__}: {error}", "unreachable") from error
-                raise
-            if response.will_close:
-                connection.close()
-            else:
-                free.append(connection)
-            return response.status, response.headers, answer
-        raise AssertionError
+        lines = [_head(url), *(f"{name}: {value}" for name, value in headers.items()), f"content-length: {len(body)}"]
+        request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+        try:
+            if (kept := _usable(free)) is not None:
+                # The server may close it as the request is sent: then it goes out once more, on a new one.
+                with contextlib.suppress(ConnectionError):
+                    return _post(kept, request, until, free)
+            return _post(_Connection(place, until), request, until, free)
+        except TimeoutError:
+            raise
+        except (HTTPException, OSError, ValueError) as error:
+            raise ArmError(f"{shown(url)}: {type(error).__name__}: {error}", "unreachable") from error
 
     def close(self) -> None:
         """Close idle connections."""
@@ -65,7 +65,8 @@ class ArmClient:
 
 def shown(url: str) -> str:
     """A URL without its user name and password."""
-    return _split(url)._replace(netloc=_host(_split(url))).geturl()
+    place = urlsplit(url)
+    return place._replace(netloc=_host(place)).geturl()
 
 
 class _Connection:
@@ -89,7 +90,6 @@ class _Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if place.scheme == "https":
                 self._socket = _trusted().wrap_socket(self._socket, server_hostname=place.hostname)
-        self._until = until
         self._used = monotonic()
 
     @property
@@ -102,27 +102,18 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def post(
-        self, body: bytes, headers: Mapping[str, str], place: SplitResult, until: float
-    ) -> tuple[HTTPResponse, bytes]:
-        self._until = until
-        host = "localhost" if place.scheme == UNIX else _host(place)
-        lines = [
-            f"POST {place.path or '/'}{'?' * bool(place.query)}{place.query} HTTP/1.1",
-            *(f"{name}: {value}" for name, value in {"host": host, **_authorization(place), **headers}.items()),
-            f"content-length: {len(body)}\r\n\r\n",
-        ]
+    def post(self, request: bytes, until: float) -> tuple[HTTPResponse, bytes]:
         self._socket.settimeout(_left(until))
-        self._socket.sendall("\r\n".join(lines).encode("latin-1") + body)
-        response = HTTPResponse(self, method="POST")  # type: ignore[arg-type]  # it has what is called
+        self._socket.sendall(request)
+        response = HTTPResponse(_Answer(self._socket, until), method="POST")  # type: ignore[arg-type]  # all that it calls
         response.begin()
         if response.status < 200:  # else what comes behind it would answer the next question
-            raise ArmError(f"{shown(place.geturl())}: HTTP {response.status} is no answer", "status")
+            raise ArmError(f"HTTP {response.status} is no answer", "status")
         answer = bytearray()
         while piece := response.read1(_PIECE):
             answer += piece
             if len(answer) > _MOST_BYTES:
-                raise ArmError(f"{shown(place.geturl())}: the answer is larger than {_MOST_BYTES} bytes", "form")
+                raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             if response.length == 0:
                 break
         if response.length:
@@ -131,43 +122,61 @@ class _Connection:
         self._used = monotonic()
         return response, bytes(answer)
 
-    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self))
 
-    def receive_into(self, buffer: Any) -> int:
-        self._socket.settimeout(_left(self._until))
-        return self._socket.recv_into(buffer)
+class _Answer(io.RawIOBase):
+    """What a socket receives until a time, in place of the socket itself."""
 
-
-class _Reader(io.RawIOBase):
-    def __init__(self, of: _Connection) -> None:
+    def __init__(self, of: socket.socket, until: float) -> None:
         self._of = of
+        self._until = until
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        return io.BufferedReader(self)
 
     @override
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
-        return self._of.receive_into(buffer)
+    def readinto(self, buffer: Any) -> int:
+        self._of.settimeout(_left(self._until))
+        return self._of.recv_into(buffer)
 
 
 def _usable(free: deque[_Connection]) -> _Connection | None:
     """A connection that can be used again; the others are closed."""
     with contextlib.suppress(IndexError):
-        while True:
-            connection = free.pop()
-            if connection.usable:
-                return connection
+        while not (connection := free.pop()).usable:
             connection.close()
+        return connection
     return None
 
 
+def _post(
+    connection: _Connection, request: bytes, until: float, free: deque[_Connection]
+) -> tuple[int, HTTPMessage, bytes]:
+    """Post on a connection, which is free again afterwards, or closed."""
+    try:
+        response, answer = connection.post(request, until)
+    except BaseException:
+        connection.close()
+        raise
+    if response.will_close:
+        connection.close()
+    else:
+        free.append(connection)
+    return response.status, response.headers, answer
+
+
 @cache
-def _authorization(place: SplitResult) -> dict[str, str]:
-    if place.username is None or place.scheme == UNIX:
-        return {}
-    given = f"{unquote(place.username)}:{unquote(place.password or '')}"
-    return {"authorization": f"Basic {b64encode(given.encode()).decode()}"}
+def _head(url: str) -> str:
+    """The first lines of each request to a URL."""
+    place = urlsplit(url)
+    target = f"{place.path or '/'}{'?' * bool(place.query)}{place.query}"
+    lines = [f"POST {target} HTTP/1.1", f"host: {'localhost' if place.scheme == UNIX else _host(place)}"]
+    if place.username is not None and place.scheme != UNIX:
+        given = f"{unquote(place.username)}:{unquote(place.password or '')}"
+        lines.append(f"authorization: Basic {b64encode(given.encode()).decode()}")
+    return "\r\n".join(lines)
 
 
 def _host(place: SplitResult) -> str:
@@ -178,11 +187,6 @@ def _left(until: float) -> float:
     if (left := until - monotonic()) <= 0:
         raise TimeoutError("no answer in time")
     return left
-
-
-@cache
-def _split(url: str) -> SplitResult:
-    return urlsplit(url)
 
 
 @cache

@@ -6,7 +6,18 @@
     POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
     -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
 
-An answer is read by its form, whatever was asked. Its fields: `arm_answers.py`.
+An answer is read by its form, whatever was asked:
+
+    {"channel": "search", "expose": true}                                     # enough
+    {"channel": "search", "expose": true, "propensity": 0.7}                  # can be valued by its own log
+    {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}   # and any other
+                                                                              # policy can be valued on this log
+    {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
+    {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
+
+A field that an arm leaves out is null in the record and in the router's answer, never a guess. The probabilities of all
+channels add up to one; a probability of the chosen channel alone is kept as just that. Policies of the experiment file
+(`mtorl/experiment/rule.py`) are the request's baseline, or rows: their answers are made here.
 
 Faults of answers are counted by cause, and the last one stays in `/health/ready` for a minute: if an arm answers some
 requests wrongly, the next good answer would hide the fault.
@@ -15,50 +26,91 @@ If two endpoints are swapped, every decision counts for the wrong arm. So answer
 names (`model_digest` of an arm) are errors. If it names none, a model may change, as in a promotion or a rollback:
 decisions go on, a log warning, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and the verdict
 judges the newest models alone (`monitoring/verdict/counted_decisions.py`).
-
-Arms that no traffic reaches are probed (`ArmWatch`): a challenger in the shadow, a host that an experiment file has
-mistyped. An arm that is new or has moved is probed at once. If an arm does not answer, the experiment stays in force,
-and its users get the default action; health, a metric by arm and the log say for how long.
 """
 
 import asyncio
 import logging
 import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.client import HTTPMessage
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import orjson
 from opentelemetry.trace import Span
+from pydantic import Field, TypeAdapter, ValidationError
 
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.rule import first_fit
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.records import Baseline, FallbackReason
 from mtorl.log.times import iso
-from mtorl.runtime.validation import short
+from mtorl.runtime.validation import first_fault, short
 from mtorl.window.window import instance_from_history
-from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, answer_here, identity, read_answer
-from serving.router.flow.arm_client import ArmClient, shown
+from serving.router.flow.arm_client import ArmClient, ArmError, shown
 from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
 
-Items = Sequence[dict[str, Any]]
 FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
 LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
-_TICK_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0  # of a probe
 _LONGEST = 300  # characters of a sentence in health: an arm may be any program
+_ROUNDING = 1e-6  # a probability may exceed 1 by this much, and differ from itself written elsewhere
+_SUM_ROUNDING = 1e-3  # a model's probabilities may come from 32-bit floats
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Probability = Annotated[NotNegative, Field(le=1)]
+NearProbability = Annotated[NotNegative, Field(le=1 + _ROUNDING)]
+Items = Sequence[dict[str, Any]]
+Identity = Mapping[str, str | None]
+"""name, version and digest of a model, as far as they are known."""
+
+NOBODY: Identity = {"name": None, "version": None, "digest": None}
 
 log = logging.getLogger(__name__)
 
 
-class WrongModel(ArmError):
-    """Another model answers than the experiment names for the arm."""
+@dataclass(frozen=True)
+class ArmAnswer:
+    """The decision of a policy; None or empty: it did not say. Mappings are by channel."""
+
+    channel: str
+    expose: Annotated[bool, Field(strict=True)]
+    propensity: Annotated[NearProbability, Field(gt=0)] | None = None
+    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # of all candidates, or `channel` alone
+    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # of each channel, once it is drawn
+    expected_reward: Number | None = None
+    expected_cost: NotNegative | None = None
+    expected_rewards: Mapping[str, Number] = field(default_factory=dict)
+    expected_costs: Mapping[str, NotNegative] = field(default_factory=dict)
+    price: NotNegative | None = None
+    prices: Mapping[str, NotNegative] = field(default_factory=dict)
+    state_distance: NotNegative | None = None
+    model: Identity = field(default_factory=lambda: NOBODY)
+
+
+_FORM = TypeAdapter(ArmAnswer)
+_BY_CHANNEL = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs", "prices")
+
+
+def identity(model: Identity) -> str | None:
+    """The digest of a model or, without one, its name and version; None: all are unknown."""
+    return model["digest"] or " ".join(filter(None, (model["name"], model["version"]))) or None
+
+
+def fault_of(error: Exception) -> tuple[FallbackReason, str]:
+    """The reason of the default action instead of an answer, and a code for the log."""
+    if isinstance(error, ArmError):
+        return error.reason, error.cause
+    reason: FallbackReason = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
+    return reason, reason
 
 
 class Arms:
@@ -83,6 +135,7 @@ class Arms:
 
         Raises ArmError if the whole call failed, or another model than the arm's answered; or TimeoutError.
         """
+        key = experiment.key(arm.name)
         try:
             if (url := arm.url) is None:
                 answers = [answer_here(arm, item) for item in items]
@@ -93,10 +146,9 @@ class Arms:
                 if isinstance(answer, ArmAnswer):
                     self._check_model(experiment, arm, identity(answer.model))
         except ArmError as error:
-            self._count(experiment.key(arm.name), [error] * len(items))
+            self._count(key, [error] * len(items))
             raise
-        faults = [answer for answer in answers if isinstance(answer, ArmError) and answer.reason == "model_error"]
-        self._count(experiment.key(arm.name), faults)
+        self._count(key, [one for one in answers if isinstance(one, ArmError) and one.reason == "model_error"])
         return answers
 
     def ask_at(
@@ -164,77 +216,15 @@ class Arms:
             self._health.forget(f"{arm}'s answers")
 
 
-class ArmWatch:
-    """Probes arms; for one event loop."""
-
-    def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
-        self._live = live
-        self._arms = arms
-        self._health = health
-        self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
-        self._item = neutral_item(spec)
-
-    async def run(self) -> None:
-        """The background task."""
-        while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            await self.look()
-
-    async def look(self) -> None:
-        """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
-        arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.policies}
-        urls = {name: arm.url for name, (_, arm) in arms.items()}
-        for name in self._urls:
-            if self._urls[name] != urls.get(name):
-                self._health.forget(name)
-                self._arms.forget_faults(name)
-                metrics.of_arm(metrics.ARM_SILENT, name).set(0)
-        self._urls = urls
-        due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
-        await asyncio.gather(*(self._ask(*arms[name]) for name in due))
-        for name, url in urls.items():
-            fault = self._health.fault(name)
-            metrics.of_arm(metrics.ARM_SILENT, name).set(fault.seconds if fault else 0.0)
-            if fault and name in due:
-                experiment, arm = arms[name]
-                cause, where = type(fault.error).__name__, shown(url or "")
-                about = {"experiment": experiment.name, "arm": arm.name, "cause": cause}
-                why = f"{cause}: {fault.error}"
-                log.warning("%s (%s) has not answered for %.0f s: %s", name, where, fault.seconds, why, extra=about)
-
-    async def _ask(self, experiment: Experiment, arm: Arm) -> None:
-        key = experiment.key(arm.name)
-        try:
-            (answer,) = await asyncio.to_thread(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
-        except Exception as error:
-            self._health.report(key, error)
-            return
-        self._health.report(key)
-        if isinstance(answer, ArmError):
-            about = {"experiment": experiment.name, "arm": arm.name, "cause": answer.cause}
-            log.warning("arm %s: %s", key, answer, extra=about)
-
-
-def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
-    """A question that concerns no user: one without history."""
-    context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
-    return {
-        "window": instance_from_history({}, context, {}, spec, at=0),
-        "u": 0.5,
-        "user_id": "warm-up",
-        "campaign_id": "warm-up",
-        "timestamp": iso(0),
-        "context": context,
-        "candidates": list(spec.channels),
-    }
+class WrongModel(ArmError):
+    """Another model answers than the experiment names for the arm."""
 
 
 def _question(url: str, items: Items) -> bytes:
     if not urlsplit(url).path.endswith("/infer"):
         return orjson.dumps({"instances": items})
     texts = [orjson.dumps(item).decode() for item in items]
-    tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
-    return orjson.dumps({"inputs": [tensor]})
+    return orjson.dumps({"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]})
 
 
 def _answers(body: bytes, asked: int) -> list[Any]:
@@ -253,3 +243,145 @@ def _answers(body: bytes, asked: int) -> list[Any]:
             f"expected {asked} answers, in a list or as predictions, in the order of the items; got {given}", "form"
         )
     return content
+
+
+def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
+    """Check an arm's answer to one item; raises ArmError if it is no decision. `model` is known from elsewhere."""
+    if not isinstance(answer, dict):
+        raise ArmError(
+            f'expected an object such as {{"channel": "{candidates[0]}", "expose": true}}, got {short(answer)}', "form"
+        )
+    if "error" in answer:
+        raise ArmError(f"the arm has an error: {str(answer['error'])[:200]}", "error")
+    said = {name: value for name, value in answer.items() if value is not None}
+    if isinstance(who := said.get("model"), dict):  # which may say more
+        said["model"] = {key: who.get(key) for key in NOBODY}
+    try:
+        found = _FORM.validate_python(said)
+    except ValidationError as error:
+        raise ArmError(first_fault(error), str(error.errors(include_url=False)[0]["loc"][0])) from None
+    if found.channel not in candidates:
+        raise _wrong("channel", f"{short(found.channel)} is not on offer; answer one of {', '.join(candidates)}")
+    for name in _BY_CHANNEL:
+        if unknown := [channel for channel in getattr(found, name) if channel not in channels]:
+            raise _wrong(name, f"unknown channel {short(unknown[0])}; known: {', '.join(channels)}")
+    if found.exposure_probs.get(found.channel) == float(not found.expose):
+        raise _wrong("exposure_probs", f"{found.channel} has {float(not found.expose):g}, and expose is {found.expose}")
+    propensity, probs = _probabilities(found, candidates)
+    named = {key: found.model.get(key) or model[key] for key in NOBODY}
+    return replace(found, propensity=propensity, channel_probs=probs, model=named)
+
+
+def _probabilities(said: ArmAnswer, candidates: Sequence[str]) -> tuple[float | None, Mapping[str, float]]:
+    """Propensity, and probability of every candidate or, if they are unknown, of the chosen channel alone."""
+    propensity = None if said.propensity is None else min(said.propensity, 1.0)
+    if not said.channel_probs:
+        return propensity, {} if propensity is None else {said.channel: propensity}
+    probs = {name: min(said.channel_probs.get(name, 0.0), 1.0) for name in candidates}
+    if abs((total := sum(probs.values())) - 1.0) > _SUM_ROUNDING:
+        raise _wrong("channel_probs", f"those of the candidates must add up to 1, they add up to {total:g}")
+    if (chosen := probs[said.channel]) == 0.0:
+        raise _wrong("channel_probs", f"{said.channel} was chosen, so its probability is above 0")
+    if propensity is not None and abs(chosen - propensity) > _ROUNDING:
+        raise _wrong("propensity", f"{propensity:g}, and channel_probs has {chosen:g} for {said.channel}")
+    return chosen if propensity is None else propensity, probs
+
+
+def _wrong(field: str, text: str) -> ArmError:
+    return ArmError(f"{field}: {text}", field)
+
+
+def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
+    """The decision of an arm whose policy is in the experiment file, on a `PendingDecision.item`."""
+    candidates, rule = item["candidates"], arm.policy
+    assert rule is not None, "an arm with an endpoint is asked there"
+    if rule == "baseline":
+        if "baseline" not in item:
+            words = f"{arm.name} is what the request says, and this one has no baseline: send it with each request"
+            return ArmError(words, "no_baseline", "no_baseline")
+        # Named, as rows are: an arm that changes from or to an endpoint gets another policy.
+        return replace(answer_of(item["baseline"], candidates), model={**NOBODY, "name": "baseline"})
+    values = dict(item["context"])
+    if item["window"] is not None:
+        values |= item["window"]["static"]
+    elif missing := {name for row in rule for name in row.when} - set(values):
+        words = f"the policy asks for {', '.join(sorted(missing))} of the user, and nothing could be read"
+        return ArmError(words, "features", "features")
+    if (row := first_fit(rule, values, candidates)) is None:
+        offered = ", ".join(candidates)
+        return ArmError(f"none of {offered} is in a row that fits: give rows for all channels", "policy")
+    return _certain(row.channel, row.expose, candidates, {**NOBODY, "name": "rule", "digest": arm.rule_digest})
+
+
+def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
+    """The decision of the caller's own logic; with a propensity of 1 it is certain."""
+    channel, expose, propensity = baseline["channel"], baseline["expose"], baseline["propensity"]
+    if propensity == 1.0:
+        return _certain(channel, expose, candidates, NOBODY)
+    return ArmAnswer(channel, expose, propensity, {} if propensity is None else {channel: propensity})
+
+
+def _certain(channel: str, expose: bool, candidates: Sequence[str], model: Identity) -> ArmAnswer:
+    """A deterministic decision. Whether to expose does not depend on the channel."""
+    probs = {name: float(name == channel) for name in candidates}
+    return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), model=model)
+
+
+class ArmWatch:
+    """Probes arms that no traffic reaches, such as a challenger in the shadow; for one event loop.
+
+    An arm that is new or has moved is probed at once. If it does not answer, the experiment stays in force, and its
+    users get the default action; health, a metric by arm and the log say for how long.
+    """
+
+    def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
+        self._live = live
+        self._arms = arms
+        self._health = health
+        self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
+        self._item = neutral_item(spec)
+
+    async def look(self) -> None:
+        """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
+        arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.policies}
+        urls = {name: arm.url for name, (_, arm) in arms.items()}
+        for name in self._urls:
+            if self._urls[name] != urls.get(name):
+                self._health.forget(name)
+                self._arms.forget_faults(name)
+                metrics.of_arm(metrics.ARM_SILENT, name).set(0)
+        self._urls = urls
+        due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
+        await asyncio.gather(*(self._ask(*arms[name]) for name in due))
+        for name in urls:
+            fault = self._health.fault(name)
+            metrics.of_arm(metrics.ARM_SILENT, name).set(fault.seconds if fault else 0.0)
+
+    async def _ask(self, experiment: Experiment, arm: Arm) -> None:
+        key, about = experiment.key(arm.name), {"experiment": experiment.name, "arm": arm.name}
+        try:
+            (answer,) = await asyncio.to_thread(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
+        except Exception as error:
+            self._health.report(key, error)
+            seconds = fault.seconds if (fault := self._health.fault(key)) else 0.0
+            cause, where = type(error).__name__, shown(arm.url or "")
+            text = "%s (%s) has not answered for %.0f s: %s: %s"
+            log.warning(text, key, where, seconds, cause, error, extra={**about, "cause": cause})
+            return
+        self._health.report(key)
+        if isinstance(answer, ArmError):
+            log.warning("arm %s: %s", key, answer, extra={**about, "cause": answer.cause})
+
+
+def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
+    """A question that concerns no user: one without history."""
+    context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
+    return {
+        "window": instance_from_history({}, context, {}, spec, at=0),
+        "u": 0.5,
+        "user_id": "warm-up",
+        "campaign_id": "warm-up",
+        "timestamp": iso(0),
+        "context": context,
+        "candidates": list(spec.channels),
+    }

@@ -27,14 +27,13 @@ from mtorl.runtime.files import replacing
 from serving.decision_log import Spool, SpoolUnavailable, segments
 from serving.ledger.contract import (
     Account,
-    AlreadyReserved,
     Cost,
     Ledger,
     LedgerUnavailable,
     UnknownReservation,
     Wanted,
 )
-from serving.router.flow.pacer import Pacer
+from serving.ledger.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
@@ -69,7 +68,7 @@ class Budgets:
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self.cost_cap = cost_cap
         self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
@@ -96,7 +95,7 @@ class Budgets:
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
-        granted = self._ledger.reserve_all([one for one, _ in wanted])
+        granted = self.ledger.reserve_all([one for one, _ in wanted])
         for (one, experiment), answer in zip(wanted, granted, strict=True):
             if isinstance(answer, Exception):
                 answers.append(answer)
@@ -114,13 +113,6 @@ class Budgets:
         answer, amount = before.answer, before.reserved  # as then: the cost cap may be another since a restart
         return Wanted(answer["decision_id"], before.account, campaign, answer["channel"], amount, decision.key)
 
-    def still_pay(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """Whether the money of previous answers is still reserved or spent; blocks. Raises LedgerUnavailable."""
-        # A repeated call changes nothing and answers the same, unless the ledger has lost the reservation and paid for
-        # the request again.
-        granted = self._ledger.reserve_all(wanted)
-        return [False if isinstance(one, AlreadyReserved) else one for one in granted]
-
     def _check_open(self) -> None:
         if not self.ready:
             raise BudgetsClosed("the ledger is not set up yet")
@@ -135,17 +127,17 @@ class Budgets:
         """
         self._accounts_of = None
         if not self.ready:
-            self._ledger.claim()
-            check_ledger(self._ledger, spool.folder)
+            self.ledger.claim()
+            check_ledger(self.ledger, spool.folder)
         accounts = [
             Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiments.accounts()
         ]
-        self._ledger.define(accounts)
+        self.ledger.define(accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
         self._accounts_of = experiments
         if not self.ready:
-            remember_ledger(self._ledger, spool.folder)
-            if finished := reconcile(self._ledger, spool):
+            remember_ledger(self.ledger, spool.folder)
+            if finished := reconcile(self.ledger, spool):
                 log.warning("finished %d reservations that a crash had left open", finished)
             self.ready = True
 
@@ -155,7 +147,7 @@ class Budgets:
 
     def expire(self, ttl: float) -> int:
         """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many. Blocks."""
-        return self._ledger.expire(ttl) if self.ready else 0  # before, the log may hold a cost that is to be settled
+        return self.ledger.expire(ttl) if self.ready else 0  # before, the log may hold a cost that is to be settled
 
 
 class Settler:
@@ -348,18 +340,14 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     return len(waiting.keys() & unfinished)
 
 
-class LedgerLost(LedgerUnavailable):
-    """This ledger does not know what the decisions of the log have spent."""
-
-
 def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Raise LedgerLost unless the ledger paid for the log in this folder, or the log knows of no ledger."""
+    """Raise LedgerUnavailable unless the ledger paid for the log in this folder, or the log knows of no ledger."""
     found, known = ledger.identity(), _paid_by(folder)
     if found is not None and known in (None, found):
         return
     if known is None and not any(record["expose"] for record in segments.read(folder, "decision")):
         return
-    raise LedgerLost(
+    raise LedgerUnavailable(
         f"{ledger} {'has no accounts' if found is None else 'is another one'}, but {folder} holds decisions that a "
         "ledger paid for: restore that ledger, or lower the budgets by what was spent and run "
         "`mtorl ledger agree ROUTER.yaml`"

@@ -2,10 +2,10 @@
 
     event loop   an arm for the user, or the previous answer of a retried request          `Decider._start`
     thread       features, arm, ledger, log: four calls, in this order                     `Stages.decide`
-    event loop   the answer; what the thread has not logged by then is taken over          `Decider._take_of`
+    event loop   the answer; what the thread has not logged by then is taken over          `Decider._take_in`
 
-A thread of the arm (`lane.py`) takes all that waits through the four stages, with one call of each part for all
-(`parts.py`). A fault concerns as few decisions as possible: one user's features, one answer, one reservation, or all
+A thread of the arm's lane takes all that waits there through the four stages, with one call of each part for all
+(`stages.py`). A fault concerns as few decisions as possible: one user's features, one answer, one reservation, or all
 that share the call. A decision that lacks something goes on with the default action, which may cost money and is
 logged as any other.
 
@@ -21,46 +21,37 @@ ledger may have reserved money, the money is released. For a Redis that hangs, f
 The circuit breaker then opens: decisions get the same answer without waiting, and their threads take them to the log.
 """
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future
-from functools import partial
-from itertools import groupby
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+from typing import Any
 
 from mtorl.experiment.layers import Experiments
-from mtorl.log.records import DecisionRecord, FallbackReason, WindowRecord, is_sampled
 from serving.decision_log import Spool
-from serving.ledger.contract import AlreadyReserved
 from serving.router.flow.admission import CURRENT, Deadline
-from serving.router.flow.arm_answers import ArmAnswer, fault_of
-from serving.router.flow.arms import Arms
-from serving.router.flow.budgets import Budgets, BudgetsClosed, NoAccount
-from serving.router.flow.features import FeatureReader, ModelInput
+from serving.router.flow.budgets import Budgets
 from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConflict
-from serving.router.flow.lane import Lane
-from serving.router.flow.parts import GRACE_SECONDS, Call, CircuitOpen, Decisions, Parts
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
-from serving.router.flow.shadow import Shadow
+from serving.router.flow.stages import GRACE_SECONDS, Decisions, Stages
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
-from serving.router.ops.metrics import Stage
 
-_NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
 WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a withdrawn decision
-_HANGS: dict[Stage, FallbackReason] = {
-    "features": "features",
-    "model": "model_timeout",
-    "ledger": "ledger",
-    "log": "log",
-}
-_IN_LOG = ("log", None)  # `PendingDecision.asking`
+MOST_SHADOWS = 256  # decisions that wait for a challenger in the shadow; beyond that they have none
+_NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
+_AT_ONCE = 2  # batches in a lane ...
+_SECOND_SECONDS = 0.01  # ... the second one only if the first takes longer: large batches are cheaper
+_THREADS = 10  # of a lane; more than hang at a time (`stages.py`)
+_LARGEST = 64  # decisions in a batch, about: a few milliseconds of a model
 
-_T = TypeVar("_T")
+_Work = Callable[[Decisions], None]
+_Waiting = tuple[Decisions, asyncio.Future[Exception | None]]
+"""Decisions of a request, and the bug that their thread ends with."""
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +62,11 @@ class Decider:
     For one event loop. `seconds` are the deadline of a request.
     """
 
-    def __init__(
-        self, live: LiveExperiments, stages: Stages, budgets: Budgets, spool: Spool, shadow: Shadow, seconds: float
-    ) -> None:
+    def __init__(self, live: LiveExperiments, stages: Stages, budgets: Budgets, spool: Spool, seconds: float) -> None:
         self._live = live
         self._stages = stages
         self._budgets = budgets
         self._spool = spool
-        self._shadow = shadow
         self._seconds = seconds
         self._lanes: dict[str, Lane] = {}
         self._lanes_of: Experiments | None = None
@@ -91,7 +79,8 @@ class Decider:
         A decision goes on when its caller gives up: money may be reserved, and others may wait for the same answer.
         Raises RequestConflict if a request has the id of another one: nothing was decided.
         """
-        return await asyncio.shield(self._in_background(self._decide(requests)))
+        answers: list[dict[str, Any]] = await asyncio.shield(self._in_background(self._decide(requests)))
+        return answers
 
     @property
     def at_work(self) -> int:
@@ -114,10 +103,8 @@ class Decider:
         except RequestConflict as error:
             self.cache.give_up(answer.key for answer in answers if isinstance(answer, PendingDecision))
             raise RequestConflict(f"instances[{len(answers)}]: {error}") from None
-        begun = [answer for answer in answers if isinstance(answer, PendingDecision)]
-        new = [decision for decision in begun if decision.before is None]
-        work = [self._repeat(decision) for decision in begun if decision.before is not None]
-        await _all([self._take(new), *work] if new else work)
+        if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
+            await self._take(begun)
         # An answer that another request is working on comes by the other's deadline, which began earlier.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
@@ -129,84 +116,63 @@ class Decider:
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
-            answer = self.cache.repeat(decision.key, request.content)
-            if isinstance(answer, asyncio.Future):
+            found = self.cache.claim(decision.key, request.content)
+            if isinstance(found, asyncio.Future):
                 metrics.REPEATED.inc()
-                return answer
-            decision.before = answer
-            self.cache.begin(decision.key, request.content)
+                return found
+            decision.before = found
         return decision
 
-    async def _repeat(self, decision: PendingDecision) -> None:
-        """Give the previous answer or, if its money was released (through another router, even), decide anew."""
-        assert decision.before is not None and decision.key is not None, "it was remembered under a key"
-        answer = decision.before.answer
-        if bug := await self._work(self._lane("repeats", self._stages.check_repeats), [decision]):
-            log.error("a repeated answer was not checked", exc_info=bug, extra=decision.ids(type(bug).__name__))
-        if decision.done:
-            decision.done = False
-            await self._take([decision])
-        else:
-            metrics.REPEATED.inc()
-            self.cache.give_again(decision.key, answer)
-
     async def _take(self, decisions: Decisions) -> None:
-        by_arm: dict[str, list[PendingDecision]] = {}
+        by_lane: dict[str, list[PendingDecision]] = {}
         for decision in decisions:
-            by_arm.setdefault(decision.experiment.key(decision.arm), []).append(decision)
-        await _all(self._take_of(arm, of_arm) for arm, of_arm in by_arm.items())
+            name = decision.experiment.key(decision.arm) if decision.before is None else "repeats"
+            by_lane.setdefault(name, []).append(decision)
+        await _all(self._take_in(name, some) for name, some in by_lane.items())
         for decision in decisions:
+            if decision.before is not None:
+                metrics.REPEATED.inc()
+                self.cache.give_again(decision.before)
+                continue
             self._count(decision)
             if decision.key is not None:
                 self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0, decision.account)
-        tracing.note(lambda: decisions[0].traits() if len(decisions) == 1 else {"decisions": len(decisions)})
-        self._shadow.offer(decisions)
+        if new := [decision for decision in decisions if decision.before is None]:
+            tracing.note(lambda: new[0].traits() if len(new) == 1 else {"decisions": len(new)})
+            self._ask_shadows(new)
 
-    async def _take_of(self, arm: str, decisions: Decisions) -> None:
-        """Have a thread of the arm decide; what it has not logged in time is withdrawn."""
-        bug = await self._work(self._lane(arm, self._stages.decide), decisions)
-        records = []
-        for decision in decisions:
-            if decision.taken_over:
-                records.append(self._withdraw(decision, bug))
-            elif decision.may_be_reserved:
-                self._budgets.settler.finish_later(decision.decision_id, {})
-        if owed := [record for record in records if record is not None]:
-            await _durable(owed, decisions[0].deadline.left("log"))
-
-    async def _work(self, lane: Lane, decisions: Decisions) -> Exception | None:
-        """Have a thread work on decisions, and take over what is not done in time; returns a bug that ended it."""
-        deadline = decisions[0].deadline
+    async def _take_in(self, name: str, decisions: Decisions) -> None:
+        """Have a thread of a lane decide, and take over what it has not logged in time."""
+        deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        if not ended.done() and any(decision.asking == _IN_LOG for decision in decisions):
+        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
-        if bug is None and (asking := next((decision.asking for decision in late if decision.asking), None)):
+        if bug is not None:
+            log.error("a thread of %s has ended", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
+        elif asking := next((one.asking for one in late if one.asking and one.failed is None), None):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
         lane.begin()  # a thread that hangs leaves its place to another one
-        return bug
-
-    def _lane(self, name: str, work: Callable[[Decisions], None]) -> Lane:
-        if self._lanes_of is not self._live.experiments:
-            self._lanes_of = self._live.experiments
-            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # some arms may be gone
-                self._lanes.pop(idle).close()
-        if name not in self._lanes:
-            self._lanes[name] = Lane(name, work)
-        return self._lanes[name]
+        # A previous answer is repeated if the ledger does not say in time whether it is still paid for.
+        written = [self._withdraw(decision, bug) for decision in late if decision.before is None]
+        for decision in decisions:
+            if decision.may_be_reserved and not decision.taken_over:
+                self._budgets.settler.finish_later(decision.decision_id, {})
+        if owed := [record for record in written if record is not None]:
+            await _durable(owed, deadline.left("log"))
 
     def _withdraw(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
         """Take the default action after all; returns when its record is durable, unless the log is what failed."""
         stage = decision.asking and decision.asking[0]
+        release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # After a bug, the ledger's answer may be lost: a release is harmless where nothing is reserved.
-        release = decision.expose or stage == "ledger" or decision.may_be_reserved or (fault and fault[0] == "internal")
         # An earlier record may become durable yet: this one says that nothing was shown.
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
-            fault = _HANGS[stage], TimeoutError(f"the stage {stage} did not end in time")
+            late = TimeoutError(f"the stage {stage} did not end in time")
+            fault = "model_timeout" if stage == "model" else stage, late
         elif fault is None and not decision.complete:
             fault = "no_time", TimeoutError("no thread was free in time")
         if fault is not None:
@@ -217,10 +183,10 @@ class Decider:
         except Exception as error:
             decision.fall_back("internal", error)  # not even a record can be made
         if release:
-            self._in_background(self._give_back(decision.decision_id, written))
+            self._in_background(self._release(decision.decision_id, written))
         return None if decision.fault == "log" else written
 
-    async def _give_back(self, decision_id: str, written: Future[None] | None) -> None:
+    async def _release(self, decision_id: str, written: Future[None] | None) -> None:
         """Release the money once the log says that nothing was shown, or a log that hangs has had its time.
 
         In the other order, a process that is killed in between leaves an exposure in the log that nothing pays for.
@@ -232,7 +198,9 @@ class Decider:
     def _count(self, decision: PendingDecision) -> None:
         account = decision.account
         if not decision.override:  # overrides are not paced
-            self._budgets.pacer.count(account, decision.request.campaign_id, decision.taken)
+            taken = decision.taken
+            forecast = (None, None) if taken is None else (taken.expected_reward, taken.expected_cost)
+            self._budgets.pacer.count(account, decision.request.campaign_id, *forecast)
         metrics.of_arm(metrics.DECISIONS, account, expose=str(decision.expose).lower()).inc()
         metrics.of_arm(metrics.DECISION_LATENCY, account).observe(decision.deadline.elapsed())
         if (channel := decision.chosen_channel) is not None:
@@ -242,7 +210,29 @@ class Decider:
                 decision.deadline.failed = not decision.deadline.late
             metrics.of_arm(metrics.FALLBACKS, account, reason=decision.fault).inc()
 
-    def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def _ask_shadows(self, decisions: Decisions) -> None:
+        """Have the challengers of the stage `shadow` asked; no caller waits for them."""
+        by_arm: dict[str, list[PendingDecision]] = {}
+        for decision in decisions:
+            for shadow in decision.shadows():
+                by_arm.setdefault(shadow.experiment.key(shadow.arm), []).append(shadow)
+        for arm, shadows in by_arm.items():
+            lane = self._lane(f"shadow of {arm}", self._stages.shadow)
+            if lane.waiting + len(shadows) <= MOST_SHADOWS:
+                lane.put(shadows)
+            else:
+                metrics.of_arm(metrics.SHADOW, arm, result="dropped").inc(len(shadows))
+
+    def _lane(self, name: str, work: _Work) -> "Lane":
+        if self._lanes_of is not self._live.experiments:
+            self._lanes_of = self._live.experiments
+            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # some arms may be gone
+                self._lanes.pop(idle).close()
+        if name not in self._lanes:
+            self._lanes[name] = Lane(name, work)
+        return self._lanes[name]
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -264,109 +254,87 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*parts)
 
 
-class Stages:
-    """The stages of a decision, for the threads of lanes; windows of `window_share` of the users are logged."""
+class Lane:
+    """The threads of an arm, for an event loop that must not wait; `work` takes a batch through its stages.
 
-    def __init__(
-        self, reader: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, parts: Parts, window_share: float
-    ) -> None:
-        self._reader = reader
-        self._arms = arms
-        self._budgets = budgets
-        self._spool = spool
-        self._window_share = window_share
-        self.parts = parts
+    A thread takes all decisions that wait in its lane as one batch. So one read of features, one POST, one transaction
+    and one sync serve many requests, and a request costs one hop into a thread and one back. Each arm has a lane: an
+    arm that hangs holds up its own users alone. A thread whose decisions were all taken over hangs, and another one
+    takes its place.
+    """
 
-    def decide(self, decisions: Decisions) -> None:
-        """Take decisions of an arm through the four stages."""
-        self._read_features(decisions)
-        for _, of_one in groupby(decisions, key=lambda decision: id(decision.experiment)):  # its file may have changed
-            self._ask_arm(list(of_one))
-        self._reserve(decisions)
-        self._log(decisions)
+    def __init__(self, name: str, work: _Work) -> None:
+        self._work = work
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
+        self._waiting: deque[_Waiting] = deque()
+        self._batches: list[list[_Waiting]] = []  # in threads
+        self._since = 0.0  # when the newest batch began
+        self._second: asyncio.TimerHandle | None = None
 
-    def _read_features(self, decisions: Decisions) -> None:
-        def take(decision: PendingDecision, found: ModelInput | Exception) -> None:
-            if not isinstance(found, Exception):
-                decision.features = found
-                metrics.FEATURES.labels("yes" if found.has_history else "no").inc()
-            elif decision.policy.policy is None:  # a policy without a server reports itself that it needs features
-                decision.fall_back("features", found)
+    def put(self, decisions: Decisions) -> asyncio.Future[Exception | None]:
+        """Have a request's decisions worked on; the result is a bug that the thread ended with."""
+        done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((decisions, done))
+        self.begin()
+        return done
 
-        self.parts.ask(
-            "features", "features", decisions, lambda decision: decision.request, _plain(self._reader.read), take
-        )
+    def begin(self) -> None:
+        """Start a batch of what waits, if a thread may take it."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            hanging = sum(all(one.taken_over for some, _ in batch for one in some) for batch in self._batches)
+            at_work = len(self._batches) - hanging
+            if at_work >= min(_AT_ONCE, _THREADS - hanging):
+                return
+            if at_work and (left := self._since + _SECOND_SECONDS - monotonic()) > 0:
+                if self._second is None:
+                    self._second = loop.call_later(left, self._begin_second)
+                return
+            batch: list[_Waiting] = []
+            decisions: list[PendingDecision] = []
+            while self._waiting and len(decisions) < _LARGEST:
+                waiting = self._waiting.popleft()
+                if not waiting[0][0].taken_over:
+                    batch.append(waiting)
+                    decisions.extend(waiting[0])
+            if batch:
+                self._since = monotonic()
+                self._batches.append(batch)
+                try:
+                    self._pool.submit(self._run, batch, decisions, loop)
+                except RuntimeError as error:  # the process can't have one more thread
+                    self._end(batch, error)
 
-    def _ask_arm(self, decisions: Decisions) -> None:
-        experiment, arm = decisions[0].experiment, decisions[0].policy
+    @property
+    def waiting(self) -> int:
+        """Decisions that no thread has taken yet."""
+        return sum(len(decisions) for decisions, _ in self._waiting)
 
-        def item(decision: PendingDecision) -> dict[str, Any]:
-            decision.prices = self._budgets.pacer.prices(decision.account, decision.request.campaign_id)
-            return decision.item()
+    @property
+    def busy(self) -> bool:
+        """Whether decisions wait or are worked on."""
+        return bool(self._waiting or self._batches)
 
-        def take(decision: PendingDecision, answer: ArmAnswer | Exception) -> None:
-            if isinstance(answer, Exception):
-                reason, cause = fault_of(answer)
-                decision.fall_back(reason, answer, cause)
-            else:
-                decision.take(answer)
+    def close(self) -> None:
+        """Let the threads end, without waiting for those that hang."""
+        self._pool.shutdown(wait=False)
 
-        needing = [decision for decision in decisions if not decision.fault]
-        self.parts.ask("model", experiment.key(arm.name), needing, item, partial(self._arms.ask, experiment, arm), take)
+    def _begin_second(self) -> None:
+        self._second = None
+        self.begin()
 
-    def _reserve(self, decisions: Decisions) -> None:
-        def take(decision: PendingDecision, reserved: float | Exception | None) -> None:
-            if not isinstance(reserved, Exception):
-                decision.reserved = reserved
-                decision.budget_exhausted = reserved is None
-            elif isinstance(reserved, NoAccount):
-                decision.fall_back("no_account", reserved)
-            elif isinstance(reserved, AlreadyReserved):
-                decision.fall_back("repeated", reserved)  # with nothing to release: the money is another decision's
-            else:
-                decision.fall_back("ledger", reserved)
-                decision.may_be_reserved = not isinstance(reserved, BudgetsClosed | CircuitOpen)
+    def _run(self, batch: list[_Waiting], decisions: Decisions, loop: asyncio.AbstractEventLoop) -> None:
+        bug = None
+        try:
+            self._work(decisions)
+        except Exception as error:
+            bug = error
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            loop.call_soon_threadsafe(self._end, batch, bug)
 
-        exposing = [decision for decision in decisions if decision.action.expose]  # also by the default action
-        self.parts.ask("ledger", None, exposing, self._budgets.wanted, _plain(self._budgets.reserve), take)
-
-    def _log(self, decisions: Decisions) -> None:
-        def records(decision: PendingDecision) -> tuple[DecisionRecord, WindowRecord | None]:
-            made = decision.record()
-            return made, decision.window_record() if is_sampled(made["unit_hash"], self._window_share) else None
-
-        def write(made: Sequence[Any], seconds: float, _: object) -> Sequence[None]:
-            self._spool.write("decision", [record for record, _ in made], seconds)
-            if windows := [window for _, window in made if window is not None]:
-                self._spool.submit_later("window", *windows)
-            metrics.SPOOL_RECORDS.inc(len(made))
-            return [None] * len(made)
-
-        def take(decision: PendingDecision, fault: Exception | None) -> None:
-            if fault is None:
-                decision.done = True
-            else:
-                decision.failed = "log", fault
-
-        self.parts.ask("log", None, decisions, records, write, take)
-
-    def check_repeats(self, decisions: Decisions) -> None:
-        """Drop the previous answers whose money is neither reserved nor spent any more (`PendingDecision.before`).
-
-        If the ledger does not answer, the answer is repeated. That reserves nothing, so "no ledger, no spend" holds:
-        the money was reserved, the first answer may have been acted on, and callers retry just when parts are away.
-        """
-
-        def take(decision: PendingDecision, paid: bool | Exception) -> None:
-            if isinstance(paid, Exception):
-                about = decision.ids(type(paid).__name__)
-                log.warning("an exposure is repeated without the ledger, %s: %s", about["cause"], paid, extra=about)
-            elif not paid:
-                decision.before, decision.done = None, True
-
-        self.parts.ask("ledger", None, decisions, self._budgets.wanted_before, _plain(self._budgets.still_pay), take)
-
-
-def _plain(call: Callable[[Any], Sequence[Any]]) -> Call:
-    """A call that has its own time limit and sends no trace."""
-    return lambda questions, seconds, spans: call(questions)
+    def _end(self, batch: list[_Waiting], bug: Exception | None) -> None:
+        if batch in self._batches:  # the pool keeps one that it had no thread for, and works on it later
+            self._batches.remove(batch)
+            for _, done in batch:
+                done.set_result(bug)
+        self.begin()

@@ -65,8 +65,7 @@ class FeatureSource(Protocol):
         """One answer for each request, in order."""
 
 
-@dataclass(frozen=True)
-class ModelInput:
+class ModelInput(NamedTuple):
     """Features of one opportunity, as a model reads them."""
 
     window: Instance
@@ -125,12 +124,9 @@ class FeastSource:
 
                 read_times_by(convert_timestamp)
             projections = store.get_feature_service(service).feature_view_projections
-            views = [(store.get_feature_view(p.name), [f.name for f in p.features]) for p in projections]
-            self._views = [_View.of(view, names) for view, names in views]
+            self._views = [_View(store.get_feature_view(p.name), [f.name for f in p.features]) for p in projections]
             opened = _RedisHashes if store.config.online_store.type == "redis" else _EachView
-            self._stored: _RedisHashes | _EachView = opened(
-                store.config, [(view, ours.key, names) for ours, (view, names) in zip(self._views, views, strict=True)]
-            )
+            self._stored: _RedisHashes | _EachView = opened(store.config, self._views)
         except RegistryAwaited:
             raise
         except Exception as error:  # Feast raises many kinds
@@ -138,7 +134,7 @@ class FeastSource:
                 raise RegistryAwaited(f"the feature registry at {registry} is being written") from error
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
         wanted = {field.name for chosen in spec.features for field in chosen.fields} if spec else set()
-        if missing := wanted - {name for view in self._views for name in view.defaults}:
+        if missing := wanted - {name for view in self._views for name in view.names}:
             raise SettingsError(
                 f"feature_service: {service}: lacks {', '.join(sorted(missing))}, which the data set description names "
                 "under features; build the feature repository with that description"
@@ -151,9 +147,10 @@ class FeastSource:
         users = []
         for request in requests:
             rows = {v.name: v.row(stored[v.name][getattr(request, v.key)], request.at) for v in self._views}
-            history, static = rows.pop(HISTORY, _Row({}, False)), rows.pop(STATIC, _Row({}, False))
-            aggregates = {name: value for row in rows.values() for name, value in row.values.items()}
-            users.append(UserFeatures(history.values, static.values, history.is_stored, aggregates))
+            history, has_history = rows.pop(HISTORY, ({}, False))
+            static, _ = rows.pop(STATIC, ({}, False))
+            aggregates = {name: value for values, _ in rows.values() for name, value in values.items()}
+            users.append(UserFeatures(history, static, has_history, aggregates))
         return users
 
 
@@ -167,45 +164,40 @@ def registry_file(repo: Path) -> Path | None:
     return repo / registry.path
 
 
-class _Row(NamedTuple):
-    values: dict[str, Any]
-    is_stored: bool
+Stored = tuple[int | None, dict[str, Any]]
+"""A key's row of a view: its event time, microseconds since 1970 (SQLite keeps whole seconds; None: there is no row),
+and its values, of which a null or NaN is None."""
 
 
-@dataclass(frozen=True)
 class _View:
-    name: str
-    key: str
-    ttl: int  # microseconds, 0 for no expiry
-    defaults: dict[str, Any]
+    """A view of the service, with the wanted features."""
 
-    @classmethod
-    def of(cls, view: FeatureView, features: Sequence[str]) -> _View:
+    def __init__(self, view: FeatureView, names: Sequence[str]) -> None:
         keys = set(view.join_keys)
         if len(keys) != 1 or not keys <= _KEYS:
             raise ValueError(f"view {view.name} has the keys {sorted(keys)}; a decision has one of {sorted(_KEYS)}")
-        if view.name == HISTORY and PACKED not in features:
+        if view.name == HISTORY and PACKED not in names:
             raise ValueError(f"view {view.name} without {PACKED}")
         tags = {f.name: f.tags for f in view.features}
-        without = sorted(name for name in features if "default" not in tags[name])
-        if without:
+        if without := sorted(name for name in names if "default" not in tags[name]):
             raise ValueError(f"view {view.name}: no default for {', '.join(without)}; give the field a tag 'default'")
-        defaults = {name: json.loads(tags[name]["default"]) for name in features}
-        return cls(view.name, keys.pop(), (view.ttl or timedelta(0)) // timedelta(microseconds=1), defaults)
+        self.feast, self.name, self.key, self.names = view, view.name, keys.pop(), list(names)
+        self._ttl = (view.ttl or timedelta(0)) // timedelta(microseconds=1)  # 0: no expiry
+        self._defaults = {name: json.loads(tags[name]["default"]) for name in names}
 
-    def row(self, stored: Stored, at: int) -> _Row:
-        """Features at a time, microseconds since 1970."""
-        values, defaults = stored.values, self.defaults
-        as_of: float | None = stored.event_us
+    def row(self, stored: Stored, at: int) -> tuple[dict[str, Any], bool]:
+        """Features at a time, microseconds since 1970, and whether they are stored ones."""
+        as_of: float | None
+        (as_of, values), defaults = stored, self._defaults
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
             # A history may have gone on after the decision, and still holds earlier touchpoints, oldest first.
             times = values.get("hist_timestamp") or ()
             as_of = times[before - 1] if (before := bisect_left(times, at)) else None
-        served_now = as_of is not None and as_of < at and not (self.ttl and at - as_of > self.ttl)
+        served_now = as_of is not None and as_of < at and not (self._ttl and at - as_of > self._ttl)
         if not served_now or all(value is None for value in values.values()):
-            return _Row(dict(defaults), False)
-        return _Row({name: defaults[name] if value is None else value for name, value in values.items()}, True)
+            return dict(defaults), False
+        return {name: defaults[name] if value is None else value for name, value in values.items()}, True
 
 
 @contextmanager
@@ -221,17 +213,6 @@ def _without_torch() -> Iterator[None]:
             del sys.modules["torch"]
 
 
-class Stored(NamedTuple):
-    """A key's row of a view."""
-
-    event_us: int | None  # microseconds since 1970 (SQLite keeps whole seconds); None: there is no row
-    values: dict[str, Any]  # a null or NaN is None
-
-
-Views = Sequence[tuple["FeatureView", str, Sequence[str]]]
-"""Views, each with its join key and the names of its wanted features."""
-
-
 def _online_store(config: Any) -> Any:
     from feast.infra.online_stores.helpers import get_online_store_from_config
 
@@ -245,7 +226,7 @@ class _EachView:
     one connection at the same time get rows of each other's queries.
     """
 
-    def __init__(self, config: Any, views: Views) -> None:
+    def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._views = config, views
         self._free: deque[Any] = deque()  # the last one used at the end
 
@@ -256,11 +237,11 @@ class _EachView:
         except IndexError:
             online = _online_store(self._config)
         rows = {}
-        for view, key, names in self._views:
-            answer = online.online_read(self._config, view, _entity_keys(key, ids[key]), list(names))
+        for view in self._views:
+            answer = online.online_read(self._config, view.feast, _entity_keys(view.key, ids[view.key]), view.names[:])
             rows[view.name] = {
-                value: Stored(at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in names})
-                for value, (at, stored) in zip(ids[key], answer, strict=True)
+                value: (at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in view.names})
+                for value, (at, stored) in zip(ids[view.key], answer, strict=True)
             }
         self._free.append(online)  # not after an error: it may be the connection's
         return rows
@@ -269,14 +250,14 @@ class _EachView:
 class _RedisHashes:
     """Feast's Redis store: one hash a key, which holds the fields of all views."""
 
-    def __init__(self, config: Any, views: Views) -> None:
+    def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._online = config, _online_store(config)
         self._fields: dict[str, list[bytes]] = defaultdict(list)  # of the hashes of a join key
-        self._places: dict[str, list[tuple[str, int, Sequence[str]]]] = defaultdict(list)  # view, first field, features
-        for view, key, names in views:
-            self._places[key].append((view.name, len(self._fields[key]), names))
-            _, fields = self._online._generate_hset_keys_for_features(view, list(names))
-            self._fields[key] += fields  # the last one is that of the event time
+        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # views, with their first fields
+        for view in views:
+            self._places[view.key].append((view, len(self._fields[view.key])))
+            _, fields = self._online._generate_hset_keys_for_features(view.feast, view.names[:])
+            self._fields[view.key] += fields  # the last one is that of the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
         """View -> id -> row, of distinct ids by join key."""
@@ -289,13 +270,12 @@ class _RedisHashes:
         commands = [(place, self._fields[key]) for place, (key, _) in zip(hashes, wanted, strict=True)]
         rows: dict[str, dict[str, Stored]] = defaultdict(dict)
         for (key, value), fields in zip(wanted, self._online._read_hash_fields(self._config, commands), strict=True):
-            for view, first, names in self._places[key]:
-                last = first + len(names)
+            for view, first in self._places[key]:
+                *found, written = fields[first : first + len(view.names) + 1]
                 # Without a row the fields are absent, and so is a feature that was added after the row was written.
-                values = [_plain(Value.FromString(field)) if field else None for field in fields[first:last]]
-                at = Timestamp.FromString(fields[last]) if fields[last] else None
-                event_us = None if at is None else at.seconds * 1_000_000 + at.nanos // 1000
-                rows[view][value] = Stored(event_us, dict(zip(names, values, strict=True)))
+                values = [_plain(Value.FromString(field)) if field else None for field in found]
+                at = Timestamp.FromString(written).ToMicroseconds() if written else None
+                rows[view.name][value] = at, dict(zip(view.names, values, strict=True))
         return rows
 
 

@@ -4,9 +4,6 @@ A caller whose connection broke retries with the same request id. The router tha
 from memory or, after a crash, from its log; an exposure only while its money is reserved or spent, since its
 cancellation may have reached another router. A request that this router does not remember is decided anew, with a new
 decision id, and the ledger refuses to pay for it a second time.
-
-A request with the id of another one (same user and campaign, but another context, time, offer or baseline) is a mistake
-of the caller.
 """
 
 import asyncio
@@ -21,7 +18,6 @@ import orjson
 
 from mtorl.experiment.arm import OVERRIDE, arm_key
 from mtorl.log.records import V1Answer
-from serving.router.flow.requests import DecisionRequest
 
 Prediction = dict[str, Any]
 
@@ -30,19 +26,20 @@ SECONDS = 600.0  # for which they are; far less than a reservation lasts, so tha
 
 
 class RequestConflict(RuntimeError):
-    """A request id was used before, for a request that said something else; HTTP 409."""
+    """A request id was used before, for another context, time, offer or baseline: a mistake of the caller, HTTP 409."""
 
 
-def request_key(request: DecisionRequest) -> str | None:
+def request_key(user_id: str, campaign_id: str, request_id: str | None) -> str | None:
     """Equal for requests with the same id, user and campaign, whichever experiment decides; None without an id."""
-    if request.request_id is None:
+    if request_id is None:
         return None
-    return _key(request.user_id, request.campaign_id, request.request_id)
+    return hashlib.blake2b(orjson.dumps([user_id, campaign_id, request_id]), digest_size=16).hexdigest()
 
 
 class Answered(NamedTuple):
     """A previous answer."""
 
+    key: str
     at: float  # time.monotonic
     content: str | None  # hash of what the request said
     answer: Prediction
@@ -72,55 +69,51 @@ class IdempotencyCache:
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
-            if record["request_id"] is not None and age < SECONDS:
-                key = _key(record["user_id"], record["campaign_id"], record["request_id"])
+            key = request_key(record["user_id"], record["campaign_id"], record["request_id"])
+            if key is not None and age < SECONDS:
                 account = arm_key(record["experiment"], OVERRIDE if record["override"] else record["arm"])
                 at, answer = time.monotonic() - age, prediction_of(record)
-                self._remember(key, Answered(at, record["request_hash"], answer, record["reserved"], account))
+                self._remember(Answered(key, at, record["request_hash"], answer, record["reserved"], account))
         for outcome in outcomes:
             if outcome["kind"] == "cancel":
                 self.forget(outcome["decision_id"])
 
-    def repeat(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
-        """The answer to a request that was decided lately, or is being decided; None: it is new.
+    def claim(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
+        """The answer to a request that was decided lately, or is being decided.
 
-        For an `Answered`, the caller must find out whether its money is still reserved: `begin`, and then `give_again`
-        or `give`. Raises RequestConflict if the request with this key had another content hash.
+        An `Answered` may be repeated while its money is reserved or spent, and None is a new request: for both, retries
+        wait until the caller calls `give`, `give_again` or `give_up`. Raises RequestConflict if the request with this
+        key had another content hash.
         """
-        answered = self._answers.get(key)
-        if answered is not None and time.monotonic() - answered.at > SECONDS:
-            answered = None
-        if (found := self._pending.get(key) or answered) is None:
-            return None
-        if found.content != content:
+        found = self._pending.get(key) or self._answers.get(key)
+        if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:
+            found = None
+        if found is not None and found.content != content:
             raise RequestConflict(
                 "the request_id was used before, for this user and campaign, by a request that said something else in "
                 "context, timestamp, candidates, costs or baseline; give each request an id of its own"
             )
         if isinstance(found, _InProgress):
             return found.answer
-        if found.reserved:
-            return found
-        repeated: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        repeated.set_result(found.answer)
-        return repeated
-
-    def begin(self, key: str, content: str | None) -> None:
-        """Mark a request as being decided: retries wait for its answer."""
-        self._pending[key] = _InProgress(content, asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        if found is not None and not found.reserved:
+            answer.set_result(found.answer)
+            return answer
+        self._pending[key] = _InProgress(content, answer)
+        return found
 
     def give(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
         """Answer a request; `reserved` currency units are reserved in `account`."""
         pending = self._pending.pop(key)
-        self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved, account))
+        self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
-    def give_again(self, key: str, answer: Prediction) -> None:
+    def give_again(self, before: Answered) -> None:
         """Repeat the previous answer, without prolonging its life."""
-        self._pending.pop(key).answer.set_result(answer)
+        self._pending.pop(before.key).answer.set_result(before.answer)
 
     def give_up(self, keys: Iterable[str | None]) -> None:
-        """Take back `begin`."""
+        """Take back `claim`."""
         for key in keys:
             if key is not None:
                 self._pending.pop(key)
@@ -130,12 +123,12 @@ class IdempotencyCache:
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
-    def _remember(self, key: str, new: Answered) -> None:
-        if (before := self._answers.get(key)) is not None:  # expired, or the same decision
+    def _remember(self, new: Answered) -> None:
+        if (before := self._answers.get(new.key)) is not None:  # expired, or the same decision
             self._keys.pop(before.answer["decision_id"], None)
-        self._answers[key] = new
-        self._answers.move_to_end(key)
-        self._keys[new.answer["decision_id"]] = key
+        self._answers[new.key] = new
+        self._answers.move_to_end(new.key)
+        self._keys[new.answer["decision_id"]] = new.key
         while len(self._answers) > MOST:
             _, oldest = self._answers.popitem(last=False)
             self._keys.pop(oldest.answer["decision_id"], None)
@@ -146,7 +139,3 @@ def prediction_of(record: Mapping[str, Any]) -> Prediction:
     model = {"name": record["model_name"], "version": record["model_version"], "digest": record["model_digest"]}
     taken = record["fallback_reason"] is None and any(model.values())
     return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if taken else None}
-
-
-def _key(*parts: str) -> str:
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()

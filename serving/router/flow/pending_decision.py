@@ -16,7 +16,7 @@ import orjson
 from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
-from mtorl.experiment.arm import OVERRIDE, Arm
+from mtorl.experiment.arm import INCUMBENT, OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.decision_ids import decision_id, time_of
@@ -26,6 +26,7 @@ from mtorl.log.records import (
     Explored,
     FallbackReason,
     History,
+    ShadowRecord,
     V1Answer,
     WindowRecord,
     unit_hash,
@@ -34,7 +35,7 @@ from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
 from serving.router.flow.admission import Deadline
-from serving.router.flow.arm_answers import ArmAnswer, answer_of, identity
+from serving.router.flow.arms import ArmAnswer, answer_of, identity
 from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
 from serving.router.flow.requests import DecisionRequest
@@ -44,7 +45,7 @@ from serving.router.ops.metrics import Stage
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class PendingDecision:
     """Filled in stage by stage; once `fault` is set, it is the default action.
 
@@ -69,11 +70,11 @@ class PendingDecision:
     may_be_reserved: bool = False  # the ledger's answer is unknown
     before: Answered | None = None  # a previous exposure that is the answer while it is paid for
     asking: tuple[Stage, str | None] | None = None  # stage and part whose answer it waits for
-    done: bool = False  # it is logged, or `before` is found to be paid for no longer
+    done: bool = False  # it is logged, or `before` is still paid for
     failed: tuple[FallbackReason, Exception] | None = None  # why it can't be logged
     taken_over: bool = False  # by the event loop: what a thread finds later is ignored
     span: Span = field(default_factory=tracing.here)  # of its request
-    lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def start(
@@ -84,9 +85,9 @@ class PendingDecision:
         The id of decision and reservation ends with the log's identity, so that a router knows its own reservations in
         a shared ledger after a crash.
         """
-        arm = experiment.arm_of(request.user_id, request.campaign_id)
-        made = decision_id(request.user_id, log_id, campaign=request.campaign_id)
-        return cls(request, experiment, *arm, request_key(request), made, deadline)
+        user, campaign = request.user_id, request.campaign_id
+        made, key = decision_id(user, log_id, campaign=campaign), request_key(user, campaign, request.request_id)
+        return cls(request, experiment, *experiment.arm_of(user, campaign), key, made, deadline)
 
     @cached_property
     def override(self) -> bool:
@@ -122,6 +123,10 @@ class PendingDecision:
                 expected_cost=answer.expected_costs.get(taken.channel),
                 price=answer.prices.get(taken.channel),
             )
+
+    def pay(self, amount: float | None) -> None:
+        """Take what the ledger has reserved, currency units; None: an account has too little left."""
+        self.reserved, self.budget_exhausted = amount, amount is None
 
     def fall_back(self, reason: FallbackReason, why: Exception, cause: str | None = None) -> None:
         """Take the default action; the policy's answer is logged beside it. `cause`: a code, by default the reason."""
@@ -215,6 +220,14 @@ class PendingDecision:
             **({} if self.prices is None else {"price": self.prices}),
         }
 
+    def shadows(self) -> list[PendingDecision]:
+        """At the stage `shadow`, what each challenger is asked: with this decision's features, prices and draws."""
+        of = self.experiment
+        if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
+            return []
+        blank: dict[str, Any] = {"answer": None, "exploration": None, "fault": None, "taken_over": False}
+        return [replace(self, arm=arm.name, **blank) for arm in of.arms if arm.name != INCUMBENT]
+
     def record(self) -> DecisionRecord:
         """The record of the decision log."""
         answer = self.answer
@@ -260,17 +273,44 @@ class PendingDecision:
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 
+    def shadow_record(self) -> ShadowRecord:
+        """The record of what a challenger would have decided (`shadows`)."""
+        answer = self.answer
+        return {
+            "schema_version": VERSION,
+            "shadow_id": f"{self.decision_id}.{self.arm}",
+            "decision_id": self.decision_id,
+            "experiment": self.experiment.name,
+            "arm": self.arm,
+            "fault": self.fault,
+            "channel": answer.channel if answer else None,
+            "expose": answer.expose if answer else None,
+            "propensity": answer.propensity if answer else None,
+            "exploration": self.exploration,
+            "channel_probs": dict(answer.channel_probs) if answer else {},
+            "exposure_probs": dict(answer.exposure_probs) if answer else {},
+            "expected_reward": answer.expected_reward if answer else None,
+            "expected_cost": answer.expected_cost if answer else None,
+            "expected_rewards": dict(answer.expected_rewards) if answer else {},
+            "expected_costs": dict(answer.expected_costs) if answer else {},
+            "price": answer.price if answer else None,
+            "prices": dict(answer.prices) if answer else {},
+            "model_name": answer.model["name"] if answer else None,
+            "model_version": answer.model["version"] if answer else None,
+            "model_digest": answer.model["digest"] if answer else None,
+            "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+
     def window_record(self) -> WindowRecord | None:
         """The record of the window, if one was built."""
         if self.features is None:
             return None
-        at = time_of(self.decision_id).isoformat()
         return {
             "schema_version": VERSION,
             "decision_id": self.decision_id,
             "unit_hash": unit_hash(self.request.user_id),
             "window": dict(self.features.window),
-            "event_time": at,
+            "event_time": time_of(self.decision_id).isoformat(),
         }
 
     def prediction(self) -> dict[str, Any]:

@@ -178,7 +178,10 @@ class DecisionParser:
     def _request(self, i: int, instance: Instance, now: datetime) -> DecisionRequest:
         timestamp, given = instance.get("timestamp"), instance["context"]
         context = {name: None if (value := given.get(name)) == "" else value for name in self._columns}
-        at = microseconds(now if timestamp is None else _not_in_future(f"instances[{i}].timestamp", timestamp, now))
+        when = now if timestamp is None else _utc(where := f"instances[{i}].timestamp", timestamp)
+        if when > now + CLOCK_SKEW:
+            raise BadRequest(f"{where}: {timestamp} is in the future; it is {now.isoformat(timespec='seconds')} here")
+        at = microseconds(when)
         request_id = instance.get("request_id")
         baseline: Baseline | None = None
         if (stated := instance.get("baseline")) is not None:
@@ -266,13 +269,6 @@ def _checked(adapter: TypeAdapter[Body], body: Any) -> Body:
         return adapter.validate_python(body)
     except ValidationError as error:
         raise BadRequest(first_fault(error)) from None
-
-
-def _not_in_future(where: str, text: str, now: datetime) -> datetime:
-    when = _utc(where, text)
-    if when > now + CLOCK_SKEW:
-        raise BadRequest(f"{where}: {text} is in the future; it is {now.isoformat(timespec='seconds')} here")
-    return when
 
 
 def _utc(where: str, text: str) -> datetime:

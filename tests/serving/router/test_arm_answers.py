@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.router.flow import arms as asked_arms
-from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, identity, read_answer
+from serving.router.flow.arm_client import ArmError
+from serving.router.flow.arms import NOBODY, ArmAnswer, identity, read_answer
 from serving.router.flow.idempotency_cache import prediction_of
 from tests.serving.router_fixtures import Harness, arms, decision, instance, only, sample, with_router
 
@@ -46,16 +47,16 @@ FORMS: list[tuple[int, Callable[[list[Any]], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("count", "form"), FORMS, ids=["v1", "v2", "a list", "one"])
 @pytest.mark.parametrize("path", ["", "/v2/models/mine/infer"], ids=["asked by v1", "asked by v2"])
 @with_router()
-async def test_an_answer_is_read_by_its_form(h: Harness, path: str, count: int, form: Any) -> None:
-    h.put(arms=arms(endpoint=f"{h.arm.url}{path}"))
-    await h.until(lambda: str(only(h.router.live).arm("incumbent").endpoint).endswith(path))
-    h.arm.form, h.arm.mode = form, lambda item: {**LEAST, "propensity": 0.25}
-    answers = await h.predict(*(instance(f"u{i}") for i in range(count)))
-    assert {(answer["fallback_reason"], answer["propensity"]) for answer in answers} == {(None, 0.25)}
-    assert len(h.arm.asked) == count
+async def test_an_answer_is_read_by_its_form(h: Harness, path: str) -> None:
+    await h.change(arms=arms(endpoint=f"{h.arm.url}{path}"), salt="another")
+    h.arm.mode = lambda item: {**LEAST, "propensity": 0.25}
+    for count, h.arm.form in FORMS:
+        asked = len(h.arm.asked)
+        answers = await h.predict(*(instance(f"u{i}") for i in range(count)))
+        assert {(answer["fallback_reason"], answer["propensity"]) for answer in answers} == {(None, 0.25)}
+        assert len(h.arm.asked) == asked + count
 
 
 @with_router(changes={"arms": arms(model_name="bidder")})

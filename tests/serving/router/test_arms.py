@@ -86,13 +86,6 @@ async def test_swapped_endpoints_log_nothing_under_the_wrong_arm(h: Harness, cap
 
 
 @with_router()
-async def test_a_wrong_model_is_found_without_traffic(h: Harness) -> None:
-    h.put(arms=naming(incumbent="d1", challenger="other"), stage="shadow")
-    await h.until(lambda: h.router.health.parts.get("test/challenger", "").endswith("WrongModel"))
-    await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
-
-
-@with_router()
 async def test_a_model_that_changes_is_said_until_the_experiment_is_another(h: Harness) -> None:
     changes = sample("mtorl_arm_model_changes_total", arm="incumbent")
     users = [user for user in map(str, range(40)) if only(h.router.live).arm_of(user)[0] == "incumbent"]

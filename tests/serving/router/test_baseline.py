@@ -3,13 +3,11 @@
 import os
 import threading
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
-from serving.ledger.contract import LedgerUnavailable
-from serving.router.flow.decider import Stages
 from serving.router.flow.idempotency_cache import prediction_of
+from serving.router.flow.stages import Stages
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
     Harness,
@@ -66,23 +64,17 @@ async def test_it_needs_no_feature_store(h: Harness) -> None:
     assert h.records()[0]["static"] is None and h.records()[0]["feature_hash"] is None
 
 
-@pytest.mark.parametrize("part", ["ledger", "log"])
 @with_router()
-async def test_a_default_action_that_is_not_paid_for_or_not_logged_is_no_exposure(
-    h: Harness, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
+async def test_a_default_action_that_is_not_logged_is_no_exposure(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     h.arm.mode = 500
     with monkeypatch.context() as patch:
-        if part == "ledger":
-            patch.setattr(h.ledger, "reserve_all", Mock(side_effect=LedgerUnavailable("away")))
-        else:
-            patch.setattr(os, "write", full_disk)
+        patch.setattr(os, "write", full_disk)
         (answer,) = await h.predict(instance(baseline=SEARCH))
-        assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == (part, "search", False)
+        assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("log", "search", False)
         await h.until(h.holds_nothing)
     await h.until(lambda: len(h.records()) == 1)
     (record,) = h.records()
-    assert (record["withdrawn"], record["expose"]) == (part == "log", False)
+    assert record["withdrawn"] and not record["expose"]
 
 
 @with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 3.0, "period": "day", "pacing": None}]})

@@ -49,30 +49,31 @@ BASELINE = {"channel": "search", "expose": True, "propensity": 0.4}
 OFFER = {"candidates": ["search"], "costs": {"search": 0.1, "video": 0.04}}
 
 
-@pytest.mark.parametrize(
-    ("said", "other"),
-    [
-        ({}, {"context": {**CONTEXT, "hour": 15}}),
-        ({}, {"timestamp": "2026-01-01T12:00:00Z"}),
-        ({"baseline": BASELINE}, {}),
-        ({"baseline": BASELINE}, {"baseline": {**BASELINE, "expose": False}}),
-        ({"baseline": BASELINE}, {"baseline": {**BASELINE, "propensity": None}}),
-        (OFFER, {}),
-        (OFFER, {**OFFER, "candidates": ["video"]}),
-        (OFFER, {**OFFER, "costs": {"video": 0.02}}),
-    ],
-)
+OTHERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"context": {**CONTEXT, "hour": 15}}),
+    ({}, {"timestamp": "2026-01-01T12:00:00Z"}),
+    ({"baseline": BASELINE}, {}),
+    ({"baseline": BASELINE}, {"baseline": {**BASELINE, "expose": False}}),
+    ({"baseline": BASELINE}, {"baseline": {**BASELINE, "propensity": None}}),
+    (OFFER, {}),
+    (OFFER, {**OFFER, "candidates": ["video"]}),
+    (OFFER, {**OFFER, "costs": {"video": 0.02}}),
+]
+
+
 @with_router()
-async def test_another_request_with_the_same_id_is_refused(h: Harness, said: Any, other: Any) -> None:
-    (first,) = await h.predict(instance(request_id="r1", **said))
-    good = [instance(request_id="r1", **said), instance("u2", request_id="r2")]
-    response = await h.post("/v1/models/ads:predict", {"instances": [*good, instance(request_id="r1", **other)]})
-    assert response.status_code == 409 and "instances[2]" in response.text
-    assert len(h.records()) == 1 and not h.router.decider.cache._pending
-    assert (await h.predict(*good))[0] == first
-    await h.restart()
-    response = await h.post("/v1/models/ads:predict", {"instances": [instance(request_id="r1", **other)]})
-    assert response.status_code == 409
+async def test_another_request_with_the_same_id_is_refused(h: Harness) -> None:
+    firsts = await h.predict(*(instance(request_id=f"r{i}", **said) for i, (said, _) in enumerate(OTHERS)))
+    for restarted in (False, True):
+        for i, (said, other) in enumerate(OTHERS):
+            good = [instance(request_id=f"r{i}", **said), instance("u2", request_id="never decided")]
+            batch = {"instances": [*good, instance(request_id=f"r{i}", **other)]}
+            response = await h.post("/v1/models/ads:predict", batch)
+            assert response.status_code == 409 and "instances[2]" in response.text, (said, other)
+            assert len(h.records()) == len(OTHERS) and not h.router.decider.cache._pending
+            assert await h.predict(good[0]) == [firsts[i]]
+        if not restarted:
+            await h.restart()
 
 
 @with_router()
@@ -83,21 +84,20 @@ async def test_two_requests_with_one_id_in_one_body_are_refused(h: Harness) -> N
     assert (await h.predict(batch[1]))[0]["expose"]
 
 
-@pytest.mark.parametrize(
-    ("said", "same"),
-    [
-        (
-            {"timestamp": "2026-01-01T12:00:00Z", "context": {**CONTEXT, "slot": None}},
-            {"timestamp": "2026-01-01T13:00:00+01:00", "context": {"device": "phone", "hour": 14.0}},
-        ),
-        (OFFER, {"candidates": ["search", "search"], "costs": {"video": 0.04, "search": 0.1}}),
-        ({}, {"candidates": ["video", "search"], "costs": None, "baseline": None}),
-    ],
-)
+SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"timestamp": "2026-01-01T12:00:00Z", "context": {**CONTEXT, "slot": None}},
+        {"timestamp": "2026-01-01T13:00:00+01:00", "context": {"device": "phone", "hour": 14.0}},
+    ),
+    (OFFER, {"candidates": ["search", "search"], "costs": {"video": 0.04, "search": 0.1}}),
+    ({}, {"candidates": ["video", "search"], "costs": None, "baseline": None}),
+]
+
+
 @with_router()
-async def test_the_same_request_may_be_written_otherwise(h: Harness, said: Any, same: Any) -> None:
-    (first,) = await h.predict(instance(request_id="r1", **said))
-    assert await h.predict(instance(request_id="r1", **same)) == [first]
+async def test_the_same_request_may_be_written_otherwise(h: Harness) -> None:
+    first = await h.predict(*(instance(request_id=f"r{i}", **said) for i, (said, _) in enumerate(SAME)))
+    assert await h.predict(*(instance(request_id=f"r{i}", **same) for i, (_, same) in enumerate(SAME))) == first
 
 
 @in_loop
@@ -106,20 +106,30 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = [1000.0]
     monkeypatch.setattr("serving.router.flow.idempotency_cache.time.monotonic", lambda: clock[0])
     answers = IdempotencyCache()
+
+    def given(key: str) -> str | None:
+        """The decision that a retry gets; None: it is decided anew."""
+        found = answers.claim(key, "said")
+        if isinstance(found, asyncio.Future):
+            return str(found.result()["decision_id"])
+        answers.give_up([key])
+        return None
+
+    def give(key: str, decision: str) -> None:
+        assert answers.claim(key, "said") is None
+        answers.give(key, {"decision_id": decision})
+
     for i in range(5):
-        answers.begin(str(i), "said")
-        answers.give(str(i), {"decision_id": f"d{i}"})
-    assert [answers.repeat(str(i), "said") is not None for i in range(5)] == [False, False, True, True, True]
+        give(str(i), f"d{i}")
+    assert [given(str(i)) for i in range(5)] == [None, None, "d2", "d3", "d4"]
     answers.forget("d3")
     answers.forget("unknown")
-    assert answers.repeat("3", "said") is None and len(answers._answers) == 2
+    assert given("3") is None and len(answers._answers) == 2
     clock[0] += SECONDS + 1
-    assert answers.repeat("4", "said") is None
-    answers.begin("4", "said")
-    answers.give("4", {"decision_id": "anew"})
+    assert given("4") is None
+    give("4", "anew")
     answers.forget("d4")  # a late report says that the first exposure was given back
-    repeated = answers.repeat("4", "said")
-    assert isinstance(repeated, asyncio.Future) and repeated.result() == {"decision_id": "anew"}
+    assert given("4") == "anew"
     assert len(answers._keys) == len(answers._answers), "memory does not grow with every decision on a request"
 
 
@@ -155,6 +165,7 @@ BUGS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "no answers": (Arms, "ask", lambda *_: []),
     "an answer that is not understood": (PendingDecision, "take", lambda *_: 1 / 0),
     "reservations without answers": (Budgets, "reserve", lambda *asked: _reserve(*asked)[:0]),
+    "a reservation that is not understood": (PendingDecision, "pay", lambda *_: 1 / 0),
     "no record": (PendingDecision, "record", lambda _: 1 / 0),
 }
 
@@ -180,7 +191,7 @@ async def test_a_bug_is_the_default_action_too_for_all_who_wait_and_holds_no_mon
 async def test_a_bug_of_the_check_of_a_repeated_answer_repeats_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     (first,) = await h.predict(instance(request_id="r1"))
     with monkeypatch.context() as patch:
-        patch.setattr(Budgets, "still_pay", lambda *_: [])
+        patch.setattr(h.ledger, "reserve_all", lambda _: [])
         for _ in range(2):
             assert await h.predict(instance(request_id="r1")) == [first]
     assert not h.router.decider.cache._pending

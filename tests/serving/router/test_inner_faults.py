@@ -14,7 +14,7 @@ import pytest
 from serving.ledger.contract import LedgerUnavailable
 from serving.router.flow import decider
 from serving.router.flow.admission import Deadline
-from serving.router.flow.parts import FAILURES, SILENT_SECONDS, CircuitBreaker
+from serving.router.flow.stages import FAILURES, SILENT_SECONDS, CircuitBreaker
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
     Harness,
@@ -92,7 +92,7 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
 def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and for an hour."""
     for name, value in (("FAILURES", failures), ("SILENT_SECONDS", 0.0), ("_PAUSE_SECONDS", 3600.0)):
-        monkeypatch.setattr(f"serving.router.flow.parts.{name}", value)
+        monkeypatch.setattr(f"serving.router.flow.stages.{name}", value)
 
 
 @pytest.mark.parametrize("part", ["model", "features"])
@@ -101,7 +101,7 @@ async def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     h: Harness, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     clock = [1000.0]  # stands still while the part is left alone
-    monkeypatch.setattr("serving.router.flow.parts.monotonic", lambda: clock[0])
+    monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     open_breaker_after(6, monkeypatch)
     reads = 0
     read = h.features.read
@@ -223,7 +223,7 @@ def test_a_stage_gets_what_the_ones_before_it_left() -> None:
 
 def test_a_part_is_left_alone_only_if_it_is_silent_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("serving.router.flow.parts.monotonic", lambda: clock[0])
+    monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     breaker = CircuitBreaker()
     for _ in range(10 * FAILURES):  # all that one bad moment held up
         breaker.report(False, 1)

@@ -12,7 +12,7 @@ import pytest
 
 from serving.ledger.contract import Wanted
 from serving.router.flow.arms import Arms
-from serving.router.flow.lane import Lane
+from serving.router.flow.decider import Lane
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, decision, in_loop, instance, only, with_router
 
 LONG = 60.0

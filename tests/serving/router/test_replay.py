@@ -158,18 +158,6 @@ async def test_an_endpoint_that_says_no_probabilities_leaves_none_when_it_is_exp
         assert (record["propensity"], record["channel_probs"], record["exposure_probs"]) == (None, {}, {})
 
 
-@with_router()
-async def test_what_was_drawn_stays_in_the_record_when_the_ledger_fails(h: Harness) -> None:
-    h.arm.mode = policy
-    h.ledger.path.unlink()
-    (answer,) = await h.predict(instance(request_id="r"))
-    assert (answer["fallback_reason"], answer["model"]) == ("ledger", None)
-    (record,) = h.records()
-    assert (record["channel"], record["propensity"], record["expose"]) == (answer["channel"], 1.0, False)
-    assert record["drawn_channel"] == drawn(record["channel_probs"], said("draw", record)) == "video"
-    assert record["exposure_probs"]["video"] == 1 and record["model_digest"] == "d1"
-
-
 @pytest.mark.parametrize(
     ("changes", "hours"),
     [

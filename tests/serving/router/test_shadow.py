@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.router.flow import shadow
+from serving.router.flow import decider, stages
 from tests.serving.router_fixtures import Harness, decision, instance, only, sample, with_router
 
 BASELINE = {"channel": "search", "expose": True, "propensity": 1.0}
@@ -39,17 +39,20 @@ async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, t
 async def test_no_caller_waits_for_it_and_what_is_too_much_is_counted(
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shadow, "MOST_WAITING", 4)
-    monkeypatch.setattr(shadow, "_SECONDS", 60.0)
-    dropped = sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped")
+    def dropped() -> float:
+        return sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped")
+
+    monkeypatch.setattr(decider, "MOST_SHADOWS", 4)
+    monkeypatch.setattr(stages, "_SHADOW_SECONDS", 60.0)
+    before, turn = dropped(), 0
     h.arm.mode = "hold"
-    for turn in range(3):
+    while dropped() == before:  # two batches are at work by then, and a third one waits
         answers = await h.predict(*(instance(f"u{turn}{i}", baseline=BASELINE) for i in range(4)))
         assert all(answer["expose"] and answer["fallback_reason"] is None for answer in answers)
-    assert sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped") >= dropped + 4
-    assert not shadows(h)
+        turn += 1
+    assert not shadows(h) and dropped() == before + 4 and turn <= 4
     h.arm.release.set()
-    await h.until(lambda: len(shadows(h)) == 8)
+    await h.until(lambda: len(shadows(h)) == 4 * (turn - 1))
 
 
 @with_router(changes=IN_SHADOW)

@@ -14,9 +14,8 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
 from serving.ledger.contract import Account, Ledger
+from serving.ledger.pacer import Pacer
 from serving.ledger.pacing_store import Prices
-from serving.router.flow.arm_answers import ArmAnswer
-from serving.router.flow.pacer import Pacer
 from tests.experiments import experiment
 from tests.serving.ledgers import NOON, Place
 from tests.serving.router_fixtures import arms
@@ -180,10 +179,6 @@ def test_the_price_lives_on_over_midnight(place: Place) -> None:
         assert (pacer.prices("test/challenger", "c") or {})["video"] == pytest.approx(before, rel=0.5)
 
 
-def expects(reward: float, cost: float) -> ArmAnswer:
-    return ArmAnswer("video", True, expected_reward=reward, expected_cost=cost)
-
-
 def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experiments:
     pacing = {"price": 1.0, "opportunities": opportunities}
     budgets = [{"campaign": "*", "channel": "*", "amount": amount, "pacing": pacing}]
@@ -197,8 +192,8 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     for number in range(20):
         pacer.refresh(found)
         assert pacer.prices("test/challenger", "c") is None, "the model's own price, until more is known"
-        pacer.count("test/challenger", "c", None)
-        pacer.count("test/incumbent", "c", expects(1e308 if number == 7 else 0.1 + 0.01 * number, 0.5))
+        pacer.count("test/challenger", "c", None, None)
+        pacer.count("test/incumbent", "c", 1e308 if number == 7 else 0.1 + 0.01 * number, 0.5)
     pacer.refresh(found)
     assert pacer.prices("test/challenger", "c") == pytest.approx({"search": 0.4, "video": 0.4}, rel=0.06)
     assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c")
@@ -240,9 +235,9 @@ def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
     _, pacer = paced(place, found)
     for _ in range(20):
-        pacer.count("test/challenger", "few", expects(0.1, 0.5))
-        pacer.count("test/incumbent", "many", expects(100.0, 0.5))
-        pacer.count("test/incumbent", "another", expects(7.0, 0.5))
+        pacer.count("test/challenger", "few", 0.1, 0.5)
+        pacer.count("test/incumbent", "many", 100.0, 0.5)
+        pacer.count("test/incumbent", "another", 7.0, 0.5)
     pacer.refresh(found)
     assert pacer.prices("test/challenger", "few") == {"search": 0.2, "video": 0.2}
     assert pacer.prices("test/challenger", "many") == {"search": 200.0, "video": 200.0}
@@ -254,11 +249,11 @@ def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None
     _, pacer = paced(place, found)
     for _ in range(500):
         assert not pacer.faults
-        pacer.count("test/challenger", "c", expects(0.1, 0.0))
+        pacer.count("test/challenger", "c", 0.1, 0.0)
     pacer.refresh(found)
     assert len(pacer.faults) == 2 and all("give a `price`" in fault for fault in pacer.faults)
     for _ in range(20):
-        pacer.count("test/challenger", "c", expects(0.1, 0.5))
+        pacer.count("test/challenger", "c", 0.1, 0.5)
     pacer.refresh(found)
     assert not pacer.faults and pacer.prices("test/challenger", "c") == {"search": 0.2, "video": 0.2}
 
@@ -298,7 +293,7 @@ class Market:
             shares, pacer = next(iter(self.found)).shares(), chance.choice(self.pacers)
             (arm,) = chance.choices([f"test/{name}" for name in shares], list(shares.values()))
             gain, cost = chance.lognormvariate(-2.5, 0.8), chance.uniform(0.05, 0.15)
-            pacer.count(arm, "c", None)
+            pacer.count(arm, "c", None, None)
             had[arm] += 1
             price = (pacer.prices(arm, "c") or {}).get("video", 0.0)
             if gain >= price * cost and self.ledger.reserve(f"m{number}", arm, "c", "video", 0.15):

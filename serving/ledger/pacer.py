@@ -24,8 +24,9 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from heapq import nsmallest
-from math import nan
+from math import inf, nan
 from typing import NamedTuple
 
 from mtorl.experiment.layers import Experiments
@@ -45,7 +46,6 @@ from mtorl.experiment.paced_account import (
 from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
 from serving.ledger.contract import Balance, Ledger
 from serving.ledger.pacing_store import Lease, Prices
-from serving.router.flow.arm_answers import ArmAnswer
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +66,6 @@ _NO_PRICE = (
 )
 
 
-class _Seen(NamedTuple):
-    """What one round has read."""
-
-    now: float  # seconds since 1970 by the ledger
-    counts: Mapping[str, int]  # opportunities by account
-    gains: Mapping[str, float]  # of money, in campaigns without a price
-    had: Counter[tuple[str, str]]  # opportunities by campaign and channel, over all arms ever
-
-
 class _InForce(NamedTuple):
     places: Mapping[Scope, Sequence[int]]
     values: Sequence[float]  # NaN: no price yet
@@ -84,11 +75,31 @@ class _InForce(NamedTuple):
         return [price for place in self.places.get(scope, ()) if (price := self.values[place]) == price]
 
 
+@dataclass
+class _Lead:
+    """State of the router that paces."""
+
+    written: dict[str, Kept]  # in the ledger
+    kept: dict[str, Kept]
+    due: dict[str, float]  # by `clock`
+    clocks_apart: float = 0.0
+    rests_until: float = -inf
+    tidy: bool = True  # whether there may be accounts to forget
+    faults: dict[str, str] = field(default_factory=dict)
+    paces: dict[str, Pace] = field(default_factory=dict)
+    # What the last round has read.
+    balances: list[Balance] = field(default_factory=list)
+    now: float = 0.0  # seconds since 1970 by the ledger
+    counts: Mapping[str, int] = field(default_factory=dict)  # opportunities by account
+    gains: Mapping[str, float] = field(default_factory=dict)  # of money, in campaigns without a price
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # by campaign and channel, over all arms ever
+
+
 class Pacer:
     """Keeps the prices in force.
 
-    `refresh` runs in a thread, lanes read `prices`, and everything else runs on the event loop. `leads`: whether this
-    router paces for all. `clock` gives seconds of any origin that go on evenly.
+    `refresh` runs in a thread, lanes read `prices`, and the rest is for the event loop. `clock` gives seconds of any
+    origin that go on evenly.
     """
 
     def __init__(
@@ -101,7 +112,7 @@ class Pacer:
         self._lease: Lease | None = None
         self._renewed = 0.0  # when the lease was seen to change last, by `clock`
         self._version = -1  # of the prices that were read last
-        self.leads = False
+        self._lead: _Lead | None = None  # None: another router paces
         # In force. Lanes look them up meanwhile.
         self._names = ""  # of accounts, a line each
         self._place_of: dict[str, int] = {}  # of an account among the values
@@ -115,26 +126,21 @@ class Pacer:
         self._opportunities: Counter[str] = Counter()  # since the last report
         self._forecasts: dict[str, Forecasts] = {}  # of campaigns without a price; "*" is any
         self._without_price: dict[str, str] = {}  # campaigns that will have no price, and why
-        # Of the router that paces.
-        self._kept: dict[str, Kept] = {}
-        self._written: dict[str, Kept] = {}
-        self._due: dict[str, float] = {}  # by `clock`
-        self._clocks_apart = 0.0
-        self._rests_until = float("-inf")
-        self._balances: list[Balance] = []
-        self._tidy = True  # whether there may be accounts to forget
-        self._faults: dict[str, str] = {}
-        self._paces: dict[str, Pace] = {}
+
+    @property
+    def leads(self) -> bool:
+        """Whether this router paces for all."""
+        return self._lead is not None
 
     @property
     def faults(self) -> list[str]:
         """Accounts that can't be paced, and why; their prices stay as they are. Of the router that paces."""
-        scopes = ((scope_of(name), why) for name, why in self._faults.items())
+        faults = self._lead.faults if self._lead else {}
+        scopes = ((scope_of(name), why) for name, why in faults.items())
         return [f"arm {arm}, campaign {campaign}, channel {channel}: {why}" for (arm, campaign, channel), why in scopes]
 
-    def count(self, arm: str, campaign: str, forecast: ArmAnswer | None) -> None:
-        """Count an opportunity of an arm in a campaign, and the arm's forecast."""
-        reward, cost = (None, None) if forecast is None else (forecast.expected_reward, forecast.expected_cost)
+    def count(self, arm: str, campaign: str, reward: float | None, cost: float | None) -> None:
+        """Count an opportunity of an arm in a campaign, and what the arm expects of it; None: it does not say."""
         with self._counting:
             for of in dict.fromkeys((campaign, "*")):
                 for name, _ in self._counted.get((arm, of), ()):
@@ -157,24 +163,23 @@ class Pacer:
         leads = self._takes_lease()
         self._report()
         if leads:
-            if not self.leads:
-                self._begin_to_lead()
+            lead = self._lead = self._lead or self._begin_to_lead()
             began = self._clock()
-            if began < self._rests_until:
-                return self._balances
-            self._balances = self._ledger.balances()
-            if self._pace(self._balances):
-                self._rests_until = self._clock() + _REST * (self._clock() - began)
-                return self._balances
+            if began < lead.rests_until:
+                return lead.balances
+            if self._pace(lead):
+                lead.rests_until = self._clock() + _REST * (self._clock() - began)
+                return lead.balances
             log.warning("another router paces now")
-        self._stop_leading()
+        if self._lead is not None:
+            self._lead, self._version = None, -1
         self._read()
         return None
 
     def release(self) -> None:
         """Give the lease back, so that another router need not wait. Raises LedgerUnavailable."""
-        if self.leads and self._lease is not None:
-            self.leads = False
+        if self._lead is not None and self._lease is not None:
+            self._lead = None
             self._ledger.pacing.lease("", self._lease)
 
     def _takes_lease(self) -> bool:
@@ -186,26 +191,18 @@ class Pacer:
             self._lease, self._renewed = lease, self._clock()
         return lease.holder == self._owner
 
-    def _begin_to_lead(self) -> None:
-        self._written, damaged = {}, 0
+    def _begin_to_lead(self) -> _Lead:
+        written, damaged = dict[str, Kept](), 0
         for name, text in self._ledger.pacing.states().items():
             try:
-                self._written[name] = KEPT.validate_json(text)
+                written[name] = KEPT.validate_json(text)
             except ValueError:
                 damaged += 1
         if damaged:
             log.warning("pacing begins anew from the first price: %d states in the ledger can't be read", damaged)
-        self._use(self._written_prices())
-        self._kept = dict(self._written)
-        self._due = dict.fromkeys(self._targets, float("-inf"))
-        self.leads = self._tidy = True
+        self._use(self._prices_of(written))
         log.info("this router paces for all that share the ledger")
-
-    def _stop_leading(self) -> None:
-        if self.leads:
-            self.leads, self._version = False, -1
-        self._kept, self._written, self._due, self._faults, self._paces = {}, {}, {}, {}, {}
-        self._balances, self._rests_until = [], float("-inf")
+        return _Lead(written, dict(written), dict.fromkeys(self._targets, -inf))
 
     def _set(self, experiments: Experiments) -> None:
         """Follow changed experiments: all accounts are due."""
@@ -224,10 +221,10 @@ class Pacer:
             if (most := limit.pacing.opportunities) is not None:
                 counted[limit.arm, limit.campaign].append((name, _REPORT_SHARE * most))
         self._targets = targets
-        self._due = dict.fromkeys(targets, float("-inf"))
-        self._rests_until, self._tidy = float("-inf"), True
-        self._paces = {name: pace for name, pace in self._paces.items() if name in targets}
-        self._faults = {name: fault for name, fault in self._faults.items() if name in targets}
+        if (lead := self._lead) is not None:
+            lead.due, lead.rests_until, lead.tidy = dict.fromkeys(targets, -inf), -inf, True
+            lead.paces = {name: pace for name, pace in lead.paces.items() if name in targets}
+            lead.faults = {name: fault for name, fault in lead.faults.items() if name in targets}
         with self._counting:
             self._counted = counted
             self._forecasts = {campaign: self._forecasts.get(campaign) or Forecasts() for campaign in self._awaited()}
@@ -266,10 +263,9 @@ class Pacer:
             self._version, prices = self._ledger.pacing.prices()
             self._use(prices)
 
-    def _written_prices(self) -> Prices:
+    def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
         """Of all accounts in force, and of those that may return; in an order that seldom changes."""
-        written = {name: kept.price for name, kept in self._written.items()}
-        return Prices.of({**dict.fromkeys(self._targets, nan), **written})
+        return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
     def _use(self, prices: Prices) -> None:
         if prices.names != self._names:
@@ -295,78 +291,79 @@ class Pacer:
         place = self._place_of.get(name)
         return place is not None and self._prices.values[place] == self._prices.values[place]
 
-    def _pace(self, balances: Sequence[Balance]) -> bool:
+    def _pace(self, lead: _Lead) -> bool:
         """Update the accounts that are due, and write what has changed; False: the lease has passed to another."""
         assert self._lease is not None
-        ticks, now = self._clock(), self._ledger.now()
-        if abs(now - ticks - self._clocks_apart) > _JUMP_SECONDS:  # all is due, whichever clock was wrong
-            self._clocks_apart, self._due = now - ticks, dict.fromkeys(self._targets, float("-inf"))
-        due = [name for name, at in self._due.items() if at <= ticks]
+        lead.balances = self._ledger.balances()
+        ticks, lead.now = self._clock(), self._ledger.now()
+        if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:  # all is due, whichever clock was wrong
+            lead.clocks_apart, lead.due = lead.now - ticks, dict.fromkeys(self._targets, -inf)
+        due = [name for name, at in lead.due.items() if at <= ticks]
         if len(due) > MOST_UPDATES:
-            due = nsmallest(MOST_UPDATES, due, key=self._due.__getitem__)
-        found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
+            due = nsmallest(MOST_UPDATES, due, key=lead.due.__getitem__)
+        found = {(b.arm, b.campaign, b.channel, b.period): b for b in lead.balances}
         counts, gains = self._ledger.pacing.reports() if self._counted or self._forecasts else ({}, {})
-        seen = _Seen(now, counts, gains, Counter())
+        lead.counts, lead.gains, lead.had = counts, gains, Counter()
         for name, number in counts.items():
-            seen.had[scope_of(name)[1:]] += number
+            lead.had[scope_of(name)[1:]] += number
         changed: dict[str, Kept] = {}
         for name in due:
             limit = self._targets[name].limit
             balance = found.get((limit.arm, limit.campaign, limit.channel, limit.period))
-            if balance is not None and (kept := self._update(name, balance, seen)) is not None:
-                self._kept[name] = kept
-                if kept.worth_writing(self._written.get(name), now):
-                    changed[name] = kept._replace(written=now)
-        gone, since = list[str](), now - _FORGET_SECONDS
-        if self._tidy:
-            gone = [name for name, kept in self._written.items() if name not in self._targets and kept.written < since]
-            self._tidy = False
+            if balance is not None and (kept := self._update(lead, name, balance)) is not None:
+                lead.kept[name] = kept
+                if kept.worth_writing(lead.written.get(name), lead.now):
+                    changed[name] = kept._replace(written=lead.now)
+        gone, since = list[str](), lead.now - _FORGET_SECONDS
+        if lead.tidy:
+            gone = [name for name, kept in lead.written.items() if name not in self._targets and kept.written < since]
+            lead.tidy = False
         if not changed and not gone:
             return True
         states = {name: KEPT.dump_json(kept).decode() for name, kept in changed.items()} | dict.fromkeys(gone, "")
-        self._written.update(changed)
+        lead.written.update(changed)
         for name in gone:
-            del self._written[name]
-        prices = self._written_prices()
+            del lead.written[name]
+        prices = self._prices_of(lead.written)
         if not self._ledger.pacing.publish(self._lease, states, prices):
             return False
         self._use(prices)
         return True
 
-    def _update(self, name: str, balance: Balance, seen: _Seen) -> Kept | None:
+    def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
         """An account after its update; None: it has no price yet, or can't be paced."""
-        target, kept = self._targets[name], self._kept.get(name)
+        target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None
         try:
             first = first_price(limit, kept)
             if first is None:
-                if limit.campaign not in seen.gains:
+                if limit.campaign not in lead.gains:
                     if limit.campaign in self._without_price:
                         raise ValueError(self._without_price[limit.campaign])
                     return None
-                first = (1.0, seen.gains[limit.campaign])
+                first = (1.0, lead.gains[limit.campaign])
             if (most := pacing.opportunities) is not None:
-                had = seen.had[limit.campaign, limit.channel]
-                clock = Clock.of_count(limit, most, seen.counts.get(name, 0), had)
+                had = lead.had[limit.campaign, limit.channel]
+                clock = Clock.of_count(limit, most, lead.counts.get(name, 0), had)
             else:
-                clock = Clock.of_time(limit, pacing, float(balance.start or seen.now), seen.now)
+                clock = Clock.of_time(limit, pacing, float(balance.start or lead.now), lead.now)
             amounts = balance.limit, balance.spent + balance.reserved
             found, pace = updated(target, clock, amounts, kept, first)
         except (ValueError, OverflowError) as error:
-            if self._faults.get(name) != str(error):
+            if lead.faults.get(name) != str(error):
                 log.warning("not paced: %s: %s", name, error, extra={"arm": limit.arm})
-            self._faults[name] = str(error)
+            lead.faults[name] = str(error)
             return None
-        self._due[name] = self._clock() + clock.interval
+        lead.due[name] = self._clock() + clock.interval
         if pace is None:
-            self._paces.pop(name, None)
+            lead.paces.pop(name, None)
         else:
-            self._paces[name] = pace
+            lead.paces[name] = pace
         if found.state.multiplier > MAX_MULTIPLIER / 2:  # the price can hardly rise any more
-            self._faults[name] = _TOO_LOW if target.asks else _NO_PRICE
+            lead.faults[name] = _TOO_LOW if target.asks else _NO_PRICE
         else:
-            self._faults.pop(name, None)
+            lead.faults.pop(name, None)
         return found
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
@@ -382,7 +379,7 @@ class Pacer:
 
     def pace(self) -> list[Pace]:
         """Spend and plan of accounts that have money left, while it is the time to spend; of the router that paces."""
-        return list(self._paces.values())
+        return list(self._lead.paces.values()) if self._lead else []
 
     def by_arm(self) -> dict[str, float]:
         """Largest price of each arm."""

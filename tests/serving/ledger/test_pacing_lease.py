@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from mtorl.experiment.layers import Experiments
+from serving.ledger import pacer as pacer_module
+from serving.ledger.pacer import SILENT_SECONDS, Pacer
 from serving.ledger.pacing_store import Lease, Prices
-from serving.router.flow import pacer as pacer_module
-from serving.router.flow.pacer import SILENT_SECONDS, Pacer
+from tests.serving.ledger.test_pacer import CHANNELS, HOUR, MIDNIGHT, day, define, of, paced, steady
 from tests.serving.ledgers import Place
-from tests.serving.router.test_pacer import CHANNELS, HOUR, MIDNIGHT, day, define, of, paced, steady
 
 
 @pytest.fixture

@@ -1,0 +1,346 @@
+"""The stages of a decision, in the threads of lanes: features, arm, ledger and log, and afterwards the shadow.
+
+A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has its time,
+spans, metrics, drills and a circuit breaker. If a part fails every time, or some of its calls do not return, decisions
+take the default action at once, and now and then one call finds out whether the part answers again. Otherwise each
+decision of an arm that hangs would wait until the model's time is over, an idle router would refuse requests
+(`admission.py`), and all threads would hang.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import groupby
+from time import monotonic, perf_counter
+from typing import Any
+
+from opentelemetry.trace import Span
+from opentelemetry.util.types import AttributeValue
+
+from mtorl.log.records import DecisionRecord, WindowRecord, is_sampled
+from serving.decision_log import Spool
+from serving.ledger.contract import AlreadyReserved
+from serving.router.flow.arms import ArmAnswer, Arms, fault_of
+from serving.router.flow.budgets import Budgets, BudgetsClosed, NoAccount
+from serving.router.flow.features import FeatureReader, ModelInput
+from serving.router.flow.pending_decision import PendingDecision
+from serving.router.ops import metrics, tracing
+from serving.router.ops.drills import Drills
+from serving.router.ops.health import Health
+from serving.router.ops.metrics import Stage
+
+FAILURES = 20  # requests in a row until the circuit breaker opens ...
+SILENT_SECONDS = 0.25  # ... if they lasted as long: one bad moment makes many fail together
+GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
+_PAUSE_SECONDS = 0.25  # between the calls through an open circuit breaker
+_MOST_HANGING = 3  # calls of a part that have had their time: until one returns, the part is not called
+_FOUND = {found: metrics.FEATURES.labels("yes" if found else "no") for found in (True, False)}
+_SHADOW_SECONDS = 1.0  # for an arm in the shadow, and for the log
+
+Decisions = Sequence[PendingDecision]
+Call = Callable[[Sequence[Any], float, Sequence[Span]], Sequence[Any]]
+"""Answers questions within seconds, or raises; an exception may stand for a single answer."""
+
+log = logging.getLogger(__name__)
+
+
+class Stages:
+    """Takes decisions through their stages; windows of `window_share` of the users are logged."""
+
+    def __init__(
+        self, reader: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, parts: "Parts", window_share: float
+    ) -> None:
+        self._reader = reader
+        self._arms = arms
+        self._budgets = budgets
+        self._spool = spool
+        self._window_share = window_share
+        self.parts = parts
+
+    def decide(self, decisions: Decisions) -> None:
+        """Take new decisions through the four stages, and repeated ones whose money is not reserved any more."""
+        self._check_repeats([decision for decision in decisions if decision.before is not None])
+        new = [decision for decision in decisions if decision.before is None]
+        self._read_features(new)
+        for of_one in _by_policy(new):
+            self._ask_arm(of_one)
+        self._reserve(new)
+        self._log(new)
+
+    def _check_repeats(self, decisions: Decisions) -> None:
+        """Drop the previous answers whose money is neither reserved nor spent any more (`PendingDecision.before`).
+
+        Reserving again changes nothing, and is refused if the ledger has lost the reservation or paid for the request
+        again. If the ledger does not answer, the answer is repeated: its money was reserved.
+        """
+
+        def take(decision: PendingDecision, paid: bool | Exception) -> None:
+            if not paid or isinstance(paid, AlreadyReserved):
+                decision.before = None
+                return
+            decision.done = True
+            if isinstance(paid, Exception):
+                about = decision.ids(type(paid).__name__)
+                log.warning("an exposure is repeated without the ledger, %s: %s", about["cause"], paid, extra=about)
+
+        self.parts.ask(
+            "ledger", None, decisions, self._budgets.wanted_before, _plain(self._budgets.ledger.reserve_all), take
+        )
+
+    def _read_features(self, decisions: Decisions) -> None:
+        def take(decision: PendingDecision, found: ModelInput | Exception) -> None:
+            if not isinstance(found, Exception):
+                decision.features = found
+                _FOUND[found.has_history].inc()
+            elif decision.policy.policy is None:  # a policy without a server reports itself that it needs features
+                decision.fall_back("features", found)
+
+        self.parts.ask(
+            "features", "features", decisions, lambda decision: decision.request, _plain(self._reader.read), take
+        )
+
+    def _ask_arm(self, decisions: Decisions) -> None:
+        experiment, arm = decisions[0].experiment, decisions[0].policy
+
+        def item(decision: PendingDecision) -> dict[str, Any]:
+            decision.prices = self._budgets.pacer.prices(decision.account, decision.request.campaign_id)
+            return decision.item()
+
+        def take(decision: PendingDecision, answer: ArmAnswer | Exception) -> None:
+            if isinstance(answer, Exception):
+                reason, cause = fault_of(answer)
+                decision.fall_back(reason, answer, cause)
+            else:
+                decision.take(answer)
+
+        needing = [decision for decision in decisions if not decision.fault]
+        self.parts.ask("model", experiment.key(arm.name), needing, item, partial(self._arms.ask, experiment, arm), take)
+
+    def _reserve(self, decisions: Decisions) -> None:
+        def take(decision: PendingDecision, reserved: float | Exception | None) -> None:
+            if not isinstance(reserved, Exception):
+                decision.pay(reserved)
+            elif isinstance(reserved, NoAccount):
+                decision.fall_back("no_account", reserved)
+            elif isinstance(reserved, AlreadyReserved):
+                decision.fall_back("repeated", reserved)  # with nothing to release: the money is another decision's
+            else:
+                decision.fall_back("ledger", reserved)
+                decision.may_be_reserved = not isinstance(reserved, BudgetsClosed | CircuitOpen)
+
+        exposing = [decision for decision in decisions if decision.action.expose]  # also by the default action
+        self.parts.ask("ledger", None, exposing, self._budgets.wanted, _plain(self._budgets.reserve), take)
+
+    def _log(self, decisions: Decisions) -> None:
+        def records(decision: PendingDecision) -> tuple[DecisionRecord, WindowRecord | None]:
+            made = decision.record()
+            return made, decision.window_record() if is_sampled(made["unit_hash"], self._window_share) else None
+
+        def write(made: Sequence[Any], seconds: float, _: object) -> Sequence[None]:
+            self._spool.write("decision", [record for record, _ in made], seconds)
+            if windows := [window for _, window in made if window is not None]:
+                self._spool.submit_later("window", *windows)
+            metrics.SPOOL_RECORDS.inc(len(made))
+            return [None] * len(made)
+
+        def take(decision: PendingDecision, fault: Exception | None) -> None:
+            if fault is None:
+                decision.done = True
+            else:
+                decision.failed = "log", fault
+
+        self.parts.ask("log", None, decisions, records, write, take)
+
+    def shadow(self, shadows: Decisions) -> None:
+        """Ask a challenger of the stage `shadow` what it would have decided, after the answers have gone out.
+
+        It spends nothing, and a fault concerns no decision.
+        """
+        for of_one in _by_policy(shadows):
+            experiment, arm = of_one[0].experiment, of_one[0].policy
+            try:
+                self._ask_in_shadow(of_one)
+                self._spool.write("shadow", [shadow.shadow_record() for shadow in of_one], _SHADOW_SECONDS)
+                results = ["failed" if shadow.fault else "answered" for shadow in of_one]
+            except Exception as error:
+                about = of_one[0].ids(type(error).__name__)
+                log.warning("%d decisions have no shadow, %s: %s", len(of_one), about["cause"], error, extra=about)
+                results = ["dropped"] * len(of_one)
+            for result in results:
+                metrics.of_arm(metrics.SHADOW, experiment.key(arm.name), result=result).inc()
+
+    def _ask_in_shadow(self, shadows: Decisions) -> None:
+        experiment, arm = shadows[0].experiment, shadows[0].policy
+        for shadow in shadows:  # a policy without a server reports itself that it needs features
+            shadow.fault = "features" if shadow.features is None and arm.policy is None else None
+        if not (asked := [shadow for shadow in shadows if shadow.fault is None]):
+            return
+        answers: Sequence[ArmAnswer | Exception]
+        fault: Exception | None = None
+        try:
+            with tracing.spans("shadow", ((shadow.traits, shadow.span) for shadow in asked)) as spans:
+                answers = self._arms.ask(experiment, arm, [shadow.item() for shadow in asked], _SHADOW_SECONDS, spans)
+        except Exception as error:
+            fault, answers = error, [error] * len(asked)
+        self.parts.health.report(experiment.key(arm.name), fault)
+        for shadow, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Exception):
+                shadow.fault, cause = fault_of(answer)
+                log.warning("arm %s in the shadow, %s: %s", arm.name, cause, answer, extra=shadow.ids(cause))
+            else:
+                shadow.take(answer)
+
+
+class Parts:
+    """Calls parts, in threads; one circuit breaker a part.
+
+    `part` is a part's name in `/health/ready`. Ledger and log have None: they are reported elsewhere, their exceptions
+    are answers, and only what does not answer in time opens their circuit breakers.
+    """
+
+    def __init__(self, health: Health, drills: Drills) -> None:
+        self.health = health
+        self._drills = drills
+        self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(CircuitBreaker)
+
+    def ask(
+        self,
+        stage: Stage,
+        part: str | None,
+        decisions: Decisions,
+        question: Callable[[PendingDecision], Any],
+        call: Call,
+        take: Callable[[PendingDecision, Any], None],
+    ) -> None:
+        """Ask a part about decisions by one call; `take` gets each answer, or the exception in its place.
+
+        A bug of `take` concerns its decision alone, and leaves it `asking`: what the part has done may be undone then.
+        """
+        asked, questions = [], []
+        for decision in decisions:
+            with decision.lock:
+                if decision.over:
+                    continue
+                if decision.deadline.left(stage) <= 0:
+                    decision.fall_back("no_time", TimeoutError(f"before the stage {stage}"))
+                    continue
+                try:
+                    questions.append(question(decision))
+                except Exception as error:
+                    _apply(take, decision, error)
+                    continue
+                asked.append(decision)
+                decision.asking = stage, part
+        if not asked:
+            return
+        for decision, answer in zip(asked, self._call(stage, part, asked, call, questions), strict=True):
+            with decision.lock:
+                if not decision.over:
+                    _apply(take, decision, answer)
+
+    def _call(
+        self, stage: Stage, part: str | None, decisions: Decisions, call: Call, questions: Sequence[Any]
+    ) -> Sequence[Any]:
+        """The answer to each question, or an exception."""
+        seconds = max(decision.deadline.left(stage) for decision in decisions)
+        start, fault, breaker = perf_counter(), None, self._breakers[part or stage]
+        answers: Sequence[Any] = ()
+        end = monotonic() + seconds
+        try:
+            with tracing.spans(stage, _spans(decisions)) as spans:
+                if not breaker.lets_through():
+                    raise CircuitOpen(f"{part or stage} does not answer: its circuit breaker is open")
+                breaker.ends.append(end)
+                self._drills.inject(stage, seconds)
+                answers = call(questions, seconds, spans)
+        except Exception as error:
+            fault = error
+        took = perf_counter() - start
+        if not isinstance(fault, CircuitOpen):
+            breaker.ends.remove(end)
+            if took > seconds + GRACE_SECONDS:  # an answer that came too late does not count
+                fault = TimeoutError(f"the stage {stage} did not end in time")
+            # The event loop has counted those that it took over.
+            self.report(stage, part, fault, len({id(one.deadline) for one in decisions if not one.taken_over}))
+        for decision in decisions:
+            metrics.of_arm(metrics.STAGE_LATENCY, decision.account, stage=stage).observe(took)
+        return answers if fault is None else [fault] * len(decisions)
+
+    def report(self, stage: Stage, part: str | None, fault: Exception | None, requests: int = 1) -> None:
+        """Count requests that a part answered or failed."""
+        if part is not None:
+            self.health.report(part, fault)
+        answered = fault is None or (part is None and not isinstance(fault, TimeoutError))
+        self._breakers[part or stage].report(answered, requests)
+
+
+class CircuitOpen(RuntimeError):
+    """The part was not called: it has failed too often."""
+
+
+class CircuitBreaker:
+    """The circuit breaker of one part."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._since = 0.0  # the first failure
+        self._ask_again = 0.0
+        self.ends: list[float] = []  # of the calls at work: when their time is over
+
+    def lets_through(self) -> bool:
+        """Whether the part may be called now."""
+        now = monotonic()
+        if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each one holds a thread
+            return False
+        if self._failures < FAILURES or now < self._since + SILENT_SECONDS:
+            return True
+        if now < self._ask_again:
+            return False
+        self._ask_again = now + _PAUSE_SECONDS
+        return True
+
+    def report(self, answered: bool, requests: int) -> None:
+        """Count requests that the part answered or failed."""
+        if answered:
+            self._failures = 0
+            return
+        if not self._failures and requests:
+            self._since = monotonic()
+        self._failures += requests
+
+
+def _apply(take: Callable[[PendingDecision, Any], None], decision: PendingDecision, answer: Any) -> None:
+    try:
+        take(decision, answer)
+        decision.asking = None
+    except Exception as bug:
+        decision.failed = "internal", bug
+
+
+def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
+    """Decisions of each arm of each experiment; its file may change between those of a batch."""
+    found: dict[tuple[int, str], list[PendingDecision]] = {}
+    for decision in decisions:
+        found.setdefault((id(decision.experiment), decision.arm), []).append(decision)
+    return found.values()
+
+
+def _plain(call: Callable[[Any], Sequence[Any]]) -> Call:
+    """A call that has its own time limit and sends no trace."""
+    return lambda questions, seconds, spans: call(questions)
+
+
+def _spans(decisions: Decisions) -> Iterable[tuple[tracing.Traits, Span]]:
+    """A span for each request."""
+    for _, of_request in groupby(decisions, key=lambda decision: id(decision.deadline)):
+        shared = list(of_request)
+        yield partial(_traits, shared), shared[0].span
+
+
+def _traits(decisions: Decisions) -> dict[str, AttributeValue]:
+    """Of the one decision, or what those of a request have in common, and their ids."""
+    of, ids = decisions[0], [decision.decision_id for decision in decisions]
+    if len(ids) == 1:
+        return of.traits()
+    return {"experiment": of.experiment.name, "arm": of.arm, "decisions": len(ids), "decision_ids": ids}
