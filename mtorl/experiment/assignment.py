@@ -29,16 +29,17 @@ from typing import Literal
 
 def uniform(*parts: str) -> float:
     """A reproducible draw from [0, 1): equal parts give equal numbers, different ones independent numbers."""
-    return _point(_hashed(()), *parts)
+    return _point((), *parts)
 
 
-def _point(hashed: hashlib.blake2b, *parts: str) -> float:
-    whole = hashed.copy()
+def _point(key: tuple[str, ...], *parts: str) -> float:
+    """`uniform` of all; the key is hashed once, and not for each unit."""
+    whole = _hashed(key).copy()
     whole.update(_netstrings(parts))
     return (int.from_bytes(whole.digest(), "big") >> 11) / (1 << 53)
 
 
-@lru_cache(1024)  # of an arm: names and salt are hashed once, and not for each unit
+@lru_cache(1024)
 def _hashed(parts: tuple[str, ...]) -> hashlib.blake2b:
     return hashlib.blake2b(_netstrings(parts), digest_size=8)
 
@@ -55,9 +56,7 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     total = sum(shares.values())
     if not 0 < total < math.inf or min(shares.values()) < 0:
         raise ValueError(f"shares must be at least 0 and not all 0, got {dict(shares)}")
-    rings = [
-        (-math.log1p(-_point(_hashed((*key, arm)), unit)) / share, arm) for arm, share in shares.items() if share > 0
-    ]
+    rings = [(-math.log1p(-_point((*key, arm), unit)) / share, arm) for arm, share in shares.items() if share > 0]
     return min(rings)[1]
 
 
@@ -69,4 +68,4 @@ def draw(
     All arguments are fields of its record; `request` is the caller's id or, without one, the decision's. A caller does
     not know the salt, so it can't search for a request that leads to the channel it wants.
     """
-    return uniform(what, experiment, salt, user_id, campaign_id, request)
+    return _point((what, experiment, salt), user_id, campaign_id, request)
