@@ -307,9 +307,11 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
     host, port = place.split(":")
     assert int(port) == production.named("Service", host)["spec"]["ports"][0]["port"]
     assert password == "password=${REDIS_PASSWORD}"
-    for limits in (dict(option.split("=") for option in store[2:]) for store in stores):
+    reader, writes = (dict(option.split("=") for option in store[2:]) for store in stores)
+    assert reader.pop("retry") == "null", "the thread of an arm would wait for several attempts"
+    for limits, longest in ((reader, 0.6 * router["deadline_ms"] / 1000), (writes, 60.0)):
         assert set(limits) == {"socket_timeout", "socket_connect_timeout"}, "a node that is gone would be waited for"
-        assert all(0 < float(seconds) <= 60 for seconds in limits.values())
+        assert all(0 < float(seconds) <= longest for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
         assert "REDIS_PASSWORD" in [e["name"] for e in production.pod_spec(name)["containers"][0]["env"]], name
     pipeline = documents((MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text())[0]

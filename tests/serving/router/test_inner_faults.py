@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -10,13 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+import yaml
 
+from mtorl.window.window import AD_DECISION
 from serving.ledger.contract import LedgerUnavailable
 from serving.router.flow import decider
 from serving.router.flow.admission import Deadline
+from serving.router.flow.features import FeastSource
 from serving.router.flow.stages import FAILURES, SILENT_SECONDS, CircuitBreaker
+from tests.features.online_stores import apply_history, write_settings
+from tests.redis_server import redis_server
+from tests.repository import ROOT
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
+    SPEC,
     Harness,
     decision,
     full_disk,
@@ -128,6 +137,29 @@ async def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     (found,) = await h.predict(one)
     assert found["expose"] and found["arm"] == arm
     assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
+
+
+@with_router(deadline_ms=SHORT_DEADLINE)
+async def test_a_feature_redis_that_hangs_is_given_up_in_time_and_found_again(
+    h: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It accepts, and answers nothing; with the cluster's own settings, its stage ends by itself."""
+    settings = yaml.safe_load((ROOT / "manifests/base/router/config/feature_store.yaml").read_text())["online_store"]
+    options = [one for one in settings["connection_string"].split(",")[1:] if not one.startswith("password=")]
+    with redis_server(tmp_path) as port:
+        repo = tmp_path / "repo"
+        write_settings(repo, "redis", connection_string=",".join([f"127.0.0.1:{port}", *options]))
+        apply_history(repo, SPEC)
+        monkeypatch.setattr(h.features, "read", FeastSource(repo, AD_DECISION).read)
+        assert (await h.predict())[0]["fallback_reason"] is None
+        process = redis.Redis(port=port).info("server")["process_id"]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            (answer,) = await h.predict(instance(baseline=OWN_LOGIC))
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert answer["fallback_reason"] == "features" and answer["expose"], "and not taken over, which exposes nothing"
+        assert (await h.predict())[0]["fallback_reason"] is None
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync"])

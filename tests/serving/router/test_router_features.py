@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import redis
-import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.types import Float64
 
@@ -32,7 +29,6 @@ from tests.features.feature_run import AGGREGATES
 from tests.features.online_histories import Touchpoint, append
 from tests.features.online_stores import STORES, write_settings
 from tests.redis_server import redis_server
-from tests.repository import ROOT
 from tests.serving.router_fixtures import CONTEXT
 from tests.serving.router_fixtures import SPEC as WITHOUT_FEATURES
 
@@ -243,31 +239,6 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     os.utime(tmp_path / "registry.db", (0, 0))
     with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
         FeastSource(tmp_path, AD_DECISION, SPEC)
-
-
-def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
-    """With the time limits of the cluster's own settings: the readers' threads must not wait for a dead node."""
-    settings = ROOT / "manifests" / "base" / "router" / "config" / "feature_store.yaml"
-    options = yaml.safe_load(settings.read_text())["online_store"]["connection_string"].split(",")[1:]
-    limits = [option for option in options if not option.startswith("password=")]
-    with redis_server(tmp_path) as port:
-        repo = tmp_path / "repo"
-        write_settings(repo, "redis", connection_string=",".join([f"127.0.0.1:{port}", *limits]))
-        store = FeatureStore(repo_path=str(repo))
-        store.apply(build(SPEC, repo / "data").objects)
-        with open_history(repo, SPEC) as history:
-            stage = Stage(repo, store, FeastSource(repo, AD_DECISION), history, "someone", "spring")
-            stage.write_all()
-            before = stage.read(NOON)
-            process = redis.Redis(port=port).info("server")["process_id"]
-            with ThreadPoolExecutor(1) as pool:
-                os.kill(process, signal.SIGSTOP)
-                try:
-                    with pytest.raises(redis.exceptions.TimeoutError):
-                        pool.submit(stage.read, NOON).result(40)
-                finally:
-                    os.kill(process, signal.SIGCONT)
-            assert before.has_history and stage.read(NOON) == before
 
 
 def test_the_model_is_told_what_the_data_set_description_chooses(stage: Stage) -> None:
