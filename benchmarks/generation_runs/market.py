@@ -46,7 +46,7 @@ def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Itera
     first = root / "first"
     log = simulator.log()
     log = log[log["user_id"].isin(set(coming[0]))]
-    _write_first(log, simulator.spec, first)
+    write_log_folder(log, simulator.spec, first)
     budget, price = BUDGET_SHARE * float(log["cost"].mean()), float(log["click"].mean() / log["cost"].mean())
     build_windows(first, root / "first-windows")
     config = TrainConfig(epochs=epochs, seed=seed)
@@ -98,7 +98,7 @@ def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Itera
             served, served_worth = candidate, candidate_worth
 
 
-def _write_first(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
+def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
     """A log's folder, as ingestion leaves it."""
     folder.mkdir()
     spec.save(folder / DATASET_FILE)

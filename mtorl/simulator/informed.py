@@ -24,17 +24,22 @@ _POINTS = 15
 
 
 class Informed:
-    """Infers users' interests from their touchpoints."""
+    """Infers users' interests from their touchpoints.
+
+    Attributes:
+        interest_FQ, log_weight_Q: The quadrature of an interest, and of its prior.
+        evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
+        rest_UC: Log-odds of a click in the present round, without the interest.
+    """
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
         point_Q, weight_Q = np.polynomial.hermite_e.hermegauss(_POINTS)
-        self._interest_FQ = SPREAD * point_Q + LIKES * np.arange(2)[:, None]
-        self._log_weight_Q = np.log(weight_Q / weight_Q.sum())
+        self.interest_FQ = SPREAD * point_Q + LIKES * np.arange(2)[:, None]
+        self.log_weight_Q = np.log(weight_Q / weight_Q.sum())
         self._log, self._logged_p_NC = simulator.log(), simulator.click_probability()
         self._online: Online | None = None
-        self._evidence_UCFQ = np.zeros(0)
-        self._p_UC = np.zeros(0)  # true probabilities of the last round
+        self.evidence_UCFQ, self.rest_UC = np.zeros(0), np.zeros(0)
 
     def click_probability(self, online: Online, round_index: int) -> Floats:
         """P(click) of every channel for every user, given all that was seen before this round.
@@ -45,36 +50,32 @@ class Informed:
             self._begin(online)
         else:
             user_N, channel_N, click_N = online.shown(round_index - 1)
-            self._see(user_N, channel_N, click_N, self._p_UC[user_N])
-        self._p_UC = online.click_probability(round_index)
+            self._see(user_N, channel_N, click_N, self.rest_UC[user_N])
+        self.rest_UC = logit(online.click_probability(round_index)) - online.interest()
         return self._predict(online)
 
     def _begin(self, online: Online) -> None:
         self._online = online
-        self._evidence_UCFQ = np.zeros((len(online.users), len(CHANNELS), *self._interest_FQ.shape))
+        self.evidence_UCFQ = np.zeros((len(online.users), len(CHANNELS), *self.interest_FQ.shape))
         row = {user: i for i, user in enumerate(online.users)}
         here = self._log["user_id"].isin(row.keys()).to_numpy()
         log = self._log[here]
-        self._see(
-            np.array([row[user] for user in log["user_id"]], dtype=np.int64),
-            np.array([CHANNELS.index(channel) for channel in log["channel"]], dtype=np.int64),
-            log["click"].to_numpy(dtype=np.int64),
-            self._logged_p_NC[here],
-        )
+        user_N = np.array([row[user] for user in log["user_id"]], dtype=np.int64)
+        channel_N = np.array([CHANNELS.index(channel) for channel in log["channel"]], dtype=np.int64)
+        rest_NC = logit(self._logged_p_NC[here]) - online.interest()[user_N]
+        self._see(user_N, channel_N, log["click"].to_numpy(dtype=np.int64), rest_NC)
 
-    def _see(self, user_N: Ints, channel_N: Ints, click_N: Ints, p_NC: Floats) -> None:
-        assert self._online is not None
-        rest_N = (logit(p_NC) - self._online.interest()[user_N])[np.arange(len(user_N)), channel_N]
-        p_NFQ = expit(rest_N[:, None, None] + self._interest_FQ)
+    def _see(self, user_N: Ints, channel_N: Ints, click_N: Ints, rest_NC: Floats) -> None:
+        rest_N = rest_NC[np.arange(len(user_N)), channel_N]
+        p_NFQ = expit(rest_N[:, None, None] + self.interest_FQ)
         likelihood_NFQ = np.log(np.where(click_N[:, None, None] == 1, p_NFQ, 1 - p_NFQ))
-        np.add.at(self._evidence_UCFQ, (user_N, channel_N), likelihood_NFQ)
+        np.add.at(self.evidence_UCFQ, (user_N, channel_N), likelihood_NFQ)
 
     def _predict(self, online: Online) -> Floats:
-        joint_UCFQ = self._evidence_UCFQ + self._log_weight_Q
+        joint_UCFQ = self.evidence_UCFQ + self.log_weight_Q
         evidence_UCF = logsumexp(joint_UCFQ, axis=-1)
         posterior_UCFQ = np.exp(joint_UCFQ - evidence_UCF[..., None])
-        rest_UC = logit(self._p_UC) - online.interest()
-        p_UCF = (posterior_UCFQ * expit(rest_UC[..., None, None] + self._interest_FQ)).sum(axis=-1)
+        p_UCF = (posterior_UCFQ * expit(self.rest_UC[..., None, None] + self.interest_FQ)).sum(axis=-1)
         # That a channel is the favourite: its own evidence as one, all others' as none.
         log_odds_UC = evidence_UCF[..., 1] - evidence_UCF[..., 0] + np.log(FAVOURITE[online.age()])
         favourite_UC = np.exp(log_odds_UC - logsumexp(log_odds_UC, axis=1, keepdims=True))

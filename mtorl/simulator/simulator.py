@@ -151,7 +151,7 @@ class Online:
         self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
-        self._state = state.of(user_U)
+        self.state = state.of(user_U)  # of each user, after the newest exposure
         self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
         self._click_UR = np.zeros((len(user_U), rounds), dtype=np.int64)
         self._next_U = np.zeros(len(user_U), dtype=np.int64)  # first round that a user has not been through
@@ -260,17 +260,17 @@ class Online:
             self._device_UR[row_N, round_index],
             self._placement_UR[row_N, round_index],
         )
-        return self._market.click_probability(self._user_U[row_N], *context, self._state.of(row_N))
+        return self._market.click_probability(self._user_U[row_N], *context, self.state.of(row_N))
 
     def _respond(self, row_N: Ints, round_index: int, channel_N: Ints) -> dict[str, NDArray[Any]]:
         if not 0 <= round_index < self.rounds or (self._next_U[row_N] > round_index).any():
             raise ValueError(f"round {round_index} is over for this user, or not one of the {self.rounds}")
         while (behind := self._next_U[row_N] < round_index).any():
-            self._state.move(row_N[behind], np.full(int(behind.sum()), -1))
+            self.state.move(row_N[behind], np.full(int(behind.sum()), -1))
             self._next_U[row_N[behind]] += 1
         args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
         outcomes = self._market.outcomes(*args, self._p(row_N, round_index))
-        self._state.move(row_N, channel_N)
+        self.state.move(row_N, channel_N)
         self._next_U[row_N] = round_index + 1
         self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index] = channel_N, outcomes["click"]
         return outcomes

@@ -83,10 +83,12 @@ def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
 def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
     """Windows from their JSON, parsed in chunks: parsed lists take some ten times the memory of arrays."""
     parts = (texts[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK))
-    return _joined([WindowBatch.from_instances([json.loads(text) for text in part], spec) for part in parts])
+    return joined([WindowBatch.from_instances([json.loads(text) for text in part], spec) for part in parts])
 
 
-def _joined(batches: Sequence[WindowBatch]) -> WindowBatch:
+def joined(batches: Sequence[WindowBatch]) -> WindowBatch:
+    """The windows of batches one after the other, without targets."""
+
     def columns(held: str) -> dict[str, Any]:
         parts = [getattr(batch, held) for batch in batches]
         return {name: _column([part[name] for part in parts]) for name in parts[0]}

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
+from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
+from mtorl.network.predictor import Predictor
 from mtorl.policy.decision import Forecast, PolicyParams, decide
 from mtorl.policy.pacing import Plan, Schedule
 from mtorl.simulator.simulator import Online, Simulator
+from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
@@ -21,6 +25,9 @@ _UPDATES = 200  # of the price, as often as the router makes them
 Forecasts = Callable[[Online, int], Forecast]
 """What a policy expects at the opportunities of a round, one a user."""
 
+GainAt = Callable[[Online, int, slice, float, Forecast], Floats]
+"""Gain by channel (N, C) for some users of a round, from the price of the moment and the forecast for these users."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -28,16 +35,16 @@ class Policy:
 
     forecasts: Forecasts
     params: PolicyParams
+    gain_at: GainAt | None = None
 
 
 @dataclass(frozen=True)
 class Played:
-    """Expected gain per decision of a policy with its standard error over users, and its gain per currency unit."""
+    """Expected gain per decision of a policy, with its standard error over users."""
 
     value: float
     error: float
-    spent_share: float
-    gain_per_cost: float
+    spent_share: float  # of the budget
 
 
 def play(
@@ -47,7 +54,7 @@ def play(
     rounds: int,
     seed: int,
     budget: float,
-    price: float | None,
+    price: float,
     repetitions: int = 1,
     gain: Gain = CLICK,
     newcomers: bool = False,
@@ -57,7 +64,7 @@ def play(
     Args:
         rounds: Opportunities per user.
         budget: Currency units per decision.
-        price: Gain per currency unit to begin with. None: the policy's own price stands, independent of the spend.
+        price: Gain per currency unit to begin with.
         repetitions: Independent futures to average over; `seed` is of the first one.
         newcomers: Whether the users come for the first time.
     """
@@ -68,17 +75,17 @@ def play(
     gain_U, spent = np.zeros(len(users)), np.zeros(repetitions)
     for repetition in range(repetitions):
         online = simulator.online(users, rounds, seed + repetition, newcomers)
-        state = plan.start(price or 1.0)
+        state = plan.start(price)
         for round_index in range(rounds):
             forecast, u_U = policy.forecasts(online, round_index), online.u(round_index)
             for first in range(0, len(users), at_once):
                 part = slice(first, min(first + at_once, len(users)))
-                made = decide(
-                    Forecast(*(np.asarray(values_UC)[part] for values_UC in forecast)),
-                    policy.params,
-                    u_U[part],
-                    price_BC=None if price is None else plan.price(state),
-                )
+                now = plan.price(state)
+                expected = Forecast(*(np.asarray(values_UC)[part] for values_UC in forecast))
+                if policy.gain_at is not None:
+                    gain_NC = policy.gain_at(online, round_index, part, now, expected)
+                    expected = expected._replace(gain_BC=gain_NC)
+                made = decide(expected, policy.params, u_U[part], price_BC=now)
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
                 found = online.advance(round_index, wanted_N, plan.budget - spent[repetition], part)
                 spent[repetition] += found["cost"].sum()
@@ -89,7 +96,6 @@ def play(
         value=float(value_U.mean()),
         error=float(value_U.std(ddof=1) / np.sqrt(len(users))),
         spent_share=float(spent.mean() / plan.budget),
-        gain_per_cost=float(gain_U.sum() / max(spent.sum(), 1e-9)),
     )
 
 
@@ -125,20 +131,31 @@ def policy_of(artifact: Artifact, store: FeatureSource | None) -> Policy:
 
     `store` is the router's source of stored features, if the data set has any; the simulator knows the histories.
     """
-    spec = artifact.spec
+    return Policy(forecasts_of(artifact, artifact.encoder, artifact.spec, store), artifact.policy)
+
+
+def forecasts_of(
+    predictor: Predictor, encoder: Encoder, spec: DatasetSpec, store: FeatureSource | None = None
+) -> Forecasts:
+    """What a predictor expects in each round; `store` as of `policy_of`."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
-        rows = online.rows(round_index)
-        stored: list[Any] = [{}] * len(rows)
-        if spec.features:
-            assert store is not None, "the data set's description names stored features"
-            requests = [DecisionRequest(row["user_id"], row["campaign_id"], row["context"], row["at"]) for row in rows]
-            stored = [user.aggregates for user in store.read(requests)]
-        instances = [
-            instance_from_history(row["history"], row["context"], row["static"], spec, row["at"], known)
-            for row, known in zip(rows, stored, strict=True)
-        ]
-        logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, spec))
-        return Forecast(logits_BC, artifact.encoder.unreward(reward_BC, cost_BC), cost_BC)
+        logits_UC, reward_UC, cost_UC = predictor.predict(windows_of(online, round_index, spec, store))
+        return Forecast(logits_UC, encoder.unreward(reward_UC, cost_UC), cost_UC)
 
-    return Policy(forecasts, artifact.policy)
+    return forecasts
+
+
+def windows_of(online: Online, round_index: int, spec: DatasetSpec, store: FeatureSource | None = None) -> WindowBatch:
+    """The windows of all users in a round; `store` as of `policy_of`."""
+    rows = online.rows(round_index)
+    stored: list[Any] = [{}] * len(rows)
+    if spec.features:
+        assert store is not None, "the data set's description names stored features"
+        requests = [DecisionRequest(row["user_id"], row["campaign_id"], row["context"], row["at"]) for row in rows]
+        stored = [user.aggregates for user in store.read(requests)]
+    instances = [
+        instance_from_history(row["history"], row["context"], row["static"], spec, row["at"], known)
+        for row, known in zip(rows, stored, strict=True)
+    ]
+    return WindowBatch.from_instances(instances, spec)

@@ -46,10 +46,10 @@ def test_chunks_are_the_windows_of_all_at_once(
     assert len(windows) == len(at_once) > 20
     batches = list(in_chunks(windows))
     assert max(map(len, batches)) <= chunk
-    assert_equal(on_demand._joined(batches), at_once)
+    assert_equal(on_demand.joined(batches), at_once)
     np.testing.assert_equal(labels(windows, encoder), labels(at_once, encoder))
     some = np.arange(3, len(at_once), 4)
-    assert_equal(on_demand._joined(list(in_chunks(windows.only(some)))), at_once.take(some))
+    assert_equal(on_demand.joined(list(in_chunks(windows.only(some)))), at_once.take(some))
 
 
 def test_windows_from_text_are_those_of_their_json(monkeypatch: pytest.MonkeyPatch) -> None:

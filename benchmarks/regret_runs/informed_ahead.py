@@ -1,0 +1,120 @@
+"""The informed policy, looking several opportunities ahead: the best policy that is known.
+
+Each later opportunity has a context, drawn once for all branches of a user. In a branch the user has seen no ad, or one
+on a channel, with a click or without. The posterior of the interests moves with the click; carry-over and fatigue move
+with the ad (`mtorl/simulator/market.py`).
+
+Shapes: N users, B branches so far, C channels, K = 2 C + 1 branches of a decision, F favourite (no, yes), Q quadrature.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mtorl.arrays import Floats
+from mtorl.policy.decision import Forecast
+from mtorl.simulator import market
+from mtorl.simulator.informed import Informed
+from mtorl.simulator.simulator import Online
+
+_USERS = 8  # at a time: their branches at depth 3 fit in the processor's cache
+_TINY = np.float32(1e-30)
+_CHANNELS = len(market.CHANNELS)
+_TRAFFIC = 1.0 + 0.8 * np.cos((np.arange(24) - market.BUSY_HOUR) * (2 * np.pi / 24))
+_NONE, _EACH = np.zeros((1, _CHANNELS)), np.eye(_CHANNELS)
+_SHOWN_KC = np.concatenate([_NONE, _EACH, _EACH])
+_CARRIED_KC = _SHOWN_KC @ market.CARRY_OVER
+
+
+class Later(NamedTuple):
+    """A drawn later opportunity: log-odds of its context by channel and mean costs, (N, 1, C)."""
+
+    odds: Floats
+    cost: Floats
+
+
+class Users(NamedTuple):
+    """Users in branches: likelihood of the interests (N, B, C, F, Q), carry-over and fatigue (N, B, C)."""
+
+    likelihood: Floats
+    carry: Floats
+    fatigue: Floats
+
+
+class InformedAhead:
+    """The gain of an exposure with what it adds at `depth` later opportunities."""
+
+    def __init__(self, informed: Informed, depth: int, seed: int) -> None:
+        self._informed, self._depth = informed, depth
+        self._draws = np.random.default_rng(seed)
+
+    def __call__(self, online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
+        """See `pipelines.loop.simulated_lift.GainAt`; `informed` has forecast this round."""
+        depth = min(self._depth, online.rounds - 1 - round_index)
+        rows = np.arange(len(online.users))[part]
+        added = [self._added(online, rows[i : i + _USERS], depth, price) for i in range(0, len(rows), _USERS)]
+        return np.asarray(forecast.gain_BC) + np.concatenate(added)
+
+    def _added(self, online: Online, row_N: np.ndarray, depth: int, price: float) -> Floats:
+        informed, state = self._informed, online.state.of(row_N)
+        log_NCFQ = informed.evidence_UCFQ[row_N] + informed.log_weight_Q
+        likelihood_NCFQ = np.exp(log_NCFQ - log_NCFQ.max(axis=(2, 3), keepdims=True)).astype(np.float32)
+        users = Users(*(values[:, None] for values in (likelihood_NCFQ, state.carry_UC, state.fatigue_UC)))
+        favourite_N1C = market.FAVOURITE[online.age()[row_N]][:, None]
+        tree = _Tree(informed.interest_FQ.astype(np.float32), favourite_N1C, price)
+        later = [self._draw(len(row_N)) for _ in range(depth)]
+        added, _ = tree.added(users, *tree.clicks(users, informed.rest_UC[row_N][:, None]), later)
+        return added[:, 0]
+
+    def _draw(self, users: int) -> Later:
+        hour = self._draws.choice(24, (users, 1, 1), p=_TRAFFIC / _TRAFFIC.sum())
+        device = self._draws.choice(len(market.DEVICES), users, p=market.DEVICE_SHARE)
+        placement = self._draws.choice(len(market.PLACEMENTS), users, p=market.PLACEMENT_SHARE)
+        season = market.SEASON * np.cos((hour - market.PEAK_HOUR) * (2 * np.pi / 24))
+        effects = market.DEVICE_EFFECT[device][:, None] + market.PLACEMENT_EFFECT[placement][:, None, None]
+        return Later(market.BASE + season + effects, market.Market.expected_cost(hour, np.arange(_CHANNELS)))
+
+
+class _Tree:
+    """The branches of some users at a price."""
+
+    def __init__(self, interest_FQ: Floats, favourite_N1C: Floats, price: float) -> None:
+        self._interest_FQ, self._favourite_N1C, self._price = interest_FQ, favourite_N1C, price
+
+    def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
+        """What later opportunities add to an exposure, (N, B, C), and their value without one, (N, B).
+
+        `p` and `p_FQ` are the clicks of the present opportunity, see `clicks`.
+        """
+        if not later:
+            return np.zeros(p.shape), np.zeros(p.shape[:2])
+        likelihood = np.repeat(users.likelihood[:, :, None], len(_SHOWN_KC), axis=2)
+        for c in range(_CHANNELS):
+            likelihood[:, :, 1 + c, c] *= 1 - p_FQ[:, :, c]
+            likelihood[:, :, 1 + _CHANNELS + c, c] *= p_FQ[:, :, c]
+        carry = market.CARRY_KEPT * users.carry[:, :, None] + _CARRIED_KC
+        fatigue = market.FATIGUE_KEPT * users.fatigue[:, :, None] + _SHOWN_KC
+        size, before = p.shape[:2]
+        moved = Users(*(values.reshape(size, -1, *values.shape[3:]) for values in (likelihood, carry, fatigue)))
+        value_NBK = self._value(moved, later).reshape(size, before, -1)
+        none, missed, clicked = np.split(value_NBK, [1, 1 + _CHANNELS], axis=2)
+        return p * clicked + (1 - p) * missed - none, none[..., 0]
+
+    def _value(self, users: Users, later: list[Later]) -> Floats:
+        """Value of the first of some later opportunities and of those after it, (N, B)."""
+        now, *then = later
+        p, p_FQ = self.clicks(users, now.odds + users.carry - market.FATIGUE * users.fatigue)
+        added, after = self.added(users, p, p_FQ, then)
+        return np.maximum((p + added - self._price * now.cost).max(axis=-1), 0.0) + after
+
+    def clicks(self, users: Users, rest: Floats) -> tuple[Floats, Floats]:
+        """P(click) by channel, (N, B, C), and given the interest, (N, B, C, F, Q); as `Informed` predicts it."""
+        p_FQ = -(rest[..., None, None].astype(np.float32) + self._interest_FQ)
+        np.exp(p_FQ, out=p_FQ)
+        p_FQ += 1
+        np.reciprocal(p_FQ, out=p_FQ)
+        mass_F = np.maximum(users.likelihood.sum(axis=-1), _TINY)
+        p_F = np.einsum("nbcfq,nbcfq->nbcf", users.likelihood, p_FQ) / mass_F
+        favourite = self._favourite_N1C * (mass_F[..., 1] / mass_F[..., 0])
+        favourite /= favourite.sum(axis=-1, keepdims=True)
+        return favourite * p_F[..., 1] + (1 - favourite) * p_F[..., 0], p_FQ

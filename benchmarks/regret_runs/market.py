@@ -1,0 +1,72 @@
+"""One market: a training on some of its users, and what each policy earns from the others with the same budget."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.generation_runs.market import BUDGET_SHARE, write_log_folder
+from benchmarks.regret_runs.informed_ahead import InformedAhead
+from benchmarks.regret_runs.network_ahead import NetworkAhead
+from benchmarks.regret_runs.policies import GREEDY, mixed, of_informed, once_a_round, one_channel
+from features.sequences.builder import build_windows
+from mtorl.artifact.artifact import Artifact
+from mtorl.baselines.lightgbm import stored_in
+from mtorl.fitting.fit import fit_challenger, fit_incumbent
+from mtorl.log.splits import split_of
+from mtorl.network.training import TrainConfig
+from mtorl.simulator.informed import Informed
+from mtorl.simulator.market import CHANNELS
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
+from pipelines.loop.simulated_lift import Policy, forecasts_of, play, policy_of
+
+DECISIONS = 12_000  # of a policy, at most: fewer users are served in more rounds
+DEPTHS = (1, 2, 3)  # of the informed policy: later opportunities
+
+
+def market(seed: int, users: int, epochs: int, rounds: tuple[int, ...]) -> dict[str, Any]:
+    """Clicks a decision and share of the budget spent, by number of rounds and policy."""
+    simulator = Simulator(SimulatorConfig(users=users, seed=seed))
+    log = simulator.log()
+    ids = log["user_id"].drop_duplicates()
+    held_out = sorted(ids[split_of(ids) == "test"])
+    budget, price = BUDGET_SHARE * float(log["cost"].mean()), float(log["click"].mean() / log["cost"].mean())
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_log_folder(log, simulator.spec, root / "log")
+        build_windows(root / "log", root / "windows")
+        trained = fit_challenger(
+            str(root / "windows"), str(root / "model"), TrainConfig(epochs=epochs, seed=seed), BUDGET_SHARE
+        )
+        assert trained is not None
+        incumbent = fit_incumbent(str(root / "windows"), str(root / "incumbent"))
+        opportunities = WindowTable.load(root / "windows", "val").windows("val")
+        each = {"incumbent": policy_of(incumbent, None), **policies(simulator, trained, opportunities, seed)}
+        for number in rounds:
+            found[str(number)], served = {}, held_out[: DECISIONS // number]
+            for name, policy in each.items():
+                played = play(simulator, policy, served, number, seed, budget, price)
+                found[str(number)][name] = {"value": played.value, "spent_share": played.spent_share}
+            values = "  ".join(f"{name} {one['value']:.4f}" for name, one in found[str(number)].items())
+            print(f"seed {seed}, {number:2} rounds, {len(served)} users: {values}", flush=True)
+    return found
+
+
+def policies(simulator: Simulator, trained: Artifact, opportunities: WindowBatch, seed: int) -> dict[str, Policy]:
+    """The policies by name; `opportunities` as of `NetworkAhead`."""
+    served, trees, informed = policy_of(trained, None), stored_in(trained), Informed(simulator)
+    assert trees is not None
+    learned, known = once_a_round(served.forecasts), of_informed(informed)
+    return {
+        "served": served,
+        "greedy": Policy(learned, GREEDY),
+        "ahead": Policy(learned, GREEDY, NetworkAhead(trained, learned, opportunities, seed)),
+        "lightgbm": Policy(forecasts_of(trees, trained.encoder, trained.spec), GREEDY),
+        **{f"only_{name}": one_channel(learned, c) for c, name in enumerate(CHANNELS)},
+        "channel_informed": mixed(choosing=known, exposing=learned),
+        "when_informed": mixed(choosing=learned, exposing=known),
+        "informed": Policy(known, GREEDY),
+        **{f"informed_{depth}": Policy(known, GREEDY, InformedAhead(informed, depth, seed)) for depth in DEPTHS},
+    }

@@ -1,0 +1,64 @@
+"""Greedy policies over forecasts, and mixtures of two: one forecast chooses the channel, another one when to expose.
+
+Shapes: U users of a round, N some of them, C channels.
+"""
+
+import numpy as np
+
+from mtorl.arrays import Floats
+from mtorl.policy.decision import Forecast, PolicyParams, expected_utility
+from mtorl.simulator.informed import Informed
+from mtorl.simulator.simulator import Online
+from pipelines.loop.simulated_lift import Forecasts, Policy
+
+GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # the channel of the greatest utility
+
+
+def once_a_round(forecasts: Forecasts) -> Forecasts:
+    """The same forecasts, computed at the first call of a round."""
+    held: list[tuple[Online, int, Forecast]] = []
+
+    def of_round(online: Online, round_index: int) -> Forecast:
+        if not held or held[0][0] is not online or held[0][1] != round_index:
+            held[:] = [(online, round_index, forecasts(online, round_index))]
+        return held[0][2]
+
+    return of_round
+
+
+def of_informed(informed: Informed) -> Forecasts:
+    """The best possible forecast of gains, with the true mean costs."""
+
+    def forecasts(online: Online, round_index: int) -> Forecast:
+        gain_UC = informed.click_probability(online, round_index)
+        return Forecast(np.zeros_like(gain_UC), gain_UC, online.expected_cost(round_index))
+
+    return forecasts
+
+
+def one_channel(forecasts: Forecasts, channel: int) -> Policy:
+    """Exposes on one channel only, when the forecast says that it is worth its price."""
+
+    def of_channel(online: Online, round_index: int) -> Forecast:
+        forecast = forecasts(online, round_index)
+        return forecast._replace(gain_BC=_only(np.full(len(online.users), channel), forecast))
+
+    return Policy(of_channel, GREEDY)
+
+
+def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
+    """The channel of the greatest utility by one forecast, exposed when another forecast says that it is worth it."""
+    choosing = once_a_round(choosing)
+
+    def gain_at(online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
+        _, gain_UC, cost_UC = choosing(online, round_index)
+        utility_NC = expected_utility(np.asarray(gain_UC)[part], np.asarray(cost_UC)[part], price)
+        return _only(utility_NC.argmax(axis=1), forecast)
+
+    return Policy(exposing, GREEDY, gain_at)
+
+
+def _only(channel_N: Floats, forecast: Forecast) -> Floats:
+    """The gain on one channel a row; no gain on the others, which are never worth their price then."""
+    gain_NC = np.asarray(forecast.gain_BC)
+    return np.where(np.arange(gain_NC.shape[1]) == channel_N[:, None], gain_NC, 0.0)

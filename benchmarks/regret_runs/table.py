@@ -1,0 +1,118 @@
+"""Tables of `benchmarks/regret.py`: shares of the best informed policy, and what the served policy loses to it.
+
+All intervals are Student's, over markets; policies are compared in the same market.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from benchmarks._markdown import Figures, Show, measured_on, table, table_of, targets
+from benchmarks.regret_runs.market import DECISIONS
+from mtorl.arrays import Floats
+from mtorl.simulator.market import CHANNELS
+
+BEST = "informed_3"
+TARGETS = {"5": 0.95, "15": 0.90}  # share of the best informed policy that the served one should reach
+SHOWN = {
+    "incumbent": "incumbent: frequencies of the log",
+    "constant": "best constant channel, exposed when MTORL says so",
+    "lightgbm": "LightGBM, greedy",
+    "served": "**MTORL as served**: soft draw and exploration",
+    "greedy": "MTORL, greedy",
+    "ahead": "MTORL, greedy, looks 1 step ahead",
+    "informed": "informed",
+    "informed_1": "informed, looks 1 step ahead",
+    "informed_2": "informed, looks 2 steps ahead",
+    "informed_3": "informed, looks 3 steps ahead",
+}
+
+
+def regret_tables(figures: Figures) -> str:
+    """What policies earn with a budget by number of rounds, and where the served one loses."""
+    seeds = ", ".join(figures["markets"])
+    users = figures["settings"]["users"]
+    text = (
+        f"Markets: {len(figures['markets'])} (seeds {seeds}) of {users:,} users, each with a training of its own. "
+        f"Held-out users are served, with at most {DECISIONS:,} decisions. All policies are paced alike and have the "
+        "same budget. Shares are of the best informed policy's expected clicks; 95 % intervals over markets.\n"
+    )
+    values = {str(rounds): _values(figures["markets"], str(rounds)) for rounds in figures["settings"]["rounds"]}
+    for rounds, of_policy in values.items():
+        columns: dict[str, Show] = {
+            "": lambda name: SHOWN[name],
+            "share of the best (least)": lambda name, of=of_policy: _share(of[name] / of[BEST]),
+            "against MTORL, greedy": lambda name, of=of_policy: _mean(of[name] / of["greedy"] - 1),
+            "clicks a decision": lambda name, of=of_policy: f"{of[name].mean():.4f}",
+        }
+        text += f"\n**{rounds} opportunities a user**\n\n{table_of(columns, list(SHOWN))}"
+    parts = [_losses(values), _ahead(values), _aims(figures["markets"], values)]
+    return "\n".join([text, *parts]) + measured_on(figures, "regret.py")
+
+
+def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
+    """Clicks a decision by policy, a market each; of the constant channels, the best in hindsight."""
+    names = next(iter(markets.values()))[rounds]
+    found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
+    return {**found, "constant": np.max([found[f"only_{channel}"] for channel in CHANNELS], axis=0)}
+
+
+def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
+    """What the served policy loses to the best informed one, part by part.
+
+    Channel and exposure are replaced one after the other, in both orders; each part is the mean of both.
+    """
+    parts: dict[str, Any] = {
+        "value of the future": lambda of: of[BEST] - of["informed"],
+        "when to expose": lambda of: _half(of, "channel_informed", "when_informed"),
+        "channel choice": lambda of: _half(of, "when_informed", "channel_informed"),
+        "soft draw and exploration": lambda of: of["greedy"] - of["served"],
+        "all: MTORL as served": lambda of: of[BEST] - of["served"],
+    }
+    rows = [[name, *(_mean(loss(of) / of[BEST], sign="") for of in values.values())] for name, loss in parts.items()]
+    heads = ["lost, of the best informed", *(f"{rounds} rounds" for rounds in values)]
+    return "**Where the served policy loses**\n\n" + table(heads, rows)
+
+
+def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
+    """Mean loss of replacing one part: in the informed policy, and in the one whose other part is learned."""
+    return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
+
+
+def _ahead(values: Mapping[str, dict[str, Floats]]) -> str:
+    rows = []
+    for rounds, of in values.items():
+        gain = of["ahead"] / of["greedy"] - 1
+        rows.append([rounds, _mean(gain), f"{gain.min():+.1%}", f"{(gain >= 0.01).sum()} of {len(gain)}"])
+    heads = ["rounds", "look-ahead against greedy", "least", "markets with at least +1 %"]
+    return "**What the network's look-ahead earns**\n\n" + table(heads, rows)
+
+
+def _aims(markets: Figures, values: Mapping[str, dict[str, Floats]]) -> str:
+    played = [one for of_rounds in markets.values() for each in of_rounds.values() for one in each.items()]
+    aims = [
+        (f"share of the best informed, {rounds} rounds: at least", aim, float((of["served"] / of[BEST]).mean()), ".3f")
+        for rounds, aim in TARGETS.items()
+        if (of := values.get(rounds))
+    ]
+    used = min(one["spent_share"] for name, one in played if name == "served")
+    aims.append(("share of its budget that the served policy used, least: at least", 0.99, used, ".3f"))
+    aims.append((f"overspent budgets, of {len(played)}", 0, sum(one["spent_share"] > 1 for _, one in played), "d"))
+    return targets(aims)
+
+
+def _share(share: Floats) -> str:
+    return f"{share.mean():.3f}{_interval(share, '.3f')} ({share.min():.3f})"
+
+
+def _mean(part: Floats, sign: str = "+") -> str:
+    return f"{part.mean():{sign}.1%}{_interval(part, f'{sign}.1%')}"
+
+
+def _interval(of_market: Floats, form: str) -> str:
+    if len(of_market) == 1:
+        return ""
+    half = t.ppf(0.975, len(of_market) - 1) * of_market.std(ddof=1) / np.sqrt(len(of_market))
+    return f" [{of_market.mean() - half:{form}}, {of_market.mean() + half:{form}}]"
