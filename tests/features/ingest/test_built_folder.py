@@ -32,10 +32,15 @@ def decisions(tmp_path: Path) -> str:
 
 
 def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
-    """Build a folder from a log of long ago."""
+    """Build a folder from a log of long ago; a trusted log is a folder of parts."""
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
-    raw = RawLog(str(log / LOG_FILE if trusted else log), str(out.with_name("toy.yaml")))
+    if trusted:
+        whole, log = pd.read_parquet(log / LOG_FILE), log / "parts"
+        log.mkdir()
+        for number, part in enumerate((whole[:100], whole[100:])):
+            part.to_parquet(log / f"part-{number}.parquet")
+    raw = RawLog(str(log), str(out.with_name("toy.yaml")))
     with open_engine("duckdb") as engine:
         build(engine, raw, out, trusted, own)
     return out
@@ -123,24 +128,9 @@ def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: str, tm
     one, other = (json.loads((built.folder / INGEST_FILE).read_text()) for built in (ingested, trusted))
     for name in ("rows", "users", "fingerprint", "collected", "decisions"):
         assert one[name] == other[name]
-    assert other["raw"]["log"].endswith(LOG_FILE), "where `mtorl data forget` looks for users"
+    assert other["raw"]["log"].endswith("parts"), "where `mtorl data forget` looks for users"
     contents = {Manifest.read(built.folder / "windows").content_sha256 for built in (ingested, trusted)}
     assert len(contents) == 1 and other["users"] == 301
-
-
-def test_a_trusted_log_in_parts_becomes_one_log(tmp_path: Path, decisions: str) -> None:
-    whole = pd.read_parquet(data_folder(tmp_path / "log", 300) / LOG_FILE)
-    (tmp_path / "parts").mkdir()
-    for number in range(3):
-        whole.iloc[number * 100 : number * 100 + 100].to_parquet(tmp_path / "parts" / f"part-{number}.parquet")
-    SPEC.save(tmp_path / "toy.yaml")
-    raw = RawLog(str(tmp_path / "parts"), str(tmp_path / "toy.yaml"))
-    for name, own in (("none", str(tmp_path / "empty")), ("some", decisions)):
-        with open_engine("duckdb") as engine:
-            build(engine, raw, tmp_path / name, True, own)
-        built = Built(tmp_path / name)
-        take(built, tmp_path / f"log-{name}")
-        assert built.take_windows(tmp_path / f"log-{name}", tmp_path / f"windows-{name}") == 300 + (name == "some")
 
 
 OTHER = SPEC.replace(window=5, currency="EUR")
