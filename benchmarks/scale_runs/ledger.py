@@ -11,7 +11,7 @@ from redis import Redis
 
 from mtorl.policy.periods import Period
 from serving.ledger import open_ledger
-from serving.ledger.contract import Account, Ledger, Wanted
+from serving.ledger.contract import Account, Cost, Ledger, Wanted
 
 FLAGS = {"appendonly": "yes", "appendfsync": "no"}
 PERIODS: tuple[Period, ...] = ("total", "day")
@@ -27,7 +27,7 @@ def memory(port: int, number: int) -> dict[str, float]:
         if end == "settled":
             found["open"] = _each(before, port, number)["memory_bytes"]
             for one in made:
-                ledger.settle(one.reservation_id, 0.03, f"event-{one.reservation_id}")
+                ledger.settle_all([Cost(one.reservation_id, 0.03, f"event-{one.reservation_id}")])
         else:
             while ledger.expire(0):
                 pass
@@ -46,7 +46,7 @@ def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, 
     for i, one in enumerate(made):
         ledgers[i % routers].reserve_all([one])
     for i, one in enumerate(made):
-        ledgers[(i + 1) % routers].settle(one.reservation_id, 0.03, f"event-{one.reservation_id}")
+        ledgers[(i + 1) % routers].settle_all([Cost(one.reservation_id, 0.03, f"event-{one.reservation_id}")])
     return _each(before, port, number)
 
 

@@ -2,8 +2,8 @@
 
     ledger = open_ledger("ledger.sqlite", patience=1.0)        # or redis://host:6379/0?name=ads
     ledger.define([Account("*", "*", "*", 1000.0), *(Account(arm, "*", "*", 500.0) for arm in arms)])    # one budget
-    if ledger.reserve("d1", "challenger", "spring", "video", 0.05):      # expose only then
-        ledger.settle("d1", 0.031, "event-7")                            # or ledger.cancel("d1")
+    if ledger.reserve_all([Wanted("d1", "challenger", "spring", "video", 0.05)]) == [True]:      # expose only then
+        ledger.settle_all([Cost("d1", 0.031, "event-7")])                                    # or cancel_all(["d1"])
     ledger.expire(24 * 3600)                                             # reservations without an outcome
 
 In reading order: `contract.py` (what every ledger promises, and balances that were read), `money.py` (exact amounts). A

@@ -149,51 +149,28 @@ class Ledger(Protocol):
         Where the parts of a budget change, the limits of the present period follow (promise 5).
         """
 
-    def reserve(
-        self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
-    ) -> bool:
-        """Set money aside in all matching accounts, or in none of them.
+    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+        """Set money aside in all matching accounts, or in none of them: for each in turn, in one round trip or sync.
 
         False: an account has too little left, no account matches, the id was cancelled or has expired, or it was used
         with another scope or amount. Of the reservations for one `request`, at most one is open or has cost something:
-        another id raises AlreadyReserved. After one was cancelled or has expired, the next may be made.
-        """
-        (granted,) = self.reserve_all([Wanted(reservation_id, arm, campaign, channel, amount, request)])
-        if isinstance(granted, Exception):
-            raise granted
-        return granted
-
-    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """`reserve` for each, in turn and independently of the others, in one round trip or sync for all.
+        another id is answered by AlreadyReserved. After one was cancelled or has expired, the next may be made.
 
         The error of a single reservation is returned in its place; an error that concerns all is raised, and ValueError
         for an amount that is no money: then none is made.
         """
 
-    def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
-        """Turn a reservation into spend. Raises UnknownReservation for an id that was never reserved.
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
+        """Turn reservations into spend; errors as of `reserve_all`, and UnknownReservation for an id of none.
 
         The first cost frees what it does not need. Costs of different events add up: a later one is charged as far as
         the accounts have room left, and never beyond what was reserved; the rest is excess. A late cost was spent
         nevertheless: after the reservation has expired it is charged like a later one, after a cancellation it is all
         excess.
         """
-        (settled,) = self.settle_all([Cost(reservation_id, actual, event)])
-        if isinstance(settled, Exception):
-            raise settled
-        return settled
-
-    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
-        """`settle` for each, in turn, in one round trip or sync for all; errors as of `reserve_all`."""
-
-    def cancel(self, reservation_id: str) -> None:
-        """Release the money. If the id is not reserved yet, a later `reserve` is refused."""
-        (failed,) = self.cancel_all([reservation_id])
-        if failed is not None:
-            raise failed
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """`cancel` for each, in one round trip or sync for all; errors as of `reserve_all`."""
+        """Release the money; errors as of `reserve_all`. An id that is not reserved yet can't be reserved later."""
 
     def expire(self, ttl: float) -> int:
         """Release some of what has been open for `ttl` seconds or longer; returns how many: 0 if none is left.

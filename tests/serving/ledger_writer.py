@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.ledger import open_ledger
-from serving.ledger.contract import Account
+from serving.ledger.contract import Account, Cost, Settlement, Wanted
 
 ACCOUNTS = [Account("a", "*", "*", 5.0), Account("a", "c1", "*", 3.0), Account("a", "*", "*", 4.5, "day")]
 
@@ -25,13 +25,15 @@ def main() -> None:
         for i in range(rounds):
             # Every fourth id is also everybody else's.
             name = f"all-{i}" if i % 4 == 0 else f"{worker}-{thread}-{i}"
-            if not ledger.reserve(name, "a", f"c{i % 2}", "x", 0.05):
+            if ledger.reserve_all([Wanted(name, "a", f"c{i % 2}", "x", 0.05)]) != [True]:
                 continue
             if i % 3:
-                charged[name] = ledger.settle(name, 0.04).charged
-                ledger.settle(name, 0.02)
+                (settled,) = ledger.settle_all([Cost(name, 0.04)])
+                assert isinstance(settled, Settlement)
+                charged[name] = settled.charged
+                ledger.settle_all([Cost(name, 0.02)])
             elif i % 4:  # one that is everybody's may be exposed elsewhere
-                ledger.cancel(name)
+                ledger.cancel_all([name])
             if i % 7 == 0:
                 ledger.expire(3600)
         return charged

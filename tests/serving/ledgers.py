@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import redis
@@ -18,12 +18,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine
 
 from mtorl.experiment.experiment import Experiment
-from serving.ledger.contract import Account, Balance, Ledger, Wanted
+from serving.ledger.contract import Account, Balance, Cost, Ledger, Settlement, Wanted
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_ledger import RedisLedger
 from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.experiments import experiment
 
+T = TypeVar("T")
 KINDS = ("sqlite", "redis")
 NOON = 1_767_268_800.0  # 2026-01-01, 12:00 UTC
 
@@ -139,6 +140,28 @@ class Place:
                 if not bank:
                     found[key] = [sum(pair) for pair in zip(found[key], amounts, strict=True)]
         return {key: book for key, book in found.items() if any(book)}
+
+
+def reserve(
+    ledger: Ledger, name: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
+) -> bool:
+    """A single reservation; its error is raised."""
+    return _only(ledger.reserve_all([Wanted(name, arm, campaign, channel, amount, request)]))
+
+
+def settle(ledger: Ledger, name: str, actual: float, event: str = "") -> Settlement:
+    return _only(ledger.settle_all([Cost(name, actual, event)]))
+
+
+def cancel(ledger: Ledger, name: str) -> None:
+    return _only(ledger.cancel_all([name]))
+
+
+def _only(answers: Sequence[T | Exception]) -> T:
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def balance(ledger: Ledger, arm: str = "a", campaign: str = "*", channel: str = "*", period: str = "total") -> Balance:

@@ -20,6 +20,7 @@ from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
 from tests.serving.decision_log.test_lake_sink import found, upload
+from tests.serving.ledgers import reserve
 from tests.serving.shipping import SHIPPED, put
 
 START = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
@@ -104,7 +105,7 @@ def test_a_decision_whose_money_may_be_open_stays_a_day(spool: Spool, tmp_path: 
     spool.close()
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.define([Account("incumbent", "*", "*", 100.0)])
-    assert ledger.reserve(name, "incumbent", "spring", "search", 0.5)
+    assert reserve(ledger, name, "incumbent", "spring", "search", 0.5)
     for hours, expected in ((1, SpoolWithout(1, 1, held=False)), (25, SpoolWithout(1, 0, held=False))):
         assert forget_users(spool.folder, {"gone"}, START + timedelta(hours=hours)) == expected
         again = Spool(spool.folder)

@@ -23,7 +23,7 @@ from serving.ledger.contract import (
     Wanted,
 )
 from tests.redis_server import redis_server
-from tests.serving.ledgers import KINDS, NOON, Clock, Place, balance
+from tests.serving.ledgers import KINDS, NOON, Clock, Place, balance, cancel, reserve, settle
 
 DAY, HOUR = 86_400.0, 3_600.0
 
@@ -43,34 +43,34 @@ def ledger(place: Place) -> Ledger:
 
 def test_costs_beyond_all_measure_do_not_stop_the_ledger(ledger: Ledger) -> None:
     for number in range(3):
-        assert ledger.reserve(f"r{number}", "a", "c1", "video", 0.1)
+        assert reserve(ledger, f"r{number}", "a", "c1", "video", 0.1)
         for event in range(12):
-            assert ledger.settle(f"r{number}", 1e9, f"e{event}").charged == 0.1
+            assert settle(ledger, f"r{number}", 1e9, f"e{event}").charged == 0.1
     assert balance(ledger).spent == pytest.approx(0.3) and balance(ledger).excess >= 9e9
-    assert ledger.reserve("next", "a", "c1", "video", 0.1) and ledger.settle("next", 0.05, "e").charged == 0.05
+    assert reserve(ledger, "next", "a", "c1", "video", 0.1) and settle(ledger, "next", 0.05, "e").charged == 0.05
     assert balance(ledger).reserved == 0
 
 
 def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger, place: Place) -> None:
     other = place.open()
-    assert ledger.reserve("r1", "a", "c1", "video", 0.1, "q")
-    assert ledger.reserve("r1", "a", "c1", "video", 0.1, "q")  # the same attempt
+    assert reserve(ledger, "r1", "a", "c1", "video", 0.1, "q")
+    assert reserve(ledger, "r1", "a", "c1", "video", 0.1, "q")  # the same attempt
     for attempt, channel in (("r2", "video"), ("r3", "search")):
         with pytest.raises(AlreadyReserved):
-            other.reserve(attempt, "a", "c1", channel, 0.1, "q")
-    assert other.reserve("r4", "a", "c1", "video", 0.1, "another") and other.reserve("r5", "a", "c1", "video", 0.1)
-    other.cancel("r2")  # an attempt that did not get it takes nothing with it
+            reserve(other, attempt, "a", "c1", channel, 0.1, "q")
+    assert reserve(other, "r4", "a", "c1", "video", 0.1, "another") and reserve(other, "r5", "a", "c1", "video", 0.1)
+    cancel(other, "r2")  # an attempt that did not get it takes nothing with it
     assert balance(ledger).reserved == pytest.approx(0.3)
-    ledger.cancel("r1")
-    assert other.reserve("r6", "a", "c1", "video", 0.1, "q")
-    other.settle("r6", 0.05)
+    cancel(ledger, "r1")
+    assert reserve(other, "r6", "a", "c1", "video", 0.1, "q")
+    settle(other, "r6", 0.05)
     with pytest.raises(AlreadyReserved):
-        ledger.reserve("r7", "a", "c1", "video", 0.1, "q")
+        reserve(ledger, "r7", "a", "c1", "video", 0.1, "q")
     assert balance(ledger).spent == 0.05 and balance(ledger).reserved == pytest.approx(0.2)
-    other.cancel("r4")
-    ledger.settle("r4", 0.05)  # it was shown after all
+    cancel(other, "r4")
+    settle(ledger, "r4", 0.05)  # it was shown after all
     with pytest.raises(AlreadyReserved):
-        other.reserve("r8", "a", "c1", "video", 0.1, "another")
+        reserve(other, "r8", "a", "c1", "video", 0.1, "another")
 
 
 def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Ledger) -> None:
@@ -87,13 +87,13 @@ def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Led
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf, 1e10])
 def test_amounts_that_are_no_money(ledger: Ledger, amount: float) -> None:
     with pytest.raises(ValueError, match="amount"):
-        ledger.reserve("r", "a", "c", "x", amount)
+        reserve(ledger, "r", "a", "c", "x", amount)
     with pytest.raises(ValueError, match="limit"):
         ledger.define([Account("a", "*", "*", amount)])
     with pytest.raises(ValueError, match="actual"):
-        ledger.settle("r", amount)
+        settle(ledger, "r", amount)
     with pytest.raises(UnknownReservation, match="r9"):
-        ledger.settle("r9", 0.1)
+        settle(ledger, "r9", 0.1)
 
 
 @settings(max_examples=100)
@@ -105,7 +105,7 @@ def test_rounding_never_grants_more_than_was_given(limit: float, amount: float) 
 
 
 def test_an_id_stands_for_one_scope_and_amount(ledger: Ledger) -> None:
-    assert ledger.reserve("r1", "a", "c1", "video", 0.4)
+    assert reserve(ledger, "r1", "a", "c1", "video", 0.4)
     for scope, amount in [
         (("a", "c1", "video"), 0.9),
         (("a", "c1", "video"), 0.1),
@@ -113,17 +113,17 @@ def test_an_id_stands_for_one_scope_and_amount(ledger: Ledger) -> None:
         (("b", "c1", "video"), 0.4),
         (("a", "c1", "search"), 0.4),
     ]:
-        assert not ledger.reserve("r1", *scope, amount)
+        assert not reserve(ledger, "r1", *scope, amount)
     assert [b.reserved for b in (balance(ledger), balance(ledger, "b"))] == [0.4, 0.0]
-    ledger.settle("r1", 0.4)
-    assert ledger.reserve("r1", "a", "c1", "video", 0.4) and not ledger.reserve("r1", "a", "c1", "video", 0.3)
+    settle(ledger, "r1", 0.4)
+    assert reserve(ledger, "r1", "a", "c1", "video", 0.4) and not reserve(ledger, "r1", "a", "c1", "video", 0.3)
 
 
 def test_more_expires_at_once_than_fits_a_batch(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (sqlite_ledger, redis_ledger):
         monkeypatch.setattr(module, "_BATCH", 4)
     for i in range(13):
-        ledger.reserve(f"r{i}", "b", "c", "x", 0.001)
+        reserve(ledger, f"r{i}", "b", "c", "x", 0.001)
     assert [ledger.expire(0) for _ in range(5)] == [4, 4, 4, 1, 0]
     assert balance(ledger, "b").reserved == 0 and ledger.open_reservations() == []
 
@@ -135,17 +135,17 @@ def test_a_day_is_the_budgets_own(ledger: Ledger, place: Place) -> None:
         for moment, granted in ((0, True), (hours * HOUR - 1, False), (hours * HOUR, True)):
             place.clock.now = midnight + moment
             name = str(place.clock.now)
-            assert ledger.reserve(name, "a", "c", "x", 1.0) == granted
+            assert reserve(ledger, name, "a", "c", "x", 1.0) == granted
             assert balance(ledger, period="day").start == (midnight if moment < hours * HOUR else place.clock.now)
 
 
 def test_a_budget_that_comes_back_in_another_time_zone_goes_on(ledger: Ledger, place: Place) -> None:
     ledger.define([Account("a", "*", "*", 1.0, "day")])
-    assert ledger.reserve("r1", "a", "c", "x", 1.0)
+    assert reserve(ledger, "r1", "a", "c", "x", 1.0)
     ledger.define([Account("a", "*", "*", 9.0)])
     place.clock.now += 11 * HOUR  # an hour into the day of Berlin
     ledger.define([Account("a", "*", "*", 1.0, "day", "Europe/Berlin")])
-    assert not ledger.reserve("r2", "a", "c", "x", 0.1)
+    assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
 # Zone, hours after noon UTC, and whether a limit that was spent at noon is granted anew. Midnight in Tokyo is at 15:00
@@ -164,15 +164,15 @@ def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place
     for number, (zone, hours, granted) in enumerate([("UTC", 0, True), *CHANGES[period]]):
         place.clock.now = NOON + hours * HOUR
         ledger.define([Account("a", "*", "*", 1.0, period, zone)])
-        assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, hours)
+        assert reserve(ledger, str(number), "a", "c", "x", 1.0) == granted, (zone, hours)
 
 
 def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledger: Ledger, place: Place) -> None:
     """The budget of all arms is still in its first day, which a time zone made longer, when that of the arm is over."""
     both = [Account("*", "*", "*", 1.0, "day"), Account("a", "*", "*", 1.0, "day")]
     ledger.define(both)
-    assert ledger.reserve("r1", "a", "c", "x", 1.0)
-    ledger.settle("r1", 1.5)
+    assert reserve(ledger, "r1", "a", "c", "x", 1.0)
+    settle(ledger, "r1", 1.5)
     first = balance(ledger, period="day")
     ledger.define([Account(each.arm, "*", "*", 1.0, "day", "Pacific/Pago_Pago") for each in both])  # until 11:00 UTC
     ledger.define(both[1:])
@@ -180,7 +180,7 @@ def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledg
     assert balance(ledger, period="day").spent == 0.0
     ledger.define(both)
     assert balance(ledger, period="day") == first
-    assert not ledger.reserve("r2", "a", "c", "x", 0.1)
+    assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
@@ -188,8 +188,8 @@ def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
     for zone in ("UTC", "Asia/Tokyo"):
         limits = {"*": 2.0, "a": 1.0, "b": 1.0}
         ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])
-        ledger.reserve("r1", "a", "c", "x", 1.0)
-        ledger.settle("r1", 1.0)
+        reserve(ledger, "r1", "a", "c", "x", 1.0)
+        settle(ledger, "r1", 1.0)
     assert balance(ledger, "a", period="day").limit == balance(ledger, "b", period="day").limit == 1.0
 
 
@@ -204,18 +204,18 @@ def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_
         place.clock.now += seconds
         steady.now += seconds
 
-    assert ledger.reserve("r1", "a", "c", "x", 0.75)
+    assert reserve(ledger, "r1", "a", "c", "x", 0.75)
     pass_time(HOUR)
     for seconds in (jump, -jump, jump):
         place.clock.now += seconds
         pass_time(1.0)
-        assert ledger.expire(DAY) == 0 and not ledger.reserve(f"{seconds}", "a", "c", "x", 0.75)
+        assert ledger.expire(DAY) == 0 and not reserve(ledger, f"{seconds}", "a", "c", "x", 0.75)
     pass_time(22 * HOUR)
     assert ledger.expire(DAY) == 0
     pass_time(2 * HOUR)  # the jumps are a day ago, too
     assert ledger.expire(DAY) == 1
     assert balance(ledger, "a").reserved == 0.0
-    assert ledger.settle("r1", 0.75) == Settlement(0.75, 0.0)
+    assert settle(ledger, "r1", 0.75) == Settlement(0.75, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
@@ -230,16 +230,16 @@ def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, req
             return [client.ttl(f"{ledger._group_of(name)}{key}") for key in (f"r:{name}", f'q:"{name}"')]
 
         for name in ("open", "settled", "cancelled", "late", "taken"):
-            assert ledger.reserve(name, "a", "c", "x", 0.1, name)
+            assert reserve(ledger, name, "a", "c", "x", 0.1, name)
             assert remembered(name) == [-1, -1], "until it is finished"
-        ledger.settle("settled", 0.1)
+        settle(ledger, "settled", 0.1)
         for name in ("cancelled", "late", "taken", "never"):
-            ledger.cancel(name)
-        ledger.settle("late", 0.2)
-        assert ledger.reserve("next", "a", "c", "x", 0.1, "taken") and remembered("taken")[1] == -1
-        ledger.settle("taken", 0.1)  # it was shown after all, which must not end the request of the next one
+            cancel(ledger, name)
+        settle(ledger, "late", 0.2)
+        assert reserve(ledger, "next", "a", "c", "x", 0.1, "taken") and remembered("taken")[1] == -1
+        settle(ledger, "taken", 0.1)  # it was shown after all, which must not end the request of the next one
         assert remembered("taken")[1] == -1
-        ledger.settle("settled", 0.1, "later")
+        settle(ledger, "settled", 0.1, "later")
         ages = {"settled": SETTLED_SECONDS, "late": SETTLED_SECONDS, "cancelled": RETENTION_SECONDS}
         for name, age in ages.items():
             assert all(age - 60 < ttl <= age for ttl in remembered(name)), name
@@ -255,8 +255,8 @@ def test_a_decision_costs_as_many_commands_whatever_there_is(tmp_path: Path, oth
         ledger = open_ledger(place.where, 5.0)
         wholes = [Account(arm, c, "*", 9.0, p) for arm in ("*", "a") for c in ("*", "c") for p in PERIODS]
         ledger.define([*wholes, *(Account("a", f"c{i}", "*", 9.0) for i in range(others))])
-        assert ledger.reserve("warm-up", "a", "c", "x", 0.1)
-        ledger.settle("warm-up", 0.1)
+        assert reserve(ledger, "warm-up", "a", "c", "x", 0.1)
+        settle(ledger, "warm-up", 0.1)
         with place.client() as client:
 
             def commands(call: Callable[[], Any]) -> int:
@@ -264,25 +264,25 @@ def test_a_decision_costs_as_many_commands_whatever_there_is(tmp_path: Path, oth
                 call()
                 return sum(stats["calls"] for stats in client.info("commandstats").values()) - before - 1
 
-            assert commands(lambda: ledger.reserve("r1", "a", "c", "x", 0.1, "q")) == 10  # of 12 accounts
-            assert commands(lambda: ledger.settle("r1", 0.1, "e")) == 10
+            assert commands(lambda: reserve(ledger, "r1", "a", "c", "x", 0.1, "q")) == 10  # of 12 accounts
+            assert commands(lambda: settle(ledger, "r1", 0.1, "e")) == 10
             assert commands(ledger.balances) < 20 + others
             assert commands(ledger.balances) == 4, "nothing has changed"
-            assert ledger.reserve("r2", "a", "c", "x", 0.1)
+            assert reserve(ledger, "r2", "a", "c", "x", 0.1)
             assert commands(ledger.balances) == 6, "a campaign, and all campaigns"
 
 
 def test_names_may_be_anything(ledger: Ledger) -> None:
-    assert not ledger.reserve("r0", "unheard-of", "c1", "video", 0.0), "an arm without an account has no money"
+    assert not reserve(ledger, "r0", "unheard-of", "c1", "video", 0.0), "an arm without an account has no money"
     odd = ['a"b', "c:d\n", "{e}", "é\u2028", "*,", "1:x"]
-    assert ledger.reserve("r1", "a", "c2", "video", 0.9)
+    assert reserve(ledger, "r1", "a", "c2", "video", 0.9)
     for name in [*odd, "*", "", "%"] * 2:
-        ledger.settle("r1", 0.1, name)
+        settle(ledger, "r1", 0.1, name)
     assert balance(ledger).spent == 0.9
     ledger.define([Account("a", name, name, 1.0) for name in odd])
     for name in odd:
-        assert ledger.reserve(name, "a", name, name, 0.6) and not ledger.reserve(f"{name}!", "a", name, name, 0.6)
-        assert ledger.reserve(f"*{name}", "a", name, name, 0.0)
+        assert reserve(ledger, name, "a", name, name, 0.6) and not reserve(ledger, f"{name}!", "a", name, name, 0.6)
+        assert reserve(ledger, f"*{name}", "a", name, name, 0.0)
     assert sorted(ledger.open_reservations()) == sorted([*odd, *(f"*{name}" for name in odd)])
     ledger.expire(0)
     assert {b.campaign: b.reserved for b in ledger.balances()} == dict.fromkeys(odd, 0.0)
@@ -290,9 +290,9 @@ def test_names_may_be_anything(ledger: Ledger) -> None:
 
 def test_the_largest_amounts_are_exact_to_the_last_digit(ledger: Ledger, place: Place) -> None:
     ledger.define([Account("b", "*", "*", 9e6)])
-    assert ledger.reserve("r1", "b", "c", "x", 8_999_999.5) and ledger.reserve("r5", "b", "c", "x", 0.499999999)
-    assert not ledger.reserve("r2", "b", "c", "x", 2e-9)
-    assert ledger.reserve("r3", "b", "c", "x", 1e-9)
-    assert not ledger.reserve("r4", "b", "c", "x", 1e-9)
-    ledger.settle("r1", 9e9)
+    assert reserve(ledger, "r1", "b", "c", "x", 8_999_999.5) and reserve(ledger, "r5", "b", "c", "x", 0.499999999)
+    assert not reserve(ledger, "r2", "b", "c", "x", 2e-9)
+    assert reserve(ledger, "r3", "b", "c", "x", 1e-9)
+    assert not reserve(ledger, "r4", "b", "c", "x", 1e-9)
+    settle(ledger, "r1", 9e9)
     assert place.books()["b", "*", "*", "total", "0"] == [8_999_999_500_000_000, 500_000_000, 8_991_000_000_500_000_000]

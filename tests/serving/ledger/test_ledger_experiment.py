@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from serving.ledger.contract import Account, Ledger, UnknownReservation
-from tests.serving.ledgers import LedgerMachine, Place, accounts_of, arms, balance, cases
+from tests.serving.ledgers import LedgerMachine, Place, accounts_of, arms, balance, cancel, cases, reserve, settle
 
 NANO = 10**9
 ARMS = ("incumbent", "challenger", "renamed", "third")
@@ -71,16 +71,16 @@ class Machine(LedgerMachine):
 
     @rule(name=NAMES, arm=st.sampled_from(ARMS), campaign=st.sampled_from(["c1", "c2"]), cents=st.integers(0, 200))
     def reserve(self, name: str, arm: str, campaign: str, cents: int) -> None:
-        self.ledger.reserve(name, arm, campaign, "x", cents / 100)
+        reserve(self.ledger, name, arm, campaign, "x", cents / 100)
 
     @rule(name=NAMES, cents=st.integers(0, 200), event=st.sampled_from(["e1", "e2"]))
     def settle(self, name: str, cents: int, event: str) -> None:
         with contextlib.suppress(UnknownReservation):
-            self.ledger.settle(name, cents / 100, event)
+            settle(self.ledger, name, cents / 100, event)
 
     @rule(name=NAMES)
     def cancel(self, name: str) -> None:
-        self.ledger.cancel(name)
+        cancel(self.ledger, name)
 
     @rule()
     def expire(self) -> None:
@@ -133,8 +133,8 @@ def spend(ledger: Ledger, arm: str, amount: float) -> float:
     spent = 0
     for i in range(round(10 * amount)):
         name = f"{arm}-{len(ledger.open_reservations())}-{balance(ledger, '*').spent}-{i}"
-        if ledger.reserve(name, arm, "c2", "x", 0.1):
-            ledger.settle(name, 0.1)
+        if reserve(ledger, name, arm, "c2", "x", 0.1):
+            settle(ledger, name, 0.1)
             spent += 1
     return spent / 10
 
@@ -179,10 +179,10 @@ def test_an_edit_leaves_each_arm_its_share_of_what_is_left(ledger: Ledger, edits
 def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -> None:
     daily = {"budgets": [{"campaign": "*", "channel": "*", "amount": 10.0, "period": "day"}]}
     ledger.define(accounts(**daily, stage="25%"))
-    assert ledger.reserve("r1", "incumbent", "c", "x", 7.0)
+    assert reserve(ledger, "r1", "incumbent", "c", "x", 7.0)
     ledger.define(accounts(**daily))
     limits = {b.arm: b.limit for b in ledger.balances()}
     assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent: all arms together bind
-    assert ledger.reserve("r2", "challenger", "c", "x", 3.0) and not ledger.reserve("r3", "challenger", "c", "x", 1)
+    assert reserve(ledger, "r2", "challenger", "c", "x", 3.0) and not reserve(ledger, "r3", "challenger", "c", "x", 1)
     place.clock.now += 86_400
     assert {b.arm: b.limit for b in ledger.balances()} == {"*": 10, "incumbent": 5, "challenger": 5}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Account, Settlement, UnknownReservation
-from tests.serving.ledgers import LedgerMachine, cases
+from tests.serving.ledgers import LedgerMachine, cancel, cases, reserve, settle
 
 CENT = 10**7  # nano-units
 SECONDS = {"total": math.inf, "day": 86_400.0, "hour": 3_600.0}
@@ -93,7 +93,7 @@ class Machine(LedgerMachine):
 
     @rule(name=NAMES, campaign=st.sampled_from(["c1", "c1", "c2"]), amount=st.sampled_from([0, 30, 70, 100]))
     def reserve(self, name: str, campaign: str, amount: int) -> None:
-        granted = self._twice(lambda: self.ledger.reserve(name, "a", campaign, "x", amount / 100))
+        granted = self._twice(lambda: reserve(self.ledger, name, "a", campaign, "x", amount / 100))
         known = self.known.get(name)
         if known is not None:
             same = (campaign, amount) == (known.campaign, known.amount)
@@ -115,7 +115,7 @@ class Machine(LedgerMachine):
         found = self.known.get(name)
         if found is None:
             with pytest.raises(UnknownReservation):
-                self.ledger.settle(name, actual / 100, event)
+                settle(self.ledger, name, actual / 100, event)
             return
         if event not in found.events:
             found.events.add(event)
@@ -124,7 +124,7 @@ class Machine(LedgerMachine):
             if found.state != "open":
                 more = max(0, min([more, *map(self._room, found.pages)]))
             if self.kind == "cluster" and found.state != "open":  # its slice may have less left
-                charged = round(100 * self.ledger.settle(name, actual / 100, event).charged) - found.charged
+                charged = round(100 * settle(self.ledger, name, actual / 100, event).charged) - found.charged
                 assert 0 <= charged <= more
                 more = charged
             for page in found.pages:
@@ -135,7 +135,7 @@ class Machine(LedgerMachine):
             found.charged, found.excess = found.charged + more, found.excess + actual - more
             found.state = "settled" if found.state in ("open", "settled") else "late"
             found.finished = self.clock.now
-        answer = self._twice(lambda: self.ledger.settle(name, actual / 100, event))
+        answer = self._twice(lambda: settle(self.ledger, name, actual / 100, event))
         assert answer == Settlement(found.charged / 100, found.excess / 100)
 
     @precondition(lambda self: any(found.state == "expired" for found in self.known.values()))
@@ -146,7 +146,7 @@ class Machine(LedgerMachine):
 
     @rule(name=NAMES)
     def cancel(self, name: str) -> None:
-        self._twice(lambda: self.ledger.cancel(name))
+        self._twice(lambda: cancel(self.ledger, name))
         found = self.known.setdefault(name, Reservation("cancelled", "", 0, 0.0, [], self.clock.now))
         if found.state == "open":
             self._give_back(found, "cancelled")

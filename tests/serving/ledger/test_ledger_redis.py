@@ -21,7 +21,7 @@ from serving.ledger.location import locate
 from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.redis_server import redis_server
 from tests.repository import ROOT
-from tests.serving.ledgers import NOON, Place, balance
+from tests.serving.ledgers import NOON, Place, balance, cancel, reserve, settle
 from tests.serving.router_fixtures import write_settings
 
 ACCOUNTS = [Account("a", "*", "*", 10.0)]
@@ -41,9 +41,9 @@ def unavailable(match: str) -> Iterator[None]:
 def _every_call_is_refused(ledger: Ledger, match: str) -> None:
     for call in (
         lambda: ledger.define(ACCOUNTS),
-        lambda: ledger.reserve("r9", "a", "c", "x", 0.1),
-        lambda: ledger.settle("r1", 0.1),
-        lambda: ledger.cancel("r1"),
+        lambda: reserve(ledger, "r9", "a", "c", "x", 0.1),
+        lambda: settle(ledger, "r1", 0.1),
+        lambda: cancel(ledger, "r1"),
         lambda: ledger.expire(1),
         ledger.balances,
         ledger.open_reservations,
@@ -55,9 +55,9 @@ def _every_call_is_refused(ledger: Ledger, match: str) -> None:
 def test_no_accounts_no_spend(place: Place) -> None:
     ledger = place.open()
     with unavailable("no accounts"):
-        ledger.reserve("r1", "a", "c", "x", 0.1)
+        reserve(ledger, "r1", "a", "c", "x", 0.1)
     place.open().define(ACCOUNTS)
-    assert ledger.reserve("r1", "a", "c", "x", 0.1)
+    assert reserve(ledger, "r1", "a", "c", "x", 0.1)
 
 
 def test_a_ledger_of_another_version_is_refused_and_stays(place: Place) -> None:
@@ -91,7 +91,7 @@ def test_ledgers_of_one_redis_know_nothing_of_each_other(place: Place, tmp_path:
     other = Place("redis", tmp_path, place.port).open()
     for ledger in (place.open(), other):
         ledger.define(ACCOUNTS)
-        assert ledger.reserve("r1", "a", "c", "x", 10.0)
+        assert reserve(ledger, "r1", "a", "c", "x", 10.0)
 
 
 def test_the_servers_clock_counts_and_scripts_that_it_forgot_are_sent_again(place: Place) -> None:
@@ -101,7 +101,7 @@ def test_the_servers_clock_counts_and_scripts_that_it_forgot_are_sent_again(plac
     ledger.define([Account("a", "*", "*", 1.0, "hour")])
     with place.client() as client:
         client.script_flush()
-    assert ledger.reserve("r1", "a", "c", "x", 0.5)
+    assert reserve(ledger, "r1", "a", "c", "x", 0.5)
     assert balance(ledger, period="hour").reserved == 0.5
     assert ledger.expire(60) == 0
     assert ledger.expire(0) == 1
@@ -115,7 +115,7 @@ def test_a_store_restarted_without_its_files_is_not_a_fresh_budget(tmp_path: Pat
         place = Place("redis", tmp_path, port)
         ledger = place.open()
         ledger.define(ACCOUNTS)
-        ledger.reserve("r1", "a", "c", "x", 9.0)
+        reserve(ledger, "r1", "a", "c", "x", 9.0)
     _every_call_is_refused(ledger, "refused")
     with redis_server(tmp_path / "after", port, appendonly="yes"), place.client() as client:
         _every_call_is_refused(ledger, "LOST")
@@ -124,7 +124,7 @@ def test_a_store_restarted_without_its_files_is_not_a_fresh_budget(tmp_path: Pat
         _every_call_is_refused(ledger, "LOST")
     with redis_server(tmp_path / "before", port, appendonly="yes"):  # restored
         assert balance(ledger).reserved == 9.0
-        assert not ledger.reserve("r2", "a", "c", "x", 1.5)
+        assert not reserve(ledger, "r2", "a", "c", "x", 1.5)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_a_store_that_may_forget_is_refused(tmp_path: Path, settings: dict[str, 
             client.config_set("appendonly", "yes")
             client.config_set("maxmemory-policy", "noeviction")
             ledger.define(ACCOUNTS)
-            assert ledger.reserve("r1", "a", "c", "x", 0.1)
+            assert reserve(ledger, "r1", "a", "c", "x", 0.1)
             client.config_set("appendonly", "no")
         with unavailable("appendonly yes"):
             ledger.expire(3600)  # the router's housekeeping
         with unavailable("appendonly yes"):
-            ledger.reserve("r2", "a", "c", "x", 0.1)
+            reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
 def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -
         place = Place("redis", tmp_path, port)
         ledger = place.open()
         ledger.define(ACCOUNTS)
-        ledger.reserve("r1", "a", "c", "x", 1.0)
+        reserve(ledger, "r1", "a", "c", "x", 1.0)
         before, room = place.books(), ledger.room()
         assert room is not None and (room.store, room.limit, room.device) == ("redis", 100 * 2**20, None)
         assert 50 * 2**20 < room.free < room.limit
@@ -166,16 +166,16 @@ def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -
             full = ledger.room()
             assert full is not None and (full.free, full.limit) == (0, 1)
             for call in (
-                lambda: ledger.reserve("r2", "a", "c", "x", 1.0),
-                lambda: ledger.settle("r1", 0.5),
-                lambda: ledger.cancel("r1"),
+                lambda: reserve(ledger, "r2", "a", "c", "x", 1.0),
+                lambda: settle(ledger, "r1", 0.5),
+                lambda: cancel(ledger, "r1"),
             ):
                 with unavailable("memory"):
                     call()
             client.config_set("maxmemory", "0")
         assert ledger.room() is None, "nothing bounds it"
         assert place.books() == before and ledger.open_reservations() == ["r1"]
-        assert ledger.settle("r1", 0.5).charged == 0.5
+        assert settle(ledger, "r1", 0.5).charged == 0.5
     with unavailable("refused"):
         ledger.room()
 
@@ -192,12 +192,12 @@ def test_a_store_that_hangs_is_given_up_within_its_patience(tmp_path: Path) -> N
         try:
             for _ in range(2):
                 with unavailable("[Tt]ime"):
-                    ledger.reserve("r1", "a", "c", "x", 1.0)
+                    reserve(ledger, "r1", "a", "c", "x", 1.0)
         finally:
             os.kill(process, signal.SIGCONT)
-        ledger.cancel("r1")  # it may have been reserved
+        cancel(ledger, "r1")  # it may have been reserved
         assert balance(ledger).reserved == 0.0
-        assert not ledger.reserve("r1", "a", "c", "x", 1.0)
+        assert not reserve(ledger, "r1", "a", "c", "x", 1.0)
 
 
 def test_a_password_comes_from_the_environment_and_goes_nowhere(
@@ -227,7 +227,7 @@ def test_a_user_without_config_may_keep_accounts(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("MTORL_LEDGER_PASSWORD", "pw")
         ledger = open_ledger(f"redis://router@127.0.0.1:{port}/0?name=ads", 5.0)
         ledger.define(ACCOUNTS)
-        assert ledger.reserve("r1", "a", "c", "x", 1.0) and ledger.expire(0) == 1
+        assert reserve(ledger, "r1", "a", "c", "x", 1.0) and ledger.expire(0) == 1
 
 
 @pytest.mark.parametrize("where", ["ledger.sqlite", Path("ledger.sqlite")])
@@ -280,10 +280,10 @@ def test_a_router_whose_time_is_ahead_at_midnight_makes_no_day_longer(
     accounts = [Account(arm, "*", "*", 1.0, "day") for arm in "*a"]
     ledger.define(accounts)
     place.clock.now = NOON + 12 * 3600 - 1
-    assert ledger.reserve("r1", "a", "c", "x", 1.0)
+    assert reserve(ledger, "r1", "a", "c", "x", 1.0)
     with monkeypatch.context() as patch:  # the nodes of a cluster have clocks of their own
         patch.setattr(ledger, "now", lambda: place.clock.now + 2)
         ledger.define([*accounts, Account("b", "*", "*", 1.0, "day")])
-    assert not ledger.reserve("r2", "a", "c", "x", 0.5)
+    assert not reserve(ledger, "r2", "a", "c", "x", 0.5)
     place.clock.now += 2
-    assert ledger.reserve("r3", "a", "c", "x", 0.5) and {b.start for b in ledger.balances()} == {int(NOON) + 43_200}
+    assert reserve(ledger, "r3", "a", "c", "x", 0.5) and {b.start for b in ledger.balances()} == {int(NOON) + 43_200}

@@ -11,7 +11,7 @@ import pytest
 
 from serving.ledger.contract import RETENTION_SECONDS, Account, LedgerUnavailable
 from serving.ledger.sqlite_ledger import SqliteLedger
-from tests.serving.ledgers import Clock
+from tests.serving.ledgers import Clock, cancel, reserve, settle
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def ledger(tmp_path: Path) -> SqliteLedger:
 
 def test_no_file_no_spend(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "absent.sqlite")
-    for call in (ledger.balances, lambda: ledger.reserve("r", "a", "c", "x", 0.1), lambda: ledger.cancel("r")):
+    for call in (ledger.balances, lambda: reserve(ledger, "r", "a", "c", "x", 0.1), lambda: cancel(ledger, "r")):
         with pytest.raises(LedgerUnavailable, match="absent"):
             call()
     assert list(tmp_path.iterdir()) == []
@@ -34,7 +34,7 @@ def test_no_file_no_spend(tmp_path: Path) -> None:
 def test_a_file_that_vanishes_is_not_a_fresh_budget(ledger: SqliteLedger) -> None:
     ledger.path.unlink()
     with pytest.raises(LedgerUnavailable):
-        ledger.reserve("r", "a", "c", "x", 0.1)
+        reserve(ledger, "r", "a", "c", "x", 0.1)
     ledger.path.write_bytes(b"")
     with pytest.raises(LedgerUnavailable, match="replaced"):
         ledger.define([Account("a", "*", "*", 1.0)])
@@ -68,9 +68,9 @@ def test_a_locked_ledger_gives_up_within_its_patience(ledger: SqliteLedger) -> N
     blocker = sqlite3.connect(ledger.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerUnavailable, match="locked"):
-        hasty.reserve("r", "a", "c", "x", 0.1)
+        reserve(hasty, "r", "a", "c", "x", 0.1)
     blocker.execute("ROLLBACK")
-    assert hasty.reserve("r", "a", "c", "x", 0.1)
+    assert reserve(hasty, "r", "a", "c", "x", 0.1)
     blocker.close()
 
 
@@ -80,7 +80,7 @@ def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
     blocker = sqlite3.connect(ledger.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(ledger.reserve, f"r{i}", "a", "c", "x", 1.5) for i in range(8)]
+        answers = [pool.submit(reserve, ledger, f"r{i}", "a", "c", "x", 1.5) for i in range(8)]
         while len(ledger._database._waiting) < 7:  # the first one has the lock, and waits for the other process
             time.sleep(0.001)
         blocker.execute("ROLLBACK")
@@ -90,7 +90,7 @@ def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
 
 
 def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
-    ledger.reserve("r", "a", "c", "x", 0.1)
+    reserve(ledger, "r", "a", "c", "x", 0.1)
     db = sqlite3.connect(ledger.path, isolation_level=None)
     with pytest.raises(sqlite3.IntegrityError, match="limit"):
         db.execute("UPDATE book SET reserved = 10000000001")
@@ -100,14 +100,14 @@ def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
 def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedger) -> None:
     """A decision costs the same with 100,000 accounts and a million reservations."""
     ledger.define([Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a") for i in range(50)])
-    ledger.reserve("r0", "a", "c1", "x", 0.1, "q0")
+    reserve(ledger, "r0", "a", "c1", "x", 0.1, "q0")
     asked: list[str] = []
     db = ledger._database._open()
     db.set_trace_callback(asked.append)
-    ledger.reserve("r1", "a", "c1", "x", 0.1, "q1")
-    ledger.settle("r1", 0.05, "e1")
-    ledger.settle("r1", 0.05, "e2")
-    ledger.cancel("r0")
+    reserve(ledger, "r1", "a", "c1", "x", 0.1, "q1")
+    settle(ledger, "r1", 0.05, "e1")
+    settle(ledger, "r1", 0.05, "e2")
+    cancel(ledger, "r0")
     ledger.expire(0.0)
     db.set_trace_callback(None)
     asked = [one for one in asked if one.startswith(("SELECT", "UPDATE"))]

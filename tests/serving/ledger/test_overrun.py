@@ -8,7 +8,7 @@ import pytest
 
 from serving.ledger.contract import Balance, Ledger
 from serving.ledger.overrun import LimitWatch
-from tests.serving.ledgers import Place, accounts_of, arms
+from tests.serving.ledgers import Place, accounts_of, arms, cancel, reserve, settle
 
 DAY, ARM = 86_400.0, "challenger"
 
@@ -39,26 +39,26 @@ def test_a_roll_back_is_none_although_costs_were_above_their_reservations(
     ledger: Ledger, place: Place, change: dict[str, Any]
 ) -> None:
     watch = LimitWatch()
-    assert ledger.reserve("1", ARM, "c1", "x", 2.0) and ledger.reserve("2", ARM, "c1", "x", 1.0)
-    ledger.settle("1", 4.0)
+    assert reserve(ledger, "1", ARM, "c1", "x", 2.0) and reserve(ledger, "2", ARM, "c1", "x", 1.0)
+    settle(ledger, "1", 4.0)
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(**change))
     found = {balance.arm: balance for balance in ledger.balances()}[ARM]
     assert found.excess == 2.0 and found.limit < 5.0
     assert _above(watch, ledger) == 0 and _above(LimitWatch(), ledger) == 0
-    ledger.settle("2", 3.0)
+    settle(ledger, "2", 3.0)
     place.clock.now += DAY
     assert _above(watch, ledger) == 0 and _above(LimitWatch(), ledger) == 0
 
 
 def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledger) -> None:
     watch = LimitWatch()
-    assert ledger.reserve("1", ARM, "c1", "x", 2.0) and ledger.reserve("2", ARM, "c1", "x", 2.0)
+    assert reserve(ledger, "1", ARM, "c1", "x", 2.0) and reserve(ledger, "2", ARM, "c1", "x", 2.0)
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(1.0))
     for seen in (watch, LimitWatch()):
         assert _above(seen, ledger) == 0
-    ledger.cancel("2")
+    cancel(ledger, "2")
     assert _above(watch, ledger) == 0
     more = [replace(each, spent=each.spent + 3.0) if each.arm == "*" else each for each in ledger.balances()]
     assert watch.overruns(more)["*", "day"] == pytest.approx(1.0)
@@ -76,7 +76,7 @@ def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_
 ) -> None:
     watch = LimitWatch()
     for number in range(4):
-        assert ledger.reserve(str(number), ARM, "c1", "x", 1.0)
+        assert reserve(ledger, str(number), ARM, "c1", "x", 1.0)
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(2.0))
     assert _above(watch, ledger) == 0
@@ -85,20 +85,20 @@ def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_
         assert ledger.expire(1800) == 4
     else:
         for number in range(4):
-            ledger.settle(str(number), 0.6, "first")
+            settle(ledger, str(number), 0.6, "first")
     assert _above(watch, ledger) == 0
     for number in range(4):
-        ledger.settle(str(number), 0.3, "second")
+        settle(ledger, str(number), 0.3, "second")
     assert _above(watch, ledger) == 0
-    ledger.settle("0", 4.0, "third")
+    settle(ledger, "0", 4.0, "third")
     assert _above(watch, ledger) > 1.0
 
 
 def test_costs_beyond_the_amount_of_all_arms_are_one(ledger: Ledger) -> None:
     watch = LimitWatch()
-    assert ledger.reserve("1", ARM, "c1", "x", 4.0)
+    assert reserve(ledger, "1", ARM, "c1", "x", 4.0)
     assert _above(watch, ledger) == 0
-    ledger.settle("1", 12.5)
+    settle(ledger, "1", 12.5)
     found = watch.overruns(ledger.balances())
     assert found["*", "day"] == 2.5 and found[ARM, "day"] == 0
     assert watch.overruns(ledger.balances())["*", "day"] == 2.5, "until it is over"

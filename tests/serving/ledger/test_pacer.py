@@ -17,7 +17,7 @@ from serving.ledger.contract import Account, Ledger
 from serving.ledger.pacer import Pacer
 from serving.ledger.pacing_store import Prices
 from tests.experiments import experiment
-from tests.serving.ledgers import NOON, Place
+from tests.serving.ledgers import NOON, Place, reserve, settle
 from tests.serving.router_fixtures import arms
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -51,7 +51,7 @@ def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
 def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
     """A minute after an arm has reserved most of its money for the day at once."""
     ledger, pacer = paced(place, found)
-    assert ledger.reserve("a rush", arm, "c", "video", 90.0)
+    assert reserve(ledger, "a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
     pacer.refresh(found)
     return ledger, pacer
@@ -95,8 +95,8 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
     ledger = place.open()
     define(ledger, of(day(200.0)))
     for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
-        ledger.reserve(arm, arm, "c", "video", amount)
-        ledger.settle(arm, amount)
+        reserve(ledger, arm, arm, "c", "video", amount)
+        settle(ledger, arm, amount)
     off = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))])
     define(ledger, off)
     pacer = Pacer(ledger, CHANNELS, place.clock)
@@ -109,9 +109,9 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
 def test_how_far_an_arm_is_from_its_plan(place: Place) -> None:
     """A tenth of a day's 100 is due at 2:24; a gap of 5 is the largest that pacing waits for."""
     ledger, pacer = paced(place, of(day(200.0)))
-    ledger.reserve("spent", "test/challenger", "c", "video", 20.0)
-    ledger.settle("spent", 20.0)
-    ledger.reserve("open", "test/challenger", "c", "video", 5.0)
+    reserve(ledger, "spent", "test/challenger", "c", "video", 20.0)
+    settle(ledger, "spent", 20.0)
+    reserve(ledger, "open", "test/challenger", "c", "video", 5.0)
     place.clock.now += 2.4 * HOUR
     pacer.refresh(of(day(200.0)))
     paces = {pace.arm: pace for pace in pacer.pace()}
@@ -144,8 +144,8 @@ def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iter
         for _ in range(int(TRAFFIC[hour] * (3 if 14 <= hour < 16 else 1))):
             gain, cost = chance.random(), 0.05 + 0.1 * chance.random()
             number += 1
-            if gain >= price * cost and ledger.reserve(f"d{number}", "test/challenger", "c", "video", cost):
-                ledger.settle(f"d{number}", cost)
+            if gain >= price * cost and reserve(ledger, f"d{number}", "test/challenger", "c", "video", cost):
+                settle(ledger, f"d{number}", cost)
         yield next(b.spent for b in ledger.balances() if b.arm == "test/challenger")
 
 
@@ -167,8 +167,8 @@ def test_the_price_lives_on_over_midnight(place: Place) -> None:
     pacer = Pacer(ledger, CHANNELS, place.clock)
     place.clock.now = MIDNIGHT + 21 * HOUR
     scheduled = PLAN.scheduled(place.clock.now)
-    assert ledger.reserve("earlier today", "test/challenger", "c", "video", scheduled)
-    ledger.settle("earlier today", scheduled)
+    assert reserve(ledger, "earlier today", "test/challenger", "c", "video", scheduled)
+    settle(ledger, "earlier today", scheduled)
     for _ in live(place, ledger, pacer, from_hour=21):
         pass
     (before,) = {(pacer.prices("test/challenger", "c") or {})["video"]}
@@ -296,8 +296,8 @@ class Market:
             pacer.count(arm, "c", None, None)
             had[arm] += 1
             price = (pacer.prices(arm, "c") or {}).get("video", 0.0)
-            if gain >= price * cost and self.ledger.reserve(f"m{number}", arm, "c", "video", 0.15):
-                self.ledger.settle(f"m{number}", cost)
+            if gain >= price * cost and reserve(self.ledger, f"m{number}", arm, "c", "video", 0.15):
+                settle(self.ledger, f"m{number}", cost)
                 shown[arm] += 1
             if number % 5 == 0 or pacer.due():
                 pacer.refresh(self.found)
@@ -394,11 +394,11 @@ def test_reservations_that_held_everything_at_a_change_hold_it_up_no_longer_than
     """Costs come hours later, and until then the highest possible ones are reserved."""
     market = Market(place, week(10.0))
     for number in range(33):
-        assert market.ledger.reserve(f"r{number}", "test/challenger", "c", "video", 0.15)
+        assert reserve(market.ledger, f"r{number}", "test/challenger", "c", "video", 0.15)
     market.set(week(10.0, stage="5%"))
     assert market.pacer.by_arm()["test/challenger"] == 0.8 * STOP_MULTIPLIER
     for number in range(33):
-        market.ledger.settle(f"r{number}", 0.01)
+        settle(market.ledger, f"r{number}", 0.01)
     place.clock.now += 60.0
     market.pacer.refresh(market.found)
     assert market.pacer.by_arm()["test/challenger"] == pytest.approx(0.8)

@@ -11,7 +11,7 @@ from serving.ledger import pacer as pacer_module
 from serving.ledger.pacer import SILENT_SECONDS, Pacer
 from serving.ledger.pacing_store import Lease, Prices
 from tests.serving.ledger.test_pacer import CHANNELS, HOUR, MIDNIGHT, day, define, of, paced, steady
-from tests.serving.ledgers import Place
+from tests.serving.ledgers import Place, reserve
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_one_router_paces_and_the_others_read_its_prices(shared: Place) -> None:
     pacers = routers(shared, 3, found)
     for step in range(1, 20):
         shared.clock.now += 60.0
-        ledger.reserve(f"r{step}", "test/challenger", "c", "video", 1.0)
+        reserve(ledger, f"r{step}", "test/challenger", "c", "video", 1.0)
         balances = [pacer.refresh(found) for pacer in pacers]
         assert [one is not None for one in balances] == [True, False, False]
         assert len({str(pacer.prices("test/challenger", "c")) for pacer in pacers}) == 1
@@ -57,7 +57,7 @@ def test_a_router_that_paces_and_dies_is_replaced_within_seconds(shared: Place) 
     found, ledger = of(day()), shared.open()
     dead, other = routers(shared, 2, found)
     before = other.prices("test/challenger", "c")
-    ledger.reserve("a rush", "test/challenger", "c", "video", 90.0)
+    reserve(ledger, "a rush", "test/challenger", "c", "video", 90.0)
     seconds = 0
     while not other.leads:
         shared.clock.now += 1.0
@@ -93,7 +93,7 @@ def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, 
             shared.clock.now += 1.0
             other.refresh(found)
         assert other.leads
-        ledger.reserve("a rush", "test/challenger", "c", "video", 90.0)
+        reserve(ledger, "a rush", "test/challenger", "c", "video", 90.0)
         shared.clock.now += 6.0
         other.refresh(found)
         return read
@@ -194,7 +194,7 @@ def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Plac
     for _ in range(4):
         reader.refresh(found)
     assert len(sent) == 4
-    ledger.reserve("a rush", "test/challenger", "c7", "video", 90.0)
+    reserve(ledger, "a rush", "test/challenger", "c7", "video", 90.0)
     shared.clock.now += 60.0
     leader.refresh(found)
     sent.clear()

@@ -17,7 +17,7 @@ from serving.ledger.location import RedisLocation
 from serving.ledger.redis_ledger import RedisLedger
 from serving.ledger.redis_server import RedisServer
 from tests.redis_server import redis_cluster
-from tests.serving.ledgers import Place
+from tests.serving.ledgers import Place, cancel, reserve, settle
 from tests.serving.router_fixtures import Harness, instance, with_router
 
 LIMIT, CENT = 2.0, 10**7
@@ -93,11 +93,11 @@ def test_slices_never_exceed_the_budget_when_a_router_dies(
             death.left = dies
             try:
                 if step == "reserve":
-                    ledger.reserve(f"r{i}", "ab"[i % 2], f"c{i}", "x", 0.3)
+                    reserve(ledger, f"r{i}", "ab"[i % 2], f"c{i}", "x", 0.3)
                 elif step == "settle":
-                    ledger.settle(f"r{i}", 0.2, f"e{dies}")
+                    settle(ledger, f"r{i}", 0.2, f"e{dies}")
                 elif step == "cancel":
-                    ledger.cancel(f"r{i}")
+                    cancel(ledger, f"r{i}")
                 elif step == "expire":
                     ledger.expire(0)
                 elif step == "recall":
@@ -128,7 +128,7 @@ def test_slices_never_exceed_the_budget_when_a_router_dies(
 def test_a_node_that_returns_without_its_keys_grants_no_fresh_budget(tmp_path: Path, lasting_cluster: int) -> None:
     place = Place("cluster", tmp_path, lasting_cluster)
     place.open().define([Account(arm, c, "*", LIMIT) for arm in "*a" for c in ("*", "c")])
-    assert place.open().reserve("r1", "a", "c", "x", 0.3)
+    assert reserve(place.open(), "r1", "a", "c", "x", 0.3)
     group = place.groups["r1"]
     with place.client() as client:
         for key in client.scan_iter(f"{group.replace('{', '[{]')}*", 1000):
@@ -137,7 +137,7 @@ def test_a_node_that_returns_without_its_keys_grants_no_fresh_budget(tmp_path: P
         with pytest.raises(LedgerUnavailable, match="LOST"):
             router.define([Account(arm, c, "*", LIMIT) for arm in "*a" for c in ("*", "c")])
         with pytest.raises(LedgerUnavailable, match="LOST"):
-            router.reserve("r2", "a", "c", "x", 0.3)
+            reserve(router, "r2", "a", "c", "x", 0.3)
 
 
 @pytest.mark.integration
@@ -152,11 +152,11 @@ def test_a_lowered_budget_binds_what_is_leased_meanwhile(tmp_path: Path, lasting
         recall()
         if leases:
             leases.pop()
-            assert other.reserve("r0", "a", "c1", "x", 0.1)
+            assert reserve(other, "r0", "a", "c1", "x", 0.1)
 
     slices.recall = recall_and_lease
     one.define([Account(arm, "*", "*", 0.3) for arm in "*a"])
-    assert sum(other.reserve(f"r{i}", "a", "c1", "x", 0.1) for i in range(1, 9)) == 2
+    assert sum(reserve(other, f"r{i}", "a", "c1", "x", 0.1) for i in range(1, 9)) == 2
 
 
 @pytest.mark.integration
@@ -167,10 +167,10 @@ def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> No
         names = [f"c{i}" for i in range(40)]
         made.define([Account(arm, c, "*", 1.0) for arm in "*a" for c in names])
 
-        def reserve(campaign: str) -> bool:
-            return bool(made.reserve(decision_id("u", "0" * 8, campaign=campaign), "a", campaign, "x", 0.1))
+        def pays(campaign: str) -> bool:
+            return bool(reserve(made, decision_id("u", "0" * 8, campaign=campaign), "a", campaign, "x", 0.1))
 
-        assert all(map(reserve, names))
+        assert all(map(pays, names))
         made._slices.recall()
         with place.client() as client:
             away, *_, alive = (client.get_redis_connection(node) for node in client.get_primaries())
@@ -181,12 +181,12 @@ def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> No
         for c in names:
             if on[c] == port:
                 with pytest.raises(LedgerUnavailable):
-                    reserve(c)
+                    pays(c)
         live = [c for c in names if on[c] != port]
         both = [Wanted(decision_id("u", "0" * 8, campaign=c), "a", c, "x", 0.1) for c in names]
         assert [answer is True for answer in made.reserve_all(both)] == [c in live for c in names]
         assert made.expire(0) == 2 * len(live)
-        assert live and all(map(reserve, live))
+        assert live and all(map(pays, live))
 
 
 @pytest.mark.integration
@@ -194,15 +194,15 @@ def test_a_late_cost_is_charged_from_what_the_bank_has_left(tmp_path: Path, last
     place = Place("cluster", tmp_path, lasting_cluster)
     ledger: Any = place.open()
     ledger.define([Account(arm, "*", "*", 2.0) for arm in "*a"])
-    assert ledger.reserve("r1", "a", "c1", "x", 1.0) and ledger.settle("r1", 0.5, "e1").charged == 0.5
+    assert reserve(ledger, "r1", "a", "c1", "x", 1.0) and settle(ledger, "r1", 0.5, "e1").charged == 0.5
     ledger._slices.recall()
-    assert ledger.settle("r1", 0.3, "e2") == Settlement(0.8, 0.0)
-    assert ledger.reserve("r2", "a", "c2", "x", 1.0) and ledger.expire(0) == 1
+    assert settle(ledger, "r1", 0.3, "e2") == Settlement(0.8, 0.0)
+    assert reserve(ledger, "r2", "a", "c2", "x", 1.0) and ledger.expire(0) == 1
     ledger._slices.recall()
-    assert ledger.settle("r2", 0.6) == Settlement(0.6, 0.0)
-    assert ledger.settle("r2", 0.6, "e2") == ledger.settle("r2", 0.6, "e2") == Settlement(1.0, 0.2)
-    assert ledger.settle("r1", 0.3, "e3") == Settlement(1.0, 0.1) and ledger.balances()[0].excess == 0.3
-    assert not ledger.reserve("r3", "a", "c3", "x", 0.01)
+    assert settle(ledger, "r2", 0.6) == Settlement(0.6, 0.0)
+    assert settle(ledger, "r2", 0.6, "e2") == settle(ledger, "r2", 0.6, "e2") == Settlement(1.0, 0.2)
+    assert settle(ledger, "r1", 0.3, "e3") == Settlement(1.0, 0.1) and ledger.balances()[0].excess == 0.3
+    assert not reserve(ledger, "r3", "a", "c3", "x", 0.01)
 
 
 @pytest.mark.integration
@@ -235,7 +235,8 @@ def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluste
     place = Place("cluster", tmp_path, lasting_cluster)
     ledger = place.open()
     ledger.define([Account("a", f"c{i}", "*", 9.0) for i in range(20)])
-    assert all(ledger.reserve(f"first{i}", "a", f"c{i}", "x", 0.1) for i in range(20)) and ledger.settle("first1", 0.1)
+    assert all(reserve(ledger, f"first{i}", "a", f"c{i}", "x", 0.1) for i in range(20))
+    settle(ledger, "first1", 0.1)
 
     def sent(client: Any) -> Counter[str]:
         of_nodes = client.info("commandstats", target_nodes=client.PRIMARIES).values()
@@ -244,7 +245,7 @@ def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluste
     with place.client() as client:
         before = sent(client)
         ledger.reserve_all([Wanted(f"r{i}", "a", f"c{i}", "x", 0.1) for i in range(20)])
-        ledger.settle("r1", 0.1)
+        settle(ledger, "r1", 0.1)
         found = sent(client) - before
     assert found["cmdstat_evalsha"] == 21 and not found["cmdstat_command|getkeys"]
 
@@ -257,9 +258,9 @@ def test_an_id_of_another_campaign_is_refused(tmp_path: Path, lasting_cluster: i
     one, other = "c0", next(f"c{i}" for i in range(99) if campaign_slot(f"c{i}") != campaign_slot("c0"))
     name = decision_id("u", "0" * 8, campaign=one)
     with pytest.raises(ValueError, match="another campaign"):
-        made.reserve(name, "a", other, "x", 0.1)
-    assert made.reserve(name, "a", one, "x", 0.1) and made.open_reservations() == [name]
-    assert made.settle(name, 0.05).charged == 0.05
+        reserve(made, name, "a", other, "x", 0.1)
+    assert reserve(made, name, "a", one, "x", 0.1) and made.open_reservations() == [name]
+    assert settle(made, name, 0.05).charged == 0.05
 
 
 @pytest.mark.integration
@@ -273,7 +274,7 @@ def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cl
         for i in range(25):
             name = f"{worker}-{i}"
             with contextlib.suppress(LedgerUnavailable):
-                granted.extend([name] if router.reserve(name, "a", f"c{i % 5}", "x", 0.1) else [])
+                granted.extend([name] if reserve(router, name, "a", f"c{i % 5}", "x", 0.1) else [])
 
     threads = [threading.Thread(target=work, args=(router, n)) for n, router in enumerate(routers)]
     for thread in threads:
@@ -281,7 +282,7 @@ def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cl
     for thread in threads:
         thread.join()
     for i in range(60):  # what a race has left to no slice is recalled
-        granted.extend([f"r{i}"] if routers[0].reserve(f"r{i}", "a", "c1", "x", 0.1) else [])
+        granted.extend([f"r{i}"] if reserve(routers[0], f"r{i}", "a", "c1", "x", 0.1) else [])
     shown = {b.arm: b.reserved for b in routers[1].balances()}
     assert len(granted) == 50 and shown == {"*": 5.0, "a": 5.0}
 

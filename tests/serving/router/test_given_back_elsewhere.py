@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 from serving.ledger.contract import LedgerUnavailable
-from tests.serving.ledgers import Place
+from tests.serving.ledgers import Place, cancel, settle
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, running, with_router
 
 
@@ -47,13 +47,13 @@ def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Pat
 @with_router()
 async def test_each_instance_and_each_caller_gets_the_one_new_decision(h: Harness, ledger: str, how: str) -> None:
     paid, lost = await h.predict(instance(request_id="paid"), instance(request_id="r1"))
-    h.ledger.settle(paid["decision_id"], 0.04, "e")
+    settle(h.ledger, paid["decision_id"], 0.04, "e")
     if how == "expired":
         h.ledger.expire(0.0)
     else:
-        h.ledger.cancel(lost["decision_id"])
+        cancel(h.ledger, lost["decision_id"])
     if how == "late":
-        h.ledger.settle(lost["decision_id"], 0.01, "e")
+        settle(h.ledger, lost["decision_id"], 0.01, "e")
     batch = [instance(request_id=name) for name in ("r1", "paid", "new", "r1")]
     one, other = await asyncio.gather(h.predict(*batch), h.predict(*batch))
     assert one == other and one[0] == one[3] and one[1] == paid and one[2]["expose"]

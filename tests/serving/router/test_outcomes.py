@@ -19,7 +19,7 @@ from serving.ledger.contract import RETENTION_SECONDS, Account, Wanted
 from serving.router.flow import budgets
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
-from tests.serving.ledgers import KINDS, Place
+from tests.serving.ledgers import KINDS, Place, reserve, settle
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, event, full_disk, instance, with_router
 from tests.serving.shipping import RECORDS
 
@@ -149,7 +149,7 @@ def test_a_router_finishes_only_what_is_its_own(place: Place, tmp_path: Path) ->
     of = {name: decision_id("u", spool.identity) for name in ("lost", "waits", "withdrawn", "has-a-cost", "cancelled")}
     of |= {name: decision_id("u", "0" * 8) for name in others}
     for name, made in of.items():
-        ledger.reserve(made, "a", "c", "video", 0.1)
+        reserve(ledger, made, "a", "c", "video", 0.1)
         if name not in ("lost", *others):
             decided(spool, made)
     decided(spool, of["withdrawn"], withdrawn=True)
@@ -170,7 +170,7 @@ def test_segments_that_are_gone_release_no_money(tmp_path: Path, removed: str) -
     ledger.define([Account("a", "*", "*", 1.0)])
     made = [decision_id("u", spool.identity) for _ in range(3)]
     for name in made:
-        ledger.reserve(name, "a", "c", "video", 0.1)
+        reserve(ledger, name, "a", "c", "video", 0.1)
         decided(spool, name)
     segments.note_positions(spool.folder, segments.UPLOADED, {"decision": spool.end("decision")})
     spool.close()
@@ -190,7 +190,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
     ledger.define([Account("a", "*", "*", 1.0)])
     ahead, lost = (decision_id("u", spool.identity, time.time() + seconds) for seconds in (3600, 120))
     for name in (ahead, lost):
-        ledger.reserve(name, "a", "c", "video", 0.1)
+        reserve(ledger, name, "a", "c", "video", 0.1)
     decided(spool, ahead)
     (first,) = segments.segments(spool.folder, "decision")
     os.utime(first, (time.time() + 3600,) * 2)
@@ -252,7 +252,7 @@ def test_however_often_a_router_starts_each_cost_is_charged_once(
     for step, i in [*steps, ("start", 0), ("start", 0)]:
         name = id_of(f"d{i}")
         if step == "expose" and name not in exposed:
-            ledger.reserve(name, "a", "c", "video", 1.0)
+            reserve(ledger, name, "a", "c", "video", 1.0)
             decided(spool, name)
             exposed.add(name)
         elif step in ("cost", "missed") and name in exposed:
@@ -262,7 +262,7 @@ def test_however_often_a_router_starts_each_cost_is_charged_once(
             if step == "missed":
                 waiting[name] = waiting.get(name, 0) + 1
             elif name not in forgotten:
-                ledger.settle(name, 0.01, event)
+                settle(ledger, name, 0.01, event)
                 charged += 1
         elif step == "expire":
             ledger.expire(0)

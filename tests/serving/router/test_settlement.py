@@ -11,6 +11,7 @@ from serving.ledger.contract import Account, LedgerUnavailable
 from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.flow import budgets
 from serving.router.flow.budgets import Settler
+from tests.serving.ledgers import reserve
 from tests.serving.router_fixtures import in_loop
 
 
@@ -19,7 +20,7 @@ def ledger(tmp_path: Path) -> SqliteLedger:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.define([Account("a", "*", "*", 10.0)])
     for i in range(1, 7):
-        assert ledger.reserve(f"r{i}", "a", "c", "video", 1.0)
+        assert reserve(ledger, f"r{i}", "a", "c", "video", 1.0)
     return ledger
 
 
