@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtorl.pages.charts import (
-    BAND,
     BLUE,
     GREEN,
     GREY,
@@ -15,7 +14,6 @@ from mtorl.pages.charts import (
     Chart,
     bar,
     draw,
-    horizontal,
     line,
     marks,
     names_axis,
@@ -145,34 +143,6 @@ def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[
         yaxis={**names_axis(), "range": [-0.6, len(rows) - 0.4]},
         **layout,
     )
-
-
-def lift_series(series: Sequence[Row], true_lift: float | None, metric: str) -> Chart:
-    """The always-valid interval as users arrived; each look in `series` has one."""
-    users = [row["users"] for row in series]
-    low, high = [row["lo"] for row in series], [row["hi"] for row in series]
-    edge = {"mode": "lines", "line": {"color": "rgba(0,0,0,0)", "width": 0}}
-    band = {"fill": "tonexty", "fillcolor": BAND, "name": "always-valid interval"}
-    traces = [
-        scatter(x=users, y=high, showlegend=False, hovertemplate="%{y:+.4g}<extra>high</extra>", **edge),
-        scatter(x=users, y=low, hovertemplate="%{y:+.4g}<extra>low</extra>", **edge, **band),
-        line("lift", users, [row["lift"] for row in series], BLUE, number="%{y:+.4g}"),
-    ]
-    if true_lift is not None:
-        traces.append(line("true lift", [users[0], users[-1]], [true_lift] * 2, GREEN, "dash", "%{y:+.4g}"))
-    # The first intervals are far wider than all later ones; they may leave the picture so that the end can be read.
-    late = len(series) // 5
-    bottom, top = min([0.0, *low[late:]]), max([0.0, *high[late:]])
-    pad = 0.06 * (top - bottom)
-    html = draw(
-        "lift-series",
-        traces,
-        hovermode="x unified",
-        shapes=[horizontal(0, GREY, "solid")],
-        xaxis={"title": "users seen", "tickformat": ",d", "showgrid": False},
-        yaxis={"title": f"lift, {metric}", "range": [bottom - pad, top + pad]},
-    )
-    return Chart(html, f"The always-valid interval of the lift over {users[0]:,} to {users[-1]:,} users.")
 
 
 def budgets(budget: Mapping[str, Row]) -> Chart:

@@ -1,6 +1,6 @@
 """The decision log of a period, as verdict and monitor read it from the lake.
 
-    log = DecisionLog.of("runs/latest/lake", Period(since="2026-11-01T00:00:00Z"))
+    log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
     sample, size = log.context(most_rows=20_000)      # what the policy read, for the drift check
 
 `mtorl.log.records` defines the fields of the records, `mtorl.log.lake` where they are.
@@ -21,9 +21,10 @@ import pandas as pd
 from mtorl.drift.reference import MIN_USERS
 from mtorl.drift.thresholds import Size
 from mtorl.experiment.arm import HOLDOUT
-from mtorl.log.lake import HOUR, Lake, lake_database
+from mtorl.log.lake import HOUR, Lake, instant, lake_database
 from mtorl.log.records import MODEL_NAME, UNNAMED, Kind
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.errors import InputError
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,36 +33,38 @@ _MEMORY_LIMIT = "400MB"
 _MARGIN = HOUR  # between the time of a decision's id, which its files go by, and the time of its record
 
 
+class PeriodError(InputError):
+    """A period can't be judged; the message says what to mend."""
+
+
 @dataclass(frozen=True)
 class Period:
-    """A stretch of time between two ISO times; an empty text is no bound."""
+    """A stretch of time; None is no bound."""
 
-    since: str = ""  # inclusive
-    until: str = ""  # exclusive
+    since: datetime | None = None  # inclusive
+    until: datetime | None = None  # exclusive
+
+    @classmethod
+    def of(cls, since: str = "", until: str = "") -> Self:
+        """A period between two ISO times, UTC without a zone; empty for no bound. Raises PeriodError."""
+        bounds: dict[str, datetime | None] = {}
+        for name, text in {"since": since, "until": until}.items():
+            try:
+                at = datetime.fromisoformat(text) if text else None
+            except ValueError:
+                raise PeriodError(f"{name}: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
+            bounds[name] = at and (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC))
+        return cls(**bounds)
 
     def condition(self) -> str:
-        """SQL condition on a record's event time, with the parameters $since and $until."""
-        since = "event_time >= CAST($since AS TIMESTAMPTZ)" if self.since else "$since = ''"
-        until = "event_time < CAST($until AS TIMESTAMPTZ)" if self.until else "$until = ''"
-        return f"{since} AND {until}"
-
-    def parameters(self) -> dict[str, str]:
-        """Values of the condition's parameters."""
-        return {"since": self.since, "until": self.until}
+        """SQL condition on a record's event time."""
+        bounds = ((">=", self.since), ("<", self.until))
+        return " AND ".join(f"event_time {than} {instant(at)}" for than, at in bounds if at) or "true"
 
     def hours(self) -> tuple[datetime | None, datetime | None]:
         """Bounds of the hours in which its decisions lie, for `Lake.records`."""
-        since, until = (utc_time(text) if text else None for text in (self.since, self.until))
-        return (
-            since and since.replace(minute=0, second=0, microsecond=0) - _MARGIN,
-            until and until + _MARGIN,
-        )
-
-
-def utc_time(text: str) -> datetime:
-    """An ISO time; without a zone, it is UTC. Raises ValueError."""
-    at = datetime.fromisoformat(text)
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        since = self.since and self.since.replace(minute=0, second=0, microsecond=0) - _MARGIN
+        return since, self.until and self.until + _MARGIN
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -83,7 +86,6 @@ class DecisionLog:
     period: Period = Period()
     weights: pd.DataFrame | None = None  # decision_id, weight (0: it has none) in a replay of a real log
     budget_per_decision: float | None = None  # currency units of either arm in a replay; None: the ledger holds budgets
-    read_as: str = ""  # SQL over `written_log`, the decisions as they were written: how they are read; empty: as that
 
     @classmethod
     def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
@@ -104,10 +106,7 @@ class DecisionLog:
         hours = self.period.hours() if near else (None, None)
         with lake_database(self.lake, _MEMORY_LIMIT) as db:
             for kind in ("decision", *kinds):
-                view = "written_log" if kind == "decision" and self.read_as else f"{kind}_log"
-                db.execute(f"CREATE VIEW {view} AS FROM {self.lake.records(db, kind, *hours)}")
-            if self.read_as:
-                db.execute(f"CREATE VIEW decision_log AS {self.read_as}")
+                db.execute(f"CREATE VIEW {kind}_log AS FROM {self.lake.records(db, kind, *hours)}")
             yield db
 
     def holds_any(self) -> bool:
@@ -125,9 +124,8 @@ class DecisionLog:
 
     def _first(self, value: str) -> Any:
         """The first row's value (SQL) of the period's records."""
-        query = f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1"
         with self.opened(near=True) as db:
-            row = db.execute(query, self.period.parameters()).fetchone()
+            row = db.execute(f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1").fetchone()
         return row and row[0]
 
     def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
@@ -148,17 +146,14 @@ class DecisionLog:
         where = f"{self.period.condition()} AND {known}"
         with self.opened(near=True) as db:
             # The texts of the columns are large: they are read of the sample alone.
-            counted = db.execute(
-                f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}", self.period.parameters()
-            ).fetchone()
-            rows, users = counted or (0, 0)
+            query = f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}"
+            ((rows, users),) = db.execute(query).fetchall()
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
             number = "row_number() OVER (PARTITION BY user_id ORDER BY hash(decision_id))"
             sample = db.execute(
                 f"""SELECT user_id, {columns} AS text
                 FROM {self.lake.records(db, "decision", *self.period.hours(), where=chosen)} WHERE {where}
-                QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id""",
-                self.period.parameters(),
+                QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id"""
             ).df()
         sample = sample.dropna(subset=["text"])
         table = pd.DataFrame(objects := [_object(text) for text in sample["text"]], index=sample.index)
@@ -183,8 +178,7 @@ class DecisionLog:
                     SELECT model_digest, if(arm = 'challenger', 2, 1) AS place, event_time
                     FROM decision_log WHERE NOT override AND arm <> '{HOLDOUT}' AND {then}
                     UNION ALL SELECT model_digest, 0, event_time FROM shadow_log WHERE {then})
-                SELECT model_digest FROM answered GROUP BY model_digest ORDER BY max((place, event_time)) DESC""",
-                self.period.parameters(),
+                SELECT model_digest FROM answered GROUP BY model_digest ORDER BY max((place, event_time)) DESC"""
             ).fetchall()
         return [str(digest) for (digest,) in found]
 
@@ -196,6 +190,6 @@ class DecisionLog:
                 WHERE arm = $arm AND NOT override AND (fallback_reason IS NULL OR model_digest IS NOT NULL)
                 AND {self.period.condition()} AND event_time <= now()
                 ORDER BY event_time DESC LIMIT 1""",
-                {**self.period.parameters(), "arm": arm},
+                {"arm": arm},
             ).fetchone()
         return found

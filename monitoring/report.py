@@ -128,8 +128,6 @@ def _experiment(experiment: Json, primary: str) -> Json:
     page["confidence"] = plain_words.confidence(experiment)
     has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # else it is not drawn
     page["chart"] = charts.lift(experiment, primary) if has_interval else None
-    series = [row for row in experiment["series"] if row["lo"] is not None]
-    page["series_chart"] = charts.lift_series(series, experiment["true_lift"], primary) if len(series) > 1 else None
     return page
 
 

@@ -73,7 +73,7 @@ class Monitored:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             add_to_lake(folder, self.days.records(self.next, rows, with_context=False))
-            period = Period((end - timedelta(days=1)).isoformat(), end.isoformat())
+            period = Period(end - timedelta(days=1), end)
             log = DecisionLog.of(folder, period)
             counted = measure(log, SPEC.reward.gain, SPEC.outcome_kinds, SPEC.channels)
             judged = measure_alarms.judge(self.state.streams, counted.measured, end)

@@ -95,7 +95,7 @@ def measure_day(folder: str) -> dict[str, Any]:
     from monitoring.watch.measures import measure
     from mtorl.log.gain import Gain
 
-    day = Period((END - timedelta(days=1)).isoformat(), END.isoformat())
+    day = Period(END - timedelta(days=1), END)
     with clock() as figures, _opened() as opened:
         found = measure(DecisionLog.of(folder, day), Gain.of_spec("click"), ("click", "conversion"), CHANNELS)
     return {**figures, "decisions": found.decisions, "files": len(opened)}

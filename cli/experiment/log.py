@@ -147,7 +147,7 @@ def verdict(
     earn is estimated from the outcomes of the incumbent's decisions, so let the incumbent explore
     (docs/experiments.md).
     """
-    from monitoring.verdict.period import PeriodError
+    from monitoring.decision_log import PeriodError
 
     with exit_codes(PeriodError):
         from cli.experiment.table import print_shadow, print_verdict
@@ -171,14 +171,15 @@ def verdict(
 
 
 def _verdict(lake: str, spec: DatasetSpec, file: str, by: list[str], until: str) -> dict[str, Any]:
-    from monitoring.verdict.period import period_of, verdict_of_period
+    from monitoring.decision_log import Period
+    from monitoring.verdict.period import verdict_of_period
     from mtorl.log.dataset import counted_gain
     from mtorl.log.records import segment_sql
 
     with _step("compare the arms"):
         values = {name: segment_sql(spec, name, "record") for name in by}
         gain = counted_gain(spec)
-        return verdict_of_period(lake, file, period_of("", until), gain, weights="", budget=0.0, by=values)
+        return verdict_of_period(lake, file, Period.of("", until), gain, weights="", budget=0.0, by=values)
 
 
 def _shadows(lake: str, spec: DatasetSpec, file: str, by: list[str]) -> dict[str, ShadowReport]:

@@ -58,7 +58,7 @@ def _whole(view: View) -> Iterator[RenderableType]:
     yield _next(view)
     verdict = view["verdict"] or {}
     if verdict.get("users"):
-        yield from _verdict({**verdict, "long_term": view["long_term"]})
+        yield from _verdict(verdict)
     elif view["traffic"] is not None:
         yield _decided(view)
     if view["spend"]:
@@ -170,10 +170,6 @@ def _notes(verdict: Mapping[str, Any]) -> Iterator[str]:
         yield f"left out: {count:,} {left_out(reason)}"
     for user in verdict["heavy_users"]:
         yield heavy(user["arm"], user["share"])
-    if long_term := verdict.get("long_term"):
-        users = long_term["users"]
-        who = f"{users['incumbent']:,} users, {users['holdout']:,} held out"
-        yield f"since the promotion ({who}): {long_term['words']}"
 
 
 def _segments(segments: Segments, alpha: float) -> Iterator[RenderableType]:

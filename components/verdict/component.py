@@ -24,11 +24,12 @@ def verdict(
     import json
     from pathlib import Path
 
-    from monitoring.verdict.period import period_of, verdict_of_period
+    from monitoring.decision_log import Period
+    from monitoring.verdict.period import verdict_of_period
     from mtorl.runtime.step import step
 
     with step():
-        period = period_of(since, until)
+        period = Period.of(since, until)
         several = Path(experiment).is_dir()
         files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]
         judged = {file.stem: verdict_of_period(lake, str(file), period, gain, weights, budget) for file in files}

@@ -7,8 +7,6 @@ user's arm can be computed.
 
 from typing import Any, Literal, TypedDict
 
-from monitoring.verdict.long_term import LongTerm
-
 DOCUMENT_VERSION: Literal[1] = 1
 
 Tone = Literal["good", "alarm", "open"]
@@ -142,7 +140,6 @@ class View(TypedDict):
     `more_budgets`. An arm has its name, weight, `share` of the users now, and in words where it `answers` from."""
     verdict: dict[str, Any] | None
     """As `monitoring.verdict.verdict` gives it, perhaps with `segments`; null: nobody has decided yet."""
-    long_term: LongTerm | None  # of a promotion, against the holdout; null: nobody was promoted, or nobody is held out
     unit: str  # of the primary metric
     units: dict[str, str]  # of each metric of the file
     currency: str  # of spend and budgets

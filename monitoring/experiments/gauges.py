@@ -43,7 +43,7 @@ class ExperimentCollector(Collector):
 
 def _samples(view: View) -> Iterator[Sample]:
     """Samples without the label `experiment`."""
-    verdict, settled, effect = view["verdict"], view["settled"], view["long_term"]
+    verdict, settled = view["verdict"], view["settled"]
     yield "stage", (view["phase"],), 1.0
     yield "looked_timestamp_seconds", (), datetime.fromisoformat(view["looked"]).timestamp()
     yield "unreadable", (), float(view["problem"] is not None)
@@ -61,12 +61,10 @@ def _samples(view: View) -> Iterator[Sample]:
         yield "users", (name,), found["users"]
     for name, found in verdict["challengers"].items() if verdict is not None else ():
         of = (name, view["plan"]["metrics"]["primary"], view["unit"])
-        yield from _interval("lift", of, found["lift"], found["lift_ci"])
+        low, high = found["lift_ci"]
+        yield from (("lift", of, found["lift"]), ("lift_lower", of, low), ("lift_upper", of, high))
         for check in found["guardrails"]:
             yield "guardrail_breached", (name, check["name"]), float(check["state"] == "breached")
-    if effect is not None:
-        of_effect = (effect["metric"], effect["unit"])
-        yield from _interval("long_term_effect", of_effect, effect["effect"], effect["effect_ci"])
     for spend in view["spend"]:
         if (spend["campaign"], spend["channel"]) == ("*", "*"):  # the widest account: a campaign is no label
             account = (spend["arm"], spend["period"], view["currency"])
@@ -74,20 +72,10 @@ def _samples(view: View) -> Iterator[Sample]:
             yield "budget", account, spend["limit"]
 
 
-def _interval(
-    name: str, labels: tuple[str, ...], value: float | None, interval: Sequence[float | None] | None
-) -> Iterator[Sample]:
-    low, high = interval or (None, None)
-    yield name, labels, value
-    yield f"{name}_lower", labels, low
-    yield f"{name}_upper", labels, high
-
-
 _OF = ("experiment",)
 _ARM = ("experiment", "arm")
 _CHECK = ("experiment", "arm", "metric")
 _LIFT = ("experiment", "arm", "metric", "unit")
-_EFFECT = ("experiment", "metric", "unit")
 _MONEY = ("experiment", "arm", "period", "currency")
 _GAUGES: dict[str, tuple[str, Sequence[str]]] = {
     "stage": ("1 for the stage that it is at, or how it ended", ("experiment", "stage")),
@@ -106,9 +94,6 @@ _GAUGES: dict[str, tuple[str, Sequence[str]]] = {
     "lift": ("Challenger less incumbent, of the primary metric", _LIFT),
     "lift_lower": ("Lower end of its always-valid interval", _LIFT),
     "lift_upper": ("Upper end of its always-valid interval", _LIFT),
-    "long_term_effect": ("Of a promotion: promoted less holdout", _EFFECT),
-    "long_term_effect_lower": ("Lower end of its always-valid interval", _EFFECT),
-    "long_term_effect_upper": ("Upper end of its always-valid interval", _EFFECT),
     "guardrail_breached": (
         "1 while even the smallest plausible harm is above its margin",
         ("experiment", "arm", "metric"),

@@ -11,7 +11,6 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest, Settled, Spend, Traffic
 from monitoring.experiments.traffic import newest_of, spend_of, traffic_of
 from monitoring.verdict.experiment_users import experiment_users
-from monitoring.verdict.long_term import LongTerm, long_term_effect
 from monitoring.verdict.stage_evidence import stage_evidence
 from monitoring.verdict.verdict import verdict_of
 from mtorl.experiment.experiment import Experiment
@@ -31,7 +30,6 @@ class Known:
 
     verdict: dict[str, Any] | None = None
     evidence: Evidence | None = None  # for the present stage
-    long_term: LongTerm | None = None  # effect of a promotion against the holdout
     traffic: Traffic | None = None
     newest: Newest | None = None
     spend: Sequence[Spend] = ()
@@ -68,7 +66,6 @@ def look(
         spent = spend_of(read.db, experiment, now) if spend is None else spend
     return Known(
         verdict=verdict,
-        long_term=long_term_effect(log, experiment, gain),
         evidence=evidence,
         traffic=traffic,
         newest=newest,

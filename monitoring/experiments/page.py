@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import plain_words
-from monitoring.experiments.charts import domain, effect_chart, track
+from monitoring.experiments.charts import domain, track
 from monitoring.experiments.document import View
 from mtorl.experiment.arm import OUTSIDE
 from mtorl.pages import words
@@ -91,7 +91,7 @@ def _of_verdict(view: View, verdict: Mapping[str, Any]) -> Json:
         "total_unit": next(iter(verdict["total_units"].values())),
         "effects": _effects(challengers),
         "confidence": plain_words.confidence(verdict),
-        "chart": effect_chart(verdict["series"]),
+        "looks": _looks(view["events"], verdict),
         "several": len(challengers) > 1,
         "guardrails": [
             _guardrail(challenger, check) for challenger, found in challengers.items() for check in found["guardrails"]
@@ -173,6 +173,19 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
         drawn = track(found["lift_ci"], found["lift"], span)
         rows.append({**found, "name": name, "words": said, "tone": tone, "track": drawn})
     return rows
+
+
+def _looks(events: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[Json]:
+    """The effect that was known at each move, from the history, and now."""
+    looks = []
+    for event in events:
+        evidence = event["evidence"] or {}
+        if evidence.get("challenger") == verdict["challenger"] and (effect := evidence.get("effect")):
+            looks.append({"move": event["what"], "at": event["at"], **effect})
+    looks.append({"move": None, **{name: verdict[name] for name in ("users", "lift", "lift_ci")}})
+    looks = [look for look in looks if None not in (look["lift"], *look["lift_ci"])]
+    span = domain([look["lift_ci"] for look in looks], 0.0)
+    return [{**look, "track": track(look["lift_ci"], look["lift"], span)} for look in looks]
 
 
 def _guardrail(challenger: str, check: Json) -> Json:

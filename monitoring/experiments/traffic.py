@@ -41,7 +41,7 @@ def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Expe
     ).fetchall()
     if not served:
         ((first,),) = db.execute(f"SELECT min(first) {chosen}").fetchall()
-        rows += _shadows(replace(log, period=Period(first.isoformat(), log.period.until)), experiment)
+        rows += _shadows(replace(log, period=Period(first, log.period.until)), experiment)
     arms: dict[str, ArmTraffic] = {}
     for arm, channel, decisions, exposures, fallbacks in rows:
         of_arm = arms.setdefault(arm, ArmTraffic(decisions=0, exposures=0, fallbacks=0, channels={}))

@@ -85,7 +85,6 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         next=_next(experiment, state, step, needed, known, now),
         plan=_plan(experiment, serving),
         verdict=known.verdict,
-        long_term=known.long_term,
         unit=unit_of(experiment.metrics.primary, known.gain),
         units={name: unit_of(name, known.gain) for name in experiment.metrics.names},
         currency=known.gain.units.money,

@@ -80,7 +80,8 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
         "salt": experiment.salt,
         "layer": experiment.layer,
         "models_changed": models.since,
-        **log.period.parameters(),
+        "since": log.period.since,
+        "until": log.period.until,
     }
     bounded = experiment.metrics.outcome_hours is not None
     immature = f"WHEN {matures(experiment, 'ended')} > newest THEN 'immature'" if bounded else ""
@@ -88,8 +89,8 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
         f"""CREATE TABLE judged AS
         WITH look AS (
             -- The period may have no end, or end in the future, where a clock that was ahead has decided, too.
-            SELECT least(greatest(max(last), CAST(nullif($until, '') AS TIMESTAMPTZ)), now()) AS newest,
-                   CAST(nullif($since, '') AS TIMESTAMPTZ) AS since FROM (FROM cell UNION ALL BY NAME FROM other)),
+            SELECT least(greatest(max(last), CAST($until AS TIMESTAMPTZ)), now()) AS newest,
+                   CAST($since AS TIMESTAMPTZ) AS since FROM (FROM cell UNION ALL BY NAME FROM other)),
         each AS (
             SELECT *, coalesce((stage, shares) IN (FROM other_split), false) AS split_otherwise,
                    coalesce(ends, max(last) OVER (PARTITION BY hour)) AS ended FROM cell),

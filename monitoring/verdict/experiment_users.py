@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ import numpy.typing as npt
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.counted_decisions import CountedDecisions, shares_of_stages
 from monitoring.verdict.hourly_sums import quoted, sql_text, user_columns
-from monitoring.verdict.known_users import PREFIX, find_known
+from monitoring.verdict.known_users import PREFIX, known_by
 from monitoring.verdict.stored_sums import counted_users
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
@@ -42,8 +41,6 @@ REPORTED_SHARE = 0.05  # of an arm's decisions, from which on a user is reported
 ONE = "one"  # a column that is 1 in each row
 KNOWN = "has_past"  # a column that is 1 in each row of a user of whom covariates are known, else 0
 _ROWS_AT_ONCE = 500_000
-_LOOKS = 30  # at the users who came first, in a series
-_LOOKS_BYTES = 50_000_000  # fewer looks, where each takes much memory
 
 
 @dataclass
@@ -53,11 +50,9 @@ class Users:
     Attributes:
         sums: What is compared. Columns have the user's `weight` (`heavy_users.py`), but for covariates.
         totals_CB: The sums of the log itself, of the same columns.
-        until: Hours until which users have come at each look, seconds since 1970.
         typical: Decisions of a typical user of each stage.
         of_arms: Users by the set of arms that they are in, as bits; a user who got the challenger at a later stage than
             the incumbent is in both.
-        looks: The users who came first, with all that they did, and how many of `of_arms`; ever more of them.
         capped: Users with a weight below 1, by arm.
         busiest: Arm and decisions of those who may have `REPORTED_SHARE` of their arm's.
         crossed: Users in several arms of a stage.
@@ -69,10 +64,8 @@ class Users:
     arms: list[str]
     sums: UserSums
     totals_CB: Floats
-    until: Floats
     typical: Floats
     of_arms: Counter[int] = field(default_factory=Counter)
-    looks: list[tuple[UserSums, Counter[int]]] = field(default_factory=list)
     capped: Counter[str] = field(default_factory=Counter)
     busiest: list[tuple[str, float]] = field(default_factory=list)
     crossed: int = 0
@@ -117,11 +110,6 @@ class Users:
         order = order[alone]
         if not len(order):
             return
-        users = np.flatnonzero(_first(unit[alone]))
-        looks = np.searchsorted(self.until, np.minimum.reduceat(values["hour"][order], users))
-        looks = np.repeat(looks, np.diff(users, append=len(order))).astype(np.uint8)
-        by_look = np.argsort(looks, kind="stable")
-        order, looks = order[by_look], looks[by_look]
         unit, stage, arm = (values[name][order] for name in ("unit", "stage", "arm"))
         cell = stage.astype(np.intp) * len(self.arms) + arm
         figures = np.empty((len(self.sums.columns), len(order)))
@@ -140,13 +128,9 @@ class Users:
             decisions = np.bincount(place, own[of_arm], len(busy))
             most = decisions[decisions >= REPORTED_SHARE * self.of(name, ((DECISIONS, 1.0),))]
             self.busiest += [(name, float(own)) for own in most]
-        starts = np.flatnonzero(_first(unit))
-        of_arms = np.bitwise_or.reduceat(1 << arm.astype(np.intp), starts)
-        bounds = np.searchsorted(looks, np.arange(len(self.looks) + 1))
-        for (sums, of_look), begin, end in zip(self.looks, bounds, bounds[1:], strict=False):
-            if begin < end:
-                sums.add(unit[begin:end], cell[begin:end], figures[:, begin:end])
-                of_look.update(_counted(of_arms[slice(*np.searchsorted(starts, (begin, end)))]))
+        users = np.bincount(np.bitwise_or.reduceat(1 << arm.astype(np.intp), np.flatnonzero(_first(unit))))
+        self.of_arms.update({int(bits): int(users[bits]) for bits in np.flatnonzero(users)})
+        self.sums.add(unit, cell, figures)
 
 
 @dataclass(frozen=True)
@@ -154,7 +138,7 @@ class ExperimentUsers:
     """The decisions of a verdict, while their tables exist."""
 
     counted: CountedDecisions
-    covariates: Mapping[str, tuple[float, float]]  # what is known of a user beforehand: mean and standard deviation
+    covariates: tuple[str, ...]  # names of what is known of a user beforehand
     db: duckdb.DuckDBPyConnection  # with the tables of `hourly_sums.py`
     _stages: list[str]
     _arms: list[str]
@@ -165,29 +149,20 @@ class ExperimentUsers:
     def users(self, changed: bool = False, segment: str = "true") -> Users:
         """Add up the decisions that count, with `changed` also those that `CHANGED` leaves out, of a segment (SQL)."""
         rows = self._select(changed, segment)
-        known = {PREFIX + name: of for name, of in self.covariates.items()}
+        known = [PREFIX + name for name in self.covariates]
         names = (*self._columns, ONE, *((*known, KNOWN) if known else ()))
         numerators = {**self._numerators, **{name: ((name, 1.0),) for name in names[len(self._columns) :]}}
-        empty = partial(UserSums, names, len(self._stages), len(self._arms), numerators, self._same)
-        sums, parts = empty(), self._parts()
-        until, typical = self._looks(sums.products_CBCB.nbytes), self._typical_decisions(rows, parts)
-        found = Users(self._stages, self._arms, sums, np.zeros_like(sums.totals_CB), until, typical)
-        found.looks = [(empty(), Counter()) for _ in until]
+        sums, parts = UserSums(names, len(self._stages), len(self._arms), numerators, self._same), self._parts()
+        typical = self._typical_decisions(rows, parts)
+        found = Users(self._stages, self._arms, sums, np.zeros_like(sums.totals_CB), typical)
         added = ", ".join(f"coalesce(sum({of}), 0)::DOUBLE AS {of}" for of in map(quoted, (*self._columns, "late")))
-        of_user = "".join(
-            f", coalesce(({quoted(name)} - {mean!r}) / {spread!r}, 0) AS {quoted(name)}"
-            for name, (mean, spread) in known.items()
-        )
+        of_user = "".join(f", coalesce({name}, 0) AS {name}" for name in map(quoted, known))
         of_user += f", (known.unit IS NOT NULL)::DOUBLE AS {KNOWN}" if known else ""
         join = "LEFT JOIN known ON known.unit = each.unit" if known else ""
         for part in parts:
-            users = f"SELECT unit, stage, arm, epoch(min(hour)) AS hour, {added} FROM {rows} WHERE {part} GROUP BY ALL"
+            users = f"SELECT unit, stage, arm, {added} FROM {rows} WHERE {part} GROUP BY ALL"
             columns = f"COLUMNS(each.*), 1::DOUBLE AS {ONE}{of_user}"
             found.add(self.db.execute(f"SELECT {columns} FROM ({users}) AS each {join}").fetchnumpy())
-        for sums, of_arms in found.looks:  # so far, what each adds to the look before
-            sums += found.sums
-            of_arms.update(found.of_arms)
-            found.sums, found.of_arms = sums, of_arms
         return found
 
     def segments(self) -> list[tuple[str | None, int]]:
@@ -217,19 +192,12 @@ class ExperimentUsers:
         stages, arms = (f"[{', '.join(map(sql_text, names))}]" for names in (self._stages, self._arms))
         self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
-            SELECT cell, hour, (list_position({stages}, stage) - 1)::UTINYINT AS stage,
+            SELECT cell, (list_position({stages}, stage) - 1)::UTINYINT AS stage,
                    (list_position({arms}, arm) - 1)::UTINYINT AS arm
             FROM counted {"" if changed else "WHERE NOT changed"}"""
         )
         return f"""(SELECT user_sum.*, stage, arm FROM user_sum JOIN selected USING (cell) LEFT JOIN named USING (unit)
                     WHERE user_sum.hour <= coalesce(since, user_sum.hour) AND {condition})"""
-
-    def _looks(self, size: int) -> Floats:
-        """Hours until which users have come at each look, seconds since 1970; `size` of a look's sums, bytes."""
-        hours = np.ravel(self.db.execute("SELECT DISTINCT epoch(hour) FROM selected ORDER BY 1").fetchall())
-        looks = max(1, min(_LOOKS, _LOOKS_BYTES // size, len(hours)))
-        ends = np.linspace(len(hours) / looks, len(hours), looks).round().astype(int) - 1
-        return np.asarray(hours[ends] if len(hours) else [0.0])
 
     def _typical_decisions(self, rows: str, parts: Iterable[str]) -> Floats:
         """Median decisions of a user of each stage, of users in one arm of it."""
@@ -257,11 +225,6 @@ def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.concatenate([np.ones(min(len(keys[0]), 1), dtype=bool), differs])
 
 
-def _counted(bits: npt.NDArray[np.intp]) -> Counter[int]:
-    users = np.bincount(bits)
-    return Counter({int(value): int(users[value]) for value in np.flatnonzero(users)})
-
-
 def _median(users: Counter[float]) -> float:
     """Median of numbers, each with how often it is there; infinite without any."""
     if not users:
@@ -286,20 +249,10 @@ def experiment_users(
     with log.opened("outcome") as db, counted_users(db, log, experiment, kinds, segment) as counted:
         yield ExperimentUsers(
             counted,
-            {} if segment else _covariates(db, find_known(db, experiment, kinds)),  # those by segment have none
+            () if segment or experiment.covariates is None else known_by(kinds),
             db,
             list(shares_of_stages(experiment)),
             [arm.name for arm in experiment.arms],
             *user_columns(kinds, log.weights is not None),
             {name: metric(name, gain).numerator for name in names},
         )
-
-
-def _covariates(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """Mean and deviation of what is known, so that sums of their squares lose no digits; this changes no lift."""
-    found = {}
-    for name in names:
-        of = quoted(PREFIX + name)
-        ((mean, spread),) = db.execute(f"SELECT avg({of}), stddev_pop({of}) FROM known").fetchall()
-        found[name] = (mean or 0.0, spread or 1.0)
-    return found

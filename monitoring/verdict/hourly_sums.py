@@ -114,19 +114,18 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
         db.register("weight_of", log.weights)
         weight, join = "coalesce(weight_of.weight, 0.0)", "LEFT JOIN weight_of USING (decision_id)"
     each = f"(SELECT *, event_time AS decided FROM decision_log WHERE {log.period.condition()})"
-    period = log.period.parameters()
     db.execute(
         f"""CREATE TABLE other AS
         SELECT date_trunc('hour', {TIME}) AS hour, count(*) AS decisions, max(decided) AS last
         FROM {each} WHERE NOT {own} GROUP BY ALL""",
-        {**period, **name},
+        name,
     )
     setting = f"hash({', '.join(_SETTING.values())})"
     columns = ", ".join(f"{sql} AS {of}" for of, sql in _SETTING.items())
     db.execute(
         f"""CREATE TABLE setting AS
         SELECT DISTINCT {setting} AS setting, {columns} FROM {each} WHERE {own}""",
-        {**period, **name},
+        name,
     )
     periods = budget_periods(experiment)
     own_periods = [(campaign, " ".join(of)) for campaign, of in periods.items() if campaign != "*"]
@@ -146,7 +145,7 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
                  LEFT JOIN (SELECT unit AS its_unit, hour AS its_hour, since FROM overridden)
                       ON its_unit = hash(user_id) AND its_hour = date_trunc('hour', {TIME})
                  LEFT JOIN campaign_period USING (campaign_id) WHERE {own})""",
-        {**period, **name},
+        name,
     )
     db.execute("DROP TABLE overridden")
 

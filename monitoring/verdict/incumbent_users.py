@@ -17,7 +17,7 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.hourly_sums import matures, quoted, sql_text
-from monitoring.verdict.known_users import PREFIX, find_known
+from monitoring.verdict.known_users import PREFIX, find_known, known_by
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
@@ -68,7 +68,8 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         if experiment.covariates is not None:
             begins = first + max(last - first, timedelta(0)) / 2
             every = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
-            covariates = find_known(db, experiment, sorted(every), begins)
+            find_known(db, log.lake, begins, sorted(every))
+            covariates = known_by(sorted(every))
         added = "".join(
             f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {quoted(column(kind))}" for kind in kinds
         )

@@ -1,21 +1,23 @@
-"""Covariates of an experiment's lift: what its users did before they met any arm.
+"""Covariates of an experiment's lift: what its users did before it began to split them.
 
-    names = find_known(db, experiment, kinds)      # the table `known`: unit, and a column of each name
+    find_known(db, lake, begins, kinds)      # the table `known`: unit, and a column of each name of `known_by`
 
-The past of a user is what it did in the same log before its first decision at a stage with challengers, in any
-experiment: at the stage shadow all users have the incumbent, and another experiment splits users independently. Of
-these decisions the outcomes count that were known by then: a later one may depend on the arm.
+The past of a user is what it did in the same log, in any experiment, before the experiment's first decision at a stage
+with challengers: at the stage shadow all users have the incumbent, and another experiment splits users independently.
+Of these decisions the outcomes count that were known by then: a later one may depend on the arm. So the past does not
+change any more, and is read once (`stored_sums.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from monitoring.verdict.hourly_sums import quoted
+from monitoring.verdict.hourly_sums import quoted, sql_text
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import HEAVIEST
+from mtorl.log.lake import HOUR, Lake, instant
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,51 +25,51 @@ if TYPE_CHECKING:
 PREFIX = "known:"  # of a covariate's column
 
 
-def find_known(
-    db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: Iterable[str], begins: datetime | None = None
-) -> tuple[str, ...]:
-    """Make the table `known`; returns the names of its columns, none for an experiment without covariates.
+def known_by(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Names of the covariates."""
+    return ("past decisions", *(f"past {kind}" for kind in kinds))
+
+
+def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, time: str) -> datetime:
+    """The `time` (SQL) of the first decision at a stage with challengers, in rows with the experiment's."""
+    ((found,),) = db.execute(
+        f"""SELECT coalesce(min({time}), 'epoch') FROM {rows}
+        WHERE (salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1""",
+        {"salt": experiment.salt, "layer": experiment.layer},
+    ).fetchall()
+    ends: datetime = found.astimezone(UTC)
+    return ends
+
+
+def find_known(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
+    """Make the table `known`, of mean 0 and deviation 1, so that sums of squares lose no digits.
 
     Args:
-        db: Holds the views `decision_log` and `outcome_log`; no period bounds the past.
+        begins: End of the past.
         kinds: Outcomes whose sums in the past are covariates.
-        begins: End of the past of all users, for a plan; None: when each meets an arm.
     """
-    if experiment.covariates is None:
-        return ()
-    db.execute(
-        """CREATE TABLE met AS
-        SELECT hash(user_id) AS unit, coalesce($begins::TIMESTAMPTZ, min(event_time) FILTER (
-            (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1)
-        ) AS first FROM decision_log GROUP BY unit""",
-        {"begins": begins, "name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
-    )
-    db.execute(
-        """CREATE TABLE before AS
-        SELECT decision_id, unit, first FROM decision_log AS each
-               JOIN met ON met.unit = hash(each.user_id)
-        WHERE event_time < first AND NOT withdrawn"""
-    )
-    names = {kind: f"past {kind}" for kind in kinds}
+    columns = [quoted(PREFIX + name) for name in known_by(kinds)]
     added = "".join(
-        f", coalesce(sum(value) FILTER (kind = '{kind}'), 0) AS {_column(name)}" for kind, name in names.items()
+        f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {column}"
+        for kind, column in zip(kinds, columns[1:], strict=True)
     )
-    known = "".join(f", weight * coalesce({_column(name)}, 0) AS {_column(name)}" for name in names.values())
+    known = "".join(f", weight * coalesce({column}, 0) AS {column}" for column in columns[1:])
     db.execute(
-        f"""CREATE TABLE known AS
-        WITH outcome AS (
-            SELECT unit{added} FROM outcome_log JOIN before USING (decision_id)
-            WHERE greatest(event_time, received_time) < first GROUP BY unit),
+        f"""CREATE TABLE past AS
+        WITH before AS (
+            SELECT decision_id, hash(user_id) AS unit FROM {lake.records(db, "decision", until=begins + HOUR)}
+            WHERE event_time < {instant(begins)} AND NOT withdrawn),
+        outcome AS (
+            SELECT unit{added} FROM {lake.records(db, "outcome", until=begins + HOUR)} JOIN before USING (decision_id)
+            WHERE greatest(event_time, received_time) < {instant(begins)} GROUP BY unit),
         counted AS (SELECT unit, count(*) AS decisions FROM before GROUP BY unit),
         weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs what they do in the experiment
             SELECT *, least(1.0, {HEAVIEST} * (SELECT median(decisions) FROM counted) / decisions) AS weight
             FROM counted)
-        SELECT unit, weight * decisions AS {_column("past decisions")}{known}
-        FROM weighted LEFT JOIN outcome USING (unit)"""
+        SELECT unit, weight * decisions AS {columns[0]}{known} FROM weighted LEFT JOIN outcome USING (unit)"""
     )
-    db.execute("DROP TABLE met; DROP TABLE before")
-    return ("past decisions", *names.values())
-
-
-def _column(name: str) -> str:
-    return quoted(PREFIX + name)
+    scaled = ", ".join(
+        f"({of} - (SELECT avg({of}) FROM past)) / (SELECT coalesce(nullif(stddev_pop({of}), 0), 1) FROM past) AS {of}"
+        for of in columns
+    )
+    db.execute(f"CREATE TABLE known AS SELECT unit, {scaled} FROM past; DROP TABLE past")

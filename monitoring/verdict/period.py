@@ -7,30 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, Period, utc_time
-from monitoring.verdict.long_term import long_term_effect
+from monitoring.decision_log import DecisionLog, Period, PeriodError
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.lake import Lake
-from mtorl.runtime.errors import InputError
-
-
-class PeriodError(InputError):
-    """A period can't be judged; the message says what to mend."""
-
-
-def period_of(since: str, until: str) -> Period:
-    """A period as a pipeline names it: ISO times, inclusive and exclusive; empty for no bound. Raises PeriodError."""
-    bounds = {"since": since, "until": until}
-    for name, text in bounds.items():
-        try:
-            bounds[name] = utc_time(text).isoformat() if text else ""  # as DuckDB reads it
-        except ValueError:
-            raise PeriodError(f"{name}: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
-    return Period(**bounds)
 
 
 def verdict_of_period(
@@ -51,8 +34,7 @@ def verdict_of_period(
         by: Columns whose segments are compared as well, and the SQL of each; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict.verdict_from_log`; with columns, `segments` as well, and after a promotion with
-        a holdout `long_term`.
+        See `monitoring.verdict.verdict.verdict_from_log`; with columns, `segments` as well.
 
     Raises:
         PeriodError: no decision falls into the period, or the gain can't be read.
@@ -74,8 +56,7 @@ def verdict_of_period(
             "period right (since, until), does the router get requests, and does it upload its log?"
         )
     found = verdict_from_log(log, spec, counts)
-    more = {"long_term": long_term_effect(log, spec, counts), "segments": by and segment_lifts(log, spec, counts, by)}
-    return found | {name: dict(part) for name, part in more.items() if part}
+    return {**found, "segments": dict(segment_lifts(log, spec, counts, by))} if by else found
 
 
 def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[str, str]:

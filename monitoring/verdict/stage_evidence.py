@@ -48,7 +48,8 @@ def stage_evidence(
         for check in verdict["challengers"][arm.name]["guardrails"]
         if check["state"] == "breached"
     )
-    return Evidence(verdict["verdict"], verdict["reason"], verdict["challenger"], breached, arms)
+    effect = {name: verdict[name] for name in ("users", "lift", "lift_ci")}
+    return Evidence(verdict["verdict"], verdict["reason"], verdict["challenger"], breached, arms, effect)
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
@@ -77,7 +78,7 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
 def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
     """Users and faults of each arm in the shadow that began at a time, and the incumbent's latency."""
     start = datetime.fromtimestamp(since, UTC)
-    with replace(log, period=Period(start.isoformat(), log.period.until)).opened("shadow", near=True) as db:
+    with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:
         rows = db.execute(
             f"""WITH decision AS (
                 SELECT decision_id, user_id, arm, latency_seconds, fallback_reason IS NOT NULL AS fault

@@ -5,6 +5,7 @@
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-0-1.parquet          an hour's tables
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       of all hours until then
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-pastusers-1.parquet  their users, one row each
+    sums/EXPERIMENT-SETTINGS/date=2026-11-20/hour=11/SOURCES-TOKEN-pastknown-1.parquet  covariates of the users
 
 `SETTINGS` is a digest of what the reduction depends on, and `SOURCES` one of the names of the files that it has read,
 which never change. So a stored file is either right or has another name: an hour that gains records is reduced again.
@@ -15,6 +16,7 @@ which never change. So a stored file is either right or has another name: an hou
 - The past are the days that may count as a whole. A user has one row for all of its cells of one stage and arm, so a
   look reads a row a user, and those of the last days. Another day, or another judgement of the past (by new weights or
   models), makes both files anew from those of the hours.
+- Covariates (`known_users.py`) have a file of their own.
 - Hours that gain decisions now, and those that have just begun to count, are reduced at each look. So are all hours if
   the lake can't be written, for segments, replays with weights, and periods with bounds.
 """
@@ -24,7 +26,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -39,6 +41,7 @@ from pyarrow.fs import copy_files
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions
 from monitoring.verdict.hourly_sums import budget_periods, quoted, reduce_hours, sql_text
+from monitoring.verdict.known_users import find_known, past_ends
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS
 from mtorl.log.derived import PAST, Derived
@@ -82,20 +85,25 @@ class _Hour(NamedTuple):
 
 @contextmanager
 def counted_users(
-    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
+    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Sequence[str], segment: str = ""
 ) -> Iterator[CountedDecisions]:
     """Make the tables of `reduce_hours` and `count_decisions`, whose files exist until the block ends.
+
+    With covariates, the table of `find_known`, too, but for segments.
 
     Of these, `named` has each user once. A row of `user_sum` may be of several cells that count alike: its `cell` is
     one of them, and its `hour` the first.
     """
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
-        if segment or log.weights is not None or log.read_as or log.period != Period():
-            reduce_hours(db, log, experiment, tuple(kinds), segment)
+        if segment or log.weights is not None or log.period != Period():
+            reduce_hours(db, log, experiment, kinds, segment)
             db.execute(f"CREATE OR REPLACE TABLE named AS {_each_once('named')}")
+            if experiment.covariates is not None and not segment:
+                own = f"(FROM decision_log WHERE (experiment <> {sql_text(experiment.name)}) IS NOT TRUE)"
+                find_known(db, log.lake, past_ends(db, experiment, own, "event_time"), kinds)
             yield count_decisions(db, log, experiment)
         else:
-            sums = _Sums(db, log, experiment, tuple(kinds), Path(scratch))
+            sums = _Sums(db, log, experiment, kinds, Path(scratch))
             try:
                 counted = sums.load()
             finally:
@@ -110,7 +118,7 @@ class _Sums:
     db: duckdb.DuckDBPyConnection
     log: DecisionLog
     experiment: Experiment
-    kinds: tuple[str, ...]
+    kinds: Sequence[str]
     scratch: Path
     _columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of each table, with their types
     _local: dict[_Key, Path] = field(default_factory=dict)  # files on this machine
@@ -140,6 +148,8 @@ class _Sums:
             db.execute(
                 f"CREATE VIEW user_sum AS FROM user_row UNION ALL BY NAME FROM {self._rows('user_sum', [users])}"
             )
+        if self.experiment.covariates is not None:
+            used.append(self._find_known(begins))
         if self._can_store:
             self._derived.supersede({file for key in (*past, *used) for file in self._stored_before(key)})
         return counted
@@ -248,6 +258,20 @@ class _Sums:
             FROM {self._rows("spent", hours)} GROUP BY arm, campaign_id, channel, {since}"""
         tables["user_sum"] += f" SEMI JOIN {self._rows('named', hours)} USING (unit)"
         return _in_one(tables)
+
+    def _find_known(self, until: datetime) -> _Key:
+        """Make the table `known`; it is stored once all that was known when the experiment began is in closed hours."""
+        lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
+        files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
+        key = ends.replace(minute=0, second=0, microsecond=0), (str(ends), *(file.name for file in files))
+        if stored := self._stored_before(key):
+            rows = f"read_parquet({sql_text(str(self._fetch(stored[0])))}, hive_partitioning = false)"
+            self.db.execute(f"CREATE TABLE known AS FROM {rows}")
+        else:
+            find_known(self.db, lake, ends, self.kinds)
+            if ends + _COMPACTED < until:
+                self._write(self.db, key, "FROM known", f"{PAST}known")
+        return key
 
     def _find_alike(self, until: datetime) -> bool:
         """Make the table `alike`, of cells of the past that count, with one of those that count alike; if any does."""

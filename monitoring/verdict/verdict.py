@@ -12,7 +12,7 @@ be known. There the ledger sees only the matched part of the cost, so an arm tha
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,7 +28,6 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
-from mtorl.experiment.inference.statistics import MIN_USERS
 from mtorl.experiment.inference.verdict import (
     GuardrailCheck,
     check_guardrail,
@@ -68,10 +67,10 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         A JSON-ready dict. `challengers` has the comparison of each: lift, lift_ci (always valid), lift_ci_fixed,
         adjustment (by covariates, with the lift without them), money (the lift per currency unit, and its value at the
         challenger's spend), futile (whether the wanted effect can be ruled out; None: none is wanted), guardrails,
-        secondary, verdict, reason. That of the challenger which decides is also at the top level, with a series of
-        looks at the users who came first. The rest is of all arms: users who count, units of all metrics, models, what
-        was left out (decisions by reason; overridden_users, whose arm the file names), and heavy_users (an arm's
-        capped_users is the number of all who count as `HEAVIEST` typical users).
+        secondary, verdict, reason. That of the challenger which decides is also at the top level. The rest is of all
+        arms: users who count, units of all metrics, models, what was left out (decisions by reason; overridden_users,
+        whose arm the file names), and heavy_users (an arm's capped_users is the number of all who count as `HEAVIEST`
+        typical users).
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -80,8 +79,9 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     left_out, models, overridden, of_stages = read.counted
 
     def compared(users: Users) -> dict[str, Comparison]:
-        covariates = tuple(read.covariates)
-        return {name: Comparison(users, name, gain, log.budget_per_decision, alpha, covariates) for name in challengers}
+        return {
+            name: Comparison(users, name, gain, log.budget_per_decision, alpha, read.covariates) for name in challengers
+        }
 
     with_changed = {} if left_out.keys().isdisjoint(CHANGED) else compared(read.users(changed=True))
     found = read.users()
@@ -160,7 +160,6 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         "challenger": challenger,
         "challengers": results,
         **results[challenger],
-        "series": list(_series(comparisons[challenger], primary)),
     }
     # Plain JSON: a number that is not finite is null.
     plain: dict[str, Any] = orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -238,15 +237,6 @@ def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collec
         remarks.append(f"of {overridden:,} users whose arm the file has named, only what was decided before counts")
     remarks += [plain_words.heavy(arm, share) for arm, share in found.heavy if arm in arms]
     return "".join(f" ({remark})" for remark in remarks)
-
-
-def _series(comparison: Comparison, primary: str) -> Iterator[dict[str, Any]]:
-    """The lift of the users who came first, at ever more of them, from where its interval can be read."""
-    for sums, of_arms in comparison.users.looks:
-        users = replace(comparison.users, sums=sums, of_arms=of_arms)
-        if (seen := users.count(comparison.challenger, INCUMBENT)) >= 2 * MIN_USERS:
-            lift = replace(comparison, users=users).lift(primary)
-            yield {"users": seen, "lift": lift.value, "lo": lift.ci[0], "hi": lift.ci[1]}
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:

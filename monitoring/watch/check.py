@@ -140,7 +140,7 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
     """Number of decision records from the future; the log of a simulation goes on after its present."""
-    ahead = Period(since=(max(now, datetime.now(UTC)) + UPLOADED_AFTER).isoformat())
+    ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
     with suppress(_NotJudgedError), _reading():  # the periods have that reason, too
         return DecisionLog.of(watched.lake, ahead).records()
     return 0
@@ -215,7 +215,7 @@ def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
         return False
 
     def decisions(since: datetime, until: datetime) -> bool:
-        return DecisionLog.of(lake, Period(since.isoformat(), until.isoformat())).holds_any()
+        return DecisionLog.of(lake, Period(since, until)).holds_any()
 
     def healthy(at: datetime) -> bool:
         return decisions(at - _WEEK, at - length)
@@ -372,7 +372,7 @@ def _is_broken(column: ColumnDrift) -> bool:
 
 
 def _period(end: datetime, hours: int) -> Period:
-    return Period((end - timedelta(hours=hours)).isoformat(), end.isoformat())
+    return Period(end - timedelta(hours=hours), end)
 
 
 def _prune(pages: Path) -> None:

@@ -114,8 +114,7 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
                fallback_reason, budget_exhausted, withdrawn, {MODEL_NAME} AS policy, event_time AS taken_at,
                feature_hash IS NOT NULL AS built, history_length, last_channel, request_time, last_time
         FROM decision_log
-        WHERE {log.period.condition()} AND NOT override""",
-        log.period.parameters(),
+        WHERE {log.period.condition()} AND NOT override"""
     )
     sums = ", ".join(f'sum(value) FILTER (kind = {sql_text(kind)}) AS "of_{kind}"' for kind in kinds)
     came = ", ".join(f'coalesce("of_{kind}", 0) AS "came_{kind}"' for kind in kinds)

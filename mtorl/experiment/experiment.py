@@ -98,8 +98,8 @@ class Experiment(StrictModel):
     ramp: Ramp | None = None
     """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
     covariates: Literal["past"] | None = None
-    """What each user did in this decision log before its first decision at a stage with challengers: its decisions, and
-    what came of them. It makes intervals narrower; by default, nothing."""
+    """What each user did in this decision log before the experiment's first decision at a stage with challengers: its
+    decisions, and what came of them. It makes intervals narrower; by default, nothing."""
     overrides: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_OVERRIDES)
     """Arms of single users, such as those who test it, at every stage, by user id. They never count, and the kill
     switch ends it."""

@@ -69,6 +69,7 @@ class Evidence:
     challenger: str
     breached: tuple[str, ...]  # guardrails, with the challenger and in words
     arms: Mapping[str, ArmEvidence]  # without those that had no decision
+    effect: Mapping[str, Any] | None = None  # of that challenger, for people: the verdict's users, lift and lift_ci
 
 
 class Move(NamedTuple):

@@ -13,7 +13,6 @@ from typing import Any
 
 BLUE, ORANGE, GREEN, GREY = "#3f7fd9", "#d9822b", "#2f9e78", "#8a95a3"
 PALE_BLUE, PALE_GREY = "rgba(63, 127, 217, 0.45)", "rgba(138, 149, 163, 0.2)"
-BAND = "rgba(63, 127, 217, 0.16)"  # of an interval around a blue line
 PALETTE = (BLUE, ORANGE, GREEN, "#c2587a", "#7f68cf", "#35a3b8", "#a9962b")
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}  # margins with a title of the axis below

@@ -6,14 +6,6 @@ from scripts.dashboards.panels import Column, duration, lines, rows, shares, sta
 _BY_OPERATOR = "The operator says it."
 
 
-def _interval(name: str, series: str) -> dict[str, str]:
-    by = "arm" if series else ""
-    return {
-        f"{series}{words}": f"max by ({by}) (mtorl_experiment_{name}{end}{{NS, EXP}})"
-        for end, words in (("", "estimate"), ("_lower", "lower end"), ("_upper", "upper end"))
-    }
-
-
 _TOP = [
     stat(
         "Stage",
@@ -72,7 +64,11 @@ _TOP = [
     lines(
         "Lift",
         "Challenger less incumbent in the primary metric, and its always-valid interval. All above zero: it is better.",
-        _interval("lift", "{{arm}}: "),
+        {
+            "{{arm}}: estimate": "max by (arm) (mtorl_experiment_lift{NS, EXP})",
+            "{{arm}}: lower end": "max by (arm) (mtorl_experiment_lift_lower{NS, EXP})",
+            "{{arm}}: upper end": "max by (arm) (mtorl_experiment_lift_upper{NS, EXP})",
+        },
         line_at=0,
         least=None,
         empty="no verdict yet",
@@ -121,14 +117,6 @@ _MONEY = [
         },
         limit="MtorlBudgetNearlySpent",
         empty="no operator",
-    ),
-    lines(
-        "After a promotion",
-        "What was promoted less the holdout, which keeps the previous incumbent, and its always-valid interval.",
-        _interval("long_term_effect", ""),
-        line_at=0,
-        least=None,
-        empty="not promoted, or no holdout",
     ),
     rows(
         "Promotions of this namespace",

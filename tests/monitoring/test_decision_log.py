@@ -48,11 +48,11 @@ def log(tmp_path: Path) -> DecisionLog:
     ("period", "hours"),
     [
         (Period(), [0, 1, 2, 3]),
-        (Period(since=TIMES[1]), [1, 2, 3]),
-        (Period(until=TIMES[2]), [0, 1]),
-        (Period(TIMES[1], TIMES[2]), [1]),
-        (Period("2025-03-01T01:02:00+01:00", "2025-03-02T00:00:00Z"), [2, 3]),
-        (Period("2026-01-01T00:00:00Z"), []),
+        (Period.of(since=TIMES[1]), [1, 2, 3]),
+        (Period.of(until=TIMES[2]), [0, 1]),
+        (Period.of(TIMES[1], TIMES[2]), [1]),
+        (Period.of("2025-03-01T01:02:00+01:00", "2025-03-02T00:00:00Z"), [2, 3]),
+        (Period.of("2026-01-01T00:00:00Z"), []),
     ],
 )
 def test_a_period_includes_its_start_and_not_its_end(log: DecisionLog, period: Period, hours: list[int]) -> None:
@@ -76,7 +76,7 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
         if shadow:
             asked = {"arm": "challenger", "model_digest": shadow, "event_time": TIMES[0], "decision_id": "d"}
             upload(lake, {"shadow": pd.DataFrame([asked])})
-        return DecisionLog.of(lake, Period(until=TIMES[3])).models()
+        return DecisionLog.of(lake, Period.of(until=TIMES[3])).models()
 
     assert newest(("challenger", "old"), ("challenger", "new"), ("incumbent", "other")) == ["new", "old", "other"]
     assert newest(("challenger", "old"), ("challenger", None), ("incumbent", "other")) == ["old", "other"]
@@ -111,8 +111,8 @@ def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
     for file in lake.closed("decision"):
         if file.hour.day != 3:
             (tmp_path / file.name).write_bytes(b"not Parquet")
-    for period in (Period("2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"), Period("2025-03-03", "2025-03-04T11:00")):
-        log = DecisionLog.of(lake, period)
+    for since, until in (("2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"), ("2025-03-03", "2025-03-04T11:00")):
+        log = DecisionLog.of(lake, Period.of(since, until))
         assert log.context(1000)[0]["hour"].tolist() == [3] and log.records() == 1 and log.models() == []
     with pytest.raises(LogError, match=r"can't be read: File 'decisions/date=2025-03-0.*move the file away"):
         DecisionLog.of(lake).context(1000)
@@ -130,13 +130,13 @@ def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -
     log = write(tmp_path, [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}])
     read, size = log.context(100)
     assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
-    read, size = replace(log, period=Period(until=TIMES[1])).context(100)
+    read, size = replace(log, period=Period.of(until=TIMES[1])).context(100)
     assert size == (1, 1) and read.columns.tolist() == ["user_id", "hour"]
 
 
 def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> None:
     log = write(tmp_path, [{}, {}], decision_id="d", user_id="u", withdrawn=[False, True])
-    until, since = Period(until=TIMES[1]), Period(since=TIMES[1])
+    until, since = Period.of(until=TIMES[1]), Period.of(since=TIMES[1])
     assert [replace(log, period=period).context(9)[1].rows for period in (until, since)] == [0, 1]
 
 

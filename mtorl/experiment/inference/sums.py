@@ -2,9 +2,9 @@
 
     sums = Sums.of_users(values, present)           # figures of each user in each arm and stage
 
-    parts = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
-    parts.add(user, cell, figures)                  # of each user, stage and arm; a user is in one part alone
-    sums = parts.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
+    users = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
+    users.add(user, cell, figures)                  # of each user, stage and arm; all rows of a user in one call
+    sums = users.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
 
 Each user has some figures in each arm and stage: numerator and denominator of the metric and, where the lift is
 adjusted (`adjustment.py`), a 1 and its covariates. `UserSums` are those of all metrics at once, of users who do not fit
@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -123,15 +122,6 @@ class UserSums:
                 self.products_CBCB[first, :, second] += product
                 self.products_CBCB[second, :, first] += product.T
             lag += 1
-
-    def __iadd__(self, other: UserSums) -> Self:
-        """Add the sums of other users."""
-        self.users_C += other.users_C
-        self.totals_CB += other.totals_CB
-        self.products_CBCB += other.products_CBCB
-        for name, users_C in self.positive_C.items():
-            users_C += other.positive_C[name]
-        return self
 
     def cells(self, arm: int) -> npt.NDArray[np.intp]:
         """Cells of an arm, (S,)."""

@@ -60,9 +60,8 @@ def _end_with_parent() -> None:
 def _look(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known:
     import duckdb
 
-    from monitoring.decision_log import DecisionLog
+    from monitoring.decision_log import DecisionLog, PeriodError
     from monitoring.experiments.look import look
-    from monitoring.verdict.period import PeriodError
 
     try:
         return look(DecisionLog.of(lake), Experiment.from_dict(experiment), gain, since, now)

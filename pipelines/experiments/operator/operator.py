@@ -255,8 +255,7 @@ class Operator:
             known = self._known(name, experiment.salt)
             if stands.phase == "draft":
                 self._found.pop(name, None)
-            elif known is None or known.verdict is None or (stands.phase == "promoted" and experiment.holdout):
-                # Over, or switched off, since before this operator began; or what the holdout shows goes on.
+            elif known is None or known.verdict is None:  # over, or switched off, since before this operator began
                 look(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`

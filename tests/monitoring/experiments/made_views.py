@@ -6,7 +6,6 @@ from typing import Any
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.look import Known
 from monitoring.experiments.view import experiment_view
-from monitoring.verdict.long_term import LongTerm
 from monitoring.verdict.verdict import units_in
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
@@ -82,12 +81,10 @@ def verdict(
     """What `verdict_from_log` gives; the first challenger decides."""
     total = sum(arms.values())
     challengers = [name for name in arms if name != INCUMBENT]
-    looks = range(200, total + 1, max((total - 200) // 29, 1)) if total > 200 else ()
-    series = [{"users": n, "lift": lift, "lo": lift - n**-0.5, "hi": lift + n**-0.5} for n in looks]
     moved = MOVED if min(arms.values()) > 2 * MOVED else 0
 
     def known(low: float, high: float) -> list[float | None]:
-        return [low, high] if series else [None, None]
+        return [low, high] if total > 200 else [None, None]
 
     def secondary(lift: float, half: float) -> dict[str, Any]:
         return {"lift": lift, "lift_ci": known(lift - half, lift + half), "p": 0.2, "significant": False}
@@ -102,7 +99,7 @@ def verdict(
             "relative_lift": own / 0.0674 if total else None,
             "effective_users": float(total),
             "hours": 96.0 if stage == "5%" else 312.0,
-            "guardrails": [{**check, "state": "held" if series else "open"}],
+            "guardrails": [{**check, "state": "held" if total > 200 else "open"}],
             "secondary": {
                 "exposure_ratio": secondary(-0.031, 0.04),
                 "conversion_per_decision": secondary(0.0011, 0.002),
@@ -131,7 +128,6 @@ def verdict(
         "challenger": challengers[0],
         "challengers": results,
         **results[challengers[0]],
-        "series": series,
         **changes,
     }
 
@@ -201,11 +197,13 @@ def view(
 _KNOWN = {"token": "inconclusive", "reason": "too little to say", "challenger": "challenger", "breached": [],
           "arms": {INCUMBENT: {"users": 4210, "fallback_ratio": 0.001, "latency_seconds": 0.0304},
                    "challenger": {"users": 207, "fallback_ratio": 0.0, "latency_seconds": None}}}  # fmt: skip
+_EARLY = {**_KNOWN, "effect": {"users": 4_417, "lift": 0.0094, "lift_ci": [-0.0410, 0.0598]}}
+_LATER = {**_KNOWN, "effect": {"users": 6_210, "lift": 0.0187, "lift_ci": [-0.0026, 0.0400]}}
 _WAY: tuple[tuple[float, str, dict[str, Any]], ...] = (
     (0, "shadow", {"by": "person", "reason": "agreed on Monday"}),
     (24, "1%", {"evidence": _KNOWN}),
-    (72, "5%", {"evidence": _KNOWN}),
-    (144, "50%", {"reason": "72 hours at 5% are over"}),
+    (72, "5%", {"evidence": _EARLY}),
+    (144, "50%", {"reason": "72 hours at 5% are over", "evidence": _LATER}),
 )
 
 
@@ -315,27 +313,7 @@ def promoted() -> View:
     end = (500, "promoted", {"by": "person", "reason": BETTER, "challenger": "challenger"})
     settled = Settled(done=True, reason="Holdout", words="the holdout keeps the previous incumbent")
     found, events = verdict("ship", BETTER, users, 0.0225), on_the_way(experiment, 4, end)
-    return view(experiment, events, 1505, found, users, long_term=long_term(), settled=settled)
-
-
-def long_term() -> LongTerm:
-    words = "what was promoted is better than the previous incumbent: by [+0.0041, +0.0312] clicks per decision"
-    return LongTerm(
-        since="2026-12-08T18:13:20+00:00",
-        holdout=0.05,
-        effect=0.0176,
-        effect_ci=[0.0041, 0.0312],
-        relative_effect=0.26,
-        confidence=0.95,
-        metric="click_per_decision",
-        unit="clicks per decision",
-        users={INCUMBENT: 41_210, "holdout": 2_160},
-        decisions={INCUMBENT: 412_100, "holdout": 21_600},
-        srm_p=1.0,
-        left_out={},
-        tone="good",
-        words=f"{words}, always valid",
-    )
+    return view(experiment, events, 1505, found, users, settled=settled)
 
 
 STATES = {

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from monitoring.experiments.charts import effect_chart, track
+from monitoring.experiments.charts import track
 from monitoring.experiments.look import Known
 from monitoring.experiments.page import page
 from monitoring.experiments.view import experiment_view
@@ -118,20 +118,10 @@ def test_a_heavy_user_is_reported() -> None:
     assert said in page([view])
 
 
-def test_the_chart_lies_within_its_frame_and_has_round_numbers() -> None:
-    series = made.win()["verdict"]["series"]  # type: ignore[index]
-    drawn = effect_chart(series)
-    assert drawn is not None
-    numbers = [float(n) for n in re.findall(r"[-\d.]+", drawn["band"] + drawn["line"])]
-    assert min(numbers) >= 0 and max(numbers) <= 100
-    assert {tick["label"] for tick in drawn["y"]} >= {"0", "+0.02"} and [tick["label"] for tick in drawn["x"]] == [
-        "5,000",
-        "10,000",
-    ]
-    assert (
-        effect_chart(series[:1]) is None
-        and effect_chart([{"users": 1, "lift": None, "lo": None, "hi": None}] * 3) is None
-    )
+def test_the_effect_at_each_move_is_that_of_the_history() -> None:
+    rows = re.findall(r'<th scope="row">(when it moved to [^,<]+|now)', page([made.win()]))
+    assert rows == ["when it moved to 5%", "when it moved to 50%", "now"]
+    assert "when it moved to" not in page([made.three_arms()]), "it was another challenger's"
 
 
 def test_an_interval_is_placed_on_its_line() -> None:

@@ -1,9 +1,10 @@
 """A period as a pipeline names it: by its bounds."""
 
+from datetime import datetime
+
 import pytest
 
-from monitoring.decision_log import Period
-from monitoring.verdict.period import PeriodError, period_of
+from monitoring.decision_log import Period, PeriodError
 
 
 @pytest.mark.parametrize(
@@ -18,10 +19,11 @@ from monitoring.verdict.period import PeriodError, period_of
     ],
 )
 def test_a_bound_is_any_form_of_iso_8601(bound: str, read: str) -> None:
-    assert period_of(bound, "") == Period(read, "") and period_of("", bound) == Period("", read)
+    at = datetime.fromisoformat(read) if read else None
+    assert Period.of(since=bound) == Period(since=at) and Period.of(until=bound) == Period(until=at)
 
 
 @pytest.mark.parametrize(("since", "until"), [("[[ScheduledTime]]", ""), ("", "tomorrow")])
 def test_what_is_no_time_is_named(since: str, until: str) -> None:
     with pytest.raises(PeriodError, match=r"(since: '\[\[|until: 'tomorrow').* is not an ISO time"):
-        period_of(since, until)
+        Period.of(since, until)

@@ -15,7 +15,7 @@ from mtorl.log.gain import Gain
 from mtorl.log.times import iso
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 
-DAY = Period("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
+DAY = Period.of("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
 CLICK = Gain.of_spec("click")
 _RIGHT_AFTER_NOON = 12 * 60.0  # minutes from START to the end of the day
 
@@ -270,5 +270,5 @@ def test_outcomes_of_each_arm(tmp_path: Path) -> None:
 def test_the_period_has_both_ends(tmp_path: Path) -> None:
     write(tmp_path, [decision(f"d{i}", i * 60.0, user_id=f"u{i}") for i in range(-13, 13)])
     assert count(tmp_path).decisions == 24
-    assert count(tmp_path, period=Period("2026-01-01T12:00:00Z", "2026-01-01T14:00:00Z")).decisions == 2
-    assert count(tmp_path, period=Period("2026-02-01", "2026-02-02"))[:5] == (0, 0, 0, 0, ())
+    assert count(tmp_path, period=Period.of("2026-01-01T12:00:00Z", "2026-01-01T14:00:00Z")).decisions == 2
+    assert count(tmp_path, period=Period.of("2026-02-01", "2026-02-02"))[:5] == (0, 0, 0, 0, ())

@@ -111,10 +111,8 @@ def test_sums_part_by_part_are_those_of_all_users() -> None:
     values *= present[..., None]
     together = UserSums("abc", stages=2, arms=2, numerators={"a": [("a", 1.0)]})
     for users in np.array_split(np.arange(200), 3):
-        part = UserSums("abc", stages=2, arms=2, numerators={"a": [("a", 1.0)]})
         user, arm, stage = np.nonzero(present[users])
-        part.add(user.astype(np.uint64), 2 * stage + arm, values[users][user, arm, stage].T)
-        together += part
+        together.add(user.astype(np.uint64), 2 * stage + arm, values[users][user, arm, stage].T)
     found = together.of((1, 0), [0, 1], np.broadcast_to(np.eye(3), (2, 2, 3, 3)), "a")
     expected = Sums.of_users(values[:, ::-1], present[:, ::-1])
     for name in Sums.__dataclass_fields__:
