@@ -20,7 +20,6 @@ import pandas as pd
 
 from mtorl.drift.reference import MIN_USERS
 from mtorl.drift.thresholds import Size
-from mtorl.experiment.arm import HOLDOUT
 from mtorl.log.lake import HOUR, Lake, instant, lake_database
 from mtorl.log.records import MODEL_NAME, UNNAMED, Kind
 from mtorl.log.touchpoints import LogError
@@ -176,7 +175,7 @@ class DecisionLog:
             found = db.execute(
                 f"""WITH answered AS (
                     SELECT model_digest, if(arm = 'challenger', 2, 1) AS place, event_time
-                    FROM decision_log WHERE NOT override AND arm <> '{HOLDOUT}' AND {then}
+                    FROM decision_log WHERE NOT override AND {then}
                     UNION ALL SELECT model_digest, 0, event_time FROM shadow_log WHERE {then})
                 SELECT model_digest FROM answered GROUP BY model_digest ORDER BY max((place, event_time)) DESC"""
             ).fetchall()

@@ -40,7 +40,6 @@ LEFT_OUT = {
     "other_experiment": "of another experiment: another name, layer or salt",
     "override": "since the experiment file named the user's arm",
     "outside": "of users outside the experiment's part of its layer",
-    "holdout": "of users who are held out of all arms",
     "not_randomised": "at stage shadow, or with the kill switch on: everybody got the incumbent",
     "other_model": "before the arms had their newest models",
     "other_weights": "while the arms had other shares of the users",

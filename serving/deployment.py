@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from mtorl.artifact.artifact import Artifact
-from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
+from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.errors import InputError
 from serving.handlers.items import empty_window
@@ -77,15 +77,14 @@ def deploy(
 
 
 def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[Arm]:
-    kept = [experiment.promotion.before] if experiment.promotion is not None else []
-    return [one for one in (*experiment.arms, *kept) if servers.name_at(one.url) == name]
+    return [one for one in experiment.arms if servers.name_at(one.url) == name]
 
 
 def _used_for(arm: Arm, experiment: Experiment) -> str:
     """The users that another model would reach unasked, in words; empty: there are none."""
     if experiment.stage != "shadow":  # also while the kill switch is on: the experiment goes on afterwards
         return f"{experiment.name} is at {experiment.stage}, and {arm.name} is under test"
-    if arm.name in (INCUMBENT, HOLDOUT):  # a promoted challenger is everybody's, until the incumbent's server has it
+    if arm.name == INCUMBENT:  # a promoted challenger is everybody's, until the incumbent's server has it
         return f"the {arm.name} of {experiment.name} answers there"
     return ""
 

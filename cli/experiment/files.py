@@ -77,7 +77,6 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
         from pipelines.experiments.folder import ExperimentFolder
 
         experiment = Experiment.load(file)
-        experiment.check_written()
         spec = DatasetSpec.load(dataset)
         experiment.check(spec)
         folder = ExperimentFolder.of(file, state)
@@ -91,8 +90,6 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
             explored = f", {arm.explore.share:.0%} explored ({arm.explore.scope})" if arm.explore else ""
             shares = ", ".join(f"{100 * at_stage.shares()[arm.name]:.3g}%" for at_stage in stages)
             typer.echo(f"  {arm.name}: {shares} of the users; {_answers(arm)}{explored}")
-        if experiment.holdout:
-            typer.echo(f"  holdout: {experiment.holdout:.3g} of the users, in no arm; they keep the previous incumbent")
         for user, named in experiment.overrides.items():
             typer.echo(f"  {user}: {named}, as the file says; counts nowhere")
         for accounts in zip(*(at_stage.accounts() for at_stage in stages), strict=True):

@@ -88,10 +88,9 @@ def _tell(to: To, serving: Experiment, as_json: bool) -> None:
         return
     gets = shares_in_words(serving.shares())
     if to == "promoted":
-        whom = "all users but the holdout" if serving.holdout else "all users"
         gets = (
-            f"{whom} get the challenger's decisions, in the arm incumbent; the next start of mtorl serve makes it the "
-            "incumbent's own model"
+            "all users get the challenger's decisions, in the arm incumbent; the next start of mtorl serve makes it "
+            "the incumbent's own model"
         )
     typer.echo(f"{serving.name}: {to}: {gets}")
 

@@ -74,8 +74,6 @@ def _head(view: View) -> Text:
     if view["since"] is not None:
         text.append(f" since {_time(view['since'])}")
     text.append(f": {shares_in_words({arm['name']: arm['share'] for arm in view['plan']['arms']})}")
-    if view["plan"]["holdout"]:
-        text.append(f"; {view['plan']['holdout']:.3g} of the users are held out")
     text.append(f"\n{advice['headline']}\n", style=_STYLES[advice["tone"]])
     text.append(advice["reason"], style="not dim")
     if advice["command"] is not None:

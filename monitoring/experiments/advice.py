@@ -76,8 +76,7 @@ class Standing:
         reason = last.reason if last is not None else ""
         if phase == "promoted":
             who = last.challenger if last is not None else None
-            whom = "everybody but the holdout" if self.experiment.holdout else "everybody"
-            headline = f"Nothing to do: {who or 'the challenger'} decides for {whom} now"
+            headline = f"Nothing to do: {who or 'the challenger'} decides for everybody now"
             return self._say("nothing", headline, reason, "good", command="rollback")
         if phase == "stopped":
             return self._say("try again", "Keep the incumbent: it was stopped", reason, "open")

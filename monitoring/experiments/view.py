@@ -36,7 +36,7 @@ from mtorl.experiment.stage_machine import (
 from mtorl.experiment.stages import CHALLENGER_SHARE, RampStage
 
 _PLANNED = {
-    *("owner", "start", "planned_end", "alpha", "min_runtime_hours", "unit", "layer", "layer_part", "holdout"),
+    *("owner", "start", "planned_end", "alpha", "min_runtime_hours", "unit", "layer", "layer_part"),
     *("minimum_effect", "covariates", "metrics", "ramp"),
 }
 """Fields of the file in the document; never the salt, with which each user's arm can be computed."""

@@ -20,7 +20,7 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.hourly_sums import matures
-from mtorl.experiment.arm import HOLDOUT, OUTSIDE
+from mtorl.experiment.arm import OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stages import Stage
 
@@ -37,7 +37,7 @@ def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     The present kill switch does not change how the users in the log were split.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
-    return {stage: experiment.replace(enabled=True, stage=stage, promotion=None).shares() for stage in stages}
+    return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
 class JudgedModels(NamedTuple):
@@ -100,7 +100,7 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
         SELECT cell, repeated, hour, stage, arm, decisions, first, last,
                CASE WHEN salt <> $salt OR layer <> $layer THEN 'other_experiment'
                     WHEN overridden THEN 'override'
-                    WHEN arm IN ('{OUTSIDE}', '{HOLDOUT}') THEN arm
+                    WHEN arm = '{OUTSIDE}' THEN arm
                     WHEN assignment_probability >= 1 THEN 'not_randomised'
                     WHEN coalesce(began, hour) <= $models_changed THEN 'other_model'
                     WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)

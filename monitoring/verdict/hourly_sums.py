@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
-from mtorl.experiment.arm import HOLDOUT, OUTSIDE, OVERRIDE
+from mtorl.experiment.arm import OUTSIDE, OVERRIDE
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS, DECISIONS, WEIGHT, column
@@ -44,7 +44,7 @@ _SETTING = {
     "exploration": _EXPLORATION,
 }
 """How a decision was taken, apart from its user: few combinations in all."""
-_RANDOMISED = f"assignment_probability < 1 AND arm NOT IN ('{OUTSIDE}', '{HOLDOUT}')"
+_RANDOMISED = f"assignment_probability < 1 AND arm <> '{OUTSIDE}'"
 
 
 def reduce_hours(
@@ -73,9 +73,9 @@ def reduce_hours(
     kinds = tuple(kinds)
     _add_up_users(db, experiment, kinds, user_columns(kinds, log.weights is not None)[0])
     db.execute(
-        f"""CREATE TABLE activity AS
+        """CREATE TABLE activity AS
         SELECT hour, date_trunc('minute', decided) AS minute, stage, arm, channel, randomised,
-               NOT (withdrawn OR overridden) AND (randomised OR stage = 'shadow' AND arm <> '{HOLDOUT}') AS counts,
+               NOT (withdrawn OR overridden) AND (randomised OR stage = 'shadow') AS counts,
                count(*) AS decisions, count_if(expose) AS exposures, count_if(fallback_reason IS NOT NULL) AS fallbacks,
                count(*) FILTER (fallback_reason = 'ledger') AS unpaid,
                min(decided) AS first, max(decided) AS last, histogram(round(latency_seconds, 3)) AS latencies

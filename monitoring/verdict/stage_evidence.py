@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from monitoring.decision_log import DecisionLog, Period
-from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
@@ -80,11 +79,11 @@ def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> di
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:
         rows = db.execute(
-            f"""WITH decision AS (
+            """WITH decision AS (
                 SELECT decision_id, user_id, arm, latency_seconds, fallback_reason IS NOT NULL AS fault
                 FROM decision_log
                 WHERE experiment = $name AND salt = $salt AND stage = 'shadow' AND event_time >= $start
-                      AND arm <> '{HOLDOUT}' AND NOT (withdrawn OR override))
+                      AND NOT (withdrawn OR override))
             SELECT arm, count(DISTINCT user_id), avg(fault::INT), quantile_cont(latency_seconds, 0.99)
             FROM decision GROUP BY arm
             UNION ALL SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL

@@ -25,7 +25,7 @@ import numpy as np
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.hourly_sums import sql_text
 from monitoring.watch.streams import stream_of
-from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
+from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
 from mtorl.log.records import CANCEL, MODEL_NAME
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MIN_USERS = 100  # with a decision that a measure counts
 MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who clicks twice has succeeded once
 MOST_ARMS = 30  # of which predictions are measured: those with most decisions
-_ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}') OR experiment IS NULL THEN arm
+_ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
 MOST_VALUES = 10_000_000  # of decisions that are in memory at one time, 8 bytes each, and twice for a moment
 MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
@@ -181,7 +181,7 @@ def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
 def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
     """Measures that may be harm, of each challenger, and of all other decisions; none without a challenger."""
     challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
-    others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}')"
+    others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}')"
     arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
     for arm, where in arms.items():
         yield from _gain_in_budget(db, arm, where)
@@ -209,8 +209,7 @@ def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Itera
 
 
 def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
-    apart = f"('{OUTSIDE}', '{HOLDOUT}')"
-    decisions = f"SELECT arm, count(*) AS n FROM decided WHERE arm NOT IN {apart} GROUP BY arm"
+    decisions = f"SELECT arm, count(*) AS n FROM decided WHERE arm <> '{OUTSIDE}' GROUP BY arm"
     rows = db.execute(f"{decisions} ORDER BY n DESC, arm LIMIT {MOST_ARMS}").fetchall()
     return [arm for arm, _ in rows]
 

@@ -21,7 +21,7 @@ from mtorl.log.opportunities import ENOUGH, Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 
 _FILE = "logged_incumbent.json"
-_ARMS = ("incumbent", "outside", "holdout")  # users who are in no arm get the incumbent, or the previous one
+_ARMS = ("incumbent", "outside")  # users who are in no arm get the incumbent
 
 
 @dataclass(frozen=True)

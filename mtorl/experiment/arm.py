@@ -21,12 +21,9 @@ from mtorl.runtime.validation import StrictModel, Text
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"  # in place of an arm: the user is not in the experiment, and gets the incumbent
 ALL_ARMS = "*"  # whose account is the experiment's own: every arm draws on it
-HOLDOUT = "holdout"
-"""In place of an arm: the user is in none, and keeps the previous incumbent when a challenger is promoted."""
 OVERRIDE = "override"  # whose account pays for the users whose arm the file names: they must not spend an arm's money
 RESERVED = {
     OUTSIDE: "stands for users who are not in the experiment",
-    HOLDOUT: "stands for users who are held out of all arms",
     OVERRIDE: "is the account of users whose arm the file names",
 }
 """Names that no arm may have, and what each is."""
@@ -115,12 +112,3 @@ class Arm(StrictModel):
 def arm_key(experiment: str, arm: str) -> str:
     """An arm's name among the arms of all experiments: spring/challenger; OUTSIDE stays."""
     return arm if arm == OUTSIDE else f"{experiment}/{arm}"
-
-
-class Promotion(StrictModel):
-    """What the holdout keeps. Written by a promotion alone, into what is in force: nobody else can know it."""
-
-    at: Moment
-    """When a challenger was promoted."""
-    before: Arm
-    """How the incumbent answered before."""

@@ -19,18 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from mtorl.experiment.arm import (
-    ALL_ARMS,
-    HOLDOUT,
-    INCUMBENT,
-    OUTSIDE,
-    OVERRIDE,
-    RESERVED,
-    Arm,
-    Moment,
-    Promotion,
-    arm_key,
-)
+from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, OUTSIDE, OVERRIDE, RESERVED, Arm, Moment, arm_key
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.budget_table import BudgetTable
@@ -103,11 +92,6 @@ class Experiment(StrictModel):
     overrides: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_OVERRIDES)
     """Arms of single users, such as those who test it, at every stage, by user id. They never count, and the kill
     switch ends it."""
-    holdout: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of the layer's users who are in no arm at any stage, and keep the previous incumbent after a promotion: so
-    its effect can be measured for as long as they do."""
-    promotion: Promotion | None = None
-    """What they keep. No field of a file that people write."""
     minimum_effect: float | None = Field(default=None, gt=0, lt=1)
     """By which share the primary metric must be larger to be worth finding, as `mtorl experiment plan` was asked. Once
     a challenger that is better by so much can be ruled out, the verdict is futile; by default, it never is."""
@@ -163,8 +147,6 @@ class Experiment(StrictModel):
                     f"{self._place(i)}: campaign {budget.campaign!r} is not one of the experiment's campaigns, "
                     f"{', '.join((self.campaigns or ())[:20])}"
                 )
-        if self.promotion is not None and (self.enabled or not self.holdout):
-            raise ValueError("promotion: only a promotion writes it, of an experiment with a holdout; leave it out")
         if self.ramp is None and "stage" not in self.model_fields_set:
             raise ValueError("give a stage, or else a ramp, which goes through several")
         if self.start is not None and self.planned_end is not None and self.start >= self.planned_end:
@@ -191,15 +173,13 @@ class Experiment(StrictModel):
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
         """The arm that serves a user, and its probability.
 
-        That of OUTSIDE, HOLDOUT and an arm that the file names for the user is 1. Outside the experiment's campaigns,
-        all users are OUTSIDE; without a campaign, it is one of its own.
+        That of OUTSIDE and of an arm that the file names for the user is 1. Outside the experiment's campaigns, all
+        users are OUTSIDE; without a campaign, it is one of its own.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
         if not self.decides(campaign_id) or not self.holds(user_id):
             return OUTSIDE, 1.0
-        if self.holdout and uniform("holdout", self.layer, user_id) < self.holdout:
-            return HOLDOUT, 1.0
         shares = self.shares()
         arm = assign(("arm", self.layer, self.name, self.salt), user_id, shares)
         return arm, shares[arm]
@@ -233,7 +213,7 @@ class Experiment(StrictModel):
         return start <= uniform("layer", self.layer, user_id) < end
 
     def shares(self) -> dict[str, float]:
-        """Share of the experiment's units, without those of the holdout, that each arm serves at this stage."""
+        """Share of the experiment's units that each arm serves at this stage."""
         return self._shares
 
     @cached_property
@@ -253,16 +233,14 @@ class Experiment(StrictModel):
     def accounts(self) -> list[AccountLimit]:
         """Every budget as a whole, and each arm's part of it, in proportion to its users.
 
-        Money per user is the same in every arm. Users outside the experiment, and those held out of it, have an account
-        like an arm's: they must not spend an arm's money. Users whose arm the file names have a small one, which is not
-        paced. The whole binds all accounts together, so that a change of stage, weights, names, overrides or switch,
-        which makes other parts, can't make the experiment spend more.
+        Money per user is the same in every arm. Users outside the experiment have an account like an arm's: they must
+        not spend an arm's money. Users whose arm the file names have a small one, which is not paced. The whole binds
+        all accounts together, so that a change of stage, weights, names, overrides or switch, which makes other parts,
+        can't make the experiment spend more.
         """
         start, end = self.layer_part
         inside = end - start
-        parts = {arm: inside * (1.0 - self.holdout) * share for arm, share in self.shares().items()}
-        if self.holdout:
-            parts[HOLDOUT] = inside * self.holdout
+        parts = {arm: inside * share for arm, share in self.shares().items()}
         if self.enabled and self.overrides:
             parts = {name: (1.0 - OVERRIDE_PART) * part for name, part in parts.items()}
             parts[OVERRIDE] = inside * OVERRIDE_PART
@@ -288,22 +266,10 @@ class Experiment(StrictModel):
         """Name of one of its arms among those of all experiments."""
         return arm_key(self.name, arm)
 
-    @property
-    def policies(self) -> tuple[Arm, ...]:
-        """The arms and, after a promotion, the policy that the holdout keeps."""
-        return self.arms if self.promotion is None else (*self.arms, self.promotion.before)
-
     def arm(self, name: str) -> Arm:
-        """The arm of that name; OUTSIDE is the incumbent, HOLDOUT the incumbent before a promotion."""
-        if name == HOLDOUT and self.promotion is not None:
-            return self.promotion.before
-        name = INCUMBENT if name in (OUTSIDE, HOLDOUT) else name
+        """The arm of that name; OUTSIDE is the incumbent."""
+        name = INCUMBENT if name == OUTSIDE else name
         return next(arm for arm in self.arms if arm.name == name)
-
-    def check_written(self) -> None:
-        """Raise ExperimentError if it has a field that only a promotion writes."""
-        if self.promotion is not None:
-            raise ExperimentError("promotion: only a promotion writes it, into what is in force; leave it out")
 
     def check(self, spec: DatasetSpec) -> None:
         """Raise ExperimentError if it names a channel, a column or an outcome that the data set lacks."""
@@ -319,14 +285,13 @@ class Experiment(StrictModel):
                 # No decision would ever draw on it, and each channel without a budget shows nothing.
                 known = ", ".join(spec.channels)
                 raise ExperimentError(f"{self._place(i)}: channel {budget.channel!r} is not one of {known}; any is '*'")
-        places = [f"arms[{i}]" for i in range(len(self.arms))] + ["promotion.before"]
-        for place, arm in zip(places, self.policies, strict=False):
+        for i, arm in enumerate(self.arms):
             if arm.policy is None or arm.policy == "baseline":
                 continue
             try:
                 check(arm.policy, spec)
             except ValueError as error:
-                raise ExperimentError(f"{place}.{error}") from None
+                raise ExperimentError(f"arms[{i}].{error}") from None
 
     @classmethod
     def load(cls, path: str | Path, tables: Path | None = None) -> Experiment:

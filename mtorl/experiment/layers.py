@@ -58,7 +58,7 @@ class Experiments:
 
     def asks(self, arm: str) -> bool:
         """Whether an arm, named as by `Experiment.key`, has an endpoint."""
-        urls = {one.key(of.name): of.url for one in self._all for of in one.policies}
+        urls = {one.key(of.name): of.url for one in self._all for of in one.arms}
         urls[OUTSIDE] = next((one.arm(OUTSIDE).url for one in self._all), None)
         return urls.get(arm) is not None
 

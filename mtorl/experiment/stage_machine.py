@@ -18,10 +18,10 @@ experiment's alpha.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Literal, NamedTuple, get_args
 
-from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm, Promotion
+from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import Token
 from mtorl.experiment.stages import Ramp, RampStage, Stage
@@ -253,7 +253,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
     """The file that routers decide by, at its present stage.
 
     Before it begins and once it is over, all users get the incumbent, overrides included. A promoted challenger *is*
-    the incumbent: that arm answers where the challenger did. The holdout keeps the previous incumbent.
+    the incumbent: that arm answers where the challenger did.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -262,11 +262,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
         served = {"explore": None, **state.incumbent}
         arms = tuple(arm.replace(**served) if arm.name == INCUMBENT else arm for arm in arms)
     overrides = {} if state.phase in OVER else experiment.overrides
-    promotion = None
-    if state.phase == "promoted" and experiment.holdout and state.replaced is not None and state.since is not None:
-        before = Arm.model_validate({"name": HOLDOUT, "weight": 0.0, **state.replaced})
-        promotion = Promotion(at=datetime.fromtimestamp(state.since, UTC), before=before)
-    return experiment.replace(stage=stage, enabled=on, arms=arms, overrides=overrides, promotion=promotion)
+    return experiment.replace(stage=stage, enabled=on, arms=arms, overrides=overrides)
 
 
 def answering(arm: Arm) -> dict[str, Any]:
@@ -282,7 +278,6 @@ FIXED: Sequence[str] = (
     "layer",
     "layer_part",
     "campaigns",
-    "holdout",
     "alpha",
     "metrics",
     "min_runtime_hours",

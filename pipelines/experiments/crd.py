@@ -83,7 +83,7 @@ def _columns() -> list[dict[str, Any]]:
 def _schema() -> dict[str, Any]:
     spec = structural(Experiment.model_json_schema())
     spec["description"] = "An experiment file without its name, which is the object's: docs/experiment-file.md."
-    del spec["properties"]["name"], spec["properties"]["promotion"]
+    del spec["properties"]["name"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
     _name_metrics(spec["properties"]["metrics"]["properties"])

@@ -19,7 +19,7 @@ from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import Known, look
 from monitoring.experiments.view import experiment_view
 from monitoring.verdict.segments import segment_lifts
-from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
+from mtorl.experiment.arm import ALL_ARMS, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import in_force
@@ -142,7 +142,7 @@ def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
             ledger.close()
     except LedgerUnavailable:
         return None
-    accounts = [*(arm.name for arm in served.arms), HOLDOUT, OVERRIDE]
+    accounts = [*(arm.name for arm in served.arms), OVERRIDE]
     arms = {served.key(name): name for name in accounts} | {name: name for name in (ALL_ARMS, OUTSIDE)}
     shown = ("campaign", "channel", "period", "limit", "spent", "reserved")
     return [

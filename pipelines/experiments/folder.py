@@ -86,10 +86,6 @@ class ExperimentFolder:
     def definition(self) -> Experiment:
         """The experiment in the file. ExperimentError: it can't be used, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
-        try:
-            experiment.check_written()
-        except ExperimentError as error:
-            raise ExperimentError(f"{self.file}: {error}") from None
         dataset = self.dataset or named_by_router(self.state, "dataset")
         if dataset is not None and Path(dataset).exists():  # without its run's folder, a router may still be stopped
             try:

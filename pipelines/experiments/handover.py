@@ -80,8 +80,6 @@ def hand_over(
     winner = servers.name_at((promotion.event.incumbent or {}).get("endpoint"))
     if name is None or target is None or winner in (None, name):
         return _at_its_endpoint(promotion)
-    if experiment.holdout and before and not followed:
-        return Standing(True, "Holdout", f"the holdout keeps the previous incumbent, so {name} goes on serving it")
     if mark is None:
         source = servers.served(winner)
         if source is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mtorl.experiment.arm import HOLDOUT, INCUMBENT
+from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.experiment.history import newest_promotion, replaced_by
 from mtorl.experiment.stage_machine import STAGES
@@ -132,12 +132,12 @@ def _served_before(run: Path, state: Path) -> Path:
 
 
 def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> str | None:
-    """A name under which another model would answer in place of a promoted one, or of the holdout's."""
+    """A name under which another model would answer in place of a promoted one."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
         return None
-    names = (before.name_at(serving.arm(arm).url) for arm in (INCUMBENT, HOLDOUT))
-    return next((name for name in names if name is not None and after.served(name) != before.served(name)), None)
+    name = before.name_at(serving.arm(INCUMBENT).url)
+    return name if name is not None and after.served(name) != before.served(name) else None
 
 
 def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str | None:

@@ -90,9 +90,7 @@ class ExperimentResource:
     def written(self) -> Experiment:
         """The spec as an experiment, also if it is not its turn. ExperimentError: it is no experiment."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
-        experiment = Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
-        experiment.check_written()
-        return experiment
+        return Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
 
     def switched_off(self) -> bool:
         """Whether the spec has `enabled: false`, also if nothing else of it can be used."""

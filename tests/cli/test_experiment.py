@@ -79,11 +79,11 @@ def test_a_ramp_is_checked_as_a_draft_and_then_its_stages(files: dict[str, str])
     assert "first, a draft until it is started" in done.output and "shadow, 1%, 50%\n" in done.output
     assert "challenger: 0%, 1%, 50% of the users" in done.output and "stage 50%" not in done.output
     assert "challenger may spend 0.00, 1.00, 50.00 (" in done.output
-    changes |= {"holdout": 0.2, "overrides": {"qa": "challenger"}}
+    changes |= {"overrides": {"qa": "challenger"}}
     Path(files["file"]).write_text(yaml.safe_dump({**content, **changes}))
     found = figures("check", files["file"], "--dataset", files["dataset"])
-    assert (found["holdout"], found["overrides"], found["stage"]) == (0.2, {"qa": "challenger"}, "50%")
-    assert {account["arm"] for account in found["accounts"]} >= {"*", "holdout", "override"}
+    assert (found["overrides"], found["stage"]) == ({"qa": "challenger"}, "50%")
+    assert {account["arm"] for account in found["accounts"]} >= {"*", "override"}
 
 
 def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> None:

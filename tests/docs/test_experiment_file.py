@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic_core import to_jsonable_python
 
-from mtorl.experiment.arm import Arm, Promotion
+from mtorl.experiment.arm import Arm
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import Guardrail, Metrics
@@ -31,7 +31,6 @@ MODELS: dict[str, type[StrictModel]] = {
     "pacing": Pacing,
     "metrics": Metrics,
     "guardrails": Guardrail,
-    "promotion": Promotion,
 }
 SECTIONS = {part.split("\n", 1)[0]: part for part in PAGE.split("\n## ")[1:]}
 EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
@@ -68,8 +67,7 @@ def test_an_example_is_an_experiment(example: dict[str, Any]) -> None:
 
 def test_an_example_has_every_field() -> None:
     said = set(_fields(EXAMPLES[-1]))
-    not_people = {"promotion", "budget_table", *Promotion.model_fields}  # a table is in place of budgets
-    assert not {name for model in MODELS.values() for name in model.model_fields} - said - not_people
+    assert {name for model in MODELS.values() for name in model.model_fields} - said == {"budget_table"}
 
 
 def _fields(value: Any) -> list[str]:

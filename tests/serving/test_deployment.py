@@ -105,7 +105,7 @@ def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> N
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
 def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None:
     """Until the incumbent's own server has it; after an end of another kind the server is free."""
-    experiment = at("50%").replace(holdout=0.1)
+    experiment = at("50%")
     moves = {"promoted": ["promoted"], "stopped": ["stopped"], "rolled back": ["promoted", "rolled back"]}[phase]
     servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))
     assert standing.stage == "shadow" and not standing.enabled

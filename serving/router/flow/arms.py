@@ -343,7 +343,7 @@ class ArmWatch:
 
     async def look(self) -> None:
         """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
-        arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.policies}
+        arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.arms}
         urls = {name: arm.url for name, (_, arm) in arms.items()}
         for name in self._urls:
             if self._urls[name] != urls.get(name):

@@ -309,9 +309,9 @@ def killed() -> View:
 
 
 def promoted() -> View:
-    experiment, users = made(name="done", holdout=0.05), users_of(7212, challenger=7156)
+    experiment, users = made(name="done"), users_of(7212, challenger=7156)
     end = (500, "promoted", {"by": "person", "reason": BETTER, "challenger": "challenger"})
-    settled = Settled(done=True, reason="Holdout", words="the holdout keeps the previous incumbent")
+    settled = Settled(done=True, reason="HandedOver", words="mtorl-incumbent serves what won")
     found, events = verdict("ship", BETTER, users, 0.0225), on_the_way(experiment, 4, end)
     return view(experiment, events, 1505, found, users, settled=settled)
 

@@ -28,7 +28,7 @@ from tests.monitoring.experiments import made_views as made
         ("three-arms", "wait", "fine", "Let it run: nothing is decided yet"),
         ("late", "look", "held", "Look at challenger: it answers too late"),
         ("killed", "resume or stop", "harm", "It is switched off: everybody gets the incumbent"),
-        ("promoted", "nothing", "fine", "Nothing to do: challenger decides for everybody but the holdout now"),
+        ("promoted", "nothing", "fine", "Nothing to do: challenger decides for everybody now"),
     ],
 )
 def test_it_says_what_to_do(state: str, action: str, condition: str, headline: str) -> None:

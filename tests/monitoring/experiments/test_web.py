@@ -60,7 +60,9 @@ def test_harm_and_what_is_not_known_can_be_told_apart() -> None:
 def test_a_promotion_says_whether_it_is_settled() -> None:
     done = made.promoted()
     waits: View = {**done, "settled": {"done": False, "reason": "RollingOut"}}
-    assert samples([done])["settled", "done", "Holdout"] == 1 and samples([waits])["settled", "done", "RollingOut"] == 0
+    assert (
+        samples([done])["settled", "done", "HandedOver"] == 1 and samples([waits])["settled", "done", "RollingOut"] == 0
+    )
     assert not any(labels[0] == "settled" for labels in samples([made.win(), made.rolled_back()]))
 
 

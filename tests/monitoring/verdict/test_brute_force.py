@@ -54,7 +54,7 @@ class Visit(NamedTuple):
 
 
 KINDS = ["plain"] * 6 + ["withdrawn", "copied", "repeated", "override", "crossed", "off", "other", "salt", "weights"]
-KINDS += ["outside", "holdout"]
+KINDS += ["outside"]
 VISITS = st.builds(
     Visit,
     minute=st.integers(0, 70 * 60),
@@ -91,7 +91,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
         own |= {
             "override": {"override": True, "assignment_probability": 1.0},
             "off": {"stage": "off", "assignment_probability": 1.0, "arm": "incumbent"},
-            **{apart: {"assignment_probability": 1.0, "arm": apart} for apart in ("outside", "holdout")},
+            "outside": {"assignment_probability": 1.0, "arm": "outside"},
             "other": {"experiment": "another"},
             "salt": {"salt": "another"},
             "weights": {"assignment_probability": share / 2},
@@ -158,7 +158,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
         reasons = {
             "other_experiment": row["experiment"] != "test" or row["salt"] != EXPERIMENT.salt,
             "override": row["taken"] >= named.get(row["user_id"], row["taken"] + DAY),
-            **{apart: row["arm"] == apart for apart in ("outside", "holdout")},
+            "outside": row["arm"] == "outside",
             "not_randomised": row["assignment_probability"] >= 1,
             "other_model": changed is not None and (row["began"] or row["hour"]) <= changed,
             "other_weights": abs(row["assignment_probability"] - shares.get(row["arm"], 9.0)) > 1e-9,

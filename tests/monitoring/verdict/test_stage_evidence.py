@@ -145,6 +145,9 @@ def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
         "verdict": "inconclusive",
         "reason": "zero",
         "challenger": "b",
+        "users": 900,
+        "lift": 0.1,
+        "lift_ci": [-0.1, 0.3],
         "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
     }
     said = "a: cost per decision is worse by at least 0.2, and 0.05 was allowed"
@@ -154,6 +157,7 @@ def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
             arms = [{"name": arm, "weight": share, "endpoint": "http://x"} for arm, share in weights.items()]
             found = stage_evidence(db, DecisionLog.of(tmp_path), at("shadow", arms=arms), 0.0, verdict)
             assert found.breached == breached
+            assert found.effect == {"users": 900, "lift": 0.1, "lift_ci": [-0.1, 0.3]}
 
 
 def test_a_log_without_anything_is_no_arm(tmp_path: Path) -> None:

@@ -275,6 +275,22 @@ def test_a_user_of_the_past_has_one_row_until_any_is_forgotten(past: Lake, fetch
     assert not [file for file in past.derived("sums") if is_of_past(file)]
 
 
+def test_covariates_are_read_from_the_log_once(tmp_path: Path) -> None:
+    log, experiment = _records(range(30)), EXPERIMENT.replace(covariates="past")
+    for row in log.decisions[:36]:
+        row |= {"stage": "shadow", "assignment_probability": 1.0}
+    lake, found = log.add_to(tmp_path), []
+    compact(lake, FIRST + 32 * HOUR)
+    with patch.object(stored_sums, "find_known", wraps=stored_sums.find_known) as find:
+        for same in (lake, lake, Lake(lake.files, "s3://ads/lake")):
+            with experiment_users(DecisionLog.of(same), experiment, CLICK) as read:
+                found.append(read.users().sums)
+    assert find.call_count == 1
+    assert found[0].totals_CB[:, found[0].place("has_past")].sum() == found[0].users_C.sum() > 0
+    for each in found[1:]:
+        assert each.products_CBCB == pytest.approx(found[0].products_CBCB, abs=1e-9)
+
+
 def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[datetime]) -> None:
     first = _look(past)
     reduced.clear()

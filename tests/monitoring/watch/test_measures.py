@@ -84,14 +84,14 @@ class Written(list[dict[str, Any]]):
             "last_channel": str(rng.choice(SPEC.channels)) if length else None,
             "last_time": iso(at - int(hours[-1]) * 3_600_000_000) if length else None,
         }
-        expose, arm = bool(rng.random() < 0.7), str(rng.choice(["incumbent", "challenger", "holdout", "outside"]))
+        expose, arm = bool(rng.random() < 0.7), str(rng.choice(["incumbent", "challenger", "outside"]))
         return decision(
             f"d{i}",
             minutes=float(rng.random() * 60),
             user_id=f"u{rng.integers(0, 90)}",
             experiment=str(rng.choice(["spring", "autumn"])),
             arm=arm,
-            expose=expose and arm != "holdout",
+            expose=expose,
             drawn_channel=None if rng.random() < 0.1 else str(rng.choice(SPEC.channels)),
             propensity=None if rng.random() < 0.1 else float(rng.random() * 0.8 + 0.1),
             expected_reward=None if rng.random() < 0.1 else float(rng.random()),
@@ -251,7 +251,7 @@ def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: P
 
 
 def test_outcomes_of_each_arm(tmp_path: Path) -> None:
-    """What a holdout or a user outside of the experiment gets is the incumbent's."""
+    """What a user outside of the experiment gets is the incumbent's."""
     arms = ["incumbent", "outside", "challenger", "rule"] * 5
     decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm=arm, expose=True) for i, arm in enumerate(arms)]
     clicks = [outcome(f"e{i}", f"d{i}", "click", 1.0) for i, arm in enumerate(arms) if arm != "rule"]

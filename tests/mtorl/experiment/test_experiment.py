@@ -58,12 +58,6 @@ def test_faults_are_those_of_people_and_not_of_the_library() -> None:
         ({"unit": "session"}, "unit"),
         ({"layer_part": [0.5, 0.5]}, "layer_part"),
         ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "outside"}]}, "outside"),
-        (
-            {"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "holdout"}]},
-            "'holdout' stands for users who are held",
-        ),
-        ({"holdout": 0.5}, "holdout"),
-        ({"holdout": -0.1}, "holdout"),
         ({"overrides": {"qa-anna": "chalenger"}}, "overrides: qa-anna: 'chalenger' is no arm; there are incumbent, ch"),
         ({"arms": [FILE["arms"][0], {"name": "b", "weight": 0.5}]}, "give an endpoint, or else a policy"),
         ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "policy": "baseline"}]}, "give an endpoint, or else"),

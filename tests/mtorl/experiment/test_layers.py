@@ -126,7 +126,6 @@ def together(draw: st.DrawFn) -> Experiments:
             enabled=draw(st.booleans()),
             budgets=budgets,
             overrides={"qa": "challenger"} if draw(st.booleans()) else {},
-            holdout=draw(st.sampled_from([0.0, 0.1])),
             **of,
         )
         for start, end in pairwise(cuts)
@@ -149,4 +148,4 @@ def test_the_parts_of_a_budget_are_the_whole_and_in_proportion_to_users(experime
             inside = one.layer_part[1] - one.layer_part[0]
             tried = 0.01 if one.overrides and one.enabled else 0.0
             for arm, share in one.shares().items():
-                assert found[one.key(arm)] == pytest.approx(inside * (1 - one.holdout) * (1 - tried) * share)
+                assert found[one.key(arm)] == pytest.approx(inside * (1 - tried) * share)

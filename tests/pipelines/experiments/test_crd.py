@@ -30,7 +30,7 @@ def test_the_file_is_written_of_the_model() -> None:
 
 
 def test_a_spec_has_the_fields_of_a_file_and_a_move() -> None:
-    assert set(SPEC["properties"]) == set(Experiment.model_fields) - {"name", "promotion"} | {"move"}
+    assert set(SPEC["properties"]) == set(Experiment.model_fields) - {"name"} | {"move"}
     required = {name for name, field in Experiment.model_fields.items() if field.is_required()}
     assert set(SPEC["required"]) == required - {"name"}
 

@@ -249,13 +249,6 @@ def test_a_slow_check_of_a_server_holds_no_rollback_up(scene: Scene) -> None:
     assert scene.cluster.version_of("mtorl-incumbent") == FIRST and scene.status["phase"] == "rolled back"
 
 
-def test_a_holdout_keeps_the_server_of_the_incumbent() -> None:
-    scene = begun(holdout=0.1)
-    move(scene, "promoted")
-    rolled_out(scene)
-    assert settled(scene) == ("True", "Holdout") and scene.cluster.version_of("mtorl-incumbent") == FIRST
-
-
 @pytest.mark.parametrize(
     "changed",
     [

@@ -140,9 +140,8 @@ def without_server(folder: Path, policy: Any, **changes: Any) -> Laptop:
 
 
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
-@pytest.mark.parametrize("holdout", [0.0, 0.1])
-def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy: Any, holdout: float) -> None:
-    laptop = without_server(tmp_path, policy, holdout=holdout)
+def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy: Any) -> None:
+    laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
     assert laptop.answers_at() == "challenger:predict", "at once"
     tonight = laptop.tonight()
@@ -233,10 +232,10 @@ def test_other_servers_and_ports_are_not_its_own(laptop: Laptop) -> None:
         assert servers.name_at(url) is None
 
 
-@pytest.mark.parametrize("kept", ["another compares", "holdout"])
-def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path, kept: str) -> None:
-    one = Laptop(tmp_path, "one", layer_part=[0, 0.5], **({"holdout": 0.1} if kept == "holdout" else {}))
-    others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder] if kept == "another compares" else []
+def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path) -> None:
+    """While another experiment compares with the previous one, which stays."""
+    one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
+    others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder]
     one.do("promoted")
     tonight = one.tonight()
     folders = [one.folder, *others]

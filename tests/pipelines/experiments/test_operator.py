@@ -218,7 +218,6 @@ def check(scene: Scene, expected: dict[str, Any]) -> None:
         "events": lambda: [event.to or event.kind for event in scene.events()],
         "last": lambda: scene.events()[-1].to or scene.events()[-1].kind,
         "incumbent": lambda: scene.serving().arm("incumbent").policy,
-        "holdout": lambda: scene.serving().arm("holdout").policy,
         "alpha": lambda: scene.serving().alpha,
         "served": lambda: sorted(scene.served()),
         "users": lambda: scene.status.get("users"),
@@ -258,7 +257,6 @@ def refusal(scene: Scene, name: str) -> dict[str, Any]:
 
 
 LATE = Known(VERDICT, traffic=TRAFFIC, newest=Newest(**{**NEWEST, "silence": "no decision has come for 40 minutes"}))
-HELD_OUT = {"at": "2026-01-01T00:00:00Z", "before": {"name": "holdout", "weight": 0, "policy": "baseline"}}
 GO = {"to": "shadow", "reason": "me, too"}
 BROKEN = {"metadata": {"name": "first", "creationTimestamp": "2025"}}
 
@@ -423,9 +421,6 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (clock(5), {}),
         (clock(9), {"users": 940, "shown": "1970-01-01T05:00:00+00:00"}),
     ],
-    "only a promotion writes what the holdout keeps": [
-        (patch(holdout=0.2, enabled=False, promotion=HELD_OUT), {"Accepted": "Unusable", "says": "only a promotion"}),
-    ],
     "a budget of no channel of the data set is unusable": [
         (lambda scene: setattr(scene.operator, "_dataset", DATASET), {}),
         (patch(budgets=[{"campaign": "*", "channel": "TV", "amount": 1000}]), {"Accepted": "Unusable"}),
@@ -479,19 +474,6 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     "without a ramp it is a draft, too, until it was started": [
         (patch(ramp=None, stage="25%"), {"enabled": False, "pages": [("draft", True)]}),
         (move("25%"), {"enabled": True, "pages": [("25%", True)]}),
-    ],
-    "the holdout keeps the previous incumbent, also with a broken spec": [
-        (patch(holdout=0.2), {}),
-        (move("shadow"), {}),
-        (advance, {}),
-        (patch(holdout=0.1), {"Accepted": "Unusable", "says": "holdout"}),
-        (patch(holdout=0.2, move={"to": "promoted", "reason": "won"}), {"incumbent": None, "holdout": "baseline"}),
-        (Scene.restart, {}),
-        (advance, {"incumbent": None, "holdout": "baseline"}),
-        (
-            patch(alpha=7, move={"to": "rolled back", "reason": "calls"}),
-            {"incumbent": "baseline", "holdout": "baseline"},
-        ),
     ],
 }
 
