@@ -1,7 +1,6 @@
 """HTTP client for the arms: keep-alive connections, one deadline for a whole answer, and a size limit."""
 
 import contextlib
-import io
 import select
 import socket
 import ssl
@@ -9,19 +8,20 @@ from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import cache
-from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from time import monotonic
-from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from typing_extensions import override
+import httptools
 
 from mtorl.log.records import FallbackReason
 from mtorl.runtime.http import UNIX
 
-_MOST_BYTES = 8 * 1024**2  # of an answer
+_MOST_BYTES = 8 * 1024**2  # of an answer with its head
 _IDLE_SECONDS = 30.0  # until a connection is not used again: its name may have another address by then
 _PIECE = 65_536
+
+
+Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ArmError(RuntimeError):
@@ -39,8 +39,8 @@ class ArmClient:
     def __init__(self) -> None:
         self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # by server, the last one used at the end
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> tuple[int, HTTPMessage, bytes]:
-        """Status, headers and body of the answer; raises ArmError, or TimeoutError after `seconds`."""
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        """Status, headers (lower-case names) and body of the answer; raises ArmError, or TimeoutError in time."""
         until, place = monotonic() + seconds, urlsplit(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
         lines = [_head(url), *(f"{name}: {value}" for name, value in headers.items()), f"content-length: {len(body)}"]
@@ -53,7 +53,7 @@ class ArmClient:
             return _post(_Connection(place, until), request, until, free)
         except TimeoutError:
             raise
-        except (HTTPException, OSError, ValueError) as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, OSError, ValueError) as error:
             raise ArmError(f"{shown(url)}: {type(error).__name__}: {error}", "unreachable") from error
 
     def close(self) -> None:
@@ -69,11 +69,40 @@ def shown(url: str) -> str:
     return place._replace(netloc=_host(place)).geturl()
 
 
-class _Connection:
-    """A connection with a deadline for a whole answer: http.client has a timeout for each piece of it.
+class _Parsed:
+    """An answer, as far as it was received; httptools calls the methods that begin with `on`."""
 
-    http.client would also send the head alone, for which a server would wake up twice. Here head and body go together.
-    """
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self.complete = self.keeps_alive = False
+        self._parser = httptools.HttpResponseParser(self)
+        self.feed = self._parser.feed_data
+
+    @property
+    def ends_with_the_connection(self) -> bool:
+        return self.status > 0 and not self.headers.keys() & {"content-length", "transfer-encoding"}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.complete:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        if not self.complete:
+            self.status = self._parser.get_status_code()
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.complete:
+            self.body += piece
+
+    def on_message_complete(self) -> None:
+        self.keeps_alive = not self.complete and self._parser.should_keep_alive()  # not behind a second answer
+        self.complete = True
+
+
+class _Connection:
+    """A connection with a deadline for a whole answer."""
 
     def __init__(self, place: SplitResult, until: float) -> None:
         if place.scheme == UNIX:
@@ -102,44 +131,26 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def post(self, request: bytes, until: float) -> tuple[HTTPResponse, bytes]:
+    def post(self, request: bytes, until: float) -> _Parsed:
         self._socket.settimeout(_left(until))
         self._socket.sendall(request)
-        response = HTTPResponse(_Answer(self._socket, until), method="POST")  # type: ignore[arg-type]  # all that it calls
-        response.begin()
-        if response.status < 200:  # else what comes behind it would answer the next question
-            raise ArmError(f"HTTP {response.status} is no answer", "status")
-        answer = bytearray()
-        while piece := response.read1(_PIECE):
-            answer += piece
-            if len(answer) > _MOST_BYTES:
-                raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
-            if response.length == 0:
+        parsed, size = _Parsed(), 0
+        while not parsed.complete:
+            self._socket.settimeout(_left(until))
+            if not (piece := self._socket.recv(_PIECE)):
+                if not size:
+                    raise ConnectionResetError("it closed the connection without an answer")
+                if not parsed.ends_with_the_connection:
+                    raise ValueError("it closed the connection within its answer")
                 break
-        if response.length:
-            raise IncompleteRead(bytes(answer), response.length)
-        response.close()
+            size += len(piece)
+            if size > _MOST_BYTES:
+                raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
+            parsed.feed(piece)
+        if parsed.status < 200:  # else what comes behind it would answer the next question
+            raise ArmError(f"HTTP {parsed.status} is no answer", "status")
         self._used = monotonic()
-        return response, bytes(answer)
-
-
-class _Answer(io.RawIOBase):
-    """What a socket receives until a time, in place of the socket itself."""
-
-    def __init__(self, of: socket.socket, until: float) -> None:
-        self._of = of
-        self._until = until
-
-    def makefile(self, *_: object) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._of.settimeout(_left(self._until))
-        return self._of.recv_into(buffer)
+        return parsed
 
 
 def _usable(free: deque[_Connection]) -> _Connection | None:
@@ -151,20 +162,18 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
     return None
 
 
-def _post(
-    connection: _Connection, request: bytes, until: float, free: deque[_Connection]
-) -> tuple[int, HTTPMessage, bytes]:
+def _post(connection: _Connection, request: bytes, until: float, free: deque[_Connection]) -> Answer:
     """Post on a connection, which is free again afterwards, or closed."""
     try:
-        response, answer = connection.post(request, until)
+        parsed = connection.post(request, until)
     except BaseException:
         connection.close()
         raise
-    if response.will_close:
-        connection.close()
-    else:
+    if parsed.keeps_alive:
         free.append(connection)
-    return response.status, response.headers, answer
+    else:
+        connection.close()
+    return parsed.status, parsed.headers, bytes(parsed.body)
 
 
 @cache

@@ -35,7 +35,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from http.client import HTTPMessage
 from time import monotonic
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -52,7 +51,7 @@ from mtorl.log.records import Baseline, FallbackReason
 from mtorl.log.times import iso
 from mtorl.runtime.validation import first_fault, short
 from mtorl.window.window import instance_from_history
-from serving.router.flow.arm_client import ArmClient, ArmError, shown
+from serving.router.flow.arm_client import Answer, ArmClient, ArmError, shown
 from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
@@ -161,9 +160,7 @@ class Arms:
         model = {**named, **{key: said[f"x-model-{key}"] for key in ("name", "version") if said.get(f"x-model-{key}")}}
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
-    def post(
-        self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()
-    ) -> tuple[int, HTTPMessage, bytes]:
+    def post(self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()) -> Answer:
         """Status, headers and body of what an endpoint answers to items; raises as `ask`."""
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         return self._client.post(url, _question(url, items), headers, seconds)

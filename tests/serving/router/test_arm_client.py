@@ -147,8 +147,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pyte
     ("head", "piece"),
     [
         (b"", b""),
-        (b"", b"H"),
-        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nx: ", b"y"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b" "),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", b"x"),
     ],
