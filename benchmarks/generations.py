@@ -1,7 +1,11 @@
 """Learning from one's own decisions, night after night, where the truth is known: on the simulator.
 
-    python benchmarks/generations.py --json FILE # five markets, eight nights: some hours; resumes after an interruption
-    python benchmarks/generations.py --quick     # one small market, one night
+    python benchmarks/generations.py --json FILE                 # five markets, eight nights: some hours
+    python benchmarks/generations.py --json FILE --attacked --markets 2     # a faulty training asks, too, each night
+    python benchmarks/generations.py --json FILE --margin 0      # each next model has to be proven better
+    python benchmarks/generations.py --quick                     # one small market, one night
+
+With a FILE, a market that is in it already is not run again, so an interrupted run resumes, and more markets are added.
 
 A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are uploaded,
 the next model learns from all decisions so far, and the gate decides whether it serves from then on.
@@ -12,12 +16,17 @@ the next model learns from all decisions so far, and the gate decides whether it
     covered      how often the estimate's 95 % interval holds the true value
     gate         what it promoted of the models that are worth more, at the very states of the log, than the one that
                  serves: by 5 % or more, by 2 % or more, by less; and of those that are worth less
+    attack       after each night's own model, one of a faulty training asks: of outcomes that were shuffled, of a log
+                 that lacks a channel, of the first log alone. The test users' log is whole
+    drift        no simulator: each night's model is worse by the same share, and estimates are drawn with the errors
+                 that their intervals tell (`generation_runs/drift.py`)
 
 Nothing here depends on the machine's speed.
 """
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +34,33 @@ import numpy as np
 from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
-from mtorl.evaluation.gate import MAX_IMPOSSIBLE
+from benchmarks.generation_runs.drift import Rule, drift
+from mtorl.evaluation.gate import MARGIN, MAX_IMPOSSIBLE
 from mtorl.log.splits import SHARES
 
-SEEDS = (1, 2, 3, 4, 5)
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
+FALL = 0.02
+"""Of the value below that of the best generation: the most that may ever be lost."""
+DRIFT_NIGHTS = (8, 40)
+RULES = {
+    "proof against the last": Rule(margin=0.0),
+    "margin against the last": Rule(MARGIN),
+    "margin against the best so far": Rule(MARGIN, best=True),
+}
 
 
-def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
-    """Figures of each night."""
-    from benchmarks.generation_runs.market import nights  # brings torch, which --help does not need
+def one_market(seed: int, users: int, epochs: int, number: int, **how: Any) -> list[dict[str, Any]]:
+    """Figures of each night; `how`: margin and attack of the `Market`."""
+    from benchmarks.generation_runs.market import Market, nights  # brings torch, which --help does not need
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in nights(seed, users, epochs, number, Path(folder)):
+        for row in nights(Market(seed, users, epochs, number, **how), Path(folder)):
             found.append(row)
-            gate = {True: "promoted", False: "rejected", None: "first"}[row.get("promoted")]
-            figures = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}, {gate}"
+            figures = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}, {row.get('decision', 'first')}"
+            if attack := row.get("attack"):
+                worse = attack["true_difference"] / (attack["truth"] - attack["true_difference"])
+                figures += f"; {attack['kind']}, {worse:+.1%}: {attack['decision']}"
             print(f"seed {seed}, night {row['night']}: {figures}", flush=True)
     plain: list[dict[str, Any]] = json.loads(json.dumps(found, default=float))
     return plain
@@ -52,17 +71,19 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
-    gains = [(row["promoted"], row["true_difference"] / (row["truth"] - row["true_difference"])) for row in later]
+    gains = [(row["promoted"], _gain(row)) for row in later]
+    attacks = [(row["attack"]["promoted"], _gain(row["attack"])) for row in later if "attack" in row]
     return {
         "worth": worth_MN.mean(axis=0).tolist(),
         "last_over_first": (worth_MN[:, -1] / worth_MN[:, 0] - 1).tolist(),
         "newest_over_first": [market[-1]["candidate_worth"] / market[0]["worth"] - 1 for market in markets],
-        "largest_fall": float((worth_MN[:, 1:] / worth_MN[:, :-1] - 1).min()),
+        "largest_fall": min(_largest_fall(market) for market in markets),
         "auc": auc_MN.mean(axis=0).tolist(),
         "estimate_over_truth": float(np.mean([row["estimate"] / row["truth"] - 1 for row in later])),
         "covered": float(np.mean([row["covered"] for row in later])),
         "difference_covered": float(np.mean([row["difference_covered"] for row in later])),
         "half_width": [float(np.mean([_half_width(market[night]) for market in markets])) for night in (1, -1)],
+        "half_width_of_a_night": float(np.mean([_half_width(row) * row["night"] ** 0.5 for row in later])),
         "test_users_for": {f"{gain:.0%}": _test_users_for(gain, markets, users) for gain in (0.05, 0.02)},
         "mean_weight": float(np.mean([row["mean_weight"] for row in later])),
         "impossible": float(np.mean([row["impossible"] for row in later])),
@@ -71,9 +92,46 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
         "better": _promoted([promoted for promoted, gain in gains if 0.02 <= gain < 0.05]),
         "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < 0.02]),
         "worse": _promoted([promoted for promoted, gain in gains if gain < 0]),
+        "by_margin": _promoted([_by_margin(row) for row in later]),
+        "attacks": {
+            "better": _promoted([promoted for promoted, gain in attacks if gain >= 0]),
+            "by less than 2 %": _promoted([promoted for promoted, gain in attacks if -0.02 < gain < 0]),
+            "by 2 to 5 %": _promoted([promoted for promoted, gain in attacks if -0.05 < gain <= -0.02]),
+            "by 5 to 10 %": _promoted([promoted for promoted, gain in attacks if -0.1 < gain <= -0.05]),
+            "by 10 % or more": _promoted([promoted for promoted, gain in attacks if gain <= -0.1]),
+        },
         "entropy": np.mean([[row["entropy"] for row in market[1:]] for market in markets], axis=0).tolist(),
         "spent_share": float(np.mean([row["spent_share"] for row in later])),
     }
+
+
+def _gain(row: dict[str, Any]) -> float:
+    """True gain of a model over the one that serves, as a share of the latter's value."""
+    return float(row["true_difference"] / (row["truth"] - row["true_difference"]))
+
+
+def _by_margin(row: dict[str, Any]) -> bool:
+    """Whether the margin as shipped would promote a model, whatever the margin of its run."""
+    return bool(row["difference"] > 0 and row["lower_bound"] > -MARGIN * (row["estimate"] - row["difference"]))
+
+
+def _largest_fall(market: list[dict[str, Any]]) -> float:
+    """Of the value of what serves after a night, below the best generation that has served until then."""
+    best, fall = market[0]["worth"], 0.0
+    for row in market[1:]:
+        best = max(best, row["worth"], row["candidate_worth"] if row["promoted"] else 0.0)
+        fall = min(fall, row["worth"] / best - 1)
+    return float(fall)
+
+
+def drifts(half_width: float) -> list[dict[str, Any]]:
+    """Of each rule and loss a night; `half_width` of the difference's interval after a night, share of the value."""
+    return [
+        {"rule": name, "worse": worse, "nights": nights, **asdict(drift(rule, worse, half_width, nights))}
+        for name, rule in RULES.items()
+        for worse in (0.005, 0.01, 0.02, 0.05, 0.1)
+        for nights in DRIFT_NIGHTS
+    ]
 
 
 def _half_width(row: dict[str, Any]) -> float:
@@ -96,21 +154,29 @@ def _promoted(decisions: list[bool]) -> list[int]:
 
 
 def main() -> None:
-    options = parser(__doc__, "one small market, one night, one epoch")
+    options = parser(__doc__, "one small market, one night, one epoch, attacked")
+    options.add_argument("--markets", type=int, default=5, help="number of markets; their seeds are 1, 2, ...")
+    options.add_argument("--margin", type=float, default=MARGIN, help="of the gate; 0: a proof of superiority")
+    options.add_argument("--attacked", action="store_true", help="a faulty training asks for promotion each night")
     arguments = options.parse_args()
     users, epochs, number = (400, 1, 1) if arguments.quick else (USERS, EPOCHS, NIGHTS)
-    figures: dict[str, Any] = {"users": users, "nights": number, "markets": {}}
+    figures: dict[str, Any] = {"users": users, "nights": number, "runs": {}}
     if arguments.json and Path(arguments.json).exists():
         before = json.loads(Path(arguments.json).read_text())
         figures = before if [before[name] for name in ("users", "nights")] == [users, number] else figures
     figures["environment"] = environment("torch", "numpy", "duckdb")
-    markets = figures["markets"]
-    for seed in (1,) if arguments.quick else SEEDS:
-        if str(seed) not in markets:
-            markets[str(seed)] = one_market(seed, users, epochs, number)
-        figures["summary"] = summary([markets[name] for name in sorted(markets)], users)
+    how = {"margin": arguments.margin, "attacked": arguments.attacked or arguments.quick}
+    name = f"margin {how['margin']:.0%}" + (", attacked" if how["attacked"] else "")
+    run = figures["runs"].setdefault(name, {"markets": {}})
+    for seed in range(1, 2 if arguments.quick else arguments.markets + 1):
+        if str(seed) not in run["markets"]:
+            run["markets"][str(seed)] = one_market(seed, users, epochs, number, **how)
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
+    for one in figures["runs"].values():
+        one["summary"] = summary(list(one["markets"].values()), users)
+    of_one_night = np.mean([one["summary"]["half_width_of_a_night"] for one in figures["runs"].values()])
+    figures["drift"] = {"half_width": float(of_one_night), "rules": drifts(float(of_one_night))}
     print(generations_table(figures))
     finish(figures, arguments.json)
 
@@ -127,35 +193,71 @@ def _enough(one: Figures) -> str:
 
 
 def generations_table(figures: Figures) -> str:
-    """Learning from own decisions, a row a figure."""
-    one = figures["summary"]
+    """Learning from own decisions, a column a run; and what losses in a row would do."""
+    runs = figures["runs"]
+    columns = [_rows(run) for run in runs.values()]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
+    intro = (
+        f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. "
+        "Worth is clicks per decision at equal money. The gate asks for a positive difference, and for a lower bound "
+        "above minus the margin; with a margin of 0 that is a proof. In attacked markets a model of a faulty training "
+        "asks each night, after the night's own model.\n\n"
+    )
+    tables = table(["", *runs], rows) + _drift_tables(figures["drift"])
+    return intro + tables + measured_on(figures, "generations.py")
+
+
+def _rows(run: Figures) -> dict[str, str]:
+    one = run["summary"]
     rows = {
-        "markets": str(len(figures["markets"])),
+        "markets": str(len(run["markets"])),
         "worth, first and last": f"{one['worth'][0]:.4f}, {one['worth'][-1]:.4f}",
         "last over first, each market": _changes(one["last_over_first"]),
+        "last over first, mean": f"{np.mean(one['last_over_first']):+.1%}",
         "newest model over first, served or not": _changes(one["newest_over_first"]),
-        "largest fall in a night": f"{one['largest_fall']:+.1%}",
+        "largest fall below the best generation": f"{one['largest_fall']:+.1%}",
         "AUC, first and last": f"{one['auc'][0]:.3f}, {one['auc'][-1]:.3f}",
         "estimate over truth": f"{one['estimate_over_truth']:+.1%}",
         "intervals that hold the value": f"{one['covered']:.0%}",
         "intervals that hold the difference": f"{one['difference_covered']:.0%}",
         "half of the difference's interval, of the value, first and last": "{:.1%}, {:.1%}".format(*one["half_width"]),
-        "test users with which 80 % of those better by 5 %, or by 2 %, would pass": _enough(one),
+        "test users with which 80 % of those better by 5 %, or by 2 %, would be proven": _enough(one),
         "promoted of those better by 5 % or more": "{} of {}".format(*one["much_better"]),
         "promoted of those better by 2 to 5 %": "{} of {}".format(*one["better"]),
         "promoted of those better by less": "{} of {}".format(*one["alike"]),
         "promoted of those worse": "{} of {}".format(*one["worse"]),
+        f"a margin of {MARGIN:.0%} would promote": "{} of {}".format(*one["by_margin"]),
         "exposures that the log could not have made": f"{one['impossible']:.0%}",
         "exposures left to forecasts": f"{one['forecast']:.0%}",
         "mean weight": f"{one['mean_weight']:.2f}",
         "entropy of the draw, first and last": f"{one['entropy'][0]:.2f}, {one['entropy'][-1]:.2f}",
         "of the budget spent": f"{one['spent_share']:.0%}",
     }
-    intro = (
-        f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. "
-        "Worth is clicks per decision at equal money.\n\n"
+    attacks = {name: counts for name, counts in one["attacks"].items() if counts[1]}
+    for name, counts in attacks.items():
+        worse = "of a faulty training, but better" if name == "better" else f"of a faulty training, worse {name}"
+        rows[f"promoted {worse}"] = "{} of {}".format(*counts)
+    return rows
+
+
+def _drift_tables(found: Figures) -> str:
+    """A table for each number of nights: a row a rule, a column a loss."""
+    text = (
+        "\n**Many small losses.** Each night's model is worse than the one that serves, by the same share. A cell has "
+        "the share of them that is promoted, the change of the value until the last night, and the share of markets "
+        f"that ever fall more than {FALL:.0%} below their best generation. Estimates are drawn, with intervals of "
+        f"+-{found['half_width']:.1%} after a night.\n"
     )
-    return intro + table(["", "as shipped"], list(map(list, rows.items()))) + measured_on(figures, "generations.py")
+    for nights in DRIFT_NIGHTS:
+        cells: dict[str, dict[float, str]] = {rule: {} for rule in RULES}
+        for one in found["rules"]:
+            if one["nights"] == nights:
+                shown = f"{one['passed']:.1%}; {one['end'] - 1:+.2%}; {one['fell']:.1%}"
+                cells[one["rule"]][one["worse"]] = shown
+        heads = [f"{nights} nights", *(f"{worse:.1%}" for worse in next(iter(cells.values())))]
+        text += "\n" + table(heads, [[rule, *row.values()] for rule, row in cells.items()])
+    return text
 
 
 if __name__ == "__main__":

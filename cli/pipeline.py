@@ -114,6 +114,7 @@ def run(
     from cli.progress_bars import ProgressBars
     from pipelines.local import PipelineError
     from pipelines.on_volume import run_on
+    from serving.versions.publishing import needs_experiment
 
     values = _values(parameters or [])
     os.umask(0o027)  # only the volume's group may read logs and models
@@ -124,6 +125,8 @@ def run(
     for step in ("gate", "publish-first"):
         if step in ended.steps:
             typer.echo(f"{step}: {ended.steps[step].values['Output']}")
+    if (publish := ended.steps.get("publish")) and (words := needs_experiment(Path(publish.values["Output"]))):
+        typer.echo(words)
     typer.echo(f"outputs and log: {ended.folder}")
 
 

@@ -184,7 +184,7 @@ def _print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: 
             "yes" if row["serves"] else "",
             _age(row["published"]),
             gate["decision"] if gate else missing,
-            _figure(gate["lift"], ".3f") if gate else missing,
+            _figure(gate["lift"], ".3f") if gate and gate["lift"] else missing,
             f"{auc['value']:.3f}" if auc else missing,
             f"{lineage.get('data', {}).get('name', '')} {data[:7]}".strip(),
         )

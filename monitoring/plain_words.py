@@ -15,8 +15,9 @@ VERDICTS = {
     "guardrail": ("Keep the incumbent: a guardrail is breached", "alarm"),
 }
 GATES = {
-    "promote": ("The gate let the challenger into the experiment", "good"),
-    "reject": ("The gate refused the challenger", "alarm"),
+    "promote": ("Passed", "The gate let the challenger into the experiment", "good"),
+    "experiment": ("Open", "The gate leaves the decision to an experiment", "open"),
+    "reject": ("Refused", "The gate refused the challenger", "alarm"),
 }
 GUARDRAILS = {
     "breached": ("Breached", "alarm"),

@@ -101,7 +101,7 @@ def _offline(arms: dict[str, Json]) -> Json:
 
 def _gate(gate: Json) -> Json:
     """The gate's decision, its values for the chart, and how far to trust them."""
-    words, tone = plain_words.GATES[gate["decision"]]
+    short, words, tone = plain_words.GATES[gate["decision"]]
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [(arm, gate[arm], gate[f"{arm}_ci"], colour) for arm, colour in colours.items()]
     trust = [
@@ -109,7 +109,7 @@ def _gate(gate: Json) -> Json:
         for arm in colours
     ]
     chart = charts.policy_values(values, "value per opportunity at the same budget")
-    return {**gate, "words": words, "tone": tone, "chart": chart, "trust": trust}
+    return {**gate, "short": short, "words": words, "tone": tone, "chart": chart, "trust": trust}
 
 
 def _experiment(experiment: Json, primary: str) -> Json:

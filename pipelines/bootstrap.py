@@ -20,6 +20,7 @@ from kfp import dsl
 from components.first_log.component import first_log
 from components.publish_first.component import publish_first
 from mtorl import __version__
+from mtorl.evaluation.gate import MARGIN
 from mtorl.log.opportunities import MOST_TOUCHPOINTS
 from pipelines.profile import LAPTOP, Profile
 from pipelines.training import add_training
@@ -43,6 +44,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         epochs: int = 12,
         budget_share: float = 0.6,
         min_lift: float = 0.0,
+        margin: float = MARGIN,
         settings: str = "",
         code_version: str = __version__,
     ):

@@ -31,6 +31,7 @@ from components.smoke_test.component import smoke_test
 from components.train_challenger.component import train_challenger
 from components.validate.component import validate
 from mtorl import __version__
+from mtorl.evaluation.gate import MARGIN
 from mtorl.log.opportunities import MOST_TOUCHPOINTS
 from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
@@ -42,7 +43,7 @@ class Trained(NamedTuple):
     challenger: Any
     model_store: Any
     decision: Any
-    """The gate's."""
+    """The gate's: promote, experiment or reject."""
     lineage: Mapping[str, Any]
     """Where the challenger comes from, as parameters of the steps that publish."""
 
@@ -68,27 +69,29 @@ def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     evaluation = step(evaluate, given, windows=windows, **models).outputs["evaluation"]
     model_store = step(package, given, **models).outputs["model_store"]
     tested = step(smoke_test, given, model_store=model_store)
-    decision = step(gate, given, evaluation=evaluation, log=log, history=history).after(tested).output
+    judged = step(gate, given, evaluation=evaluation, log=log, history=history).after(tested).outputs
     lineage = {
         "evaluation": evaluation,
+        "gate": judged["report"],
         "content": content,
         "decisions": decisions,
         "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
         "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     }
-    return Trained(model_store=model_store, decision=decision, lineage=lineage, **models)
+    return Trained(model_store=model_store, decision=judged["Output"], lineage=lineage, **models)
 
 
 def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) -> None:
     trained = add_training(profile, given)
     models = {"challenger": trained.challenger, "incumbent": trained.incumbent, "model_store": trained.model_store}
-    with dsl.If(trained.decision == "promote", name="promote"):
+    with dsl.If(trained.decision != "reject", name="not-rejected"):
         published = profile.add(
             publish, given, keep=given.keep_versions, pipeline=pipeline, **models, **trained.lineage
         )
         profile.with_model_registry(profile.with_experiment(published))
         if profile.cluster:  # on a laptop there is no server that goes on
-            with dsl.If(given.deploy_seconds > 0, name="deploy"):
+            # What needs an experiment, a person rolls out for it.
+            with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
                 profile.with_experiment(rolled_out)
 
@@ -122,6 +125,7 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
         budget_share: float = 0.6,
         settings: str = "",
         min_lift: float = 0.0,
+        margin: float = MARGIN,
         experiment: str = EXPERIMENT_MOUNT,
         keep_versions: int = 30,
         deploy_seconds: int = 600,

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/generations.py`: `night.py` (one night), `market.py` (nights in a row)."""
+"""Parts of `benchmarks/generations.py`: `night.py`, `market.py` (nights in a row), `drift.py` (many small losses)."""

@@ -3,23 +3,27 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.generation_runs.night import Served, serve
 from features.collect.training_log import add_decisions
 from features.sequences.builder import build_windows
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.lightgbm import fit_outcomes
-from mtorl.evaluation.gate import gate
+from mtorl.evaluation.gate import MARGIN, gate_report
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.offline import evaluate_offline
-from mtorl.fitting.fit import fit_challenger, fit_incumbent
+from mtorl.fitting.fit import fit_challenger
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, write_log
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import Forecast, action_probabilities
@@ -32,14 +36,37 @@ from pipelines.loop.simulated_lift import play, policy_of
 BUDGET_SHARE = 0.6  # as in `make run`
 ROUNDS = 6  # opportunities of a user
 EXPLORE = 0.05  # share of the decisions
+SHUFFLED = {"a fifth shuffled": 0.2, "half shuffled": 0.5, "all shuffled": 1.0}
+"""Broken logs: the share of the touchpoints whose outcomes are those of other touchpoints."""
+ATTACKS = ("half shuffled", "stale", "no channel", "a fifth shuffled", "all shuffled")
+"""Faulty trainings, one a night in turn. stale: the first model again. no channel: the log lacks a channel."""
 
 
-def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Iterator[dict[str, Any]]:
-    """Figures of the first model, and of each of `number` nights; newcomers all: `users` a night and in the first log.
+@dataclass(frozen=True)
+class Market:
+    """One market, and how its models are trained and judged.
+
+    Attributes:
+        users: Newcomers of the first log, and of each night.
+        margin: Of the gate.
+        attacked: Whether a faulty training asks for promotion each night, after the night's own one.
+    """
+
+    seed: int
+    users: int
+    epochs: int
+    nights: int
+    margin: float = MARGIN
+    attacked: bool = False
+
+
+def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
+    """Figures of the first model, and of each night.
 
     Worth is the served policy's value at equal money; AUC is of the new model's reward head on random states; the
     gate's figures stand beside the new model's value at the very states of the log.
     """
+    seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
     # Users of the first log, of each night, and those with whom a model's worth is measured, whom no model learns from.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
@@ -49,10 +76,8 @@ def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Itera
     write_log_folder(log, simulator.spec, first)
     budget, price = BUDGET_SHARE * float(log["cost"].mean()), float(log["click"].mean() / log["cost"].mean())
     build_windows(first, root / "first-windows")
-    config = TrainConfig(epochs=epochs, seed=seed)
-    served = fit_challenger(str(root / "first-windows"), str(root / "model-00"), config, BUDGET_SHARE)
-    fit_incumbent(str(root / "first-windows"), str(root / "incumbent"))
-    assert served is not None
+    config = TrainConfig(epochs=market.epochs, seed=seed)
+    first_model = served = _fit(root / "first-windows", root / "model-00", config)
 
     def worth(artifact: Artifact) -> float:
         policy = policy_of(artifact, None)
@@ -69,33 +94,22 @@ def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Itera
         how = Served(served, budget, price, EXPLORE)
         happened = serve(online, range(ROUNDS), how, night, root / "lake")
         truths.append(happened.truth)
-        candidate, value, true_value = _train(night, root, served, config, pd.concat(truths))
-        decision, reason = gate(value)
+        windows = _windows(night, root)
+        judge = Judge(windows, root / f"data-{night:02d}", config.seed, pd.concat(truths), market.margin)
+        candidate = _fit(windows, root / f"model-{night:02d}", config)
+        row = judge.figures(candidate, served)
         candidate_worth = worth(candidate)
-        low, high = value["difference_ci"]
-        yield {
-            "night": night,
-            "auc": knows(candidate),
-            "candidate_worth": candidate_worth,
-            "served_worth": served_worth,
-            "worth": candidate_worth if decision == "promote" else served_worth,
-            "promoted": decision == "promote",
-            "reason": reason,
-            "estimate": value["challenger"],
-            "truth": true_value["challenger"],
-            "covered": value["challenger_ci"][0] <= true_value["challenger"] <= value["challenger_ci"][1],
-            "difference": value["difference"],
-            "lower_bound": low,
-            "true_difference": true_value["challenger"] - true_value["incumbent"],
-            "difference_covered": low <= true_value["challenger"] - true_value["incumbent"] <= high,
-            "impossible": value["impossible"]["challenger"],
-            "forecast": value["forecast"]["challenger"],
-            "mean_weight": value["mean_weight"]["challenger"],
-            "spent_share": happened.spent_share,
-            "entropy": happened.entropy,
-        }
-        if decision == "promote":
+        row |= {"night": night, "auc": knows(candidate), "candidate_worth": candidate_worth}
+        row |= {"served_worth": served_worth, "spent_share": happened.spent_share, "entropy": happened.entropy}
+        if row["promoted"]:
             served, served_worth = candidate, candidate_worth
+        if market.attacked:
+            kind = ATTACKS[(night + seed) % len(ATTACKS)]
+            faulty = first_model if kind == "stale" else _faulty(kind, night, root, config)
+            row["attack"] = {"kind": kind} | judge.figures(faulty, served)
+            if row["attack"]["promoted"]:
+                served, served_worth = faulty, worth(faulty)
+        yield row | {"worth": served_worth}
 
 
 def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
@@ -118,27 +132,83 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
     return float(evaluate(logits_BC, reward_BC, targets, seed)["reward_auc"])
 
 
-def _train(
-    night: int, root: Path, served: Artifact, config: TrainConfig, truth: pd.DataFrame
-) -> tuple[Artifact, dict[str, Any], dict[str, float]]:
-    """The next model; what the evaluation says of it and of the one that serves; and what is true at those states."""
+def _windows(night: int, root: Path) -> Path:
+    """What a night's training reads: the first log, and all decisions until then."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "lake", data)
-    decided = pd.read_parquet(data / OPPORTUNITIES_FILE)
     build_windows(data, windows)
-    candidate = fit_challenger(str(windows), str(root / f"model-{night:02d}"), config, BUDGET_SHARE)
-    assert candidate is not None
-    evaluation = evaluate_offline(
-        str(windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, config.seed, fit_outcomes
-    )
-    value = json.loads(json.dumps(evaluation["value"]))
-    test = decided[decided["split"] == "test"]
-    true_value = {
-        name: _true_value(artifact, evaluation["prices"][name], test, truth, value["budget_per_opportunity"])
-        for name, artifact in (("challenger", candidate), ("incumbent", served))
-    }
-    return candidate, value, true_value
+    return windows
+
+
+def _fit(windows: Path, model: Path, config: TrainConfig) -> Artifact:
+    artifact = fit_challenger(str(windows), str(model), config, BUDGET_SHARE)
+    assert artifact is not None
+    return artifact
+
+
+def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
+    """A model that learned from a broken log; the log of the test users, by whom the gate judges, is whole."""
+    data, windows = root / f"faulty-data-{night:02d}", root / f"faulty-windows-{night:02d}"
+    shutil.copytree(root / f"data-{night:02d}", data)
+    table = pq.read_table(data / LOG_FILE)
+    log, random = table.to_pandas(), np.random.default_rng([night, config.seed])
+    taught_B = split_of(log["user_id"]) != "test"
+    if kind in SHUFFLED:
+        outcomes = ["click", "conversion", "revenue"]
+        rows = np.flatnonzero(taught_B & (random.random(len(log)) < SHUFFLED[kind]))
+        log.loc[rows, outcomes] = log.loc[random.permutation(rows), outcomes].to_numpy()
+    else:
+        missing = CHANNELS[random.integers(len(CHANNELS))]
+        log = log[~(taught_B & (log["channel"] == missing).to_numpy())]
+    pq.write_table(pa.Table.from_pandas(log, table.schema, preserve_index=False), data / LOG_FILE)
+    build_windows(data, windows)
+    return _fit(windows, root / f"faulty-{night:02d}", config)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The gate of a night, and the truth at the states that it judges by.
+
+    Attributes:
+        data: Folder of the log with the night's opportunities.
+        truth: P(click) of every channel at each decision so far, by decision_id.
+        margin: Of the gate.
+    """
+
+    windows: Path
+    data: Path
+    seed: int
+    truth: pd.DataFrame
+    margin: float
+
+    def figures(self, candidate: Artifact, served: Artifact) -> dict[str, Any]:
+        """The gate's decision on a candidate, and how far its estimates are right."""
+        made = evaluate_offline(
+            str(self.windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, self.seed, fit_outcomes
+        )
+        value = json.loads(json.dumps(made["value"]))
+        report = gate_report(made | {"value": value}, margin=self.margin)
+        decided = pd.read_parquet(self.data / OPPORTUNITIES_FILE)
+        test, budget = decided[decided["split"] == "test"], value["budget_per_opportunity"]
+        true = _true_value(candidate, made["prices"]["challenger"], test, self.truth, budget)
+        true_difference = true - _true_value(served, made["prices"]["incumbent"], test, self.truth, budget)
+        low, high = value["difference_ci"]
+        return {
+            "decision": report.decision,
+            "promoted": report.decision == "promote",
+            "reason": report.reason,
+            "estimate": value["challenger"],
+            "truth": true,
+            "covered": value["challenger_ci"][0] <= true <= value["challenger_ci"][1],
+            "difference": value["difference"],
+            "lower_bound": low,
+            "true_difference": true_difference,
+            "difference_covered": low <= true_difference <= high,
+            "impossible": value["impossible"]["challenger"],
+            "forecast": value["forecast"]["challenger"],
+            "mean_weight": value["mean_weight"]["challenger"],
+        }
 
 
 def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:

@@ -1,4 +1,4 @@
-"""A challenger that has passed the gate goes to its place in the registry, which is never changed afterwards."""
+"""A challenger that the gate did not reject goes to its place in the registry, which is never changed afterwards."""
 
 from kfp.dsl import Artifact, Input, Model
 
@@ -11,8 +11,8 @@ def publish(
     incumbent: Input[Model],
     model_store: Input[Artifact],
     evaluation: Input[Artifact],
+    gate: Input[Artifact],
     registry: str,
-    min_lift: float,
     content: str,
     decisions: str,
     users: int,
@@ -41,13 +41,15 @@ def publish(
     from serving.inference_services import services_of_pod, uses_of
     from serving.versions.kubeflow_model_registry import announce
     from serving.versions.origin import Origin
-    from serving.versions.publishing import prune_beside, publish_approved
+    from serving.versions.publishing import needs_experiment, prune_beside, publish_approved
 
     with step():
         given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
-        made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
+        made_of = (challenger.path, incumbent.path, evaluation.path, gate.path, content, decisions)
         version = publish_approved(Origin(*made_of, given, pipeline, run_name, run_id), model_store.path, registry)
         print(announce(version))
+        if words := needs_experiment(version):
+            print(words)
 
         def uses() -> list[tuple[str, str, bool]]:
             return [*uses_in_log(lake), *uses_of(services_of_pod() or [])]

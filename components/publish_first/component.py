@@ -11,9 +11,9 @@ def publish_first(
     incumbent: Input[Model],
     challenger: Input[Model],
     evaluation: Input[Artifact],
+    gate: Input[Artifact],
     decision: str,
     registry: str,
-    min_lift: float,
     content: str,
     decisions: str,
     users: int,
@@ -29,7 +29,7 @@ def publish_first(
     Without a challenger that the gate lets pass, both arms start with the incumbent's model: an A/A test.
 
     Args:
-        decision: The gate's: "promote" or "reject".
+        decision: The gate's: "promote", "experiment" or "reject".
     """
     from mtorl.runtime.step import step
     from serving.versions.origin import Origin
@@ -37,7 +37,7 @@ def publish_first(
 
     with step():
         given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
-        made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
+        made_of = (challenger.path, incumbent.path, evaluation.path, gate.path, content, decisions)
         origin = Origin(*made_of, given, "mtorl-bootstrap", run_name, run_id)
         said = publish_first_models(origin, decision, registry)
         print(said)

@@ -67,17 +67,26 @@ class Code(StrictModel):
     """Commit, where the code knows it."""
 
 
-class GateReport(StrictModel):
-    """Why it was published."""
+GateDecision = Literal["promote", "experiment", "reject"]
+"""promote: it may replace the incumbent. experiment: only after an experiment with users. reject: neither."""
 
-    decision: Literal["promote", "reject"]
-    """What the gate said. A first installation serves the incumbent's model in place of a rejected challenger."""
+
+class GateReport(StrictModel):
+    """Decision of the gate, with the rule that it followed."""
+
+    decision: GateDecision
+    """promote, or experiment: published, but rolled out by a person, for an experiment. Of a rejected challenger there
+    is no version; a first installation serves the incumbent's model in its place."""
     reason: Text
     """In words."""
     min_lift: float
     """Gain per opportunity that the lower end of the lift had to exceed."""
-    lift: Figure
-    """Challenger minus incumbent: gain per opportunity at an equal budget, off-policy, on test users."""
+    margin: float | None
+    """Instead, a positive lift was enough if its lower end was above minus this share of the value of our own last
+    model; null: the incumbent was external, and had to be beaten."""
+    lift: Figure | None
+    """Challenger minus incumbent: gain per opportunity at an equal budget, off-policy, on test users; null: the log
+    says nothing of one of them."""
     valued_on: Text
     """Which rows it was valued on: opportunities, incumbent_decisions or touchpoints."""
 
@@ -120,7 +129,7 @@ class Lineage(StrictModel):
     code: Code = Code()
     """What computed it."""
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Of its training and of the gate."""
+    """Of its training."""
     metrics: dict[str, Figure] = Field(default_factory=dict)
     """`value`: gain per opportunity at the gate's budget; and the most telling figures of its heads, on test users."""
     gate: GateReport | None = None

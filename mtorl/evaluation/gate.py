@@ -1,14 +1,29 @@
-"""Promotes or rejects a challenger by the lower bound of its value over the incumbent's.
+"""Decides by off-policy values whether a challenger may replace the incumbent.
 
-    decision, reason = gate(value_difference(challenger, incumbent, log, budget_share, seed, forecasts), min_lift=0.0)
+    report = gate_report(evaluate_offline(...), min_lift=0.0, margin=0.02)       # of the two policies of an evaluation
+    decision, reason = gate(value_difference(...), min_lift=0.0, margin=0.02)    # of their values alone
+
+| the incumbent | estimate and 95 % interval of challenger - incumbent | decision |
+|---|---|---|
+| any | the log can't value one of them | reject |
+| any | the lower bound is above `min_lift` | promote |
+| our own last model | positive, the lower bound above -`margin` of the incumbent's value | promote |
+| our own last model | positive, the lower bound lower than that | experiment |
+| any | all else | reject |
+
+An external incumbent has to be beaten. Our own next model was trained on more data, and has to be no worse than the
+last one: of 40 next models that were better, the proof that an external incumbent asks for let 5 pass. What a log of
+this size can't settle, an experiment with users can (`benchmarks/generations.py` measures both errors).
 
 A log says nothing about an exposure that could not have happened: one on a channel that was never drawn there, or that
 the logging policy never wanted to show. The mean weight does not tell. So the gate bounds the share of such exposures.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from mtorl.artifact.lineage import Figure, GateDecision, GateReport
 from mtorl.evaluation.importance_weights import rejection_reason
 from mtorl.evaluation.value_difference import ARMS
 
@@ -19,11 +34,27 @@ MIN_USERS = 20  # fewer users say too little of how much users differ, however m
 MIN_ESS, MIN_ESS_ROWS = 0.01, 100
 """Smallest effective sample size of either arm: as a share of rows, and as a number of rows."""
 
+MARGIN = 0.02
+"""By which share of our own last model's value the next one's lower bound may be below it."""
 
-def gate(estimate: Mapping[str, Any], min_lift: float = 0.0) -> tuple[str, str]:
-    """Return "promote" or "reject", and the reason in words.
 
-    The lower bound of `value_difference` (or its JSON) must exceed `min_lift`, gain per opportunity.
+def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
+    """The decision on the challenger of `evaluate_offline`, with the rule and the values that it rests on."""
+    value, applied = evaluation["value"], margin if evaluation["incumbent_is"] == "own_model" else None
+    decision, reason = gate(value, min_lift, applied)
+    low, high = value["difference_ci"]
+    lift = Figure(value=value["difference"], low=low, high=high) if math.isfinite(high - low) else None
+    rule = {"min_lift": min_lift, "margin": applied, "valued_on": evaluation["valued_on"]}
+    return GateReport(decision=decision, reason=reason, lift=lift, **rule)
+
+
+def gate(estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | None = None) -> tuple[GateDecision, str]:
+    """The decision by the table above, and the reason in words.
+
+    Args:
+        estimate: Result of `value_difference`, or its JSON.
+        min_lift: Gain per opportunity.
+        margin: Share of the incumbent's value, if the incumbent is our own last model. None: it is external.
     """
     if reason := refusal(estimate):
         return "reject", reason
@@ -31,7 +62,15 @@ def gate(estimate: Mapping[str, Any], min_lift: float = 0.0) -> tuple[str, str]:
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"
     if low > min_lift:
         return "promote", f"{bounds}: all above {min_lift:g}"
-    return "reject", f"{bounds}: not all above {min_lift:g}"
+    if margin is None:
+        return "reject", f"{bounds}: not all above {min_lift:g}"
+    if not estimate["difference"] > 0:
+        return "reject", f"{bounds}: no gain over our own last model"
+    least = -margin * max(estimate["incumbent"], 0.0)
+    allowed = f"{least:+.4g}, {margin:.3g} of the value of our own last model"
+    if low > least:
+        return "promote", f"{bounds}: a gain, and all above {allowed}"
+    return "experiment", f"{bounds}: a gain, but not all above {allowed}: an experiment with users can tell"
 
 
 def refusal(estimate: Mapping[str, Any]) -> str | None:

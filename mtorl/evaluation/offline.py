@@ -52,7 +52,8 @@ def evaluate_offline(
 
     Of the result, ``challenger`` and ``incumbent`` are metrics of the heads (null without an artifact); ``valued_on``
     is "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" for a log without own
-    decisions; ``test_share`` is that of the test users who are judged (`MOST_HELD_OUT`).
+    decisions; ``incumbent_is`` is "own_model" for a network of ours, or "external", for which the channel frequencies
+    may stand; ``test_share`` is that of the test users who are judged (`MOST_HELD_OUT`).
 
     Raises:
         WindowError: no user is held out for the test, or too little is known of an incumbent without an artifact.
@@ -103,11 +104,13 @@ def evaluate_offline(
     resamples = UserResamples(users_B, 200, seed)
     curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(4, 4, "off-policy value")
+    is_ours = not own and arms["incumbent"].model["kind"] == "mtorl"
     return {
         "challenger": heads["challenger"],
         "incumbent": heads.get("incumbent"),
         "value": value,
         "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities else "touchpoints",
+        "incumbent_is": "own_model" if is_ours else "external",
         "prices": {name: policy.price for name, policy in paced.items()},
         "budget_curve": curve,
         "test_rows": len(rows),

@@ -89,7 +89,7 @@ class Training(BaseModel):
     at: AwareDatetime  # when the gate decided
     run: str = ""  # id of the pipeline's run
     log: LogFacts
-    decision: str  # promote or reject
+    decision: str  # promote, experiment or reject
     reason: str  # the gate's, in words
     lift: float | None = None  # challenger minus incumbent, gain per opportunity, off-policy
     lift_ci: tuple[float, float] | None = None  # 95 % interval

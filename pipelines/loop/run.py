@@ -162,6 +162,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     ):
         shutil.copytree(located(str(source)), target, dirs_exist_ok=True)
     shutil.copy2(steps["evaluate"].paths["evaluation"], run / "evaluation.json")
+    shutil.copy2(steps["gate"].paths["report"], run / "gate.json")
     if steps["ingest"].values["quarantined"]:
         shutil.copy2(steps["ingest"].paths["quarantine"], run / QUARANTINE)
     return steps

@@ -11,7 +11,7 @@ from features.collect.report import Learnable
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.verdict import units_in
 from monitoring.watch.state import State
-from mtorl.evaluation.gate import gate
+from mtorl.artifact.lineage import GateReport
 from mtorl.log.dataset import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
@@ -51,6 +51,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     """Collect the figures of a run from its outputs."""
     config, folder = run.trained.config, run.trained.folder
     evaluation = json.loads((folder / "evaluation.json").read_text())
+    gate = GateReport.model_validate_json((folder / "gate.json").read_text())
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
     verdict = json.loads(run.steps["verdict"].paths["result"].read_text())
@@ -71,10 +72,8 @@ def summarise(run: Finished) -> dict[str, Any]:
         "offline_incumbent": evaluation["incumbent"],
         "budget_curve": evaluation["budget_curve"],
         "gate": {
-            "decision": run.steps["gate"].values["Output"],
-            "reason": gate(evaluation["value"], config.min_lift)[1],
+            **gate.model_dump(include={"decision", "reason", "min_lift", "margin"}),
             "lower_bound": evaluation["value"]["difference_ci"][0],
-            "min_lift": config.min_lift,
             **evaluation["value"],
         },
         "serving": _serving(folder, run.served),

@@ -66,8 +66,9 @@ def _properties(lineage: Lineage) -> dict[str, Any]:
     """Custom properties: the figures, flat, and the whole lineage as JSON."""
     found: dict[str, Any] = {f"metric_{name}": figure.value for name, figure in lineage.metrics.items()}
     if lineage.gate is not None:
-        found |= {"gate": lineage.gate.decision, "lift": lineage.gate.lift.value}
-        found |= {"lift_low": lineage.gate.lift.low, "lift_high": lineage.gate.lift.high}
+        found |= {"gate": lineage.gate.decision}
+    if lineage.gate is not None and (lift := lineage.gate.lift) is not None:
+        found |= {"lift": lift.value, "lift_low": lift.low, "lift_high": lift.high}
     found |= {"digest": lineage.digest, "data_fingerprint": lineage.data.log, "lineage": lineage.model_dump_json()}
     return {name: value for name, value in found.items() if value is not None}
 

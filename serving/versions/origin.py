@@ -1,6 +1,6 @@
 """The lineage of a challenger that is to be published, from the results of the pipeline's steps.
 
-origin = Origin(challenger, incumbent, evaluation, min_lift=0.0, source=content, settings={"epochs": 12})
+origin = Origin(challenger, incumbent, evaluation, gate_report, source=content, settings={"epochs": 12})
 publish(challenger, archive, registry, "challenger", origin.lineage())
 """
 
@@ -25,7 +25,7 @@ class Origin:
     challenger: str | Path
     incumbent: str | Path  # artifact that it was compared with, or what stands for an incumbent without one
     evaluation: str | Path  # of `evaluate_offline`
-    min_lift: float  # of the gate
+    gate: str | Path  # the gate's report
     source: str = ""  # digest of the raw log
     collected: str = ""  # snapshot of the decisions that were added to it
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -38,8 +38,6 @@ class Origin:
 
         Raises ArtifactError if there is no artifact, or it is damaged.
         """
-        from mtorl.evaluation.gate import gate
-
         artifact = load(self.challenger if arm == "challenger" else self.incumbent)
         model, evaluation = artifact.model, json.loads(Path(self.evaluation).read_text(encoding="utf-8"))
         revision = model.get("git_revision")
@@ -61,15 +59,8 @@ class Origin:
         )
         if arm != "challenger":
             return known
-        decision, reason = gate(evaluation["value"], self.min_lift)
-        report = GateReport(
-            decision="promote" if decision == "promote" else "reject",
-            reason=reason,
-            min_lift=self.min_lift,
-            lift=_figure(evaluation["value"], "difference"),
-            valued_on=evaluation["valued_on"],
-        )
-        settings = {**{name: value for name, value in self.settings.items() if value != ""}, "min_lift": self.min_lift}
+        report = GateReport.model_validate_json(Path(self.gate).read_text(encoding="utf-8"))
+        settings = {name: value for name, value in self.settings.items() if value != ""}
         return known.replace(gate=report, parents=(self._compared_with(),), settings=settings)
 
     def _compared_with(self) -> Parent:

@@ -1,4 +1,4 @@
-"""Publishes a challenger that the gate has approved, and prunes the registry.
+"""Publishes a challenger that the gate did not reject, and prunes the registry.
 
     version = publish_approved(origin, model_store, registry)
     print(prune_beside(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
@@ -6,13 +6,16 @@
 While the serving versions are unknown, nothing is removed.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mtorl.artifact.lineage import Lineage
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.log.touchpoints import LogError
 from serving.archive import package
+from serving.inference_services import VERSION
 from serving.registry import ARMS, FIRST, publish, published_digest
 from serving.versions.need import Needs, experiments_in
 from serving.versions.origin import Origin
@@ -26,6 +29,19 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
     with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
         return publish(Path(origin.challenger), archive, Path(registry), ARM, origin.lineage())
+
+
+def needs_experiment(version: Path) -> str:
+    """How to let an experiment decide on a published version, in words; empty if the gate has let it pass."""
+    report = Lineage.read(version).gate
+    if report is None or report.decision != "experiment":
+        return ""
+    place = json.dumps({"spec": {"predictor": {"annotations": {VERSION: f"{version.parent.name}/{version.name}"}}}})
+    return (
+        f"{version.parent.name}/{version.name} needs an experiment: {report.reason}\n"
+        f"roll it out:   kubectl -n NAMESPACE patch inferenceservice mtorl-{ARM} --type merge -p '{place}'\n"
+        "then begin:    kubectl -n NAMESPACE apply -f experiment.yaml     # docs/pipelines.md#a-second-look"
+    )
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:

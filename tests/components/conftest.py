@@ -10,6 +10,7 @@ from components.build_features.component import build_features
 from components.evaluate.component import evaluate
 from components.fingerprint.component import fingerprint
 from components.fit_incumbent.component import fit_incumbent
+from components.gate.component import gate
 from components.ingest.component import ingest
 from components.package.component import package
 from components.train_challenger.component import train_challenger
@@ -73,6 +74,13 @@ def evaluation(windows: Artifact, challenger: Artifact, incumbent: Artifact, out
     made, metrics = output(Artifact, "evaluation"), output(Metrics, "metrics")
     evaluate.python_func(windows, challenger, incumbent, 0.6, 7, CODE, made, metrics)
     made.metadata["metrics"] = metrics
+    return made
+
+
+@pytest.fixture(scope="session")
+def judged(evaluation: Artifact, log: Artifact, output: Output) -> Artifact:
+    made = output(Artifact, "report")
+    gate.python_func(evaluation, log, 0.01, 0.02, "", made)
     return made
 
 

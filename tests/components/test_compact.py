@@ -53,7 +53,7 @@ def of_market(name: str, minutes: float) -> dict[str, Any]:
 
 @pytest.mark.long
 def test_the_second_night_learns_from_the_first(
-    first_night: Path, log: Artifact, output: Output, tmp_path: Path
+    first_night: Path, log: Artifact, challenger: Artifact, output: Output, tmp_path: Path
 ) -> None:
     lake = str(first_night / "lake")
     decisions = compact.python_func(lake, SOURCE)
@@ -71,20 +71,20 @@ def test_the_second_night_learns_from_the_first(
 
     windows = output(Dataset, "windows")
     build_features.python_func(second, SOURCE, "", "", CODE, windows, output(Artifact, "definitions"))
-    incumbent, challenger = output(Model, "incumbent"), output(Model, "challenger")
-    fit_incumbent.python_func(windows, "", "", CODE, incumbent)
+    incumbent, newest = output(Model, "incumbent"), output(Model, "challenger")
+    fit_incumbent.python_func(windows, challenger.path, "", CODE, incumbent)
     metrics = output(Metrics, "metrics")
-    train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(tmp_path), "", challenger, metrics)
-    model = load(Path(challenger.path))
-    assert json.loads((Path(challenger.path) / "metrics.json").read_text())["priced_on"] == "opportunities"
+    train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(tmp_path), "", newest, metrics)
+    model = load(Path(newest.path))
+    assert json.loads((Path(newest.path) / "metrics.json").read_text())["priced_on"] == "opportunities"
     asked = opportunities[opportunities["split"] == "train"].groupby("user_id")["hour"].agg(set)
     for hours in model.reference().groupby("user_id")["hour"].agg(set):
         assert any(hours <= hours_asked for hours_asked in asked), "drift is measured against what policies were asked"
 
     evaluation = output(Artifact, "evaluation")
-    evaluate.python_func(windows, challenger, incumbent, 0.6, 7, CODE, evaluation, output(Metrics, "metrics"))
+    evaluate.python_func(windows, newest, incumbent, 0.6, 7, CODE, evaluation, output(Metrics, "metrics"))
     figures = json.loads(Path(evaluation.path).read_text())
-    assert figures["valued_on"] == "opportunities"
+    assert (figures["valued_on"], figures["incumbent_is"]) == ("opportunities", "own_model")
     value = figures["value"]
     assert value["rows"] == (opportunities["split"] == "test").sum()
     assert value["impossible"] == {"challenger": 0.0, "incumbent": 0.0}, "exploration can make any exposure"

@@ -25,7 +25,7 @@ from components.smoke_test.component import smoke_test
 from components.train_challenger.component import train_challenger
 from components.trainer.train_job import Pods
 from mtorl.artifact.artifact import load
-from mtorl.artifact.lineage import Lineage
+from mtorl.artifact.lineage import GateReport, Lineage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.trainings import newest
 from mtorl.network.training import TrainConfig
@@ -174,28 +174,35 @@ def test_archives_hold_their_artifacts_and_decide(
         smoke_test.python_func(alone)
 
 
-@pytest.mark.parametrize(("least", "answer"), [(0.01, "promote"), (0.03, "reject")])
-def test_the_gate_decides_by_the_lower_bound_and_notes_it(
-    evaluation: Artifact, log: Artifact, least: float, answer: str, output: Output, tmp_path: Path
+@pytest.mark.parametrize(
+    ("incumbent_is", "margin", "answer"),
+    [("external", 0.9, "reject"), ("own_model", 0.9, "promote"), ("own_model", 0.0, "experiment")],
+)
+def test_the_gate_decides_by_its_settings_and_notes_it(
+    evaluation: Artifact, log: Artifact, incumbent_is: str, margin: float, answer: str, output: Output, tmp_path: Path
 ) -> None:
     figures = json.loads(Path(evaluation.path).read_text())
-    figures["value"] |= {"difference": 0.05, "difference_ci": [0.02, 0.08]}
-    changed = output(Artifact, "evaluation")
-    Path(changed.path).write_text(json.dumps(figures))
-    assert gate.python_func(changed, log, least, str(tmp_path)) == gate.python_func(changed, log, least, "") == answer
+    assert figures["incumbent_is"] == "external", "channel frequencies stand for it"
+    figures["value"] |= {"difference": 0.05, "difference_ci": [-0.02, 0.08]}
+    changed, report = output(Artifact, "evaluation"), output(Artifact, "report")
+    Path(changed.path).write_text(json.dumps(figures | {"incumbent_is": incumbent_is}))
+    for history in (str(tmp_path), ""):
+        assert gate.python_func(changed, log, 0.03, margin, history, report) == answer
+    found = GateReport.model_validate_json(Path(report.path).read_text())
+    assert (found.decision, found.margin) == (answer, None if incumbent_is == "external" else margin)
     noted = newest(tmp_path)
     assert noted is not None and noted.decision == answer
-    assert (noted.lift, noted.lift_ci) == (0.05, (0.02, 0.08))
+    assert (noted.lift, noted.lift_ci) == (0.05, (-0.02, 0.08))
     assert sum(noted.log.days.values()) == json.loads((Path(log.path) / "ingest.json").read_text())["rows"]
 
 
 @pytest.mark.parametrize("decision", ["promote", "reject"])
 def test_each_arm_has_a_first_model_and_keeps_it(
-    decision: str, incumbent: Artifact, challenger: Artifact, evaluation: Artifact, tmp_path: Path
+    decision: str, incumbent: Artifact, challenger: Artifact, evaluation: Artifact, judged: Artifact, tmp_path: Path
 ) -> None:
     def published(decision: str) -> tuple[str, dict[str, str | None]]:
         known = {"users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6, "settings": ""}
-        given = (incumbent, challenger, evaluation, decision, str(tmp_path), 0.0, "raw", "")
+        given = (incumbent, challenger, evaluation, judged, decision, str(tmp_path), "raw", "")
         said = publish_first.python_func(*given, **known, run_name="first night", run_id="17")
         return said, {arm: published_digest(tmp_path / arm / FIRST) for arm in ARMS}
 

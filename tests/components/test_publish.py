@@ -1,6 +1,7 @@
 """A challenger to its place in the registry, with its lineage; old versions go."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,7 @@ import pytest
 from kfp.dsl import Artifact
 
 from components.publish.component import publish
-from mtorl.artifact.lineage import Lineage
-from mtorl.evaluation.gate import gate
+from mtorl.artifact.lineage import GateReport, Lineage
 from serving import inference_services
 from serving.versions.catalogue import versions
 from tests.serving.small_versions import version
@@ -27,11 +27,16 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(
-    registry: Path, challenger: Artifact, incumbent: Artifact, model_store: Artifact, evaluation: Artifact
+    registry: Path,
+    challenger: Artifact,
+    incumbent: Artifact,
+    model_store: Artifact,
+    evaluation: Artifact,
+    judged: Artifact,
 ) -> Callable[..., Path]:
     """The component, with what other steps have left."""
     named: dict[str, Any] = {"challenger": challenger, "incumbent": incumbent}
-    named |= {"model_store": model_store, "evaluation": evaluation, "registry": str(registry), "min_lift": 0.01}
+    named |= {"model_store": model_store, "evaluation": evaluation, "registry": str(registry), "gate": judged}
     named |= {"content": "raw", "decisions": "", "users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6}
     named |= {"settings": "", "lake": "", "experiment": "", "keep": 1}
     named |= {"pipeline": "mtorl-train", "run_name": "night", "run_id": "17"}
@@ -39,7 +44,7 @@ def run(
 
 
 def test_it_says_where_it_comes_from(
-    run: Callable[..., Path], registry: Path, challenger: Artifact, incumbent: Artifact, evaluation: Artifact
+    run: Callable[..., Path], registry: Path, challenger: Artifact, incumbent: Artifact, judged: Artifact
 ) -> None:
     place = run(decisions="kept")
     assert place.parent == registry / "challenger"
@@ -48,14 +53,25 @@ def test_it_says_where_it_comes_from(
     assert run(run_id="18", decisions="kept") == place and Lineage.read(place) == found, "a version is never changed"
     assert found.gate is not None
     assert found.digest == challenger.metadata["digest"]
-    value = json.loads(Path(evaluation.path).read_text())["value"]
-    assert (found.gate.decision, found.gate.reason) == gate(value, 0.01)
+    assert found.gate == GateReport.model_validate_json(Path(judged.path).read_text())
     (parent,) = found.parents
     assert (parent.relation, parent.digest) == ("compared with", incumbent.metadata["digest"])
     assert (found.data.source, found.data.collected, found.run.id) == ("raw", "kept", "17")
-    assert found.settings == {"users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6, "min_lift": 0.01}
+    assert found.settings == {"users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6}
     auc = found.metrics["reward_auc"]
     assert auc.low is not None and auc.high is not None and auc.low <= auc.value <= auc.high
+
+
+def test_what_needs_an_experiment_is_published_with_the_commands_for_it(
+    run: Callable[..., Path], judged: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_ = GateReport.model_validate_json(Path(judged.path).read_text()).replace(decision="experiment", margin=0.02)
+    report = Artifact(uri=str(tmp_path / "report.json"))
+    Path(report.path).write_text(open_.model_dump_json())
+    place = run(gate=report)
+    (patch,) = re.findall(r"-p '(.*)'$", capsys.readouterr().out, re.M)
+    of_predictor = json.loads(patch)["spec"]["predictor"]["annotations"]
+    assert of_predictor == {inference_services.VERSION: f"challenger/{place.name}"}
 
 
 def test_old_versions_go_and_what_serves_stays(

@@ -46,6 +46,8 @@ def summary() -> dict[str, Any]:
             "decision": "promote",
             "reason": "lower bound +0.0089 is above the required lift of +0.0000",
             "lower_bound": 0.0089,
+            "min_lift": 0.0,
+            "margin": None,
             **{name: 0.0741 for name in (*ARMS, "difference")},
             **{f"{name}_ci": [0.0712, 0.0770] for name in (*ARMS, "difference")},
             **{name: dict.fromkeys(ARMS, 0.9) for name in ("ess", "ess_share", "overlap", "mean_weight")},

@@ -30,7 +30,8 @@ def lineage_of(model: Mapping[str, Any], published: datetime = DAY_0) -> Lineage
 
 def lineage(number: int, parent: int | None = None, **fields: Any) -> Lineage:
     figure = Figure(value=0.1, low=0.05, high=0.15)
-    report = GateReport(decision="promote", reason="better", min_lift=0.0, lift=figure, valued_on="touchpoints")
+    rule = {"min_lift": 0.0, "margin": None, "valued_on": "touchpoints"}
+    report = GateReport(decision="promote", reason="better", lift=figure, **rule)
     known = {
         "code": Code(git_revision="c0de"),
         "gate": report,

@@ -1,20 +1,22 @@
 """What the gate makes of an estimate."""
 
 import json
+import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mtorl.evaluation.gate import gate
-from mtorl.evaluation.logged_rows import LoggedRows
+from mtorl.evaluation.gate import MARGIN, gate, gate_report
 from mtorl.evaluation.value_difference import value_difference
 from tests.mtorl.evaluation.bandit import (
     CHALLENGER,
     EXPOSE,
     INCUMBENT,
-    LOGGING,
     SHOW,
-    bandit,
     estimate,
     on_log,
     opportunities,
@@ -33,14 +35,57 @@ def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
     assert "could make" not in gate({**value, "impossible": {"challenger": 0.04, "incumbent": 0.0}})[1]
 
 
-def test_gate_promotes_on_the_lower_bound():
-    value = estimate(3000, seed=5)
-    decision, reason = gate(value)
-    assert decision == "promote"
-    assert "all above 0" in reason
-    low, _ = value["difference_ci"]
-    assert gate(value, min_lift=low * 1.01)[0] == "reject"
-    assert gate(json.loads(json.dumps(value)), min_lift=low * 0.99)[0] == "promote"
+@cache
+def sure() -> dict[str, Any]:
+    """An estimate that the gate does not refuse."""
+    return json.loads(json.dumps(estimate(3000, seed=5)))
+
+
+def found(difference: float, low: float, high: float, value: float = 1.0) -> dict[str, Any]:
+    return sure() | {"difference": difference, "difference_ci": [low, high], "incumbent": value}
+
+
+@pytest.mark.parametrize(
+    ("estimated", "external", "own"),
+    [
+        ((0.03, 0.01, 0.05), "promote", "promote"),
+        ((0.03, -0.0199, 0.08), "reject", "promote"),
+        ((0.03, -0.0201, 0.08), "reject", "experiment"),
+        ((0.03, -0.0199, 0.08, 0.5), "reject", "experiment"),  # the margin is a share of the value
+        ((0.0, -0.001, 0.001), "reject", "reject"),
+        ((-0.001, -0.01, 0.2), "reject", "reject"),
+        ((math.nan, math.nan, math.nan), "reject", "reject"),
+    ],
+)
+def test_an_external_incumbent_is_beaten_and_our_own_last_model_not_fallen_behind(
+    estimated: tuple[float, ...], external: str, own: str
+) -> None:
+    assert gate(found(*estimated))[0] == external
+    assert gate(found(*estimated), margin=MARGIN)[0] == own
+    for kind, decision in (("external", external), ("own_model", own)):
+        evaluation = {"value": found(*estimated), "incumbent_is": kind, "valued_on": "opportunities"}
+        assert gate_report(evaluation).decision == decision
+    assert gate(found(*estimated), min_lift=-1)[0] == ("reject" if math.isnan(estimated[0]) else "promote")
+
+
+@given(
+    difference=st.floats(-1, 1),
+    below=st.floats(0, 1),
+    above=st.floats(0, 1),
+    value=st.floats(-1, 1),
+    margin=st.none() | st.floats(0, 10),
+)
+def test_what_is_surely_worse_never_passes_and_a_proof_always_does(
+    difference: float, below: float, above: float, value: float, margin: float | None
+) -> None:
+    estimated = found(difference, difference - below, difference + above, value)
+    decision = gate(estimated, margin=margin)[0]
+    if difference + above < 0:
+        assert decision == "reject"
+    if decision != "reject":
+        assert difference > 0
+    if gate(estimated)[0] == "promote" or (margin == 0 and decision == "promote"):
+        assert decision == "promote" and difference - below > 0
 
 
 @pytest.mark.parametrize(
@@ -54,22 +99,12 @@ def test_gate_promotes_on_the_lower_bound():
     ],
 )
 def test_gate_wants_enough_users_and_effective_rows(changed, decision):
-    found, reason = gate({**estimate(3000, seed=5), **changed})
-    assert found == decision and ("too little" in reason) == (decision == "reject")
-
-
-def test_gate_refuses_propensities_that_do_not_describe_the_log():
-    """A log whose recorded propensities ignore that channels went to the users they suit."""
-    kind, log = bandit(3000, 5)
-    wrong = LoggedRows(log.channel_B, LOGGING.mean(axis=0)[log.channel_B] ** 2, log.gain_B, log.cost_B, log.users_B)
-    value = value_difference(on_log(CHALLENGER, kind), on_log(INCUMBENT, kind), wrong, 0.5, 0)
-    decision, reason = gate(value)
-    assert decision == "reject"
-    assert "propensities do not describe the log" in reason
+    judged, reason = gate({**sure(), **changed})
+    assert judged == decision and ("too little" in reason) == (decision == "reject")
 
 
 def test_a_mean_weight_off_by_chance_is_no_refusal():
-    value = estimate(3000, seed=5)
+    value = sure()
     by_chance = {"mean_weight": {"challenger": 1.3, "incumbent": 1.0}}
     by_chance["mean_weight_ci"] = {"challenger": [0.7, 1.9], "incumbent": [0.99, 1.01]}
     assert gate({**value, **by_chance})[0] == "promote"

@@ -116,6 +116,7 @@ def test_intervals_cover_the_truth_at_what_the_incumbent_spends(made: tuple[Path
         found = evaluated(made, tmp_path / f"{seed}", log, others, before)
         value = json.loads(json.dumps(found["value"], allow_nan=False))
         assert found["valued_on"] == "incumbent_decisions" and found["incumbent"] is None
+        assert found["incumbent_is"] == "external"
         assert value["rows"] == len(log), "only what the incumbent decided, as it is now"
         assert value["incumbent"] == pytest.approx(log["click"].mean(), rel=0.05)  # the forecast takes off some chance
         assert value["budget_per_opportunity"] == pytest.approx(log["cost"].mean(), rel=0.05)
