@@ -15,9 +15,10 @@ $(READY): pyproject.toml
 	@touch $@
 
 RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)') $(if $(BAD_ROWS),--bad-rows $(BAD_ROWS)) \
-            $(if $(USERS),--users $(USERS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
+            $(if $(USERS),--users $(USERS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
+            $(if $(EXPLORE),--explore $(EXPLORE))
 
-run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS= EPOCHS= SEED= BAD_ROWS= to change it
+run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS= EPOCHS= SEED= BAD_ROWS= EXPLORE=0 to change it
 	@$(BIN)/mtorl run $(RUN_ARGS)
 
 # One process more than there are cores, since many tests wait for servers; each with whole files of tests, so that what a file's tests

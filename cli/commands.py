@@ -56,6 +56,14 @@ BadRows = Annotated[
 OwnDecisions = Annotated[
     str, typer.Option(metavar="LAKE", help="Lake, a folder or URI, whose decisions are added to the log.")
 ]
+Explore = Annotated[
+    float,
+    typer.Option(
+        help="Share of the decisions that both arms leave to chance, so that the next model learns; 0: none.",
+        min=0,
+        max=1,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
 
 

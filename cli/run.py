@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.commands import BadRows, CommandGroup, Dataset, Epochs, OwnDecisions, Seed, Users
+from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Explore, OwnDecisions, Seed, Users
 from cli.endings import exit_codes, stop
 from mtorl.runtime.http import ask
 
@@ -44,6 +44,7 @@ def run(
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
     ] = 0.0,
+    explore: Explore = 0.05,
     runtime: Runtime = "torchserve",
     root: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
     resume: Annotated[

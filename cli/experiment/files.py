@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import Dataset, JsonOption, print_json
+from cli.commands import Dataset, Explore, JsonOption, print_json
 from cli.endings import exit_codes, stop
 from cli.experiment.shared import FileArgument, StateOption
 
@@ -26,6 +26,7 @@ def init(
     owner: Annotated[str, typer.Option(help="Whom to ask. Empty: who types this.")] = "",
     endpoint: Annotated[str, typer.Option(help="Where the challenger answers.")] = "http://127.0.0.1:8085",
     amount: Annotated[float, typer.Option(help="Money of the whole experiment, currency units.")] = 1000.0,
+    explore: Explore = 0.05,
 ) -> None:
     """Write a first experiment file, with comments that say what to decide.
 
@@ -47,6 +48,7 @@ def init(
             described=dataset,
             endpoint=endpoint,
             amount=amount,
+            explore=explore,
         )
         try:
             with file.open("x", encoding="utf-8") as written:

@@ -10,6 +10,7 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.exploration import EXPLORE
 
 _OUTCOME_HOURS = 24.0
 
@@ -30,11 +31,16 @@ unit: user_id
 layer: channel-policy              # experiments of other layers are independent of this one
 
 # Whose decisions are compared. Weights are shares of the users at the last stage.
+# {explored}
 arms:
-- {{name: incumbent, weight: 0.5, policy: baseline}}      # what each request says that your own logic would do
+- name: incumbent
+  weight: 0.5
+  policy: baseline      # what each request says that your own logic would do
+  explore: {explore}
 - name: challenger
   weight: 0.5
   endpoint: {endpoint}      # a model server: mtorl arm check says whether it can be an arm
+  explore: {explore}
 default_channel: {channel}      # answered when nothing better is known; channels are {channels}
 
 # Money, {currency}: split by arm in proportion to their users, so that no arm spends another's. It is never exceeded.
@@ -69,6 +75,11 @@ ramp:
   promote: false                   # true: a challenger that wins is promoted without a person
 """
 
+_EXPLORED = """\
+explore: a share of the decisions is left to chance, so that the next model can be learnt and valued. 5 % cost about
+# 1 % of what the arms earn (mtorl experiment plan --model says it for yours); null switches it off."""
+_NOT_EXPLORED = "explore: {share: 0.05, scope: both} leaves a share to chance; without it the next model learns little."
+
 
 def first_file(
     spec: DatasetSpec,
@@ -79,12 +90,14 @@ def first_file(
     described: str,
     endpoint: str = "http://127.0.0.1:8085",
     amount: float = 1000.0,
+    explore: float = EXPLORE,
 ) -> str:
     """The text of an experiment file that is valid for a data set.
 
     Args:
         described: The data set as commands name it: its description's file, or a built-in one's name.
         amount: Money of the whole experiment, currency units.
+        explore: Share of the decisions that both arms leave to chance; 0: none.
 
     Raises:
         ExperimentError: one of these can't be used.
@@ -100,6 +113,8 @@ def first_file(
         currency=_comment(spec.currency),
         amount=f"{amount:g}",
         gain=_comment(spec.reward.gain.text),
+        explore=f"{{share: {explore:g}, scope: both}}" if explore else "null",
+        explored=_EXPLORED if explore else _NOT_EXPLORED,
         outcome_hours=f"{spec.outcome_hours or _OUTCOME_HOURS:g}",
     )
     try:

@@ -29,6 +29,10 @@ from mtorl.runtime.validation import StrictModel
 
 Probabilities = Mapping[str, float]  # channel -> probability
 
+EXPLORE = 0.05
+"""Share that new experiments explore. It costs about 1 % of the value; without it, the log could hardly have made what
+the next model would do, and the gate can't value that model."""
+
 
 class Exploration(StrictModel):
     """How much of an arm's decisions is explored."""

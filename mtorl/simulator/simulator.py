@@ -16,7 +16,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -188,9 +188,9 @@ class Online:
             for (user, i), history in zip(self._row.items(), self._history.lists(), strict=True)
         ]
 
-    def u(self, round_index: int) -> Floats:
-        """Each user's number in [0, 1) for the draw of a channel."""
-        return self._draws("decision", self._user_U, round_index)
+    def u(self, round_index: int, what: Literal["decision", "explore"] = "decision") -> Floats:
+        """Each user's number in [0, 1) for the draw of a channel, or for exploration."""
+        return self._draws(what, self._user_U, round_index)
 
     @property
     def users(self) -> list[str]:

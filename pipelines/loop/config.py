@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mtorl.log.dataset import SIMULATOR
 from mtorl.log.sources import is_remote
+from mtorl.policy.exploration import EXPLORE
 from serving.local.stack import Runtime
 
 STAGES_BEFORE = 2
@@ -27,6 +28,7 @@ class LoopConfig:
         budget_share: Budget of each arm as a share of what always exposing would cost; sets the price of the budget.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
         rounds: Opportunities per user at the experiment's last stage; in a replay on average.
+        explore: Share of the decisions that both arms leave to chance. A replay, which teaches nothing new, has none.
     """
 
     data: str = ""
@@ -39,6 +41,7 @@ class LoopConfig:
     budget_share: float = 0.6
     min_lift: float = 0.0
     rounds: int = 5
+    explore: float = EXPLORE
     runtime: Runtime = "torchserve"
     root: Path = Path("runs")
 

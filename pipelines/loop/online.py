@@ -76,6 +76,11 @@ class Trained:
         """Whether traffic is a replay of the log: only the simulator can answer what the log does not hold."""
         return bool(self.config.data)
 
+    @property
+    def explored(self) -> float:
+        """Share of the decisions that both arms leave to chance."""
+        return 0.0 if self.replays else self.config.explore
+
     @cached_property
     def held_out_users(self) -> list[str]:
         """Users that were never trained on."""
@@ -170,6 +175,7 @@ class Experiment:
         margin = round(0.25 * self.mean_cost, 6)
         users = len(audience.source.opportunities)
         models = f"http://127.0.0.1:{port_to_keep()}"
+        explore = {"share": trained.explored, "scope": "both"} if trained.explored else None
         content = {
             "name": "mtorl-vs-frequency",
             "enabled": True,
@@ -178,7 +184,7 @@ class Experiment:
             "layer": "channel-policy",
             "ramp": ramp_for(users, len(in_parts(audience.source, STAGES_BEFORE)[0])),
             "arms": [
-                {"name": name, "weight": 0.5, "endpoint": models, "model_digest": artifact.digest}
+                {"name": name, "weight": 0.5, "endpoint": models, "model_digest": artifact.digest, "explore": explore}
                 for name, artifact in trained.arms.items()
             ],
             "default_channel": trained.arms["challenger"].model["default_channel"],

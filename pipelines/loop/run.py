@@ -176,7 +176,7 @@ def _true_lift(trained: online.Trained, audience: online.Audience, experiment: o
     store = FeastSource(trained.folder / "features", AD_DECISION)
     return true_lift(
         audience.simulator,
-        {name: policy_of(artifact, store) for name, artifact in trained.arms.items()},
+        {name: policy_of(artifact, store, trained.explored) for name, artifact in trained.arms.items()},
         list(audience.source.opportunities),
         trained.config.rounds,
         experiment.budget,

@@ -13,6 +13,7 @@ from mtorl.log.gain import Gain
 from mtorl.network.predictor import Predictor
 from mtorl.policy.decision import Forecast, PolicyParams, decide
 from mtorl.policy.pacing import Plan, Schedule
+from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Online, Simulator
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, instance_from_history
@@ -31,11 +32,12 @@ GainAt = Callable[[Online, int, slice, float, Forecast], Floats]
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that can be played against the simulator."""
+    """A policy that can be played against the simulator; `explore` is the share of its decisions left to chance."""
 
     forecasts: Forecasts
     params: PolicyParams
     gain_at: GainAt | None = None
+    explore: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def play(
         state = plan.start(price)
         for round_index in range(rounds):
             forecast, u_U = policy.forecasts(online, round_index), online.u(round_index)
+            v_U = online.u(round_index, "explore")
             for first in range(0, len(users), at_once):
                 part = slice(first, min(first + at_once, len(users)))
                 now = plan.price(state)
@@ -87,6 +90,9 @@ def play(
                     expected = expected._replace(gain_BC=gain_NC)
                 made = decide(expected, policy.params, u_U[part], price_BC=now)
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
+                if policy.explore:  # any channel, exposed, as by scope "both" of `mtorl.policy.exploration`
+                    by_chance_N = (v_U[part] / policy.explore * len(CHANNELS)).astype(int)
+                    wanted_N = np.where(v_U[part] < policy.explore, by_chance_N, wanted_N)
                 found = online.advance(round_index, wanted_N, plan.budget - spent[repetition], part)
                 spent[repetition] += found["cost"].sum()
                 gain_U[part] += gain.of({name: found[f"expected_{name}"] for name in gain.names})
@@ -126,12 +132,12 @@ def true_lift(
     }
 
 
-def policy_of(artifact: Artifact, store: FeatureSource | None) -> Policy:
+def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 0.0) -> Policy:
     """An artifact's policy as the servers apply it, for many users at once and without the servers.
 
     `store` is the router's source of stored features, if the data set has any; the simulator knows the histories.
     """
-    return Policy(forecasts_of(artifact, artifact.encoder, artifact.spec, store), artifact.policy)
+    return Policy(forecasts_of(artifact, artifact.encoder, artifact.spec, store), artifact.policy, explore=explore)
 
 
 def forecasts_of(

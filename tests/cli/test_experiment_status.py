@@ -14,6 +14,7 @@ import yaml
 from cli.experiment.table import print_experiments
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.exploration import Exploration
 from tests.cli.test_experiment import mtorl
 from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
 from tests.monitoring.experiments import made_views as made
@@ -57,11 +58,13 @@ def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
     made_.check(SPEC)
     assert made_.name == "first-day" and made_.ramp is not None and made_.ramp.stages[0].stage == "shadow"
     assert mtorl("check", file, "--dataset", tmp_path / "dataset.yaml").exit_code == 0
+    assert [arm.explore for arm in made_.arms] == [Exploration(share=0.05, scope="both")] * 2
     again = mtorl("init", file, "--dataset", "simulator")
     assert again.exit_code == 2 and "is there already" in again.stderr and file.read_text() == text
     other = tmp_path / "other.yaml"
-    assert mtorl("init", other, "--dataset", "simulator").exit_code == 0
+    assert mtorl("init", other, "--dataset", "simulator", "--explore", 0).exit_code == 0
     assert Experiment.load(other).salt != made_.salt, "nobody can guess it"
+    assert [arm.explore for arm in Experiment.load(other).arms] == [None] * 2
 
 
 @pytest.mark.parametrize("dataset", ["simulator", "kuairand-sequence", "criteo-sequence"])

@@ -88,13 +88,6 @@ def test_a_channel_of_which_the_policy_does_not_say_it_is_exposed_as_the_policy_
         assert taken[:2] == ("c", expose)
 
 
-def test_exposure_alone_leaves_the_channel_to_the_policy() -> None:
-    how = Exploration(share=0.25, scope="exposure")
-    choice = Choice("a", False, {"a": 0.6}, {"a": 0.0})
-    assert explore(choice, how, CHANNELS, 0.1) == (Choice("a", True, {"a": 0.6}, {"a": 0.25}), True)
-    assert explore(choice, how, CHANNELS, 0.3) == (Choice("a", False, {"a": 0.6}, {"a": 0.25}), False)
-
-
 def test_the_two_draws_of_a_decision_are_independent() -> None:
     places: Counter[tuple[bool, bool]] = Counter()
     for i in range(4000):
