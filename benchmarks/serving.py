@@ -169,7 +169,10 @@ def measure_models(
     from serving.local.torchserve import TorchServe
 
     package(artifact, "challenger", store := root / "ours-store", gather=True)
-    servers = {"handler": TorchServe(store, root / "ours"), "predictor": LocalPredictor(store, root, *free_ports(1))}
+    servers = {
+        "handler": TorchServe(store, root / "ours", *free_ports(1)),
+        "predictor": LocalPredictor(store, root, *free_ports(1)),
+    }
     for name, server in servers.items():
         with server:
             figures[name] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)

@@ -28,7 +28,7 @@ def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: fl
 class ModelServer(ABC):
     """A server of every .mar of a folder, each named after its file; its log and temporary files are in `workdir`.
 
-    The models answer at `inference_url`, on `port` of 127.0.0.1; 0: the server chooses a place.
+    The models answer at `inference_url`, on `port` of 127.0.0.1; 0: on a Unix socket.
     """
 
     title: ClassVar[str]

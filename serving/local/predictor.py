@@ -24,7 +24,7 @@ _START_SECONDS = 60.0
 
 
 class LocalPredictor(ModelServer):
-    """KServe's own server; without a port it answers on a Unix socket."""
+    """KServe's own server."""
 
     title = "the predictor"
 

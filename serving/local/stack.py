@@ -64,8 +64,8 @@ class LocalStack:
     Args:
         own: Experiments to serve with the run's models and features; None: that of the run.
         router_port: Port of the router on 127.0.0.1; 0 takes a free one.
-        models_port: Port of the run's models there, likewise.
-        runtime: "torchserve", or "predictor", which needs no Java and, without a port, answers on a Unix socket.
+        models_port: Port of the run's models there; 0: they answer on a Unix socket.
+        runtime: "torchserve", or "predictor", which needs no Java.
         ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
         settings: Of the router, in place of a laptop's.
     """

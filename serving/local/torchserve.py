@@ -14,10 +14,11 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from typing_extensions import override
 
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import UNIX, ask
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import ModelServer, StackError
 from serving.local.ports import free_ports, is_free
@@ -33,7 +34,7 @@ _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last l
 
 
 class TorchServe(ModelServer):
-    """A TorchServe, on ports of 127.0.0.1. Its log is `torchserve.log`."""
+    """A TorchServe; all else than its models answers on ports of 127.0.0.1. Its log is `torchserve.log`."""
 
     title = "TorchServe"
 
@@ -63,18 +64,19 @@ class TorchServe(ModelServer):
                     raise
 
     def _launch(self, java: Path) -> ChildProcess:
-        inference, management, metrics, *grpc = free_ports(5)
+        management, metrics, *grpc = free_ports(4)
         if self._port and not is_free(self._port):
             raise StackError(
                 f"port {self._port}, where the models should answer, is taken: choose another one "
                 "(mtorl serve --models-port PORT, and that port in the experiment file)"
             )
-        self.inference_url = f"http://127.0.0.1:{self._port or inference}"
+        tmp = temporary_folder(self.workdir)
+        socket = str(tmp / ".inference.sock")
+        self.inference_url = f"http://127.0.0.1:{self._port}" if self._port else f"{UNIX}://{quote(socket, safe='')}"
         self.management_url = f"http://127.0.0.1:{management}"
         self.metrics_url = f"http://127.0.0.1:{metrics}"
         config = self.workdir / "config.properties"
         config.write_text(config_properties(self, (grpc[0], grpc[1])))
-        tmp = temporary_folder(self.workdir)
         return ChildProcess(
             java_command(java, self.model_store, config, tmp),
             log=self.log,
@@ -144,7 +146,7 @@ def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
     """The text of TorchServe's config.properties for a laptop: everything on 127.0.0.1, no token, no model upload."""
     return "\n".join(
         (
-            f"inference_address={server.inference_url}",
+            f"inference_address={unquote(server.inference_url.replace(f'{UNIX}://', 'unix:'))}",
             f"management_address={server.management_url}",
             f"metrics_address={server.metrics_url}",
             "grpc_inference_address=127.0.0.1",

@@ -15,6 +15,5 @@ fails or takes too long, the answer is 200 with the default action: no exposure,
 
 In reading order, each importing only what stands before it: `ops/` (settings, metrics, health), `flow/` (the decision),
 `router.py` (all parts together), `http/` (gateway, protocols, the process), `__main__.py`; and `arm_check.py` (the
-command `mtorl arm check`). No file imports torch or the
-offline half of Feast.
+command `mtorl arm check`). No file imports torch or the offline half of Feast.
 """

@@ -94,7 +94,7 @@ class Router:
         self._tasks = [asyncio.create_task(self._every_second(self._show_life))]
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
-        while self.live.missing is not None:
+        while self.live.missing:
             self._wait_for(f"the experiment is refused: {self.live.missing}")
             await asyncio.sleep(_TICK_SECONDS)
             await self._follow_experiment()

@@ -97,16 +97,15 @@ class LiveExperiments:
         self._seen: object = None  # what the source said last
         self._in_force = self._kept() if start_with_it else {}  # by the name of the text
         self._experiments: Experiments | None = None
-        self.missing: ExperimentError | None = None  # why nothing is in force: one was wrong at the start
+        self.missing = ""  # why nothing is in force: one was wrong at the start
         self.refused = False  # the source has something else than is in force
         self.refresh()
 
     @property
     def experiments(self) -> Experiments:
-        """What is in force; raises `missing`."""
+        """What is in force; raises ExperimentError."""
         if self._experiments is None:
-            assert self.missing is not None
-            raise self.missing
+            raise ExperimentError(self.missing)
         return self._experiments
 
     @property
@@ -131,9 +130,9 @@ class LiveExperiments:
         metrics.EXPERIMENT_REFUSED.set(self.refused)
         lacking = not accepted or any(name not in accepted for name in texts if not name.endswith(OFF))
         if self._experiments is None and lacking:
-            self.missing = ExperimentError("; ".join(faults))
+            self.missing = "; ".join(faults) or "there is no experiment"
             return False
-        self.missing = None
+        self.missing = ""
         if changed := self._experiments is None or accepted != self._in_force:
             self._put_in_force(accepted)
         else:

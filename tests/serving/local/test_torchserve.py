@@ -61,8 +61,10 @@ def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
     (tmp_path / "b.mar").touch()
     (tmp_path / "a.mar").touch()
     server = TorchServe(tmp_path, tmp_path / "work")
-    server.inference_url = server.management_url = server.metrics_url = "http://127.0.0.1:1"
+    server.inference_url, server.management_url = "http+unix://%2Fown%2Fmodels", "http://127.0.0.1:1"
+    server.metrics_url = server.management_url
     lines = dict(line.split("=", 1) for line in config_properties(server, (2, 3)).splitlines())
+    assert lines.pop("inference_address") == "unix:/own/models"
     assert all(value.startswith(("http://127.0.0.1:", "127.0.0.1")) for k, value in lines.items() if "_address" in k)
     assert lines["load_models"] == "a=a.mar,b=b.mar", "whatever name the archive has inside"
     assert lines["enable_model_api"] == "false"
@@ -76,7 +78,7 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        choices = [(*free_ports(4), taken.getsockname()[1])]  # the last one is found taken last
+        choices = [(*free_ports(3), taken.getsockname()[1])]  # the last one is found taken last
         monkeypatch.setattr(torchserve, "free_ports", lambda n: choices.pop() if choices else free_ports(n))
         monkeypatch.setattr(os, "cpu_count", lambda: 4)
         with TorchServe(store, tmp_path / "work") as server:
