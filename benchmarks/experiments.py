@@ -13,6 +13,7 @@ Experiments are judged at every look by the functions that the verdict calls (`m
     coverage    the challenger is better: how often the interval ever misses the true lift
     power       the same: how often a verdict is reached at all, beside a test of one look at the end
     uneven      users decide by a factor of hundreds more or less often
+    paced       both arms alike, under a budget a day that pacing spreads: what a small arm loses by its size
 """
 
 import time
@@ -26,6 +27,7 @@ from _environment import environment, finish, parser
 from benchmarks.experiment_runs import arrivals, returning
 from benchmarks.experiment_runs.judge import judge
 from benchmarks.experiment_runs.markets import Clicks, Revenue
+from benchmarks.experiment_runs.paced import paced
 from benchmarks.experiment_runs.table import experiment_tables
 from mtorl.experiment.inference.sums import Sums
 
@@ -52,6 +54,7 @@ def main() -> None:
     made.add_argument("--seed", type=int, default=7)
     options = made.parse_args()
     figures = {"environment": environment(), **measure(50 if options.quick else 2_000, options.seed)}
+    figures["paced"] = paced(3 if options.quick else 200, options.seed)
     print(experiment_tables(figures))
     finish(figures, options.json)
 

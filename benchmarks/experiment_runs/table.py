@@ -1,7 +1,7 @@
 """The figures of `experiments.py` as tables."""
 
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of
-from benchmarks.experiment_runs import arrivals
+from benchmarks.experiment_runs import arrivals, paced
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
 from mtorl.experiment.inference.heavy_users import HEAVIEST
@@ -28,7 +28,11 @@ def experiment_tables(figures: Figures) -> str:
         f"{_uneven(figures)}\n"
         "**The challenger is better**, looked at every hour of four weeks. Decided: at some look, after which share of "
         "all users on average; beside it the fixed-horizon interval, at its one look at the end.\n\n"
-        f"{_better(figures)}" + measured_on(figures, "experiments.py")
+        f"{_better(figures)}\n"
+        f"**Identical arms under a budget a day**, paced for {paced.DAYS} days from the median forecast as the first "
+        "price; spent is the mean share of an arm's part. Lift in gain per decision, with its 95 % interval over the "
+        "runs; no budget was exceeded.\n\n"
+        f"{_paced(figures)}" + measured_on(figures, "experiments.py")
     )
 
 
@@ -84,3 +88,15 @@ def _better(figures: Figures) -> str:
         "one look": lambda row: f"{row['fixed']:.1%}",
     }
     return table_of(columns, figures["better"])
+
+
+def _paced(figures: Figures) -> str:
+    columns: dict[str, Show] = {
+        "share of the challenger": lambda row: row["share"],
+        "decisions a day": lambda row: f"{row['decisions_a_day']:,}",
+        "runs": lambda row: str(row["runs"]),
+        "spent, incumbent": lambda row: f"{row['spent_incumbent']:.1%}",
+        "spent, challenger": lambda row: f"{row['spent_challenger']:.1%}",
+        "lift (true: 0)": lambda row: f"{row['lift']:+.1%} +- {row['margin']:.1%}",
+    }
+    return table_of(columns, figures["paced"])

@@ -41,9 +41,9 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
 
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.layers import Experiments
-    from serving.ledger.contract import Account, Cost, Wanted
+    from serving.ledger.contract import Cost, Wanted
     from serving.ledger.location import RedisLocation
-    from serving.ledger.pacer import Pacer
+    from serving.ledger.pacer import Pacer, ledger_accounts
     from serving.ledger.redis_ledger import RedisLedger
 
     clock, chance = _Clock(), random.Random(1)
@@ -55,10 +55,9 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
         found = Experiments([Experiment.from_dict(content, Path(folder))])
         location, client = RedisLocation.parse(f"redis://127.0.0.1:{port}?name=ads"), Redis(port=port)
         ledgers = [RedisLedger(location, None, 5.0, clock) for _ in range(routers)]
-        ledgers[0].define(
-            [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found.accounts()]
-        )
-        pacers = [Pacer(ledger, dict.fromkeys(CHANNELS, 0.15), clock) for ledger in ledgers]
+        caps = dict.fromkeys(CHANNELS, 0.15)
+        ledgers[0].define(ledger_accounts(found, caps))
+        pacers = [Pacer(ledger, caps, clock) for ledger in ledgers]
 
         def spend(name: str, arm: str, campaign: int, amount: float) -> Wanted:
             return Wanted(name, f"e/{arm}", f"c{campaign}", CHANNELS[0], amount)

@@ -58,9 +58,13 @@ class Experiments:
 
     def asks(self, arm: str) -> bool:
         """Whether an arm, named as by `Experiment.key`, has an endpoint."""
+        return arm in self._asking
+
+    @cached_property
+    def _asking(self) -> frozenset[str]:
         urls = {one.key(of.name): of.url for one in self._all for of in one.arms}
         urls[OUTSIDE] = next((one.arm(OUTSIDE).url for one in self._all), None)
-        return urls.get(arm) is not None
+        return frozenset(arm for arm, url in urls.items() if url is not None)
 
     def accounts(self) -> Sequence[AccountLimit]:
         """Every budget as a whole, each arm's part of it, and one for users who are in no experiment."""

@@ -24,8 +24,9 @@ REACTION and HORIZON are at least GRAINS of the highest cost of one exposure.
 
 A plan that is changed while it runs begins at `since`, when `before` was already spent, and schedules the rest over the
 rest. Update at least every half percent of the budget: spend between two updates moves no price. The best schedule is
-the spend expected at a constant price; expected traffic is close to it. The ledger keeps the cap; the plan adds that
-with nothing left the price is one that no exposure can earn.
+the spend expected at a constant price; expected traffic is close to it. The ledger keeps the cap, which may lie above
+the budget by `spare`: a plan that had to stop exactly at its budget would leave some of it over in the mean. With
+nothing left the price is one that no exposure can earn.
 """
 
 from bisect import bisect_right
@@ -100,6 +101,7 @@ class Plan:
     since: float = -inf  # when it began, if that was after the schedule's start
     before: float = 0.0  # currency units, spent by then
     grain: float = 0.0  # currency units, the highest cost of an exposure
+    spare: float = 0.0  # currency units that may be spent above the budget; they are not planned
 
     def __post_init__(self) -> None:
         if not 0 < self.budget < inf:
@@ -111,6 +113,11 @@ class Plan:
     def size(self) -> float:
         """Currency units that it has to spend."""
         return self.budget - self.before
+
+    @property
+    def limit(self) -> float:
+        """Currency units that may be spent."""
+        return self.budget + self.spare
 
     @property
     def largest_gap(self) -> float:
@@ -133,11 +140,11 @@ class Plan:
         gap = (state.spent - self.scheduled(state.at)) / self.size
         pace = 1.0 - min(max(gap / self._at_least(HORIZON), -1.0), 1.0)
         wanted = pace * (self.scheduled(until) - self.scheduled(state.at))
-        return min(wanted, max(self.budget - state.spent, 0.0))
+        return min(wanted, max(self.limit - state.spent, 0.0))
 
     def price(self, state: State) -> float:
         """Price until the next update: gain that one currency unit must earn."""
-        return state.price_unit * (state.multiplier if state.spent < self.budget else STOP_MULTIPLIER)
+        return state.price_unit * (state.multiplier if state.spent < self.limit else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
         """Move the price by the spend since the last update.

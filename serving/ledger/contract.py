@@ -16,7 +16,8 @@
     zone begins, 23 hours or more after it began itself; so it may last two days once (`period_after`). Under any change
     of clock or time zone, two days of a budget begin 23 hours apart or more, two hours an hour. (A clock that was ahead
     has begun the next period too early; until that is over, nothing beyond its limit is spent.)
-5.  The account of all arms ("*") binds them together. When the parts of a budget change, an arm's limit in the present
+5.  The account of all arms ("*") binds them together: limits of arms may add up to more (`spare` in
+    `mtorl/experiment/paced_account.py`). When the parts of a budget change, an arm's limit in the present
     period becomes what it has spent, plus its new part of the rest (`limit_after_a_change`). Setting the same accounts
     again changes nothing, and the next period begins with the new parts.
 """

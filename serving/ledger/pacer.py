@@ -15,6 +15,7 @@ as the round took, times 20. So up to 25,000 accounts are updated every five sec
 An exposure draws on every account that matches it, so its price is the sum of their prices (each is the dual of its own
 budget). A channel without a paced account keeps the model's own price; so do all until the first price is known. The
 experiment file states it, or it is the median gain of a currency unit in the arms' first forecasts for the campaign.
+A small arm begins with the price of the largest (`mtorl/experiment/paced_account.py`).
 """
 
 import logging
@@ -39,12 +40,14 @@ from mtorl.experiment.paced_account import (
     Target,
     account_name,
     first_price,
+    highest_cost,
     scope_of,
+    spare,
     terms_of,
     updated,
 )
 from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
-from serving.ledger.contract import Balance, Ledger
+from serving.ledger.contract import Account, Balance, Budget, Ledger
 from serving.ledger.pacing_store import Lease, Prices
 
 log = logging.getLogger(__name__)
@@ -120,6 +123,7 @@ class Pacer:
         # What the experiments want.
         self._experiments: Experiments | None = None
         self._targets: Mapping[str, Target] = {}
+        self._largest: Mapping[Budget, tuple[float, str]] = {}  # part and name of the largest account with an endpoint
         # Counted by this router.
         self._counting = threading.Lock()
         self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}  # by arm and campaign; "*" is any
@@ -206,9 +210,9 @@ class Pacer:
 
     def _set(self, experiments: Experiments) -> None:
         """Follow changed experiments: all accounts are due."""
-        asks = {arm: experiments.asks(arm) for arm in {limit.arm for limit in experiments.accounts()}}
         targets = dict[str, Target]()
         counted = defaultdict[tuple[str, str], list[tuple[str, float]]](list)
+        largest = dict[Budget, tuple[float, str]]()
         terms: dict[tuple[int, float], str] = {}  # accounts of a budget share its pacing
         for limit in experiments.accounts():
             if limit.pacing is None:
@@ -216,11 +220,12 @@ class Pacer:
             name, of = account_name(limit), (id(limit.pacing), limit.part)
             if of not in terms:
                 terms[of] = terms_of(limit)
-            caps = self._cost_cap if limit.channel == "*" else {limit.channel: self._cost_cap.get(limit.channel, 0.0)}
-            targets[name] = Target(limit, terms[of], max(caps.values(), default=0.0), asks[limit.arm])
+            targets[name] = Target(limit, terms[of], highest_cost(limit, self._cost_cap), experiments.asks(limit.arm))
+            if targets[name].asks and limit.part > largest.get(targets[name].budget, (0.0, ""))[0]:
+                largest[targets[name].budget] = limit.part, name
             if (most := limit.pacing.opportunities) is not None:
                 counted[limit.arm, limit.campaign].append((name, _REPORT_SHARE * most))
-        self._targets = targets
+        self._targets, self._largest = targets, largest
         if (lead := self._lead) is not None:
             lead.due, lead.rests_until, lead.tidy = dict.fromkeys(targets, -inf), -inf, True
             lead.paces = {name: pace for name, pace in lead.paces.items() if name in targets}
@@ -349,7 +354,10 @@ class Pacer:
             else:
                 clock = Clock.of_time(limit, pacing, float(balance.start or lead.now), lead.now)
             amounts = balance.limit, balance.spent + balance.reserved
-            found, pace = updated(target, clock, amounts, kept, first)
+            part, largest = self._largest.get(target.budget, (0.0, ""))
+            found, pace = updated(
+                target, clock, amounts, kept, first, lead.kept.get(largest) if part > limit.part else None
+            )
         except (ValueError, OverflowError) as error:
             if lead.faults.get(name) != str(error):
                 log.warning("not paced: %s: %s", name, error, extra={"arm": limit.arm})
@@ -388,3 +396,18 @@ class Pacer:
             if paced := known.of(scope):
                 largest[scope[0]] = max(sum(paced), largest.get(scope[0], 0.0))
         return largest
+
+
+def ledger_accounts(experiments: Experiments, cost_cap: Mapping[str, float]) -> list[Account]:
+    """The accounts of experiments, with the limits that the ledger keeps."""
+    return [
+        Account(
+            x.arm,
+            x.campaign,
+            x.channel,
+            x.limit + spare(x, experiments.asks(x.arm), highest_cost(x, cost_cap)),
+            x.period,
+            x.timezone,
+        )
+        for x in experiments.accounts()
+    ]

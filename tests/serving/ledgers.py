@@ -171,7 +171,7 @@ def balance(ledger: Ledger, arm: str = "a", campaign: str = "*", channel: str = 
 
 
 def accounts_of(**changes: Any) -> list[Account]:
-    """Of an experiment with these changes, as the router gives them to the ledger."""
+    """Of an experiment with these changes."""
     found = Experiment.from_dict(experiment("http://x", **changes)).accounts()
     return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
 

@@ -26,14 +26,13 @@ from mtorl.log.records import CANCEL, OutcomeRecord
 from mtorl.runtime.files import replacing
 from serving.decision_log import Spool, SpoolUnavailable, segments
 from serving.ledger.contract import (
-    Account,
     Cost,
     Ledger,
     LedgerUnavailable,
     UnknownReservation,
     Wanted,
 )
-from serving.ledger.pacer import Pacer
+from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
@@ -129,9 +128,7 @@ class Budgets:
         if not self.ready:
             self.ledger.claim()
             check_ledger(self.ledger, spool.folder)
-        accounts = [
-            Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in experiments.accounts()
-        ]
+        accounts = ledger_accounts(experiments, self.cost_cap)
         self.ledger.define(accounts)
         self._accounts = frozenset((x.arm, x.campaign, x.channel) for x in accounts)
         self._accounts_of = experiments

@@ -13,8 +13,8 @@ from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
-from serving.ledger.contract import Account, Ledger
-from serving.ledger.pacer import Pacer
+from serving.ledger.contract import Ledger
+from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Prices
 from tests.experiments import experiment
 from tests.serving.ledgers import NOON, Place, reserve, settle
@@ -36,7 +36,7 @@ def of(*budgets: dict[str, Any]) -> Experiments:
 
 
 def define(ledger: Ledger, found: Experiments) -> None:
-    ledger.define([Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in found.accounts()])
+    ledger.define(ledger_accounts(found, CHANNELS))
 
 
 def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
@@ -202,6 +202,19 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), (
         "known to all routers from then on"
     )
+
+
+def test_a_small_arm_goes_by_the_price_of_the_largest_at_first(place: Place) -> None:
+    """Its limit lies a little above its part; the whole and the largest arm's are as the file says, or nearly."""
+    found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day()], stage="5%"))])
+    ledger, pacer = paced(place, found)
+    assert reserve(ledger, "early", "test/incumbent", "c", "video", 3.0)
+    place.clock.now += 60.0
+    pacer.refresh(found)
+    prices = pacer.by_arm()
+    assert prices["test/challenger"] == pytest.approx(prices["test/incumbent"], rel=0.01) and min(prices.values()) > 0.6
+    limits = {b.arm: b.limit for b in ledger.balances()}
+    assert limits == pytest.approx({"*": 200.0, "test/incumbent": 190.0225, "test/challenger": 10.4275})
 
 
 @pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])

@@ -1,0 +1,98 @@
+"""A small part of a budget is spent like a large one: to its end in the mean, and from the price that is known."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.experiment.budget import AccountLimit
+from mtorl.experiment.paced_account import (
+    MOST_SPARE,
+    SPARE,
+    Clock,
+    Kept,
+    Target,
+    first_price,
+    spare,
+    terms_of,
+    updated,
+)
+from mtorl.policy.pacing import GRAINS, State
+from mtorl.policy.schedule import Pacing
+
+DAY, CAP = 86_400.0, 0.4
+PACING = Pacing(price=0.5)
+
+
+def target(part: float, whole: float = 100.0, grain: float = CAP, **changes: Any) -> Target:
+    limit = AccountLimit("arm", "*", "*", part, part * whole, "day", "UTC", PACING)
+    return Target(limit, terms_of(limit), grain, **{"asks": True, **changes})
+
+
+def at(of: Target, now: float, committed: float, kept: Kept | None = None, largest: Kept | None = None) -> Kept:
+    """The account after an update."""
+    first, clock = first_price(of.limit, kept), Clock.of_time(of.limit, PACING, now // DAY * DAY, now)
+    assert first is not None
+    amount = of.limit.limit + spare(of.limit, of.asks, of.grain)
+    return updated(of, clock, (amount, committed), kept, first, largest)[0]
+
+
+@given(
+    weights=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6),
+    whole=st.floats(0.1, 1e6),
+    grain=st.floats(0.0, 1e3),
+)
+def test_no_arm_can_take_more_of_the_others_money_than_a_few_exposures(weights, whole, grain):
+    parts = [weight / sum(weights) for weight in weights]
+    spares = [spare(target(part, whole).limit, True, grain) for part in parts]
+    most = min(SPARE * grain, MOST_SPARE * whole)
+    assert sum(spares) <= (len(parts) - 1) * most * (1 + 1e-9)
+    for part, more in zip(parts, spares, strict=True):
+        assert part * whole + more <= whole * (1 + 1e-9)
+        if len(parts) == 2:
+            assert more <= (1 - part) * most * (1 + 1e-9), "the same share of the other's part, however small"
+
+
+def test_only_paced_parts_have_spare_money():
+    limit = target(0.05).limit
+    assert spare(limit, True, CAP) == pytest.approx(0.95 * SPARE * CAP)
+    for other, asks in (
+        (limit, False),
+        (limit._replace(pacing=None), True),
+        (limit._replace(part=0.0, limit=0.0), True),
+    ):
+        assert spare(other, asks, CAP) == 0.0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_a_small_arm_spends_its_part_in_the_mean_over_days(share: float) -> None:
+    """Money for 5 and for 25 exposures a day; a limit at the part itself leaves 30 % and 7 % over."""
+    of, chance, days, total = target(share), random.Random(1), 60, 0.0
+    limit, kept = of.limit.limit + spare(of.limit, True, CAP), None
+    for day in range(days):
+        spent, now = 0.0, day * DAY
+        while now < (day + 1) * DAY:
+            kept = at(of, now, spent, kept)
+            gain, cost = chance.lognormvariate(-2.9, 0.92), chance.uniform(0.1, 0.3)
+            if gain >= kept.price * cost and spent + CAP <= limit:
+                spent += cost
+            now += chance.expovariate(2_000 * share) * DAY
+        assert spent <= limit
+        total += spent
+    assert total / days / of.limit.limit == pytest.approx(1.0, abs=0.03)
+
+
+def test_the_largest_account_gives_a_small_one_its_first_price() -> None:
+    small, noon = target(0.05), DAY / 2
+    large = at(target(0.95), 0.0, 0.0)
+    large = large._replace(state=replace(large.state, multiplier=2.0))
+    found = at(small, noon, 0.0, largest=large)
+    assert found.price == pytest.approx(1.0)
+    assert at(small, noon, 0.0).price == pytest.approx(0.5)
+    mad = large._replace(state=replace(large.state, multiplier=30.0))
+    assert at(small, noon, 0.0, found, mad).price == pytest.approx(0.5), "of an arm that looks at no price"
+    later = at(small, noon + 60, 0.0, found._replace(learned=GRAINS * CAP), large._replace(state=State(0, 0, 3, 0.5)))
+    assert later.price == pytest.approx(1.0, abs=0.01), "it has its own by then"
