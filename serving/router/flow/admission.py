@@ -71,6 +71,7 @@ class Admission:
     def __init__(self, most: int, seconds: float) -> None:
         self.limit = float(min(most, _INITIAL))  # of the requests in flight now
         self.inside = 0
+        self.coming = 0  # requests whose heads have come; of many at once, only as many as find room go on
         self.target = _TARGET * seconds  # of the mean latency
         self._most = most
         self._seconds = seconds
@@ -83,8 +84,8 @@ class Admission:
     @property
     def full(self) -> bool:
         """Whether one more request would be refused."""
-        ahead = len(self._waiting)
-        if not ahead and self.inside < int(self.limit):
+        ahead = len(self._waiting) + self.coming - max(int(self.limit) - self.inside, 0)
+        if ahead < 0:
             return False
         return ahead >= _MOST_WAITING or (ahead + 1) * self._mean > self._patience * int(self.limit)
 

@@ -64,12 +64,18 @@ class Gateway:
 
     def sheds(self, method: bytes, target: bytes) -> bool:
         """Whether a request is refused for want of room before it is parsed, authenticated or not."""
-        return self.decisions.full and method == b"POST" and not target.startswith(b"/v1/outcomes")
+        if method != b"POST" or target.startswith(b"/v1/outcomes"):
+            return False
+        refused = self.decisions.full
+        self.decisions.coming += not refused
+        return refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
         path, method, headers = scope["path"], scope["method"], scope["headers"]
         more: list[tuple[bytes, bytes]] = []
+        if method == "POST" and not path.startswith("/v1/outcomes"):  # counted by `sheds`
+            self.decisions.coming = max(self.decisions.coming - 1, 0)
         try:
             self._check(path, method, headers)
             body = b"" if method in ("GET", "HEAD") else await self._read(headers, receive)

@@ -86,6 +86,9 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pyte
         h.gateway.decisions._mean = 20.0  # an answer takes as long as that
         assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
+        h.gateway.decisions.inside = 1  # many heads at once: only as many pass as find room
+        assert [h.gateway.sheds(b"POST", PREDICT.encode()) for _ in range(4)] == [False, False, True, True]
+        h.gateway.decisions.inside, h.gateway.decisions.coming = 3, 0
         refused = await h.post(PREDICT, BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         # Outcomes have room of their own.
