@@ -281,10 +281,9 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
 
 def print_plan(plan: dict[str, Any]) -> None:
     """Print what an experiment needs."""
-    seen, adjustment = plan["seen"], plan["adjustment"]
-    after = f" after the {_span(seen['past_days'])} of their past" if seen["past_days"] else ""
+    seen = plan["seen"]
     lines = [
-        f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}{after}, {seen['decisions']:,} "
+        f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}, {seen['decisions']:,} "
         f"decisions, {seen['value']:.4g} {seen['unit']}",
         f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
         f"about {plan['users']:,} users",
@@ -295,8 +294,10 @@ def print_plan(plan: dict[str, Any]) -> None:
         lines.append("days: not known from less than a day; say --users-a-day")
     else:
         lines.append(f"days at the last stage: {days:,.2f}")
-    if adjustment is not None:
-        lines.append(_what_covariates_bring(adjustment))
+    if plan["covariates"] is not None:
+        lines.append(
+            "covariates are no part of the plan: the better the users' past forecasts them, the fewer it takes"
+        )
     typer.echo("\n".join(lines))
 
 
@@ -305,15 +306,3 @@ def _span(days: float) -> str:
     if days >= 1:
         return f"{days:.2f} days"
     return f"{24 * days:.1f} hours" if 24 * days >= 1 else f"{1440 * days:.0f} minutes"
-
-
-def _what_covariates_bring(adjustment: dict[str, Any]) -> str:
-    names, without = ", ".join(adjustment["covariates"]), adjustment["without"]
-    takes = "more users than anybody waits for"
-    if without is not None:
-        days = "" if without["days"] is None else f" and {without['days']:,.2f} days"
-        takes = f"about {without['users']:,} users{days}"
-    return (
-        f"that counts on covariates ({names}), which are known of {adjustment['users_share']:.0%} of these users and "
-        f"explain {adjustment['explained']:.0%} of the variance; without them it takes {takes}"
-    )

@@ -4,12 +4,10 @@
     plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.inference.plan)
 
 All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside;
-but no decision of a user since the file first named its arm. With covariates from the users' past, the plan takes the
-middle of the log's time for the beginning of the experiment: the first half is the past.
+but no decision of a user since the file first named its arm.
 """
 
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +15,10 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.hourly_sums import matures, quoted, sql_text
-from monitoring.verdict.known_users import PREFIX, find_known, known_by
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
-from mtorl.experiment.inference.plan import Plan, Population, needed_users
+from mtorl.experiment.inference.plan import Population, needed_users
 from mtorl.experiment.inference.sums import Floats
 from mtorl.experiment.inference.verdict import error_share
 from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, Terms, column, gain_of, metric, outcomes_of, unit_of
@@ -33,15 +30,13 @@ _WHOLE_DAY = 0.9  # of a day, from its first decision to its last: a log of less
 
 
 class IncumbentUsers(NamedTuple):
-    """The incumbent's users, and their decisions, in the time of the log, or in its second half."""
+    """The incumbent's users, and their decisions, in the time of the log."""
 
     population: Population
     decisions: int
     cost_per_decision: float
     days: float
     unit: str  # of the primary metric
-    covariates: tuple[str, ...] = ()  # what is known of them beforehand
-    past_days: float = 0.0  # of the log, before that time
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
@@ -59,45 +54,29 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
                   AND coalesce({TIME} < since, true)""",
             {"name": experiment.name},
         )
-        ((first, newest),) = db.execute("SELECT min(decided), max(decided) FROM decision").fetchall()
-        if first is None:
-            return IncumbentUsers(Population(np.zeros((0, 2))), 0, 0.0, 0.0, unit_of(primary, gain))
-        last = newest - timedelta(hours=hours or 0.0)
-        begins: datetime = first
-        covariates: tuple[str, ...] = ()
-        if experiment.covariates is not None:
-            begins = first + max(last - first, timedelta(0)) / 2
-            every = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
-            find_known(db, log.lake, begins, sorted(every))
-            covariates = known_by(sorted(every))
         added = "".join(
             f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {quoted(column(kind))}" for kind in kinds
         )
-        told = "".join(f", any_value({of}) AS {of}" for of in (quoted(PREFIX + name) for name in covariates))
         of_users = db.execute(
-            f"""WITH planned AS (FROM decision WHERE decided BETWEEN $begins AND $last)
-            SELECT count(decided) AS {DECISIONS}, min(decided) AS first, max(decided) AS last{added}{told} FROM (
+            f"""WITH planned AS (FROM decision WHERE decided <= (SELECT max(decided) FROM decision) - $ripens)
+            SELECT count(decided) AS {DECISIONS}, min(decided) AS first, max(decided) AS last{added} FROM (
                 SELECT user_id, decided FROM planned UNION ALL BY NAME
                 SELECT user_id, kind, value FROM planned JOIN outcome_log USING (decision_id)
                 WHERE greatest(event_time, received_time) <= {matures(experiment, "decided")})
-            {"LEFT JOIN known ON unit = hash(user_id)" if covariates else ""}
             GROUP BY user_id ORDER BY user_id""",  # a plan draws users by their place: the same log, the same plan
-            {"begins": begins, "last": last},
+            {"ripens": timedelta(hours=hours or 0.0)},
         ).df()
     judged = metric(primary, gain)
     figures = np.stack([_sum(of_users, terms) for terms in (judged.numerator, judged.denominator)], -1)
     if len(figures):
         figures = figures * user_weights(of_users[DECISIONS].to_numpy(np.float64))[:, None]
     decisions, cost = int(of_users[DECISIONS].sum()), float(_sum(of_users, metric(COST, gain).numerator).sum())
-    known_UK = of_users[[PREFIX + name for name in covariates]].to_numpy(np.float64) if covariates else None
     return IncumbentUsers(
-        Population(figures, set(EVENTS).issuperset(gain_of(primary, gain).names), known_UK),
+        Population(figures, set(EVENTS).issuperset(gain_of(primary, gain).names)),
         decisions,
         cost / decisions if decisions else 0.0,
         (of_users["last"].max() - of_users["first"].min()).total_seconds() / 86_400 if len(of_users) else 0.0,
         unit_of(primary, gain),
-        covariates,
-        (begins - first).total_seconds() / 86_400,
     )
 
 
@@ -118,8 +97,7 @@ def plan_with(
 
     Returns:
         A JSON-ready dict: users of all arms, days (None: unknown), decisions, cost (currency units), power and runs of
-        the played experiments. With covariates, `adjustment` says what they explain, and has the same figures
-        `without` them.
+        the played experiments. With `covariates`, which are no part of the plan, the experiment needs fewer.
 
     Raises:
         ValueError: the log says too little, or an argument makes no sense.
@@ -131,38 +109,22 @@ def plan_with(
         return None
     users = len(seen.population.figures_U2)
     a_day = users_a_day or (users / seen.days if seen.days >= _WHOLE_DAY else 0.0)
-
-    def needs(plan: Plan) -> dict[str, Any]:
-        decisions = plan.users * seen.decisions / users
-        return {
-            "users": plan.users,
-            "days": max(plan.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
-            "decisions": decisions,
-            "cost": decisions * seen.cost_per_decision,
-            "power": plan.power,
-            "runs": plan.runs,
-        }
-
-    adjustment = None
-    if seen.population.known_UK is not None:
-        without = needed_users(replace(seen.population, known_UK=None), effect, share, alpha)
-        adjustment = {
-            "covariates": list(seen.covariates),
-            "explained": seen.population.explained,
-            "users_share": float(np.isfinite(seen.population.known_UK).any(1).mean()),
-            "without": None if without is None else needs(without),
-        }
+    decisions = found.users * seen.decisions / users
     return {
         "effect": effect,
         "share": share,
-        **needs(found),
+        "users": found.users,
+        "days": max(found.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
+        "decisions": decisions,
+        "cost": decisions * seen.cost_per_decision,
+        "power": found.power,
+        "runs": found.runs,
         "alpha": alpha,
-        "adjustment": adjustment,
+        "covariates": experiment.covariates,
         "seen": {
             "users": users,
             "decisions": seen.decisions,
             "days": seen.days,
-            "past_days": seen.past_days,
             "metric": experiment.metrics.primary,
             "value": seen.population.ratio,
             "unit": seen.unit,

@@ -187,7 +187,7 @@ def test_a_plan_has_users_days_and_money(
     assert found["days"] == pytest.approx(found["users"]) and found["cost"] == pytest.approx(found["users"] * 0.03)
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "covariates": "past"}))
     said = mtorl("plan", log, *options).output
-    assert "days: not known from less than a day; say --users-a-day" in said and "without them it takes about" in said
+    assert "days: not known from less than a day; say --users-a-day" in said and "covariates are no part" in said
     assert mtorl("plan", log, *options, "--effect", "0").exit_code == 2
 
 

@@ -47,24 +47,6 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
     return found
 
 
-def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
-    """Forecast of each user's metric, (U, 2), by `standardised` covariates, (U, K), with slopes of other users; (U,).
-
-    Among a thousand users twenty meaningless numbers fit the metric a little, so the explained share has to be measured
-    on users that no slope was learnt from.
-    """
-    fold = np.random.default_rng(0).permutation(np.arange(len(metric))) % folds
-    figures = figures_with(metric, covariates)
-    found = np.zeros(len(metric))
-    for part in range(folds):
-        others = figures[fold != part, None, None]  # as of one arm and stage
-        sums = Sums.of_users(others, np.ones(others.shape[:3], dtype=np.bool_))
-        ratio = sums.totals[..., NUMERATOR] / sums.totals[..., DENOMINATOR]
-        theta = slopes(sums, sums.within(), ratio, np.ones_like(sums.users))
-        found[fold == part] = covariates[fold == part] @ theta
-    return found
-
-
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
     """Factors of a user's figures that give its residual, in the unit of the numerator, (..., A, S, F).
 

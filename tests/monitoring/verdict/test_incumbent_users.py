@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.incumbent_users import IncumbentUsers, incumbent_users, plan_with
+from monitoring.verdict.incumbent_users import incumbent_users
 from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.inference import plan
-from mtorl.experiment.inference.plan import Population
 from mtorl.log.gain import Gain
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -68,45 +65,3 @@ def test_revenues_are_larger_not_more(tmp_path: Path) -> None:
 def test_an_empty_log_has_no_users(tmp_path: Path) -> None:
     found = incumbent_users(DecisionLog.of(tmp_path), of(), CLICK)
     assert (len(found.population.figures_U2), found.decisions, found.days) == (0, 0, 0.0)
-
-
-def test_the_past_is_the_first_half_of_the_log(tmp_path: Path) -> None:
-    decisions = [
-        decided("a", "u1", 0),
-        decided("b", "u1", DAY, experiment="another", arm="challenger"),  # what a user did elsewhere, too
-        decided("c", "u1", 3 * DAY),
-        decided("d", "u2", 4 * DAY),
-    ]
-    outcomes = [
-        outcome("1", "a", "click", 1.0),
-        outcome("2", "b", "click", 1.0, minutes=3 * DAY),  # not known by then
-        outcome("3", "c", "click", 1.0, minutes=3 * DAY),
-    ]
-    log = DecisionLog.of(write(tmp_path / "log", decisions, outcomes))
-    found = incumbent_users(log, of().replace(covariates="past"), CLICK)
-    assert found.covariates == ("past decisions", "past click", "past cost")
-    assert (found.past_days, found.days, found.decisions) == (2.0, 1.0, 2)
-    assert found.population.figures_U2.tolist() == [[1.0, 1.0], [0.0, 1.0]]
-    assert found.population.known_UK is not None
-    np.testing.assert_array_equal(np.isnan(found.population.known_UK), [[False] * 3, [True] * 3])
-
-
-def test_a_plan_says_both_with_covariates_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_RUNS", (100, 100))
-    rng = np.random.default_rng(0)
-    rate = rng.beta(0.5, 1.5, 5_000)
-    figures = np.stack([rng.binomial(5, rate), np.full(5_000, 5.0)], -1).astype(np.float64)
-    known = rng.binomial(20, rate)[:, None].astype(np.float64)
-    seen = IncumbentUsers(
-        Population(figures, known_UK=known), 25_000, 0.2, 7.0, "clicks per decision", ("past click",), 7.0
-    )
-    found = plan_with(seen, of(), effect=0.2)
-    assert found is not None
-    adjustment = found["adjustment"]
-    assert adjustment["covariates"] == ["past click"] and adjustment["users_share"] == 1.0
-    without = adjustment["without"]
-    for figure in ("users", "days", "decisions", "cost"):
-        assert found[figure] / without[figure] == pytest.approx(1.0 - adjustment["explained"], rel=0.4)
-    usual = plan_with(seen._replace(population=Population(figures)), of(), effect=0.2)
-    assert usual is not None and usual["adjustment"] is None
-    assert {name: usual[name] for name in without} == without
