@@ -26,6 +26,7 @@ from typing import Any
 from mtorl.artifact.lineage import Figure, GateDecision, GateReport
 from mtorl.evaluation.importance_weights import rejection_reason
 from mtorl.evaluation.value_difference import ARMS
+from mtorl.runtime.errors import InputError
 
 MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures of which the log can say nothing
 
@@ -39,11 +40,16 @@ MARGIN = 0.02
 
 
 def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
-    """The decision on the challenger of `evaluate_offline`, with the rule and the values that it rests on."""
+    """The decision on the challenger of `evaluate_offline`, with the rule and the values that it rests on.
+
+    Raises InputError: the margin is no share, such as 2 for 2 %, which would promote nearly anything.
+    """
+    if not 0.0 <= margin < 1.0:
+        raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
     value, applied = evaluation["value"], margin if evaluation["incumbent_is"] == "own_model" else None
     decision, reason = gate(value, min_lift, applied)
     low, high = value["difference_ci"]
-    lift = Figure(value=value["difference"], low=low, high=high) if math.isfinite(high - low) else None
+    lift = Figure(value=value["difference"], low=low, high=high) if _is_known(value) else None
     rule = {"min_lift": min_lift, "margin": applied, "valued_on": evaluation["valued_on"]}
     return GateReport(decision=decision, reason=reason, lift=lift, **rule)
 
@@ -88,4 +94,10 @@ def refusal(estimate: Mapping[str, Any]) -> str | None:
         least = max(MIN_ESS * estimate["rows"], MIN_ESS_ROWS)
         if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least):
             return reason
+    if not _is_known(estimate):
+        return "the log can't say how much they differ: too few resamples of its users have a value"
     return None
+
+
+def _is_known(estimate: Mapping[str, Any]) -> bool:
+    return all(map(math.isfinite, (estimate["incumbent"], estimate["difference"], *estimate["difference_ci"])))

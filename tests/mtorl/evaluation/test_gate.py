@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mtorl.evaluation.gate import MARGIN, gate, gate_report
 from mtorl.evaluation.value_difference import value_difference
+from mtorl.runtime.errors import InputError
 from tests.mtorl.evaluation.bandit import (
     CHALLENGER,
     EXPOSE,
@@ -55,6 +56,7 @@ def found(difference: float, low: float, high: float, value: float = 1.0) -> dic
         ((0.0, -0.001, 0.001), "reject", "reject"),
         ((-0.001, -0.01, 0.2), "reject", "reject"),
         ((math.nan, math.nan, math.nan), "reject", "reject"),
+        ((0.03, math.nan, math.nan), "reject", "reject"),
     ],
 )
 def test_an_external_incumbent_is_beaten_and_our_own_last_model_not_fallen_behind(
@@ -65,7 +67,15 @@ def test_an_external_incumbent_is_beaten_and_our_own_last_model_not_fallen_behin
     for kind, decision in (("external", external), ("own_model", own)):
         evaluation = {"value": found(*estimated), "incumbent_is": kind, "valued_on": "opportunities"}
         assert gate_report(evaluation).decision == decision
-    assert gate(found(*estimated), min_lift=-1)[0] == ("reject" if math.isnan(estimated[0]) else "promote")
+    assert gate(found(*estimated), min_lift=-1)[0] == ("reject" if math.isnan(estimated[1]) else "promote")
+
+
+@pytest.mark.parametrize("margin", [2.0, -0.02, math.nan])
+def test_a_margin_is_a_share(margin: float) -> None:
+    """Of 2 for 2 % the gate would promote nearly anything."""
+    evaluation = {"value": found(0.03, -0.5, 0.6), "incumbent_is": "own_model", "valued_on": "opportunities"}
+    with pytest.raises(InputError, match="margin"):
+        gate_report(evaluation, margin=margin)
 
 
 @given(
