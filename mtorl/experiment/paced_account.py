@@ -115,9 +115,12 @@ class Kept(NamedTuple):
 
     @property
     def to_follow(self) -> float:
-        """Price for smaller accounts of the budget to begin with: the present one, unless it can hardly be right."""
+        """Price for smaller accounts of the budget to begin with: the present one, unless it can hardly be right.
+
+        With more money than can be spent it is 0, which no account can begin with.
+        """
         factor = self.state.multiplier
-        return self.state.price_unit * (factor if 1.0 / _PLAUSIBLE < factor < _PLAUSIBLE else 1.0)
+        return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
 
     def worth_writing(self, written: Kept | None, now: float) -> bool:
         """Whether other routers, and the next one that paces, must know this instead of what is written."""

@@ -94,5 +94,7 @@ def test_the_largest_account_gives_a_small_one_its_first_price() -> None:
     assert at(small, noon, 0.0).price == pytest.approx(0.5)
     mad = large._replace(state=replace(large.state, multiplier=30.0))
     assert at(small, noon, 0.0, found, mad).price == pytest.approx(0.5), "of an arm that looks at no price"
+    ample = large._replace(state=replace(large.state, multiplier=0.0))
+    assert at(small, noon, 0.0, largest=ample).price == pytest.approx(0.05), "money for more than there is to show"
     later = at(small, noon + 60, 0.0, found._replace(learned=GRAINS * CAP), large._replace(state=State(0, 0, 3, 0.5)))
     assert later.price == pytest.approx(1.0, abs=0.01), "it has its own by then"
