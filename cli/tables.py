@@ -207,14 +207,8 @@ def _stages(stages: dict[str, Any]) -> list[tuple[str, str]]:
 def _next_night(learned: dict[str, Any] | None) -> list[tuple[str, str]]:
     if learned is None:
         return []
-    shares = ", ".join(f"{row['arm']} {row['supported']:.0%}" for row in learned["generations"])
-    return [
-        (
-            "the next night trains on",
-            f"{learned['exposures']:,} more exposures, and prices and values at {learned['opportunities']:,} of "
-            f"{learned['decisions']:,} decisions; of all possible exposures they could have made: {shares}",
-        )
-    ]
+    places = f"{learned['opportunities']:,} of {learned['decisions']:,} decisions"
+    return [("the next night trains on", f"{learned['exposures']:,} more exposures, and prices and values at {places}")]
 
 
 def _heads(figures: dict[str, Any]) -> Table:

@@ -5,6 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from features.collect.database import open_duckdb
+from features.collect.stored_rows import Decided
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.lake import Lake
+from mtorl.log.touchpoints import DATASET_FILE
+
 REQUIRED = {
     "dataset": (), "rows": (), "users": (), "windows": (), "seconds": (),
     "train": ("seconds", "best_epoch"),
@@ -48,9 +54,9 @@ def check(path: Path) -> list[str]:
             (share is None or share >= 0.9 or ended_early, f"budget.{arm}: pacing should spend it all, not {share}"),
             (budget["reserved"] <= 1e-9, f"budget.{arm}: reservations were left open: {budget}"),
         ]
-    for night in (summary["next_night"] or {"generations": ()})["generations"]:
-        described = abs(night["mean_weight"] - night["supported"]) <= 5 * night["mean_weight_error"]
-        facts.append((described, f"next_night: the recorded probabilities do not describe the decisions: {night}"))
+    if summary["next_night"]:
+        off = _surprise(path.parent / artifacts["lake"], DatasetSpec.load(path.parent / "data" / DATASET_FILE))
+        facts.append((off <= 5, f"the recorded probabilities do not describe the decisions: {off:.1f} standard errors"))
     facts += [
         (serving["errors"] == 0, f"serving.errors is {serving['errors']}"),
         (0 < serving["decisions"] > 2 * serving["fallbacks"], f"no decisions, or most of them fell back: {serving}"),
@@ -78,6 +84,25 @@ def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
     else:
         facts.append((phase != "promoted", "stages.after_promotion: nobody was asked for after the promotion"))
     return facts
+
+
+def _surprise(lake: Path, spec: DatasetSpec) -> float:
+    """How far the exposures' importance weights are from their expectation, in standard errors.
+
+    The policy that they are for draws all channels alike and always exposes.
+    """
+    channels = len(spec.channels)
+    here = f"list_position({list(spec.channels)}, drawn_channel)"
+    weight = f"if(exposed, 1 / (channel_probs[{here}] * exposure_probs[{here}]), 0)"
+    could_be = " + ".join(f"(channel_probs[{i}] * exposure_probs[{i}] > 0)::INT" for i in range(1, channels + 1))
+    opened = Lake.open(lake)
+    with open_duckdb(opened) as db:
+        Decided(db, opened, spec).judge()
+        ((off,),) = db.execute(
+            f"""SELECT abs(sum(off)) / sqrt(sum(off * off)) FROM (
+                SELECT sum({weight} - ({could_be})) AS off FROM judged WHERE left_out IS NULL GROUP BY user_id)"""
+        ).fetchall()
+    return float(off)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def learnable(place: str | Path, spec: DatasetSpec, until: datetime | None = Non
     with open_database(lake, engine) as db:
         decided = Decided(db, lake, spec, until)
         decided.judge(lambda _: decided.share)
-        return learnable_of(db, spec, decided.share)
+        return learnable_of(db, decided.share)
 
 
 def add_decisions(
@@ -90,7 +90,7 @@ def add_decisions(
         _add_touchpoints(db, spec, files, data / LOG_FILE, of)
         progress.report(2, 3, "what can be learned")
         pruned = 0 if days is None else of.rows - rows_of(data / LOG_FILE)
-        found = replace(learnable_of(db, spec, decided.share), pruned=pruned)
+        found = replace(learnable_of(db, decided.share), pruned=pruned)
     _note(data, of.rows, days, collected=asdict(found))
     progress.report(3, 3, "done")
     return found

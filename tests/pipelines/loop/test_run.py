@@ -78,7 +78,6 @@ def test_the_summary_holds_and_no_process_is_left(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["dataset"] == "simulator" and summary["windows"] == summary["rows"]
     assert isinstance(summary["experiment"]["true_lift"], float)
-    assert [night["supported"] for night in summary["next_night"]["generations"]] == pytest.approx([1.0, 1.0])
     run = str(finished.resolve())
     processes = psutil.process_iter(["cmdline", "pid"])
     commands = {one.info["pid"]: " ".join(one.info["cmdline"] or ()) for one in processes}
