@@ -33,8 +33,10 @@ import logging
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -59,6 +61,7 @@ from serving.router.ops.live_experiments import LiveExperiments
 FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
 LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
 _PATIENCE_SECONDS = 5.0  # of a probe
+_PROBES = 8  # at a time
 _LONGEST = 300  # characters of a sentence in health: an arm may be any program
 _ROUNDING = 1e-6  # a probability may exceed 1 by this much, and differ from itself written elsewhere
 _SUM_ROUNDING = 1e-3  # a model's probabilities may come from 32-bit floats
@@ -337,6 +340,8 @@ class ArmWatch:
         self._health = health
         self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
         self._item = neutral_item(spec)
+        # Threads of its own: arms that hang must not hold up the kill switch and the rest of the housekeeping.
+        self._threads = ThreadPoolExecutor(_PROBES, thread_name_prefix="probe")
 
     async def look(self) -> None:
         """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
@@ -357,7 +362,8 @@ class ArmWatch:
     async def _ask(self, experiment: Experiment, arm: Arm) -> None:
         key, about = experiment.key(arm.name), {"experiment": experiment.name, "arm": arm.name}
         try:
-            (answer,) = await asyncio.to_thread(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
+            ask = partial(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
+            (answer,) = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         except Exception as error:
             self._health.report(key, error)
             seconds = fault.seconds if (fault := self._health.fault(key)) else 0.0

@@ -1,5 +1,7 @@
 """An arm that does not answer is noticed, also without traffic; and an arm is a model, which must not change unseen."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -44,6 +46,18 @@ async def test_an_arm_that_nobody_asks_is_looked_at_and_one_that_left_is_forgott
     await h.until(lambda: "test/second" in h.router.health.parts)
     await h.until(lambda: "test/challenger" not in h.router.health.parts)
     assert sample("mtorl_arm_silent_seconds", arm="challenger") == 0
+
+
+@with_router()
+async def test_probes_that_hang_do_not_delay_the_kill_switch(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked_arms, "LOOK_SECONDS", 0.0)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # of the rest of the housekeeping
+    h.arm.mode = "hold"
+    probes = asyncio.create_task(h.router._arm_watch.look())
+    h.put(enabled=False)
+    await h.until(lambda: not only(h.router.live).enabled, seconds=8.0)  # two probes, one after the other: 10 s
+    h.arm.release.set()
+    await probes
 
 
 @with_router()
