@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mtorl.artifact.artifact import load
-from mtorl.artifact.lineage import Lineage
+from mtorl.artifact.lineage import Lineage, LineageError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.runtime.errors import InputError
@@ -104,8 +104,16 @@ def folder_of(registry: Path, digest: str | None) -> Path | None:
 
 
 def newest(registry: Path) -> datetime | None:
-    """Training time of the newest published model; None if there is none."""
-    return max((created for created, _ in _by_time(registry)), default=None)
+    """Training time of the newest published model that needs no experiment; None if there is none."""
+    return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
+
+
+def _needs_experiment(artifact: Path) -> bool:
+    try:
+        gate = Lineage.read(artifact.parent).gate
+    except LineageError:
+        return False
+    return gate is not None and gate.decision == "experiment"
 
 
 def description_of_newest(registry: Path) -> Path:

@@ -62,7 +62,7 @@ class Watched:
     sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
     page: Page = "moved"  # when Evidently draws a page of a period
-    newest_model: Callable[[], datetime | None] = lambda: None  # returns when the newest published model was trained
+    newest_model: Callable[[], datetime | None] = lambda: None  # training time of the newest that needs no experiment
 
 
 class _NotJudgedError(Exception):

@@ -99,7 +99,7 @@ def _of_state(state: State) -> Iterator[Sample]:
 _OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
     "state_readable": ("1 if the last result could be read", ()),
     "checked_timestamp_seconds": ("When the last check ended", ()),
-    "newest_model_timestamp_seconds": ("When the newest published model was trained", ()),
+    "newest_model_timestamp_seconds": ("When the newest published model that needs no experiment was trained", ()),
     "period_end_timestamp_seconds": ("End of the newest period that was looked at", ("group",)),
     "period_decisions": ("Its decisions", ("group",)),
     "period_users": ("Its users", ("group",)),

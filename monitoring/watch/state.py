@@ -170,7 +170,7 @@ class State(_Part):
     broken: dict[str, Alarm] = Field(default_factory=dict)
     incumbent: str = ""  # the policy that took the incumbent's newest decision
     heard: list[float] = Field(default_factory=list)
-    newest_model: AwareDatetime | None = None  # when the newest published model was trained
+    newest_model: AwareDatetime | None = None  # when the newest published one that needs no experiment was trained
     retrain: RetrainRequest | None = None
     requested: AwareDatetime | None = None  # end of the period for which the last request was made
     accepted: list[Acceptance] = Field(default_factory=list)  # the newest last

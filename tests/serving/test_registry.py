@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from mtorl.artifact.artifact import ArtifactError, digest_of
 from mtorl.artifact.lineage import FILE, Lineage
 from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
-from tests.serving.small_versions import lineage_of
+from tests.serving.small_versions import DAY_0, lineage, lineage_of, version
 
 
 @pytest.fixture
@@ -132,3 +133,12 @@ def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archi
     found = newest(registry)
     assert found is not None and found.isoformat() == "2026-01-02T00:00:00+00:00"
     assert folder_of(registry, None) == registry / "challenger" / "a" / "artifact"
+
+
+def test_a_model_that_needs_an_experiment_is_not_the_newest(tmp_path: Path) -> None:
+    """It does not serve by itself: an alert that asks for a new model must not rest because of it."""
+    gate = lineage(2).gate
+    assert gate is not None
+    version(tmp_path, 1)
+    version(tmp_path, 2, known=lineage(2, gate=gate.replace(decision="experiment")))
+    assert newest(tmp_path) == DAY_0 + timedelta(days=1)
