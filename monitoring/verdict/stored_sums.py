@@ -260,7 +260,10 @@ class _Sums:
         return _in_one(tables)
 
     def _find_known(self, until: datetime) -> _Key:
-        """Make the table `known`; it is stored once all that was known when the experiment began is in closed hours."""
+        """Make the table `known`; it is stored once all that was known when the experiment began is in closed hours.
+
+        In the shadow there is no past yet; stored, it would be of 1970, and a retention would delete every past.
+        """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
         key = ends.replace(minute=0, second=0, microsecond=0), (str(ends), *(file.name for file in files))
@@ -269,7 +272,7 @@ class _Sums:
             self.db.execute(f"CREATE TABLE known AS FROM {rows}")
         else:
             find_known(self.db, lake, ends, self.kinds)
-            if ends + _COMPACTED < until:
+            if files and ends + _COMPACTED < until:
                 self._write(self.db, key, "FROM known", f"{PAST}known")
         return key
 

@@ -291,6 +291,19 @@ def test_covariates_are_read_from_the_log_once(tmp_path: Path) -> None:
         assert each.products_CBCB == pytest.approx(found[0].products_CBCB, abs=1e-9)
 
 
+def test_before_the_first_stage_with_challengers_a_retention_deletes_no_sums(tmp_path: Path) -> None:
+    log, experiment = _records(range(30)), EXPERIMENT.replace(covariates="past")
+    for row in log.decisions:
+        row |= {"stage": "shadow", "assignment_probability": 1.0}
+    lake = log.add_to(tmp_path)
+    compact(lake, FIRST + 32 * HOUR)
+    with experiment_users(DecisionLog.of(lake), experiment, CLICK) as read:
+        assert read.users().all_users == 0
+    stored = [file.name for file in lake.derived("sums")]
+    drop_hours(lake, FIRST)
+    assert [file.name for file in lake.derived("sums")] == stored and any("-past-" in name for name in stored)
+
+
 def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[datetime]) -> None:
     first = _look(past)
     reduced.clear()
