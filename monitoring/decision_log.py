@@ -1,7 +1,7 @@
 """The decision log of a period, as verdict and monitor read it from the lake.
 
     log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
-    sample, size = log.context(most_rows=20_000)      # what the policy read, for the drift check
+    sample, size = log.sample("context", most_rows=20_000)      # what the policy read, for the drift check
 
 `mtorl.log.records` defines the fields of the records, `mtorl.log.lake` where they are.
 """
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 
@@ -127,22 +127,16 @@ class DecisionLog:
             row = db.execute(f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1").fetchone()
         return row and row[0]
 
-    def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """Context columns of the decisions of a sample of the users, and the size of the whole period.
+    def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
+        """Columns of the context, or those that the feature store had of each user, of a sample of the decisions.
 
         A hash chooses whole users, the same in every period, with about `most_rows`; of a user with very many decisions
         (a robot, one id for all anonymous visitors), only a part is read. Decisions with other columns than the newest
-        were taken before the data set changed and do not count; the size is then that of what is returned.
+        were taken before the data set changed and do not count; the size is then that of what is returned, otherwise of
+        the whole period.
         """
-        return self._sample("context", "context IS NOT NULL", most_rows)
-
-    def static(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """The same for the static columns that the feature store had of each user."""
-        return self._sample("static", "features_found AND static IS NOT NULL", most_rows)
-
-    def _sample(self, columns: str, known: str, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """Rows of a JSON object in the records (SQL: `columns`) of the decisions that have one (`known`)."""
-        where = f"{self.period.condition()} AND {known}"
+        found = "features_found" if columns == "static" else "true"
+        where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
         with self.opened(near=True) as db:
             # The texts of the columns are large: they are read of the sample alone.
             query = f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}"
@@ -154,7 +148,6 @@ class DecisionLog:
                 FROM {self.lake.records(db, "decision", *self.period.hours(), where=chosen)} WHERE {where}
                 QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id"""
             ).df()
-        sample = sample.dropna(subset=["text"])
         table = pd.DataFrame(objects := [_object(text) for text in sample["text"]], index=sample.index)
         read = pd.concat([sample[["user_id"]], table], axis=1)
         newest = [each.keys() == objects[-1].keys() for each in objects]

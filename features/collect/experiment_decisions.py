@@ -39,29 +39,24 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
     """
     if arm not in (names := [one.name for one in experiment.arms]):
         raise LogError(f"arm: {arm!r} is not one of {', '.join(names)}")
-    whose = {"name": experiment.name, "salt": experiment.salt, "arm": arm}
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
         (decided := Decided(db, lake, spec.replace(outcome_hours=0.0))).judge()
-        there = "FROM judged AS j JOIN decided AS d USING (decision_id)"
-        of_arm = "WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"
         windows = decided.lake.records(db, "window")
         # A window is larger than a decision: no more than these are brought into memory.
         known = db.connection.execute(
             f"""SELECT j.timestamp, d.user_id, j.channel_probs, j.exposure_probs, j.exposed,
                        {_gain(spec)}, w."window"
-            {there} JOIN {windows} AS w USING (decision_id) {of_arm} AND j.left_out IS NULL
+            FROM judged AS j JOIN decided AS d USING (decision_id) JOIN {windows} AS w USING (decision_id)
+            WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn AND j.left_out IS NULL
             ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST_SERVED}""",
-            whose,
+            {"name": experiment.name, "salt": experiment.salt, "arm": arm},
         ).df()
-        left_out = db.connection.execute(
-            f"SELECT coalesce(j.left_out, 'no_window'), count(*) {there} {of_arm} GROUP BY 1 ORDER BY 1", whose
-        ).fetchall()
     if known.empty:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out)
-        rows = sum(count for _, count in left_out)
-        what = f"none of the {rows:,} says with what probabilities: {reasons}" if rows else "there is none"
-        raise LogError(f"{place}: no decision of arm {arm!r} of experiment {experiment.name!r} to plan with; {what}")
+        raise LogError(
+            f"{place}: no decision of arm {arm!r} of experiment {experiment.name!r} has known probabilities and a "
+            "window; mtorl data compact counts what is left out, by reason"
+        )
     return known
 
 

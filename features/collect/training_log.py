@@ -16,7 +16,7 @@ touchpoints, or opportunities, those of some users are here, chosen by hashes; `
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database, table
 from features.collect.pruning import Bound, bound, of_some_users
-from features.collect.report import Learnable, learnable_of
 from features.collect.rules import SAMPLED, of_users
 from features.collect.stored_rows import Decided
 from features.engine import facts_of, name_of, parquet_files, rows_of
@@ -49,13 +48,38 @@ _SQL = {
 }
 
 
+@dataclass(frozen=True)
+class Learnable:
+    """What collected decisions teach; `str()` of it is a summary for people."""
+
+    decisions: int  # that were looked at
+    opportunities: int
+    exposures: int  # that took place, those included that are no opportunity
+    left_out: dict[str, int]  # decisions that are no opportunity, by reason (`rules.py`)
+    pruned: int = 0  # touchpoints that a training does not read, because there are too many
+    incomplete: int = 0  # exposures that are no touchpoint, because they lack a column that must be there
+    share: float = 1.0  # of the users, chosen by their hash, whose decisions were looked at
+
+    def __str__(self) -> str:
+        unknown = "a column with `missing: error` is unknown; write `missing: unknown` if it may be"
+        lines = [
+            *([f"of {self.share:.2%} of the users, whom a hash chooses:"] if self.share < 1 else []),
+            f"{self.decisions:,} decisions: {self.opportunities:,} opportunities, "
+            f"{self.exposures:,} exposures took place",
+            *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
+            *([f"{self.pruned:,} touchpoints are left out: more than most_touchpoints"] if self.pruned else []),
+            *([f"{self.incomplete:,} more exposures teach nothing: {unknown}"] if self.incomplete else []),
+        ]
+        return "\n".join(lines)
+
+
 def learnable(place: str | Path, spec: DatasetSpec, until: datetime | None = None, engine: str = "") -> Learnable:
     """Sum up what the decisions of a lake before `until` teach; raises a `LogError` if the lake holds none."""
     lake = Lake.open(place)
     with open_database(lake, engine) as db:
         decided = Decided(db, lake, spec, until)
         decided.judge(lambda _: decided.share)
-        return learnable_of(db, decided.share)
+        return _learnable(db, decided.share)
 
 
 def add_decisions(
@@ -90,10 +114,21 @@ def add_decisions(
         _add_touchpoints(db, spec, files, data / LOG_FILE, of)
         progress.report(2, 3, "what can be learned")
         pruned = 0 if days is None else of.rows - rows_of(data / LOG_FILE)
-        found = replace(learnable_of(db, decided.share), pruned=pruned)
+        found = replace(_learnable(db, decided.share), pruned=pruned)
     _note(data, of.rows, days, collected=asdict(found))
     progress.report(3, 3, "done")
     return found
+
+
+def _learnable(db: Database, share: float) -> Learnable:
+    """Count the rows of the view `judged` (`rules.JUDGED`) of a share of the users."""
+    counts = db.execute(
+        f"""SELECT left_out, count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking
+        FROM judged WHERE {SAMPLED} GROUP BY 1 ORDER BY 1"""
+    ).fetchall()
+    left_out = {str(reason): int(rows) for reason, rows, *_ in counts if reason is not None}
+    decisions, exposures, incomplete = (int(sum(row[place] for row in counts)) for place in (1, 2, 3))
+    return Learnable(decisions, decisions - sum(left_out.values()), exposures, left_out, 0, incomplete, share)
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:

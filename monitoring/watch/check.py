@@ -296,8 +296,8 @@ def _columns(
     """
     sample = _sample(watched, log)
     with _reading():
-        context, whole = log.context(MAX_ROWS)
-        static, users = log.static(MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
+        context, whole = log.sample("context", MAX_ROWS)
+        static, users = log.sample("static", MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
     drawn: Any = {"page": "never" if until is None else watched.page, "grid": sample.thresholds}
     title = f"columns of the context, {period}"
     result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, title=title, **drawn)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from features.collect.report import Learnable
+from features.collect.training_log import Learnable
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.verdict import units_in
 from monitoring.watch.state import State

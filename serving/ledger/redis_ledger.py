@@ -269,7 +269,7 @@ class RedisLedger(Ledger):
     @override
     def room(self) -> Room | None:
         """Of the memory of the fullest server; what its disk has left is known to its machine alone."""
-        found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.memory()]
+        found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
         rooms = [Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
 

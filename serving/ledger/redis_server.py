@@ -124,20 +124,16 @@ class RedisServer:
             seconds, micros = self.client.time()
         return float(seconds + micros / 1e6)
 
-    def memory(self) -> list[dict[str, Any]]:
-        """Of each node with data that answers."""
-        return self._each_node("memory")
-
     def check(self) -> None:
         """Raise LedgerUnavailable unless each node keeps its data."""
         if self.checked:
             return
-        if not all(of["aof_enabled"] for of in self._each_node("persistence")):
+        if not all(of["aof_enabled"] for of in self.info("persistence")):
             raise LedgerUnavailable(
                 f"{self.name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
                 "'appendfsync always') in redis.conf"
             )
-        for memory in self.memory():
+        for memory in self.info("memory"):
             if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
                 raise LedgerUnavailable(
                     f"{self.name}: this Redis forgets keys when its memory is full; set 'maxmemory-policy noeviction' "
@@ -145,7 +141,8 @@ class RedisServer:
                 )
         self.checked = True
 
-    def _each_node(self, section: str) -> list[dict[str, Any]]:
+    def info(self, section: str) -> list[dict[str, Any]]:
+        """A section of Redis's INFO, of each node with data that answers."""
         with self.errors():
             if not self.cluster:
                 return [self.client.info(section)]

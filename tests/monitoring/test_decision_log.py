@@ -56,7 +56,7 @@ def log(tmp_path: Path) -> DecisionLog:
     ],
 )
 def test_a_period_includes_its_start_and_not_its_end(log: DecisionLog, period: Period, hours: list[int]) -> None:
-    context = replace(log, period=period).context(100)[0]
+    context = replace(log, period=period).sample("context", 100)[0]
     assert [f"u{hour}" for hour in hours] == context["user_id"].tolist()
     if hours:
         assert context["hour"].tolist() == hours
@@ -93,11 +93,11 @@ def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> No
     users = [f"u{i % 400}" for i in range(2000)]
     write(tmp_path, contexts[:100], users)
     log = write(tmp_path, contexts, users)
-    sample, whole = log.context(500)
+    sample, whole = log.sample("context", 500)
     assert whole == (400, 2000), "each decision once"
     assert 300 < len(sample) < 700
     assert set(sample.groupby("user_id").size()) == {5}, "all rows of a user"
-    later, _ = log.context(1000)
+    later, _ = log.sample("context", 1000)
     assert set(sample["user_id"]) < set(later["user_id"]), "the same users in every period"
 
 
@@ -113,14 +113,14 @@ def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
             (tmp_path / file.name).write_bytes(b"not Parquet")
     for since, until in (("2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"), ("2025-03-03", "2025-03-04T11:00")):
         log = DecisionLog.of(lake, Period.of(since, until))
-        assert log.context(1000)[0]["hour"].tolist() == [3] and log.records() == 1 and log.models() == []
+        assert log.sample("context", 1000)[0]["hour"].tolist() == [3] and log.records() == 1 and log.models() == []
     with pytest.raises(LogError, match=r"can't be read: File 'decisions/date=2025-03-0.*move the file away"):
-        DecisionLog.of(lake).context(1000)
+        DecisionLog.of(lake).sample("context", 1000)
 
 
 def test_one_id_for_many_visitors_is_not_the_whole_sample(tmp_path: Path) -> None:
     users = [f"u{i // 5}" for i in range(1000)] + ["anonymous"] * 4000
-    sample, whole = write(tmp_path, [{}] * 5000, users).context(5000)
+    sample, whole = write(tmp_path, [{}] * 5000, users).sample("context", 5000)
     assert whole == (201, 5000), "the period is as large as it is"
     assert sample.groupby("user_id").size().to_dict() == {**{f"u{i}": 5 for i in range(200)}, "anonymous": 250}
 
@@ -128,16 +128,16 @@ def test_one_id_for_many_visitors_is_not_the_whole_sample(tmp_path: Path) -> Non
 def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
     """Else the column would seem to have lost its values for as long as a period lasts."""
     log = write(tmp_path, [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}])
-    read, size = log.context(100)
+    read, size = log.sample("context", 100)
     assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
-    read, size = replace(log, period=Period.of(until=TIMES[1])).context(100)
+    read, size = replace(log, period=Period.of(until=TIMES[1])).sample("context", 100)
     assert size == (1, 1) and read.columns.tolist() == ["user_id", "hour"]
 
 
 def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> None:
     log = write(tmp_path, [{}, {}], decision_id="d", user_id="u", withdrawn=[False, True])
     until, since = Period.of(until=TIMES[1]), Period.of(since=TIMES[1])
-    assert [replace(log, period=period).context(9)[1].rows for period in (until, since)] == [0, 1]
+    assert [replace(log, period=period).sample("context", 9)[1].rows for period in (until, since)] == [0, 1]
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:

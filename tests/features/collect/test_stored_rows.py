@@ -13,9 +13,8 @@ import pytest
 from features.collect import stored_rows
 from features.collect.compact import compact
 from features.collect.removal import drop_hours, forget_in_bucket, remove_again, remove_users
-from features.collect.report import Learnable
 from features.collect.stored_rows import Decided
-from features.collect.training_log import add_decisions, learnable
+from features.collect.training_log import Learnable, add_decisions, learnable
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
