@@ -111,7 +111,7 @@ def _gain(row: dict[str, Any]) -> float:
 
 
 def _by_margin(row: dict[str, Any]) -> bool:
-    """Whether the margin as shipped would promote a model, whatever the margin of its run."""
+    """Whether the margin as shipped would promote a model that was judged by another one."""
     return bool(row["difference"] > 0 and row["lower_bound"] > -MARGIN * (row["estimate"] - row["difference"]))
 
 

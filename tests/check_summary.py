@@ -1,4 +1,4 @@
-"""Assert what a finished run must hold whatever its data: `python -m tests.check_summary runs/latest/summary.json`."""
+"""Assert what a finished run of any data must hold: `python -m tests.check_summary runs/latest/summary.json`."""
 
 import json
 import sys

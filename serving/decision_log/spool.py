@@ -31,6 +31,7 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512  # appends
 _LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are refused
 _MOST_OWED = 20_000  # records, some 25 MB
+_MOST_LATER = 2_000  # appends of up to 64 windows of 1.8 kB; more are dropped
 _LATER_SECONDS = 1.0  # until records for which no caller waits are written, and a disk at fault is tried again
 _LITTLE_ROOM = 0.2  # of the quota: the alert MtorlSpoolNearlyFull is about the same
 KEPT_FREE = 128 * 1024  # bytes of the disk: positions must fit, or what is shipped could not be deleted
@@ -123,7 +124,7 @@ class Spool:
 
     def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
         """Write records that may be lost with the router or its disk, many a second later with one sync."""
-        if not self._closed and len(self._later) < _LARGEST_QUEUE:
+        if not self._closed and len(self._later) < _MOST_LATER:
             self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:

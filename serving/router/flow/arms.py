@@ -6,7 +6,7 @@
     POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
     -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
 
-An answer is read by its form, whatever was asked:
+An answer is read by its form, in either protocol:
 
     {"channel": "search", "expose": true}                                     # enough
     {"channel": "search", "expose": true, "propensity": 0.7}                  # can be valued by its own log

@@ -259,8 +259,8 @@ class Lane:
 
     A thread takes all decisions that wait in its lane as one batch. So one read of features, one POST, one transaction
     and one sync serve many requests, and a request costs one hop into a thread and one back. Each arm has a lane: an
-    arm that hangs holds up its own users alone. A thread whose decisions were all taken over hangs, and another one
-    takes its place.
+    arm that hangs holds up its own users alone. A thread whose decisions are all answered without it hangs, or is about
+    to end, and another one takes its place.
     """
 
     def __init__(self, name: str, work: _Work) -> None:
@@ -282,7 +282,9 @@ class Lane:
         """Start a batch of what waits, if a thread may take it."""
         loop = asyncio.get_running_loop()
         while self._waiting:
-            hanging = sum(all(one.taken_over for some, _ in batch for one in some) for batch in self._batches)
+            hanging = sum(
+                all(one.taken_over or one.done for some, _ in batch for one in some) for batch in self._batches
+            )
             at_work = len(self._batches) - hanging
             if at_work >= min(_AT_ONCE, _THREADS - hanging):
                 return

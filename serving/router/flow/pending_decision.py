@@ -225,7 +225,7 @@ class PendingDecision:
         of = self.experiment
         if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
             return []
-        blank: dict[str, Any] = {"answer": None, "exploration": None, "fault": None, "taken_over": False}
+        blank: dict[str, Any] = {"answer": None, "exploration": None, "fault": None, "taken_over": False, "done": False}
         return [replace(self, arm=arm.name, **blank) for arm in of.arms if arm.name != INCUMBENT]
 
     def record(self) -> DecisionRecord:

@@ -20,7 +20,7 @@ LONG = 60.0
 
 def some(count: int = 1) -> list[Any]:
     """In place of decisions."""
-    return [SimpleNamespace(taken_over=False) for _ in range(count)]
+    return [SimpleNamespace(taken_over=False, done=False) for _ in range(count)]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -45,6 +45,29 @@ async def test_what_waits_shares_a_batch() -> None:
     await asyncio.gather(*held, *rest)
     lane.close()
     assert sum(batches) == 132 and len(batches) <= 6, batches
+
+
+@in_loop
+async def test_threads_that_hang_with_answered_decisions_hold_up_no_others() -> None:
+    """As in the lane of repeats: of a batch some were repeated, and the others taken over."""
+    go, began = threading.Event(), threading.Semaphore(0)
+
+    def work(decisions: Sequence[Any]) -> None:
+        began.release()
+        if len(decisions) == 2:
+            go.wait(2 * LONG)
+
+    lane = Lane("test", work)
+    for _ in range(2):
+        hang = some(2)
+        lane.put(hang)
+        await until(lambda: began.acquire(blocking=False))
+        hang[0].done, hang[1].taken_over = True, True
+    try:
+        assert await asyncio.wait_for(lane.put(some()), LONG) is None
+    finally:
+        go.set()
+        lane.close()
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
