@@ -20,7 +20,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.plan import Population, needed_users
 from mtorl.experiment.inference.sums import Floats
-from mtorl.experiment.inference.verdict import error_share
+from mtorl.experiment.inference.verdict import ErrorShares
 from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, Terms, column, gain_of, metric, outcomes_of, unit_of
 from mtorl.log.dataset import EVENTS
 from mtorl.log.decision_ids import TIME
@@ -103,7 +103,7 @@ def plan_with(
         ValueError: the log says too little, or an argument makes no sense.
     """
     challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
-    alpha = error_share(experiment.alpha, challengers, len(experiment.metrics.guardrails))
+    alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
     found = needed_users(seen.population, effect, share, alpha)
     if found is None:
         return None

@@ -29,9 +29,9 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.inference.verdict import (
+    ErrorShares,
     GuardrailCheck,
     check_guardrail,
-    error_share,
     leading,
     reach_verdict,
     rules_out,
@@ -74,13 +74,14 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
-    alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
+    shares = ErrorShares.of(experiment.alpha, len(challengers), len(guardrails))
     every_stage = shares_of_stages(experiment)
     left_out, models, overridden, of_stages = read.counted
 
     def compared(users: Users) -> dict[str, Comparison]:
         return {
-            name: Comparison(users, name, gain, log.budget_per_decision, alpha, read.covariates) for name in challengers
+            name: Comparison(users, name, gain, log.budget_per_decision, shares.primary, read.covariates)
+            for name in challengers
         }
 
     with_changed = {} if left_out.keys().isdisjoint(CHANGED) else compared(read.users(changed=True))
@@ -102,7 +103,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         lift, hours = comparison.lift(primary), comparison.hours(of_stages)
         other = with_changed.get(name)
         both = [comparison] if other is None else [comparison, other]
-        checks = _checks(experiment, both)
+        checks = _checks(experiment, both, shares)
         futile = wanted is not None and all(rules_out(each.lift(primary, above=wanted)) for each in both)
         verdicts[name] = reach_verdict(
             lift,
@@ -143,7 +144,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         "metric": primary,
         **units_in(primary, experiment.metrics.names, gain),
         "alpha": experiment.alpha,
-        "confidence": 1.0 - alpha,
+        "confidence": 1.0 - shares.primary,
         "weighted": log.weights is not None,
         "budget_per_decision": log.budget_per_decision,
         "users": found.count(*found.arms),
@@ -176,13 +177,13 @@ def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
     }
 
 
-def _checks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[GuardrailCheck]:
+def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: ErrorShares) -> list[GuardrailCheck]:
     """Check the guardrails; one that holds, or is breached, in one of the comparisons alone is open."""
     found = []
     for guardrail in experiment.metrics.guardrails:
         name, direction, margin = guardrail.name, guardrail.direction, guardrail.margin
         check, *others = (
-            check_guardrail(name, each.lift(name), direction=direction, margin=margin, alpha=each.alpha)
+            check_guardrail(name, each.lift(name), direction=direction, margin=margin, shares=shares)
             for each in comparisons
         )
         found.append(replace(check, state="open") if any(check.state != other.state for other in others) else check)

@@ -5,15 +5,20 @@
     verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
     several     one verdict for several challengers                                                `leading`
 
-`alpha` of the experiment is the probability of *any* false verdict. So it is shared evenly (Bonferroni) among each
-challenger's primary metric and each of its guardrails (`error_share`).
+`alpha` of the experiment is the probability of *any* false verdict. Challengers share it evenly (Bonferroni). Of its
+part a challenger's primary metric has nine shares, and each guardrail one, for a false breach (`ErrorShares`).
+That a guardrail holds takes no further share, since nothing but "ship" rests on it:
+
+    not better    "ship" and "stop" are errors of the primary's interval: with K guardrails, 9 + K shares in all
+    better        "stop" is one, half as likely; "ship" is false if a broken guardrail seems to hold, with the
+                  probability `held`, the other half; and K - 1 other guardrails may seem to be breached
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mtorl.experiment.inference.sample_ratio import SRM_ALARM
 from mtorl.experiment.inference.statistics import MIN_USERS, Lift, one_sided_width
@@ -23,6 +28,7 @@ Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
 LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes: a lift may be nothing else
 
+_PRIMARY = 9  # shares of the primary metric beside one of each guardrail
 FUTILITY_BETA = 0.1  # probability that a challenger which is as much better as wanted is ever called futile
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
@@ -60,26 +66,38 @@ class Verdict:
 _waiting = partial(Verdict, "inconclusive")
 
 
-def error_share(alpha: float, challengers: int, guardrails: int) -> float:
-    """Error rate of each comparison, so that all of them together err with probability alpha at most."""
-    return alpha / (challengers * (1 + guardrails))
+class ErrorShares(NamedTuple):
+    """Error rates of one challenger's comparisons, so that all of them together err with probability alpha at most."""
+
+    primary: float  # that the interval of the primary metric, both sides together, misses the lift
+    breached: float  # of each guardrail: that it seems to be breached
+    held: float  # that a guardrail seems to hold
+
+    @classmethod
+    def of(cls, alpha: float, challengers: int, guardrails: int) -> "ErrorShares":
+        """The shares of each challenger."""
+        one = alpha / (challengers * (_PRIMARY + guardrails))
+        return cls(_PRIMARY * one, one, _PRIMARY * one / 2.0)
 
 
 def check_guardrail(
-    name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, alpha: float
+    name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, shares: ErrorShares
 ) -> GuardrailCheck:
-    """Bound the harm of the challenger on one guardrail metric, each side with error rate alpha.
+    """Bound the harm of the challenger on one guardrail metric, each side with its own error rate.
 
     The metric should go "up" or "down"; harm up to the margin, in its own unit and never negative, is accepted.
     """
     value = lift.value if direction == "down" else -lift.value
-    width = float(one_sided_width(lift.se, lift.effective_users, alpha=alpha))
-    state: Literal["breached", "held", "open"] = "open"  # also where the width is NaN, for want of users
-    if value - width > margin:
+    below, above = (
+        float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
+    )
+    lower, upper = value - below, value + above
+    state: Literal["breached", "held", "open"] = "open"  # also where a width is NaN, for want of users
+    if lower > margin:
         state = "breached"
-    elif value + width <= margin:
+    elif upper <= margin:
         state = "held"
-    return GuardrailCheck(name, value, value - width, value + width, margin, state)
+    return GuardrailCheck(name, value, lower, upper, margin, state)
 
 
 def rules_out(short_of_effect: Lift) -> bool:

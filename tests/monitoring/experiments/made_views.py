@@ -115,7 +115,7 @@ def verdict(
         **units_in("click_per_decision", ("exposure_ratio", "conversion_per_decision"), Gain.of_spec("click")),
         "metric": "click_per_decision",
         "alpha": 0.05,
-        "confidence": 0.975,
+        "confidence": 0.955,
         "users": total - moved,
         "moved_users": moved,
         "arms": {name: _arm(count, 0.0674 + (lift if name != INCUMBENT else 0.0)) for name, count in arms.items()},

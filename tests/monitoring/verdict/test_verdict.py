@@ -219,7 +219,7 @@ def test_three_arms_are_judged_and_share_the_error(tmp_path: Path) -> None:
     }
     assert (found["challenger"], found["verdict"]) == ("third", "ship")
     assert found["lift_ci"] == found["challengers"]["third"]["lift_ci"]
-    assert found["confidence"] == pytest.approx(1 - 0.05 / 4)  # two challengers, each with a primary and a guardrail
+    assert found["confidence"] == pytest.approx(1 - 0.05 / 2 * 0.9)  # two challengers; a tenth is the guardrail's
 
 
 def test_an_arm_that_was_taken_out_by_its_weight_keeps_no_verdict(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_an_arm_that_was_taken_out_by_its_weight_keeps_no_verdict(tmp_path: Path
     found = verdict_from_log(traffic(600, 0.0).write(tmp_path), experiment)
     assert (found["challenger"], found["verdict"]) == ("challenger", "stop")
     assert found["challengers"]["third"]["verdict"] == "inconclusive"
-    assert found["confidence"] == pytest.approx(1 - 0.05 / 4)  # its looks before have used their share
+    assert found["confidence"] == pytest.approx(1 - 0.05 / 2 * 0.9)  # its looks before have used their share
 
 
 def paced_against_unpaced(hours: int) -> Log:

@@ -3,13 +3,15 @@
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mtorl.experiment.inference.statistics import Lift, confidence_sequence, fixed_interval
+from mtorl.experiment.inference.statistics import Lift, confidence_sequence, fixed_interval, one_sided_width
 from mtorl.experiment.inference.verdict import (
+    ErrorShares,
     GuardrailCheck,
     Verdict,
     check_guardrail,
-    error_share,
     leading,
     reach_verdict,
     rules_out,
@@ -68,7 +70,7 @@ def test_a_wanted_effect_is_ruled_out_by_a_bound_and_by_nothing_else() -> None:
 
 
 def check(lift: Lift, direction: Literal["up", "down"] = "down", margin: float = 0.01) -> GuardrailCheck:
-    return check_guardrail("cost", lift, direction=direction, margin=margin, alpha=0.05)
+    return check_guardrail("cost", lift, direction=direction, margin=margin, shares=ErrorShares(0.05, 0.05, 0.05))
 
 
 def test_a_lift_that_late_outcomes_may_explain_is_none() -> None:
@@ -107,9 +109,21 @@ def test_a_broken_assignment_decides_nothing() -> None:
     assert crossed.token == "inconclusive" and "two arms" in crossed.reason
 
 
-def test_the_error_is_shared_by_all_that_could_give_a_false_verdict() -> None:
-    assert error_share(0.05, challengers=1, guardrails=0) == 0.05
-    assert error_share(0.06, challengers=2, guardrails=2) == pytest.approx(0.01)
+@given(alpha=st.floats(0.001, 0.2), challengers=st.integers(1, 4), guardrails=st.integers(0, 20))
+def test_all_false_verdicts_together_are_alpha(alpha: float, challengers: int, guardrails: int) -> None:
+    shares = ErrorShares.of(alpha, challengers, guardrails)
+    not_better = shares.primary + guardrails * shares.breached
+    better = shares.primary / 2 + shares.held + (guardrails - 1) * shares.breached
+    assert challengers * not_better == pytest.approx(alpha) and better <= not_better
+
+
+def test_a_guardrail_takes_a_tenth_of_the_error_and_bounds_each_side_by_its_own() -> None:
+    assert ErrorShares.of(0.05, 1, 0).primary == 0.05
+    shares = ErrorShares.of(0.05, challengers=1, guardrails=1)
+    assert (shares.primary, shares.breached) == (pytest.approx(0.045), pytest.approx(0.005))
+    found = check_guardrail("cost", lift_of(0.01), direction="down", margin=0.0, shares=shares)
+    assert found.upper == 0.01 + one_sided_width(0.001, 10_000, alpha=shares.held)
+    assert found.lower == 0.01 - one_sided_width(0.001, 10_000, alpha=shares.breached)
 
 
 def test_of_several_challengers_one_that_ships_decides_then_one_that_still_may() -> None:
