@@ -140,7 +140,7 @@ def verdict(
         mtorl experiment verdict first-day.yaml --shadow
         mtorl experiment verdict runs/latest/lake --experiment first-day.yaml --dataset my-log.yaml
 
-    The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
+    The words and figures are explained in docs/verdict.md. Lifts by segment are no part of the verdict.
     Exit codes: 4 users are not split as configured; 5 a guardrail is breached; else 0.
 
     With --shadow: how often challengers agree with the incumbent is known from the first decision on. What they would

@@ -1,4 +1,4 @@
-"""Selects the decisions of an experiment that count, and counts the others by reason (monitoring/README.md).
+"""Selects the decisions of an experiment that count, and counts the others by reason (docs/verdict.md).
 
     counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
 

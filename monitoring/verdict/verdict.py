@@ -4,7 +4,7 @@
     with experiment_users(log, experiment, gain) as read:       # for more than the verdict
         verdict_of(read, log, experiment, gain)
 
-monitoring/README.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight:
+docs/verdict.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight:
 1 / p of the logged channel when the policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot
 be known. There the ledger sees only the matched part of the cost, so an arm that would spend more than
 `DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.

@@ -17,7 +17,7 @@ from tests.repository import ROOT
 pytestmark = pytest.mark.cluster
 
 OPERATE = ROOT / "docs" / "cluster.md"
-PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE]
+PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE, OPERATE.with_name("cluster-experiments.md")]
 
 # kubectl goes to the test's namespace and its faults are noted: in a pipeline, bash would not look at them. What needs
 # containers that run, a class whose volumes grow, a person or another program is left out, and nothing waits.
