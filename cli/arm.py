@@ -21,7 +21,7 @@ def check(
         mtorl arm check http://my-policy:8080/decide --dataset my-log.yaml
 
     Exit code 0: it can be an arm; what its decisions would lack in the log is noted. 1: users would get the default
-    action, and why. What an arm is asked and may answer: serving/README.md.
+    action, and why. What an arm receives and may answer: docs/arm-protocol.md.
     """
     with exit_codes():
         from mtorl.log.dataset import DatasetSpec
