@@ -52,7 +52,7 @@ PAGES = {
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
     "soak": Page("Everything at once", "serving.md", soak_table),
-    "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
+    "experiments": Page("How often a verdict is wrong", "verdict.md", experiment_tables),
     "monitoring": Page("How often the monitor is wrong, and how soon it is right", "monitoring.md", monitoring_tables),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
     "generations": Page("Learning from own decisions, night after night", "evaluation.md", generations_table),
