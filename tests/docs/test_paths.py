@@ -1,6 +1,8 @@
 """Every file and module of the repository that a page of documentation names is there."""
 
 import re
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ FILES = {
 PAGES = sorted(name for name in FILES if name.endswith(".md"))
 QUOTED = re.compile(r"`([\w./-]+\.(?:py|md|lua|sh|j2|yaml|toml|json))(?:::\w+)?`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 MODULE = re.compile(rf"(?<![\w./@-])((?:{'|'.join(ROOMS)})\.[a-z_]\w*(?:\.\w+)*)")
 MADE_BY_A_RUN = {
     "/mnt/mtorl/monitor/state.json",
@@ -48,6 +51,20 @@ def test_named_files_exist(page: str) -> None:
         if not made and not any(file == name or file.endswith(f"/{name}") for file in FILES):
             broken.append(name)
     assert not broken
+
+
+def test_anchors_of_links_exist() -> None:
+    links = [(ROOT / page, *link) for page in PAGES for link in ANCHOR.findall((ROOT / page).read_text())]
+    targets = [(page, page.parent / name if name else page, anchor) for page, name, anchor in links]
+    assert not [(page.name, anchor) for page, to, anchor in targets if anchor not in anchors_of(to.resolve())]
+
+
+@cache
+def anchors_of(page: Path) -> set[str]:
+    """GitHub's anchor of each heading."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES)
