@@ -25,11 +25,11 @@ one-sided bound comes from the half-normal mixture. It covers the weighted mean 
 
 **Small arms and heavy tails.** The sequence trusts the estimated variance. An arm of 15 users without a click has none,
 and an arm that has not met its rare large revenues yet has too little. So no interval exists below MIN_USERS in each
-arm, and where an arm has fewer than MIN_POSITIVE users with a positive outcome, the missing ones are added to its
-variance. Both are counted by Kish's effective sample size, sum(D)^2 / sum(D^2) and sum(N)^2 / sum(N^2). Users who make
-most of an arm's decisions come here with a weight (`heavy_users.py`). Where one of them makes most of a small stage's,
-the arm's ratio is its own, and the arm looks certain. So a user of an arm varies about the ratio of both arms, and at
-least as much as a user of both arms together. An arm that is truly dead is still found, only later.
+arm (by Kish's effective sample size, sum(D)^2 / sum(D^2)), and where an arm has fewer than MIN_POSITIVE users with a
+positive outcome, the missing ones are added to its variance. Users who make most of an arm's decisions come here with a
+weight (`heavy_users.py`). Where one of them makes most of a small stage's, the arm's ratio is its own, and the arm
+looks certain. So users vary about the ratio of both arms, and the difference varies at least as much as if users varied
+alike in both. An arm that is truly dead is still found, only later.
 `benchmarks/experiments.py` shows that this keeps the error rate.
 
 Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
@@ -53,7 +53,7 @@ Number = float | Floats
 Interval = tuple[float, float]
 
 MIN_USERS = 100  # effective users in each arm: below, nothing under an interval is normal, and no ratio is linear
-MIN_POSITIVE = 150  # effective users with a positive outcome in each arm: the missing ones add their variance
+MIN_POSITIVE = 150  # users with a positive outcome in each arm: the missing ones add their variance
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
 
@@ -115,7 +115,7 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
         gradient = of_user * (slope * _SIGN * unbiased)[..., None]
         flat = gradient.reshape(*gradient.shape[:-3], -1)
         variance = np.maximum(0.0, np.einsum("...i,...ij,...j->...", flat, sums.products, flat))
-        variance = variance + ((slope * unbiased) ** 2 * _unseen_squares(sums, within, of_user, theta)).sum((-1, -2))
+        variance = variance + _unseen_variance(sums, within, of_user, theta, (slope * unbiased) ** 2)
         effective = denominator.sum(-1) ** 2 / within[..., DENOMINATOR, DENOMINATOR].sum(-1)  # (..., A)
         variance = variance * _learnt(effective.sum(-1), theta.shape[-1])
         variance = variance + _missing_variance(sums, within, weight, largest)
@@ -144,27 +144,27 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
     The size of a positive outcome is learned from both arms: an arm that has none can't say. The missing users are
     spread over the stages like the arm's users. No covariate knows of them.
     """
-    users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
-    squares = within[..., NUMERATOR, NUMERATOR]
+    users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
+    denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
     per_user = np.where(users > 0, users / denominator, 0.0)  # makes a numerator a contribution to the mean
-    seen = sums.positive.sum((-1, -2))
+    seen = positive.sum(-1)
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
     square = np.where(seen > 0, (squares * per_user**2).sum((-1, -2)) / seen, np.square(unit))
-    share = np.where(users > 0, weight / users, 0.0)
-    effective = np.nan_to_num(
-        (share * per_user * numerator).sum(-1) ** 2 / ((share * per_user) ** 2 * squares).sum(-1)
-    )  # (..., A): Kish's effective number of users with a positive outcome
-    missing = np.maximum(0.0, MIN_POSITIVE - effective)
-    spread = (share * weight).sum(-1) / users.sum(-1)
+    spread = np.where(users > 0, weight**2 / users, 0.0).sum(-1) / users.sum(-1)
+    missing = np.maximum(0.0, MIN_POSITIVE - positive)
     added: Floats = np.where(missing > 0, missing * spread, 0.0).sum(-1)
     return added * np.where(added > 0, square, 0.0)
 
 
-def _unseen_squares(sums: Sums, within: Floats, of_user: Floats, theta: Floats) -> Floats:
-    """What an arm's sum of squared residuals lacks to that about both arms' ratio, (..., A, S).
+def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
+    """What the variance lacks to one in which users vary about both arms' ratio, and alike in both arms.
 
     Where a bot makes most of an arm's decisions in a stage, the arm's own ratio is the bot's: about it, the bot hardly
-    varies.
+    varies. Of a stage's users alike in both arms, each arm has its share of the squares; that is a floor of the
+    variance of the difference, since a floor of each arm would count a heavy tail in one of them as if both had it.
+
+    Args:
+        scale: Variance that a unit of squares makes, (..., A, S).
     """
     users, both = sums.users.sum(-2, keepdims=True), sums.totals.sum(-3, keepdims=True)
     ratio = np.nan_to_num(both[..., NUMERATOR] / both[..., DENOMINATOR])
@@ -172,8 +172,8 @@ def _unseen_squares(sums: Sums, within: Floats, of_user: Floats, theta: Floats) 
     means = np.nan_to_num(both[..., COVARIATES:] / users[..., None])
     squares = _squares(within, residual(ratio, per_user, means, theta))
     share = np.nan_to_num(sums.users / users)
-    expected = np.maximum(squares, share * squares.sum(-2, keepdims=True))
-    unseen: Floats = np.maximum(0.0, expected - _squares(within, of_user))
+    about_both = np.maximum((scale * squares).sum(-2), (scale * share).sum(-2) * squares.sum(-2))
+    unseen: Floats = np.maximum(0.0, about_both - (scale * _squares(within, of_user)).sum(-2)).sum(-1)
     return unseen
 
 
