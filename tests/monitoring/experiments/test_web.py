@@ -14,7 +14,6 @@ from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.web import serving, site
 from tests.monitoring.experiments import made_views as made
-from tests.repository import ROOT
 
 LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "period", "reason", "unit", "currency"}
 
@@ -106,9 +105,3 @@ def test_another_name_for_this_machine_reads_nothing(host: str, status: int) -> 
         connection.request("GET", "/", headers={"Host": host})
         assert connection.getresponse().status == status
         connection.close()
-
-
-def test_every_gauge_is_in_the_manual() -> None:
-    manual = (ROOT / "docs" / "experiments.md").read_text()
-    for family in text_string_to_metric_families(exposition([made.win(), made.promoted()]).decode()):
-        assert f"`{family.name.removeprefix('mtorl_experiment_')}`" in manual, family.name
