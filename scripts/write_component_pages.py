@@ -70,14 +70,14 @@ def page(name: str) -> str:
     lines = [f"# {component.name}", "", (module.__doc__ or "").strip(), "", said.short_description or "", ""]
     if said.long_description:
         lines += [" ".join(said.long_description.split()), ""]
-    lines += ["| takes | type | what it is |", "|---|---|---|"]
+    lines += ["| input | type | meaning |", "|---|---|---|"]
     lines += [f"| `{given}` | {_type(it)} | {words.get(given, '')} |" for given, it in (spec.inputs or {}).items()]
-    lines += ["", "| gives | type | what it is |", "|---|---|---|"]
+    lines += ["", "| output | type | meaning |", "|---|---|---|"]
     gives = [
-        f"| {'its value' if given == 'Output' else f'`{given}`'} | {_type(it)} | {words.get(given, '')} |"
+        f"| {'returned value' if given == 'Output' else f'`{given}`'} | {_type(it)} | {words.get(given, '')} |"
         for given, it in (spec.outputs or {}).items()
     ]
-    lines += gives or ["| nothing | | |"]
+    lines += gives or ["| none | | |"]
     lines += ["", *_facts(traits), "", f"Used by {', '.join(users_of(component.name)) or 'no pipeline'}.", ""]
     lines += [
         "*Written by `scripts/write_component_pages.py`; do not edit.*",
@@ -94,12 +94,12 @@ def _type(it: Any) -> str:
 
 def _facts(traits: Any) -> Iterator[str]:
     yield (
-        "**Cached**: the same inputs are answered from an earlier run."
+        "**Cached**: the same inputs take the outputs of an earlier run."
         if traits.cached
-        else "**Not cached**: it writes to what outlives a run, or reads what changes without its inputs changing."
+        else "**Not cached**: it writes outside of its outputs, or reads what changes without its inputs."
     )
     if traits.trains:
-        yield "**Trains**: it gets the accelerator, more time, and goes on from its checkpoint when it is tried again."
+        yield "**Trains**: it gets the accelerator and more time; a retry continues from its checkpoint."
     elif traits.reads_log:
         yield "**Reads the whole log**: it gets more memory."
 
