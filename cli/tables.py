@@ -31,14 +31,12 @@ def print_summary(run: Path, root: Path) -> None:
 
 
 def print_evaluation(figures: dict[str, Any]) -> None:
-    """Print an artifact's figures on a log: heads, policy value, budget curve."""
+    """Print an artifact's figures on a log: heads and policy value."""
     console = Console()
     if (share := figures["data"]["share"]) < 1:
         console.print(f"judged on {share:.1%} of the users, chosen by a hash: the log has many touchpoints")
     console.print(_heads(figures))
     console.print(_policy_values(figures["value"]))
-    if figures["budget"]:
-        console.print(_budget_curve(figures["budget"]))
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
@@ -240,17 +238,6 @@ def _policy_values(values: dict[str, Any]) -> Table:
 
 def _share(share: float | None) -> str:
     return "" if share is None else f" ({share:.1%})"
-
-
-def _budget_curve(budget: dict[str, Any]) -> Table:
-    rules = ("cheapest", "predicted_gain", "random", "oracle")
-    columns = ("budget", *(f"{name}, gain / cost" for name in budget), *(rule.replace("_", " ") for rule in rules))
-    table = titled("share of all gain that a share of the spend buys", *columns)
-    for i, row in enumerate(budget["model"]):
-        cells = [with_interval(rows[i], "mtorl", places=3) for rows in budget.values()]
-        others = ("-" if row[rule] is None else f"{row[rule]:.3f}" for rule in rules)
-        table.add_row(f"{100 * row['share']:g} %", *cells, *others)
-    return table
 
 
 def titled(title: str, *columns: str | Column) -> Table:

@@ -7,7 +7,6 @@ from mtorl.pages.charts import (
     BLUE,
     GREEN,
     GREY,
-    ORANGE,
     PALE_BLUE,
     PALE_GREY,
     WIDE,
@@ -70,30 +69,6 @@ def training(history: Sequence[Row], best_epoch: int) -> Chart:
     )
     kept = f"the weights of epoch {best_epoch} are kept"
     return Chart(html, f"Loss on training and validation users over {len(epochs)} epochs; {kept}.")
-
-
-def budget_curve(curve: Sequence[Row]) -> Chart:
-    """Share of all gain that each way of spending reaches with a share of the budget."""
-    looks = {
-        "mtorl": ("MTORL: gain / cost", BLUE, "solid"),
-        "predicted_gain": ("predicted gain alone", PALE_BLUE, "solid"),
-        "random": ("random", GREY, "solid"),
-        "oracle": ("hindsight", ORANGE, "dot"),
-        "cheapest": ("cheapest", GREY, "dash"),
-    }
-    traces = [
-        line(label, [row["share"] for row in curve], [row[name] for row in curve], colour, dash, "%{y:.1%}")
-        for name, (label, colour, dash) in looks.items()
-    ]
-    html = draw(
-        "budget-curve",
-        traces,
-        hovermode="x unified",
-        margin={**WIDE, "t": 62},
-        xaxis={"title": "share of the budget that would buy every exposure", "tickformat": ".0%", "showgrid": False},
-        yaxis={"title": "share of all gain", "tickformat": ".0%", "rangemode": "tozero"},
-    )
-    return Chart(html, f"Share of all gain by share of the budget, for {', '.join(trace['name'] for trace in traces)}.")
 
 
 def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:

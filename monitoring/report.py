@@ -44,7 +44,6 @@ def _page(run: Path) -> Json:
         "training_chart": charts.training(metrics["history"], train["best_epoch"]),
         "offline": _offline({"challenger": summary["offline"], "incumbent": summary["offline_incumbent"]}),
         "gate": _gate(summary["gate"]),
-        "curve": charts.budget_curve(summary["budget_curve"]),
         "experiment": _experiment(experiment, primary),
         "stages": summary["stages"],
         "primary": primary,

@@ -14,9 +14,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from mtorl.arrays import Floats
+from mtorl.comparison.budget_curve import GainAndCost, budget_curve
 from mtorl.comparison.methods import NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
-from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import LoggedTargets, calibration_error, compare, top_label
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share

@@ -17,11 +17,9 @@ import numpy as np
 
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
-from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
-from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import are_among, folds_of
 from mtorl.network.predictor import Heads, Predictor, predict_each
@@ -38,7 +36,7 @@ class KnownUsersError(InputError):
 def evaluate_artifact(
     artifact: Artifact, table: WindowTable, yardstick: Predictor | None, seed: int, only_new: bool
 ) -> dict[str, Any]:
-    """Judge an artifact's heads, decision rule and budget curve, beside those of its yardstick.
+    """Judge an artifact's heads and decision rule, beside those of its yardstick.
 
     Args:
         table: Touchpoints of a log, those of whole users; its `split` has no meaning here.
@@ -47,8 +45,7 @@ def evaluate_artifact(
 
     Returns:
         ``artifact``, ``data`` (``share``: of the log's users that were read), ``compared`` (`compare`: "model" and
-        "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``budget`` (by predictor, `budget_curve`;
-        empty if all exposures cost the same).
+        "lightgbm"), ``value`` (by predictor and policy, `policy_value`).
 
     Raises:
         KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
@@ -88,14 +85,6 @@ def evaluate_artifact(
     predictors: dict[str, tuple[Any, Any]] = {name: (heads[0], heads[1]) for name, heads in answers.items()}
     compared = compare(predictors, "lightgbm" if "lightgbm" in answers else "model", targets, seed)
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
-    logged = np.arange(len(rows)), logged_labels.channel_B
-    budget, resamples = {}, UserResamples(users_B, 200, seed)
-    if logged_labels.cost_B.min() < logged_labels.cost_B.max():
-        for name, (_, _, cost_BC) in answers.items():
-            predicted = GainAndCost(gain_of[name][logged], cost_BC[logged])
-            budget[name] = budget_curve(
-                predicted, GainAndCost(gain_B, logged_labels.cost_B), seed=seed, users=resamples
-            )
     log = LoggedRows(logged_labels.channel_B, _propensity(judged, new_B), gain_B, logged_labels.cost_B, users_B)
     value = {}
     for name, (logits_BC, _, cost_BC) in answers.items():
@@ -119,7 +108,6 @@ def evaluate_artifact(
         },
         "compared": compared,
         "value": value,
-        "budget": budget,
     }
 
 

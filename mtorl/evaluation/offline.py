@@ -13,12 +13,10 @@ import pandas as pd
 
 from mtorl.arrays import Bools, Floats
 from mtorl.artifact import artifact
-from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, Fit, second_opinion
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
-from mtorl.evaluation.resamples import UserResamples
 from mtorl.evaluation.value_difference import value_difference
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
@@ -68,7 +66,6 @@ def evaluate_offline(
     channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
-    logged = np.arange(len(rows)), channel_B
     if opportunities is None:
         known_B = _propensity_is_known(rows, spec)
         moments: Windows = tested.only(np.flatnonzero(known_B))
@@ -76,16 +73,15 @@ def evaluate_offline(
         log = LoggedRows(channel_B[known_B], propensity_B, gain_B[known_B], cost_B[known_B], users_B[known_B])
     else:
         moments, log = from_texts(opportunities.windows, spec), _decisions(opportunities, spec)
-    heads, predicted, forecasts = {}, {}, {}
+    heads, forecasts = {}, {}
     folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
     arms = {name: artifact.load(Path(folder)) for name, folder in folders.items()}
     for turn, (name, arm) in enumerate(arms.items()):
-        logits_BC, reward_BC, cost_BC = predict_each(arm, tested)
+        logits_BC, reward_BC, _ = predict_each(arm, tested)
         label_B = arm.encoder.reward(gain_B, cost_B)
         clone_B = ~rows["collected"].to_numpy()
         targets = LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0, clone_B=clone_B)
         heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
-        predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
         forecasts[name] = _forecast(predict_each(arm, moments), arm.encoder)
         progress.report(turn + 1, 4, name)
     opinions = [_outcomes(forecasts["challenger"])]
@@ -101,8 +97,6 @@ def evaluate_offline(
         policies["incumbent"] = PolicyOnLog(own.channel_probs_BC, own.exposure_probs_BC)
     share = None if own else budget_share
     value = value_difference(policies["challenger"], policies["incumbent"], log, share, seed, opinions)
-    resamples = UserResamples(users_B, 200, seed)
-    curve = budget_curve(predicted["challenger"], GainAndCost(gain_B, cost_B), seed=seed, users=resamples)
     progress.report(4, 4, "off-policy value")
     is_ours = not own and arms["incumbent"].model["kind"] == "mtorl"
     return {
@@ -112,7 +106,6 @@ def evaluate_offline(
         "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities else "touchpoints",
         "incumbent_is": "own_model" if is_ours else "external",
         "prices": {name: policy.price for name, policy in paced.items()},
-        "budget_curve": curve,
         "test_rows": len(rows),
         "test_users": int(rows["user_id"].nunique()),
         "test_share": table.share,

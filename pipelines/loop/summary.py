@@ -70,7 +70,6 @@ def summarise(run: Finished) -> dict[str, Any]:
         "train": {key: challenger[key] for key in ("seconds", "best_epoch", "epochs")},
         "offline": evaluation["challenger"],
         "offline_incumbent": evaluation["incumbent"],
-        "budget_curve": evaluation["budget_curve"],
         "gate": {
             **gate.model_dump(include={"decision", "reason", "min_lift", "margin"}),
             "lower_bound": evaluation["value"]["difference_ci"][0],

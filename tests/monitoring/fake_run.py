@@ -10,7 +10,6 @@ from tests.monitoring.experiments.made_views import verdict
 
 PAGE = Path("monitor/periods/2026-11-28T00/drift.html")
 ARMS = ("incumbent", "challenger")
-RULES = {"mtorl": 0.55, "predicted_gain": 0.72, "cheapest": 0.8, "random": 1.0, "oracle": 0.3}
 
 
 def write(run: Path) -> Path:
@@ -38,10 +37,6 @@ def summary() -> dict[str, Any]:
         "train": {"seconds": 83.2, "best_epoch": 9, "epochs": 12},
         "offline": _offline(0.0),
         "offline_incumbent": _offline(-0.07),
-        "budget_curve": [
-            {"share": share} | {rule: share**power for rule, power in RULES.items()}
-            for share in (n / 20 for n in range(21))
-        ],
         "gate": {
             "decision": "promote",
             "reason": "lower bound +0.0089 is above the required lift of +0.0000",

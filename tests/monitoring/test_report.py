@@ -12,7 +12,7 @@ from tests.monitoring import fake_run
 from tests.monitoring.experiments.made_views import verdict
 
 SECTIONS = ("experiment", "serving", "gate", "model", "data", "monitor")
-CHARTS = ("lift", "budgets", "gate", "training", "budget-curve", "channel-shares", "journey-lengths")
+CHARTS = ("lift", "budgets", "gate", "training", "channel-shares", "journey-lengths")
 
 
 def body(page: Path) -> str:

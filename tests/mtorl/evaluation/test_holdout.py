@@ -59,7 +59,7 @@ def test_users_that_it_knows_are_refused_or_left_out(made):
     assert found["data"]["rows"] == len(tested)
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
     alone = evaluate_artifact(artifact, table(tested), stored_in(artifact), seed=0, only_new=False)
-    assert alone["compared"] == found["compared"] and alone["budget"] == found["budget"]
+    assert alone["compared"] == found["compared"]
     with pytest.raises(KnownUsersError, match=r"all .* users of the log are training users"):
         evaluate_artifact(artifact, table(log[split == "train"]), stored_in(artifact), seed=0, only_new=True)
 
@@ -68,7 +68,7 @@ def test_the_figures_are_plain_and_beside_the_yardstick(made):
     artifact, _ = made
     found = evaluate_artifact(artifact, table(rows(300, 2, "new-")), stored_in(artifact), seed=0, only_new=False)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert set(found["compared"]["metrics"]) == {"model", "lightgbm"} and set(found["budget"]) == {"model", "lightgbm"}
+    assert set(found["compared"]["metrics"]) == {"model", "lightgbm"}
     assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
     value = found["value"]["model: its channels, always exposing"]
     assert value["not_evaluable"] is None  # the log says with what propensity it chose
