@@ -10,6 +10,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
+    python benchmarks/budget_plan.py --json benchmarks/results/budget_plan.json
     python benchmarks/generations.py --json benchmarks/results/generations.json
     python benchmarks/scale.py --json benchmarks/results/scale.json
     python benchmarks/tables.py
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from _environment import ROOT
 
+from benchmarks.budget_plan import budget_plan_table
 from benchmarks.experiment_runs.table import experiment_tables
 from benchmarks.feature_layer.table import feature_tables
 from benchmarks.generations import generations_table
@@ -55,6 +57,7 @@ PAGES = {
     "experiments": Page("How often a verdict is wrong", "verdict.md", experiment_tables),
     "monitoring": Page("How often the monitor is wrong, and how soon it is right", "monitoring.md", monitoring_tables),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
+    "budget_plan": Page("What a plan of a budget is worth", "budget-plan.md", budget_plan_table),
     "generations": Page("Learning from own decisions, night after night", "evaluation.md", generations_table),
     "scale": Page("What each cost grows with", "capacity.md", scale_tables),
 }

@@ -18,6 +18,7 @@
     mtorl arm check URL                        whether an endpoint of your own can be an arm
     mtorl experiment init|check|plan           its file; who gets what; how large it must be, what exploring costs
     mtorl experiment run|move|status|verdict   through its stages with a page, by hand; what is known of it
+    mtorl budget plan                          what a budget would earn, and how to split it
     mtorl monitor check|status|export|accept   has anything moved, does it do harm, what does it cost
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
@@ -28,7 +29,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, cluster, data, ledger, model, monitor, pipeline, run, search, versions
+from cli import arm, budget, cluster, data, ledger, model, monitor, pipeline, run, search, versions
 from cli.commands import CommandGroup
 from cli.experiment.app import app as experiment
 from mtorl import __version__
@@ -48,6 +49,7 @@ app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
 app.add_typer(experiment, name="experiment")
 app.add_typer(versions.app, name="model")
+app.add_typer(budget.app, name="budget")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(pipeline.app, name="pipeline")

@@ -89,11 +89,11 @@ def _plan(lake: str, spec: DatasetSpec, file: str, effect: float, share: float, 
     from mtorl.log.dataset import counted_gain
     from mtorl.log.touchpoints import LogError
 
-    with _step("add up the incumbent's users"):
+    with step("add up the incumbent's users"):
         planned = Experiment.load(file)
         seen = incumbent_users(DecisionLog.of(lake), planned, counted_gain(spec))
     try:
-        with _step("play the experiment"):
+        with step("play the experiment"):
             found = plan_with(seen, planned, effect, share, users_a_day)
     except ValueError as error:
         raise LogError(str(error)) from None
@@ -109,9 +109,9 @@ def _exploration(lake: str, spec: DatasetSpec, file: str, arm: str, model: Path,
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
-    with _step("read what was decided"):
+    with step("read what was decided"):
         rows = served_decisions(lake, spec, Experiment.load(file), arm)
-    with _step("ask the model"):
+    with step("ask the model"):
         return plan_for(rows, model, effect)
 
 
@@ -176,7 +176,7 @@ def _verdict(lake: str, spec: DatasetSpec, file: str, by: list[str], until: str)
     from mtorl.log.dataset import counted_gain
     from mtorl.log.records import segment_sql
 
-    with _step("compare the arms"):
+    with step("compare the arms"):
         values = {name: segment_sql(spec, name, "record") for name in by}
         gain = counted_gain(spec)
         return verdict_of_period(lake, file, Period.of("", until), gain, weights="", budget=0.0, by=values)
@@ -187,12 +187,13 @@ def _shadows(lake: str, spec: DatasetSpec, file: str, by: list[str]) -> dict[str
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
 
-    with _step("compare what was decided"):
+    with step("compare what was decided"):
         return shadow_report(shadows(lake, spec, Experiment.load(file), by), spec.channels, by)
 
 
 @contextmanager
-def _step(title: str) -> Iterator[None]:
+def step(title: str) -> Iterator[None]:
+    """Show a bar while something is done."""
     from cli.progress_bars import ProgressBars
 
     with ProgressBars() as bars, bars.step(title):
@@ -204,11 +205,11 @@ def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[
     from mtorl.log.dataset import DatasetSpec
     from pipelines.experiments.evidence import lake_of
 
-    file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
+    file, spec = named(folder, "experiment", experiment), DatasetSpec.load(named(folder, "dataset", dataset))
     return lake_of(folder), spec, file
 
 
-def _named(folder: str, name: str, given: Path | str | None) -> str:
+def named(folder: str, name: str, given: Path | str | None) -> str:
     """A file that the command was given, or that the router of a state reads."""
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, read_by_router

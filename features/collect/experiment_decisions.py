@@ -2,6 +2,7 @@
 
     rows = served_decisions("lake", spec, experiment, "incumbent")      # to plan its exploration
     rows[["channel_probs", "exposure_probs", "window"]]
+    by_hour = decisions_by_hour("lake", spec, experiment)               # of all arms, to plan budgets
     rows = shadows("lake", spec, experiment, by=["device"])             # with the incumbent's decisions and outcomes
     report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 
@@ -34,8 +35,8 @@ MOST_SHADOWS = 500_000
 def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
     """Read an arm's decisions whose probabilities are known, at most `MOST_SERVED`, chosen by the hash of the user.
 
-    Columns: timestamp, user_id, channel_probs and exposure_probs (lists in the order of the channels), exposed, gain,
-    window (JSON).
+    Columns: timestamp, user_id, campaign_id, channel (that was drawn), channel_probs and exposure_probs (lists in the
+    order of the channels), exposed, outcomes, gain, window (JSON).
     """
     if arm not in (names := [one.name for one in experiment.arms]):
         raise LogError(f"arm: {arm!r} is not one of {', '.join(names)}")
@@ -45,8 +46,8 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
         windows = decided.lake.records(db, "window")
         # A window is larger than a decision: no more than these are brought into memory.
         known = db.connection.execute(
-            f"""SELECT j.timestamp, d.user_id, j.channel_probs, j.exposure_probs, j.exposed,
-                       {_gain(spec)}, w."window"
+            f"""SELECT j.timestamp, d.user_id, j.campaign_id, j.drawn_channel AS channel, j.channel_probs,
+                       j.exposure_probs, j.exposed, {_outcomes(spec)}, {_gain(spec)}, w."window"
             FROM judged AS j JOIN decided AS d USING (decision_id) JOIN {windows} AS w USING (decision_id)
             WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn AND j.left_out IS NULL
             ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST_SERVED}""",
@@ -58,6 +59,22 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
             "window; mtorl data compact counts what is left out, by reason"
         )
     return known
+
+
+def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experiment) -> pd.Series:
+    """Count an experiment's decisions, of all arms, by the hour (UTC) of the opportunity."""
+    lake = Lake.open(place)
+    with open_duckdb(lake) as db:
+        (decided := Decided(db, lake, spec.replace(outcome_hours=0.0))).judge()
+        found = db.connection.execute(
+            """SELECT date_trunc('hour', j.timestamp) AS hour, count(*) AS decisions
+            FROM judged AS j JOIN decided AS d USING (decision_id)
+            WHERE d.experiment = $name AND d.salt = $salt AND NOT d.withdrawn GROUP BY 1 ORDER BY 1""",
+            {"name": experiment.name, "salt": experiment.salt},
+        ).df()
+        return pd.Series(
+            found["decisions"].to_numpy(float) / decided.share, pd.DatetimeIndex(found["hour"]).tz_convert("UTC")
+        )
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -113,6 +130,10 @@ def _listed(field: str, spec: DatasetSpec) -> str:
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"
+
+
+def _outcomes(spec: DatasetSpec) -> str:
+    return ", ".join(f"if(j.exposed, j.{name_of(one)}, 0.0) AS {name_of(one)}" for one in spec.window_outcomes)
 
 
 def _gain(spec: DatasetSpec) -> str:

@@ -107,7 +107,7 @@ def exploration_plan(
     gain, spend = _earned(alone_BC, forecast)
     options = []
     for share, scope in _choices(shares):
-        made_BC = _explored(served, scope, share)
+        made_BC = with_exploration(served, scope, share)
         earned, spent = _earned(made_BC, forecast)
         lost = max(gain - earned * min(1.0, spend / spent if spent > 0 else 1.0), 0.0)
         weight_BC = np.full(made_BC.shape, np.inf)
@@ -195,7 +195,7 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
     return none + [(share, scope) for scope in scopes for share in shares if share > 0]
 
 
-def _explored(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
+def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
     """Probability of drawing and exposing each channel with exploration (`mtorl.policy.exploration`), (B, C)."""
     probs_BC, shows_BC = served.probs_BC, served.expose_BC
     chance = share / probs_BC.shape[1]

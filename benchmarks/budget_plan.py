@@ -1,0 +1,184 @@
+"""Checks plans of budgets against what the budgets then earn, on the simulator.
+
+    python benchmarks/budget_plan.py --json FILE             # fifty markets; FILE is written after each
+    python benchmarks/budget_plan.py --json FILE --resume    # keep the markets that FILE has
+    python benchmarks/budget_plan.py --quick                 # two small markets
+
+A network is trained once in each 25 markets. In each market, newcomers are served for a week, paced, with exploration.
+Their decisions are the log from which 50, 100 and 150 % of that week's budget are planned. Then other newcomers are
+served for a week with each of these budgets.
+
+    counted       gain that the week's log has; the interval of the plan is for this
+    expected      its expectation, which no real log shows: what the plan is off by, without the week's chance
+    not replayed  the calibrated forecasts at the states of the log, in place of the replay
+    forecast      the network's forecasts there, not calibrated
+
+Nothing here depends on the machine's speed.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _environment import environment, finish, parser
+
+from benchmarks._markdown import Figures, measured_on, table, targets
+
+BUDGETS = (0.5, 1.0, 1.5)  # of the week that was logged
+MARKETS, USERS, EPOCHS, ROUNDS = 50, 600, 6, 7
+LEARNED_FROM = 2500  # users
+EVERY = 25  # markets share a network
+BUDGET_SHARE = 0.25  # of the mean cost of an exposure, a decision
+EXPLORE = 0.05
+
+
+def main() -> None:
+    options = parser(__doc__, "two markets of 150 users a week, two epochs, one network")
+    options.add_argument("--resume", action="store_true", help="keep the markets of FILE; measure the others")
+    arguments = options.parse_args()
+    settings: dict[str, Any] = {"markets": MARKETS, "users": USERS, "epochs": EPOCHS, "learned_from": LEARNED_FROM}
+    if arguments.quick:
+        settings = {"markets": 2, "users": 150, "epochs": 1, "learned_from": 400}
+    figures = {"settings": settings, "markets": {}, "environment": environment("torch", "numpy", "scipy")}
+    if arguments.resume and Path(arguments.json).is_file():
+        kept = json.loads(Path(arguments.json).read_text())
+        if kept["settings"] != settings:
+            options.error(f"{arguments.json} was measured with other settings: {kept['settings']}")
+        figures["markets"] = kept["markets"]
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(1, settings["markets"] + 1):
+            if str(seed) in figures["markets"]:
+                continue
+            network = Path(folder) / str((seed - 1) // EVERY)
+            figures["markets"][str(seed)] = market(seed, network, **settings)
+            for one in figures["markets"][str(seed)]:
+                print(f"seed {seed}, " + ", ".join(f"{name} {value:.4g}" for name, value in one.items()), flush=True)
+            finish(figures, arguments.json)
+    print(budget_plan_table(figures))
+
+
+def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
+    """Planned and realised gain of each budget; the network is trained if its folder is not there."""
+    from mtorl.artifact.artifact import load
+    from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
+    from mtorl.evaluation.replay import Replay
+    from mtorl.policy.exploration import Exploration
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+    if not (network / "model").exists():
+        _train(network, 1000 + int(network.name), learned_from, epochs)
+    model = load(network / "model")
+    simulator = Simulator(SimulatorConfig(users=2 * users, seed=seed))
+    log = simulator.log()
+    budget, price = BUDGET_SHARE * float(log["cost"].mean()), float(log["click"].mean() / log["cost"].mean())
+    first, second = simulator.user_ids[:users], simulator.user_ids[users:]
+    seen = week(simulator, model, first, 1, budget, price).sort_values(["user_id", "timestamp"], ignore_index=True)
+    replay = Replay.of(seen, model, Exploration(share=EXPLORE))
+    traffic = Traffic(float(len(seen)), 0.0)  # each user has one opportunity a day
+    curves = Curves.of(replay, [share * budget for share in (0.45, 0.8, 1.1, 1.6)], traffic)
+    found = []
+    for share in BUDGETS:
+        planned = curves.point(share * budget * len(seen))
+        rows = week(simulator, model, second, 2, share * budget, price)
+        low, high = planned.gain_ci
+        logged = replay.as_logged(price_of(replay, share * budget))
+        found.append(
+            {
+                "share": share,
+                "planned": planned.gain,
+                "low": low,
+                "high": high,
+                "not_replayed": float((logged.exposing_BC * replay.response.gain(logged.forecast_BC)).sum()),
+                "forecast": float((logged.exposing_BC * logged.forecast_BC).sum()),
+                "counted": float(rows["gain"].sum()),
+                "expected": float(rows["expected_click"].sum()),
+                "price": planned.price,
+                "paced_price": float(rows["price"].median()),
+                "spent_share": float(rows["cost"].sum() / planned.spend),
+            }
+        )
+    return found
+
+
+def _train(network: Path, seed: int, users: int, epochs: int) -> None:
+    from benchmarks.generation_runs.market import write_log_folder
+    from features.sequences.builder import build_windows
+    from mtorl.fitting.fit import fit_challenger
+    from mtorl.network.training import TrainConfig
+    from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+    simulator = Simulator(SimulatorConfig(users=users, seed=seed))
+    network.mkdir()
+    write_log_folder(simulator.log(), simulator.spec, network / "log")
+    build_windows(network / "log", network / "windows")
+    fit_challenger(str(network / "windows"), str(network / "model"), TrainConfig(epochs=epochs, seed=seed), 0.6)
+
+
+def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float, price: float) -> pd.DataFrame:
+    """Serve newcomers for a week within a budget (EUR a decision); rows as of `served_decisions`, and the truth."""
+    from benchmarks.generation_runs.night import explored
+    from mtorl.policy.decision import Forecast, action_probabilities
+    from mtorl.policy.pacing import Plan, Schedule
+    from mtorl.simulator.market import CHANNELS
+    from mtorl.window.window import WindowBatch, instance_from_history
+
+    online, spec, count = simulator.online(users, ROUNDS, seed, newcomers=True), model.spec, len(users)
+    decisions, random = ROUNDS * count, np.random.default_rng([seed, 3])
+    plan = Plan(budget * decisions, Schedule.even(0.0, float(decisions)), grain=max(simulator.cost_cap.values()))
+    state, spent, parts = plan.start(price), 0.0, []
+    for turn in range(ROUNDS):
+        rows = online.rows(turn)
+        windows = [instance_from_history(r["history"], r["context"], r["static"], spec, r["at"]) for r in rows]
+        logits_UC, reward_UC, cost_UC = model.predict(WindowBatch.from_instances(windows, spec))
+        forecast = Forecast(logits_UC, model.encoder.unreward(reward_UC, cost_UC), cost_UC)
+        size = max(1, decisions // 200)
+        for start in range(0, count, size):
+            part = slice(start, min(start + size, count))
+            n, now = part.stop - part.start, plan.price(state)
+            expected = Forecast(*(np.asarray(values_UC)[part] for values_UC in forecast))
+            probs_NC, expose_NC = action_probabilities(expected, model.policy, price_BC=now)
+            draw_NC, show_NC = explored(probs_NC, expose_NC.astype(float), EXPLORE)
+            cumulative_NC = draw_NC.cumsum(axis=1)
+            channel_N = (random.random(n)[:, None] >= cumulative_NC / cumulative_NC[:, -1:]).sum(axis=1)
+            wanted_N = random.random(n) < show_NC[np.arange(n), channel_N]
+            found = online.advance(turn, np.where(wanted_N, channel_N, -1), plan.budget - spent, part)
+            spent += float(found["cost"].sum())
+            state = plan.update(state, turn * count + part.stop, spent)
+            made: dict[str, Any] = {
+                "user_id": users[part],
+                "campaign_id": "one",
+                "timestamp": [w["timestamp"] for w in windows[part]],
+            }
+            made |= {"window": [json.dumps(w) for w in windows[part]], "channel": np.array(CHANNELS)[channel_N]}
+            made |= {"exposed": found["cost"] > 0, "gain": found["click"].astype(float), "price": now}
+            parts.append(pd.DataFrame({**made, **found}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def budget_plan_table(figures: Figures) -> str:
+    """Planned against realised gain by budget."""
+    settings, markets = figures["settings"], figures["markets"].values()
+    text = (
+        f"Markets: {len(markets)}; {settings['users']:,} newcomers in the week that is logged and as many in the week "
+        f"that is planned, each with {ROUNDS} opportunities. Intervals are 95 %.\n\n"
+    )
+    rows, aims = [], []
+    for place, share in enumerate(BUDGETS):
+        of = {name: np.array([one[place][name] for one in markets]) for name in next(iter(markets))[place]}
+        held = ((of["low"] <= of["counted"]) & (of["counted"] <= of["high"])).mean()
+        off = of["planned"] / of["expected"] - 1
+        cells = [f"{share:.0%}", f"{held:.0%}", f"{((of['high'] - of['low']) / 2 / of['planned']).mean():.0%}"]
+        cells += [f"{off.mean():+.1%} +- {1.96 * off.std() / len(off) ** 0.5:.1%}", f"{np.abs(off).mean():.1%}"]
+        cells += [f"{(of[name] / of['expected'] - 1).mean():+.1%}" for name in ("not_replayed", "forecast")]
+        rows.append([*cells, f"{(of['price'] / of['paced_price'] - 1).mean():+.1%}", f"{of['spent_share'].min():.3f}"])
+        aims.append((f"counted gain within the interval, {share:.0%} of the budget: at least", 0.9, held, ".2f"))
+    heads = ["budget", "counted gain within the interval", "half of the interval", "plan over expected gain"]
+    heads += ["off, mean size", "not replayed", "forecast", "planned over paced price", "least share of it spent"]
+    return text + table(heads, rows) + "\n" + targets(aims) + measured_on(figures, "budget_plan.py")
+
+
+if __name__ == "__main__":
+    main()

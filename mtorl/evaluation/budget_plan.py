@@ -1,0 +1,269 @@
+"""Plans money: what a budget earns, how it splits over campaigns and channels, and what more of it would bring.
+
+    plan = budget_plan(Replay.of(rows, model, explore), rows, budget=500.0, traffic=Traffic.of(by_day, days=7))
+    plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # of one more unit of money
+    plan.more.gain, plan.added, plan.added_ci                          # of 20 % more
+
+With one price for all money, no transfer between campaigns or channels gains (Lagrange duality). A price has one spend,
+one gain and one split, so prices trace the curve; each is a replay of journeys (`replay.py`). The figures of a budget
+lie between those of two prices. One more unit of money brings the curve's slope: the price, were forecasts right.
+
+An interval is for what will be counted in such a period: users, and with them the calibration of the forecasts, are
+resampled; the number of decisions varies as that of the log's days; gains vary by chance as users' gains in the log.
+
+Shapes: B decisions, K prices, R resamples, G campaigns, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import PchipInterpolator
+from scipy.special import ndtri
+
+from mtorl.arrays import Floats, Ints
+from mtorl.evaluation.replay import Played, Replay
+from mtorl.evaluation.resamples import UserResamples, interval
+from mtorl.runtime import progress
+from mtorl.runtime.errors import InputError
+
+SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)
+"""Of the budget: their prices, that of today's spend and that of MORE are replayed; between them the curve is drawn."""
+MORE = 1.2
+NOTHING_BOUGHT = 2.0**40  # a price at which exploration alone spends
+_RESAMPLES = 400
+_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # quantiles: their mean is exactly 0
+_NEAR = 0.05  # of a spend, over which a slope is taken
+_HALVINGS = 40  # of an interval that holds a price
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Decisions that are expected in the period that is planned."""
+
+    decisions: float
+    spread: float  # standard deviation
+
+    @classmethod
+    def of(cls, by_day: Sequence[float], days: float) -> Traffic:
+        """From the decisions on each whole day of a log. Days are taken to vary independently of each other."""
+        seen = np.asarray(by_day, dtype=np.float64)
+        spread = float(seen.std(ddof=1)) if len(seen) > 1 else float(np.sqrt(seen.mean()))
+        return cls(days * float(seen.mean()), spread * float(np.sqrt(days + days**2 / len(seen))))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A spend, and what it earns in the period."""
+
+    spend: float  # currency units
+    gain: float
+    gain_ci: list[float]  # 95 %, of what will be counted
+    price: float  # at which the policy spends so much
+    marginal: float  # gain of one more currency unit
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a campaign and channel: today, scaled to the period, and as planned."""
+
+    campaign: str
+    channel: str
+    today_spend: float
+    spend: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """A plan; `today` is what the log's decisions spent and earned, scaled to the period."""
+
+    traffic: Traffic
+    today: Point
+    today_planned: float  # gain of today's spend by the curve: how far it is right where the truth is known
+    chosen: Point
+    more: Point  # with MORE times the budget
+    added: float  # gain of `more` less that of `chosen`
+    added_ci: list[float]  # of the expectation: the same users would come
+    curve: list[Point]
+    split: list[Part]
+    left_over: float  # of the budget, currency units, since no exposure is worth more than nothing
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Gain by spend, both per decision, through the spend and gain of some prices."""
+
+    spend_K: Floats  # ascending
+    gain_K: Floats
+    price_K: Floats
+
+    @classmethod
+    def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
+        """A curve that never falls; noise of a replay may have made one that does."""
+        order = np.argsort(spend_K, kind="stable")
+        spend_K, first = np.unique(spend_K[order], return_index=True)
+        return cls(spend_K, np.maximum.accumulate(gain_K[order])[first], np.minimum.accumulate(price_K[order])[first])
+
+    def gain(self, spend: float) -> float:
+        """Below the first price in proportion, above the last one at its price."""
+        low, high = float(self.spend_K[0]), float(self.spend_K[-1])
+        if spend <= low:
+            return float(self.gain_K[0] * spend / low) if low > 0 else float(self.gain_K[0])
+        if spend >= high:
+            return float(self.gain_K[-1] + (spend - high) * self.price_K[-1])
+        return float(PchipInterpolator(self.spend_K, self.gain_K)(spend))
+
+    def price(self, spend: float) -> float:
+        """The price at which so much is spent."""
+        return float(np.interp(spend, self.spend_K, self.price_K))
+
+
+def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traffic) -> BudgetPlan:
+    """Plan a budget (currency units) for a period.
+
+    Args:
+        rows: Those of the replay.
+
+    Raises:
+        InputError: the budget is not positive, no exposure has gained, or gains may be negative.
+    """
+    if not 0 < budget < np.inf:
+        raise InputError(f"budget must be a positive number, got {budget}")
+    if (replay.gain_B < 0).any() or not replay.gain_B.any():
+        raise InputError(
+            "the log's exposures earned nothing, or some of them lost: there is no calibrated gain to plan with"
+        )
+    today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
+    budgets = sorted({*(share * budget for share in SHARES), MORE * budget, today_spend})
+    explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
+    if budget <= explored:
+        raise InputError(f"exploration alone would spend {explored:.4g}, at any price: plan with more, or explore less")
+    curves = Curves.of(replay, [one / traffic.decisions for one in budgets if one > explored], traffic)
+    today_gain = float(replay.gain_B.mean()) * traffic.decisions
+    most = float(curves.whole.spend_K[-1]) * traffic.decisions if curves.whole.price_K[-1] == 0 else np.inf
+    chosen, more = curves.point(min(budget, most)), curves.point(min(MORE * budget, most))
+    added_R = curves.gains_R(more.spend) - curves.gains_R(chosen.spend)
+    today = curves.point(today_spend)
+    return BudgetPlan(
+        traffic=traffic,
+        today=Point(today_spend, today_gain, today.gain_ci, today.price, today.marginal),
+        today_planned=today.gain,
+        chosen=chosen,
+        more=more,
+        added=more.gain - chosen.gain,
+        added_ci=interval(added_R) or [np.nan, np.nan],
+        curve=[curves.point(one) for one in budgets if explored < one <= most],
+        split=_split(replay, rows, curves, chosen),
+        left_over=budget - chosen.spend,
+    )
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curve of all users, and those of resamples of them."""
+
+    played: list[Played]
+    prices: list[float]
+    whole: Curve
+    resampled: list[Curve]
+    decisions_R: Floats
+    chance_R: Floats  # of gains, in units of the square root of a gain
+    traffic: Traffic
+
+    @classmethod
+    def of(cls, replay: Replay, spends: Sequence[float], traffic: Traffic) -> Curves:
+        """Replay the prices of some spends per decision."""
+        prices = sorted({price_of(replay, spend) for spend in spends}, reverse=True)
+        played = []
+        for turn, price in enumerate(prices):
+            progress.report(turn, len(prices), f"price {price:.4g}")
+            played.append(replay.at(price))
+        users = UserResamples(replay.user_B, _RESAMPLES, replay.seed)
+        gain_U = np.bincount(users.code_B, replay.gain_B, users.users)
+        dispersion = float(gain_U.var() * users.users / gain_U.sum())  # of the sum of users' gains, over that sum
+        random = np.random.default_rng([replay.seed, 1])
+
+        def curve(weight_B: Floats) -> Curve:
+            response, total = replay.refitted(weight_B), weight_B.sum()
+            gain_K, spend_K = (
+                np.array([weight_B @ (one.exposing_BC * of(one)).sum(axis=1) for one in played]) / total
+                for of in (lambda one: response.gain(one.forecast_BC), lambda one: one.cost_BC)
+            )
+            return Curve.through(spend_K, gain_K, np.array(prices))
+
+        return cls(
+            played=played,
+            prices=prices,
+            whole=curve(np.ones(len(replay.user_B))),
+            resampled=[curve(counts_U[users.code_B]) for counts_U in users],
+            decisions_R=np.maximum(traffic.decisions + traffic.spread * random.permutation(_NORMAL_R), 1.0),
+            chance_R=np.sqrt(dispersion) * random.permutation(_NORMAL_R),
+            traffic=traffic,
+        )
+
+    def gains_R(self, spend: float) -> Floats:
+        """Expected gain of a spend in the period, by resample."""
+        pairs = zip(self.resampled, self.decisions_R.tolist(), strict=True)
+        return np.array([decisions * curve.gain(spend / decisions) for curve, decisions in pairs])
+
+    def point(self, spend: float) -> Point:
+        """What a spend earns in the period."""
+        each = spend / self.traffic.decisions
+        gain_R = self.gains_R(spend)
+        counted_R = np.maximum(gain_R + self.chance_R * np.sqrt(np.maximum(gain_R, 0.0)), 0.0)
+        gain = self.traffic.decisions * self.whole.gain(each)
+        marginal = (self.whole.gain((1 + _NEAR) * each) - self.whole.gain((1 - _NEAR) * each)) / (2 * _NEAR * each)
+        return Point(spend, gain, interval(counted_R) or [np.nan, np.nan], self.whole.price(each), marginal)
+
+
+def spend_of(replay: Replay, price: float) -> float:
+    """What the policy spends per decision at a price, at the states of the log."""
+    made = replay.as_logged(price)
+    return float((made.exposing_BC * made.cost_BC).sum(axis=1).mean())
+
+
+def price_of(replay: Replay, spend: float) -> float:
+    """The price at which the policy spends so much per decision at the states of the log; 0 if it never spends more."""
+    low, high = 0.0, 1.0
+    if spend_of(replay, low) <= spend:
+        return 0.0
+    while spend_of(replay, high) > spend and high < NOTHING_BOUGHT:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spend_of(replay, middle) > spend else (low, middle)
+    return high
+
+
+def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) -> list[Part]:
+    """Spend and gain of each campaign and channel, between those of the two nearest prices."""
+    campaign_B, campaigns = pd.factorize(rows["campaign_id"], sort=True)
+    channels = replay.model.spec.channels
+    decisions, each = curves.traffic.decisions, chosen.spend / curves.traffic.decisions
+
+    def by_part(of_BC: Floats) -> Floats:
+        sums_GC = [np.bincount(campaign_B, of_BC[:, c], len(campaigns)) for c in range(len(channels))]
+        return np.stack(sums_GC, axis=1) / len(rows)
+
+    spends = np.array([by_part(one.exposing_BC * one.cost_BC) for one in curves.played])
+    gains = np.array([by_part(one.exposing_BC * replay.response.gain(one.forecast_BC)) for one in curves.played])
+    total_K = spends.sum(axis=(1, 2))
+    order: Ints = np.argsort(total_K)
+    at = float(np.interp(each, total_K[order], np.arange(len(order))))
+    low, share = int(at), at - int(at)
+    high = min(low + 1, len(order) - 1)
+    spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
+    # The parts add up to the whole, which the curve draws smoothly.
+    spend_GC *= chosen.spend / spend_GC.sum()
+    gain_GC *= chosen.gain / gain_GC.sum()
+    shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]
+    today_GC = by_part(shown_BC) * decisions
+    return [
+        Part(str(campaign), channel, *(float(of[g, c]) for of in (today_GC, spend_GC, gain_GC)))
+        for g, campaign in enumerate(campaigns)
+        for c, channel in enumerate(channels)
+    ]

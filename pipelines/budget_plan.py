@@ -1,0 +1,106 @@
+"""`mtorl budget plan`: from the decisions of an experiment's lake to a plan, and from the plan to a file's budgets."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+import yaml
+
+from mtorl.experiment.experiment import Experiment
+from mtorl.runtime.errors import InputError
+from mtorl.runtime.files import replacing
+
+if TYPE_CHECKING:
+    from mtorl.evaluation.budget_plan import BudgetPlan
+
+_BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
+"""The budgets of an experiment file, with lines that are commented out."""
+
+
+class Planned(NamedTuple):
+    """A plan, and what people have to know with it."""
+
+    plan: BudgetPlan
+    days: float
+    by_hour: pd.Series  # decisions of the log, by hour (UTC)
+    rows: int  # decisions that were replayed
+    users: int
+    currency: str
+    gain: str
+
+
+def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float, days: float) -> Planned:
+    """Plan a budget on an arm's decisions of users whom the model was not trained on."""
+    from features.collect.experiment_decisions import decisions_by_hour, served_decisions
+    from mtorl.artifact.artifact import load
+    from mtorl.evaluation.budget_plan import Traffic, budget_plan
+    from mtorl.evaluation.replay import Replay
+    from mtorl.log.splits import are_among
+
+    loaded, experiment = load(Path(model)), Experiment.load(file)
+    explore = next((one.explore for one in experiment.arms if one.name == arm), None)
+    rows = served_decisions(lake, loaded.spec, experiment, arm)
+    rows = rows[~are_among(rows["user_id"], loaded.training_users())]
+    if not rows["exposed"].any():
+        raise InputError(f"{model}: no exposure in {lake} is of a user on whom the model was not trained")
+    rows = rows.sort_values(["user_id", "timestamp"], ignore_index=True)
+    by_hour = decisions_by_hour(lake, loaded.spec, experiment)
+    plan = budget_plan(Replay.of(rows, loaded, explore), rows, budget, Traffic.of(_by_day(by_hour), days))
+    gain = loaded.spec.reward.gain
+    named = gain.units.of(gain.names[0]) if len(gain.names) == 1 else gain.text
+    return Planned(plan, days, by_hour, len(rows), rows["user_id"].nunique(), loaded.spec.currency, named)
+
+
+def _by_day(by_hour: pd.Series) -> list[float]:
+    """Decisions on each day; the first and the last one, which may not be whole, only if there are no others."""
+    found = by_hour.resample("D").sum()
+    whole: list[float] = (found.iloc[1:-1] if len(found) > 2 else found).tolist()
+    return whole
+
+
+def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None = None) -> list[dict[str, object]]:
+    """A budget for each campaign, as an experiment file has them: paced over the period, by the log's hours.
+
+    Channels have no budgets of their own: with one price for a campaign, each gets the money that is worth most there.
+
+    Args:
+        start: Of the period; by default the midnight (UTC) after the log's last decision.
+    """
+    last = planned.by_hour.index[-1].to_pydatetime()
+    begins = start or (last.astimezone(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    hours = (
+        planned.by_hour.groupby(pd.DatetimeIndex(planned.by_hour.index).hour).mean().reindex(range(24), fill_value=0.0)
+    )
+    traffic = [round(float(of_hour / hours.max()), 3) for of_hour in hours]
+    low, high = experiment.layer_part
+    spends: dict[str, float] = {}
+    for part in planned.plan.split:
+        spends[part.campaign] = spends.get(part.campaign, 0.0) + part.spend
+    ends = begins + timedelta(days=planned.days)
+    pacing: dict[str, object] = {"start": begins.isoformat(), "end": ends.isoformat(), "traffic": traffic}
+    if planned.plan.chosen.price > 0:
+        pacing["price"] = float(f"{planned.plan.chosen.price:.4g}")
+    return [
+        {"campaign": campaign, "channel": "*", "amount": round(spend / (high - low), 2), "pacing": pacing}
+        for campaign, spend in spends.items()
+        if round(spend, 2) > 0
+    ]
+
+
+def write_budgets(planned: Planned, file: str | Path, out: Path, start: datetime | None = None) -> None:
+    """Write an experiment file anew, with the plan's budgets in place of its own; all else stays, comments included."""
+    path = Path(file)
+    text, experiment = path.read_text(encoding="utf-8").rstrip() + "\n", Experiment.load(path)
+    found = _BLOCK.search(text)
+    assert found is not None, "an experiment has budgets, or a table of them"
+    block = {"budgets": budgets_of(planned, experiment, start)}
+    budgets = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    changed, own = text[: found.start()] + budgets + _BLOCK.sub("", text[found.end() :]), {"budgets", "budget_table"}
+    if Experiment.from_dict(yaml.safe_load(changed)).model_dump(exclude=own) != experiment.model_dump(exclude=own):
+        raise InputError(f"{path}: its budgets can't be told from the rest; begin their lines with spaces or a dash")
+    with replacing(out) as unfinished:
+        unfinished.write_text(changed, encoding="utf-8")
