@@ -83,9 +83,9 @@ def plan(
 
 def _plan(lake: str, spec: DatasetSpec, file: str, effect: float, share: float, users_a_day: float) -> dict[str, Any]:
     from monitoring.decision_log import DecisionLog
-    from monitoring.verdict.incumbent_users import incumbent_users, plan_with
+    from monitoring.verdict.incumbent_users import incumbent_users
     from mtorl.experiment.experiment import Experiment
-    from mtorl.experiment.inference.plan import MOST_USERS
+    from mtorl.experiment.inference.plan import MOST_USERS, requirements
     from mtorl.log.dataset import counted_gain
     from mtorl.log.touchpoints import LogError
 
@@ -94,7 +94,7 @@ def _plan(lake: str, spec: DatasetSpec, file: str, effect: float, share: float, 
         seen = incumbent_users(DecisionLog.of(lake), planned, counted_gain(spec))
     try:
         with step("play the experiment"):
-            found = plan_with(seen, planned, effect, share, users_a_day)
+            found = requirements(seen, planned, effect, share, users_a_day)
     except ValueError as error:
         raise LogError(str(error)) from None
     if found is None:

@@ -1,14 +1,13 @@
 """Summarises the incumbent's users so far, for the plan of an experiment with users like them.
 
     seen = incumbent_users(log, experiment, gain)
-    plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.inference.plan)
+    requirements(seen, experiment, effect=0.05)                # users, days, money (mtorl.experiment.inference.plan)
 
 All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside;
 but no decision of a user since the file first named its arm.
 """
 
 from datetime import timedelta
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,25 +17,12 @@ from monitoring.verdict.hourly_sums import matures, quoted, sql_text
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
-from mtorl.experiment.inference.plan import Population, needed_users
+from mtorl.experiment.inference.plan import IncumbentUsers, Population
 from mtorl.experiment.inference.sums import Floats
-from mtorl.experiment.inference.verdict import ErrorShares
 from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, Terms, column, gain_of, metric, outcomes_of, unit_of
 from mtorl.log.dataset import EVENTS
 from mtorl.log.decision_ids import TIME
 from mtorl.log.gain import Gain
-
-_WHOLE_DAY = 0.9  # of a day, from its first decision to its last: a log of less does not say how many users come on one
-
-
-class IncumbentUsers(NamedTuple):
-    """The incumbent's users, and their decisions, in the time of the log."""
-
-    population: Population
-    decisions: int
-    cost_per_decision: float
-    days: float
-    unit: str  # of the primary metric
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
@@ -84,49 +70,3 @@ def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:
     """A weighted sum of each user's columns, (U,); a decision's weight is 1."""
     columns = [(DECISIONS if name == WEIGHT else name, weight) for name, weight in terms]
     return sum((weight * of_users[name].to_numpy(np.float64) for name, weight in columns), np.zeros(len(of_users)))
-
-
-def plan_with(
-    seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
-) -> dict[str, Any] | None:
-    """Requirements for finding an effect; None: more users than a plan may have.
-
-    Args:
-        effect: By how much the challenger's metric is larger, as a share of the incumbent's.
-        users_a_day: 0: as many new users as were seen, in a day at least.
-
-    Returns:
-        A JSON-ready dict: users of all arms, days (None: unknown), decisions, cost (currency units), power and runs of
-        the played experiments. With `covariates`, which are no part of the plan, the experiment needs fewer.
-
-    Raises:
-        ValueError: the log says too little, or an argument makes no sense.
-    """
-    challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
-    alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
-    found = needed_users(seen.population, effect, share, alpha)
-    if found is None:
-        return None
-    users = len(seen.population.figures_U2)
-    a_day = users_a_day or (users / seen.days if seen.days >= _WHOLE_DAY else 0.0)
-    decisions = found.users * seen.decisions / users
-    return {
-        "effect": effect,
-        "share": share,
-        "users": found.users,
-        "days": max(found.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
-        "decisions": decisions,
-        "cost": decisions * seen.cost_per_decision,
-        "power": found.power,
-        "runs": found.runs,
-        "alpha": alpha,
-        "covariates": experiment.covariates,
-        "seen": {
-            "users": users,
-            "decisions": seen.decisions,
-            "days": seen.days,
-            "metric": experiment.metrics.primary,
-            "value": seen.population.ratio,
-            "unit": seen.unit,
-        },
-    }

@@ -1,5 +1,6 @@
 """Plans the number of users of an experiment before it starts, by simulating it with users of the log.
 
+    requirements(seen, experiment, effect=0.05)         # users, days and money, of the incumbent's users so far
     found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
     found.users, found.power
 
@@ -12,14 +13,18 @@ are no part of it: an experiment with them needs fewer users.
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.statistics import MIN_USERS, confidence_sequence, estimate
 from mtorl.experiment.inference.sums import Floats, Sums
+from mtorl.experiment.inference.verdict import ErrorShares
 from mtorl.runtime.progress import report
 
 POWER = 0.8
@@ -28,6 +33,7 @@ MOST_USERS = 5_000_000  # more than that nobody waits for; the effect is too sma
 _DRAWS = 300_000_000  # users of all runs together: what a minute or so draws
 _RUNS = (400, 2_000)  # as few as tell 80 % from 75 %; as many as tell it from 78 %
 _LOOKS_AT_ONCE = 40  # whose users are in memory
+_WHOLE_DAY = 0.9  # of a day, from its first decision to its last: a log of less does not say how many users come on one
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,56 @@ class Plan:
     users: int  # of all arms together
     power: float  # share of the runs that found the challenger better by then
     runs: int
+
+
+class IncumbentUsers(NamedTuple):
+    """The incumbent's users, and their decisions, in the time of the log."""
+
+    population: Population
+    decisions: int
+    cost_per_decision: float
+    days: float
+    unit: str  # of the primary metric
+
+
+def requirements(
+    seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
+) -> dict[str, Any] | None:
+    """Requirements for finding an effect, for people and JSON; None and ValueError as of `needed_users`.
+
+    Args:
+        users_a_day: 0: as many new users as were seen, in a day at least.
+
+    Returns:
+        Users of all arms, days (None: unknown), decisions, cost (currency units), power and runs of the played
+        experiments, and what was `seen`.
+    """
+    challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
+    alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
+    found = needed_users(seen.population, effect, share, alpha)
+    if found is None:
+        return None
+    users = len(seen.population.figures_U2)
+    a_day = users_a_day or (users / seen.days if seen.days >= _WHOLE_DAY else 0.0)
+    decisions = found.users * seen.decisions / users
+    return {
+        "effect": effect,
+        "share": share,
+        **asdict(found),
+        "days": max(found.users / a_day, experiment.min_runtime_hours / 24) if a_day else None,
+        "decisions": decisions,
+        "cost": decisions * seen.cost_per_decision,
+        "alpha": alpha,
+        "covariates": experiment.covariates,
+        "seen": {
+            "users": users,
+            "decisions": seen.decisions,
+            "days": seen.days,
+            "metric": experiment.metrics.primary,
+            "value": seen.population.ratio,
+            "unit": seen.unit,
+        },
+    }
 
 
 def needed_users(population: Population, effect: float, share: float, alpha: float) -> Plan | None:
