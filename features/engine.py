@@ -223,16 +223,6 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
     return (user_bucket(table.user_id) * shards // BUCKETS).cast("int32")
 
 
-def text(value: str | Path) -> str:
-    """A text in SQL."""
-    return "'" + str(value).replace("'", "''") + "'"
-
-
-def name_of(column: str) -> str:
-    """The name of a column in SQL."""
-    return '"' + column.replace('"', '""') + '"'
-
-
 def is_unfinished(path: PurePath) -> bool:
     """Whether an interrupted write left a file of a folder, such as _temporary/... or .part-0.parquet."""
     return any(part.startswith(("_", ".")) for part in path.parts)

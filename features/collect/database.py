@@ -20,10 +20,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.engine import open_engine, text
+from features.engine import open_engine
 from mtorl.log.decision_ids import BUCKETS
 from mtorl.log.lake import HOUR_OF, Lake, lake_database
 from mtorl.runtime.files import replacing
+from mtorl.runtime.sql import sql_text
 
 if TYPE_CHECKING:
     from features.collect.spark import Spark
@@ -71,7 +72,7 @@ class DuckDB:
         """Write a query's rows as one Parquet file, which appears whole or not at all."""
         ordered = f" ORDER BY {', '.join(order)}" if order else ""
         with replacing(path) as unfinished:
-            self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {text(unfinished)} ({_AS_PARQUET})")
+            self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {sql_text(unfinished)} ({_AS_PARQUET})")
 
     def write_hours(
         self,
@@ -97,13 +98,13 @@ class DuckDB:
         with TemporaryDirectory(prefix="mtorl-hours-") as scratch:
             self.execute(f"SET partitioned_write_flush_threshold = {_AT_ONCE}")
             self.execute(
-                f"""COPY (SELECT *, {bucket} * {slices} // {BUCKETS} AS slice_of FROM to_write) TO {text(scratch)}
+                f"""COPY (SELECT *, {bucket} * {slices} // {BUCKETS} AS slice_of FROM to_write) TO {sql_text(scratch)}
                 (FORMAT parquet, COMPRESSION lz4_raw, PARTITION_BY (slice_of), OVERWRITE_OR_IGNORE)"""
             )
             self.execute("DROP TABLE to_write")
             with ExitStack() as opened:
                 for part in sorted(Path(scratch).glob("slice_of=*"), key=lambda path: int(path.name[9:])):
-                    there = f"read_parquet({text(part / '*.parquet')}, hive_partitioning = false)"
+                    there = f"read_parquet({sql_text(part / '*.parquet')}, hive_partitioning = false)"
                     rows = self.connection.sql(
                         f"SELECT * FROM ({once(there)}) ORDER BY hour, {', '.join(order)}"
                     ).to_arrow_table()
@@ -130,7 +131,7 @@ def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, 
 
 def table(files: Sequence[Path]) -> str:
     """SQL of a table of Parquet files of this machine, or of a volume that all executors see."""
-    names = ", ".join(text(file.absolute()) for file in files)
+    names = ", ".join(sql_text(file.absolute()) for file in files)
     return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 

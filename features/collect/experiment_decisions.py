@@ -18,13 +18,13 @@ import pyarrow as pa
 from features.collect.database import open_duckdb
 from features.collect.rules import fields
 from features.collect.stored_rows import Decided
-from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.records import segment_sql
 from mtorl.log.splits import fractions_of
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.sql import sql_name
 
 MOST_SERVED = 20_000
 """Decisions of several users that are looked at: more make no figure of a plan more certain than a forecast is."""
@@ -82,7 +82,7 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
 
     Returns rows as `mtorl.evaluation.shadow` reads them; `by` are categorical columns of the context or of the user.
     """
-    segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
+    segments = "".join(f"{segment_sql(spec, name, 'd')} AS {sql_name(name)}, " for name in by)
     lake = Lake.open(place)
     # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
@@ -128,14 +128,14 @@ def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> 
 def _listed(field: str, spec: DatasetSpec) -> str:
     """A challenger's figures as a list in the order of the channels; NaN if unknown."""
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
-    named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
+    named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"
 
 
 def _outcomes(spec: DatasetSpec) -> str:
-    return ", ".join(f"if(j.exposed, j.{name_of(one)}, 0.0) AS {name_of(one)}" for one in spec.window_outcomes)
+    return ", ".join(f"if(j.exposed, j.{sql_name(one)}, 0.0) AS {sql_name(one)}" for one in spec.window_outcomes)
 
 
 def _gain(spec: DatasetSpec) -> str:
-    terms = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
+    terms = " + ".join(f"{weight!r} * j.{sql_name(name)}" for name, weight in spec.reward.gain.terms)
     return f"if(j.exposed, {terms}, 0.0) AS gain"

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from features.collect.database import Database, table
 from features.collect.rules import SAMPLED, of_users
 from features.collect.stored_rows import Decided
-from features.engine import text
+from mtorl.runtime.sql import sql_text
 
 LOG = ""
 """Arm of the log that everything began with."""
@@ -58,7 +58,7 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
     shares = kept_shares(generations, most_rows)
     of_log = of_some_users(shares.pop((LOG, ""), 1.0))
     cases = " ".join(
-        f"WHEN arm = {text(arm)} AND generation = {text(generation)} THEN {of_users(share)[0]}"
+        f"WHEN arm = {sql_text(arm)} AND generation = {sql_text(generation)} THEN {of_users(share)[0]}"
         for (arm, generation), share in shares.items()
     )
     of_block: dict[datetime, float] = defaultdict(lambda: decided.share)
@@ -79,9 +79,9 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
     found = db.execute(
         f"""SELECT arm, generation, count(*) AS touchpoints,
-                   coalesce(1 / avg(squared_weight), if(arm = {text(LOG)}, 1.0, 0.0)) AS width, max(timestamp) AS newest
+                   coalesce(1 / avg(squared_weight), if(arm = '{LOG}', 1.0, 0.0)) AS width, max(timestamp) AS newest
         FROM (
-            SELECT {text(LOG)} AS arm, '' AS generation, timestamp, {of_drawn} AS squared_weight
+            SELECT '{LOG}' AS arm, '' AS generation, timestamp, {of_drawn} AS squared_weight
             FROM {table(log)} UNION ALL
             SELECT arm, generation, timestamp, if(propensity IS NULL, NULL, {of_all})
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
@@ -110,4 +110,4 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
 
 def of_some_users(share: float) -> str:
     """SQL: whether a row of a log is of the users whose hash chooses them."""
-    return f"md5(user_id) < {text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"
+    return f"md5(user_id) < {sql_text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"

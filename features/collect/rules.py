@@ -34,11 +34,11 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from features.engine import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
 from mtorl.log.decision_ids import BUCKETS, bucket_of_hash
 from mtorl.log.lake import instant
 from mtorl.log.records import MODEL_NAME, UNNAMED
+from mtorl.runtime.sql import sql_name, sql_text
 
 PLACE = "_place"
 """Of a user: its bucket, and then its hash. A share of the users is those with a lower place (`of_users`)."""
@@ -92,7 +92,7 @@ def decided_query(spec: DatasetSpec) -> str:
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
     place = "lpad(CAST(bucket AS VARCHAR), 2, '0') || substr(unit_hash, 3)"
-    channels = f"[{', '.join(map(text, spec.channels))}]"
+    channels = f"[{', '.join(map(sql_text, spec.channels))}]"
     by_channel = fields(spec.channels, "DOUBLE")
     context, static = (fields([column.name for column in of], "VARCHAR") for of in (spec.context, spec.static))
     without_context = _lacks("of_context", spec.context)
@@ -113,7 +113,7 @@ def decided_query(spec: DatasetSpec) -> str:
         FROM collected_decision WHERE budget_exhausted AND NOT override),  -- theirs is another account
     {_STRETCHES}
     SELECT decision_id, user_id, {place} AS {PLACE}, event_time, request_time AS timestamp, {_ACCOUNT},
-           coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, channel, drawn_channel, channel_probs, exposure_probs,
+           coalesce({MODEL_NAME}, '{UNNAMED}') AS generation, channel, drawn_channel, channel_probs, exposure_probs,
            salt, withdrawn, refused_to AS gone_until,
            CASE WHEN override THEN 'override'
                 WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
@@ -156,14 +156,14 @@ def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
         sampled: Condition of rows of `decided`: of users of whom all decisions are there.
     """
     times = spec.outcome_times
-    outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
+    outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
     # A router's clock may be behind the one that dated the request: nothing is known before it.
     outcomes += "".join(
-        f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {name_of(time)}, "
+        f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {sql_name(time)}, "
         for time in times.values()
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
-    columns = ", ".join(f"{_own(column)} AS {name_of(column.name)}" for column in (*spec.context, *spec.static))
+    columns = ", ".join(f"{_own(column)} AS {sql_name(column.name)}" for column in (*spec.context, *spec.static))
     same_account = " AND ".join(
         f"decided.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", ")
     )
@@ -194,19 +194,19 @@ def of_users(share: float) -> tuple[str, str]:
     """SQL: whether a row is of a share of the users, by `PLACE`; and by `bucket`, where their records may be."""
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
-    return (f"{PLACE} < {text(within)}", f"bucket <= {bucket}") if share < 1 else ("true", "true")
+    return (f"{PLACE} < {sql_text(within)}", f"bucket <= {bucket}") if share < 1 else ("true", "true")
 
 
 def of_forgotten(users: Mapping[str, datetime]) -> str:
     """SQL: whether a row is of a forgotten user, by hash and time, from before the time."""
     places = {name: f"{bucket_of_hash(name):02d}{name[2:]}" for name in users}
-    each = [f"({PLACE} = {text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
+    each = [f"({PLACE} = {sql_text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
     return f"coalesce({' OR '.join(each)}, false)"
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
     """SQL: the value of a channel in a list in the order of the channels; null for an unknown channel."""
-    places = " ".join(f"WHEN {text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
+    places = " ".join(f"WHEN {sql_text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
     return f"CASE {channel} {places} END"
 
 
@@ -229,18 +229,18 @@ def _outcome(kind: str) -> str:
 
 def _own(column: Column) -> str:
     """A column of the data set, likewise."""
-    return name_of(f"own:{column.name}")
+    return sql_name(f"own:{column.name}")
 
 
 def _value(struct: str, column: Column) -> str:
-    value = f"{struct}.{name_of(column.name)}"
+    value = f"{struct}.{sql_name(column.name)}"
     value = f"TRY_CAST({value} AS DOUBLE)" if column.kind == "numeric" else value
     return f"coalesce({value}, 0.0)" if column.missing == "zero" else value
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
     """Whether the probability of exposing a channel that may be drawn is not known."""
-    names = [name_of(channel) for channel in spec.channels]
+    names = [sql_name(channel) for channel in spec.channels]
     return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 
 
@@ -250,7 +250,7 @@ def _lacks(struct: str, columns: tuple[Column, ...]) -> str:
 
 
 def _list(struct: str, spec: DatasetSpec) -> str:
-    return f"[{', '.join(f'coalesce({struct}.{name_of(channel)}, 0.0)' for channel in spec.channels)}]"
+    return f"[{', '.join(f'coalesce({struct}.{sql_name(channel)}, 0.0)' for channel in spec.channels)}]"
 
 
 def fields(names: Iterable[str], type_: str) -> str:
@@ -258,4 +258,4 @@ def fields(names: Iterable[str], type_: str) -> str:
 
     Columns are texts: the engines differ in reading a text as a number.
     """
-    return text(json.dumps(dict.fromkeys(names, type_) or {"_": type_}))
+    return sql_text(json.dumps(dict.fromkeys(names, type_) or {"_": type_}))

@@ -29,7 +29,7 @@ from features.collect.database import Database, open_database, table
 from features.collect.pruning import Bound, bound, of_some_users
 from features.collect.rules import SAMPLED, of_users
 from features.collect.stored_rows import Decided
-from features.engine import facts_of, name_of, parquet_files, rows_of
+from features.engine import facts_of, parquet_files, rows_of
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import HOUR, Lake, instant
 from mtorl.log.opportunities import MOST_CONTEXTS, MOST_TOUCHPOINTS, MOST_WINDOWS, OPPORTUNITIES_FILE
@@ -37,6 +37,7 @@ from mtorl.log.splits import SHARES, fractions_of, split_of
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, schema
 from mtorl.log.trainings import READ, days_of
 from mtorl.runtime import progress
+from mtorl.runtime.sql import sql_name
 
 _OPPORTUNITY = f"left_out IS NULL AND {SAMPLED}"
 _SQL = {
@@ -155,8 +156,8 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
     before = f"WHERE event_time < {instant(decided.until)}" if decided.until else ""
     db.view("collected_window", f"SELECT * FROM {known} AS record {before}")
     db.add("part_of", _users_of_opportunities(db, most, here))
-    gained = "".join(f"if(exposed, {name_of(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
-    own = gained + "".join(f"{name_of(column.name)}, " for column in spec.context)
+    gained = "".join(f"if(exposed, {sql_name(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
+    own = gained + "".join(f"{sql_name(column.name)}, " for column in spec.context)
     # A window is larger than a decision: they are read for these users alone.
     db.keep(
         "shown_window",
@@ -203,9 +204,9 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: 
     judged = {"user_id", "timestamp", "campaign_id", "channel", "propensity", *own}
 
     def typed(names: Collection[str], collected: str) -> str:
-        values = {COLLECTED: collected} | {name: name_of(name) for name in names}
+        values = {COLLECTED: collected} | {name: sql_name(name) for name in names}
         return ", ".join(
-            f"CAST({values.get(f.name, 'NULL')} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f in types
+            f"CAST({values.get(f.name, 'NULL')} AS {_SQL[str(f.type)]}) AS {sql_name(f.name)}" for f in types
         )
 
     db.write(

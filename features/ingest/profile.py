@@ -17,10 +17,11 @@ from pathlib import Path
 
 import ibis
 
-from features.engine import Engine, text
+from features.engine import Engine
 from features.ingest.adapters import files, values
 from mtorl.log.sources import TimeUnit
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.sql import sql_text
 
 FEW = 20  # values: a column of so few whole numbers is taken for codes
 
@@ -117,7 +118,7 @@ def _separator(engine: Engine, path: Path) -> str | None:
     usual = files.separator_of(path)
     if not usual:
         return None
-    sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({text(path)})").fetchall()[0][0]
+    sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({sql_text(path)})").fetchall()[0][0]
     return sniffed if sniffed != usual and sniffed in files.SEPARATORS else None
 
 

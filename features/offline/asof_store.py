@@ -36,8 +36,9 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 from pydantic import StrictStr
 
-from features.engine import name_of, parquet_files, text
+from features.engine import parquet_files
 from mtorl.runtime.progress import without_progress_bar
+from mtorl.runtime.sql import sql_name, sql_text
 
 MEMORY_LIMIT = "1GB"  # of DuckDB while it joins keys and times; beyond, it spills
 _UTC = pa.timestamp("us", tz="UTC")
@@ -106,13 +107,13 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
         rows = ParquetRows(source_path(data_source, config), columns)
-        keys = ", ".join(map(name_of, join_key_columns))
+        keys = ", ".join(map(sql_name, join_key_columns))
         with _duckdb() as con:
             newest = con.sql(
                 f"""SELECT max({_best(timestamp_field, created_timestamp_column, rows)}).row AS row
                     FROM {rows.relation}
-                    WHERE {name_of(timestamp_field)}::TIMESTAMPTZ BETWEEN $1 AND $2
-                      AND NOT coalesce({name_of(created_timestamp_column or timestamp_field)}::TIMESTAMPTZ > $2, false)
+                    WHERE {sql_name(timestamp_field)}::TIMESTAMPTZ BETWEEN $1 AND $2
+                      AND NOT coalesce({sql_name(created_timestamp_column or timestamp_field)}::TIMESTAMPTZ > $2, false)
                     GROUP BY {keys} ORDER BY row""",
                 params=[_aware(start_date), _aware(end_date)],
             ).to_arrow_table()
@@ -156,7 +157,7 @@ class _View:
 
         `__moment` is `_SHIFT` before the entity row's own time, at which age is measured.
         """
-        same = " AND ".join(f"s.{name_of(key)} = e.{name_of(column)}" for key, column in self.keys.items())
+        same = " AND ".join(f"s.{sql_name(key)} = e.{sql_name(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(_SHIFT)} - s.time"
         alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
         matches = con.sql(
@@ -172,8 +173,8 @@ class _View:
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
         """Source rows of the entity rows' keys, one for each time `known` at which a key's newest row changes."""
-        keys = ", ".join(map(name_of, self.keys))
-        time, created = f"{name_of(self.time)}::TIMESTAMPTZ", f"{name_of(self.created or self.time)}::TIMESTAMPTZ"
+        keys = ", ".join(map(sql_name, self.keys))
+        time, created = f"{sql_name(self.time)}::TIMESTAMPTZ", f"{sql_name(self.created or self.time)}::TIMESTAMPTZ"
         relation = f"{self.rows.relation} AS s WHERE EXISTS (FROM entities AS e WHERE {same})"
         if by_created:
             relation += f" AND {created} IS NOT NULL"
@@ -196,8 +197,8 @@ class _View:
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
     """Orders source rows: by time, then by creation, then by place."""
-    created = f"coalesce({name_of(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
-    return f"{{'time': {name_of(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
+    created = f"coalesce({sql_name(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
+    return f"{{'time': {sql_name(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
 
 def _entity_table(entity_df: pd.DataFrame | pa.Table | str | None) -> tuple[pa.Table, str]:
@@ -315,7 +316,7 @@ class ParquetRows:
         lengths = [file.metadata.row_group(i).num_rows for file, i in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         before = np.cumsum([0, *(file.metadata.num_rows for file in parquets[:-1])]).tolist()
-        self.relation = f"read_parquet([{', '.join(map(text, files))}])"
+        self.relation = f"read_parquet([{', '.join(map(sql_text, files))}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
         # DuckDB writes "not null" into the schema of a part that happens to have no nulls; another part may have some.
         first = parquets[0].schema_arrow

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from features.collect.database import DuckDB, open_duckdb
 from features.collect.rules import decided_query, known_query, refused_query
-from features.engine import name_of, text
 from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
 from mtorl.log.dataset import EVENTS, DatasetSpec
 from mtorl.log.lake import HOUR, Lake, instant, sql_of
 from mtorl.log.records import Kind
+from mtorl.runtime.sql import sql_name, sql_text
 
 _KINDS: tuple[Kind, ...] = ("decision", "outcome")
 _DELAY = timedelta(minutes=10)  # of an upload
@@ -42,13 +42,13 @@ def write_exposures(
     campaigns = since is None or _hour(since - _DELAY) < _hour(until - _DELAY)
     made, lake = Exposures(folder / "exposures.parquet", folder / "users.parquet", campaigns), lake.fixed()
     with open_duckdb(lake) as db:
-        first, chosen, users = None, "true", f"read_parquet({text(made.touchpoints)})"
+        first, chosen, users = None, "true", f"read_parquet({sql_text(made.touchpoints)})"
         if since is not None:
             first = _hour(since - timedelta(days=USER_DAYS, hours=spec.outcome_hours) - HOUR)
             chosen, users = _choose(db, lake, spec, (first, since, until), campaigns), "changed"
         for kind in _KINDS:
             db.view(f"collected_{kind}", f"SELECT * FROM {lake.records(db, kind, first, where=chosen)} AS record")
-        columns = ", ".join(map(name_of, (*spec.log_columns, *spec.outcome_times.values())))
+        columns = ", ".join(map(sql_name, (*spec.log_columns, *spec.outcome_times.values())))
         db.view("decided", decided_query(spec))
         db.view("every_decided", "SELECT * FROM decided WHERE false")  # refusals say nothing of touchpoints
         db.keep("refused_on", refused_query())
@@ -64,7 +64,7 @@ def _choose(
     """Make the table `changed`, users with news; returns SQL that is true of the decisions to read."""
     first, since, until = times
     decisions = f"(SELECT * FROM {lake.records(db, 'decision', first)} AS record WHERE expose)"
-    timed = [text(kind) for kind in spec.timed if kind in EVENTS]
+    timed = [sql_text(kind) for kind in spec.timed if kind in EVENTS]
     outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
 
     def counted(begin: datetime, end: datetime) -> str:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.counted_decisions import CountedDecisions, shares_of_stages
-from monitoring.verdict.hourly_sums import quoted, sql_text, user_columns
+from monitoring.verdict.hourly_sums import user_columns
 from monitoring.verdict.known_users import PREFIX, known_by
 from monitoring.verdict.stored_sums import counted_users
 from mtorl.experiment.experiment import Experiment
@@ -32,6 +32,7 @@ from mtorl.experiment.inference.statistics import MIN_USERS
 from mtorl.experiment.inference.sums import Floats, UserSums
 from mtorl.experiment.metrics import COST, DECISIONS, Terms, metric, outcomes_of
 from mtorl.log.gain import Gain
+from mtorl.runtime.sql import sql_name, sql_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -155,8 +156,8 @@ class ExperimentUsers:
         sums, parts = UserSums(names, len(self._stages), len(self._arms), numerators, self._same), self._parts()
         typical = self._typical_decisions(rows, parts)
         found = Users(self._stages, self._arms, sums, np.zeros_like(sums.totals_CB), typical)
-        added = ", ".join(f"coalesce(sum({of}), 0)::DOUBLE AS {of}" for of in map(quoted, (*self._columns, "late")))
-        of_user = "".join(f", coalesce({name}, 0) AS {name}" for name in map(quoted, known))
+        added = ", ".join(f"coalesce(sum({of}), 0)::DOUBLE AS {of}" for of in map(sql_name, (*self._columns, "late")))
+        of_user = "".join(f", coalesce({name}, 0) AS {name}" for name in map(sql_name, known))
         of_user += f", (known.unit IS NOT NULL)::DOUBLE AS {KNOWN}" if known else ""
         join = "LEFT JOIN known ON known.unit = each.unit" if known else ""
         for part in parts:

@@ -31,6 +31,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS, DECISIONS, WEIGHT, column
 from mtorl.log.decision_ids import TIME
 from mtorl.log.records import MODEL_NAME
+from mtorl.runtime.sql import sql_name, sql_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -193,7 +194,7 @@ def _add_up_users(
     each = {name: sql for name, sql in _DECISION_COLUMNS.items() if name in names}
     of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in each.items())
     of_outcomes = "".join(
-        f", sum({value}) FILTER ({when} AND kind = {sql_text(kind)}) AS {quoted(name)}"
+        f", sum({value}) FILTER ({when} AND kind = {sql_text(kind)}) AS {sql_name(name)}"
         for kind in kinds
         for name, (value, when) in _outcome_columns(kind).items()
         if name in names
@@ -247,13 +248,3 @@ def matures(experiment: Experiment, time: str) -> str:
     """SQL of the time at which all outcomes that count of a decision of that time are known."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
-
-
-def sql_text(value: str) -> str:
-    """A text in SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-def quoted(name: str) -> str:
-    """A column's name in SQL."""
-    return '"' + name.replace('"', '""') + '"'

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.hourly_sums import matures, quoted, sql_text
+from monitoring.verdict.hourly_sums import matures
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
@@ -23,6 +23,7 @@ from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, Terms, column, gai
 from mtorl.log.dataset import EVENTS
 from mtorl.log.decision_ids import TIME
 from mtorl.log.gain import Gain
+from mtorl.runtime.sql import sql_name, sql_text
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
@@ -41,7 +42,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
             {"name": experiment.name},
         )
         added = "".join(
-            f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {quoted(column(kind))}" for kind in kinds
+            f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {sql_name(column(kind))}" for kind in kinds
         )
         of_users = db.execute(
             f"""WITH planned AS (FROM decision WHERE decided <= (SELECT max(decided) FROM decision) - $ripens)

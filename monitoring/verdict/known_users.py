@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from monitoring.verdict.hourly_sums import quoted, sql_text
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import HEAVIEST
 from mtorl.log.lake import HOUR, Lake, instant
+from mtorl.runtime.sql import sql_name, sql_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -48,7 +48,7 @@ def find_known(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kind
         begins: End of the past.
         kinds: Outcomes whose sums in the past are covariates.
     """
-    columns = [quoted(PREFIX + name) for name in known_by(kinds)]
+    columns = [sql_name(PREFIX + name) for name in known_by(kinds)]
     added = "".join(
         f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {column}"
         for kind, column in zip(kinds, columns[1:], strict=True)

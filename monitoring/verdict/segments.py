@@ -14,11 +14,11 @@ from typing import TypedDict
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison
 from monitoring.verdict.experiment_users import experiment_users
-from monitoring.verdict.hourly_sums import sql_text
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISIONS
 from mtorl.log.gain import Gain
+from mtorl.runtime.sql import sql_text
 
 MOST = 12  # segments of a column that are reported, the largest ones
 

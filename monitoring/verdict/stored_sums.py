@@ -40,13 +40,14 @@ from pyarrow.fs import copy_files
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions
-from monitoring.verdict.hourly_sums import budget_periods, quoted, reduce_hours, sql_text
+from monitoring.verdict.hourly_sums import budget_periods, reduce_hours
 from monitoring.verdict.known_users import find_known, past_ends
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS
 from mtorl.log.derived import PAST, Derived
 from mtorl.log.lake import HOUR, LakeFile, by_hour, hours_of, in_parts, instant, was_uploaded_late
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.sql import sql_name, sql_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -268,7 +269,7 @@ class _Sums:
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
         key = ends.replace(minute=0, second=0, microsecond=0), (str(ends), *(file.name for file in files))
         if stored := self._stored_before(key):
-            rows = f"read_parquet({sql_text(str(self._fetch(stored[0])))}, hive_partitioning = false)"
+            rows = f"read_parquet({sql_text(self._fetch(stored[0]))}, hive_partitioning = false)"
             self.db.execute(f"CREATE TABLE known AS FROM {rows}")
         else:
             find_known(self.db, lake, ends, self.kinds)
@@ -301,8 +302,10 @@ class _Sums:
             self._local |= zip(
                 missing, pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing), strict=True
             )
-        names = ", ".join(sql_text(str(self._local[key])) for key in keys)
-        read = ", ".join(f"{quoted(name)}::{type_} AS {quoted(name)}" for name, type_ in self._columns[table].items())
+        names = ", ".join(sql_text(self._local[key]) for key in keys)
+        read = ", ".join(
+            f"{sql_name(name)}::{type_} AS {sql_name(name)}" for name, type_ in self._columns[table].items()
+        )
         return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
 
     def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.hourly_sums import sql_text
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
 from mtorl.log.records import CANCEL, MODEL_NAME
+from mtorl.runtime.sql import sql_text
 
 if TYPE_CHECKING:
     import duckdb

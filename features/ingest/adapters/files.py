@@ -20,12 +20,13 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.engine import Engine, is_unfinished, name_of, text
+from features.engine import Engine, is_unfinished
 from features.ingest.object_store import copy
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.sources import is_remote
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import is_disk_full, replacing
+from mtorl.runtime.sql import sql_name, sql_text
 
 ROW = "#row"  # 1 = the first row of data
 _FILE = "#file"  # from which a row comes
@@ -199,8 +200,8 @@ def _as_parquet(
         if path.name.endswith(_JSON):
             # Null where an object has no such field. The schema is given, since Ibis can't ask this DuckDB for it.
             places = _json_paths(paths)
-            fields = ", ".join(f"json->>{text(path)} AS {name_of(name)}" for name, path in places.items())
-            query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(text, paths))}])"
+            fields = ", ".join(f"json->>{sql_text(path)} AS {sql_name(name)}" for name, path in places.items())
+            query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(sql_text, paths))}])"
             raw = connection.sql(query, schema=dict.fromkeys(places, "string"))
         else:
             raw = connection.read_csv(
