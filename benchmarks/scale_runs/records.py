@@ -3,11 +3,11 @@
 import asyncio
 import random
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from benchmarks._process import clock
 from benchmarks.scale_runs.made_lake import CHANNELS
-from mtorl.log.records import Kind
+from mtorl.log.records import KINDS
 
 RECORDS = 1_000  # of a file, each with a window of its own
 
@@ -32,7 +32,7 @@ async def _logged(place: Path) -> dict[str, Any]:
         like = await some_records(one, RECORDS)
     lake, chance, found = Lake.open(place / "lake"), random.Random(1), dict[str, Any]()
     sink = LakeSink(lake, "0" * 8)
-    for kind in get_args(Kind):
+    for kind in KINDS:
         if not like.get(kind):
             continue
         made = (with_own_ids(kind, like[kind][i % len(like[kind])], i, "0" * 8) for i in range(RECORDS))

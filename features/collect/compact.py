@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,7 +43,7 @@ from mtorl.log.lake import (
     sql_of,
     was_uploaded_late,
 )
-from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
+from mtorl.log.records import ID_FIELD, KINDS, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
@@ -76,16 +75,15 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
 
     A record of another version of the schema is a `LogError`.
     """
-    kinds: tuple[Kind, ...] = get_args(Kind)
     done = Compacted()
     try:
         remove_again(lake, now)
     except LogError:  # a file can't be read
-        arrived = [(kind, file) for kind in kinds for file in lake.arrived(kind)]
+        arrived = [(kind, file) for kind in KINDS for file in lake.arrived(kind)]
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(kinds):  # outcomes first: a decision in a closed hour has what was known of it
+        for kind in reversed(KINDS):  # outcomes first: a decision in a closed hour has what was known of it
             ended = [file for file in lake.arrived(kind) if _reached(file) + HOUR + CLOSED_AFTER <= now]
             taken = 0
             for part in in_parts(ended, db.part_bytes):
@@ -148,8 +146,7 @@ def _write(
         return hours
     # A user who was forgotten meanwhile may be in the new files. The next run takes what is left.
     for file in written:
-        with contextlib.suppress(FileNotFoundError):  # written without the user meanwhile, under another name
-            lake.files.delete_file(file)
+        lake.delete(file)  # unless it was written without the user meanwhile, under another name
     return set()
 
 

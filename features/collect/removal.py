@@ -20,7 +20,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -30,14 +30,13 @@ from mtorl.log.decision_ids import bucket_of_hash
 from mtorl.log.derived import is_of_past
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import HOUR, UNREADABLE, Lake, LakeFile, lake_database, sql_of
-from mtorl.log.records import Kind, unit_hash
+from mtorl.log.records import KINDS, Kind, unit_hash
 from mtorl.runtime.duckdb_files import SCHEME
 
 if TYPE_CHECKING:
     import duckdb
 
 ASIDE = "{}: can't be read, so it is unknown who is in it: mend it and put it back into arrived/, or remove it"
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 _NAMING: tuple[Kind, ...] = ("decision", "window")  # their user
 _AGAIN = timedelta(days=2)  # for which compactions look again; each hour one does
 _CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
@@ -49,7 +48,7 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
     Hours that ended earlier than `before` go too. After an error, because the lake can't be read or written, run it
     again.
     """
-    removed = Counter(dict.fromkeys((f"{kind}s" for kind in _KINDS), 0))
+    removed = Counter(dict.fromkeys((f"{kind}s" for kind in KINDS), 0))
     while lake.forget(users, now, before):  # another run at this moment may have replaced the note
         removed += remove_users(lake, Forgotten(dict.fromkeys(map(unit_hash, users), now)))
     if before is not None:
@@ -74,7 +73,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
                 theirs = f"{buckets} AND {forgotten.sql(kind)}"
                 db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
         which = f"{buckets} AND decision_id IN (FROM gone)"
-        for kind in reversed(_KINDS):
+        for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
             _drop_sums(lake, hours)  # before, so that the next run completes an interrupted one
@@ -103,7 +102,7 @@ def remove_again(lake: Lake, now: datetime) -> None:
 def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
     """Delete the files of hours that ended before a time; returns the rows in them, by kind."""
     removed: Counter[str] = Counter()
-    for kind in reversed(_KINDS):
+    for kind in reversed(KINDS):
         for file in _ended(_files(lake, kind, None), before):
             with lake.files.open_input_file(file.name) as stream:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
@@ -160,8 +159,7 @@ def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: s
 
 def _delete(lake: Lake, file: LakeFile) -> None:
     """Delete a file, and the folders of its hour and day if they are empty; a bucket has none."""
-    with contextlib.suppress(FileNotFoundError):
-        lake.files.delete_file(file.name)
+    lake.delete(file.name)
     if lake.folder is None:
         return
     with contextlib.suppress(OSError):  # not empty

@@ -9,7 +9,6 @@ A *block* is a day's closed hours, or some of them if they are large. Hours that
 read, and so are all of a lake that can't be written. Outcomes are added at each read: they come for days.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -116,8 +115,7 @@ class Decided:
             for block in missing:
                 if not lost.isdisjoint(file.name for file in block.decisions):
                     for file in self._files[block.since]:
-                        with contextlib.suppress(FileNotFoundError):
-                            lake.files.delete_file(file.name)
+                        lake.delete(file.name)
         stored = {block.since for block in blocks if self._files[block.since]}
         self._starts = sorted(stored | self._fresh or {_NEVER})
         derived.supersede(known)

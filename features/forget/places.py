@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,7 +44,7 @@ from features.sequences import manifest
 from mtorl.artifact.artifact import ArtifactError, TrainedOn, is_artifact, trained_on
 from mtorl.log.forgotten import Forgotten, alone
 from mtorl.log.lake import Lake
-from mtorl.log.records import Kind
+from mtorl.log.records import KINDS
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError
 from mtorl.runtime import progress
 
@@ -179,7 +178,7 @@ class _Work:
                 removed += drop_hours(lake, self._before)
             store = self._store_of(folder)
             self.report.failed.extend(ASIDE.format(f"{store}/{name}") for name in unreadable(lake))
-            for name in (f"{kind}s" for kind in get_args(Kind)):
+            for name in (f"{kind}s" for kind in KINDS):
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
@@ -227,7 +226,7 @@ class _Work:
 
 
 def _is_lake(folder: Path) -> bool:
-    kinds = [f"{kind}s" for kind in get_args(Kind)]
+    kinds = [f"{kind}s" for kind in KINDS]
     return any(next((folder / zone / kind).glob("date=*"), None) for zone in ("", "arrived") for kind in kinds)
 
 

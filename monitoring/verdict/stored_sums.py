@@ -28,7 +28,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -159,8 +159,7 @@ class _Sums:
         """Delete what was stored if records that were read are gone; the next look stores what is left."""
         if self._stored and self.log.lake.lost():
             for name in self._stored.values():
-                with suppress(FileNotFoundError):
-                    self.log.lake.files.delete_file(name)
+                self.log.lake.delete(name)
 
     @cached_property
     def _derived(self) -> Derived:

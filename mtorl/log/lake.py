@@ -214,6 +214,11 @@ class Lake:
             (file := Path(scratch, "text")).write_text(text, encoding="utf-8")
             self.put(file, name)
 
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is still there. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.delete_file(name)
+
     def superseded(self) -> set[str]:
         """Files whose records are in newer ones; a query at work may still read them."""
         return {name for note in self._notes() for name in self._hidden_by(note)}
@@ -229,8 +234,7 @@ class Lake:
         for note in self._notes():
             if int(note.rpartition("/")[2].partition("-")[0]) <= (now - kept_seconds) * 1e6:
                 for name in (*self._hidden_by(note), note):
-                    with contextlib.suppress(FileNotFoundError):
-                        self.files.delete_file(name)
+                    self.delete(name)
 
     def _notes(self) -> list[str]:
         found = self.files.get_file_info(pafs.FileSelector(_SUPERSEDED, allow_not_found=True))

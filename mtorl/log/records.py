@@ -26,6 +26,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 
 Kind = Literal["decision", "outcome", "shadow", "window"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 VERSION: Literal[1] = 1
 """Of the schema of each kind."""
 

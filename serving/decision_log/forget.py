@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import orjson
 
-from mtorl.log.records import Kind
+from mtorl.log.records import KINDS
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 from serving.decision_log import segments
@@ -73,7 +73,7 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 
 def _files(spool: Path) -> Iterator[Path]:
     """Outcomes before decisions, which say whose outcomes they are, also after an interruption."""
-    for kind in reversed(get_args(Kind)):
+    for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
         yield from spool.glob(f"poison-{kind}.jsonl")
 

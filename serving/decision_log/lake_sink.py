@@ -8,7 +8,6 @@ import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
 
 import duckdb
 from typing_extensions import override
@@ -16,7 +15,7 @@ from typing_extensions import override
 from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, name_of, one_of_each
-from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
+from mtorl.log.records import ID_FIELD, KINDS, sql_columns, this_version
 from mtorl.runtime.progress import without_progress_bar
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
@@ -26,7 +25,7 @@ class LakeSink(Sink):
     """Writes Parquet files into a lake; for `linger` seconds, records may gather for fewer, larger files."""
 
     largest = 10_000
-    kinds: tuple[Kind, ...] = get_args(Kind)
+    kinds = KINDS
 
     def __init__(self, lake: Lake, spool_id: str, linger: float = 60.0) -> None:
         self.linger = linger

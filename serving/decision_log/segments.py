@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import orjson
 
-from mtorl.log.records import Kind
+from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
@@ -181,7 +181,7 @@ def positions(folder: Path, file: str) -> dict[Kind, Position]:
     stored: Any = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         stored = orjson.loads((folder / file).read_bytes())
-    return {kind: _checked(folder, kind, stored) for kind in get_args(Kind)}
+    return {kind: _checked(folder, kind, stored) for kind in KINDS}
 
 
 def note_positions(folder: Path, file: str, at: Mapping[Kind, Position]) -> None:

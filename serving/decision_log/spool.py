@@ -17,17 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import orjson
 
-from mtorl.log.records import VERSION, Kind
+from mtorl.log.records import KINDS, VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
 from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512  # appends
 _LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are refused
 _MOST_OWED = 20_000  # records, some 25 MB
@@ -79,7 +78,7 @@ class Spool:
         self._later: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
-        self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
+        self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in KINDS}
         self._closed = self._ended = False  # takes no more records; writes no more than what waits
         self._lock = -1
         try:
@@ -105,7 +104,7 @@ class Spool:
             with replacing(path, durable=True) as new:
                 new.write_text(uuid.uuid4().hex[:8])
         self.identity = path.read_text().strip()
-        for kind in _KINDS:
+        for kind in KINDS:
             self._writers[kind].find_end()
             for path in segments.segments(self.folder, kind)[-1:]:
                 if (version := next(segments.read_file(path), {}).get("schema_version", VERSION)) != VERSION:
@@ -222,7 +221,7 @@ class Spool:
         Args:
             shipped: For each sink, where its next record of each kind begins; a kind that it does not take is missing.
         """
-        for kind in _KINDS:
+        for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
                 # The segment of the position stays, so that numbers are never used twice.
@@ -275,7 +274,7 @@ class Spool:
 
     def _write(self, batch: list[_Entry]) -> None:
         error: BaseException | None = None
-        for kind in _KINDS:  # decisions first: no outcome is durable before its decision
+        for kind in KINDS:  # decisions first: no outcome is durable before its decision
             if entries := [entry for entry in batch if entry.kind == kind]:
                 error = error or self._write_kind(kind, entries)
                 if error is not None:

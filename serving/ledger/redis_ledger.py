@@ -54,13 +54,12 @@ from serving.ledger.contract import (
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_pacing import RedisPacing
 from serving.ledger.redis_server import TOGETHER, Call, RedisServer
-from serving.ledger.redis_slices import TOO_LITTLE, Slices, added_up
+from serving.ledger.redis_slices import ANY, PERIOD_OVER, TOO_LITTLE, Slices, added_up
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
 _BATCH = 100  # reservations that expire in one script, campaigns that are read in one: decisions get in between
-_ANY = '"*"'
-_PAID, _PERIOD_OVER = -1, -2  # answers of the script `reserve`
+_PAID = -1  # an answer of the script `reserve`
 _FORM = "1-"  # version of the keys and scripts: what the generation begins with
 
 _Campaign = tuple[str, str]  # prefix of its group, and its name as a JSON text
@@ -112,7 +111,7 @@ class RedisLedger(Ledger):
         present, calls = _calendar(now), []
         # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
         # always set, so that a ledger which has lost its accounts is found.
-        for campaign in sorted({*of_campaigns, _ANY}.union(*known), key=lambda name: name == _ANY):
+        for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:
                 names = (f"{_text(arm)},{_text(a.channel)},{a.period}" for arm in (a.arm, ALL_ARMS))
@@ -120,7 +119,7 @@ class RedisLedger(Ledger):
                 arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
             terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
             terms_digest, prefix = digest(json.dumps(terms)), self._group(json.loads(campaign))
-            if campaign == _ANY or not any(terms_digest == one.get(campaign) for one in known):
+            if campaign == ANY or not any(terms_digest == one.get(campaign) for one in known):
                 keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
                 calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
         if self._slices:
@@ -145,9 +144,9 @@ class RedisLedger(Ledger):
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         calls = [self._reservation(one) for one in wanted]
         answers = self.server.run_by_node("reserve", calls)
-        if _PERIOD_OVER in answers:
-            over = [calls[i][1] for i, answer in enumerate(answers) if answer == _PERIOD_OVER]
-            self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], _ANY)})
+        if PERIOD_OVER in answers:
+            over = [calls[i][1] for i, answer in enumerate(answers) if answer == PERIOD_OVER]
+            self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], ANY)})
             answers = self.server.run_by_node("reserve", calls)  # a script may be repeated
         return [self._granted(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
@@ -179,7 +178,7 @@ class RedisLedger(Ledger):
                 return error
         if isinstance(answer, Exception):
             return answer
-        if answer == _PERIOD_OVER:
+        if answer == PERIOD_OVER:
             return LedgerUnavailable(f"{self.server.name}: a period ended just now")
         if answer == _PAID:
             return AlreadyReserved(f"{self.server.name}: another reservation pays for this request")
@@ -338,7 +337,7 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[Balance], floa
 
 def _keys(prefix: str) -> list[str]:
     """That all scripts of a group begin with."""
-    return [prefix + key for key in (f"accounts:{_ANY}", "changed", "open")]
+    return [prefix + key for key in (f"accounts:{ANY}", "changed", "open")]
 
 
 def _calendar(now: float) -> Callable[[Period, str], tuple[int, int]]:

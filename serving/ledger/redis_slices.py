@@ -21,12 +21,10 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-TOO_LITTLE = -3
-"""An answer of the scripts `reserve` and `settle`: an account of the campaign "*" has too little left."""
-
-_ANY = '"*"'
+# Answers of scripts: a period has ended; an account of the campaign "*" has too little left.
+PERIOD_OVER, TOO_LITTLE = -2, -3
+ANY = '"*"'
 _PART = 16  # of what is free in the bank, a sixteenth is leased at once
-_PERIOD_OVER = -2
 
 
 class Slices:
@@ -93,10 +91,10 @@ class Slices:
             if slices:
                 flat = [value for of in slices for value in of]
                 leased = self._run(self._bank, "lease", [f"{self._bank}slices:{group}"], _PART, *flat)
-            if leased != _PERIOD_OVER:
+            if leased != PERIOD_OVER:
                 break
-            self._begin([(self._bank, _ANY)])
-        if leased and leased != _PERIOD_OVER:
+            self._begin([(self._bank, ANY)])
+        if leased and leased != PERIOD_OVER:
             self._run(group, "grant", [], *leased)
 
 
