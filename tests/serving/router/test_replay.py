@@ -47,9 +47,7 @@ def policy(item: dict[str, Any]) -> dict[str, Any]:
 
 def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
     """A figure of a record, as the table of docs/replay.md says that it is computed."""
-    (formula,) = re.findall(
-        rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "replay.md").read_text(), re.MULTILINE
-    )
+    (formula,) = re.findall(rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "replay.md").read_text(), re.MULTILINE)
     return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
