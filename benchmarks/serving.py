@@ -35,7 +35,7 @@ CONNECTIONS = (1, 8, 32)
 CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
 PATHS = ("sqlite", "redis", "predictor")  # the ledger, with TorchServe; or SQLite with the models on the predictor
 USERS = 500  # that are asked about
-OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0)  # loads, in the best closed loop's decisions a second
+OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # loads, in the best closed loop's decisions a second
 ROUNDS = 5  # through all of them: whatever else happens on the machine meets them alike
 
 
