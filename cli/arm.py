@@ -25,7 +25,7 @@ def check(
     """
     with exit_codes():
         from mtorl.log.dataset import DatasetSpec
-        from serving.router.arm_check import check_arm
+        from serving.arm_check import check_arm
 
         found = check_arm(endpoint, DatasetSpec.load(dataset), name)
     for finding in found:

@@ -26,9 +26,9 @@ def agree(settings: Settings) -> None:
     """
     from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
+    from serving.crash_recovery import agree as agree_to
     from serving.ledger import open_ledger
     from serving.ledger.contract import LedgerUnavailable
-    from serving.router.flow.budgets import agree as agree_to
     from serving.router.ops.settings import RouterSettings
 
     with exit_codes(LedgerUnavailable, LogError):

@@ -14,6 +14,6 @@ Assign an arm (sticky hash), read features, ask the arm, reserve the channel's h
 fails or takes too long, the answer is 200 with the default action: no exposure, and the reason.
 
 In reading order, each importing only what stands before it: `ops/` (settings, metrics, health), `flow/` (the decision),
-`router.py` (all parts together), `http/` (gateway, protocols, the process), `__main__.py`; and `arm_check.py` (the
-command `mtorl arm check`). No file imports torch or the offline half of Feast.
+`router.py` (all parts together), `http/` (gateway, protocols, the process), `__main__.py`. No file imports torch or the
+offline half of Feast.
 """

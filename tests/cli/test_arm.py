@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from serving.router import arm_check
-from serving.router.arm_check import Finding
+from serving import arm_check
+from serving.arm_check import Finding
 
 
 def check(url: str) -> tuple[int, str]:

@@ -1,11 +1,7 @@
 """Reserves money before an exposure, settles it by the reported cost, and releases it if nothing was shown.
 
-A settlement that the ledger can't take now is retried until it can. After a crash, `reconcile` settles the costs in the
-decision log, and releases reservations of decisions that never reached the log, and so never reached a caller.
-
-A ledger that was lost must grant no fresh budget. So the log's folder keeps the identity of the ledger that paid for
-its decisions, in the file `ledger`. At a start, another ledger is refused until the right one is restored, or until a
-person agrees (`mtorl ledger agree`).
+A settlement that the ledger can't take now is retried until it can. What a crash left open is finished at the start
+(`serving/crash_recovery.py`).
 """
 
 import asyncio
@@ -14,22 +10,15 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.log.decision_ids import time_of
-from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import CANCEL, OutcomeRecord
-from mtorl.runtime.files import replacing
-from serving.decision_log import Spool, SpoolUnavailable, segments
+from serving.crash_recovery import TOGETHER, Costs, check_ledger, costs_of, finish, reconcile, remember_ledger
+from serving.decision_log import Spool, SpoolUnavailable
 from serving.ledger.contract import (
-    Cost,
     Ledger,
-    LedgerUnavailable,
-    UnknownReservation,
     Wanted,
 )
 from serving.ledger.pacer import Pacer, ledger_accounts
@@ -39,15 +28,8 @@ from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
 MOST_PENDING = 100_000  # some 20 MB
-_NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are at work when a router crashes
-_NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
-_TOGETHER = 100  # reservations that are finished in one call: a few milliseconds of the ledger
 _LATE_SECONDS = 7 * 86_400.0  # after its decision
 _PIECE = 50  # outcomes: a few milliseconds
-_PAID_BY = "ledger"  # file in the folder of the log
-
-Costs = Mapping[str, float]
-"""Event -> cost, currency units; empty: the ad was not shown."""
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +182,8 @@ class Settler:
     async def flush(self) -> bool:
         """Try all that wait; returns whether nothing is left."""
         waiting = list(self._pending)
-        for first in range(0, len(waiting), _TOGETHER):
-            if not await self._attempt(waiting[first : first + _TOGETHER]):  # the ledger is away
+        for first in range(0, len(waiting), TOGETHER):
+            if not await self._attempt(waiting[first : first + TOGETHER]):  # the ledger is away
                 break
         return not self._pending
 
@@ -273,112 +255,3 @@ class OutcomeIntake:
         if costs:
             with tracing.span("ledger"):
                 await self._budgets.settler.finish(costs, self._seconds)
-
-
-def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
-    """Settle costs by reservation, or cancel if there are none; returns what failed. Unknown ones are ignored."""
-    told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
-    unused = [name for name, costs in waiting.items() if not costs]
-    answers = [
-        *zip([cost.reservation_id for cost in told], ledger.settle_all(told) if told else (), strict=True),
-        *zip(unused, ledger.cancel_all(unused) if unused else (), strict=True),
-    ]
-    return {
-        name: answer
-        for name, answer in answers
-        if isinstance(answer, Exception) and not isinstance(answer, UnknownReservation)
-    }
-
-
-def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
-    """Costs that an outcome reports for its reservation; None: it concerns no reservation."""
-    return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
-
-
-def reconcile(ledger: Ledger, spool: Spool) -> int:
-    """Finish the reservations that a crash left open; returns how many.
-
-    Only the newest decisions of the log are read. A reservation that is older, or whose decision is in the log without
-    a cost, stays open until a cost comes or it expires. A newer one that is not in the log belongs to a decision that
-    the crash has ended. Nothing may be reserved here meanwhile: a decision on its way to the log would look like that.
-    In a shared ledger, only reservations with the identity of our log are ours (`PendingDecision.start`).
-
-    A cost may also have missed the ledger although its reservation is not open: a second cost, or one after the
-    reservation had expired. So the costs among the newest outcomes are settled again. A ledger forgets the
-    events of a reservation only together with the reservation, and then charges nothing: no cost counts twice.
-    """
-    unfinished = set(ledger.open_reservations())
-    exposed: set[str] = set()
-    finished: set[str] = set()  # at first, withdrawn decisions
-    read, oldest = 0, None
-    for record in spool.newest("decision", _NEWEST) if unfinished else ():
-        name = record["decision_id"]
-        read, oldest = read + 1, oldest or time_of(name)
-        if name in unfinished:
-            (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # Records stand nearly in the order of their ids: none of a minute later lies before the first one that was read.
-    ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
-    if read == _NEWEST or not spool.never_pruned("decision"):
-        since = oldest + _MINUTE if oldest else _NEVER
-        ours = {name for name in ours if time_of(name) >= since}
-        # But where a clock was set back, or a withdrawal was written late, later ids stand in older segments.
-        if ours:
-            ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
-    finished |= ours
-    waiting: dict[str, Costs] = {name: {} for name in finished}
-    for outcome in spool.newest("outcome", _NEWEST):
-        if (costs := costs_of(outcome)) is not None:
-            name = outcome["decision_id"]
-            waiting[name] = {**waiting.get(name, {}), **costs}
-    names = list(waiting)
-    for first in range(0, len(names), _TOGETHER):
-        for error in finish(ledger, {name: waiting[name] for name in names[first : first + _TOGETHER]}).values():
-            raise error
-    return len(waiting.keys() & unfinished)
-
-
-def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Raise LedgerUnavailable unless the ledger paid for the log in this folder, or the log knows of no ledger."""
-    found, known = ledger.identity(), _paid_by(folder)
-    if found is not None and known in (None, found):
-        return
-    if known is None and not any(record["expose"] for record in segments.read(folder, "decision")):
-        return
-    raise LedgerUnavailable(
-        f"{ledger} {'has no accounts' if found is None else 'is another one'}, but {folder} holds decisions that a "
-        "ledger paid for: restore that ledger, or lower the budgets by what was spent and run "
-        "`mtorl ledger agree ROUTER.yaml`"
-    )
-
-
-def remember_ledger(ledger: Ledger, folder: Path) -> None:
-    """Keep the identity of the ledger that pays for a log from now on; raises LedgerUnavailable."""
-    identity = ledger.identity()
-    if identity is None or identity == _paid_by(folder):
-        return
-    try:
-        with replacing(folder / _PAID_BY, durable=True) as unfinished:
-            unfinished.write_text(f"{identity}\n")
-    except OSError as error:
-        raise LedgerUnavailable(f"{folder / _PAID_BY}: {error}") from error
-
-
-def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
-    """Accept a ledger for a log; returns the costs in log and lake. Raises LedgerUnavailable, LogError."""
-    if ledger.identity() is None:
-        ledger.define([])
-    remember_ledger(ledger, folder)
-    outcomes = segments.read(folder, "outcome")
-    costs = {one["decision_id"] + one["event_id"]: one["value"] for one in outcomes if one["kind"] == "cost"}
-    with lake_database(lake) as db:
-        uploaded = f"FROM {lake.records(db, 'outcome')} WHERE kind = 'cost'"
-        ((total,),) = db.execute(
-            f"SELECT coalesce(fsum(value), 0) {uploaded} AND decision_id || event_id NOT IN (SELECT unnest($known))",
-            {"known": list(costs)},
-        ).fetchall()
-    return math.fsum([total, *costs.values()])
-
-
-def _paid_by(folder: Path) -> str | None:
-    path = folder / _PAID_BY
-    return path.read_text().strip() if path.exists() else None

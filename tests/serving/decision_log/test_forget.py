@@ -13,11 +13,11 @@ from mtorl.log.decision_ids import decision_id
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake
 from mtorl.log.records import unit_hash
+from serving.crash_recovery import reconcile
 from serving.decision_log import Spool, forget, segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
 from serving.ledger.contract import Account
 from serving.ledger.sqlite_ledger import SqliteLedger
-from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
 from tests.serving.decision_log.test_lake_sink import found, upload
 from tests.serving.ledgers import reserve

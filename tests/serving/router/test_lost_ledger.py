@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from serving.crash_recovery import check_ledger, remember_ledger
 from serving.decision_log import Spool
 from serving.ledger.contract import Account, LedgerInUse, LedgerUnavailable
 from serving.ledger.sqlite_ledger import SqliteLedger
-from serving.router.flow.budgets import check_ledger, remember_ledger
 from serving.router.router import Router
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import FakeFeatures, Harness, in_loop, running, with_router, write_settings

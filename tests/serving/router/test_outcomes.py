@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mtorl.log.decision_ids import decision_id, is_decision_id
+from serving import crash_recovery
+from serving.crash_recovery import reconcile
 from serving.decision_log import Spool, segments
 from serving.ledger.contract import RETENTION_SECONDS, Account, Wanted
-from serving.router.flow import budgets
-from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
 from tests.serving.ledgers import KINDS, Place, reserve, settle
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, event, full_disk, instance, with_router
@@ -197,7 +197,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
     for _ in range(2):
         decided(spool, decision_id("u", spool.identity))
     assert len(segments.segments(spool.folder, "decision")) == 2 and first.stat().st_mtime > time.time() + 3000
-    monkeypatch.setattr(budgets, "_NEWEST", 2)
+    monkeypatch.setattr(crash_recovery, "_NEWEST", 2)
     assert reconcile(ledger, spool) == 1 and ledger.open_reservations() == [ahead]
     spool.close()
 

@@ -59,7 +59,7 @@ async def test_what_can_not_be_finished_does_not_stand_in_the_way(
     settler = Settler(ledger)
     monkeypatch.setattr(ledger, "_settlement", stubborn)
     monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(budgets, "_TOGETHER", 2)
+    monkeypatch.setattr(budgets, "TOGETHER", 2)
     async with asyncio.timeout(20):
         task = asyncio.create_task(settler.run())
         await settler.finish([(name, {"e": 0.5}) for name in ("r1", "r2")], 5.0)  # no fault is the caller's
@@ -85,7 +85,7 @@ async def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
         raise LedgerUnavailable("away")
 
     monkeypatch.setattr(budgets, "MOST_PENDING", 5)
-    monkeypatch.setattr(budgets, "_TOGETHER", 2)
+    monkeypatch.setattr(budgets, "TOGETHER", 2)
     monkeypatch.setattr(ledger, "cancel_all", away)
     settler = Settler(ledger)
     for i in range(5):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.router.arm_check import check_arm
+from serving.arm_check import check_arm
 from tests.serving.router_fixtures import SPEC, FakeArm, decision
 
 LEAST = {"channel": "search", "expose": True}
