@@ -12,6 +12,7 @@ Experiments are judged at every look by the functions that the verdict calls (`m
     returning   one stage, users come back: their sums grow while people look every hour
     coverage    the challenger is better: how often the interval ever misses the true lift
     power       the same: how often a verdict is reached at all, beside a test of one look at the end
+    guarded     guardrails share the error: false verdicts, and users until one
     uneven      users decide by a factor of hundreds more or less often
     paced       both arms alike, under a budget a day that pacing spreads: what a small arm loses by its size
 """
@@ -25,6 +26,7 @@ import numpy as np
 from _environment import environment, finish, parser
 
 from benchmarks.experiment_runs import arrivals, returning
+from benchmarks.experiment_runs.guarded import MARGIN, guarded
 from benchmarks.experiment_runs.judge import judge
 from benchmarks.experiment_runs.markets import Clicks, Revenue
 from benchmarks.experiment_runs.paced import paced
@@ -32,14 +34,21 @@ from benchmarks.experiment_runs.table import experiment_tables
 from mtorl.experiment.inference.sums import Sums
 
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
-KINDS = ("geometric", "linear", "hourly")
+KINDS = ("geometric", "hourly")
 HEAVY = "revenue, heavier tail"
 MARKETS: tuple[Clicks | Revenue, ...] = (
     Clicks(),
     Revenue(),
     Revenue(HEAVY, sigma=2.0),
-    Clicks("clicks, with bots", bots=0.001),
+    Clicks("clicks, with bots", bots=0.6),
+    Clicks("clicks, with bots that click", bots=0.1, bot_rate=1.0),
+    Revenue(f"{HEAVY}, with bots", sigma=2.0, bots=0.6),
 )
+GUARDED = (
+    *((0.05, 0.0, 0.5), (0.1, 0.0, 0.5), (0.1, 0.0, 0.05)),
+    *((lift, harm, share) for lift, harm in ((0.0, MARGIN), (0.1, MARGIN), (0.0, 2 * MARGIN)) for share in (0.05, 0.5)),
+)
+"""Lift of the primary metric, harm of each guardrail, share of the challenger."""
 BETTER: tuple[Clicks | Revenue, ...] = (
     Clicks(lift=0.05),
     Clicks(lift=0.1),
@@ -75,18 +84,20 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
 
     for market, kind, share in product(MARKETS, KINDS, SHARES):
         add("same", market, one_stage(market, share, kind), looks=kind, share=share)
+    few = runs // 4  # the users of these take most of the time
     for market in MARKETS[:2]:
-        sums = returning.ramps(market, market.population, 8, runs, next(streams))
+        sums = returning.ramps(market, market.population, 8, few, next(streams))
         add("ramps", market, sums, adjusted=False)
         for share in (0.05, 0.5):
-            sums = returning.hours(market, share, market.population // 10, 7 * 24, runs, next(streams))
+            sums = returning.hours(market, share, market.population // 10, 7 * 24, few, next(streams))
             add("returning", market, sums, share=share)
     for market, share in product(BETTER, (0.05, 0.1, 0.5)):
         add("better", market, one_stage(market, share, "hourly"), market.true_lift, lift=market.lift, share=share)
     for market in MARKETS[:2]:
-        sums = returning.ramps(market, market.population, 8, runs, np.random.default_rng(seed), adjusted=True)
+        sums = returning.ramps(market, market.population, 8, few, np.random.default_rng(seed), adjusted=True)
         add("ramps", market, sums, adjusted=True)
     found["uneven"] = [arrivals.uneven(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)]
+    found["guarded"] = [row for one in GUARDED for row in guarded(*one, runs // 2, next(streams))]
     return found
 
 

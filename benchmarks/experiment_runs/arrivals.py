@@ -16,10 +16,9 @@ USERS, SIGMA = 10_000, 1.5  # of `uneven`: standard deviation of the logarithm o
 
 
 def looks(kind: str, users: int) -> np.ndarray:
-    """Numbers of users at which people look: geometric and linear, 20 times; hourly, over four weeks."""
+    """Numbers of users at which people look: geometric, 20 times; hourly, over four weeks."""
     sizes = {
         "geometric": lambda: np.geomspace(100, users, 20),
-        "linear": lambda: np.linspace(users / 20, users, 20),
         "hourly": lambda: np.linspace(users / HOURS, users, HOURS),
     }
     return np.unique(sizes[kind]().round().astype(np.int64))

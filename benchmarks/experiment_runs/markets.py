@@ -10,7 +10,6 @@ from mtorl.experiment.inference.sums import Floats, Sums
 
 DECISIONS_OF_A_BOT = 3_000.0
 _MOST_DECISIONS = 9
-_TYPICAL = 3.0  # median decisions of a user
 
 
 @dataclass(frozen=True)
@@ -22,25 +21,46 @@ class Market:
     users: int  # who come once
     population: int  # who come back
     lift: float = 0.0  # share by which a challenger's gain is higher
+    typical: float = 1.0  # median decisions of a user
+    bots: float = 0.0  # share of their decisions among those of users who come once
+    bot_rate: float = 0.0  # a bot's gain per decision
 
     @property
     def true_lift(self) -> float:
         """Of the gain per decision."""
         return self.rate * self.lift
 
+    def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
+        """Sums of users who are no bots."""
+        raise NotImplementedError
+
+    def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
+        """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes.
+
+        Bots decide thousands of times, with the weight that the verdict gives them.
+        """
+        of_people = self.bots / (1.0 - self.bots) * self.typical / DECISIONS_OF_A_BOT
+        bots = rng.binomial(users, of_people / (1.0 + of_people))
+        people, count = self.people(rng, users - bots, challenger), bots.cumsum(1).astype(np.float64)
+        decisions = DECISIONS_OF_A_BOT * user_weights(np.array(DECISIONS_OF_A_BOT), self.typical)
+        figures = decisions * np.array([self.bot_rate, 1.0])
+        return Sums(
+            people.users + count,
+            people.positive + count * (self.bot_rate > 0.0),
+            people.totals + count[..., None] * figures,
+            people.products + count[..., None, None] * np.outer(figures, figures),
+        )
+
 
 @dataclass(frozen=True)
 class Clicks(Market):
-    """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1).
-
-    Bots decide thousands of times, never click, and have the weight that the verdict gives them.
-    """
+    """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1)."""
 
     name: str = "clicks"
     rate: float = 0.1
     users: int = 100_000
     population: int = 20_000
-    bots: float = 0.0  # share of the users who come once
+    typical: float = 3.0
 
     def _table(self, rate: float) -> tuple[Floats, Floats]:
         """Kinds of users: their clicks and decisions, (K, 2), and how likely each kind is, (K,)."""
@@ -48,12 +68,10 @@ class Clicks(Market):
         likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
         possible = (decisions > 0) & (clicks <= decisions)
         figures = np.stack([clicks[possible], decisions[possible]], -1).astype(np.float64)
-        people = likely[possible] / likely[possible].sum() * (1.0 - self.bots)
-        of_a_bot = DECISIONS_OF_A_BOT * user_weights(np.array(DECISIONS_OF_A_BOT), _TYPICAL)
-        return np.vstack([figures, [0.0, of_a_bot]]), np.append(people, self.bots)
+        return figures, likely[possible] / likely[possible].sum()
 
-    def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes."""
+    def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
+        """See `Market.people`."""
         figures, likely = self._table(self.rate * (1.0 + self.lift * challenger))
         counts = rng.multinomial(users, likely).cumsum(1).astype(np.float64)
         pairs = (figures[:, :, None] * figures[:, None, :]).reshape(-1, 4)
@@ -80,15 +98,15 @@ class Revenue(Market):
 
     name: str = "revenue"
     rate: float = 0.02
-    users: int = 400_000
+    users: int = 2_000_000
     population: int = 40_000
     sigma: float = 1.5
 
     def _amounts(self, rng: np.random.Generator, buyers: int, challenger: bool) -> Floats:
         return (1.0 + self.lift * challenger) * rng.lognormal(-(self.sigma**2) / 2.0, self.sigma, buyers)
 
-    def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """See `Clicks.arm`."""
+    def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
+        """See `Market.people`."""
         buyers = rng.binomial(users, self.rate)
         amounts = self._amounts(rng, int(buyers.sum()), challenger)
         ends = buyers.ravel().cumsum()

@@ -1,18 +1,18 @@
 """The figures of `experiments.py` as tables."""
 
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of
-from benchmarks.experiment_runs import arrivals, paced
+from benchmarks.experiment_runs import arrivals, guarded, paced
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
 from mtorl.experiment.inference.heavy_users import HEAVIEST
 
 _MARKETS = (
     f"Clicks: {Clicks.users:,} users who decide three times on average and click {Clicks.rate:.0%} of the time, each "
-    f"at a rate of its own; with bots, one user in 1,000 decides {DECISIONS_OF_A_BOT:,.0f} times, never clicks, and "
-    f"counts as {HEAVIEST:g} typical users. "
-    f"Revenue: {Revenue.users:,} users of whom {Revenue.rate:.0%} buy for lognormal amounts with "
-    f"a sigma of {Revenue.sigma:g}; with the heavier tail, of 2. Users who come back are fewer: {Clicks.population:,} "
-    f"and {Revenue.population:,} over a ramp, a tenth of that in a week.\n"
+    f"at a rate of its own. Revenue: {Revenue.users:,} users of whom {Revenue.rate:.0%} buy for lognormal amounts with "
+    f"a sigma of {Revenue.sigma:g}; with the heavier tail, of 2. Bots decide {DECISIONS_OF_A_BOT:,.0f} times each, "
+    f"count as {HEAVIEST:g} typical users, and make 60 % of all decisions without any gain; those that click at every "
+    f"decision make 10 %. Users who come back are fewer: {Clicks.population:,} and {Revenue.population:,} over a ramp, "
+    "a tenth of that in a week.\n"
 )
 
 
@@ -29,6 +29,11 @@ def experiment_tables(figures: Figures) -> str:
         "**The challenger is better**, looked at every hour of four weeks. Decided: at some look, after which share of "
         "all users on average; beside it the fixed-horizon interval, at its one look at the end.\n\n"
         f"{_better(figures)}\n"
+        f"**With guardrails**, {figures['guarded'][0]['runs']:,} experiments of {guarded.USERS:,} users, looked at "
+        f"{guarded.LOOKS} times. The primary metric is clicks; each guardrail allows {guarded.MARGIN:.0%} more of "
+        "a cost. Shares of the first verdicts, and the median of users until then. Where guardrails are worse by just "
+        f"{guarded.MARGIN:.0%}, a `guardrail` is false, and so is a `ship` if they are worse by a trace more.\n\n"
+        f"{_guarded(figures)}\n"
         f"**Identical arms under a budget a day**, paced for {paced.DAYS} days from the median forecast as the first "
         "price; spent is the mean share of an arm's part. Lift in gain per decision, with its 95 % interval over the "
         "runs; no budget was exceeded.\n\n"
@@ -38,10 +43,11 @@ def experiment_tables(figures: Figures) -> str:
 
 def _worst(figures: Figures) -> str:
     alike = [*figures["same"], *figures["ramps"], *figures["returning"], *figures["uneven"]]
-    worst = max(alike, key=lambda row: row["missed_at_most"])
+    worst = max(alike, key=lambda row: row["missed"])
     return (
-        f"{len(alike)} kinds of A/A experiments, {worst['runs']:,} runs each: the worst has {worst['missed']:.1%} "
-        f"false verdicts, at most {worst['missed_at_most']:.1%} (upper end of a 95 % interval); alpha is 5 %.\n"
+        f"{len(alike)} kinds of A/A experiments, {worst['runs']:,} runs each, or {figures['ramps'][0]['runs']:,} where "
+        f"users come back: the worst has {worst['missed']:.1%} false verdicts, at most {worst['missed_at_most']:.1%} "
+        "(upper end of a 95 % interval); alpha is 5 %.\n"
     )
 
 
@@ -88,6 +94,20 @@ def _better(figures: Figures) -> str:
         "one look": lambda row: f"{row['fixed']:.1%}",
     }
     return table_of(columns, figures["better"])
+
+
+def _guarded(figures: Figures) -> str:
+    columns: dict[str, Show] = {
+        "lift": lambda row: f"{row['lift']:+.0%}",
+        "guardrails worse by": lambda row: f"{row['harm']:.0%}",
+        "share": lambda row: f"{row['share']:.0%}",
+        "guardrails": lambda row: str(row["guardrails"]),
+        "ship": lambda row: f"{row['ship']:.1%}",
+        "stop": lambda row: f"{row['stop']:.1%}",
+        "guardrail": lambda row: f"{row['guardrail']:.1%}",
+        "median users": lambda row: "" if row["users"] is None else f"{row['users']:,.0f}",
+    }
+    return table_of(columns, figures["guarded"])
 
 
 def _paced(figures: Figures) -> str:

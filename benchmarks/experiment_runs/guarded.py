@@ -1,0 +1,48 @@
+"""Experiments with guardrails: how often a verdict is false, and after how many users it is reached.
+
+The primary metric is clicks. A guardrail is what half of the decisions cost, of which `MARGIN` more is allowed. Clicks
+and guardrails are drawn independently: errors that never coincide add up to the most.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.experiment_runs import arrivals
+from benchmarks.experiment_runs.judge import ALPHA
+from benchmarks.experiment_runs.markets import Clicks
+from mtorl.experiment.inference.statistics import confidence_sequence, estimate, one_sided_width
+from mtorl.experiment.inference.verdict import ErrorShares
+
+USERS, LOOKS = 150_000, 300
+MARGIN, RATE = 0.05, 0.5
+_COUNTS = (0, 1, 3)  # of guardrails
+
+
+def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Rows for no guardrail (unless they are harmed), one and three, harmed alike, in the same experiments."""
+    looks = np.linspace(USERS / LOOKS, USERS, LOOKS).astype(np.int64)
+
+    def found(market: Clicks) -> tuple[np.ndarray, ...]:
+        parts = [estimate(sums) for sums in arrivals.runs(market, share, looks, runs, rng)]
+        return tuple(
+            np.concatenate([getattr(one, name) for one in parts]) for name in ("value", "se", "effective_users")
+        )
+
+    primary = found(Clicks(lift=lift))
+    others = [found(Clicks("cost", RATE, lift=harm)) for _ in range(max(_COUNTS))]
+    for count in _COUNTS[int(harm > 0) :]:
+        shares = ErrorShares.of(ALPHA, 1, count)
+        low, high = confidence_sequence(*primary, alpha=shares.primary)
+        breached, held = np.zeros_like(low, dtype=bool), np.ones_like(low, dtype=bool)
+        for value, *known in others[:count]:
+            breached |= value - one_sided_width(*known, alpha=shares.breached) > MARGIN * RATE
+            held &= value + one_sided_width(*known, alpha=shares.held) <= MARGIN * RATE
+        tokens = np.select([breached, high < 0.0, (low > 0.0) & held], [1, 2, 3])
+        first = (tokens > 0).argmax(-1)
+        token = np.take_along_axis(tokens, first[:, None], -1)[:, 0]
+        users = np.median(np.where(token > 0, looks[first], np.inf))
+        rates = {name: float((token == number).mean()) for number, name in enumerate(("guardrail", "stop", "ship"), 1)}
+        what = {"lift": lift, "harm": harm, "share": share, "guardrails": count, "runs": runs}
+        yield {**what, **rates, "users": float(users) if np.isfinite(users) else None}
