@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mtorl.comparison.task import Task
+from mtorl.log.propensity import channel_means
 from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import Heads, predict
 from mtorl.network.training import TrainConfig
@@ -90,7 +91,10 @@ def mtorl_with(changes: Mapping[str, Any]) -> Method:
         with one_thread():
             trained = train_ensemble(data, config)
         seconds = time.process_time() - started
-        calibrate_ensemble(trained.ensemble, encoder, task.val.windows)
+        rows = task.table.rows[~task.table.is_in("test")]
+        mean_C = channel_means(rows, task.spec, encoder.reward(task.spec.reward.gain.of(rows), rows["cost"]))
+        users_B = task.val.rows["user_id"].to_numpy()
+        calibrate_ensemble(trained.ensemble, encoder, task.val.windows, users_B, mean_C)
         heads = predict(trained.ensemble, encoder, task.test.windows)
         logits, reward, cost = (part.astype(np.float64) for part in heads)
         return Answer((logits, reward, cost), seconds, trained.parameters)

@@ -24,6 +24,7 @@ Results = Mapping[str, Any]
 Tasks = Sequence[Mapping[str, Any]]
 Interval = tuple[float, float, float]  # mean, lower and upper bound
 
+MARGIN = 0.02  # of the best constant channel's value: as much as the gate lets one's own next model be worse
 _Z = 1.96  # standard errors of a 95 % interval
 
 NAMES = {
@@ -112,7 +113,8 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
     if tasks[0]["budget"]:
         out += ["Share of all gain that a share of the spend buys:", budget_table(tasks)]
     out += ["Value of channel policies, always exposing, on the 37.5 % of rows with the highest expected gain:"]
-    return [*out, policy_value_table(tasks), _CALIBRATION, calibration_table(tasks)]
+    out += [policy_value_table(tasks), target_text(tasks)]
+    return [*out, _CALIBRATION, calibration_table(tasks)]
 
 
 def method_table(tasks: Tasks) -> str:
@@ -172,6 +174,24 @@ def policy_value_table(tasks: Tasks) -> str:
         lines.append([f"{NAMES[method]}: {policy}", *cells])
     head = ["policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS / rows", "overlap", ""]
     return table(head, lines)
+
+
+def target_text(tasks: Tasks) -> str:
+    """MTORL's greedy choice against the best constant channel: the difference, the margin, and whether it is met."""
+    targets = [task["target"] for task in tasks]
+    title = "**Target: never below the best constant channel.**"
+    if any(target["channel"] is None for target in targets):
+        return f"{title} The log can't tell which channel that is."
+    difference = combined(targets, "difference", True)
+    assert difference is not None
+    worth = float(np.mean([target["constant"] for target in targets]))
+    channels = ", ".join(sorted({target["channel"] for target in targets}))
+    return (
+        f"{title} That channel is the best one of training and validation users ({channels}). MTORL's best expected "
+        f"gain less this channel, always exposing, on all test rows, paired: {interval(difference, signed=True)}; the "
+        f"channel earns {worth:.4f}. The lower end has to be at least -{MARGIN:.0%} of that: "
+        f"**{'met' if difference[1] >= -MARGIN * worth else 'not met'}**."
+    )
 
 
 def calibration_table(tasks: Tasks) -> str:

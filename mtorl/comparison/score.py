@@ -5,7 +5,7 @@
 Shapes: B test rows, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,16 @@ from mtorl.comparison.methods import NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
 from mtorl.evaluation.head_metrics import LoggedTargets, calibration_error, compare, top_label
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
-from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
+from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share, value_less
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.fitting.fit import price_policy
-from mtorl.log.propensity import logged_propensity
+from mtorl.log.propensity import channel_means, logged_propensity
 from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.encoder import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
+_GREEDY, _CONSTANT = "best expected gain", "best constant channel"
 _RESAMPLES = 200
 _DRAWS = 200
 _TINY = 1e-6
@@ -48,6 +49,8 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
     curves, values = {}, {}
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
     rows_of_log = LoggedRows(logged.channel_B, propensity_B, gain_B, logged.cost_B, users_B)
+    known = task.table.rows[~task.table.is_in("test")]
+    mean_C = channel_means(known, spec, spec.reward.gain.of(known))
     logged_values, users = GainAndCost(gain_B, logged.cost_B), UserResamples(users_B, _RESAMPLES, seed)
     predicted = {}
     for name in _VALUED:
@@ -58,7 +61,8 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
             curves[name] = budget_curve(
                 predicted[name], logged_values, seed=seed, users=users, rival=predicted.get(YARDSTICK)
             )
-        for policy, probs_BC in _policies(logits_BC, gain_BC, cost_BC).items():
+        policies = _policies(logits_BC, gain_BC, cost_BC, gain_BC.mean(axis=0) if mean_C is None else mean_C)
+        for policy, probs_BC in policies.items():
             selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
             always = PolicyOnLog.always_exposing(probs_BC)
             values[f"{name}: {policy}"] = policy_value(always, rows_of_log, seed, gain_BC, selected_B)
@@ -66,23 +70,40 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
         "compared": compared,
         "budget": curves,
         "value": values,
+        "target": _against_constant(policies, mean_C, spec.channels, rows_of_log, seed, gain_BC),  # OURS is the last
         "calibration_noise": calibration_noise(answers[OURS], logged.channel_B, logged.reward_B, seed),
         "rows": len(rows),
         "users": len(np.unique(users_B)),
     }
 
 
-def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, Floats]:
+def _against_constant(
+    policies: Mapping[str, Floats],
+    mean_C: Floats | None,
+    channels: Sequence[str],
+    log: LoggedRows,
+    seed: int,
+    gain_BC: Floats,
+) -> dict[str, Any]:
+    """Greedy choice less best constant channel on all rows, and what that channel earns; None if the log can't tell."""
+    if mean_C is None:
+        return {"channel": None}
+    greedy, constant = (PolicyOnLog.always_exposing(policies[name]) for name in (_GREEDY, _CONSTANT))
+    worth = policy_value(constant, log, seed, gain_BC, resamples=_RESAMPLES)["estimates"]["dr"]["value"]
+    difference = value_less(greedy, constant, log, seed, gain_BC)
+    return {"channel": channels[int(mean_C.argmax())], "constant": worth, **difference}
+
+
+def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Floats) -> dict[str, Floats]:
     """Probability of each channel under the policies that are valued."""
     rows, channels = gain_BC.shape
     forecast = Forecast(logits_BC, gain_BC, cost_BC)
     params = price_policy(forecast, float(cost_BC.max()))
-    fixed = int(gain_BC.mean(axis=0).argmax())
     return {
         "its decision rule": action_probabilities(forecast, params)[0],
-        "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
+        _GREEDY: np.eye(channels)[gain_BC.argmax(axis=1)],
         "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
-        "best single channel": np.eye(channels)[np.full(rows, fixed)],
+        _CONSTANT: np.eye(channels)[np.full(rows, mean_C.argmax())],
     }
 
 

@@ -23,7 +23,7 @@ these estimates do not see.
 Shapes: B rows, C channels, R resamples, S sums.
 """
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,9 +32,9 @@ from mtorl.arrays import Bools, Floats
 from mtorl.evaluation.importance_weights import WeightSummary, rejection_reason, weight_summary
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
+from mtorl.log.propensity import MIN_ESS_SHARE
 
 ESTIMATORS = ("ips", "snips", "dr")
-MIN_ESS_SHARE = 0.1  # smallest effective sample size, as a share of the selected rows, with which a value is used
 SELECTED = 150 / 400  # share of the exposures that the authors' budget buys
 
 
@@ -103,6 +103,26 @@ def policy_value(
         rows=int((count_B > 0).sum()),
         users=len(np.unique(users.code_B[count_B > 0])),
     )
+
+
+def value_less(
+    policy: PolicyOnLog,
+    other: PolicyOnLog,
+    log: LoggedRows,
+    seed: int,
+    gain_model_BC: ArrayLike,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """``difference`` of two policies' DR values on the same rows, and its 95 % interval ``difference_ci``."""
+    model_BC = np.asarray(gain_model_BC, dtype=np.float64)
+    planned_BC = policy.probs_BC * policy.expose_BC - other.probs_BC * other.expose_BC
+    weight_B = planned_BC[log.at_channel] / log.propensity_B
+    gain_B = (planned_BC * model_BC).sum(axis=1) + weight_B * (log.gain_B - model_BC[log.at_channel])
+    total_S, draws_RS = UserResamples(log.users_B, resamples, seed).sums([gain_B, np.ones(len(log))])
+    return {
+        "difference": float(total_S[0] / total_S[1]),
+        "difference_ci": interval(draws_RS[:, 0] / draws_RS[:, 1]),
+    }
 
 
 def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) -> Estimate:

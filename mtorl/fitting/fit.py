@@ -35,6 +35,7 @@ from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities, contexts
+from mtorl.log.propensity import channel_means
 from mtorl.log.splits import Fingerprints, fingerprints
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
@@ -265,7 +266,7 @@ def fit_challenger(
     train_windows, val_windows = trained_on.on_demand("train", targets=True), val.on_demand("val", targets=True)
     # Trees take one processor, and Python's lock seldom.
     trees = _in_background(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
-    params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
+    params, metrics = _calibrate_and_price(trained, val, trained_on, opportunities, summary, budget_share, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
     progress.report(1, 1, "thresholds of drift")
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, reference)
@@ -292,14 +293,21 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 def _calibrate_and_price(
     trained: Trained,
     val: WindowTable,
+    trained_on: WindowTable,
     opportunities: Opportunities | None,
     summary: TrainingSummary,
     budget_share: float,
     seed: int,
 ) -> tuple[PolicyParams, dict[str, Any]]:
-    """Calibrate the ensemble in place; the decision rule's parameters and the metrics, all from validation users."""
+    """Calibrate the ensemble in place; the decision rule's parameters and the metrics, from validation users.
+
+    Training users help with the mean outcomes of channels only.
+    """
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
-    calibration = calibrate_ensemble(trained.ensemble, encoder, batch)
+    users_B = val.rows["user_id"].to_numpy()
+    rows = pd.concat([trained_on.rows, val.rows])
+    mean_C = channel_means(rows, summary.spec, encoder.reward(summary.spec.reward.gain.of(rows), rows["cost"]))
+    calibration = calibrate_ensemble(trained.ensemble, encoder, batch, users_B, mean_C)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, batch)
     logged, gain_B = labels(batch, encoder), summary.spec.reward.gain.of(val.rows)
     if opportunities is None:
@@ -307,7 +315,6 @@ def _calibrate_and_price(
         params = price_policy(Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC), spend)
     else:
         params = _price_at(opportunities, trained, summary, budget_share)
-    users_B = val.rows["user_id"].to_numpy()
     targets = LoggedTargets(
         logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0, clone_B=~logged.collected_B
     )

@@ -1,6 +1,7 @@
 """The probability with which the logging policy chose the logged channel.
 
     propensity_B = logged_propensity(table.rows, spec)
+    mean_C = channel_means(rows, spec, gain_B)      # of the policies that always take one channel
 
 "logged": the log recorded its propensities. Otherwise the data set description names the simplest model of how channels
 were chosen:
@@ -17,11 +18,13 @@ Shapes: B rows, C channels.
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
 from mtorl.log.dataset import DatasetSpec
 
 FLOOR = 0.02  # lowest estimated propensity: no row gets a weight above fifty
+MIN_ESS_SHARE = 0.1  # smallest effective sample, as a share of the rows, with which a policy's value is used
 _SMOOTHING = 1.0  # pseudo-count of every channel
 
 
@@ -58,3 +61,21 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     np.add.at(counts, (before_B[train_B], channel_B[train_B]), 1.0)
     table: Floats = np.maximum(counts / counts.sum(axis=1, keepdims=True), FLOOR)
     return table[before_B, channel_B]
+
+
+def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> Floats | None:
+    """Mean of a value if each channel were always taken (SNIPS), from the log's own rows; None if it can't tell.
+
+    Args:
+        rows: As of `logged_propensity`. Own decisions do not count: an exposure depends on the channel that was drawn.
+    """
+    own_B = rows["collected"].to_numpy(dtype=np.bool_) if "collected" in rows else np.zeros(len(rows), dtype=np.bool_)
+    propensity_B = logged_propensity(rows.assign(propensity=rows["propensity"].mask(own_B, 1.0)), spec)
+    weight_B = np.where(own_B, 0.0, 1.0 / propensity_B)
+    channel_B, channels = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"])), len(spec.channels)
+    weight_C, square_C = (np.bincount(channel_B, weight_B**power, channels) for power in (1, 2))
+    value_C = np.bincount(channel_B, weight_B * np.asarray(value_B, dtype=np.float64), channels)
+    if not (weight_C.all() and (weight_C**2 >= MIN_ESS_SHARE * np.count_nonzero(weight_B) * square_C).all()):
+        return None
+    mean_C: Floats = value_C / weight_C
+    return mean_C

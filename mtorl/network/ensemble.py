@@ -37,23 +37,28 @@ _rows: Any  # of a process that trains a member: where its epochs go
 
 
 class Ensemble(nn.Module):
-    """The mean of its members, calibrated: softmax(scale * logits), sigmoid(scale * reward logit + shift).
+    """The mean of its members, calibrated.
 
-    The scales are 1 and the shift is 0 until `mtorl.network.calibration` sets them from a held-out split. Once
+        action  softmax(scale * logits)
+        reward  sigmoid(scale * (m + personal_share * (l_c - m)) + shift_c)     l_c: logit of channel c, m: mean over c
+
+    The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. Once
     `mtorl.network.user_state` has set `state_distance`, a fourth output says how far each user's state is from those of
     the training: that of the first member, for members differ in their seed only.
     """
 
     action_scale: Tensor
     reward_scale: Tensor
-    reward_shift: Tensor
+    personal_share: Tensor
+    reward_shift_C: Tensor
 
     def __init__(self, members: Sequence[MTORL]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.register_buffer("action_scale", torch.tensor(1.0))
         self.register_buffer("reward_scale", torch.tensor(1.0))
-        self.register_buffer("reward_shift", torch.tensor(0.0))
+        self.register_buffer("personal_share", torch.tensor(1.0))
+        self.register_buffer("reward_shift_C", torch.zeros(members[0].config.channels))
         self.state_distance: nn.Module | None = None
 
     @property
@@ -72,15 +77,20 @@ class Ensemble(nn.Module):
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
         logits_BC = log_probs.logsumexp(0) - math.log(len(self.members))
         reward_logit_BC = torch.logit(torch.stack(rewards).mean(0), eps=_TINY)
-        reward_BC = torch.sigmoid(reward_logit_BC * self.reward_scale + self.reward_shift)
+        common_B1 = reward_logit_BC.mean(1, keepdim=True)
+        shrunk_BC = common_B1 + self.personal_share * (reward_logit_BC - common_B1)
+        reward_BC = torch.sigmoid(shrunk_BC * self.reward_scale + self.reward_shift_C)
         answer = (logits_BC * self.action_scale, reward_BC, torch.stack(costs).mean(0))
         return answer if self.state_distance is None else (*answer, self.state_distance(states[0]))
 
-    def calibrate(self, action_scale: float, reward_scale: float, reward_shift: float) -> None:
-        """Set the scales of the action logits and of the reward's logit, and the shift of the latter."""
+    def calibrate(
+        self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]
+    ) -> None:
+        """Set the numbers of the class's formula."""
         self.action_scale.fill_(action_scale)
         self.reward_scale.fill_(reward_scale)
-        self.reward_shift.fill_(reward_shift)
+        self.personal_share.fill_(personal_share)
+        self.reward_shift_C.copy_(torch.tensor(reward_shift_C))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mtorl.comparison import jobs, methods
 from mtorl.comparison.authors_protocol import LENGTH, authors_protocol, policy_ctr
 from mtorl.comparison.jobs import Job, collect
 from mtorl.comparison.methods import BASELINES, METHODS, OURS
-from mtorl.comparison.report import NAMES, combined, report
+from mtorl.comparison.report import NAMES, combined, report, target_text
 from mtorl.comparison.score import calibration_noise
 from mtorl.comparison.task import by_time, by_user, last_only
 from mtorl.evaluation.head_metrics import calibration_error, top_label
@@ -178,6 +178,14 @@ def test_folds_of_other_users_know_more_than_one():
     mean, low, high = combined(folds, "auc", disjoint=False)
     assert high - low == pytest.approx(0.2)
     assert combined([{"auc": None, "auc_ci": None}], "auc", disjoint=True) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "channel", "verdict"), [(-0.003, "a", "**met**"), (-0.005, "a", "**not met**"), (0, None, "can't tell")]
+)
+def test_the_target_is_met_if_the_interval_rules_out_a_loss_above_the_margin(low, channel, verdict):
+    target = {"channel": channel, "constant": 0.2, "difference": 0.0, "difference_ci": [low, -low]}
+    assert verdict in target_text([{"target": target}])
 
 
 def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():

@@ -7,7 +7,7 @@ import pytest
 
 from mtorl.evaluation import policy_value as module
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
-from mtorl.evaluation.policy_value import policy_value, top_share
+from mtorl.evaluation.policy_value import policy_value, top_share, value_less
 from tests.mtorl.evaluation.bandit import CHALLENGER, GAIN, LOGGING, bandit, on_log
 
 ALL = ("ips", "snips", "dr")
@@ -69,6 +69,16 @@ def test_lift_is_paired():
     """Value and logged gain come from the same rows: what they share cancels in the difference."""
     one = value(gain_model=None, policy=0.9 * LOGGING + 0.1 * CHALLENGER)["estimates"]["snips"]
     assert np.diff(one["lift_ci"]) < 0.5 * np.diff(one["value_ci"])
+
+
+def test_a_difference_of_policies_is_paired_too():
+    kind, log = bandit(2000, 0)
+    ours, near = on_log(CHALLENGER, kind), on_log(0.9 * CHALLENGER + 0.1 * LOGGING, kind)
+    assert value_less(ours, ours, log, 0, GAIN[kind]) == {"difference": 0.0, "difference_ci": [0.0, 0.0]}
+    found, alone = value_less(ours, near, log, 0, GAIN[kind]), policy_value(ours, log, 0, GAIN[kind])
+    true = 0.1 * (TRUE_VALUE - (LOGGING * GAIN).sum(axis=1).mean())
+    assert found["difference_ci"][0] <= true <= found["difference_ci"][1]
+    assert np.diff(found["difference_ci"]) < 0.3 * np.diff(alone["estimates"]["dr"]["value_ci"])
 
 
 def test_not_exposing_earns_nothing():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.propensity import FLOOR, logged_propensity
+from mtorl.log.propensity import FLOOR, channel_means, logged_propensity
 
 SPEC = DatasetSpec.load("simulator")  # search, social, display, video
 
@@ -81,3 +81,19 @@ def test_what_cannot_be_estimated_is_said(method):
     windows.loc[3, "channel"] = "tv"
     with pytest.raises(ValueError, match="unknown channel 'tv'"):
         logged_propensity(windows, spec)
+
+
+def test_the_mean_of_a_channel_is_that_of_always_taking_it_where_the_log_can_tell():
+    windows = log(users=4000).drop(columns="propensity")
+    kind = np.repeat(np.arange(4000) % 2, 10)
+    draw = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])[kind]
+    channel = (np.random.default_rng(1).random(40_000)[:, None] > draw.cumsum(axis=1)).sum(axis=1)
+    windows = windows.assign(channel=np.array(SPEC.channels)[channel], propensity=draw[np.arange(40_000), channel])
+    value = channel + 10.0 * kind
+    np.testing.assert_allclose(channel_means(windows, SPEC, value), np.arange(4) + 5, atol=0.25)
+    own = np.arange(40_000) % 2 == 1
+    mixed = windows.assign(collected=own, propensity=windows["propensity"].mask(own))
+    of_others = channel_means(mixed, SPEC, np.where(own, 1e6, value))
+    np.testing.assert_allclose(of_others, np.arange(4) + 5, atol=0.35)
+    rare = windows[(windows["channel"] != "video") | (np.arange(40_000) < 500)]
+    assert channel_means(rare, SPEC, np.zeros(len(rare))) is None

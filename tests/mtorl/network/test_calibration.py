@@ -1,4 +1,4 @@
-"""Calibration: it undoes a distortion, changes no ranking, and leaves alone what is right or unknown."""
+"""Calibration undoes a distortion, shrinks personal differences that chance explains, and leaves the unknown alone."""
 
 import numpy as np
 import pytest
@@ -9,44 +9,80 @@ from mtorl.network.calibration import Calibration, calibrate
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.model import MTORL, MTORLConfig
 
+EFFECT_C = np.array([0.1, 0.0, -0.1])
 
-def calibrated_heads(rows: int):
+
+def calibrated_heads(rows: int, confirmed: float = 1.0):
+    """Heads and what was logged; of what is predicted for single users, outcomes follow the share `confirmed`."""
     random = np.random.default_rng(0)
     logits = random.normal(size=(rows, 3))
     probs = np.exp(log_softmax(logits, axis=1))
     channel = (random.random(rows)[:, None] > probs.cumsum(axis=1)).sum(axis=1)
-    odds = random.normal(-1, 1, size=rows)
-    return logits, channel, odds, (random.random(rows) < expit(odds)).astype(float)
+    common = random.normal(-1, 1, size=(rows, 1)) + EFFECT_C
+    rest = random.normal(0, 0.5, size=(rows, 3))
+    rest -= rest.mean(axis=1, keepdims=True)
+    true = (common + confirmed * rest)[np.arange(rows), channel]
+    return logits, channel, common + rest, (random.random(rows) < expit(true)).astype(float)
+
+
+def calibrated(logits, channel, odds, label, users_B=None, **more) -> Calibration:
+    users = np.arange(len(channel)) if users_B is None else users_B
+    return calibrate(logits, expit(odds), channel, label, users, **more)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.0, 0.5), (0.5, -1.0)])
 def test_a_distortion_is_undone(scale, shift):
     logits, channel, odds, label = calibrated_heads(50_000)
-    calibration = calibrate(logits * scale, expit(odds * scale + shift), channel, label)
-    assert calibration.action_scale == pytest.approx(1 / scale, rel=0.05)
-    assert calibration.reward_scale == pytest.approx(1 / scale, rel=0.05)
-    assert calibration.reward_shift == pytest.approx(-shift / scale, abs=0.1)
+    found = calibrated(logits * scale, channel, odds * scale + shift, label)
+    assert found.action_scale == pytest.approx(1 / scale, rel=0.05)
+    assert found.reward_scale == pytest.approx(1 / scale, rel=0.05)
+    assert found.reward_shift_C == pytest.approx([-shift / scale] * 3, abs=0.1)
+    assert found.personal_share > 0.85
+
+
+@pytest.mark.parametrize("confirmed", [0.0, 0.5, 1.0])
+def test_a_personal_difference_counts_as_far_as_held_out_users_confirm_it(confirmed):
+    heads = calibrated_heads(20_000, confirmed)
+    share = calibrated(*heads).personal_share
+    assert confirmed - 0.25 < share < confirmed or share == confirmed == 0
+    # Ten equal rows a user say as much as one.
+    of_few = [np.repeat(part[:2000], 10, axis=0) for part in heads]
+    few = calibrated(*of_few, users_B=np.repeat(np.arange(2000), 10)).personal_share
+    assert few == pytest.approx(calibrated(*(part[:2000] for part in heads)).personal_share, abs=0.02)
+
+
+def test_without_confirmed_differences_the_best_channel_of_the_log_is_best_for_all():
+    heads = calibrated_heads(5000, confirmed=0.0)
+    odds = heads[2]
+    mean_C = np.array([0.2, 0.31, 0.3])
+    for known, best in ((None, 0), (mean_C, 1)):
+        _, scale, share, shift_C = calibrated(*heads, mean_C=known)
+        common = odds.mean(axis=1, keepdims=True)
+        reward = expit(scale * (common + share * (odds - common)) + shift_C)
+        assert (reward.argmax(axis=1) == best).all()
+        if known is not None:
+            assert reward.mean(axis=0) - reward.mean() == pytest.approx(mean_C - mean_C.mean(), abs=0.02)
 
 
 def test_the_action_scale_is_that_of_the_rows_to_be_cloned():
     logits, channel, odds, label = calibrated_heads(20_000)
     own = np.arange(20_000) >= 10_000
     tilted = np.where(own, logits.argmax(axis=1), channel)  # ours are sure of themselves
-    calibration = calibrate(logits, expit(odds), tilted, label, clone_B=~own)
-    of_log = calibrate(logits[~own], expit(odds[~own]), channel[~own], label[~own])
-    assert calibration.action_scale == pytest.approx(of_log.action_scale, rel=1e-3)
-    everything = calibrate(logits, expit(odds), channel, label)
-    assert calibration.reward_scale == pytest.approx(everything.reward_scale, rel=1e-6)
-    none = calibrate(logits, expit(odds), channel, label, clone_B=np.zeros(20_000, dtype=bool))
+    found = calibrated(logits, tilted, odds, label, clone_B=~own)
+    of_log = calibrated(logits[~own], channel[~own], odds[~own], label[~own])
+    assert found.action_scale == pytest.approx(of_log.action_scale, rel=1e-3)
+    everything = calibrated(logits, tilted, odds, label)
+    assert found[1:3] == pytest.approx(everything[1:3], rel=1e-6)
+    none = calibrated(logits, channel, odds, label, clone_B=np.zeros(20_000, dtype=bool))
     assert none.action_scale == 1.0
 
 
 def test_without_rows_nothing_changes_and_few_rows_change_little():
-    assert calibrate(np.empty((0, 3)), np.empty(0), np.empty(0, dtype=int), np.empty(0)) == Calibration(1.0, 1.0, 0.0)
-    calibration = calibrate(np.zeros((1, 3)), np.array([0.5]), np.array([0]), np.array([1.0]))
-    assert (
-        all(np.isfinite(calibration)) and 0.2 <= calibration.action_scale <= 5 and 0.2 <= calibration.reward_scale <= 5
-    )
+    empty = np.empty((0, 3))
+    assert calibrated(empty, np.empty(0, dtype=int), empty, np.empty(0)) == (1.0, 1.0, 1.0, [0.0] * 3)
+    found = calibrated(np.zeros((1, 3)), np.array([0]), np.array([[2.0, 0.0, -2.0]]), np.array([1.0]))
+    assert np.isfinite(found.reward_shift_C).all() and found.personal_share == 0
+    assert 0.2 <= found.action_scale <= 5 and 0.2 <= found.reward_scale <= 5
 
 
 def test_a_network_serves_what_was_calibrated():
@@ -56,10 +92,12 @@ def test_a_network_serves_what_was_calibrated():
     x, length = torch.randn(5, 4, 9), torch.tensor([1, 2, 3, 4, 4])
     with torch.inference_mode():
         logits, reward, cost = network(x, length)
-        network.calibrate(2.0, 0.5, 0.25)
+        network.calibrate(2.0, 0.5, 0.4, [0.25, 0.0, -1.0])
         new_logits, new_reward, new_cost = network(x, length)
     torch.testing.assert_close(new_logits, 2 * logits)
-    torch.testing.assert_close(new_reward, torch.sigmoid(0.5 * torch.logit(reward) + 0.25), rtol=1e-4, atol=1e-5)
+    odds, shift = torch.logit(reward), torch.tensor([0.25, 0.0, -1.0])
+    shrunk = 0.6 * odds.mean(1, keepdim=True) + 0.4 * odds
+    torch.testing.assert_close(new_reward, torch.sigmoid(0.5 * shrunk + shift), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(new_cost, cost)
     fresh = Ensemble([MTORL(config) for _ in range(2)]).eval()
     fresh.load_state_dict(network.state_dict())
