@@ -26,7 +26,7 @@ from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, write_log
 from mtorl.network.training import TrainConfig
-from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.policy.decision import action_probabilities
 from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
@@ -214,11 +214,9 @@ class Judge:
 def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
     """Expected clicks per decision of a policy at the states of the log, thinned to a budget."""
     batch = WindowBatch.from_instances([json.loads(text) for text in decided["features"]], artifact.spec)
-    logits_BC, reward_BC, cost_BC = artifact.predict(batch)
-    gain_BC = artifact.encoder.unreward(reward_BC, cost_BC)
-    params = replace(artifact.policy, price=price)
-    probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)
+    forecast = artifact.forecast(batch)
+    probs_BC, expose_BC = action_probabilities(forecast, replace(artifact.policy, price=price))
     click_BC = truth.set_index("decision_id").loc[decided["decision_id"], list(CHANNELS)].to_numpy()
     exposing_BC = probs_BC * expose_BC
-    gain, cost = (exposing_BC * click_BC).sum(axis=1).mean(), (exposing_BC * cost_BC).sum(axis=1).mean()
+    gain, cost = (exposing_BC * click_BC).sum(axis=1).mean(), (exposing_BC * forecast.cost_BC).sum(axis=1).mean()
     return float(gain * min(1.0, budget / cost)) if cost else 0.0

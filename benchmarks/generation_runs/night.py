@@ -19,7 +19,7 @@ from benchmarks.monitoring_runs.days import add_to_lake
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.log.decision_ids import decision_id
-from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.policy.decision import action_probabilities
 from mtorl.policy.pacing import Plan, Schedule
 from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Online
@@ -72,17 +72,14 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
     for turn, round_index in enumerate(rounds):
         rows = online.rows(round_index)
         windows = [instance_from_history(r["history"], r["context"], r["static"], spec, r["at"]) for r in rows]
-        logits_UC, reward_UC, cost_UC = how.policy.predict(WindowBatch.from_instances(windows, spec))
-        forecast = Forecast(logits_UC, how.policy.encoder.unreward(reward_UC, cost_UC), cost_UC)
+        forecast = how.policy.forecast(WindowBatch.from_instances(windows, spec))
         truths.append(online.click_probability(round_index))
         steps, size = [], -(-users // _STEPS)
         for first in range(0, users, size):
             part = slice(first, min(first + size, users))
             n = part.stop - part.start
             probs_NC, expose_NC = action_probabilities(
-                Forecast(*(np.asarray(values)[part] for values in forecast)),
-                how.policy.policy,
-                price_BC=plan.price(state),
+                forecast.rows(part), how.policy.policy, price_BC=plan.price(state)
             )
             draw_NC, show_NC = explored(probs_NC, expose_NC.astype(float), how.explore)
             cumulative_NC = draw_NC.cumsum(axis=1)

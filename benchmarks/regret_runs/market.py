@@ -6,8 +6,7 @@ from typing import Any
 
 from benchmarks.generation_runs.market import BUDGET_SHARE, write_log_folder
 from benchmarks.regret_runs.informed_ahead import InformedAhead
-from benchmarks.regret_runs.network_ahead import NetworkAhead
-from benchmarks.regret_runs.policies import GREEDY, mixed, of_informed, once_a_round, one_channel
+from benchmarks.regret_runs.policies import GREEDY, mixed, of_informed, of_predictor, one_channel, one_step
 from features.sequences.builder import build_windows
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.lightgbm import stored_in
@@ -17,9 +16,7 @@ from mtorl.network.training import TrainConfig
 from mtorl.simulator.informed import Informed
 from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
-from mtorl.window.table import WindowTable
-from mtorl.window.window import WindowBatch
-from pipelines.loop.simulated_lift import Policy, forecasts_of, play, policy_of
+from pipelines.loop.simulated_lift import Policy, play, policy_of
 
 DECISIONS = 12_000  # of a policy, at most: fewer users are served in more rounds
 DEPTHS = (1, 2, 3)  # of the informed policy: later opportunities
@@ -42,8 +39,7 @@ def market(seed: int, users: int, epochs: int, rounds: tuple[int, ...]) -> dict[
         )
         assert trained is not None
         incumbent = fit_incumbent(str(root / "windows"), str(root / "incumbent"))
-        opportunities = WindowTable.load(root / "windows", "val").windows("val")
-        each = {"incumbent": policy_of(incumbent, None), **policies(simulator, trained, opportunities, seed)}
+        each = {"incumbent": policy_of(incumbent, None), **policies(simulator, trained, seed)}
         for number in rounds:
             found[str(number)], served = {}, held_out[: DECISIONS // number]
             for name, policy in each.items():
@@ -54,16 +50,16 @@ def market(seed: int, users: int, epochs: int, rounds: tuple[int, ...]) -> dict[
     return found
 
 
-def policies(simulator: Simulator, trained: Artifact, opportunities: WindowBatch, seed: int) -> dict[str, Policy]:
-    """The policies by name; `opportunities` as of `NetworkAhead`."""
+def policies(simulator: Simulator, trained: Artifact, seed: int) -> dict[str, Policy]:
+    """The policies by name."""
     served, trees, informed = policy_of(trained, None), stored_in(trained), Informed(simulator)
     assert trees is not None
-    learned, known = once_a_round(served.forecasts), of_informed(informed)
+    learned, known = one_step(served.forecasts), of_informed(informed)
     return {
         "served": served,
         "greedy": Policy(learned, GREEDY),
-        "ahead": Policy(learned, GREEDY, NetworkAhead(trained, learned, opportunities, seed)),
-        "lightgbm": Policy(forecasts_of(trees, trained.encoder, trained.spec), GREEDY),
+        "future": Policy(served.forecasts, GREEDY),
+        "lightgbm": Policy(of_predictor(trees, trained), GREEDY),
         **{f"only_{name}": one_channel(learned, c) for c, name in enumerate(CHANNELS)},
         "channel_informed": mixed(choosing=known, exposing=learned),
         "when_informed": mixed(choosing=learned, exposing=known),

@@ -6,10 +6,12 @@ Shapes: U users of a round, N some of them, C channels.
 import numpy as np
 
 from mtorl.arrays import Floats
+from mtorl.artifact.artifact import Artifact, forecast_of
+from mtorl.network.predictor import Predictor
 from mtorl.policy.decision import Forecast, PolicyParams, expected_utility
 from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
-from pipelines.loop.simulated_lift import Forecasts, Policy
+from pipelines.loop.simulated_lift import Forecasts, Policy, windows_of
 
 GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # the channel of the greatest utility
 
@@ -24,6 +26,18 @@ def once_a_round(forecasts: Forecasts) -> Forecasts:
         return held[0][2]
 
     return of_round
+
+
+def one_step(forecasts: Forecasts) -> Forecasts:
+    """The same forecasts without the value of the future."""
+    return lambda online, round_index: forecasts(online, round_index)._replace(future_BC2=None)
+
+
+def of_predictor(predictor: Predictor, trained: Artifact) -> Forecasts:
+    """What another predictor expects, with an artifact's inputs."""
+    return lambda online, round_index: forecast_of(
+        predictor.predict(windows_of(online, round_index, trained.spec)), trained.encoder
+    )
 
 
 def of_informed(informed: Informed) -> Forecasts:
@@ -51,8 +65,7 @@ def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
     choosing = once_a_round(choosing)
 
     def gain_at(online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
-        _, gain_UC, cost_UC = choosing(online, round_index)
-        utility_NC = expected_utility(np.asarray(gain_UC)[part], np.asarray(cost_UC)[part], price)
+        utility_NC = expected_utility(choosing(online, round_index).rows(part), price)
         return _only(utility_NC.argmax(axis=1), forecast)
 
     return Policy(exposing, GREEDY, gain_at)

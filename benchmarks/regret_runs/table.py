@@ -21,8 +21,8 @@ SHOWN = {
     "constant": "best constant channel, exposed when MTORL says so",
     "lightgbm": "LightGBM, greedy",
     "served": "**MTORL as served**: soft draw and exploration",
-    "greedy": "MTORL, greedy",
-    "ahead": "MTORL, greedy, looks 1 step ahead",
+    "greedy": "MTORL, greedy, without the value of the future",
+    "future": "MTORL, greedy",
     "informed": "informed",
     "informed_1": "informed, looks 1 step ahead",
     "informed_2": "informed, looks 2 steps ahead",
@@ -44,11 +44,11 @@ def regret_tables(figures: Figures) -> str:
         columns: dict[str, Show] = {
             "": lambda name: SHOWN[name],
             "share of the best (least)": lambda name, of=of_policy: _share(of[name] / of[BEST]),
-            "against MTORL, greedy": lambda name, of=of_policy: _mean(of[name] / of["greedy"] - 1),
+            "against one step": lambda name, of=of_policy: _mean(of[name] / of["greedy"] - 1),
             "clicks a decision": lambda name, of=of_policy: f"{of[name].mean():.4f}",
         }
         text += f"\n**{rounds} opportunities a user**\n\n{table_of(columns, list(SHOWN))}"
-    parts = [_losses(values), _ahead(values), _aims(figures["markets"], values)]
+    parts = [_losses(values), _future(values), _aims(figures["markets"], values)]
     return "\n".join([text, *parts]) + measured_on(figures, "regret.py")
 
 
@@ -68,7 +68,8 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
         "value of the future": lambda of: of[BEST] - of["informed"],
         "when to expose": lambda of: _half(of, "channel_informed", "when_informed"),
         "channel choice": lambda of: _half(of, "when_informed", "channel_informed"),
-        "soft draw and exploration": lambda of: of["greedy"] - of["served"],
+        "less: what the network's value of the future earns": lambda of: of["greedy"] - of["future"],
+        "soft draw and exploration": lambda of: of["future"] - of["served"],
         "all: MTORL as served": lambda of: of[BEST] - of["served"],
     }
     rows = [[name, *(_mean(loss(of) / of[BEST], sign="") for of in values.values())] for name, loss in parts.items()]
@@ -81,13 +82,16 @@ def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
 
-def _ahead(values: Mapping[str, dict[str, Floats]]) -> str:
+def _future(values: Mapping[str, dict[str, Floats]]) -> str:
     rows = []
     for rounds, of in values.items():
-        gain = of["ahead"] / of["greedy"] - 1
-        rows.append([rounds, _mean(gain), f"{gain.min():+.1%}", f"{(gain >= 0.01).sum()} of {len(gain)}"])
-    heads = ["rounds", "look-ahead against greedy", "least", "markets with at least +1 %"]
-    return "**What the network's look-ahead earns**\n\n" + table(heads, rows)
+        gain = of["future"] / of["greedy"] - 1
+        served = of["served"] / of["greedy"] - 1
+        of_markets = [f"{number.sum()} of {len(gain)}" for number in (gain >= 0.01, gain != 0)]
+        rows.append([rounds, _mean(gain), f"{gain.min():+.1%}", _mean(served), *of_markets])
+    heads = ["rounds", "with it against without, both greedy", "least", "as served against without, greedy"]
+    heads += ["markets with at least +1 %", "markets where it is on"]
+    return "**What the network's value of the future earns**\n\n" + table(heads, rows)
 
 
 def _aims(markets: Figures, values: Mapping[str, dict[str, Floats]]) -> str:

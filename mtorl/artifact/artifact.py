@@ -1,10 +1,12 @@
 """The model artifact, as a server reads it: one folder that holds everything that decisions need.
 
     artifact = load(folder)                        # checks every file; the network is loaded at the first prediction
-    logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, artifact.spec))
+    forecast = artifact.forecast(WindowBatch.from_instances(instances, artifact.spec))
+    decide(forecast, artifact.policy, u_B)
 
     network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, of a network that has a
-                       state of its users, state_distance_B (`mtorl.network.user_state`); any B, T of the lengths
+                       state of its users, state_distance_B (`mtorl.network.user_state`) and perhaps future_BC2
+                       (`mtorl.network.future_value`); any B, T of the lengths
     weights.pt         the weights alone, to continue training from
     encoder.json       vocabularies, normalisation and reward scale
     dataset.yaml       description of the data set
@@ -28,7 +30,7 @@ Shapes: B batch, T steps of a window, D encoded token, C channels.
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,10 +45,11 @@ from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints, are_among
 from mtorl.network.predictor import Heads, Network, heads_of, predict_in_chunks
-from mtorl.policy.decision import PolicyParams
+from mtorl.policy.decision import Forecast, PolicyParams
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import sha256_of
 from mtorl.window.encoder import Encoder
+from mtorl.window.on_demand import Windows
 from mtorl.window.window import WindowBatch
 
 SCHEMA_VERSION = 1
@@ -63,7 +66,8 @@ FILES = (
 )
 YARDSTICK, DRIFT_THRESHOLDS = "yardstick.json.gz", "drift_thresholds.json"
 OPTIONAL = {YARDSTICK, DRIFT_THRESHOLDS}
-GRAPH_INPUTS, GRAPH_OUTPUTS = ("x_BTD", "length_B"), ("logits_BC", "reward_BC", "cost_BC", "state_distance_B")
+GRAPH_INPUTS = ("x_BTD", "length_B")
+GRAPH_OUTPUTS = ("logits_BC", "reward_BC", "cost_BC", "state_distance_B", "future_BC2")
 
 
 class ArtifactError(InputError):
@@ -119,14 +123,28 @@ class Artifact:
         """The exported graph, of as many steps as the longest window needs; loading it imports onnxruntime."""
         return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
+    def outputs(self, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
+        """All outputs of the graph, `GRAPH_OUTPUTS`, at each window's last step."""
+        return predict_in_chunks(self.network, self.encoder, batch)
+
     def predict(self, batch: WindowBatch) -> Heads:
         """Action logits, expected reward in [0, 1] and expected cost of each channel, at each window's last step."""
-        return heads_of(predict_in_chunks(self.network, self.encoder, batch))
+        return heads_of(self.outputs(batch))
 
-    def predict_with_state(self, batch: WindowBatch) -> tuple[Heads, NDArray[np.floating[Any]] | None]:
+    def forecast(self, batch: Windows) -> Forecast:
+        """What the decision rule needs at each window's last step."""
+        return forecast_of(self.outputs(batch), self.encoder)
+
+    def forecast_with_state(self, batch: Windows) -> tuple[Forecast, NDArray[np.floating[Any]] | None]:
         """The same, and the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
-        outputs = predict_in_chunks(self.network, self.encoder, batch)
-        return heads_of(outputs), outputs[3] if len(outputs) > 3 else None
+        outputs = self.outputs(batch)
+        return forecast_of(outputs, self.encoder), outputs[3] if len(outputs) > 3 else None
+
+
+def forecast_of(outputs: Sequence[NDArray[np.floating[Any]]], encoder: Encoder) -> Forecast:
+    """What the decision rule needs, from the heads of any model and what a network may say beyond them."""
+    logits_BC, reward_BC, cost_BC = outputs[:3]
+    return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, outputs[4] if len(outputs) > 4 else None)
 
 
 def load(folder: str | Path) -> Artifact:

@@ -40,7 +40,7 @@ from mtorl.evaluation.offline import paced_to
 from mtorl.evaluation.value_difference import LARGEST_WEIGHTS, MAX_FORECAST
 from mtorl.log.records import ExplorationScope
 from mtorl.log.splits import SHARES as SPLIT
-from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.policy.decision import action_probabilities
 from mtorl.window.window import WindowBatch
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -148,13 +148,12 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
     """
     loaded = artifact.load(Path(model))
     batch = WindowBatch.from_instances([json.loads(text) for text in rows["window"]], loaded.spec)
-    logits_BC, reward_BC, cost_BC = loaded.predict(batch)
-    gain_BC = loaded.encoder.unreward(reward_BC, cost_BC)
+    forecast = loaded.forecast(batch)
+    gain_BC, cost_BC = np.asarray(forecast.gain_BC), np.asarray(forecast.cost_BC)
     served = PolicyOnLog.recorded(*(np.stack(rows[name].to_list()) for name in ("channel_probs", "exposure_probs")))
     made_BC = served.probs_BC * served.expose_BC
-    forecast = Forecast(logits_BC, gain_BC, cost_BC)
     params = paced_to(forecast, loaded.policy, float((made_BC * cost_BC).sum(axis=1).mean()))
-    expected = ExpectedOutcomes(np.maximum(gain_BC, 0.0), np.asarray(cost_BC))
+    expected = ExpectedOutcomes(np.maximum(gain_BC, 0.0), cost_BC)
     exposed = rows[rows["exposed"]]
     earned = float(exposed["gain"].mean()) if len(exposed) else 0.0
     dispersion = float(exposed["gain"].var(ddof=0)) / earned if earned > 0 else 1.0

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from mtorl.arrays import Floats
-from mtorl.artifact.artifact import Artifact
+from mtorl.artifact.artifact import Artifact, forecast_of
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import are_among, folds_of
-from mtorl.network.predictor import Heads, Predictor, predict_each
-from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.network.predictor import Predictor, heads_of, predict_each
+from mtorl.policy.decision import action_probabilities
 from mtorl.runtime.errors import InputError
 from mtorl.window.encoder import labels
 from mtorl.window.table import WindowTable
@@ -71,10 +71,12 @@ def evaluate_artifact(
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), artifact.spec.reward.gain.of(rows)
-    action, reward, cost = (part.astype(np.float64) for part in predict_each(artifact, windows))
-    answers: dict[str, Heads] = {"model": (action, reward, cost)}
+    outputs: dict[str, tuple[np.ndarray[Any, Any], ...]] = {
+        "model": tuple(part.astype(np.float64) for part in artifact.outputs(windows))
+    }
     if yardstick is not None:
-        answers["lightgbm"] = predict_each(yardstick, windows)
+        outputs["lightgbm"] = predict_each(yardstick, windows)
+    answers = {name: heads_of(said) for name, said in outputs.items()}
     targets = LoggedTargets(
         logged_labels.channel_B,
         logged_labels.reward_B,
@@ -87,9 +89,9 @@ def evaluate_artifact(
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
     log = LoggedRows(logged_labels.channel_B, _propensity(judged, new_B), gain_B, logged_labels.cost_B, users_B)
     value = {}
-    for name, (logits_BC, _, cost_BC) in answers.items():
+    for name, said in outputs.items():
         gain_BC = gain_of[name]
-        probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), artifact.policy)
+        probs_BC, expose_BC = action_probabilities(forecast_of(said, artifact.encoder), artifact.policy)
         rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
         greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
         selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)

@@ -22,11 +22,10 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
-from mtorl.network.predictor import Heads, predict_each
+from mtorl.network.predictor import predict_each
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
-from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
@@ -82,7 +81,7 @@ def evaluate_offline(
         clone_B = ~rows["collected"].to_numpy()
         targets = LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0, clone_B=clone_B)
         heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
-        forecasts[name] = _forecast(predict_each(arm, moments), arm.encoder)
+        forecasts[name] = arm.forecast(moments)
         progress.report(turn + 1, 4, name)
     opinions = [_outcomes(forecasts["challenger"])]
     if fit is not None and log.exposure is not None:  # of touchpoints, every one counts with its weight
@@ -110,11 +109,6 @@ def evaluate_offline(
         "test_users": int(rows["user_id"].nunique()),
         "test_share": table.share,
     }
-
-
-def _forecast(heads: Heads, encoder: Encoder) -> Forecast:
-    logits_BC, reward_BC, cost_BC = heads
-    return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC)
 
 
 def _outcomes(forecast: Forecast) -> ExpectedOutcomes:

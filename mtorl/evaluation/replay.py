@@ -176,8 +176,8 @@ class Replay:
 
 
 def _forecast(model: Artifact, windows: Sequence[Instance]) -> Forecast:
-    logits_BC, reward_BC, cost_BC = model.predict(WindowBatch.from_instances(windows, model.spec))
-    return Forecast(logits_BC, np.maximum(model.encoder.unreward(reward_BC, cost_BC), 0.0), cost_BC)
+    forecast = model.forecast(WindowBatch.from_instances(windows, model.spec))
+    return forecast._replace(gain_BC=np.maximum(forecast.gain_BC, 0.0))
 
 
 def _columns(spec: DatasetSpec) -> list[str]:

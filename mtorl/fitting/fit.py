@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from mtorl.artifact.artifact import Artifact, load
+from mtorl.artifact.artifact import Artifact, forecast_of, load
 from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.drift.reference import MIN_USERS, sample_users, stretches
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
+from mtorl.fitting.future import CLEAR, fit_future, foresight
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities, contexts
@@ -41,9 +42,9 @@ from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
 from mtorl.network.calibration import calibrate_ensemble
 from mtorl.network.checkpoint import Checkpoint
-from mtorl.network.ensemble import MEMBERS, Trained, train_ensemble
+from mtorl.network.ensemble import MEMBERS, Ensemble, Trained, train_ensemble
 from mtorl.network.parallel import one_thread, processors
-from mtorl.network.predictor import predict
+from mtorl.network.predictor import outputs_of, predict
 from mtorl.network.training import TrainConfig
 from mtorl.network.user_state import fit_state_distance
 from mtorl.policy.decision import Forecast, PolicyParams, utility_scale
@@ -53,7 +54,7 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
-from mtorl.window.on_demand import from_texts
+from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable, shards, touchpoints_per_user
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def git_revision() -> str:
         return os.environ.get("MTORL_REVISION", "unknown")
 
 
-ADVANTAGE_WEIGHT = 3.0  # beta: one utility_scale of extra utility multiplies the odds of a channel by e^3
+ADVANTAGE_WEIGHT = 5.0  # beta: one utility_scale of extra utility multiplies the odds of a channel by e^5
 EXPLORATION = 0.05  # epsilon: every channel keeps some probability, so later off-policy estimates stay possible
 _Result = TypeVar("_Result")
 
@@ -266,8 +267,16 @@ def fit_challenger(
     train_windows, val_windows = trained_on.on_demand("train", targets=True), val.on_demand("val", targets=True)
     # Trees take one processor, and Python's lock seldom.
     trees = _in_background(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
-    params, metrics = _calibrate_and_price(trained, val, trained_on, opportunities, summary, budget_share, config.seed)
+    metrics = _calibrate(trained, val, trained_on, summary, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
+    params = _price(trained.ensemble, val, opportunities, summary, budget_share)
+    metrics["foresight"] = clear = foresight(trained.ensemble, summary.encoder, val, config.seed)
+    if clear > CLEAR and trained.ensemble.state_distance is not None:
+        progress.report(1, 1, "value of the future")
+        future = fit_future(trained.ensemble, summary.encoder, train_windows, params.price, config.seed)
+        trained.ensemble.future = future
+        params = _price(trained.ensemble, val, opportunities, summary, budget_share)
+    metrics |= {"priced_on": "touchpoints" if opportunities is None else "opportunities"}
     progress.report(1, 1, "thresholds of drift")
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, reference)
     artifact = save(out, replace(policy, yardstick=trees.result().to_dict()))
@@ -290,16 +299,10 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
     return future
 
 
-def _calibrate_and_price(
-    trained: Trained,
-    val: WindowTable,
-    trained_on: WindowTable,
-    opportunities: Opportunities | None,
-    summary: TrainingSummary,
-    budget_share: float,
-    seed: int,
-) -> tuple[PolicyParams, dict[str, Any]]:
-    """Calibrate the ensemble in place; the decision rule's parameters and the metrics, from validation users.
+def _calibrate(
+    trained: Trained, val: WindowTable, trained_on: WindowTable, summary: TrainingSummary, seed: int
+) -> dict[str, Any]:
+    """Calibrate the ensemble in place, on validation users; the metrics.
 
     Training users help with the mean outcomes of channels only.
     """
@@ -308,21 +311,15 @@ def _calibrate_and_price(
     rows = pd.concat([trained_on.rows, val.rows])
     mean_C = channel_means(rows, summary.spec, encoder.reward(summary.spec.reward.gain.of(rows), rows["cost"]))
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch, users_B, mean_C)
-    logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, batch)
+    logits_BC, reward_BC, _ = predict(trained.ensemble, encoder, batch)
     logged, gain_B = labels(batch, encoder), summary.spec.reward.gain.of(val.rows)
-    if opportunities is None:
-        spend = budget_share * float(logged.cost_B.mean())
-        params = price_policy(Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC), spend)
-    else:
-        params = _price_at(opportunities, trained, summary, budget_share)
     targets = LoggedTargets(
         logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0, clone_B=~logged.collected_B
     )
     first = trained.members[0]
-    metrics = {
+    return {
         **evaluate(logits_BC, reward_BC, targets, seed),
         "calibration": calibration._asdict(),
-        "priced_on": "touchpoints" if opportunities is None else "opportunities",
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "measured_share": val.share,  # of the validation users
         "seconds": trained.seconds,
@@ -333,23 +330,31 @@ def _calibrate_and_price(
         "history": first.history,
         "members": [{"best_epoch": m.best_epoch, "best_val_loss": m.best_val_loss} for m in trained.members],
     }
-    return params, metrics
 
 
-def _price_at(
-    opportunities: Opportunities, trained: Trained, summary: TrainingSummary, budget_share: float
+def _price(
+    ensemble: Ensemble,
+    val: WindowTable,
+    opportunities: Opportunities | None,
+    summary: TrainingSummary,
+    budget_share: float,
 ) -> PolicyParams:
-    """Parameters whose price meets the budget at every opportunity, not only at those that were exposed."""
-    batch = from_texts(opportunities.windows, summary.spec)
-    logits_BC, reward_BC, cost_BC = predict(trained.ensemble, summary.encoder, batch)
-    always_exposing = float(cost_BC[np.arange(len(opportunities)), opportunities.channel_B].mean())
-    forecast = Forecast(logits_BC, summary.encoder.unreward(reward_BC, cost_BC), cost_BC)
+    """Parameters whose price meets the budget, at every opportunity where they are known, not only at the exposed."""
+    if opportunities is None:
+        batch: Windows = val.on_demand("val", targets=True)
+        always_exposing = float(val.rows["cost"].mean())
+    else:
+        batch = from_texts(opportunities.windows, summary.spec)
+    forecast = forecast_of(outputs_of(ensemble, summary.encoder, batch), summary.encoder)
+    if opportunities is not None:
+        logged = np.arange(len(opportunities)), opportunities.channel_B
+        always_exposing = float(np.asarray(forecast.cost_BC)[logged].mean())
     return price_policy(forecast, budget_share * always_exposing)
 
 
 def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
     """The challenger's parameters, priced so that its expected spend per row meets a budget (currency units)."""
-    scale = utility_scale(forecast.gain_BC, forecast.cost_BC)
+    scale = utility_scale(forecast)
     params = PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, 0.0, scale)
     return replace(params, price=policy_price(forecast, params, budget))
 

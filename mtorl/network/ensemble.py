@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mtorl.network.checkpoint import Checkpoint
+from mtorl.network.future_value import DecoderInputs, FutureValue
 from mtorl.network.model import MTORL
 from mtorl.network.parallel import Group, TrainingFailed, worker_processes
 from mtorl.network.training import TrainConfig, TrainResult, train
@@ -44,7 +45,8 @@ class Ensemble(nn.Module):
 
     The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. Once
     `mtorl.network.user_state` has set `state_distance`, a fourth output says how far each user's state is from those of
-    the training: that of the first member, for members differ in their seed only.
+    the training: that of the first member, for members differ in their seed only. With a `future` as well, a fifth one
+    says what an exposure adds to later gain and cost.
     """
 
     action_scale: Tensor
@@ -60,6 +62,7 @@ class Ensemble(nn.Module):
         self.register_buffer("personal_share", torch.tensor(1.0))
         self.register_buffer("reward_shift_C", torch.zeros(members[0].config.channels))
         self.state_distance: nn.Module | None = None
+        self.future: FutureValue | None = None
 
     @property
     def networks(self) -> list[MTORL]:
@@ -69,19 +72,30 @@ class Ensemble(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window.
 
-        With a `state_distance`, also the distance (B,) of each window's state.
+        With a `state_distance`, also the distance (B,) of each window's state; with a `future`, its values (B, C, 2).
         """
-        states = [member.last_state(x_BTD, length_B) for member in self.networks]
-        heads = [member.decode(x_BTD, length_B, h_BH) for member, h_BH in zip(self.networks, states, strict=True)]
-        logits, rewards, costs = zip(*heads, strict=True)
+        inputs = self.decoder_inputs(x_BTD, length_B)
+        heads = self.heads(inputs)
+        if self.state_distance is None:
+            return heads
+        answer = (*heads, self.state_distance(inputs[0][0]))
+        return answer if self.future is None else (*answer, self.future(inputs))
+
+    def decoder_inputs(self, x_BTD: Tensor, length_B: Tensor) -> DecoderInputs:
+        """Each member's state (B, H) and memory (B, C, M) at the last real step of each window."""
+        return [(one.last_state(x_BTD, length_B), one.memory.at(x_BTD, length_B - 1)) for one in self.networks]
+
+    def heads(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Action logits, expected reward and expected cost."""
+        decoded = [member.decode(*own) for member, own in zip(self.networks, inputs, strict=True)]
+        logits, rewards, costs = zip(*decoded, strict=True)
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
         logits_BC = log_probs.logsumexp(0) - math.log(len(self.members))
         reward_logit_BC = torch.logit(torch.stack(rewards).mean(0), eps=_TINY)
         common_B1 = reward_logit_BC.mean(1, keepdim=True)
         shrunk_BC = common_B1 + self.personal_share * (reward_logit_BC - common_B1)
         reward_BC = torch.sigmoid(shrunk_BC * self.reward_scale + self.reward_shift_C)
-        answer = (logits_BC * self.action_scale, reward_BC, torch.stack(costs).mean(0))
-        return answer if self.state_distance is None else (*answer, self.state_distance(states[0]))
+        return logits_BC * self.action_scale, reward_BC, torch.stack(costs).mean(0)
 
     def calibrate(
         self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]

@@ -279,7 +279,7 @@ class MTORL(nn.Module):
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
-        return self.decode(x_BTD, length_B, self.last_state(x_BTD, length_B))
+        return self.decode(self.last_state(x_BTD, length_B), self.memory.at(x_BTD, length_B - 1))
 
     def last_state(self, x_BTD: Tensor, length_B: Tensor) -> Tensor:
         """The user's state (B, H) at the last real step of each window: what the decoders read beside the memory."""
@@ -291,9 +291,9 @@ class MTORL(nn.Module):
             h_BH = step_of(h_BTH, last_B)
         return self._with_stored(h_BH, step_of(x_BTD, last_B))
 
-    def decode(self, x_BTD: Tensor, length_B: Tensor, h_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `forward` returns, from the state that `last_state` has made of the same windows."""
-        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, self.memory.at(x_BTD, length_B - 1))
+    def decode(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` returns, from the state and the memory at the last step."""
+        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
     def trunk(self, x_BTD: Tensor) -> Tensor:

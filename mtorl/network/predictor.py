@@ -37,6 +37,11 @@ class Predictor(Protocol):
 
 def predict(network: nn.Module, encoder: Encoder, batch: Windows) -> Heads:
     """Heads of a torch network in inference mode, as an artifact made of it will predict them."""
+    return heads_of(outputs_of(network, encoder, batch))
+
+
+def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
+    """The same, and what the network says beyond its heads."""
     import torch
 
     from mtorl.network.parallel import one_thread
@@ -45,7 +50,7 @@ def predict(network: nn.Module, encoder: Encoder, batch: Windows) -> Heads:
         return tuple(part.numpy() for part in network(torch.from_numpy(x_BTD), torch.from_numpy(length_B)))
 
     with torch.inference_mode(), one_thread():
-        return heads_of(predict_in_chunks(outputs, encoder, batch))
+        return predict_in_chunks(outputs, encoder, batch)
 
 
 def predict_each(predictor: Predictor, windows: Windows) -> Heads:

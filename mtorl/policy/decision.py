@@ -2,7 +2,8 @@
 
 Numpy only and without state: training, off-policy evaluation, the simulator and every server run this code.
 
-    utility      = expected gain - price * expected cost             price: the Lagrange multiplier of the budget
+    utility      = gain - price * cost + added                       price: the Lagrange multiplier of the budget
+    added        = later gain - price * later cost                   what an exposure changes at later opportunities
     tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
     probability  = (1 - epsilon) * tilted + epsilon / candidates     epsilon: exploration
     channel      = inverse of the cumulative probability at u        u in [0, 1) is supplied: a decision can be replayed
@@ -12,6 +13,9 @@ The tilt is the closed form of "raise the expected utility, and pay for moving a
 divergence": beta = 0 repeats the logging policy as the action head learned it, a large beta takes the best utility.
 ``scale`` puts beta in units that mean the same on every data set: the typical spread of utility *between the channels
 of one decision* (:func:`utility_scale`). Spread between users cancels in the softmax of a row.
+
+``added`` is 0 for a model without a head for it (`mtorl.network.future_value`). An exposure may save later ones, but it
+never counts as cheaper than `LEAST_COST` of its cost: no price, however high, lets an exposure pay for itself.
 
 The mixture keeps every candidate's probability at or above epsilon / candidates, which bounds the importance weights of
 later off-policy estimates.
@@ -28,6 +32,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats
+
+LEAST_COST = 0.5  # of an exposure with what it saves later, as a share of its cost
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -67,6 +73,11 @@ class Forecast(NamedTuple):
     """Expected gain (``Encoder.unreward`` of the reward head). A negative estimate is read as zero: clicks,
     conversions and revenue cannot be negative."""
     cost_BC: ArrayLike  # expected cost, currency units, >= 0
+    future_BC2: ArrayLike | None = None  # what an exposure adds to later gain and to later cost; None: not forecast
+
+    def rows(self, part: slice | Bools) -> "Forecast":
+        """Some of the decisions."""
+        return Forecast(*(None if values is None else np.asarray(values)[part] for values in self))  # type: ignore[arg-type]
 
 
 def decide(
@@ -83,9 +94,7 @@ def decide(
         candidates_BC: Which channels may be chosen; all of them when None.
         price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
     """
-    utility_BC, gain, cost = _utility(
-        forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC
-    )
+    utility_BC, gain, cost = _utility(forecast, params.price if price_BC is None else price_BC)
     probs_BC = choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC)
     u: Floats = np.asarray(u_B, dtype=np.float64)
     rows = len(probs_BC)
@@ -121,13 +130,13 @@ def action_probabilities(
 
     This is the whole policy of :func:`decide`, before u draws from it.
     """
-    utility_BC = expected_utility(forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC)
+    utility_BC = expected_utility(forecast, params.price if price_BC is None else price_BC)
     return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
 
 
-def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike) -> float:
-    """Root mean square deviation of gain from its row's mean; 1.0 if channels do not differ at all."""
-    utility_BC = expected_utility(gain_BC, cost_BC, 0.0)
+def utility_scale(forecast: Forecast) -> float:
+    """Root mean square deviation of utility at price 0 from its row's mean; 1.0 if channels do not differ at all."""
+    utility_BC = expected_utility(forecast, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0
 
@@ -156,15 +165,15 @@ def choice_probabilities(
     return probs_BC
 
 
-def expected_utility(gain_BC: ArrayLike, cost_BC: ArrayLike, price: ArrayLike) -> Floats:
-    """Gain less price times cost of each channel; a channel is worth an exposure where this is >= 0."""
-    return _utility(gain_BC, cost_BC, price)[0]
+def expected_utility(forecast: Forecast, price: ArrayLike) -> Floats:
+    """Utility of each channel, as in the module's docstring; a channel is worth an exposure where this is >= 0."""
+    return _utility(forecast, price)[0]
 
 
-def _utility(gain_BC: ArrayLike, cost_BC: ArrayLike, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Utility, gain and cost as checked float64 arrays."""
-    gain: Floats = np.asarray(gain_BC, dtype=np.float64)
-    cost: Floats = np.asarray(cost_BC, dtype=np.float64)
+def _utility(forecast: Forecast, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Utility, and gain and cost of the exposure itself, as checked float64 arrays."""
+    gain: Floats = np.asarray(forecast.gain_BC, dtype=np.float64)
+    cost: Floats = np.asarray(forecast.cost_BC, dtype=np.float64)
     if gain.ndim != 2 or gain.shape[1] == 0:
         raise ValueError(f"gain_BC must have shape (rows, channels), got {gain.shape}")
     if cost.shape != gain.shape:
@@ -174,7 +183,15 @@ def _utility(gain_BC: ArrayLike, cost_BC: ArrayLike, price: ArrayLike) -> tuple[
     if not (cost.min(initial=0.0) >= 0 and cost.max(initial=0.0) < np.inf):  # NaN fails both comparisons
         raise ValueError("cost_BC must be finite and >= 0")
     gain = np.maximum(gain, 0.0)
-    utility: Floats = gain - np.asarray(price, dtype=np.float64) * cost
+    in_all, paid = gain, cost
+    if forecast.future_BC2 is not None:
+        future: Floats = np.asarray(forecast.future_BC2, dtype=np.float64)
+        if future.shape != (*gain.shape, 2):
+            raise ValueError(f"future_BC2 must have shape {(*gain.shape, 2)}, got {future.shape}")
+        in_all, paid = gain + future[..., 0], np.maximum(cost + future[..., 1], LEAST_COST * cost)
+        if not (np.isfinite(in_all).all() and np.isfinite(paid).all()):
+            raise ValueError("future_BC2 must be finite")
+    utility: Floats = in_all - np.asarray(price, dtype=np.float64) * paid
     if utility.shape != gain.shape:
         raise ValueError(f"price_BC must broadcast to {gain.shape}")
     if not np.isfinite(utility).all():

@@ -10,12 +10,10 @@ from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
-from mtorl.network.predictor import Predictor
 from mtorl.policy.decision import Forecast, PolicyParams, decide
 from mtorl.policy.pacing import Plan, Schedule
 from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Online, Simulator
-from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, instance_from_history
 from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
@@ -84,7 +82,7 @@ def play(
             for first in range(0, len(users), at_once):
                 part = slice(first, min(first + at_once, len(users)))
                 now = plan.price(state)
-                expected = Forecast(*(np.asarray(values_UC)[part] for values_UC in forecast))
+                expected = forecast.rows(part)
                 if policy.gain_at is not None:
                     gain_NC = policy.gain_at(online, round_index, part, now, expected)
                     expected = expected._replace(gain_BC=gain_NC)
@@ -137,19 +135,11 @@ def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 
 
     `store` is the router's source of stored features, if the data set has any; the simulator knows the histories.
     """
-    return Policy(forecasts_of(artifact, artifact.encoder, artifact.spec, store), artifact.policy, explore=explore)
-
-
-def forecasts_of(
-    predictor: Predictor, encoder: Encoder, spec: DatasetSpec, store: FeatureSource | None = None
-) -> Forecasts:
-    """What a predictor expects in each round; `store` as of `policy_of`."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
-        logits_UC, reward_UC, cost_UC = predictor.predict(windows_of(online, round_index, spec, store))
-        return Forecast(logits_UC, encoder.unreward(reward_UC, cost_UC), cost_UC)
+        return artifact.forecast(windows_of(online, round_index, artifact.spec, store))
 
-    return forecasts
+    return Policy(forecasts, artifact.policy, explore=explore)
 
 
 def windows_of(online: Online, round_index: int, spec: DatasetSpec, store: FeatureSource | None = None) -> WindowBatch:

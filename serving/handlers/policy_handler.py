@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from mtorl.arrays import Bools
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.artifact.explanation import METHOD, Explanation, explain, touchpoints
 from mtorl.log.dataset import DatasetSpec
@@ -80,18 +81,20 @@ class PolicyHandler:
             return answers
 
         try:
-            (logits_BC, reward_BC, cost_BC), distance_B = self.artifact.predict_with_state(batch)
-            gain_BC = self.artifact.encoder.unreward(reward_BC, cost_BC)
+            forecast, distance_B = self.artifact.forecast_with_state(batch)
         except Exception as error:
             log.exception("the model failed")
             return _all_failed(answers, rows, error)
-        valid_B = np.isfinite(np.stack([logits_BC, gain_BC, cost_BC])).all(axis=(0, 2)) & (cost_BC >= 0).all(axis=1)
+        numbers_BN = np.concatenate(
+            [np.reshape(part, (len(rows), -1)) for part in forecast if part is not None], axis=1
+        )
+        valid_B: Bools = np.isfinite(numbers_BN).all(axis=1) & (np.asarray(forecast.cost_BC) >= 0).all(axis=1)
         for row in np.flatnonzero(~valid_B):
             answers[rows[row]] = {"error": "model: its answer is not finite, or a cost is negative"}
         rows = [rows[row] for row in np.flatnonzero(valid_B)]
         if rows:
-            forecast = Forecast(logits_BC[valid_B], gain_BC[valid_B], cost_BC[valid_B])
-            for i, answer in zip(rows, self._decisions([asked[i] for i in rows], forecast), strict=True):
+            decisions = self._decisions([asked[i] for i in rows], forecast.rows(valid_B))
+            for i, answer in zip(rows, decisions, strict=True):
                 answers[i] = {**answer, "model": self.model}
             if distance_B is not None:
                 for i, distance in zip(rows, distance_B[valid_B].tolist(), strict=True):

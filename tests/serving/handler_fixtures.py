@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.policy.decision import PolicyParams
+from mtorl.policy.decision import Forecast, PolicyParams
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 from serving.handlers.policy_handler import PolicyHandler
@@ -70,6 +70,11 @@ class Context:
         return f"request-{idx}"
 
 
+def forecast(heads: tuple[Any, Any, Any]) -> Forecast:
+    """Of a network whose rewards go from 0 to 2."""
+    return Forecast(heads[0], 2 * heads[1], heads[2])
+
+
 def made(predict: Any = None) -> Any:
     handler = PolicyHandler()
     handler.artifact = SimpleNamespace(  # type: ignore[assignment]
@@ -77,7 +82,7 @@ def made(predict: Any = None) -> Any:
         policy=POLICY,
         encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
         predict=(heads := predict or Network().predict),
-        predict_with_state=lambda batch: (heads(batch), None),
+        forecast_with_state=lambda batch: (forecast(heads(batch)), None),
     )
     handler.model = {"name": "challenger", "version": "abc", "digest": "abcdef"}
     return handler
@@ -147,6 +152,7 @@ def save_artifact(folder: Path) -> Any:
     import torch
 
     from mtorl.network.ensemble import Ensemble
+    from mtorl.network.future_value import FutureValue
     from mtorl.network.model import MTORL, MTORLConfig
     from mtorl.network.user_state import fit_state_distance
 
@@ -157,6 +163,7 @@ def save_artifact(folder: Path) -> Any:
     config = MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)
     network = Ensemble([MTORL(config)]).eval()
     fit_state_distance(network, encoder, batch)
+    network.future = FutureValue(network.networks).eval()
     return save_policy(folder, network, encoder, SPEC)
 
 

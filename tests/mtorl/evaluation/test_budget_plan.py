@@ -14,7 +14,7 @@ from mtorl.evaluation.budget_plan import MORE, BudgetPlan, Curve, Traffic, budge
 from mtorl.evaluation.replay import Replay
 from mtorl.evaluation.response import Response
 from mtorl.log.dataset import DatasetSpec
-from mtorl.policy.decision import PolicyParams
+from mtorl.policy.decision import Forecast, PolicyParams
 from mtorl.policy.exploration import Exploration
 from mtorl.runtime.errors import InputError
 from mtorl.window.window import WindowBatch, instance_from_history
@@ -26,18 +26,16 @@ HOUR_US = 3_600_000_000
 def model(tired: float = 0.5) -> Any:
     """Of a user's hour on a channel, and less with each token of the window: what was shown tires."""
 
-    def predict(batch: WindowBatch) -> tuple[Any, Any, Any]:
+    def forecast(batch: WindowBatch) -> Forecast:
         last = np.cumsum(batch.length_B) - 1
         hour_B = np.asarray(batch.context["hour"])[last]
         gain_BC = (0.05 + 0.4 * hour_B[:, None] / 24 * np.array([1.0, 0.5, 0.2, 0.7])) * tired ** (batch.length_B - 1)[
             :, None
         ]
-        return np.zeros_like(gain_BC), gain_BC, np.tile([0.5, 0.3, 0.2, 0.4], (len(last), 1))
+        return Forecast(np.zeros_like(gain_BC), gain_BC, np.tile([0.5, 0.3, 0.2, 0.4], (len(last), 1)))
 
     params = PolicyParams(advantage_weight=3.0, exploration=0.05, price=0.5, utility_scale=0.1)
-    return SimpleNamespace(
-        spec=SPEC, policy=params, encoder=SimpleNamespace(unreward=lambda reward, cost: reward), predict=predict
-    )
+    return SimpleNamespace(spec=SPEC, policy=params, forecast=forecast)
 
 
 def decisions(users: int = 60, turns: int = 5, seed: int = 0) -> pd.DataFrame:

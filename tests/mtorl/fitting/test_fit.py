@@ -11,10 +11,9 @@ import pytest
 from mtorl.drift.reference import sample_users
 from mtorl.drift.thresholds import Size
 from mtorl.fitting import fit
-from mtorl.fitting.fit import REFERENCE_TOUCHPOINTS, TrainingSummary, fit_challenger, fit_incumbent, price_policy
+from mtorl.fitting.fit import REFERENCE_TOUCHPOINTS, TrainingSummary, fit_challenger, fit_incumbent
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
-from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
 from mtorl.window.table import WindowTable
@@ -116,17 +115,6 @@ def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
     assert artifact is not None
     assert reports[:2] == [(1, 2), (2, 2)], "of both networks, which train at the same time"
     table = WindowTable.load(windows, "train", TrainingSummary.of(windows).first_shard)
-    _, distance_B = artifact.predict_with_state(table.windows("train"))
+    _, distance_B = artifact.forecast_with_state(table.windows("train"))
     assert distance_B is not None and np.sqrt((distance_B**2).mean()) == pytest.approx(1.0, abs=1e-3)
-    assert fit_incumbent(windows, str(tmp_path / "incumbent")).predict_with_state(table.windows("train"))[1] is None
-
-
-@pytest.mark.parametrize("budget", [0.05, 0.3, 10.0])
-def test_the_price_makes_the_spend_meet_the_budget(budget: float) -> None:
-    random = np.random.default_rng(0)
-    forecast = Forecast(random.normal(size=(500, 3)), random.random((500, 3)), random.random((500, 3)))
-    params = price_policy(forecast, budget)
-    probs_BC, expose_BC = action_probabilities(forecast, params)
-    spend = float((probs_BC * expose_BC * forecast.cost_BC).sum(axis=1).mean())
-    assert spend <= budget
-    assert params.price == 0.0 if budget == 10.0 else (params.price > 0 and spend > 0.8 * budget)
+    assert fit_incumbent(windows, str(tmp_path / "incumbent")).forecast_with_state(table.windows("train"))[1] is None

@@ -61,7 +61,8 @@ def test_the_artifact_says_the_distance_of_the_first_members_state(
     without = save(tmp_path / "without", trained_policy(network=ensemble))
     fit_state_distance(ensemble, policy.encoder, batch(200))
     with_it = save(tmp_path / "with", trained_policy(network=ensemble))
-    heads, distance_B = load(with_it.folder).predict_with_state(windows)
+    loaded = load(with_it.folder)
+    heads, distance_B = loaded.predict(windows), loaded.forecast_with_state(windows)[1]
     assert distance_B is not None and distance_B.shape == (9,)
     x_BTD, length_B = (torch.from_numpy(part) for part in with_it.encoder.encode(windows))
     with torch.inference_mode():
@@ -75,4 +76,4 @@ def test_the_artifact_says_the_distance_of_the_first_members_state(
     for one, other in zip(heads, predict(ensemble, with_it.encoder, windows), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr("mtorl.window.on_demand.CHUNK", 4)
-    np.testing.assert_allclose(with_it.predict_with_state(windows)[1], distance_B, rtol=1e-4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(with_it.forecast_with_state(windows)[1], distance_B, rtol=1e-4)  # type: ignore[arg-type]

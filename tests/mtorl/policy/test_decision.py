@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtorl.policy.decision import (
+    LEAST_COST,
     Forecast,
     PolicyParams,
     action_probabilities,
     decide,
+    expected_utility,
     utility_scale,
 )
 
@@ -123,6 +125,8 @@ def test_extreme_logits_do_not_overflow():
         ({"gain_BC": [[np.inf, 0, 0]]}, "gain_BC must be finite"),
         ({"gain_BC": [0.1, 0.2, 0.3]}, "gain_BC must have shape"),
         ({"cost_BC": [[-0.1, 0, 0]]}, "cost_BC must be finite and >= 0"),
+        ({"future_BC2": [[0.1, 0.2, 0.3]]}, "future_BC2 must have shape"),
+        ({"future_BC2": np.full((1, 3, 2), np.nan)}, "future_BC2 must be finite"),
         ({"price_BC": np.nan}, "price_BC must be finite"),
         ({"u_B": [1.0]}, r"u_B must lie in \[0, 1\)"),
         ({"u_B": [0.1, 0.2]}, "u_B must have shape"),
@@ -132,11 +136,23 @@ def test_extreme_logits_do_not_overflow():
     ],
 )
 def test_invalid_arrays_are_refused(change, message):
-    forecast = {"logits_BC": LOGITS, "gain_BC": GAIN, "cost_BC": COST}
+    forecast = {"logits_BC": LOGITS, "gain_BC": GAIN, "cost_BC": COST, "future_BC2": None}
     arguments = {"u_B": [0.5], "params": PolicyParams()} | {k: v for k, v in change.items() if k not in forecast}
     forecast |= {k: v for k, v in change.items() if k in forecast}
     with pytest.raises(ValueError, match=message):
         decide(Forecast(**forecast), **arguments)
+
+
+def test_what_an_exposure_changes_later_counts_and_never_pays_for_it():
+    future_BC2 = np.array([[[0.2, 0.1], [0.0, -0.02], [-0.1, -100.0]]])
+    forecast = Forecast(LOGITS, GAIN, COST, future_BC2)
+    utility_BC = expected_utility(forecast, 0.5)
+    paid_BC = COST[:, :2] + future_BC2[:, :2, 1]
+    np.testing.assert_allclose(utility_BC[:, :2], GAIN[:, :2] + future_BC2[:, :2, 0] - 0.5 * paid_BC)
+    assert utility_BC[0, 2] == pytest.approx(GAIN[0, 2] - 0.1 - 0.5 * LEAST_COST * COST[0, 2])
+    assert not decide(forecast, PolicyParams(), [0.5], price_BC=1e6).expose_BC.any()
+    decided = decide(forecast, PolicyParams(), [0.5])
+    assert decided.expected_gain_B == GAIN[0, decided.channel_B], "of the exposure itself"
 
 
 @pytest.mark.parametrize(
@@ -153,5 +169,8 @@ def test_policy_params_name_the_field_at_fault(field, value):
 
 def test_utility_scale_is_the_spread_between_channels_not_between_users():
     gain = np.array([[0.0, 1.0], [10.0, 11.0]])
-    assert utility_scale(gain, np.zeros_like(gain)) == pytest.approx(0.5)
-    assert utility_scale(np.ones((3, 2)), np.ones((3, 2))) == 1.0
+    forecast = Forecast(gain, gain, np.zeros_like(gain))
+    assert utility_scale(forecast) == pytest.approx(0.5)
+    future_BC2 = np.stack([gain, gain], axis=-1)
+    assert utility_scale(forecast._replace(future_BC2=future_BC2)) == pytest.approx(1.0), "with what it adds later"
+    assert utility_scale(Forecast(*[np.ones((3, 2))] * 3)) == 1.0

@@ -45,7 +45,7 @@ def traffic_of(seed: int) -> Traffic:
     hour = random.choice(24, size=rows, p=by_hour / by_hour.sum()) + 24 * random.integers(DAYS, size=rows)
     click_BC = random.beta(1, 12, size=(rows, len(COST_C)))
     forecast = Forecast(0 * click_BC, click_BC, np.tile(COST_C, (rows, 1)))
-    policy = PolicyParams(3.0, 0.05, 0.0, utility_scale(click_BC, forecast.cost_BC))
+    policy = PolicyParams(3.0, 0.05, 0.0, utility_scale(forecast))
     probs_BC, expose_BC = action_probabilities(forecast, policy)
     per_opportunity = 0.3 * float((probs_BC * expose_BC * COST_C).sum(axis=1).mean())
     return Traffic(

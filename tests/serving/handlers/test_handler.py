@@ -17,6 +17,7 @@ from tests.serving.handler_fixtures import (
     Network,
     ask,
     call,
+    forecast,
     item,
     made,
     v1,
@@ -54,7 +55,7 @@ def test_how_far_a_user_is_from_those_of_the_training_goes_with_its_answer() -> 
     handler, network = made(), Network()
     hours = [10.0, NAN_HOUR, 3.0, 5.0]
     found = np.array([1.5, 1.0, 0.75, np.inf], dtype=np.float32)
-    handler.artifact.predict_with_state = lambda batch: (network.predict(batch), found)
+    handler.artifact.forecast_with_state = lambda batch: (forecast(network.predict(batch)), found)
     (answer,), _ = ask(handler, v1(*(item(hour) for hour in hours)))
     assert [each.get("state_distance", "none") for each in answer["predictions"]] == [1.5, "none", 0.75, None]
     (without,), _ = ask(made(), v1(*(item(hour) for hour in hours)))
@@ -226,8 +227,7 @@ def test_a_fault_of_ours_is_status_500_and_no_exception(monkeypatch: pytest.Monk
 
 def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
     batch = WindowBatch.from_instances([i["window"] for i in items], SPEC)
-    logits, reward, cost = artifact.predict(batch)
-    chosen = decide(Forecast(logits, artifact.encoder.unreward(reward, cost), cost), POLICY, [i["u"] for i in items])
+    chosen = decide(artifact.forecast(batch), POLICY, [i["u"] for i in items])
     return [SPEC.channels[c] for c in chosen.channel_B]
 
 

@@ -1,0 +1,182 @@
+"""Fits the value of the future to a network's own look-ahead, if the network foresees what an exposure changes.
+
+    z = foresight(ensemble, encoder, val, seed)               # on validation users
+    if z > CLEAR: ensemble.future = fit_future(ensemble, encoder, train_windows, price, seed)
+
+Fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training's windows, with the network as the model of
+what follows. For each window: no exposure, and one on each channel, without and with a gain (`mtorl.window.branches`).
+With d the discount of the drawn pause and p the probability of a gain, from level = added = 0 on, at one price:
+
+    later(branch) = level + max(0, max_c gain_c - price cost_c + added_c)   at the next opportunity
+    level         = d later(no exposure)
+    added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
+
+`later` is kept as gain and cost apart. `STEPS` iterations look that many opportunities ahead. The network is run once
+for each branch: its states do not change, so every step only fits the head again.
+
+Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtorl.network.ensemble import Ensemble
+from mtorl.network.future_value import DecoderInputs, FutureValue
+from mtorl.network.parallel import one_thread
+from mtorl.policy.decision import Forecast, expected_utility
+from mtorl.window.branches import branches
+from mtorl.window.encoder import Encoder, labels
+from mtorl.window.on_demand import Windows, in_chunks
+from mtorl.window.table import WindowTable
+from mtorl.window.window import WindowBatch
+
+STEPS = 3  # opportunities ahead
+HALF_LIFE_DAYS = 14.0  # an opportunity after so long a pause counts half
+CLEAR = 2.33  # standard errors by which the network must foresee what an exposure changes
+_TOKENS = 700_000  # of all branches: about 8 CPU seconds
+_EPOCHS, _BATCH, _LR = 10, 256, 3e-3
+
+
+class Answers(NamedTuple):
+    """What an ensemble makes of windows: the inputs of its decoders, action logits, expected gain and cost (B, C)."""
+
+    inputs: DecoderInputs
+    logits_BC: Tensor
+    gain_BC: Tensor
+    cost_BC: Tensor
+
+
+def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: float, seed: int) -> FutureValue:
+    """Fit the head to windows of the training, at the price of the budget; the ensemble stays as it is."""
+    random = np.random.default_rng(seed)
+    rows = random.permutation(len(windows))[: 2 * _most_windows(encoder)]
+    drawn = windows.take(np.sort(rows))
+    follows_B = np.isfinite(drawn.time["recency_hours"][np.cumsum(drawn.length_B) - 1])
+    if not follows_B.any():
+        raise ValueError("no user has two touchpoints")
+    now = drawn.take(np.arange(0, len(drawn), 2))
+    next_one = drawn.take(random.choice(np.flatnonzero(follows_B), len(now)))
+    with torch.random.fork_rng(devices=[]), one_thread():
+        torch.manual_seed(seed)
+        future = FutureValue(ensemble.networks)
+        hit_BC, after, answers = _look_ahead(ensemble, encoder, now, next_one)
+        pause_B = next_one.time["recency_hours"][np.cumsum(next_one.length_B) - 1]
+        discount_B11 = torch.from_numpy(0.5 ** (pause_B / 24 / HALF_LIFE_DAYS)).float().view(-1, 1, 1)
+        for step in range(STEPS):
+            later_BK2 = discount_B11 * _later(after, future if step else None, price).view(len(now), -1, 2)
+            added_BC2 = _by_channel(later_BK2, hit_BC[..., None]) - later_BK2[:, :1]
+            _fit(future, answers.inputs, later_BK2[:, 0], added_BC2)
+    return future.eval()
+
+
+def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: int) -> float:
+    """Standard errors by which the network foresees how a channel changes the next gain of the same user.
+
+    The gain of a touchpoint, at its logged channel, is forecast from the window of the touchpoint before, twice: after
+    an exposure on the channel that was logged there, and after one on any that the log's policy might have drawn.
+    Whether that exposure gained anything is left open in both, for that tells of the user and not of the channel. The
+    second forecast's error is multiplied by the difference of both and added up by user: 0 in the mean where the
+    channel changes nothing that the network foresees.
+
+    0 if there is nothing to compare, or if propensities are estimated from the channel before (`markov`): there users'
+    tastes may have chosen the channel, and the channel tells of them, too.
+    """
+    if table.spec.propensity == "markov":
+        return 0.0
+    windows = table.on_demand("val", targets=True)
+    users = table.rows.loc[table.is_in("val"), "user_id"].to_numpy()
+    first = np.flatnonzero(users[1:] == users[:-1])
+    chosen = np.sort(np.random.default_rng(seed).permutation(first)[: _most_windows(encoder)])
+    if not len(chosen):
+        return 0.0
+    now, following = windows.take(chosen), windows.take(chosen + 1)
+    follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
+    if not follows_B.any():
+        return 0.0
+    kept = np.flatnonzero(follows_B)
+    now, following = now.take(kept), following.take(kept)
+    was, happened = labels(now, encoder), labels(following, encoder)
+    hit_BC, after, answers = _look_ahead(ensemble, encoder, now, following)
+    at = torch.from_numpy(happened.channel_B)
+    gain_BK = after.gain_BC.view(len(now), -1, len(encoder.channels))[torch.arange(len(now)), :, at]
+    by_channel_BC = _by_channel(gain_BK, hit_BC).double()
+    drawn_B = (answers.logits_BC.softmax(-1) * by_channel_BC).sum(-1).numpy()
+    known_B = by_channel_BC.numpy()[np.arange(len(now)), was.channel_B]
+    gain_B = encoder.unreward(happened.reward_B, happened.cost_B)
+    _, user_B = np.unique(users[chosen[kept]], return_inverse=True)
+    agreement_U = np.bincount(user_B, (known_B - drawn_B) * (gain_B - drawn_B))
+    spread = float(np.sqrt((agreement_U**2).sum()))
+    return float(agreement_U.sum()) / spread if spread > 0 else 0.0
+
+
+def _most_windows(encoder: Encoder) -> int:
+    return max(1, _TOKENS // (encoder.window * (2 * len(encoder.channels) + 1)))
+
+
+@torch.inference_mode()
+def answers_of(ensemble: Ensemble, encoder: Encoder, windows: WindowBatch) -> Answers:
+    """Run an ensemble on windows."""
+    parts = []
+    for chunk in in_chunks(windows):
+        inputs = ensemble.decoder_inputs(*map(torch.from_numpy, encoder.encode(chunk)))
+        logits_BC, reward_BC, cost_BC = ensemble.heads(inputs)
+        gain_BC = torch.from_numpy(np.maximum(encoder.unreward(reward_BC.numpy(), cost_BC.numpy()), 0.0)).float()
+        parts.append((inputs, logits_BC, gain_BC, cost_BC))
+    inputs_P, *heads = zip(*parts, strict=True)
+    members = [(torch.cat([h for h, _ in own]), torch.cat([m for _, m in own])) for own in zip(*inputs_P, strict=True)]
+    return Answers(members, *map(torch.cat, heads))
+
+
+def _look_ahead(
+    ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
+) -> tuple[Tensor, Answers, Answers]:
+    """Probability (B, C) that an exposure gains something, and the ensemble's answers at all branches, and now."""
+    answers = answers_of(ensemble, encoder, now)
+    gain_N = encoder.previous_gain(now)
+    won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
+    hit = {name: float(values_N[won_N].mean()) for name, values_N in now.prev_outcomes.items()} if won_N.any() else {}
+    hit_BC = answers.gain_BC / float(gain_N[won_N].mean()) if won_N.any() else torch.zeros_like(answers.gain_BC)
+    after = branches(now, answers.cost_BC.double().numpy(), next_one, hit, encoder.window)
+    return hit_BC.clamp(0.0, 1.0), answers_of(ensemble, encoder, after), answers
+
+
+def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
+    """The mean over outcomes of an exposure on each channel."""
+    channels = hit_BC.shape[1]
+    return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
+
+
+@torch.no_grad()
+def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
+    """Gain and cost (M, 2) of the next opportunity of each branch, by the decision rule, and of those after it."""
+    own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
+    level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
+    if future is not None:
+        level_M2, added_MC2 = future.values(after.inputs)
+    utility_MC = expected_utility(Forecast(after.logits_BC, after.gain_BC, after.cost_BC, added_MC2), price)
+    utility_M, best_M = torch.from_numpy(utility_MC).max(dim=1)
+    chosen_M2 = (own_MC2 + added_MC2)[torch.arange(len(best_M)), best_M]
+    return level_M2 + chosen_M2 * (utility_M > 0)[:, None]
+
+
+def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2: Tensor) -> None:
+    """Fit each member's head to the same targets, in units of their spread."""
+    mean_2, level_scale_2 = level_B2.mean(0), level_B2.std(0).clamp(min=1e-6)
+    added_scale_2 = added_BC2.square().mean((0, 1)).sqrt().clamp(min=1e-6)
+    level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2
+    for head, (h_BH, memory_BCM) in zip(future.members, inputs, strict=True):
+        head.level_mean_2, head.level_scale_2, head.added_scale_2 = mean_2, level_scale_2, added_scale_2
+        optimizer = torch.optim.AdamW(head.parameters(), lr=_LR)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS)
+        for _ in range(_EPOCHS):
+            for rows in torch.split(torch.randperm(len(h_BH)), _BATCH):
+                level, added = head(h_BH[rows], memory_BCM[rows])
+                loss = F.mse_loss(level, level_B2[rows]) + F.mse_loss(added, added_BC2[rows])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            schedule.step()

@@ -1,0 +1,62 @@
+"""The value of the future: what an exposure now adds to gain and cost at the user's later opportunities.
+
+    future_BC2 = ensemble.future(ensemble.decoder_inputs(x_BTD, length_B))
+
+A head on the state and the channel memory that the other decoders read; their networks stay as they are. The decision
+rule prices its two numbers like gain and cost of the exposure itself (`mtorl.policy.decision`). `mtorl.fitting.future`
+fits it, and needs the `level` beside it: later gain and cost without an exposure now.
+
+Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtorl.network.model import MTORL, Decoder
+
+DecoderInputs = Sequence[tuple[Tensor, Tensor]]
+"""State (B, H) and channel memory (B, C, M) of each member of an ensemble."""
+
+
+class FutureHead(nn.Module):
+    """The head of one member, in units that the fit chooses: `level_scale_2` and `added_scale_2`."""
+
+    level_mean_2: Tensor
+    level_scale_2: Tensor
+    added_scale_2: Tensor
+
+    def __init__(self, network: MTORL) -> None:
+        super().__init__()
+        hidden, memory = network.config.hidden, network.memory.width
+        self.gain, self.cost = (Decoder(hidden, network.config.channels, memory) for _ in range(2))
+        self.level = nn.Sequential(nn.Linear(hidden + memory, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+        for name, value in (("level_mean_2", 0.0), ("level_scale_2", 1.0), ("added_scale_2", 1.0)):
+            self.register_buffer(name, torch.full((2,), value))
+
+    def forward(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor]:
+        """Later gain and cost without an exposure (B, 2), and what one on each channel adds (B, C, 2), in its units."""
+        added_BC2 = torch.stack([self.gain(h_BH, memory_BCM), self.cost(h_BH, memory_BCM)], dim=-1)
+        return self.level(torch.cat([h_BH, memory_BCM.mean(1)], dim=-1)), added_BC2
+
+
+class FutureValue(nn.Module):
+    """The mean of the members' heads."""
+
+    def __init__(self, networks: Sequence[MTORL]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(FutureHead(network) for network in networks)
+
+    def forward(self, inputs: DecoderInputs) -> Tensor:
+        """What an exposure on each channel adds to later gain and cost (B, C, 2), in units of gain and currency."""
+        return self.values(inputs)[1]
+
+    def values(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
+        """Later gain and cost without an exposure (B, 2), and what one on each channel adds (B, C, 2)."""
+        levels, added = [], []
+        for head, own in zip(self.members, inputs, strict=True):
+            level_B2, added_BC2 = head(*own)
+            levels.append(level_B2 * head.level_scale_2 + head.level_mean_2)
+            added.append(added_BC2 * head.added_scale_2)
+        return torch.stack(levels).mean(0), torch.stack(added).mean(0)
