@@ -42,10 +42,11 @@ AT_ONCE := 0
 cluster-test: $(READY) ## tests on the cluster of KUBECONFIG, in namespaces of their own; TESTS=cluster for all of them
 	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile -m '$(TESTS)' tests/cluster
 
-lint: $(READY)   ## ruff and mypy
+lint: $(READY)   ## ruff, mypy, and habits of prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/lint_prose.py
 
 compile: $(READY) ## the pipelines' YAML under manifests/pipelines
 	$(BIN)/mtorl pipeline compile

@@ -126,7 +126,7 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
     """Plan a budget (currency units) for a period.
 
     Args:
-        rows: Those of the replay.
+        rows: The decisions of which the replay was made.
 
     Raises:
         InputError: the budget is not positive, no exposure has gained, or gains may be negative.

@@ -1,0 +1,121 @@
+"""Counts habits of prose that slow a reader down, in code and pages, and fails if a count is above its ceiling.
+
+    python scripts/lint_prose.py                    the counts, and each hit of a habit above its ceiling
+    python scripts/lint_prose.py cli docs/api.md    each hit in these folders and files
+
+Reads docstrings, comments and strings of Python, and Markdown; leaves out tests, results and generated tables.
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = re.compile(r"tests/|docs/tables/|benchmarks/results/|docs/results\.md")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+TEXT, MODULE, DOCSTRING, ENTRY = "text", "module docstrings", "other docstrings", "Args entries"
+
+
+class Habit(NamedTuple):
+    """A pattern searched in texts of one kind. `ceiling` counts hits; if `kind` is given, in percent of its texts."""
+
+    ceiling: float
+    advice: str
+    pattern: str
+    kind: str = TEXT
+
+
+# A ceiling only goes down: the commit that lowers a count lowers its ceiling.
+HABITS = {
+    "question": Habit(3, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
+    "riddle": Habit(5.5, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
+    "args": Habit(5, "give unit, shape or meaning, or leave it out", r"\A\s*(\S+\s+){0,3}\S+\s*\Z", ENTRY),
+    "whoever": Habit(44, "name the role or the thing", r"\b(who|what|which)ever\b"),
+    "nobody": Habit(38, "name the role or the part", r"\bnobody\b"),
+    "before": Habit(0, "write previous, or as before", r"\bof\s+before\b"),
+    "said": Habit(
+        44, "write what happens", r"\b(is|are|was|were|be|been|being)\s+(said|told(?!\s+apart)|heard|asked\s+for)\b"
+    ),
+}
+MARKDOWN_WORDS = 93_700  # the goal is 60,000
+
+
+def files(places: list[str]) -> list[str]:
+    """Paths of the repository that are read, relative to its root."""
+    listed = subprocess.run(["git", "ls-files", "--", *places], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for path in listed.stdout.split() if path.endswith((".py", ".md")) and not LEFT_OUT.match(path)]
+
+
+def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
+    """Kind, first line and text of each docstring, Args entry, string and block of comments."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield TEXT, node.lineno, node.value
+        if not isinstance(node, DOCUMENTED) or not (doc := ast.get_docstring(node)):
+            continue
+        first = node.body[0].lineno
+        yield MODULE if isinstance(node, ast.Module) else DOCSTRING, first, doc
+        for section in re.finditer(r"^Args:\n((?: .*(?:\n|\Z)|\n(?= ))+)", doc, re.M):
+            for entry in re.finditer(r"^ {4}[*\w]+(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)", section[1], re.M):
+                yield ENTRY, first + doc.count("\n", 0, section.start(1) + entry.start(1)), entry[1]
+    line, block = 0, ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, block = (line, block + "\n") if block else (token.start[0], "")
+            block += token.string.lstrip("#: ")
+        elif block and token.type != tokenize.NL:
+            yield TEXT, line, block
+            block = ""
+
+
+def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
+    """How many texts of each kind a file has, and `file:line: ...` of each hit by habit."""
+    kinds: Counter[str] = Counter()
+    found: dict[str, list[str]] = {name: [] for name in HABITS}
+    for kind, first, text in python_texts(source) if path.endswith(".py") else [(TEXT, 1, source)]:
+        kinds[kind] += 1
+        for name, habit in HABITS.items():
+            for match in re.finditer(habit.pattern, text, re.I) if habit.kind == kind else ():
+                line = first + text.count("\n", 0, match.start())
+                quoted = " ".join(text[max(match.start() - 30, 0) : match.end() + 40].split())
+                found[name].append(f'{path}:{line}: "{quoted}": {habit.advice}')
+    return kinds, found
+
+
+def main(places: list[str]) -> int:
+    """Prints what `places` hold or, of the whole repository, each count; 1 if one is above its ceiling."""
+    kinds: Counter[str] = Counter()
+    found: dict[str, list[str]] = {name: [] for name in HABITS}
+    words = 0
+    for path in files(places):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        words += len(source.split()) if path.endswith(".md") else 0
+        more, hit = hits(path, source)
+        kinds += more
+        for name in HABITS:
+            found[name] += hit[name]
+    if places:
+        print(*(line for name in HABITS for line in found[name]), f"{words} words of Markdown", sep="\n")
+        return 0
+    above = words > MARKDOWN_WORDS
+    print(f"words of Markdown: {words}, ceiling {MARKDOWN_WORDS}")
+    for name, habit in HABITS.items():
+        count, of = float(len(found[name])), ""
+        if habit.kind != TEXT:
+            count, of = 100 * count / max(kinds[habit.kind], 1), f" % of {kinds[habit.kind]} {habit.kind}"
+        print(f"{name}: {count:.3g}{of}, ceiling {habit.ceiling}")
+        if count > habit.ceiling:
+            above = True
+            print(*found[name], sep="\n")
+    return int(above)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""Each habit of prose is found where it is, with its line, and a count above its ceiling fails."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tests.repository import ROOT
+
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "lint_prose.py"))
+FUNCTION = '"""A module."""\n\n\ndef f(n):\n    """%s"""\n'
+SAMPLES = [
+    ("question", "a.py", '"""What is known."""\n', 1),
+    ("riddle", "a.py", FUNCTION % "How far it is.", 5),
+    ("args", "a.py", FUNCTION % "Counts.\n\n    Args:\n        n (int): Of\n            all rows.\n    ", 8),
+    ("whoever", "a.py", "x = 1\n\n# no entry,\n# and whoever reads it\nx = 2\n", 4),
+    ("nobody", "a.py", 'x = f"{1}: nobody came"\n', 1),
+    ("before", "a.md", "# Page\n\nthe one of\nbefore\n", 3),
+    ("said", "a.py", FUNCTION % "It is\n    asked for.\n    ", 5),
+]
+
+
+def test_there_is_a_sample_of_each_habit() -> None:
+    assert [name for name, *_ in SAMPLES] == list(SCRIPT["HABITS"])
+
+
+@pytest.mark.parametrize(("name", "path", "text", "line"), SAMPLES, ids=[name for name, *_ in SAMPLES])
+def test_a_habit_is_found_at_its_line(name: str, path: str, text: str, line: int) -> None:
+    assert [hit.split(" ")[0] for hit in SCRIPT["hits"](path, text)[1][name]] == [f"{path}:{line}:"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("question", '"""Counts what is known."""\n'),
+        ("riddle", FUNCTION % "Whether all is known."),
+        ("args", FUNCTION % "Counts.\n\n    Args:\n        n: Number of users,\n            a positive integer.\n    "),
+        ("said", "# rows are told apart by cost\n"),
+    ],
+)
+def test_other_prose_is_no_habit(name: str, text: str) -> None:
+    assert SCRIPT["hits"]("a.py", text)[1][name] == []
+
+
+def test_a_count_above_its_ceiling_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    main = SCRIPT["main"]
+    (tmp_path / "a.md").write_text("nobody")
+    monkeypatch.setitem(main.__globals__, "ROOT", tmp_path)
+    monkeypatch.setitem(main.__globals__, "files", lambda places: ["a.md"])
+    assert main([]) == 0 and "a.md:1:" not in capsys.readouterr().out
+    monkeypatch.setitem(SCRIPT["HABITS"], "nobody", SCRIPT["HABITS"]["nobody"]._replace(ceiling=0))
+    assert main([]) == 1 and "a.md:1:" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setitem(main.__globals__, "MARKDOWN_WORDS", 0)
+    assert main([]) == 1
