@@ -1,4 +1,4 @@
-"""How often the verdict on an experiment is wrong, and how often it is reached, in simulated experiments.
+"""Counts wrong verdicts, and experiments that reach a verdict, in simulation.
 
     export OPENBLAS_NUM_THREADS=1    # threads only cost time here
     python benchmarks/experiments.py                                              # a quarter of an hour

@@ -10,7 +10,7 @@ With a FILE, a market that is in it already is not run again, so an interrupted 
 A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are uploaded,
 the next model learns from all decisions so far, and the gate decides whether it serves from then on.
 
-    worth        clicks per decision of the model that serves, at equal money, with newcomers whom nobody learns from
+    worth        clicks per decision of the model that serves, at equal money, with newcomers of whom no model learns
     AUC          of the newest model's reward head, on states of the first log
     estimate     the evaluation's value of the newest model, over the true one at the same decisions
     covered      how often the estimate's 95 % interval holds the true value

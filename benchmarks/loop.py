@@ -1,4 +1,4 @@
-"""How long the whole loop works, step by step, without installation.
+"""Measures the time of the whole loop by step, without installation.
 
 Commands:
 

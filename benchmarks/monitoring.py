@@ -1,4 +1,4 @@
-"""How often the monitor is wrong, how soon it is right, and what a check costs.
+"""Measures the monitor: rate of false alarms, days until a true one, and the cost of a check.
 
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
     python benchmarks/monitoring.py --quick

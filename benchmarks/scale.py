@@ -1,4 +1,4 @@
-"""What each cost grows with: a lake of four weeks, the ledger, the start of a router, and traffic of two routers.
+"""Measures how costs grow: of a lake of four weeks, the ledger, the start of a router, and traffic of two routers.
 
     export TMPDIR=/large/disk                                    # 10 GB for 100M decisions
     python benchmarks/scale.py --quick                           # a look: small sizes, same code
@@ -15,7 +15,7 @@
     start       a router with a spool of an outage, and with 5,000 campaigns in ten experiments, and the kill switch
     traffic     two routers with a real Redis and an S3 server: nothing lost, doubled or overspent
 
-Each measure is a process of its own. A limit that does not hold is said in the table, and fails nothing.
+Each measure is a process of its own. The table marks a limit that does not hold; the run does not fail.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How fast the request path is, and where its time goes: everything in one run, on one machine, compared as ratios.
+"""Measures the request path, and where its time goes: in one run on one machine, compared as ratios.
 
     python benchmarks/serving.py --run runs/latest          # of a finished `mtorl run`
     python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
@@ -36,7 +36,7 @@ CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes i
 PATHS = ("sqlite", "redis", "predictor")  # the ledger, with TorchServe; or SQLite with the models on the predictor
 USERS = 500  # that are asked about
 OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # loads, in the best closed loop's decisions a second
-ROUNDS = 5  # through all of them: whatever else happens on the machine meets them alike
+ROUNDS = 5  # through all loads, so that other work on the machine slows each of them alike
 
 
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:

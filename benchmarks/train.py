@@ -1,4 +1,4 @@
-"""What training costs: preparing the data, an epoch by width and precision, the default model to its best validation.
+"""Measures training: preparing the data, an epoch by width and precision, the default model to its best validation.
 
 Commands:
 

@@ -61,7 +61,7 @@ def check(
         int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1, max=8784)
     ] = 24,
     job: Annotated[
-        bool, typer.Option("--job", help="Exit with 0 whatever is found: the check has done its work.")
+        bool, typer.Option("--job", help="Exit with 0 after every finding: the check has done its work.")
     ] = False,
 ) -> None:
     """Judge every period that is over and not judged yet.
@@ -128,7 +128,7 @@ def status(
 def export(
     state: StateFolder = _STATE,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder with the newest run of each pipeline. None: of runs nothing is said.")
+        Path | None, typer.Option(help="Folder with the newest run of each pipeline. None: no metrics of runs.")
     ] = None,
     port: Annotated[int, typer.Option(help="Port of /metrics.", min=1, max=65535)] = 9102,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
@@ -199,7 +199,7 @@ def _show(state: State, folder: Path) -> None:
     if alarms:  # the worst come first, and their page says what to make of the others
         console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
     if state.retrain is not None:
-        console.print(f"a new training is asked for since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
+        console.print(f"a new training is requested since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
     counts = (Column(name, justify="right") for name in ("decisions", "users"))
     table = Table("group", "period until, UTC", *counts, "judged", box=None, pad_edge=False)
     for name, group in state.groups.items():

@@ -174,7 +174,7 @@ def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -
     decisions = lake.snapshot()
     if not path.exists() and not decisions:
         _copy_log(log.path, folder)
-    if not _fingerprint(path):  # nobody has said anything of this log
+    if not _fingerprint(path):  # the folder has no report of this log
         found = facts_of(path) if path.exists() else {"rows": 0, "users": 0, "fingerprint": ""}
         report = IngestReport(**found, quarantined=0, faults=())
         _note(folder, {**asdict(report), RAW: Origin.of(str(log.path), log.spec).to_dict()})

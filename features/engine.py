@@ -207,7 +207,7 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
             raise InputError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
     if conf.get("spark.master", "local").startswith("local"):
-        # Else its Python workers are whatever is called python3, and refuse to work for another version.
+        # By default Spark starts `python3` as its workers, which refuse to work for another version of Python.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-_SILENT = timedelta(days=1)  # an arm that has not decided for so long, while others did, serves nobody any more
+_SILENT = timedelta(days=1)  # an arm without a decision for so long, while others had some, no longer serves
 
 
 def uses_in_log(lake: str) -> list[tuple[str, str, bool]]:

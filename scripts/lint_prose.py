@@ -34,23 +34,22 @@ class Habit(NamedTuple):
 
 # A ceiling only goes down: the commit that lowers a count lowers its ceiling.
 HABITS = {
-    "question": Habit(3, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
-    "riddle": Habit(5.5, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
-    "args": Habit(5, "give unit, shape or meaning, or leave it out", r"\A\s*(\S+\s+){0,3}\S+\s*\Z", ENTRY),
-    "whoever": Habit(44, "name the role or the thing", r"\b(who|what|which)ever\b"),
-    "nobody": Habit(38, "name the role or the part", r"\bnobody\b"),
+    "question": Habit(1, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
+    "riddle": Habit(5.2, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
+    "args": Habit(2, "give unit, shape or meaning, or leave it out", r"\A\s*(\S+\s+){0,3}\S+\s*\Z", ENTRY),
+    "ever": Habit(29, "name the role or the thing", r"\b(who|what|which)ever\b"),
+    "no one": Habit(20, "name the role or the part", r"\bnobody\b"),
     "before": Habit(0, "write previous, or as before", r"\bof\s+before\b"),
-    "said": Habit(
-        44, "write what happens", r"\b(is|are|was|were|be|been|being)\s+(said|told(?!\s+apart)|heard|asked\s+for)\b"
-    ),
+    "said": Habit(20, "write what happens", r"\b(is|are|was|were|been?)\s+(said|told(?!\s+apart)|heard|asked\s+for)\b"),
 }
 MARKDOWN_WORDS = 93_700  # the goal is 60,000
 
 
 def files(places: list[str]) -> list[str]:
-    """Paths of the repository that are read, relative to its root."""
+    """Paths of the files to read, relative to the root."""
     listed = subprocess.run(["git", "ls-files", "--", *places], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [path for path in listed.stdout.split() if path.endswith((".py", ".md")) and not LEFT_OUT.match(path)]
+    paths = (path for path in listed.stdout.split() if path.endswith((".py", ".md")) and not LEFT_OUT.match(path))
+    return [path for path in paths if (ROOT / path).exists()]
 
 
 def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
@@ -94,8 +93,7 @@ def main(places: list[str]) -> int:
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     words = 0
-    for path in files(places):
-        source = (ROOT / path).read_text(encoding="utf-8")
+    for path, source in ((path, (ROOT / path).read_text(encoding="utf-8")) for path in files(places)):
         words += len(source.split()) if path.endswith(".md") else 0
         more, hit = hits(path, source)
         kinds += more

@@ -78,7 +78,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._fault: tuple[int, str] | None = None
         self._at_work: RequestResponseCycle | None = None  # others of its connection wait in `pipeline`
         self._sheds = False  # whether the request that arrives is refused
-        self._telling: asyncio.TimerHandle | None = None  # runs until its client is told
+        self._telling: asyncio.TimerHandle | None = None  # runs until its client gets the refusal
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the connection a place, if need be that of the one which has waited longest for a request."""
@@ -159,7 +159,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, "too many requests at once on one connection")
         self._waiting.pop(self, None)
-        self._tell()  # whoever sends the next request early: answers keep their order
+        self._tell()  # the client that sends its next request early: answers keep their order
         # Not while another answer is due before, nor from a client that sends its body only when it is asked to.
         idle = (self.cycle is None or self.cycle.response_complete) and not self.expect_100_continue
         self._sheds = idle and self._shedding.refuses(self.parser.get_method(), self.url)

@@ -42,7 +42,6 @@ def deploy(
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
         artifact: Its model, whose digest its answers must carry.
-        experiments: Those in force.
         seconds: To be ready; after that, DeployError: the previous version serves again.
     """
     name = f"mtorl-{arm}"
@@ -121,7 +120,7 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
             return servers.serve(name, wanted.version, instead_of=wanted.instead_of)
         except (OSError, Conflict) as error:
             if isinstance(error, Refused) or time.monotonic() >= until:  # what is refused once is refused again
-                raise DeployError(f"{name} could not be told to serve {wanted.version}: {_explained(error)}") from None
+                raise DeployError(f"{name} can't be made to serve {wanted.version}: {_explained(error)}") from None
         time.sleep(_POLL_SECONDS)
 
 

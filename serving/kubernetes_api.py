@@ -16,7 +16,7 @@ from typing import Any
 Object = dict[str, Any]
 
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_GROUPS = {  # API group and version of each kind that is asked for
+_GROUPS = {  # API group and version of each kind that is read
     "configmaps": "v1",
     "deployments": "apps/v1",
     "events": "events.k8s.io/v1",

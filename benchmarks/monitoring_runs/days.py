@@ -120,7 +120,7 @@ class Days:
         return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
 
     def sample(self, days: int = 14) -> pd.DataFrame:
-        """What a model was trained on: user and context columns of two weeks that nobody watched."""
+        """A model's training data: user and context columns of two weeks without a monitor."""
         numbers = range(700, 700 + days)
         rows = pd.concat([self._rows(number, np.random.default_rng([self.seed, number])) for number in numbers])
         return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)

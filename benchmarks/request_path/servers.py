@@ -33,7 +33,7 @@ class RouterPath:
     deadline_ms: float
 
     def first_decision(self, body: str) -> float:
-        """Milliseconds of one decision, the first that this router is asked for."""
+        """Milliseconds of this router's first decision."""
         request = urllib.request.Request(self.url, body.encode(), {"content-type": "application/json"})
         started = time.perf_counter()
         urllib.request.urlopen(request, timeout=5).read()

@@ -1,4 +1,4 @@
-"""What the batch node does after a day: tasks for processes of their own, over a lake of `made_lake.py`."""
+"""The batch node's tasks after a day, for one subprocess each, over a lake of `made_lake.py`."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""What the pacing of budgets costs a second, by campaigns and routers: of the routers together, and of their Redis.
+"""Measures pacing by campaigns and routers: CPU a second of all routers together, and of their Redis.
 
 Time is simulated: routers and ledger share a clock on which a second passes in each round, and a round's own work. So
 ten minutes are measured in less than one. They begin at noon, with half of each budget spent and traffic as planned;

@@ -1,4 +1,4 @@
-"""How soon a router serves: after an outage has filled its spool, and with thousands of campaigns' budgets."""
+"""Measures a router's start: after an outage has filled its spool, and with thousands of campaigns' budgets."""
 
 import asyncio
 import itertools

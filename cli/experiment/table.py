@@ -117,7 +117,7 @@ def _next(view: View) -> Text:
     if (newest := view["newest"]) is not None:
         age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
         text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
-    if view["in_force"] is False:  # None: of an object, whose routers nobody asks from here
+    if view["in_force"] is False:  # None: unknown, of an object, since this command asks no router
         text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
     return text
 
@@ -235,7 +235,7 @@ def _time(iso: str) -> str:
 
 
 def print_shadow(report: ShadowReport) -> None:
-    """Print what a challenger would have done, and by segment, if segments were asked for."""
+    """Print what a challenger would have done, also by segment if the report has segments."""
     from mtorl.evaluation.shadow import in_words
 
     console = Console()
@@ -260,8 +260,8 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
     from mtorl.evaluation.exploration_plan import in_words
 
     typer.echo("\n".join(in_words(plan)))
-    title = f"what exploring costs, and when a difference of {plan.lift:.0%} is told"
-    per, told = ("a day", "told after, days") if decisions_a_day else ("per 1,000 decisions", "told after, decisions")
+    title = f"what exploring costs, and when a difference of {plan.lift:.0%} is found"
+    per, told = ("a day", "found after, days") if decisions_a_day else ("per 1,000 decisions", "found after, decisions")
     columns = ("scope", "share", f"gain lost {per}", "of the gain", "never made", "left to forecasts", told)
     table = titled(title, *columns)
     for option in plan.options:

@@ -1,4 +1,4 @@
-"""The log on an empty volume: a copy of somebody's, or a simulated one."""
+"""Puts a log on an empty volume: a copy of a given one, or a simulated one."""
 
 from kfp.dsl import Artifact, Output
 
@@ -21,7 +21,7 @@ def first_log(
     """Put a log on the volume unless there is one; returns its path.
 
     Args:
-        volume: Folder of the volume.
+        volume: Folder at which the data volume is mounted.
         log: Path of the raw log, or its address in an object store; "": the volume's own.
         simulate: Whether to write a log of simulated users, up to yesterday, where there is none.
     """

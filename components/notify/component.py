@@ -1,4 +1,4 @@
-"""How a run ended, for people: where the monitor's exporter finds it, and in this step's log."""
+"""Reports the end of a run: for the monitor's exporter, and in this step's log."""
 
 from kfp.dsl import PipelineTaskFinalStatus
 

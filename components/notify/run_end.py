@@ -38,7 +38,6 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
     """State of the steps before an exit step, and Argo's messages on the pods that failed.
 
     Args:
-        nodes: Of the workflow's status.
         node: Name of the exit step's own node: WORKFLOW(0).root(0).exit-handler-1.onExit(0).notify(0).executor(0)
     """
     group = node.partition(".onExit")[0]

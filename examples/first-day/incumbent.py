@@ -1,4 +1,4 @@
-"""What the platform does today: a rule that somebody wrote."""
+"""The platform's present policy: a rule by device."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from features.describe.figures import Description, Rate
 
 _ESTIMATES = {
-    "channel-frequency": "how often each channel was chosen, whatever came before",
+    "channel-frequency": "how often each channel was chosen, after any channel",
     "markov": "how often each channel followed the channel before it",
 }
 

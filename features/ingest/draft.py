@@ -136,7 +136,7 @@ class _Drafting:
     fixed: set[str] = field(default_factory=set)  # columns of the file with one value for each user
 
     def find_roles(self, path: Path) -> None:
-        """Give columns of the file the roles that nobody has named, and ask where the values are unlikely."""
+        """Give columns of the file the roles that no option names, and ask where the values are unlikely."""
         facts, rows, roles = self.profile.facts, self.profile.rows, self.roles
         for role, column in roles.items():
             if role not in WORDS:

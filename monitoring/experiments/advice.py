@@ -134,8 +134,8 @@ class Standing:
             headline = f"Promote {evidence.challenger}"
             yield self._say("promote", headline, evidence.reason, "good", command="promote")
         if self.known.router_runs is False:
-            reason = "mtorl serve does not run, and callers do what they did without it"
-            yield self._say("run", "Start its router: nobody decides now", reason, "alarm", "held", "serve")
+            reason = "mtorl serve does not run, so callers get no decision and use their own default"
+            yield self._say("run", "Start its router: it takes no decisions now", reason, "alarm", "held", "serve")
         if newest is not None and newest["silence"] is not None:
             reason = f"{newest['silence']}: callers do not ask, or the log does not reach this place"
             yield self._say("look", "Find out why no decision comes any more", reason, "alarm")

@@ -61,8 +61,8 @@ class Next(TypedDict):
     to: str | None  # the next phase, if it goes on by itself; null: that depends on what is found, or on a person
     waits: list[str]  # what the stage machine waits for, in words
     needs: list[Need]
-    not_before: str | None  # null: that time is past, or nobody knows it
-    expected: str | None  # at the rate so far, if that is later; null: it is not, or can't be told
+    not_before: str | None  # null: that time is past, or unknown
+    expected: str | None  # at the rate so far, if that is later; null: it is not, or is unknown
 
 
 class Spend(TypedDict):
@@ -131,15 +131,15 @@ class View(TypedDict):
     since: str | None  # when its time at this phase began to count
     enabled: bool  # false: the kill switch is on, by a command or in the file
     in_force: bool | None
-    """Whether routers have what follows from file and history; null: none has asked lately, so nobody knows."""
-    settled: Settled | None  # of a promotion; null: there was none, or nobody follows it for the model servers
+    """Whether routers have what follows from file and history; null: unknown, no router has polled lately."""
+    settled: Settled | None  # of a promotion; null: there was none, or no controller follows it for the model servers
     steps: list[Step]
     next: Next
     plan: dict[str, Any]
     """Fields as the file has them (docs/experiment-file.md), with the first of `budgets` and the number of
     `more_budgets`. An arm has its name, weight, `share` of the users now, and in words where it `answers` from."""
     verdict: dict[str, Any] | None
-    """As `monitoring.verdict.verdict` gives it, perhaps with `segments`; null: nobody has decided yet."""
+    """As `monitoring.verdict.verdict` gives it, perhaps with `segments`; null: there is no decision yet."""
     unit: str  # of the primary metric
     units: dict[str, str]  # of each metric of the file
     currency: str  # of spend and budgets

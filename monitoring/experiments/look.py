@@ -78,6 +78,6 @@ def look(
 def unsupported(known: Known, challenger: str) -> str | None:
     """Why the log says nothing of a challenger, good or bad; None: it has decisions of it."""
     if known.problem is not None:
-        return f"its log can't be read, so nobody knows whether it wins: {known.problem}"
+        return f"its log can't be read, so it is unknown whether it wins: {known.problem}"
     arms = {} if known.traffic is None else known.traffic["arms"]
     return None if challenger in arms else f"no decision of {challenger} is in the log"

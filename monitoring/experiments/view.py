@@ -40,7 +40,7 @@ _PLANNED = {
     *("minimum_effect", "covariates", "metrics", "ramp"),
 }
 """Fields of the file in the document; never the salt, with which each user's arm can be computed."""
-_TOO_SOON = 0.01  # hours of a stage after which a rate can be told
+_TOO_SOON = 0.01  # hours of a stage after which a rate is estimated
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:

@@ -8,6 +8,6 @@ In reading order: `streams.py` (names of what is watched), `measures.py` (measur
 `evidently_page.py`), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `state.py`,
 `check.py` (one whole check), `exporter.py` (for Prometheus).
 
-**Harm is told from change.** A measure whose fall or rise costs gain or money is harm; all else that moves explains it,
-or is news. Harm, other measures and columns have an error rate each.
+**Harm is not change.** A measure whose fall or rise costs gain or money is harm; all else that moves explains harm, or
+is news. Harm, other measures and columns have an error rate each.
 """

@@ -350,7 +350,7 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
     try:
         result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")
     except _NotJudgedError as error:
-        if error.why.reason == "unreadable_log":  # all else is said of the periods
+        if error.why.reason == "unreadable_log":  # other reasons are those of the periods
             state.groups[LAST_HOURS] = Group(end=end, not_judged=error.why)
         return
     state.groups[LAST_HOURS] = Group(end=end, decisions=result.rows, users=result.users)

@@ -77,7 +77,7 @@ def check(
         current: Rows of the period, or of a sample of its users.
         grid: Thresholds that were measured for this reference; tests without one are skipped. None: the reference had
             too few users to measure any.
-        out_dir: For drift.html and drift.json.
+        out_dir: Folder in which drift.html and drift.json are written.
         whole: Size of the period that `current` is a sample of.
         page: When Evidently draws drift.html: it takes longer than all else together. The scores are the same.
     """

@@ -146,7 +146,7 @@ class RunsCollector(Collector):
 
 
 _OF_RUNS: dict[str, tuple[str, Sequence[str]]] = {
-    "run_failed": ("1 if the newest run that nobody cancelled failed", ("pipeline",)),
+    "run_failed": ("1 if the newest run failed, cancelled ones aside", ("pipeline",)),
     "runs_failed_in_a_row": ("Runs that have failed since one succeeded", ("pipeline",)),
     "run_end_timestamp_seconds": ("When the newest run ended", ("pipeline",)),
     "last_success_timestamp_seconds": ("When a run last succeeded", ("pipeline",)),

@@ -54,7 +54,7 @@ def judge(
     Args:
         streams: Those of measures; new ones are added.
         length: Of the period: if it is a day, days of the week may differ.
-        loss_units: See `monitoring.watch.streams.loss_units`.
+        loss_units: Unit of the loss by stream, of `monitoring.watch.streams.loss_units`.
         by_arm: The same measures of outcomes, of the incumbent and of each challenger by itself.
     """
     p_values: dict[str, float] = {}

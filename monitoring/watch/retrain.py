@@ -31,9 +31,9 @@ def _asks(stream: str) -> bool:
 
 
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
-    """Why a training is due after the newest one, which `trained` at this time; "" if none is.
+    """Give the reason for a training after the newest one, which began at `trained`; "" if none is due.
 
-    A training after a request has answered it, whatever its gate said: the same log makes the same model. A
+    A training after a request settles it, also if the gate rejects the model: the same log makes the same model. A
     `most_days` of 0 makes age no reason.
     """
     if trained is None:

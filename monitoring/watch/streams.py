@@ -53,8 +53,8 @@ HARM: dict[str, Literal["falls", "rises"]] = {
     stream_of("outcomes", "", "cost_per_exposure"): "rises",
     stream_of("decisions", INCUMBENT, "expected_gain"): "falls",
 }
-"""Streams whose fall, or rise, costs gain or money; the other direction is good news, and nobody is told. All other
-streams are tickets, in both directions."""
+"""Streams whose fall, or rise, costs gain or money; the other direction is good news, and raises no alarm. All other
+streams raise tickets, in both directions."""
 
 
 def loss_units(spec: DatasetSpec) -> dict[str, str]:

@@ -77,7 +77,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
     """Write an artifact in one step, in place of an older one; ArtifactError if the graph differs from the network."""
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
-        unfinished.chmod(0o755)  # a server may run as another user, whatever the umask of this process is
+        unfinished.chmod(0o755)  # independent of the umask, since a server may run as another user
         lengths = _export(policy, unfinished)
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")

@@ -3,8 +3,8 @@
     evidence = add(evidence, {"cost": e_of_p(0.003), "click": e_of_p(0.4)}, streams=2)
     alarming(evidence, streams=2)                     # streams that have changed
 
-Each period gives every stream an *e-value*: a number that is 1 at most on average as long as nothing has changed,
-whatever happened before. A stream's evidence is the Shiryaev-Roberts e-detector of Shin, Ramdas and Rinaldo,
+Each period gives every stream an *e-value*: a number that, given all earlier periods, is at most 1 on average as long
+as nothing has changed. A stream's evidence is the Shiryaev-Roberts e-detector of Shin, Ramdas and Rinaldo,
 "E-detectors: a nonparametric framework for sequential change detection", arXiv:2203.03532:
 
     M_t = (M_{t-1} + 1) e_t

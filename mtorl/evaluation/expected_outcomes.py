@@ -7,7 +7,7 @@
 
 Two models forecast, and the truth is taken to lie between them: half of their difference is *doubt*, by which an
 estimate may be off to one side. The second model is also *unsure*: other users would have taught it something else. An
-exposure has one truth, whichever arm makes it, so a difference is in no doubt as far as both arms make it.
+exposure has one truth for all arms, so a difference is in no doubt as far as both arms make it.
 
 The second opinion learns from test users, who have not shaped the challenger's choice. Each fold of users is forecast
 by a model of the others (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060); how much these models differ tells

@@ -100,7 +100,7 @@ def exploration_plan(
         held_out: Share of the decisions that is of users on whom a model is valued.
         dispersion: Variance of a gain over its mean; 1 for rare events.
         lift: The difference to find, as a share of what the serving policy earns.
-        shares: Of the decisions; 0 is one option, whatever the scope.
+        shares: Of the decisions; 0 is one option, the same for every scope.
     """
     exposing_BC = target.probs_BC * target.expose_BC
     alone_BC = served.probs_BC * served.expose_BC

@@ -59,7 +59,7 @@ def gate(estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | Non
 
     Args:
         estimate: Result of `value_difference`, or its JSON.
-        min_lift: Gain per opportunity.
+        min_lift: Least improvement over the incumbent, in units of gain per opportunity.
         margin: Share of the incumbent's value, if the incumbent is our own last model. None: it is external.
     """
     if reason := refusal(estimate):

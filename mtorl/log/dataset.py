@@ -198,8 +198,8 @@ class DatasetSpec(StrictModel):
     min_touchpoints: Count = 1
     """A user with fewer is a fault of the log."""
     immediate: Annotated[tuple[Text, ...], FromList] = ("click", "cost")
-    """Outcomes that are there before the user's next touchpoint. Besides `timed` ones, only these the model sees of the
-    touchpoint before: one that is reported days later would tell it what nobody knows when it decides."""
+    """Outcomes that are known before the user's next touchpoint. Of the previous touchpoint, the model sees only these
+    and `timed` ones: an outcome that is reported days later is unknown when the model decides."""
     timed: Annotated[tuple[Text, ...], FromList] = ()
     """Outcomes of which the log says when they became known, in a column such as `conversion_time`. The model sees
     one of the touchpoint before if it was known when it decides."""

@@ -34,8 +34,8 @@ CANCEL = "cancel"
 """The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
 
 MODEL_NAME = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
-"""SQL: by what the policy of a decision is told from another. Its digest or, where an arm does not give one, name and
-version; null: it says nothing of itself, or none answered."""
+"""SQL: the identity of a decision's policy: its digest or, if the arm gives none, name and version; null: the policy
+names itself by none of them, or none answered."""
 UNNAMED = "unnamed"
 """What a policy is called that says nothing of itself."""
 
@@ -151,7 +151,7 @@ class DecisionRecord(V1Answer, History):
     shares: dict[str, PossibleProbability]
     """Of the experiment's users, by arm."""
     assignment_probability: Probability
-    """Share of the arm; 1: nobody was randomised, or not this user: outside, held out, overridden."""
+    """Share of the arm; 1: this user was not randomised: no experiment, outside, held out, overridden."""
     override: bool
     """Whether the experiment file named the user's arm: the decision counts for no comparison."""
     stage: Stage
@@ -200,7 +200,7 @@ class DecisionRecord(V1Answer, History):
     refused_until: Time | None
     """Of an exhausted budget: end of the last period that may have refused it, UTC; null: one of them has no end."""
     withdrawn: bool
-    """true: nothing was shown, whatever another record of this decision says."""
+    """true: nothing was shown, even if another record of this decision has an exposure."""
     latency_seconds: Amount
     """From the request to this record."""
     event_time: Time
@@ -295,7 +295,7 @@ ID_FIELD: dict[Kind, str] = {
 # Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
 # both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
 # are copies, because the log is shipped at least once. (If a sender gave one event two values, and two routers took one
-# each, all readers must take the same; of copies the one that was heard of first.)
+# each, all readers must take the same; of copies the one that was received first.)
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -322,7 +322,7 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 def place_among_copies(kind: Kind) -> str:
     """SQL: 1 for the record that counts, of those of one decision with one id.
 
-    An event that was told of two decisions is one of each: they lie in different files, which no reader compares.
+    An event that was reported for two decisions counts once for each: no reader compares their files.
     """
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"

@@ -98,7 +98,7 @@ def _remove_abandoned(path: Path) -> None:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # another process removes it, or nobody may
+            with contextlib.suppress(OSError):  # another process removes it, or this one may not
                 # When it was made or renamed: its content may be a copy, as old as what was copied.
                 if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
                     remove(Path(entry.path))

@@ -1,4 +1,4 @@
-"""Locks between processes: a file that the kernel unlocks when its holder ends, in whatever way.
+"""Locks between processes: a file that the kernel unlocks when its holder ends, even if killed.
 
 with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
 ...

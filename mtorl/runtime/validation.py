@@ -56,7 +56,7 @@ class StrictModel(BaseModel):
         words, known = "unknown field {key}; known: {known}", ", ".join(cls.model_fields)
         kinds = [PydanticCustomError("fields", words, {"key": repr(key), "known": known}) for key in unknown]
         faults = [InitErrorDetails(type=kind, input=data[key]) for kind, key in zip(kinds, unknown, strict=True)]
-        try:  # what else is wrong is said with it
+        try:  # one message names the other faults, too
             handler({key: value for key, value in data.items() if key in cls.model_fields})
         except ValidationError as error:
             for fault in error.errors(include_url=False):

@@ -44,7 +44,7 @@ class Informed:
     def click_probability(self, online: Online, round_index: int) -> Floats:
         """P(click) of every channel for every user, given all that was seen before this round.
 
-        Rounds of one `online` are asked for in turn; another one begins anew with the log.
+        Call it with the rounds of one `online` in turn; another `online` begins anew with the log.
         """
         if online is not self._online:
             self._begin(online)

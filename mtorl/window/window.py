@@ -93,7 +93,7 @@ class WindowBatch:
     time: dict[str, NDArray[np.float64]]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
     context: dict[str, Values]  # N values a column
     static: dict[str, Values]  # B values a column
-    features: dict[str, Values] = field(default_factory=dict)  # N values a column; null where nobody knows them
+    features: dict[str, Values] = field(default_factory=dict)  # N values a column; null where unknown
     targets: Targets | None = None
     row_N: NDArray[np.int64] = field(init=False, repr=False)  # the window that each token belongs to
     step_N: NDArray[np.int64] = field(init=False, repr=False)  # 0-based place of the token in its window

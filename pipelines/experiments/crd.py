@@ -184,7 +184,7 @@ def _status() -> dict[str, Any]:
         "verdict": "ship, stop, futile, inconclusive, guardrail or srm.",
         "reason": "Of the verdict, in words.",
         "version": "Of what is in force: what routers say that they have.",
-        "move": "The move that was asked for last, as far as it was looked at.",
+        "move": "The newest move that a person requested, and how far it was handled.",
         BY_HAND: "While somebody has switched it off in the ConfigMap: the reason that stood in the object then.",
     }
     return {

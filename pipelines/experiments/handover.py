@@ -148,7 +148,7 @@ def _nothing_given_back(promotion: Promoted, name: str | None, target: Served | 
         words = f"{name} serves {target.version}: what came after it is in force, and stays"
         return Standing(True, "RolledBack", words)
     served = "no version" if target is None else target.version
-    words = f"{name} serves {served}, and nobody knows what it served before the promotion: roll that out"
+    words = f"{name} serves {served}, and its version before the promotion is unknown: roll that version out"
     return Standing(False, "Changed", words)
 
 

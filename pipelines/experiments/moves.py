@@ -96,7 +96,7 @@ class Declined(NamedTuple):
 
     words: str
     waits: bool = False
-    """Whether it is looked at again; else it has to be asked for again."""
+    """Whether the operator retries it; if not, request it again."""
 
 
 def follow(resource: ExperimentResource, now: float, known: Known | None) -> Declined | None:
@@ -153,7 +153,7 @@ def _move(resource: ExperimentResource, now: float, known: Known | None) -> Decl
         move = MoveRequest.model_validate(asked)
         challenger = challenger_of(resource, move)
         if _was_made(resource, move.to, challenger, move.reason):
-            raise IllegalEvent(f"{move.to} was asked for in the same words before, and made: give another reason")
+            raise IllegalEvent(f"{move.to} was requested and made before for the same reason: give another reason")
         make_move(resource, move, now, lambda: known)
     except NotLookedYet:
         return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)

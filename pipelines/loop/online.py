@@ -43,7 +43,7 @@ from serving.local.ports import port_to_keep
 if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
-_AFTER_PROMOTION = 100  # users who are asked for once more
+_AFTER_PROMOTION = 100  # users who send requests once more
 _SHIFTED = 500  # users who come in a shifted context
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
@@ -133,9 +133,9 @@ class Audience:
 
 
 _HEAD = """\
-# The experiment of this run. Days go by in seconds here, so its stages take no hours, and whatever is known of a
-# decision counts at once. With real traffic a stage takes days (`hours`), and `outcome_hours` is as long as outcomes
-# take. The commands of `mtorl experiment` take this file; what is in force, and the history, are in serving/.
+# The experiment of this run. Days go by in seconds here, so its stages take no hours, and a decision counts at once.
+# With real traffic, a stage takes days (`hours`), and `outcome_hours` is as long as outcomes take. The commands of
+# `mtorl experiment` take this file; the applied version and the history are in serving/.
 """
 
 

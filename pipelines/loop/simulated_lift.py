@@ -62,9 +62,9 @@ def play(
     """Serve users under a budget, as the router does: a price that follows the spend, and a ledger.
 
     Args:
-        rounds: Opportunities per user.
-        budget: Currency units per decision.
-        price: Gain per currency unit to begin with.
+        rounds: Number of opportunities of each user.
+        budget: The arm's money, in currency units per decision.
+        price: Initial price of the budget, in units of gain per currency unit.
         repetitions: Independent futures to average over; `seed` is of the first one.
         newcomers: Whether the users come for the first time.
     """

@@ -67,8 +67,7 @@ _TOP = [
     ),
     shares(
         "Used of the amount",
-        "Spent and reserved, as a share of each arm's limit; arm *: all together. Once it is spent, the arm "
-        "exposes nobody.",
+        "Spent and reserved, as a share of each arm's limit; arm *: all together. At 100 %, the arm shows no ad.",
         {_ACCOUNT: _of_accounts(_USED)},
         limit="MtorlBudgetNearlySpent",
     ),

@@ -86,7 +86,7 @@ _KNOWN = [
     ),
     lines(
         "Decisions in the shadow",
-        "Of challengers that nobody is shown yet, a second: answered, failed, or dropped since there was no time.",
+        "Of challengers at stage shadow, a second: answered, failed, or dropped for want of time.",
         {_ARM + ": {{result}}": "sum by (experiment, arm, result) (rate(mtorl_shadow_decisions_total{NS}[5m]))"},
         unit="reqps",
         empty="no challenger is in the shadow",

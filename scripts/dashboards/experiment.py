@@ -83,8 +83,7 @@ _USERS = [
     ),
     shares(
         "Shares of users",
-        "Now configured, and of those who count. They differ after a change of stage; a mismatch is told by its "
-        "p-value.",
+        "Configured now, and counted in the verdict. They differ after a change of stage; see the p-value.",
         {
             "{{arm}}: configured": "max by (arm) (mtorl_experiment_share_ratio{NS, EXP})",
             "{{arm}}: counted": """max by (arm) (mtorl_experiment_users{NS, EXP})

@@ -1,6 +1,6 @@
 """Panels of the dashboards, as Grafana 11.6 reads them: a number, lines over time, states over time, a table.
 
-    stat("Decisions", "How many are asked for.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
+    stat("Decisions", "Requests a second.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
 
 `{NS` in a query stands for the chosen namespace, `EXP` for the chosen experiment. All panels have a title, and a
 description of what they show. Widths are in 24ths of a page. Parameters that several panels have:
@@ -97,7 +97,6 @@ def lines(
     """Lines over time.
 
     Args:
-        queries: By their legend.
         line_at: In place of a limit: the value of a line.
         least: Where the axis begins at the latest; None: at the least value.
         axis: What is counted, if the unit does not say it.

@@ -41,7 +41,7 @@ _TOP = [
     ),
     share(
         "Default actions",
-        "Share of the decisions that are the default action, of the arm that has most. They expose nobody.",
+        "Share of the decisions that are the default action, of the arm that has most. They show no ad.",
         """max(sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
             / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m])))
             or 0 * max(mtorl_ready{NS})""",

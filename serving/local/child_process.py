@@ -121,7 +121,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
         print(f"supervisor: {command[0]} ended by itself with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # whatever the command left behind, and the supervisor
+    os.killpg(0, signal.SIGKILL)  # all processes that the command left behind, and the supervisor
 
 
 if __name__ == "__main__":

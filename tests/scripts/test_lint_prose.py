@@ -13,8 +13,8 @@ SAMPLES = [
     ("question", "a.py", '"""What is known."""\n', 1),
     ("riddle", "a.py", FUNCTION % "How far it is.", 5),
     ("args", "a.py", FUNCTION % "Counts.\n\n    Args:\n        n (int): Of\n            all rows.\n    ", 8),
-    ("whoever", "a.py", "x = 1\n\n# no entry,\n# and whoever reads it\nx = 2\n", 4),
-    ("nobody", "a.py", 'x = f"{1}: nobody came"\n', 1),
+    ("ever", "a.py", "x = 1\n\n# no entry,\n# and whoever reads it\nx = 2\n", 4),
+    ("no one", "a.py", 'x = f"{1}: nobody came"\n', 1),
     ("before", "a.md", "# Page\n\nthe one of\nbefore\n", 3),
     ("said", "a.py", FUNCTION % "It is\n    asked for.\n    ", 5),
 ]
@@ -50,8 +50,8 @@ def test_a_count_above_its_ceiling_fails(
     monkeypatch.setitem(main.__globals__, "ROOT", tmp_path)
     monkeypatch.setitem(main.__globals__, "files", lambda places: ["a.md"])
     assert main([]) == 0 and "a.md:1:" not in capsys.readouterr().out
-    monkeypatch.setitem(SCRIPT["HABITS"], "nobody", SCRIPT["HABITS"]["nobody"]._replace(ceiling=0))
-    assert main([]) == 1 and "a.md:1:" in capsys.readouterr().out
-    monkeypatch.undo()
+    with monkeypatch.context() as lowered:
+        lowered.setitem(SCRIPT["HABITS"], "no one", SCRIPT["HABITS"]["no one"]._replace(ceiling=0))
+        assert main([]) == 1 and "a.md:1:" in capsys.readouterr().out
     monkeypatch.setitem(main.__globals__, "MARKDOWN_WORDS", 0)
     assert main([]) == 1

@@ -185,7 +185,7 @@ def test_what_the_api_server_refuses_is_not_asked_again(status: int, words: str)
             raise Refused(status, "no")
 
     servers = Denied()
-    with pytest.raises(DeployError, match=f"could not be told to serve {NEW}: .*{words}"):
+    with pytest.raises(DeployError, match=f"can.t be made to serve {NEW}: .*{words}"):
         run(servers)
     assert servers.all == [told(OLD), told(NEW, OLD)], "once"
 

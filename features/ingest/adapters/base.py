@@ -1,4 +1,4 @@
-"""What an adapter is, and what the adapters share.
+"""The interface of an adapter, and functions for all adapters.
 
 An adapter knows one file layout. It renames columns and folds several into one; it judges nothing. A value that can't
 be read as what it should be becomes null, and the data contract says later whether that is a fault.

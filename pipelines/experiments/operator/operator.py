@@ -327,7 +327,7 @@ def _left_out(resource: ExperimentResource, event: Event) -> str:
     if event.fixed is None or serving is None or serving.ramp is None:  # it had begun
         return ""
     passed = stages_before(serving.ramp, event.to)
-    return f" (it leaves out {', '.join(passed)}: nobody has seen there what challengers do)" if passed else ""
+    return f" (it leaves out {', '.join(passed)}: no data from there on challengers)" if passed else ""
 
 
 def _history(resource: ExperimentResource | None) -> Sequence[Mapping[str, Any]]:

@@ -28,7 +28,7 @@ class Asked(StrictModel):
     has: dict[str, str]
     """Version of each experiment that it has."""
     everything: bool = False
-    """Whether it wants all, since it was told something that it can't use."""
+    """Whether it requests all experiments, since it has got a change that it can't use."""
 
 
 class Routers:

@@ -48,7 +48,6 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> N
     """Run until the process is stopped. SpecError: the description can't be used; OSError: the port is taken.
 
     Args:
-        dataset: The data set's description.
         lake: Folder or URI of the routers' lake.
         every: Seconds between two looks at the log.
     """
