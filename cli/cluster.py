@@ -95,7 +95,7 @@ def _write_online(
 
     from cli.progress_bars import ProgressBars
     from features.data_folder import canonical_log
-    from features.ingest.ingest import saying_way_on
+    from features.ingest.ingest import with_remedy
     from features.offline.exposures import write_exposures
     from features.offline.store import Materialized
     from features.offline.store import materialize as write
@@ -104,7 +104,7 @@ def _write_online(
     try:
         with ProgressBars() as bars, tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            with bars.step("validate the log"), saying_way_on(None, raw.bad_rows):
+            with bars.step("validate the log"), with_remedy(None, raw.bad_rows):
                 log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
             exposures, since = None, Materialized(0, 0, 0, before.until, before.rows) if before else None
             if now.uploaded:

@@ -222,7 +222,7 @@ def build(
             manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, own_decisions, bars.step)
     print_build(manifest, out)
     if own_decisions:
-        typer.echo(Built(out).said())
+        typer.echo(Built(out).summary())
 
 
 @app.command()
@@ -313,8 +313,8 @@ def forget(
         from cli.progress_bars import ProgressBars
         from cli.tables import print_forgotten
         from features.collect.removal import ASIDE, forget_in_bucket, unreadable
-        from features.forget.places import Report
-        from features.forget.places import forget as forget_in
+        from features.forget.folder import Report
+        from features.forget.folder import forget as forget_in
         from features.ingest.log_folder import Origin
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.lake import Lake

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from features.forget.places import Report
+    from features.forget.folder import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
     from serving.decision_log.forget import SpoolWithout

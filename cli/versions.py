@@ -17,7 +17,7 @@ from cli.commands import CommandGroup, JsonOption, print_json
 from cli.endings import HELD, exit_codes, stop
 
 if TYPE_CHECKING:
-    from pipelines.experiments.registry_uses import RegistryUses
+    from pipelines.experiments.versions_in_use import VersionsInUse
 
 app = CommandGroup("""The versions of a model registry: what each was trained on, what serves, what may go.
 
@@ -139,11 +139,11 @@ def remove(
     typer.echo(f"removed {found.ref}")
 
 
-def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace: str) -> RegistryUses:
+def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace: str) -> VersionsInUse:
     """A registry and what uses it, as the options name them."""
     from mtorl.experiment.budget_table import UNREAD
     from mtorl.experiment.experiment import Experiment
-    from pipelines.experiments.registry_uses import RegistryUses, default_registry
+    from pipelines.experiments.versions_in_use import VersionsInUse, default_registry
 
     root = registry or default_registry()
     if not root.is_dir():
@@ -158,7 +158,7 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
                     texts = (config_map.get("data") or {}).items()
                     experiments = [Experiment.from_yaml(text, UNREAD) for key, text in texts if key.endswith(".yaml")]
     with exit_codes():
-        return RegistryUses(root, lake, state, services, experiments)
+        return VersionsInUse(root, lake, state, services, experiments)
 
 
 def objects(kind: str, namespace: str) -> list[dict[str, Any]]:

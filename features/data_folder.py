@@ -30,7 +30,7 @@ from features.collect.training_log import add_decisions
 from features.engine import Engine, facts_of, parquet_files, rows_of
 from features.feature_repo.sources import build_sources
 from features.ingest.conversions import FILE as LEFT_OUT
-from features.ingest.ingest import IngestReport, LogError, saying_way_on
+from features.ingest.ingest import IngestReport, LogError, with_remedy
 from features.ingest.log_folder import DECISIONS, RAW, WINDOWS, Origin, RawLog, ingest
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
@@ -126,7 +126,7 @@ def build(
         folder.mkdir()
         with step("validate the log"):
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
-            with saying_way_on(quarantine, raw.bad_rows):
+            with with_remedy(quarantine, raw.bad_rows):
                 log = canonical_log(raw, folder, quarantine, trusted)
             ingested = log.path.name == LOG_FILE and not trusted  # else it was trusted, or is the steps of a folder
             if log.report is None:

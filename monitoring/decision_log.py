@@ -1,7 +1,7 @@
-"""The decision log of a period, as verdict and monitor read it from the lake.
+"""Reads the decision log of a period from the lake, for verdict and monitor.
 
     log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
-    sample, size = log.sample("context", most_rows=20_000)      # what the policy read, for the drift check
+    sample, size = log.sample("context", most_rows=20_000)      # the policy's inputs, for the drift check
 
 `mtorl.log.records` defines the fields of the records, `mtorl.log.lake` where they are.
 """
@@ -162,7 +162,7 @@ class DecisionLog:
         Models in the shadow count as well: while the incumbent is a rule of the platform, the challenger's model
         answers there alone.
         """
-        # A clock that was ahead does not say what serves.
+        # A record of a clock that was ahead is not the newest.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(

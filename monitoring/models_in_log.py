@@ -1,6 +1,6 @@
 """The models that took the decisions of a log: their artifacts are needed to judge these decisions.
 
-for digest, reason, serves in uses_in_log("lake"): ...
+for digest, reason, serves in models_in_log("lake"): ...
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from monitoring.decision_log import DecisionLog
 _SILENT = timedelta(days=1)  # an arm without a decision for so long, while others had some, no longer serves
 
 
-def uses_in_log(lake: str) -> list[tuple[str, str, bool]]:
+def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
     """Models of all kept decisions, shadow decisions included, the newest first: digest, reason, whether it serves.
 
     A model serves if no other policy has decided for that arm since. Without a lake there are none.
@@ -33,7 +33,7 @@ def uses_in_log(lake: str) -> list[tuple[str, str, bool]]:
 
 
 def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
-    """When each model last decided, by experiment, arm and digest (None: a policy without one)."""
+    """Time of each model's last decision, by experiment, arm and digest (None: a policy without one)."""
     columns = "experiment, arm, model_digest, event_time AS decided"
     with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(

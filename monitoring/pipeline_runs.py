@@ -1,4 +1,4 @@
-"""The newest run of each pipeline, in one small file each: how it ended, why, and when one last succeeded.
+"""Keeps the newest run of each pipeline in a small file: its end, the reason, and the time of the last success.
 
     PipelineRun.ended("mtorl-train", RunEnd.FAILED, {"ingest": "no such file"}, "", now).write(runs)
     for run in newest_runs(runs): ...
@@ -28,7 +28,7 @@ _APART = timedelta(hours=12)
 
 
 class RunEnd(StrEnum):
-    """How a run ended; a cancelled run says nothing of the pipeline."""
+    """End of a run; a cancelled run is neither success nor failure of the pipeline."""
 
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"

@@ -1,4 +1,4 @@
-"""The words for verdicts, metrics and problems."""
+"""Words for verdicts, metrics and problems."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -54,7 +54,7 @@ LEFT_OUT = {
 
 
 def confidence(verdict: Mapping[str, Any]) -> str:
-    """How sure the always-valid intervals of a verdict are."""
+    """Confidence of the always-valid intervals of a verdict, in words."""
     return f"{100 * verdict['confidence']:.4g} %"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import charts, plain_words
-from monitoring.watch.streams import labels_of
+from monitoring.watch.stream_names import labels_of
 from mtorl.pages.charts import BLUE, GREY, shares
 from mtorl.pages.page import write_page
 from mtorl.runtime.progress import without_progress_bar

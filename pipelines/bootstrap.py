@@ -1,4 +1,4 @@
-"""The first installation: from a touchpoint log to all that must be on the volume before the first decision.
+"""The pipeline of the first installation: makes all that the volume needs before the first decision.
 
     mtorl pipeline run bootstrap --volume /mnt/mtorl -p dataset=my-log.yaml     # here, or in a job on a cluster
     kfp run create -e mtorl -f mtorl-bootstrap.yaml dataset=...     # on Kubeflow Pipelines: docs/pipelines.md

@@ -1,4 +1,4 @@
-"""`mtorl evaluate`: a finished artifact on any log, from the raw file on."""
+"""Evaluates a finished artifact on any log, from the raw file on: `mtorl evaluate`."""
 
 import tempfile
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int) -> dict[str, Any]:
-    """Ingest a log (an empty one simulates), cut its windows, and judge an artifact on them.
+    """Ingest a log (an empty one simulates), build its windows, and evaluate an artifact on them.
 
     `only_new` leaves out users of the training set; else they are a KnownUsersError. `users`: see `RawLog`.
     """

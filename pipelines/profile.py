@@ -63,7 +63,7 @@ SMALL, LARGE = Resources("2Gi", cpu="250m"), Resources("4Gi")
 
 @dataclass(frozen=True)
 class Profile:
-    """Where a pipeline runs, and with what.
+    """Settings of the place where a pipeline runs.
 
     Attributes:
         folder: Where everything lies that outlives a run; "" for nowhere.

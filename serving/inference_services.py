@@ -101,7 +101,7 @@ def services_of_pod() -> list[Object] | None:
         raise PermissionError(f"{error}{hint}") from None
 
 
-def uses_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     """The versions that InferenceServices serve, or served before the newest promotion, as `Needs` takes them."""
     uses = []
     for service in services:

@@ -19,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mtorl.runtime.validation import place
+from mtorl.runtime.validation import location
 from serving import logs
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
 
@@ -72,7 +72,7 @@ async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
-    return JSONResponse({"error": f"{place(fault['loc'])}: {fault['msg']}"}, 400)
+    return JSONResponse({"error": f"{location(fault['loc'])}: {fault['msg']}"}, 400)
 
 
 async def _no_such_address(_: Request, error: Exception) -> JSONResponse:

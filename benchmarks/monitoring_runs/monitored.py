@@ -21,7 +21,7 @@ from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import DriftResult, check
 from monitoring.watch.measures import measure
 from monitoring.watch.state import State
-from monitoring.watch.streams import COLUMNS, labels_of
+from monitoring.watch.stream_names import COLUMNS, labels_of
 from mtorl.drift.drift_tests import words_of
 from mtorl.drift.reference import sample_users
 from mtorl.drift.thresholds import ThresholdGrid
@@ -31,7 +31,7 @@ IMITATIONS = 200
 SPEC = DatasetSpec.load("simulator")
 
 
-class Told(NamedTuple):
+class DayResult(NamedTuple):
     """Of a day."""
 
     judged: bool  # whether enough days had been seen
@@ -66,7 +66,7 @@ class Monitored:
         other.state = self.state.model_copy(deep=True)
         return other
 
-    def day(self, shift: Shift = healthy) -> Told:
+    def day(self, shift: Shift = healthy) -> DayResult:
         """The next day."""
         rows = self.days.rows(self.next, shift)
         end = START + timedelta(days=self.next + 1)
@@ -83,7 +83,7 @@ class Monitored:
         alarms = self.state.alarms()
         tickets = {name for name, alarm in alarms.items() if alarm.kind == "drift"}
         of_columns = {name for name in alarms if labels_of(name).group == COLUMNS}
-        return Told(
+        return DayResult(
             judged=judged > 0,
             kinds=frozenset(alarm.kind for alarm in alarms.values()),
             of_measures=any(tickets - of_columns),

@@ -104,19 +104,21 @@ def measure_day(folder: str) -> dict[str, Any]:
 def look_once(folder: str) -> dict[str, Any]:
     """One look at one of ten experiments: verdict, evidence and channels."""
     from monitoring.decision_log import DecisionLog
-    from monitoring.experiments.look import look
+    from monitoring.experiments.findings import findings_of
     from mtorl.experiment.experiment import Experiment
     from mtorl.log.gain import Gain
 
     experiment = Experiment.from_dict(definition(LOOKED_AT))
     since = (END - timedelta(days=28)).timestamp()
     with clock() as figures, _opened() as opened:
-        known = look(DecisionLog.of(folder), experiment, Gain.of_spec("click"), since, END.timestamp(), spend=())
-    assert known is not None and known.verdict is not None, "there is nothing to look at"
-    users = sum(sum(of.values()) for of in known.verdict["users_of_stages"].values())
+        findings = findings_of(
+            DecisionLog.of(folder), experiment, Gain.of_spec("click"), since, END.timestamp(), spend=()
+        )
+    assert findings is not None and findings.verdict is not None, "there is nothing to look at"
+    users = sum(sum(of.values()) for of in findings.verdict["users_of_stages"].values())
     sums = [file for file in Path(folder, "sums").rglob("*.parquet")]
     kept = {"sums": len(sums), "sums_bytes": sum(file.stat().st_size for file in sums)}
-    return {**figures, **kept, "users": users, "files": len(opened), "verdict": known.verdict["verdict"]}
+    return {**figures, **kept, "users": users, "files": len(opened), "verdict": findings.verdict["verdict"]}
 
 
 def definition(name: str, **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cli.endings import exit_codes, stop
 from cli.experiment.shared import FileArgument, StateOption, check_router, shares_in_words
 
 if TYPE_CHECKING:
-    from monitoring.experiments.look import Known
+    from monitoring.experiments.findings import Findings
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.folder import ExperimentFolder
@@ -54,7 +54,7 @@ def move(
         from mtorl.experiment.stage_machine import STAGES
         from pipelines.experiments.controller import act
         from pipelines.experiments.controller import state as state_of
-        from pipelines.experiments.evidence import known_now
+        from pipelines.experiments.evidence import findings_or_problem
         from pipelines.experiments.folder import ExperimentFolder
         from pipelines.experiments.moves import MoveRequest, challenger_of, make_move
 
@@ -73,12 +73,12 @@ def move(
             if experiment.ramp is None and before.phase == "draft":
                 stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
         asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
-        serving, known = make_move(folder, asked, now, lambda: known_now(folder, now))
+        serving, findings = make_move(folder, asked, now, lambda: findings_or_problem(folder, now))
         _tell(to, serving, as_json)
         if not as_json:
             _tell_what_follows(folder, to, serving, before)
-            if known is not None:
-                _tell_doubts(folder, known, str(challenger_of(folder, asked)))
+            if findings is not None:
+                _tell_doubts(folder, findings, str(challenger_of(folder, asked)))
 
 
 def _tell(to: To, serving: Experiment, as_json: bool) -> None:
@@ -114,11 +114,11 @@ def _tell_what_follows(folder: ExperimentFolder, to: To, serving: Experiment, be
             )
 
 
-def _tell_doubts(folder: ExperimentFolder, known: Known, challenger: str) -> None:
-    """What speaks against a promotion."""
-    from monitoring.experiments.look import unsupported
+def _tell_doubts(folder: ExperimentFolder, findings: Findings, challenger: str) -> None:
+    """Warn of a promotion without a verdict for it."""
+    from monitoring.experiments.findings import unsupported
 
-    missing, found = unsupported(known, challenger), known.evidence
+    missing, found = unsupported(findings, challenger), findings.evidence
     if missing is None and found is not None and found.token == "ship":
         return
     doubt = missing or (f"its verdict is {found.token}: {found.reason}" if found is not None else "there is no verdict")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def run(
     files: FilesArgument,
     state: StateOption = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the log.")] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, without a page, and end.")] = False,
     host: Annotated[
         str, typer.Option(help="Address of the page. Each client that reaches it can read all of it.")
@@ -59,7 +59,7 @@ def run(
 
         def views() -> Sequence[View]:
             if not runner.views:
-                raise Unavailable("the first look at the log is not over yet")
+                raise Unavailable("the log has not been read yet: try again in a minute")
             return runner.views
 
         with ExitStack() as stack:
@@ -67,7 +67,7 @@ def run(
             if not once:
                 url = stack.enter_context(serving(site(views, host), host, port))
                 typer.echo(f"page  {url}   stop with Ctrl-C", err=as_json)
-            while not runner.look(strict=once) and not once:
+            while not runner.advance(strict=once) and not once:
                 time.sleep(every)
 
 
@@ -133,7 +133,7 @@ def operator(
     lake: Annotated[str, typer.Option(help="Folder or URI of the lake to which routers upload their logs.")],
     namespace: Annotated[str, typer.Option(help="Whose experiments. Empty: that of the pod.")] = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of routers' requests and of the page.")] = 8080,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the log.")] = 60.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the log.")] = 60.0,
 ) -> None:
     """Take the Experiment objects of a Kubernetes namespace through their stages, as run does files.
 

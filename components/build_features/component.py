@@ -1,4 +1,4 @@
-"""A validated log becomes point-in-time correct windows, which training reads, and the definitions of its features."""
+"""Turns a validated log into point-in-time correct windows for training, and the definitions of its features."""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -18,9 +18,9 @@ def build_features(
     """Build the window of every touchpoint, or take it from where it was built; returns the number of windows.
 
     Args:
-        source: What ingest has read; a folder of `mtorl data build` has the windows already.
+        source: Source of the log, as of `ingest`; a folder of `mtorl data build` has the windows already.
         snapshots: Folder of the snapshots to which artifacts point; empty: the artifact holds the windows.
-        lost: What the step `fingerprint` found; part of the cache key.
+        lost: Second output of the step `fingerprint`; part of the cache key.
         definitions: Feast repository without its sources, which are as large as the log and are made of it again
             wherever features go online.
     """

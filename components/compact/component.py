@@ -1,4 +1,4 @@
-"""The lake up to now: what has arrived moves into closed hours, and the training reads one state of it."""
+"""Compacts the lake: moves arrived records into closed hours, and takes a snapshot for the training."""
 
 from components.component import component
 

@@ -1,4 +1,4 @@
-"""A published challenger goes to its server, into the shadow: no user is served by it until an experiment says so."""
+"""Rolls a published challenger out to its server, in the shadow: it serves no user before an experiment does."""
 
 from components.component import component
 

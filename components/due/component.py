@@ -1,14 +1,14 @@
-"""Decides if a training is due: the monitor asks for one, the newest is too old, or there was none."""
+"""Decides if a training is due: the monitor requests one, the newest is too old, or there was none."""
 
 from components.component import component
 
 
-# Not cached: what the monitor says, and the clock, change without any of the parameters.
+# Not cached: the monitor's state and the clock change without any of the parameters.
 @component("see whether a training is due", cached=False)
 def due(history: str, monitor: str, most_days: float) -> str:
     """Return "yes" or "no".
 
-    One of two fixed words, since kfp.local puts the text into a condition as it is. Why is in the step's log.
+    One of two fixed words, since kfp.local puts the text into a condition as it is. The reason is in the step's log.
 
     Args:
         monitor: Folder of the monitor's state; "" for none.

@@ -1,4 +1,4 @@
-"""Fingerprints the raw log: the step that reads it is done again if, and only if, this has changed."""
+"""Fingerprints the raw log: the step that reads it runs again if, and only if, the fingerprint has changed."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from components.component import component
 def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen", [("content", str), ("lost", str)]):  # type: ignore[valid-type]
     """Return a digest of the content of a log, of its description and of the files that the description names.
 
-    The second output counts how often a snapshot was gone to which a cached step pointed: it is then written anew.
+    The second output counts how often the snapshot of a cached step was missing: that step then runs again.
 
     Args:
         snapshots: Folder of the snapshots to which artifacts point; empty for none.

@@ -23,7 +23,7 @@ def first_log(
     Args:
         volume: Folder at which the data volume is mounted.
         log: Path of the raw log, or its address in an object store; "": the volume's own.
-        simulate: Whether to write a log of simulated users, up to yesterday, where there is none.
+        simulate: Whether to write a log of simulated users, up to yesterday, if there is none.
     """
     from pathlib import Path
 

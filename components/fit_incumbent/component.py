@@ -1,4 +1,4 @@
-"""The policy to compare with: the one that serves or, before any does, the channel frequencies of each segment."""
+"""Provides the incumbent: the policy that serves or, before any does, the channel frequencies of each segment."""
 
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -12,7 +12,7 @@ def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_versio
     Args:
         served: Artifact folder of a published model, which never changes; empty: no model serves.
         policy: Name of a policy that serves without an artifact; empty: none does.
-        model: Artifact folder of the incumbent; of one without an artifact, who it is.
+        model: Artifact folder of the incumbent; of one without an artifact, its name.
     """
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit

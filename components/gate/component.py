@@ -1,4 +1,4 @@
-"""The decision whether a challenger may be published: by the interval of what it is worth more."""
+"""Decides whether a challenger may be published, by the interval of its value over the incumbent's."""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -14,7 +14,7 @@ def gate(
     history: str,
     report: Output[Artifact],
 ) -> str:
-    """Return "promote", "experiment" or "reject", and note what this training read and what became of it.
+    """Return "promote", "experiment" or "reject", and record the data and the result of this training.
 
     One of three fixed words, since kfp.local puts the text into a condition as it is, and a quote in it would skip all
     branches without an error.
@@ -34,7 +34,7 @@ def gate(
     with step():
         evaluated = json.loads(Path(evaluation.path).read_text())
         found = gate_report(evaluated, min_lift, margin)
-        print(f"{found.decision}: {found.reason}")  # the step's log is where people look why
+        print(f"{found.decision}: {found.reason}")  # for the step's log
         Path(report.path).write_text(found.model_dump_json(indent=2))
         if history:
             training = Training(

@@ -1,4 +1,4 @@
-"""A raw log, or the simulator's, becomes a validated touchpoint log; faulty rows go to a side file."""
+"""Turns a raw log, or the simulator's, into a validated touchpoint log; faulty rows go to a side file."""
 
 from typing import NamedTuple
 
@@ -27,12 +27,12 @@ def ingest(
     """Turn a raw log, or the simulator's, into a validated touchpoint log.
 
     Args:
-        content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
+        content: Digest by the step `fingerprint`: part of the cache key, and compared with the log once it is read.
         own_decisions: Lake of the step `compact`; its decisions are added to the log, unless it was built with them.
-        most_touchpoints: About so many touchpoints of log and decisions a training reads at most, those of whole users
-            that a hash chooses; 0 for all. The share is in the log's metadata.
+        most_touchpoints: The most touchpoints of log and decisions that a training reads, roughly: a hash chooses whole
+            users; 0 for all. The share is in the log's metadata.
         snapshots: Folder of the snapshots to which artifacts point; empty: the artifact holds the log.
-        lost: What the step `fingerprint` found; part of the cache key.
+        lost: Second output of the step `fingerprint`; part of the cache key.
     """
     import json
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""The definitions of the features go to the folder where servers and jobs look for them."""
+"""Copies the definitions of the features to the folder from which servers and jobs read them."""
 
 from kfp.dsl import Artifact, Input
 
@@ -8,7 +8,7 @@ from components.component import component
 # Not cached: it writes to a folder that lives longer than a run, and which another run may have changed since.
 @component("install the feature definitions", cached=False)
 def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
-    """Replace the registry in the folder unless it says the same already; returns whether it did not.
+    """Replace the registry in the folder if it differs; returns whether it did.
 
     Args:
         feature_repo: Folder of the feature repository.

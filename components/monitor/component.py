@@ -1,15 +1,15 @@
-"""One check of the monitor: every day that is over and not judged yet."""
+"""Runs one check of the monitor: of every day that is over and not judged yet."""
 
 from components.component import component
 
 
-# Not cached: it looks at what a lake holds by now, and keeps what it has found.
+# Not cached: it reads the present lake, and writes its state.
 @component("judge the days that are over", cached=False)
 def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
     """Judge every day that is over and not judged yet; returns "fine", "moved", "harm" or "not judged".
 
-    The same as `mtorl monitor check`, on the same state. What it finds is its result, and no failure. While another
-    check is at work on that state, it is what had been found before.
+    The same as `mtorl monitor check`, on the same state. A finding is a result, not a failure. While another check
+    works on that state, the result is that of the previous check.
 
     Args:
         dataset: Name of a built-in data set description, or the path of a YAML; empty: that of the newest published

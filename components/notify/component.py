@@ -8,11 +8,11 @@ from components.component import component
 # Not cached: each run has its own end.
 @component("tell how the run ended", cached=False)
 def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
-    """Keep how a run ended; returns its state and, of a failed one, which step failed and why.
+    """Record the end of a run; returns its state and, of a failed one, the step that failed and the reason.
 
     Args:
         runs: Folder in which the newest run of each pipeline is kept; "" for none.
-        status: What KFP says of the steps before this one.
+        status: KFP's state of the steps before this one.
     """
     from datetime import UTC, datetime
     from pathlib import Path

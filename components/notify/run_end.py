@@ -20,7 +20,7 @@ _ROLE = "give the run's service account the role of manifests/pipelines/platform
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """State of the other steps as a whole, and why they failed, for when no step has noted a reason.
+    """State of the other steps as a whole, and the reason of a failure that no step has recorded.
 
     A run whose end can't be read counts as failed, with that reason: it must never look like a success. The arguments
     are of the status that KFP gives the last step.

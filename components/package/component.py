@@ -1,4 +1,4 @@
-"""Artifacts become the archives that TorchServe loads."""
+"""Packs artifacts into the archives that TorchServe loads."""
 
 from kfp.dsl import Artifact, Input, Model, Output
 

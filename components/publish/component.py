@@ -1,4 +1,4 @@
-"""A challenger that the gate did not reject goes to its place in the registry, which is never changed afterwards."""
+"""Publishes a challenger that the gate did not reject: a version in the registry never changes afterwards."""
 
 from kfp.dsl import Artifact, Input, Model
 
@@ -27,7 +27,7 @@ def publish(
     run_name: str,
     run_id: str,
 ) -> str:
-    """Copy the challenger and its archive, with their lineage; returns where they lie. Old versions are pruned.
+    """Copy the challenger and its archive, with their lineage, and prune old versions; returns the new folder.
 
     Args:
         lake: Folder or URI; the models that took decisions there stay. Empty: nothing has decided.
@@ -36,12 +36,12 @@ def publish(
     """
     from pathlib import Path
 
-    from monitoring.models_in_log import uses_in_log
+    from monitoring.models_in_log import models_in_log
     from mtorl.runtime.step import step
-    from serving.inference_services import services_of_pod, uses_of
+    from serving.inference_services import services_of_pod, versions_of
     from serving.versions.kubeflow_model_registry import announce
     from serving.versions.origin import Origin
-    from serving.versions.publishing import needs_experiment, prune_beside, publish_approved
+    from serving.versions.publishing import needs_experiment, prune_others, publish_approved
 
     with step():
         given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
@@ -51,8 +51,8 @@ def publish(
         if words := needs_experiment(version):
             print(words)
 
-        def uses() -> list[tuple[str, str, bool]]:
-            return [*uses_in_log(lake), *uses_of(services_of_pod() or [])]
+        def in_use() -> list[tuple[str, str, bool]]:
+            return [*models_in_log(lake), *versions_of(services_of_pod() or [])]
 
-        print(prune_beside(version, uses, Path(experiment), keep))
+        print(prune_others(version, in_use, Path(experiment), keep))
         return str(version)

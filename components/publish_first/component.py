@@ -1,4 +1,4 @@
-"""A first model for each arm, under a name that is known before there is a model: servers wait for it."""
+"""Publishes a first model for each arm, under a fixed name that servers wait for."""
 
 from kfp.dsl import Artifact, Input, Model
 
@@ -24,7 +24,7 @@ def publish_first(
     run_name: str,
     run_id: str,
 ) -> str:
-    """Publish a first model of each arm unless it has one; returns what there is then, in words.
+    """Publish a first model of each arm unless it has one; returns the result in words.
 
     Without a challenger that the gate lets pass, both arms start with the incumbent's model: an A/A test.
 

@@ -1,4 +1,4 @@
-"""Finds the policy that a challenger has to beat: the one with which the incumbent decided last."""
+"""Finds the policy that a challenger has to beat: that of the incumbent's newest decision."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Archives are opened and asked as a model server does it, before anybody else sees them."""
+"""Loads archives as a model server does, and requests a decision of each, before they are published."""
 
 from kfp.dsl import Artifact, Input
 
@@ -8,7 +8,7 @@ from components.component import component
 # Cached: the same archives answer the same.
 @component("ask both models for a decision")
 def smoke_test(model_store: Input[Artifact]) -> str:
-    """Ask each model for decisions; returns what they answered, in words."""
+    """Request decisions from each model; returns the answers in words."""
     from pathlib import Path
 
     from mtorl.runtime.step import step

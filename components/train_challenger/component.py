@@ -1,4 +1,4 @@
-"""MTORL, trained on the windows of training users: the policy that wants to replace the incumbent."""
+"""Trains the challenger: MTORL, on the windows of training users."""
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
@@ -21,12 +21,12 @@ def train_challenger(
     """Train MTORL with early stopping on validation users; returns the best validation loss.
 
     Args:
-        settings: What a search has chosen, the text of its settings.yaml (`mtorl.fitting.settings`); "" for the
-            defaults. The text and not a path, since a changed file at the same path would be taken from the cache.
+        settings: Text of the settings.yaml that a search has chosen (`mtorl.fitting.settings`); "" for the defaults.
+            Not a path, since the cache would not see that the file at a path has changed.
         volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
             data and settings, goes on from; "" for none.
-        pods: What pods get that train in place of this step, as a TrainJob (`components.trainer.train_job.Pods`), as
-            many as the size of the data is worth; "" to train in this step.
+        pods: Settings of pods that train in place of this step, as a TrainJob (`components.trainer.train_job.Pods`);
+            the size of the data decides how many. "" to train in this step.
         model: Artifact folder of the challenger.
         metrics: Seconds of training, best epoch, best validation loss.
     """

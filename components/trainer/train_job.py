@@ -119,7 +119,7 @@ def size_for(windows: str, pods: Pods) -> Size:
 
 
 class State(NamedTuple):
-    """How far a TrainJob is."""
+    """State of a TrainJob."""
 
     over: bool = False
     failed: str = ""
@@ -167,7 +167,7 @@ def labels_of(name: str, component: str) -> dict[str, str]:
 
 
 def _patch(pods: Pods) -> dict[str, Any]:
-    """What the runtime does not know."""
+    """Patch of the runtime's template for this training."""
     container = {
         "name": _CONTAINER,
         "securityContext": CONTAINER_SECURITY,
@@ -197,7 +197,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
 
 
 def state_of(job: Mapping[str, Any]) -> State:
-    """What the conditions of a TrainJob say."""
+    """State of a TrainJob, by its conditions."""
     conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or []}
     true = {name: one for name, one in conditions.items() if one["status"] == "True"}
     if failed := true.get("Failed"):
@@ -206,7 +206,7 @@ def state_of(job: Mapping[str, Any]) -> State:
 
 
 def problem_of(pod: Mapping[str, Any]) -> str:
-    """Why a pod waits or has ended badly; empty: it does neither."""
+    """Reason why a pod waits or has failed; empty: it does neither."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":

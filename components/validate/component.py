@@ -1,11 +1,11 @@
-"""Checks that a log is what the newest training read, and more: a cut-off export must not become a model."""
+"""Checks that a log has all that the newest training read: a cut-off export must not become a model."""
 
 from kfp.dsl import Dataset, Input
 
 from components.component import component
 
 
-# Not cached: what the newest training read changes without any of the parameters.
+# Not cached: each training changes what this step compares with.
 @component("compare the log with the one before", cached=False)
 def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
     """Refuse a log that lacks what an earlier one had; returns what has changed, in words.

@@ -11,12 +11,11 @@ def verdict(
 ) -> str:
     """Compare the arms on the decision log; returns the verdict in one word, or the words of several experiments.
 
-    The whole experiment is judged at every look, and not the last hours alone: its error rate holds over all looks
-    together, and a period at a time would have it anew each day.
+    Each run judges the whole experiment, not its last hours alone: one error rate holds over all runs together.
 
     Args:
         experiment: Path of the experiment file, or of a folder with several, as the router reads them.
-        gain: What counts, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
+        gain: The reward, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
         weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
         result: JSON of the verdict; of a folder, of all verdicts by the name of the file.

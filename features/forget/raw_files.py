@@ -38,11 +38,11 @@ def origins_of(logs: Iterable[Path]) -> list[Origin]:
 def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
     """Report for each file of an origin how many rows of the users it has, or why that is unknown; nothing for none."""
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
-        look = _Look(engine, Path(scratch), origin.spec, sorted(users))
-        named = [(origin.log, look.log)]
+        finder = _RowFinder(engine, Path(scratch), origin.spec, sorted(users))
+        named = [(origin.log, finder.log)]
         if origin.spec.conversions:
-            named.append((origin.spec.conversions.source, look.conversions))
-        named += [(view.source, look.view) for view in origin.spec.features if view.source and view.key == USER]
+            named.append((origin.spec.conversions.source, finder.conversions))
+        named += [(view.source, finder.view) for view in origin.spec.features if view.source and view.key == USER]
         for name, rows_of in named:
             if is_remote(name):
                 yield f"{name}: not looked into, since it is in an object store"
@@ -62,7 +62,7 @@ def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 
 
 @dataclass
-class _Look:
+class _RowFinder:
     """Finds the rows of users in the files of an origin; methods return them and the column that names the users."""
 
     engine: Engine

@@ -32,7 +32,7 @@ from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
 from mtorl.runtime.files import naming_full_disk
 
-__all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "saying_way_on", "validate_log", "way_on"]
+__all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
 _STEPS = 7  # that progress counts: read, at most four stages of the contract, write, fingerprint
 
@@ -49,7 +49,7 @@ ADAPTERS: Mapping[str, Adapter] = {
 
 
 class BadRowsError(LogError):
-    """The log has faulty rows, which are in the quarantine file; `saying_way_on` adds what to do."""
+    """The log has faulty rows, which are in the quarantine file; `with_remedy` adds the next step for the user."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def ingest_log(
     return log.report(int(users), content, ties)
 
 
-def way_on(quarantine_csv: str | Path | None, bad_rows: str) -> str:
-    """What to do at the command line about bad rows; None: they were not kept."""
+def remedy(quarantine_csv: str | Path | None, bad_rows: str) -> str:
+    """The user's next step after bad rows; None: they were not kept."""
     place = "mtorl data validate writes the bad rows to a file, each with its reasons: --quarantine FILE"
     if quarantine_csv is not None:
         place = f"The bad rows are in {quarantine_csv}, each with its reasons."
@@ -118,12 +118,12 @@ def way_on(quarantine_csv: str | Path | None, bad_rows: str) -> str:
 
 
 @contextmanager
-def saying_way_on(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
-    """Add `way_on` to the error if the block finds bad rows."""
+def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
+    """Add `remedy` to the error if the block finds bad rows."""
     try:
         yield
     except BadRowsError as error:
-        raise LogError(f"{error}\n{way_on(quarantine_csv, bad_rows)}") from None
+        raise LogError(f"{error}\n{remedy(quarantine_csv, bad_rows)}") from None
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:

@@ -235,7 +235,7 @@ class Built:
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """Sums up the log in words."""
         report = self._report()
         found = report.get("collected")
@@ -261,7 +261,7 @@ class Built:
             for name in (LOG_FILE, OPPORTUNITIES_FILE):
                 if (self.folder / name).exists():
                     link(self.folder / name, out / name)
-        return self.said()
+        return self.summary()
 
     def take_windows(self, log: Path, out: Path) -> int:
         """Take the windows of a log that `take_log` has written; returns their number."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from monitoring.experiments.document import Action, Advice, Condition, Tone
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.stage_machine import FAULTS, OVER, STAGES, Evidence, Hold, Move, Requirement, State, lacking
@@ -26,7 +26,7 @@ class Standing:
     experiment: Experiment
     state: State
     step: Move | Hold
-    known: Known  # `by_hand`: the stage of the file is in force, since nothing has happened yet
+    findings: Findings  # `by_hand`: the stage of the file is in force, since nothing has happened yet
     requirements: Sequence[Requirement]  # to leave the present stage
     last: Event | None  # move
     ahead: Sequence[RampStage]  # stages to come
@@ -46,12 +46,12 @@ class Standing:
             headline=headline,
             reason=reason,
             tone=tone,
-            command=self.known.commands.get(command),
+            command=self.findings.commands.get(command),
         )
 
     def _in_order(self) -> Iterator[Advice]:
         """All that applies, the most urgent first."""
-        phase, problem, settled = self.state.phase, self.known.problem, self.known.settled
+        phase, problem, settled = self.state.phase, self.findings.problem, self.findings.settled
         if problem is not None:
             yield self._say("mend", "Mend what can't be used: until then nothing changes", problem, "alarm", "held")
         if settled is not None and settled["reason"] == "Changed" and not settled["done"] and phase != "rolled back":
@@ -65,7 +65,7 @@ class Standing:
             yield self._say("resume or stop", off, reason, "alarm", "harm", "resume")
         if not self.experiment.enabled:
             yield self._say("resume or stop", off, "the file says `enabled: false`", "alarm", "harm")
-        if phase == "draft" and not self.known.by_hand:
+        if phase == "draft" and not self.findings.by_hand:
             yield self._draft()
         if self.experiment.ramp is None:
             yield self._by_hand()
@@ -96,7 +96,7 @@ class Standing:
 
     def _by_hand(self) -> Advice:
         """Without a ramp, a person sets the stage, so only the verdict gives advice."""
-        evidence = self.known.evidence
+        evidence = self.findings.evidence
         if evidence is None:
             return self._say("wait", "Nothing is known yet", _NOTHING, "open")
         if evidence.token == "srm":
@@ -115,7 +115,7 @@ class Standing:
         return self._say("find out", headline, evidence.reason, "alarm", "held", "stop")
 
     def _running(self) -> Iterator[Advice]:
-        evidence, step, newest = self.known.evidence, self.step, self.known.newest
+        evidence, step, newest = self.findings.evidence, self.step, self.findings.newest
         wins = evidence is not None and evidence.token == "ship"
         waits_for_promotion = wins and not self.ahead and all(one.met for one in self.requirements)
         if evidence is not None and evidence.token == "srm":
@@ -133,7 +133,7 @@ class Standing:
         if evidence is not None and waits_for_promotion:
             headline = f"Promote {evidence.challenger}"
             yield self._say("promote", headline, evidence.reason, "good", command="promote")
-        if self.known.router_runs is False:
+        if self.findings.router_runs is False:
             reason = "mtorl serve does not run, so callers get no decision and use their own default"
             yield self._say("run", "Start its router: it takes no decisions now", reason, "alarm", "held", "serve")
         if newest is not None and newest["silence"] is not None:

@@ -51,7 +51,7 @@ def page(views: Sequence[View], *, refresh: float | None = None) -> str:
 
 
 def content_policy(script: str) -> str:
-    """What the page may load: its own styles, and its script."""
+    """The page's Content-Security-Policy: it loads its own styles and its script alone."""
     allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'"]
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

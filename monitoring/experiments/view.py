@@ -1,6 +1,6 @@
 """Builds the document of an experiment; pure: no clock, no files.
 
-    view = experiment_view(experiment, events, Known(verdict, evidence, traffic, spend), now)
+    view = experiment_view(experiment, events, Findings(verdict, evidence, traffic, spend), now)
 
 The command line, the operator and tests call it alike. The fields: `document.py`.
 """
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from monitoring.experiments.advice import Standing
 from monitoring.experiments.document import DOCUMENT_VERSION, Need, Newest, Next, Step, View
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from monitoring.experiments.money import short_of_money
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import MOST_BUDGETS, Experiment
@@ -43,53 +43,53 @@ _PLANNED = {
 _TOO_SOON = 0.01  # hours of a stage after which a rate is estimated
 
 
-def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
+def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
     """Build the document; events of another name or salt are ignored."""
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
-    step = consider(experiment, state, known.evidence, now)
-    needed = requirements(experiment, state, known.evidence, now) if state.phase not in OVER else ()
+    step = consider(experiment, state, findings.evidence, now)
+    needed = requirements(experiment, state, findings.evidence, now) if state.phase not in OVER else ()
     moves = [event for event in own if event.kind == "move"]
     kills = [event.reason for event in own if event.kind == "kill"]
-    by_hand = known.by_hand and experiment.ramp is None and state.phase == "draft"
+    by_hand = findings.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
-    newest, ahead = known.newest, stages_to_come(experiment.ramp, state)
+    newest, ahead = findings.newest, stages_to_come(experiment.ramp, state)
     if newest is not None and phase not in STAGES:  # there is no traffic before the start, or after the end
         newest = Newest(**{**newest, "silence": None})
     standing = Standing(
         experiment,
         state,
         step,
-        replace(known, newest=newest, by_hand=by_hand),
+        replace(findings, newest=newest, by_hand=by_hand),
         needed,
         moves[-1] if moves else None,
         ahead,
         kills[-1] if kills else None,
-        short_of_money(known.spend, moves[0].at if moves else None, experiment.ramp, state, now),
+        short_of_money(findings.spend, moves[0].at if moves else None, experiment.ramp, state, now),
     )
     serving = experiment if by_hand else in_force(experiment, state)
     return View(
         document_version=DOCUMENT_VERSION,
-        looked=_iso(now if known.looked is None else known.looked),
+        looked=_iso(now if findings.looked is None else findings.looked),
         name=experiment.name,
         hypothesis=experiment.hypothesis,
         version=serving.version,
-        problem=known.problem,
+        problem=findings.problem,
         advice=standing.advice(),
         phase=phase,
         since=_at(state.since),
-        enabled=_is_on(experiment, state, known.problem),
-        in_force=known.in_force,
-        settled=known.settled,
+        enabled=_is_on(experiment, state, findings.problem),
+        in_force=findings.in_force,
+        settled=findings.settled,
         steps=_steps(experiment, phase, moves),
-        next=_next(experiment, state, step, needed, known, now),
+        next=_next(experiment, state, step, needed, findings, now),
         plan=_plan(experiment, serving),
-        verdict=known.verdict,
-        unit=unit_of(experiment.metrics.primary, known.gain),
-        units={name: unit_of(name, known.gain) for name in experiment.metrics.names},
-        currency=known.gain.units.money,
-        spend=[spend for spend in known.spend if spend["limit"] > 0 or spend["spent"] > 0],
-        traffic=known.traffic,
+        verdict=findings.verdict,
+        unit=unit_of(experiment.metrics.primary, findings.gain),
+        units={name: unit_of(name, findings.gain) for name in experiment.metrics.names},
+        currency=findings.gain.units.money,
+        spend=[spend for spend in findings.spend if spend["limit"] > 0 or spend["spent"] > 0],
+        traffic=findings.traffic,
         newest=newest,
         events=[_happened(event) for event in own],
     )
@@ -141,16 +141,16 @@ def _next(
     state: State,
     step: Move | Hold,
     needed: Sequence[Requirement],
-    known: Known,
+    findings: Findings,
     now: float,
 ) -> Next:
-    off = state.killed or not experiment.enabled or state.phase in OVER or known.problem is not None
+    off = state.killed or not experiment.enabled or state.phase in OVER or findings.problem is not None
     needs = [] if off else [_need(*one, one.met) for one in needed]
-    void = known.evidence is not None and known.evidence.token == "srm"
+    void = findings.evidence is not None and findings.evidence.token == "srm"
     following = next((step.stage for step in stages_to_come(experiment.ramp, state)), None)
     last = not off and state.phase in STAGES and following is None
-    if last and known.verdict is not None:
-        counted: float = known.verdict["hours"]
+    if last and findings.verdict is not None:
+        counted: float = findings.verdict["hours"]
         least = experiment.min_runtime_hours
         factor, unit = (60, "minutes") if 0 < least < 1 else (1, "hours")
         words = f"{factor * counted:.1f} of {factor * least:g} {unit} that count in the verdict"
@@ -170,7 +170,7 @@ def _next(
         not_before = experiment.start.timestamp()
     return Next(
         to=None if off or void else to,
-        waits=[known.problem] if known.problem is not None else waits,
+        waits=[findings.problem] if findings.problem is not None else waits,
         needs=needs,
         not_before=_at(not_before),
         expected=_at(expected),
@@ -178,7 +178,7 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """When all that grows by itself will suffice, at the rate so far; None: unknown."""
+    """Time at which all needs that grow by themselves are met, at the rate so far; None: unknown."""
     passed = (now - since) / 3600
     latest = now
     for one in needed:

@@ -1,4 +1,4 @@
-"""Serves the page of experiments, on a laptop and in the operator: read only, from the last look.
+"""Serves the page of experiments, on a laptop and in the operator: read only, without reading a log.
 
     with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url: ...
 
@@ -26,7 +26,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 
-_REFRESH = 5.0  # seconds after which an open page asks again: it costs nothing but the page
+_REFRESH = 5.0  # seconds between two reloads of an open page, which read no log
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -49,7 +49,7 @@ def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], boo
         host: Address that it listens at. A loopback address refuses requests under another name.
         leads: Whether the operator that serves it is the leader: two would count each experiment twice.
     """
-    pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, other requests do not wait
+    pages = ThreadPoolExecutor(1, "pages")  # other requests do not wait for pages
 
     def gauges() -> bytes:
         leading = None if leads is None else leads()

@@ -3,8 +3,8 @@
     mtorl monitor check --lake ... --registry ...      # hourly; judges each day once
     mtorl monitor status
 
-In reading order: `streams.py` (names of what is watched), `measures.py` (measures of a period), `measure_alarms.py`
-(against earlier periods), `columns.py` (columns of a period against the `training_sample.py`, with Evidently's page by
+In reading order: `stream_names.py`, `measures.py` (measures of a period), `measure_alarms.py` (against earlier
+periods), `columns.py` (columns of a period against the `training_sample.py`, with Evidently's page by
 `evidently_page.py`), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `state.py`,
 `check.py` (one whole check), `exporter.py` (for Prometheus).
 

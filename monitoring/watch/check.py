@@ -25,7 +25,7 @@ from monitoring.watch.columns import ColumnDrift, DriftResult, Page, check
 from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, StateError, alone
-from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS, OF_OUTCOMES, labels_of, loss_units
+from monitoring.watch.stream_names import COLUMNS, GROUPS, LAST_HOURS, OF_OUTCOMES, labels_of, loss_units
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.drift.drift_tests import words_of
@@ -36,11 +36,11 @@ from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 
 UPLOADED_AFTER = timedelta(hours=1)  # after the end of a period: by then its records are in the lake
-MOST_PERIODS = 60  # that a first check looks back
+MOST_PERIODS = 60  # judged by a first check
 _KEPT_PAGES = 14
 _HEARD = 0.8  # of the usual share of exposures of which any outcome is known
-_AWAITED = timedelta(days=2)  # after the end of a period: what is not known of it by then is a loss, or as good as one
-_SURE = 2.0  # times the threshold: this is looked at each hour, and a few users without a value may be chance
+_AWAITED = timedelta(days=2)  # after the end of a period: an outcome that is missing by then counts as lost
+_SURE = 2.0  # times the threshold, since checks are hourly, and a few users without a value may be chance
 _WEEK = timedelta(days=7)
 _OCCASIONS = 2  # at this time of the week without decisions: once may have been a fault
 _LOOKED_BACK = 4  # weeks in which these are looked for: what happened longer ago is no habit
@@ -77,10 +77,10 @@ def run(
     now: datetime | None = None,
     on_period: Callable[[datetime, int], None] | None = None,
 ) -> State:
-    """Judge what is over and not judged yet, look at the last hours, and write the state.
+    """Judge each period that is over and not judged yet, check the columns of the last hours, and write the state.
 
     Args:
-        folder: For the state, and a page of each period.
+        folder: Holds the state, and a page of each period.
         on_period: Called before each period is judged, with its end and the number of those left.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Columns of a period against the training sample: which have moved away, with a known rate of false alarms.
+"""Finds columns that have moved away from the training sample, with a known rate of false alarms.
 
 In a healthy period any column is above its threshold with a probability of `ALPHA` at most, as far as thresholds were
 measured well; evidence assumes twice that. Two such periods in a row are evidence enough. The columns that have moved
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.state import Alarm, PastPeriod, State, Stream
-from monitoring.watch.streams import COLUMNS, column_stream, labels_of
+from monitoring.watch.stream_names import COLUMNS, column_stream, labels_of
 from mtorl.drift.drift_tests import words_of
 from mtorl.drift.evidence import add, alarming, e_of_event
 from mtorl.drift.thresholds import ALPHA

@@ -88,7 +88,7 @@ def check(
         draw = partial(save_page, html=out_dir / "drift.html", title=title)
         judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)
         result = replace(result, columns=judged)
-    # Whole or not at all: somebody may read the file at any moment.
+    # In one step: the file may be read at any moment.
     with replacing(out_dir / "drift.json") as unfinished:
         unfinished.write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
     return result

@@ -1,4 +1,4 @@
-"""The last result of the monitor and the newest run of each pipeline for Prometheus, read at every scrape.
+"""Exports the monitor's last result and the newest run of each pipeline to Prometheus, read at every scrape.
 
     serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")), RunsCollector(Path("runs")))
 
@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from monitoring.gauge_table import Sample, gauges
 from monitoring.pipeline_runs import PipelineRun, newest_runs
 from monitoring.watch.state import NO_FAULT, State, StateError, Stream
-from monitoring.watch.streams import COLUMNS, Labels, labels_of
+from monitoring.watch.stream_names import COLUMNS, Labels, labels_of
 
 MOST_STREAMS = 200
 MOST_PIPELINES = 50

@@ -1,4 +1,4 @@
-"""Measures of a period against those of earlier periods: evidence of harm, evidence of drift, alarms.
+"""Compares measures of a period with those of earlier periods: evidence of harm, evidence of drift, alarms.
 
     judge(state.streams, counted.measured, end)
 
@@ -17,7 +17,7 @@ from scipy.special import ndtr, stdtrit
 
 from monitoring.watch.measures import Measured
 from monitoring.watch.state import Alarm, PastPeriod, Stream
-from monitoring.watch.streams import COLUMNS, HARM, labels_of
+from monitoring.watch.stream_names import COLUMNS, HARM, labels_of
 from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 from mtorl.experiment.arm import INCUMBENT
@@ -52,9 +52,9 @@ def judge(
     """Add a period to the streams; returns how many measures had enough past periods to be judged.
 
     Args:
-        streams: Those of measures; new ones are added.
-        length: Of the period: if it is a day, days of the week may differ.
-        loss_units: Unit of the loss by stream, of `monitoring.watch.streams.loss_units`.
+        streams: Streams of measures, by name; new ones are added.
+        length: Length of the period: of days, the seasons of the week are known.
+        loss_units: Unit of the loss by stream, of `monitoring.watch.stream_names.loss_units`.
         by_arm: The same measures of outcomes, of the incumbent and of each challenger by itself.
     """
     p_values: dict[str, float] = {}

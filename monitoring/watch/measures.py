@@ -1,4 +1,4 @@
-"""Measures of a period's decisions, each with a standard error that knows that a user's decisions are alike.
+"""Measures a period's decisions, each measure with a standard error by user: a user's decisions are alike.
 
     for measured in measure(log, gain, outcomes, channels).measured: ...
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from monitoring.decision_log import DecisionLog
-from monitoring.watch.streams import stream_of
+from monitoring.watch.stream_names import stream_of
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
 from mtorl.log.records import CANCEL, MODEL_NAME
@@ -254,7 +254,7 @@ def _measured(
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
-    """Does what the model expected more of succeed more often? Of a gain that is one outcome, nearly always 0 or 1."""
+    """AUC of the model's expectation for the outcome of exposures, if the gain is one outcome, nearly always 0 or 1."""
     from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:

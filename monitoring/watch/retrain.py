@@ -9,7 +9,7 @@ training sample.
 from datetime import datetime, timedelta
 
 from monitoring.watch.state import RetrainRequest, State
-from monitoring.watch.streams import COLUMNS, labels_of
+from monitoring.watch.stream_names import COLUMNS, labels_of
 
 COOL_DOWN = timedelta(days=7)  # from one request to the next
 _REASONS = (COLUMNS, "performance")  # groups: what a model reads, and what came beside what it predicted

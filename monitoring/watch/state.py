@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from monitoring.watch.streams import COLUMNS, column_stream, labels_of
+from monitoring.watch.stream_names import COLUMNS, column_stream, labels_of
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
@@ -64,7 +64,7 @@ class _Part(BaseModel):
 
 
 class NotJudged(_Part):
-    """Why the newest period of a group was not judged."""
+    """Reason why the newest period of a group was not judged."""
 
     reason: Reason
     text: str

@@ -154,9 +154,9 @@ def _in_words(fault: ErrorDetails) -> str:
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
     if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
-    where = place(loc)
+    where = location(loc)
     if fault["type"] in ("missing", "union_tag_not_found"):
-        where, field = place(loc[:-1]), loc[-1]
+        where, field = location(loc[:-1]), loc[-1]
         return f"{where + ': ' if where else ''}missing field {str(field)!r}"
     say = _WORDS.get(fault["type"])
     words = say(fault) if say else fault["msg"].removeprefix("Value error, ")
@@ -169,7 +169,7 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def place(loc: tuple[int | str, ...]) -> str:
+def location(loc: tuple[int | str, ...]) -> str:
     """`arms[0].weight`, as people write it."""
     text = ""
     for part in loc:

@@ -1,4 +1,4 @@
-"""Compile the pipelines to the YAML that a Kubeflow Pipelines server takes (KFP IR, schema 2.1)."""
+"""Compiles the pipelines to the YAML that a Kubeflow Pipelines server takes (KFP IR, schema 2.1)."""
 
 from pathlib import Path
 

@@ -163,7 +163,7 @@ class ClusterApi(KubernetesApi):
             self.write(config_map, changes)
         return list(changes)
 
-    def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
+    def write_event(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
         """Write an event for `kubectl describe`; a failure is only logged, since the history says the same."""
         metadata = found["metadata"]
         body = {

@@ -1,7 +1,7 @@
 """Applies the steps of people and of the ramp to an experiment; each is safe to be killed in.
 
     act(store, "kill", by="person", reason="clicks are gone", at=time.time())
-    step = next_step(store, look, time.time())         # polled by `mtorl experiment run` and the operator
+    step = next_step(store, read_evidence, time.time())         # polled by `mtorl experiment run` and the operator
 
 The order is always: read definition and history, write the event, apply what follows. After a crash in between, the
 next call applies what the history already says.
@@ -32,8 +32,8 @@ from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, Phase, St
 
 BELIEVED_AFTER = 3600.0
 """Seconds after which a clock that was put forward is believed: by then a fault of it is mended."""
-Look = Callable[[Experiment, float], Evidence | None]
-"""What is known of an experiment as it is in force, at its stage since a time in seconds since 1970."""
+ReadEvidence = Callable[[Experiment, float], Evidence | None]
+"""Returns the evidence on an experiment in force, at its stage since a time in seconds since 1970."""
 
 
 class ExperimentStore(Protocol):
@@ -44,7 +44,7 @@ class ExperimentStore(Protocol):
         """The place of the definition, for messages: a file or an object."""
 
     def definition(self) -> Experiment:
-        """What people wrote. ExperimentError: it can't be used."""
+        """The definition that people wrote. ExperimentError: it can't be used."""
 
     def switched_off(self) -> bool:
         """Whether people wrote `enabled: false`, also in a definition that can't be used."""
@@ -56,7 +56,7 @@ class ExperimentStore(Protocol):
         """Add an event durably; the store is locked."""
 
     def last_in_force(self) -> Experiment | None:
-        """What routers were given last; None: nothing, or it can't be read any more."""
+        """The experiment that routers got last; None: none, or it can't be read any more."""
 
     def put_in_force(self, experiment: Experiment) -> None:
         """Hand an experiment to the routers, unless they have it; the store is locked."""
@@ -76,7 +76,7 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
 
 
 def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State:
-    """Where an experiment stands by its history; `name` is the place of its definition. Raises as `state`."""
+    """State of an experiment by its history; `name` is the place of its definition. Raises as `state`."""
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(
@@ -89,7 +89,7 @@ def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State
 
 
 def taken_back(promotion: Promoted, experiment: Experiment) -> str:
-    """Why an experiment can't silently revert a promotion, with the line to write instead."""
+    """Refusal of an experiment that would silently revert a promotion, with the line to write instead."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
@@ -170,21 +170,23 @@ def act(
         return _do(store, experiment, kind, **event, evidence=None if evidence is None else plain(evidence))
 
 
-def next_step(store: ExperimentStore, look: Look, now: float, reached: float | None = None) -> Move | Hold:
+def next_step(
+    store: ExperimentStore, read_evidence: ReadEvidence, now: float, reached: float | None = None
+) -> Move | Hold:
     """Let the ramp take its next step, if there is one.
 
-    Looking at the evidence of a large log takes minutes. Nothing is locked meanwhile, so the kill switch does not wait;
-    a move is made only if nothing has happened since. `reached` is a time that has surely come, if the clock was put
-    forward lately: a stage, and the experiment, last until then.
+    Reading a large log takes minutes. Nothing is locked meanwhile, so the kill switch does not wait; a move is made
+    only if nothing has happened since. `reached` is a time that has surely come, if the clock was put forward lately:
+    a stage, and the experiment, last until then.
     """
     serving = put_in_force(store)
     experiment, before = state(store)
     asked = serving.enabled and before.phase not in (*OVER, "draft") and before.since is not None
-    evidence = look(serving, before.since or 0.0) if asked else None
+    evidence = read_evidence(serving, before.since or 0.0) if asked else None
     with store.locked():
         experiment, after = state(store)
         if after != before:
-            return Hold(("something else happened while the evidence was looked at",))
+            return Hold(("something else happened while the log was read",))
         step = consider(experiment, after, evidence, now if reached is None else reached)
         if isinstance(step, Move):
             known = None if evidence is None else plain(evidence)

@@ -1,6 +1,6 @@
 """Evidence on an experiment on a laptop, from its file, history, lake and ledger; nothing is changed.
 
-known = known_or_error(folder, served, since, now)   # for the ramp
+findings = findings_or_error(folder, served, since, now)   # for the ramp
 view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.experiments`
 """
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
-from monitoring.experiments.look import Known, look
+from monitoring.experiments.findings import Findings, findings_of
 from monitoring.experiments.view import experiment_view
 from monitoring.verdict.segments import segment_lifts
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE, OVERRIDE
@@ -38,25 +38,25 @@ _REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # seconds that a ledger may take
 
 
-def known_now(folder: ExperimentFolder, now: float) -> Known:
-    """All that the router's log says of the experiment in force; if it can't be read, why, as `problem`."""
+def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
+    """Findings on the experiment in force; if the log can't be read, the reason is their `problem`."""
     experiment, stands = state_in(folder)
     try:
-        return known_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
+        return findings_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
     except (ExperimentError, LogError, OSError) as error:
-        return Known(problem=str(error))
+        return Findings(problem=str(error))
 
 
-def known_or_error(
+def findings_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
-) -> Known:
-    """All that the router's log says now, with the effect by segment.
+) -> Findings:
+    """Read the router's log; `by` adds the effect by segment of these columns.
 
     LogError and ExperimentError: log, table or column can't be used.
     """
     with _opened(folder) as (log, spec):
         values = {name: segment_sql(spec, name, "record") for name in by}
-        found = look(log, served, counted_gain(spec), since, now, _spend(folder, served))
+        found = findings_of(log, served, counted_gain(spec), since, now, _spend(folder, served))
         if not by or found.verdict is None:
             return found
         segments = dict(segment_lifts(log, served, spec.reward.gain, values))
@@ -64,19 +64,22 @@ def known_or_error(
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
-    """Mark the traffic as a replay: later looks read these weights (`decision_id`, `weight`) and an arm's budget."""
+    """Mark the traffic as a replay: verdicts use these weights (`decision_id`, `weight`) and an arm's budget."""
     with replacing(folder.state / _REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 
 
 def view_of(
-    folder: ExperimentFolder, now: float, by: Sequence[str] = (), known: Mapping[tuple[str, float], Known] | None = None
+    folder: ExperimentFolder,
+    now: float,
+    by: Sequence[str] = (),
+    findings: Mapping[tuple[str, float], Findings] | None = None,
 ) -> View:
-    """The document of an experiment. A file or a log that can't be read is part of it, as its `problem`.
+    """Build the document of an experiment; a file or log that can't be read is its `problem`.
 
     Args:
         by: Columns whose segments get an effect each.
-        known: Results of looks at the log a moment ago, by version and start of the stage: they replace another look.
+        findings: Findings of a moment ago, by version and start of the stage; with them, the log is not read again.
 
     Raises:
         ExperimentError: The file can't be used, and nothing is in force that could be shown instead.
@@ -94,10 +97,10 @@ def view_of(
     stands = state_of(events, experiment)
     by_hand = experiment.ramp is None and stands.phase == "draft"
     served, since = experiment if by_hand else in_force(experiment, stands), stands.since or 0.0
-    found = (known or {}).get((served.version, since), Known())
+    found = (findings or {}).get((served.version, since), Findings())
     if found.looked is None and (folder.state / "router.yaml").exists():
         try:
-            found = known_or_error(folder, served, since, now, by)
+            found = findings_or_error(folder, served, since, now, by)
         except (ExperimentError, LogError) as error:
             if by and str(error).startswith("by:"):
                 raise

@@ -106,10 +106,10 @@ class ExperimentFolder:
         return any(file.resolve() == self.file.resolve() for file in read_by_router(self.state))
 
     def last_in_force(self) -> Experiment | None:
-        """What was applied last; None: nothing, or it can't be read any more."""
+        """The experiment that was applied last; None: none, or it can't be read any more."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
-        except ExperimentError:  # of another version, or edited by hand: it is written anew
+        except ExperimentError:  # of another version, or edited by hand: the next change replaces it
             return None
 
     def events(self) -> list[Event]:

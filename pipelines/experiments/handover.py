@@ -172,7 +172,7 @@ def _at_its_endpoint(promotion: Promoted) -> Standing:
 def _in_the_way(
     promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
 ) -> str | None:
-    """Why another experiment needs what a server serves now; None: none does."""
+    """Reason why another experiment needs the server's present version; None: none does."""
     then = "it is handed over when that is over"
     for other, over, before in others:
         if other.name == promotion.event.experiment:

@@ -55,14 +55,14 @@ class LocalServers:
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Where the model that answers at a URL may answer as the incumbent, if the run has a model of that name."""
+        """URL of the incumbent's model in the run of another URL's model; None: the run has none."""
         if url is None or self.name_at(url) is None:
             return None
         own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """What is served under a name; None: nothing. ArchiveError: a file can't be read."""
+        """The version that is served under a name; None: none. ArchiveError: a file can't be read."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(version_of(archive), "", self._mark(name))
 

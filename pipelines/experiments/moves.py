@@ -1,7 +1,7 @@
-"""Moves and the kill switch, as people ask for them: by a command on a laptop, in an object on a cluster.
+"""Moves and the kill switch, as people request them: by a command on a laptop, in an object on a cluster.
 
-    make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: known)
-    follow(resource, time.time(), known)       # of an object: the kill switch, then its move
+    make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: findings)
+    follow(resource, time.time(), findings)       # of an object: the kill switch, then its move
 
     kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
     ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import orjson
 from pydantic import ValidationError, model_validator
 
-from monitoring.experiments.look import Known, unsupported
+from monitoring.experiments.findings import Findings, unsupported
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError, IllegalEvent, next_event, state_of
@@ -31,60 +31,60 @@ from pipelines.experiments.resource import ExperimentResource
 
 
 class MoveRequest(StrictModel):
-    """A move that a person asks for. It is looked at once; to ask for the same again, give another reason."""
+    """A move that a person requests. It is handled once; to request the same again, give another reason."""
 
     to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-    """Where to: a stage, from a draft the first one too; or the end."""
+    """A stage (from a draft, the first one too), or an end."""
     challenger: Text | None = None
-    """Who is promoted; by default, the only one."""
+    """The challenger to promote; by default, the only one."""
     reason: Text
-    """Why, for the history."""
+    """The reason, for the history."""
     force: bool = False
     """Of a promotion: also if no decision of the challenger is in the log, or the log can't be read."""
 
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
-            # A patch keeps what it does not name: so the next try does not begin with it, and be promoted by it.
+            # A patch keeps what it does not name: a `force` that stays would promote at the next try.
             raise ValueError("force is about a promotion: set it to null, since a patch keeps it")
         return self
 
 
-class NotLookedYet(Exception):
-    """A promotion waits until the log was looked at."""
+class LogNotRead(Exception):
+    """A promotion waits until the log has been read."""
 
 
 def make_move(
-    store: ExperimentStore, move: MoveRequest, now: float, look: Callable[[], Known | None]
-) -> tuple[Experiment, Known | None]:
-    """Make a move; returns what is in force from then on, and the evidence of a promotion.
+    store: ExperimentStore, move: MoveRequest, now: float, read_log: Callable[[], Findings | None]
+) -> tuple[Experiment, Findings | None]:
+    """Make a move; returns the experiment in force from then on, and the findings of a promotion.
 
-    `look` reads the log, for a promotion alone; None: it was not read yet.
+    `read_log` is called for a promotion alone, and returns None while the log has not been read.
 
     Raises:
-        NotLookedYet: The log was not read yet.
+        LogNotRead: The log has not been read yet.
         IllegalEvent: It can't happen now, or nothing supports a promotion and `force` is not given.
     """
-    challenger, known = challenger_of(store, move), None
+    challenger, findings = challenger_of(store, move), None
     if move.to == "promoted":
-        experiment, _ = state(store)  # before anybody looks at what supports it: whether it may be promoted now
+        experiment, _ = state(store)  # before the log is read: whether it may be promoted now
         asked = {"to": "promoted", "challenger": challenger, "by": "person", "reason": move.reason, "at": now}
         next_event(store.events(), experiment, "move", **asked)  # type: ignore[arg-type]
-        known = look()
-        if known is None and not move.force:
-            raise NotLookedYet
-        missing = None if known is None else unsupported(known, str(challenger))
+        findings = read_log()
+        if findings is None and not move.force:
+            raise LogNotRead
+        missing = None if findings is None else unsupported(findings, str(challenger))
         if missing is not None and not move.force:
-            raise IllegalEvent(f"{missing}: nothing supports a promotion; `force` promotes it all the same")
-    evidence = None if known is None else known.evidence
+            raise IllegalEvent(f"{missing}: nothing supports a promotion; `force` promotes it without evidence")
+    evidence = None if findings is None else findings.evidence
     serving = act(
         store, "move", by="person", reason=move.reason, at=now, to=move.to, challenger=challenger, evidence=evidence
     )
-    return serving, known
+    return serving, findings
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Who is promoted; None: it is no promotion, or one of several challengers that is not named."""
+    """The challenger to promote; None: it is no promotion, or one of several challengers that is not named."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
@@ -99,16 +99,16 @@ class Declined(NamedTuple):
     """Whether the operator retries it; if not, request it again."""
 
 
-def follow(resource: ExperimentResource, now: float, known: Known | None) -> Declined | None:
+def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Declined | None:
     """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
 
     Raises as `state`, while the kill switch still works; and Conflict: the object has changed meanwhile.
 
     Args:
-        known: Last look at its log; None: it was not read yet.
+        findings: The newest findings in its log; None: it has not been read yet.
 
     Returns:
-        Why the newest move was not made; None: it was.
+        The newest move, if it was not made; None: it was.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)
@@ -125,7 +125,7 @@ def follow(resource: ExperimentResource, now: float, known: Known | None) -> Dec
     if off != found.killed and found.phase not in OVER:
         kind: Literal["kill", "resume"] = "kill" if off else "resume"
         act(resource, kind, by="person", reason=resource.switch_reason(), at=now)
-    declined = _move(resource, now, known)
+    declined = _move(resource, now, findings)
     if off and declined is None and state(resource)[1].phase == "promoted":
         return Declined(
             "a challenger is promoted, and goes on: a move to rolled back gives all users the previous incumbent"
@@ -142,7 +142,7 @@ def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now
         _move(resource, now, None)
 
 
-def _move(resource: ExperimentResource, now: float, known: Known | None) -> Declined | None:
+def _move(resource: ExperimentResource, now: float, findings: Findings | None) -> Declined | None:
     asked = resource.spec.get("move")
     if not asked:
         return None
@@ -154,9 +154,9 @@ def _move(resource: ExperimentResource, now: float, known: Known | None) -> Decl
         challenger = challenger_of(resource, move)
         if _was_made(resource, move.to, challenger, move.reason):
             raise IllegalEvent(f"{move.to} was requested and made before for the same reason: give another reason")
-        make_move(resource, move, now, lambda: known)
-    except NotLookedYet:
-        return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
+        make_move(resource, move, now, lambda: findings)
+    except LogNotRead:
+        return Declined("its promotion waits until the log has been read, in a minute or so", waits=True)
     except ValidationError as error:
         refused = f"move: {first_fault(error)}"
     except IllegalEvent as error:

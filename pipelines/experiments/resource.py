@@ -1,8 +1,8 @@
 """An experiment on a cluster: a custom resource with its history in the status, and a ConfigMap with what is in force.
 
     resource = ExperimentResource.read(api, "spring")
-    follow(resource, now, known)                 # kill switch and moves (pipelines.experiments.moves)
-    next_step(resource, look, now)               # the ramp (pipelines.experiments.controller)
+    follow(resource, now, findings)              # kill switch and moves (pipelines.experiments.moves)
+    next_step(resource, read_evidence, now)      # the ramp (pipelines.experiments.controller)
 
 Each event is written on condition that the object has not changed: of two operators, the second is refused by the API
 server, reads again, and finds the event. The ConfigMap follows from spec and history, so the next operator after a
@@ -116,7 +116,7 @@ class ExperimentResource:
                 yield ExperimentResource(self._api, None, found), reason
 
     def _conflict(self, name: str, experiment: Experiment) -> str | None:
-        """Why another one can't be in force at the same time; None: it can."""
+        """Reason why another one can't be in force at the same time; None: it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
         if their is None and (found := self._api.experiment(name)) is not None:  # broken, or gone, in the ConfigMap
@@ -143,12 +143,12 @@ class ExperimentResource:
         self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
-        """What the routers read of this object, if anything."""
+        """The experiment of this object that routers read, if any."""
         entry = self._entries.get(self.name)
         return None if entry is None else entry.experiment
 
     def others_in_force(self) -> Iterator[Neighbour]:
-        """What the routers read of other objects."""
+        """The experiments of other objects that routers read."""
         for name, entry in self._entries.items():
             if name != self.name and (serving := entry.experiment) is not None:
                 found = self._api.experiment(name) or {"metadata": {"name": name}}
@@ -215,7 +215,7 @@ class ExperimentResource:
             self.write({BY_HAND: self._reason() if by_hand else None})
 
     def switch_reason(self) -> str:
-        """Reason for the use of the kill switch: the annotation `REASON`, or else what was done.
+        """Reason for the use of the kill switch: the annotation `REASON`, or else the action.
 
         A patch keeps an annotation that it does not name, so a reason counts once.
         """

@@ -1,10 +1,10 @@
 """Takes experiments of files from stage to stage, as `mtorl experiment run` does, and keeps their documents.
 
     with Runner(folders, tell) as runner:
-        while not runner.look():
+        while not runner.advance():
             time.sleep(60)
 
-While it is open, an edit of a file is applied within a second or two, also while a look at a large log takes minutes.
+While it is open, an edit of a file is applied within two seconds, also while a large log is read for minutes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from monitoring.experiments.document import View
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move
 from mtorl.runtime.clock_jumps import ClockJumps
 from mtorl.runtime.errors import InputError
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
-from pipelines.experiments.evidence import known_or_error, view_of
+from pipelines.experiments.evidence import findings_or_error, view_of
 from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
@@ -32,7 +32,7 @@ _EDITS_SECONDS = 1.0
 
 
 class Runner:
-    """Takes experiments of files through their stages; `tell` gets each move, and each change of what one waits for."""
+    """Takes experiments of files through their stages; `tell` gets each move, and each new reason to wait."""
 
     def __init__(self, folders: Sequence[ExperimentFolder], tell: Tell) -> None:
         self._folders = folders
@@ -58,20 +58,20 @@ class Runner:
 
     @property
     def views(self) -> Sequence[View]:
-        """The documents of the last look."""
+        """The documents of the newest step."""
         return list(self._views.values())
 
-    def look(self, strict: bool = False) -> bool:
+    def advance(self, strict: bool = False) -> bool:
         """Take the next step of each experiment; returns whether all are over. `strict` raises what can't be read."""
-        return all([self._look(folder, strict) for folder in self._folders])
+        return all([self._advance(folder, strict) for folder in self._folders])
 
-    def _look(self, folder: ExperimentFolder, strict: bool) -> bool:
+    def _advance(self, folder: ExperimentFolder, strict: bool) -> bool:
         now = self._clock()
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
-        known: dict[tuple[str, float], Known] = {}
+        findings: dict[tuple[str, float], Findings] = {}
 
         def evidence(served: Experiment, since: float) -> Evidence | None:
-            known[served.version, since] = found = known_or_error(folder, served, since, now)
+            findings[served.version, since] = found = findings_or_error(folder, served, since, now)
             return found.evidence
 
         over = False
@@ -89,7 +89,7 @@ class Runner:
                 raise
             words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
         with suppress(*_MENDABLE):  # nothing can be shown, or the disk is full
-            self._views[folder.name] = view_of(folder, now, known=known)
+            self._views[folder.name] = view_of(folder, now, findings=findings)
         kind = re.sub(r"[\d.,+-]+", "", words)
         if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a figure that has grown is no news
             self._tell(folder.name, step, words)
@@ -99,5 +99,5 @@ class Runner:
     def _follow_edits(self) -> None:
         while not self._closed.wait(_EDITS_SECONDS):
             for folder in self._ramps:
-                with suppress(*_MENDABLE):  # the next look reports it
+                with suppress(*_MENDABLE):  # `advance` reports it
                     put_in_force(folder)

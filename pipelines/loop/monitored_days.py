@@ -17,7 +17,7 @@ from monitoring.decision_log import DecisionLog
 from monitoring.watch.check import UPLOADED_AFTER, Watched, folder_of
 from monitoring.watch.check import run as check
 from monitoring.watch.state import Group, NotJudged, State
-from monitoring.watch.streams import COLUMNS, labels_of
+from monitoring.watch.stream_names import COLUMNS, labels_of
 from monitoring.watch.training_sample import sample_of_artifact
 from mtorl.log.decision_ids import BUCKET, HOUR, TIME
 from mtorl.log.lake import Lake, name_of

@@ -21,7 +21,7 @@ from mtorl.experiment.stage_machine import OVER, STAGES, Evidence, Hold, Phase
 from mtorl.experiment.stages import CHALLENGER_SHARE, Stage
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import act, next_step, put_in_force, state
-from pipelines.experiments.evidence import known_or_error
+from pipelines.experiments.evidence import findings_or_error
 from pipelines.experiments.folder import ExperimentFolder
 
 FILE = "serving.yaml"
@@ -67,7 +67,7 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
 
 @dataclass
 class RunRamp:
-    """Takes the experiment of a run through its stages; `waits` is what it waited for at the last step."""
+    """Takes the experiment of a run through its stages; `waits` has the reasons of the last step to stay."""
 
     folder: ExperimentFolder
     waits: tuple[str, ...] = field(default=(), init=False)
@@ -102,16 +102,16 @@ class RunRamp:
         act(self.folder, "move", by="person", reason="the traffic of the run begins", at=time.time(), to=first)
 
     def step(self) -> None:
-        """Look at the log, and take the next step, if there is one."""
+        """Read the log, and take the next step, if there is one."""
         now = time.time()
 
-        def look(served: Experiment, since: float) -> Evidence | None:
-            return known_or_error(self.folder, served, since, now).evidence
+        def read_evidence(served: Experiment, since: float) -> Evidence | None:
+            return findings_or_error(self.folder, served, since, now).evidence
 
-        step = next_step(self.folder, look, now)
+        step = next_step(self.folder, read_evidence, now)
         self.waits = step.reasons if isinstance(step, Hold) else ()
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Phase and moves, for summary.json."""
         experiment, events = self.folder.definition(), self.folder.events()
         return {

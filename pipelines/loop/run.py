@@ -100,13 +100,13 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
 @contextmanager
 def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
     """Remove a run whose input can't be used, and name the file of its faulty rows."""
-    from features.ingest.ingest import way_on
+    from features.ingest.ingest import remedy
 
     try:
         yield
     except InputError as error:
         if quarantine := keep_only_quarantine(run):
-            raise InputError(f"{error}\n{way_on(quarantine, config.bad_rows)}") from None
+            raise InputError(f"{error}\n{remedy(quarantine, config.bad_rows)}") from None
         raise
 
 

@@ -79,7 +79,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "budget": _budget(folder, run.trained.replays),
         # The stage that was reached: the file that the verdict reads has none.
         "experiment": {**verdict, "stage": run.served.ramp.last_stage, **(run.true_lift or {"true_lift": None})},
-        "stages": {**run.served.ramp.told(), "after_promotion": _after_promotion(folder, run.served)},
+        "stages": {**run.served.ramp.summary(), "after_promotion": _after_promotion(folder, run.served)},
         "next_night": asdict(run.learned) if run.learned else None,
         "monitor": {
             "state": STATE_FOLDER,

@@ -1,7 +1,7 @@
 """Publishes a challenger that the gate did not reject, and prunes the registry.
 
     version = publish_approved(origin, model_store, registry)
-    print(prune_beside(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
+    print(prune_others(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
 
 While the serving versions are unknown, nothing is removed.
 """
@@ -32,7 +32,7 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
 
 
 def needs_experiment(version: Path) -> str:
-    """How to let an experiment decide on a published version, in words; empty if the gate has let it pass."""
+    """Commands that let an experiment decide on a published version; empty if the gate has let it pass."""
     report = Lineage.read(version).gate
     if report is None or report.decision != "experiment":
         return ""
@@ -66,13 +66,13 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
     return "\n".join(said)
 
 
-def prune_beside(
+def prune_others(
     published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
 ) -> str:
-    """Prune the registry that a version was published to, which stays; returns the result in words.
+    """Prune the registry that a version was published to, but not that version; returns the result in words.
 
     Args:
-        uses: Says which versions are used (`Needs`); raises OSError or LogError where that is not known.
+        uses: Returns the versions in use (`Needs`); raises OSError or LogError if that is unknown.
         keep: Newest versions of each arm that stay in any case; 0: all stay.
     """
     if not keep:

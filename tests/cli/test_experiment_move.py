@@ -16,7 +16,7 @@ import yaml
 
 from cli.run import served_file
 from monitoring.experiments.document import ArmTraffic, Traffic
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
 from tests.cli.test_experiment import mtorl
@@ -96,8 +96,8 @@ def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
     """Let a log say that, and have decisions of these arms."""
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
     traffic = Traffic(shadow=False, arms=dict.fromkeys(arms, counts))
-    known = Known(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
-    monkeypatch.setattr("pipelines.experiments.evidence.known_now", lambda *_: known)
+    known = Findings(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
+    monkeypatch.setattr("pipelines.experiments.evidence.findings_or_problem", lambda *_: known)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from monitoring.watch.exporter import MonitorCollector
 from monitoring.watch.state import STATE_FILE, Alarm, Group, State, Stream
-from monitoring.watch.streams import column_stream, stream_of
+from monitoring.watch.stream_names import column_stream, stream_of
 from tests.manifests.alerting_stack import NAMESPACE, PASSWORD, RULES, Stack, running, wait_for
 
 pytestmark = pytest.mark.long

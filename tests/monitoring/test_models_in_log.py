@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitoring.models_in_log import uses_in_log
+from monitoring.models_in_log import models_in_log
 from tests.lakes import upload
 from tests.monitoring.written_log import Log
 
@@ -24,7 +24,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def uses(folder: Path) -> dict[tuple[str, str], bool]:
-    return {(name, reason): serves for name, reason, serves in uses_in_log(str(folder))}
+    return {(name, reason): serves for name, reason, serves in models_in_log(str(folder))}
 
 
 def test_the_newest_of_an_arm_serves_and_the_others_are_needed(log: Log, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_newest_of_an_arm_serves_and_the_others_are_needed(log: Log, tmp_pat
         (NEW, "decides as challenger of test, last 2025-03-01 00:01"): True,
         (OLD, "decided as incumbent of test, last 2025-03-01 00:00"): False,
     }
-    assert uses_in_log(str(tmp_path))[0][1].startswith("decides as incumbent"), "the newest first"
+    assert models_in_log(str(tmp_path))[0][1].startswith("decides as incumbent"), "the newest first"
 
 
 def test_a_model_serves_no_more_after_a_policy_without_one(log: Log, tmp_path: Path) -> None:
@@ -58,4 +58,4 @@ def test_what_a_challenger_decided_in_the_shadow_counts(log: Log, tmp_path: Path
 
 
 def test_without_a_log_nothing_is_known(tmp_path: Path) -> None:
-    assert uses_in_log("") == [] and uses_in_log(str(tmp_path)) == []
+    assert models_in_log("") == [] and models_in_log(str(tmp_path)) == []

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from serving import inference_services
-from serving.inference_services import INSTEAD_OF, MARK, VERSION, InferenceServices, services_of_pod, uses_of
+from serving.inference_services import INSTEAD_OF, MARK, VERSION, InferenceServices, services_of_pod, versions_of
 from serving.kubernetes_api import KubernetesApi, Refused
 from serving.model_servers import Mark, Served
 from tests.pipelines.experiments.fake_cluster import FakeCluster
@@ -21,7 +21,7 @@ def service(name: str, version: str, **notes: str) -> dict[str, Any]:
 def test_what_serves_and_what_a_rollback_goes_back_to_is_used() -> None:
     promoted = service("mtorl-incumbent", "challenger/new", **{MARK: PROMOTED.model_dump_json()})
     deployed = service("mtorl-challenger", "challenger/newer", **{INSTEAD_OF: "challenger/old"})
-    assert uses_of([promoted, deployed, service("other", "")]) == [
+    assert versions_of([promoted, deployed, service("other", "")]) == [
         ("challenger/new", "mtorl-incumbent serves it", True),
         ("incumbent/first", "a rollback of mtorl-incumbent goes back to it", False),
         ("challenger/newer", "mtorl-challenger serves it", True),
@@ -31,7 +31,7 @@ def test_what_serves_and_what_a_rollback_goes_back_to_is_used() -> None:
 
 @pytest.mark.parametrize("mark", ["{", "[]", "7", '{"else": 1}'])
 def test_a_mark_by_hand_hides_nothing_else(mark: str) -> None:
-    assert [name for name, _, _ in uses_of([service("one", "a/1", **{MARK: mark}), service("two", "b/2")])] == [
+    assert [name for name, _, _ in versions_of([service("one", "a/1", **{MARK: mark}), service("two", "b/2")])] == [
         "a/1",
         "b/2",
     ]

@@ -1,7 +1,6 @@
 """Reads the decision log of an experiment in a subprocess.
 
-A verdict on millions of decisions takes a minute of computing; in the operator's own process, the kill switch would
-wait for it.
+A verdict on millions of decisions takes a minute of computing, for which the kill switch must not wait.
 """
 
 import os
@@ -11,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.touchpoints import LogError
@@ -25,8 +24,8 @@ class LogReader:
         self._gain = gain
         self._pool: ProcessPoolExecutor | None = None
 
-    def look(self, experiment: Experiment, since: float, now: float) -> Known:
-        """What is known now, of a stage that began at `since`.
+    def read(self, experiment: Experiment, since: float, now: float) -> Findings:
+        """Read the findings of a stage that began at `since`, seconds since 1970.
 
         LogError: the log, or a table that the verdict needs, can't be read.
         """
@@ -34,7 +33,7 @@ class LogReader:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
         served = experiment.model_dump(mode="json")
         try:
-            return self._pool.submit(_look, self._lake, served, self._gain, since, now).result()
+            return self._pool.submit(_read, self._lake, served, self._gain, since, now).result()
         except BrokenProcessPool:
             self._pool = None
             raise LogError(f"{self._lake}: the process that read it was ended, for want of memory perhaps") from None
@@ -57,13 +56,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _look(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known:
+def _read(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Findings:
     import duckdb
 
     from monitoring.decision_log import DecisionLog, PeriodError
-    from monitoring.experiments.look import look
+    from monitoring.experiments.findings import findings_of
 
     try:
-        return look(DecisionLog.of(lake), Experiment.from_dict(experiment), gain, since, now)
+        return findings_of(DecisionLog.of(lake), Experiment.from_dict(experiment), gain, since, now)
     except (duckdb.Error, PeriodError, OSError) as error:
         raise LogError(f"{lake}: the log can't be read: {str(error).splitlines()[0]}") from None

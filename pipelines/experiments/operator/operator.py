@@ -1,4 +1,4 @@
-"""The operator's work: once a second, and on each look at the log.
+"""The operator's work: once a second, and each time that the log is read.
 
     operator = Operator(api, reader, dataset, servers)
     operator.watch()                  # once a second: kill switch and moves of objects that have changed
@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from monitoring.experiments.document import View
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import Event, HistoryError
 from mtorl.experiment.stage_machine import (
@@ -77,7 +77,7 @@ class Operator:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}  # by object: what was logged last
         self._promoted: set[str] = set()  # objects to settle; after a restart, all of them
-        self._found: dict[str, tuple[str, Known]] = {}  # by name, with the salt: another one is another experiment
+        self._found: dict[str, tuple[str, Findings]] = {}  # by name, with the salt: another one is another experiment
         self.routers = Routers()
         self.leads = False
 
@@ -95,9 +95,9 @@ class Operator:
             self._settle(self._promoted.pop())
 
     def advance(self) -> None:
-        """Look at the decision log for each experiment, and let its ramp go on."""
+        """Read the decision log of each experiment, and take the next step of its ramp."""
         names = [str(found["metadata"]["name"]) for found in self._api.experiments()]
-        for act in (self.changed, self._advance):  # all of the former first: no look at a log holds them up
+        for act in (self.changed, self._advance):  # all of the former first: they don't wait for a log to be read
             for name in names:
                 _guarded(act, name)
 
@@ -132,7 +132,7 @@ class Operator:
         names = {one["metadata"]["name"] for one in objects}
         for gone in set(self._found) - names:
             self._found.pop(gone, None)
-        return views_of(self._api, objects, self._known, self._clock())
+        return views_of(self._api, objects, self._findings, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
         """Experiments in force, by the name of their object."""
@@ -157,7 +157,7 @@ class Operator:
         return False
 
     def _follow(self, name: str) -> bool:
-        """Apply what an object asks for; returns whether something was promoted there, at any time."""
+        """Apply the spec of an object; returns whether its history has a promotion."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
         known = len(_history(resource))
         if resource is None:
@@ -166,7 +166,7 @@ class Operator:
             return False
         try:
             with self._events(resource):
-                declined = follow(resource, self._clock(), self._known(name, str(resource.spec.get("salt"))))
+                declined = follow(resource, self._clock(), self._findings(name, str(resource.spec.get("salt"))))
                 put_in_force(resource)
         except (ExperimentError, HistoryError) as error:
             reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
@@ -187,16 +187,16 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> Condition | None:
-        """What the ramp waits for after an event, before the log was looked at for it."""
+        """Condition of the ramp after an event, until the log is read again."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
             return None
         now = self._clock()
         step = consider(experiment, stands, None, now)
-        if isinstance(step, Move):  # it is made with the next look
-            step = Hold(("the log is looked at within a minute",))
-        return _progress(stands, step, Known(), requirements(experiment, stands, None, now))
+        if isinstance(step, Move):  # `advance` makes it
+            step = Hold(("the log is read within a minute",))
+        return _progress(stands, step, Findings(), requirements(experiment, stands, None, now))
 
     def _settle(self, name: str) -> None:
         for _ in range(_TRIES):
@@ -215,9 +215,9 @@ class Operator:
             with self._events(resource):
                 standing = hand_over(resource, self._servers, resource.others_in_force(), self._clock())
         except (ExperimentError, HistoryError):
-            return  # said in `Accepted`
-        except OSError as error:  # it is tried again at the next look at the log
-            said = Condition("Settled", "Unknown", "NotKnown", f"a model server can't be asked or told: {error}")
+            return  # `Accepted` has the reason
+        except OSError as error:  # `advance` retries it
+            said = Condition("Settled", "Unknown", "NotKnown", f"a model server can't be read or changed: {error}")
         else:
             if standing is None:
                 said_before = resource.status.get("conditions") or ()
@@ -227,47 +227,49 @@ class Operator:
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
-        looked: dict[tuple[str, float], Known] = {}
+        looked: dict[tuple[str, float], Findings] = {}
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
             except Conflict:  # with what was found, unless another thing is to be looked for now
                 log.info("%s has changed while its log was read", name)
 
-    def _step(self, name: str, looked: dict[tuple[str, float], Known]) -> None:
+    def _step(self, name: str, looked: dict[tuple[str, float], Findings]) -> None:
         resource = ExperimentResource.read(self._api, name, self._dataset)
         if resource is None:
             return
         now = self._clock()
 
-        def look(experiment: Experiment, since: float) -> Evidence | None:
+        def read_evidence(experiment: Experiment, since: float) -> Evidence | None:
             asked = experiment.version, since
             if asked not in looked:
-                looked[asked] = self._reader.look(experiment, since, now)
+                looked[asked] = self._reader.read(experiment, since, now)
             self._found[name] = experiment.salt, looked[asked]
             return looked[asked].evidence
 
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
         try:
             with self._events(resource):
-                step = next_step(resource, look, now, reached)
+                step = next_step(resource, read_evidence, now, reached)
             experiment, stands = state(resource)
-            known = self._known(name, experiment.salt)
+            findings = self._findings(name, experiment.salt)
             if stands.phase == "draft":
                 self._found.pop(name, None)
-            elif known is None or known.verdict is None:  # over, or switched off, since before this operator began
-                look(in_force(experiment, stands), stands.since or 0.0)
+            elif (
+                findings is None or findings.verdict is None
+            ):  # over, or switched off, since before this operator began
+                read_evidence(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`
         except (LogError, OSError) as error:
             salt = str(resource.spec.get("salt"))
-            self._found[name] = salt, replace(self._known(name, salt) or Known(), problem=str(error))
+            self._found[name] = salt, replace(self._findings(name, salt) or Findings(), problem=str(error))
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
-        known = self._known(name, experiment.salt) or Known()
-        figures: dict[str, Any] = {} if known.verdict is None else figures_of(known.verdict, known.spend)
-        needed = requirements(experiment, stands, known.evidence, now)
-        self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known, needed))
+        findings = self._findings(name, experiment.salt) or Findings()
+        figures: dict[str, Any] = {} if findings.verdict is None else figures_of(findings.verdict, findings.spend)
+        needed = requirements(experiment, stands, findings.evidence, now)
+        self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, findings, needed))
 
     def _standing(self, resource: ExperimentResource) -> dict[str, Any]:
         standing: dict[str, Any] = {"phase": resource.status.get("phase", State().phase)}
@@ -275,15 +277,15 @@ class Operator:
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
             # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
-            others = resource.name in self._found and self._known(resource.name, experiment.salt) is None
+            others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
             enabled = serving.enabled  # as routers read it, also after an edit by hand
         return {**standing, "enabled": enabled}
 
-    def _known(self, name: str, salt: str) -> Known | None:
-        """The last look at the log of an experiment."""
+    def _findings(self, name: str, salt: str) -> Findings | None:
+        """The newest findings on an experiment."""
         found = self._found.get(name)
         return None if found is None or found[0] != salt else found[1]
 
@@ -300,7 +302,7 @@ class Operator:
                 reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
                 harm = what in ("kill", "rolled back")
                 words = f"{in_words(event)}{_left_out(resource, event)}"
-                self._api.say(resource.found, reason, words, warning=harm)
+                self._api.write_event(resource.found, reason, words, warning=harm)
 
     def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: Condition) -> None:
         before = conditions = resource.status.get("conditions") or ()
@@ -310,7 +312,7 @@ class Operator:
         known = {(one["type"], one["reason"], one["message"]) for one in before}
         for one in said:
             if one.reason in _TOLD and (one.type, one.reason, one.message) not in known:
-                self._api.say(resource.found, one.reason, one.message, warning=True)
+                self._api.write_event(resource.found, one.reason, one.message, warning=True)
 
 
 def _guarded(act: Callable[[str], None], name: str) -> None:
@@ -334,12 +336,12 @@ def _history(resource: ExperimentResource | None) -> Sequence[Mapping[str, Any]]
     return () if resource is None else resource.status.get("history") or ()
 
 
-def _progress(stands: State, step: Move | Hold, known: Known, needed: Sequence[Requirement]) -> Condition:
+def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequence[Requirement]) -> Condition:
     if stands.phase in OVER:
         return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
     if isinstance(step, Move):
         return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
-    evidence, newest = known.evidence, known.newest
+    evidence, newest = findings.evidence, findings.newest
     split = evidence is None or evidence.token != "srm"
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
     words = "; ".join(step.reasons)

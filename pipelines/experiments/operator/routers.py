@@ -1,12 +1,12 @@
-"""Polls of routers: which experiments are in force. Each poll says what the router has.
+"""Answers polls of routers with the experiments in force. Each poll names the versions that the router has.
 
     POST /v1/in-force {"router": "mtorl-router-0", "has": {"spring": "29f66512ab34cd56"}}
     200 {"spring.yaml": "<the experiment>"}
-    204 it is what they have
-    503 unknown: go on with it
+    204 nothing has changed
+    503 unknown: go on with the present versions
 
-A router polls every second. So the kill switch reaches each of them within seconds, and the object's status can say
-whether it has, replica by replica.
+A router polls every second. So the kill switch reaches each replica within seconds, and the object's status shows
+which replicas have it.
 """
 
 import threading
@@ -17,7 +17,7 @@ from mtorl.runtime.validation import StrictModel, Text
 from pipelines.experiments.operator.status import Condition
 
 SILENT_SECONDS = 10.0
-"""A router that has not asked for that long is gone, or can't reach the operator: it is not waited for."""
+"""A router that has not polled for that long is gone, or can't reach the operator: no status waits for it."""
 
 
 class Asked(StrictModel):
@@ -38,13 +38,13 @@ class Routers:
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[float, Mapping[str, str]]] = {}
 
-    def heard(self, router: str, versions: Mapping[str, str]) -> None:
+    def record_poll(self, router: str, versions: Mapping[str, str]) -> None:
         """Keep which version of each experiment a router has."""
         with self._lock:
             self._heard[router] = time.monotonic(), versions
 
     def condition(self, experiment: str, version: str) -> Condition:
-        """Whether every router has a version of an experiment."""
+        """Condition that every router has a version of an experiment."""
         with self._lock:
             now = time.monotonic()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}
@@ -52,7 +52,7 @@ class Routers:
         behind = sorted(name for name, (_, has) in heard.items() if has.get(experiment) != version)
         if not heard:
             return Condition(
-                "InForce", "Unknown", "NoRouter", "no router has asked lately: each goes on with what it has"
+                "InForce", "Unknown", "NoRouter", "no router has polled lately: each goes on with its present version"
             )
         if behind:
             return Condition("InForce", "False", "Behind", f"not yet on {', '.join(behind)}")

@@ -49,7 +49,7 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> N
 
     Args:
         lake: Folder or URI of the routers' lake.
-        every: Seconds between two looks at the log.
+        every: Seconds between two reads of the log.
     """
     spec = DatasetSpec.load(dataset)
     reader = LogReader(lake, counted_gain(spec))
@@ -135,7 +135,7 @@ class _Site:
             asked = Asked.model_validate_json(await request.read())
         except ValidationError as error:
             return web.json_response({"error": first_fault(error)}, status=400)
-        self._operator.routers.heard(asked.router[:100], asked.has)
+        self._operator.routers.record_poll(asked.router[:100], asked.has)
         versions = {one.experiment.name: one.experiment.version for one in found.values() if one.experiment is not None}
         if len(versions) == len(found) and asked.has == versions and not asked.everything:
             return web.Response(status=204, headers=self._says_who_leads())

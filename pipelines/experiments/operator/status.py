@@ -1,7 +1,7 @@
 """Status of an object: its conditions, the figures that `kubectl get exp` shows, and the documents for page and gauges.
 
     Accepted     the spec can be used
-    Progressing  it waits for something that comes by itself; False: a person has to look, or it is over
+    Progressing  it waits for something that comes by itself; False: a person has to act, or it is over
     InForce      every router that polls has it
     Settled      of a promotion: the incumbent's model server serves what won, or what it did before a rollback; there
                  is none where nothing was promoted, or where people have gone on from it since
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from monitoring.experiments.document import Settled, Spend, View
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import ALL_ARMS
 from mtorl.experiment.experiment import Experiment, ExperimentError
@@ -62,14 +62,14 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = (
-            "somebody has switched it off in the ConfigMap: everybody gets the incumbent. To switch it on, give a "
+            "it was switched off in the ConfigMap: all users get the incumbent. To switch it on, give a "
             f"reason that was not given before: {switch_on(namespace, resource.name)}"
         )
     elif resource.is_edited():
         has = "can't be read, so routers go on with what they had"
         if serving is not None:
             has = f"has stage {serving.stage}, switched {'on' if serving.enabled else 'off'}"
-        words = f"somebody has edited the ConfigMap, which {has}: it is written anew once the spec can be used"
+        words = f"the ConfigMap was edited by hand and {has}: the operator rewrites it once the spec can be used"
     else:
         return None
     return Condition("InForce", "False", "EditedByHand", words)
@@ -108,9 +108,9 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
 
 
 def views_of(
-    api: ClusterApi, objects: Sequence[Object], found: Callable[[str, str], Known | None], now: float
+    api: ClusterApi, objects: Sequence[Object], found: Callable[[str, str], Findings | None], now: float
 ) -> list[View]:
-    """A document of each experiment that was ever usable; `found` is the last look at logs, by name and salt."""
+    """Build a document of each experiment that was ever usable; `found` returns findings by name and salt."""
     config_map = api.in_force()
     made = []
     for one in objects:
@@ -124,15 +124,15 @@ def views_of(
             experiment = resource.last_in_force()
         if experiment is not None:
             conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
-            known = replace(
-                found(resource.name, experiment.salt) or Known(),
+            findings = replace(
+                found(resource.name, experiment.salt) or Findings(),
                 in_force=BY_HAND in resource.status or _IN_FORCE.get(conditions.get("InForce", {}).get("status")),
                 settled=_settled(conditions),
                 problem=_problem(conditions),
                 commands=_commands(resource, api.namespace),
                 by_hand=False,
             )
-            made.append(experiment_view(experiment, events, known, now))
+            made.append(experiment_view(experiment, events, findings, now))
     return made
 
 
@@ -145,7 +145,7 @@ def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Why spec or log can't be used; None: they can."""
+    """Reason why spec or log can't be used; None: they can."""
     accepted, progressing = (conditions.get(kind, {}) for kind in ("Accepted", "Progressing"))
     if accepted.get("status") == "False":
         return str(accepted["message"])

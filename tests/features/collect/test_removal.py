@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from features.collect.compact import compact
 from features.collect.removal import drop_hours, forget_in_bucket, remove_again
-from features.forget.places import forget
+from features.forget.folder import forget
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import Kind, unit_hash

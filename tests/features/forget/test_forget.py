@@ -18,8 +18,8 @@ import pytest
 
 from features.collect import removal
 from features.collect.compact import compact
-from features.forget import places
-from features.forget.places import Report, forget
+from features.forget import folder as stores
+from features.forget.folder import Report, forget
 from features.forget.tables import Rows
 from features.ingest.log_folder import RawLog, ingest
 from features.offline import store as feature_store
@@ -159,7 +159,7 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
     whole = Path(shutil.copytree(made, tmp_path / "whole"))
     forget(whole, frozenset({WHO}), NOW)
 
-    each = places._Work.each
+    each = stores._Work.each
     for steps in range(0, 40, 3):
         volume = Path(shutil.copytree(made, tmp_path / f"volume-{steps}"))
         left = iter(range(steps))
@@ -169,10 +169,10 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
             if next(left, None) is None:
                 raise Killed
 
-        monkeypatch.setattr(places._Work, "each", stop_after)
+        monkeypatch.setattr(stores._Work, "each", stop_after)
         with suppress(Killed):
             forget(volume, frozenset({WHO}), NOW)
-        monkeypatch.setattr(places._Work, "each", each)
+        monkeypatch.setattr(stores._Work, "each", each)
         assert not forget(volume, frozenset({WHO}), NOW).failed
         assert content(volume) == content(whole)
         shutil.rmtree(volume)

@@ -12,7 +12,7 @@ import pytest
 
 from features.data_folder import build
 from features.engine import open_engine
-from features.forget.places import forget
+from features.forget.folder import forget
 from features.ingest import log_folder
 from features.ingest.log_folder import Built, RawLog, check_unchanged, content_of
 from features.sequences.builder import build_windows

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Settled, Spend, Traffic, View
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from monitoring.experiments.view import experiment_view
 from monitoring.verdict.verdict import units_in
 from mtorl.experiment.arm import INCUMBENT
@@ -191,7 +191,9 @@ def view(
     if users is not None:
         known = {"newest": newest(hours), **known}
         known = {"traffic": traffic(users), "spend": spend(serving, 0.41), **known}
-    return experiment_view(experiment, events, Known(verdict=found, commands=COMMANDS, **known), START + HOUR * hours)
+    return experiment_view(
+        experiment, events, Findings(verdict=found, commands=COMMANDS, **known), START + HOUR * hours
+    )
 
 
 _KNOWN = {"token": "inconclusive", "reason": "too little to say", "challenger": "challenger", "breached": [],

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from monitoring.experiments.charts import track
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from monitoring.experiments.page import page
 from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import INCUMBENT
@@ -113,7 +113,7 @@ def test_what_is_void_is_crossed_out() -> None:
 
 def test_a_heavy_user_is_reported() -> None:
     heavy = [{"arm": "challenger", "share": 0.41}]
-    view = experiment_view(made.made(), [], Known(verdict={**made.early()["verdict"], "heavy_users": heavy}), 0.0)
+    view = experiment_view(made.made(), [], Findings(verdict={**made.early()["verdict"], "heavy_users": heavy}), 0.0)
     said = "One user makes 41% of the decisions of challenger and counts as 10 typical users"
     assert said in page([view])
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.experiments.document import Spend, View
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.history import IllegalEvent, next_event
@@ -55,7 +55,7 @@ def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(spent: float, 
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
     evidence = Evidence("inconclusive", "too few", "challenger", (), arms)
     whole = Spend(arm="*", campaign="*", channel="*", period="total", limit=1000.0, spent=spent, reserved=0.0)
-    known = Known(evidence=evidence, spend=[whole], commands=made.COMMANDS)
+    known = Findings(evidence=evidence, spend=[whole], commands=made.COMMANDS)
     advice = experiment_view(experiment, events, known, made.START + made.HOUR * hours)["advice"]
     if said is None:
         assert advice["action"] in ("wait", "run")
@@ -68,7 +68,7 @@ def test_a_time_that_is_past_is_not_what_comes_next() -> None:
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(500)}
-    known = Known(evidence=Evidence("inconclusive", "too few", "challenger", (), arms), commands=made.COMMANDS)
+    known = Findings(evidence=Evidence("inconclusive", "too few", "challenger", (), arms), commands=made.COMMANDS)
     early, late = (experiment_view(experiment, events, known, made.START + made.HOUR * at)["next"] for at in (12, 30))
     assert early["not_before"] is not None and (late["not_before"], late["expected"] is None) == (None, False)
 
@@ -200,7 +200,7 @@ def test_whatever_happened_there_is_one_place_and_one_advice(
     arms = {name: ArmEvidence(users, faults, 0.01) for name in (INCUMBENT, "challenger")}
     evidence = Evidence(token, "a reason", "challenger", ("a: worse",) if token == "guardrail" else (), arms)
     now = made.START + 3600 * hours
-    view = experiment_view(experiment, events, Known(evidence=evidence if known else None), now)
+    view = experiment_view(experiment, events, Findings(evidence=evidence if known else None), now)
     assert [step["place"] for step in view["steps"]].count("here") == 1
     assert next(step for step in view["steps"] if step["place"] == "here")["phase"] == view["phase"]
     assert view["advice"]["headline"] and view["advice"]["reason"]

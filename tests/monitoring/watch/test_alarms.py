@@ -11,7 +11,7 @@ from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.measures import Measured
 from monitoring.watch.retrain import COOL_DOWN, update_request
 from monitoring.watch.state import Alarm, State, Stream
-from monitoring.watch.streams import HARM, loss_units, stream_of
+from monitoring.watch.stream_names import HARM, loss_units, stream_of
 from mtorl.log.dataset import DatasetSpec
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.watch.check import closed_as_usual
-from monitoring.watch.streams import GROUPS
+from monitoring.watch.stream_names import GROUPS
 from mtorl.log.lake import Lake
 from tests.features.collect.decision_logs import START, decision, write
 from tests.monitoring.watch.market import DAYS, Market

@@ -17,7 +17,7 @@ from cli.endings import HARM
 from cli.monitor import exit_code
 from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, NotJudged, State, StateError
-from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS
+from monitoring.watch.stream_names import COLUMNS, GROUPS, LAST_HOURS
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.log.dataset import Column
 from tests.lakes import upload

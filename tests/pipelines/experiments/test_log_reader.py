@@ -15,7 +15,7 @@ from pipelines.experiments.operator.log_reader import LogReader
 from tests.mtorl.experiment.experiments import FILE
 
 if __name__ == "__main__":
-    LogReader(sys.argv[1], Gain.of_spec("click")).look(Experiment.from_dict(FILE), 0.0, 0.0)
+    LogReader(sys.argv[1], Gain.of_spec("click")).read(Experiment.from_dict(FILE), 0.0, 0.0)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     os._exit(1)
 """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monitoring.experiments.document import Newest
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
@@ -53,7 +53,7 @@ class Scene:
         self.cluster = FakeCluster()
         self.now = 0.0
         self.put_forward = 0.0
-        self.evidence: Callable[[], Known] = lambda: Known(
+        self.evidence: Callable[[], Findings] = lambda: Findings(
             VERDICT,
             Evidence("inconclusive", "contains zero", "challenger", (), ARMS),
             traffic=TRAFFIC,
@@ -70,7 +70,7 @@ class Scene:
         self.operator._clock = lambda: self.now + self.put_forward
         self.operator._jumps = ClockJumps(lambda: self.now)
 
-    def look(self, experiment: Experiment, since: float, now: float) -> Known:
+    def read(self, experiment: Experiment, since: float, now: float) -> Findings:
         return self.evidence()
 
     def patch(self, name: str = NAME, /, **fields: Any) -> None:
@@ -133,10 +133,10 @@ def move(to: str, reason: str = "go", **more: Any) -> Step:
     return patch(move={"to": to, "reason": reason, **more})
 
 
-def log(found: Known | Exception) -> Step:
+def log(found: Findings | Exception) -> Step:
     """From now on, a look at the log finds that."""
 
-    def look() -> Known:
+    def look() -> Findings:
         if isinstance(found, Exception):
             raise found
         return found
@@ -164,7 +164,7 @@ def heard(version: str = "") -> Step:
     """A router asks, and has that; empty: what is in force."""
 
     def ask(scene: Scene) -> None:
-        scene.operator.routers.heard("one", {NAME: version or scene.serving().version})
+        scene.operator.routers.record_poll("one", {NAME: version or scene.serving().version})
         scene.operator.watch()
 
     return ask
@@ -256,7 +256,7 @@ def refusal(scene: Scene, name: str) -> dict[str, Any]:
     return next(one for one in scene.cluster.status(name)["conditions"] if one["type"] == "Accepted")
 
 
-LATE = Known(VERDICT, traffic=TRAFFIC, newest=Newest(**{**NEWEST, "silence": "no decision has come for 40 minutes"}))
+LATE = Findings(VERDICT, traffic=TRAFFIC, newest=Newest(**{**NEWEST, "silence": "no decision has come for 40 minutes"}))
 GO = {"to": "shadow", "reason": "me, too"}
 BROKEN = {"metadata": {"name": "first", "creationTimestamp": "2025"}}
 
@@ -302,7 +302,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (move("stopped"), {"Progressing": "Over", "says": "it is stopped"}),
         (patch(salt="next", move=None), {"Progressing": "Waiting", "says": "it is a draft: start it"}),
     ],
-    "a promotion waits until the log was looked at": [
+    "a promotion waits until the log has been read": [
         (move("shadow"), {}),
         (move("promoted"), {"phase": "shadow", "Accepted": "Held"}),
         (advance, {}),
@@ -310,8 +310,8 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     ],
     "a promotion that nothing supports is refused without force, which a rollback may keep": [
         (move("shadow"), {}),
-        (log(Known()), {}),
-        (move("promoted"), {"Accepted": "Held", "says": "until the log was looked at"}),
+        (log(Findings()), {}),
+        (move("promoted"), {"Accepted": "Held", "says": "until the log has been read"}),
         (advance, {}),
         (advance, {"Accepted": "Refused", "says": "no decision of challenger is in the log"}),
         (log(LogError("the log is torn")), {}),
@@ -644,15 +644,15 @@ def test_routers_say_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, routers = [0.0], Routers()
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     assert routers.condition("spring", "a")[1:3] == ("Unknown", "NoRouter")
-    routers.heard("one", {"spring": "a", "autumn": "x"})
-    routers.heard("two", {"spring": "b", "autumn": "x"})
+    routers.record_poll("one", {"spring": "a", "autumn": "x"})
+    routers.record_poll("two", {"spring": "b", "autumn": "x"})
     assert routers.condition("spring", "a")[1:] == ("False", "Behind", "not yet on two")
     assert routers.condition("autumn", "x")[1:] == ("True", "EveryRouter", "on one, two")
-    routers.heard("two", {"spring": "a"})
+    routers.record_poll("two", {"spring": "a"})
     assert routers.condition("spring", "a")[1:] == ("True", "EveryRouter", "on one, two")
     assert routers.condition("autumn", "x")[1:] == ("False", "Behind", "not yet on two")
     clock[0] = SILENT_SECONDS / 2
-    routers.heard("one", {"spring": "a"})
+    routers.record_poll("one", {"spring": "a"})
     clock[0] = SILENT_SECONDS
     assert routers.condition("spring", "a")[3] == "on one"
 
@@ -698,10 +698,10 @@ def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(
 def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way to undo a promotion: those of the salt in between said that nobody had decided anything."""
 
-    def look(experiment: Experiment, since: float, now: float) -> Known:
+    def look(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]
         evidence = Evidence("inconclusive", f"of {experiment.salt}", "challenger", (), ARMS)
-        return Known({**VERDICT, "users": 2 * users}, evidence, traffic=TRAFFIC, looked=now)
+        return Findings({**VERDICT, "users": 2 * users}, evidence, traffic=TRAFFIC, looked=now)
 
     monkeypatch.setattr(scene, "look", look)
     won = {"name": "incumbent", "weight": 0.5, "model_digest": "29f665"}
@@ -783,12 +783,12 @@ def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: 
     begin(scene)
     looks = 0
 
-    def found() -> Known:
+    def found() -> Findings:
         nonlocal looks
         looks += 1
-        scene.operator.routers.heard(f"router {looks}", {NAME: scene.serving().version})
+        scene.operator.routers.record_poll(f"router {looks}", {NAME: scene.serving().version})
         scene.operator.watch()
-        return Known(VERDICT, Evidence("inconclusive", "", "challenger", ("cost is up",), ARMS))
+        return Findings(VERDICT, Evidence("inconclusive", "", "challenger", ("cost is up",), ARMS))
 
     scene.evidence = found
     scene.operator.advance()

@@ -55,12 +55,12 @@ def edit(folder: ExperimentFolder, **fields: Any) -> None:
 
 def test_it_keeps_the_document_and_reports_what_is_new(folder: ExperimentFolder) -> None:
     with running(folder) as (runner, said):
-        assert not runner.look() and not runner.look()
+        assert not runner.advance() and not runner.advance()
         (view,) = runner.views
         assert view["phase"] == "50%" and said[0] == f"waits: {'; '.join(view['next']['waits'])}"
         assert len(said) == 1, "a figure that has grown is no news"
         act(folder, "move", by="person", reason="enough", at=time.time(), to="stopped")
-        assert runner.look() and runner.views[0]["phase"] == "stopped"
+        assert runner.advance() and runner.views[0]["phase"] == "stopped"
 
 
 def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, mo
 
     monkeypatch.setattr(module, "next_step", step)
     with running(folder) as (runner, _):
-        thread = threading.Thread(target=runner.look)
+        thread = threading.Thread(target=runner.advance)
         thread.start()
         looking.wait(60)
         for fields, enabled in (({"alpha": 0.2}, True), ({"alpha": 0.05, "enabled": False}, False)):
@@ -90,7 +90,7 @@ def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, mo
 def test_a_kill_switch_in_a_file_with_a_fault_is_applied_and_reported(folder: ExperimentFolder) -> None:
     with running(folder) as (runner, said):
         edit(folder, enabled=False, nonsense=3)
-        assert not runner.look() and not serving(folder).enabled
+        assert not runner.advance() and not serving(folder).enabled
         assert said[-1].startswith("switched off; nothing else changes: ") and "unknown field 'nonsense'" in said[-1]
 
 
@@ -101,7 +101,7 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolde
     with running(folder) as (runner, _):
         runner._clock, runner._jumps = lambda: now + (looks % 2) * year + looks, ClockJumps(lambda: float(looks))
         for looks in range(5):  # noqa: B007
-            assert not runner.look()
+            assert not runner.advance()
     assert state(folder)[1].phase == "50%"
 
 
@@ -131,14 +131,14 @@ def test_it_goes_on_once_what_can_not_be_read_is_mended(
         with monkeypatch.context() as patch:
             if fault == "a full disk":
                 patch.setattr(module, "next_step", full)
-            assert not runner.look() and not runner.look()
+            assert not runner.advance() and not runner.advance()
             assert len(said) == 1 and said[0].startswith("nothing changes: ")
             with pytest.raises(module._MENDABLE):
-                runner.look(strict=True)
+                runner.advance(strict=True)
         assert serving(folder).stage == "50%"
         folder.history.write_bytes(history)
         assert len(folder.events()) == 1
         folder.file.write_text(whole)
         (folder.state / "router.yaml").write_text(router)
         rubbish.unlink(missing_ok=True)
-        assert runner.look() and serving(folder).shares()["incumbent"] == 1.0, "its planned end has come"
+        assert runner.advance() and serving(folder).shares()["incumbent"] == 1.0, "its planned end has come"

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.experiments.look import Known
+from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 from mtorl.experiment.stages import Ramp
@@ -65,7 +65,7 @@ def said(token: str, reason: str = "as it is", **arm: Any) -> Evidence:
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
     """What the next looks find, one after the other."""
     found: list[Evidence] = []
-    monkeypatch.setattr(ramp, "known_or_error", lambda *_: Known(evidence=found.pop(0)))
+    monkeypatch.setattr(ramp, "findings_or_error", lambda *_: Findings(evidence=found.pop(0)))
     yield found
     assert not found, "each look was asked for"
 
@@ -107,7 +107,7 @@ def test_from_draft_to_promotion(run: Path, looks: list[Evidence]) -> None:
     sent, ended, traffic = through(run)
     assert sent.stages == [("shadow", 100), ("5%", 100), ("50%", 300)] and sent.waits == 3
     assert len(traffic.latencies) == 500 and ended.over and ended.last_stage == "50%"
-    told = ended.told()
+    told = ended.summary()
     assert told["phase"] == "promoted" and told["waits"] == [] and json.dumps(told)
     assert [(move["to"], move["by"]) for move in told["moves"]] == [
         ("shadow", "person"),
@@ -131,7 +131,7 @@ def test_harm_ends_the_traffic(run: Path, looks: list[Evidence]) -> None:
     looks += [said("inconclusive"), said("guardrail")]
     _, ended, traffic = through(run)
     assert ended.phase == "rolled back" and len(traffic.latencies) == 200 and ended.last_stage == "5%"
-    assert ended.told()["moves"][-1]["reason"] == "cost is worse"
+    assert ended.summary()["moves"][-1]["reason"] == "cost is worse"
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8070/decide", "http://models.example.com", None])

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from features.forget.places import forget as forget_in
+from features.forget.folder import forget as forget_in
 from mtorl.log.decision_ids import decision_id
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake

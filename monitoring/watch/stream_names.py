@@ -1,4 +1,4 @@
-"""The names of what is watched, period after period, and which of it stands for harm.
+"""Names of streams, the measures and columns that are watched period after period, and which of them mean harm.
 
 stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
 labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")

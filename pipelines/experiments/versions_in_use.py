@@ -1,8 +1,8 @@
-"""Uses of a registry's versions: in the lake, this machine's servers, a cluster, experiments.
+"""Finds which versions of a registry are in use: by the lake, this machine's servers, a cluster, experiments.
 
-uses = RegistryUses(Path("runs/latest/registry"))
-needs = uses.needs()          # by version
-uses.sources                  # where that comes from; empty: what serves is unknown, not nothing
+in_use = VersionsInUse(Path("runs/latest/registry"))
+needs = in_use.needs()          # reasons by version
+in_use.sources                  # places that were read; empty: it is unknown which versions serve
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from monitoring.models_in_log import uses_in_log
+from monitoring.models_in_log import models_in_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import newest_promotion
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import load_yaml
 from pipelines.experiments.folder import ExperimentFolder, read_by_router
 from serving.archive import version_of
-from serving.inference_services import services_of_pod, uses_of
+from serving.inference_services import services_of_pod, versions_of
 from serving.local.stack import archives
 from serving.model_servers import Mark
 from serving.versions.need import Needs
@@ -30,7 +30,7 @@ def default_registry() -> Path:
     return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
 
 
-class RegistryUses:
+class VersionsInUse:
     """A registry and what uses it: by default, what lies next to it in a run's folder or on the data volume.
 
     OSError: we run in a pod, and the API server does not list what serves.
@@ -59,7 +59,7 @@ class RegistryUses:
 
     @property
     def sources(self) -> list[str]:
-        """What says which versions serve; empty: nothing does."""
+        """The places that show which versions serve; empty: none."""
         found = [f"the decisions in the lake {self._lake}"] if self._in_log else []
         found += [f"the servers of {self._state}"] if self._state is not None and self._run is not None else []
         return found + (["the cluster"] if self._services is not None else [])
@@ -67,7 +67,7 @@ class RegistryUses:
     def needs(self) -> Needs:
         """All known uses of versions. InputError or OSError: something can't be read."""
         needs = Needs(self._in_log, self._experiments)
-        for use in uses_of(self._services or ()):
+        for use in versions_of(self._services or ()):
             needs.add(*use)
         if self._state is not None and self._run is not None:
             _add_local(needs, self._state, self._run)
@@ -75,7 +75,7 @@ class RegistryUses:
 
     @cached_property
     def _in_log(self) -> list[tuple[str, str, bool]]:
-        return uses_in_log(self._lake)
+        return models_in_log(self._lake)
 
 
 def _add_local(needs: Needs, state: Path, run: Path) -> None:

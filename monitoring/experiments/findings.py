@@ -1,6 +1,6 @@
 """Reads the decision log for an experiment: verdict, evidence for the next stage, channels and money.
 
-known = look(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster alike
+findings = findings_of(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster alike
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from mtorl.log.gain import Gain
 
 
 @dataclass(frozen=True)
-class Known:
-    """Findings of a look at an experiment.
+class Findings:
+    """Results of reading the log of an experiment.
 
     Attributes:
         verdict: From `monitoring.verdict.verdict.verdict_of`; None: there is no decision yet.
@@ -43,28 +43,28 @@ class Known:
     gain: Gain = field(default_factory=lambda: Gain.of_spec("gain"))
 
 
-def look(
+def findings_of(
     log: DecisionLog,
     experiment: Experiment,
     gain: Gain,
     since: float,
     now: float,
     spend: Sequence[Spend] | None = None,
-) -> Known:
-    """All that the log says now.
+) -> Findings:
+    """Read the log.
 
     Args:
-        since: When its time at this stage began, seconds since 1970.
-        spend: From a ledger; None: the log has to say it.
+        since: Start of the present stage, seconds since 1970.
+        spend: Balances of a ledger; None: spend is added up from the log.
     """
     if not log.holds_any():
-        return Known(spend=spend or (), gain=gain, looked=now)
+        return Findings(spend=spend or (), gain=gain, looked=now)
     with experiment_users(log, experiment, gain) as read:
         verdict = verdict_of(read, log, experiment, gain)
         evidence = stage_evidence(read.db, log, experiment, since, verdict)
         traffic, newest = traffic_of(read.db, log, experiment), newest_of(read.db, now)
         spent = spend_of(read.db, experiment, now) if spend is None else spend
-    return Known(
+    return Findings(
         verdict=verdict,
         evidence=evidence,
         traffic=traffic,
@@ -75,9 +75,9 @@ def look(
     )
 
 
-def unsupported(known: Known, challenger: str) -> str | None:
-    """Why the log says nothing of a challenger, good or bad; None: it has decisions of it."""
-    if known.problem is not None:
-        return f"its log can't be read, so it is unknown whether it wins: {known.problem}"
-    arms = {} if known.traffic is None else known.traffic["arms"]
+def unsupported(findings: Findings, challenger: str) -> str | None:
+    """Reason why the log is no evidence for or against a challenger; None: it has decisions of the challenger."""
+    if findings.problem is not None:
+        return f"its log can't be read, so it is unknown whether it wins: {findings.problem}"
+    arms = {} if findings.traffic is None else findings.traffic["arms"]
     return None if challenger in arms else f"no decision of {challenger} is in the log"

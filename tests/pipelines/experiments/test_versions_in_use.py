@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipelines.experiments.local_servers import LocalServers
-from pipelines.experiments.registry_uses import RegistryUses, experiments_of
+from pipelines.experiments.versions_in_use import VersionsInUse, experiments_of
 from serving.model_servers import Mark
 from serving.versions.catalogue import find
 from tests.pipelines.experiments.test_local_servers import PORT, WON, Laptop, archive
@@ -32,7 +32,7 @@ def reads(laptop: Laptop) -> None:
 def test_what_serves_here_and_what_a_rollback_goes_back_to_is_needed(laptop: Laptop) -> None:
     registry = laptop.run / "registry"
     ref = version(registry, 1)
-    uses = RegistryUses(registry, state=laptop.folder.state)
+    uses = VersionsInUse(registry, state=laptop.folder.state)
     assert uses.needs().reasons(find(registry, NEW)) == []
     archive(laptop.run / "model-store" / "challenger.mar", NEW)
     mark = Mark(experiment="first-day", promotion="1", before=WON, after=NEW)
@@ -53,11 +53,11 @@ def test_what_an_experiment_here_names_is_needed(laptop: Laptop) -> None:
     fields = yaml.safe_load(laptop.folder.file.read_text())
     fields["arms"][0]["model_digest"] = digest(1)[:6]
     laptop.folder.file.write_text(yaml.safe_dump(fields))
-    (reason,) = RegistryUses(registry, state=laptop.folder.state).needs().reasons(find(registry, NEW))
+    (reason,) = VersionsInUse(registry, state=laptop.folder.state).needs().reasons(find(registry, NEW))
     assert reason == f"the experiment {laptop.folder.file} names it (incumbent)"
     laptop.folder.file.write_text("name: []")
     with pytest.raises(ValueError, match="name"):  # what it names is not known
-        RegistryUses(registry, state=laptop.folder.state).needs()
+        VersionsInUse(registry, state=laptop.folder.state).needs()
 
 
 def test_the_router_says_which_experiments_there_are(laptop: Laptop, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def forget(
             work.lake(lake, now)
         work.tables(found.tables)
         for log in found.logs:
-            with work.saying(log):
+            with work.reporting(log):
                 _bring_up_to_date(log)
         if users:
             for windows in found.windows:
@@ -106,9 +106,9 @@ def forget(
             # Last: a refresh of the store meanwhile finds no forgotten user in the log any more.
             for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
                 work.each(repo, lambda path: forget_online(path, users), " (online store)")
-            with work.saying(root):
+            with work.reporting(root):
                 work.report.models.extend(trained_on(found.artifacts, users))
-            with work.saying(root):
+            with work.reporting(root):
                 origins = [*origins_of(found.logs), *([origin] if origin else [])]
                 work.report.raw.extend(dict.fromkeys(line for one in origins for line in still_in(one, users)))
     return work.report
@@ -171,7 +171,7 @@ class _Work:
 
     def lake(self, folder: Path, now: datetime) -> None:
         """Records of users, and hours that are too old."""
-        with self.saying(folder):
+        with self.reporting(folder):
             lake = Lake.open(folder)
             removed = remove_users(lake, Forgotten().extended(self._users, now))
             if self._before is not None:
@@ -186,7 +186,7 @@ class _Work:
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
-            with self.saying(path):
+            with self.reporting(path):
                 columns = set(pq.read_schema(path).names)
                 if USER in columns:
                     of_users.append(path)
@@ -201,13 +201,13 @@ class _Work:
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
         """Remove something from a store, and count it."""
-        with self.saying(path):
+        with self.reporting(path):
             removed = remove(path)
             if removed is not None:
                 self.report.removed[self._store_of(path) + what] += removed
 
     @contextmanager
-    def saying(self, path: Path) -> Iterator[None]:
+    def reporting(self, path: Path) -> Iterator[None]:
         """Go on with the other stores if one can't be read or written."""
         try:
             yield
