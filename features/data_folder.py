@@ -1,9 +1,9 @@
-"""The folder of a data set, which `mtorl data build` makes and from which a log can be read again.
+"""Builds the folder of a data set, as `mtorl data build` does, and reads its log again.
 
     FOLDER/dataset.yaml          the data set description
     FOLDER/touchpoints.parquet   the canonical log; absent if the log was trusted and no decisions were added
-    FOLDER/ingest.json           what validation found in the raw log and in the decisions (absent as the log is)
-    FOLDER/opportunities.parquet the decisions that a policy's value can rest on (only with decisions)
+    FOLDER/ingest.json           report on the raw log and the decisions (absent if the log is)
+    FOLDER/opportunities.parquet decisions for the value of a policy (only with decisions)
     FOLDER/conversions-left-out.csv   rows of a second file that count for no touchpoint, if there are any
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
@@ -69,7 +69,7 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     if inside is not None:
         path = inside
     if path.name in (LOG_FILE, STEPS):
-        # The name alone proves nothing: anyone's raw export may be called so.
+        # The name alone proves nothing: a raw export may have it.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
         description = path.parent / DATASET_FILE
         if description.exists():

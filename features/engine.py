@@ -251,7 +251,7 @@ def rows_of(log: Path | str) -> int:
 
 
 def facts_of(log: Path) -> dict[str, Any]:
-    """What a log's report says of its content: rows, users and fingerprint."""
+    """Rows, users and fingerprint of a log, as its report has them."""
     with open_engine("duckdb") as engine:
         users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
     return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}

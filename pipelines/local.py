@@ -105,7 +105,7 @@ def run(
                 pipeline(**arguments)
             except Exception as raised:  # kfp raises RuntimeError for a step, many other types for its own faults
                 error = raised
-            except BaseException:  # Ctrl-C or SIGTERM: kfp leaves the step that it has started to itself
+            except BaseException:  # Ctrl-C or SIGTERM: kfp leaves the step that it has started running
                 _end_children()
                 raise
     if watcher.input_error:

@@ -29,7 +29,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         given = SimpleNamespace(**locals())
         with profile.exit_handler(name):
             profile.with_experiment(profile.add(verdict, given))
-            if profile.folder:  # it goes on with what it knew at the last check
+            if profile.folder:  # the monitor keeps its state there
                 profile.add(monitor, given)
 
     return mtorl_monitor

@@ -2,16 +2,16 @@
 
     ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
 
-    volume/runs/mtorl-train.json        how its newest run ended
+    volume/runs/mtorl-train.json        end of its newest run
     volume/runs/.lock                   the run in progress; after a kill, the killed one
     volume/runs/local/...               outputs and log of the newest runs, and of those whose outputs they use
-    volume/runs/cache/                  which outputs answer which inputs
+    volume/runs/cache/                  outputs by their inputs
 
 A step's outputs are reused if the log's content, all settings and the project's code are unchanged: kfp's cache knows
 neither the content nor the code, so both are parameters of the steps. Runs exclude each other.
 
-The last step notes how a run ended (components/notify). Where it can't, the run itself does or, after a kill, the next
-run: a failed run must never look like the success of the day before.
+The last step records the end of a run (components/notify). If it can't, the run itself does or, after a kill, the next
+run: a failed run must never look like yesterday's success.
 """
 
 import contextlib

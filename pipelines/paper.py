@@ -1,4 +1,4 @@
-"""`mtorl benchmark paper`: MTORL, its ablations and all baselines on the same windows, splits and metrics.
+"""Compares MTORL, its ablations and all baselines on the same windows, splits and metrics: `mtorl benchmark paper`.
 
 Finished jobs leave a file in the working folder; a second call resumes there. Two processes, one thread each, share
 the jobs.

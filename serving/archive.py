@@ -1,4 +1,4 @@
-"""Pack an artifact and the handler into the .mar file that TorchServe loads."""
+"""Packs an artifact and the handler into the .mar file that TorchServe loads."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
 
     Args:
         gather: Whether TorchServe waits a millisecond for further requests, up to eight, which share a forward pass.
-            For many callers who ask the model themselves; the router sends what waits in one request anyhow.
+            For many callers of the model itself; the router sends waiting decisions in one request anyhow.
     """
     source = Path(artifact_folder)
     try:

@@ -1,4 +1,4 @@
-"""Limits what one HTTP connection may cost before anything works on its request: uvicorn's protocol, with limits.
+"""Limits the cost of an HTTP connection before a task works on its request: uvicorn's protocol, with limits.
 
 uvicorn's own settings do not suffice. `limit_concurrency` counts once a head is complete, so a connection that never
 completes one stays for ever; `h11_max_incomplete_event_size` holds for h11 only, which takes more CPU than httptools
@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shedding:
-    """Which requests are refused as soon as their head has come: by method and target."""
+    """Rule for requests that are refused as soon as their head has come: by method and target."""
 
     refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
     seconds: float = 0.0  # until the client gets the refusal, so that retries do not keep the server busy

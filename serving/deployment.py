@@ -1,11 +1,11 @@
-"""Deploys a new version to an arm's server: rolls it out, waits, asks for a decision, or puts the previous one back.
+"""Deploys a new version to an arm's server: rolls it out, waits, requests a decision, or rolls back.
 
     said = deploy(InferenceServices(KubernetesApi()), "challenger", "challenger/0a1b2c3d4e5f", load(artifact),
                   experiments, seconds=600)
 
 It never changes a server under an experiment that serves users: another model in mid-experiment is another treatment.
-Nor where the incumbent of an experiment answers, as after a promotion until its own server has the model: all users
-would get an untried one. Such a version stays in the registry.
+Nor does it change one that answers as the incumbent, as after a promotion until the incumbent's own server has the
+model: all users would get an untried model. Such a version stays in the registry.
 """
 
 import time
@@ -26,7 +26,7 @@ _TELL_SECONDS = 60.0
 
 
 class DeployError(InputError, RuntimeError):
-    """A version does not serve; the message says why, and what serves instead."""
+    """A version does not serve; the message has the reason, and the version that serves instead."""
 
 
 def deploy(
@@ -37,12 +37,12 @@ def deploy(
     experiments: Iterable[Experiment],
     seconds: float,
 ) -> str:
-    """Roll a version out to an arm's server, `mtorl-ARM`; returns what was done, in words.
+    """Roll a version out to an arm's server, `mtorl-ARM`; returns the result in words.
 
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
         artifact: Its model, whose digest its answers must carry.
-        seconds: To be ready; after that, DeployError: the previous version serves again.
+        seconds: Longest time until it is ready; after that, DeployError: the previous version serves again.
     """
     name = f"mtorl-{arm}"
     for experiment in experiments:
@@ -89,7 +89,7 @@ def _used_for(arm: Arm, experiment: Experiment) -> str:
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
-    """Why a version is not ready in time; empty: it is."""
+    """Reason why a version is not ready in time; empty: it is."""
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:
@@ -131,7 +131,7 @@ def _explained(error: Exception) -> str:
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Why a ready server does not decide by a model (digest or version; of `first`, any will do); empty: it does."""
+    """Fault of a ready server's decision by a model (digest or version; of `first`, any will do); empty: none."""
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.ask(name, {"window": empty_window(artifact.spec), "u": 0.5})

@@ -45,7 +45,7 @@ class InferenceServices:
         return None
 
     def served(self, name: str) -> Served | None:
-        """What it serves; None: there is none of that name, or it serves no version of a registry."""
+        """The version that it serves; None: there is none of that name, or it serves no version of a registry."""
         found = self._api.get(KIND, name)
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
         if found is None or not version:
@@ -71,7 +71,7 @@ class InferenceServices:
 
 
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
-    """Why not all pods of a Deployment serve a version, and nothing else; empty: they do."""
+    """Reason why not all pods of a Deployment serve a version alone; empty: they do."""
     if deployment is None:
         return "it has no Deployment"
     status, spec = deployment.get("status") or {}, deployment["spec"]

@@ -10,11 +10,11 @@ from mtorl.runtime.validation import StrictModel, Text
 
 
 class Mark(StrictModel):
-    """What a promotion has changed on a server."""
+    """Mark of a promotion on a server: the version before and after."""
 
     experiment: Text
     promotion: Text
-    """Which promotion of the experiment's history."""
+    """Id of the promotion in the experiment's history."""
     before: Text
     """Version that the server served until then."""
     after: Text
@@ -22,12 +22,12 @@ class Mark(StrictModel):
 
 
 class Served(NamedTuple):
-    """What a model server serves."""
+    """The version that a model server serves."""
 
     version: str
-    """That it is meant to serve."""
+    """The version of its definition."""
     problem: str
-    """Why it does not serve that alone, yet; empty: it does."""
+    """Reason why it does not serve that version alone yet; empty: it does."""
     mark: Mark | None = None
     """Of the newest promotion; None: there was none."""
     instead_of: str | None = None
@@ -41,10 +41,10 @@ class ModelServers(Protocol):
         """The name of the server that answers at a URL; None: it is none of these."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Where the model at a URL may answer as an incumbent that had no server; None: nowhere else."""
+        """URL at which the model of a URL may answer as an incumbent that had no server; None: nowhere else."""
 
     def served(self, name: str) -> Served | None:
-        """What a server serves; None: there is no such server, or it names no version. OSError: no answer now."""
+        """The version of a server; None: there is no such server, or it names no version. OSError: no answer now."""
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Let a server, whose `served` was read before, serve a version, at once or not at all.

@@ -126,7 +126,7 @@ def description_of_newest(registry: Path) -> Path:
 
 
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
-    """When each published model was trained, and its artifact's folder."""
+    """Training time of each published model, and its artifact's folder."""
     for folder, model in published_models(registry):
         with contextlib.suppress(KeyError, TypeError, ValueError):  # of another release, or written by hand
             yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder

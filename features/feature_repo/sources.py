@@ -7,9 +7,9 @@
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
 
-The aggregates count a touchpoint in the hour in which it became known, and a `timed` click or conversion in the hour in
-which that did. They carry the time at which that hour ended, so they change once an hour, offline as online, and a
-touchpoint is never part of what its own decision sees.
+The aggregates count a touchpoint, and a `timed` click or conversion, in the hour in which it became known. Their time
+is the end of that hour, so they change once an hour, offline as online, and never contain the touchpoint of the
+decision that reads them.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Makes entities, sources, feature views and the feature service from a data set description.
 
-Every stored field declares, as JSON in its tag `default`, what a reader takes for a key that the store does not have,
-or whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
+Every stored field has, as JSON in its tag `default`, the value for a key that the store does not have, or whose value
+is older than the view's TTL. So a reader needs the registry and nothing of this package.
 """
 
 import json

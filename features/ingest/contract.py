@@ -1,4 +1,4 @@
-"""The data contract: what a touchpoint must be, declared as rules and judged by the engine in one pass.
+"""The data contract: rules for touchpoints, which the engine checks in one pass.
 
     cells, *others = stages(spec, optional=())
     table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be read is null
@@ -69,7 +69,7 @@ Suspects = Callable[[ibis.Table], ibis.Table]
 
 
 class Rule(NamedTuple):
-    """What a column must fulfil; `holds` is true or false for each row, never null."""
+    """A condition on a column; `holds` is true or false for each row, never null."""
 
     fault: str  # a key of MEANING
     column: str
@@ -132,7 +132,7 @@ class Cells:
 
 
 def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) -> ibis.Table:
-    """Parse an adapter's columns: `ROW`, what else the rules need, and the named columns or else all of the log's."""
+    """Parse an adapter's columns: `ROW`, those that the rules need, and the named columns or else all of the log's."""
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}

@@ -2,9 +2,8 @@
 
     Path("log.yaml").write_text(draft_description("log.csv", named={"channel": "slot"}))
 
-The name of a column counts only if its values fit. A comment NOTE is to be read, and CHECK is a question about an
-unlikely guess: no command reads the description until a person has answered it. A column that determines an outcome is
-no context.
+The name of a column counts only if its values fit. A comment NOTE is for reading. CHECK marks an unlikely guess: no
+command reads the description until a person has answered it. A column that determines an outcome is no context.
 """
 
 import re
@@ -278,7 +277,7 @@ class _Drafting:
         return next(iter([*seen, *further]), "click")
 
     def _unused(self, fact: Facts) -> str:
-        """Why a column is left out; empty if it is not."""
+        """Reason why a column is left out; empty if it is not."""
         if fact.name in self.outcomes:
             return "" if fact.outcome else "seems to be known only afterwards, and is no number"
         if fact.distinct < 2:
@@ -334,7 +333,7 @@ def _meant(role: str, fact: Facts) -> bool:
 
 
 def _unlikely_user(fact: Facts, rows: int) -> str:
-    """Why a column is hardly the user; empty if it may be."""
+    """Reason why a column is hardly the user; empty if it may be."""
     if fact.distinct < _FEW_USERS and rows / max(fact.distinct, 1) > _ROWS_OF_USER:
         return f"has {fact.distinct:,} values in {rows:,} rows, as a group of users has"
     return f"has another value in each of {rows:,} rows, as no user has" if fact.distinct == rows > 1 else ""

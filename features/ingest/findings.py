@@ -23,7 +23,7 @@ _DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # 1.0 is a code
 
 @dataclass(frozen=True)
 class Leak:
-    """A column that says what an outcome will be: it is known only afterwards."""
+    """A column that determines an outcome, since it is known only afterwards."""
 
     column: str
     outcome: str
@@ -97,7 +97,7 @@ def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
 
 
 def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
-    """How a column determines an outcome, in words; one of `every` so many rows, with it and without, is sampled."""
+    """Relation of a column to an outcome that it determines; one of `every` rows, with and without, is sampled."""
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
     if column.kind == "numeric" and len(np.unique(amount)) > 2:
@@ -128,7 +128,7 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How often the outcome comes with each row's value, in the half of the rows that the row is not of."""
+    """Rate of the outcome at each row's value, in the half of the rows without the row."""
     half = np.random.default_rng(0).random(len(y)) < 0.5  # not every other row: a log may have a pattern
     _, codes = np.unique(values, return_inverse=True)
     score = np.empty(len(y))
@@ -147,6 +147,6 @@ def _auc(score: np.ndarray, y: np.ndarray) -> float:
 
 
 def _called(name: str, spec: DatasetSpec) -> str:
-    """What the file calls a column of the log."""
+    """Name in the file of a column of the log."""
     source = spec.columns.get(name)
     return source.column if source and source.column else name

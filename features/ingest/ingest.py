@@ -166,7 +166,7 @@ class _RawTable:
         stages = contract.stages(self._spec, adapted.columns)
         judged = contract.judge(contract.read(adapted, self._spec), stages[0])
         if all(raw[name].type().is_string() for name in raw.columns if name != ROW):
-            # Parsing text costs more than storing what it says; typed files are faster to read again.
+            # Parsing text costs more than storing the values; typed files are faster to read again.
             self.engine.connection.to_parquet(judged, str(scratch / "judged.parquet"), compression="snappy")
             good = self.engine.read(scratch / "judged.parquet")
         else:
@@ -281,7 +281,7 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
 
 
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
-    """What can't be known of times in the hour that clocks show twice in autumn."""
+    """Warning about times in the hour that clocks show twice in autumn."""
     sources = [source for source in spec.columns.values() if source.timezone]
     if not sources:
         return

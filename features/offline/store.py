@@ -177,7 +177,7 @@ def _filled(values: pa.Array, default: str) -> pa.Array:
 
 @dataclass(frozen=True)
 class Materialized:
-    """What a run of `materialize` did; times in microseconds since 1970."""
+    """Counts of a run of `materialize`; times in microseconds since 1970."""
 
     users: int  # of the log that it looked at
     written: int  # rows of the online store that it changed
@@ -314,7 +314,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _definitions(registry: Path) -> list[bytes]:
-    """What a registry defines, without the times at which it was made."""
+    """Definitions in a registry, without the times at which it was made."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
     made = Registry.FromString(registry.read_bytes())

@@ -1,7 +1,7 @@
-"""The monitor's checks of a run: two days of live traffic, then two days in a shifted context.
+"""Runs the monitor's checks of a run: of two days of live traffic, then of two days in a shifted context.
 
     found = check_days(trained, served)
-    found["clean"].word, found["shifted"].retrain        # "fine", and what the monitor asks for after the shift
+    found["clean"].word, found["shifted"].retrain        # "fine", and the request for a training after the shift
 
 The monitor judges past days, and a run takes minutes. So the run's decisions get other dates: half of the users of the
 live traffic come on each of two days, and each user's two shifted opportunities are a day apart. All else in the

@@ -1,4 +1,4 @@
-"""The online part of the loop: an experiment of both arms, served to users that neither was trained on.
+"""Runs the online part of the loop: an experiment of both arms, on users that neither was trained on.
 
 It begins as a draft and goes through its stages while the traffic flows (`ramp.py`).
 """
@@ -225,7 +225,7 @@ class Served:
 
 
 def fill_store(trained: Trained, audience: Audience) -> None:
-    """Fill a run's online store with what is known of the users before they come online, as the nightly job would."""
+    """Fill a run's online store with the users' history before they come online, as the nightly job would."""
     from features.offline.store import define, materialize
     from mtorl.window.window import STATIC
 

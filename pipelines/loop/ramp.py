@@ -1,11 +1,10 @@
-"""The experiment of a run, from its draft to its end, by the steps of `mtorl experiment run`.
+"""Takes the experiment of a run from its draft to its end, by the steps of `mtorl experiment run`.
 
     ramp = RunRamp(experiment_of(run))
     ramp.start()                          # draft -> shadow
-    ramp.step()                           # after some traffic: the next stage, or what it waits for
+    ramp.step()                           # after some traffic: the next stage, or the reasons to stay
 
-Its file is `serving.yaml` in the run's folder, its state `serving/`: the commands of `mtorl experiment` take it as any
-other.
+Its file is `serving.yaml` in the run's folder, its state `serving/`, which the commands of `mtorl experiment` read.
 """
 
 import time

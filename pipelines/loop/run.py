@@ -123,7 +123,7 @@ def _judge(
 
     learned = simulated = None
     with times.step("next-night", "what the next night would learn"):
-        # A replay knows what came of an exposure only where the log had the same one: that teaches nothing new.
+        # A replay knows the outcome of an exposure only if the log has the same one: that teaches nothing new.
         if not trained.replays:
             spec = trained.spec.replace(outcome_hours=0.0)
             learned = learnable(trained.folder / LAKE, spec, served.clean.until)

@@ -1,4 +1,4 @@
-"""The true effect: the simulator's own value of both policies, paced under the same budget."""
+"""Computes the true effect: the simulator's own value of both policies, paced under the same budget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

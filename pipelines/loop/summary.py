@@ -1,4 +1,4 @@
-"""summary.json: the run in figures. Documented in docs/summary.md."""
+"""Writes summary.json, the figures of a run; docs/summary.md documents it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ class Finished:
     Attributes:
         monitored: The monitor's state after the days of the "clean" traffic, and of the "shifted" traffic.
         true_lift: The simulator's value of both arms; None for a real log.
-        learned: What the next training would learn from these decisions; None for a replay.
+        learned: Amount of data that these decisions add to the next training; None for a replay.
     """
 
     trained: Trained

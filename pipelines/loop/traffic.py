@@ -1,4 +1,4 @@
-"""The load driver: sends a traffic source's opportunities to the router over HTTP and reports their outcomes back.
+"""Sends a traffic source's opportunities to the router over HTTP, and reports their outcomes back.
 
 As in production, an exposure goes into the user's online history with its outcomes, once they are reported.
 """
@@ -37,7 +37,7 @@ class _Refused(RuntimeError):
 
 @dataclass
 class Traffic:
-    """What was sent and what came back.
+    """Requests of a traffic source, with the router's answers.
 
     Attributes:
         latencies: Seconds from sending a decision request to its answer, one per decision; of the last try.
@@ -126,7 +126,7 @@ class LoadDriver:
         Args:
             label: Prefix of the request ids, which make the router's draws reproducible.
             on_done: Called after each decision with the traffic so far.
-            part: What to send, in the order of `in_order`; None: everything.
+            part: Opportunities to send, in the order of `in_order`; None: all.
             before: Traffic of the parts before, to which this one is added.
         """
         traffic = before or Traffic()

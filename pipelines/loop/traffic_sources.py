@@ -26,7 +26,7 @@ from mtorl.simulator.simulator import Online
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """What a user has seen, with its outcomes, and the times since which those are known that are not its own."""
+    """An exposure of a user with its outcomes, and the times of outcomes that became known later."""
 
     timestamp: datetime
     channel: str
@@ -48,12 +48,12 @@ class Touchpoint:
 
 @dataclass(frozen=True)
 class Response:
-    """What follows one decision.
+    """Outcome of one decision.
 
     Attributes:
         outcomes: (kind, value) pairs to report to the router.
         weight: How much the decision counts in the verdict; 0 when its outcome is unknown.
-        touchpoint: What the user's journey has grown by, outcomes included; None if nothing was shown.
+        touchpoint: The user's new touchpoint, outcomes included; None if nothing was shown.
     """
 
     outcomes: Sequence[tuple[str, float]]

@@ -26,7 +26,7 @@ MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 @dataclass(frozen=True)
 class Asked:
-    """What an item asks. The lists have one value for each channel of the data set."""
+    """Content of an item. The lists have one value for each channel of the data set."""
 
     candidates: list[bool]
     prices: list[float]

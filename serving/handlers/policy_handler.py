@@ -130,7 +130,7 @@ class PolicyHandler:
         ]
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Why `predictions` names its channel: what each past touchpoint adds to the forecast for it."""
+        """Reasons for the channel of `predictions`: the part of each past touchpoint in its forecast."""
         answers = self.predictions(items)
         rows = [i for i, answer in enumerate(answers) if "error" not in answer]
         if not rows:

@@ -1,4 +1,4 @@
-"""Runs a command so that it, and all that it starts, dies with the process that asked for it.
+"""Runs a command that ends with its parent, even a killed one, and all processes that it has started.
 
 `ChildProcess(command, ...)` starts a small supervisor (this file, run as a script; it needs the standard library only),
 which leads a new process group and starts the command in it. The supervisor ends the group (SIGTERM, a grace period,
@@ -68,7 +68,7 @@ class ChildProcess:
         return self._process.poll() is None
 
     def output(self) -> str:
-        """What the command has written so far."""
+        """The command's output so far."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")

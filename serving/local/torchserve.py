@@ -109,7 +109,7 @@ class TorchServe(ModelServer):
                 raise StackError(f"{model} did not get {self.workers} workers ({error}); {process.tail()}") from None
 
     def _not_ready(self, model: str) -> str:
-        """Why a model does not answer yet, empty when it does.
+        """Reason why a model does not answer yet; empty if it does.
 
         /ping says Healthy before a worker has loaded its model; an empty request goes through the worker.
         """

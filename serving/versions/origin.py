@@ -20,7 +20,7 @@ _METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a challenger comes from. Empty text is unknown."""
+    """Origin of a challenger. Empty text is unknown."""
 
     challenger: str | Path
     incumbent: str | Path  # artifact that it was compared with, or what stands for an incumbent without one

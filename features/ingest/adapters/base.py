@@ -1,7 +1,7 @@
 """The interface of an adapter, and functions for all adapters.
 
-An adapter knows one file layout. It renames columns and folds several into one; it judges nothing. A value that can't
-be read as what it should be becomes null, and the data contract says later whether that is a fault.
+An adapter knows one file layout. It renames columns and combines several into one; it judges nothing. A value that
+can't be read in its column's type becomes null, and the data contract decides later whether that is a fault.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,6 +101,6 @@ def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Val
 
 
 def one_hot_or_count(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
-    """As `one_hot`; where not exactly one is 1, a text that is no channel's name and says what is wrong."""
+    """As `one_hot`; if not exactly one is 1, a text that names the fault and is no channel's name."""
     chosen, count = one_hot(raw, names)
     return ibis.coalesce(chosen, count.cast("string") + f" of {len(names)} one-hot columns set")

@@ -257,12 +257,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def separator_of(path: Path) -> str:
-    """What separates the columns of a text file, by its name; empty for a file that has none."""
+    """The separator of a text file's columns, by the file's name; empty for a file that has none."""
     return next((mark for ending, mark in _TEXT.items() if path.name.endswith(ending)), "")
 
 
 def _first_words(error: BaseException) -> str:
-    """What is wrong and where. The rest of DuckDB's message is about its settings."""
+    """The fault and its place: the rest of DuckDB's message is about its settings."""
     if isinstance(error, UnicodeDecodeError) or "not utf-8 encoded" in str(error):
         return "it is not UTF-8. Convert it (iconv -f latin1 -t utf-8), or name it .gz if it is compressed"
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]

@@ -106,7 +106,7 @@ class CriteoSequence(Adapter):
 
 
 def of_videos(raw: ibis.Table) -> dict[str, ibis.Value]:
-    """What the logs of KuaiRand have in common: no campaign and no cost; each exposure counts as 1."""
+    """Columns that all logs of KuaiRand lack: no campaign and no cost; each exposure counts as 1."""
     same = {"campaign_id": ibis.literal("kuairand"), "cost": ibis.literal(1.0)}
     return same | {"click": raw["is_click"], "conversion": raw["long_view"], "revenue": raw["play_time_ms"]}
 

@@ -134,7 +134,7 @@ def _instant(zone, time):
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.Timestamp(timezone="UTC", scale=6)), dt.timestamp))
 def _shown(zone, instant):
-    """What clocks of a zone show at an instant."""
+    """The time that clocks of a zone show at an instant."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.timestamp))
@@ -154,7 +154,7 @@ def parsed(value: ibis.Value, form: str) -> ibis.Value:
 
 
 def _clock(value: ibis.Value, source: Source) -> ibis.Value:
-    """What a clock of the source's zone shows; null where a value says its own zone, or is no time."""
+    """The time that a clock of the source's zone shows; null if a value has its own zone, or is no time."""
     kind = value.type()
     if source.format:
         text = value.cast("string").strip()
@@ -167,7 +167,7 @@ def _clock(value: ibis.Value, source: Source) -> ibis.Value:
 
 
 def _time(value: ibis.Value, source: Source) -> ibis.Value:
-    """Times in the source's format and zone; what says its own zone keeps it."""
+    """Times in the source's format and zone; a value with its own zone keeps it."""
     if source.format and _says_zone(source.format):
         return parsed(value, source.format)
     instant = _instant(source.timezone or "UTC", _clock(value, source))
