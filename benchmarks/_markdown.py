@@ -24,7 +24,7 @@ def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[
 
 
 def targets(aims: Sequence[tuple[str, float, float, str]]) -> str:
-    """What is aimed at, the target, what was measured, and its format; the value as shown has to meet the target."""
+    """A goal: name, target, measured value, and its format; the value as shown has to meet the target."""
     rows = []
     for what, aim, value, form in aims:
         shown = f"{value:{form}}"

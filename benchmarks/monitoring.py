@@ -36,7 +36,7 @@ HEALTHY = 14  # days before one
 
 
 class Size(NamedTuple):
-    """How much is simulated."""
+    """Size of the simulation."""
 
     clean_markets: int = 6
     clean_days: int = 95  # 9 of them are learnt from

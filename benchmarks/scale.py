@@ -34,7 +34,7 @@ from benchmarks.scale_runs.table import scale_tables
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; `decisions` are those of a lake."""
+    """Sizes to measure; `decisions` are those of a lake."""
 
     decisions: tuple[int, ...] = (1_000_000, 10_000_000)
     days: int = 28

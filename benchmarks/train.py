@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def train_table(results: Sequence[Figures]) -> str:
-    """What training costs, a column for each data set."""
+    """Costs of training, a column for each data set."""
     epoch = "epoch_cpu_seconds"
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

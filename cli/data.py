@@ -26,7 +26,7 @@ app = CommandGroup(__doc__ or "")
 
 
 class EngineName(StrEnum):
-    """Where features are computed, and a lake is compacted."""
+    """Engine that computes features and compacts a lake."""
 
     duckdb = "duckdb"
     spark = "spark"

@@ -170,7 +170,7 @@ def accept(
 
 
 def exit_code(found: State) -> int:
-    """What a check's result means to a shell."""
+    """Exit code of a check's result."""
     return {"fine": 0, "moved": DRIFT, "harm": HARM, "not judged": NOT_JUDGED}[found.word]
 
 

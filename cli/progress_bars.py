@@ -112,7 +112,7 @@ class _PaceColumn(ProgressColumn):
 
 
 def _pace(task: Task) -> str:
-    """How far a step is, how fast, and how long the rest of this part takes at this speed."""
+    """Progress of a step, its speed, and the remaining time of this part at that speed."""
     if not task.total or task.finished:
         return ""
     since, before = task.fields["part"]

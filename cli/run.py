@@ -164,7 +164,7 @@ def serve(
 
 
 def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
-    """What lets models follow rollbacks while they run; it says what is in the way, once."""
+    """Returns a function that lets running models follow rollbacks; it prints each obstacle once."""
     from pipelines.experiments.local_servers import give_back
 
     said: str | None = None
@@ -218,7 +218,7 @@ def share_log(first: Path, other: Path) -> None:
 
 
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
-    """What the router reads: the file itself, or, if it has a ramp or has begun, what is in force of it.
+    """File that the router reads: the experiment's own or, if it has a ramp or has begun, the one in force.
 
     A file with a mistake ends the command before any server starts.
     """

@@ -3,7 +3,7 @@
     python scripts/lint_prose.py                    the counts, and each hit of a habit above its ceiling
     python scripts/lint_prose.py cli docs/api.md    each hit in these folders and files
 
-Reads docstrings, comments and strings of Python, and Markdown; leaves out tests, results and generated tables.
+Reads docstrings, comments and strings of Python, and Markdown; not tests, results, changelog and generated pages.
 """
 
 import ast
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = re.compile(r"tests/|docs/tables/|benchmarks/results/|docs/results\.md")
+LEFT_OUT = re.compile(r"tests/|docs/(tables/|results\.md|command-line\.md)|components/\w+/README|CHANGELOG")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 TEXT, MODULE, DOCSTRING, ENTRY = "text", "module docstrings", "other docstrings", "Args entries"
 
@@ -35,14 +35,14 @@ class Habit(NamedTuple):
 # A ceiling only goes down: the commit that lowers a count lowers its ceiling.
 HABITS = {
     "question": Habit(1, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
-    "riddle": Habit(4.3, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
+    "riddle": Habit(1.5, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
     "args": Habit(2, "give unit, shape or meaning, or leave it out", r"\A\s*(\S+\s+){0,3}\S+\s*\Z", ENTRY),
-    "ever": Habit(29, "name the role or the thing", r"\b(who|what|which)ever\b"),
+    "ever": Habit(20, "name the role or the thing", r"\b(who|what|which)ever\b"),
     "no one": Habit(20, "name the role or the part", r"\bnobody\b"),
     "before": Habit(0, "write previous, or as before", r"\bof\s+before\b"),
     "said": Habit(20, "write what happens", r"\b(is|are|was|were|been?)\s+(said|told(?!\s+apart)|heard|asked\s+for)\b"),
 }
-MARKDOWN_WORDS = 93_700  # the goal is 60,000
+MARKDOWN_WORDS = 60_000
 
 
 def files(places: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
 
 
 def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
-    """How many texts of each kind a file has, and `file:line: ...` of each hit by habit."""
+    """Count the texts of a file by kind, and list `file:line: ...` of each hit by habit."""
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     for kind, first, text in python_texts(source) if path.endswith(".py") else [(TEXT, 1, source)]:

@@ -23,7 +23,7 @@ _MOST = 8_000  # touchpoints of the busiest user of a clean log, on average
 
 
 def users_of(rows: int) -> int:
-    """How many users a log of so many rows is drawn for; a few of them may get no row."""
+    """Number of users that a log of so many rows is drawn for; a few of them may get no row."""
     return max(rows // MEAN, 10)
 
 

@@ -133,7 +133,7 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
 
 
 def _windows(night: int, root: Path) -> Path:
-    """What a night's training reads: the first log, and all decisions until then."""
+    """Log of a night's training: the first log, and all decisions until then."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "lake", data)

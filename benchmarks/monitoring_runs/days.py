@@ -68,7 +68,7 @@ class Days:
         return self.pool or self.users_a_day * 8
 
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
-        """What happened on a day, a row a decision; columns of the context are among it."""
+        """Decisions of a day with their outcomes and context, a row each."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
         return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])

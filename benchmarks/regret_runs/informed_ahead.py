@@ -82,7 +82,7 @@ class _Tree:
         self._interest_FQ, self._favourite_N1C, self._price = interest_FQ, favourite_N1C, price
 
     def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
-        """What later opportunities add to an exposure, (N, B, C), and their value without one, (N, B).
+        """Value that later opportunities add to an exposure, (N, B, C), and their value without one, (N, B).
 
         `p` and `p_FQ` are the clicks of the present opportunity, see `clicks`.
         """

@@ -31,7 +31,7 @@ SHOWN = {
 
 
 def regret_tables(figures: Figures) -> str:
-    """What policies earn with a budget by number of rounds, and where the served one loses."""
+    """Gain of policies with a budget by number of rounds, and the losses of the served one."""
     seeds = ", ".join(figures["markets"])
     users = figures["settings"]["users"]
     text = (
@@ -60,7 +60,7 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
-    """What the served policy loses to the best informed one, part by part.
+    """Loss of the served policy to the best informed one, part by part.
 
     Channel and exposure are replaced one after the other, in both orders; each part is the mean of both.
     """

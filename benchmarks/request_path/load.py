@@ -26,7 +26,7 @@ _TICK_SECONDS = 0.001  # uvloop's clock counts milliseconds: a shorter sleep wou
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send."""
+    """Requests to send."""
 
     url: str
     bodies: list[str]  # taken at random

@@ -117,7 +117,7 @@ def _by_stage(experiment: Experiment) -> list[Experiment]:
 
 
 def _begins(experiment: Experiment) -> str:
-    """Where an experiment begins, and how it goes on."""
+    """First stage of an experiment, and the ways to go on."""
     if not experiment.enabled:
         return "switched off"
     if experiment.ramp is None:

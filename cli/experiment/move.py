@@ -82,7 +82,7 @@ def move(
 
 
 def _tell(to: To, serving: Experiment, as_json: bool) -> None:
-    """What was done, and who gets what from now on."""
+    """Print the move, and each arm's share of the users from now on."""
     if as_json:
         print_json({"experiment": serving.name, "to": to, "shares": serving.shares(), "version": serving.version})
         return

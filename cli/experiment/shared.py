@@ -24,7 +24,7 @@ ByOption = Annotated[
 
 
 def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]:
-    """Where the experiments of some files are."""
+    """Folders of the experiments of some files."""
     from pipelines.experiments.folder import ExperimentFolder
 
     if state is not None and len(files) > 1:
@@ -44,5 +44,5 @@ def check_router(folder: ExperimentFolder) -> None:
 
 
 def shares_in_words(shares: dict[str, float]) -> str:
-    """Which share of the users each arm has."""
+    """Share of the users of each arm, in words."""
     return ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())

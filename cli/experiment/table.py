@@ -50,7 +50,7 @@ def _spaced(parts: Iterable[RenderableType]) -> Group:
 
 
 def _whole(view: View) -> Iterator[RenderableType]:
-    """What to do, the stages, what it waits for, the verdict, money, history."""
+    """Print the advice, the stages, the needs of the next one, the verdict, money and history."""
     yield _head(view)
     yield _steps(view["steps"])
     if view["next"]["needs"]:

@@ -39,7 +39,7 @@ _FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)
 
 @dataclass(frozen=True)
 class Facts:
-    """What the values of one column are."""
+    """Counts of the values of one column."""
 
     name: str
     present: int  # rows with a value

@@ -110,7 +110,7 @@ class Newest(TypedDict):
 
 
 class Settled(TypedDict):
-    """How far the incumbent's model server follows a promotion, or its rollback."""
+    """State of the incumbent's model server after a promotion, or its rollback."""
 
     done: bool
     reason: str  # in one word: those of an object's condition `Settled`

@@ -109,7 +109,7 @@ class Artifact:
         return users
 
     def yardstick(self) -> dict[str, Any] | None:
-        """What `mtorl.baselines.lightgbm.Boosted.from_dict` reads; None if the artifact has none."""
+        """Input of `mtorl.baselines.lightgbm.Boosted.from_dict`; None if the artifact has none."""
         path = self.folder / YARDSTICK
         return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else None
 

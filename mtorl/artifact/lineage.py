@@ -42,7 +42,7 @@ class Figure(StrictModel):
 
 
 class Data(StrictModel):
-    """What the model was trained on."""
+    """Data of the training."""
 
     name: Text
     """Of the data set, as its description says."""
@@ -59,7 +59,7 @@ class Data(StrictModel):
 
 
 class Code(StrictModel):
-    """What computed it."""
+    """Version of the code of the training."""
 
     package: Text | None = None
     """Version of this package."""
@@ -114,7 +114,7 @@ class PipelineRun(StrictModel):
 
 
 class Lineage(StrictModel):
-    """What is known of a published version beside what its artifact says."""
+    """Origin of a published version, in addition to its artifact."""
 
     schema_version: Literal[1] = 1
     """Of this file."""
@@ -127,7 +127,7 @@ class Lineage(StrictModel):
     data: Data
     """What it was trained on."""
     code: Code = Code()
-    """What computed it."""
+    """Code of the training."""
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Of its training."""
     metrics: dict[str, Figure] = Field(default_factory=dict)

@@ -54,7 +54,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def allowed(logits_BC: Tensor) -> Tensor:
-    """Which channels the imitation gives enough probability."""
+    """Mask of the channels to which the imitation gives enough probability."""
     return logits_BC - logits_BC.max(dim=1, keepdim=True).values > math.log(TAU)
 
 

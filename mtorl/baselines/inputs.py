@@ -109,7 +109,7 @@ def _ratio(total_B: Floats, count_B: NDArray[np.float64] | NDArray[np.int64]) ->
 
 @dataclass(frozen=True)
 class States:
-    """How a summary becomes numbers: amounts are z-scores, codes are one-hot, missing values are 0.
+    """Encoding of a summary as numbers: amounts are z-scores, codes are one-hot, missing values are 0.
 
     An amount that is sometimes missing in training gets a flag column that tells so; equal flag columns are kept once.
     """

@@ -80,7 +80,7 @@ class Transitions:
 
 
 def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
-    """Which touchpoints are the last of their journey, in windows as of `Transitions.of`."""
+    """Mask of the touchpoints that are the last of their journey, in windows as of `Transitions.of`."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1

@@ -41,7 +41,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method predicts for the test rows."""
+    """Predictions of a method for the test rows."""
 
     heads: Heads
     seconds: float  # of CPU, training on one thread: on a machine with other work, wall time says little

@@ -86,7 +86,7 @@ class CategoricalDistance:
 
 
 class MissingShareRise:
-    """How much larger the share of missing values is than in the reference."""
+    """Rise of the share of missing values over the reference."""
 
     def __init__(self, values: pd.Series) -> None:
         self._absent = np.flatnonzero(values.isna())

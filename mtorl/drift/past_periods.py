@@ -135,7 +135,7 @@ def _leaving_out(weight_P: Floats, columns_PK: Floats, prior_K: Floats) -> Float
 
 
 def _excess(out_PP: Floats, value_P: Floats, variance_P: Floats) -> float:
-    """How much larger the sum of squares is than those variances make it, on average."""
+    """Excess of the sum of squares over its expectation by those variances."""
     return float(value_P @ out_PP @ value_P - np.diag(out_PP) @ variance_P)
 
 

@@ -164,7 +164,7 @@ class ThresholdGrid:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ThresholdGrid:
-        """What `to_dict` gave."""
+        """The inverse of `to_dict`."""
         limits = {
             (name, method): np.array(limits_UM, dtype=np.float64)
             for name, of_methods in content["limits"].items()

@@ -59,7 +59,7 @@ class Comparison(TypedDict):
 
 @dataclass(frozen=True)
 class LoggedTargets:
-    """What the heads should have said at each row."""
+    """Labels of the heads at each row."""
 
     channel_B: ArrayLike  # logged channel
     reward_B: ArrayLike  # reward label of the logged channel, in [0, 1]

@@ -48,7 +48,7 @@ class PolicyOnLog:
 
 @dataclass(frozen=True)
 class Exposure:
-    """Which decisions of a log were exposed, and with what probability each could have been."""
+    """Decisions of a log that were exposed, and the probability with which each could have been."""
 
     exposed_B: Bools
     probability_B: Floats  # of exposing the drawn channel
@@ -131,7 +131,7 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Which exposures by the policy have a weight of at most `most`, (B, C); of touchpoints all."""
+        """Mask of the policy's exposures with a weight of at most `most`, (B, C); of touchpoints all."""
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)

@@ -135,7 +135,7 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
-    """Which rows have a propensity. An arm without probabilities leaves exposures without, and that is no fault.
+    """Mask of the rows with a propensity; exposures of an arm without probabilities have none, which is no fault.
 
     Raises:
         WindowError: nothing is known of any test user.

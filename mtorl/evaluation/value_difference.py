@@ -195,7 +195,7 @@ _WEIGHT, _EXPOSING = 0, 3  # places of an arm's
 
 @dataclass(frozen=True)
 class _Arm:
-    """What is summed up over rows for an arm if no exposure weighs more than a bound."""
+    """Terms of an arm to sum up over rows, if no exposure weighs more than a bound."""
 
     weight_B: Floats
     weighed_BC: Floats  # probability of exposing, where it is not left to forecasts
@@ -267,7 +267,7 @@ _Z = 1.96
 
 
 def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Sequence[float]) -> int:
-    """Which of several readings, by largest weight, has the narrowest interval of the difference."""
+    """Index of the reading, by largest weight, with the narrowest interval of the difference."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
     spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []

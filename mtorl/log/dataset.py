@@ -322,7 +322,7 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def feature_columns(self) -> tuple[Column, ...]:
-        """What the model reads of `features`, in order: one column a field, or one a field and channel."""
+        """Columns of `features` that the model reads, in order: one a field, or one a field and channel."""
         fields = [field for view in self.features for field in view.fields]
         return tuple(
             Column(name=name, kind=field.kind, unit=field.unit, missing=field.missing)

@@ -33,7 +33,7 @@ class ForgottenError(OSError):
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What must not be written any more."""
+    """Users and ages that must not be written any more."""
 
     users: Mapping[str, datetime] = field(default_factory=dict)  # by `unit_hash`: time up to which each is forgotten
     before: datetime | None = None  # what happened earlier is forgotten, of all users

@@ -255,7 +255,7 @@ class Lake:
         return True
 
     def forgotten(self) -> Forgotten:
-        """What must not be written into the lake any more."""
+        """Users and ages that must not be written into the lake any more."""
         if self.folder is not None:
             return Forgotten.of(self.folder)
         text = self.read(FORGOTTEN)

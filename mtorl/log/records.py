@@ -66,7 +66,7 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Baseline(TypedDict):
-    """What the caller's own logic would have done."""
+    """Choice of the caller's own logic."""
 
     channel: Name
     expose: bool
@@ -76,7 +76,7 @@ class Baseline(TypedDict):
 
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Explored(TypedDict):
-    """What an arm's policy chose by itself, beneath the exploration of its decisions."""
+    """Choice of an arm's policy by itself, before exploration."""
 
     share: Probability
     """Of the arm's decisions that is explored."""
@@ -90,7 +90,7 @@ class Explored(TypedDict):
 
 
 class V2Answer(TypedDict):
-    """What the v2 protocol answers: one output tensor for each field."""
+    """Answer in the v2 protocol: one output tensor for each field."""
 
     decision_id: Annotated[Name, Field(description="Made by the router, unique. A second record of it withdraws it.")]
     arm: Annotated[Name, Field(description="The arm that the user is assigned to, also when the decision fell back.")]
@@ -118,7 +118,7 @@ class V2Answer(TypedDict):
 
 
 class V1Answer(V2Answer):
-    """What the v1 protocol answers, beside the model."""
+    """Answer in the v1 protocol, without the model."""
 
     request_id: Annotated[
         str | None, Field(description="The caller's id of the request, unique for a user and campaign.")
@@ -128,7 +128,7 @@ class V1Answer(V2Answer):
 
 
 class History(TypedDict):
-    """What a decision's record keeps of its window; all null: none was built."""
+    """Fields of the window in a decision's record; all null: none was built."""
 
     static: Annotated[dict[str, str | float | None] | None, Field(description="Static columns of the user, as stored.")]
     history_length: Annotated[int | None, Field(ge=0, description="Touchpoints of the window.")]
@@ -227,7 +227,7 @@ class OutcomeRecord(TypedDict):
 
 @with_config(ConfigDict(title="shadow", extra="forbid", use_attribute_docstrings=True))
 class ShadowRecord(TypedDict):
-    """What a challenger would have decided at stage shadow. It was never shown, and nothing was reserved for it.
+    """Decision of a challenger at stage shadow. It was never shown, and nothing was reserved for it.
 
     Features, request and the draw are those of the decision with the same `decision_id`.
     """

@@ -23,7 +23,7 @@ _EXAMPLE = datetime(2024, 10, 31, 13, 45)
 
 
 class FileFormat(StrictModel):
-    """How a CSV file is written, where it is not written as usual."""
+    """Format of a CSV file, as far as it is unusual."""
 
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """Between the columns; by default a comma, and a tab in a .tsv file."""
@@ -49,7 +49,7 @@ def _text_or_number(value: Any) -> Any:
 
 
 class Source(StrictModel):
-    """Where a column of the log comes from, if the file calls it otherwise or does not have it."""
+    """Source of a column of the log, if the file has it under another name or not at all."""
 
     column: Text | None = None
     """Its name in the file."""

@@ -66,7 +66,7 @@ def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
 
 
 def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool_]:
-    """Which of the users had a part in the training."""
+    """Mask of the users who had a part in the training."""
     return np.isin(_fingerprint_of_each(user_ids), trained)
 
 

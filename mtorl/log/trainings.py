@@ -33,7 +33,7 @@ _DAY = "%Y-%m-%d"
 
 
 class LogFacts(BaseModel):
-    """What a log holds, as far as the next one is compared with it."""
+    """Figures of a log with which the next one is compared."""
 
     dataset: str  # name of its description
     channels: tuple[str, ...]

@@ -78,7 +78,7 @@ def located(artifact: str) -> Path:
 
 
 def lost(place: str) -> str:
-    """How often an artifact pointed to a snapshot that was gone, as a text; "" for no folder of snapshots."""
+    """Number of times that an artifact's snapshot was missing, as a text; "" for no folder of snapshots."""
     file = Path(place) / _LOST
     return "" if not place else file.read_text() if file.exists() else "0"
 

@@ -106,7 +106,7 @@ def pick(probabilities: Floats, draw: Floats) -> Ints:
 
 @dataclass
 class State:
-    """What recent ads have left behind, log-odds and counts by user and channel."""
+    """Effects of recent ads, log-odds and counts by user and channel."""
 
     carry_UC: Floats
     fatigue_UC: Floats
@@ -145,7 +145,7 @@ class Market:
         self.propensity_UC = (1 - EXPLORATION) * softmax(LOGGED, axis=1)[self.age_U] + EXPLORATION / len(CHANNELS)
 
     def static(self) -> dict[str, NDArray[Any]]:
-        """What is known of each user."""
+        """Features of each user."""
         return {
             "age_group": np.array(AGE_GROUPS, dtype=object)[self.age_U],
             "tenure_days": self.tenure_U,

@@ -48,7 +48,7 @@ class SimulatorConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What follows a decision; all zero without an exposure."""
+    """Outcomes of a decision; all zero without an exposure."""
 
     cost: float  # EUR
     click: int

@@ -245,7 +245,7 @@ def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
 
 
 class Labels(NamedTuple):
-    """What happened at the last token of each window."""
+    """Outcomes at the last token of each window."""
 
     channel_B: Ints
     reward_B: Floats  # as the encoder scales it, in [0, 1]

@@ -173,7 +173,7 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
-    """What a function says of each row's user."""
+    """Values of a function of each row's user."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return of(users.values)[users.codes]
 

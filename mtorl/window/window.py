@@ -57,7 +57,7 @@ if the data set has stored features, features {column: value}. Times are microse
 
 @dataclass(frozen=True)
 class Targets:
-    """What happened at each token, the window's last token included; for training and evaluation only.
+    """Outcomes at each token, the window's last token included; for training and evaluation only.
 
     A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token can have it
     in its history although the decision at that token was made without it: `valid_N` is False there.

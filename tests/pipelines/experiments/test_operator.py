@@ -698,12 +698,12 @@ def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(
 def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way to undo a promotion: those of the salt in between said that nobody had decided anything."""
 
-    def look(experiment: Experiment, since: float, now: float) -> Findings:
+    def read(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]
         evidence = Evidence("inconclusive", f"of {experiment.salt}", "challenger", (), ARMS)
         return Findings({**VERDICT, "users": 2 * users}, evidence, traffic=TRAFFIC, looked=now)
 
-    monkeypatch.setattr(scene, "look", look)
+    monkeypatch.setattr(scene, "read", read)
     won = {"name": "incumbent", "weight": 0.5, "model_digest": "29f665"}
     arms = [{**won, "endpoint": "http://127.0.0.1:8085/v1/models/challenger:predict"}, SPEC["arms"][1]]
     for change, before, after in (
