@@ -16,7 +16,7 @@ def check(
     dataset: Dataset,
     name: Annotated[str, typer.Option(help="Name of the arm; in the URL if the endpoint has no path.")] = "challenger",
 ) -> None:
-    """Ask an endpoint as the router would, with ordinary and with odd items, and say what it lacks.
+    """Check an endpoint with the router's requests, ordinary and malformed, and print its faults.
 
         mtorl arm check http://my-policy:8080/decide --dataset my-log.yaml
 

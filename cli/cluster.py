@@ -140,7 +140,7 @@ def feed(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8090,
 ) -> None:
-    """Take the events of routers' decision logs, and write what was shown into users' online histories.
+    """Receive the events of routers' decision logs, and add exposures to users' online histories.
 
     A router sends them with the setting `sink: http://HOST:PORT/`.
     """

@@ -49,7 +49,7 @@ def simulate(
     users: Annotated[int, typer.Option(help="Users; each has 12 touchpoints on average.", min=1)] = 6000,
     seed: Annotated[int, typer.Option(help="Seed of the users and of all that they do.", min=0)] = 7,
 ) -> None:
-    """Write a raw log of the built-in simulator, to try on what real logs go through.
+    """Write a raw log of the built-in simulator, as an example to try the other commands on.
 
         mtorl data simulate raw.csv.gz --users 2000
         mtorl data validate raw.csv.gz --dataset simulator
@@ -75,7 +75,7 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Look at a log and write a first description of it. CHECK marks a question that must be answered, NOTE the rest.
+    """Draft a description of a log. CHECK marks a question that you must answer, NOTE a remark.
 
         mtorl data init log.csv
         mtorl data init log.csv --column channel=slot --column campaign_id=line_item
@@ -190,7 +190,7 @@ def build(
     own_decisions: OwnDecisions = "",
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
-    r"""Make what training reads. A folder with canonical log, feature sources and causal windows.
+    r"""Build the inputs of a training. A folder with canonical log, feature sources and causal windows.
 
         mtorl data build --out data/simulated          the simulator
         mtorl data build log.csv --dataset my-log.yaml --out data/my-log
@@ -289,7 +289,7 @@ def forget(
     ] = "",
     dataset: Annotated[str, typer.Option(help="Description of --log.")] = "",
 ) -> None:
-    """Take users, or what is old, out of all that a folder keeps: logs, features, windows, decisions, online store.
+    """Remove users, or old records, from all that a folder keeps: logs, features, windows, decisions, online store.
 
         mtorl data forget runs/latest --user u000017
         mtorl data forget /mnt/mtorl --users-file ids.txt --feature-repo /etc/mtorl/features

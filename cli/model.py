@@ -67,7 +67,7 @@ def evaluate(
     users: Users = 0,
     seed: Annotated[int, typer.Option(help="Seed of the resampling, and of the simulator.")] = 11,
 ) -> None:
-    """Judge a finished artifact on any log: its heads beside LightGBM's, policy value, with intervals.
+    """Evaluate a finished artifact on any log: heads against LightGBM's, policy value, with intervals.
 
         mtorl evaluate runs/latest/artifacts/challenger --seed 99 --only-new
         mtorl evaluate runs/latest/artifacts/challenger --data log.csv.gz --dataset kuairand-sequence --only-new

@@ -100,7 +100,7 @@ def status(
     state: StateFolder = _STATE,
     json: Annotated[bool, typer.Option("--json", help="The state as it is, and nothing else.")] = False,
 ) -> None:
-    """Say what the last check found: what is wrong, what it costs, what to do, if a new training is due.
+    """Print the findings of the last check: faults, their cost, next steps, and whether a training is due.
 
     Exit codes as of `check`.
 
@@ -133,7 +133,7 @@ def export(
     port: Annotated[int, typer.Option(help="Port of /metrics.", min=1, max=65535)] = 9102,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
 ) -> None:
-    """Serve the last result to Prometheus; the file is read at every scrape, so its age is known, too.
+    """Serve the last result to Prometheus, with its age; the file is read at every scrape.
 
     mtorl monitor export --state volume/monitor --runs volume/runs --port 9102
     """
@@ -151,7 +151,7 @@ def accept(
     reason: Annotated[str, typer.Option(help="Why this is what is to be expected from now on.")],
     state: StateFolder = _STATE,
 ) -> None:
-    """Take what a measure is now as healthy: its alarm ends, and what to expect is learnt anew.
+    """Accept a measure's present value as healthy: its alarm ends, and the monitor learns its expected value anew.
 
     Of a column nothing can be accepted: its training sample belongs to a model, and changes with it.
 

@@ -79,7 +79,7 @@ def schedule(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The recurring runs, as in manifests/pipelines/schedule.yaml.")],
 ) -> None:
-    """Make the recurring runs of a server what a file says. Repeating it changes nothing.
+    """Apply a file of recurring runs to a server. Repeating it changes nothing.
 
         mtorl pipeline schedule manifests/pipelines/schedule.yaml
 

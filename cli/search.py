@@ -97,7 +97,7 @@ def katib(
     epochs: Epochs = 15,
     seed: Seed = 7,
 ) -> None:
-    """Write the search as an experiment for Katib, which runs trials beside each other on a cluster.
+    """Write the search as an experiment for Katib, which runs trials in parallel on a cluster.
 
         MTORL_IMAGE=registry.example.com/mtorl/train:TAG mtorl katib --out search.yaml
         kubectl -n mtorl create -f search.yaml

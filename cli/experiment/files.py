@@ -28,7 +28,7 @@ def init(
     amount: Annotated[float, typer.Option(help="Money of the whole experiment, currency units.")] = 1000.0,
     explore: Explore = 0.05,
 ) -> None:
-    """Write a first experiment file, with comments that say what to decide.
+    """Write a first experiment file, with a comment on each choice.
 
         mtorl experiment init first-day.yaml --dataset my-log.yaml
         mtorl experiment init first-day.yaml --dataset my-log.yaml --endpoint http://models.example.com/decide
@@ -63,7 +63,7 @@ def init(
 
 
 def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Check an experiment file before anybody serves it, and say who would get what.
+    """Check an experiment file before it is served, and print each arm's share, policy and money.
 
         mtorl experiment check first-day.yaml --dataset my-log.yaml
 

@@ -133,7 +133,7 @@ def verdict(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what the experiment has found so far. Looking often changes no error rate.
+    """Print the verdict so far. Checking it often changes no error rate.
 
         mtorl experiment verdict first-day.yaml
         mtorl experiment verdict first-day.yaml --by device

@@ -98,7 +98,7 @@ def status(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is known now: what to do, the stage, users, effect, guardrails, money, history, and what comes next.
+    """Print the present state: next action, stage, users, effect, guardrails, money, history, next stage.
 
         mtorl experiment status first-day.yaml
         mtorl experiment status *.yaml                            of each, what to do, its stage and what comes next
