@@ -1,4 +1,4 @@
-"""Evaluates both policies on users outside the training: heads, off-policy value at equal budget, budget curve."""
+"""Evaluates both policies on users outside the training: heads, off-policy value at equal budget."""
 
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 

@@ -1,4 +1,4 @@
-"""The charts of the page of `mtorl data describe`: one message each, no title (the page's captions say it)."""
+"""Draws the charts of the page of `mtorl data describe`: one message each; the captions are their titles."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
 
 
 def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
-    """(tone, sentence): surprises that the next steps will meet in this log."""
+    """(tone, sentence): properties of this log that matter for the next steps."""
     spec, most = figures.spec, count(figures.spec["max_touchpoints"])
     if figures.quarantined:
         rows = counted(figures.quarantined, "faulty row is", "faulty rows are")

@@ -57,7 +57,7 @@ _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(des
 
 @dataclass(frozen=True)
 class Report:
-    """Findings of a run, in words where they are texts."""
+    """Counts of removed rows, and faults in words."""
 
     removed: Counter[str] = field(default_factory=Counter)  # rows or keys that each store lost, by its place
     failed: list[str] = field(default_factory=list)
@@ -73,10 +73,10 @@ def forget(
     feature_repo: str | Path | None = None,
     origin: Origin | None = None,
 ) -> Report:
-    """Take users, or what is old, out of all that a folder keeps, and keep them from coming back.
+    """Remove users, or old records, from all stores of a folder, and keep later writers from adding them again.
 
     Args:
-        now: What users do from now on is not forgotten.
+        now: End of the period to forget: later actions of the users stay.
         before: Older decisions, outcomes and touchpoints of logs of all users go too.
         feature_repo: Feast repository that is not in the folder, but whose online store belongs to it.
         origin: Raw files to look into, besides those that the folder's logs were read from.
@@ -127,7 +127,7 @@ class _Found:
 
     @classmethod
     def below(cls, root: Path) -> _Found:
-        """Look at a folder and all below it, but not at the target of a link."""
+        """Find the stores in a folder and all below it; links are not followed."""
         found = cls()
 
         def unreadable(error: OSError) -> None:
@@ -170,7 +170,7 @@ class _Work:
         self._root, self._users, self._before = root, users, before
 
     def lake(self, folder: Path, now: datetime) -> None:
-        """Records of users, and hours that are too old."""
+        """Remove records of users, and hours that are too old, from a lake."""
         with self.reporting(folder):
             lake = Lake.open(folder)
             removed = remove_users(lake, Forgotten().extended(self._users, now))
@@ -182,7 +182,7 @@ class _Work:
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
-        """Rows of users and of their decisions."""
+        """Remove rows of users and of their decisions from tables."""
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
