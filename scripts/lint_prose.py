@@ -42,7 +42,7 @@ HABITS = {
     "before": Habit(0, "write previous, or as before", r"\bof\s+before\b"),
     "said": Habit(20, "write what happens", r"\b(is|are|was|were|been?)\s+(said|told(?!\s+apart)|heard|asked\s+for)\b"),
 }
-MARKDOWN_WORDS = 60_100  # the goal is 60,000
+MARKDOWN_WORDS = 60_000
 
 
 def files(places: list[str]) -> list[str]:
