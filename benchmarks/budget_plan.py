@@ -120,7 +120,7 @@ def _train(network: Path, seed: int, users: int, epochs: int) -> None:
 def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float, price: float) -> pd.DataFrame:
     """Serve newcomers for a week within a budget (EUR a decision); rows as of `served_decisions`, and the truth."""
     from benchmarks.generation_runs.night import explored
-    from mtorl.policy.decision import Forecast, action_probabilities
+    from mtorl.policy.decision import action_probabilities
     from mtorl.policy.pacing import Plan, Schedule
     from mtorl.simulator.market import CHANNELS
     from mtorl.window.window import WindowBatch, instance_from_history
@@ -132,13 +132,12 @@ def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float,
     for turn in range(ROUNDS):
         rows = online.rows(turn)
         windows = [instance_from_history(r["history"], r["context"], r["static"], spec, r["at"]) for r in rows]
-        logits_UC, reward_UC, cost_UC = model.predict(WindowBatch.from_instances(windows, spec))
-        forecast = Forecast(logits_UC, model.encoder.unreward(reward_UC, cost_UC), cost_UC)
+        forecast = model.forecast(WindowBatch.from_instances(windows, spec))
         size = max(1, decisions // 200)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
             n, now = part.stop - part.start, plan.price(state)
-            expected = Forecast(*(np.asarray(values_UC)[part] for values_UC in forecast))
+            expected = forecast.rows(part)
             probs_NC, expose_NC = action_probabilities(expected, model.policy, price_BC=now)
             draw_NC, show_NC = explored(probs_NC, expose_NC.astype(float), EXPLORE)
             cumulative_NC = draw_NC.cumsum(axis=1)

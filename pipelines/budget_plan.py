@@ -87,7 +87,6 @@ def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None 
     return [
         {"campaign": campaign, "channel": "*", "amount": round(spend / (high - low), 2), "pacing": pacing}
         for campaign, spend in spends.items()
-        if round(spend, 2) > 0
     ]
 
 

@@ -35,6 +35,8 @@ MOST_SHADOWS = 500_000
 def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
     """Read an arm's decisions whose probabilities are known, at most `MOST_SERVED`, chosen by the hash of the user.
 
+    As in a verdict, the outcomes of a decision have had their time.
+
     Columns: timestamp, user_id, campaign_id, channel (that was drawn), channel_probs and exposure_probs (lists in the
     order of the channels), exposed, outcomes, gain, window (JSON).
     """
@@ -42,7 +44,8 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
         raise LogError(f"arm: {arm!r} is not one of {', '.join(names)}")
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
-        (decided := Decided(db, lake, spec.replace(outcome_hours=0.0))).judge()
+        hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
+        (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
         windows = decided.lake.records(db, "window")
         # A window is larger than a decision: no more than these are brought into memory.
         known = db.connection.execute(
@@ -65,16 +68,15 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
     """Count an experiment's decisions, of all arms, by the hour (UTC) of the opportunity."""
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
-        (decided := Decided(db, lake, spec.replace(outcome_hours=0.0))).judge()
+        Decided(db, lake, spec.replace(outcome_hours=0.0)).judge()
         found = db.connection.execute(
             """SELECT date_trunc('hour', j.timestamp) AS hour, count(*) AS decisions
             FROM judged AS j JOIN decided AS d USING (decision_id)
-            WHERE d.experiment = $name AND d.salt = $salt AND NOT d.withdrawn GROUP BY 1 ORDER BY 1""",
+            WHERE d.experiment = $name AND d.salt = $salt AND NOT d.withdrawn
+              AND coalesce(j.left_out NOT IN ('override', 'repeated'), true) GROUP BY 1 ORDER BY 1""",
             {"name": experiment.name, "salt": experiment.salt},
         ).df()
-        return pd.Series(
-            found["decisions"].to_numpy(float) / decided.share, pd.DatetimeIndex(found["hour"]).tz_convert("UTC")
-        )
+    return pd.Series(found["decisions"].to_numpy(float), pd.DatetimeIndex(found["hour"]).tz_convert("UTC"))
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:

@@ -37,6 +37,7 @@ NOTHING_BOUGHT = 2.0**40  # a price at which exploration alone spends
 _RESAMPLES = 400
 _NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # quantiles: their mean is exactly 0
 _NEAR = 0.05  # of a spend, over which a slope is taken
+_LEAST = 1e-12  # where nothing is spent or gained
 _HALVINGS = 40  # of an interval that holds a price
 
 
@@ -258,8 +259,8 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
     # The parts add up to the whole, which the curve draws smoothly.
-    spend_GC *= chosen.spend / spend_GC.sum()
-    gain_GC *= chosen.gain / gain_GC.sum()
+    spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
+    gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]
     today_GC = by_part(shown_BC) * decisions
     return [

@@ -95,9 +95,10 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    if not follows_B.any():
+    # A policy of ours draws channels by what it forecasts of the user, as tastes do.
+    kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
+    if not len(kept):
         return 0.0
-    kept = np.flatnonzero(follows_B)
     now, following = now.take(kept), following.take(kept)
     was, happened = labels(now, encoder), labels(following, encoder)
     hit_BC, after, answers = _look_ahead(ensemble, encoder, now, following)

@@ -32,6 +32,7 @@ _RANGE = (0.2, 5.0)  # of a scale: one outside of it would be another model, not
 _TINY = 1e-7
 _PRIOR = 1.0  # rows' worth of a squared penalty on change: few rows should not move the scales much
 _Z = 1.96  # standard errors from an estimate to the lower end of its interval
+_LEAST_SHARE = 0.1  # of the mean: a channel may have had no outcome yet
 _STEPS = 20  # of Newton's method
 _SLOPES = (-2.0, 3.0)  # within which it looks for a slope
 
@@ -80,7 +81,8 @@ def calibrate(
     scale, shift = _scale_and_shift(common_B + rest_B, label_B)
     share = _personal_share(scale * common_B + shift, scale * rest_B, label_B, users_B)
     if not share and mean_C is not None:
-        of_log_C = _logit(mean_C) - _logit(mean_C).mean()
+        logit_C = _logit(np.maximum(mean_C, _LEAST_SHARE * mean_C.mean()))
+        of_log_C = logit_C - logit_C.mean()
         common_B += (of_log_C - effect_C)[channel_B]
         effect_C = of_log_C
     scale, shift = _scale_and_shift(common_B + share * rest_B, label_B)

@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_is_written_into_the_experiment_file(folder: Path) -> None:
     file, out = folder / "first.yaml", folder / "next.yaml"
     planned = plan_budget(str(folder / "lake"), str(file), folder / "model", "incumbent", 10.0, 2.0)
-    assert planned.rows == 120 and planned.users == 40 and planned.plan.traffic.decisions == pytest.approx(80, rel=0.05)
+    assert planned.rows == 80, "outcomes of the last day may still come"
+    assert planned.users == 40 and planned.plan.traffic.decisions == pytest.approx(80, rel=0.05)
     write_budgets(planned, file, out, datetime(2026, 2, 1, tzinfo=UTC))
     before, after = Experiment.load(file), Experiment.load(out)
     (budget,) = after.budgets
@@ -51,4 +52,4 @@ def test_the_command_says_what_is_wrong(folder: Path) -> None:
     assert "'x' is not one of incumbent, challenger" in CliRunner().invoke(app, [*asked, "1", "--arm", "x"]).output
     found = CliRunner().invoke(app, [*asked, "10", "--arm", "incumbent", "--json", "--page", str(folder / "p.html")])
     assert found.exit_code == 0 and yaml.safe_load(found.stdout)["chosen"]["spend"] == 10.0
-    assert "Replayed: 120 decisions of 40 users" in (folder / "p.html").read_text()
+    assert "Replayed: 80 decisions of 40 users" in (folder / "p.html").read_text()

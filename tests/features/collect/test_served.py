@@ -30,6 +30,7 @@ def test_an_arms_decisions_come_with_their_probabilities_and_windows(tmp_path: P
         ours("d3", 3, arm="challenger"),
         ours("d4", 4, salt="old"),
         ours("d5", 5, expose=False),
+        ours("d6", 2 * 24 * 60),  # its outcomes may still come
     ]
     log = write(tmp_path / "log", decisions, [outcome("c", "d0"), outcome("k", "d0", "click", 1.0)])
     rows = served_decisions(log, SPEC, OURS, "incumbent").set_index("timestamp").sort_index()
