@@ -60,7 +60,7 @@ def plan(
     """Say how many users, days and how much money it takes to find an effect, before the experiment begins.
 
         mtorl experiment plan first-day.yaml --effect 0.05
-        mtorl experiment plan runs/latest/lake --effect 0.05 --experiment first-day.yaml --dataset my-log.yaml
+        mtorl experiment plan runs/latest/lake --effect 0.05 --experiment runs/latest/serving.yaml
         mtorl experiment plan first-day.yaml --model runs/latest/artifacts/challenger --decisions-a-day 50000
 
     The experiment is played some hundred times with the incumbent's users of the log, and with the verdict's own
