@@ -17,6 +17,8 @@ from mtorl.runtime.files import replacing
 if TYPE_CHECKING:
     from mtorl.evaluation.budget_plan import BudgetPlan
 
+MOST_TURNS = 200  # decisions of a user that are replayed: each is a run of the network at every price
+_READ = 5  # decisions that are read for each one replayed: a model of this log has seen four of five users
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
 """The budgets of an experiment file, with lines that are commented out."""
 
@@ -35,7 +37,7 @@ class Planned(NamedTuple):
 
 def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float, days: float) -> Planned:
     """Plan a budget on an arm's decisions of users whom the model was not trained on."""
-    from features.collect.experiment_decisions import decisions_by_hour, served_decisions
+    from features.collect.experiment_decisions import MOST_SERVED, decisions_by_hour, served_decisions
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Traffic, budget_plan
     from mtorl.evaluation.replay import Replay
@@ -43,8 +45,9 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
 
     loaded, experiment = load(Path(model)), Experiment.load(file)
     explore = next((one.explore for one in experiment.arms if one.name == arm), None)
-    rows = served_decisions(lake, loaded.spec, experiment, arm)
+    rows = served_decisions(lake, loaded.spec, experiment, arm, MOST_SERVED * _READ)
     rows = rows[~are_among(rows["user_id"], loaded.training_users())]
+    rows = whole_users(rows[rows.groupby("user_id").cumcount() < MOST_TURNS], MOST_SERVED)
     if not rows["exposed"].any():
         raise InputError(f"{model}: no exposure in {lake} is of a user on whom the model was not trained")
     rows = rows.sort_values(["user_id", "timestamp"], ignore_index=True)
@@ -53,6 +56,11 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
     gain = loaded.spec.reward.gain
     named = gain.units.of(gain.names[0]) if len(gain.names) == 1 else gain.text
     return Planned(plan, days, by_hour, len(rows), rows["user_id"].nunique(), loaded.spec.currency, named)
+
+
+def whole_users(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Leave out the user with whom rows, which lie user by user, become more than `most`, and all after that one."""
+    return rows if len(rows) <= most else rows.iloc[: int((rows["user_id"] == rows["user_id"].iloc[most]).argmax())]
 
 
 def _by_day(by_hour: pd.Series) -> list[float]:

@@ -32,8 +32,10 @@ MOST_SHADOWS = 500_000
 """Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""
 
 
-def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
-    """Read an arm's decisions whose probabilities are known, at most `MOST_SERVED`, chosen by the hash of the user.
+def served_decisions(
+    place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str, most: int = MOST_SERVED
+) -> pd.DataFrame:
+    """Read an arm's decisions whose probabilities are known, at most so many, chosen by the hash of the user.
 
     As in a verdict, the outcomes of a decision have had their time.
 
@@ -53,7 +55,7 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
                        j.exposure_probs, j.exposed, {_outcomes(spec)}, {_gain(spec)}, w."window"
             FROM judged AS j JOIN decided AS d USING (decision_id) JOIN {windows} AS w USING (decision_id)
             WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn AND j.left_out IS NULL
-            ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST_SERVED}""",
+            ORDER BY hash(d.user_id), j.timestamp LIMIT {most}""",
             {"name": experiment.name, "salt": experiment.salt, "arm": arm},
         ).df()
     if known.empty:

@@ -125,7 +125,7 @@ class Replay:
     def _turns(self) -> list[Ints]:
         """Each user's first decision, then each one's second ..."""
         turn_B = pd.Series(self.user_B).groupby(self.user_B).cumcount().to_numpy()
-        return [np.flatnonzero(turn_B == turn) for turn in range(int(turn_B.max()) + 1)]
+        return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
     def _window(self, b: int, past: Instance | None) -> Instance:
         """The window of a logged decision after a past of its own; None is the log's."""

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.first_file import first_file
-from pipelines.budget_plan import plan_budget, write_budgets
+from pipelines.budget_plan import plan_budget, whole_users, write_budgets
 from tests.features.collect.decision_logs import SPEC, outcome, write
 from tests.features.collect.small_model import save_small_model
 from tests.features.collect.test_served import ours
@@ -44,6 +45,12 @@ def test_a_plan_is_written_into_the_experiment_file(folder: Path) -> None:
     assert after.model_copy(update={"budgets": before.budgets}) == before
     kept = [line for line in file.read_text().splitlines() if line.startswith("# ") and not line.startswith("# - ")]
     assert set(kept) <= set(out.read_text().splitlines())
+
+
+def test_a_sample_has_all_decisions_of_its_users() -> None:
+    rows = pd.DataFrame({"user_id": [*"aab", *"cccc"]})
+    kept = {most: "".join(whole_users(rows, most)["user_id"]) for most in (2, 3, 6, 7)}
+    assert kept == {2: "aa", 3: "aab", 6: "aab", 7: "aabcccc"}
 
 
 def test_the_command_says_what_is_wrong(folder: Path) -> None:
