@@ -81,7 +81,7 @@ def _print(planned: Planned) -> None:
 
     found, unit = planned.plan, planned.currency
     points = titled(
-        f"{planned.days:g} days, {found.traffic.decisions:,.0f} decisions expected",
+        f"{planned.days:g} day{'s' * (planned.days != 1)}, {found.traffic.decisions:,.0f} decisions expected",
         "",
         f"spend, {unit}",
         planned.gain,

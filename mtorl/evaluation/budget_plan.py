@@ -139,7 +139,8 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
             "the log's exposures earned nothing, or some of them lost: there is no calibrated gain to plan with"
         )
     today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
-    budgets = sorted({*(share * budget for share in SHARES), MORE * budget, today_spend})
+    reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)  # or the curve would end before its first point
+    budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})
     explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
     if budget <= explored:
         raise InputError(f"exploration alone would spend {explored:.4g}, at any price: plan with more, or explore less")
@@ -157,7 +158,7 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
         more=more,
         added=more.gain - chosen.gain,
         added_ci=interval(added_R) or [np.nan, np.nan],
-        curve=[curves.point(one) for one in budgets if explored < one <= most],
+        curve=[curves.point(one) for one in sorted({*budgets, chosen.spend}) if explored < one <= most],
         split=_split(replay, rows, curves, chosen),
         left_over=budget - chosen.spend,
     )

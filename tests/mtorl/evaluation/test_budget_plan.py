@@ -122,6 +122,7 @@ def test_money_that_no_exposure_is_worth_is_left_over(planned: BudgetPlan) -> No
     replay = Replay.of(ROWS, model(), None)
     ample = budget_plan(replay, ROWS, 1000.0, Traffic(300.0, 0.0))
     assert 0 < ample.chosen.spend < 160 and ample.left_over == pytest.approx(1000.0 - ample.chosen.spend)
+    assert len(ample.curve) >= 4 and ample.curve[-1].spend == ample.chosen.spend
     with pytest.raises(InputError, match="exploration alone would spend"):
         budget_plan(Replay.of(ROWS, model(), Exploration(share=0.5)), ROWS, 1.0, Traffic(300.0, 0.0))
 
