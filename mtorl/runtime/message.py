@@ -1,0 +1,50 @@
+"""Messages with a code: programs and tests compare codes and values, people read the words.
+
+    # messages.py of a room: its catalogue
+    NO_COLUMN = Words("no-column", "{file}: no column {column}. Name it under columns in {dataset}.")
+
+    # where it happens
+    raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
+
+Words say what happened, where, and what to do.
+"""
+
+import string
+from typing import Any, NamedTuple
+
+
+class Message(str):
+    """The words of one case, with its `code` and `values`."""
+
+    code: str
+    values: dict[str, Any]
+
+    def __new__(cls, text: str, code: str = "", values: dict[str, Any] | None = None) -> "Message":
+        """Make a message of its words; without a code it is like any other string."""
+        message = super().__new__(cls, text)
+        message.code, message.values = code, values or {}
+        return message
+
+
+class Words(NamedTuple):
+    """An entry of a catalogue: its code and its words, with a `{name}` for each value."""
+
+    code: str
+    template: str
+
+    def __call__(self, **values: Any) -> Message:
+        """Fill the words with values.
+
+        Raises:
+            TypeError: A value is missing, or one too many: a fault of the caller.
+        """
+        if values.keys() != (names := self.names):
+            raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")
+        return Message(self.template.format(**values), self.code, values)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the values."""
+        return {
+            field.split(".")[0].split("[")[0] for _, field, _, _ in string.Formatter().parse(self.template) if field
+        }

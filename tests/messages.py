@@ -1,0 +1,24 @@
+"""Asserts on messages by code and values."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from mtorl.runtime.message import Message, Words
+
+
+def assert_says(said: object, words: Words, **values: Any) -> None:
+    """Assert that `said`, or an exception's message, has the code of `words` and these values, among others."""
+    message = said.args[0] if isinstance(said, BaseException) else said
+    assert isinstance(message, Message), f"no code: {message!r}"
+    assert (message.code, {name: message.values[name] for name in values}) == (words.code, values), message
+
+
+@contextmanager
+def raises(error: type[BaseException], words: Words, **values: Any) -> Iterator[None]:
+    """Assert that the block raises `error` with this message."""
+    with pytest.raises(error) as caught:
+        yield
+    assert_says(caught.value, words, **values)

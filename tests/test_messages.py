@@ -1,0 +1,81 @@
+"""Catalogues of messages: each entry has a code of its own and a caller, and each caller gives its values."""
+
+import ast
+import pickle
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mtorl.runtime.message import Words
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [
+    (path, ast.parse((ROOT / path).read_text()))
+    for path in subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not path.startswith(("tests/", "benchmarks/"))
+]
+
+
+def entries(tree: ast.Module) -> dict[str, Words]:
+    found = {}
+    for node in tree.body:
+        match node:
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Name("Words"), arguments)):
+                found[name] = Words(*map(ast.literal_eval, arguments))
+    return found
+
+
+CATALOGUES = {path: found for path, tree in SOURCES if (found := entries(tree))}
+
+
+def test_words_are_filled_and_survive_a_process():
+    words = Words("no-column", "{file}: no column {column}")
+    message = words(file="a.csv", column="cost")
+    again = pickle.loads(pickle.dumps(message))
+    assert (again, again.code, again.values) == (
+        "a.csv: no column cost",
+        "no-column",
+        {"file": "a.csv", "column": "cost"},
+    )
+    with pytest.raises(TypeError):
+        words(file="a.csv")
+    with pytest.raises(TypeError):
+        words(file="a.csv", column="cost", row=3)
+
+
+def test_codes_are_kebab_case_and_unique_in_the_project():
+    codes = [words.code for found in CATALOGUES.values() for words in found.values()]
+    assert len(codes) == len(set(codes)) and all(code == code.lower().replace("_", "-") for code in codes)
+
+
+def references(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.expr, ast.Call | None]]:
+    """Name, node and call, if it is called, of each use of a catalogue's entries in a file."""
+    package, _, own = module.rpartition(".")
+    modules, names = set(), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name == own}
+        if isinstance(node, ast.ImportFrom) and node.module == module:
+            names |= {alias.asname or alias.name: alias.name for alias in node.names}
+    calls = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(name, ast.Load()) if name in names:
+                yield names[name], node, calls.get(node)
+            case ast.Attribute(ast.Name(owner), name) if owner in modules:
+                yield name, node, calls.get(node)
+
+
+def test_each_entry_is_used_with_its_values():
+    unused = []
+    for path, catalogue in CATALOGUES.items():
+        used = set()
+        for user, tree in SOURCES:
+            for name, node, call in references(tree, path.removesuffix(".py").replace("/", ".")):
+                used.add(name)
+                if call and all(keyword.arg for keyword in call.keywords):
+                    assert {keyword.arg for keyword in call.keywords} == catalogue[name].names, f"{user}:{node.lineno}"
+        unused += sorted(catalogue.keys() - used)
+    assert unused == []
