@@ -12,11 +12,14 @@ With d the discount of the drawn pause and p the probability of a gain, from lev
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
 
 `later` is kept as gain and cost apart. `STEPS` iterations look that many opportunities ahead. The network is run once
-for each branch: its states do not change, so every step only fits the head again.
+for each branch: its states do not change, so every step only fits the head again. All branches of a window share the
+states of its tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,22 +30,23 @@ from torch import Tensor
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.future_value import DecoderInputs, FutureValue
 from mtorl.network.parallel import one_thread
-from mtorl.policy.decision import Forecast, expected_utility
+from mtorl.policy.decision import LEAST_COST, Forecast, expected_utility
 from mtorl.window.branches import branches
 from mtorl.window.encoder import Encoder, labels
-from mtorl.window.on_demand import Windows, in_chunks
+from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 STEPS = 3  # opportunities ahead
 HALF_LIFE_DAYS = 14.0  # an opportunity after so long a pause counts half
 CLEAR = 2.33  # standard errors by which the network must foresee what an exposure changes
-_TOKENS = 700_000  # of all branches: about 8 CPU seconds
-_EPOCHS, _BATCH, _LR = 10, 256, 3e-3
+_TOKENS = 350_000  # of windows and their branches: a few CPU seconds
+_AT_ONCE = 1024  # windows whose branches are in memory at a time
+_EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
 
 
 class Answers(NamedTuple):
-    """What an ensemble makes of windows: the inputs of its decoders, action logits, expected gain and cost (B, C)."""
+    """Inputs of an ensemble's decoders, and its action logits, expected gain and expected cost (B, C)."""
 
     inputs: DecoderInputs
     logits_BC: Tensor
@@ -115,34 +119,54 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    return max(1, _TOKENS // (encoder.window * (2 * len(encoder.channels) + 1)))
+    # A window's own tokens are read once for all branches, each of which adds one.
+    return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
+
+
+def _answers(ensemble: Ensemble, encoder: Encoder, inputs: DecoderInputs) -> Answers:
+    logits_BC, reward_BC, cost_BC = ensemble.heads(inputs)
+    gain_BC = torch.from_numpy(np.maximum(encoder.unreward(reward_BC.numpy(), cost_BC.numpy()), 0.0)).float()
+    return Answers(inputs, logits_BC, gain_BC, cost_BC)
+
+
+def _joined(parts: Sequence[Answers]) -> Answers:
+    members = zip(*(part.inputs for part in parts), strict=True)
+    inputs = [(torch.cat([h for h, _ in own]), torch.cat([m for _, m in own])) for own in members]
+    return Answers(inputs, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
 
 
 @torch.inference_mode()
-def answers_of(ensemble: Ensemble, encoder: Encoder, windows: WindowBatch) -> Answers:
-    """Run an ensemble on windows."""
-    parts = []
-    for chunk in in_chunks(windows):
-        inputs = ensemble.decoder_inputs(*map(torch.from_numpy, encoder.encode(chunk)))
-        logits_BC, reward_BC, cost_BC = ensemble.heads(inputs)
-        gain_BC = torch.from_numpy(np.maximum(encoder.unreward(reward_BC.numpy(), cost_BC.numpy()), 0.0)).float()
-        parts.append((inputs, logits_BC, gain_BC, cost_BC))
-    inputs_P, *heads = zip(*parts, strict=True)
-    members = [(torch.cat([h for h, _ in own]), torch.cat([m for _, m in own])) for own in zip(*inputs_P, strict=True)]
-    return Answers(members, *map(torch.cat, heads))
-
-
 def _look_ahead(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
 ) -> tuple[Tensor, Answers, Answers]:
     """Probability (B, C) that an exposure gains something, and the ensemble's answers at all branches, and now."""
-    answers = answers_of(ensemble, encoder, now)
     gain_N = encoder.previous_gain(now)
     won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
     hit = {name: float(values_N[won_N].mean()) for name, values_N in now.prev_outcomes.items()} if won_N.any() else {}
+    parts = []
+    for start in range(0, len(now), _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, len(now)))
+        parts.append(_branch_answers(ensemble, encoder, now.take(rows), next_one.take(rows), hit))
+    answers, after = (_joined(part) for part in zip(*parts, strict=True))
     hit_BC = answers.gain_BC / float(gain_N[won_N].mean()) if won_N.any() else torch.zeros_like(answers.gain_BC)
-    after = branches(now, answers.cost_BC.double().numpy(), next_one, hit, encoder.window)
-    return hit_BC.clamp(0.0, 1.0), answers_of(ensemble, encoder, after), answers
+    return hit_BC.clamp(0.0, 1.0), after, answers
+
+
+def _branch_answers(
+    ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch, hit: Mapping[str, float]
+) -> tuple[Answers, Answers]:
+    """The ensemble's answers now, and at all branches."""
+    x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
+    # A window holds at most T tokens: a full one makes room by dropping its first.
+    full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1)
+    kept_BT = (torch.arange(x_BTD.shape[1]) + full_B1).clamp(max=x_BTD.shape[1] - 1)
+    x_BTD, length_B = x_BTD[torch.arange(len(x_BTD))[:, None], kept_BT], length_B - full_B1.squeeze(1).long()
+    answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
+    tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
+    next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
+    follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()  # without an exposure, the token replaces the last one
+    inputs = ensemble.inputs_after(x_BTD, length_B[:, None] - 1 + follows_K, next_BKD)
+    return answers, _answers(ensemble, encoder, inputs)
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
@@ -160,7 +184,9 @@ def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
         level_M2, added_MC2 = future.values(after.inputs)
     utility_MC = expected_utility(Forecast(after.logits_BC, after.gain_BC, after.cost_BC, added_MC2), price)
     utility_M, best_M = torch.from_numpy(utility_MC).max(dim=1)
-    chosen_M2 = (own_MC2 + added_MC2)[torch.arange(len(best_M)), best_M]
+    in_all_MC2 = own_MC2 + added_MC2
+    in_all_MC2[..., 1] = torch.maximum(in_all_MC2[..., 1], LEAST_COST * after.cost_BC)  # as the rule has it
+    chosen_M2 = in_all_MC2[torch.arange(len(best_M)), best_M]
     return level_M2 + chosen_M2 * (utility_M > 0)[:, None]
 
 
@@ -171,7 +197,7 @@ def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2
     level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2
     for head, (h_BH, memory_BCM) in zip(future.members, inputs, strict=True):
         head.level_mean_2, head.level_scale_2, head.added_scale_2 = mean_2, level_scale_2, added_scale_2
-        optimizer = torch.optim.AdamW(head.parameters(), lr=_LR)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=_LR, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS)
         for _ in range(_EPOCHS):
             for rows in torch.split(torch.randperm(len(h_BH)), _BATCH):

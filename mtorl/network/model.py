@@ -34,11 +34,12 @@ previous touchpoint, and the `outcomes` columns after it are its other outcomes.
 stored features.
 
 Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, A heads of the attention, E size of
-a head, K rates of decay, S signals of the memory, M memory.
+a head, K rates of decay, S signals of the memory, M memory, P tokens that may follow a window, J taps before the last.
 """
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,17 @@ class CausalConv(nn.Module):
         """Convolve over each step and the `reach` steps before it; before the first step there are zeros."""
         out_BTH = self._as_product(h_BTH) if torch.compiler.is_exporting() else self._convolved(h_BTH)
         normed: Tensor = self.norm(h_BTH + self.dropout(F.gelu(out_BTH)))
+        return normed
+
+    def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
+        """The same at one more step, `next`, that follows the first `length` steps of its window."""
+        lags_J = torch.arange(self.reach, 0, -self.conv.dilation[0], device=h_BTH.device)
+        step_BPJ = length_BP[..., None] - lags_J
+        row_B11 = torch.arange(len(h_BTH), device=h_BTH.device)[:, None, None]
+        taps_BPJH = h_BTH[row_B11, step_BPJ.clamp(min=0)] * (step_BPJ >= 0)[..., None]
+        taps_BPN = torch.cat([taps_BPJH.flatten(2), next_BPH], dim=-1)
+        out_BPH = F.linear(taps_BPN, self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
+        normed: Tensor = self.norm(next_BPH + self.dropout(F.gelu(out_BPH)))
         return normed
 
     def _convolved(self, h_BTH: Tensor) -> Tensor:
@@ -138,6 +150,21 @@ class CausalAttention(nn.Module):
         attended_BAE = (mean_BAH.transpose(0, 1) @ value_AEH.transpose(1, 2)).transpose(0, 1) + value_AE
         return self._blocks(own_BH, attended_BAE.flatten(1))
 
+    def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
+        """The same at one more step, `next`, that follows the first `length` steps of its window."""
+        query_BPH, key_BPH, value_BPH = self.query_key_value(next_BPH).chunk(3, dim=-1)
+        _, key_BTH, value_BTH = self.query_key_value(h_BTH).chunk(3, dim=-1)
+        query, key, value, own_key, own_value = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, P or T, E)
+            for x in (query_BPH, key_BTH, value_BTH, key_BPH, value_BPH)
+        )
+        seen_B1PT = (torch.arange(h_BTH.shape[1], device=h_BTH.device) < length_BP[..., None]).unsqueeze(1)
+        score_BAPT = (query @ key.transpose(2, 3)).masked_fill(~seen_B1PT, -math.inf)
+        score_BAPT1 = torch.cat([score_BAPT, (query * own_key).sum(-1, keepdim=True)], dim=-1)
+        weight_BAPT1 = (score_BAPT1 / math.sqrt(query.shape[-1])).softmax(-1)
+        attended_BAPE = weight_BAPT1[..., :-1] @ value + weight_BAPT1[..., -1:] * own_value
+        return self._blocks(next_BPH, attended_BAPE.transpose(1, 2).flatten(2))
+
     def _blocks(self, h: Tensor, attended: Tensor) -> Tensor:
         h = self.attention_norm(h + self.dropout(self.out(attended)))
         normed: Tensor = self.output_norm(h + self.dropout(self.feed_forward(h)))
@@ -178,14 +205,29 @@ class ChannelMemory(nn.Module):
         decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT.clamp(min=0)[:, None, None])
         return self._memory_at(decay_BK1T * (lag_BT >= 0)[:, None, None], x_BTD).squeeze(1)
 
+    def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> Tensor:
+        """The same at one more step, `next`, (B, P, C, M), that follows the first `length` steps of its window."""
+        lag_BPT = length_BP[..., None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        decay_BKPT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BPT.clamp(min=0).unsqueeze(1))
+        past_BPCKS = self._sums(decay_BKPT * (lag_BPT > 0).unsqueeze(1), x_BTD)
+        return self._memory(past_BPCKS + self._signals(next_BPD).unsqueeze(3))
+
     def _memory_at(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
         """Memory at the steps that `decay`, (..., K, steps, T), weights the tokens for."""
+        return self._memory(self._sums(decay, x_BTD))
+
+    def _signals(self, x_BTD: Tensor) -> Tensor:
+        """Exposure and outcomes of the previous touchpoint (B, T, C, S), 0 for all channels but its own."""
         channel_BTC1 = x_BTD[..., : self.channels, None]
         outcome_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
-        signal_B1TS = torch.cat([channel_BTC1, channel_BTC1 * outcome_BT1S], dim=-1).flatten(2).unsqueeze(1)
-        sums_BKTS = decay @ signal_B1TS
+        return torch.cat([channel_BTC1, channel_BTC1 * outcome_BT1S], dim=-1)
+
+    def _sums(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
+        sums_BKTS = decay @ self._signals(x_BTD).flatten(2).unsqueeze(1)
         shape = (x_BTD.shape[0], -1, decay.shape[-2], self.channels, self.signals)
-        own_BTCKS = sums_BKTS.view(shape).permute(0, 2, 3, 1, 4)
+        return sums_BKTS.view(shape).permute(0, 2, 3, 1, 4)
+
+    def _memory(self, own_BTCKS: Tensor) -> Tensor:
         sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
         means = sums[..., 1:] / (1 + sums[..., :1])
         # asinh is linear for a few touchpoints and logarithmic for many.
@@ -290,6 +332,19 @@ class MTORL(nn.Module):
         else:
             h_BH = step_of(h_BTH, last_B)
         return self._with_stored(h_BH, step_of(x_BTD, last_B))
+
+    def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        """State (B, P, H) and memory (B, P, C, M) at one more token, for P tokens that may follow a window.
+
+        Each follows the first `length` tokens of its window, whose states are computed once for all of them.
+        """
+        h_BTH, next_BPH = self._embed(x_BTD), self._embed(next_BPD)
+        for layer in cast("list[CausalConv]", list(self.convolutions)):
+            next_BPH = layer.after(h_BTH, length_BP, next_BPH)
+            h_BTH = layer(h_BTH)
+        if isinstance(self.attention, CausalAttention):
+            next_BPH = self.attention.after(h_BTH, length_BP, next_BPH)
+        return self._with_stored(next_BPH, next_BPD), self.memory.after(x_BTD, length_BP, next_BPD)
 
     def decode(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `forward` returns, from the state and the memory at the last step."""

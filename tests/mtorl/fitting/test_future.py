@@ -26,6 +26,10 @@ class Foreseeing(Ensemble):
         self.last_BC = x_BTD[torch.arange(len(x_BTD)), length_B - 1, : len(SPEC.channels)]
         return super().decoder_inputs(x_BTD, length_B)
 
+    def inputs_after(self, x_BTD, length_BP, next_BPD):
+        self.last_BC = next_BPD.flatten(0, 1)[:, : len(SPEC.channels)]
+        return super().inputs_after(x_BTD, length_BP, next_BPD)
+
     def heads(self, inputs):
         ones_BC = torch.ones_like(self.last_BC)
         return 0 * ones_BC, LATER * self.last_BC[:, GOOD, None] * ones_BC, ones_BC

@@ -1,5 +1,7 @@
 """The network: causality, padding, determinism, sizes."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -50,6 +52,22 @@ def test_right_padding_changes_nothing(network):
     with torch.inference_mode():
         for padded, ragged in zip(network(x, length), network(noisy, length), strict=True):
             torch.testing.assert_close(padded, ragged, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}, {"stored": 2}])
+def test_a_token_that_may_follow_is_one_step_more(changes):
+    torch.manual_seed(0)
+    network = MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, **changes)).eval()
+    x, following = windows(), windows(seed=2)[:, :3]
+    length = torch.tensor([[0, 1, 2], [3, 3, 4], [9, 10, 11], [17, 18, 19], [19, 19, 19]])
+    with torch.inference_mode():
+        state, memory = network.after(x, length, following)
+        for row, place in ((row, place) for row in range(B) for place in range(3)):
+            n = int(length[row, place])
+            longer, steps = torch.cat([x[row, :n], following[row, place, None]])[None], torch.tensor([n + 1])
+            close = partial(torch.testing.assert_close, rtol=0, atol=2e-6)
+            close(network.last_state(longer, steps)[0], state[row, place])
+            close(network.memory.at(longer, steps - 1)[0], memory[row, place])
 
 
 @pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}])
