@@ -22,13 +22,14 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
   skipped="$PYTHON has no kubernetes-validate"
 fi
 
-# What comes from elsewhere: the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
+# What comes from elsewhere: the role is Kubernetes' own, the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
 # and the pods of mtorl-search are made by Katib, those of mtorl-training by Kubeflow Trainer.
-external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data'
+external=(--external 'ClusterRole/admin' --external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data'
           --external 'NetworkPolicy/mtorl-search' --external 'NetworkPolicy/mtorl-training')
 
 folders=("$@")
-((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/katib/ manifests/examples/*/ manifests/examples/*/foundation/)
+((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/katib/)
+((${#})) || mapfile -t -O "${#folders[@]}" folders < <(find manifests/examples -maxdepth 3 -name kustomization.yaml -printf '%h/\n' | sort)
 rendered=$(mktemp)
 trap 'rm -f "$rendered"' EXIT
 failed=0

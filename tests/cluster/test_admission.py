@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import yaml
 
 from tests.cluster.conftest import SECRETS, Installation
 from tests.cluster.kubectl import kubectl, listed, refusal, serves, wait_until
@@ -39,32 +38,6 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
         assert not refusal(installation.namespace, pod), name
 
 
-def test_a_wrong_first_image_heals(installation: Installation) -> None:
-    """Pods that never become ready make way for those of a corrected overlay: here no node takes the first ones."""
-    target = "overlays/dev"
-    stuck = [{"op": "add", "path": "/spec/template/spec/nodeSelector", "value": {"mtorl-test/nowhere": ""}}]
-    wrong = [{"name": f"ghcr.io/mtorl-kubeflow/{name}", "newTag": "wrong"} for name in ("redis", "router")]
-    installation.further = {
-        "images": wrong,
-        "patches": [{"target": {"kind": "StatefulSet"}, "patch": yaml.safe_dump(stuck)}],
-    }
-    installation.apply(target)
-    installation.wait_for_pods()
-    installation.further = {}
-    installation.apply(target)
-    wanted = rendered(target).of_kind("StatefulSet")
-    assert len(wanted) >= 3
-    for workload in wanted:
-        name = workload["metadata"]["name"]
-        images = {one["image"] for one in workload["spec"]["template"]["spec"]["containers"]}
-
-        def healed(name: str = name, images: set[str] = images) -> bool:
-            pods = [pod for pod in listed(installation.namespace, "pod", f"app.kubernetes.io/name={name}")]
-            return bool(pods) and all({one["image"] for one in pod["spec"]["containers"]} == images for pod in pods)
-
-        wait_until(f"pods of {name} with the right image", healed, 120)
-
-
 UPGRADES = [
     ["tests/without-prometheus-operator", "overlays/dev", "tests/spark-features", "tests/tracing"],
     ["overlays/production", "tests/everything"],
@@ -85,15 +58,6 @@ def test_targets_on_top_of_each_other(targets: list[str], installation: Installa
         installation.wait_for_pods()
     assert workloads.items() <= installation.uids("statefulset").items(), "made anew: what it knew is lost"
     assert claims.items() <= installation.uids("pvc").items(), "an empty volume in place of the full one"
-
-
-def test_a_container_that_does_not_say_what_it_needs_is_refused(installation: Installation) -> None:
-    """Or the quota and the Pod Security level of the other tests would find nothing."""
-    pod = {"containers": [{"name": "bare", "image": "bare"}]}
-    assert "restricted" in refusal(installation.namespace, pod)
-    level = "pod-security.kubernetes.io/enforce=privileged"
-    kubectl("label", "namespace", installation.namespace, "--overwrite", level)
-    assert "must specify limits.cpu" in refusal(installation.namespace, pod)
 
 
 def test_the_data_outlive_the_application(installation: Installation) -> None:

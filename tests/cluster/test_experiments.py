@@ -146,31 +146,6 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     cluster_of.wait_for_phase("draft")
 
 
-@pytest.mark.parametrize("role", ["view", "edit", "admin", "kubeflow-view", "kubeflow-edit", "kubeflow-admin"])
-def test_members_of_a_namespace_see_experiments_and_its_editors_change_them(namespace: str, role: str) -> None:
-    """Kubeflow's roles need not be on this cluster: one with the same rule for what becomes part of it stands in."""
-    member = f"{namespace}-{role}"
-    bound = role
-    if role.startswith("kubeflow-"):
-        bound = member
-        labels = {f"rbac.authorization.kubeflow.org/aggregate-to-{role}": "true"}
-        made = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": member}}
-        rule = {"clusterRoleSelectors": [{"matchLabels": labels}]}
-        kubectl("apply", "-f", "-", stdin=json.dumps({**made, "aggregationRule": rule}))
-    try:
-        kubectl("-n", namespace, "create", "rolebinding", role, "--clusterrole", bound, "--user", member)
-
-        def may(verb: str, *part: str) -> bool:
-            asked = ("-n", namespace, "auth", "can-i", verb, "exp", *part, "--as", member)
-            return kubectl(*asked, allowed=(0, 1)).strip() == "yes"
-
-        wait_until("the rules in the role", lambda: may("list"))
-        assert [may(verb) for verb in ("create", "patch", "delete")] == ["view" not in role] * 3
-        assert may("get") and may("watch") and not may("update", "--subresource", "status")
-    finally:
-        kubectl("delete", "clusterrole", member, "--ignore-not-found")
-
-
 def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: OperatorProcess) -> None:
     """How an arm answers, and what may not change, is kept there: a field that is left out is not one that is null."""
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]

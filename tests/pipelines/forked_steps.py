@@ -70,11 +70,7 @@ def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]
 
 
 def _execute(
-    name: str,
-    arguments: list[str],
-    environment: dict[str, str],
-    output: str,
-    prepare: Callable[[str], None] | None,
+    name: str, arguments: list[str], environment: dict[str, str], output: str, prepare: Callable[[str], None] | None
 ) -> None:
     with open(output, "w") as file:
         for stream in (1, 2):

@@ -39,11 +39,7 @@ def rows_of(table: pd.DataFrame) -> list[str]:
 
 
 @PROPERTY
-@given(
-    seed=st.integers(0, 10_000),
-    late=st.sampled_from([0.0, 0.4]),
-    window=st.sampled_from([1, 4, 50]),
-)
+@given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), window=st.sampled_from([1, 4, 50]))
 def test_the_newest_touchpoints_of_each_user_lie_together_in_the_order_of_time(toy, tmp_path, seed, late, window):
     spec = toy.spec.replace(window=window)
     log = toy.log(seed, users=6, late=late)

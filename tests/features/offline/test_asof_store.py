@@ -181,12 +181,7 @@ def plain(value: object) -> object:
 
 
 @PROPERTY
-@given(
-    seed=st.integers(0, 10_000),
-    rows=st.sampled_from([0, 3, 40]),
-    by_created=st.booleans(),
-    full=st.booleans(),
-)
+@given(seed=st.integers(0, 10_000), rows=st.sampled_from([0, 3, 40]), by_created=st.booleans(), full=st.booleans())
 @example(seed=0, rows=40, by_created=True, full=False)
 def test_answers_are_feasts_own(stores, seed, rows, by_created, full):
     rng = np.random.default_rng(seed)

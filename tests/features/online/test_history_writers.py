@@ -4,14 +4,7 @@ import threading
 from collections.abc import Iterator
 
 from features.online.open_history import open_history
-from tests.features.online_histories import (
-    SPEC,
-    OnlineStore,
-    PlainHistory,
-    append,
-    seconds_after_start,
-    touchpoint,
-)
+from tests.features.online_histories import SPEC, OnlineStore, PlainHistory, append, seconds_after_start, touchpoint
 
 
 def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(

@@ -145,10 +145,7 @@ def _by_hand(frame: pd.DataFrame) -> Any:
     its = frame[frame["arm"] == "incumbent"]
     drawn = its[its["drawn_channel"].notna()]
     for channel in SPEC.channels:
-        yield (
-            f"journeys/last_channel_{channel}_ratio",
-            _ratio(seen, seen["last_channel"] == channel),
-        )
+        yield (f"journeys/last_channel_{channel}_ratio", _ratio(seen, seen["last_channel"] == channel))
         yield f"decisions/incumbent/channel_{channel}_ratio", _ratio(drawn, drawn["drawn_channel"] == channel)
     yield "decisions/incumbent/exposure_ratio", _ratio(its, its["expose"])
     yield "decisions/incumbent/budget_exhausted_ratio", _ratio(its, its["budget_exhausted"])

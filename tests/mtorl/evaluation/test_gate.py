@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from mtorl.evaluation.gate import MARGIN, gate, gate_report
 from mtorl.evaluation.value_difference import value_difference
 from mtorl.runtime.errors import InputError
-from tests.mtorl.evaluation.bandit import (
-    CHALLENGER,
-    EXPOSE,
-    INCUMBENT,
-    SHOW,
-    estimate,
-    on_log,
-    opportunities,
-)
+from tests.mtorl.evaluation.bandit import CHALLENGER, EXPOSE, INCUMBENT, SHOW, estimate, on_log, opportunities
 
 
 def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:

@@ -76,10 +76,7 @@ def test_a_table_is_the_same_as_lines_of_the_file(tmp_path: Path, kind: str) -> 
         (f"{HEAD},pacing\na,*,1,yes", "row 2: 'yes' is not none or empty (column pacing)"),
         (f"{HEAD},pacing,price\na,*,1,none,2", "row 2: pacing is none, and price is given"),
         (f"{HEAD}\na,*,1\nb,*,1\na,*,3", "row 4: campaign 'a', channel '*', total is in row 2 too"),
-        (
-            "campaign,channel,sum\na,*,1",
-            "budgets.csv: column 'sum' is unknown; the columns are campaign, ",
-        ),
+        ("campaign,channel,sum\na,*,1", "budgets.csv: column 'sum' is unknown; the columns are campaign, "),
         ("campaign,amount\na,1", "budgets.csv: column 'channel' is missing"),
         (f"{HEAD}\n", "budgets.csv: it has no rows; an example: spring,*,200"),
         (b"\xff\xfe", "it is not UTF-8 at byte 0"),

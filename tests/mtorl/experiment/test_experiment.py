@@ -23,10 +23,7 @@ FILE: dict[str, Any] = experiment(
         {"name": "incumbent", "weight": 0.5},
         {"name": "challenger", "weight": 0.5, "endpoint": "http://challenger:8080/v1/models/c:predict"},
     ],
-    budgets=[
-        {"campaign": "*", "channel": "*", "amount": 100.0},
-        {"campaign": "c1", "channel": "video", "amount": 8},
-    ],
+    budgets=[{"campaign": "*", "channel": "*", "amount": 100.0}, {"campaign": "c1", "channel": "video", "amount": 8}],
     metrics={
         "primary": "click_per_decision",
         "secondary": ["exposure_ratio"],
@@ -164,11 +161,7 @@ def test_two_experiments_of_one_layer_are_independent_even_with_one_salt() -> No
 
 def test_users_outside_get_the_incumbent_and_spend_no_arms_money() -> None:
     experiment = make(layer_part=[0, 0.25], stage="50%")
-    assert {experiment.arm_of(user) for user in USERS} == {
-        ("outside", 1.0),
-        ("incumbent", 0.5),
-        ("challenger", 0.5),
-    }
+    assert {experiment.arm_of(user) for user in USERS} == {("outside", 1.0), ("incumbent", 0.5), ("challenger", 0.5)}
     assert experiment.arm("outside") == experiment.arm("incumbent")
     limits = {account.arm: account.limit for account in experiment.accounts() if account.campaign == "*"}
     assert limits == {"*": 100.0, "incumbent": 12.5, "challenger": 12.5, "outside": 75.0}

@@ -9,17 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.experiment.budget import AccountLimit
-from mtorl.experiment.paced_account import (
-    MOST_SPARE,
-    SPARE,
-    Clock,
-    Kept,
-    Target,
-    first_price,
-    spare,
-    terms_of,
-    updated,
-)
+from mtorl.experiment.paced_account import MOST_SPARE, SPARE, Clock, Kept, Target, first_price, spare, terms_of, updated
 from mtorl.policy.pacing import GRAINS, State
 from mtorl.policy.schedule import Pacing
 
@@ -41,9 +31,7 @@ def at(of: Target, now: float, committed: float, kept: Kept | None = None, large
 
 
 @given(
-    weights=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6),
-    whole=st.floats(0.1, 1e6),
-    grain=st.floats(0.0, 1e3),
+    weights=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6), whole=st.floats(0.1, 1e6), grain=st.floats(0.0, 1e3)
 )
 def test_no_arm_can_take_more_of_the_others_money_than_a_few_exposures(weights, whole, grain):
     parts = [weight / sum(weights) for weight in weights]

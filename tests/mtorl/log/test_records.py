@@ -11,15 +11,7 @@ import pandas as pd
 import pytest
 
 from mtorl.experiment import experiment
-from mtorl.log.records import (
-    DecisionRecord,
-    Kind,
-    Stage,
-    json_schema,
-    place_among_copies,
-    plain_types,
-    sql_columns,
-)
+from mtorl.log.records import DecisionRecord, Kind, Stage, json_schema, place_among_copies, plain_types, sql_columns
 from tests.repository import ROOT
 
 GOLDEN = ROOT / "tests" / "serving" / "golden"

@@ -8,14 +8,7 @@ import pytest
 
 from serving.router.flow.idempotency_cache import prediction_of
 from serving.router.flow.stages import Stages
-from tests.serving.router_fixtures import (
-    SHORT_DEADLINE,
-    Harness,
-    full_disk,
-    instance,
-    only,
-    with_router,
-)
+from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, full_disk, instance, only, with_router
 
 SEARCH = {"channel": "search", "expose": True, "propensity": 0.4}
 ARMS = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]

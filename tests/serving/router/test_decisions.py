@@ -81,12 +81,7 @@ async def test_a_decision_sees_what_was_before_its_own_time(h: Harness) -> None:
 async def test_the_feature_hash_is_that_of_all_features(h: Harness) -> None:
     known = h.features.users["u1"]
     now = datetime.now(UTC).isoformat()
-    for aggregates in (
-        {},
-        {"campaign_touchpoints": 5.0},
-        {"campaign_touchpoints": 6.0},
-        {"campaign_touchpoints": 5.0},
-    ):
+    for aggregates in ({}, {"campaign_touchpoints": 5.0}, {"campaign_touchpoints": 6.0}, {"campaign_touchpoints": 5.0}):
         h.features.users["u1"] = replace(known, aggregates=aggregates)
         await h.predict(instance(timestamp=now))
     first, *others = (record["feature_hash"] for record in h.records())

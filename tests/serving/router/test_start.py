@@ -16,14 +16,7 @@ from serving.router.http.gateway import Gateway
 from serving.router.ops.health import Health
 from serving.router.router import Router
 from tests.experiments import experiment
-from tests.serving.router_fixtures import (
-    FakeFeatures,
-    in_loop,
-    instance,
-    only,
-    sample,
-    write_settings,
-)
+from tests.serving.router_fixtures import FakeFeatures, in_loop, instance, only, sample, write_settings
 
 
 def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

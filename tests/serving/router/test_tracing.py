@@ -166,18 +166,13 @@ def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected
     assert "error.type" not in said(well) and said(broken)["error.type"] == "ArmError"
 
 
-def test_a_call_that_traces_share_belongs_to_one_and_is_linked_to_the_others(
-    collected: InMemorySpanExporter,
-) -> None:
+def test_a_call_that_traces_share_belongs_to_one_and_is_linked_to_the_others(collected: InMemorySpanExporter) -> None:
     async def scenario() -> str:
         tracing.start(tracing.Tracing(endpoint="http://collector", share=0.0))
         try:
             with tracing.request("decide", [(b"traceparent", NOT_SAMPLED.encode())]):
                 unrecorded = tracing.here()
-            with (
-                tracing.request("decide", [(b"traceparent", SAMPLED.encode())]),
-                tracing.span("first"),
-            ):
+            with tracing.request("decide", [(b"traceparent", SAMPLED.encode())]), tracing.span("first"):
                 first = tracing.here()
                 with tracing.span("second"):
                     return tracing.outgoing([unrecorded, first, tracing.here()])["traceparent"]
