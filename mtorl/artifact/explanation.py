@@ -6,7 +6,8 @@
 The network is an exported graph, so it predicts again for the window *without* the touchpoint: its channel, outcomes
 and context are removed, and the pause before the next touchpoint is measured from the previous one. All these windows
 share one forward pass. An attribution is an exact difference of two forecasts. Attributions do not add up to the effect
-of the history: of two touchpoints that carry the same information either can be left out without effect.
+of the history: of two touchpoints that carry the same information either can be left out without effect. The value of
+the future, a term of the utility, is not attributed.
 
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """

@@ -9,7 +9,8 @@
 
 `price` is the price of the chosen channel. `state_distance` says how far the user is from those of the training
 (`mtorl.network.user_state`), if the artifact knows it. With a single candidate the answer is the budget decision on
-that channel. Everything specific to one model comes from the folder `artifact/` inside the .mar.
+that channel. An explanation has the terms of the utility and the part of each past touchpoint. Everything specific to
+one model comes from the folder `artifact/` inside the .mar.
 
 TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail them all. So
 an item that can't be decided gets an error of its own, and a body that can't be read a status 400 of its own. Both
@@ -130,7 +131,7 @@ class PolicyHandler:
         ]
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Reasons for the channel of `predictions`: the part of each past touchpoint in its forecast."""
+        """Reasons for the channel of `predictions`: the terms of its utility, and each past touchpoint's part in it."""
         answers = self.predictions(items)
         rows = [i for i, answer in enumerate(answers) if "error" not in answer]
         if not rows:
@@ -146,7 +147,12 @@ class PolicyHandler:
         for i, channel, window, why in zip(rows, channels, windows, explained, strict=True):
             figures = np.concatenate([why.reward_K, why.log_prob_K, [why.reward_without_past]])
             if np.isfinite([*figures, why.log_prob_without_past]).all():
-                answers[i] = {"channel": channel, **_explanation(window, why), "model": self.model}
+                answers[i] = {
+                    "channel": channel,
+                    **_utility(answers[i]),
+                    **_explanation(window, why),
+                    "model": self.model,
+                }
             else:
                 answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
         return answers
@@ -205,6 +211,13 @@ def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Excep
     for i in rows:
         answers[i] = {"error": f"model: {type(error).__name__}: {error}"}
     return answers
+
+
+def _utility(answer: dict[str, Any]) -> dict[str, Any]:
+    """The utility of a decision with its terms, gain less price times cost plus added (`mtorl.policy.decision`)."""
+    gain, paid = answer["expected_reward"], answer["price"] * answer["expected_cost"]
+    terms = {"gain": gain, "price_times_cost": paid, "added": answer["utility"] - (gain - paid)}
+    return {"utility": answer["utility"], "utility_terms": terms}
 
 
 def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:

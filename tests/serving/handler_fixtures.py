@@ -70,19 +70,19 @@ class Context:
         return f"request-{idx}"
 
 
-def forecast(heads: tuple[Any, Any, Any]) -> Forecast:
+def forecast(logits: Any, reward: Any, cost: Any, future: Any = None) -> Forecast:
     """Of a network whose rewards go from 0 to 2."""
-    return Forecast(heads[0], 2 * heads[1], heads[2])
+    return Forecast(logits, 2 * reward, cost, future)
 
 
 def made(predict: Any = None) -> Any:
-    handler = PolicyHandler()
+    handler, says = PolicyHandler(), predict or Network().predict
     handler.artifact = SimpleNamespace(  # type: ignore[assignment]
         spec=SPEC,
         policy=POLICY,
         encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
-        predict=(heads := predict or Network().predict),
-        forecast_with_state=lambda batch: (forecast(heads(batch)), None),
+        predict=lambda batch: says(batch)[:3],
+        forecast_with_state=lambda batch: (forecast(*says(batch)), None),
     )
     handler.model = {"name": "challenger", "version": "abc", "digest": "abcdef"}
     return handler

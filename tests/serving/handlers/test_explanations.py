@@ -13,12 +13,12 @@ from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
-    """Reward 0.05, and 0.1 more for each past click."""
+    """Reward 0.05, and 0.1 more for each past click; later, an exposure adds 0.05 of gain and 0.1 of cost."""
 
-    def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
+    def predict(self, batch: WindowBatch) -> Any:
         logits, reward, cost = super().predict(batch)
         clicks_B = np.bincount(batch.row_N, batch.prev_outcomes["click"], minlength=len(batch))
-        return logits, reward + 0.1 * clicks_B[:, None], cost
+        return logits, reward + 0.1 * clicks_B[:, None], cost, np.full((len(batch), 3, 2), [0.05, 0.1])
 
 
 def test_an_explanation_is_of_the_channel_that_the_decision_names() -> None:
@@ -27,6 +27,8 @@ def test_an_explanation_is_of_the_channel_that_the_decision_names() -> None:
     decision, (why, bad) = decided["predictions"][0], explained["explanations"]
     assert why == {
         "channel": decision["channel"],
+        "utility": decision["utility"],
+        "utility_terms": pytest.approx({"gain": 0.3, "price_times_cost": 0.02, "added": 0.04}),
         "method": METHOD,
         "expected_reward": pytest.approx(0.3),
         "log_prob": why["log_prob"],
@@ -36,7 +38,7 @@ def test_an_explanation_is_of_the_channel_that_the_decision_names() -> None:
         ],
         "model": {"name": "challenger", "version": "abc", "digest": "abcdef"},
     }
-    assert why["expected_reward"] == decision["expected_reward"]
+    assert why["expected_reward"] == decision["expected_reward"] and decision["utility"] == pytest.approx(0.32)
     assert list(bad) == ["error"]
     assert context.status == {}
 

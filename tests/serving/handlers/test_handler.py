@@ -55,7 +55,7 @@ def test_how_far_a_user_is_from_those_of_the_training_goes_with_its_answer() -> 
     handler, network = made(), Network()
     hours = [10.0, NAN_HOUR, 3.0, 5.0]
     found = np.array([1.5, 1.0, 0.75, np.inf], dtype=np.float32)
-    handler.artifact.forecast_with_state = lambda batch: (forecast(network.predict(batch)), found)
+    handler.artifact.forecast_with_state = lambda batch: (forecast(*network.predict(batch)), found)
     (answer,), _ = ask(handler, v1(*(item(hour) for hour in hours)))
     assert [each.get("state_distance", "none") for each in answer["predictions"]] == [1.5, "none", 0.75, None]
     (without,), _ = ask(made(), v1(*(item(hour) for hour in hours)))
