@@ -37,6 +37,9 @@ def print_evaluation(figures: dict[str, Any]) -> None:
         console.print(f"judged on {share:.1%} of the users, chosen by a hash: the log has many touchpoints")
     console.print(_heads(figures))
     console.print(_policy_values(figures["value"]))
+    spend = ", ".join(f"{spent:.4g} ({name})" for name, spent in figures["spend"].items())
+    console.print(f"expected spend of the decision rules, a row: {spend}")
+    console.print(_target(figures["target"]))
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
@@ -234,6 +237,18 @@ def _policy_values(values: dict[str, Any]) -> Table:
         weights = [f"{value['importance_weights'][figure]:.2f}" for figure in ("ess_share", "overlap")]
         table.add_row(name, f"{value['logged']:.4f}", *cells, *weights, caveat)
     return table
+
+
+def _target(target: dict[str, Any]) -> str:
+    from mtorl.evaluation.gate import MARGIN
+
+    if target["channel"] is None:
+        return "target, never below the best constant channel: the log can't tell which channel that is"
+    least, ends = -MARGIN * target["constant"], target["difference_ci"]
+    met = "not defined" if ends is None else "met" if ends[0] >= least else "not met"
+    less = f"best expected gain less the best constant channel ({target['channel']})"
+    figures = with_interval(target, "difference", sign="+", places=4)
+    return f"target, {less}: {figures}; the lower end has to be at least {least:.4f}: {met}"
 
 
 def _share(share: float | None) -> str:

@@ -19,12 +19,12 @@ import numpy as np
 from mtorl.comparison.authors_protocol import LOOKUP
 from mtorl.comparison.jobs import ABOUT, AUTHORS
 from mtorl.comparison.methods import ABLATIONS, BASELINES, OURS, YARDSTICK
+from mtorl.evaluation.gate import MARGIN
 
 Results = Mapping[str, Any]
 Tasks = Sequence[Mapping[str, Any]]
 Interval = tuple[float, float, float]  # mean, lower and upper bound
 
-MARGIN = 0.02  # of the best constant channel's value: as much as the gate lets one's own next model be worse
 _Z = 1.96  # standard errors of a 95 % interval
 
 NAMES = {

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.artifact.artifact import Artifact, forecast_of
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
-from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
-from mtorl.log.propensity import logged_propensity
+from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share, value_less
+from mtorl.log.propensity import channel_means, logged_propensity
 from mtorl.log.splits import are_among, folds_of
 from mtorl.network.predictor import Predictor, heads_of, predict_each
-from mtorl.policy.decision import action_probabilities
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, utility_scale
+from mtorl.policy.price import policy_price
 from mtorl.runtime.errors import InputError
 from mtorl.window.encoder import labels
 from mtorl.window.table import WindowTable
@@ -36,7 +37,10 @@ class KnownUsersError(InputError):
 def evaluate_artifact(
     artifact: Artifact, table: WindowTable, yardstick: Predictor | None, seed: int, only_new: bool
 ) -> dict[str, Any]:
-    """Judge an artifact's heads and decision rule, beside those of its yardstick.
+    """Judge an artifact's heads and decision rule, beside those of its yardstick and the best constant channel.
+
+    The yardstick's rule has its own forecasts, without a value of the future, and its own price, at which it expects to
+    spend as much as the artifact's rule.
 
     Args:
         table: Touchpoints of a log, those of whole users; its `split` has no meaning here.
@@ -45,7 +49,9 @@ def evaluate_artifact(
 
     Returns:
         ``artifact``, ``data`` (``share``: of the log's users that were read), ``compared`` (`compare`: "model" and
-        "lightgbm"), ``value`` (by predictor and policy, `policy_value`).
+        "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``spend`` (of each rule, currency units a row,
+        by its own forecast), ``target`` (the artifact's best expected gain less the best constant ``channel``, which
+        is worth ``constant``: `value_less`; channel None: the log can't tell).
 
     Raises:
         KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
@@ -88,17 +94,31 @@ def evaluate_artifact(
     compared = compare(predictors, "lightgbm" if "lightgbm" in answers else "model", targets, seed)
     gain_of = {name: np.maximum(artifact.encoder.unreward(heads[1], heads[2]), 0.0) for name, heads in answers.items()}
     log = LoggedRows(logged_labels.channel_B, _propensity(judged, new_B), gain_B, logged_labels.cost_B, users_B)
-    value = {}
+    value, spend, greedy = dict[str, Any](), dict[str, float](), dict[str, PolicyOnLog]()
     for name, said in outputs.items():
-        gain_BC = gain_of[name]
-        probs_BC, expose_BC = action_probabilities(forecast_of(said, artifact.encoder), artifact.policy)
+        gain_BC, forecast = gain_of[name], forecast_of(said, artifact.encoder)
+        params = _at_spend(spend["model"], forecast, artifact.policy) if spend else artifact.policy
+        probs_BC, expose_BC = action_probabilities(forecast, params)
+        spend[name] = float((probs_BC * expose_BC * np.asarray(forecast.cost_BC)).sum(axis=1).mean())
         rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
-        greedy = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
+        greedy[name] = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
         selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
         value[f"{name}: decision rule"] = policy_value(rule, log, seed, gain_BC)
         value[f"{name}: its channels, always exposing"] = policy_value(always, log, seed, gain_BC)
         value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, log, seed, gain_BC, selected_B)
-        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(greedy, log, seed, gain_BC, selected_B)
+        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(
+            greedy[name], log, seed, gain_BC, selected_B
+        )
+        value[f"{name}: best expected gain, always exposing"] = policy_value(greedy[name], log, seed, gain_BC)
+    target: dict[str, Any] = {"channel": None}
+    if (best_B := _best_constant(judged, new_B)) is not None:
+        constant, gain_BC = PolicyOnLog.always_exposing(np.eye(gain_of["model"].shape[1])[best_B]), gain_of["model"]
+        value["best constant channel, always exposing"] = found = policy_value(constant, log, seed, gain_BC)
+        target = {
+            "channel": ", ".join(artifact.spec.channels[channel] for channel in np.unique(best_B)),
+            "constant": found["estimates"]["dr"]["value"],
+            **value_less(greedy["model"], constant, log, seed, gain_BC),
+        }
     return {
         "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
         "data": {
@@ -110,10 +130,31 @@ def evaluate_artifact(
         },
         "compared": compared,
         "value": value,
+        "spend": spend,
+        "target": target,
     }
 
 
-def _propensity(table: WindowTable, wanted_B: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyParams:
+    """A rule's parameters for other forecasts: scaled and priced by these to an expected spend."""
+    scaled = replace(params, utility_scale=utility_scale(forecast))
+    return replace(scaled, price=policy_price(forecast, scaled, max(spend, np.finfo(np.float64).tiny)))
+
+
+def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
+    """The channel that is best for all users of the other half (SNIPS), at each row; None if the log can't tell."""
+    spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
+    best_B = np.zeros(len(half_B), dtype=np.int64)
+    for half in (0, 1):
+        others = table.rows[half_B != half].assign(split="train")
+        mean_C = channel_means(others, spec, spec.reward.gain.of(others))
+        if mean_C is None:
+            return None
+        best_B[half_B == half] = mean_C.argmax()
+    return best_B[wanted_B]
+
+
+def _propensity(table: WindowTable, wanted_B: Bools) -> Floats:
     half_B = folds_of(table.rows["user_id"], 2)
     propensity_B: Floats = np.empty(len(half_B))
     for half in (0, 1):

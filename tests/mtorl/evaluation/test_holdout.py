@@ -76,6 +76,16 @@ def test_the_figures_are_plain_and_beside_the_yardstick(made):
     assert low < 1 < high
     # The rule leaves some exposures out, which can only take from what always exposing earns.
     assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
+    assert found["spend"]["lightgbm"] == pytest.approx(found["spend"]["model"], rel=0.02), "each by its own price"
+    (target, best, constant) = (
+        found["target"],
+        *(
+            found["value"][f"{name}, always exposing"]["estimates"]["dr"]["value"]
+            for name in ("model: best expected gain", "best constant channel")
+        ),
+    )
+    assert set(target["channel"].split(", ")) <= set(SPEC.channels) and target["constant"] == constant
+    assert target["difference"] == pytest.approx(best - constant)
 
 
 def test_propensities_that_the_log_lacks_come_from_other_users(made):
