@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtorl.runtime.message import Words
+from mtorl.runtime.message import Words, rephrased
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -43,6 +43,9 @@ def test_words_are_filled_and_survive_a_process():
         words(file="a.csv")
     with pytest.raises(TypeError):
         words(file="a.csv", column="cost", row=3)
+    assert Words("rows", "{rows} of\n{rows:\n}")(rows=[1, 2]) == "1, 2 of\n1\n2"
+    wrapped = rephrased(ValueError(again), f"import: {again}")
+    assert (wrapped, wrapped.code, wrapped.values) == (f"import: {again}", again.code, again.values)
 
 
 def test_codes_are_kebab_case_and_unique_in_the_project():

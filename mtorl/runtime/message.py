@@ -6,7 +6,8 @@
     # where it happens
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-Words say what happened, where, and what to do.
+Words say what happened, where, and what to do. A list among the values is written with commas, or with the separator
+that follows a colon in its place.
 """
 
 import string
@@ -26,6 +27,19 @@ class Message(str):
         return message
 
 
+def rephrased(error: BaseException, text: str) -> Message:
+    """Other words for an error, with the code and values of its message."""
+    said = error.args[0] if error.args else ""
+    return Message(text, said.code, said.values) if isinstance(said, Message) else Message(text)
+
+
+class _Lists(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if isinstance(value, list | tuple):
+            return (format_spec or ", ").join(map(str, value))
+        return super().format_field(value, format_spec)
+
+
 class Words(NamedTuple):
     """An entry of a catalogue: its code and its words, with a `{name}` for each value."""
 
@@ -40,7 +54,7 @@ class Words(NamedTuple):
         """
         if values.keys() != (names := self.names):
             raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")
-        return Message(self.template.format(**values), self.code, values)
+        return Message(_Lists().vformat(self.template, (), values), self.code, values)
 
     @property
     def names(self) -> set[str]:

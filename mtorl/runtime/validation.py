@@ -28,6 +28,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
+from mtorl.runtime.message import Message, rephrased
+
 
 class StrictModel(BaseModel):
     """A frozen model that converts nothing and has no further fields.
@@ -49,12 +51,12 @@ class StrictModel(BaseModel):
         if isinstance(data, cls):
             return handler(data)
         if not isinstance(data, Mapping):
-            raise PydanticCustomError("fields", "expected a mapping of fields, got {given}", {"given": short(data)})
+            raise PydanticCustomError("mapping", "expected a mapping of fields, got {given}", {"given": short(data)})
         unknown = [key for key in data if key not in cls.model_fields]
         if not unknown:
             return handler(dict(data))
         words, known = "unknown field {key}; known: {known}", ", ".join(cls.model_fields)
-        kinds = [PydanticCustomError("fields", words, {"key": repr(key), "known": known}) for key in unknown]
+        kinds = [PydanticCustomError("unknown_field", words, {"key": repr(key), "known": known}) for key in unknown]
         faults = [InitErrorDetails(type=kind, input=data[key]) for kind, key in zip(kinds, unknown, strict=True)]
         try:  # one message names the other faults, too
             handler({key: value for key, value in data.items() if key in cls.model_fields})
@@ -129,24 +131,34 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
     try:
         return validated(model, data, fault)
     except fault as error:
-        raise fault(f"{path}: {error}") from None
+        raise fault(rephrased(error, f"{path}: {error}")) from None
 
 
-def all_faults(error: ValidationError) -> str:
-    """All faults of the input: one in a line, several in a list."""
-    faults = [_in_words(fault) for fault in _of_people(error)]
-    return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults:", *faults])
+def all_faults(error: ValidationError) -> Message:
+    """All faults of the input: one in a line as `first_fault`, several in a list with code `faults`."""
+    faults = [_message(fault) for fault in _of_people(error)]
+    lines = "\n  - ".join([f"{len(faults)} faults:", *faults])
+    return faults[0] if len(faults) == 1 else Message(lines, "faults", {"faults": faults})
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first fault of the input in one line: where, what was expected, what was given."""
-    return _in_words(_of_people(error)[0])
+def first_fault(error: ValidationError) -> Message:
+    """The first fault of the input in one line: where, what was expected, what was given.
+
+    Its code is that of the validator's message, or else pydantic's type of the error; its value `at` is the place.
+    """
+    return _message(_of_people(error)[0])
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
     """The faults to be mended: not that a default could not be made, which follows from another one."""
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
+
+
+def _message(fault: ErrorDetails) -> Message:
+    own = rephrased(fault.get("ctx", {}).get("error", ValueError()), "")
+    code = own.code or fault["type"].replace("_", "-")
+    return Message(_in_words(fault), code, {"at": location(fault["loc"]), **own.values})
 
 
 def _in_words(fault: ErrorDetails) -> str:
