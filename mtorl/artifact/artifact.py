@@ -48,6 +48,7 @@ from mtorl.network.predictor import Heads, Network, heads_of, predict_in_chunks
 from mtorl.policy.decision import Forecast, PolicyParams
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import sha256_of
+from mtorl.runtime.messages import DAMAGED, OTHER_SCHEMA
 from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 from mtorl.window.window import WindowBatch
@@ -153,7 +154,7 @@ def load(folder: str | Path) -> Artifact:
     model = _read_json(path / "model.json")
     if not isinstance(model, dict) or model.get("schema_version") != SCHEMA_VERSION:
         version = model.get("schema_version") if isinstance(model, dict) else None
-        raise ArtifactError(f"{path / 'model.json'}: schema version {version!r}, this code reads {SCHEMA_VERSION}")
+        raise ArtifactError(OTHER_SCHEMA(file=path / "model.json", version=version, known=SCHEMA_VERSION))
     _compare_checksums(path, model)
     try:
         return Artifact(
@@ -194,12 +195,12 @@ def _compare_checksums(path: Path, model: dict[str, Any]) -> None:
     if not isinstance(files, dict) or set(files) - OPTIONAL != set(FILES):
         raise ArtifactError(f"{path / 'model.json'}: its list of files is not {', '.join(FILES)}")
     if model.get("digest") != digest_of({k: v for k, v in model.items() if k not in ("digest", "version")}):
-        raise ArtifactError(f"{path / 'model.json'}: does not match its digest; it was changed after it was saved")
+        raise ArtifactError(DAMAGED(file=path / "model.json"))
     for file, expected in files.items():
         if not (path / file).is_file():
             raise ArtifactError(f"{path / file}: missing")
         if sha256_of(path / file) != expected:
-            raise ArtifactError(f"{path / file}: does not match its checksum; it is damaged or was exchanged")
+            raise ArtifactError(DAMAGED(file=path / file))
 
 
 def _read_json(path: Path) -> Any:

@@ -35,6 +35,7 @@ from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.fitting.future import CLEAR, fit_future, foresight
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.messages import NO_COST
 from mtorl.log.opportunities import Opportunities, contexts
 from mtorl.log.propensity import channel_means
 from mtorl.log.splits import Fingerprints, fingerprints
@@ -43,6 +44,7 @@ from mtorl.network import parallel
 from mtorl.network.calibration import calibrate_ensemble
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.ensemble import MEMBERS, Ensemble, Trained, train_ensemble
+from mtorl.network.messages import NO_WINDOWS
 from mtorl.network.parallel import one_thread, processors
 from mtorl.network.predictor import outputs_of, predict
 from mtorl.network.training import TrainConfig
@@ -98,7 +100,7 @@ class TrainingSummary:
             for name, cost in rows.groupby("channel")["cost"].max().items():
                 highest[str(name)] = max(float(cost), highest.get(str(name), 0.0))
         if encoder is None:
-            raise WindowError("no training windows: the log has too few users")
+            raise WindowError(NO_WINDOWS(which="training"))
         encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
         return cls(
             spec=table.spec,
@@ -233,10 +235,7 @@ def fit_challenger(
         raise InputError(f"budget_share must be a positive number, got {budget_share}")
     summary = TrainingSummary.of(windows)
     if not any(summary.highest_cost.values()):
-        raise InputError(
-            "cost: every exposure of the log costs 0, so there is no budget to spend. Name the column of "
-            "the cost, or let an exposure cost one unit, in the description: columns: {cost: {value: 1}}"
-        )
+        raise InputError(NO_COST(column="cost"))
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:

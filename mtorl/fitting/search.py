@@ -29,15 +29,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from mtorl.fitting import messages
 from mtorl.fitting.search_space import SPACE, Parameter, defaults
 from mtorl.fitting.settings import Settings, with_settings
 from mtorl.log.columns import WindowError
+from mtorl.network.messages import NO_WINDOWS
 from mtorl.network.parallel import one_thread
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
 from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
+from mtorl.runtime.messages import BUSY, START_ANEW
 from mtorl.window.encoder import Encoder
 from mtorl.window.loader import FolderWindows, TrainingWindows
 from mtorl.window.table import WindowTable, shards
@@ -97,7 +100,7 @@ class Trials:
             table = WindowTable.load(self.windows, "train", file)
             if len(table.rows):
                 return Encoder.fit(table.tiles("train"), table.spec), len(table.spec.channels)
-        raise WindowError("no training windows: the log has too few users")
+        raise WindowError(NO_WINDOWS(which="training"))
 
 
 def objective(row: dict[str, float]) -> float:
@@ -172,7 +175,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     # Another search would take this one's trial for one that was killed.
-    with locked(folder / _LOCK, SearchError(f"{folder}: another search is at work in this folder; wait until it ends")):
+    with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
         _forget_unfinished(study)
         started = time.monotonic()
@@ -183,7 +186,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
             _write_best(folder, study, config)
         tried = _tried(study)
     if not any(one.ended == "complete" for one in tried):
-        raise SearchError("no trial was completed: all diverged; look for extreme inputs (mtorl data validate)")
+        raise SearchError(messages.NO_TRIAL())
     return SearchReport(tried, _importance(study))
 
 
@@ -210,12 +213,11 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_RANDOM_TRIALS, n_warmup_steps=_EPOCHS_AT_LEAST)
     try:
         study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, pruner=pruner)
-    except (DatabaseError, optuna.exceptions.StorageInternalError):
-        raise SearchError(f"{folder / TRIALS_FILE}: not a file of trials; delete it to start anew") from None
+    except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
+        raise SearchError(START_ANEW(file=folder / TRIALS_FILE, what="trials", reason=type(error).__name__)) from None
     known = study.user_attrs
     if differ := [name for name, value in identity.items() if known.get(name, value) != value]:
-        others = " and another ".join(differ)
-        raise SearchError(f"{folder}: holds a search with another {others}; name another folder, or delete this one")
+        raise SearchError(messages.OTHER_SEARCH(folder=folder, what=differ))
     for name, value in identity.items():
         study.set_user_attr(name, value)
     return study

@@ -19,9 +19,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mtorl.fitting.messages import UNKNOWN_SETTING
 from mtorl.network.training import TrainConfig
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
+from mtorl.runtime.message import Message, rephrased
+from mtorl.runtime.messages import UNREADABLE
 from mtorl.runtime.validation import first_fault, plain_values, short
 
 Settings = dict[str, int | float]
@@ -66,9 +69,9 @@ def load_settings(path: Path) -> Settings:
     try:
         return read_settings(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot read settings: {error}") from None
+        raise SettingsError(UNREADABLE(file=path, what="settings", reason=error)) from None
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from None
+        raise SettingsError(rephrased(error, f"{path}: {error}")) from None
 
 
 def parse_settings(pairs: Iterable[str]) -> Settings:
@@ -89,13 +92,14 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
     try:
         return replace(config, **settings)
     except ValidationError as error:
-        raise SettingsError(f"settings: {first_fault(error)}") from None
+        fault = first_fault(error)
+        raise SettingsError(Message(f"settings: {fault}", fault.code, fault.values)) from None
 
 
 def _checked(values: Mapping[Any, Any]) -> Settings:
     for name, value in values.items():
         if not isinstance(name, str) or name not in NAMES:
-            raise SettingsError(f"settings: unknown name {short(name)}; known: {', '.join(NAMES)}")
+            raise SettingsError(UNKNOWN_SETTING(name=short(name), known=NAMES))
         if isinstance(value, str) and _number(value) is not value:  # YAML takes 1e-3, without a point, for text
             raise SettingsError(f"settings: {name}: expected a number, got {short(value)}; YAML wants a point: 1.0e-3")
     config = with_settings(TrainConfig(), values)

@@ -54,7 +54,7 @@ def main(task: str) -> None:
     try:
         FitTask.load(Path(task)).run()
     except InputError as error:
-        progress.input_error(str(error))
+        progress.input_error(error)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from mtorl.log import messages
 from mtorl.log.gain import Gain, GainOfSpec, Units
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, FileFormat, Sources, is_remote
 from mtorl.runtime.errors import InputError
@@ -343,15 +344,11 @@ class DatasetSpec(StrictModel):
         if path.suffix not in (".yaml", ".yml"):
             path = _BUILT_IN / f"{name_or_path}.yaml"
             if str(name_or_path) not in built_in():
-                raise SpecError(
-                    f"no data set named {str(name_or_path)!r}; built in: {', '.join(built_in())}; "
-                    "your own: give the path of its .yaml file"
-                )
+                raise SpecError(messages.UNKNOWN_DATASET(name=str(name_or_path), known=built_in()))
         spec = load_yaml(cls, path, "the data set description", SpecError)
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
-            how = "mend the line below each, or leave it if it is right, and delete the comment"
-            words = [re.sub(r"\n *# *", " ", question) for question in questions]
-            raise SpecError("\n  ".join([f"{path}: has {len(words)} open CHECK; {how}:", *words]))
+            checks = [re.sub(r"\n *# *", " ", question) for question in questions]
+            raise SpecError(messages.OPEN_CHECKS(file=path, count=len(checks), checks=checks))
         # Copies of the description lie in other folders, and name the same files.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):

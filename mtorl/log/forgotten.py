@@ -19,9 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from mtorl.log.messages import NOT_FORGOTTEN
 from mtorl.log.records import Kind, unit_hash
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
+from mtorl.runtime.messages import BUSY
 
 FILE = "forgotten.json"
 _LOCK = ".forgotten.lock"
@@ -101,16 +103,12 @@ class Forgotten:
                 raise ValueError("a name is no hash")
             return cls(users, before)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ForgottenError(
-                f"{path}: not what `mtorl data forget` writes ({error}); restore it, or remove it and "
-                "forget its users again"
-            ) from None
+            raise ForgottenError(NOT_FORGOTTEN(file=path, reason=error)) from None
 
 
 def alone(folder: Path) -> AbstractContextManager[int]:
     """Keep others from forgetting in a folder until the end of the block; ForgottenError while another one does."""
-    busy = ForgottenError(f"{folder}: another `mtorl data forget` is at work here; wait until it has finished")
-    return locked(folder / _LOCK, busy)
+    return locked(folder / _LOCK, ForgottenError(BUSY(folder=folder, what="`mtorl data forget`")))
 
 
 def _literal(time: datetime) -> str:

@@ -42,6 +42,7 @@ import pyarrow.fs as pafs
 
 from mtorl.log.forgotten import FILE as FORGOTTEN
 from mtorl.log.forgotten import Forgotten
+from mtorl.log.messages import NO_LAKE, OTHER_RECORDS
 from mtorl.log.records import Kind, place_among_copies, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.duckdb_files import SCHEME, LakeFiles
@@ -107,7 +108,7 @@ class Lake:
                 raise ValueError("expected a folder, s3://... or gs://...")
             return cls(pafs.SubTreeFileSystem(str(Path(text).absolute()), pafs.LocalFileSystem()), text)
         except (OSError, ValueError) as error:
-            raise LogError(f"{without_credentials(str(place))}: no place of a lake: {error}") from None
+            raise LogError(NO_LAKE(place=without_credentials(str(place)), reason=error)) from None
 
     def fixed(self) -> Self:
         """The same lake with the files of one moment, for several queries that read the same records."""
@@ -383,7 +384,7 @@ def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPy
         except duckdb.Error as error:
             why = str(error).partition("\n")[0].removeprefix("Invalid Input Error: ")
             if "of schema version" in why:
-                raise LogError(why) from None
+                raise LogError(OTHER_RECORDS(lake=lake.place, reason=why)) from None
             if "No files found" in why or "No such file" in why:
                 raise LogError(f"{lake.place}: a file was deleted while it was read; try again") from None
             if SCHEME in why:

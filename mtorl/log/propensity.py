@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.messages import BAD_PROPENSITY
 
 FLOOR = 0.02  # lowest estimated propensity: no row gets a weight above fifty
 MIN_ESS_SHARE = 0.1  # smallest effective sample, as a share of the rows, with which a policy's value is used
@@ -40,10 +41,7 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
         bad_B = ~((propensity_B > 0) & (propensity_B <= 1))
         if bad_B.any():
             row = int(bad_B.argmax())
-            raise ValueError(
-                f"propensity: {bad_B.sum()} rows are missing or outside (0, 1], the first is {propensity_B[row]} in "
-                f"row {row}; if the log does not know them, set `propensity` in the data set description"
-            )
+            raise ValueError(BAD_PROPENSITY(rows=int(bad_B.sum()), value=propensity_B[row], row=row))
         return propensity_B
 
     channel_B = pd.Index(spec.channels).get_indexer(pd.Index(windows["channel"]))

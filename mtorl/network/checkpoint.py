@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 
+from mtorl.network.messages import OTHER_TRAINING
 from mtorl.network.parallel import Group
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
+from mtorl.runtime.messages import START_ANEW
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,13 +73,11 @@ class Checkpoint:
             identity, state = content["identity"], content["state"]
         except Exception as error:  # torch raises many types for a file that is no checkpoint
             why = str(error).partition("\n")[0]
-            raise CheckpointError(f"{self.path}: cannot be read ({why}); delete it to start anew") from None
+            raise CheckpointError(START_ANEW(file=self.path, what="a checkpoint", reason=why)) from None
         if identity != dict(self.identity):
             keys = {*identity, *self.identity}
             differ = sorted(key for key in keys if identity.get(key) != self.identity.get(key))
-            raise CheckpointError(
-                f"{self.path}: belongs to another training; {', '.join(differ)} differ. Delete it, or name another file"
-            )
+            raise CheckpointError(OTHER_TRAINING(file=self.path, fields=differ))
         return dict(state)
 
     def load_together(self, group: Group) -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ class Checkpoint:
             try:
                 found = self.load()
             except CheckpointError as refused:
-                error = str(refused)
+                error = refused.args[0]
         found, error = group.from_leader((found, error))
         if error:
             raise CheckpointError(error)

@@ -35,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mtorl.log.columns import WindowError
+from mtorl.network import messages
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, losses
@@ -233,7 +234,7 @@ class TrainingLoop:
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
         if not sums[-1]:
-            raise InputError(f"no shard has a batch for each of the {self.group.size} processes; lower batch_size")
+            raise InputError(messages.NO_BATCH(processes=self.group.size))
         means = dict(zip(TERMS, (sums[:-1] / sums[-1]).tolist(), strict=True))
         _check(means, f"epoch {progress.epoch}")
         val_means = self._validate()
@@ -346,14 +347,14 @@ class TrainingLoop:
 def _check(values: Mapping[str, float], where: str) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
-            raise TrainingDiverged(f"{where}: {name} is {value}; lower lr or clip, or look for extreme inputs")
+            raise TrainingDiverged(messages.DIVERGED(where=where, term=name, value=value))
 
 
 def _first_windows(which: str, parts: Parts) -> EncodedWindows:
     for place in range(len(parts)):
         if len(part := parts[place]):
             return part
-    raise WindowError(f"no {which} windows: the log has too few users")
+    raise WindowError(messages.NO_WINDOWS(which=which))
 
 
 def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTORL:

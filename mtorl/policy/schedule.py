@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from mtorl.log.times import moment, zone
+from mtorl.policy.messages import HAS_END, NEEDS_END
 from mtorl.policy.pacing import Schedule
 from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.validation import FromList, StrictModel
@@ -78,9 +79,7 @@ class Pacing(StrictModel):
         """Raise ValueError unless it fits a budget's period."""
         ends = self.start is not None or self.opportunities is not None
         if (period == "total") != ends:
-            what = "start and end, or opportunities"
-            rule = f"needs {what}" if period == "total" else f"has an end already: leave out {what}"
-            raise ValueError(f"a budget with period {period} {rule}")
+            raise ValueError((NEEDS_END if period == "total" else HAS_END)(period=period))
 
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
         """The schedule of a budget whose clock is time, for the period that `began` and holds at `now`, or just did.

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mtorl.runtime.message import rephrased
+
 ENV = "MTORL_PROGRESS"
 _LOG = logging.getLogger(__name__)
 _last_line = 0.0
@@ -66,10 +68,11 @@ def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
         _listener = before
 
 
-def input_error(message: str) -> None:
+def input_error(error: BaseException) -> None:
     """Report a fault of the user's input, which the process that started the step shows without a traceback."""
     if path := os.environ.get(ENV):
-        _append(path, {"input_error": message})
+        said = rephrased(error, str(error))
+        _append(path, {"input_error": said, "code": said.code, "values": said.values})
 
 
 def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
@@ -86,7 +89,7 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 def _append(path: str, event: dict[str, object]) -> None:
     # A short line that is appended in one write: lines of several processes do not mix.
     with open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(event).encode() + b"\n")
+        file.write(json.dumps(event, default=str).encode() + b"\n")
 
 
 def without_progress_bar(connection: Any) -> None:

@@ -109,7 +109,7 @@ def step() -> Iterator[None]:
             error.add_note(
                 f"User {os.getuid()} and group {os.getgid()} may not do that: a volume must belong to the group"
             )
-        progress.input_error(str(error))
+        progress.input_error(error)
         words = "\n".join([str(error), *getattr(error, "__notes__", ())])
         note(words)
         raise SystemExit(f"mtorl: {words}") from None

@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from mtorl.runtime.message import Message, rephrased
+from mtorl.runtime.messages import UNREADABLE
 
 
 class StrictModel(BaseModel):
@@ -112,7 +113,7 @@ def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
     try:
         return plain_values(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise fault(f"{path}: cannot read {what}: {error}") from error
+        raise fault(UNREADABLE(file=path, what=what, reason=error)) from error
 
 
 def plain_values(text: str | bytes) -> Any:

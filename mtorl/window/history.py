@@ -28,6 +28,7 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import DAY_US
 from mtorl.runtime.validation import short
+from mtorl.window.messages import HISTORY_ORDER
 
 CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
 _NEVER = np.iinfo(np.int64).min
@@ -46,7 +47,7 @@ def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
     """
     numbers = all(isinstance(time, int | float) for time in times)
     if not numbers or not all(earlier <= later for earlier, later in pairwise((-inf, *times, inf))):
-        raise WindowError(f"history: hist_timestamp is not a list of times, oldest first: {short(times)}")
+        raise WindowError(HISTORY_ORDER(given=short(times)))
     stop = first = bisect_left(times, at)
     later = at
     while first > max(0, stop - n) and later - times[first - 1] <= gap:

@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from mtorl.log.columns import WindowError
+from mtorl.window.messages import NOT_PACKED
 
 UserHistory = dict[str, list[Any]]
 """A user's last touchpoints: the columns of `history_types`, lists of equal length."""
@@ -52,7 +53,7 @@ def unpack(value: bytes) -> UserHistory:
         columns["hist_timestamp"] = [float(time) for time in accumulate(columns["hist_timestamp"])]
         return columns
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise WindowError(f"history: not a packed one of this version ({error}); materialize it again") from None
+        raise WindowError(NOT_PACKED(reason=error)) from None
 
 
 def served(history: UserHistory) -> UserHistory:

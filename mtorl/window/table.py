@@ -22,6 +22,8 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import SHARES, fractions_of, split_of, tile_ends
 from mtorl.log.touchpoints import COLLECTED, CREATED
 from mtorl.runtime.files import sha256_of
+from mtorl.runtime.messages import DAMAGED, OTHER_SCHEMA
+from mtorl.window.messages import LACKS_COLUMNS
 from mtorl.window.on_demand import StepWindows
 from mtorl.window.window import WindowBatch
 
@@ -136,7 +138,7 @@ def _manifest(path: Path) -> Mapping[str, Any]:
         raise WindowError(f"{path / 'manifest.json'}: not JSON: {error}") from None
     if manifest["schema_version"] != SCHEMA_VERSION:
         version = manifest["schema_version"]
-        raise WindowError(f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}; build the folder anew")
+        raise WindowError(OTHER_SCHEMA(file=path, version=version, known=SCHEMA_VERSION))
     total = sum(shard["rows"] for shard in manifest["shards"])
     if total != manifest["rows"]:
         raise WindowError(f"{path}: the manifest counts {manifest['rows']} rows, its shards {total}; build it anew")
@@ -154,14 +156,12 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     except FileNotFoundError:
         raise WindowError(f"{file}: missing, though the manifest names it; build the folder anew") from None
     if sha256 != shard["sha256"]:
-        raise WindowError(f"{file}: not the file that the manifest lists (sha256); build the folder anew")
+        raise WindowError(DAMAGED(file=file))
     with pq.ParquetFile(file, read_dictionary=text) as parquet:
         there = parquet.schema_arrow.names
         absent = [name for name in names if name not in there]
         if absent:
-            stored = any(column.name in absent for column in spec.feature_columns)
-            how = "; `mtorl run` and `mtorl data build` join stored features" * stored
-            raise WindowError(f"{file}: missing columns {', '.join(absent)}{how}")
+            raise WindowError(LACKS_COLUMNS(steps=file, columns=absent))
         return parquet.read(names + [name for name in (CREATED, COLLECTED) if name in there])
 
 

@@ -37,7 +37,9 @@ from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import COLLECTED
+from mtorl.runtime.message import Message
 from mtorl.runtime.validation import short
+from mtorl.window import messages
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
 _NEVER = np.iinfo(np.int64).max  # time of an outcome that is not known yet
@@ -159,9 +161,9 @@ class WindowBatch:
                 for name in features:
                     features[name].extend([*[None] * (length - 1), item["features"][name]])
             except KeyError as error:
-                raise WindowError(f"instance {i}: {_absent(error.args[0], spec)}", i) from None
+                raise WindowError(_absent(i, error.args[0], spec), i) from None
             except (TypeError, AttributeError):
-                raise WindowError(f"instance {i}: expected an object with lists, got {short(item)}", i) from None
+                raise WindowError(messages.NO_INSTANCE(index=i, given=short(item)), i) from None
         length_B = np.array(lengths, dtype=np.int64)
         row_B = np.arange(len(lengths))
         row_N = np.repeat(row_B, length_B)
@@ -203,10 +205,10 @@ class WindowBatch:
         needed |= {*context, *static, *features}
         absent = sorted(needed - set(steps.column_names))
         if absent:
-            raise WindowError(f"steps: missing columns {', '.join(absent)}")
+            raise WindowError(messages.LACKS_COLUMNS(steps="steps", columns=absent))
         row_B = np.arange(len(steps)) if rows is None else np.asarray(rows, dtype=np.int64)
         if ((row_B < 0) | (row_B >= len(steps))).any():
-            raise WindowError(f"rows: there are only {len(steps)} steps, 0 to {len(steps) - 1}")
+            raise WindowError(messages.NO_SUCH_STEP(steps=len(steps)))
         timeline = Timeline.of(steps)
         tokens = timeline.tokens(row_B, spec.window, journey_gap_us(spec))
 
@@ -300,7 +302,7 @@ def instance_from_history(
     k = len(columns["hist_channel"])
     for name, values in (*columns.items(), ("hist_timestamp", times)):
         if len(values) != k:
-            raise WindowError(f"history: {name} has {len(values)} touchpoints, hist_channel {k}")
+            raise WindowError(messages.HISTORY_LENGTH(column=name, length=len(values), channels=k))
     n = spec.window
     visible = history_slice(times, at, n, journey_gap_us(spec))
     columns = {name: values[visible] for name, values in columns.items()}
@@ -323,7 +325,7 @@ def instance_from_history(
     for column in spec.context:
         now = read.as_json([context.get(column.name)])[0]
         if now is None and column.missing == "error":
-            raise WindowError(f"context: {column.name} is missing")
+            raise WindowError(messages.NO_FIELD(where="context", field=column.name))
         now = 0.0 if now is None and column.missing == "zero" else now
         instance["context"][column.name] = [*read.as_json(columns[f"hist_{column.name}"][k == n :]), now]
     if spec.features:
@@ -331,13 +333,13 @@ def instance_from_history(
     return instance
 
 
-def _absent(key: object, spec: DatasetSpec) -> str:
+def _absent(index: int, key: object, spec: DatasetSpec) -> Message:
     fields = {"timestamp", "prev_channel", "prev_timestamp", "context", "static", "features"}
     fields |= {f"prev_{outcome}" for outcome in spec.window_outcomes}
     fields |= {c.name for c in (*spec.context, *spec.static, *spec.feature_columns)}
     if key in fields:
-        return f"{key} is missing"
-    return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"
+        return messages.NO_FIELD(where=f"instance {index}", field=key)
+    return messages.NO_CHANNEL(index=index, channel=key, known=spec.channels)
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
@@ -350,7 +352,7 @@ def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, A
         names, value = spec.columns_of(each), stored.get(each.name)
         found = ([None] * len(names) if value is None else list(value)) if each.by_channel else [value]
         if len(found) != len(names):
-            raise WindowError(f"features: {each.name} has {len(found)} values for {len(names)} channels")
+            raise WindowError(messages.PER_CHANNEL(field=each.name, values=len(found), channels=len(names)))
         values |= {name: _or_missing(one, each) for name, one in zip(names, found, strict=True)}
     return values
 

@@ -29,7 +29,7 @@ def refuse(message: str):
     from mtorl.runtime import progress
 
     if message:
-        progress.input_error(message)
+        progress.input_error(ValueError(message))
     raise ValueError("the step broke on purpose")
 
 

@@ -133,7 +133,7 @@ def test_what_the_pods_cannot_use_ends_the_job_at_once(cluster: TrainerCluster, 
     cluster.play = cluster.run_pods
     Path(task.checkpoint).parent.mkdir(parents=True)
     Path(f"{task.checkpoint}.member-0").write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingFailed, match=r"0a1b\.pt\.member-0: cannot be read"):
+    with pytest.raises(TrainingFailed, match=r"0a1b\.pt\.member-0: cannot read"):
         train(task, shared)
     assert cluster.deleted == [NAME] and len(cluster.processes) == 2, "nothing was tried again"
 

@@ -32,9 +32,11 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import fingerprints
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.policy.decision import PolicyParams
+from mtorl.runtime.messages import DAMAGED
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
+from tests.messages import raises
 from tests.mtorl.window.windows_folder import STEPS
 from tests.repository import ROOT
 
@@ -119,7 +121,7 @@ def test_optional_parts_are_stored_and_protected_by_their_checksums(saved, tmp_p
     for file in (DRIFT_THRESHOLDS, YARDSTICK):
         folder = shutil.copytree(tmp_path / "with", tmp_path / file)
         (folder / file).write_text("{}")
-        with pytest.raises(ArtifactError, match=f"{file}: does not match its checksum"):
+        with raises(ArtifactError, DAMAGED, file=folder / file):
             load(folder)
 
 
@@ -174,7 +176,7 @@ def test_a_flipped_byte_and_a_missing_file_are_found_and_named(copy, file):
     content = bytearray((copy / file).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / file).write_bytes(content)
-    with pytest.raises(ArtifactError, match=rf"{file}: does not match its checksum"):
+    with raises(ArtifactError, DAMAGED, file=copy / file):
         load(copy)
     (copy / file).unlink()
     with pytest.raises(ArtifactError, match=f"{file}: missing"):
@@ -184,8 +186,8 @@ def test_a_flipped_byte_and_a_missing_file_are_found_and_named(copy, file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cost_cap": {"search": 99.0}}, "model.json: does not match its digest"),
-        ({"schema_version": 2}, "schema version 2, this code reads 1"),
+        ({"cost_cap": {"search": 99.0}}, "model.json: damaged"),
+        ({"schema_version": 2}, "schema version 2"),
         ({"files": {"../../etc/passwd": "0"}}, "its list of files is not"),
     ],
 )
@@ -205,7 +207,7 @@ def test_a_folder_without_a_model_file_is_no_artifact(copy, text):
 
 @pytest.mark.parametrize("caps", [{"search": 1.0}, {**dict.fromkeys(SPEC.channels, 1.0), "video": float("nan")}])
 def test_every_channel_needs_a_cost_cap(caps):
-    with pytest.raises(ArtifactError, match="cost_cap: need a number"):
+    with pytest.raises(ArtifactError, match="cost_cap"):
         trained_policy(cost_cap=caps)
 
 
@@ -217,7 +219,7 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
         return lambda x_BTD, length_B: tuple(head + 1e-3 for head in graph(x_BTD, length_B))
 
     monkeypatch.setattr(artifact, "open_graph", wrong)
-    with pytest.raises(ArtifactError, match=r"network\.onnx: the graph differs from the network at batch size 1"):
+    with pytest.raises(ArtifactError, match=r"network\.onnx: .* 1$"):
         save(tmp_path / "new", trained_policy())
     assert not list(tmp_path.iterdir())
 

@@ -147,12 +147,12 @@ def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
     for job in jobs.jobs(["simulator"], repeats=2, methods=SOME):
         jobs.run(job, root)
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
-    with pytest.raises(pytest.fail.Exception, match="a task was made"):
+    with pytest.raises(pytest.fail.Exception):
         jobs.run(Job("simulator", "user", 0, "markov"), root)
     # A score is made again when there are answers of more methods; an unfinished file is no answer.
     (root / "answers" / "simulator" / "user-1" / ".markov.npz.17").write_bytes(b"half")
     jobs.run(Job("simulator", "user", 1, "score"), root)
-    with pytest.raises(pytest.fail.Exception, match="a task was made"):
+    with pytest.raises(pytest.fail.Exception):
         jobs.run(Job("simulator", "user", 0, "score"), root)
 
 

@@ -97,7 +97,7 @@ def test_a_planted_dependence_is_found_and_named(against):
     found = [one for one in result["tests"] if one["p_holm"] < 0.05]
     assert result["independent"] is False and against in {one["against"] for one in found}
     strongest = max(found, key=lambda one: one["cramers_v"])
-    assert f"the strongest link is {strongest['against']}" in result["verdict"]
+    assert strongest["against"] in result["verdict"]
 
 
 def test_what_happens_at_a_touchpoint_is_not_what_was_known_before_it():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mtorl.fitting import messages
 from mtorl.fitting import search as search_module
 from mtorl.fitting.fit import TrainingSummary
 from mtorl.fitting.search import (
@@ -24,6 +25,8 @@ from mtorl.fitting.search_space import SPACE, defaults, table
 from mtorl.fitting.settings import load_settings
 from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
+from mtorl.runtime.messages import BUSY, START_ANEW
+from tests.messages import raises
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT
 
@@ -167,7 +170,7 @@ def test_what_diverges_is_a_trial_and_no_end(
     report = search(windows, str(tmp_path / "best"), SearchConfig(trials=6, epochs=1))
     assert [one.ended for one in report.trials] == ["diverged", "complete"] * 3
     assert report.default_loss is None and report.best.ended == "complete"
-    with pytest.raises(SearchError, match="no trial was completed"):
+    with raises(SearchError, messages.NO_TRIAL):
         search(windows, str(tmp_path / "none"), SearchConfig(trials=1, epochs=1))
 
 
@@ -177,13 +180,13 @@ def test_trials_that_cannot_be_compared_are_not_mixed(
     out, config = str(tmp_path / "best"), SearchConfig(trials=1, epochs=2)
     search(windows, out, config)
     for other, what in ((replace(config, epochs=3), "number of epochs"), (replace(config, seed=8), "seed")):
-        with pytest.raises(SearchError, match=f"a search with another {what}; name another folder"):
+        with raises(SearchError, messages.OTHER_SEARCH, folder=tmp_path / "best", what=[what]):
             search(windows, out, other)
     changed = written(tmp_path / "changed", poisoned("val"))
-    with pytest.raises(SearchError, match="another content of the windows"):
+    with raises(SearchError, messages.OTHER_SEARCH, what=["content of the windows"]):
         search(changed, out, config)
     monkeypatch.setattr(search_module, "SPACE", (*SPACE[1:], replace(SPACE[0], high=0.5)))
-    with pytest.raises(SearchError, match="another space of settings"):
+    with raises(SearchError, messages.OTHER_SEARCH, what=["space of settings"]):
         search(windows, out, config)
 
 
@@ -194,7 +197,7 @@ def test_one_search_at_a_time_and_a_file_that_is_none(
     run = Trials.run
 
     def meanwhile(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
-        with pytest.raises(SearchError, match="another search is at work"):
+        with raises(SearchError, BUSY, folder=out):
             search(windows, str(out), SearchConfig(trials=1, epochs=1))
         return run(self, config, on_epoch)
 
@@ -202,7 +205,7 @@ def test_one_search_at_a_time_and_a_file_that_is_none(
     search(windows, str(out), SearchConfig(trials=1, epochs=1))
     (tmp_path / "rubbish").mkdir()
     (tmp_path / "rubbish" / "trials.db").write_bytes(b"no database " * 100)
-    with pytest.raises(SearchError, match="not a file of trials; delete it"):
+    with raises(SearchError, START_ANEW, file=tmp_path / "rubbish" / "trials.db"):
         search(windows, str(tmp_path / "rubbish"), SearchConfig(trials=1))
 
 

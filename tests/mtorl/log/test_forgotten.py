@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.log.forgotten import FILE, Forgotten, ForgottenError
+from mtorl.log.messages import NOT_FORGOTTEN
 from mtorl.log.records import unit_hash
+from tests.messages import raises
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -62,5 +64,5 @@ def test_sql_and_python_agree(users: dict[str, int], before: int | None, records
 @pytest.mark.parametrize("text", ["", "[]", '{"users": {"a": 1}, "before": null}', '{"users": {"\'": "2026-01-01"}}'])
 def test_a_file_that_says_nothing_is_refused_and_not_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(ForgottenError, match=r"forgotten\.json: not what `mtorl data forget` writes"):
+    with raises(ForgottenError, NOT_FORGOTTEN, file=str(tmp_path / FILE)):
         Forgotten.of(tmp_path)

@@ -15,9 +15,11 @@ import pytest
 
 from features.collect.compact import KEPT_SECONDS, compact
 from mtorl.log.lake import HOUR, Lake, LakeFile, lake_database, name_of
+from mtorl.log.messages import NO_LAKE, OTHER_RECORDS
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.duckdb_files import LakeFiles
 from tests.lakes import id_of, upload
+from tests.messages import raises
 
 BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
@@ -96,7 +98,7 @@ def test_a_file_that_is_deleted_while_it_is_read_is_a_clear_error(tmp_path: Path
 
 def test_a_record_of_another_version_is_a_clear_error(tmp_path: Path) -> None:
     lake = upload(tmp_path, {"decision": decisions(6, schema_version=9)})
-    with pytest.raises(LogError, match="schema version 9; this release reads 1"), lake_database(lake) as db:
+    with raises(LogError, OTHER_RECORDS, lake=lake.place), lake_database(lake) as db:
         db.execute(f"SELECT count(*) FROM {lake.records(db, 'decision')}").fetchall()
 
 
@@ -229,7 +231,7 @@ def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyP
     with pytest.raises(LogError, match=r"append \?region="):
         Lake.open("s3://ads/lake")
     for nonsense in ("", __file__, "ftp://ads/lake"):
-        with pytest.raises(LogError, match="no place of a lake"):
+        with raises(LogError, NO_LAKE, place=nonsense):
             Lake.open(nonsense)
     assert not Lake.open("s3://ads/lake?region=eu-central-1").place.endswith("region=eu-central-1")
 

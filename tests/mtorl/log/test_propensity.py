@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.messages import BAD_PROPENSITY
 from mtorl.log.propensity import FLOOR, channel_means, logged_propensity
+from tests.messages import raises
 
 SPEC = DatasetSpec.load("simulator")  # search, social, display, video
 
@@ -33,7 +35,7 @@ def test_a_logged_propensity_is_taken_as_it_is_and_another_number_is_an_error(va
     windows = log(users=5)
     np.testing.assert_array_equal(logged_propensity(windows, SPEC), windows["propensity"])
     windows.loc[7, "propensity"] = value
-    with pytest.raises(ValueError, match=r"propensity: 1 rows .* in row 7"):
+    with raises(ValueError, BAD_PROPENSITY, rows=1, row=7):
         logged_propensity(windows, SPEC)
 
 

@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
+from mtorl.network.messages import NO_BATCH, OTHER_TRAINING
 from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingLoop, train
 from mtorl.runtime.errors import InputError
+from mtorl.runtime.messages import START_ANEW
 from mtorl.window.loader import TrainingWindows
+from tests.messages import raises
 from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
 
@@ -111,10 +114,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(TINY, 60, on_epoch=stop, resume=data_a)
-    with pytest.raises(CheckpointError, match=r"checkpoint: belongs to another training; data, lr differ"):
+    with raises(CheckpointError, OTHER_TRAINING, file=path, fields=["data", "lr"]):
         fit(replace(TINY, lr=0.1), 60, resume=data_b)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"cannot be read .* delete it to start anew"):
+    with raises(CheckpointError, START_ANEW, file=path):
         fit(TINY, 60, resume=data_a)
     path.unlink()
     assert len(fit(TINY, 60, resume=data_a).history) == 2
@@ -126,7 +129,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeyp
 
     monkeypatch.setattr("mtorl.runtime.files.os.replace", full)
     result = fit(TINY, windows=100, resume=Checkpoint(tmp_path / "checkpoint"))
-    assert len(result.history) == 2 and "No space left on device" in caplog.text
+    assert len(result.history) == 2 and os.strerror(errno.ENOSPC) in caplog.text
     assert not list(tmp_path.iterdir())  # nothing half is left
 
 
@@ -190,10 +193,10 @@ def test_too_few_windows_for_the_processes_is_said(monkeypatch):
     loop = TrainingLoop(data, TINY, torch.device("cpu"), Group())
     loop.group = Group(0, 2)
     loop.train_epoch()
-    with pytest.raises(InputError, match="no shard has a batch for each of the 2 processes; lower batch_size"):
+    with raises(InputError, NO_BATCH, processes=2):
         loop.close_epoch()
 
 
 def test_a_full_disk_is_an_error_of_the_disk() -> None:
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         write_tensors(Path("/dev/full"), {"weight": torch.zeros(1000)})

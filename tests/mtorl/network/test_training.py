@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from mtorl.network.messages import DIVERGED
 from mtorl.network.model import MTORL
 from mtorl.network.objective import losses
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
 from mtorl.window.loader import TrainingWindows
+from tests.messages import raises
 from tests.mtorl.network.simulated_journeys import COST, LOGGED, SMALL, TINY, C, EncodedArrays, batch_of, fit, journeys
 
 
@@ -94,7 +96,7 @@ def test_free_exposures_are_fine():
 
 def test_divergence_is_an_error_that_says_where():
     x, targets, _, _ = journeys(100, 0)
-    with pytest.raises(TrainingDiverged, match=r"epoch 1, batch 1: .* is (nan|inf)"):
+    with raises(TrainingDiverged, DIVERGED, where="epoch 1, batch 1"):
         train(TrainingWindows([EncodedArrays(x * np.float32(3e38), targets)], [EncodedArrays(x, targets)], C), SMALL)
 
 

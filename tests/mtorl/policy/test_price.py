@@ -59,5 +59,5 @@ def test_a_budget_that_cannot_be_met_is_an_error():
     forecast, params = predictions(rows=50), PolicyParams()
     with pytest.raises(ValueError, match="at any price"):
         policy_price(forecast._replace(gain_BC=np.full((50, 4), 1e60)), params, 0.5 * spend(forecast, params))
-    with pytest.raises(ValueError, match="budget must be a positive number"):
+    with pytest.raises(ValueError, match="budget must"):
         policy_price(forecast, params, 0.0)

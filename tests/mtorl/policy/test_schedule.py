@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from mtorl.policy.messages import HAS_END, NEEDS_END
 from mtorl.policy.pacing import Plan
 from mtorl.policy.periods import Period, period_at
 from mtorl.policy.schedule import HOUR, Pacing
 from mtorl.runtime.validation import first_fault
+from tests.messages import raises
 
 NOON = 1_767_268_800.0  # 2026-01-01, 12:00 UTC
 NIGHTS = (0.0,) * 8 + (1.0,) * 16
@@ -85,9 +87,9 @@ def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> Non
 
 def test_a_total_needs_an_end_and_a_period_has_its_own() -> None:
     times = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}
-    with pytest.raises(ValueError, match="needs start and end, or opportunities"):
+    with raises(ValueError, NEEDS_END, period="total"):
         Pacing().check("total")
     for ends in (Pacing(**times), Pacing(opportunities=5)):
         ends.check("total")
-        with pytest.raises(ValueError, match="has an end already"):
+        with raises(ValueError, HAS_END, period="day"):
             ends.check("day")

@@ -24,6 +24,9 @@ def test_a_failure_leaves_the_old_content_and_success_replaces_it(tmp_path: Path
     assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
 
+FULL = rf"{os.strerror(errno.ENOSPC)}: '.*/out'"
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -35,7 +38,7 @@ def test_a_failure_leaves_the_old_content_and_success_replaces_it(tmp_path: Path
     ids=["system", "arrow", "duckdb", "quota"],
 )
 def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(OSError, match=r"No space left on device: '.*/out'") as raised, replacing(tmp_path / "out"):
+    with pytest.raises(OSError, match=FULL) as raised, replacing(tmp_path / "out"):
         raise error
     assert raised.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
@@ -43,7 +46,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exc
 def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> None:
     full = RuntimeError("No space left on device")
     with (
-        pytest.raises(OSError, match=r"No space left on device: '.*/out'"),
+        pytest.raises(OSError, match=FULL),
         naming_full_disk(Path("/elsewhere")),
         replacing(tmp_path / "out"),
     ):
@@ -145,7 +148,7 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
 def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "reports"
     path.write_text("kept") if kind == "file" else (path / "kept").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"does not replace a (file|folder).*reports"), replacing(path) as unfinished:
+    with pytest.raises((IsADirectoryError, NotADirectoryError), match="reports"), replacing(path) as unfinished:
         unfinished.mkdir() if kind == "file" else unfinished.write_text("new")
     assert path.read_text() == "kept" if kind == "file" else (path / "kept").is_dir()
     assert [p.name for p in tmp_path.iterdir()] == ["reports"]

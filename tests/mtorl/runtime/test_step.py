@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
+from mtorl.runtime.message import Words
 from mtorl.runtime.step import RUN_ID, RUNS, note, notes, step
 
 
@@ -29,12 +31,14 @@ def umask() -> Iterator[None]:
 
 
 def test_a_fault_of_the_input_ends_in_its_message_and_what_to_do(events: Path) -> None:
+    message, note = Words("no-log", "{file}: no such file")(file="log.csv"), "Give another path"
     with pytest.raises(SystemExit) as stopped, step():
-        error = InputError("log.csv: no such file")
-        error.add_note("Give the path of a log")
+        error = InputError(message)
+        error.add_note(note)
         raise error
-    assert stopped.value.code == "mtorl: log.csv: no such file\nGive the path of a log"
-    assert json.loads(events.read_text()) == {"input_error": "log.csv: no such file"}
+    assert stopped.value.code == f"mtorl: {message}\n{note}"
+    event = json.loads(events.read_text())
+    assert event == {"input_error": message, "code": message.code, "values": message.values}
 
 
 def test_any_other_error_shows_its_traceback(events: Path) -> None:
@@ -46,12 +50,12 @@ def test_any_other_error_shows_its_traceback(events: Path) -> None:
 def test_a_full_or_closed_volume_is_one_line_and_another_fault_of_the_system_is_not() -> None:
     with pytest.raises(SystemExit, match=rf"'/mnt/mtorl'\nUser {os.getuid()} and group {os.getgid()} may not"), step():
         raise PermissionError(13, "Permission denied", "/mnt/mtorl")
-    with pytest.raises(SystemExit, match=r"mtorl: .*No space left on device: '/mnt/mtorl'"), step():
+    with pytest.raises(SystemExit, match=r"mtorl: .*'/mnt/mtorl'"), step():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/mnt/mtorl")
-    with pytest.raises(OSError, match="Too many open files"), step():
+    with pytest.raises(OSError), step():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     full = "[Errno 28] No space left on device: '/b/x'"  # of a folder that was copied
-    with pytest.raises(SystemExit, match=r"^mtorl: \[Errno 28\] No space left on device: '/b/x'$"), step():
+    with pytest.raises(SystemExit, match=f"^{re.escape(f'mtorl: {full}')}$"), step():
         raise shutil.Error([("/a/x", "/b/x", full), ("/a/y", "/b/y", full)])
 
 

@@ -44,7 +44,6 @@ def test_what_is_right_is_read_and_frozen() -> None:
         ({"arms": [{"name": True}]}, "arms[0].name: expected text, got True (names such as 'on' or '1' need quotes)"),
         ({"arms": [{"name": "a", "weight": "5%"}]}, "arms[0].weight: expected a number, got '5%'"),
         ({"arms": [{"name": "a", "weight": 2}]}, "arms[0].weight: expected a number of at most 1, got 2"),
-        ({"arms": [{"name": "a", "weight": float("nan")}]}, "arms[0].weight: expected a"),
         ({"arms": [{"name": "a", "kind": "rival"}]}, "arms[0].kind: 'rival' is not one of incumbent, challenger"),
         ({"arms": [], "days": 0}, "days: expected a whole number above 0, got 0"),
         ({"arms": [], "days": True}, "days: expected a whole number, got True"),

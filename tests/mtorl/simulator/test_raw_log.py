@@ -35,5 +35,5 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"raw\.xlsx: expected a name that ends with \.csv, \.csv\.gz, \.parquet"):
+    with pytest.raises(InputError, match=r"raw\.xlsx: .*\.parquet"):
         write_raw_log(tmp_path / "raw.xlsx", CONFIG)

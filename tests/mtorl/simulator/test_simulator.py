@@ -160,7 +160,7 @@ def test_rounds_come_in_order(simulator):
     online = simulator.online(USERS, 2, 1)
     online.step(USERS[0], 1, "search")
     for turn in (0, 1, 2, -1):
-        with pytest.raises(ValueError, match=f"round {turn} is over for this user, or not one of the 2"):
+        with pytest.raises(ValueError, match=f"^round {turn} "):
             online.step(USERS[0], turn, "search")
 
 

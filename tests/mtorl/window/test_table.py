@@ -135,9 +135,9 @@ def _manifest(**change: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so not a windows folder; `mtorl data"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not JSON"),
         (lambda folder: (folder / "steps" / "part-00001.parquet").unlink(), "part-00001.parquet: missing, though"),
-        (_manifest(schema_version=2), "schema version 2, this code reads 1; build the folder anew"),
+        (_manifest(schema_version=2), "schema version 2"),
         (_manifest(rows=7), "the manifest counts 7 rows, its shards"),
-        (_cut, "part-00001.parquet: not the file that the manifest lists"),
+        (_cut, "part-00001.parquet: damaged"),
         (_drop, "part-00001.parquet: missing columns step, hour"),
     ],
 )

@@ -10,8 +10,10 @@ from mtorl.baselines.inputs import Summary
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
+from mtorl.window import messages
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch, history_columns, instance_from_history, stored_features
+from tests.messages import raises
 from tests.mtorl.window.small_journeys import (
     FITTED,
     HOUR,
@@ -131,7 +133,7 @@ def test_rows_choose_windows_and_a_log_needs_no_created_timestamp():
     assert some.tobytes() == whole[[6, 0, 6]].tobytes()
     assert len(WindowBatch.from_steps(steps, np.array([], dtype=np.int64), SPEC, targets=True)) == 0
     for row in (-1, 8):
-        with pytest.raises(WindowError, match="only 8 steps, 0 to 7"):
+        with raises(WindowError, messages.NO_SUCH_STEP, steps=8):
             WindowBatch.from_steps(steps, np.array([row]), SPEC)
 
 
@@ -141,7 +143,7 @@ def test_rows_choose_windows_and_a_log_needs_no_created_timestamp():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prev_channel": ["radio"]}, r"instance 1: unknown channel 'radio' in prev_channel; known: search, social"),
+        ({"prev_channel": ["radio"]}, r"instance 1: unknown channel 'radio'"),
         ({"prev_channel": [None, None]}, r"instance 1: unknown channel None"),
         ({"prev_channel": []}, r"instance 1: 0 tokens; a window has 1 to 3"),
         ({"prev_channel": [None] * 4}, r"instance 1: 4 tokens; a window has 1 to 3"),
@@ -168,10 +170,8 @@ def test_a_malformed_instance_is_named(change, message):
     with pytest.raises(WindowError, match=message) as caught:
         WindowBatch.from_instances([good, {**good, **change}], SPEC)
     assert caught.value.index == 1
-    with pytest.raises(WindowError, match="instance 0: expected an object"):
+    with raises(WindowError, messages.NO_INSTANCE, index=0):
         WindowBatch.from_instances(["rubbish"], SPEC)
-    with pytest.raises(WindowError, match="instance 0: prev_channel is missing"):
-        WindowBatch.from_instances([{}], SPEC)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_malformed_log_is_refused(row, change, message):
 
 def test_wrong_columns_and_types_are_refused():
     good = steps_of(log_of([JOURNEY]))
-    with pytest.raises(WindowError, match="missing columns cost, tenure"):
+    with raises(WindowError, messages.LACKS_COLUMNS, columns=["cost", "tenure"]):
         WindowBatch.from_steps(good.drop_columns(["tenure", "cost"]), None, SPEC)
     for name, values, message in (
         ("hour", pa.array(["8", "9", "10"]), "hour: expected numbers, got string"),
@@ -217,15 +217,15 @@ def test_histories_and_contexts_are_checked_before_they_become_json():
     def build(context=now, **change):
         return instance_from_history({**history, **change}, context, {}, SPEC, now["timestamp"])
 
-    with pytest.raises(WindowError, match="history: hist_cost has 1 touchpoints, hist_channel 2"):
+    with raises(WindowError, messages.HISTORY_LENGTH, column="hist_cost", length=1, channels=2):
         build(hist_cost=[1.0])
-    with pytest.raises(WindowError, match="history: hist_timestamp has 0 touchpoints, hist_channel 2"):
+    with raises(WindowError, messages.HISTORY_LENGTH, column="hist_timestamp", length=0, channels=2):
         build(hist_timestamp=None)
     for times in ([2.0, 1.0], [1.0, float("nan")], ["1", "2"], [1.0, None]):
-        with pytest.raises(WindowError, match="history: hist_timestamp is not a list of times, oldest first"):
+        with raises(WindowError, messages.HISTORY_ORDER):
             build(hist_timestamp=times)
     strict = DatasetSpec.load("simulator")
-    with pytest.raises(WindowError, match="context: device is missing"):
+    with raises(WindowError, messages.NO_FIELD, where="context", field="device"):
         instance_from_history({}, {"hour": 1.0, "placement": "feed"}, {}, strict, HOUR)
     numpy = {name: np.array(values, dtype=object) for name, values in history.items()}
     assert build({"hour": np.float64("nan")}, **numpy)["context"]["hour"] == [0.0, 1.0, None]
@@ -261,7 +261,7 @@ def test_a_missing_value_is_what_the_description_says_and_a_list_has_a_number_fo
     assert stored_features({}, STORING) == dict(zip(NAMES, [0.0, 0.0, None, None], strict=True))
     assert stored_features(STORED[2], STORING) == dict(zip(NAMES, [2.0, 0.0, "clear", 20.0], strict=True))
     assert stored_features({"sky": ""}, STORING)["sky"] is None
-    with pytest.raises(WindowError, match="clicks has 3 values for 2 channels"):
+    with raises(WindowError, messages.PER_CHANNEL, field="clicks", values=3, channels=2):
         stored_features({"clicks": [1.0, 2.0, 3.0]}, STORING)
 
 
