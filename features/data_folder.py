@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features import messages
 from features.collect.compact import compact
 from features.collect.training_log import add_decisions
 from features.engine import Engine, facts_of, parquet_files, rows_of
@@ -63,7 +64,7 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     """
     path, canonical = Path(log), False
     if not path.exists():
-        raise LogError(f"{log}: no such file or folder")
+        raise LogError(messages.NO_FILE(file=log))
     places = (path / LOG_FILE, path / "data" / LOG_FILE, path / WINDOWS / STEPS, path / STEPS)
     inside = next((place for place in places if place.exists()), None)
     if inside is not None:
@@ -83,19 +84,19 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     """Ingest a log into a folder, unless it has been ingested before, or is trusted to be canonical."""
     if is_remote(raw.path):
         if trusted or not raw.dataset:
-            raise LogError(f"{raw.path}: a log behind an address is copied and checked: give --dataset, not --trusted")
+            raise LogError(messages.TRUSTED_ADDRESS(log=raw.path))
     elif raw.path:
         path, dataset, canonical = _locate(raw.path, raw.dataset)
         raw = replace(raw, dataset=dataset)
         if canonical or trusted:
             spec = DatasetSpec.load(dataset)
             if trusted and spec.conversions:
-                raise LogError(f"{raw.path}: a trusted log has its outcomes; leave out --trusted, or conversions")
+                raise LogError(messages.TRUSTED_CONVERSIONS(log=raw.path))
             spec = spec.of_canonical_log()
             _check(path, spec)
             return CanonicalLog(path, spec, None)
     elif raw.dataset and not DatasetSpec.load(raw.dataset).simulated:
-        raise LogError(f"dataset {raw.dataset!r} needs a log: give its path too; only the simulator makes its own")
+        raise LogError(messages.SIMULATED_ONLY(dataset=raw.dataset))
     report = ingest(replace(raw, dataset=raw.dataset or SIMULATOR), folder, quarantine)
     return CanonicalLog(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
 
@@ -168,7 +169,7 @@ def _copy_log(log: Path, folder: Path) -> None:
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
     """Write the log with the decisions of a lake, and its report; returns where the log is."""
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
-        raise LogError(f"{log.path}: has own decisions already; give --own-decisions the log to which none were added")
+        raise LogError(messages.HAS_DECISIONS(log=log.path))
     lake, path = Lake.open(own), folder / LOG_FILE
     compact(lake, datetime.now(UTC), engine.name)
     decisions = lake.snapshot()
@@ -204,8 +205,9 @@ def _check(path: Path, spec: DatasetSpec) -> None:
     try:
         names, rows = pq.read_schema(parquet_files(path)[0]).names, rows_of(path)
     except (OSError, pa.ArrowException) as error:
-        raise LogError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        raise LogError(messages.UNREADABLE(file=path, kind="Parquet", reason=str(error).splitlines()[0])) from error
     if missing := [name for name in spec.log_columns if name not in names]:
-        raise LogError(f"{path}: not a canonical {spec.name!r} log; it lacks {', '.join(missing)}")
+        hints = ["A trusted log is in the canonical layout: docs/data.md"]
+        raise LogError(messages.MISSING_COLUMNS(file=path, dataset=spec.name, missing=missing, hints=hints))
     if not rows:
-        raise LogError(f"{path}: the log has no rows")
+        raise LogError(messages.NO_ROWS(file=path))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from features import messages
 from features.collect.database import open_duckdb
 from features.collect.rules import fields
 from features.collect.stored_rows import Decided
@@ -43,7 +44,7 @@ def served_decisions(
     order of the channels), exposed, outcomes, gain, window (JSON).
     """
     if arm not in (names := [one.name for one in experiment.arms]):
-        raise LogError(f"arm: {arm!r} is not one of {', '.join(names)}")
+        raise LogError(messages.UNKNOWN_ARM(arm=arm, known=names))
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
@@ -59,10 +60,7 @@ def served_decisions(
             {"name": experiment.name, "salt": experiment.salt, "arm": arm},
         ).df()
     if known.empty:
-        raise LogError(
-            f"{place}: no decision of arm {arm!r} of experiment {experiment.name!r} has known probabilities and a "
-            "window; mtorl data compact counts what is left out, by reason"
-        )
+        raise LogError(messages.NO_PROBABILITIES(lake=place, arm=arm, experiment=experiment.name))
     return known
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import ibis
 from scipy.stats import binomtest
 
+from features import messages
 from features.sequences.builder import canonical, steps
 from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.propensity import FLOOR
@@ -154,11 +155,11 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     """
     log = engine.read(log_path)
     if missing := [name for name in spec.log_columns if name not in log.columns]:
-        raise LogError(f"{log_path}: not a canonical log of {spec.name!r}; it lacks {', '.join(missing)}")
+        raise LogError(messages.MISSING_COLUMNS(file=log_path, dataset=spec.name, missing=missing, hints=()))
     log = canonical(log, spec)  # a column of nulls may have any type
     total, users = _rows(_totals(log, spec), 0, "columns")[0], _rows(_users(log, spec.max_touchpoints), 1, "users")[0]
     if not total["rows"]:
-        raise LogError(f"{log_path}: the log has no rows")
+        raise LogError(messages.NO_ROWS(file=log_path))
     named = log.mutate(channel=log.channel.fill_null(NO_CHANNEL))
     by_channel = {row["channel"]: row for row in _rows(_channels(named), 2, "channels")}
     days = (total["timestamp_high"] - total["timestamp_low"]).total_seconds() / _DAY

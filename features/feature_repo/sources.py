@@ -21,6 +21,7 @@ from pathlib import Path
 import ibis
 import ibis.expr.datatypes as dt
 
+from features import messages
 from features.engine import Engine, timestamp_micros, unix_micros
 from features.sequences.builder import ROWS_PER_SHARD
 from mtorl.log.dataset import EVENTS, DatasetSpec, FeatureViewSpec, SpecError, outcome_time
@@ -145,19 +146,19 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
     created = view.created_timestamp or view.timestamp
     needed = [view.key, view.timestamp, created, *(field.name for field in view.fields)]
     if missing := [name for name in needed if name not in rows.columns]:
-        raise SpecError(f"features: view {view.view!r}: {view.source} lacks {', '.join(dict.fromkeys(missing))}")
+        raise SpecError(messages.VIEW_LACKS(view=view.view, file=view.source, columns=[*dict.fromkeys(missing)]))
     for name in dict.fromkeys((view.timestamp, created)):
         kind = rows[name].type()
         if not (kind.is_timestamp() or kind.is_date() or kind.is_unknown()):  # Ibis does not know DuckDB's nanoseconds
-            raise SpecError(f"features: view {view.view!r}: {view.source}: {name} is not a column of times")
+            raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=name, wanted="times"))
     values: dict[str, ibis.Value] = {}
     for field in view.fields:
         value = rows[field.name]
         cast = "string" if field.kind == "categorical" else "array<float64>" if field.by_channel else "float64"
         fits = value.type().is_array() if field.by_channel else value.type().is_numeric() or value.type().is_boolean()
         if field.kind == "numeric" and not fits:
-            wanted = "a list of numbers" if field.by_channel else "a number"
-            raise SpecError(f"features: view {view.view!r}: {view.source}: {field.name} is not {wanted}")
+            wanted = "lists of numbers" if field.by_channel else "numbers"
+            raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
         # Infinity is no number that JSON could carry to a model, so it is missing, too (isinf() of Ibis is always false
         # on Spark). Feast's online stores turn a null in a list of numbers into 0.0; NaN they keep, and it is read as
         # null.

@@ -15,6 +15,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.types import Array, Bytes, FeastType, Float64, String
 
 from features.feature_repo.sources import CAMPAIGN_DAYS, CAMPAIGN_STATS, USER_CHANNEL, USER_DAYS
+from features.messages import TAKEN_NAME
 from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
 
@@ -88,7 +89,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     of_the_data_set = {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := of_the_data_set & {field.name for view in built_in for field in view.features}:
-        raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
+        raise SpecError(TAKEN_NAME(column=sorted(taken)[0]))
     # A decision reads what the model reads, and no more. The history comes first.
     views = {view.name: view for view in (*built_in, *own)}
     read = [views[some.view][[field.name for field in some.fields]] for some in spec.features]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ibis
 
+from features import messages
 from features.engine import Engine, open_engine
 from features.forget.tables import USER
 from features.ingest.adapters import files, values
@@ -47,7 +48,7 @@ def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
             if is_remote(name):
                 yield f"{name}: not looked into, since it is in an object store"
             elif not Path(name).exists():
-                yield f"{name}: not there any more; the file was not looked into"
+                yield messages.FILE_GONE(file=name)
             else:
                 try:
                     with files.readable(Path(name)):
@@ -57,8 +58,7 @@ def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
                     yield f"not looked into: {str(error).splitlines()[0]}"
                     continue
                 if count:
-                    rows, of = "row" if count == 1 else "rows", "the user" if len(users) == 1 else "the users"
-                    yield f"{name}: {count:,} {rows} of {of} (by {column!r})"
+                    yield messages.STILL_THERE(file=name, rows=count, column=column)
 
 
 @dataclass

@@ -57,11 +57,13 @@ class Fault:
     example: str  # the value as it stands in the file
     row: int  # of the example; 1 = the first row of data
     hint: str = ""
+    file: str = ""  # name of a second file
 
     def __str__(self) -> str:
         rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
         example = f"{self.example} (row {self.row})" if self.example else f"row {self.row}"
-        return f"column {self.column!r}: {rows} {MEANING[self.rule]}, e.g. {example}{self.hint}"
+        where = f"{self.file}: column {self.column!r}" if self.file else f"column {self.column!r}"
+        return f"{where}: {rows} {MEANING[self.rule]}, e.g. {example}{self.hint}"
 
 
 Suspects = Callable[[ibis.Table], ibis.Table]
@@ -96,6 +98,7 @@ class Cells:
     raw: ibis.Table
     adapted: ibis.Table
     called: Mapping[str, str]
+    file: str = ""  # name of a second file
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
         """Sum up the rows that break a rule of a stage, which `broken` returns."""
@@ -109,7 +112,7 @@ class Cells:
             if count := totals[f"count{i}"]:
                 row = totals[f"first{i}"]
                 example = "" if rule.fault == "missing_value" else self._value(name, row)
-                yield Fault(rule.fault, self.called.get(name, name), count, example, row, rule.hint)
+                yield Fault(rule.fault, self.called.get(name, name), count, example, row, rule.hint, self.file)
 
     def in_words(self, stage: Stage, rows: ibis.Table) -> ibis.Table:
         """`ROW` and the faults of each of these rows in words."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ibis
 
+from features import messages
 from features.engine import Engine, unix_micros
 from features.ingest import contract
 from features.ingest.adapters import files, values
@@ -26,6 +27,7 @@ from features.ingest.contract import SAME, Fault
 from mtorl.log.dataset import EVENTS, DatasetSpec, outcome_time
 from mtorl.log.times import DAY_US
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.message import Message
 
 FILE = "conversions-left-out.csv"
 """Beside the canonical log: the rows of the second file that count for no touchpoint, each with its reason."""
@@ -66,7 +68,7 @@ class ConversionsReport:
         words = {reason: text.format(days=self.days or 0) for reason, text in _UNATTRIBUTED.items()}
         lines += [f"left out: {count:,} {words[reason]}" for reason, count in self.unattributed.items() if count]
         lines += [f"left out: {self.repeated:,} that are there twice"] * bool(self.repeated)
-        return lines + [f"{self.source}: {fault}" for fault in self.faults]
+        return lines + [str(fault) for fault in self.faults]
 
 
 class Later:
@@ -82,10 +84,8 @@ class Later:
             sources, numbers = self._told.columns, self._told.outcomes
             names = [name for name in raw.columns if name != ROW]
             if missing := [s.column for s in sources.values() if s.column is not None and s.column not in names]:
-                raise LogError(
-                    f"{here}: not the conversions of the {spec.name!r} log; missing columns: {', '.join(missing)}\n"
-                    f"columns in the file: {', '.join(names)}"
-                )
+                there = [f"columns in the file: {', '.join(names)}"]
+                raise LogError(messages.MISSING_COLUMNS(file=here, dataset=spec.name, missing=missing, hints=there))
             told = {
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()
@@ -105,7 +105,7 @@ class Later:
             self._rows = self._kept(judged.select(ROW, "fault", *numbers, key=key, at=at, again=again))
             called = {name: source.column for name, source in sources.items() if source.column is not None}
             bad = self._kept(contract.broken(judged, stage))
-            self.faults = tuple(contract.Cells(raw, adapted, called).faults(stage, bad))
+            self.faults = tuple(contract.Cells(raw, adapted, called, Path(self._told.source).name).faults(stage, bad))
         self._judged: ibis.Table | None = None
         self.report: ConversionsReport | None = None  # once the rows are attributed
 
@@ -178,13 +178,12 @@ class Later:
     def _kept(self, table: ibis.Table) -> ibis.Table:
         return self._engine.connection.create_table(ibis.util.gen_name("later"), table, temp=True)
 
-    def _nothing_fits(self, report: ConversionsReport, touchpoints: ibis.Table) -> str:
-        counts = ", ".join(report.lines()[1:])
+    def _nothing_fits(self, report: ConversionsReport, touchpoints: ibis.Table) -> Message:
+        counts = report.lines()[1:]
         key = self._told.key
         own = touchpoints.select(key=touchpoints[key]).filter(ibis._["key"].notnull()).limit(1).to_pyarrow()
         theirs = self._rows.filter(self._rows["key"].notnull()).select("key").limit(1).to_pyarrow()
         examples = [repr(found["key"][0].as_py()) if len(found) else "nothing" for found in (theirs, own)]
-        return (
-            f"{self._told.source}: not one row counts for a touchpoint ({counts}). Are its columns and the units of "
-            f"its times right? Its {key} is {examples[0]}, for instance, and the log has {examples[1]}"
+        return messages.NO_CONVERSION_FITS(
+            file=self._told.source, counts=counts, key=key, theirs=examples[0], own=examples[1]
         )

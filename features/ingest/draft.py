@@ -18,6 +18,7 @@ from typing import Any
 import ibis
 import yaml
 
+from features import messages
 from features.engine import open_engine
 from features.ingest import contract
 from features.ingest.adapters import values
@@ -105,9 +106,7 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
     ):
         profile = Profile.of(engine, here, Path(scratch), MOST_ROWS)
         if (known := looks_like(profile.facts)) and not named:
-            raise LogError(
-                f"{here}: this is a log of data set {known!r}, which needs no description: --dataset {known}"
-            )
+            raise LogError(messages.NO_DESCRIPTION_NEEDED(log=here, dataset=known))
         draft = _Drafting(file_stem(path), profile, dict(named or {}))
         draft.find_roles(here)
         spec = DatasetSpec.from_dict(draft.description())
@@ -151,12 +150,9 @@ class _Drafting:
         if "timestamp" not in roles and len(times) == 1:  # the name does not matter: it is the only time
             roles["timestamp"] = times[0]
         if missing := [role for role in _MUST if role not in roles]:
-            wanted = "".join(f"\n--column {role}=NAME: its values are {_FITS[role][1]}" for role in missing)
-            there = ", ".join(f"{name} ({fact.distinct:,} different)" for name, fact in facts.items())
-            raise LogError(
-                f"{path}: which column is {' and which is '.join(missing)}? None shows it by its name and its values. "
-                f"Say so:{wanted}\ncolumns in the file: {there}"
-            )
+            options = "".join(f"\n--column {role}=NAME: its values are {_FITS[role][1]}" for role in missing)
+            there = [f"{name} ({fact.distinct:,} different)" for name, fact in facts.items()]
+            raise LogError(messages.UNCLEAR_COLUMNS(log=path, roles=missing, options=options, columns=there))
         if "user_id" in asked and (why := _unlikely_user(facts[roles["user_id"]], rows)):
             self._ask("user_id", f"{roles['user_id']!r} {why}. With a row's own id, each row is a user of its own")
         time = facts[roles["timestamp"]]

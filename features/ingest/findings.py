@@ -10,8 +10,10 @@ import ibis
 import numpy as np
 import pandas as pd
 
+from features import messages
 from features.ingest.adapters.files import ROW
 from mtorl.log.dataset import OWN, Column, DatasetSpec
+from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
 LEAST = 20  # rows with an outcome, and without: fewer tell nothing of what determines it
@@ -30,7 +32,7 @@ class Leak:
     how: str
 
     def __str__(self) -> str:
-        return f"column {self.column!r} determines {self.outcome} ({self.how})"
+        return f"context or static column {self.column!r} determines {self.outcome} ({self.how})"
 
 
 def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
@@ -39,18 +41,10 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
     decimals = {f"decimal{i}": good[name].re_search(_DECIMAL).sum() for i, name in enumerate(texts)}
     present = {f"present{i}": good[name].notnull().sum() for i, name in enumerate(texts)}
     totals = good.agg(cost=good["cost"].sum(), **decimals, **present).to_pyarrow().to_pylist()[0]
-    faults = []
     if totals["cost"] == 0:
-        faults.append(
-            f"column {_called('cost', spec)!r}: every exposure costs 0, so there is no budget to spend. Name the "
-            "column of the cost, or let an exposure cost one unit, in the description: columns: {cost: {value: 1}}"
-        )
-    faults += [
-        f"context or static {leak}: it is known only afterwards. List it under outcomes, or leave it out"
-        for leak in leaks(good, spec)
-    ]
-    if faults:
-        raise LogError("\n".join(faults))
+        raise LogError(NO_COST(column=_called("cost", spec)))
+    if found := leaks(good, spec):
+        raise LogError(messages.LEAKS(leaks=found))
     decimal = [
         _called(name, spec)
         for i, name in enumerate(texts)
@@ -58,10 +52,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
     ]
     if not decimal or spec.adapter != OWN:  # an adapter's layout is what it is
         return ()
-    return (
-        f"categorical columns whose values are decimal numbers: {', '.join(map(repr, decimal))}. A request that rounds "
-        "one otherwise has an unknown category. Make them numeric, or round them in the log and in requests",
-    )
+    return (messages.DECIMAL_CATEGORIES(columns=decimal),)
 
 
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import ibis
 import pyarrow.parquet as pq
 
+from features import messages
 from features.engine import Engine, open_engine, parquet_files
 from features.ingest import contract, findings
 from features.ingest.adapters.base import Adapter
@@ -31,6 +32,7 @@ from mtorl.log.dataset import OWN, SIMULATOR, DatasetSpec, SpecError, built_in
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
 from mtorl.runtime.files import naming_full_disk
+from mtorl.runtime.message import rephrased
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
@@ -88,14 +90,12 @@ def ingest_log(
         log.quarantine(Path(quarantine_csv))
         later = log.later.faults if log.later and bad_rows == "fail" else ()
         if later or (log.bad and (bad_rows == "fail" or log.bad == log.total)):
-            lines = [f"{path}: {log.bad:,} of {log.total:,} rows can't be used"] * bool(log.bad)
-            lines += [f"{path}: {fault}" for fault in log.faults]
-            lines += [f"{spec.conversions.source}: {fault}" for fault in later if spec.conversions]
+            faults = (*log.faults, *later)
             if log.bad == log.total:
-                lines.append(f"Not one good row is left: is this really a {spec.name!r} log?")
+                raise BadRowsError(messages.NO_GOOD_ROW(log=path, total=log.total, dataset=spec.name, faults=faults))
             if log.bad:
-                raise BadRowsError("\n".join(lines))
-            raise LogError("\n".join([*lines, "Mend them, or go on without them: --bad-rows quarantine"]))
+                raise BadRowsError(messages.BAD_ROWS(log=path, bad=log.bad, total=log.total, faults=faults))
+            raise LogError(messages.BAD_CONVERSIONS(faults=faults))
         good, ties = log.canonical()
         if log.later:
             log.later.write_left_out(Path(out_parquet).with_name(FILE))
@@ -114,7 +114,7 @@ def remedy(quarantine_csv: str | Path | None, bad_rows: str) -> str:
     place = "mtorl data validate writes the bad rows to a file, each with its reasons: --quarantine FILE"
     if quarantine_csv is not None:
         place = f"The bad rows are in {quarantine_csv}, each with its reasons."
-    return place + "\nMend them, or go on without them: --bad-rows quarantine" * (bad_rows == "fail")
+    return place + "\nRepair them, or leave them out: --bad-rows quarantine" * (bad_rows == "fail")
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
     try:
         yield
     except BadRowsError as error:
-        raise LogError(f"{error}\n{remedy(quarantine_csv, bad_rows)}") from None
+        raise LogError(rephrased(error, f"{error}\n{remedy(quarantine_csv, bad_rows)}")) from None
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:
@@ -241,7 +241,7 @@ def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tu
         return adapter, spec, adapter.read(engine, path, spec, scratch)
     except MissingColumns as error:
         if known := looks_like(error.names):
-            raise LogError(f"{error}\nthe file looks like data set {known!r}") from None
+            raise LogError(messages.OTHER_DATASET(error=error, dataset=known)) from None
         raise
 
 
@@ -267,11 +267,11 @@ def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
 def adapter_of(spec: DatasetSpec) -> Adapter:
     """The adapter that a data set names, if the description fits it."""
     if spec.adapter not in ADAPTERS:
-        raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
+        raise SpecError(messages.UNKNOWN_ADAPTER(adapter=spec.adapter, known=list(ADAPTERS)))
     adapter = ADAPTERS[spec.adapter]
     for field in ("columns", "conversions"):
         if getattr(spec, field) and spec.adapter != OWN:
-            raise SpecError(f"{field}: adapter {spec.adapter!r} knows its files; leave one of the two out")
+            raise SpecError(messages.FIXED_FILES(field=field, adapter=spec.adapter))
     for kind, listed in (("context", spec.context), ("static", spec.static)):
         for column in listed:
             if column.name in adapter.never_context:
@@ -289,11 +289,7 @@ def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
     counted = counts.to_pyarrow().to_pylist()[0]
     for i, source in enumerate(sources):
         if count := counted[f"n{i}"]:
-            yield (
-                f"column {source.column!r}: {count:,} rows are in an hour that clocks of {source.timezone} show twice, "
-                "when summer ends. They are taken for its second time: those of its first one are an hour late. Log "
-                "times in UTC, or with their offset"
-            )
+            yield messages.REPEATED_HOUR(column=source.column, rows=count, zone=source.timezone)
 
 
 @contextmanager
@@ -310,6 +306,6 @@ def _validated(path: str | Path, spec: DatasetSpec) -> Iterator[_RawTable]:
             later = Later(engine, spec, Path(scratch)) if spec.conversions else None
             log = _RawTable(engine, adapter, raw, spec, later)
             if not log.total:
-                raise LogError(f"{here}: the file has columns but no rows")
+                raise LogError(messages.NO_ROWS(file=here))
             log.validate(Path(scratch))
         yield log

@@ -26,6 +26,7 @@ from typing import Any
 import ibis
 import pyarrow.parquet as pq
 
+from features import messages
 from features.engine import is_unfinished, open_engine
 from features.ingest.ingest import IngestReport, ingest_log
 from features.ingest.object_store import marks
@@ -38,6 +39,7 @@ from mtorl.log.splits import unit_order
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, write_log
 from mtorl.runtime import progress
 from mtorl.runtime.files import link, replacing, sha256_of
+from mtorl.runtime.message import Message
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
@@ -108,7 +110,7 @@ def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
 
 def _simulated(raw: RawLog, spec: DatasetSpec, folder: Path) -> IngestReport:
     if not spec.simulated:
-        raise LogError(f"dataset {spec.name!r} needs a log: give its path; only the simulator makes its own")
+        raise LogError(messages.SIMULATED_ONLY(dataset=spec.name))
     log = Simulator(SimulatorConfig(users=raw.users or SimulatorConfig.users, seed=raw.seed)).log()
     write_log(log, folder / LOG_FILE, spec)
     return IngestReport(
@@ -185,16 +187,13 @@ def content_of(raw: RawLog) -> str:
 def check_unchanged(raw: RawLog, content: str) -> None:
     """Raise a `LogError` if a log has changed: what was read may be half of the old state and half of the new one."""
     if content_of(raw) != content:
-        raise LogError(
-            f"{raw.path or raw.dataset}: changed while it was read; write a log under another name, "
-            "rename it when it is complete, and run again"
-        )
+        raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
     """A file, or all files of a folder in the order of their names but unfinished ones."""
     if not path.exists():
-        raise LogError(f"{path}: no such file or folder")
+        raise LogError(messages.NO_FILE(file=path))
     if path.is_file():
         return [("", path)]
     names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
@@ -235,23 +234,21 @@ class Built:
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
-    def summary(self) -> str:
+    def summary(self) -> Message:
         """Sums up the log in words."""
         report = self._report()
-        found = report.get("collected")
-        own = f"{found['exposures']:,} exposures of {found['decisions']:,} decisions" if found else "none"
-        return f"{self.folder}: {report['rows']:,} touchpoints; of own decisions among them: {own}"
+        own = report.get("collected") or {"exposures": 0, "decisions": 0}
+        return messages.BUILT(
+            folder=self.folder, rows=report["rows"], exposures=own["exposures"], decisions=own["decisions"]
+        )
 
-    def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> str:
+    def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> Message:
         """Take the log, as `ingest` and `add_decisions` would write it; sum it up in words.
 
         `decisions` is the snapshot that the log should have ("": none), `most_touchpoints` the training's limit or 0.
         """
         if not all((self.folder / name).exists() for name in (LOG_FILE, INGEST_FILE)):
-            raise LogError(
-                f"{self.folder}: has windows and no log of its own, as after `mtorl data build --trusted`; "
-                "build it with --own-decisions as well, which keeps the log"
-            )
+            raise LogError(messages.WITHOUT_LOG(folder=self.folder))
         with self._unchanged():
             report = self._report()
             self._check(raw, report, decisions, most_touchpoints)
@@ -286,28 +283,17 @@ class Built:
         if wanted != there:
             one, other = wanted.to_dict(), there.to_dict()
             fields = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
-            raise LogError(
-                f"{self.folder}: was built by another description than {raw.dataset}; they differ in "
-                f"{', '.join(fields)}. Build it again, or give the one by which it was built"
-            )
+            raise LogError(messages.OTHER_DESCRIPTION(folder=self.folder, dataset=raw.dataset, fields=fields))
         if 0 < raw.users < report["users"]:
-            raise LogError(f"{self.folder}: users: a built log is taken whole; leave it 0, or build a smaller log")
+            raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="users"))
         if 0 < 1.05 * most_touchpoints < report["rows"]:  # a build keeps about so many
-            raise LogError(
-                f"{self.folder}: most_touchpoints: {report['rows']:,} touchpoints are more than {most_touchpoints:,}, "
-                "and a built log is taken whole; set most_touchpoints to 0, or build a smaller log"
-            )
+            raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="most_touchpoints"))
         if decisions and DECISIONS not in report:
-            raise LogError(
-                f"{self.folder}: was built without the decisions of the lake; build it with --own-decisions, "
-                "or set the parameter own_decisions to an empty value to train without them"
-            )
+            raise LogError(messages.WITHOUT_DECISIONS(folder=self.folder))
         if report.get(DECISIONS, decisions) != decisions:
             raise self._replaced()
         if Manifest.read(self.folder / WINDOWS).log_fingerprint != report["fingerprint"]:
-            raise LogError(
-                f"{self.folder}: its windows are not those of its log, as after `mtorl data forget`; build it again"
-            )
+            raise LogError(messages.OTHER_WINDOWS(folder=self.folder))
 
     def _report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.folder / INGEST_FILE).read_text())
@@ -332,7 +318,4 @@ class Built:
             raise self._replaced()
 
     def _replaced(self) -> LogError:
-        return LogError(
-            f"{self.folder}: was replaced by another build while this run was reading it; run again, which takes the "
-            "new one"
-        )
+        return LogError(messages.REPLACED(folder=self.folder))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from features import messages
 from features.engine import is_unfinished
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -43,7 +44,7 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):
-        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}")
+        raise LogError(messages.UNKNOWN_ADDRESS(address=address, schemes=_SCHEMES))
     with _readable(address):
         store, root = open_store(address)
         found = store.get_file_info(root)
@@ -53,7 +54,7 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
             whole = (f for f in below if f.type == FileType.File and not is_unfinished(PurePosixPath(_name(f, root))))
             files = sorted(whole, key=lambda file: str(file.path))
     if not files:
-        raise LogError(f"{address}: no such file or folder")
+        raise LogError(messages.NO_FILE(file=address))
     return store, root, files
 
 
@@ -65,7 +66,7 @@ def _readable(address: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # of this machine: its disk is full, for instance
         reason, shown = str(error).splitlines()[0], without_credentials(address)
-        raise LogError(f"{shown}: can't be read ({reason}); credentials come from the environment") from None
+        raise LogError(messages.UNREADABLE_ADDRESS(address=shown, reason=reason)) from None
 
 
 def _name(file: Any, root: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ibis
 
+from features import messages
 from features.engine import Engine
 from features.ingest.adapters import files, values
 from mtorl.log.sources import TimeUnit
@@ -108,7 +109,7 @@ class Profile:
             formats = {name: _formats(table, name, filled[name]) for name in texts}
             facts, rows = _facts(table, decimal, formats)
         if not rows:
-            raise LogError(f"{path}: the file has columns but no rows")
+            raise LogError(messages.NO_ROWS(file=path))
         file = {"separator": separator} if separator else {}
         return cls(table, rows, file | ({"decimal": decimal} if decimal != "." else {}), facts)
 

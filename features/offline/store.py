@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features import messages
 from features.engine import Engine, batches, open_engine, timestamp_micros, unix_micros
 from features.feature_repo.sources import CAMPAIGN_STATS, build_sources, changed_users, newest_touchpoints
 from features.ingest.log_folder import Built
@@ -217,7 +218,7 @@ def materialize(
             microseconds(end) if end else _scalar(unix_micros(rows.known.max())) for rows in (touchpoints, logged)
         )
         if until is None:
-            raise LogError(f"{log}: the log has no rows")
+            raise LogError(messages.NO_ROWS(file=log))
 
         def known(at_us: int) -> int:
             return int(_scalar((logged.known <= timestamp_micros(at_us)).sum()) or 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from features.messages import OTHER_STORE
 from features.online.history import History, HistoryError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import HISTORY, history_types
@@ -33,8 +34,8 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
     columns = view.features[0].tags.get("columns") if view.features else None
     if columns != json.dumps(history_types(spec)):
         differing = sorted(json.loads(columns or "{}").items() ^ history_types(spec).items())
-        names = ", ".join(dict.fromkeys(name for name, _ in differing))
-        raise HistoryError(f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {names}; create it again")
+        names = [*dict.fromkeys(name for name, _ in differing)]
+        raise HistoryError(OTHER_STORE(repo=repo, view=HISTORY, dataset=spec.name, columns=names))
     return History(spec, _module(repo, store.config).Store(store.config, view))
 
 

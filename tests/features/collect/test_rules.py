@@ -123,7 +123,7 @@ def test_the_exposures_of_who_tries_it_out_are_a_part_of_its_history(tmp_path: P
     opportunities, touchpoints = tables(tmp_path, store)
     assert opportunities["decision_id"].tolist() == ["e"]
     assert touchpoints[["user_id", "channel", "propensity"]].to_numpy().tolist() == [["u42", "video", 0.4]]
-    assert "left out, override: 1" in str(learnable(store, SPEC))
+    assert learnable(store, SPEC).left_out == {"override": 1}
 
 
 def test_what_a_caller_showed_instead_is_a_touchpoint_and_no_exposure_of_the_policy(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> 
     assert log["collected"].tolist() == [False, False, False, True]
     assert (noted["rows"], noted["users"]) == (4, 4) and noted["fingerprint"] != "before"
     assert noted["collected"]["opportunities"] == 1
-    assert "1 decisions: 1 opportunities, 1 exposures took place" in str(found)
+    assert (found.decisions, found.opportunities, found.exposures) == (1, 1, 1)
 
 
 def decisions_until_money_is_gone() -> list[dict[str, Any]]:

@@ -1,17 +1,21 @@
-"""Shadow decisions, beside those of the incumbent and what came of them."""
+"""Decisions of an experiment: shadows beside those of the incumbent, and an arm's for a plan."""
 
 import json
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from features.collect.experiment_decisions import shadows
+from features import messages
+from features.collect.experiment_decisions import served_decisions, shadows
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.touchpoints import LogError
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect.small_model import WINDOW
+from tests.messages import raises
 from tests.repository import ROOT
 
 MINE = {"experiment": "first", "salt": "s"}
@@ -53,8 +57,8 @@ def test_a_shadow_stands_beside_what_was_decided_and_what_came_of_it(tmp_path: P
     assert (row["challenger_channel"], row["challenger_expose"], row["left_out"]) == ("video", False, None)
     assert (row["gain"], row["cost"], row["exposed"]) == (1.0, 0.3, True)
     assert list(row["channel_probs"]) == [1.0, 0.0, 0.0, 0.0]
-    assert str(row["challenger_channel_probs"].tolist()) == "[0.25, nan, nan, 0.75]"
-    assert str(row["challenger_expected_rewards"].tolist()) == "[0.1, nan, nan, nan]"
+    assert row["challenger_channel_probs"].tolist() == pytest.approx([0.25, nan, nan, 0.75], nan_ok=True)
+    assert row["challenger_expected_rewards"].tolist() == pytest.approx([0.1, nan, nan, nan], nan_ok=True)
     assert row["device"] == "phone"
 
 
@@ -123,3 +127,38 @@ def test_of_very_many_whole_users_are_read_and_below_the_bound_nothing_changes(
         assert some["users_share"].tolist() == [some["user_id"].nunique() / 12] * len(some)
         whole = everything[everything["user_id"].isin(some["user_id"])].drop(columns="users_share")
         pd.testing.assert_frame_equal(some.drop(columns="users_share"), whole.reset_index(drop=True))
+
+
+# ---- decisions of an arm, for a plan of its exploration
+
+SERVED = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
+
+
+def ours(name: str, minutes: float, **changes: Any) -> dict[str, Any]:
+    own = {**MINE, **SURE, "arm": "incumbent", "window": WINDOW, "expose": True, "fallback_reason": None}
+    return decision(name, minutes, **{**own, **changes})
+
+
+def test_an_arms_decisions_come_with_their_probabilities_and_windows(tmp_path: Path) -> None:
+    decisions = [
+        ours("d0", 0),
+        ours("d1", 1, expose=False, withdrawn=True),
+        ours("d2", 2, channel_probs={}),  # it does not say
+        ours("d3", 3, arm="challenger"),
+        ours("d4", 4, salt="old"),
+        ours("d5", 5, expose=False),
+        ours("d6", 2 * 24 * 60),  # its outcomes may still come
+    ]
+    log = write(tmp_path / "log", decisions, [outcome("c", "d0"), outcome("k", "d0", "click", 1.0)])
+    rows = served_decisions(log, SPEC, SERVED, "incumbent").set_index("timestamp").sort_index()
+    assert rows["gain"].tolist() == [1.0, 0.0] and rows["exposed"].tolist() == [True, False]
+    assert rows["channel_probs"].iloc[0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert json.loads(rows["window"].iloc[0])["context"]["device"] == ["phone"]
+
+
+def test_without_probabilities_there_is_nothing_to_plan_with(tmp_path: Path) -> None:
+    log = write(tmp_path / "log", [ours("d", 0, channel_probs={}, exposure_probs={})], [outcome("c", "d")])
+    with raises(LogError, messages.NO_PROBABILITIES, arm="incumbent"):
+        served_decisions(log, SPEC, SERVED, "incumbent")
+    with raises(LogError, messages.UNKNOWN_ARM, known=["incumbent", "challenger"]):
+        served_decisions(log, SPEC, SERVED, "nobody")

@@ -8,7 +8,7 @@ from feast import FeatureStore
 
 from features.feature_repo.views import build
 from features.offline import store
-from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
+from mtorl.log.dataset import DatasetSpec, built_in
 from mtorl.window.window import HISTORY, PACKED, STATIC, history_types
 from tests.features.feature_run import FeatureRun
 
@@ -41,12 +41,6 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     assert (STATIC in [view.name for view in made.views]) == bool(spec.static)
     known = [HISTORY, *([STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
     assert [p.name for p in made.service.feature_view_projections] == known
-
-
-def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):
-    spec = toy.spec.replace(context=(*toy.spec.context, Column(name="uc_clicks", kind="numeric")))
-    with pytest.raises(SpecError, match="'uc_clicks': a feature of every data set has this name; rename the column"):
-        build(spec, tmp_path)
 
 
 # ---- the page about this room

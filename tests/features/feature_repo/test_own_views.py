@@ -11,9 +11,11 @@ import pytest
 from features.engine import open_engine
 from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
 from features.feature_repo.views import build
+from features.messages import VIEW_LACKS, VIEW_TYPE
 from features.sequences.builder import clean_touchpoints
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.window.window import HISTORY
+from tests.messages import raises
 
 START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
@@ -67,18 +69,18 @@ def test_infinity_is_a_missing_value(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "message"),
+    ("field", "words", "values"),
     [
-        ({"name": "rain", "kind": "numeric"}, "own.parquet lacks rain"),
-        ({"name": "sky", "kind": "numeric"}, "sky is not a number"),
-        ({"name": "degrees", "kind": "numeric", "by_channel": True}, "degrees is not a list of numbers"),
+        ({"name": "rain", "kind": "numeric"}, VIEW_LACKS, {"columns": ["rain"]}),
+        ({"name": "sky", "kind": "numeric"}, VIEW_TYPE, {"column": "sky", "wanted": "numbers"}),
+        ({"name": "degrees", "kind": "numeric", "by_channel": True}, VIEW_TYPE, {"wanted": "lists of numbers"}),
     ],
 )
-def test_a_file_that_does_not_fit_is_named(toy, tmp_path, field, message):
+def test_a_file_that_does_not_fit_is_named(toy, tmp_path, field, words, values):
     rows = pd.DataFrame({"campaign_id": ["a"], "at": [START], "sky": ["clear"], "degrees": [1.0]})
-    with pytest.raises(SpecError, match=f"features: view 'weather': .*{message}"):
+    with raises(SpecError, words, view="weather", **values):
         copied(toy, rows, tmp_path, field)
-    with pytest.raises(SpecError, match="sky is not a column of times"):
+    with raises(SpecError, VIEW_TYPE, column="sky", wanted="times"):
         copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"}, timestamp="sky")
 
 

@@ -22,6 +22,7 @@ from features.forget import folder as stores
 from features.forget.folder import Report, forget
 from features.forget.tables import Rows
 from features.ingest.log_folder import RawLog, ingest
+from features.messages import FILE_GONE, STILL_THERE
 from features.offline import store as feature_store
 from features.online.feed import Feed
 from features.online.open_history import open_history
@@ -32,10 +33,12 @@ from mtorl.log.forgotten import ForgottenError
 from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import VERSION, Kind
 from mtorl.log.touchpoints import LogError, fingerprint
+from mtorl.runtime.messages import BUSY
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import START, decision, outcome, write
 from tests.features.collect.test_compact import KINDS, Killed
 from tests.lakes import id_of, ids_in
+from tests.messages import assert_says, raises
 
 SPEC = DatasetSpec.load("simulator")
 WHO, OTHER = "u000003", "u000004"
@@ -260,7 +263,7 @@ def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume
 def test_two_do_not_forget_in_one_folder(volume: Path) -> None:
     with (volume / ".forgotten.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ForgottenError, match="another `mtorl data forget`"):
+        with raises(ForgottenError, BUSY, folder=volume):
             forget(volume, frozenset({WHO}), NOW)
     with pytest.raises(LogError, match=r"no feature_store\.yaml"):
         forget(volume, frozenset({WHO}), NOW, feature_repo=volume / "data")
@@ -320,14 +323,13 @@ def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_
     left_out.write_text("row,uid,reason\n3,u1,no_touchpoint\n4,u2,no_touchpoint\n")
     report = forget(volume, frozenset({"u1"}), NOW)
     assert left_out.read_text() == "row,uid,reason\n4,u2,no_touchpoint\n"
-    assert not report.failed and report.raw == [
-        f"{own}/log.csv: 10 rows of the user (by 'uid')",
-        f"{own}/orders.csv: 2 rows of the user (by 'imp')",
-        f"{own}/ages.parquet: 1 row of the user (by 'user_id')",
-    ]
+    found = [("log.csv", 10, "uid"), ("orders.csv", 2, "imp"), ("ages.parquet", 1, "user_id")]
+    assert not report.failed and len(report.raw) == 3
+    for said, (file, count, column) in zip(report.raw, found, strict=True):
+        assert_says(said, STILL_THERE, file=str(own / file), rows=count, column=column)
     assert content(own) == before
     rows[rows["uid"] != "u1"].to_csv(own / "log.csv", index=False)
     (own / "orders.csv").unlink()
     pd.DataFrame({"user_id": ["u2"]}).to_parquet(own / "ages.parquet")
     (gone,) = forget(volume, frozenset({"u1"}), NOW).raw
-    assert gone.startswith(f"{own}/orders.csv: not there any more")
+    assert_says(gone, FILE_GONE, file=str(own / "orders.csv"))

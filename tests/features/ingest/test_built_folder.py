@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from features import messages
 from features.data_folder import build
 from features.engine import open_engine
 from features.forget.folder import forget
@@ -19,10 +20,12 @@ from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
+from mtorl.runtime.message import Words
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 from tests.features.collect.test_rules import data_folder
 from tests.features.forget.test_forget import NOW
+from tests.messages import assert_says, raises
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def take(built: Built, out: Path, most_touchpoints: int = 0, **wanted: int) -> s
 
 def test_log_and_windows_are_those_of_a_run(built: Built, tmp_path: Path) -> None:
     said = take(built, tmp_path / "log")
-    assert said == f"{built.folder}: 301 touchpoints; of own decisions among them: 1 exposures of 2 decisions"
+    assert_says(said, messages.BUILT, folder=built.folder, rows=301, exposures=1, decisions=2)
     for name in (LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE):
         assert (tmp_path / "log" / name).read_bytes() == (built.folder / name).read_bytes()
     assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 301
@@ -110,7 +113,7 @@ def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Bu
     assert content_of(named(built)) == before, "of the same log"
     made(built.folder, decisions, rows=301)
     assert content_of(named(built)) != before
-    with pytest.raises(LogError, match="changed while it was read"):
+    with raises(LogError, messages.CHANGED):
         check_unchanged(named(built), before)
 
 
@@ -119,7 +122,8 @@ def test_before_the_first_decision_there_is_a_log_all_the_same(tmp_path: Path) -
     for trusted in (False, True):
         built = Built(made(tmp_path / f"built-{trusted}", own, trusted=trusted))
         said = take(built, tmp_path / f"log-{trusted}")
-        assert built.decisions() == "" and "300 touchpoints; of own decisions among them: none" in said
+        assert_says(said, messages.BUILT, rows=300, decisions=0)
+        assert built.decisions() == ""
         assert built.take_windows(tmp_path / f"log-{trusted}", tmp_path / f"windows-{trusted}") == 300
 
 
@@ -133,23 +137,23 @@ def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: str, tm
     assert len(contents) == 1 and other["users"] == 301
 
 
-OTHER = SPEC.replace(window=5, currency="EUR")
-REFUSED: list[tuple[Callable[[Built], Any], dict[str, int], str]] = [
-    (lambda b: (b.folder / LOG_FILE).unlink(), {}, "no log of its own, as after `mtorl data build --trusted`"),
-    (lambda b: OTHER.save(b.folder.with_name("toy.yaml")), {}, "description than .*toy.yaml; they differ in currency"),
-    (lambda b: None, {"users": 20}, "users: a built log is taken whole"),
-    (lambda b: None, {"most_touchpoints": 20}, "most_touchpoints: 301 touchpoints are more than 20"),
-    (lambda b: forget(b.folder, frozenset({"old3"}), NOW), {}, "not those of its log, as after `mtorl data forget`"),
-    (lambda b: (b.folder / "windows" / "manifest.json").write_text("{}"), {}, "not a manifest of windows"),
+OTHER, DIFFERING = SPEC.replace(window=5, currency="EUR"), ["currency", "window"]
+REFUSED: list[tuple[Callable[[Built], Any], dict[str, int], Words, dict[str, Any]]] = [
+    (lambda b: (b.folder / LOG_FILE).unlink(), {}, messages.WITHOUT_LOG, {}),
+    (lambda b: OTHER.save(b.folder.with_name("toy.yaml")), {}, messages.OTHER_DESCRIPTION, {"fields": DIFFERING}),
+    (lambda b: None, {"users": 20}, messages.TAKEN_WHOLE, {"setting": "users"}),
+    (lambda b: None, {"most_touchpoints": 20}, messages.TAKEN_WHOLE, {"setting": "most_touchpoints"}),
+    (lambda b: forget(b.folder, frozenset({"old3"}), NOW), {}, messages.OTHER_WINDOWS, {}),
+    (lambda b: (b.folder / "windows" / "manifest.json").write_text("{}"), {}, messages.NOT_WINDOWS, {}),
 ]
 
 
-@pytest.mark.parametrize(("change", "wanted", "words"), REFUSED)
-def test_what_is_not_wanted_is_refused_in_a_line(
-    built: Built, tmp_path: Path, change: Callable[[Built], None], wanted: dict[str, int], words: str
+@pytest.mark.parametrize(("change", "wanted", "words", "values"), REFUSED)
+def test_what_is_not_wanted_is_refused(
+    built: Built, tmp_path: Path, change: Callable[[Built], None], wanted: dict[str, int], words: Words, values: Any
 ) -> None:
     change(built)
-    with pytest.raises(LogError, match=words):
+    with raises(LogError, words, **values):
         take(built, tmp_path / "log", **wanted)
     assert not (tmp_path / "log").exists()
 
@@ -157,7 +161,7 @@ def test_what_is_not_wanted_is_refused_in_a_line(
 def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
     built = Built(made(tmp_path / "built", ""))
     assert built.decisions() is None
-    with pytest.raises(LogError, match="built without the decisions of the lake; build it with --own-decisions, or"):
+    with raises(LogError, messages.WITHOUT_DECISIONS):
         built.take_log(named(built), "2026-01-01T12:00:00+00:00 digest", 0, tmp_path / "log")
     built.take_log(named(built), "", 0, tmp_path / "log")
     assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 300
@@ -174,45 +178,39 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
         link(source, target)
 
     monkeypatch.setattr(log_folder, "link", replaced_first)
-    with pytest.raises(LogError, match="was replaced by another build while this run was reading it; run again"):
+    with raises(LogError, messages.REPLACED, folder=built.folder):
         take(built, tmp_path / "half")
-
-    take(built, tmp_path / "log")
-    made(built.folder, decisions, rows=320)
-    with pytest.raises(LogError, match="was replaced by another build"):
-        built.take_windows(tmp_path / "log", tmp_path / "windows")
-
-    take(built, tmp_path / "log-2")
-    monkeypatch.setattr(log_folder, "link", replaced_first)
-    with pytest.raises(LogError, match="was replaced by another build"):
-        built.take_windows(tmp_path / "log-2", tmp_path / "windows-2")
-
-    take(built, tmp_path / "log-3")
-    monkeypatch.setattr(log_folder, "link", lambda *_: shutil.rmtree(built.folder))
-    with pytest.raises(LogError, match="was replaced by another build"):
-        built.take_windows(tmp_path / "log-3", tmp_path / "windows-3")
+    for name, meanwhile in (
+        ("log", lambda: made(built.folder, decisions, rows=320)),
+        ("log-2", lambda: monkeypatch.setattr(log_folder, "link", replaced_first)),
+        ("log-3", lambda: monkeypatch.setattr(log_folder, "link", lambda *_: shutil.rmtree(built.folder))),
+    ):
+        take(built, tmp_path / name)
+        meanwhile()
+        with raises(LogError, messages.REPLACED):
+            built.take_windows(tmp_path / name, tmp_path / "windows" / name)
 
     made(built.folder, str(tmp_path / "no-lake"))
-    with pytest.raises(LogError, match="was replaced by another build"):
+    with raises(LogError, messages.REPLACED):
         built.take_log(named(built), before or "", 0, tmp_path / "log-4")
 
 
 def test_the_same_log_by_another_description_has_other_windows(built: Built, decisions: str, tmp_path: Path) -> None:
     take(built, tmp_path / "log")
     SPEC.replace(journey_gap_days=1).save(tmp_path / "log" / DATASET_FILE)
-    with pytest.raises(LogError, match="was replaced by another build"):
+    with raises(LogError, messages.REPLACED):
         built.take_windows(tmp_path / "log", tmp_path / "windows")
 
 
 def test_other_sources_are_no_built_folders_and_one_that_is_gone_is_an_error(tmp_path: Path) -> None:
     assert not any(map(Built.at, ("simulator", "s3://logs/built", "none.csv", "")))
-    with pytest.raises(LogError, match="was replaced by another build"):
+    with raises(LogError, messages.REPLACED):
         Built.at(tmp_path / "built", known=True)
 
 
 def test_decisions_are_not_added_twice(built: Built, decisions: str, tmp_path: Path) -> None:
     with open_engine("duckdb") as engine:
-        with pytest.raises(LogError, match="has own decisions already"):
+        with raises(LogError, messages.HAS_DECISIONS):
             build(engine, RawLog(str(built.folder), ""), tmp_path / "again", own=decisions)
         build(engine, RawLog(str(built.folder), ""), tmp_path / "again")
     assert not (tmp_path / "again.quarantine.csv").exists()

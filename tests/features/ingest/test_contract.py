@@ -9,9 +9,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from features import messages
 from features.ingest import contract
-from features.ingest.ingest import LogError, ingest_log
+from features.ingest.ingest import BadRowsError, ingest_log
 from tests.features.shop_log import SPEC as SHOP
+from tests.messages import raises
 from tests.repository import ROOT
 
 SPEC = SHOP.replace(
@@ -153,7 +155,7 @@ def test_validation_agrees_with_a_slow_reference(rows):
         frame = pd.DataFrame(rows)
         frame.to_csv(path, index=False)
         if not good:
-            with pytest.raises(LogError, match="Not one good row is left"):
+            with raises(BadRowsError, messages.NO_GOOD_ROW):
                 ingest_log(path, SPEC, out, side, "quarantine")
             return
         report = ingest_log(path, SPEC, out, side, "quarantine")

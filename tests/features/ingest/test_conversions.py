@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from features import messages
 from features.data_folder import canonical_log
 from features.ingest.conversions import FILE
 from features.ingest.ingest import BadRowsError, IngestReport, validate_log
@@ -15,6 +16,7 @@ from features.ingest.log_folder import RawLog, content_of, ingest
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.touchpoints import DATASET_FILE, LogError
 from tests.features.shop_log import canonical
+from tests.messages import raises
 
 DAY = 86_400
 START = 1_704_067_200  # seconds since 1970
@@ -109,8 +111,6 @@ def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Pat
     assert told_of.unattributed == {"no_touchpoint": 2, "before_touchpoint": 1, "outside_window": 0}
     reasons = [(4, "before_touchpoint"), (5, "no_touchpoint"), (6, "no_touchpoint"), (7, "repeated")]
     assert shop.left_out() == reasons
-    assert "orders.csv: 3 of 7 rows count for a touchpoint (by the touchpoint's id, the newest" in str(report)
-    assert "left out: 2 of no touchpoint in the log\n" in str(report)
 
 
 users = st.sampled_from("abc")
@@ -143,7 +143,7 @@ def test_every_outcome_counts_once_or_is_left_out_with_a_reason(
             reasons.append((place + 1, reason))
     counted = len(told) - len(reasons)
     if not counted:
-        with pytest.raises(LogError, match="not one row counts for a touchpoint"):
+        with raises(LogError, messages.NO_CONVERSION_FITS):
             shop.ingest()
         return
     found, report = shop.ingest()
@@ -170,10 +170,11 @@ def test_what_is_faulty_in_the_second_file_is_said_and_left_out_where_wanted(tmp
     with pytest.raises(LogError) as caught:
         shop.ingest()
     assert not isinstance(caught.value, BadRowsError), "there is no quarantine file to point to"
-    said = str(caught.value)
-    assert "orders.csv: column 'ordered': 1 row with an unparsable timestamp, e.g. 'soon' (row 1)" in said
-    assert "orders.csv: column 'cents': 1 row with no finite number, e.g. 'many' (row 3)" in said
-    assert "orders.csv: column 'cents': 1 row without a value, e.g. row 4" in said
+    assert {(f.file, f.rule, f.column, f.row) for f in caught.value.args[0].values["faults"]} == {
+        ("orders.csv", "unparsable_timestamp", "ordered", 1),
+        ("orders.csv", "not_a_number", "cents", 3),
+        ("orders.csv", "missing_value", "cents", 4),
+    }
     assert not (tmp_path / "out.parquet").exists()
     found, report = shop.ingest("quarantine")
     assert found["revenue"].tolist() == [3.0]
@@ -194,9 +195,10 @@ def test_outcomes_of_rows_that_are_quarantined_are_left_out(tmp_path: Path) -> N
 
 def test_a_file_that_does_not_fit_the_log_is_refused(tmp_path: Path) -> None:
     of_another_log = orders(("o1", "imp-7", "2024-01-05 13:00:00", 100))
-    for later, words in ((of_another_log, "'imp-7', .* the log has 'i0'"), (sold(), "missing columns: imp, order")):
-        with pytest.raises(LogError, match=words):
-            Shop(tmp_path, log(("a", 0)), later, DESCRIPTION).ingest()
+    with raises(LogError, messages.NO_CONVERSION_FITS, theirs="'imp-7'", own="'i0'"):
+        Shop(tmp_path, log(("a", 0)), of_another_log, DESCRIPTION).ingest()
+    with raises(LogError, messages.MISSING_COLUMNS, missing=["imp", "order"]):
+        Shop(tmp_path, log(("a", 0)), sold(), DESCRIPTION).ingest()
     found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()  # one without rows is no fault
     assert found["revenue"].tolist() == [0.0] and found["revenue_time"].isna().all()
     assert report.conversions is not None and report.conversions.rows == 0
@@ -214,7 +216,7 @@ def test_the_logs_folder_needs_the_second_file_no_more(tmp_path: Path) -> None:
     # As on a volume: read again with the description of the raw files.
     again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
     assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
-    with pytest.raises(LogError, match="a trusted log has its outcomes"):
+    with raises(LogError, messages.TRUSTED_CONVERSIONS):
         canonical_log(RawLog(str(shop.log), str(tmp_path / "shop.yaml")), tmp_path / "x", tmp_path / "f.csv", True)
     before = content_of(raw)
     orders().to_csv(tmp_path / "orders.csv", index=False)
@@ -226,9 +228,8 @@ def test_a_log_may_say_itself_when_an_outcome_became_known(tmp_path: Path) -> No
     columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
     shown = log(("a", 0), ("a", 60), ("b", 0), ("b", 60)).assign(**bought)
     shop = Shop(tmp_path, shown, sold(), {**BY_USER, "columns": columns, "conversions": None})
-    with pytest.raises(BadRowsError, match=r"'bought': 1 row with an outcome that became known before the exposure"):
-        shop.ingest()
-    found, _ = shop.ingest("quarantine")
+    found, report = shop.ingest("quarantine")
+    assert [(f.rule, f.column, f.count) for f in report.faults] == [("outcome_before_touchpoint", "bought", 1)]
     assert found["conversion_time"].astype(str).tolist() == ["2024-01-01 00:00:09+00:00", "NaT", "NaT"]
 
 
@@ -237,13 +238,11 @@ def test_an_outcome_that_is_timed_says_when_it_became_known(tmp_path: Path) -> N
     columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
     timed = {**BY_USER, "columns": columns, "conversions": None, "timed": ["conversion"]}
     shop = Shop(tmp_path, shown, sold(), timed)
-    words = r"'bought': 1 row with an outcome of which nothing says when.*conversion is `timed`"
-    with pytest.raises(BadRowsError, match=words):
-        shop.ingest()
-    found, _ = shop.ingest("quarantine")
+    found, report = shop.ingest("quarantine")
+    assert [(f.rule, f.column, f.count) for f in report.faults] == [("outcome_without_time", "bought", 1)]
     assert found["conversion"].tolist() == [1, 0]
     shop = Shop(tmp_path, shown, sold(), {**timed, "columns": BY_USER["columns"]})
-    with pytest.raises(LogError, match=r"missing columns: conversion_time"):
+    with raises(LogError, messages.MISSING_COLUMNS, missing=["conversion_time"]):
         shop.ingest()
     # With a second file, that has the times.
     both = {**BY_USER, "timed": list(BY_USER["conversions"]["columns"].keys() & {"conversion", "revenue"})}
@@ -280,16 +279,11 @@ def test_a_second_file_that_is_described_wrongly_is_refused(change: dict[str, An
 def test_only_a_log_of_ones_own_has_a_second_file(tmp_path: Path) -> None:
     spec = DatasetSpec.load("criteo-attribution")
     described = DatasetSpec.from_dict({**spec.to_dict(), "conversions": BY_USER["conversions"]})
-    with pytest.raises(SpecError, match="conversions: adapter 'criteo-attribution' knows its files"):
+    with raises(SpecError, messages.FIXED_FILES, field="conversions", adapter="criteo-attribution"):
         validate_log(tmp_path / "log.tsv", described)
 
 
-def test_a_description_is_written_and_read_again(tmp_path: Path) -> None:
-    spec = DatasetSpec.from_dict(DESCRIPTION)
-    assert DatasetSpec.from_dict(spec.to_dict()) == spec
-    spec.save(tmp_path / "a.yaml")
-    loaded = DatasetSpec.load(tmp_path / "a.yaml")
-    assert loaded.conversions is not None and loaded.conversions.source == str(tmp_path / "orders.csv")
+def test_the_address_of_a_second_file_stays(tmp_path: Path) -> None:
     remote = {**DESCRIPTION, "conversions": {**DESCRIPTION["conversions"], "source": "s3://logs/orders/"}}
     DatasetSpec.from_dict(remote).save(tmp_path / "b.yaml")
     far = DatasetSpec.load(tmp_path / "b.yaml").conversions

@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from features import messages
 from features.ingest.draft import draft_description
 from features.ingest.ingest import IngestReport, validate_log
 from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.messages import OPEN_CHECKS
 from mtorl.log.touchpoints import LogError
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
 from tests.features.shop_log import canonical
+from tests.messages import assert_says, raises
 
 ROWS = 600
 
@@ -81,7 +84,7 @@ def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, mon
     assert [c.name for c in spec.outcomes] == ["dwell_seconds"]
     left_out = [line for line in found.text.splitlines() if line.startswith("# left out")]
     assert [line.split(": ")[1] for line in left_out] == ["country", "request"]
-    assert "# NOTE propensity: how was the channel chosen?" in found.text and not found.checks
+    assert "# NOTE propensity:" in found.text and not found.checks
     (tmp_path / "my.yaml").write_text(found.text)
     report = validate_log(found.path, DatasetSpec.load(tmp_path / "my.yaml"))
     assert (report.rows, report.quarantined) == (ROWS, 0)
@@ -113,13 +116,13 @@ def test_a_column_that_somebody_names_is_taken(tmp_path: Path) -> None:
 def test_what_it_does_not_see_it_asks_for(tmp_path: Path) -> None:
     columns = foreign()
     columns["who"], columns["what"] = columns.pop("uid"), columns.pop("slot")
-    with pytest.raises(LogError, match=r"--column user_id=NAME.*\n--column channel=NAME"):
+    with raises(LogError, messages.UNCLEAR_COLUMNS, roles=["user_id", "channel"]):
         draft(tmp_path, columns)
 
 
 def test_a_built_in_log_is_recognised_and_a_canonical_one_needs_no_names(tmp_path: Path) -> None:
     write_raw_log(tmp_path / "s.csv", SimulatorConfig(users=40))
-    with pytest.raises(LogError, match="a log of data set 'simulator', which needs no description"):
+    with raises(LogError, messages.NO_DESCRIPTION_NEEDED, dataset="simulator"):
         draft_description(tmp_path / "s.csv")
     found = Drafted(tmp_path / "s.csv", channel="channel")
     assert not {name for name, source in found.sources.items() if source != name}
@@ -132,7 +135,7 @@ def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
     slots = ["seach", *["audio", " audio\t"] * 5, *columns["slot"][11:]]
     found = draft(tmp_path, columns | {"slot": slots})
     assert found.spec.channels == ("audio", "search", "social", "video")
-    assert "# NOTE channels: left out, since few rows have one: 'seach' (1)" in found.text
+    assert re.search(r"# NOTE channels: .* 'seach' \(1\)", found.text)
     (fault,) = validate_log(found.path, found.spec).faults
     assert (fault.rule, fault.count) == ("unknown_channel", 1)
     alone = {**columns, "slot": ["a"] * (ROWS - 1) + ["b"]}  # there are no others
@@ -191,7 +194,6 @@ def test_marks_of_missing_numbers_are_no_text_and_ids_and_times_no_context(tmp_p
     assert kinds["score"] == ("numeric", "unknown")
     assert found.sources["timestamp"] == "shown_at"
     assert not {"Unnamed_0", "click_ts"} & {*kinds, *(column.name for column in found.spec.outcomes)}
-    assert "Unnamed: 0: another whole number in each row" in found.text
 
 
 # ---- what is unlikely is asked
@@ -216,7 +218,7 @@ def test_an_unlikely_user_and_the_channel_of_a_propensity_are_questions(tmp_path
     found = draft(tmp_path, bandit(), "log.csv")
     assert {*found.checks} == {"user_id", "propensity"}
     (tmp_path / "log.yaml").write_text(found.text)
-    with pytest.raises(SpecError, match="has 2 open CHECK"):
+    with raises(SpecError, OPEN_CHECKS, count=2):
         DatasetSpec.load(tmp_path / "log.yaml")
     answered = draft(tmp_path, bandit(), "log.csv", user_id="row", channel="item_id")
     assert answered.checks == {} and len(answered.spec.channels) == 12
@@ -307,7 +309,7 @@ def test_commas_that_may_group_thousands_and_days_that_may_be_months_are_questio
     minutes = [i % 9 * 24 * 60 + i for i in range(ROWS)]  # no day above 12
     first = pd.Timestamp("2024-10-01 09:00") + pd.to_timedelta(minutes, unit="min")
     found = written(tmp_path / "log.csv", plain(time=first.strftime("%d/%m/%Y %H:%M")))
-    assert "%d/%m/%Y %H:%M and %m/%d/%Y %H:%M" in found.checks["timestamp"]
+    assert {*re.findall(r"%\S+/%Y", found.checks["timestamp"])} == {"%d/%m/%Y", "%m/%d/%Y"}
     answered = re.sub(r"(?m)^ *# CHECK.*\n", "", found.text).replace("%d/%m/%Y", "%m/%d/%Y")
     log, _ = found.canonical(DatasetSpec.from_dict(yaml.safe_load(answered)))
     assert {*log["timestamp"].dt.day} == {10} and log["timestamp"].dt.month.max() == 9
@@ -322,7 +324,7 @@ def test_the_hour_that_autumn_repeats_is_counted(tmp_path: Path) -> None:
     (warning,) = validate_log(
         found.path, found.spec.replace(columns={**found.spec.columns, "timestamp": zone})
     ).warnings
-    assert warning.startswith("column 'time': 150 rows are in an hour that clocks of Europe/Berlin show twice")
+    assert_says(warning, messages.REPEATED_HOUR, column="time", rows=150, zone="Europe/Berlin")
 
 
 # ---- JSON lines

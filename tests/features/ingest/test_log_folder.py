@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from features import messages
 from features.ingest.log_folder import RawLog, content_of, ingest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError, fingerprint, write_log
+from mtorl.runtime.message import Words
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from tests.messages import raises
 
 
 def test_a_sample_keeps_whole_users(tmp_path: Path) -> None:
@@ -37,10 +40,10 @@ def test_a_sample_keeps_whole_users(tmp_path: Path) -> None:
     assert ingest(RawLog(users=30, seed=1), folder, quarantine).users == 30, "the simulator makes its own log"
 
 
-@pytest.mark.parametrize(("path", "message"), [("", "needs a log: give its path"), ("none.csv", "no such file")])
-def test_an_error_leaves_no_folder(tmp_path: Path, path: str, message: str) -> None:
+@pytest.mark.parametrize(("path", "words"), [("", messages.SIMULATED_ONLY), ("none.csv", messages.NO_FILE)])
+def test_an_error_leaves_no_folder(tmp_path: Path, path: str, words: Words) -> None:
     raw = RawLog(str(tmp_path / path) if path else "", "criteo-sequence")
-    with pytest.raises(LogError, match=message):
+    with raises(LogError, words):
         ingest(raw, tmp_path / "folder", tmp_path / "quarantine.csv")
     assert not (tmp_path / "folder").exists()
 

@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 from pyarrow.fs import S3FileSystem
 
+from features import messages
 from features.data_folder import canonical_log
 from features.ingest.draft import draft_description
 from features.ingest.ingest import ingest_log, validate_log
 from features.ingest.log_folder import RawLog, check_unchanged, content_of
 from mtorl.log.touchpoints import LogError
 from tests.features.shop_log import SPEC, rows
+from tests.messages import assert_says, raises
 
 pytestmark = pytest.mark.integration
 
@@ -49,33 +51,34 @@ def test_a_file_and_a_folder_of_an_object_store_are_logs(store: S3FileSystem, tm
     (tmp_path / "data").mkdir()
     log = canonical_log(raw, tmp_path / "data", tmp_path / "faulty.csv")
     assert len(pd.read_parquet(log.path)) == wanted.rows
-    with pytest.raises(LogError, match="give --dataset, not --trusted"):
+    with raises(LogError, messages.TRUSTED_ADDRESS):
         canonical_log(raw, tmp_path / "data", tmp_path / "faulty.csv", trusted=True)
     assert draft_description("s3://logs/log.csv", named={"channel": "channel"}).startswith("name: log\n")
 
 
 def test_messages_name_the_address(store: S3FileSystem, tmp_path: Path) -> None:
     put(store, "logs/log.csv", rows().drop(columns="user_id").to_csv(index=False))
-    with pytest.raises(LogError, match=r"^s3://logs/log\.csv: not a 'shop' log"):
+    with pytest.raises(LogError, match=r"^s3://logs/log\.csv:"):
         validate_log("s3://logs/log.csv", SPEC)
     for address in ("s3://logs/none.csv", "s3://nowhere/log.csv"):
-        with pytest.raises(LogError, match=f"{address}: (no such file|can't be read)"):
+        with pytest.raises(LogError, match=f"^{address}:"):
             validate_log(address, SPEC)
-    with pytest.raises(LogError, match=r"ftp://x/y: unknown kind of address; expected s3://, gs:// or abfss://"):
+    with raises(LogError, messages.UNKNOWN_ADDRESS, address="ftp://x/y"):
         validate_log("ftp://x/y", SPEC)
 
 
 def test_a_store_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("ENDPOINT_URL", "http://127.0.0.1:1")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    with pytest.raises(LogError, match=r"s3://logs/log\.csv: can.t be read \(.*\); credentials come from"):
+    with raises(LogError, messages.UNREADABLE_ADDRESS, address="s3://logs/log.csv"):
         validate_log("s3://logs/log.csv", SPEC)
 
 
 def test_credentials_in_an_address_are_refused_and_not_shown() -> None:
     for address in ("s3://key:s3cret@logs/log.csv?region=us-east-1", "s3://key:s3/cret@logs/log.csv"):
-        with pytest.raises(LogError, match=r"^s3://\.\.\.@logs/log\.csv.*take the credentials out") as refused:
+        with pytest.raises(LogError, match=r"^s3://\.\.\.@logs/log\.csv") as refused:
             validate_log(address, SPEC)
+        assert_says(refused.value, messages.UNREADABLE_ADDRESS)
         assert "cret" not in str(refused.value).replace("credentials", "")
 
 
@@ -87,5 +90,5 @@ def test_a_cache_sees_that_a_file_has_changed(store: S3FileSystem, tmp_path: Pat
     assert content_of(raw) == before
     check_unchanged(raw, before)
     put(store, "logs/log.csv", rows()[:3].to_csv(index=False))
-    with pytest.raises(LogError, match=r"s3://logs/log\.csv: changed while it was read"):
+    with raises(LogError, messages.CHANGED, log="s3://logs/log.csv"):
         check_unchanged(raw, before)

@@ -256,11 +256,11 @@ def test_what_is_missing_is_named(stores):
     entities = entity_rows(np.random.default_rng(0), 5)
     with pytest.raises(FeastEntityDFMissingColumnsError, match="'user_id'"):
         stores.job("strict", entities.drop(columns="user_id"))
-    with pytest.raises(ValueError, match="DataFrame or an Arrow table, not str"):
+    with pytest.raises(ValueError, match="not str"):
         stores.job("strict", "select 1")
     with pytest.raises(ValueError, match=r"'name'.*rename it"):
         stores.job("strict", entities.assign(name="x"))
     shutil.rmtree(stores.data)
-    with pytest.raises(FileNotFoundError, match="no Parquet file, nor a folder with parts"):
+    with pytest.raises(FileNotFoundError, match="no Parquet file"):
         stores.job("strict", entities)
     write(sources(np.random.default_rng(0), 20), stores.data)

@@ -1,6 +1,9 @@
 """Histories in the online store: whatever is written in whatever order, the same in SQLite and in Redis."""
 
 import math
+import re
+import shutil
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.messages import OTHER_STORE
 from features.online.history import History, HistoryError
-from features.online.open_history import open_history
+from features.online.open_history import forget_online, open_history
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import OUTCOMES, Column
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.messages import NOT_PACKED
 from mtorl.window.packed import DECISION, EVENTS, pack, unpack
 from mtorl.window.window import history_types
 from tests.features.online_histories import (
@@ -30,6 +35,7 @@ from tests.features.online_histories import (
     touchpoint,
 )
 from tests.features.online_stores import STORES, apply_history, write_settings
+from tests.messages import raises
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 outcomes = st.dictionaries(st.sampled_from(OUTCOMES), numbers, max_size=4)
@@ -113,7 +119,7 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
         history["hist_timestamp"] = [1767268800000000.0 + 3_600_000_001 * i for i in range(length)]
         assert repr(unpack(pack(history))) == repr(history)
     for broken in (b"", b"rubbish", pack(history)[1:], b"\x02" + pack(history)[1:], pack(history)[:-9]):
-        with pytest.raises(WindowError, match="not a packed one of this version"):
+        with raises(WindowError, NOT_PACKED):
             unpack(broken)
 
 
@@ -194,7 +200,7 @@ def test_a_column_that_the_data_set_did_not_have_is_unknown(store: OnlineStore, 
 
 
 def test_another_data_set_is_refused(store: OnlineStore) -> None:
-    with pytest.raises(HistoryError, match="is not that of data set 'toy': hist_rank; create it again"):
+    with raises(HistoryError, OTHER_STORE, dataset="toy", columns=["hist_rank"]):
         open_history(store.repo, SPEC.replace(context=tuple(c for c in SPEC.context if c.name != "rank")))
 
 
@@ -213,3 +219,77 @@ def test_a_hash_expires_only_where_feast_is_told_so(stores: dict[str, OnlineStor
     with open_history(tmp_path, SPEC) as history:
         append(history, f"{user}, again", touchpoint(0))
     assert [0 < client.ttl(key) <= 500 for key in client.keys(f"*{user}, againmtorl")] == [True]
+
+
+# ---- many writers at the same time
+
+
+def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(
+    store: OnlineStore, user_ids: Iterator[str]
+) -> None:
+    """Each user has a touchpoint, the job brings a younger one, and an even younger one happens while it writes."""
+    users = [next(user_ids) for _ in range(450)]  # several batches, the last one not full
+    for user in users:
+        append(store.history, user, touchpoint(1))
+    log = PlainHistory(SPEC.window)
+    for second in (1, 2):
+        log.merge([touchpoint(second)])
+    rows = log.rows(*users)
+    with open_history(store.repo, SPEC) as history, open_history(store.repo, SPEC) as batch:
+        job = threading.Thread(target=lambda: batch.merge(rows))
+        job.start()
+        for user in users:
+            append(history, user, touchpoint(3))
+        job.join()
+    assert [seconds_after_start(store.read(user)) for user in users] == [[1, 2, 3]] * len(users)
+
+
+def test_threads_share_a_history(store: OnlineStore, user: str) -> None:
+    with open_history(store.repo, SPEC.replace(window=1000)) as history:
+        work = [
+            threading.Thread(target=lambda i=i: [append(history, user, touchpoint(4 * s + i)) for s in range(30)])
+            for i in range(4)
+        ]
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join()
+    assert seconds_after_start(store.read(user)) == list(range(120))
+
+
+# ---- a user leaves, and may come back
+
+
+def test_one_leaves_and_the_others_stay(store: OnlineStore, user_ids: Iterator[str]) -> None:
+    gone, stays, never = next(user_ids), next(user_ids), next(user_ids)
+    for user in (gone, stays):
+        append(store.history, user, touchpoint(1))
+    before = store.read(stays)
+    assert forget_online(store.repo, {gone, never}) == 1
+    assert forget_online(store.repo, {gone, never}) == 0
+    assert store.read(gone) is None and equal_lists(store.read(stays), before)
+    assert append(store.history, gone, touchpoint(2))
+
+
+def test_what_is_deleted_is_in_no_file_of_the_store(store: OnlineStore, user: str) -> None:
+    """SQLite leaves deleted rows in its file unless it is told not to; Redis has none here."""
+    name = f"{user} by name"
+    append(store.history, name, touchpoint(1))
+    forget_online(store.repo, {name})
+    files = [path for path in store.repo.rglob("*") if path.is_file()]
+    assert files and all(name.encode() not in path.read_bytes() for path in files)
+
+
+def test_a_store_that_does_not_answer_or_is_of_another_kind_is_named(store: OnlineStore, tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    shutil.copy(store.repo / "feature_store.yaml", repo)
+    settings = repo / "feature_store.yaml"
+    if store.kind == "redis":
+        settings.write_text(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1", settings.read_text()))
+        with pytest.raises(HistoryError, match=r"127\.0\.0\.1:1: "):
+            forget_online(repo, {"u"})
+    else:
+        (repo / "online.db").write_text("no database, but long enough to be taken for one" * 10)
+        with pytest.raises(HistoryError, match=r"online\.db: "):
+            forget_online(repo, {"u"})

@@ -236,7 +236,7 @@ def test_rows_get_new_columns_but_never_others(windows):
     assert after.columns == before.columns | {"twice": "double"} and after.rows == before.rows
     assert after.content_sha256 != before.content_sha256 and after.moved_ties == before.moved_ties
     for change in (lambda rows: rows.slice(1), lambda rows: rows.take(pa.array(range(len(rows)))[::-1])):
-        with pytest.raises(ValueError, match="the rows, or their order, have changed"):
+        with pytest.raises(ValueError, match="their order"):
             rewrite_shards(windows, change)
         assert read_back(windows) == after
 

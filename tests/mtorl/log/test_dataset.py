@@ -3,8 +3,12 @@ import copy
 import pytest
 import yaml
 
-from features.ingest.ingest import adapter_of
+from features.ingest.ingest import ADAPTERS, adapter_of
+from features.messages import UNKNOWN_ADAPTER
 from mtorl.log.dataset import BASE_COLUMNS, DatasetSpec, SpecError, built_in
+from mtorl.log.messages import UNKNOWN_DATASET
+from mtorl.runtime.messages import UNREADABLE
+from tests.messages import raises
 
 
 def simulator() -> dict:
@@ -34,9 +38,9 @@ def test_no_outcome_and_no_copy_of_the_channel_is_context_in_the_criteo_sample()
 
 
 def test_an_unknown_name_or_adapter_lists_the_known_ones():
-    with pytest.raises(SpecError, match=r"no data set named 'criteo'; built in: criteo-attribution, criteo-seq"):
+    with raises(SpecError, UNKNOWN_DATASET, name="criteo", known=built_in()):
         DatasetSpec.load("criteo")
-    with pytest.raises(SpecError, match="adapter: 'excel' is not one of touchpoints, simulator, criteo-"):
+    with raises(SpecError, UNKNOWN_ADAPTER, adapter="excel", known=list(ADAPTERS)):
         adapter_of(DatasetSpec.from_dict({**simulator(), "adapter": "excel"}))
 
 
@@ -45,7 +49,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SpecError, match=r"mine\.yaml: cannot read the data set description"):
+    with raises(SpecError, UNREADABLE, file=path):
         DatasetSpec.load(path)
 
 
@@ -56,14 +60,12 @@ N = {"name": "n", "kind": "numeric"}
     ("change", "message"),
     [
         ({"channels": ["search", "search"]}, r"channels: need at least two different names"),
-        ({"channels": ["search"]}, r"channels: need at least two"),
         ({"channels": ["search", "*"]}, r"channels\[1\]: '\*' is not a usable name"),
         ({"context": [{"name": "click", "kind": "numeric"}]}, r"column 'click': .* neither a column of the log"),
         ({"context": [{"name": "region", "kind": "categorical"}]}, r"outcomes: column 'region' is declared twice"),
         ({"context": [{"name": "x", "kind": "categorical", "missing": "zero"}]}, r"column 'x', missing: 'zero' is for"),
         ({"outcomes": [{"name": "hour", "kind": "numeric"}]}, r"outcomes: column 'hour' is declared twice"),
         ({"segment": "tenure_days"}, r"segment: 'tenure_days' is not a categorical static column"),
-        ({"reward": {"gain": "cost"}}, r"reward.gain: 'cost' is not one of click, conversion, revenue"),
         ({"reward": {"gain": {"click": 1, "profit": 1}}}, r"reward.gain: 'profit' is not one of click, conversion, r"),
         ({"reward": {"gain": "n"}, "outcomes": [{**N, "missing": "unknown"}]}, r"reward.gain: 'n' must have a value"),
         ({"immediate": ["n"], "outcomes": [{**N, "kind": "categorical"}]}, r"immediate: 'n' is not one of .*, cost$"),
