@@ -14,7 +14,9 @@ control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
 import math
 from collections.abc import Sequence
 
-from mtorl.experiment.inference.statistics import rho_squared
+import numpy as np
+
+from mtorl.experiment.inference.statistics import sequence_times
 
 
 def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float:
@@ -23,8 +25,8 @@ def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float
         return -math.inf
     if se == 0.0:
         return 0.0 if value == 0.0 else math.inf
-    k = users * rho_squared(alpha)
-    return 0.5 * ((value / se) ** 2 * k / (k + 1.0) - math.log1p(k))
+    k = sequence_times(users, alpha)
+    return float(0.5 * ((value / se) ** 2 * k / (k + 1.0) - np.log1p(k)).min())
 
 
 def p_value(log_e: float) -> float:

@@ -54,6 +54,7 @@ Interval = tuple[float, float]
 
 MIN_USERS = 100  # effective users in each arm: below, nothing under an interval is normal, and no ratio is linear
 MIN_POSITIVE = 150  # users with a positive outcome in each arm: the missing ones add their variance
+ROUNDING = 1e-8  # share of the metric up to which a lift, or its error, is nothing but rounding, as of a constant price
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
 
@@ -121,9 +122,11 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
         variance = variance + _missing_variance(sums, within, weight, largest)
         enough = (effective >= MIN_USERS).all(-1)
     adjusted = ratio - (theta[..., None, None, :] * means).sum(-1)
+    value, se = (_SIGN * weight * adjusted).sum((-1, -2)), np.sqrt(variance)
+    exact = ROUNDING * (weight * np.abs(ratio)).sum((-1, -2))
     return Estimate(
-        value=np.where(total > 0, (_SIGN * weight * adjusted).sum((-1, -2)), np.nan),
-        se=np.where(enough, np.sqrt(variance), np.nan),
+        value=np.where(total > 0, np.where(np.abs(value) <= exact, 0.0, value), np.nan),
+        se=np.where(enough, np.where(se <= exact, 0.0, se), np.nan),
         effective_users=total,
         incumbent=(weight * ratio)[..., 1, :].sum(-1),
         arm_users=np.nan_to_num(effective),
@@ -184,7 +187,13 @@ def _squares(within: Floats, of_user: Floats) -> Floats:
 
 
 TIGHTEST_AT = 2_000
-"""Effective users at which intervals are tightest. Their width hardly depends on it: 1.55 to 1.95 times one look's."""
+"""Effective users at which a sequence is tightest, before `STANDING_AT`; its width hardly depends on this number."""
+STANDING_AT = 20_000
+"""Effective users below which no interval is narrower than at this number: 1.66 to 1.95 times that of one look.
+
+Users who come back bring information while their number, the time of the sequence, stands. Where a sequence is
+tightest, their lift would leave it more often than alpha allows.
+"""
 
 
 def rho_squared(alpha: float) -> float:
@@ -193,14 +202,20 @@ def rho_squared(alpha: float) -> float:
     return (-branch - 1.0) / TIGHTEST_AT
 
 
+def sequence_times(users: Number, alpha: float) -> Floats:
+    """Times of the sequence, (2, ...), both of which have to agree: of these users, and of `STANDING_AT` or more."""
+    found: Floats = np.stack([users, np.maximum(users, STANDING_AT)]) * rho_squared(alpha)
+    return found
+
+
 def _always_valid_width(se: Number, k: Floats, log_term: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(se * np.sqrt(2.0 * (k + 1.0) / k * log_term), dtype=np.float64)
+        return np.asarray(se * np.sqrt(2.0 * (k + 1.0) / k * log_term).max(0), dtype=np.float64)
 
 
 def confidence_sequence(value: Number, se: Number, users: Number, *, alpha: float) -> tuple[Floats, Floats]:
     """Two-sided always-valid interval: covers the true value at *all* looks with probability 1 - alpha."""
-    k = np.asarray(users, dtype=np.float64) * rho_squared(alpha)
+    k = sequence_times(users, alpha)
     width = _always_valid_width(se, k, np.log(np.sqrt(k + 1.0) / alpha))
     return np.subtract(value, width), np.add(value, width)
 
@@ -211,7 +226,7 @@ def one_sided_width(se: Number, users: Number, *, alpha: float) -> Floats:
     Half-normal mixture instead of normal: the martingale is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since
     Phi(x) >= 1 - exp(-x^2/2), and it stays below 1/alpha at all looks with probability 1 - alpha.
     """
-    k = np.asarray(users, dtype=np.float64) * rho_squared(min(2.0 * alpha, 0.999))
+    k = sequence_times(users, min(2.0 * alpha, 0.999))
     return _always_valid_width(se, k, np.log1p(np.sqrt(k + 1.0) / (2.0 * alpha)))
 
 
