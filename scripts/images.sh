@@ -5,19 +5,24 @@
 #        scripts/images.sh push REGISTRY [NAME...]     builds and pushes them as REGISTRY/NAME:TAG
 #        scripts/images.sh load [NAME...]              builds them and hands each to the command LOAD
 #        scripts/images.sh list [NAME...]              name with tag, and size or "not built"
+#        scripts/images.sh lock [NAME...]              with uv: the newest versions that pyproject.toml allows, and their hashes, into
+#                                                      manifests/images/NAME/requirements.txt, from which images are built
 #
 # build, push and load end with a kustomize component that names the images, for an overlay of yours to list as its last component:
 #        scripts/images.sh push registry.example.org/mtorl >my-overlay/images/kustomization.yaml
 #
 # A tag is the project's version and a hash of what goes into the image: its Dockerfile, the files that it copies (as they lie in
-# the folder, committed or not) and where torch comes from. Packages from PyPI and Debian are those of the day of the build; what a
-# push prints names digests, so that an overlay changes only when you change it.
+# the folder, committed or not) and where torch comes from. Packages from PyPI are locked by hashes, but for torch, whose builds
+# differ; torch and packages of Debian are those of the day of the build. What a push prints names digests, so that an overlay changes
+# only when you change it.
 #
 #   CONTAINER_ENGINE  docker, podman or buildah; by default the first that is found
 #   TORCH_FROM        words for pip that say where torch comes from. By default PyTorch's index of CPU builds; a mirror is "--index-url
 #                     https://mirror/whl/cpu", a folder with wheels "--find-links /wheels" (podman, buildah: BUILD_OPTIONS="-v /wheels:/wheels:ro").
 #                     "torch" is the build on PyPI, with CUDA: for train only, if its steps run on GPU nodes; it adds 5 GB
 #   BUILD_OPTIONS     more options of the engine's build: --network=host, --build-arg PIP_INDEX_URL=https://mirror/simple, ...
+#   SBOM              folder for a list of each image's contents: NAME.cdx.json by syft, or else NAME.pip.json and NAME.dpkg.txt
+#   SIGN              words for `cosign sign`, which signs the digest that was pushed: "--key cosign.key"; unset: no signature
 #   LOAD              command that takes the name of an image: "kind load docker-image", "minikube image load", "k3d image import", ...
 set -euo pipefail
 shopt -s inherit_errexit
@@ -78,6 +83,26 @@ push() { # NAME TAG REGISTRY: prints the digest, if the registry says one
   esac
 }
 
+lock() { # "python<3" is never: torch is installed from TORCH_FROM before, and brings what it needs
+  local extras=()
+  case $1 in
+    router) extras=(--extra router --extra operator) ;;
+    torchserve) extras=(--extra handlers) ;;
+    train) extras=(--extra all) ;;
+    spark) extras=(--extra spark) ;;
+    *) return 0 ;;
+  esac
+  uv pip compile --quiet --upgrade pyproject.toml "${extras[@]}" --override <(echo 'torch; python_version < "3"') --generate-hashes --no-annotate \
+    --no-header --python-version 3.11 --python-platform x86_64-unknown-linux-gnu -o "$images/$1/requirements.txt" >/dev/null
+}
+
+sbom() { # NAME IMAGE
+  mkdir -p "$SBOM"
+  if command -v syft >/dev/null; then syft scan --quiet "$2" -o "cyclonedx-json=$SBOM/$1.cdx.json"; return; fi
+  "$CONTAINER_ENGINE" run --rm --entrypoint dpkg-query "$2" -W >"$SBOM/$1.dpkg.txt"
+  [ ! -f "$images/$1/requirements.txt" ] || "$CONTAINER_ENGINE" run --rm --entrypoint pip "$2" inspect >"$SBOM/$1.pip.json"
+}
+
 load_command() {
   local context
   context=$(kubectl config current-context 2>/dev/null || true)
@@ -93,7 +118,7 @@ load_command() {
 command=${1:-}
 registry=$ours load=
 case $command in
-  build | list) shift ;;
+  build | list | lock) shift ;;
   load) shift; load=$(load_command) ;;
   push) registry=${2:-}; [ -n "$registry" ] || die "push REGISTRY: for example registry.example.org/mtorl"; shift 2 ;;
   -h | --help | help) usage; exit ;;
@@ -102,6 +127,7 @@ esac
 names=("$@")
 ((${#names[@]})) || names=(router redis torchserve train spark)
 for name in "${names[@]}"; do [ -f "$images/$name/Dockerfile" ] || die "$name: no such image; there are $(cd $images && echo *)"; done
+if [ "$command" = lock ]; then for name in "${names[@]}"; do lock "$name"; done; exit; fi
 engine
 
 block=()
@@ -111,9 +137,11 @@ for name in "${names[@]}"; do
   version="newTag: $tag"
   if [ "$command" = list ]; then at=$(size "$image"); printf '%-68s %s\n' "$image" "${at:-not built}"; continue; fi
   build "$name" "$tag"
+  [ -z "${SBOM:-}" ] || sbom "$name" "$image"
   case $command in
     load) $load "$image" >&2 ;;
-    push) digest=$(push "$name" "$tag" "$registry"); [ -z "$digest" ] || version="digest: $digest" ;;
+    push) digest=$(push "$name" "$tag" "$registry"); [ -z "$digest" ] || version="digest: $digest"
+          [ -z "${SIGN:-}" ] || [ -z "$digest" ] || cosign sign --yes $SIGN "$registry/$name@$digest" >&2 ;;
   esac
   echo "$image  $(size "$image")" >&2
   [ "$registry" = "$ours" ] || version="newName: $registry/$name, $version"

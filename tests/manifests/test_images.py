@@ -4,24 +4,39 @@ import importlib.util
 import os
 import re
 import subprocess
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.manifests.conftest import MANIFESTS
 from tests.repository import ROOT
 
+EXTRAS = {"router": ["router", "operator"], "torchserve": ["handlers"], "train": ["all"], "spark": ["spark"]}
 DOCKERFILES = sorted(MANIFESTS.glob("images/*/Dockerfile"))
 
 
 def test_there_is_one_for_each_image_with_its_extras_and_a_context() -> None:
     release = (MANIFESTS / "components" / "release" / "kustomization.yaml").read_text()
     named = set(re.findall(r"name: ghcr\.io/mtorl-kubeflow/(\w+)", release))
-    extras = {"router": "router,operator", "torchserve": "handlers", "train": "all", "spark": "spark"}
-    assert {path.parent.name for path in DOCKERFILES} == named == {*extras, "redis"}
-    for name, extra in extras.items():
-        assert f'"/src[{extra}]"' in (MANIFESTS / "images" / name / "Dockerfile").read_text()
+    assert {path.parent.name for path in DOCKERFILES} == named == {*EXTRAS, "redis"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, extras in EXTRAS.items():
+        lock = (MANIFESTS / "images" / name / "requirements.txt").read_text()
+        locked = {canonicalize_name(one): version for one, version in re.findall(r"^(\S+)==(\S+) \\$", lock, re.M)}
+        assert len(locked) <= lock.count("--hash=sha256:")
+        needed = [Requirement(line) for line in project["dependencies"]]
+        more = [Requirement(f"{project['name']}[{','.join(extras)}]")]
+        while more:  # an extra may take in others
+            lines = [line for extra in more.pop().extras for line in project["optional-dependencies"][extra]]
+            needed += [one for one in map(Requirement, lines) if one.name != project["name"]]
+            more += [one for one in map(Requirement, lines) if one.name == project["name"]]
+        for one in needed:
+            found = locked.get(canonicalize_name(one.name), "none")
+            assert one.name == "torch" or one.specifier.contains(found), f"{name}: {one}: scripts/images.sh lock"
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     packages = {"mtorl", "features", "components", "pipelines", "serving", "monitoring", "cli"}
     assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}, "what pip needs"
@@ -36,7 +51,7 @@ def test_dockerfile(path: Path) -> None:
     for label in ("title", "description", "source", "licenses"):
         assert f"org.opencontainers.image.{label}=" in text
     if "pip install" in text:
-        assert "PIP_NO_CACHE_DIR=1" in text
+        assert "PIP_NO_CACHE_DIR=1" in text and "--require-hashes -r /src/requirements.txt" in text
         needs, project, _ = re.split(r"^FROM ", text, flags=re.M)[1:]
         assert "COPY . " not in needs, "a change of code would install all that the project needs once more"
         assert "--no-deps" in project

@@ -15,7 +15,7 @@ from tests.repository import ROOT
 Images = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = ["router", "redis", "torchserve", "train", "spark"]
 TOOLS = ["bash", "sh", "cat", "rm", "mktemp", "basename", "dirname", "find", "sort", "head", "cut", "tr", "sed", "grep"]
-TOOLS += ["xargs", "sha256sum"]
+TOOLS += ["xargs", "sha256sum", "mkdir"]
 
 # It writes down how it was called, and knows an image's size once the image was built.
 STAND_IN = """#!/bin/sh
@@ -24,6 +24,7 @@ case $1 in
   build) while [ "$1" != -t ]; do shift; done; echo "$2" >>"$CALLS.built" ;;
   images) while [ $# -gt 1 ]; do shift; done; grep -qxF "$1" "$CALLS.built" && echo "1.2 GB" ;;
   push) [ "$2" != --digestfile ] || printf sha256:%064d 7 >"$3" ;;
+  run) echo '{"installed": []}' ;;
 esac
 """
 
@@ -48,7 +49,7 @@ def images(repository: Path, tmp_path: Path) -> Images:
     """Runs the script where `podman` and `tester` are the stand-in, and nothing else builds images."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for tool in ("podman", "tester", "mine"):
+    for tool in ("podman", "tester", "mine", "cosign"):
         (tools / tool).write_text(STAND_IN)
         (tools / tool).chmod(0o755)
     for tool in TOOLS:
@@ -115,8 +116,12 @@ def test_what_is_there_is_not_built_again(images: Images, repository: Path, tmp_
     assert component(images("build", "router", "redis"))[0] != made[0] and len(calls(tmp_path, "build")) == 3
 
 
-def test_push_names_digests(images: Images, tmp_path: Path) -> None:
-    (made,) = component(images("push", "registry.example.org/mtorl", "train"))
+def test_push_names_digests_signs_them_and_lists_what_is_inside(images: Images, tmp_path: Path) -> None:
+    told = {"SBOM": str(tmp_path / "sbom"), "SIGN": "--key cosign.key"}
+    (made,) = component(images("push", "registry.example.org/mtorl", "train", **told))
+    signed = f"registry.example.org/mtorl/train@sha256:{7:064d}"
+    assert calls(tmp_path, "sign") == [f"cosign sign --yes --key cosign.key {signed}"]
+    assert {file.name for file in (tmp_path / "sbom").iterdir()} == {"train.pip.json", "train.dpkg.txt"}
     assert made == {
         "name": "ghcr.io/mtorl-kubeflow/train",
         "newName": "registry.example.org/mtorl/train",
