@@ -17,7 +17,7 @@ from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MonitorCollector, RunsCollector
 from monitoring.watch.state import STATE_FILE, State
 from tests.manifests.alerting_stack import program
-from tests.manifests.conftest import Objects
+from tests.manifests.conftest import Objects, rendered
 from tests.repository import ROOT
 
 RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
@@ -118,3 +118,25 @@ def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
     for expected in case.get("exp_alerts", []):
         said = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found, of=expected: of["exp_labels"][found[1]], url)
         expected["exp_annotations"]["dashboard_url"] = said
+
+
+def test_routers_are_added_as_they_fill_up_and_within_the_pages_numbers(production: Objects, tmp_path: Path) -> None:
+    """Two routers at 4 of 8 and 9 of 12 requests are one and a quarter full ones."""
+    scaled = rendered("tests/everything").named("ScaledObject", "mtorl-router")["spec"]
+    plain = production.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]
+    (row,) = re.findall(r"^\| router processes.*? \| (.*) \|$", (ROOT / "docs" / "capacity.md").read_text(), re.M)
+    small, middle, large = map(int, row.split(" | "))
+    for least, most in (
+        (plain["minReplicas"], plain["maxReplicas"]),
+        (scaled["minReplicaCount"], scaled["maxReplicaCount"]),
+    ):
+        assert small <= least and middle <= most / 2 and most < large
+    series = [(f'mtorl_{name}{{namespace="mtorl", pod="{pod}"}}', f"{value}+0x20") for name, pod, value in (
+        ("in_flight_requests", "a", 4), ("admission_limit", "a", 8),
+        ("in_flight_requests", "b", 9), ("admission_limit", "b", 12),
+    )]  # fmt: skip
+    wanted = {"expr": scaled["triggers"][0]["metadata"]["query"], "eval_time": "5m", "exp_samples": [{"value": 1.25}]}
+    series_of_test = [{"series": name, "values": values} for name, values in series]
+    case = {"interval": "15s", "input_series": series_of_test, "promql_expr_test": [wanted]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [case]}))
+    subprocess.run([program("promtool"), "test", "rules", "test.yaml"], cwd=tmp_path, check=True)

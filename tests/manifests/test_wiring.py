@@ -203,34 +203,6 @@ def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
         assert {443, 9000} <= ways_out, name
 
 
-def test_the_page_on_buckets_names_each_parameter_that_is_the_lake() -> None:
-    """Where one is left at its default, the pipeline reads the folder of the volume, which is empty then."""
-    page = (MANIFESTS / "components" / "object-store" / "README.md").read_text()
-    (step,) = re.findall(r"(?m)^4\. (.*)$", page)
-    named = set()
-    for path in sorted((MANIFESTS / "pipelines" / "compiled").glob("*.yaml")):
-        given = documents(path.read_text())[0]["root"].get("inputDefinitions", {}).get("parameters", {})
-        named |= {name for name, about in given.items() if about.get("defaultValue") == "/mnt/mtorl/lake"}
-    assert named and named == set(re.findall(r"parameters? `(\w+)`(?: and `(\w+)`)?", step)[0])
-
-
-def test_two_operators_are_on_two_nodes_and_routers_find_both(production: Objects, router: dict[str, Any]) -> None:
-    """A kill switch does not wait for a new pod in place of one that has died."""
-    operator = production.named("Deployment", "mtorl-operator")["spec"]
-    assert operator["replicas"] == 2
-    spread, _ = operator["template"]["spec"]["topologySpreadConstraints"]
-    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "DoNotSchedule")
-    assert operator["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    assert production.named("PodDisruptionBudget", "mtorl-operator")["spec"]["minAvailable"] == 1
-    url = urlsplit(router["operator"])
-    service = production.named("Service", str(url.hostname))["spec"]
-    assert service["clusterIP"] == "None", "its name has to stand for each of them"
-    assert [port["port"] for port in service["ports"]] == [url.port]
-    (container,) = operator["template"]["spec"]["containers"]
-    assert [port["containerPort"] for port in container["ports"]] == [url.port], "no port is translated"
-    assert service["selector"].items() <= operator["template"]["metadata"]["labels"].items()
-
-
 def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, router: dict[str, Any]) -> None:
     """A file for each would admit the whole budget once for each."""
     from serving.ledger.location import locate
@@ -272,22 +244,6 @@ def test_routers_ship_to_the_feed_which_writes_where_they_read(production: Objec
     assert allowed(policies, routers, labels, given["port"]) and allowed(policies, labels, redis, 6379)
     for other in (redis, PREDICTOR, _labels(production, "CronJob", "mtorl-materialize")):
         assert not allowed(policies, other, labels, given["port"]) and not allowed(policies, labels, PREDICTOR, 8080)
-
-
-def test_routers_send_traces_where_the_policies_let_them(production: Objects) -> None:
-    from serving.router.ops.settings import Tracing
-
-    objects = rendered("tests/everything")
-    environment = {e["name"]: e for e in objects.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]}
-    url = urlsplit(Tracing(endpoint=environment["MTORL_TRACING"]["value"]).endpoint)
-    names = list(environment)
-    assert names.index("MTORL_NAMESPACE") < names.index("OTEL_RESOURCE_ATTRIBUTES"), "what $() names comes first"
-    rules = objects.named("NetworkPolicy", "mtorl-router-out")["spec"]["egress"]
-    monitoring = {"namespaceSelector": {"matchLabels": {"mtorl-kubeflow/monitoring": "true"}}}
-    assert url.port in [port["port"] for rule in rules if monitoring in rule["to"] for port in rule["ports"]]
-    assert str(url.hostname).split(".")[1] == "monitoring", "the namespace that manifests/README.md has labelled"
-    before = production.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]
-    assert "MTORL_TRACING" not in [e["name"] for e in before]
 
 
 def test_one_feature_store_for_reader_and_writer(production: Objects, router: dict[str, Any]) -> None:
@@ -350,17 +306,6 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
         for rule in policy["spec"].get("egress", []):
             ports = [port["port"] for port in rule.get("ports", [])]
             assert 9093 not in ports, f"{policy['metadata']['name']}: Prometheus alone tells Alertmanager"
-
-
-def test_prometheus_reaches_the_monitor_exporter(production: Objects) -> None:
-    exporter = {"app.kubernetes.io/name": "mtorl-monitor-exporter"}
-    monitor = production.named("PodMonitor", "mtorl-monitor-exporter")["spec"]
-    assert monitor["selector"]["matchLabels"] == exporter
-    assert exporter.items() <= _labels(production, "Deployment", "mtorl-monitor-exporter").items()
-    policy = production.named("NetworkPolicy", "mtorl-to-monitor-exporter")["spec"]
-    assert policy["podSelector"]["matchLabels"] == exporter
-    ports = [{"port": monitor["podMetricsEndpoints"][0]["port"], "protocol": "TCP"}]
-    assert policy["ingress"][0]["ports"] == ports
 
 
 def test_the_operator_may_write_what_routers_read_and_nothing_else(production: Objects) -> None:
