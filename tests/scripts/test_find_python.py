@@ -31,31 +31,17 @@ def find(path: list[Path], *arguments: str, **environment: str) -> subprocess.Co
     )
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder whose Python ends with an error, as pyenv's do for what is not selected; one whose Python works."""
+def test_a_python_that_does_not_run_is_passed_over_and_without_one_the_error_says_how_to_get_it(tmp_path: Path) -> None:
+    """The broken one ends with an error, as pyenv's do for what is not selected."""
     broken, working = tmp_path / "broken", tmp_path / "working"
     for folder in (broken, working):
         folder.mkdir()
     (broken / NAME).write_text("#!/bin/sh\nexit 127\n")
     (broken / NAME).chmod(0o755)
     (working / NAME).symlink_to(sys.executable)
-    return broken, working
-
-
-def test_a_python_that_does_not_run_is_passed_over(folders: tuple[Path, Path]) -> None:
-    broken, working = folders
     assert find([broken, working]).stdout == find([working], "--every").stdout == f"{working / NAME}\n"
-
-
-def test_without_one_the_error_says_how_to_get_it(folders: tuple[Path, Path]) -> None:
-    answer = find([folders[0]])
+    answer = find([broken])
     assert answer.returncode == 1 and "apt-get install python3-venv" in answer.stderr and "PYTHON=" in answer.stderr
-
-
-def test_the_one_that_is_named_has_to_do(folders: tuple[Path, Path]) -> None:
-    broken, working = folders
-    assert find([working], PYTHON=sys.executable).stdout
     answer = find([working], PYTHON=str(broken / NAME))
     assert answer.returncode == 1 and not answer.stdout and str(broken / NAME) in answer.stderr
 
