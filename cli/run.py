@@ -140,8 +140,8 @@ def serve(
     stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
     with exit_codes(RuntimeError):
         stack.claim()  # another one's models must not change while they run
-        for words in settle(folders, run, first, models_port):
-            typer.echo(f"promotion: {words}")
+        for standing in settle(folders, run, first, models_port):
+            typer.echo(f"promotion: {standing}")
     # After that: a file that names the model which was promoted there as its incumbent's own can be used now.
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:

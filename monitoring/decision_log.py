@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 
+from monitoring import messages
 from mtorl.drift.reference import MIN_USERS
 from mtorl.drift.thresholds import Size
 from mtorl.log.lake import HOUR, Lake, instant, lake_database
@@ -51,7 +52,7 @@ class Period:
             try:
                 at = datetime.fromisoformat(text) if text else None
             except ValueError:
-                raise PeriodError(f"{name}: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
+                raise PeriodError(messages.NOT_A_TIME(name=name, text=text)) from None
             bounds[name] = at and (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC))
         return cls(**bounds)
 

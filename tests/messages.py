@@ -17,8 +17,8 @@ def assert_says(said: object, words: Words, **values: Any) -> None:
 
 
 @contextmanager
-def raises(error: type[BaseException], words: Words, **values: Any) -> Iterator[None]:
+def raises(error: type[BaseException], words: Words, **values: Any) -> Iterator[pytest.ExceptionInfo[BaseException]]:
     """Assert that the block raises `error` with this message."""
     with pytest.raises(error) as caught:
-        yield
+        yield caught
     assert_says(caught.value, words, **values)

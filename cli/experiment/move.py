@@ -51,7 +51,9 @@ def move(
     is known is not promoted; one that has not won is, with a warning.
     """
     with exit_codes():
+        from mtorl.experiment.messages import NO_RAMP
         from mtorl.experiment.stage_machine import STAGES
+        from mtorl.runtime.message import located
         from pipelines.experiments.controller import act
         from pipelines.experiments.controller import state as state_of
         from pipelines.experiments.evidence import findings_or_problem
@@ -71,7 +73,7 @@ def move(
         if to in STAGES:
             experiment, before = state_of(folder)
             if experiment.ramp is None and before.phase == "draft":
-                stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
+                stop(located(file, NO_RAMP()), 2)
         asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
         serving, findings = make_move(folder, asked, now, lambda: findings_or_problem(folder, now))
         _tell(to, serving, as_json)

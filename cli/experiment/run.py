@@ -78,12 +78,14 @@ def _tell(name: str, step: Move | Hold | None, words: str, as_json: bool) -> Non
     if not as_json:
         typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {name}{': ' if name else ''}{words}")
         return
+    reasons = step.reasons if isinstance(step, Hold) else (step.reason,) if step is not None else ()
     said = {
         "at": at.isoformat(timespec="seconds"),
         **({"experiment": name} if name else {}),
         "to": step.to if isinstance(step, Move) else None,
         "reason": step.reason if isinstance(step, Move) else None,
         "waits": list(step.reasons) if isinstance(step, Hold) else [],
+        "codes": [reason.code for reason in reasons],
         "problem": words if step is None else None,
     }
     typer.echo(json.dumps(said, ensure_ascii=False))

@@ -7,16 +7,17 @@ ramp does by itself.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from monitoring import messages
 from monitoring.experiments.document import Action, Advice, Condition, Tone
 from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
+from mtorl.experiment.messages import KILL_SWITCH_ON, OFF_IN_FILE
 from mtorl.experiment.stage_machine import FAULTS, OVER, STAGES, Evidence, Hold, Move, Requirement, State, lacking
 from mtorl.experiment.stages import RampStage
+from mtorl.runtime.message import joined
 
 _HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
-
-_NOTHING = "no decision of it is in the log yet; on a cluster, routers export theirs every five minutes"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Standing:
             condition=condition,
             headline=headline,
             reason=reason,
+            code=getattr(reason, "code", ""),
+            values=getattr(reason, "values", {}),
             tone=tone,
             command=self.findings.commands.get(command),
         )
@@ -61,10 +64,10 @@ class Standing:
             yield self._over()
         off = "It is switched off: everybody gets the incumbent"
         if self.state.killed:
-            reason = self.last_kill or "the kill switch was pulled"
+            reason = self.last_kill or KILL_SWITCH_ON()
             yield self._say("resume or stop", off, reason, "alarm", "harm", "resume")
         if not self.experiment.enabled:
-            yield self._say("resume or stop", off, "the file says `enabled: false`", "alarm", "harm")
+            yield self._say("resume or stop", off, OFF_IN_FILE(), "alarm", "harm")
         if phase == "draft" and not self.findings.by_hand:
             yield self._draft()
         if self.experiment.ramp is None:
@@ -91,19 +94,19 @@ class Standing:
             return self._say("run", "It starts now", self.step.reason, "open", command="run")
         if self.experiment.start is not None and self.experiment.ramp is not None:
             return self._say("wait", "Nothing to do: it starts by itself", self.step.reasons[0], "open")
-        reason = "it is a draft: everybody gets the incumbent, and no challenger is asked"
-        return self._say("start", "Start it when you are ready", reason, "open", command="start")
+        headline = "Start it when you are ready"
+        return self._say("start", headline, messages.WAITS_FOR_START(), "open", command="start")
 
     def _by_hand(self) -> Advice:
         """Without a ramp, a person sets the stage, so only the verdict gives advice."""
         evidence = self.findings.evidence
         if evidence is None:
-            return self._say("wait", "Nothing is known yet", _NOTHING, "open")
+            return self._say("wait", "Nothing is known yet", messages.NOTHING_LOGGED(), "open")
         if evidence.token == "srm":
             return self._srm(evidence)
         if evidence.breached:
-            reason = "; ".join(evidence.breached)
-            return self._say("find out", "Go back to the incumbent: a guardrail is breached", reason, "alarm", "held")
+            headline = "Go back to the incumbent: a guardrail is breached"
+            return self._say("find out", headline, joined(evidence.breached), "alarm", "held")
         if evidence.token in ("stop", "futile"):
             return self._say("find out", "Keep the incumbent", evidence.reason, "alarm")
         if evidence.token == "ship":
@@ -124,7 +127,7 @@ class Standing:
             yield self._moves(step)
         if faults := [one for one in self.requirements if not one.met and one.kind in FAULTS]:
             headline = f"Look at {faults[0].arm}: it {_HEADLINES[faults[0].kind]}"
-            yield self._say("look", headline, "; ".join(lacking(faults)), "alarm", "held")
+            yield self._say("look", headline, joined(lacking(faults)), "alarm", "held")
         if self.short is not None and not waits_for_promotion:
             headline = "Look at its money: it may not last for the stages to come"
             yield self._say("look", headline, self.short, "alarm")
@@ -134,17 +137,16 @@ class Standing:
             headline = f"Promote {evidence.challenger}"
             yield self._say("promote", headline, evidence.reason, "good", command="promote")
         if self.findings.router_runs is False:
-            reason = "mtorl serve does not run, so callers get no decision and use their own default"
-            yield self._say("run", "Start its router: it takes no decisions now", reason, "alarm", "held", "serve")
+            headline = "Start its router: it takes no decisions now"
+            yield self._say("run", headline, messages.NO_ROUTER_HERE(), "alarm", "held", "serve")
         if newest is not None and newest["silence"] is not None:
-            reason = f"{newest['silence']}: callers do not ask, or the log does not reach this place"
+            reason = messages.NOT_ASKED(silence=newest["silence"])
             yield self._say("look", "Find out why no decision comes any more", reason, "alarm")
         if evidence is not None and wins:
             yield self._say("wait", f"Let it run: {evidence.challenger} is ahead", evidence.reason, "good")
         if self.state.phase == "shadow":
-            reason = "everybody gets the incumbent; challengers are asked, and what they would do is logged"
-            yield self._say("wait", "Let it run in the shadow", reason, "open")
-        reason = _NOTHING if evidence is None else evidence.reason
+            yield self._say("wait", "Let it run in the shadow", messages.IN_SHADOW(), "open")
+        reason = messages.NOTHING_LOGGED() if evidence is None else evidence.reason
         yield self._say("wait", "Let it run: nothing is decided yet", reason, "open")
 
     def _moves(self, step: Move) -> Advice:

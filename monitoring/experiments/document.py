@@ -26,6 +26,8 @@ class Advice(TypedDict):
     condition: Condition
     headline: str
     reason: str
+    code: str  # of the reason (mtorl/experiment/messages.py); empty: people wrote it
+    values: dict[str, Any]  # in the reason
     tone: Tone
     command: str | None  # to copy; null: there is none
 
@@ -60,6 +62,7 @@ class Next(TypedDict):
 
     to: str | None  # the next phase, if it goes on by itself; null: that depends on what is found, or on a person
     waits: list[str]  # what the stage machine waits for, in words
+    codes: list[str]  # of what it waits for, in the same order
     needs: list[Need]
     not_before: str | None  # null: that time is past, or unknown
     expected: str | None  # at the rate so far, if that is later; null: it is not, or is unknown

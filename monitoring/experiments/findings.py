@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from monitoring import messages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest, Settled, Spend, Traffic
 from monitoring.experiments.traffic import newest_of, spend_of, traffic_of
@@ -16,6 +17,7 @@ from monitoring.verdict.verdict import verdict_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
 from mtorl.log.gain import Gain
+from mtorl.runtime.message import Message
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def findings_of(
     )
 
 
-def unsupported(findings: Findings, challenger: str) -> str | None:
+def unsupported(findings: Findings, challenger: str) -> Message | None:
     """Reason why the log is no evidence for or against a challenger; None: it has decisions of the challenger."""
     if findings.problem is not None:
-        return f"its log can't be read, so it is unknown whether it wins: {findings.problem}"
+        return messages.LOG_UNKNOWN(fault=findings.problem)
     arms = {} if findings.traffic is None else findings.traffic["arms"]
-    return None if challenger in arms else f"no decision of {challenger} is in the log"
+    return None if challenger in arms else messages.NOT_IN_LOG(challenger=challenger)

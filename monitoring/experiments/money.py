@@ -5,10 +5,12 @@ short_of_money(spend, started, experiment.ramp, state, now)      # in words; Non
 
 from collections.abc import Sequence
 
+from monitoring import messages
 from monitoring.experiments.document import Spend
 from mtorl.experiment.arm import ALL_ARMS
 from mtorl.experiment.stage_machine import STAGES, State, stages_to_come
 from mtorl.experiment.stages import Ramp
+from mtorl.runtime.message import Message
 
 _LITTLE = 0.1  # of a total
 _HALF = 0.5  # of it: before that is spent, a rate says little
@@ -17,7 +19,7 @@ _TOLD_AFTER = 24.0  # hours: a day has all hours of traffic
 
 def short_of_money(
     spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
-) -> str | None:
+) -> Message | None:
     """Name a total that is nearly spent, or will be before its ramp is through at the rate so far.
 
     A budget with a period begins anew, and pacing makes it last.
@@ -35,15 +37,12 @@ def short_of_money(
         left = max(0.0, account["limit"] - account["spent"] - account["reserved"])
         scope = [account[name] for name in ("campaign", "channel") if account[name] != "*"]
         of = f" of {', '.join(scope)}" if scope else ""
-        words = f"{left:,.2f} of {account['limit']:,.2f}{of} are left ({left / account['limit']:.1%})"
+        money = {"left": left, "limit": account["limit"], "of": of}
         if left < _LITTLE * account["limit"]:
-            return f"{words}: once that is spent, no arm shows anything; raise `amount`"
+            return messages.MONEY_LOW(**money)
         lasts = left * passed / account["spent"] if account["spent"] > 0 else needed
         if passed >= _TOLD_AFTER and left < _HALF * account["limit"] and lasts < needed:
-            return (
-                f"{words}: they last {lasts:,.0f} hours at the rate so far; the stages to come take "
-                f"{needed:,.0f} hours at least; raise `amount`"
-            )
+            return messages.MONEY_SHORT(**money, lasts=lasts, needed=needed)
     return None
 
 

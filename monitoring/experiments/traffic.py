@@ -14,6 +14,7 @@ from itertools import product
 
 import duckdb
 
+from monitoring import messages
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Spend, Traffic
 from mtorl.experiment.experiment import Experiment
@@ -87,8 +88,8 @@ def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
     at, longest, silence = newest.astimezone(UTC), float(longest or 0.0), None
     age = max(0.0, now - at.timestamp())
     if age > max(_LEAST, _FACTOR * longest):
-        usual = f"; in the week before, the longest time without one was {duration(longest)}" if longest else ""
-        silence = f"no decision has come for {duration(age)}, since {at:%Y-%m-%d %H:%M} UTC{usual}"
+        usual = duration(longest) if longest else "unknown"
+        silence = messages.SILENT(silence=duration(age), since=f"{at:%Y-%m-%d %H:%M}", usual=usual)
     return Newest(at=at.isoformat(timespec="seconds"), age_seconds=age, silence=silence)
 
 

@@ -158,7 +158,8 @@ def _next(
         if least > 0:
             needs.append(_need("counted_hours", None, counted, least, words, met))
     to = step.to if isinstance(step, Move) else following
-    waits = [] if isinstance(step, Move) else list(step.reasons)
+    waits: Sequence[str] = () if isinstance(step, Move) else step.reasons
+    waits = waits if findings.problem is None else [findings.problem]
     not_before = expected = None
     if not (off or void) and to is not None and state.since is not None:
         hours = next((one.needed for one in needed if one.kind == "hours"), 0.0)
@@ -170,7 +171,8 @@ def _next(
         not_before = experiment.start.timestamp()
     return Next(
         to=None if off or void else to,
-        waits=[findings.problem] if findings.problem is not None else waits,
+        waits=list(waits),
+        codes=[getattr(reason, "code", "") for reason in waits],
         needs=needs,
         not_before=_at(not_before),
         expected=_at(expected),

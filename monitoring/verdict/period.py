@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitoring import messages
 from monitoring.decision_log import DecisionLog, Period, PeriodError
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.verdict import verdict_from_log
@@ -14,6 +15,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.lake import Lake
+from mtorl.runtime.message import located
 
 
 def verdict_of_period(
@@ -43,18 +45,16 @@ def verdict_of_period(
     try:
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
-        raise PeriodError(f"gain: {error}") from None
+        raise PeriodError(located("gain", error)) from None
     log = DecisionLog.of(lake, period)
     if weights:
         log = replace(log, weights=pd.read_parquet(weights), budget_per_decision=budget or None)
     if not log.lake:
-        raise PeriodError(f"{log.lake.place}: no decisions in this lake; routers upload their logs there every minute")
+        raise PeriodError(messages.EMPTY_LAKE(lake=log.lake.place))
     spec = Experiment.load(experiment)
     if not log.holds_any():
-        raise PeriodError(
-            f"{log.lake.place}: no decision from {period.since or 'the start'} to {period.until or 'now'}; is the "
-            "period right (since, until), does the router get requests, and does it upload its log?"
-        )
+        since, until = period.since or "the start", period.until or "now"
+        raise PeriodError(messages.EMPTY_PERIOD(lake=log.lake.place, since=since, until=until))
     found = verdict_from_log(log, spec, counts)
     return {**found, "segments": dict(segment_lifts(log, spec, counts, by))} if by else found
 

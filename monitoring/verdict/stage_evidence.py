@@ -21,6 +21,7 @@ from monitoring.decision_log import DecisionLog, Period
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from mtorl.runtime.message import Message, located
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,14 +42,15 @@ def stage_evidence(
             for name, faults in faults_at_stage(db, experiment.stage, since).items()
         }
     breached = tuple(
-        f"{arm.name}: {breach(check['name'], check['lower'], check['margin'])}"
+        located(arm.name, breach(check["name"], check["lower"], check["margin"]))
         for arm in experiment.arms
         if arm.name in verdict["challengers"] and arm.weight > 0  # without a weight it does no harm any more
         for check in verdict["challengers"][arm.name]["guardrails"]
         if check["state"] == "breached"
     )
     effect = {name: verdict[name] for name in ("users", "lift", "lift_ci")}
-    return Evidence(verdict["verdict"], verdict["reason"], verdict["challenger"], breached, arms, effect)
+    reason = Message(verdict["reason"], verdict["code"], verdict["values"])
+    return Evidence(verdict["verdict"], reason, verdict["challenger"], breached, arms, effect)
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from monitoring import plain_words
+from monitoring import messages, plain_words
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison, ratio_of
 from monitoring.verdict.counted_decisions import CHANGED, shares_of_stages
@@ -47,6 +47,7 @@ from mtorl.experiment.metrics import (
     unit_of,
 )
 from mtorl.log.gain import Gain
+from mtorl.runtime.message import Message
 
 CLICK = Gain.of_spec("click")
 
@@ -67,10 +68,10 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         A JSON-ready dict. `challengers` has the comparison of each: lift, lift_ci (always valid), lift_ci_fixed,
         adjustment (by covariates, with the lift without them), money (the lift per currency unit, and its value at the
         challenger's spend), futile (whether the wanted effect can be ruled out; None: none is wanted), guardrails,
-        secondary, verdict, reason. That of the challenger which decides is also at the top level. The rest is of all
-        arms: users who count, units of all metrics, models, what was left out (decisions by reason; overridden_users,
-        whose arm the file names), and heavy_users (an arm's capped_users is the number of all who count as `HEAVIEST`
-        typical users).
+        secondary, verdict, code, values, reason. That of the challenger which decides is also at the top level. The
+        rest is of all arms: users who count, units of all metrics, models, what was left out (decisions by reason;
+        overridden_users, whose arm the file names), and heavy_users (an arm's capped_users is the number of all who
+        count as `HEAVIEST` typical users).
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -118,7 +119,8 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             ruled_out=wanted if futile else None,
             challenger=name,
         )
-        reason = verdicts[name].reason + models.said + _remarks(found, overridden, experiment, (name, INCUMBENT))
+        remarks = models.said + _remarks(found, overridden, experiment, (name, INCUMBENT)) if found.all_users else ""
+        reason = verdicts[name].reason if found.all_users else _nothing_counts(left_out)
         results[name] = {
             "lift": lift.value,
             "lift_ci": lift.ci,
@@ -132,7 +134,9 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             "guardrails": [asdict(check) for check in checks],
             "secondary": secondary[name],
             "verdict": verdicts[name].token,
-            "reason": reason if found.all_users else _nothing_counts(left_out),
+            "code": reason.code,
+            "values": reason.values,
+            "reason": reason + remarks,
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
@@ -214,16 +218,16 @@ def _spent(found: Users, arm: str) -> float:
     return found.of(arm, (("plain:cost", 1.0),))
 
 
-def _nothing_counts(left_out: Mapping[str, int]) -> str:
+def _nothing_counts(left_out: Mapping[str, int]) -> Message:
     """The reason for which nothing counts, and what to do."""
     own = Counter({reason: count for reason, count in left_out.items() if reason != "other_experiment"})
     if not own:
-        return "there is no decision yet"
+        return messages.NOTHING_LOGGED()
     ((reason, count),) = own.most_common(1)
-    later = ": look again later or, if no decision comes after them, say with `until` that the log goes on until then"
-    shadow = ": use mtorl experiment verdict --shadow"
+    later = ". Look again later or, if no decision comes after them, give `until`, the end of the log"
+    shadow = ". Use mtorl experiment verdict --shadow"
     hint = {"unfinished_period": later, "immature": later, "not_randomised": shadow}.get(reason, "")
-    return f"no decision counts yet; {count:,} are left out: {plain_words.left_out(reason)}{hint}"
+    return messages.NOTHING_COUNTS(count=count, why=plain_words.left_out(reason), hint=hint)
 
 
 def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AwareDatetime, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from mtorl.experiment import messages
 from mtorl.experiment.rule import Rule, digest
 from mtorl.log.times import moment
 from mtorl.policy.exploration import Exploration
@@ -22,11 +23,11 @@ INCUMBENT = "incumbent"
 OUTSIDE = "outside"  # in place of an arm: the user is not in the experiment, and gets the incumbent
 ALL_ARMS = "*"  # whose account is the experiment's own: every arm draws on it
 OVERRIDE = "override"  # whose account pays for the users whose arm the file names: they must not spend an arm's money
-RESERVED = {
+_RESERVED = {
+    ALL_ARMS: "stands for all arms",
     OUTSIDE: "stands for users who are not in the experiment",
     OVERRIDE: "is the account of users whose arm the file names",
 }
-"""Names that no arm may have, and what each is."""
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 
 Baseline = Annotated[Literal["baseline"], Tag("baseline")]
@@ -62,10 +63,9 @@ class Arm(StrictModel):
     @field_validator("name")
     @classmethod
     def _is_one_arm(cls, name: str) -> str:
-        if name == ALL_ARMS:
-            raise ValueError(f"{name!r} stands for all arms: choose another name")
-        if "/" in name:
-            raise ValueError(f"{name!r}: a slash stands between the names of an experiment and its arm")
+        means = _RESERVED.get(name, "has a slash, which ends an experiment's name" if "/" in name else "")
+        if means:
+            raise ValueError(messages.ARM_NAME(name=name, means=means))
         return name
 
     @field_validator("endpoint")
@@ -76,23 +76,23 @@ class Arm(StrictModel):
         parts = urlsplit(endpoint)
         if parts.scheme == UNIX:
             if not unquote(parts.netloc).startswith("/"):
-                raise ValueError(f"{endpoint!r}: write the socket's whole path in the host's place, / as %2F")
+                raise ValueError(messages.SOCKET_PATH(endpoint=endpoint))
             return endpoint
         try:
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:  # the port is no number up to 65535
             right = False
         if not right:
-            raise ValueError(f"{endpoint!r} is not an http(s) URL")
+            raise ValueError(messages.NOT_A_URL(endpoint=endpoint))
         return endpoint
 
     @model_validator(mode="after")
     def _answers_in_one_way(self) -> Arm:
         if (self.endpoint is None) == (self.policy is None):
-            raise ValueError("give an endpoint, or else a policy such as baseline, which needs none")
+            raise ValueError(messages.ENDPOINT_OR_POLICY())
         models = {name: getattr(self, name) for name in ("model_digest", "model_name", "model_version")}
         if self.policy is not None and (named := [name for name, value in models.items() if value is not None]):
-            raise ValueError(f"{', '.join(named)}: only an endpoint has a model")
+            raise ValueError(messages.NO_MODEL(fields=", ".join(named)))
         return self
 
     @cached_property

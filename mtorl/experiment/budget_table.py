@@ -25,8 +25,10 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+from mtorl.experiment import messages
 from mtorl.experiment.budget import Budget
 from mtorl.runtime.files import remove, replacing
+from mtorl.runtime.message import located
 from mtorl.runtime.validation import first_fault, short
 
 MOST_ROWS = 100_000
@@ -61,12 +63,9 @@ class BudgetTable:
             status = file.stat()
             table = _read(name, file, (status.st_mtime_ns, status.st_ino, status.st_size))
         except OSError as error:
-            raise ValueError(f"{file}: cannot read the budgets: {error.strerror or error}") from None
+            raise ValueError(located(file, messages.TABLE_UNREADABLE(fault=error.strerror or error))) from None
         if digest not in ("", table.digest):
-            raise ValueError(
-                f"{file}: its content is {table.digest}, and {digest} is wanted: a changed file takes up to two "
-                "minutes to reach each pod"
-            )
+            raise ValueError(located(file, messages.TABLE_CHANGED(found=table.digest, wanted=digest)))
         return table
 
     @classmethod
@@ -119,12 +118,12 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
     if isinstance(value, BudgetTable):
         return value
     if not isinstance(value, str) or not value.partition("#")[0].endswith((".csv", ".parquet")):
-        raise ValueError(f"expected the name of a .csv or .parquet file, got {short(value)}")
+        raise ValueError(messages.TABLE_NAME(name=short(value)))
     folder = (info.context or {}).get("folder")
     if folder is UNREAD:
         return BudgetTable.unread(value)
     if folder is None:
-        raise ValueError(f"{value}: there is no folder to read it from here")
+        raise ValueError(messages.TABLE_FOLDER(name=value))
     return BudgetTable.read(folder, value)
 
 
@@ -155,10 +154,11 @@ def _of_csv(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]
         _check_columns(file, list(reader.fieldnames or ()))
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(f"{file}, row {reader.line_num}: {len(reader.fieldnames or ())} cells are expected")
+                fault = messages.CELLS(needed=len(reader.fieldnames or ()))
+                raise ValueError(located(f"{file}, row {reader.line_num}", fault))
             yield reader.line_num, row
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: it is not UTF-8 at byte {error.start}") from None
+        raise ValueError(located(file, messages.NOT_UTF8(byte=error.start))) from None
     except csv.Error as error:
         raise ValueError(f"{file}, row {reader.line_num}: {error}") from None
 
@@ -170,18 +170,18 @@ def _of_parquet(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, A
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{file}: it is no Parquet file: {error}") from None
+        raise ValueError(located(file, messages.NOT_PARQUET(fault=str(error)))) from None
     _check_columns(file, table.column_names)
     yield from enumerate(table.to_pylist(), start=1)
 
 
 def _check_columns(file: str, columns: Sequence[str]) -> None:
-    known = f"the columns are {', '.join(COLUMNS)}; {', '.join(_REQUIRED)} must be there"
-    for name in columns:
-        if name not in COLUMNS or columns.count(name) > 1:
-            raise ValueError(f"{file}: column {name!r} is {'given twice' if name in COLUMNS else 'unknown'}; {known}")
-    if missing := [name for name in _REQUIRED if name not in columns]:
-        raise ValueError(f"{file}: column {missing[0]!r} is missing; {known}")
+    faults = {name: "given twice" if name in COLUMNS else "unknown" for name in columns}
+    faults = {name: fault for name, fault in faults.items() if name not in COLUMNS or columns.count(name) > 1}
+    faults |= dict.fromkeys((name for name in _REQUIRED if name not in columns), "missing")
+    for name, fault in faults.items():
+        known, needed = ", ".join(COLUMNS), ", ".join(_REQUIRED)
+        raise ValueError(located(file, messages.COLUMNS(column=name, fault=fault, known=known, needed=needed)))
 
 
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
@@ -190,25 +190,24 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
     places: dict[tuple[str, str, str], int] = {}
     for row, cells in rows:
         if len(places) == MOST_ROWS:
-            raise ValueError(f"{file}, row {row}: a table holds {MOST_ROWS} budgets at most")
+            raise ValueError(located(f"{file}, row {row}", messages.TOO_MANY_ROWS(most=MOST_ROWS)))
         kind = tuple(cells.get(name) for name in COLUMNS[len(_REQUIRED) :])
         try:
             campaign, channel = (_text(name, cells[name]) for name in ("campaign", "channel"))
             amount = _number("amount", cells["amount"])
             if amount < 0:
-                raise ValueError(f"{cells['amount']} is below 0 (column amount)")
+                raise ValueError(messages.CELL(value=cells["amount"], expected="at least 0", column="amount", hint=""))
             if (like := kinds.get(kind)) is None:
                 fields = {"campaign": campaign, "channel": channel, "amount": amount, **_further(cells)}
                 like = kinds[kind] = Budget.model_validate(fields)
         except ValidationError as error:
-            raise ValueError(f"{file}, row {row}: {first_fault(error)}") from None
+            raise ValueError(located(f"{file}, row {row}", first_fault(error))) from None
         except ValueError as error:
-            raise ValueError(f"{file}, row {row}: {error}") from None
+            raise ValueError(located(f"{file}, row {row}", error)) from None
         scope = campaign, channel, like.period
         if (first := places.setdefault(scope, row)) != row:
-            raise ValueError(
-                f"{file}, row {row}: campaign {campaign!r}, channel {channel!r}, {like.period} is in row {first} too"
-            )
+            twice = {"campaign": campaign, "channel": channel, "period": like.period, "other": f"row {first}"}
+            raise ValueError(located(f"{file}, row {row}", messages.BUDGET_TWICE(**twice)))
         yield Budget.model_construct(
             campaign=campaign,
             channel=channel,
@@ -218,7 +217,7 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
             pacing=like.pacing,
         )
     if not places:
-        raise ValueError(f"{file}: it has no rows; an example: spring,*,200 in the columns {','.join(_REQUIRED)}")
+        raise ValueError(located(file, messages.NO_ROWS(columns=",".join(_REQUIRED))))
 
 
 def _further(cells: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,9 +233,10 @@ def _further(cells: Mapping[str, Any]) -> dict[str, Any]:
     if "traffic" in given:
         pacing["traffic"] = tuple(_number("traffic", part) for part in str(given["traffic"]).split())
     if given.get("pacing", "none") != "none":
-        raise ValueError(f"{short(given['pacing'])} is not none or empty (column pacing)")
+        value = short(given["pacing"])
+        raise ValueError(messages.CELL(value=value, expected="none or empty", column="pacing", hint=""))
     if "pacing" in given and pacing:
-        raise ValueError(f"pacing is none, and {next(iter(pacing))} is given")
+        raise ValueError(messages.PACING_NONE(column=next(iter(pacing))))
     if "pacing" in given:
         return {**found, "pacing": None}
     return {**found, "pacing": pacing} if pacing else found
@@ -244,7 +244,7 @@ def _further(cells: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(column: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"expected text, got {short(value)} (column {column})")
+        raise ValueError(messages.CELL(value=short(value), expected="text", column=column, hint=""))
     return value
 
 
@@ -252,8 +252,8 @@ def _number(column: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        hint = " Write decimals with a point: 12.50" if isinstance(value, str) and "," in value else ""
-        raise ValueError(f"{short(value)} is not a number (column {column}).{hint}") from None
+        hint = ". Write decimals with a point: 12.50" if isinstance(value, str) and "," in value else ""
+        raise ValueError(messages.CELL(value=short(value), expected="a number", column=column, hint=hint)) from None
     if not isfinite(number):
-        raise ValueError(f"{short(value)} is not a finite number (column {column})")
+        raise ValueError(messages.CELL(value=short(value), expected="a finite number", column=column, hint=""))
     return number

@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, OUTSIDE, OVERRIDE, RESERVED, Arm, Moment, arm_key
+from mtorl.experiment import messages
+from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, OUTSIDE, OVERRIDE, Arm, Moment, arm_key
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.budget_table import BudgetTable
@@ -29,6 +30,7 @@ from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.periods import period_at
 from mtorl.runtime.errors import InputError
+from mtorl.runtime.message import located
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
 OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
@@ -101,30 +103,29 @@ class Experiment(StrictModel):
     def _arms_share_the_units(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
         names = [arm.name for arm in arms]
         if INCUMBENT not in names or len(names) < 2 or len(set(names)) != len(names):
-            raise ValueError(f"need {INCUMBENT!r} and at least one other, all different, got {names}")
-        if taken := [name for name in names if name in RESERVED]:
-            raise ValueError(f"{taken[0]!r} {RESERVED[taken[0]]}, and can't be an arm")
+            raise ValueError(messages.ARMS(names=names))
         total = sum(arm.weight for arm in arms)
         if abs(total - 1.0) > 1e-9:
-            raise ValueError(f"the weights must add up to 1, they add up to {total:g}")
+            raise ValueError(messages.WEIGHTS(total=total))
         return arms
 
     @field_validator("layer_part")
     @classmethod
     def _part_holds_somebody(cls, part: tuple[float, float]) -> tuple[float, float]:
         if part[0] >= part[1]:
-            raise ValueError(f"expected [from, to] with from < to, got {list(part)}")
+            raise ValueError(messages.LAYER_PART(part=list(part)))
         return part
 
     @field_validator("budgets")
     @classmethod
     def _budgets_differ(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
         if len(budgets) > MOST_BUDGETS:
-            raise ValueError(f"{len(budgets)} are more than {MOST_BUDGETS}: put them into a table (budget_table)")
+            raise ValueError(messages.TOO_MANY_BUDGETS(count=len(budgets), most=MOST_BUDGETS))
         scopes = [(budget.campaign, budget.channel, budget.period) for budget in budgets]
-        if len(set(scopes)) != len(scopes):
-            campaign, channel, period = next(scope for scope in scopes if scopes.count(scope) > 1)
-            raise ValueError(f"campaign {campaign!r}, channel {channel!r}, {period} is given twice")
+        for i, (campaign, channel, period) in enumerate(scopes):
+            if (first := scopes.index(scopes[i])) < i:
+                other = f"budgets[{first}]"
+                raise ValueError(messages.BUDGET_TWICE(campaign=campaign, channel=channel, period=period, other=other))
         return budgets
 
     @field_validator("overrides")
@@ -135,22 +136,21 @@ class Experiment(StrictModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
         if bool(self.budgets) == (self.budget_table is not None):
-            raise ValueError("without a budget nothing could ever be exposed: give budgets, or else a budget_table")
+            raise ValueError(messages.NO_BUDGET())
         names = [arm.name for arm in self.arms]
         for user, arm in self.overrides.items():
             if arm not in names:
-                raise ValueError(f"overrides: {user}: {arm!r} is no arm; there are {', '.join(names)}")
+                raise ValueError(messages.NO_ARM(user=user, arm=arm, arms=", ".join(names)))
         campaigns = set(self.campaigns or ())
         for i, budget in enumerate(self.all_budgets):
             if campaigns and budget.campaign not in campaigns:
-                raise ValueError(
-                    f"{self._place(i)}: campaign {budget.campaign!r} is not one of the experiment's campaigns, "
-                    f"{', '.join((self.campaigns or ())[:20])}"
-                )
+                some = ", ".join((self.campaigns or ())[:20])
+                fault = messages.BUDGET_CAMPAIGN(campaign=budget.campaign, campaigns=some)
+                raise ValueError(located(self._place(i), fault))
         if self.ramp is None and "stage" not in self.model_fields_set:
-            raise ValueError("give a stage, or else a ramp, which goes through several")
+            raise ValueError(messages.STAGE_OR_RAMP())
         if self.start is not None and self.planned_end is not None and self.start >= self.planned_end:
-            raise ValueError("planned_end must be later than start")
+            raise ValueError(messages.PLANNED_END_EARLY())
         return self
 
     @cached_property
@@ -276,22 +276,21 @@ class Experiment(StrictModel):
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
         except ValueError as error:
-            raise ExperimentError(f"metrics: {error}") from None
-        if self.default_channel not in spec.channels:
-            raise ExperimentError(f"default_channel: {self.default_channel!r} is not one of {', '.join(spec.channels)}")
-        channels = {"*", *spec.channels}
-        for i, budget in enumerate(self.all_budgets):
-            if budget.channel not in channels:
-                # No decision would ever draw on it, and each channel without a budget shows nothing.
-                known = ", ".join(spec.channels)
-                raise ExperimentError(f"{self._place(i)}: channel {budget.channel!r} is not one of {known}; any is '*'")
+            raise ExperimentError(located("metrics", error)) from None
+        channels, known = set(spec.channels), ", ".join(spec.channels)
+        named = [("default_channel", self.default_channel)]
+        # No decision would draw on a budget of another channel, and each channel without a budget shows nothing.
+        named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
+        for where, channel in named:
+            if channel not in channels:
+                raise ExperimentError(located(where, messages.UNKNOWN_CHANNEL(channel=channel, known=known)))
         for i, arm in enumerate(self.arms):
             if arm.policy is None or arm.policy == "baseline":
                 continue
             try:
-                check(arm.policy, spec)
+                check(arm.policy, spec, f"arms[{i}].policy")
             except ValueError as error:
-                raise ExperimentError(f"arms[{i}].{error}") from None
+                raise ExperimentError(*error.args) from None
 
     @classmethod
     def load(cls, path: str | Path, tables: Path | None = None) -> Experiment:
@@ -304,7 +303,7 @@ class Experiment(StrictModel):
         try:
             return cls.from_dict(data, tables or path.resolve().parent)
         except ExperimentError as error:
-            raise ExperimentError(f"{path}: {error}") from None
+            raise ExperimentError(located(path, error)) from None
 
     @classmethod
     def from_yaml(cls, text: str | bytes, folder: Path | None = None) -> Experiment:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mtorl.experiment import messages
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.exploration import EXPLORE
@@ -120,7 +121,7 @@ def first_file(
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ExperimentError(f"name: {name!r} can't be written into a file") from None
+        raise ExperimentError(messages.NAME_IN_YAML(name=name)) from None
     Experiment.from_dict(content).check(spec)
     return text
 

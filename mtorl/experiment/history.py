@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from mtorl.experiment import messages
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
 from mtorl.runtime.errors import InputError
+from mtorl.runtime.message import Message, located
 from mtorl.runtime.validation import StrictModel, Text, first_fault
 
 Kind = Literal["move", "kill", "resume", "handed over"]
@@ -57,6 +59,8 @@ class Event(StrictModel):
     """Whether the ramp brought it about, or a person."""
     reason: Text
     """In words."""
+    code: str | None = None
+    """Of the reason, for programs, if the ramp gave it."""
     evidence: dict[str, Any] | None = None
     """What was known then; null: nothing was asked."""
     fixed: dict[str, Any] | None = None
@@ -89,9 +93,9 @@ def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Even
         try:
             event = Event.model_validate_json(one) if isinstance(one, str) else Event.model_validate(one)
         except ValidationError as error:
-            raise HistoryError(f"{place} {number} is no event: {first_fault(error)}") from None
+            raise HistoryError(messages.NO_EVENT(where=place, number=number, fault=first_fault(error))) from None
         if event.number != number:
-            raise HistoryError(f"{place} {number} has event {event.number}: some are missing, or were added by hand")
+            raise HistoryError(messages.EVENTS_MISSING(where=place, number=number, found=event.number))
         events.append(event)
     return events
 
@@ -211,13 +215,13 @@ def next_event(
     state = state_of(events, experiment)
     promotion = newest_promotion(events) if kind == "handed over" else None
     if to is not None and kind != "move":
-        refused: str | None = f"only a move goes somewhere: {kind} does not"
+        refused: Message | None = messages.NO_TARGET()
     elif kind == "handed over":
-        refused = None if _is_due(promotion, served) else "there is no promotion to hand over"
+        refused = None if _is_due(promotion, served) else messages.NOTHING_TO_HAND_OVER()
     else:
         refused = _refused(state, experiment, kind, by, to, challenger)
     if refused is not None:
-        raise IllegalEvent(f"{experiment.name}: {refused}")
+        raise IllegalEvent(located(experiment.name, refused))
     return Event(
         number=len(events) + 1,
         at=at,
@@ -229,6 +233,7 @@ def next_event(
         challenger=challenger,
         by=by,
         reason=reason.encode(errors="backslashreplace").decode().strip() or "no reason given",
+        code=getattr(reason, "code", None) or None,
         evidence=None if evidence is None else dict(evidence),
         served=None if served is None else dict(served),
         fixed=fixed_fields(experiment) if kind == "move" and state.phase == "draft" else None,
@@ -247,23 +252,23 @@ def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> boo
 
 def _refused(
     state: State, experiment: Experiment, kind: Kind, by: By, to: Phase | None, challenger: str | None
-) -> str | None:
+) -> Message | None:
     """Reason that an event can't happen; None if it can."""
     if kind == "kill":
         if state.phase == "promoted":
-            return "a challenger is promoted: a rollback gives all users the previous incumbent"
-        over = f"it is {state.phase}: everybody gets the incumbent anyway" if state.phase in OVER else None
-        return "the kill switch is on already" if state.killed else over
+            return messages.PROMOTED()
+        over = messages.OVER(phase=state.phase) if state.phase in OVER else None
+        return messages.KILL_SWITCH_ON() if state.killed else over
     if kind == "resume":
         if state.phase in OVER:
-            return f"it is {state.phase}: nothing goes on"
-        by_hand = "it is not switched off" if experiment.enabled else "it was switched off in the file: see `enabled`"
+            return messages.OVER(phase=state.phase)
+        by_hand = messages.NOT_SWITCHED_OFF() if experiment.enabled else messages.OFF_IN_FILE()
         return None if state.killed else by_hand
     if to is None:
-        return "a move goes somewhere"
+        return messages.NO_TARGET()
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     if to == "promoted" and challenger not in challengers:
-        return f"say which challenger is promoted: {', '.join(challengers)}"
+        return messages.WHICH_CHALLENGER(challengers=", ".join(challengers))
     if to == "promoted" and (state.killed or not experiment.enabled):
-        return "the kill switch is on: turn it off before anybody is promoted"
+        return messages.KILL_SWITCH_ON()
     return may_move(state, to, by)

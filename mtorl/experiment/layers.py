@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 
+from mtorl.experiment import messages
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
 from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.runtime.message import Message
 
 _NOBODY = 1e-12  # a share of users, below which it is an error of rounding
 
@@ -33,7 +35,7 @@ class Experiments:
     def __init__(self, experiments: Iterable[Experiment]) -> None:
         self._all = tuple(sorted(experiments, key=lambda one: (one.layer, one.layer_part, one.name)))
         if not self._all:
-            raise ExperimentError("there is no experiment")
+            raise ExperimentError(messages.NO_EXPERIMENT())
         for one, other in combinations(self._all, 2):
             if (words := conflict(one, other)) is not None:
                 raise ExperimentError(words)
@@ -84,8 +86,8 @@ class Experiments:
         return [limit for accounts in found.values() for limit in _divided(accounts)]
 
     @cached_property
-    def differences(self) -> list[str]:
-        """Experiments that give different amounts for the budgets that they share, in words."""
+    def differences(self) -> list[Message]:
+        """Experiments that give different amounts for the budgets that they share."""
         found = []
         for one, other in combinations(self._all, 2):
             common = _in_common(one, other)
@@ -93,7 +95,7 @@ class Experiments:
                 continue
             compared = [None] if common is None else common
             if any(_budgets_of(one, campaign) != _budgets_of(other, campaign) for campaign in compared):
-                found.append(f"{one.name} and {other.name} give different budgets for {_words(common)}")
+                found.append(messages.BUDGETS_DIFFER(one=one.name, other=other.name, campaigns=_words(common)))
         return found
 
 
@@ -106,25 +108,19 @@ def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
     return [accounts[ALL_ARMS], *(limit._replace(limit=amount * limit.part) for limit in [*arms, *outside])]
 
 
-def conflict(one: Experiment, other: Experiment) -> str | None:
+def conflict(one: Experiment, other: Experiment) -> Message | None:
     """Why two experiments can't be in force together; None: they can."""
     if one.name == other.name:
-        return f"two experiments are called {one.name}"
+        return messages.SAME_NAME(name=one.name)
     common = _in_common(one, other)
     if common is not None and not common:
         return None
-    both = f"{one.name} and {other.name} both decide about {_words(common)}"
+    how = ""
     if one.layer != other.layer:
-        return (
-            f"{both}, in layers {one.layer} and {other.layer}: put them into one layer, with a layer_part each, or "
-            "give them campaigns of their own"
-        )
-    if one.layer_part[0] < other.layer_part[1] and other.layer_part[0] < one.layer_part[1]:
-        return (
-            f"{both}, and their parts of the layer {one.layer} overlap, {_text(one.layer_part)} and "
-            f"{_text(other.layer_part)}: give each a layer_part of its own, or campaigns of its own"
-        )
-    return None
+        how = f"in layers {one.layer} and {other.layer} instead of one"
+    elif one.layer_part[0] < other.layer_part[1] and other.layer_part[0] < one.layer_part[1]:
+        how = f"in parts of layer {one.layer} that overlap, {_text(one.layer_part)} and {_text(other.layer_part)}"
+    return messages.OVERLAP(one=one.name, other=other.name, campaigns=_words(common), how=how) if how else None
 
 
 def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from mtorl.experiment import messages
 from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.gain import Gain
 from mtorl.runtime.validation import FromList, NoneInWord, StrictModel, Text
@@ -74,20 +75,15 @@ def known(name: str) -> str:
     parts = parts_of(name)
     if (name not in METRICS and parts is None) or (parts is not None and parts[0] in (parts[1], _DECISION)):
         usual = ", ".join(f"{kind}_per_decision" for kind in OUTCOMES)
-        raise ValueError(
-            f"metric {name!r} is not known; known: {GAIN}, {usual} (or another outcome), gain_per_cost, cost_per_click "
-            f"(or other outcomes), {', '.join(METRICS)}"
-        )
+        several = f"{usual} (or another outcome), gain_per_cost, cost_per_click (or other outcomes)"
+        raise ValueError(messages.UNKNOWN_METRIC(metric=name, known=f"{GAIN}, {several}, {', '.join(METRICS)}"))
     return name
 
 
 def known_gain(name: str) -> str:
     """The name itself, if it may be the primary metric, of which more is better; else ValueError."""
     if not is_gain(known(name)):
-        raise ValueError(
-            f"metric {name!r} is no gain; the primary metric is {GAIN}, or that of one outcome, click_per_decision, or "
-            "either of them per cost"
-        )
+        raise ValueError(messages.NO_GAIN(metric=name))
     return name
 
 
@@ -98,10 +94,8 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
         for part in parts_of(name) or ():
             if part not in (_GAIN, _DECISION, *there):
                 per_decision = ", ".join(f"{outcome}_per_decision" for outcome in there)
-                raise ValueError(
-                    f"metric {name!r} is not known: the data set has no outcome {part!r}; "
-                    f"known: {GAIN}, {per_decision}, ratios of them such as {there[0]}_per_cost, {', '.join(METRICS)}"
-                )
+                usable = f"{GAIN}, {per_decision}, ratios of them such as {there[0]}_per_cost, {', '.join(METRICS)}"
+                raise ValueError(messages.UNKNOWN_OUTCOME(metric=name, outcome=part, known=usable))
 
 
 def parts_of(name: str) -> tuple[str, str] | None:

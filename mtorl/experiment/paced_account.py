@@ -28,6 +28,7 @@ from zlib import crc32
 import orjson
 from pydantic import ConfigDict, TypeAdapter
 
+from mtorl.experiment import messages
 from mtorl.experiment.budget import AccountLimit
 from mtorl.policy.pacing import GRAINS, STOP_MULTIPLIER, Pace, Plan, Schedule, State
 from mtorl.policy.periods import Period
@@ -253,4 +254,4 @@ class Forecasts:
             return found
         if self._asked < _ASKED:
             return None
-        raise ValueError("the arms don't say what their money gains (expected_reward, expected_cost): give a `price`")
+        raise ValueError(messages.NO_FORECASTS())

@@ -17,7 +17,9 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from mtorl.experiment import messages
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.message import located
 from mtorl.runtime.validation import FromList, StrictModel, Text, short
 
 
@@ -38,9 +40,9 @@ class Row(StrictModel):
 
 def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     if not rows or rows[-1].when:
-        raise ValueError("the last row must fit everybody: give one with a channel and without `when`")
+        raise ValueError(messages.LAST_ROW())
     if any(not row.when for row in rows[:-1]):
-        raise ValueError("a row without `when` fits everybody: those after it would never decide")
+        raise ValueError(messages.ROW_NEVER_USED())
     return rows
 
 
@@ -60,15 +62,18 @@ def digest(rule: Sequence[Row]) -> str:
     return hashlib.sha256(orjson.dumps([row.model_dump(mode="json") for row in rule])).hexdigest()
 
 
-def check(rule: Sequence[Row], spec: DatasetSpec) -> None:
-    """Raise ValueError if a rule names a channel, column or value that the data set lacks."""
+def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None:
+    """Raise ValueError if a rule, at a place of the file, names a channel, column or value that the data set lacks."""
     kinds = {column.name: column.kind for column in (*spec.context, *spec.static)}
     for i, row in enumerate(rule):
         if row.channel not in spec.channels:
-            raise ValueError(f"policy[{i}].channel: {row.channel!r} is not one of {', '.join(spec.channels)}")
+            fault = messages.UNKNOWN_CHANNEL(channel=row.channel, known=", ".join(spec.channels))
+            raise ValueError(located(f"{where}[{i}].channel", fault))
         for name, allowed in row.when.items():
             if name not in kinds:
-                raise ValueError(f"policy[{i}].when: {name!r} is not a column; known: {', '.join(kinds)}")
+                fault = messages.UNKNOWN_COLUMN(column=name, known=", ".join(kinds))
+                raise ValueError(located(f"{where}[{i}].when", fault))
             wrong = [v for v in allowed if v is not None and isinstance(v, str) != (kinds[name] == "categorical")]
             if wrong:
-                raise ValueError(f"policy[{i}].when.{name}: the column is {kinds[name]}, and {short(wrong[0])} is not")
+                fault = messages.COLUMN_KIND(kind=kinds[name], value=short(wrong[0]))
+                raise ValueError(located(f"{where}[{i}].when.{name}", fault))

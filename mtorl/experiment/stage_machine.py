@@ -21,20 +21,18 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Literal, NamedTuple, get_args
 
+from mtorl.experiment import messages
 from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import Token
 from mtorl.experiment.stages import Ramp, RampStage, Stage
+from mtorl.runtime.message import Message, joined
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # the phases in which somebody is asked or served, in the order of the ramp
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
 """Requirements that what happened at the beginning of a stage can leave unmet for as long as the stage lasts."""
-_ANEW = (
-    "old faults count until its time at this stage begins anew: mtorl experiment move FILE off, then on (an object: "
-    "enabled: false, then true)"
-)
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,9 @@ class Evidence:
     """Evidence of the decision log about an experiment."""
 
     token: Token  # of the verdict so far, as is the reason
-    reason: str
+    reason: Message
     challenger: str
-    breached: tuple[str, ...]  # guardrails, with the challenger and in words
+    breached: tuple[Message, ...]  # guardrails, with the challenger and in words
     arms: Mapping[str, ArmEvidence]  # without those that had no decision
     effect: Mapping[str, Any] | None = None  # of that challenger, for people: the verdict's users, lift and lift_ci
 
@@ -76,14 +74,14 @@ class Move(NamedTuple):
     """The next phase, and why."""
 
     to: Phase
-    reason: str
+    reason: Message
     challenger: str | None = None  # who is promoted
 
 
 class Hold(NamedTuple):
-    """It stays where it is; the reasons are what it waits for, in words."""
+    """It stays where it is; the reasons are what it waits for."""
 
-    reasons: tuple[str, ...]
+    reasons: tuple[Message, ...]
 
 
 class Requirement(NamedTuple):
@@ -93,7 +91,7 @@ class Requirement(NamedTuple):
     arm: str | None  # whose; None: the stage's
     found: float
     needed: float
-    words: str  # what is lacking, where it is not met
+    words: Message  # what is lacking, where it is not met
 
     @property
     def met(self) -> bool:
@@ -105,50 +103,55 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     """The next move without a person; `evidence` is None while nothing is known, `now` is in seconds since 1970."""
     ramp = experiment.ramp
     if ramp is None:
-        return Hold(("the file has no ramp: it stays at its stage",))
+        return Hold((messages.NO_RAMP(),))
     if state.phase in OVER:
-        return Hold((f"it is {state.phase}",))
+        return Hold((messages.OVER(phase=state.phase),))
     if state.killed or not experiment.enabled:
-        return Hold(("the kill switch is on",))
+        return Hold((messages.KILL_SWITCH_ON(),))
     if state.phase == "draft":
         return _leave_draft(experiment, ramp.stages[0].stage, now)
     if evidence is not None and evidence.token == "srm":
         return Hold((evidence.reason,))
     if evidence is not None and evidence.breached:
-        return Move("rolled back", "; ".join(evidence.breached))
+        return Move("rolled back", joined(evidence.breached))
     if evidence is not None and evidence.token == "stop":
         return Move("stopped", evidence.reason)
     wins = evidence is not None and evidence.token == "ship"
     if experiment.planned_end is not None and now >= experiment.planned_end.timestamp() and not wins:
-        said = evidence.reason if evidence is not None else "nothing is known"
-        return Move("stopped", f"its planned end came before a verdict: {said}")
+        return Move("stopped", messages.PLANNED_END(verdict=_verdict(evidence)))
     following = next((step.stage for step in stages_to_come(ramp, state)), None)
     (stage,) = (stage for stage in STAGES if stage == state.phase)
     known = next((step for step in ramp.stages if step.stage == stage), None)
     if known is None and following is not None:
-        return Hold((f"the ramp leaves out {stage}, where a person moved it: a person moves it on",))
+        return Hold((messages.STAGE_NOT_IN_RAMP(stage=stage),))
     if following is None and evidence is not None and evidence.token == "futile":
         return Move("stopped", evidence.reason)
     step = known or RampStage(stage=stage, hours=0.0, users=0)
     waits = lacking(_requirements(experiment, step, state, evidence, now))
     if not waits and (evidence is None or INCUMBENT not in evidence.arms):
-        waits = ["nothing is known of the incumbent at this stage yet"]
+        waits = [messages.NO_EVIDENCE()]
     if waits:
         return Hold(tuple(waits))
     if following is not None:
         return Move(following, _grown(step, evidence))
     if evidence is not None and wins and ramp.promote:
         return Move("promoted", evidence.reason, evidence.challenger)
-    return Hold((_at_the_end(evidence),))
+    if evidence is not None and wins:
+        return Hold((messages.WINS(challenger=evidence.challenger, verdict=evidence.reason),))
+    return Hold((messages.LAST_STAGE(verdict=_verdict(evidence)),))
+
+
+def _verdict(evidence: Evidence | None) -> Message:
+    return messages.NO_EVIDENCE() if evidence is None else evidence.reason
 
 
 def _leave_draft(experiment: Experiment, first: Stage, now: float) -> Move | Hold:
     if experiment.start is None:
-        return Hold(("it is a draft: start it",))
+        return Hold((messages.DRAFT(stage=first),))
     start = f"{experiment.start.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     if now < experiment.start.timestamp():
-        return Hold((f"it starts at {start}",))
-    return Move(first, f"its start, {start}, has come")
+        return Hold((messages.STARTS_LATER(start=start),))
+    return Move(first, messages.STARTS(start=start))
 
 
 def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
@@ -157,14 +160,6 @@ def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
         return []
     here = -1 if state.phase == "draft" else STAGES.index(state.phase)
     return [step for step in ramp.stages if STAGES.index(step.stage) > here]
-
-
-def _at_the_end(evidence: Evidence | None) -> str:
-    if evidence is None:
-        return "the last stage: nothing is known yet"
-    if evidence.token == "ship":
-        return f"{evidence.challenger} wins, and waits to be promoted: {evidence.reason}"
-    return f"the last stage: {evidence.reason}"
 
 
 def requirements(
@@ -181,17 +176,16 @@ def _requirements(
 ) -> Iterator[Requirement]:
     assert experiment.ramp is not None
     hours = max(0.0, (now - state.since) / 3600) if state.since is not None else 0.0
-    of_hours = f"{hours:.1f} of {step.hours:g} hours"
-    if 0 < step.hours < 1:
-        of_hours = f"{60 * hours:.1f} of {60 * step.hours:g} minutes"
-    yield Requirement("hours", None, hours, step.hours, f"{of_hours} at {step.stage}")
+    factor, unit = (60, "minutes") if 0 < step.hours < 1 else (1, "hours")
+    words = messages.HOURS(found=factor * hours, needed=factor * step.hours, unit=unit, stage=step.stage)
+    yield Requirement("hours", None, hours, step.hours, words)
     arms = {} if evidence is None else evidence.arms
     serving = [arm.name for arm in experiment.arms if arm.name == INCUMBENT or arm.weight > 0]
     for name in serving:
         if step.stage == "shadow" and name == INCUMBENT:
             continue
         users = arms[name].users if name in arms else 0
-        yield Requirement("users", name, users, step.users, f"{users:,} of {step.users:,} users of {name}")
+        yield Requirement("users", name, users, step.users, messages.USERS(found=users, needed=step.users, arm=name))
     incumbent = arms.get(INCUMBENT)
     if incumbent is None:
         return
@@ -200,52 +194,51 @@ def _requirements(
             continue
         ratio = arms[name].fallback_ratio
         allowed = experiment.ramp.fallback_ratio + (0.0 if step.stage == "shadow" else incumbent.fallback_ratio)
-        words = f"{name} falls back in {ratio:.1%} of its decisions, {allowed:.1%} is allowed"
+        words = messages.FALLBACK_RATIO(arm=name, found=ratio, allowed=allowed)
         yield Requirement("fallback_ratio", name, ratio, allowed, words)
         later = arms[name].latency_seconds - incumbent.latency_seconds
         if not math.isnan(later):
             allowed = experiment.ramp.latency_seconds
-            longer, most = 1000 * later, 1000 * allowed
-            words = f"{name} takes {longer:.0f} ms longer at the 99th percentile, {most:.0f} ms are allowed"
+            words = messages.LATENCY(arm=name, found=1000 * later, allowed=1000 * allowed)
             yield Requirement("latency_seconds", name, later, allowed, words)
 
 
-def lacking(needed: Iterable[Requirement]) -> list[str]:
+def lacking(needed: Iterable[Requirement]) -> list[Message]:
     """Unmet requirements in words; for faults, also how old ones cease to count."""
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
-    return [*words, _ANEW] if any(one.kind in FAULTS for one in unmet) else words
+    return [*words, messages.OLD_FAULTS()] if any(one.kind in FAULTS for one in unmet) else words
 
 
-def _grown(step: RampStage, evidence: Evidence | None) -> str:
+def _grown(step: RampStage, evidence: Evidence | None) -> Message:
     arms = {} if evidence is None else evidence.arms
     users = ", ".join(f"{arm.users:,} users of {name}" for name, arm in arms.items())
     lasted = f"{60 * step.hours:g} minutes" if 0 < step.hours < 1 else f"{step.hours:g} hours"
-    return f"{lasted} at {step.stage} are over, {users}, and nothing speaks against it"
+    return messages.STAGE_DONE(lasted=lasted, stage=step.stage, users=users)
 
 
-def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | None:
+def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message | None:
     """Reason that a move is not allowed; None if it is.
 
     People may move a running experiment to any stage, back as well as forth. What is over stays over, but a promotion
     can be rolled back: another try is another experiment, with a new salt.
     """
     if to == "draft":
-        return "what has begun is no draft again: give it a new salt"
+        return messages.HAS_BEGUN()
     if to == state.phase:
-        return f"it is {'at ' if to in STAGES else ''}{to} already"
+        return messages.ALREADY_THERE(phase=to)
     if state.phase == "promoted" and to == "rolled back":
         return None
     if state.phase in OVER:
-        return f"it is {state.phase}: give it a new salt for another try"
+        return messages.OVER(phase=state.phase)
     if state.phase == "draft" and to in ("promoted", "rolled back"):
-        return "it has not begun"
+        return messages.NOT_BEGUN()
     if by == "person":
         return None
     if state.killed:
-        return "the kill switch is on"
+        return messages.KILL_SWITCH_ON()
     if state.phase in STAGES and to in STAGES and STAGES.index(to) < STAGES.index(state.phase):
-        return "only a person goes back a stage"
+        return messages.ONLY_PEOPLE_GO_BACK()
     return None
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from mtorl.experiment import messages
 from mtorl.runtime.validation import FromList, StrictModel
 
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
@@ -54,8 +55,7 @@ class Ramp(StrictModel):
     def _stages_grow(cls, stages: tuple[RampStage, ...]) -> tuple[RampStage, ...]:
         shares = [CHALLENGER_SHARE[step.stage] for step in stages]
         if any(after <= before for before, after in pairwise(shares)):
-            named = ", ".join(step.stage for step in stages)
-            raise ValueError(f"each stage must be larger than the one before, got {named}")
+            raise ValueError(messages.STAGES_GROW(stages=", ".join(step.stage for step in stages)))
         return stages
 
 

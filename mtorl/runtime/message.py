@@ -11,6 +11,7 @@ that follows a colon in its place.
 """
 
 import string
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -25,6 +26,23 @@ class Message(str):
         message = super().__new__(cls, text)
         message.code, message.values = code, values or {}
         return message
+
+    @property
+    def camel_code(self) -> str:
+        """The code as Kubernetes writes a reason: `no-column` is NoColumn."""
+        return "".join(part.capitalize() for part in self.code.split("-"))
+
+
+def located(where: object, said: BaseException | str) -> Message:
+    """A message, or that of an error, after the file, row or field that it is about, if any; code and values stay."""
+    message = said.args[0] if isinstance(said, BaseException) and said.args else said
+    text = f"{where}: {said}" if where else str(said)
+    return Message(text, getattr(message, "code", ""), getattr(message, "values", None))
+
+
+def joined(said: Sequence[str], by: str = "; ") -> Message:
+    """Several messages as one, with code and values of the first."""
+    return Message(by.join(said), getattr(said[0], "code", ""), getattr(said[0], "values", None))
 
 
 def rephrased(error: BaseException, text: str) -> Message:

@@ -29,6 +29,8 @@ from mtorl.experiment.history import (
     state_of,
 )
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, Phase, State, consider, fixed_changes, in_force
+from mtorl.runtime.message import Message, located
+from pipelines import messages
 
 BELIEVED_AFTER = 3600.0
 """Seconds after which a clock that was put forward is believed: by then a fault of it is mended."""
@@ -79,33 +81,21 @@ def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State
     """State of an experiment by its history; `name` is the place of its definition. Raises as `state`."""
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
-        raise ExperimentError(
-            f"{name}: {', '.join(changed)} may not change once it has begun, and what is in force goes on; "
-            "change it back, or give the experiment a new salt, which begins anew with other users in each arm"
-        )
+        raise ExperimentError(located(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
     if (promotion := serves_since_before(events, experiment)) is not None:
-        raise ExperimentError(f"{name}: {taken_back(promotion, experiment)}")
+        raise ExperimentError(located(name, taken_back(promotion, experiment)))
     return found
 
 
-def taken_back(promotion: Promoted, experiment: Experiment) -> str:
+def taken_back(promotion: Promoted, experiment: Experiment) -> Message:
     """Refusal of an experiment that would silently revert a promotion, with the line to write instead."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
     line = yaml.safe_dump(arm, default_flow_style=True, sort_keys=False, width=10_000).strip()
-    made = promotion.event
-    words = (
-        f"{made.challenger} was promoted in {made.experiment} under salt {made.salt!r} and serves "
-        f"everybody; the incumbent given here is the previous one. Write its arm as `- {line}`, "
-        "or roll that promotion back first"
-    )
-    if promotion.handed_over:
-        return words
-    return (
-        f"{words}. The next start of mtorl serve, or the operator, may make it the incumbent's own model, "
-        "which answers elsewhere: wait for that, and this says where"
-    )
+    made, hint = promotion.event, "" if promotion.handed_over else messages.NOT_SETTLED()
+    who = {"challenger": made.challenger, "experiment": made.experiment, "salt": made.salt}
+    return messages.TAKEN_BACK(**who, line=line, hint=hint)
 
 
 def put_in_force(store: ExperimentStore) -> Experiment:
@@ -158,10 +148,7 @@ def act(
             if kind != "kill" or in_use is None:
                 raise
             store.put_in_force(in_use.replace(enabled=False))
-            raise HistoryError(
-                f"{error}\nit is switched off, but that can't be written there: mend it and kill again, or "
-                "it goes on at its stage"
-            ) from None
+            raise HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
         if kind == "kill" and (found := state_of(store.events(), experiment)).killed:
             serving = in_force(experiment, found)  # a second kill is no error
             store.put_in_force(serving)
@@ -186,7 +173,7 @@ def next_step(
     with store.locked():
         experiment, after = state(store)
         if after != before:
-            return Hold(("something else happened while the log was read",))
+            return Hold((messages.CHANGED_MEANWHILE(),))
         step = consider(experiment, after, evidence, now if reached is None else reached)
         if isinstance(step, Move):
             known = None if evidence is None else plain(evidence)

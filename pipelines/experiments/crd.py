@@ -183,6 +183,7 @@ def _status() -> dict[str, Any]:
         "spend": "Of all arms together, whether it counts in the verdict or not, currency units.",
         "verdict": "ship, stop, futile, inconclusive, guardrail or srm.",
         "reason": "Of the verdict, in words.",
+        "code": "Of that reason, for programs.",
         "version": "Of what is in force: what routers say that they have.",
         "move": "The newest move that a person requested, and how far it was handled.",
         BY_HAND: "While somebody has switched it off in the ConfigMap: the reason that stood in the object then.",

@@ -28,6 +28,8 @@ from mtorl.log.lake import Lake
 from mtorl.log.records import segment_sql
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import replacing
+from mtorl.runtime.message import located
+from pipelines import messages
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
 from serving.ledger import open_ledger
@@ -44,7 +46,7 @@ def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
     try:
         return findings_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
     except (ExperimentError, LogError, OSError) as error:
-        return Findings(problem=str(error))
+        return Findings(problem=located("", error))
 
 
 def findings_or_error(
@@ -93,7 +95,7 @@ def view_of(
         in_use = folder.last_in_force()
         if in_use is None:
             raise
-        experiment, problem = in_use, str(error)
+        experiment, problem = in_use, located("", error)
     stands = state_of(events, experiment)
     by_hand = experiment.ramp is None and stands.phase == "draft"
     served, since = experiment if by_hand else in_force(experiment, stands), stands.since or 0.0
@@ -104,9 +106,9 @@ def view_of(
         except (ExperimentError, LogError) as error:
             if by and str(error).startswith("by:"):
                 raise
-            problem = problem or str(error)
+            problem = problem or located("", error)
     elif found.looked is None and stands.phase != "draft" and problem is None:
-        problem = f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}"
+        problem = messages.NOT_STARTED(state=str(folder.state), file=folder.name)
     found = replace(
         found,
         commands=_commands(folder, experiment),
@@ -162,7 +164,7 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
 
     named = folder.dataset or named_by_router(folder.state, "dataset")
     if named is None:
-        raise LogError(f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}")
+        raise LogError(messages.NOT_STARTED(state=str(folder.state), file=folder.name))
     try:
         spec = DatasetSpec.load(named)
         log, replay = DecisionLog.of(lake_of(folder.state)), folder.state / _REPLAY
@@ -172,7 +174,8 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
             log = replace(log, weights=weights[["decision_id", "weight"]], budget_per_decision=budget)
         yield log, spec
     except (duckdb.Error, SpecError) as error:
-        raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
+        fault = str(error).splitlines()[0]
+        raise LogError(messages.LOG_FAULT(where=str(folder.state), fault=fault)) from None
 
 
 def lake_of(place: str | Path) -> str:
@@ -182,5 +185,5 @@ def lake_of(place: str | Path) -> str:
     """
     named = named_by_router(Path(place), "lake")
     if named is None and not Lake.open(place):
-        raise LogError(f"{place}: neither the state of mtorl serve nor a lake with decisions; that of a run is in lake")
+        raise LogError(messages.NO_STATE(place=place))
     return str(place) if named is None else named

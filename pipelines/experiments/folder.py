@@ -23,7 +23,9 @@ from mtorl.experiment.history import Event, HistoryError, read_events
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.runtime.files import replacing, sync
 from mtorl.runtime.locks import locked
+from mtorl.runtime.message import located
 from mtorl.runtime.validation import read_yaml
+from pipelines import messages
 
 
 def named_by_router(state: Path, name: str) -> str | None:
@@ -33,7 +35,7 @@ def named_by_router(state: Path, name: str) -> str | None:
         return None
     found = read_yaml(settings, "the router's settings", ExperimentError)
     if not isinstance(found, dict) or name not in found:
-        raise ExperimentError(f"{settings}: it has no {name}; start mtorl serve again, which writes it")
+        raise ExperimentError(messages.NO_SETTING(file=settings, name=name))
     return str(found[name])
 
 
@@ -91,7 +93,7 @@ class ExperimentFolder:
             try:
                 experiment.check(DatasetSpec.load(dataset))
             except (ExperimentError, SpecError) as error:
-                raise ExperimentError(f"{self.file}: {error}") from None
+                raise ExperimentError(located(self.file, error)) from None
         return experiment
 
     def switched_off(self) -> bool:
@@ -119,17 +121,14 @@ class ExperimentFolder:
         except FileNotFoundError:
             return []
         except (HistoryError, UnicodeDecodeError) as error:
-            raise HistoryError(f"{self.history}: {error}") from None
+            raise HistoryError(located(self.history, error)) from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Exclusive access. OSError: a process holds the lock for longer than moments; it was suspended, perhaps."""
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
-        busy = TimeoutError(
-            f"{path}: another process has held it for {_LOCK_SECONDS:g} s, and is suspended or hangs: "
-            f"end it (fuser {path}) and try again"
-        )
+        busy = TimeoutError(messages.LOCK_HELD(path=path, seconds=_LOCK_SECONDS))
         with locked(path, busy, wait_seconds=_LOCK_SECONDS):
             yield
 

@@ -18,6 +18,8 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
 from mtorl.experiment.stage_machine import answering
+from mtorl.runtime.message import Message, located
+from pipelines import messages
 from pipelines.experiments.controller import ExperimentStore, act, state
 from serving.model_servers import Mark, ModelServers, Served
 
@@ -38,9 +40,7 @@ class Standing(NamedTuple):
 
     done: bool
     """Whether nothing is left to do."""
-    reason: str
-    """In one word."""
-    words: str
+    words: Message
 
 
 def hand_over(
@@ -75,7 +75,7 @@ def hand_over(
         return None
     target = None if name is None else servers.served(name)
     if promotion.handed_over:
-        return _afterwards(promotion, name, target, followed)
+        return _afterwards(promotion, name, target)
     mark = None if target is None else _ours(promotion, target)
     winner = servers.name_at((promotion.event.incumbent or {}).get("endpoint"))
     if name is None or target is None or winner in (None, name):
@@ -89,9 +89,9 @@ def hand_over(
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
-        return Standing(False, "Waits", words)
+        return Standing(False, words)
     servers.serve(name, mark.after, mark)
-    return Standing(False, "RollingOut", f"{name} is to serve {mark.after} in place of {mark.before}")
+    return Standing(False, messages.ROLLING_OUT(name=name, after=mark.after, before=mark.before, problem=""))
 
 
 def _present(store: ExperimentStore) -> Experiment:
@@ -110,16 +110,17 @@ def _is_of(promotion: Promoted, experiment: Experiment) -> bool:
 
 
 def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: float, given: str | None) -> Standing:
+    versions = {"name": name, "after": mark.after, "before": mark.before}
     if problem:
-        return Standing(False, "RollingOut", f"{name} does not serve {mark.after} alone yet: {problem}")
-    done = f"{name} serves {mark.after} in place of {mark.before}"
+        return Standing(False, messages.ROLLING_OUT(**versions, problem=f", and does not yet: {problem}"))
+    done = messages.HANDED_OVER(**versions)
     try:
         # With the versions: a server that is made anew has lost its mark.
         served = mark.model_dump() if given is None else {**mark.model_dump(), "endpoint": given}
         act(store, "handed over", by="ramp", reason=done, at=now, served=served)
     except IllegalEvent as error:  # rolled back meanwhile
-        return Standing(False, "RolledBack", str(error))
-    return Standing(True, "HandedOver", f"{done}; the challenger's server is free")
+        return Standing(False, located("", error))
+    return Standing(True, done)
 
 
 def _give_back(store: ExperimentStore, promotion: Promoted, servers: ModelServers, name: str | None) -> Standing:
@@ -132,66 +133,57 @@ def _give_back(store: ExperimentStore, promotion: Promoted, servers: ModelServer
         return _nothing_given_back(promotion, name, target, followed)
     if target.version == mark.after != mark.before:
         servers.serve(name, mark.before, mark)
-        return Standing(False, "RollingBack", f"{name} is to serve {mark.before} again, in place of {mark.after}")
+        return Standing(False, messages.ROLLING_BACK(name=name, before=mark.before, after=mark.after, problem=""))
     if target.version != mark.before:
-        words = f"{name} is meant to serve {target.version}, which people have rolled out since, and not {mark.before}"
-        return Standing(True, "Changed", words)
+        return Standing(True, messages.GONE_ON(name=name, served=target.version))
     if target.problem:
-        return Standing(False, "RollingBack", f"{name} does not serve {mark.before} alone yet: {target.problem}")
-    return Standing(True, "RolledBack", f"{name} serves {mark.before} again")
+        problem = f", and does not yet: {target.problem}"
+        return Standing(False, messages.ROLLING_BACK(name=name, before=mark.before, after=mark.after, problem=problem))
+    return Standing(True, messages.ROLLED_BACK(name=name, before=mark.before))
 
 
 def _nothing_given_back(promotion: Promoted, name: str | None, target: Served | None, followed: bool) -> Standing:
     if name is None or not promotion.handed_over:
-        return Standing(True, "RolledBack", "the incumbent's arm answers as before: nothing else had changed")
+        return Standing(True, messages.NOTHING_TO_UNDO())
     if followed and target is not None:
-        words = f"{name} serves {target.version}: what came after it is in force, and stays"
-        return Standing(True, "RolledBack", words)
+        return Standing(True, messages.GONE_ON(name=name, served=target.version))
     served = "no version" if target is None else target.version
-    words = f"{name} serves {served}, and its version before the promotion is unknown: roll that version out"
-    return Standing(False, "Changed", words)
+    return Standing(False, messages.VERSION_UNKNOWN(name=name, served=served))
 
 
-def _afterwards(promotion: Promoted, name: str | None, target: Served | None, followed: bool) -> Standing:
+def _afterwards(promotion: Promoted, name: str | None, target: Served | None) -> Standing:
     mark = None if target is None else _ours(promotion, target)
     if target is not None and mark is not None and target.version == mark.after:
-        return Standing(True, "HandedOver", f"{name} serves {mark.after} in place of {mark.before}")
-    promoted = "what was promoted" if mark is None else f"{mark.after}, which was promoted"
+        return Standing(True, messages.HANDED_OVER(name=name, after=mark.after, before=mark.before))
+    wanted = "what was promoted" if mark is None else mark.after
     served = "no version" if target is None else target.version
-    words = f"{name} is meant to serve {served} and not {promoted}: change it back, or roll back"
-    if followed:
-        words += f", under the previous salt, {promotion.event.salt!r}: under this one, that ends what goes on now"
-    return Standing(False, "Changed", words)
+    return Standing(False, messages.CHANGED(name=name, served=served, wanted=wanted, salt=promotion.event.salt))
 
 
 def _at_its_endpoint(promotion: Promoted) -> Standing:
     where = (promotion.event.incumbent or {}).get("endpoint") or "where the challenger did"
-    return Standing(True, "AtItsEndpoint", f"the incumbent's arm answers at {where}, and goes on there")
+    return Standing(True, messages.AT_ITS_ENDPOINT(where=where))
 
 
 def _in_the_way(
     promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
-) -> str | None:
+) -> Message | None:
     """Reason why another experiment needs the server's present version; None: none does."""
-    then = "it is handed over when that is over"
     for other, over, before in others:
         if other.name == promotion.event.experiment:
             continue
         if not over and any(servers.name_at(arm.url) == name for arm in other.arms):
-            return f"{other.name} compares with what {name} serves: {then}"
+            return messages.WAITS_FOR_END(other=other.name, name=name)
         found = target.mark
         holds = found is not None and found.experiment == other.name and found.after == target.version
         if holds or (before is not None and servers.name_at(before) == name):
-            return (
-                f"{other.name} has promoted a model for other users, who need what {name} serves now, or will after a "
-                "rollback: until another experiment is about them, each of the two answers where its challenger did"
-            )
+            return messages.WAITS_FOR_OTHER(other=other.name, name=name)
         incumbent = other.arm(INCUMBENT)
         if servers.name_at(incumbent.url) != name or target.version == mark.after:
             continue
         pinned = incumbent.model_digest
         if pinned and not str((promotion.event.incumbent or {}).get("model_digest") or "").startswith(pinned):
-            return f"{other.name} is over, and its incumbent at {name} must be model {pinned}: leave that digest out"
+            return messages.WAITS_FOR_DIGEST(other=other.name, name=name, digest=pinned)
     return None
 
 

@@ -25,6 +25,8 @@ from mtorl.experiment.history import newest_promotion, replaced_by
 from mtorl.experiment.stage_machine import STAGES
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
+from mtorl.runtime.message import Message, located
+from pipelines import messages
 from pipelines.experiments.controller import state as state_of
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
 from pipelines.experiments.handover import Neighbour, Standing, hand_over
@@ -96,7 +98,7 @@ class LocalServers:
             return None  # written by hand
 
 
-def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
+def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
     """Let the incumbent's model follow promotions and rollbacks, before the models start; returns the standings.
 
     A promoted model is one of the run that was served then, which may not be the run to be served now. If that is gone:
@@ -108,19 +110,13 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
         promotion = newest_promotion(folder.events())
         if promotion is None:
             continue
+        about = {"file": folder.file, "challenger": promotion.event.challenger}
         if not (promotion.rolled_back or promotion.handed_over or (before / "model-store").is_dir()):
-            raise ExperimentError(
-                f"{folder.file}: {promotion.event.challenger} was promoted, and its model was in {before}, which is "
-                f"gone: put it back, or roll the promotion back: mtorl experiment move {folder.file} 'rolled back'"
-            )
+            raise ExperimentError(messages.MODEL_GONE(**about, run=before, before=before))
         if (standing := _settle(folder, folders, servers)) is not None:
             said.append(standing.words)
-        if (name := _answers_otherwise(folder, servers, LocalServers(run, state, port))) is not None:
-            raise ExperimentError(
-                f"{folder.file}: {promotion.event.challenger} was promoted, and is not the incumbent's own yet: "
-                f"{name} is another model in {run}; serve {before}, or roll it back: "
-                f"mtorl experiment move {folder.file} 'rolled back'"
-            )
+        if _answers_otherwise(folder, servers, LocalServers(run, state, port)):
+            raise ExperimentError(messages.MODEL_GONE(**about, run=run, before=before))
     return said
 
 
@@ -131,16 +127,16 @@ def _served_before(run: Path, state: Path) -> Path:
     return run if described is None or moved else Path(described).parents[2]
 
 
-def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> str | None:
-    """A name under which another model would answer in place of a promoted one."""
+def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> bool:
+    """Whether another model would answer in place of a promoted one."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
-        return None
+        return False
     name = before.name_at(serving.arm(INCUMBENT).url)
-    return name if name is not None and after.served(name) != before.served(name) else None
+    return name is not None and after.served(name) != before.served(name)
 
 
-def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str | None:
+def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
     """Let the incumbent's model follow rollbacks while the models run; returns what is in the way, if anything."""
     said = None
     for folder in folders:
@@ -149,7 +145,7 @@ def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
         except (InputError, OSError) as error:  # a history, an experiment, or an archive
-            said = str(error)
+            said = located("", error)
     return said
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import orjson
 from pydantic import ValidationError, model_validator
@@ -24,8 +24,11 @@ from monitoring.experiments.findings import Findings, unsupported
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError, IllegalEvent, next_event, state_of
+from mtorl.experiment.messages import PROMOTED
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase
+from mtorl.runtime.message import Message
 from mtorl.runtime.validation import StrictModel, Text, first_fault
+from pipelines import messages
 from pipelines.experiments.controller import ExperimentStore, act, state
 from pipelines.experiments.resource import ExperimentResource
 
@@ -46,7 +49,7 @@ class MoveRequest(StrictModel):
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
             # A patch keeps what it does not name: a `force` that stays would promote at the next try.
-            raise ValueError("force is about a promotion: set it to null, since a patch keeps it")
+            raise ValueError(messages.FORCE())
         return self
 
 
@@ -75,7 +78,7 @@ def make_move(
             raise LogNotRead
         missing = None if findings is None else unsupported(findings, str(challenger))
         if missing is not None and not move.force:
-            raise IllegalEvent(f"{missing}: nothing supports a promotion; `force` promotes it without evidence")
+            raise IllegalEvent(messages.UNSUPPORTED(why=missing))
     evidence = None if findings is None else findings.evidence
     serving = act(
         store, "move", by="person", reason=move.reason, at=now, to=move.to, challenger=challenger, evidence=evidence
@@ -91,15 +94,7 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-class Declined(NamedTuple):
-    """A move that was not made, and why."""
-
-    words: str
-    waits: bool = False
-    """Whether the operator retries it; if not, request it again."""
-
-
-def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Declined | None:
+def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
     """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
 
     Raises as `state`, while the kill switch still works; and Conflict: the object has changed meanwhile.
@@ -108,7 +103,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
         findings: The newest findings in its log; None: it has not been read yet.
 
     Returns:
-        The newest move, if it was not made; None: it was.
+        Why the newest move was not made, HELD or REFUSED; None: it was.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)
@@ -127,9 +122,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
         act(resource, kind, by="person", reason=resource.switch_reason(), at=now)
     declined = _move(resource, now, findings)
     if off and declined is None and state(resource)[1].phase == "promoted":
-        return Declined(
-            "a challenger is promoted, and goes on: a move to rolled back gives all users the previous incumbent"
-        )
+        return messages.REFUSED(fault=PROMOTED())
     return declined
 
 
@@ -142,7 +135,7 @@ def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now
         _move(resource, now, None)
 
 
-def _move(resource: ExperimentResource, now: float, findings: Findings | None) -> Declined | None:
+def _move(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
     asked = resource.spec.get("move")
     if not asked:
         return None
@@ -153,10 +146,10 @@ def _move(resource: ExperimentResource, now: float, findings: Findings | None) -
         move = MoveRequest.model_validate(asked)
         challenger = challenger_of(resource, move)
         if _was_made(resource, move.to, challenger, move.reason):
-            raise IllegalEvent(f"{move.to} was requested and made before for the same reason: give another reason")
+            raise IllegalEvent(messages.SAME_MOVE(to=move.to))
         make_move(resource, move, now, lambda: findings)
     except LogNotRead:
-        return Declined("its promotion waits until the log has been read, in a minute or so", waits=True)
+        return messages.HELD()
     except ValidationError as error:
         refused = f"move: {first_fault(error)}"
     except IllegalEvent as error:
@@ -164,7 +157,7 @@ def _move(resource: ExperimentResource, now: float, findings: Findings | None) -
     else:
         return None
     resource.write({"move": resource.moved})
-    return Declined(refused)
+    return messages.REFUSED(fault=refused)
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:

@@ -24,6 +24,8 @@ from mtorl.experiment.history import Event, HistoryError, events_of, replaced_by
 from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.message import Message
+from pipelines import messages
 from pipelines.experiments.cluster_api import REASON, ClusterApi, Entry
 from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
@@ -100,11 +102,11 @@ class ExperimentResource:
         """Refuse a second experiment on the same users and campaigns, and one that reverts another one's promotion."""
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
-                raise NotItsTurn(f"{reason}; {other.name} is not over: stop it, or wait for its end")
+                raise NotItsTurn(messages.NOT_OVER(conflict=reason, other=other.name))
             if (promotion := serves_since_before(other.events(), experiment)) is not None:
                 raise ExperimentError(taken_back(promotion, experiment))
 
-    def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, str]]:
+    def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
         """Other experiments on the same requests, each with the conflict in words."""
         others = [name for name in self._entries if name != self.name]
         if self.status.get("phase") not in STAGES:  # the ConfigMap may be gone
@@ -115,14 +117,14 @@ class ExperimentResource:
             if reason is not None and (found := self._api.experiment(name)) is not None:
                 yield ExperimentResource(self._api, None, found), reason
 
-    def _conflict(self, name: str, experiment: Experiment) -> str | None:
+    def _conflict(self, name: str, experiment: Experiment) -> Message | None:
         """Reason why another one can't be in force at the same time; None: it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
         if their is None and (found := self._api.experiment(name)) is not None:  # broken, or gone, in the ConfigMap
             with contextlib.suppress(ExperimentError):
                 their = ExperimentResource(self._api, None, found).written()
-        return f"{name} can't be read, and may be in its way" if their is None else conflict(their, experiment)
+        return messages.IN_ITS_WAY(name=name) if their is None else conflict(their, experiment)
 
     def events(self) -> list[Event]:
         """The history in its status. HistoryError: it can't be read."""

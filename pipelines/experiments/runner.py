@@ -18,6 +18,7 @@ from contextlib import suppress
 from monitoring.experiments.document import View
 from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.messages import NO_RAMP
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move
 from mtorl.runtime.clock_jumps import ClockJumps
 from mtorl.runtime.errors import InputError
@@ -81,7 +82,7 @@ class Runner:
                 step = next_step(folder, evidence, now, reached)
                 over = state(folder)[1].phase in OVER
             else:
-                step = Hold(("it has no ramp: people set its stage",))
+                step = Hold((NO_RAMP(),))
             words = f"{step.to}: {step.reason}" if isinstance(step, Move) else f"waits: {'; '.join(step.reasons)}"
         except _MENDABLE as error:
             step = None

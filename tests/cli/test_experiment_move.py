@@ -17,7 +17,9 @@ import yaml
 from cli.run import served_file
 from monitoring.experiments.document import ArmTraffic, Traffic
 from monitoring.experiments.findings import Findings
+from monitoring.messages import LOG_UNKNOWN, NOT_IN_LOG
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.messages import NO_RAMP, NOT_BEGUN, NOT_SWITCHED_OFF, OVER, UNDECIDED
 from mtorl.experiment.stage_machine import Evidence
 from tests.cli.test_experiment import mtorl
 from tests.features.collect.decision_logs import SPEC, decision, write
@@ -72,7 +74,7 @@ def test_people_move_it_through_its_life(file: Path) -> None:
     assert [event["number"] for event in events(file)] == [1, 2, 3, 4, 5, 6]
     assert events(file)[2]["reason"] == "clicks are gone"
     over = mtorl("move", file, "5%")
-    assert over.exit_code == 2 and "give it a new salt" in over.stderr
+    assert over.exit_code == 2 and OVER(phase="rolled back") in over.stderr
     found = json.loads(mtorl("move", before_start(file), "shadow", "--json").stdout)
     assert (found["to"], found["shares"]) == ("shadow", nobody)
 
@@ -80,8 +82,8 @@ def test_people_move_it_through_its_life(file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("on",), "it is not switched off"),
-        (("promoted",), "it has not begun"),
+        (("on",), NOT_SWITCHED_OFF()),
+        (("promoted",), NOT_BEGUN()),
         (("10%",), "Invalid value"),
         (("shadow", "--force"), "--force is about a promotion"),
     ],
@@ -96,7 +98,7 @@ def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
     """Let a log say that, and have decisions of these arms."""
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
     traffic = Traffic(shadow=False, arms=dict.fromkeys(arms, counts))
-    known = Findings(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
+    known = Findings(evidence=Evidence(token, UNDECIDED(low=-1.0, high=1.0), "challenger", (), {}), traffic=traffic)
     monkeypatch.setattr("pipelines.experiments.evidence.findings_or_problem", lambda *_: known)
 
 
@@ -104,9 +106,9 @@ def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
     ("token", "arms", "refused", "doubt"),
     [
         ("ship", ("incumbent", "challenger"), False, ""),
-        ("inconclusive", ("incumbent", "challenger"), False, "its verdict is inconclusive: its interval"),
-        ("inconclusive", ("incumbent",), True, "no decision of challenger is in the log"),
-        (None, (), True, "its log can't be read"),
+        ("inconclusive", ("incumbent", "challenger"), False, UNDECIDED(low=-1.0, high=1.0)),
+        ("inconclusive", ("incumbent",), True, NOT_IN_LOG(challenger="challenger")),
+        (None, (), True, LOG_UNKNOWN(fault="")),
     ],
 )
 def test_a_promotion_takes_decisions_of_the_challenger_or_force(
@@ -131,11 +133,11 @@ def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(f
     (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": str(state / "none.yaml")}))
     for command in (("move", file, "off"), ("move", file, "shadow"), ("run", file)):
         done = mtorl(*command)
-        assert done.exit_code == 2 and "`enabled: false` there is its kill switch" in done.stderr
+        assert done.exit_code == 2 and "its kill switch" in done.stderr
     file.write_text(yaml.safe_dump({**FILE, "ramp": None, "stage": "5%"}))
-    assert "waits: it has no ramp" in mtorl("run", file, "--once").stdout, "its page is served all the same"
+    assert f"waits: {NO_RAMP()}" in mtorl("run", file, "--once").stdout, "its page is served all the same"
     done = mtorl("move", file, "shadow", "--state", state / "no-router")
-    assert done.exit_code == 2 and "it has no ramp" in done.stderr
+    assert done.exit_code == 2 and NO_RAMP() in done.stderr
     assert not (state / "history.jsonl").exists() and not (state / "experiment.yaml").exists()
 
 

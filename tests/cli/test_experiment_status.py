@@ -97,14 +97,14 @@ def test_the_table_and_the_document_say_what_to_do(served: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "Promote challenger" in done.stdout
     assert f"mtorl experiment move {served} promoted".replace(" ", "") in "".join(done.stdout.split())
-    assert "users are split as configured: ok" in done.stdout and "50% by person: by hand" in done.stdout
+    assert "as configured: ok" in done.stdout and "by person" in done.stdout
     view = json.loads(mtorl("status", served, "--json").stdout)
     assert view["advice"]["action"] == "promote" and view["verdict"]["verdict"] == "ship"
     # Without a ledger, money is what the log says.
     whole = next(spend for spend in view["spend"] if spend["arm"] == "*")
     assert whole["spent"] == pytest.approx(12.0) and whole["limit"] == 1000
     assert view["traffic"]["arms"]["challenger"]["decisions"] == 200
-    assert view["newest"]["at"] == "2026-01-01T18:39:00+00:00" and "no decision has come for" in done.stdout
+    assert view["newest"]["at"] == "2026-01-01T18:39:00+00:00" and view["newest"]["silence"]
 
 
 def test_the_verdict_of_the_log_is_that_of_the_document_in_the_same_table(served: Path) -> None:
@@ -139,8 +139,8 @@ def test_several_files(served: Path, tmp_path: Path) -> None:
     mtorl("init", other, "--dataset", "simulator")
     done = mtorl("status", served, other)
     assert done.exit_code == 0, done.output
-    assert "Promote challenger" in done.stdout and "Start it when you are ready" in done.stdout
-    assert "users are split as configured" not in done.stdout, "as much as fits on a screen"
+    assert "Promote challenger" in done.stdout and "Start it" in done.stdout
+    assert "as configured" not in done.stdout, "as much as fits on a screen"
     found = json.loads(mtorl("status", other, served, "--json").stdout)
     assert [view["name"] for view in found] == ["other", FILE["name"]]
     mtorl("move", served, "off")

@@ -61,7 +61,7 @@ def summary() -> dict[str, Any]:
         },
         "stages": {
             "phase": "50%",
-            "waits": ["the last stage: the interval contains zero"],
+            "waits": ["the interval contains zero"],
             "moves": [
                 {"to": "shadow", "at": "2026-11-28T09:00:00+00:00", "by": "person", "reason": "it begins", "users": {}},
                 {"to": "50%", "at": "2026-11-28T10:00:00+00:00", "by": "ramp", "reason": "<b>fine</b>", "users": {}},

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mtorl.experiment import messages
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.statistics import MIN_USERS, confidence_sequence, estimate
@@ -142,15 +143,12 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     Raises:
         ValueError: the log says too little, or an argument makes no sense.
     """
-    if not 0.0 < effect < 1.0:
-        raise ValueError(f"effect: expected a share above 0 and below 1, got {effect:g}")
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"share: expected a share above 0 and below 1, got {share:g}")
-    if len(population.figures_U2) < MIN_USERS or not population.ratio > 0.0:
-        raise ValueError(
-            f"the log has {len(population.figures_U2):,} users of the incumbent, {population.ratio:.4g} a decision: "
-            f"{MIN_USERS} users, and some gain, are needed to plan with"
-        )
+    for name, value in (("effect", effect), ("share", share)):
+        if not 0.0 < value < 1.0:
+            raise ValueError(messages.NOT_A_SHARE(name=name, value=value))
+    users = len(population.figures_U2)
+    if users < MIN_USERS or not population.ratio > 0.0:
+        raise ValueError(messages.PLAN_NEEDS_USERS(users=users, value=population.ratio, needed=MIN_USERS))
     # One look at the end would need that many effective users; looking at any time at least some 1.5 times as many.
     one_look = (2.8 * population.deviation() / (effect * population.ratio)) ** 2 / (4.0 * share * (1.0 - share))
     most = max(2.0 * one_look, 20.0 * MIN_USERS / min(share, 1.0 - share))

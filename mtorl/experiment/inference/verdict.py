@@ -17,13 +17,15 @@ That a guardrail holds takes no further share, since nothing but "ship" rests on
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+from mtorl.experiment import messages
 from mtorl.experiment.inference.sample_ratio import SRM_ALARM
 from mtorl.experiment.inference.statistics import MIN_USERS, Lift, one_sided_width
+from mtorl.runtime.message import Message
 
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
+_DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
 CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
 LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes: a lift may be nothing else
@@ -50,20 +52,21 @@ class GuardrailCheck:
     state: Literal["breached", "held", "open"]
 
 
-def breach(name: str, lower: float, margin: float) -> str:
+def breach(name: str, lower: float, margin: float) -> Message:
     """A breached guardrail in one sentence; the metric is named as on the pages: "cost per decision"."""
-    return f"{name.replace('_', ' ')} is worse by at least {lower:.4g}, and {margin:.4g} was allowed"
+    return messages.GUARDRAIL(metric=name.replace("_", " "), lower=lower, margin=margin)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A token for machines and one line for people."""
 
-    token: Token
-    reason: str
+    reason: Message
 
-
-_waiting = partial(Verdict, "inconclusive")
+    @property
+    def token(self) -> Token:
+        """The code of the reason if that decides; else the verdict waits."""
+        return _DECIDED.get(self.reason.code, "inconclusive")
 
 
 class ErrorShares(NamedTuple):
@@ -147,57 +150,36 @@ def reach_verdict(
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
-        return Verdict("srm", f"users are not split as configured (p = {srm_p:.2g} < {SRM_ALARM}): no number counts")
+        return Verdict(messages.SRM(p=srm_p, alarm=SRM_ALARM))
     if crossed_share > CROSSED_ALARM:
-        return _waiting(f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky")
+        return Verdict(messages.NOT_STICKY(share=crossed_share))
     if unbalanced is not None:
-        return _waiting(
-            f"the arms' users differ in the covariate {unbalanced!r} by more than chance, though they had met no "
-            "arm yet: no adjusted number counts",
-        )
+        return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
-        return _waiting(
-            f"{late_gap:.0%} more of one arm's outcomes, by value, came later than outcome_hours than of the other's: "
-            "raise it",
-        )
+        return Verdict(messages.LATE_OUTCOMES(gap=late_gap))
     # From its first decision to its last, an experiment of a week has a few minutes less than a week.
     if hours <= min_hours - 1.0:
-        count = f"{math.floor(hours)} count, each stage as far as its decisions do"
-        return _waiting(f"nothing is said before {min_hours:g} hours; {count}")
+        return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
         if check.state == "breached":
-            return Verdict("guardrail", breach(check.name, check.lower, check.margin))
+            return Verdict(breach(check.name, check.lower, check.margin))
     if not math.isfinite(primary.value):
-        return _waiting("an arm has no decision that can be evaluated")
+        return Verdict(messages.NOT_EVALUABLE())
     if not math.isfinite(low):
-        return _waiting(f"too little to say: {_too_few(primary, challenger)}")
+        ours, theirs = map(math.floor, primary.arm_users)
+        return Verdict(messages.TOO_FEW_USERS(needed=MIN_USERS, challenger=challenger, users=ours, others=theirs))
     if with_changed is not None and not _agree(primary, with_changed):
-        return _waiting(
-            "with the days on which the kill switch was used, or the stage or weights changed, the always-valid "
-            f"interval is [{with_changed.ci[0]:+.4g}, {with_changed.ci[1]:+.4g}], not [{low:+.4g}, {high:+.4g}]",
-        )
+        low_with, high_with = with_changed.ci
+        return Verdict(messages.CHANGED_DAYS(low_with=low_with, high_with=high_with, low=low, high=high))
     if high < 0.0:
-        return Verdict("stop", f"the challenger is worse: the always-valid interval ends at {high:+.4g}, below zero")
+        return Verdict(messages.STOP(high=high))
     if low <= 0.0 and ruled_out is not None:
-        return Verdict(
-            "futile",
-            f"a challenger that is better by {100 * ruled_out:.3g} % or more can be ruled out: the always-valid "
-            f"interval of the lift is [{low:+.4g}, {high:+.4g}], so more users will hardly find what was looked for",
-        )
+        return Verdict(messages.FUTILE(effect=100 * ruled_out, low=low, high=high))
     if low <= 0.0:
-        return _waiting(f"the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero")
+        return Verdict(messages.UNDECIDED(low=low, high=high))
     if still_open := [check.name for check in guardrails if check.state == "open"]:
-        return _waiting(f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}")
-    return Verdict("ship", f"the challenger is better: the always-valid interval starts at {low:+.4g}, above zero")
-
-
-def _too_few(primary: Lift, challenger: str) -> str:
-    """Users that a verdict needs, and those there are."""
-    ours, theirs = (f"{math.floor(users):,}" for users in primary.arm_users)
-    return (
-        f"each arm needs {MIN_USERS} users, and one some gain; so far {challenger}: {ours}, incumbent: {theirs} (fewer "
-        "than there are, where some decide oftener than others)"
-    )
+        return Verdict(messages.GUARDRAILS_OPEN(metrics=", ".join(still_open)))
+    return Verdict(messages.SHIP(low=low))
 
 
 def _agree(one: Lift, other: Lift) -> bool:

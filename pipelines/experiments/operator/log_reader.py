@@ -14,6 +14,7 @@ from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.touchpoints import LogError
+from pipelines import messages
 
 
 class LogReader:
@@ -65,4 +66,4 @@ def _read(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: 
     try:
         return findings_of(DecisionLog.of(lake), Experiment.from_dict(experiment), gain, since, now)
     except (duckdb.Error, PeriodError, OSError) as error:
-        raise LogError(f"{lake}: the log can't be read: {str(error).splitlines()[0]}") from None
+        raise LogError(messages.LOG_FAULT(where=lake, fault=str(error).splitlines()[0])) from None

@@ -22,6 +22,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.findings import Findings
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import Event, HistoryError
+from mtorl.experiment.messages import OVER as IS_OVER
 from mtorl.experiment.stage_machine import (
     FAULTS,
     OVER,
@@ -39,6 +40,8 @@ from mtorl.experiment.stages import stages_before
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
+from mtorl.runtime.message import Message
+from pipelines import messages
 from pipelines.experiments.cluster_api import ClusterApi, Entry
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.handover import hand_over
@@ -60,7 +63,14 @@ from serving.kubernetes_api import Conflict
 from serving.model_servers import ModelServers
 
 log = logging.getLogger(__name__)
-_TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of conditions: events, besides what happens
+_TOLD = (
+    "Unusable",
+    "NotItsTurn",
+    "Refused",
+    "Held",
+    "Changed",
+    "VersionUnknown",
+)  # of conditions: events, besides what happens
 _TRIES = 8  # of a change that conflicts with others
 
 
@@ -169,15 +179,11 @@ class Operator:
                 declined = follow(resource, self._clock(), self._findings(name, str(resource.spec.get("salt"))))
                 put_in_force(resource)
         except (ExperimentError, HistoryError) as error:
-            reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
+            words = messages.NOT_ITS_TURN if isinstance(error, NotItsTurn) else messages.UNUSABLE
             goes_on = "nothing of it is in force" if resource.last_in_force() is None else "what is in force goes on"
-            said = Condition("Accepted", "False", reason, f"{error}\n{goes_on}")
+            said = Condition("Accepted", "False", words(fault=error, goes_on=goes_on))
         else:
-            said = Condition("Accepted", "True", "Usable", "the spec can be used")
-            if declined is not None:
-                said = Condition("Accepted", "True", "Held" if declined.waits else "Refused", declined.words)
-            else:
-                said = _still_refused(resource) or said
+            said = Condition("Accepted", "True", declined or _still_refused(resource) or messages.USABLE())
         standing = self._standing(resource)
         anew = len(_history(resource)) > known or any(resource.status.get(key) != standing[key] for key in standing)
         further = [self._until_looked(resource) if anew else None, not_known_yet(resource, self._api.namespace)]
@@ -195,7 +201,7 @@ class Operator:
         now = self._clock()
         step = consider(experiment, stands, None, now)
         if isinstance(step, Move):  # `advance` makes it
-            step = Hold(("the log is read within a minute",))
+            step = Hold((messages.LOG_IN_A_MINUTE(),))
         return _progress(stands, step, Findings(), requirements(experiment, stands, None, now))
 
     def _settle(self, name: str) -> None:
@@ -217,13 +223,13 @@ class Operator:
         except (ExperimentError, HistoryError):
             return  # `Accepted` has the reason
         except OSError as error:  # `advance` retries it
-            said = Condition("Settled", "Unknown", "NotKnown", f"a model server can't be read or changed: {error}")
+            said = Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
         else:
             if standing is None:
                 said_before = resource.status.get("conditions") or ()
                 resource.write({"conditions": [one for one in said_before if one["type"] != "Settled"]})
                 return
-            said = Condition("Settled", "True" if standing.done else "False", standing.reason, standing.words)
+            said = Condition("Settled", "True" if standing.done else "False", standing.words)
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
@@ -264,7 +270,7 @@ class Operator:
         except (LogError, OSError) as error:
             salt = str(resource.spec.get("salt"))
             self._found[name] = salt, replace(self._findings(name, salt) or Findings(), problem=str(error))
-            self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
+            self._say(resource, {}, Condition("Progressing", "False", messages.LOG_UNREADABLE(fault=error)))
             return
         findings = self._findings(name, experiment.salt) or Findings()
         figures: dict[str, Any] = {} if findings.verdict is None else figures_of(findings.verdict, findings.spend)
@@ -338,24 +344,25 @@ def _history(resource: ExperimentResource | None) -> Sequence[Mapping[str, Any]]
 
 def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequence[Requirement]) -> Condition:
     if stands.phase in OVER:
-        return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
+        return Condition("Progressing", "False", IS_OVER(phase=stands.phase))
     if isinstance(step, Move):
-        return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
+        return Condition("Progressing", "True", messages.MOVED(to=step.to, reason=step.reason))
     evidence, newest = findings.evidence, findings.newest
     split = evidence is None or evidence.token != "srm"
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
-    words = "; ".join(step.reasons)
+    known = ""
     if newest is not None:
         # Not how old it is: that would be another message each minute.
         late = ", and none has come for long" if newest["silence"] else ""
-        words += f" (the newest decision in the log is of {newest['at'][:16].replace('T', ' ')} UTC{late})"
-    return Condition("Progressing", "True" if by_itself else "False", "Waiting", words)
+        known = f" (the newest decision in the log is of {newest['at'][:16].replace('T', ' ')} UTC{late})"
+    words = messages.WAITING(reasons="; ".join(step.reasons), newest=known)
+    return Condition("Progressing", "True" if by_itself else "False", words)
 
 
-def _still_refused(resource: ExperimentResource) -> Condition | None:
+def _still_refused(resource: ExperimentResource) -> Message | None:
     """The refusal of a move, as long as the spec is the one that asked for it."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:
-            return Condition("Accepted", "True", "Refused", one["message"])
+            return messages.REFUSED(fault=one["message"])
     return None

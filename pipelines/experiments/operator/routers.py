@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 
 from mtorl.runtime.validation import StrictModel, Text
+from pipelines import messages
 from pipelines.experiments.operator.status import Condition
 
 SILENT_SECONDS = 10.0
@@ -51,9 +52,7 @@ class Routers:
             heard = dict(self._heard)
         behind = sorted(name for name, (_, has) in heard.items() if has.get(experiment) != version)
         if not heard:
-            return Condition(
-                "InForce", "Unknown", "NoRouter", "no router has polled lately: each goes on with its present version"
-            )
+            return Condition("InForce", "Unknown", messages.NO_ROUTER())
         if behind:
-            return Condition("InForce", "False", "Behind", f"not yet on {', '.join(behind)}")
-        return Condition("InForce", "True", "EveryRouter", f"on {', '.join(sorted(heard))}")
+            return Condition("InForce", "False", messages.BEHIND(routers=", ".join(behind)))
+        return Condition("InForce", "True", messages.EVERY_ROUTER(routers=", ".join(sorted(heard))))

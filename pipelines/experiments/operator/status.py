@@ -21,13 +21,15 @@ from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import ALL_ARMS
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
+from mtorl.runtime.message import Message
+from pipelines import messages
 from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 from serving.kubernetes_api import Object
 
 _LONGEST = 30_000  # characters of a message; the conventions allow 32,768
 _IN_FORCE = {"True": True, "False": False}  # else it is not known
-FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
+FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason", "code")
 
 
 class Condition(NamedTuple):
@@ -35,9 +37,12 @@ class Condition(NamedTuple):
 
     type: Literal["Accepted", "Progressing", "InForce", "Settled"]
     status: Literal["True", "False", "Unknown"]
-    reason: str
-    """In one word."""
-    message: str
+    message: Message
+
+    @property
+    def reason(self) -> str:
+        """In one word."""
+        return self.message.camel_code
 
 
 def with_condition(
@@ -47,8 +52,8 @@ def with_condition(
     old = next((one for one in before if one["type"] == said.type), None)
     same = old is not None and old["status"] == said.status
     since = old["lastTransitionTime"] if old is not None and same else iso(now)
-    made = {**said._asdict(), "message": said.message[:_LONGEST], "observedGeneration": generation}
-    made["lastTransitionTime"] = since
+    made = {**said._asdict(), "message": said.message[:_LONGEST], "reason": said.reason}
+    made |= {"observedGeneration": generation, "lastTransitionTime": since}
     return sorted([*(dict(one) for one in before if one["type"] != said.type), made], key=lambda one: one["type"])
 
 
@@ -61,25 +66,22 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
     """Condition while routers read a hand-edited ConfigMap; None if they do not."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
-        words = (
-            "it was switched off in the ConfigMap: all users get the incumbent. To switch it on, give a "
-            f"reason that was not given before: {switch_on(namespace, resource.name)}"
-        )
+        words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
     elif resource.is_edited():
         has = "can't be read, so routers go on with what they had"
         if serving is not None:
             has = f"has stage {serving.stage}, switched {'on' if serving.enabled else 'off'}"
-        words = f"the ConfigMap was edited by hand and {has}: the operator rewrites it once the spec can be used"
+        words = messages.EDITED_BY_HAND(has=has)
     else:
         return None
-    return Condition("InForce", "False", "EditedByHand", words)
+    return Condition("InForce", "False", words)
 
 
 def not_known_yet(resource: ExperimentResource, namespace: str) -> Condition | None:
     """Condition until routers have polled; None if the previous one holds."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
-        return Condition("InForce", "False", "Behind", "no router has reported yet that it has it")
+        return Condition("InForce", "False", messages.BEHIND(routers="any router"))
     return edited(resource, namespace) if resource.is_edited() else None
 
 
@@ -104,6 +106,7 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
         "spend": f"{sum(spent):.2f}",
         "verdict": verdict["verdict"],
         "reason": verdict["reason"],
+        "code": verdict["code"],
     }
 
 

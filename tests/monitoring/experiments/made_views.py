@@ -6,12 +6,16 @@ from typing import Any
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.findings import Findings
 from monitoring.experiments.view import experiment_view
+from monitoring.messages import NOTHING_COUNTS, SILENT
+from monitoring.plain_words import left_out
 from monitoring.verdict.verdict import units_in
+from mtorl.experiment import messages
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence, in_force
 from mtorl.log.gain import Gain
+from mtorl.runtime.message import Message, located
 from tests.experiments import experiment as content
 
 START = 1_795_000_000.0  # 2026-11-18
@@ -30,7 +34,8 @@ RAMP: dict[str, Any] = {
 MOVED = 402
 """Users who got the incumbent at an earlier stage than the challenger, where there are many."""
 CHANNELS = ("search", "display", "video", "social")
-BETTER = "the challenger is better: the always-valid interval starts at +0.0124, above zero"
+BETTER = messages.SHIP(low=0.0124)
+TOO_FEW = messages.TOO_FEW_USERS(needed=100, challenger="challenger", users=12, others=80)
 
 
 def made(**changes: Any) -> Experiment:
@@ -92,6 +97,7 @@ def verdict(
     def challenger(number: int) -> dict[str, Any]:
         low, high = known(-0.003, 0.011)
         check = {"name": "cost_per_decision", "harm": 0.004, "lower": low, "upper": high, "margin": 0.02}
+        said = messages.UNDECIDED(low=-0.004, high=0.041) if number else located("", reason)
         own, half = lift - 0.012 * number, total**-0.5 if total else 0.0
         return {
             "lift": own if total else None,
@@ -105,7 +111,9 @@ def verdict(
                 "conversion_per_decision": secondary(0.0011, 0.002),
             },
             "verdict": "inconclusive" if number else token,
-            "reason": "the always-valid interval [-0.004, +0.041] contains zero" if number else reason,
+            "reason": said,
+            "code": said.code,
+            "values": said.values,
         }
 
     results = {name: challenger(number) for number, name in enumerate(challengers)}
@@ -170,7 +178,7 @@ def spend(serving: Experiment, share: float) -> list[Spend]:
 
 
 def evidence(
-    token: Any, reason: str, users: dict[str, int], *, breached: tuple[str, ...] = (), late: float = 0.031
+    token: Any, reason: Message, users: dict[str, int], *, breached: tuple[Message, ...] = (), late: float = 0.031
 ) -> Evidence:
     arms = {name: ArmEvidence(count, 0.001, 0.03 if name == INCUMBENT else late) for name, count in users.items()}
     return Evidence(token, reason, next(name for name in users if name != INCUMBENT), breached, arms)
@@ -187,7 +195,8 @@ def view(
     """The document, that many hours after the start."""
     serving = in_force(experiment, state_of(events, experiment))
     if found is not None and "evidence" not in known:
-        known["evidence"] = evidence(found["verdict"], found["reason"], users or {})
+        reason = Message(found["reason"], found["code"], found["values"])
+        known["evidence"] = evidence(found["verdict"], reason, users or {})
     if users is not None:
         known = {"newest": newest(hours), **known}
         known = {"traffic": traffic(users), "spend": spend(serving, 0.41), **known}
@@ -223,7 +232,7 @@ def draft() -> View:
 
 
 def shadow() -> View:
-    reason = "no decision counts yet: of 8,840, nobody was randomised at stage shadow, or with the kill switch"
+    reason = NOTHING_COUNTS(count=8_840, why=left_out("not_randomised"), hint="")
     users = users_of(1768, challenger=713)
     found = verdict("inconclusive", reason, users_of(0, challenger=0), 0.0, "shadow", srm_p=1.0)
     return view(made(), on_the_way(made(), 1), 9.5, found, users, traffic=traffic(users, shadow=True))
@@ -232,7 +241,7 @@ def shadow() -> View:
 def early(name: str = "mtorl-vs-rules", hours: float = 96, users: tuple[int, int] = (1893, 101), **known: Any) -> View:
     """At 5 %, before anything can be said."""
     experiment, of_arms = made(name=name), users_of(users[0], challenger=users[1])
-    reason = "nothing is said before 168 hours; 96 count, each stage as far as its decisions do"
+    reason = messages.TOO_EARLY(hours=96, needed=168)
     found = verdict("inconclusive", reason, of_arms, 0.012, "5%")
     return view(experiment, on_the_way(experiment, 3), hours, found, of_arms, **known)
 
@@ -253,7 +262,7 @@ def segments() -> dict[str, Any]:
 
 
 def rolled_back() -> View:
-    reason = "cost per decision is worse by at least 0.0312, and 0.02 was allowed"
+    reason = messages.GUARDRAIL(metric="cost per decision", lower=0.0312, margin=0.02)
     users = users_of(3893, challenger=201)
     found = verdict("guardrail", reason, users, -0.004)
     breach = {"harm": 0.061, "lower": 0.0312, "upper": 0.0908, "state": "breached"}
@@ -264,7 +273,7 @@ def rolled_back() -> View:
 
 def mismatch() -> View:
     users = users_of(7912, challenger=6156)
-    reason = "users are not split as configured (p = 2.1e-09 < 0.01): no number counts"
+    reason = messages.SRM(p=2.1e-9, alarm=0.01)
     found = verdict("srm", reason, users, 0.02, srm_p=2.1e-9)
     return view(made(), on_the_way(made(), 4), 300, found, users)
 
@@ -277,13 +286,15 @@ def three_arms() -> View:
     ]
     experiment = made(arms=arms, name="mtorl-and-a-vendor")
     users = users_of(4912, **{"mtorl": 3690, "vendor-bidder": 3701})
-    reason = "the challenger is better, but not yet proven within margin: cost_per_decision"
+    reason = messages.GUARDRAILS_OPEN(metrics="cost_per_decision")
     found = verdict("inconclusive", reason, users, 0.0225)
     return view(experiment, on_the_way(experiment, 4), 300, found, users)
 
 
 def late() -> View:
-    slow = evidence("inconclusive", "nothing is said before 168 hours", users_of(9893, challenger=701), late=0.102)
+    slow = evidence(
+        "inconclusive", messages.TOO_EARLY(hours=150, needed=168), users_of(9893, challenger=701), late=0.102
+    )
     return early("slow-model", 150, (9893, 701), evidence=slow)
 
 
@@ -291,22 +302,19 @@ def skipped() -> View:
     """A person went from 1 % to 50 %."""
     experiment, users = made(name="in-a-hurry"), users_of(893, challenger=901)
     jump = (30, "50%", {"by": "person", "reason": "the campaign ends on Friday"})
-    found = verdict("inconclusive", "too little to say", users, 0.01)
+    found = verdict("inconclusive", TOO_FEW, users, 0.01)
     return view(experiment, on_the_way(experiment, 2, jump), 40, found, users)
 
 
 def silent() -> View:
-    words = (
-        "no decision has come for 50 minutes, since 2026-11-22 10:16 UTC; in the week before, the longest time without "
-        "one was 3 minutes"
-    )
+    words = SILENT(silence="50 minutes", since="2026-11-22 10:16", usual="3 minutes")
     return early("nobody-asks", newest=newest(96, 3_000.0, words))
 
 
 def killed() -> View:
     experiment, users = made(name="switched"), users_of(1893, challenger=101)
     off = (80, "kill", {"by": "person", "reason": "clicks are gone"})
-    found = verdict("inconclusive", "too little", users, 0.01, "5%")
+    found = verdict("inconclusive", TOO_FEW, users, 0.01, "5%")
     return view(experiment, on_the_way(experiment, 3, off), 96, found, users)
 
 

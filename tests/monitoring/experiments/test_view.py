@@ -7,68 +7,74 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitoring import messages
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.findings import Findings
 from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.history import IllegalEvent, next_event
+from mtorl.experiment.messages import GUARDRAILS_OPEN, LATENCY, NO_EVIDENCE, SHIP, SRM, STAGE_DONE, TOO_EARLY
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from mtorl.runtime.message import Message
+from tests.messages import assert_says
 from tests.monitoring.experiments import made_views as made
 
 
 @pytest.mark.parametrize(
-    ("state", "action", "condition", "headline"),
+    ("state", "action", "condition", "code"),
     [
-        ("draft", "start", "fine", "Start it when you are ready"),
-        ("shadow", "wait", "fine", "Let it run in the shadow"),
-        ("early", "wait", "fine", "Let it run: nothing is decided yet"),
-        ("win", "promote", "fine", "Promote challenger"),
-        ("rolled-back", "try again", "harm", "Keep the incumbent: it was rolled back"),
-        ("srm", "find out", "held", "Find out why users are not split as configured"),
-        ("three-arms", "wait", "fine", "Let it run: nothing is decided yet"),
-        ("late", "look", "held", "Look at challenger: it answers too late"),
-        ("killed", "resume or stop", "harm", "It is switched off: everybody gets the incumbent"),
-        ("promoted", "nothing", "fine", "Nothing to do: challenger decides for everybody now"),
+        ("draft", "start", "fine", messages.WAITS_FOR_START.code),
+        ("shadow", "wait", "fine", messages.IN_SHADOW.code),
+        ("early", "wait", "fine", TOO_EARLY.code),
+        ("win", "promote", "fine", SHIP.code),
+        ("rolled-back", "try again", "harm", ""),
+        ("srm", "find out", "held", SRM.code),
+        ("three-arms", "wait", "fine", GUARDRAILS_OPEN.code),
+        ("late", "look", "held", LATENCY.code),
+        ("killed", "resume or stop", "harm", ""),
+        ("promoted", "nothing", "fine", ""),
     ],
 )
-def test_it_says_what_to_do(state: str, action: str, condition: str, headline: str) -> None:
+def test_it_says_what_to_do(state: str, action: str, condition: str, code: str) -> None:
     view = made.STATES[state]()
     said = view["advice"]
-    assert (said["action"], said["condition"], said["headline"]) == (action, condition, headline)
+    assert (said["action"], said["condition"], said["code"]) == (action, condition, code)
     assert json.loads(json.dumps(view, allow_nan=False)) == view
     assert view.keys() == get_type_hints(View).keys()
 
 
 @pytest.mark.parametrize(
-    ("spent", "hours", "said"),
+    ("spent", "hours", "code", "values"),
     [
-        (969.22, 0.5, "30.78 of 1,000.00 are left (3.1%): once that is spent, no arm shows anything"),
-        (600.0, 0.5, None),  # nobody knows yet what a day takes
-        (600.0, 24.0, "400.00 of 1,000.00 are left (40.0%): they last 16 hours at the rate so far"),
-        (40.0, 24.0, None),
+        (969.22, 0.5, messages.MONEY_LOW.code, {"left": pytest.approx(30.78), "limit": 1_000.0}),
+        (600.0, 0.5, None, {}),  # nobody knows yet what a day takes
+        (600.0, 24.0, messages.MONEY_SHORT.code, {"left": 400.0, "lasts": 16.0}),
+        (40.0, 24.0, None, {}),
     ],
 )
-def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(spent: float, hours: float, said: str | None) -> None:
+def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(
+    spent: float, hours: float, code: str | None, values: dict[str, Any]
+) -> None:
     """A shadow spends as the incumbent does: it took nearly all of it, and the page said: ready for 1 %."""
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
-    evidence = Evidence("inconclusive", "too few", "challenger", (), arms)
+    evidence = Evidence("inconclusive", NO_EVIDENCE(), "challenger", (), arms)
     whole = Spend(arm="*", campaign="*", channel="*", period="total", limit=1000.0, spent=spent, reserved=0.0)
     known = Findings(evidence=evidence, spend=[whole], commands=made.COMMANDS)
     advice = experiment_view(experiment, events, known, made.START + made.HOUR * hours)["advice"]
-    if said is None:
+    if code is None:
         assert advice["action"] in ("wait", "run")
     else:
         assert (advice["action"], advice["condition"], advice["tone"]) == ("look", "fine", "alarm")
-        assert advice["headline"].startswith("Look at its money") and said in advice["reason"]
+        assert (advice["code"], {name: advice["values"][name] for name in values}) == (code, values)
 
 
 def test_a_time_that_is_past_is_not_what_comes_next() -> None:
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(500)}
-    known = Findings(evidence=Evidence("inconclusive", "too few", "challenger", (), arms), commands=made.COMMANDS)
+    known = Findings(evidence=Evidence("inconclusive", NO_EVIDENCE(), "challenger", (), arms), commands=made.COMMANDS)
     early, late = (experiment_view(experiment, events, known, made.START + made.HOUR * at)["next"] for at in (12, 30))
     assert early["not_before"] is not None and (late["not_before"], late["expected"] is None) == (None, False)
 
@@ -117,8 +123,8 @@ def test_steps_are_those_of_the_ramp_and_where_it_is(
 def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> None:
     advice = made.silent()["advice"]
     assert (advice["action"], advice["condition"], advice["tone"]) == ("look", "fine", "alarm")
-    assert advice["headline"] == "Find out why no decision comes any more"
-    assert advice["reason"].startswith("no decision has come for 50 minutes, since 2026-11-22 10:16 UTC")
+    assert advice["code"] == messages.NOT_ASKED.code
+    assert_says(advice["values"]["silence"], messages.SILENT, silence="50 minutes", since="2026-11-22 10:16")
     assert made.early()["advice"]["action"] == "wait"
     experiment = made.made()
     events = made.on_the_way(experiment, 3, (90, "stopped", {"by": "person"}))
@@ -146,9 +152,9 @@ def test_a_move_that_nobody_makes_is_said() -> None:
     experiment = made.made()
     users = {INCUMBENT: 9000, "challenger": 900}
     view = made.view(experiment, made.history(experiment, (0, "5%", {"by": "person"})), 80.0,
-                     made.verdict("inconclusive", "zero", users, 0.0, "5%"), users)  # fmt: skip
-    assert view["advice"]["headline"] == "It is ready for 50%" and view["next"]["to"] == "50%"
-    assert view["advice"]["command"] == "mtorl experiment run channel-policy.yaml"
+                     made.verdict("inconclusive", made.TOO_FEW, users, 0.0, "5%"), users)  # fmt: skip
+    assert view["advice"]["action"] == "run" and view["next"]["to"] == "50%"
+    assert view["advice"]["code"] == STAGE_DONE.code and view["advice"]["command"] == made.COMMANDS["run"]
 
 
 def test_a_draft_with_a_start_starts_by_itself() -> None:
@@ -198,7 +204,8 @@ def test_whatever_happened_there_is_one_place_and_one_advice(
         except IllegalEvent:
             continue
     arms = {name: ArmEvidence(users, faults, 0.01) for name in (INCUMBENT, "challenger")}
-    evidence = Evidence(token, "a reason", "challenger", ("a: worse",) if token == "guardrail" else (), arms)
+    breached = (Message("a: worse"),) if token == "guardrail" else ()
+    evidence = Evidence(token, Message("a reason"), "challenger", breached, arms)
     now = made.START + 3600 * hours
     view = experiment_view(experiment, events, Findings(evidence=evidence if known else None), now)
     assert [step["place"] for step in view["steps"]].count("here") == 1

@@ -11,6 +11,7 @@ from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.known_users import PREFIX
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.messages import UNBALANCED
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import Log
 
@@ -98,7 +99,8 @@ def test_a_verdict_says_what_its_lift_was_adjusted_by(tmp_path: Path) -> None:
 
 def test_arms_that_differed_before_they_were_met_give_no_verdict(tmp_path: Path) -> None:
     found = verdict_from_log(trafficked(tmp_path, unequal=0.6), WITH_PAST)
-    assert found["verdict"] == "inconclusive" and "in the covariate 'past click' by more than chance" in found["reason"]
+    assert (found["verdict"], found["code"]) == ("inconclusive", UNBALANCED.code)
+    assert found["values"] == {"covariate": "past click"}
 
 
 def test_covariates_are_no_part_of_what_is_in_force() -> None:

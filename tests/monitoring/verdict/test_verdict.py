@@ -18,6 +18,7 @@ from monitoring.decision_log import DecisionLog, Period, PeriodError
 from monitoring.verdict.period import verdict_of_period
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.messages import CHANGED_DAYS, LATE_OUTCOMES, NOT_STICKY, TOO_EARLY
 from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.gain import Gain
@@ -334,7 +335,7 @@ def test_bad_days_that_are_cut_short_are_not_forgotten(
     found = verdict_from_log(log.write(tmp_path), daily)
     assert found["left_out"][reason] > 0 and found["lift_ci"][0] > 0
     assert found["verdict"] == verdict, found["reason"]
-    assert ("the kill switch was used" in found["reason"]) == (verdict == "inconclusive")
+    assert (found["code"] == CHANGED_DAYS.code) == (verdict == "inconclusive")
 
 
 def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> None:
@@ -406,9 +407,9 @@ def test_an_outcome_that_was_reported_late_counts_at_no_look(tmp_path: Path) -> 
     early = judged([row for row in heard if pd.Timestamp(row["received_time"]) < last])
     found = judged(heard)
     assert early["arms"] == found["arms"] and found["arms"]["challenger"]["totals"]["click"] == 0
-    assert found["late_outcomes"] > 0 and "later than outcome_hours, 24" in found["reason"]
+    assert found["late_outcomes"] > 0
     # Worse is the challenger in nothing but that.
-    assert found["lift_ci"][1] < 0 and found["verdict"] == "inconclusive" and "raise it" in found["reason"]
+    assert found["lift_ci"][1] < 0 and (found["verdict"], found["code"]) == ("inconclusive", LATE_OUTCOMES.code)
 
 
 def test_costs_that_are_put_right_late_by_unequal_amounts_ship_nothing(tmp_path: Path) -> None:
@@ -546,7 +547,6 @@ def test_a_poller_holds_no_guardrail_and_breaks_none(tmp_path: Path, harm: float
     assert found["guardrails"][0]["harm"] == pytest.approx(harm, abs=0.02)
     assert found["heavy_users"] == [{"arm": "challenger", "share": pytest.approx(0.41, abs=0.001)}]
     assert found["arms"]["challenger"]["capped_users"] == 1 and found["arms"]["incumbent"]["capped_users"] == 0
-    assert "one user makes 41% of the decisions of challenger" in found["reason"]
 
 
 def test_pollers_alone_at_a_stage_hold_no_guardrail(tmp_path: Path) -> None:
@@ -566,7 +566,7 @@ def test_users_in_two_arms_are_a_fault(tmp_path: Path) -> None:
         log.decide(f"u{user}", "challenger")
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["multiple_exposure_users"] == 10 and found["arms"]["challenger"]["users"] == 95
-    assert found["verdict"] == "inconclusive" and "two arms" in found["reason"]
+    assert (found["verdict"], found["code"]) == ("inconclusive", NOT_STICKY.code)
 
 
 def test_replay_weights(tmp_path: Path) -> None:
@@ -626,7 +626,7 @@ def test_srm_guardrail_minimum_time_and_kill_switch(tmp_path: Path) -> None:
     files = log.write(tmp_path)
     assert verdict_from_log(files, EXPERIMENT.replace(enabled=False))["srm_p"] == 1.0
     waiting = verdict_from_log(files, EXPERIMENT.replace(min_runtime_hours=48))
-    assert waiting["verdict"] == "inconclusive" and "hours" in waiting["reason"]
+    assert (waiting["code"], waiting["values"]["needed"]) == (TOO_EARLY.code, 48)
     for row in log.outcomes:
         if row["kind"] == "cost" and int(log.decisions[int(row["decision_id"][1:])]["user_id"][1:]) % 2:
             row["value"] = 1.0
@@ -637,7 +637,7 @@ def test_srm_guardrail_minimum_time_and_kill_switch(tmp_path: Path) -> None:
 
 def test_a_gain_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     traffic(4, 0.2).write(tmp_path)
-    with pytest.raises(PeriodError, match=r"gain: the weight of 'click' is a finite number above 0, got -1"):
+    with pytest.raises(PeriodError, match="gain:"):
         verdict_of_period(str(tmp_path), "experiment.yaml", Period(), "{click: -1}", "", 0.0)
 
 

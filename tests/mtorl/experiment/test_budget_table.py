@@ -9,12 +9,15 @@ import pytest
 import yaml
 from pyarrow import csv, parquet
 
+from mtorl.experiment import messages
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.budget_table import COLUMNS, UNREAD, BudgetTable, forget_tables
 from mtorl.experiment.experiment import Experiment, ExperimentError, text_with_table
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.schedule import Pacing
+from mtorl.runtime.message import Words
 from tests.experiments import experiment
+from tests.messages import assert_says, raises
 
 HOURS = [float(hour) for hour in range(24)]
 LINES: list[dict[str, Any]] = [
@@ -63,42 +66,46 @@ def test_a_table_is_the_same_as_lines_of_the_file(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "where", "words", "values"),
     [
-        (f'{HEAD}\nspring,*,1\nsummer,*,"12,50"', "budgets.csv, row 3: '12,50' is not a number (column amount). Write"),
-        (f"{HEAD}\nspring,*,-1", "budgets.csv, row 2: -1 is below 0 (column amount)"),
-        (f"{HEAD}\nspring,*,nan", "row 2: 'nan' is not a finite number (column amount)"),
-        (f"{HEAD}\n ,*,1", "row 2: expected text, got ' ' (column campaign)"),
-        (f"{HEAD}\nspring,*", "row 2: 3 cells are expected"),
-        (f"{HEAD},period\na,*,1,day\nb,*,2,week", "row 3: period: 'week' is not one of total, day, hour"),
-        (f"{HEAD},period,opportunities\na,*,1,day,5", "row 2: a budget with period day has an end already"),
-        (f"{HEAD},period,price\na,*,1,day,0", "row 2: pacing.price: expected a number above 0"),
-        (f"{HEAD},pacing\na,*,1,yes", "row 2: 'yes' is not none or empty (column pacing)"),
-        (f"{HEAD},pacing,price\na,*,1,none,2", "row 2: pacing is none, and price is given"),
-        (f"{HEAD}\na,*,1\nb,*,1\na,*,3", "row 4: campaign 'a', channel '*', total is in row 2 too"),
-        ("campaign,channel,sum\na,*,1", "budgets.csv: column 'sum' is unknown; the columns are campaign, "),
-        ("campaign,amount\na,1", "budgets.csv: column 'channel' is missing"),
-        (f"{HEAD}\n", "budgets.csv: it has no rows; an example: spring,*,200"),
-        (b"\xff\xfe", "it is not UTF-8 at byte 0"),
+        (f'{HEAD}\nspring,*,1\nsummer,*,"12,50"', "row 3", messages.CELL, {"value": "'12,50'", "column": "amount"}),
+        (f"{HEAD}\nspring,*,-1", "row 2", messages.CELL, {"value": "-1", "expected": "at least 0"}),
+        (f"{HEAD}\nspring,*,nan", "row 2", messages.CELL, {"value": "'nan'", "expected": "a finite number"}),
+        (f"{HEAD}\n ,*,1", "row 2", messages.CELL, {"value": "' '", "column": "campaign"}),
+        (f"{HEAD}\nspring,*", "row 2", messages.CELLS, {"needed": 3}),
+        (f"{HEAD},period\na,*,1,day\nb,*,2,week", "row 3: period: 'week' is not one of", None, {}),
+        (f"{HEAD},period,opportunities\na,*,1,day,5", "row 2: a budget with period day has", None, {}),
+        (f"{HEAD},period,price\na,*,1,day,0", "row 2: pacing.price: expected a number above 0", None, {}),
+        (f"{HEAD},pacing\na,*,1,yes", "row 2", messages.CELL, {"value": "'yes'", "column": "pacing"}),
+        (f"{HEAD},pacing,price\na,*,1,none,2", "row 2", messages.PACING_NONE, {"column": "price"}),
+        (f"{HEAD}\na,*,1\nb,*,1\na,*,3", "row 4", messages.BUDGET_TWICE, {"campaign": "a", "other": "row 2"}),
+        ("campaign,channel,sum\na,*,1", "budgets.csv", messages.COLUMNS, {"column": "sum", "fault": "unknown"}),
+        ("campaign,amount\na,1", "budgets.csv", messages.COLUMNS, {"column": "channel", "fault": "missing"}),
+        (f"{HEAD}\n", "budgets.csv", messages.NO_ROWS, {}),
+        (b"\xff\xfe", "budgets.csv", messages.NOT_UTF8, {"byte": 0}),
     ],
 )
-def test_a_wrong_cell_is_named(tmp_path: Path, content: str | bytes, words: str) -> None:
+def test_a_wrong_cell_is_named(
+    tmp_path: Path, content: str | bytes, where: str, words: Words | None, values: dict[str, Any]
+) -> None:
     (tmp_path / "budgets.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ExperimentError) as refused:
         Experiment.load(file_of(tmp_path))
-    assert words in str(refused.value)
+    assert where in str(refused.value)
+    if words is not None:
+        assert_says(refused.value, words, **values)
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "budgets.parquet").write_bytes(b"PAR1")
     for table, words in (
-        ("budgets.parquet", "budgets.parquet: it is no Parquet file"),
-        ("absent.csv", "cannot read the budgets: No such file"),
-        ("budgets.xlsx", r"expected the name of a .csv or .parquet file"),
+        ("budgets.parquet", messages.NOT_PARQUET),
+        ("absent.csv", messages.TABLE_UNREADABLE),
+        ("budgets.xlsx", messages.TABLE_NAME),
     ):
-        with pytest.raises(ExperimentError, match=words):
+        with raises(ExperimentError, words):
             Experiment.load(file_of(tmp_path, table))
-    with pytest.raises(ExperimentError, match="no folder to read it from"):
+    with raises(ExperimentError, messages.TABLE_FOLDER, name="budgets.csv"):
         Experiment.from_dict(experiment("http://x", budgets=[], budget_table="budgets.csv"))
 
 
@@ -106,13 +113,14 @@ def test_budgets_are_lines_or_a_table(tmp_path: Path) -> None:
     (tmp_path / "budgets.csv").write_text(CSV)
     both: dict[str, Any] = {"budgets": LINES, "budget_table": "budgets.csv"}
     for changes in (both, {"budgets": []}):
-        with pytest.raises(ExperimentError, match="give budgets, or else a budget_table"):
+        with raises(ExperimentError, messages.NO_BUDGET):
             Experiment.from_dict(experiment("http://x", **changes), tmp_path)
     many = [{"campaign": f"c{number}", "channel": "*", "amount": 1.0} for number in range(51)]
-    with pytest.raises(ExperimentError, match="51 are more than 50: put them into a table"):
+    with raises(ExperimentError, messages.TOO_MANY_BUDGETS, count=51, most=50):
         Experiment.from_dict(experiment("http://x", budgets=many))
-    with pytest.raises(ExperimentError, match=r"budgets.csv, budget 3: campaign 'summer' is not one of"):
+    with raises(ExperimentError, messages.BUDGET_CAMPAIGN, campaign="summer") as refused:
         Experiment.load(file_of(tmp_path, campaigns=["spring"]))
+    assert "budgets.csv, budget 3: " in str(refused.value)
 
 
 def test_a_copy_is_the_same_experiment_and_names_the_content(tmp_path: Path) -> None:
@@ -126,7 +134,7 @@ def test_a_copy_is_the_same_experiment_and_names_the_content(tmp_path: Path) -> 
     assert (kept, kept.version) == (found, found.version)
     assert edited != found and edited.version != found.version
     assert edited.budget_table is not None and kept.budget_table is not None and kept.budget_table.name.startswith(".")
-    with pytest.raises(ExperimentError, match=r"its content is .*, and .* is wanted"):
+    with raises(ExperimentError, messages.TABLE_CHANGED, wanted=kept.budget_table.digest):
         Experiment.load(file_of(tmp_path, f"budgets.csv#{kept.budget_table.digest}"))
     text_with_table(edited, state)
     forget_tables(state, [edited.budget_table])

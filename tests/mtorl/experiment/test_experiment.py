@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency
 
+from mtorl.experiment import messages
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.policy.schedule import Pacing
+from mtorl.runtime.message import Words
 from tests.experiments import experiment
+from tests.messages import raises
 
 FILE: dict[str, Any] = experiment(
     "http://incumbent",
@@ -53,39 +56,58 @@ def test_faults_are_those_of_people_and_not_of_the_library() -> None:
     [
         ({"name": ""}, "name"),
         ({"unit": "session"}, "unit"),
-        ({"layer_part": [0.5, 0.5]}, "layer_part"),
-        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "outside"}]}, "outside"),
-        ({"overrides": {"qa-anna": "chalenger"}}, "overrides: qa-anna: 'chalenger' is no arm; there are incumbent, ch"),
-        ({"arms": [FILE["arms"][0], {"name": "b", "weight": 0.5}]}, "give an endpoint, or else a policy"),
-        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "policy": "baseline"}]}, "give an endpoint, or else"),
-        ({"arms": [FILE["arms"][0], {**BASELINE, "model_name": "m"}]}, "model_name: only an endpoint has a model"),
         ({"arms": [FILE["arms"][0], {**BASELINE, "policy": "basline"}]}, "'basline' is not one of baseline"),
-        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": []}]}, "the last row must fit everybody"),
-        (
-            {"arms": [FILE["arms"][0], {**BASELINE, "policy": [{"channel": "search"}, PHONES, {"channel": "search"}]}]},
-            "fits everybody: those after",
-        ),
         ({"arms": [FILE["arms"][0], {**BASELINE, "policy": [{"chanel": "a"}]}]}, "unknown field 'chanel'"),
-        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "*"}]}, "stands for all arms"),
         ({"stage": "10%"}, "stage"),
-        ({"arms": FILE["arms"][:1]}, "arms"),
-        ({"arms": [FILE["arms"][1], {**FILE["arms"][1], "name": "b"}]}, "incumbent"),
-        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "weight": 0.4}]}, "weight"),
-        ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "endpoint": "challenger:80"}]}, "endpoint"),
-        ({"budgets": []}, "budgets"),
-        ({"budgets": [FILE["budgets"][0], FILE["budgets"][0]]}, "given twice"),
-        ({"metrics": {**METRICS, "guardrails": [{**GUARDRAIL, "name": "costs"}]}}, r"guardrails\[0\].name: .* 'costs'"),
-        (
-            {"metrics": {**METRICS, "secondary": ["clicks"]}},
-            r"secondary\[0\]: metric 'clicks' is not known; known: gain",
-        ),
-        ({"metrics": {"primary": "cost_per_decision"}}, "primary: metric 'cost_per_decision' is no gain"),
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_a_wrong_field_is_named(changes: dict[str, Any], named: str) -> None:
+def test_a_field_of_another_type_is_named(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ExperimentError, match=named):
         make(**changes)
+
+
+def challenger(**fields: Any) -> dict[str, Any]:
+    """Changes: another challenger."""
+    return {"arms": [FILE["arms"][0], {**FILE["arms"][1], **fields}]}
+
+
+ROWS = {"endpoint": None, "policy": [{"channel": "search"}, PHONES, {"channel": "search"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "words", "values"),
+    [
+        ({"layer_part": [0.5, 0.5]}, "layer_part", messages.LAYER_PART, {}),
+        (challenger(name="outside"), "arms[1].name", messages.ARM_NAME, {"name": "outside"}),
+        (challenger(name="*"), "arms[1].name", messages.ARM_NAME, {"name": "*"}),
+        (challenger(name="a/b"), "arms[1].name", messages.ARM_NAME, {"name": "a/b"}),
+        ({"overrides": {"qa-anna": "b"}}, "overrides: qa-anna", messages.NO_ARM, {"arms": "incumbent, challenger"}),
+        (challenger(endpoint=None), "arms[1]", messages.ENDPOINT_OR_POLICY, {}),
+        (challenger(policy="baseline"), "arms[1]", messages.ENDPOINT_OR_POLICY, {}),
+        (challenger(endpoint=None, policy="baseline", model_name="m"), "", messages.NO_MODEL, {"fields": "model_name"}),
+        (challenger(endpoint=None, policy=[]), "arms[1].policy", messages.LAST_ROW, {}),
+        (challenger(**ROWS), "arms[1].policy", messages.ROW_NEVER_USED, {}),
+        (challenger(weight=0.4), "arms", messages.WEIGHTS, {"total": 0.9}),
+        (challenger(endpoint="challenger:80"), "arms[1].endpoint", messages.NOT_A_URL, {"endpoint": "challenger:80"}),
+        (challenger(endpoint="http+unix:///sockets/models"), "arms[1].endpoint", messages.SOCKET_PATH, {}),
+        (challenger(endpoint="http+unix://sockets"), "arms[1].endpoint", messages.SOCKET_PATH, {}),
+        (challenger(endpoint="http+unix://"), "arms[1].endpoint", messages.SOCKET_PATH, {}),
+        ({"arms": FILE["arms"][:1]}, "arms", messages.ARMS, {"names": ["incumbent"]}),
+        ({"arms": [FILE["arms"][1], {**FILE["arms"][1], "name": "b"}]}, "arms", messages.ARMS, {}),
+        ({"budgets": []}, "", messages.NO_BUDGET, {}),
+        ({"budgets": FILE["budgets"][:1] * 2}, "budgets", messages.BUDGET_TWICE, {"other": "budgets[0]"}),
+        (
+            {"metrics": {**METRICS, "guardrails": [{**GUARDRAIL, "name": "costs"}]}},
+            "metrics.guardrails[0].name", messages.UNKNOWN_METRIC, {"metric": "costs"},
+        ),
+        ({"metrics": {"primary": "cost_per_decision"}}, "metrics.primary", messages.NO_GAIN, {}),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(changes: Any, where: str, words: Words, values: dict[str, Any]) -> None:
+    with raises(ExperimentError, words, **values) as refused:
+        make(**changes)
+    assert str(refused.value).startswith(where)
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "", "- a\n- b", "\x00", "start: 2026-02-30", "seed: 0x_", "[" * 5000])
@@ -109,12 +131,6 @@ def test_a_file_that_is_no_experiment_names_itself(tmp_path: Path, text: str) ->
 )
 def test_an_endpoint_is_a_server_or_a_whole_url(endpoint: str, url: str) -> None:
     assert Arm(name="challenger", weight=1.0, endpoint=endpoint).url == url
-
-
-@pytest.mark.parametrize("endpoint", ["http+unix:///sockets/models", "http+unix://sockets", "http+unix://"])
-def test_a_unix_socket_has_its_whole_path_in_the_hosts_place(endpoint: str) -> None:
-    with pytest.raises(ValueError, match="%2F"):
-        Arm(name="challenger", weight=1.0, endpoint=endpoint)
 
 
 def test_a_growing_stage_moves_users_only_to_the_challengers_they_belong_to() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.experiment import messages
 from mtorl.experiment.history import (
     By,
     Event,
@@ -20,6 +21,8 @@ from mtorl.experiment.history import (
     state_of,
 )
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase, State, answering, fixed_fields, in_force
+from mtorl.runtime.message import Words
+from tests.messages import raises
 from tests.mtorl.experiment.experiments import FILE, after, made
 
 
@@ -64,7 +67,7 @@ def test_what_is_over_stays_over_after_another_salt(end: Phase) -> None:
     events, other = after("50%", end), made(salt="b")
     events.append(next_event(events, other, "move", at=1.0, by="person", reason="again", to="shadow"))
     assert state_of(events, made()).phase == end
-    with pytest.raises(IllegalEvent, match="new salt"):
+    with raises(IllegalEvent, messages.OVER, phase=end):
         next_event(events, made(), "move", at=2.0, by="person", reason="again", to="shadow")
 
 
@@ -78,26 +81,26 @@ def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) 
 @pytest.mark.parametrize(
     ("happened", "kind", "to", "words"),
     [
-        ((), "resume", None, "it is not switched off"),
-        (("kill",), "kill", None, "on already"),
-        (("stopped",), "kill", None, "everybody gets the incumbent anyway"),
-        (("50%", "promoted"), "kill", None, "challenger is promoted: a rollback gives"),
-        (("stopped",), "move", "5%", "new salt"),
-        (("50%",), "move", None, "somewhere"),
-        ((), "kill", "promoted", "only a move"),
-        (("50%", "promoted"), "handed over", "rolled back", "only a move"),
-        (("50%",), "move", "promoted", "which challenger"),
+        ((), "resume", None, messages.NOT_SWITCHED_OFF),
+        (("kill",), "kill", None, messages.KILL_SWITCH_ON),
+        (("stopped",), "kill", None, messages.OVER),
+        (("50%", "promoted"), "kill", None, messages.PROMOTED),
+        (("stopped",), "move", "5%", messages.OVER),
+        (("50%",), "move", None, messages.NO_TARGET),
+        ((), "kill", "promoted", messages.NO_TARGET),
+        (("50%", "promoted"), "handed over", "rolled back", messages.NO_TARGET),
+        (("50%",), "move", "promoted", messages.WHICH_CHALLENGER),
     ],
 )
-def test_what_can_not_happen_is_refused(happened: Any, kind: Kind, to: Phase | None, words: str) -> None:
-    with pytest.raises(IllegalEvent, match=words):
+def test_what_can_not_happen_is_refused(happened: Any, kind: Kind, to: Phase | None, words: Words) -> None:
+    with raises(IllegalEvent, words):
         next_event(after(*happened), made(), kind, at=0.0, by="person", reason="a test", to=to)
 
 
 def test_nobody_is_promoted_while_the_kill_switch_is_on() -> None:
     promotion: Any = {"at": 0.0, "by": "person", "reason": "a test", "to": "promoted", "challenger": "challenger"}
     for events, experiment in ((after("50%", "kill"), made()), (after("50%"), made(enabled=False))):
-        with pytest.raises(IllegalEvent, match="turn it off"):
+        with raises(IllegalEvent, messages.KILL_SWITCH_ON):
             next_event(events, experiment, "move", **promotion)
 
 
@@ -155,7 +158,7 @@ def test_a_killed_writer_loses_at_most_what_had_not_happened(size: int) -> None:
 
 def test_a_history_that_was_edited_is_refused() -> None:
     lines = [event.line() for event in after("shadow", "5%", "50%")]
-    with pytest.raises(HistoryError, match="line 2 has event 3"):
+    with raises(HistoryError, messages.EVENTS_MISSING, where="line", number=2, found=3):
         read_events(lines[0] + lines[2])
-    with pytest.raises(HistoryError, match="line 2 is no event"):
+    with raises(HistoryError, messages.NO_EVENT, where="line", number=2):
         read_events(lines[0] + "rubbish\n" + lines[2])

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtorl.experiment import messages
 from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.layers import Experiments, conflict
 from tests.experiments import experiment
+from tests.messages import assert_says, raises
 
 USERS = [f"u{number}" for number in range(4000)]
 
@@ -68,35 +70,34 @@ def test_experiments_about_other_campaigns_are_independent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "words"),
+    ("one", "other", "campaigns"),
     [
-        ({}, {}, "a and b both decide about all campaigns, and their parts of the layer l overlap, [0, 1] and [0, 1]:"),
-        ({}, {"layer": "other"}, "in layers l and other: put them into one layer"),
+        ({}, {}, "all campaigns"),
+        ({}, {"layer": "other"}, "all campaigns"),
         ({"layer_part": [0, 0.5]}, {"layer_part": [0.5, 1]}, None),
-        ({"layer_part": [0, 0.6]}, {"layer_part": [0.5, 1]}, "overlap"),
+        ({"layer_part": [0, 0.6]}, {"layer_part": [0.5, 1]}, "all campaigns"),
         ({"campaigns": ["x"], "budgets": [budget("x")]}, {"campaigns": ["y"], "budgets": [budget("y")]}, None),
-        ({"campaigns": ["x"], "budgets": [budget("x")]}, {}, "both decide about campaign x"),
-        ({"campaigns": ["x"], "budgets": [budget("x")]}, {"layer_part": [0.2, 0.3]}, "overlap"),
+        ({"campaigns": ["x"], "budgets": [budget("x")]}, {}, "campaign x"),
+        ({"campaigns": ["x"], "budgets": [budget("x")]}, {"layer_part": [0.2, 0.3]}, "campaign x"),
     ],
 )
 def test_what_would_decide_the_same_request_is_refused(
-    one: dict[str, Any], other: dict[str, Any], words: str | None
+    one: dict[str, Any], other: dict[str, Any], campaigns: str | None
 ) -> None:
     a, b = make("a", **one), make("b", **other)
     found = conflict(a, b)
-    assert (found is None) == (words is None) and (words or "") in (found or "")
-    assert (conflict(b, a) is None) == (words is None)
-    if words is not None:
-        with pytest.raises(ExperimentError, match="both decide"):
+    assert (found is None) == (campaigns is None) == (conflict(b, a) is None)
+    if campaigns is not None:
+        with raises(ExperimentError, messages.OVERLAP, one="a", other="b", campaigns=campaigns):
             Experiments([a, b])
 
 
 def test_two_of_a_name_or_none_at_all_are_refused() -> None:
-    with pytest.raises(ExperimentError, match="two experiments are called a"):
+    with raises(ExperimentError, messages.SAME_NAME, name="a"):
         Experiments([make("a", layer_part=[0, 0.5]), make("a", layer_part=[0.5, 1])])
-    with pytest.raises(ExperimentError, match="there is no experiment"):
+    with raises(ExperimentError, messages.NO_EXPERIMENT):
         Experiments([])
-    with pytest.raises(ExperimentError, match=r"'\*' is not one of the experiment's campaigns, x"):
+    with raises(ExperimentError, messages.BUDGET_CAMPAIGN, campaign="*", campaigns="x"):
         make("a", campaigns=["x"])
 
 
@@ -108,7 +109,8 @@ def test_while_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
         ]
     )
     limits = [account.limit for account in together.accounts() if account.arm == ALL_ARMS]
-    assert limits == [40.0] and together.differences == ["spring and autumn give different budgets for all campaigns"]
+    assert limits == [40.0] and len(together.differences) == 1
+    assert_says(together.differences[0], messages.BUDGETS_DIFFER, one="spring", other="autumn")
 
 
 @st.composite

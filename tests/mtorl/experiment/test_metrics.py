@@ -1,7 +1,6 @@
 """The metrics that an experiment file may name."""
 
-import pytest
-
+from mtorl.experiment import messages
 from mtorl.experiment.metrics import (
     Metric,
     check_outcomes,
@@ -14,6 +13,7 @@ from mtorl.experiment.metrics import (
     parts_of,
 )
 from mtorl.log.gain import Gain
+from tests.messages import raises
 
 
 def test_a_gain_is_that_of_the_data_set() -> None:
@@ -37,7 +37,7 @@ def test_a_ratio_of_two_outcomes_divides_by_what_the_second_one_sums_up_to() -> 
     for name in ("cost_per_click", "click_per_conversion"):
         assert known(name) and not is_gain(name) and not is_per_decision(name)
     for name in ("cost_per_cost", "decision_per_cost", "per_cost"):
-        with pytest.raises(ValueError, match="is not known"):
+        with raises(ValueError, messages.UNKNOWN_METRIC, metric=name):
             known(name)
 
 
@@ -46,16 +46,14 @@ def test_the_primary_metric_is_a_gain() -> None:
     assert known_gain("profit_per_decision") == "profit_per_decision"
     for name in ("cost_per_decision", "exposure_ratio"):
         assert not is_gain(name)
-        with pytest.raises(ValueError, match=f"'{name}' is no gain"):
+        with raises(ValueError, messages.NO_GAIN, metric=name):
             known_gain(name)
 
 
 def test_a_metric_of_an_outcome_that_the_data_set_lacks_is_refused_with_those_that_it_has() -> None:
     there = ("click", "cost", "profit")
     check_outcomes(("gain_per_decision", "profit_per_decision", "exposure_ratio"), there)
-    with pytest.raises(
-        ValueError, match=r"no outcome 'profits'; known: gain_.*, click_.*, cost_.*, profit_per_decision"
-    ):
+    with raises(ValueError, messages.UNKNOWN_OUTCOME, metric="profits_per_decision", outcome="profits"):
         check_outcomes(("click_per_decision", "profits_per_decision"), there)
-    with pytest.raises(ValueError, match="'cost_per_visit' is not known: the data set has no outcome 'visit'"):
+    with raises(ValueError, messages.UNKNOWN_OUTCOME, metric="cost_per_visit", outcome="visit"):
         check_outcomes(("gain_per_cost", "cost_per_visit"), there)

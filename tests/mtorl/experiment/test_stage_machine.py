@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.experiment import messages
 from mtorl.experiment.inference.verdict import Token
 from mtorl.experiment.stage_machine import (
     OVER,
@@ -27,12 +28,14 @@ from mtorl.experiment.stage_machine import (
     may_move,
     requirements,
 )
+from mtorl.runtime.message import Words
+from tests.messages import assert_says, raises
 from tests.mtorl.experiment.experiments import FILE, RAMP, made
 
 HOUR = 3600.0
-WELL = Evidence(
-    "inconclusive", "contains zero", "challenger", (), {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
-)
+ZERO = messages.UNDECIDED(low=-1.0, high=1.0)
+WELL = Evidence("inconclusive", ZERO, "challenger", (), dict.fromkeys(("incumbent", "challenger"), ArmEvidence(500)))
+HARM = (messages.GUARDRAIL(metric="cost", lower=0.2, margin=0.1),)
 SHADOW, SMALL, LAST = (State(phase=phase, since=0.0) for phase in ("shadow", "5%", "50%"))
 
 
@@ -44,9 +47,10 @@ def challenger(**figures: Any) -> Evidence:
     return evidence(arms={**WELL.arms, "challenger": ArmEvidence(500)._replace(**figures)})
 
 
-def held(step: Move | Hold) -> str:
+def held(step: Move | Hold, words: Words | None = None, **values: Any) -> None:
     assert isinstance(step, Hold), step
-    return "; ".join(step.reasons)
+    if words is not None:
+        assert_says(step.reasons[0], words, **values)
 
 
 def moved(step: Move | Hold) -> Move:
@@ -55,14 +59,14 @@ def moved(step: Move | Hold) -> Move:
 
 
 def test_it_grows_once_it_has_lasted_and_enough_users_are_there() -> None:
-    assert held(consider(made(), SHADOW, WELL, 0.5 * HOUR)) == "0.5 of 1 hours at shadow"
+    held(consider(made(), SHADOW, WELL, 0.5 * HOUR), messages.HOURS, found=0.5, needed=1, unit="hours", stage="shadow")
     few = challenger(users=9)
-    assert held(consider(made(), SHADOW, few, 2 * HOUR)) == "9 of 10 users of challenger"
+    held(consider(made(), SHADOW, few, 2 * HOUR), messages.USERS, found=9, needed=10, arm="challenger")
     assert moved(consider(made(), SHADOW, WELL, HOUR)).to == "5%"
     stages = [{"stage": "shadow", "hours": 0.02, "users": 10}, *RAMP["stages"][1:]]
     brief = made(ramp={"stages": stages})
-    assert held(consider(brief, SHADOW, WELL, 30.0)) == "0.5 of 1.2 minutes at shadow", "as 0.0 of 0.02 hours"
-    assert held(consider(made(), SMALL, WELL, HOUR)) == "1.0 of 2 hours at 5%"
+    held(consider(brief, SHADOW, WELL, 30.0), messages.HOURS, found=0.5, needed=1.2, unit="minutes")
+    held(consider(made(), SMALL, WELL, HOUR), messages.HOURS, found=1.0, needed=2, stage="5%")
     assert moved(consider(made(), SMALL, WELL, 2 * HOUR)).to == "50%"
 
 
@@ -71,7 +75,7 @@ def test_nothing_grows_on_no_evidence() -> None:
         held(consider(made(), state, None, 1e9))
         held(consider(made(), state, evidence(arms={}), 1e9))
     free = made(ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%"}]})
-    assert "of the incumbent" in held(consider(free, SHADOW, None, 1e9))
+    held(consider(free, SHADOW, None, 1e9), messages.NO_EVIDENCE)
 
 
 def test_in_the_shadow_the_incumbents_users_are_not_asked_for() -> None:
@@ -80,12 +84,13 @@ def test_in_the_shadow_the_incumbents_users_are_not_asked_for() -> None:
 
 
 def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
-    failing = held(consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9))
-    assert failing.startswith("challenger falls back in 2.0% of its decisions, 1.0% is allowed; ")
+    failing = consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9)
+    held(failing, messages.FALLBACK_RATIO, arm="challenger", found=0.02, allowed=0.01)
     alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
     moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # what fails for everybody is not the challenger's fault
     arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
-    assert "takes 21 ms longer" in held(consider(made(), SMALL, evidence(arms=arms), 1e9))
+    slow = consider(made(), SMALL, evidence(arms=arms), 1e9)
+    held(slow, messages.LATENCY, arm="challenger", found=pytest.approx(21), allowed=20)
 
 
 def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
@@ -98,36 +103,37 @@ def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
 
 
 def test_harm_ends_it_without_waiting_and_a_mismatch_holds_it() -> None:
-    harm = evidence(breached=("challenger: cost_per_decision is worse",))
+    harm = evidence(breached=HARM)
     for state in (SMALL, LAST):
         assert moved(consider(made(), state, harm, 0.0)).to == "rolled back"
         assert moved(consider(made(), state, evidence("stop"), 0.0)).to == "stopped"
-    void = evidence("srm", breached=("challenger: cost_per_decision is worse",), reason="users are not split")
-    assert held(consider(made(), LAST, void, 1e9)) == "users are not split"
+    void = evidence("srm", breached=HARM, reason=messages.SRM(p=0.0, alarm=0.01))
+    held(consider(made(), LAST, void, 1e9), messages.SRM)
 
 
 def test_who_wins_is_promoted_by_a_person_unless_the_ramp_says_so() -> None:
-    assert "wins, and waits to be promoted" in held(consider(made(), LAST, evidence("ship"), 1e9))
+    held(consider(made(), LAST, evidence("ship"), 1e9), messages.WINS, challenger="challenger", verdict=ZERO)
     by_itself = made(ramp={**RAMP, "promote": True})
-    win = Move("promoted", "contains zero", "challenger")
+    win = Move("promoted", ZERO, "challenger")
     assert moved(consider(by_itself, LAST, evidence("ship"), 3 * HOUR)) == win
-    assert held(consider(by_itself, LAST, evidence("ship"), HOUR)) == "1.0 of 3 hours at 50%"
+    held(consider(by_itself, LAST, evidence("ship"), HOUR), messages.HOURS, found=1.0, needed=3, stage="50%")
     assert moved(consider(by_itself, SMALL, evidence("ship"), 1e9)).to == "50%"  # a small stage promotes nobody
-    assert held(consider(by_itself, LAST, WELL, 1e9)) == "the last stage: contains zero"
+    held(consider(by_itself, LAST, WELL, 1e9), messages.LAST_STAGE, verdict=ZERO)
 
 
 def test_a_draft_waits_for_its_start() -> None:
-    assert held(consider(made(), State(), None, 1e12)) == "it is a draft: start it"
+    held(consider(made(), State(), None, 1e12), messages.DRAFT, stage="shadow")
     planned = made(start="2026-12-01T00:00:00Z")
     assert planned.start is not None
-    assert held(consider(planned, State(), None, planned.start.timestamp() - 1)) == "it starts at 2026-12-01 00:00 UTC"
+    early = consider(planned, State(), None, planned.start.timestamp() - 1)
+    held(early, messages.STARTS_LATER, start="2026-12-01 00:00 UTC")
     assert moved(consider(planned, State(), None, planned.start.timestamp())).to == "shadow"
 
 
 def test_a_futile_one_stops_at_the_last_stage_and_goes_on_before() -> None:
-    futile = evidence("futile", reason="ruled out")
+    futile = evidence("futile", reason=messages.FUTILE(effect=5.0, low=-1.0, high=1.0))
     assert moved(consider(made(), SMALL, futile, 2 * HOUR)).to == "50%"
-    assert moved(consider(made(), LAST, futile, 0.0)) == Move("stopped", "ruled out")
+    assert moved(consider(made(), LAST, futile, 0.0)) == Move("stopped", futile.reason)
 
 
 def test_without_a_verdict_by_its_planned_end_it_stops() -> None:
@@ -135,15 +141,16 @@ def test_without_a_verdict_by_its_planned_end_it_stops() -> None:
     assert planned.planned_end is not None
     end = planned.planned_end.timestamp()
     stopped = moved(consider(planned, LAST, WELL, end))
-    assert stopped.to == "stopped" and "before a verdict: contains zero" in stopped.reason
+    assert stopped.to == "stopped"
+    assert_says(stopped.reason, messages.PLANNED_END, verdict=ZERO)
     assert moved(consider(planned, SMALL, None, end)).to == "stopped"
-    assert "waits to be promoted" in held(consider(planned, LAST, evidence("ship"), end))
+    held(consider(planned, LAST, evidence("ship"), end), messages.WINS)
 
 
 def test_a_stage_that_the_ramp_leaves_out_waits_for_a_person() -> None:
     state = State(phase="25%", since=0.0)  # moved back from 50%, perhaps: nobody wants it there again a minute later
-    assert "a person moves it on" in held(consider(made(), state, WELL, 1e9))
-    assert moved(consider(made(), state, evidence(breached=("harm",)), 0.0)).to == "rolled back"
+    held(consider(made(), state, WELL, 1e9), messages.STAGE_NOT_IN_RAMP, stage="25%")
+    assert moved(consider(made(), state, evidence(breached=HARM), 0.0)).to == "rolled back"
     smaller = made(ramp={"stages": RAMP["stages"][:2], "promote": True})
     assert moved(consider(smaller, LAST, evidence("ship"), 0.0)).to == "promoted"
 
@@ -166,7 +173,7 @@ def test_whatever_is_known_only_allowed_moves_are_made(
     experiment = made(enabled=enabled, ramp={**RAMP, "promote": promote}, start="2026-12-01T00:00:00Z")
     state = State(phase=phase, since=None if phase == "draft" else 0.0, killed=killed)
     arms = {"incumbent": ArmEvidence(users), "challenger": ArmEvidence(users, fallback_ratio, math.nan)}
-    step = consider(experiment, state, evidence(token, breached=("harm",) if harm else (), arms=arms), now)
+    step = consider(experiment, state, evidence(token, breached=HARM if harm else (), arms=arms), now)
     if isinstance(step, Hold):
         assert step.reasons
         return
@@ -190,9 +197,9 @@ def test_what_is_over_stays_over_but_a_promotion_can_be_rolled_back() -> None:
 
 def test_people_go_back_a_stage_the_ramp_does_not() -> None:
     assert may_move(LAST, "5%", "person") is None
-    assert may_move(LAST, "5%", "ramp") == "only a person goes back a stage"
-    assert may_move(State(), "promoted", "person") == "it has not begun"
-    assert may_move(SMALL, "5%", "person") == "it is at 5% already"
+    assert_says(may_move(LAST, "5%", "ramp"), messages.ONLY_PEOPLE_GO_BACK)
+    assert_says(may_move(State(), "promoted", "person"), messages.NOT_BEGUN)
+    assert_says(may_move(SMALL, "5%", "person"), messages.ALREADY_THERE, phase="5%")
 
 
 def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumbent() -> None:
@@ -203,7 +210,7 @@ def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumben
     assert in_force(made(), dataclasses.replace(LAST, killed=True)).shares() == {"incumbent": 1.0, "challenger": 0.0}
     off = made(enabled=False)
     assert not in_force(off, LAST).enabled
-    assert isinstance(consider(off, LAST, evidence("ship", breached=("harm",)), 1e9), Hold), "the ramp does not move it"
+    assert isinstance(consider(off, LAST, evidence("ship", breached=HARM), 1e9), Hold), "the ramp does not move it"
     winner = answering(made().arm("challenger"))
     promoted = in_force(made(), State(phase="promoted", since=0.0, incumbent=winner))
     incumbent = promoted.arm("incumbent")
@@ -232,17 +239,18 @@ def test_what_is_measured_is_fixed_once_it_has_begun(changes: dict[str, Any], na
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "words", "values"),
     [
-        ({"ramp": None}, "give a stage, or else a ramp"),
-        ({"ramp": {"stages": [{"stage": "5%"}, {"stage": "1%"}]}}, "larger than the one before, got 5%, 1%"),
-        ({"start": "2026-12-01"}, "a time with its zone"),
-        ({"start": "2026-12-02T00:00:00Z", "planned_end": "2026-12-01T00:00:00Z"}, "later than start"),
+        ({"ramp": None}, messages.STAGE_OR_RAMP, {}),
+        ({"ramp": {"stages": [{"stage": "5%"}, {"stage": "1%"}]}}, messages.STAGES_GROW, {"stages": "5%, 1%"}),
+        ({"start": "2026-12-02T00:00:00Z", "planned_end": "2026-12-01T00:00:00Z"}, messages.PLANNED_END_EARLY, {}),
     ],
 )
-def test_a_ramp_that_makes_no_sense_is_refused(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_a_ramp_that_makes_no_sense_is_refused(fields: dict[str, Any], words: Words, values: dict[str, str]) -> None:
+    with raises(ValueError, words, **values):
         made(**fields)
+    with pytest.raises(ValueError, match="a time with its zone"):
+        made(start="2026-12-01")
 
 
 def test_what_a_stage_takes_is_said_with_how_far_it_has_come() -> None:

@@ -12,18 +12,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.experiment import messages as experiment_messages
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence, Hold, Move, in_force
+from pipelines import messages
 from pipelines.experiments import folder as folder_module
 from pipelines.experiments.controller import act, next_step, put_in_force
 from pipelines.experiments.folder import ExperimentFolder
 from tests.features.collect.decision_logs import SPEC
+from tests.messages import assert_says, raises
 from tests.mtorl.experiment.experiments import FILE
 
-WELL = Evidence(
-    "inconclusive", "contains zero", "challenger", (), {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
-)
+ZERO = experiment_messages.UNDECIDED(low=-1.0, high=1.0)
+WELL = Evidence("inconclusive", ZERO, "challenger", (), dict.fromkeys(("incumbent", "challenger"), ArmEvidence(500)))
 HOUR = 3600.0
 
 
@@ -55,11 +57,11 @@ def test_the_ramp_waits_for_its_hours_and_keeps_what_it_knew(tmp_path: Path) -> 
     assert not put_in_force(folder).enabled and not serving(folder).enabled
     do(folder, "move", "shadow", at=0.0)
     assert isinstance(next_step(folder, well, 0.5 * HOUR), Hold)
-    grown = "1 hours at shadow are over, 500 users of incumbent, 500 users of challenger, and nothing speaks against it"
-    assert next_step(folder, well, 1 * HOUR) == Move("5%", grown)
-    assert serving(folder).stage == "5%"
+    step = next_step(folder, well, 1 * HOUR)
+    assert isinstance(step, Move) and step.to == serving(folder).stage == "5%"
+    assert_says(step.reason, experiment_messages.STAGE_DONE, lasted="1 hours", stage="shadow")
     event = folder.events()[-1]
-    assert (event.to, event.by) == ("5%", "ramp") and event.evidence is not None
+    assert (event.to, event.by, event.code) == ("5%", "ramp", step.reason.code) and event.evidence is not None
     assert event.evidence["arms"]["challenger"] == {"users": 500, "fallback_ratio": 0.0, "latency_seconds": None}
 
 
@@ -115,7 +117,7 @@ def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> N
     SPEC.save(tmp_path / "dataset.yaml")
     (folder.state / "router.yaml").write_text(yaml.safe_dump({"dataset": str(tmp_path / "dataset.yaml")}))
     edit(folder, default_channel="serach")
-    with pytest.raises(ExperimentError, match="default_channel: 'serach' is not one of"):
+    with raises(ExperimentError, experiment_messages.UNKNOWN_CHANNEL, channel="serach"):
         put_in_force(folder)
     do(folder, "kill")
     assert (serving(folder).enabled, serving(folder).default_channel) == (False, "search")
@@ -124,7 +126,7 @@ def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> N
 def test_who_holds_the_lock_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_LOCK_SECONDS", 0.2)
     folder = folder_of(tmp_path)
-    with folder.locked(), pytest.raises(TimeoutError, match="another process has held it"):
+    with folder.locked(), raises(TimeoutError, messages.LOCK_HELD, seconds=0.2):
         do(folder, "kill")
     do(folder, "kill")
 
@@ -159,7 +161,7 @@ def test_what_is_measured_is_fixed_however_the_file_changes(by: str, tmp_path: P
     else:
         folder.in_force.unlink()
     edit(folder, alpha=0.2)
-    with pytest.raises(ExperimentError, match="alpha may not change"):
+    with raises(ExperimentError, messages.FIXED_FIELDS, fields="alpha"):
         put_in_force(folder)
 
 
@@ -167,10 +169,10 @@ def test_the_kill_switch_works_beside_a_history_that_can_not_be_read(tmp_path: P
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
     folder.history.write_text("rubbish\n" + folder.history.read_text())
-    with pytest.raises(HistoryError, match="line 1 is no event"):
+    with raises(HistoryError, experiment_messages.NO_EVENT, number=1):
         do(folder, "resume")
     assert serving(folder).enabled
-    with pytest.raises(HistoryError, match="it is switched off, but"):
+    with raises(HistoryError, messages.KILL_NOT_WRITTEN):
         do(folder, "kill")
     assert not serving(folder).enabled
 

@@ -10,13 +10,17 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import ExperimentError
+from mtorl.experiment.messages import NO_EVENT
 from mtorl.runtime import files
+from mtorl.runtime.message import Message
+from pipelines import messages
 from pipelines.experiments.controller import act, state
 from pipelines.experiments.folder import ExperimentFolder
 from pipelines.experiments.local_servers import LocalServers, give_back, settle
 from serving.archive import version_of
 from serving.local.stack import archives
 from tests.experiments import experiment
+from tests.messages import assert_says, raises
 from tests.mtorl.experiment.experiments import RAMP
 
 PORT = 8085
@@ -61,7 +65,7 @@ class Laptop:
         challenger = {"challenger": "challenger"} if to == "promoted" else {}
         act(self.folder, "move", by="person", reason="a test", at=0.0, to=to, **challenger)
 
-    def settle(self, run: Path | None = None) -> list[str]:
+    def settle(self, run: Path | None = None) -> list[Message]:
         said = settle([self.folder], run or self.run, self.folder.state, PORT)
         self.served(run or self.run)
         return said
@@ -87,7 +91,7 @@ def laptop(tmp_path: Path) -> Laptop:
 def test_the_next_start_serves_what_was_promoted_as_the_incumbent(laptop: Laptop) -> None:
     laptop.do("promoted")
     assert laptop.answers_at() == "challenger:predict" and laptop.versions() == {"incumbent": OLD, "challenger": WON}
-    assert laptop.settle() == [f"incumbent serves {WON} in place of {OLD}; the challenger's server is free"]
+    assert_says(laptop.settle()[0], messages.HANDED_OVER, after=WON, before=OLD)
     assert laptop.answers_at() == "incumbent:predict" and laptop.versions() == {"incumbent": WON, "challenger": WON}
     laptop.settle()
     assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
@@ -110,10 +114,10 @@ def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(lapto
     laptop.do("promoted")
     shutil.rmtree(laptop.run)
     tonight = laptop.tonight()
-    with pytest.raises(ExperimentError, match="put it back, or roll the promotion back: mtorl experiment move"):
+    with raises(ExperimentError, messages.MODEL_GONE, challenger="challenger"):
         laptop.settle(tonight)
     laptop.do("rolled back")
-    assert laptop.settle(tonight) == ["the incumbent's arm answers as before: nothing else had changed"]
+    assert_says(laptop.settle(tonight)[0], messages.NOTHING_TO_UNDO)
     assert laptop.versions(tonight) == {"incumbent": "another", "challenger": LATER}
 
 
@@ -145,7 +149,7 @@ def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy
     laptop.do("promoted")
     assert laptop.answers_at() == "challenger:predict", "at once"
     tonight = laptop.tonight()
-    assert laptop.settle(tonight) == [f"incumbent serves {WON} in place of {OLD}; the challenger's server is free"]
+    assert_says(laptop.settle(tonight)[0], messages.HANDED_OVER, after=WON, before=OLD)
     assert laptop.answers_at() == "incumbent:predict"
     assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
     laptop.settle(tonight)
@@ -239,9 +243,7 @@ def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: P
     one.do("promoted")
     tonight = one.tonight()
     folders = [one.folder, *others]
-    with pytest.raises(
-        ExperimentError, match=f"another model in .*; serve {one.run}, or roll it back: mtorl experiment move"
-    ):
+    with raises(ExperimentError, messages.MODEL_GONE, run=tonight, before=one.run):
         settle(folders, tonight, one.folder.state, PORT)
     settle(folders, one.run, one.folder.state, PORT)
     assert one.answers_at() == "challenger:predict"
@@ -260,7 +262,7 @@ def test_one_that_is_switched_off_or_moved_by_hand_compares_until_its_end(
     if "stage" in changes:
         shutil.rmtree(two.folder.state)
     one.do("promoted")
-    assert "compares with" in settle([one.folder, two.folder], one.run, one.folder.state, PORT)[0]
+    assert_says(settle([one.folder, two.folder], one.run, one.folder.state, PORT)[0], messages.WAITS_FOR_END)
     assert one.versions()["incumbent"] == OLD
     if not changes:
         two.do("stopped")
@@ -287,7 +289,7 @@ def test_a_run_that_was_moved_with_its_state_is_the_one_of_before(tmp_path: Path
     run = new / old.relative_to(tmp_path / "runs" / "one")
     folder.state.rename(run / "state")
     moved = ExperimentFolder(folder.file, run / "state")
-    assert "in place of" in settle([moved], run, moved.state, PORT)[0]
+    assert_says(settle([moved], run, moved.state, PORT)[0], messages.HANDED_OVER)
     assert version_of(archives(run, moved.state)["incumbent.mar"]) == WON
 
 
@@ -301,5 +303,5 @@ def test_no_rollback_waits_for_another_one_that_can_not_be_used(tmp_path: Path) 
     two.folder.file.write_text("rubbish")
     two.folder.history.write_text("rubbish\n")
     one.do("rolled back")
-    assert "is no event" in (give_back(folders, LocalServers(one.run, one.folder.state, PORT)) or "")
+    assert_says(give_back(folders, LocalServers(one.run, one.folder.state, PORT)), NO_EVENT)
     assert one.versions()["incumbent"] == OLD

@@ -19,6 +19,7 @@ import pytest
 from monitoring.decision_log import DecisionLog
 from mtorl.artifact.artifact import load
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.messages import LAST_STAGE
 from serving.decision_log.segments import read
 from tests.repository import ROOT
 
@@ -88,7 +89,7 @@ def test_the_experiment_went_through_its_stages(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert [move["to"] for move in summary["stages"]["moves"]] == ["shadow", "5%", "50%"]
     assert summary["experiment"]["verdict"] == "inconclusive", "so few users say nothing"
-    assert summary["stages"]["waits"] == [f"the last stage: {summary['experiment']['reason']}"]
+    assert summary["stages"]["waits"] == [LAST_STAGE(verdict=summary["experiment"]["reason"])]
     users_of_stages = summary["experiment"]["users_of_stages"]
     assert {stage: sum(arms.values()) for stage, arms in users_of_stages.items()} == {"5%": 156, "50%": 156}
     with DecisionLog.of(finished / "lake").opened("shadow") as db:

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from mtorl.experiment import messages
 from mtorl.experiment.inference import plan
 from mtorl.experiment.inference.plan import Population, needed_users
 from mtorl.experiment.inference.statistics import compare
 from mtorl.experiment.inference.sums import Floats
+from mtorl.runtime.message import Words
+from tests.messages import raises
 from tests.mtorl.experiment.inference.rows import sums_of_arms
 
 
@@ -43,14 +46,14 @@ def test_rare_large_outcomes_take_more_users_than_frequent_small_ones() -> None:
 @pytest.mark.parametrize(
     ("figures", "effect", "share", "words"),
     [
-        (clicks(50), 0.1, 0.5, "100 users, and some gain, are needed"),
-        (clicks(500, rate=0.0), 0.1, 0.5, "some gain"),
-        (clicks(500), 0.0, 0.5, "effect"),
-        (clicks(500), 0.1, 1.0, "share"),
+        (clicks(50), 0.1, 0.5, messages.PLAN_NEEDS_USERS),
+        (clicks(500, rate=0.0), 0.1, 0.5, messages.PLAN_NEEDS_USERS),
+        (clicks(500), 0.0, 0.5, messages.NOT_A_SHARE),
+        (clicks(500), 0.1, 1.0, messages.NOT_A_SHARE),
     ],
 )
-def test_what_can_not_be_planned_is_said(figures: Floats, effect: float, share: float, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_what_can_not_be_planned_is_said(figures: Floats, effect: float, share: float, words: Words) -> None:
+    with raises(ValueError, words):
         needed_users(Population(figures), effect, share, 0.05)
 
 

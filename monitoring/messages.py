@@ -1,0 +1,29 @@
+"""Messages of the monitor: what an owner should know, and why a period can't be judged."""
+
+from mtorl.runtime.message import Words
+
+# Reasons of verdicts and of advice.
+NOTHING_LOGGED = Words("nothing-logged", "The log has no decision of it yet. Routers upload theirs every few minutes.")
+NOTHING_COUNTS = Words("nothing-counts", "No decision counts yet. {count:,} are left out: {why}{hint}.")
+WAITS_FOR_START = Words("waits-for-start", "It is a draft: all users get the incumbent, and no challenger is asked.")
+IN_SHADOW = Words("in-shadow", "All users get the incumbent, and what the challengers would have done is logged.")
+NO_ROUTER_HERE = Words("no-router-here", "mtorl serve does not run here, so callers get no decision from it.")
+MONEY_LOW = Words(
+    "money-low", "{left:,.2f} of {limit:,.2f}{of} are left. Once they are spent, no arm shows anything: raise `amount`."
+)
+MONEY_SHORT = Words(
+    "money-short",
+    "{left:,.2f} of {limit:,.2f}{of} are left, for {lasts:,.0f} hours at the rate so far. The stages to come take "
+    "{needed:,.0f}: raise `amount`.",
+)
+SILENT = Words("silent", "No decision has come for {silence}, since {since} UTC. The longest gap before was {usual}.")
+NOT_ASKED = Words("not-asked", "{silence} Callers do not ask, or the log does not arrive here.")
+LOG_UNKNOWN = Words("log-unknown", "Its log can't be read, so it is unknown whether it wins: {fault}")
+NOT_IN_LOG = Words("not-in-log", "The log has no decision of {challenger}.")
+
+# Periods and logs.
+NOT_A_TIME = Words("not-a-time", "{name}: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z")
+EMPTY_LAKE = Words("empty-lake", "{lake}: no decisions in this lake. Routers upload their logs there every minute")
+EMPTY_PERIOD = Words(
+    "empty-period", "{lake}: no decision from {since} to {until}. Check since and until, the router and its uploads"
+)
