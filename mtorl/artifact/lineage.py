@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 
@@ -79,6 +79,10 @@ class GateReport(StrictModel):
     is no version; a first installation serves the incumbent's model in its place."""
     reason: Text
     """In words."""
+    code: str = ""
+    """Of the reason, for programs."""
+    values: dict[str, Any] = Field(default_factory=dict)
+    """In the reason."""
     min_lift: float
     """Gain per opportunity that the lower end of the lift had to exceed."""
     margin: float | None

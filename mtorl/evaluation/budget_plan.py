@@ -25,6 +25,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtri
 
 from mtorl.arrays import Floats, Ints
+from mtorl.evaluation import messages
 from mtorl.evaluation.replay import Played, Replay
 from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.runtime import progress
@@ -143,7 +144,7 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
     budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})
     explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
     if budget <= explored:
-        raise InputError(f"exploration alone would spend {explored:.4g}, at any price: plan with more, or explore less")
+        raise InputError(messages.EXPLORATION_SPENDS(explored=explored))
     curves = Curves.of(replay, [one / traffic.decisions for one in budgets if one > explored], traffic)
     today_gain = float(replay.gain_B.mean()) * traffic.decisions
     most = float(curves.whole.spend_K[-1]) * traffic.decisions if curves.whole.price_K[-1] == 0 else np.inf

@@ -24,9 +24,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtorl.artifact.lineage import Figure, GateDecision, GateReport
+from mtorl.evaluation import messages
 from mtorl.evaluation.importance_weights import rejection_reason
 from mtorl.evaluation.value_difference import ARMS
 from mtorl.runtime.errors import InputError
+from mtorl.runtime.message import Message
 
 MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures of which the log can say nothing
 
@@ -51,11 +53,13 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
     low, high = value["difference_ci"]
     lift = Figure(value=value["difference"], low=low, high=high) if _is_known(value) else None
     rule = {"min_lift": min_lift, "margin": applied, "valued_on": evaluation["valued_on"]}
-    return GateReport(decision=decision, reason=reason, lift=lift, **rule)
+    return GateReport(decision=decision, reason=reason, code=reason.code, values=reason.values, lift=lift, **rule)
 
 
-def gate(estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | None = None) -> tuple[GateDecision, str]:
-    """The decision by the table above, and the reason in words.
+def gate(
+    estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | None = None
+) -> tuple[GateDecision, Message]:
+    """The decision by the table above, and the reason.
 
     Args:
         estimate: Result of `value_difference`, or its JSON.
@@ -67,35 +71,30 @@ def gate(estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | Non
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"
     if low > min_lift:
-        return "promote", f"{bounds}: all above {min_lift:g}"
+        return "promote", messages.PROVEN(difference=bounds, least=min_lift)
     if margin is None:
-        return "reject", f"{bounds}: not all above {min_lift:g}"
+        return "reject", messages.NOT_PROVEN(difference=bounds, least=min_lift)
     if not estimate["difference"] > 0:
-        return "reject", f"{bounds}: no gain over our own last model"
+        return "reject", messages.NOT_BETTER(difference=bounds)
     least = -margin * max(estimate["incumbent"], 0.0)
-    allowed = f"{least:+.4g}, {margin:.3g} of the value of our own last model"
     if low > least:
-        return "promote", f"{bounds}: a gain, and all above {allowed}"
-    return "experiment", f"{bounds}: a gain, but not all above {allowed}: an experiment with users can tell"
+        return "promote", messages.NOT_WORSE(difference=bounds, least=least, margin=margin)
+    return "experiment", messages.UNSETTLED(difference=bounds, least=least)
 
 
-def refusal(estimate: Mapping[str, Any]) -> str | None:
-    """Reason not to use an estimate, in words; None if there is none."""
+def refusal(estimate: Mapping[str, Any]) -> Message | None:
+    """Reason not to use an estimate; None if there is none."""
     if estimate["users"] < MIN_USERS:
-        return f"the log says too little: {estimate['users']} test users, at least {MIN_USERS} are needed"
+        return messages.TEST_USERS(users=estimate["users"], needed=MIN_USERS)
     for arm in ARMS:
         if (impossible := estimate["impossible"][arm]) > MAX_IMPOSSIBLE:
-            return (
-                f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
-                f"policy of the log could make, {MAX_IMPOSSIBLE:.0%} may be at most; let arms explore what to expose, "
-                "and collect what they decide from then on by itself"
-            )
+            return messages.IMPOSSIBLE(arm=arm, share=impossible, most=MAX_IMPOSSIBLE)
         weights = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
         least = max(MIN_ESS * estimate["rows"], MIN_ESS_ROWS)
         if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least):
             return reason
     if not _is_known(estimate):
-        return "the log can't say how much they differ: too few resamples of its users have a value"
+        return messages.RESAMPLES()
     return None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.artifact.artifact import Artifact, forecast_of
+from mtorl.evaluation import messages
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share, value_less
@@ -58,19 +59,15 @@ def evaluate_artifact(
         ValueError: the log is of another data set.
     """
     if (artifact.spec.channels, artifact.spec.reward) != (table.spec.channels, table.spec.reward):
-        raise ValueError(
-            f"the artifact was trained on {artifact.spec.name} ({', '.join(artifact.spec.channels)}), the log is of "
-            f"{table.spec.name} ({', '.join(table.spec.channels)})"
-        )
+        trained, read = (f"{spec.name} ({', '.join(spec.channels)})" for spec in (artifact.spec, table.spec))
+        raise ValueError(messages.OTHER_DATA_SET(artifact=trained, log=read))
     users = table.rows["user_id"].unique()
     training_U = are_among(users, artifact.training_users())
     if training_U.all():
-        raise KnownUsersError(f"all {len(users):,} users of the log are training users of the artifact")
+        raise KnownUsersError(messages.ALL_KNOWN(users=len(users)))
     if training_U.any() and not only_new:
-        raise KnownUsersError(
-            f"{training_U.sum():,} of the log's {len(users):,} users are training users of the artifact, for instance "
-            f"{users[training_U][0]!r}: figures on them would be too good. --only-new leaves them out"
-        )
+        known, example = int(training_U.sum()), users[training_U][0]
+        raise KnownUsersError(messages.KNOWN_USERS(known=known, users=len(users), example=example))
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
     # A window of one description must not be read with another: the artifact's own names the columns.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))

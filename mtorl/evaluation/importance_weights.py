@@ -18,7 +18,9 @@ from typing import Any, TypedDict
 import numpy as np
 
 from mtorl.arrays import Floats
+from mtorl.evaluation import messages
 from mtorl.evaluation.resamples import interval
+from mtorl.runtime.message import Message
 
 MAX_WEIGHT_ERROR = 0.05
 """How far the mean weight may be from 1 beyond what chance explains: its whole interval must not lie further away."""
@@ -58,17 +60,11 @@ def effective_size(weight_B: Floats) -> float:
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
-def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> str | None:
-    """Reason not to use an estimate with these weights, in words; `least` is the smallest ESS in rows."""
+def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> Message | None:
+    """Reason not to use an estimate with these weights; `least` is the smallest ESS in rows."""
     if not summary["ess"] >= least:
-        return (
-            f"the log says too little about the {policy}: its effective sample is {summary['ess']:.0f} of "
-            f"{summary['rows']:.0f} rows, at least {least:.0f} are needed"
-        )
+        return messages.EFFECTIVE_SAMPLE(arm=policy, ess=summary["ess"], rows=summary["rows"], least=least)
     low, high = summary["mean_weight_ci"]
     if low > 1 + MAX_WEIGHT_ERROR or high < 1 - MAX_WEIGHT_ERROR:
-        return (
-            f"the propensities do not describe the log: the {policy}'s mean weight is "
-            f"{summary['mean_weight']:.2f} [{low:.2f}, {high:.2f}] and should be 1"
-        )
+        return messages.WRONG_PROPENSITIES(arm=policy, mean=summary["mean_weight"], low=low, high=high)
     return None

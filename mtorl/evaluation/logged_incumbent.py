@@ -15,6 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mtorl.evaluation import messages
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import ENOUGH, Opportunities
@@ -57,16 +58,7 @@ class LoggedIncumbent:
             own = found.chosen((found.rows["arm"].isin(_ARMS) & (found.rows["generation"] == self.policy)).to_numpy())
         count = 0 if own is None else len(own)
         if own is None or count < ENOUGH:
-            raise WindowError(
-                f"the incumbent that serves, {self.policy}, has no artifact and {count} decisions for test users "
-                f"that a value can rest on; {ENOUGH} are needed. Wait until there are more and their "
-                "outcomes are known. If there never are, see `mtorl data compact`: an incumbent has to say its "
-                "probabilities (docs/incumbent.md). To compare with the channel frequencies of the log until then, "
-                "leave the pipeline's parameter lake empty"
-            )
+            raise WindowError(messages.INCUMBENT_DECISIONS(policy=self.policy, count=count, needed=ENOUGH))
         if not own.exposed_B.any():
-            raise WindowError(
-                f"the incumbent that serves, {self.policy}, exposed nothing in its {count} decisions for test users: "
-                "there is no spend at which a challenger could be compared"
-            )
+            raise WindowError(messages.EXPOSED_NOTHING(policy=self.policy, count=count))
         return own

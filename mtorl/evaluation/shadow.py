@@ -118,6 +118,7 @@ def _compared(both: pd.DataFrame, channels: Sequence[str], seed: int, resamples:
     whether = _not_valued(both)
     usable = both[whether == ""]
     value: ValueDifference | None = None
+    reason: str | None
     if len(usable):
         value = _value(usable, channels, seed, resamples)
         reason = refusal(value)

@@ -71,7 +71,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "offline": evaluation["challenger"],
         "offline_incumbent": evaluation["incumbent"],
         "gate": {
-            **gate.model_dump(include={"decision", "reason", "min_lift", "margin"}),
+            **gate.model_dump(include={"decision", "reason", "code", "values", "min_lift", "margin"}),
             "lower_bound": evaluation["value"]["difference_ci"][0],
             **evaluation["value"],
         },

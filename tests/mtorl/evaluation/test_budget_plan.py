@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.evaluation.budget_plan import MORE, BudgetPlan, Curve, Traffic, budget_plan
+from mtorl.evaluation.messages import EXPLORATION_SPENDS
 from mtorl.evaluation.replay import Replay
 from mtorl.evaluation.response import Response
 from mtorl.log.dataset import DatasetSpec
@@ -18,6 +19,7 @@ from mtorl.policy.decision import Forecast, PolicyParams
 from mtorl.policy.exploration import Exploration
 from mtorl.runtime.errors import InputError
 from mtorl.window.window import WindowBatch, instance_from_history
+from tests.messages import raises
 
 SPEC = DatasetSpec.load("simulator").replace(window=3)
 HOUR_US = 3_600_000_000
@@ -123,7 +125,7 @@ def test_money_that_no_exposure_is_worth_is_left_over(planned: BudgetPlan) -> No
     ample = budget_plan(replay, ROWS, 1000.0, Traffic(300.0, 0.0))
     assert 0 < ample.chosen.spend < 160 and ample.left_over == pytest.approx(1000.0 - ample.chosen.spend)
     assert len(ample.curve) >= 4 and ample.curve[-1].spend == ample.chosen.spend
-    with pytest.raises(InputError, match="exploration alone would spend"):
+    with raises(InputError, EXPLORATION_SPENDS):
         budget_plan(Replay.of(ROWS, model(), Exploration(share=0.5)), ROWS, 1.0, Traffic(300.0, 0.0))
 
 

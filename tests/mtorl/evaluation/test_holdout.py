@@ -13,6 +13,7 @@ import pytest
 
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.lightgbm import stored_in
+from mtorl.evaluation import messages
 from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
 from mtorl.fitting.fit import fit_challenger
 from mtorl.log.dataset import DatasetSpec
@@ -20,9 +21,11 @@ from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
+from tests.messages import raises
 from tests.mtorl.window.windows_folder import write_windows_folder
 
 SPEC = DatasetSpec.load("simulator")
+ALWAYS = "model: its channels, always exposing"
 
 
 def rows(users: int, seed: int, prefix: str = "") -> pd.DataFrame:
@@ -52,7 +55,7 @@ def test_users_that_it_knows_are_refused_or_left_out(made):
     artifact, log = made
     split = split_of(log["user_id"])
     both = table(log)
-    with pytest.raises(KnownUsersError, match=r"\d+ of the log's 400 users are training users .* --only-new"):
+    with raises(KnownUsersError, messages.KNOWN_USERS, users=400):
         evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=False)
     found = evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=True)
     tested = log[split == "test"]  # validation users have had a part in it, too
@@ -60,7 +63,7 @@ def test_users_that_it_knows_are_refused_or_left_out(made):
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
     alone = evaluate_artifact(artifact, table(tested), stored_in(artifact), seed=0, only_new=False)
     assert alone["compared"] == found["compared"]
-    with pytest.raises(KnownUsersError, match=r"all .* users of the log are training users"):
+    with raises(KnownUsersError, messages.ALL_KNOWN):
         evaluate_artifact(artifact, table(log[split == "train"]), stored_in(artifact), seed=0, only_new=True)
 
 
@@ -70,7 +73,7 @@ def test_the_figures_are_plain_and_beside_the_yardstick(made):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["compared"]["metrics"]) == {"model", "lightgbm"}
     assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
-    value = found["value"]["model: its channels, always exposing"]
+    value = found["value"][ALWAYS]
     assert value["not_evaluable"] is None  # the log says with what propensity it chose
     low, high = value["importance_weights"]["mean_weight_ci"]
     assert low < 1 < high
@@ -95,11 +98,11 @@ def test_propensities_that_the_log_lacks_come_from_other_users(made):
     found = evaluate_artifact(
         estimated, table(log.assign(propensity=np.nan)), stored_in(estimated), seed=0, only_new=False
     )
-    assert np.isfinite(found["value"]["model: its channels, always exposing"]["importance_weights"]["mean_weight"])
+    assert np.isfinite(found["value"][ALWAYS]["importance_weights"]["mean_weight"])
 
 
 def test_a_log_of_another_data_set_is_refused(made):
     artifact, _ = made
     other = replace(table(rows(50, 3, "new-")), spec=SPEC.replace(name="other", channels=SPEC.channels[::-1]))
-    with pytest.raises(ValueError, match=r"trained on simulator .* the log is of other"):
+    with raises(ValueError, messages.OTHER_DATA_SET):
         evaluate_artifact(artifact, other, stored_in(artifact), seed=0, only_new=False)

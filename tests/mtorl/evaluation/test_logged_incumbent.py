@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from mtorl.artifact import artifact
+from mtorl.evaluation import messages
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.offline import evaluate_offline
@@ -19,6 +20,7 @@ from mtorl.log.columns import WindowError
 from mtorl.log.opportunities import ENOUGH, OPPORTUNITIES_FILE
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.window import WindowBatch, instance_from_history
+from tests.messages import raises
 from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, write_windows_folder
 
 C = len(SPEC.channels)
@@ -137,20 +139,20 @@ def test_users_outside_the_experiment_have_the_incumbent_as_well(made: tuple[Pat
 def test_a_rule_that_never_varies_teaches_nothing_and_the_gate_says_so(made: tuple[Path, Path], tmp_path: Path) -> None:
     found = evaluated(made, tmp_path / "incumbent", decisions(400, 1, draw=np.eye(C)[[0, 1]]))
     decision, reason = gate(found["value"])
-    assert decision == "reject" and "let arms explore" in reason
+    assert (decision, reason.code) == ("reject", messages.IMPOSSIBLE.code)
 
 
 def test_too_few_decisions_or_none_end_it_with_what_to_do(made: tuple[Path, Path], tmp_path: Path) -> None:
     (made[0] / OPPORTUNITIES_FILE).unlink(missing_ok=True)
-    with pytest.raises(WindowError, match="no artifact and 0 decisions"):
+    with raises(WindowError, messages.INCUMBENT_DECISIONS, count=0):
         LoggedIncumbent(RULES).write(str(made[0]), str(tmp_path / "incumbent"))
     few = decisions(400, 1).head(ENOUGH - 1)
-    with pytest.raises(WindowError, match=r"our-rules 2, has no artifact and 499 decisions .* lake empty"):
+    with raises(WindowError, messages.INCUMBENT_DECISIONS, policy=RULES, count=499):
         evaluated(made, tmp_path / "incumbent", few, decisions(400, 2, "challenger", "f00"))
     assert not (tmp_path / "incumbent").exists()
 
 
 def test_who_exposes_nothing_spends_nothing_to_compare_at(made: tuple[Path, Path], tmp_path: Path) -> None:
     silent = decisions(400, 1).assign(exposed=False, click=0.0, cost=0.0)
-    with pytest.raises(WindowError, match="exposed nothing"):
+    with raises(WindowError, messages.EXPOSED_NOTHING):
         evaluated(made, tmp_path / "incumbent", silent)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.evaluation.messages import IMPOSSIBLE
 from mtorl.evaluation.shadow import in_words, shadow_report
+from tests.messages import assert_says
 
 CHANNELS = ("search", "video")
 GAIN = np.array([[0.2, 0.5], [0.6, 0.1]])  # by kind of user and channel
@@ -79,7 +81,6 @@ def test_the_value_of_a_challenger_is_found_at_what_the_incumbent_spends(forecas
     assert value["difference_ci"][0] < challenger - incumbent < value["difference_ci"][1]
     assert value["difference_ci"][0] > 0
     assert found["not_evaluable"] is None
-    assert any("at the same spend" in line for line in in_words(found))
 
 
 def test_the_interval_covers_the_truth() -> None:
@@ -117,9 +118,9 @@ def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
 def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
     found = report(world(2000, explored=0.0))
     assert found["value"] is None
-    assert "50% of its exposures are of a kind" in found["not_evaluable"]
+    assert_says(found["not_evaluable"], IMPOSSIBLE, share=pytest.approx(0.5, abs=0.05))
     assert found["agreement"]["same_channel"] == pytest.approx(0.5, abs=0.05)
-    assert in_words(found)[-1].startswith("its value is not known: the log can't say")
+    assert in_words(found)[-1].endswith(found["not_evaluable"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
+from mtorl.evaluation.messages import WRONG_PROPENSITIES
 from mtorl.evaluation.value_difference import _widened, value_difference
 from tests.mtorl.evaluation.bandit import (
     CHALLENGER,
@@ -221,7 +222,7 @@ def test_wrong_probabilities_of_exploring_are_seen_though_rare_exposures_are_lef
             forecasts = [ExpectedOutcomes(np.full((rows, 2), of), np.ones((rows, 2))) for of in (0.2, 0.201)]
             value = value_difference(*mixed, log, 100.0, seed, forecasts, resamples=100)
             assert value["largest_weight"] is not None
-            seen[real] += "propensities do not describe" in gate(value)[1]
+            seen[real] += gate(value)[1].code == WRONG_PROPENSITIES.code
     assert seen == {0.3: 10, 0.05: 0}
 
 

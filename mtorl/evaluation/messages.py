@@ -1,0 +1,46 @@
+"""Messages of evaluations: reasons of the gate, and why a log can't value a policy."""
+
+from mtorl.runtime.message import Words
+
+PROVEN = Words("proven", "{difference}: all above {least:g}")
+NOT_PROVEN = Words("not-proven", "{difference}: not all above {least:g}")
+NOT_BETTER = Words("not-better", "{difference}: no gain over our own last model")
+NOT_WORSE = Words(
+    "not-worse", "{difference}: a gain, and all above {least:+.4g}, {margin:.3g} of the value of our own last model"
+)
+UNSETTLED = Words("unsettled", "{difference}: a gain, but not all above {least:+.4g}: an experiment can tell")
+TEST_USERS = Words("test-users", "the log says too little: {users} test users, at least {needed} are needed")
+IMPOSSIBLE = Words(
+    "impossible-exposures",
+    "the log can't value the {arm}: no policy of the log could make {share:.0%} of its exposures, {most:.0%} may be at "
+    "most. Let arms explore what to expose, and collect what they decide from then on by itself",
+)
+RESAMPLES = Words("resamples", "the log can't say how much they differ: too few resamples of its users have a value")
+EFFECTIVE_SAMPLE = Words(
+    "effective-sample",
+    "the log says too little about the {arm}: its effective sample is {ess:.0f} of {rows:.0f} rows, at least "
+    "{least:.0f} are needed",
+)
+WRONG_PROPENSITIES = Words(
+    "wrong-propensities",
+    "the propensities do not describe the log: the {arm}'s mean weight is {mean:.2f} [{low:.2f}, {high:.2f}] and "
+    "should be 1",
+)
+ALL_KNOWN = Words("all-users-known", "all {users:,} users of the log are training users of the artifact")
+KNOWN_USERS = Words(
+    "known-users",
+    "{known:,} of the log's {users:,} users are training users of the artifact, such as {example!r}: figures on them "
+    "would be too good. --only-new leaves them out",
+)
+OTHER_DATA_SET = Words("other-data-set", "the artifact was trained on {artifact}, the log is of {log}")
+INCUMBENT_DECISIONS = Words(
+    "incumbent-decisions",
+    "the incumbent that serves, {policy}, has no artifact and {count} decisions for test users that a value can rest "
+    "on; {needed} are needed. Wait for more and their outcomes. If there are never any, see `mtorl data compact`: an "
+    "incumbent has to say its probabilities (docs/incumbent.md). Until then, leave the pipeline's parameter lake "
+    "empty: that compares with the channel frequencies of the log",
+)
+EXPOSED_NOTHING = Words("exposed-nothing", "no spend to compare at: {policy} exposed nothing in {count} decisions")
+EXPLORATION_SPENDS = Words(
+    "exploration-spends", "exploration alone would spend {explored:.4g}, at any price: plan with more, or explore less"
+)
