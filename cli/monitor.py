@@ -108,6 +108,7 @@ def status(
 
         mtorl monitor status --state volume/monitor
     """
+    from monitoring.messages import NO_CHECK
     from monitoring.pipeline_runs import newest_runs
     from monitoring.watch.state import STATE_FILE, State
 
@@ -116,7 +117,7 @@ def status(
     if not json:
         _show_failed(newest_runs(state.absolute().parent / "runs"))
     if found.checked is None:
-        stop(f"{state}: no check has been made; mtorl monitor check", 2)
+        stop(NO_CHECK(state=state), 2)
     if json:
         typer.echo(found.model_dump_json(indent=1))
     else:

@@ -27,3 +27,11 @@ EMPTY_LAKE = Words("empty-lake", "{lake}: no decisions in this lake. Routers upl
 EMPTY_PERIOD = Words(
     "empty-period", "{lake}: no decision from {since} to {until}. Check since and until, the router and its uploads"
 )
+CHECK_AT_WORK = Words("check-at-work", "{folder}: another check is at work here. Wait until it has finished")
+OTHER_PERIODS = Words(
+    "other-periods", "{path}: its periods have {hours} hours, not {wanted}. Name another state, or move it"
+)
+FUTURE_STATE = Words(
+    "future-state", "{path}: judged until {until}, which is not over yet: a clock was ahead. Move it away to learn anew"
+)
+NO_CHECK = Words("no-check", "{state}: no check has been made. Run mtorl monitor check")

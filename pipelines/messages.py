@@ -68,3 +68,9 @@ MODEL_GONE = Words(
     "{file}: the model of {challenger}, which was promoted, is not in {run}: serve or restore {before}, or roll the "
     "promotion back: mtorl experiment move {file} 'rolled back'",
 )
+
+# Runs.
+RUN_AT_WORK = Words("run-at-work", "{folder}: another run is at work on this folder. Wait for it")
+NO_RUN = Words("no-run", "{root}: no run to go on with. Begin one without --resume")
+RUN_FINISHED = Words("run-finished", "{run}: the newest run is finished. Begin another one without --resume")
+RUN_DIFFERS = Words("run-differs", "{run}: can't go on: {changes}. Put it back, or begin another run without --resume")

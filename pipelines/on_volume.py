@@ -32,7 +32,7 @@ from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import is_disk_full, remove
 from mtorl.runtime.locks import locked
-from pipelines import bootstrap, local, monitoring, training
+from pipelines import bootstrap, local, messages, monitoring, training
 from pipelines.local import CACHED, step_at_work
 from pipelines.profile import LAPTOP, Profile
 from pipelines.steps import OnStep, Step
@@ -138,7 +138,7 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which names the run until the end of the block; after a kill, the name stays."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
-    with locked(file, InputError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
+    with locked(file, InputError(messages.RUN_AT_WORK(folder=runs))) as lock:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitoring import messages
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import ColumnDrift, DriftResult, Page, check
@@ -196,8 +197,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
 
 def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudgedError:
     if not log.lake:
-        text = f"{watched.lake.place}: no decisions in this lake; routers upload their logs there every minute"
-        return _NotJudgedError("no_decisions", text)
+        return _NotJudgedError("no_decisions", messages.EMPTY_LAKE(lake=watched.lake.place))
     text = f"no decision from {log.period.since} to {log.period.until}"
     with _reading():
         if closed_as_usual(watched.lake, end, timedelta(hours=watched.hours)):
@@ -230,14 +230,9 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
     if state.judged_until is None:
         return
     if state.hours != watched.hours:
-        raise StateError(
-            f"{path}: its periods have {state.hours} hours, not {watched.hours}: name another state, or move it away"
-        )
+        raise StateError(messages.OTHER_PERIODS(path=path, hours=state.hours, wanted=watched.hours))
     if state.judged_until > now + timedelta(hours=watched.hours):
-        raise StateError(
-            f"{path}: judged until {state.judged_until:%Y-%m-%d %H:%M}, which is not over yet; was a clock ahead? Move "
-            "it away, and the monitor learns anew from the log"
-        )
+        raise StateError(messages.FUTURE_STATE(path=path, until=f"{state.judged_until:%Y-%m-%d %H:%M}"))
 
 
 def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from monitoring import messages
 from monitoring.watch.stream_names import COLUMNS, column_stream, labels_of
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
@@ -55,7 +56,7 @@ class BusyError(Exception):
 def alone(folder: Path) -> Iterator[None]:
     """Lock the state in a folder against other writers; a BusyError if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / _LOCK, BusyError(f"{folder}: another check is at work here; wait until it has finished")):
+    with locked(folder / _LOCK, BusyError(messages.CHECK_AT_WORK(folder=folder))):
         yield
 
 

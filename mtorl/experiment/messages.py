@@ -14,8 +14,7 @@ GUARDRAIL = Words("guardrail", "{metric} is worse by at least {lower:.4g}, and {
 NOT_EVALUABLE = Words("not-evaluable", "Not enough data yet: an arm has no decision that can be evaluated.")
 TOO_FEW_USERS = Words(
     "too-few-users",
-    "Not enough data yet: {challenger} has {users:,} and the incumbent {others:,} of the {needed} users that each "
-    "needs (heavy users count once).",
+    "Not enough data yet: {challenger} has {users:,}, incumbent {others:,} of {needed} users (heavy users count once).",
 )
 CHANGED_DAYS = Words(
     "changed-days",
@@ -23,9 +22,7 @@ CHANGED_DAYS = Words(
     "weights or kill switch changed, and [{low:+.4g}, {high:+.4g}] without them.",
 )
 STOP = Words("stop", "The challenger is worse: the always-valid interval ends at {high:+.4g}, below zero.")
-FUTILE = Words(
-    "futile", "A lift of {effect:.3g} % or more is ruled out: the always-valid interval is [{low:+.4g}, {high:+.4g}]."
-)
+FUTILE = Words("futile", "A lift of {effect:.3g} % or more is ruled out: the interval is [{low:+.4g}, {high:+.4g}].")
 UNDECIDED = Words("undecided", "Not decided yet: the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero.")
 GUARDRAILS_OPEN = Words("guardrails-open", "The challenger is better, but not yet proven within margin: {metrics}.")
 SHIP = Words("ship", "The challenger is better: the always-valid interval starts at {low:+.4g}, above zero.")

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
+from pipelines import messages
 from pipelines.loop.config import LoopConfig
 
 Stage = Literal["begin", "train", "rehearse", "report"]
@@ -111,10 +112,10 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     """
     runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
     if not runs:
-        raise InputError(f"{root}: no run to go on with; begin one without --resume")
+        raise InputError(messages.NO_RUN(root=root))
     run = runs[-1].resolve()
     if _file(run, "report").exists():
-        raise InputError(f"{run}: the newest run is finished; begin another one without --resume")
+        raise InputError(messages.RUN_FINISHED(run=run))
     begun = left_by(run, "begin") or {}
     settings = begun["settings"]
     free = set() if _file(run, "rehearse").exists() else _OF_REHEARSAL
@@ -128,9 +129,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
         now = _digests(config)
         differences = [f"{name} has changed" for name, digest in begun["data"].items() if digest != now[name]]
     if differences:
-        raise InputError(
-            f"{run}: can't go on: {'; '.join(differences)}. Put it back, or begin another run without --resume"
-        )
+        raise InputError(messages.RUN_DIFFERS(run=run, changes="; ".join(differences)))
     return run, config
 
 

@@ -114,7 +114,7 @@ def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
     for since, until in (("2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"), ("2025-03-03", "2025-03-04T11:00")):
         log = DecisionLog.of(lake, Period.of(since, until))
         assert log.sample("context", 1000)[0]["hour"].tolist() == [3] and log.records() == 1 and log.models() == []
-    with pytest.raises(LogError, match=r"can't be read: File 'decisions/date=2025-03-0.*move the file away"):
+    with pytest.raises(LogError, match=r"decisions/date=2025-03-0"):
         DecisionLog.of(lake).sample("context", 1000)
 
 
@@ -142,7 +142,7 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:
     """DuckDB's own error is none of the system's, and the folder is gone by the time that somebody reads it."""
-    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"), log.opened():
+    with pytest.raises(OSError, match=f"No space .*{tempfile.gettempdir()}"), log.opened():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 
 

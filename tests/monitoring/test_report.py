@@ -9,7 +9,6 @@ import pytest
 
 from monitoring.report import render
 from tests.monitoring import fake_run
-from tests.monitoring.experiments.made_views import verdict
 
 SECTIONS = ("experiment", "serving", "gate", "model", "data", "monitor")
 CHARTS = ("lift", "budgets", "gate", "training", "channel-shares", "journey-lengths")
@@ -55,18 +54,6 @@ def test_the_history_of_its_stages(tmp_path: Path) -> None:
     after = {"decisions": 100, "incumbent": 100, "promoted_model": 99, "fallbacks": 1}
     change(run, stages=stages | {"phase": "promoted", "waits": [], "after_promotion": after})
     assert "After the promotion, 99 of 100 decisions" in body(render(run))
-
-
-def test_an_experiment_without_numbers(tmp_path: Path) -> None:
-    run = fake_run.write(tmp_path)
-    found = verdict("srm", "users are not split as configured", {"incumbent": 0, "challenger": 0}, 0.0, srm_p=0.00001)
-    none = {"lift_ci_fixed": [None, None], "true_lift": None, "stages": []}
-    monitor = json.loads((run / "summary.json").read_text())["monitor"]
-    clean = monitor["clean"] | {"not_judged": "3 rows", "columns": []}
-    change(run, experiment={**found, **none}, monitor={**monitor, "clean": clean})
-    text = body(render(run))
-    assert "No verdict" in text and "chart-lift" not in text and "&lt; 0.0001" in text and "not judged: 3 rows." in text
-    assert '<li class="alarm"><b>? / 3</b><span>alarms of the monitor' in text, "what was not judged is no news"
 
 
 def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:

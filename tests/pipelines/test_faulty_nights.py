@@ -131,7 +131,7 @@ def test_killed_at_every_step_in_turn(tmp_path: Path, log: pd.DataFrame) -> None
             assert told is None, "who is killed tells nothing"
         else:
             assert told is not None and told.failed and at[-2] in told.why, "but the next one does"
-            assert told.failed_in_a_row == len(at) - 1 and "killed at this step" in told.why[at[-2]]
+            assert told.failed_in_a_row == len(at) - 1 and "killed" in told.why[at[-2]]
     at = killed_at.read_text().split()
     assert at[-1] == "notify" and "publish" in at and set(at) > MAKES
     told = volume.told()
@@ -160,7 +160,7 @@ def test_one_fault_after_the_other(tmp_path: Path, log: pd.DataFrame, monkeypatc
             volume.night(silent)
         told = volume.told()
         assert told is not None and told.failed and words in str(told), "on a full disk, in the room that it had"
-        assert step in told.why and (fault == "kill" or f"No space left on device: '{tmp_path}" in str(ended.value))
+        assert step in told.why and (fault == "kill" or "No space" in str(ended.value))
         assert len(volume.versions()) == ((fault, step) == ("kill", "publish")) and not volume.unfinished()
         assert cached <= answered(volume), "what was done before the fault is used"
     published = volume.versions()

@@ -56,7 +56,7 @@ def test_sixteen_nights_on_a_log_that_grows(tmp_path: Path) -> None:
             if night == BAD_NIGHT:
                 before = nights.versions()
                 cut = nights.until(night)
-                with pytest.raises(InputError, match="the log has lost"):
+                with pytest.raises(InputError, match="has lost"):
                     nights.run(cut[cut["timestamp"] < cut["timestamp"].quantile(0.5)])
                 assert nights.versions() == before, "nothing of it is published"
                 told = nights.told()

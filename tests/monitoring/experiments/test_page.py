@@ -6,9 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from monitoring.experiments.charts import track
-from monitoring.experiments.findings import Findings
 from monitoring.experiments.page import page
-from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import INCUMBENT
 from tests.monitoring.experiments import made_views as made
 
@@ -109,13 +107,6 @@ def test_a_served_page_asks_for_itself_with_the_one_script_it_allows() -> None:
 
 def test_what_is_void_is_crossed_out() -> None:
     assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in page([made.win()])
-
-
-def test_a_heavy_user_is_reported() -> None:
-    heavy = [{"arm": "challenger", "share": 0.41}]
-    view = experiment_view(made.made(), [], Findings(verdict={**made.early()["verdict"], "heavy_users": heavy}), 0.0)
-    said = "One user makes 41% of the decisions of challenger and counts as 10 typical users"
-    assert said in page([view])
 
 
 def test_the_effect_at_each_move_is_that_of_the_history() -> None:

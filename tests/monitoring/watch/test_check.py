@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks.monitoring_runs.days import START
+from monitoring import messages
 from monitoring.watch import check as check_module
 from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
+from tests.messages import raises
 from tests.monitoring.watch.market import Market, worse_challenger
 
 pytestmark = pytest.mark.integration
@@ -93,7 +95,7 @@ def test_a_check_that_is_ended_in_the_middle_goes_on(
 
 
 def test_one_check_at_a_time(two_weeks: Path, tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(BusyError, match="another check is at work here; wait"):
+    with alone(tmp_path), raises(BusyError, messages.CHECK_AT_WORK, folder=tmp_path):
         run(market(two_weeks).watched, tmp_path, at(1))
     assert run(market(two_weeks).watched, tmp_path, at(1)).judged_until == at(1, 0.0)
 
@@ -101,9 +103,9 @@ def test_one_check_at_a_time(two_weeks: Path, tmp_path: Path) -> None:
 def test_another_length_of_periods_or_one_of_the_future_needs_another_state(two_weeks: Path, tmp_path: Path) -> None:
     watched = market(two_weeks).watched
     before = run(watched, tmp_path, at(3))
-    with pytest.raises(StateError, match="its periods have 24 hours, not 48: name another state"):
+    with raises(StateError, messages.OTHER_PERIODS, hours=24, wanted=48):
         run(replace(watched, hours=48), tmp_path, at(5))
-    with pytest.raises(StateError, match="which is not over yet"):
+    with raises(StateError, messages.FUTURE_STATE):
         run(watched, tmp_path, at(1))
     assert State.read(tmp_path / STATE_FILE) == before, "what was accepted is not forgotten by a mistyped option"
 
@@ -138,4 +140,3 @@ def test_harm_that_a_challenger_does_names_it(two_weeks: Path, tmp_path: Path) -
     made.live(4, worse_challenger)
     alarm = made.check().alarms()["outcomes/gain_per_decision"]
     assert alarm.kind == "harm" and alarm.arms == ["spring/challenger"]
-    assert alarm.text.endswith("; spring/challenger is the cause")

@@ -51,22 +51,6 @@ def test_faults_are_those_of_people_and_not_of_the_library() -> None:
     assert str(refused.value).startswith("2 faults")
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"name": ""}, "name"),
-        ({"unit": "session"}, "unit"),
-        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": "basline"}]}, "'basline' is not one of baseline"),
-        ({"arms": [FILE["arms"][0], {**BASELINE, "policy": [{"chanel": "a"}]}]}, "unknown field 'chanel'"),
-        ({"stage": "10%"}, "stage"),
-        ({"colour": "red"}, "colour"),
-    ],
-)
-def test_a_field_of_another_type_is_named(changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ExperimentError, match=named):
-        make(**changes)
-
-
 def challenger(**fields: Any) -> dict[str, Any]:
     """Changes: another challenger."""
     return {"arms": [FILE["arms"][0], {**FILE["arms"][1], **fields}]}

@@ -102,6 +102,6 @@ def test_one_that_stands_by_answers_routers_and_names_the_leader_to_people() -> 
         for path in ("/", "/experiments.json"):
             shown = httpx.get(url + path)
             assert shown.status_code == 503
-            assert "operator-b leads: kubectl -n ads port-forward pod/operator-b 8088:8080" in shown.text
+            assert "port-forward pod/operator-b 8088:8080" in shown.text
         gauges = httpx.get(f"{url}/metrics").text
         assert "mtorl_operator_leads 0.0" in gauges and "{" not in gauges, "each experiment is counted once"

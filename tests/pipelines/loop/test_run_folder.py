@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 from cli.main import app
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.errors import InputError
+from pipelines import messages
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run_folder import at_work, begin, can_be_served, finish, left_by, new_run, set_aside, to_resume
+from tests.messages import raises
 
 
 @pytest.fixture
@@ -30,17 +32,17 @@ def run(config: LoopConfig) -> Path:
     return made
 
 
-def refused(config: LoopConfig, **asked: Any) -> str:
-    with pytest.raises(InputError) as raised:
+def changes(config: LoopConfig, **asked: Any) -> str:
+    with raises(InputError, messages.RUN_DIFFERS) as refused:
         to_resume(config.root, asked)
-    return str(raised.value)
+    return str(refused.value.args[0].values["changes"])
 
 
 def test_a_run_goes_on_with_its_settings(config: LoopConfig, run: Path) -> None:
     (config.root / "latest").symlink_to(run.name)
     assert to_resume(config.root, {}) == (run, config)
     assert to_resume(config.root, {"epochs": 2, "data": config.data}) == (run, config)
-    assert "--epochs was 2, and is 3 now; --min-lift was 0.0, and is 0.5 now" in refused(config, epochs=3, min_lift=0.5)
+    assert [one.split()[0] for one in changes(config, epochs=3, min_lift=0.5).split("; ")] == ["--epochs", "--min-lift"]
     assert left_by(run, "train") is None and not can_be_served(run)
     finish(run, "train", {"steps": {}})
     assert left_by(run, "train") == {"steps": {}} and can_be_served(run)
@@ -50,13 +52,13 @@ def test_the_command_goes_on_with_the_settings_of_the_run_unless_it_is_told_othe
     config: LoopConfig, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_loop(settings: LoopConfig, on_step: Any, interrupted: Path) -> Path:
-        raise RuntimeError(f"goes on with {settings.epochs} epochs at {interrupted.name}")
+        raise RuntimeError(f"{settings.epochs} at {interrupted.name}")
 
     monkeypatch.setattr("pipelines.loop.run.run_loop", run_loop)
     command = ["run", "--resume", "--root", str(config.root)]
-    assert f"goes on with 2 epochs at {run.name}" in CliRunner().invoke(app, command).stderr
+    assert f"2 at {run.name}" in CliRunner().invoke(app, command).stderr
     told = CliRunner().invoke(app, [*command, "--epochs", "3"])
-    assert told.exit_code == 2 and "--epochs was 2, and is 3 now" in told.stderr
+    assert told.exit_code == 2 and "--epochs" in told.stderr
 
 
 def test_the_rehearsal_may_be_another_until_it_is_finished(config: LoopConfig, run: Path) -> None:
@@ -64,23 +66,24 @@ def test_the_rehearsal_may_be_another_until_it_is_finished(config: LoopConfig, r
     _, changed = to_resume(config.root, {"rounds": 2, "runtime": "predictor"})
     assert asdict(changed) == {**asdict(config), "rounds": 2, "runtime": "predictor"}
     finish(run, "rehearse", {})
-    assert "--rounds was 5, and is 2 now" in refused(config, rounds=2)
+    assert "--rounds" in changes(config, rounds=2)
 
 
 @pytest.mark.parametrize("changed", ["log.csv", "my.yaml"])
 def test_other_data_is_named(config: LoopConfig, run: Path, tmp_path: Path, changed: str) -> None:
     text = (tmp_path / changed).read_text()
     (tmp_path / changed).write_text(text.replace("user_id\n", "user_id\nu1\n", 1).replace("name: ", "name: x", 1))
-    assert f"the data of {config.data} has changed" in refused(config)
+    assert str(config.data) in changes(config)
 
 
 def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_path: Path) -> None:
     finish(run, "report", {})
-    assert f"{run}: the newest run is finished" in refused(config)
-    with pytest.raises(InputError, match="no run to go on with"):
+    with raises(InputError, messages.RUN_FINISHED, run=run):
+        to_resume(config.root, {})
+    with raises(InputError, messages.NO_RUN):
         to_resume(tmp_path / "nowhere", {})
     (tmp_path / "log.csv").unlink()
-    with pytest.raises(InputError, match=r"log\.csv: no such file"):
+    with pytest.raises(InputError, match=r"log\.csv:"):
         begin(new_run(config.root), config)
 
 

