@@ -52,7 +52,7 @@ NOT_SETTLED = Words("not-settled", ". The model is not at the incumbent's own se
 KILL_NOT_WRITTEN = Words(
     "kill-not-written", "{fault}\nit is switched off, but that can't be written: mend it and kill again, or it goes on"
 )
-CHANGED_MEANWHILE = Words("changed-meanwhile", "Something else happened while the log was read.")
+CHANGED_MEANWHILE = Words("overtaken", "Something else happened while the log was read.")
 FORCE = Words("force", "force is about a promotion: set it to null, since a patch keeps it")
 UNSUPPORTED = Words("unsupported", "{why} Nothing supports a promotion; `force` promotes it without evidence.")
 SAME_MOVE = Words("same-move", "{to} was requested and made before for the same reason: give another reason")

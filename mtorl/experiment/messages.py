@@ -65,7 +65,7 @@ ARM_NAME = Words("arm-name", "{name!r} can't be an arm: it {means}. Choose anoth
 ARMS = Words("arms", "need 'incumbent' and at least one other, all different, got {names}")
 WEIGHTS = Words("weights", "the weights must add up to 1, they add up to {total:g}")
 ENDPOINT_OR_POLICY = Words("endpoint-or-policy", "give an endpoint, or else a policy, such as baseline, without one")
-NO_MODEL = Words("no-model", "{fields}: only an endpoint has a model. Leave it out")
+NO_MODEL = Words("model-without-endpoint", "{fields}: only an endpoint has a model. Leave it out")
 NOT_A_URL = Words("not-a-url", "{endpoint!r} is not an http(s) URL")
 SOCKET_PATH = Words("socket-path", "{endpoint!r}: write the socket's whole path in the host's place, / as %2F")
 LAYER_PART = Words("layer-part", "expected [from, to] with from < to, got {part}")
@@ -104,12 +104,12 @@ CELL = Words("budget-table-cell", "{value} is not {expected} (column {column}){h
 PACING_NONE = Words("budget-table-pacing", "pacing is none, and {column} is given. Leave one of them out")
 
 # Several experiments, money and plans.
-NO_EXPERIMENT = Words("no-experiment", "there is no experiment")
+NO_EXPERIMENT = Words("no-experiments", "there is no experiment")
 SAME_NAME = Words("same-name", "two experiments are called {name}")
 OVERLAP = Words(
     "overlap", "{one} and {other} both decide about {campaigns}, {how}: give each a layer_part or campaigns of its own"
 )
-BUDGETS_DIFFER = Words("budgets-differ", "{one} and {other} give different budgets for {campaigns}")
+BUDGETS_DIFFER = Words("different-budgets", "{one} and {other} give different budgets for {campaigns}")
 NO_FORECASTS = Words("no-forecasts", "give a `price`: no arm sends expected_reward and expected_cost to find one from")
 NOT_A_SHARE = Words("not-a-share", "{name}: expected a share above 0 and below 1, got {value:g}")
 PLAN_NEEDS_USERS = Words(
