@@ -157,7 +157,8 @@ def _of_people(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _message(fault: ErrorDetails) -> Message:
-    own = rephrased(fault.get("ctx", {}).get("error", ValueError()), "")
+    error = fault.get("ctx", {}).get("error")  # of broken JSON, a text
+    own = rephrased(error if isinstance(error, ValueError) else ValueError(), "")
     code = own.code or fault["type"].replace("_", "-")
     return Message(_in_words(fault), code, {"at": location(fault["loc"]), **own.values})
 
