@@ -45,11 +45,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exc
 
 def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> None:
     full = RuntimeError("No space left on device")
-    with (
-        pytest.raises(OSError, match=FULL),
-        naming_full_disk(Path("/elsewhere")),
-        replacing(tmp_path / "out"),
-    ):
+    with pytest.raises(OSError, match=FULL), naming_full_disk(Path("/elsewhere")), replacing(tmp_path / "out"):
         raise full
     with pytest.raises(OSError, match="/elsewhere"), naming_full_disk(Path("/elsewhere")):
         raise full

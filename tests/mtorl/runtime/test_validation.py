@@ -38,7 +38,6 @@ def test_what_is_right_is_read_and_frozen() -> None:
         ([], "expected a mapping of fields, got []"),
         ({}, "missing field 'arms'"),
         ({"arms": [], "dayz": 3}, "unknown field 'dayz'; known: arms, days"),
-        ({"arms": "a"}, "arms: expected a list, got 'a'"),
         ({"arms": [{"name": "a"}, {"weight": 1.0}]}, "arms[1]: missing field 'name'"),
         ({"arms": [{"name": " "}]}, "arms[0].name: expected text, got ' '"),
         ({"arms": [{"name": True}]}, "arms[0].name: expected text, got True (names such as 'on' or '1' need quotes)"),
@@ -46,7 +45,6 @@ def test_what_is_right_is_read_and_frozen() -> None:
         ({"arms": [{"name": "a", "weight": 2}]}, "arms[0].weight: expected a number of at most 1, got 2"),
         ({"arms": [{"name": "a", "kind": "rival"}]}, "arms[0].kind: 'rival' is not one of incumbent, challenger"),
         ({"arms": [], "days": 0}, "days: expected a whole number above 0, got 0"),
-        ({"arms": [], "days": True}, "days: expected a whole number, got True"),
     ],
 )
 def test_the_first_fault_names_place_expectation_and_value(data: Any, message: str) -> None:

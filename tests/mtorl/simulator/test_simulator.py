@@ -226,8 +226,7 @@ def test_luck_is_uniform_enough_and_stable(seed, first, step):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [({"users": 0}, "users must be at least 1"), ({"days": 0}, "days must be at least 1")],
+    ("change", "message"), [({"users": 0}, "users must be at least 1"), ({"days": 0}, "days must be at least 1")]
 )
 def test_a_wrong_setting_is_named(change, message):
     with pytest.raises(ValueError, match=message):
