@@ -23,6 +23,7 @@ _GROUPS = {  # API group and version of each kind that is read
     "experiments": "mtorl-kubeflow.github.io/v1alpha1",
     "inferenceservices": "serving.kserve.io/v1beta1",
     "leases": "coordination.k8s.io/v1",
+    "localsubjectaccessreviews": "authorization.k8s.io/v1",
     "pods": "v1",
     "trainjobs": "trainer.kubeflow.org/v1alpha1",
     "workflows": "argoproj.io/v1alpha1",

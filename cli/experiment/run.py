@@ -136,6 +136,9 @@ def operator(
     namespace: Annotated[str, typer.Option(help="Whose experiments. Empty: that of the pod.")] = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of routers' requests and of the page.")] = 8080,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the log.")] = 60.0,
+    user_header: Annotated[
+        str, typer.Option(help="Header in which a gateway names the page's user, such as kubeflow-userid.")
+    ] = "",
 ) -> None:
     """Take the Experiment objects of a Kubernetes namespace through their stages, as run does files.
 
@@ -150,4 +153,4 @@ def operator(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with exit_codes():
         api = ClusterApi(namespace or namespace_of_pod())
-        run_operator(api, dataset, lake, port, every)
+        run_operator(api, dataset, lake, port, every, user_header)

@@ -28,17 +28,19 @@ _REFRESH = Path(__file__).parent / "refresh.js"
 _COLOURS = 8  # how many channels have a colour of their own in the style sheet
 
 
-def page(views: Sequence[View], *, refresh: float | None = None) -> str:
+def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = False) -> str:
     """The page of some experiments.
 
     Args:
         refresh: Seconds between reloads of a served page; None: it stays as it is.
+        stops: Whether a served page has kill switches, which send `POST stop/NAME`.
     """
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
     content = {
         "experiments": [_experiment(view, f"experiment-{n}") for n, view in enumerate(views, 1)],
         "looked": min((view["looked"] for view in views), default=None),
         "script": script,
+        "stops": stops,
         "policy": content_policy(script),
     }
     filters: dict[str, Callable[..., str]] = {

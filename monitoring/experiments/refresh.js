@@ -21,3 +21,14 @@ async function refresh() {
   }
 }
 setInterval(refresh, 1000 * SECONDS);
+document.addEventListener("click", async (event) => {
+  const name = event.target.dataset && event.target.dataset.stop;
+  if (!name || !confirm(`Stop ${name}? All users get the incumbent.`)) return;
+  const said = document.getElementById("said");
+  try {
+    const options = { method: "POST", headers: { "mtorl-page": "stop" } };
+    said.textContent = await (await fetch(`stop/${encodeURIComponent(name)}`, options)).text();
+  } catch {
+    said.textContent = "The server does not answer: use kubectl, as the runbooks say.";
+  }
+});

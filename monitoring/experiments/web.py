@@ -41,13 +41,16 @@ class Unavailable(Exception):
     """There is nothing to show now; the message says why."""
 
 
-def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], bool] | None = None) -> web.Application:
+def site(
+    views: Callable[[], Sequence[View]], host: str, leads: Callable[[], bool] | None = None, stops: bool = False
+) -> web.Application:
     """The application, to which others may add routes.
 
     Args:
         views: Returns the documents without reading a log; raises `Unavailable`.
         host: Address that it listens at. A loopback address refuses requests under another name.
         leads: Whether the operator that serves it is the leader: two would count each experiment twice.
+        stops: Whether the page has a kill switch for each experiment, which a route of the caller's has to answer.
     """
     pages = ThreadPoolExecutor(1, "pages")  # other requests do not wait for pages
 
@@ -68,7 +71,7 @@ def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], boo
         return web.Response(body=body, headers={"Content-Type": kind})
 
     content: dict[str, tuple[Callable[[], str | bytes], str]] = {
-        "/": (lambda: page(views(), refresh=_REFRESH), "text/html; charset=utf-8"),
+        "/": (lambda: page(views(), refresh=_REFRESH, stops=stops), "text/html; charset=utf-8"),
         "/experiments.json": (lambda: json.dumps(list(views())), "application/json"),
         "/metrics": (gauges, "text/plain; version=0.0.4; charset=utf-8"),
     }

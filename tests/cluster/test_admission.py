@@ -38,6 +38,28 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
         assert not refusal(installation.namespace, pod), name
 
 
+@pytest.mark.parametrize("plugin", [True, False])
+def test_sidecars_of_istio_are_admitted_with_its_cni_plugin_alone(plugin: bool, installation: Installation) -> None:
+    """What Istio 1.30's injection template adds to a pod, by hand: its control plane is not here."""
+    user = {"runAsUser": 1337, "runAsNonRoot": True, "allowPrivilegeEscalation": False}
+    common = {"image": "proxyv2", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "restartPolicy": "Always"}
+    rights = {"istio-init": [] if plugin else ["NET_ADMIN", "NET_RAW"], "istio-proxy": []}
+    sidecar = [
+        {"name": name, **common, "securityContext": {**user, "capabilities": {"drop": ["ALL"], "add": added}}}
+        for name, added in rights.items()
+    ]
+    token = {"projected": {"sources": [{"serviceAccountToken": {"path": "istio-token", "audience": "istio-ca"}}]}}
+    installation.apply("tests/istio")
+    for name, pod in rendered("tests/istio").pods():
+        if "Spark" not in name:  # of which no pod has a sidecar
+            more = [{"name": "token", **token}, *({"name": key, "emptyDir": {}} for key in ("state", "data"))]
+            volumes = {one["name"]: one for one in [*more, *pod.get("volumes", [])]}  # some are of claim templates
+            made = {key: pod[key] for key in ("containers", "securityContext", "serviceAccountName")}
+            made |= {"initContainers": [*sidecar, *pod.get("initContainers", [])], "volumes": [*volumes.values()]}
+            said = refusal(installation.namespace, made)
+            assert (said == "") is plugin and ("NET_ADMIN" in said) is not plugin, f"{name}: {said}"
+
+
 UPGRADES = [
     ["tests/without-prometheus-operator", "overlays/dev", "tests/spark-features", "tests/tracing"],
     ["overlays/production", "tests/everything"],

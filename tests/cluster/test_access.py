@@ -1,0 +1,44 @@
+"""The page behind a platform's sign-in: what its users may do is what the API server says of them."""
+
+import time
+
+import httpx
+import pytest
+
+from monitoring.experiments.web import serving, site
+from pipelines.experiments.cluster_api import REASON, ClusterApi
+from pipelines.experiments.operator.access import require_rights
+from tests.cluster.kubectl import get, kubectl, wait_until
+from tests.manifests.conftest import MANIFESTS
+
+pytestmark = pytest.mark.cluster
+HEADER, BUTTON = "kubeflow-userid", {"mtorl-page": "stop"}
+
+
+def test_viewers_read_the_page_and_editors_stop_an_experiment(ended: list[str]) -> None:
+    namespace, name = f"mtorl-test-page-{time.time_ns() % 10**8}", "mtorl-vs-incumbent"
+    ended.append(namespace)
+    kubectl("create", "namespace", namespace)
+    kubectl("-n", namespace, "apply", "-f", f"{MANIFESTS}/examples/experiment.yaml")
+    for role in ("view", "edit"):
+        kubectl("-n", namespace, "create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}@{namespace}")
+    app = site(lambda: [], "0.0.0.0")
+    require_rights(app, ClusterApi(namespace), HEADER)
+    with serving(app, "127.0.0.1", 0) as url:
+
+        def status(path: str, *users: str, **button: str) -> int:
+            headers = [*((HEADER, f"{user}@{namespace}") for user in users), *button.items()]
+            return httpx.request("POST" if "/" in path else "GET", url + path, headers=headers).status_code
+
+        stop = f"stop/{name}"
+        wait_until("the right", lambda: status("", "edit") == 200)
+        asked = [(path, user) for user in ("view", "stranger") for path in ("", "experiments.json")]
+        assert [status(*one) for one in asked] == [200, 200, 403, 403]
+        assert [status(""), status("", "view", "edit"), status(stop, **BUTTON)] == [401, 401, 401]
+        assert [status(stop, "view", **BUTTON), status(stop, "edit")] == [403, 403], "reads only; another site's form"
+        assert get(namespace, "exp", name)["spec"]["enabled"] is True
+        assert [status(one, "edit", **BUTTON) for one in (stop, "stop/none")] == [200, 409]
+        assert [status("metrics"), status("metrics/"), status("%2F")] == [200, 401, 401]
+    found = get(namespace, "exp", name)
+    assert found["spec"]["enabled"] is False
+    assert found["metadata"]["annotations"][REASON] == f"stopped on the page by edit@{namespace}"
