@@ -80,8 +80,7 @@ def test_attributions_are_exact_and_share_one_forward_pass() -> None:
 
 
 def test_a_negative_gain_is_no_gain() -> None:
-    network = Additive()
-    box = artifact(network)
+    box = artifact(Additive())
     box.encoder = SimpleNamespace(unreward=lambda reward, cost: reward - 0.15)
     (why,) = explain(box, [journey([2])], [0])
     assert (why.reward, why.reward_without_past) == (pytest.approx(0.05), 0.0)
