@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtorl.runtime.message import Words, located, rephrased
+from mtorl.runtime.message import Words, prefixed, rephrased
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -39,7 +39,7 @@ def test_words_are_filled_and_survive_a_process():
         "no-column",
         {"file": "a.csv", "column": "cost"},
     )
-    placed = located("lake", ValueError(message))
+    placed = prefixed("lake", ValueError(message))
     assert (placed, placed.code, placed.values) == ("lake: a.csv: no column cost", message.code, message.values)
     with pytest.raises(TypeError):
         words(file="a.csv")

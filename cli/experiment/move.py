@@ -53,7 +53,7 @@ def move(
     with exit_codes():
         from mtorl.experiment.messages import NO_RAMP
         from mtorl.experiment.stage_machine import STAGES
-        from mtorl.runtime.message import located
+        from mtorl.runtime.message import prefixed
         from pipelines.experiments.controller import act
         from pipelines.experiments.controller import state as state_of
         from pipelines.experiments.evidence import findings_or_problem
@@ -73,7 +73,7 @@ def move(
         if to in STAGES:
             experiment, before = state_of(folder)
             if experiment.ramp is None and before.phase == "draft":
-                stop(located(file, NO_RAMP()), 2)
+                stop(prefixed(file, NO_RAMP()), 2)
         asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
         serving, findings = make_move(folder, asked, now, lambda: findings_or_problem(folder, now))
         _tell(to, serving, as_json)

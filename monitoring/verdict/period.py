@@ -15,7 +15,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.lake import Lake
-from mtorl.runtime.message import located
+from mtorl.runtime.message import prefixed
 
 
 def verdict_of_period(
@@ -45,7 +45,7 @@ def verdict_of_period(
     try:
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
-        raise PeriodError(located("gain", error)) from None
+        raise PeriodError(prefixed("gain", error)) from None
     log = DecisionLog.of(lake, period)
     if weights:
         log = replace(log, weights=pd.read_parquet(weights), budget_per_decision=budget or None)

@@ -21,7 +21,7 @@ from monitoring.decision_log import DecisionLog, Period
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
-from mtorl.runtime.message import Message, located
+from mtorl.runtime.message import Message, prefixed
 
 if TYPE_CHECKING:
     import duckdb
@@ -42,7 +42,7 @@ def stage_evidence(
             for name, faults in faults_at_stage(db, experiment.stage, since).items()
         }
     breached = tuple(
-        located(arm.name, breach(check["name"], check["lower"], check["margin"]))
+        prefixed(arm.name, breach(check["name"], check["lower"], check["margin"]))
         for arm in experiment.arms
         if arm.name in verdict["challengers"] and arm.weight > 0  # without a weight it does no harm any more
         for check in verdict["challengers"][arm.name]["guardrails"]

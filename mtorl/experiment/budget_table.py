@@ -28,7 +28,7 @@ from pydantic_core import CoreSchema, core_schema
 from mtorl.experiment import messages
 from mtorl.experiment.budget import Budget
 from mtorl.runtime.files import remove, replacing
-from mtorl.runtime.message import located
+from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import first_fault, short
 
 MOST_ROWS = 100_000
@@ -63,9 +63,9 @@ class BudgetTable:
             status = file.stat()
             table = _read(name, file, (status.st_mtime_ns, status.st_ino, status.st_size))
         except OSError as error:
-            raise ValueError(located(file, messages.TABLE_UNREADABLE(fault=error.strerror or error))) from None
+            raise ValueError(prefixed(file, messages.TABLE_UNREADABLE(fault=error.strerror or error))) from None
         if digest not in ("", table.digest):
-            raise ValueError(located(file, messages.TABLE_CHANGED(found=table.digest, wanted=digest)))
+            raise ValueError(prefixed(file, messages.TABLE_CHANGED(found=table.digest, wanted=digest)))
         return table
 
     @classmethod
@@ -155,10 +155,10 @@ def _of_csv(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]
         for row in reader:
             if None in row or None in row.values():
                 fault = messages.CELLS(needed=len(reader.fieldnames or ()))
-                raise ValueError(located(f"{file}, row {reader.line_num}", fault))
+                raise ValueError(prefixed(f"{file}, row {reader.line_num}", fault))
             yield reader.line_num, row
     except UnicodeDecodeError as error:
-        raise ValueError(located(file, messages.NOT_UTF8(byte=error.start))) from None
+        raise ValueError(prefixed(file, messages.NOT_UTF8(byte=error.start))) from None
     except csv.Error as error:
         raise ValueError(f"{file}, row {reader.line_num}: {error}") from None
 
@@ -170,7 +170,7 @@ def _of_parquet(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, A
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(located(file, messages.NOT_PARQUET(fault=str(error)))) from None
+        raise ValueError(prefixed(file, messages.NOT_PARQUET(fault=str(error)))) from None
     _check_columns(file, table.column_names)
     yield from enumerate(table.to_pylist(), start=1)
 
@@ -181,7 +181,7 @@ def _check_columns(file: str, columns: Sequence[str]) -> None:
     faults |= dict.fromkeys((name for name in _REQUIRED if name not in columns), "missing")
     for name, fault in faults.items():
         known, needed = ", ".join(COLUMNS), ", ".join(_REQUIRED)
-        raise ValueError(located(file, messages.COLUMNS(column=name, fault=fault, known=known, needed=needed)))
+        raise ValueError(prefixed(file, messages.COLUMNS(column=name, fault=fault, known=known, needed=needed)))
 
 
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
@@ -190,7 +190,7 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
     places: dict[tuple[str, str, str], int] = {}
     for row, cells in rows:
         if len(places) == MOST_ROWS:
-            raise ValueError(located(f"{file}, row {row}", messages.TOO_MANY_ROWS(most=MOST_ROWS)))
+            raise ValueError(prefixed(f"{file}, row {row}", messages.TOO_MANY_ROWS(most=MOST_ROWS)))
         kind = tuple(cells.get(name) for name in COLUMNS[len(_REQUIRED) :])
         try:
             campaign, channel = (_text(name, cells[name]) for name in ("campaign", "channel"))
@@ -201,13 +201,13 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
                 fields = {"campaign": campaign, "channel": channel, "amount": amount, **_further(cells)}
                 like = kinds[kind] = Budget.model_validate(fields)
         except ValidationError as error:
-            raise ValueError(located(f"{file}, row {row}", first_fault(error))) from None
+            raise ValueError(prefixed(f"{file}, row {row}", first_fault(error))) from None
         except ValueError as error:
-            raise ValueError(located(f"{file}, row {row}", error)) from None
+            raise ValueError(prefixed(f"{file}, row {row}", error)) from None
         scope = campaign, channel, like.period
         if (first := places.setdefault(scope, row)) != row:
             twice = {"campaign": campaign, "channel": channel, "period": like.period, "other": f"row {first}"}
-            raise ValueError(located(f"{file}, row {row}", messages.BUDGET_TWICE(**twice)))
+            raise ValueError(prefixed(f"{file}, row {row}", messages.BUDGET_TWICE(**twice)))
         yield Budget.model_construct(
             campaign=campaign,
             channel=channel,
@@ -217,7 +217,7 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
             pacing=like.pacing,
         )
     if not places:
-        raise ValueError(located(file, messages.NO_ROWS(columns=",".join(_REQUIRED))))
+        raise ValueError(prefixed(file, messages.NO_ROWS(columns=",".join(_REQUIRED))))
 
 
 def _further(cells: Mapping[str, Any]) -> dict[str, Any]:

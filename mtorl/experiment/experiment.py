@@ -30,7 +30,7 @@ from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.periods import period_at
 from mtorl.runtime.errors import InputError
-from mtorl.runtime.message import located
+from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
 OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
@@ -146,7 +146,7 @@ class Experiment(StrictModel):
             if campaigns and budget.campaign not in campaigns:
                 some = ", ".join((self.campaigns or ())[:20])
                 fault = messages.BUDGET_CAMPAIGN(campaign=budget.campaign, campaigns=some)
-                raise ValueError(located(self._place(i), fault))
+                raise ValueError(prefixed(self._place(i), fault))
         if self.ramp is None and "stage" not in self.model_fields_set:
             raise ValueError(messages.STAGE_OR_RAMP())
         if self.start is not None and self.planned_end is not None and self.start >= self.planned_end:
@@ -276,14 +276,14 @@ class Experiment(StrictModel):
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
         except ValueError as error:
-            raise ExperimentError(located("metrics", error)) from None
+            raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
         # No decision would draw on a budget of another channel, and each channel without a budget shows nothing.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:
-                raise ExperimentError(located(where, messages.UNKNOWN_CHANNEL(channel=channel, known=known)))
+                raise ExperimentError(prefixed(where, messages.UNKNOWN_CHANNEL(channel=channel, known=known)))
         for i, arm in enumerate(self.arms):
             if arm.policy is None or arm.policy == "baseline":
                 continue
@@ -303,7 +303,7 @@ class Experiment(StrictModel):
         try:
             return cls.from_dict(data, tables or path.resolve().parent)
         except ExperimentError as error:
-            raise ExperimentError(located(path, error)) from None
+            raise ExperimentError(prefixed(path, error)) from None
 
     @classmethod
     def from_yaml(cls, text: str | bytes, folder: Path | None = None) -> Experiment:

@@ -20,7 +20,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
 from mtorl.runtime.errors import InputError
-from mtorl.runtime.message import Message, located
+from mtorl.runtime.message import Message, prefixed
 from mtorl.runtime.validation import StrictModel, Text, first_fault
 
 Kind = Literal["move", "kill", "resume", "handed over"]
@@ -221,7 +221,7 @@ def next_event(
     else:
         refused = _refused(state, experiment, kind, by, to, challenger)
     if refused is not None:
-        raise IllegalEvent(located(experiment.name, refused))
+        raise IllegalEvent(prefixed(experiment.name, refused))
     return Event(
         number=len(events) + 1,
         at=at,

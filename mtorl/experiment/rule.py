@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from mtorl.experiment import messages
 from mtorl.log.dataset import DatasetSpec
-from mtorl.runtime.message import located
+from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, short
 
 
@@ -68,12 +68,12 @@ def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None
     for i, row in enumerate(rule):
         if row.channel not in spec.channels:
             fault = messages.UNKNOWN_CHANNEL(channel=row.channel, known=", ".join(spec.channels))
-            raise ValueError(located(f"{where}[{i}].channel", fault))
+            raise ValueError(prefixed(f"{where}[{i}].channel", fault))
         for name, allowed in row.when.items():
             if name not in kinds:
                 fault = messages.UNKNOWN_COLUMN(column=name, known=", ".join(kinds))
-                raise ValueError(located(f"{where}[{i}].when", fault))
+                raise ValueError(prefixed(f"{where}[{i}].when", fault))
             wrong = [v for v in allowed if v is not None and isinstance(v, str) != (kinds[name] == "categorical")]
             if wrong:
                 fault = messages.COLUMN_KIND(kind=kinds[name], value=short(wrong[0]))
-                raise ValueError(located(f"{where}[{i}].when.{name}", fault))
+                raise ValueError(prefixed(f"{where}[{i}].when.{name}", fault))

@@ -23,7 +23,7 @@ from mtorl.fitting.messages import UNKNOWN_SETTING
 from mtorl.network.training import TrainConfig
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
-from mtorl.runtime.message import Message, rephrased
+from mtorl.runtime.message import Message, prefixed
 from mtorl.runtime.messages import UNREADABLE
 from mtorl.runtime.validation import first_fault, plain_values, short
 
@@ -71,7 +71,7 @@ def load_settings(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(UNREADABLE(file=path, what="settings", reason=error)) from None
     except SettingsError as error:
-        raise SettingsError(rephrased(error, f"{path}: {error}")) from None
+        raise SettingsError(prefixed(path, error)) from None
 
 
 def parse_settings(pairs: Iterable[str]) -> Settings:

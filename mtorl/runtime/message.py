@@ -33,22 +33,20 @@ class Message(str):
         return "".join(part.capitalize() for part in self.code.split("-"))
 
 
-def located(where: object, said: BaseException | str) -> Message:
-    """A message, or that of an error, after the file, row or field that it is about, if any; code and values stay."""
+def rephrased(said: BaseException | str, text: str) -> Message:
+    """Other words for an error or a message, with its code and values."""
     message = said.args[0] if isinstance(said, BaseException) and said.args else said
-    text = f"{where}: {said}" if where else str(said)
     return Message(text, getattr(message, "code", ""), getattr(message, "values", None))
+
+
+def prefixed(where: object, said: BaseException | str) -> Message:
+    """An error or a message after the file, row or field that it is about, if any; code and values stay."""
+    return rephrased(said, f"{where}: {said}" if where else str(said))
 
 
 def joined(said: Sequence[str], by: str = "; ") -> Message:
     """Several messages as one, with code and values of the first."""
-    return Message(by.join(said), getattr(said[0], "code", ""), getattr(said[0], "values", None))
-
-
-def rephrased(error: BaseException, text: str) -> Message:
-    """Other words for an error, with the code and values of its message."""
-    said = error.args[0] if error.args else ""
-    return Message(text, said.code, said.values) if isinstance(said, Message) else Message(text)
+    return rephrased(said[0], by.join(said))
 
 
 class _Lists(string.Formatter):

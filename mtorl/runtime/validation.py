@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from mtorl.runtime.message import Message, rephrased
+from mtorl.runtime.message import Message, prefixed, rephrased
 from mtorl.runtime.messages import UNREADABLE
 
 
@@ -132,7 +132,7 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
     try:
         return validated(model, data, fault)
     except fault as error:
-        raise fault(rephrased(error, f"{path}: {error}")) from None
+        raise fault(prefixed(path, error)) from None
 
 
 def all_faults(error: ValidationError) -> Message:

@@ -29,7 +29,7 @@ from mtorl.experiment.history import (
     state_of,
 )
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, Phase, State, consider, fixed_changes, in_force
-from mtorl.runtime.message import Message, located
+from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
 
 BELIEVED_AFTER = 3600.0
@@ -81,9 +81,9 @@ def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State
     """State of an experiment by its history; `name` is the place of its definition. Raises as `state`."""
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
-        raise ExperimentError(located(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
+        raise ExperimentError(prefixed(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
     if (promotion := serves_since_before(events, experiment)) is not None:
-        raise ExperimentError(located(name, taken_back(promotion, experiment)))
+        raise ExperimentError(prefixed(name, taken_back(promotion, experiment)))
     return found
 
 

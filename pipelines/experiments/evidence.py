@@ -28,7 +28,7 @@ from mtorl.log.lake import Lake
 from mtorl.log.records import segment_sql
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import replacing
-from mtorl.runtime.message import located
+from mtorl.runtime.message import prefixed
 from pipelines import messages
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
@@ -46,7 +46,7 @@ def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
     try:
         return findings_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
     except (ExperimentError, LogError, OSError) as error:
-        return Findings(problem=located("", error))
+        return Findings(problem=prefixed("", error))
 
 
 def findings_or_error(
@@ -95,7 +95,7 @@ def view_of(
         in_use = folder.last_in_force()
         if in_use is None:
             raise
-        experiment, problem = in_use, located("", error)
+        experiment, problem = in_use, prefixed("", error)
     stands = state_of(events, experiment)
     by_hand = experiment.ramp is None and stands.phase == "draft"
     served, since = experiment if by_hand else in_force(experiment, stands), stands.since or 0.0
@@ -106,7 +106,7 @@ def view_of(
         except (ExperimentError, LogError) as error:
             if by and str(error).startswith("by:"):
                 raise
-            problem = problem or located("", error)
+            problem = problem or prefixed("", error)
     elif found.looked is None and stands.phase != "draft" and problem is None:
         problem = messages.NOT_STARTED(state=str(folder.state), file=folder.name)
     found = replace(

@@ -23,7 +23,7 @@ from mtorl.experiment.history import Event, HistoryError, read_events
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.runtime.files import replacing, sync
 from mtorl.runtime.locks import locked
-from mtorl.runtime.message import located
+from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import read_yaml
 from pipelines import messages
 
@@ -93,7 +93,7 @@ class ExperimentFolder:
             try:
                 experiment.check(DatasetSpec.load(dataset))
             except (ExperimentError, SpecError) as error:
-                raise ExperimentError(located(self.file, error)) from None
+                raise ExperimentError(prefixed(self.file, error)) from None
         return experiment
 
     def switched_off(self) -> bool:
@@ -121,7 +121,7 @@ class ExperimentFolder:
         except FileNotFoundError:
             return []
         except (HistoryError, UnicodeDecodeError) as error:
-            raise HistoryError(located(self.history, error)) from None
+            raise HistoryError(prefixed(self.history, error)) from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
 from mtorl.experiment.stage_machine import answering
-from mtorl.runtime.message import Message, located
+from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
 from pipelines.experiments.controller import ExperimentStore, act, state
 from serving.model_servers import Mark, ModelServers, Served
@@ -119,7 +119,7 @@ def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: floa
         served = mark.model_dump() if given is None else {**mark.model_dump(), "endpoint": given}
         act(store, "handed over", by="ramp", reason=done, at=now, served=served)
     except IllegalEvent as error:  # rolled back meanwhile
-        return Standing(False, located("", error))
+        return Standing(False, prefixed("", error))
     return Standing(True, done)
 
 

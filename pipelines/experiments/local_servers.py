@@ -25,7 +25,7 @@ from mtorl.experiment.history import newest_promotion, replaced_by
 from mtorl.experiment.stage_machine import STAGES
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
-from mtorl.runtime.message import Message, located
+from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
 from pipelines.experiments.controller import state as state_of
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
@@ -145,7 +145,7 @@ def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Mes
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
         except (InputError, OSError) as error:  # a history, an experiment, or an archive
-            said = located("", error)
+            said = prefixed("", error)
     return said
 
 

@@ -15,7 +15,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence, in_force
 from mtorl.log.gain import Gain
-from mtorl.runtime.message import Message, located
+from mtorl.runtime.message import Message, prefixed
 from tests.experiments import experiment as content
 
 START = 1_795_000_000.0  # 2026-11-18
@@ -97,7 +97,7 @@ def verdict(
     def challenger(number: int) -> dict[str, Any]:
         low, high = known(-0.003, 0.011)
         check = {"name": "cost_per_decision", "harm": 0.004, "lower": low, "upper": high, "margin": 0.02}
-        said = messages.UNDECIDED(low=-0.004, high=0.041) if number else located("", reason)
+        said = messages.UNDECIDED(low=-0.004, high=0.041) if number else prefixed("", reason)
         own, half = lift - 0.012 * number, total**-0.5 if total else 0.0
         return {
             "lift": own if total else None,
