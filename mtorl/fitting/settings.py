@@ -23,7 +23,7 @@ from mtorl.fitting.messages import UNKNOWN_SETTING
 from mtorl.network.training import TrainConfig
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
-from mtorl.runtime.message import Message, prefixed
+from mtorl.runtime.message import prefixed
 from mtorl.runtime.messages import UNREADABLE
 from mtorl.runtime.validation import first_fault, plain_values, short
 
@@ -93,7 +93,7 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
         return replace(config, **settings)
     except ValidationError as error:
         fault = first_fault(error)
-        raise SettingsError(Message(f"settings: {fault}", fault.code, fault.values)) from None
+        raise SettingsError(prefixed("settings", fault)) from None
 
 
 def _checked(values: Mapping[Any, Any]) -> Settings:
