@@ -48,6 +48,7 @@ def wait(settings: Settings) -> None:
     """
     from serving.ledger import open_ledger
     from serving.ledger.contract import LedgerUnavailable
+    from serving.messages import NO_ACCOUNTS
     from serving.router.ops.settings import RouterSettings
 
     with exit_codes():
@@ -56,10 +57,10 @@ def wait(settings: Settings) -> None:
             try:
                 if ledger.identity() is not None:
                     return
-                why = "has no accounts yet; the first router makes them"
+                why: str = NO_ACCOUNTS(ledger=ledger)
             except LedgerUnavailable as error:
                 why = str(error)
             if why != said:
-                typer.echo(f"waiting for {ledger}: {why}")
+                typer.echo(f"waiting for the ledger: {why}")
             said = why
             time.sleep(1.0)

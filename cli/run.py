@@ -13,6 +13,7 @@ import typer
 from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Explore, OwnDecisions, Seed, Users
 from cli.endings import exit_codes, stop
 from mtorl.runtime.http import ask
+from serving.messages import OWN_LOG
 
 if TYPE_CHECKING:
     from pipelines.experiments.folder import ExperimentFolder
@@ -181,10 +182,10 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 def silent_arms(router: str) -> dict[str, str]:
     """Arms of the router's experiments that do not answer, and what it says of them; nothing while it can't say it."""
     try:
-        parts: dict[str, str] = json.loads(ask(f"{router}/health/ready", seconds=10).content)["parts"]
+        problems = json.loads(ask(f"{router}/health/ready", seconds=10).content)["problems"]
     except (OSError, ValueError):
         return {}
-    return {part: words for part, words in parts.items() if "/" in part and words.startswith("no answer")}
+    return {part: one["error"] for part, (one, *_) in problems.items() if "/" in part and one["code"] == "no-answer"}
 
 
 def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
@@ -214,7 +215,7 @@ def share_log(first: Path, other: Path) -> None:
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(first.resolve() / name, other.resolve()))
         else:
-            stop(f"{link}: this experiment has a log of its own; to serve it with others, give it a new folder", 2)
+            stop(OWN_LOG(link=link), 2)
 
 
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:

@@ -15,6 +15,7 @@ from rich.tree import Tree
 
 from cli.commands import CommandGroup, JsonOption, print_json
 from cli.endings import HELD, exit_codes, stop
+from serving.messages import SERVING_UNKNOWN
 
 if TYPE_CHECKING:
     from pipelines.experiments.versions_in_use import VersionsInUse
@@ -125,11 +126,7 @@ def remove(
     uses = _uses(registry, lake, state, namespace)
     with exit_codes():
         if not uses.sources:
-            stop(
-                f"nothing says which versions of {uses.registry} serve: name a lake (--lake), the "
-                "state of mtorl serve (--state), or a cluster's namespace (-n)",
-                HELD,
-            )
+            stop(SERVING_UNKNOWN(registry=uses.registry), HELD)
         with locked(uses.registry):
             found = find(uses.registry, version)
             needs = uses.needs().with_rollbacks(versions(uses.registry))

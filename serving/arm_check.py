@@ -14,6 +14,7 @@ from mtorl.experiment.arm import Arm
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import validated
+from serving.messages import NO_REPLAY
 from serving.router.flow.arm_client import ArmError
 from serving.router.flow.arms import ArmAnswer, Arms, identity, neutral_item
 from serving.router.ops.health import Health
@@ -64,7 +65,7 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
         return [Finding(True, text) for text in faults]
     notes = _unsaid(first, spec.channels)
     if len({_choice(answer) for answer in (first, one, same, *_ask(arms, url, [plain]))}) > 1:
-        notes.append("the same item, with the same u, gets different answers: draw with u alone to allow replays")
+        notes.append(NO_REPLAY())
     return [Finding(False, text) for text in notes]
 
 

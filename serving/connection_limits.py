@@ -23,9 +23,13 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from mtorl.runtime.message import Message
+from serving import messages
+
 _LINGER_SECONDS = 1.0  # for a refused client to stop sending: a connection closed before that loses the answer
 _MOST_PIPELINED = 16  # requests of one connection that wait for the answer to the first
-SATURATED = "saturated; retry later"
+SATURATED = messages.SATURATED()
+_TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._began = False  # whether any byte of it came
         self._not_body = 0  # bytes of it that are not body
         self._parsed = 0  # bytes of its address and its headers, as far as the parser has given them
-        self._fault: tuple[int, str] | None = None
+        self._fault: tuple[int, Message] | None = None
         self._at_work: RequestResponseCycle | None = None  # others of its connection wait in `pipeline`
         self._sheds = False  # whether the request that arrives is refused
         self._telling: asyncio.TimerHandle | None = None  # runs until its client gets the refusal
@@ -88,7 +92,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > self._limits.connections:
             longest, _ = self._waiting.popitem(last=False)
             if longest is self:  # a request is at work on each of the others
-                self._answer(503, "too many connections; retry later")
+                self._answer(503, _TOO_MANY)
                 self.transport.close()
             else:
                 longest.transport.abort()
@@ -157,7 +161,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._other_protocol():
             return
         if len(self.pipeline) >= _MOST_PIPELINED:
-            self._stop(429, "too many requests at once on one connection")
+            self._stop(429, SATURATED)
         self._waiting.pop(self, None)
         self._tell()  # the client that sends its next request early: answers keep their order
         # Not while another answer is due before, nor from a client that sends its body only when it is asked to.
@@ -213,7 +217,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer when the parser stopped: because of a fault that was found here, or because this is not HTTP."""
-        self._refuse(*(self._fault or (400, msg)))
+        self._refuse(*(self._fault or (400, messages.INVALID(fault=msg))))
 
     def _tell(self) -> None:
         if self._telling is None:
@@ -243,21 +247,21 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
             self._stop(431, self._too_large())
 
-    def _too_large(self) -> str:
-        return f"the head of a request may have {self._limits.headers} headers and {self._limits.head_bytes} bytes"
+    def _too_large(self) -> Message:
+        return messages.HEAD_TOO_LARGE(headers=self._limits.headers, size=self._limits.head_bytes)
 
-    def _stop(self, status: int, error: str) -> None:
+    def _stop(self, status: int, error: Message) -> None:
         """Stop the parser, which then calls `send_400_response`."""
         self._fault = status, error
         raise ValueError(error)
 
     def _too_slow(self) -> None:
         if self._began:
-            self._refuse(408, f"the request took longer than {self._limits.seconds:g} s to arrive")
+            self._refuse(408, messages.REQUEST_TOO_SLOW(seconds=self._limits.seconds))
         else:
             self.transport.abort()
 
-    def _refuse(self, status: int, error: str) -> None:
+    def _refuse(self, status: int, error: Message) -> None:
         self._fault = status, error
         self._arrived()
         if self.transport.is_closing():
@@ -270,14 +274,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
-    def _answer(self, status: int, error: str, ends: bool = True) -> None:
+    def _answer(self, status: int, error: Message, ends: bool = True) -> None:
         self._refused(status)
         self.transport.write(_refusal(status, error, ends))
 
 
 @cache
-def _refusal(status: int, error: str, ends: bool) -> bytes:
-    body = orjson.dumps({"error": error})
+def _refusal(status: int, error: Message, ends: bool) -> bytes:
+    body = orjson.dumps(error.body)
     head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
     head += "retry-after: 1\r\n" * (status in (429, 503)) + "connection: close\r\n" * ends + "\r\n"
     return STATUS_LINE[status] + head.encode() + body

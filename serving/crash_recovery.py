@@ -17,6 +17,7 @@ from typing import Any
 from mtorl.log.decision_ids import time_of
 from mtorl.log.lake import Lake, lake_database
 from mtorl.runtime.files import replacing
+from serving import messages
 from serving.decision_log import Spool, segments
 from serving.ledger.contract import Cost, Ledger, LedgerUnavailable, UnknownReservation
 
@@ -98,11 +99,7 @@ def check_ledger(ledger: Ledger, folder: Path) -> None:
         return
     if known is None and not any(record["expose"] for record in segments.read(folder, "decision")):
         return
-    raise LedgerUnavailable(
-        f"{ledger} {'has no accounts' if found is None else 'is another one'}, but {folder} holds decisions that a "
-        "ledger paid for: restore that ledger, or lower the budgets by what was spent and run "
-        "`mtorl ledger agree ROUTER.yaml`"
-    )
+    raise LedgerUnavailable(messages.NOT_THIS_LEDGER(ledger=ledger, log=folder))
 
 
 def remember_ledger(ledger: Ledger, folder: Path) -> None:

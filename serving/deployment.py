@@ -15,6 +15,8 @@ from mtorl.artifact.artifact import Artifact
 from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.errors import InputError
+from mtorl.runtime.message import Message
+from serving import messages
 from serving.handlers.items import empty_window
 from serving.inference_services import InferenceServices
 from serving.kubernetes_api import Conflict, Refused
@@ -47,19 +49,17 @@ def deploy(
     name = f"mtorl-{arm}"
     for experiment in experiments:
         for one in _at(servers, experiment, name):
-            if used := _used_for(one, experiment):
-                return f"not deployed: {used}. {version} stays in the registry until that is over"
-            if one.model_digest and not artifact.digest.startswith(one.model_digest):
-                raise DeployError(
-                    f"{experiment.name} expects the model {one.model_digest} of {one.name}, and {version} is "
-                    f"{artifact.digest[:12]}: take model_digest out of its file, or name the new one"
-                )
+            if used := _used_for(one, experiment, name, version):
+                return used
+            if (expected := one.model_digest) and not artifact.digest.startswith(expected):
+                about = {"arm": one.name, "expected": expected, "found": artifact.digest[:12], "version": version}
+                raise DeployError(messages.OTHER_DIGEST(experiment=experiment.name, **about))
     try:
         served = servers.served(name)
     except OSError as error:
-        raise DeployError(_explained(error)) from None
+        raise DeployError(error.args[-1]) from None
     if served is None:
-        return f"there is no server of {arm} here: {version} stays in the registry (docs/cluster.md)"
+        return messages.NO_SERVER(version=version, server=name)
     new, before = served.version != version, served.instead_of
     if new:
         # A deployment that was killed before it had asked its version leaves one that perhaps never decided.
@@ -70,22 +70,23 @@ def deploy(
     if not why:
         return f"{arm} serves {version}" + ("" if new else ", as before")
     if before is None:
-        raise DeployError(f"{arm} does not serve {version}: {why}")
+        raise DeployError(messages.DOES_NOT_SERVE(arm=arm, version=version, why=why))
     _serve(servers, name, Served(before, ""), {version})
-    raise DeployError(f"{version} does not serve: {why}; {arm} serves {before} again")
+    raise DeployError(messages.ROLLED_BACK(arm=arm, version=version, why=why, before=before))
 
 
 def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[Arm]:
     return [one for one in experiment.arms if servers.name_at(one.url) == name]
 
 
-def _used_for(arm: Arm, experiment: Experiment) -> str:
-    """The users that another model would reach unasked, in words; empty: there are none."""
+def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Message | None:
+    """The users that another model would reach; None: there are none."""
+    about = {"version": version, "experiment": experiment.name}
     if experiment.stage != "shadow":  # also while the kill switch is on: the experiment goes on afterwards
-        return f"{experiment.name} is at {experiment.stage}, and {arm.name} is under test"
+        return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
     if arm.name == INCUMBENT:  # a promoted challenger is everybody's, until the incumbent's server has it
-        return f"the {arm.name} of {experiment.name} answers there"
-    return ""
+        return messages.SERVES_INCUMBENT(server=server, **about)
+    return None
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
@@ -93,7 +94,7 @@ def _waits(servers: InferenceServices, name: str, version: str, seconds: float) 
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:
-            return f"not ready after {seconds:g} s: {why}"
+            return messages.NOT_READY(seconds=seconds, why=why)
         time.sleep(_POLL_SECONDS)
     return ""
 
@@ -116,18 +117,13 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
             served = servers.served(name)
             if served is None or served.version not in instead | {wanted.version}:
                 now = "nothing" if served is None else served.version
-                raise DeployError(f"{name} serves {now} since somebody changed it meanwhile: that stays")
+                raise DeployError(messages.CHANGED_MEANWHILE(server=name, now=now))
             return servers.serve(name, wanted.version, instead_of=wanted.instead_of)
         except (OSError, Conflict) as error:
             if isinstance(error, Refused) or time.monotonic() >= until:  # what is refused once is refused again
-                raise DeployError(f"{name} can't be made to serve {wanted.version}: {_explained(error)}") from None
+                about = {"server": name, "version": wanted.version}
+                raise DeployError(messages.NOT_CHANGED(**about, error=error.args[-1])) from None
         time.sleep(_POLL_SECONDS)
-
-
-def _explained(error: Exception) -> str:
-    denied = isinstance(error, Refused) and error.status == 403
-    role = "; give the run's service account the role of manifests/pipelines/platform/access.yaml"
-    return f"{error}{role if denied else ''}"
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
@@ -138,9 +134,9 @@ def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: s
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
     except Exception as error:  # an answer may be any rubbish, and half of one
-        return f"its answer is no decision: {type(error).__name__}: {error}"
+        return messages.NO_DECISION(error=f"{type(error).__name__}: {error}")
     if not answered.startswith(digest):
-        return f"it answers by the model {answered[:12]}, not by {digest[:12]}"
-    if abs(sum(probabilities) - 1.0) > 1e-6:
-        return f"its probabilities of channels add up to {sum(probabilities):.6f}"
+        return messages.NO_DECISION(error=f"it is of {answered[:12]}, not of {digest[:12]}")
+    if abs(total := sum(probabilities) - 1.0) > 1e-6:
+        return messages.NO_DECISION(error=f"channel probabilities add up to {1.0 + total:.6f}")
     return ""

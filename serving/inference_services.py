@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mtorl.runtime.http import ask
+from serving import messages
 from serving.kubernetes_api import KubernetesApi, Object, Refused, in_pod
 from serving.model_servers import Mark, Served
 
@@ -73,19 +74,17 @@ class InferenceServices:
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
     """Reason why not all pods of a Deployment serve a version alone; empty: they do."""
     if deployment is None:
-        return "it has no Deployment"
+        return messages.NOT_BEGUN()
     status, spec = deployment.get("status") or {}, deployment["spec"]
     told = (spec["template"]["metadata"].get("annotations") or {}).get(VERSION)
     if told != version or status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
-        return "the roll-out has not begun"
+        return messages.NOT_BEGUN()
     wanted = spec.get("replicas", 1)
-    pods = {"new": status.get("updatedReplicas", 0), "ready": status.get("availableReplicas", 0)}
-    if status.get("replicas", 0) == wanted and set(pods.values()) == {wanted} and wanted:
+    counts = {"new": "updatedReplicas", "ready": "availableReplicas", "total": "replicas"}
+    pods = {name: status.get(field, 0) for name, field in counts.items()}
+    if set(pods.values()) == {wanted} and wanted:
         return ""
-    return (
-        f"of {wanted} pods, {pods['new']} are new and {pods['ready']} of {status.get('replicas', 0)} are ready "
-        "(docs/runbooks/MtorlRolloutStuck.md says how to see what they wait for)"
-    )
+    return messages.PODS_AWAITED(wanted=wanted, **pods)
 
 
 def services_of_pod() -> list[Object] | None:
@@ -97,23 +96,23 @@ def services_of_pod() -> list[Object] | None:
     except Refused as error:
         if error.status == 404:  # no KServe here
             return []
-        hint = ": let its service account list inferenceservices (docs/registry.md)" if error.status == 403 else ""
-        raise PermissionError(f"{error}{hint}") from None
+        raise PermissionError(*error.args) from None
 
 
 def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     """The versions that InferenceServices serve, or served before the newest promotion, as `Needs` takes them."""
-    uses = []
+    uses: list[tuple[str, str, bool]] = []
     for service in services:
         name = service["metadata"]["name"]
         served = (service["spec"].get("predictor", {}).get("annotations") or {}).get(VERSION)
         if served:
-            uses.append((served, f"{name} serves it", True))
+            uses.append((served, messages.SERVES_NOW(server=name), True))
         notes = service["metadata"].get("annotations") or {}
         mark = _mark(notes.get(MARK))
         before = [] if mark is None else [mark.before, mark.after]
         before += [notes[INSTEAD_OF]] if notes.get(INSTEAD_OF) else []
-        uses += [(version, f"a rollback of {name} goes back to it", False) for version in before if version != served]
+        why = messages.ROLLBACK_TARGET(server=name)
+        uses += [(version, why, False) for version in before if version != served]
     return uses
 
 

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mtorl.runtime.validation import location
-from serving import logs
+from serving import logs, messages
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
@@ -41,7 +41,7 @@ DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.
 
 
 def application(models: Iterable[Model]) -> FastAPI:
-    """KServe's routes for models: protocols v1 and v2, and metrics. Errors are `{"error": ...}`."""
+    """KServe's routes for models: protocols v1 and v2, and metrics. Errors are as `Message.body`."""
     repository = ModelRepository()
     for model in models:
         repository.update(model)
@@ -59,25 +59,26 @@ def application(models: Iterable[Model]) -> FastAPI:
     return made
 
 
-async def _no_repository() -> JSONResponse:
-    return JSONResponse({"error": "models can't be loaded or unloaded here"}, 404)
+async def _no_repository() -> None:
+    raise HTTPException(404, "models can't be loaded or unloaded")
 
 
 async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
-    text = f"the request can't be decoded: {type(error).__name__}: {error}"
-    log.warning("400, %s", text, extra={"cause": type(error).__name__})
-    return JSONResponse({"error": text}, 400)
+    message = messages.INVALID(fault=f"the request can't be decoded: {type(error).__name__}: {error}")
+    log.warning("400, %s", message, extra={"cause": type(error).__name__})
+    return JSONResponse(message.body, 400)
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
-    return JSONResponse({"error": f"{location(fault['loc'])}: {fault['msg']}"}, 400)
+    return JSONResponse(messages.INVALID(fault=f"{location(fault['loc'])}: {fault['msg']}").body, 400)
 
 
-async def _no_such_address(_: Request, error: Exception) -> JSONResponse:
+async def _no_such_address(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    message = messages.NO_ROUTE(method=request.method, path=request.url.path, detail=error.detail)
+    return JSONResponse(message.body, error.status_code, error.headers)
 
 
 class CannotListen(OSError):

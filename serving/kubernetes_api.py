@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serving import messages
+
 Object = dict[str, Any]
 
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -39,7 +41,8 @@ class Refused(OSError):
     """The API server refuses a request with a status of HTTP."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"Kubernetes: {status} {message}")
+        words = messages.FORBIDDEN if status == 403 else messages.KUBERNETES_REFUSES
+        super().__init__(words(status=status, reason=message))
         self.status = status
 
 
@@ -168,7 +171,7 @@ class KubernetesApi:
             if error.status == 409:
                 raise Conflict(message) from None
             if not error.status or error.status == 429 or error.status >= 500:
-                raise Unanswered(f"Kubernetes: {error.status} {message}") from None
+                raise Unanswered(messages.KUBERNETES_REFUSES(status=error.status, reason=message)) from None
             raise Refused(error.status, message) from None
 
 

@@ -23,6 +23,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing, sync
+from serving import messages
 
 FIRST = "first"
 """The version that a first installation publishes of each arm: its name is known before there is a model."""
@@ -46,14 +47,14 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Li
     """
     model = load(artifact).model
     if lineage.digest != model["digest"]:
-        raise RegistryError(f"{artifact}: its lineage is that of another model, {lineage.digest[:12]}")
+        raise RegistryError(messages.OTHER_LINEAGE(artifact=artifact, digest=lineage.digest[:12]))
     target = registry / arm / (version or str(model["version"]))
     check_kind(registry, bool(model.get("simulated", False)))
     published = published_digest(target)
     if published == model["digest"]:
         return target
     if published is not None:
-        raise RegistryError(f"{target}: another model is published as this version, and a version is never changed")
+        raise RegistryError(messages.VERSION_TAKEN(version=target))
     with replacing(target) as unfinished:
         shutil.copytree(artifact, unfinished / "artifact")
         (unfinished / "model-store").mkdir()
@@ -80,9 +81,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
             ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
-            raise RegistryError(
-                f"{registry} holds models of {theirs}, and this model is of {ours}: publish it to another registry"
-            )
+            raise RegistryError(messages.OTHER_KIND(registry=registry, theirs=theirs, ours=ours))
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
@@ -90,10 +89,8 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
-            raise RegistryError(
-                f"{description.parents[1]} is a model of the data set {name!r}, not of {spec.name!r}: set up another "
-                "volume for it (docs/cluster.md, Uninstall), or publish its models as further versions, by mtorl-train"
-            )
+            data = {"theirs": f"the data set {name!r}", "ours": f"the data set {spec.name!r}"}
+            raise RegistryError(messages.OTHER_KIND(registry=registry, **data))
 
 
 def folder_of(registry: Path, digest: str | None) -> Path | None:
@@ -119,9 +116,7 @@ def _needs_experiment(artifact: Path) -> bool:
 def description_of_newest(registry: Path) -> Path:
     """Data set description of the newest published model; RegistryError if none is published."""
     if (folder := folder_of(registry, None)) is None:
-        raise RegistryError(
-            f"{registry}: no model is published whose data set is known: name its description (dataset)"
-        )
+        raise RegistryError(f"{registry} has no model with a data set description: name one (dataset)")
     return folder / DATASET_FILE
 
 

@@ -9,7 +9,7 @@ import pytest
 from mtorl.runtime.message import Message, Words
 
 
-def assert_says(said: object, words: Words, **values: Any) -> None:
+def assert_says(said: object, words: Words, /, **values: Any) -> None:
     """Assert that `said`, or an exception's message, has the code of `words` and these values, among others."""
     message = said.args[0] if isinstance(said, BaseException) else said
     assert isinstance(message, Message), f"no code: {message!r}"
@@ -17,7 +17,7 @@ def assert_says(said: object, words: Words, **values: Any) -> None:
 
 
 @contextmanager
-def raises(error: type[BaseException], words: Words, **values: Any) -> Iterator[pytest.ExceptionInfo[BaseException]]:
+def raises(error: type[BaseException], words: Words, /, **values: Any) -> Iterator[pytest.ExceptionInfo[BaseException]]:
     """Assert that the block raises `error` with this message."""
     with pytest.raises(error) as caught:
         yield caught

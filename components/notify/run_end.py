@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from components.messages import END_UNKNOWN
 from monitoring.pipeline_runs import RunEnd
 
 NODE = "MTORL_ARGO_NODE"
 """Variable of the environment: Argo's name for the node of the last step; not set on this machine."""
 _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # of Argo: the number in a name; phases
-_ROLE = "give the run's service account the role of manifests/pipelines/platform/access.yaml"
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
@@ -31,7 +31,7 @@ def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
     try:
         return state_of(_workflow(re.split(r"[.(]", node)[0])["status"]["nodes"], node)
     except Exception as error:
-        return RunEnd.FAILED, f"not known, since Kubernetes does not say how the steps ended: {_words(error)}"
+        return RunEnd.FAILED, END_UNKNOWN(error=f"{type(error).__name__}: {error}")
 
 
 def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd, str]:
@@ -67,7 +67,3 @@ def _workflow(name: str) -> Mapping[str, Any]:
     if found is None:
         raise LookupError(f"workflow {name} is gone")
     return found
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" + (f"; {_ROLE}" if getattr(error, "status", None) == 403 else "")

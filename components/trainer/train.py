@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from components import messages
 from components.trainer.train_job import (
     NAME,
     PLURAL,
@@ -41,10 +42,6 @@ _POLL_SECONDS = 5.0
 _RETRIES = 11  # ten minutes without the API server, while the job goes on
 _LINES = 40  # of a failed pod's log
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
-_HINTS = {
-    403: "; give the run's service account the role of manifests/pipelines/platform/access.yaml",
-    404: "; install Kubeflow Trainer, 2.2 or later: this cluster knows no TrainJobs",
-}
 _LOG = logging.getLogger(__name__)
 
 
@@ -68,14 +65,12 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
             try:
                 _run(KubernetesApi(retries=_RETRIES), job, reports)
             except Refused as error:
-                raise TrainingFailed(f"{error}{_HINTS.get(error.status, '')}") from None
+                why = messages.NO_TRAINER(error=error.args[0]) if error.status == 404 else error.args[0]
+                raise TrainingFailed(why) from None
             except Unanswered as error:
-                raise TrainingFailed(str(error)) from None
+                raise TrainingFailed(*error.args) from None
         if not model.exists():
-            raise TrainingFailed(
-                f"TrainJob {job['metadata']['name']} is complete and has left no {model}: is the claim "
-                f"{VOLUME} the volume of this step, in access mode ReadWriteMany?"
-            )
+            raise TrainingFailed(messages.NO_MODEL(job=job["metadata"]["name"], path=model, claim=VOLUME))
     with replacing(Path(task.out)) as unfinished:
         shutil.copytree(model, unfinished)
     remove(folder)
@@ -123,7 +118,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
                     told = _log_problems(api, name, told, with_logs=bool(state.failed))
                 if state.failed:
                     pods = "; ".join(told.values())
-                    raise TrainingFailed(f"TrainJob {name}: {state.failed}{f' ({pods})' if pods else ''}")
+                    raise TrainingFailed(messages.JOB_FAILED(job=name, why=f"{state.failed}{pods and f' ({pods})'}"))
                 if state.over:
                     return
             time.sleep(_POLL_SECONDS)

@@ -23,7 +23,7 @@ class ClockJumps:
         self._last: tuple[float, float] | None = None
         self._jumps: list[tuple[float, float]] = []  # when, in steady seconds, and by how much
 
-    def look(self, now: float) -> float:
+    def observe(self, now: float) -> float:
         """Note the clock's time; returns the steady seconds."""
         with self._lock:
             steady = self._steady()
@@ -36,5 +36,5 @@ class ClockJumps:
 
     def before(self, now: float, age: float) -> float:
         """The latest time, by the clock, of what is surely `age` seconds old at its time `now`."""
-        steady = self.look(now)
+        steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

@@ -28,6 +28,11 @@ class Message(str):
         return message
 
     @property
+    def body(self) -> dict[str, Any]:
+        """The body of an HTTP answer: `error`, `code` and `values`."""
+        return {"error": self, "code": self.code, "values": self.values}
+
+    @property
     def camel_code(self) -> str:
         """The code as Kubernetes writes a reason: `no-column` is NoColumn."""
         return "".join(part.capitalize() for part in self.code.split("-"))

@@ -217,12 +217,8 @@ class Shipper:
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
                 self._warned = True
-                log.warning(
-                    "the sink's backlog of %.0f MB is as large as what the spool can still grow by: its oldest records "
-                    "are dropped from now on, and mtorl_dropped_records_total counts them. The lake has them; mtorl "
-                    "materialize --own-decisions adds them to online histories",
-                    self.pending / 1e6,
-                )
+                text = "the sink's backlog has reached %.0f MB: its oldest records are dropped, and stay in the lake "
+                log.warning(text + "(mtorl_dropped_records_total)", self.pending / 1e6)
             self._at = {**self._at, dropped.kind: Position(dropped.start.segment + 1, 0)}
             self.tally["dropped", dropped.kind] += len(dropped)
 

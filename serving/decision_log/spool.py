@@ -24,6 +24,8 @@ import orjson
 from mtorl.log.records import KINDS, VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
+from mtorl.runtime.message import Message
+from serving import messages
 from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
@@ -194,13 +196,11 @@ class Spool:
         disk = os.statvfs(self.folder)
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
-    def state(self, room: int) -> str:
-        """The state of the log for people, with so much room left; "ok" if all is well."""
+    def problems(self, room: int) -> list[Message]:
+        """What is wrong with the log, with so much room left."""
         if self.fault is not None:
-            return f"can't be written: {self.fault}"
-        if room < _LITTLE_ROOM * self.max_bytes:
-            return f"nearly full: it may grow by {room / 1e6:.0f} MB, then nothing is logged or exposed"
-        return "ok"
+            return [messages.LOG_NOT_WRITTEN(error=str(self.fault))]
+        return [messages.LOG_NEARLY_FULL(megabytes=room / 1e6)] if room < _LITTLE_ROOM * self.max_bytes else []
 
     def end(self, kind: Kind) -> Position:
         """The position behind the last durable record of a kind."""

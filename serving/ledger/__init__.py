@@ -11,7 +11,7 @@ file for one router: `sqlite_database.py` (tables, one sync for many calls), `sq
 `redis_server.py`, `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `redis_slices.py` is a cluster's.
 `pacing_store.py` is the part that pacing uses, with `redis_pacing.py`; `pacer.py` updates the prices of all budgets
 (that of one account is in `mtorl/experiment/paced_account.py`). `location.py` parses the place; `overrun.py` checks
-limits from outside.
+limits from outside, and finds budgets that pay for few exposures.
 """
 
 import os

@@ -1,10 +1,17 @@
-"""Finds accounts whose limits were exceeded, in balances that are read one after the other."""
+"""Finds accounts whose limits were exceeded, and budgets that pay for few exposures, in balances."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from math import floor
 
 from mtorl.experiment.arm import ALL_ARMS
+from mtorl.runtime.message import Message
+from serving import messages
 from serving.ledger.contract import Balance
+
+_CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
+_FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
+_SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 
 class LimitWatch:
@@ -40,3 +47,29 @@ class LimitWatch:
             found[balance.arm, balance.period] = max(taken - allowed, found[balance.arm, balance.period])
         self._seen = seen
         return dict(found)
+
+
+def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[Message]:
+    """One message for each budget that takes no or few reservations at `now`, seconds since 1970."""
+    found = []
+    overspent = {
+        (b.campaign, b.channel, b.period) for b in balances if b.arm == ALL_ARMS and b.spent + b.reserved > b.limit
+    }
+    for b in balances:
+        budget = b.campaign, b.channel, b.period
+        name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"
+        if b.arm == ALL_ARMS:
+            if budget in overspent:
+                amounts = {"spent": b.spent, "reserved": b.reserved, "limit": b.limit}
+                found.append(messages.OVERSPENT(budget=name, **amounts))
+            if b.start > now + _CLOCKS_DIFFER:
+                found.append(messages.CLOCK_AHEAD(budget=name))
+            continue
+        caps = [(cap, channel) for channel, cap in cost_cap.items() if b.channel in ("*", channel)]
+        if budget in overspent or not caps or b.limit <= b.spent + b.reserved:  # the last: as of an arm that is off
+            continue
+        cap, dearest = max(caps)
+        if b.limit < _FEW * cap:
+            about = {"budget": name, "arm": b.arm, "limit": b.limit, "per": _SPELLED[b.period]}
+            found.append(messages.FEW_EXPOSURES(count=floor(b.limit / cap), channel=dearest, **about))
+    return found

@@ -47,6 +47,8 @@ from mtorl.experiment.paced_account import (
     updated,
 )
 from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
+from mtorl.runtime.message import Message
+from serving import messages
 from serving.ledger.contract import Account, Balance, Budget, Ledger
 from serving.ledger.pacing_store import Lease, Prices
 
@@ -59,14 +61,6 @@ _FORGET_SECONDS = 62 * 86_400.0  # since an account that is not in force was wri
 _REPORT_SHARE = 0.005  # of a budget's opportunities: as many are reported at once
 _REST = 20.0  # times as long as a round took, until the next: a round takes 5 % of a core at most
 _JUMP_SECONDS = 5.0  # between this process's clock and the ledger's: all accounts are looked at
-_TOO_LOW = (
-    f"{MAX_MULTIPLIER:g} times the price to begin with is still too low: give a higher `price` in its `pacing`; an "
-    "endpoint that ignores its price needs a budget with `period: hour`"
-)
-_NO_PRICE = (
-    "its policy looks at no price, so its money goes first come, first served: to spread it over the day, give a "
-    "budget with `period: hour` beside this one, or let the policy expose less (docs/experiments.md, Pacing)"
-)
 
 
 class _InForce(NamedTuple):
@@ -137,11 +131,11 @@ class Pacer:
         return self._lead is not None
 
     @property
-    def faults(self) -> list[str]:
+    def faults(self) -> list[Message]:
         """Accounts that can't be paced, and why; their prices stay as they are. Of the router that paces."""
         faults = self._lead.faults if self._lead else {}
         scopes = ((scope_of(name), why) for name, why in faults.items())
-        return [f"arm {arm}, campaign {campaign}, channel {channel}: {why}" for (arm, campaign, channel), why in scopes]
+        return [messages.NOT_PACED(arm=arm, campaign=c, channel=h, why=why) for (arm, c, h), why in scopes]
 
     def count(self, arm: str, campaign: str, reward: float | None, cost: float | None) -> None:
         """Count an opportunity of an arm in a campaign, and what the arm expects of it; None: it does not say."""
@@ -369,7 +363,8 @@ class Pacer:
         else:
             lead.paces[name] = pace
         if found.state.multiplier > MAX_MULTIPLIER / 2:  # the price can hardly rise any more
-            lead.faults[name] = _TOO_LOW if target.asks else _NO_PRICE
+            too_low = messages.PRICE_TOO_LOW(most=MAX_MULTIPLIER)
+            lead.faults[name] = too_low if target.asks else messages.PRICE_IGNORED()
         else:
             lead.faults.pop(name, None)
         return found

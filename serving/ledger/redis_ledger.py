@@ -32,6 +32,7 @@ from mtorl.experiment.arm import ALL_ARMS
 from mtorl.log.decision_ids import campaign_slot, slot_of
 from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.clock_jumps import ClockJumps
+from serving import messages
 from serving.ledger import money
 from serving.ledger.contract import (
     RETENTION_SECONDS,
@@ -106,7 +107,7 @@ class RedisLedger(Ledger):
             self.server.check()
             self._make()
         now = self.now()
-        self._jumps.look(now)
+        self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
         # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
@@ -305,12 +306,10 @@ class RedisLedger(Ledger):
         if self._generation is None:
             found = self.identity()
             if found is None:
-                raise LedgerUnavailable(f"{self.server.name}: has no accounts yet")
+                raise LedgerUnavailable(messages.NO_ACCOUNTS(ledger=self))
             if not found.startswith(_FORM):
-                version = found.partition("-")[0]
-                raise LedgerUnavailable(
-                    f"{self.server.name}: a ledger of version {version}; this router reads {_FORM[:-1]}"
-                )
+                versions = {"found": found.partition("-")[0], "own": _FORM[:-1]}
+                raise LedgerUnavailable(messages.LEDGER_SCHEMA(ledger=self, **versions))
             self._generation = found
         return self._generation
 

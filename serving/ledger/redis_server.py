@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError, Timeout
 from redis.retry import Retry
 
 from mtorl.log.decision_ids import CAMPAIGN_SLOTS
+from serving import messages
 from serving.ledger.contract import LedgerUnavailable
 from serving.ledger.location import RedisLocation
 
@@ -129,16 +130,11 @@ class RedisServer:
         if self.checked:
             return
         if not all(of["aof_enabled"] for of in self.info("persistence")):
-            raise LedgerUnavailable(
-                f"{self.name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
-                "'appendfsync always') in redis.conf"
-            )
+            raise LedgerUnavailable(messages.LEDGER_FORGETS(ledger=self.name, setting="appendonly yes"))
         for memory in self.info("memory"):
             if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
-                raise LedgerUnavailable(
-                    f"{self.name}: this Redis forgets keys when its memory is full; set 'maxmemory-policy noeviction' "
-                    f"in redis.conf (it is {memory['maxmemory_policy']})"
-                )
+                setting = "maxmemory-policy noeviction"
+                raise LedgerUnavailable(messages.LEDGER_FORGETS(ledger=self.name, setting=setting))
         self.checked = True
 
     def info(self, section: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mtorl.runtime.locks import acquire
+from serving import messages
 from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 
 T = TypeVar("T")
@@ -135,10 +136,7 @@ class Database:
         try:
             self._claim = acquire(self._path.with_name(f".{self._path.name}.lock"))
         except BlockingIOError as error:
-            raise LedgerInUse(
-                f"{self._path}: another router spends from this ledger: stop it, or give both a ledger on Redis "
-                "(setting `ledger`)"
-            ) from error
+            raise LedgerInUse(messages.LEDGER_IN_USE(ledger=self._path)) from error
         except OSError as error:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
 
@@ -211,8 +209,9 @@ class Database:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
         except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+            why = error.args[0] if isinstance(error, LedgerUnavailable) else f"{self._path}: {error}"
             for call in calls:
-                call.answers = LedgerUnavailable(f"{self._path}: {error}")
+                call.answers = LedgerUnavailable(why)
         else:
             for call, found in zip(calls, answers, strict=True):
                 call.answers = found
@@ -222,7 +221,7 @@ class Database:
         if self._connection is not None:
             # SQLite would go on writing to a file that was deleted or replaced.
             if self._path.stat().st_ino != self._inode:
-                raise LedgerUnavailable("replaced by another file while in use")
+                raise LedgerUnavailable(f"{self._path}: replaced by another file while in use")
             return self._connection
         where, wait = f"{self._path.absolute().as_uri()}?mode=rw", self._patience
         db = sqlite3.connect(where, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
@@ -231,12 +230,9 @@ class Database:
             db.execute("PRAGMA foreign_keys = ON")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                raise LedgerUnavailable(
-                    "holds no ledger (any more): restore it; if it is lost for good, remove the file and say that the "
-                    "router goes on without (mtorl ledger agree)"
-                )
+                raise LedgerUnavailable(messages.LEDGER_EMPTY(ledger=self._path))
             if version != _VERSION:
-                raise LedgerUnavailable(f"a ledger of version {version}; this router reads {_VERSION}")
+                raise LedgerUnavailable(messages.LEDGER_SCHEMA(ledger=self._path, found=version, own=_VERSION))
         except BaseException:
             db.close()
             raise

@@ -87,7 +87,7 @@ class SqliteLedger(Ledger):
         limits = {account: money.limit(account.limit) for account in accounts}
         divided = parts(limits)
         wanted = {(a.arm, *a.budget): (limit, a.timezone, divided[a.budget]) for a, limit in limits.items()}
-        self._jumps.look(self._clock())
+        self._jumps.observe(self._clock())
 
         def work(db: sqlite3.Connection) -> None:
             known = {row[:4]: row[4:] for row in db.execute(f"SELECT {_ACCOUNT} FROM account")}

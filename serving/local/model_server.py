@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Self
 
+from serving import messages
 from serving.local.child_process import ChildProcess
 
 
@@ -88,4 +89,4 @@ class ModelServer(ABC):
         if self._process is None:
             raise StackError(f"{self.title} is not started")
         if not self._process.alive():
-            raise StackError(f"{self.title} has ended; {self._process.tail()}")
+            raise StackError(messages.ENDED(part=self.title, log=self._process.tail()))

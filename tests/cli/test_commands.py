@@ -1,6 +1,7 @@
 """What holds for all commands: help, version, completion, and one line for what can't be used."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         return answer.exit_code, (answer.stderr if answer.exit_code else answer.stdout).strip()
 
     def written(users: int = 30) -> bool:
-        return run()[1].startswith(f"looked at {users} users, and wrote ")
+        return f" {users} users" in run()[1]
 
     def flushed(*_: object, since: object) -> Materialized:
         redis.Redis(port=port).flushall()
@@ -109,15 +110,15 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         log.unlink()
         assert run()[0] == 2 and redis.Redis(port=port).keys() == [b"mtorl:written:mtorl"], "nothing else is written"
         faulty.to_parquet(log)
-        assert run("--bad-rows", "quarantine")[1].startswith("left out 1 faulty rows;")
+        assert " 1 faulty rows" in run("--bad-rows", "quarantine")[1]
         log.write_bytes(good)
         assert written() and run() == (0, "up to date")
         rows.tail(1).assign(timestamp=rows["timestamp"].max() + pd.Timedelta("1min")).to_parquet(tmp_path / "more")
         pd.concat([rows, pd.read_parquet(tmp_path / "more")]).to_parquet(log)
-        assert run()[1].startswith("looked at 4 users, and wrote 1 rows"), "a run goes on where the last one ended"
-        assert run() == (0, "up to date") and run("--everything")[1].startswith("looked at 30 users, and wrote 0 ")
+        assert re.search(r" 4 users.* 1 rows", run()[1]), "a run goes on where the last one ended"
+        assert run() == (0, "up to date") and re.search(r" 30 users.* 0 rows", run("--everything")[1])
         log.write_bytes(good)
-        assert run()[1].startswith("looked at 30 users, and wrote 0"), "rows are gone"
+        assert re.search(r" 30 users.* 0 rows", run()[1]), "rows are gone"
         registry = (root / "registry.db").rename(root / "elsewhere")
         assert run()[0] == 2, "a volume that was lost is no success"
         registry.rename(root / "registry.db")
@@ -127,7 +128,7 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         arguments += ["--every-minutes", "15"]
         assert written() and redis.Redis(port=port).dbsize() > 30
         rows.head(20).to_parquet(log)
-        assert run()[0] == 0 and "the log has grown; it is written in" in run()[1]
+        assert run()[0] == 0 and "has grown" in run()[1]
         redis.Redis(port=port).flushall()
         assert run()[1].startswith("looked at")
         redis.Redis(port=port).flushall()
@@ -164,18 +165,18 @@ def test_what_the_feed_has_lost_comes_from_the_lake_once(tmp_path: Path) -> None
     with redis_server(tmp_path) as port:
         write_settings(root, "redis", port)
         create(root, simulator.spec, log)
-        assert run().startswith("looked at 33 users, and wrote ") and run() == "up to date"
+        assert " 33 users" in run() and run() == "up to date"
         upload(26, [decision("late", 1559, user_id="late", **shown)], [outcome("late-cost", "late", minutes=1560)])
         with open_history(root, simulator.spec) as history:
             assert history.store.read(["late"]) == [None]
             # Of the lake that one and "third", of the hour that was not over at the last run; of the log, three.
-            assert run().startswith("looked at 5 users, and wrote ")
+            assert " 5 users" in run()
             (value,) = history.store.read(["late"])
         assert value and unpack(value)["hist_cost"] == [0.03]
-        assert run() == "up to date" and run("--everything").startswith("looked at 34 users, and wrote 0 rows")
+        assert run() == "up to date" and re.search(r" 34 users.* 0 rows", run("--everything"))
         upload(27, [], [outcome("new-click", "new", "click", 1.0, minutes=1600)])
-        assert run().startswith("looked at 5 users, and wrote ")
+        assert " 5 users" in run()
         (added,) = redis.Redis(port=port).info("keyspace").values()
         redis.Redis(port=port).flushall()
-        assert run().startswith("looked at 34 users, and wrote ")
+        assert " 34 users" in run()
         assert redis.Redis(port=port).info("keyspace")["db0"]["keys"] == added["keys"]

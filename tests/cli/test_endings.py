@@ -34,7 +34,7 @@ def test_a_fault_of_ours_shows_its_traceback() -> None:
 def test_a_signal_that_a_library_has_turned_into_its_own_error_still_stops(capsys: pytest.CaptureFixture[str]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(typer.Exit) as ended, exit_codes(stopped="stopped; go on with the same command"):
+        with pytest.raises(typer.Exit) as ended, exit_codes(stopped="stopped; resume"):
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(60)
@@ -44,7 +44,7 @@ def test_a_signal_that_a_library_has_turned_into_its_own_error_still_stops(capsy
         signal.signal(signal.SIGTERM, handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert ended.value.exit_code == 130
-    assert capsys.readouterr().err == "mtorl: stopped; go on with the same command\n"
+    assert capsys.readouterr().err == "mtorl: stopped; resume\n"
 
 
 def test_only_examples_keep_their_lines() -> None:
@@ -55,4 +55,4 @@ def test_only_examples_keep_their_lines() -> None:
 
     More words.
     """
-    assert examples(text) == "Words.\n\n\b\n    mtorl one\n    mtorl two\n\nMore words."
+    assert examples(text).splitlines() == ["Words.", "", "\b", "    mtorl one", "    mtorl two", "", "More words."]

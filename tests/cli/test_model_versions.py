@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from cli import versions as model_versions
 from cli.main import app
+from serving.messages import SERVING_UNKNOWN
 from serving.versions.catalogue import versions
 from tests.monitoring.written_log import Log
 from tests.serving.small_versions import digest, lineage, version
@@ -50,7 +51,8 @@ def test_the_list_says_what_serves_and_why_it_was_published(registry: Path) -> N
     gate = rows[f"challenger/{NEW}"]["lineage"]["gate"]
     assert (gate["decision"], gate["lift"]) == ("promote", {"value": 0.1, "low": 0.05, "high": 0.15})
     assert rows["incumbent/first"]["lineage"]["gate"] is None
-    assert found["sources"] == [f"the decisions in the lake {registry.parent / 'lake'}"]
+    (source,) = found["sources"]
+    assert str(registry.parent / "lake") in source
     said = run("list", "--registry", registry).stdout
     (line,) = [line for line in said.splitlines() if NEW in line]
     assert [cell.strip() for cell in line.strip("│").split("│")][1] == "yes" and "0.100 [0.050, 0.150]" in line
@@ -79,7 +81,7 @@ def test_nothing_is_removed_that_is_needed_or_where_nobody_says_what_serves(regi
     assert run("rm", NEWER, "--registry", registry).exit_code == 0
     shutil.rmtree(registry.parent / "lake")
     done = run("rm", NEW, "--registry", registry)
-    assert done.exit_code == 4 and "nothing says which versions" in done.stderr
+    assert done.exit_code == 4 and SERVING_UNKNOWN(registry=registry) in done.stderr
     assert [found.ref for found in versions(registry)] == [f"challenger/{NEW}", "incumbent/first"]
 
 
@@ -99,8 +101,8 @@ def test_a_cluster_says_what_serves(registry: Path, monkeypatch: pytest.MonkeyPa
     ("arguments", "says"),
     [
         (("list", "--registry", "nowhere"), "no registry there"),
-        (("show", "typo"), "has no version 'typo'"),
-        (("rm", "typo"), "has no version 'typo'"),
+        (("show", "typo"), "no version 'typo'"),
+        (("rm", "typo"), "no version 'typo'"),
     ],
 )
 def test_what_can_not_be_used_is_said_in_a_line(registry: Path, arguments: tuple[str, ...], says: str) -> None:

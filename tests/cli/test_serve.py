@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.run import served_files, share_log, silent_arms
 from pipelines.loop.run_folder import finish
+from serving.messages import OWN_LOG
+from serving.router.messages import MODEL_CHANGED, NO_ANSWER
 from tests.features.collect.decision_logs import SPEC
 from tests.mtorl.experiment.experiments import FILE
 from tests.pipelines.experiments.test_local_servers import LATER, OLD, PORT, WON, run_with, without_server
@@ -66,7 +68,8 @@ def test_a_log_of_its_own_is_not_lost_by_serving_it_with_others(
     (tmp_path / "autumn" / "spool").mkdir(parents=True)
     with pytest.raises(typer.Exit):
         share_log(tmp_path / "spring", tmp_path / "autumn")
-    assert "has a log of its own" in capsys.readouterr().err and not (tmp_path / "autumn" / "spool").is_symlink()
+    spool = tmp_path / "autumn" / "spool"
+    assert OWN_LOG(link=spool) in capsys.readouterr().err and not spool.is_symlink()
 
 
 def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) -> None:
@@ -125,6 +128,7 @@ def test_serve_hands_a_promotion_over_before_it_checks_the_file_that_follows(
 
 def test_silent_arms_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert silent_arms("http://127.0.0.1:9") == {}, "a router that is busy, or gone, is no reason to end"
-    parts = {"ledger": "no answer for 1 s", "spring/a": "no answer for 3 s", "spring/b": "ok"}
-    monkeypatch.setattr("cli.run.ask", lambda *_, **__: SimpleNamespace(content=json.dumps({"parts": parts})))
-    assert silent_arms("http://router") == {"spring/a": "no answer for 3 s"}
+    silent, changed = NO_ANSWER(seconds=3, cause="ArmError"), MODEL_CHANGED(now="a", since="noon", before="b")
+    problems = {"ledger": [silent.body], "spring/a": [silent.body], "spring/b": [changed.body]}
+    monkeypatch.setattr("cli.run.ask", lambda *_, **__: SimpleNamespace(content=json.dumps({"problems": problems})))
+    assert silent_arms("http://router") == {"spring/a": silent}

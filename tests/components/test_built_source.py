@@ -97,7 +97,7 @@ def test_log_and_windows_are_the_same(made: dict[str, Windows], night: Path) -> 
     add(
         Path(history), Training(at=datetime.now(UTC), log=LogFacts.of(Path(raw.log.path)), decision="reject", reason="")
     )
-    assert validate.python_func(built.log, history, "fail") == "+0 touchpoints since the newest training"
+    assert validate.python_func(built.log, history, "fail").startswith("+0 touchpoints")
 
 
 def test_decisions_are_those_that_the_log_was_built_with(night: Path, made: dict[str, Windows]) -> None:

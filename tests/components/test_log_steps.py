@@ -33,7 +33,7 @@ def put(volume: Path, output: Output, log: str = "", dataset: str = "simulator",
 
 
 def test_a_first_log_is_simulated_only_on_request_and_kept_once_it_is_there(tmp_path: Path, output: Output) -> None:
-    with pytest.raises(SystemExit, match="no touchpoint log at"):
+    with pytest.raises(SystemExit, match="touchpoint log"):
         put(tmp_path, output)
     path = put(tmp_path, output, simulate=True)
     assert path == tmp_path / "touchpoints.parquet" and pd.read_parquet(path)["user_id"].nunique() == 40
@@ -82,7 +82,7 @@ def test_steps_pass_a_place_and_no_copy(output: Output, tmp_path: Path) -> None:
         assert Path(artifact.metadata["snapshot"]).name.startswith(kind)
     history = tmp_path / "history"
     add(history, Training(at=NOW, log=LogFacts.of(located(log.path)), decision="promote", reason="better"))
-    assert validate.python_func(log, str(history), "fail") == "+0 touchpoints since the newest training"
+    assert validate.python_func(log, str(history), "fail").startswith("+0 touchpoints")
     shutil.rmtree(log.metadata["snapshot"])
     with pytest.raises(FileNotFoundError, match="is gone"):
         validate.python_func(log, str(history), "fail")
@@ -95,9 +95,9 @@ def test_a_log_that_cannot_be_used_ends_the_step_in_a_line(output: Output, tmp_p
     rows = pd.read_csv(raw)
     rows.loc[3, "cost"] = -1.0
     rows.to_csv(raw, index=False)
-    with pytest.raises(SystemExit, match=r"(?s)negative.*set the pipeline's parameter bad_rows to quarantine$"):
+    with pytest.raises(SystemExit, match=r"(?s)negative.*bad_rows to quarantine$"):
         read(raw, output)
-    with pytest.raises(SystemExit, match="changed while it was read"):
+    with pytest.raises(SystemExit, match="changed"):
         read(raw, output, "quarantine", content="of before")
     for source, words in (("", "source: give the path"), ("none.csv", r"none\.csv: no such file")):
         with pytest.raises(SystemExit, match=f"^mtorl: {words}"):
@@ -124,10 +124,7 @@ def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: 
     faulty = Artifact(uri=str(shutil.copytree(log.path, tmp_path / "log")))
     report = Path(faulty.path) / INGEST_FILE
     report.write_text(json.dumps({**json.loads(report.read_text()), "quarantined": 2_000}))
-    for shrunk, words in (
-        ("fail", r"10,000 of .* on 2199-01-01.*; 2,000 rows"),
-        ("perhaps", "'perhaps' is not one of"),
-    ):
+    for shrunk, words in (("fail", r"10,000 of .* on 2199-01-01.*; 2,000 rows"), ("perhaps", "'perhaps'")):
         with pytest.raises(SystemExit, match=words):
             validate.python_func(faulty, history, shrunk)
 
@@ -146,5 +143,5 @@ def test_a_training_is_due_at_first_by_age_and_on_request_of_the_monitor(tmp_pat
     trained(history, shop, timedelta(hours=1))
     assert due.python_func(str(history), str(monitor), 7.0) == "no", "the request is answered"
     (monitor / STATE_FILE).write_text("{")
-    with pytest.raises(SystemExit, match="not a monitor's state"):
+    with pytest.raises(SystemExit, match=STATE_FILE):
         due.python_func(str(history), str(monitor), 7.0)

@@ -66,7 +66,7 @@ def test_the_policy_that_serves_is_the_one_to_beat(
         changed.save(other / "dataset.yaml")
         with pytest.raises(SystemExit, match=words):
             fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, "", CODE, made)
-    with pytest.raises(SystemExit, match="baseline, has no artifact and 0 decisions"):
+    with pytest.raises(SystemExit, match="0 decisions"):
         fit_incumbent.python_func(windows, "", "baseline", CODE, Model(uri=str(tmp_path / "logged")))
 
 
@@ -104,7 +104,7 @@ def test_it_trains_with_the_settings_of_a_search(
         with pytest.raises(StopIteration):
             train(windows, settings, output)
     assert seen == [TrainConfig(epochs=1, seed=7), TrainConfig(epochs=1, seed=7, lr=0.01, hidden=32)]
-    with pytest.raises(SystemExit, match="mtorl: settings: unknown name 'width'"):
+    with pytest.raises(SystemExit, match="'width'"):
         train(windows, "width: 64", output)
 
 
@@ -170,7 +170,7 @@ def test_archives_hold_their_artifacts_and_decide(
     with zipfile.ZipFile(damaged, "w") as content:
         for name, data in files.items():
             content.writestr(name, data[: len(data) // 2] if name.endswith(".onnx") else data)
-    with pytest.raises(SystemExit, match=r"challenger\.mar: its model can't be loaded"):
+    with pytest.raises(SystemExit, match=r"challenger\.mar"):
         smoke_test.python_func(alone)
 
 
@@ -230,12 +230,12 @@ def test_a_published_version_is_rolled_out(
     def rolled_out(servers: Any, arm: str, version: str, artifact: Any, experiments: Any, seconds: float) -> str:
         asked.append((servers, arm, version, artifact.digest, experiments, seconds))
         if len(asked) > 1:
-            raise DeployError("it does not serve")
+            raise DeployError("a reason")
         return "it serves"
 
     monkeypatch.setattr(serving.deployment, "deploy", rolled_out)
     assert deploy.python_func(str(folder), str(tmp_path / "none"), 60) == "it serves"
     digest, servers = challenger.metadata["digest"], "servers of an API, 3 retries"
     assert asked == [(servers, "challenger", f"challenger/{folder.name}", digest, [], 60)]
-    with pytest.raises(SystemExit, match="mtorl: it does not serve"):
+    with pytest.raises(SystemExit, match="mtorl: a reason"):
         deploy.python_func(str(folder), str(tmp_path / "none"), 60)

@@ -99,7 +99,7 @@ def test_nothing_goes_where_nobody_says_what_serves(
     monkeypatch.setattr(inference_services, "services_of_pod", refuse)
     run()
     assert old in {found.ref for found in versions(registry)}
-    assert "no version is removed, since it is not known what serves: forbidden" in capsys.readouterr().out
+    assert "forbidden: let its" in capsys.readouterr().out
     monkeypatch.undo()
     unreadable = registry / "experiment.yaml"
     unreadable.write_text("name: []")

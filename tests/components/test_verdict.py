@@ -37,9 +37,9 @@ def test_the_decisions_of_the_period_are_judged(output: Output, experiments: Pat
     assert word == figures["verdict"] == "ship"
     assert sum(arm["decisions"] for arm in figures["arms"].values()) == 20 * 60
     word, result = judge(log, experiments, output)
-    assert word == "one: ship, other: inconclusive"
+    assert word.split(", ") == ["one: ship", "other: inconclusive"]
     assert {name: found["verdict"] for name, found in json.loads(result).items()} == {
         "one": "ship", "other": "inconclusive",
     }  # fmt: skip
-    with pytest.raises(SystemExit, match=r"mtorl: .*none\.yaml: cannot read the experiment file"):
+    with pytest.raises(SystemExit, match=r"mtorl: .*none\.yaml"):
         judge(log, tmp_path / "none.yaml", output)

@@ -60,10 +60,10 @@ def test_the_installs_overlay_names_all_of_its_images(tmp_path: Path) -> None:
     ],
 )
 def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> None:
-    health = pytest.importorskip("serving.router.ops.health")
+    warnings = pytest.importorskip("serving.ledger.overrun")
     cost_cap = yaml.safe_load((MANIFESTS / router).read_text())["cost_cap"]
     balances = [
-        health.Balance(x.arm, x.campaign, x.channel, x.limit, 0.0, 0.0, 0.0, x.period)
+        warnings.Balance(x.arm, x.campaign, x.channel, x.limit, 0.0, 0.0, 0.0, x.period)
         for x in experiment_of(MANIFESTS / experiment).replace(stage="1%").accounts()
     ]
-    assert not health.concerns(balances, 0.0, cost_cap)
+    assert not warnings.budget_warnings(balances, 0.0, cost_cap)

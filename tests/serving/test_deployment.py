@@ -10,10 +10,13 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.message import Words
+from serving import messages
 from serving.deployment import DeployError, deploy
 from serving.inference_services import INSTEAD_OF, VERSION, InferenceServices, problem_of
 from serving.kubernetes_api import Refused
 from serving.model_servers import Served
+from tests.messages import assert_says, raises
 from tests.mtorl.experiment.experiments import after, made
 from tests.pipelines.experiments.fake_cluster import FakeCluster
 
@@ -44,7 +47,7 @@ class Servers(InferenceServices):
         if found is None:
             return None
         self._left -= 1
-        return found._replace(problem="" if self._left <= 0 else "of 1 pods, 1 are new and 0 of 1 are ready")
+        return found._replace(problem="" if self._left <= 0 else "a pod starts")
 
     def serve(self, name: str, version: str, mark: Any = None, instead_of: str | None = None) -> None:
         self._answers()
@@ -53,7 +56,7 @@ class Servers(InferenceServices):
     def _answers(self) -> None:
         if len(self.all) > 1 and self.away > 0:
             self.away -= 1
-            raise OSError("Kubernetes does not answer")
+            raise OSError("silence")
 
     def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         assert set(item) == {"window", "u"}
@@ -96,9 +99,8 @@ def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> N
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
 def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> None:
     servers = Servers()
-    assert run(servers, at(stage)).startswith(f"not deployed: mtorl-vs-rules is at {stage}")
-    off = at(stage).replace(enabled=False)
-    assert run(servers, off).startswith("not deployed"), "it goes on when the kill switch is turned off"
+    for found in (at(stage), at(stage).replace(enabled=False)):  # it goes on when the kill switch is turned off
+        assert_says(run(servers, found), messages.UNDER_TEST, experiment="mtorl-vs-rules", stage=stage)
     assert servers.all == [told(OLD)]
 
 
@@ -110,37 +112,33 @@ def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None
     servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))
     assert standing.stage == "shadow" and not standing.enabled
     if phase == "promoted":
-        assert run(servers, standing) == (
-            "not deployed: the incumbent of mtorl-vs-rules answers there. challenger/new stays in the registry until "
-            "that is over"
-        )
+        assert_says(run(servers, standing), messages.SERVES_INCUMBENT, server="mtorl-challenger")
         assert servers.all == [told(OLD)]
     else:
         assert run(servers, standing) == f"challenger serves {NEW}"
 
 
 def test_without_a_server_there_is_nothing_to_do() -> None:
-    said = run(Servers(version=None))
-    assert said.startswith("there is no server of challenger here: challenger/new stays in the registry")
+    assert_says(run(Servers(version=None)), messages.NO_SERVER, server="mtorl-challenger")
 
 
 @pytest.mark.parametrize(
-    ("servers", "words"),
+    ("answer", "detail"),
     [
-        (Servers(looks=1_000), "not ready after 60 s: of 1 pods, 1 are new and 0 of 1 are ready"),
-        (Servers(answer={"model": {"digest": "e" * 64}, "channel_probs": {"a": 1.0}}), "it answers by the model eeee"),
-        (
-            Servers(answer={"model": {"digest": DIGEST}, "channel_probs": {"a": 0.5}}),
-            "its probabilities of channels add up to 0.5",
-        ),
-        (Servers(answer=["rubbish"]), "its answer is no decision: TypeError"),
-        (Servers(answer={"error": "window: no timestamp"}), "its answer is no decision: KeyError"),
-        (Servers(answer=OSError("connection refused")), "its answer is no decision: OSError: connection refused"),
+        (None, "a pod starts"),
+        ({"model": {"digest": "e" * 64}, "channel_probs": {"a": 1.0}}, "eeee"),
+        ({"model": {"digest": DIGEST}, "channel_probs": {"a": 0.5}}, "0.5"),
+        (["rubbish"], "TypeError"),
+        ({"error": "no timestamp"}, "KeyError"),
+        (OSError("no route"), "OSError: no route"),
     ],
 )
-def test_what_does_not_decide_is_taken_back(servers: Servers, words: str) -> None:
-    with pytest.raises(DeployError, match=f"{NEW} does not serve: {words}.*; challenger serves {OLD} again"):
+def test_what_does_not_decide_is_taken_back(answer: Any, detail: str) -> None:
+    servers = Servers(answer=answer, looks=3 if answer else 1_000)
+    with pytest.raises(DeployError, match=detail) as error:
         run(servers)
+    assert_says(error.value, messages.ROLLED_BACK, version=NEW, before=OLD)
+    assert_says(error.value.args[0].values["why"], messages.NO_DECISION if answer else messages.NOT_READY)
     assert servers.all == [told(OLD), told(NEW, OLD), told(OLD)]
 
 
@@ -150,7 +148,7 @@ def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(rolled_out: st
     good = Servers(rolled_out, instead_of=OLD)
     bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
     assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW, OLD)
-    with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
+    with raises(DeployError, messages.ROLLED_BACK, before=OLD):
         run(bad)
     assert bad.all[-1] == told(OLD)
 
@@ -167,32 +165,32 @@ def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> No
     assert run(servers) == f"challenger serves {NEW}"
     servers = Servers(answer=OSError("connection refused"), looks=1)
     servers.away = 3
-    with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
+    with raises(DeployError, messages.ROLLED_BACK, before=OLD):
         run(servers)
     assert servers.all[-1] == told(OLD)
     servers = Servers(looks=1)
     servers.away = 10_000
-    with pytest.raises(DeployError, match="Kubernetes does not answer"):
+    with raises(DeployError, messages.NOT_CHANGED, error="silence"):
         run(servers)
     assert servers.all[-1] == told(NEW, OLD), "the next run knows what served before"
 
 
-@pytest.mark.parametrize(("status", "words"), [(403, "the role of manifests"), (422, "Kubernetes: 422 no$")])
-def test_what_the_api_server_refuses_is_not_asked_again(status: int, words: str) -> None:
+@pytest.mark.parametrize(("status", "why"), [(403, messages.FORBIDDEN), (422, messages.KUBERNETES_REFUSES)])
+def test_what_the_api_server_refuses_is_not_asked_again(status: int, why: Words) -> None:
     class Denied(Servers):
         def serve(self, name: str, version: str, mark: Any = None, instead_of: str | None = None) -> None:
             self.all.append(told(version, instead_of))
             raise Refused(status, "no")
 
     servers = Denied()
-    with pytest.raises(DeployError, match=f"can.t be made to serve {NEW}: .*{words}"):
+    with raises(DeployError, messages.NOT_CHANGED, version=NEW, error=why(status=status, reason="no")):
         run(servers)
     assert servers.all == [told(OLD), told(NEW, OLD)], "once"
 
 
 def test_what_can_not_be_is_said_before_anything_changes() -> None:
     servers = Servers()
-    with pytest.raises(DeployError, match="expects the model eeee of challenger, and challenger/new is dddddddddddd"):
+    with raises(DeployError, messages.OTHER_DIGEST, expected="eeee", version=NEW, found="d" * 12):
         run(servers, at("shadow", model_digest="eeee"))
     assert servers.all == [told(OLD)]
 
@@ -204,7 +202,7 @@ def test_what_a_person_rolled_out_meanwhile_stays() -> None:
             return super().ask(name, item)
 
     servers = Changed(answer=["rubbish"])
-    with pytest.raises(DeployError, match="serves challenger/by-hand since somebody changed it meanwhile: that stays"):
+    with raises(DeployError, messages.CHANGED_MEANWHILE, now="challenger/by-hand"):
         run(servers)
     assert servers.all[-1] == told("challenger/by-hand")
 
@@ -236,7 +234,7 @@ def test_a_roll_out_is_over_when_all_pods_are_new_and_ready() -> None:
     spec = {"replicas": 1, "template": {"metadata": {"annotations": annotations}}}
     done = {"metadata": {"generation": 2}, "spec": spec, "status": status}
     assert problem_of(done, NEW) == ""
-    assert problem_of(None, NEW) == "it has no Deployment"
-    assert problem_of(done, OLD) == "the roll-out has not begun"
-    assert problem_of(done | {"metadata": {"generation": 3}}, NEW) == "the roll-out has not begun"
-    assert "0 of 1 are ready" in problem_of(done | {"status": status | {"availableReplicas": 0}}, NEW)
+    for deployment, wanted in ((None, NEW), (done, OLD), (done | {"metadata": {"generation": 3}}, NEW)):
+        assert_says(problem_of(deployment, wanted), messages.NOT_BEGUN)
+    lacking = problem_of(done | {"status": status | {"availableReplicas": 0}}, NEW)
+    assert_says(lacking, messages.PODS_AWAITED, ready=0, total=1)

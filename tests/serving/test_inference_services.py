@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from serving import inference_services
+from serving import inference_services, messages
 from serving.inference_services import INSTEAD_OF, MARK, VERSION, InferenceServices, services_of_pod, versions_of
 from serving.kubernetes_api import KubernetesApi, Refused
 from serving.model_servers import Mark, Served
+from tests.messages import raises
 from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 PROMOTED = Mark(experiment="e", promotion="1", before="incumbent/first", after="challenger/new")
@@ -22,10 +23,10 @@ def test_what_serves_and_what_a_rollback_goes_back_to_is_used() -> None:
     promoted = service("mtorl-incumbent", "challenger/new", **{MARK: PROMOTED.model_dump_json()})
     deployed = service("mtorl-challenger", "challenger/newer", **{INSTEAD_OF: "challenger/old"})
     assert versions_of([promoted, deployed, service("other", "")]) == [
-        ("challenger/new", "mtorl-incumbent serves it", True),
-        ("incumbent/first", "a rollback of mtorl-incumbent goes back to it", False),
-        ("challenger/newer", "mtorl-challenger serves it", True),
-        ("challenger/old", "a rollback of mtorl-challenger goes back to it", False),
+        ("challenger/new", messages.SERVES_NOW(server="mtorl-incumbent"), True),
+        ("incumbent/first", messages.ROLLBACK_TARGET(server="mtorl-incumbent"), False),
+        ("challenger/newer", messages.SERVES_NOW(server="mtorl-challenger"), True),
+        ("challenger/old", messages.ROLLBACK_TARGET(server="mtorl-challenger"), False),
     ]
 
 
@@ -44,7 +45,7 @@ def test_one_that_is_told_serves_after_its_roll_out_and_keeps_the_mark() -> None
     assert servers.served("mtorl-incumbent") == Served("incumbent/first", "")
     servers.serve("mtorl-incumbent", "challenger/new", PROMOTED)
     found = servers.served("mtorl-incumbent")
-    assert found == Served("challenger/new", "the roll-out has not begun", PROMOTED)
+    assert found == Served("challenger/new", messages.NOT_BEGUN(), PROMOTED)
     cluster.roll_out("mtorl-incumbent")
     servers.serve("mtorl-incumbent", "challenger/newer", instead_of="challenger/new")
     cluster.roll_out("mtorl-incumbent")
@@ -81,5 +82,5 @@ def test_a_pod_that_may_not_list_them_does_not_know_what_serves(monkeypatch: pyt
     if status == 404:
         assert services_of_pod() == [], "there is no KServe"
         return
-    with pytest.raises(PermissionError, match=f"Kubernetes: {status} no"):
+    with raises(PermissionError, messages.FORBIDDEN if status == 403 else messages.KUBERNETES_REFUSES):
         services_of_pod()

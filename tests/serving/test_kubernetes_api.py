@@ -118,7 +118,7 @@ def test_an_answer_means_the_same_to_all(server: Server, name: str, status: int)
     if means is None:
         assert call(KubernetesApi("ads")) is None
         return
-    with pytest.raises(means, match="the webhook denied it"):
+    with pytest.raises(means, match="webhook denied"):
         call(KubernetesApi("ads"))
 
 
@@ -140,7 +140,7 @@ def test_a_machine_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch, tm
         raise config.ConfigException("no configuration found")
 
     monkeypatch.setattr(config, "load_kube_config", load)
-    with pytest.raises(Unanswered, match="no cluster is configured: no configuration found"):
+    with pytest.raises(Unanswered, match="no configuration found"):
         KubernetesApi("ads")
     monkeypatch.setattr(kubernetes_api, "_NAMESPACE", tmp_path / "namespace")
     monkeypatch.delenv("MTORL_NAMESPACE", raising=False)

@@ -43,14 +43,14 @@ def test_a_cause_is_said_at_once_and_then_once_a_minute_with_what_was_left_out(c
     for second in range(125):
         clock[0] = 1000.0 + second
         for arm in ("incumbent", "challenger"):
-            log.warning("default action, %s: %s", "ledger", second, extra={"arm": arm, "cause": "ledger"})
+            log.warning("default, %s: %s", "ledger", second, extra={"arm": arm, "cause": "ledger"})
     said = [line for line in lines(stream) if line["arm"] == "challenger"]
     assert [line.get("left_out") for line in said] == [None, 59, 59]
-    assert [line["message"] for line in said] == [f"default action, ledger: {second}" for second in (0, 60, 120)]
-    log.warning("default action, %s: %s", "features", 1, extra={"arm": "challenger", "cause": "features"})
+    assert [line["message"] for line in said] == [f"default, ledger: {second}" for second in (0, 60, 120)]
+    log.warning("default, %s: %s", "features", 1, extra={"arm": "challenger", "cause": "features"})
     log.info("router ready")
     log.info("router ready")
-    assert [line["message"] for line in lines(stream)[-3:]] == ["default action, features: 1", *["router ready"] * 2]
+    assert [line["message"] for line in lines(stream)[-3:]] == ["default, features: 1", *["router ready"] * 2]
 
 
 def test_causes_without_end_take_no_memory_without_end() -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from mtorl.artifact.artifact import ArtifactError, digest_of
 from mtorl.artifact.lineage import FILE, Lineage
+from serving import messages
 from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
+from tests.messages import raises
 from tests.serving.small_versions import DAY_0, lineage, lineage_of, version
 
 
@@ -48,7 +50,7 @@ def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
     artifact: Any, archive: Path, tmp_path: Path
 ) -> None:
     registry, known = tmp_path / "registry", lineage_of(artifact.model)
-    with pytest.raises(RegistryError, match="its lineage is that of another model, 000000000000"):
+    with raises(RegistryError, messages.OTHER_LINEAGE, digest="0" * 12):
         publish(artifact.folder, archive, registry, "challenger", known.replace(digest="0" * 64))
     assert not registry.exists()
     place = publish(artifact.folder, archive, registry, "challenger", known)
@@ -81,7 +83,7 @@ def test_a_version_is_never_given_another_model(artifact: Any, archive: Path, tm
     registry = tmp_path / "registry"
     put(artifact.folder, archive, registry, "incumbent", FIRST)
     other = changed(artifact, tmp_path / "other", git_revision="another")
-    with pytest.raises(RegistryError, match="another model is published as this version"):
+    with raises(RegistryError, messages.VERSION_TAKEN, version=registry / "incumbent" / FIRST):
         put(other, archive, registry, "incumbent", FIRST)
     assert published_digest(registry / "incumbent" / FIRST) == artifact.digest
 
@@ -96,7 +98,7 @@ def test_models_of_simulated_data_and_of_a_real_log_do_not_mix(
     with pytest.raises(FileNotFoundError):
         put(other, archive.with_name("missing.mar"), registry, "challenger")  # decides nothing
     put(one, archive, registry, "challenger")
-    with pytest.raises(RegistryError, match="publish it to another registry"):
+    with raises(RegistryError, messages.OTHER_KIND, registry=registry):
         put(other, archive, registry, "challenger")
     put(other, archive, tmp_path / "another registry", "challenger")
 

@@ -54,12 +54,13 @@ from mtorl.log.times import iso
 from mtorl.runtime.validation import first_fault, short
 from mtorl.window.window import instance_from_history
 from serving.router.flow.arm_client import Answer, ArmClient, ArmError, shown
+from serving.router.messages import ARM_ANSWERS, MODEL_CHANGED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
 
 FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
-LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
+PROBE_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
 _PATIENCE_SECONDS = 5.0  # of a probe
 _PROBES = 8  # at a time
 _LONGEST = 300  # characters of a sentence in health: an arm may be any program
@@ -177,11 +178,8 @@ class Arms:
     def _check_model(self, experiment: Experiment, arm: Arm, model: str | None) -> None:
         if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
             who = f"model {model}" if model else "a model without a digest"
-            raise WrongModel(
-                f"{shown(arm.url or '')}: {who} answers, and the experiment names {arm.model_digest} for {arm.name}; "
-                "mend endpoint or model_digest",
-                "model_digest",
-            )
+            wanted = f"the experiment names {arm.model_digest} for {arm.name}: mend endpoint or model_digest"
+            raise WrongModel(f"{shown(arm.url or '')}: {who} answers, but {wanted}", "model_digest")
         if model is None:
             return
         key = experiment.key(arm.name)
@@ -193,9 +191,9 @@ class Arms:
                 self._health.note(key)
         elif model != before:
             now, former = (name if len(name) <= 40 else name[:12] for name in (model, before))  # longer: a digest
-            text = f"model {now} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {former} before"
+            text = MODEL_CHANGED(now=now, since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}", before=former)
             metrics.ARM_MODEL_CHANGES.labels(experiment.name, arm.name).inc()
-            self._health.note(key, f"{text}: the verdict judges what the newest models decided")
+            self._health.note(key, text)
             about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
             log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
 
@@ -206,7 +204,7 @@ class Arms:
                 self.forget_faults(arm)
             return
         self._last_fault[arm] = monotonic()
-        self._health.note(f"{arm}'s answers", str(faults[-1])[:_LONGEST])
+        self._health.note(f"{arm}'s answers", ARM_ANSWERS(error=str(faults[-1])[:_LONGEST]))
         for fault in faults:
             metrics.of_arm(metrics.ARM_ANSWER_FAULTS, arm, cause=fault.cause).inc()
 
@@ -239,18 +237,15 @@ def _answers(body: bytes, asked: int) -> list[Any]:
         content = content.get("predictions", [content] if asked == 1 else content)
     if not isinstance(content, list) or len(content) != asked:
         given = f"{len(content)}" if isinstance(content, list) else short(content)
-        raise ArmError(
-            f"expected {asked} answers, in a list or as predictions, in the order of the items; got {given}", "form"
-        )
+        raise ArmError(f"expected {asked} answers in the order of the items, got {given}", "form")
     return content
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
     """Check an arm's answer to one item; raises ArmError if it is no decision. `model` is known from elsewhere."""
     if not isinstance(answer, dict):
-        raise ArmError(
-            f'expected an object such as {{"channel": "{candidates[0]}", "expose": true}}, got {short(answer)}', "form"
-        )
+        example = f'{{"channel": "{candidates[0]}", "expose": true}}'
+        raise ArmError(f"expected an object such as {example}, got {short(answer)}", "form")
     if "error" in answer:
         raise ArmError(f"the arm has an error: {str(answer['error'])[:200]}", "error")
     said = {name: value for name, value in answer.items() if value is not None}
@@ -343,7 +338,7 @@ class ArmWatch:
         # Threads of its own: arms that hang must not hold up the kill switch and the rest of the housekeeping.
         self._threads = ThreadPoolExecutor(_PROBES, thread_name_prefix="probe")
 
-    async def look(self) -> None:
+    async def probe(self) -> None:
         """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
         arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.arms}
         urls = {name: arm.url for name, (_, arm) in arms.items()}
@@ -353,7 +348,7 @@ class ArmWatch:
                 self._arms.forget_faults(name)
                 metrics.of_arm(metrics.ARM_SILENT, name).set(0)
         self._urls = urls
-        due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
+        due = [name for name, url in urls.items() if url and self._health.quiet(name) >= PROBE_SECONDS]
         await asyncio.gather(*(self._ask(*arms[name]) for name in due))
         for name in urls:
             fault = self._health.fault(name)

@@ -38,6 +38,7 @@ from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConfl
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.stages import GRACE_SECONDS, Decisions, Stages
+from serving.router.messages import REQUEST_ID_REUSED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
@@ -100,9 +101,9 @@ class Decider:
         try:
             for request in requests:
                 answers.append(self._start(request, deadline))
-        except RequestConflict as error:
+        except RequestConflict:
             self.cache.give_up(answer.key for answer in answers if isinstance(answer, PendingDecision))
-            raise RequestConflict(f"instances[{len(answers)}]: {error}") from None
+            raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
             await self._take(begun)
         # An answer that another request is working on comes by the other's deadline, which began earlier.

@@ -33,6 +33,7 @@ from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.packed import served, unpack
 from mtorl.window.window import HISTORY, PACKED, STATIC, Instance, instance_from_history
 from serving.router.flow.requests import DecisionRequest
+from serving.router.messages import NO_REGISTRY, REGISTRY_UNFINISHED
 from serving.router.ops.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ Requests = Sequence[DecisionRequest]
 
 
 class RegistryAwaited(RuntimeError):
-    """There is no whole registry yet; the message says who makes one."""
+    """There is no whole registry yet; with a `Message`."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,7 @@ class FeastSource:
         try:
             registry = registry_file(repo)
             if registry is not None and not registry.exists():
-                raise RegistryAwaited(
-                    f"no feature registry yet at {registry}: run mtorl-bootstrap or the training pipeline "
-                    "(docs/cluster.md)"
-                )
+                raise RegistryAwaited(NO_REGISTRY(file=str(registry)))
             store = FeatureStore(repo_path=str(repo))
             if store.config.online_store.type == "sqlite":
                 from feast.infra.online_stores.sqlite import convert_timestamp
@@ -131,14 +129,12 @@ class FeastSource:
             raise
         except Exception as error:  # Feast raises many kinds
             if registry and registry.exists() and time.time() - registry.stat().st_mtime < _WRITING_SECONDS:
-                raise RegistryAwaited(f"the feature registry at {registry} is being written") from error
+                raise RegistryAwaited(REGISTRY_UNFINISHED(file=str(registry))) from error
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
         wanted = {field.name for chosen in spec.features for field in chosen.fields} if spec else set()
         if missing := wanted - {name for view in self._views for name in view.names}:
-            raise SettingsError(
-                f"feature_service: {service}: lacks {', '.join(sorted(missing))}, which the data set description names "
-                "under features; build the feature repository with that description"
-            )
+            names = ", ".join(sorted(missing))
+            raise SettingsError(f"feature_service: {service} lacks {names}: build it with this data set description")
 
     def read(self, requests: Requests) -> list[UserFeatures]:
         """Read all views of the service."""

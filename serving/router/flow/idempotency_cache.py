@@ -89,10 +89,7 @@ class IdempotencyCache:
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:
             found = None
         if found is not None and found.content != content:
-            raise RequestConflict(
-                "the request_id was used before, for this user and campaign, by a request that said something else in "
-                "context, timestamp, candidates, costs or baseline; give each request an id of its own"
-            )
+            raise RequestConflict
         if isinstance(found, _InProgress):
             return found.answer
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()

@@ -28,8 +28,10 @@ from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.decision_ids import FORM, is_decision_id
 from mtorl.log.records import CANCEL, VERSION, Baseline, OutcomeRecord
 from mtorl.log.times import microseconds, moment
+from mtorl.runtime.message import Message
 from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
+from serving.messages import INVALID
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may be ahead of ours
 
@@ -48,6 +50,9 @@ Body = TypeVar("Body")
 
 class BadRequest(InvalidInput):
     """The request can't be understood; HTTP 400."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault if isinstance(fault, Message) else INVALID(fault=fault))
 
 
 @with_config(_STRICT)

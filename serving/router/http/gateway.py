@@ -13,12 +13,16 @@ from functools import cache, partial
 from typing import Any
 
 import orjson
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message as Event
+from starlette.types import Receive, Scope, Send
 
+from mtorl.runtime.message import Message
 from mtorl.runtime.validation import validated
 from serving.connection_limits import SATURATED
 from serving.decision_log import SpoolUnavailable
 from serving.kserve_sdk import Model, application
+from serving.messages import REQUEST_TOO_SLOW
+from serving.router import messages
 from serving.router.flow.admission import Admission, Saturated
 from serving.router.flow.idempotency_cache import RequestConflict
 from serving.router.flow.requests import BadRequest, parse_json
@@ -41,9 +45,8 @@ Work = Callable[[bytes, Headers], Awaitable[Answer]]
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, error: str) -> None:
-        super().__init__(error)
-        self.status = status
+    def __init__(self, status: int, error: Message) -> None:
+        self.status, self.error = status, error
 
 
 class Gateway:
@@ -85,13 +88,14 @@ class Gateway:
             if (work := works.get(method)) is not None:
                 status, answer = await work(body, headers)
             else:
-                status, answer = 405, {"error": "Method Not Allowed"}
-                more.append((b"allow", ", ".join(works).encode()))
+                allowed = ", ".join(works)
+                status, answer = 405, messages.NOT_ALLOWED(method=method, allowed=allowed).body
+                more.append((b"allow", allowed.encode()))
         except _Refused as refusal:
-            status, answer = _refusal(refusal.status, str(refusal))
+            status, answer = _refusal(refusal.status, refusal.error)
         except Saturated:
             status, answer = _refusal(429, SATURATED)
-        content = orjson.dumps(answer)
+        content = orjson.dumps(answer, default=str)
         more += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
         if status in _HEADERS:
             more.append(_HEADERS[status])
@@ -102,17 +106,16 @@ class Gateway:
         reads = method in ("GET", "HEAD")
         public = reads and (path == "/" or path.startswith(_PUBLIC))
         if not public and not self._authentication.admits(headers):
-            raise _Refused(401, "not authenticated: send Authorization: Bearer with a valid token")
-        if not self._health.started and (not reads or path in self._probes):
-            raise _Refused(503, f"no decisions yet: {self._health.waiting_for}")
+            raise _Refused(401, messages.NOT_AUTHENTICATED())
+        if (waits := self._health.waiting_for) is not None and (not reads or path in self._probes):
+            raise _Refused(503, waits)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        too_large = _Refused(413, f"the body is larger than {self._max_body_bytes} bytes")
         length = dict(headers).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
-            raise too_large
+            raise _Refused(413, messages.BODY_TOO_LARGE(most=self._max_body_bytes))
         if self.readers >= _MOST_READERS:
-            raise _Refused(429, "too many bodies are arriving; retry later")
+            raise _Refused(429, SATURATED)
         self.readers += 1
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -120,30 +123,30 @@ class Gateway:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _Refused(400, "the connection was closed before the body was complete")
+                        raise _Refused(400, messages.BODY_INCOMPLETE())
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._max_body_bytes:
-                        raise too_large
+                        raise _Refused(413, messages.BODY_TOO_LARGE(most=self._max_body_bytes))
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
-            raise _Refused(408, f"the body took longer than {BODY_SECONDS:g} s") from None
+            raise _Refused(408, REQUEST_TOO_SLOW(seconds=BODY_SECONDS)) from None
         finally:
             self.readers -= 1
 
 
-def _refusal(status: int, error: str) -> Answer:
+def _refusal(status: int, error: Message) -> Answer:
     metrics.REFUSED.labels(str(status)).inc()
-    return status, {"error": error}
+    return status, error.body
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Hand on the body that was read, then later messages (a disconnect)."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
-        return messages.pop() if messages else await receive()
+    async def again() -> Event:
+        return events.pop() if events else await receive()
 
     return again
 
@@ -164,14 +167,14 @@ def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work
 
     async def drills(method: str, body: bytes, _: Headers) -> Answer:
         if (drills := router.drills) is None:
-            return 404, {"error": "there are no drills here; the setting `drills: true` allows them"}
+            return 404, messages.NO_DRILLS().body
         try:
             if method == "POST":
                 drills.start(validated(Drill, parse_json(body), BadRequest))
             elif method == "DELETE":
                 drills.stop()
         except BadRequest as error:
-            return 400, {"error": str(error)}
+            return 400, error.reason.body
         return 200, {"drills": drills.in_force()}
 
     async def live(*_: object) -> Answer:
@@ -214,11 +217,11 @@ async def _admitted(
             try:
                 answer = 200, await work(body, headers)
             except BadRequest as error:
-                answer = 400, {"error": str(error)}
+                answer = 400, error.reason.body
             except RequestConflict as error:
-                answer = 409, {"error": str(error)}
+                answer = 409, error.args[0].body
             except SpoolUnavailable as error:
                 # An outcome that is not on disk must not be called accepted: the one inner fault that is a 5xx.
-                answer = 503, {"error": f"not stored, send all of it again: {error}"}
+                answer = 503, messages.NOT_STORED(error=str(error)).body
         tracing.answered(traced, answer[0])
     return answer

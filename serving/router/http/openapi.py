@@ -36,7 +36,11 @@ class Error(_Exact):
     """Why there is no answer."""
 
     error: str
-    """A sentence for people: what is wrong, where, and what was expected there."""
+    """For people: what is wrong, where, and what to do."""
+    code: str
+    """For programs: stays the same when the words change."""
+    values: dict[str, Any]
+    """What the words name: a place, a limit, a time."""
 
 
 class ModelIdentity(_Exact):
@@ -111,6 +115,8 @@ class Ready(_Exact):
     ready: bool
     waiting_for: str = ""
     """Why no decisions can be made yet."""
+    problems: dict[str, list[Error]] = {}
+    """Part -> what is wrong with it, with codes; "router": what it waits for."""
     draining: bool = False
     """The router is about to end."""
     parts: dict[str, str] = {}

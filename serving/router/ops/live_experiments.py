@@ -19,6 +19,7 @@ from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.files import remove, replacing
+from serving.router import messages
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
@@ -139,8 +140,8 @@ class LiveExperiments:
             self._health.note("experiment")
         if faults:
             words = "; ".join(faults)
-            self._health.note("experiment", f"refused, and what was in force goes on: {words}")
-            log.error("an experiment is refused, and what was in force goes on: %s", words)
+            self._health.note("experiment", refusal := messages.EXPERIMENT_REFUSED(faults=words))
+            log.error("an experiment is refused: %s", refusal)
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
@@ -179,8 +180,8 @@ class LiveExperiments:
             for file in self._last_good.glob("[!.]*"):  # an older version may lack a kill switch
                 with contextlib.suppress(OSError):
                     remove(file)
-            self._health.note("experiment", f"in force, but can't be kept for a restart: {fault}")
-            log.error("what is in force can't be kept for a restart: %s", fault)
+            self._health.note("experiment", problem := messages.NOT_KEPT(error=str(fault)))
+            log.error("an experiment is %s", problem)
 
     def _keep(self) -> None:
         """Write what is in force to `last_good`; raises OSError."""

@@ -125,10 +125,7 @@ def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
         ({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}, ""),
         (waiting("ContainerCreating"), ""),
         (waiting("ErrImagePull", "no such tag"), "p: ErrImagePull: no such tag"),
-        (
-            waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
-            "p: OOMKilled, exit code 137",
-        ),
+        (waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 7}}), "p: Error, exit code 7"),
         ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "p: Evicted: low on memory"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.experiments.operator.operator import Operator
+from serving.messages import NOT_BEGUN
 from tests.pipelines.experiments.fake_cluster import Killed
 from tests.pipelines.experiments.test_operator import NAME, Scene, Step, advance, refuse_once, tell
 
@@ -112,7 +113,7 @@ GO = {"to": "50%", "reason": "again"}
 STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     "it takes over the version that won, and then the challenger's server is free": [
         (to("promoted"), {"Settled": "RollingOut", "version": WON, "at": "challenger", "page": False}),
-        (advance, {"Settled": "RollingOut", "at": "challenger", "says": "the roll-out has not begun"}),
+        (advance, {"Settled": "RollingOut", "at": "challenger", "says": NOT_BEGUN()}),
         (rolled_out, {"Settled": "HandedOver", "at": "incumbent", "digest": "e3", "page": True}),
         (applied("challenger", "next"), {"version": WON, "events": ["50%", "promoted", "handed over"]}),
     ],

@@ -24,7 +24,7 @@ def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_r
         while not syncs:
             time.sleep(0.001)
         rest = [pool.submit(spool.write, "decision", [record("decision", f"d{i}")], 60.0) for i in range(10)]
-        with pytest.raises(TimeoutError, match="the disk took longer"):
+        with pytest.raises(TimeoutError):
             spool.write("decision", [record("decision", "hasty")], 0.05)
         while len(spool._waiting) < 11:
             time.sleep(0.001)

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from serving import messages
 from serving.decision_log import Spool, SpoolUnavailable, segments
 from serving.decision_log import spool as spool_module
+from tests.messages import assert_says
 from tests.serving.router_fixtures import full_disk, in_loop
 from tests.serving.shipping import MemorySink, new_shipper, put, record, unreachable
 
@@ -120,7 +122,7 @@ def test_what_is_owed_is_written_once_the_disk_takes_it_without_any_traffic(
         for i in range(3):
             spool.submit("decision", record("decision", f"owed-{i}"), owed=True)
         assert wait_for(lambda: spool.fault is not None)
-        assert spool.state(spool.room()) == "can't be written: [Errno 28] No space left on device"
+        assert_says(spool.problems(spool.room())[0], messages.LOG_NOT_WRITTEN, error=str(spool.fault))
     assert wait_for(lambda: len(ids(spool)) == 3)
     assert ids(spool) == ["owed-0", "owed-1", "owed-2"]
     assert wait_for(lambda: spool.fault is None) and spool.lost == 0
@@ -158,11 +160,11 @@ def test_the_room_left_is_that_of_the_disk_if_it_is_less_than_the_quotas(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.max_bytes = 1000 + spool.size
-    assert spool.room() == 1000 and spool.state(1000) == "ok"
+    assert spool.room() == 1000 and spool.problems(1000) == []
     disk = SimpleNamespace(f_bavail=2 + spool_module.KEPT_FREE // 50, f_frsize=50)
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
     assert 50 < spool.room() <= 100
-    assert spool.state(100).startswith("nearly full: it may grow by 0 MB")
+    assert_says(spool.problems(100)[0], messages.LOG_NEARLY_FULL, megabytes=1e-4)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_the_same_artifact_gives_the_same_bytes_and_a_failure_leaves_them(artifa
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "model.json").write_text(text)
-    with pytest.raises(ArchiveError, match="not a model artifact"):
+    with pytest.raises(ArchiveError):
         package(tmp_path, "challenger", tmp_path / "store")
 
 

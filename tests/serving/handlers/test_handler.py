@@ -195,10 +195,10 @@ def test_a_request_that_cannot_be_read_gets_status_400_and_fails_no_other(reques
 
 def test_a_network_that_fails_is_an_error_of_each_item() -> None:
     def fail(batch: WindowBatch) -> Any:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("broken")
 
     (answer, ready), context = ask(made(fail), v1(item(), None), {"body": b""})
-    assert answer["predictions"][0] == {"error": "model: RuntimeError: out of memory"}
+    assert answer["predictions"][0] == {"error": "model: RuntimeError: broken"}
     assert "None" in answer["predictions"][1]["error"]
     assert ready["ready"] is True
     assert context.status == {}

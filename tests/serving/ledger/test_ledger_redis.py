@@ -19,6 +19,7 @@ from serving.ledger import open_ledger
 from serving.ledger.contract import Account, Ledger, LedgerUnavailable
 from serving.ledger.location import locate
 from serving.ledger.sqlite_ledger import SqliteLedger
+from serving.messages import NO_ACCOUNTS
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledgers import NOON, Place, balance, cancel, reserve, settle
@@ -64,7 +65,7 @@ def test_a_ledger_of_another_version_is_refused_and_stays(place: Place) -> None:
     key = f'{{mtorl-ledger:{place.name}}}:accounts:"*"'
     with place.client() as client:
         client.hset(key, "generation", "2-g")
-    _every_call_is_refused(place.open(), "a ledger of version 2; this router reads 1")
+    _every_call_is_refused(place.open(), "schema version 2")
     with place.client() as client:
         assert client.keys(f"{{mtorl-ledger:{place.name}}}:*") == [key] and client.hlen(key) == 1
 
@@ -75,7 +76,7 @@ def test_later_routers_wait_for_the_accounts(place: Place) -> None:
     command = [sys.executable, "-m", "cli.main", "ledger", "wait", str(place.folder / "router.yaml")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout is not None
-        assert "has no accounts yet" in waiting.stdout.readline()
+        assert NO_ACCOUNTS(ledger=place.open()) in waiting.stdout.readline()
         assert waiting.poll() is None
         place.open().define(ACCOUNTS)
         assert waiting.wait(60) == 0 and not waiting.stdout.read()
@@ -96,7 +97,7 @@ def test_ledgers_of_one_redis_know_nothing_of_each_other(place: Place, tmp_path:
 
 def test_the_servers_clock_counts_and_scripts_that_it_forgot_are_sent_again(place: Place) -> None:
     ledger = open_ledger(place.where, 5.0)
-    with pytest.raises(ValueError, match=r"limit: this ledger takes a number between 0 and 9e\+06"):
+    with pytest.raises(ValueError, match="limit: "):
         ledger.define([Account("a", "*", "*", 9_000_001.0)])  # Lua could not add it exactly
     ledger.define([Account("a", "*", "*", 1.0, "hour")])
     with place.client() as client:
@@ -237,8 +238,8 @@ def test_a_path_is_a_file(where: Any) -> None:
 
 
 def test_a_url_is_a_redis() -> None:
-    assert str(locate("rediss://user@host:7/3?name=ads")) == "ledger 'ads' on host:7"
     found: Any = locate("rediss://us%40er@host:7/3?name=ads")
+    assert "us" not in str(found) and "'ads'" in str(found) and "host:7" in str(found)
     assert (found.username, found.database, found.tls, found.name) == ("us@er", 3, True, "ads")
     found = locate("redis://host")
     assert (found.port, found.database, found.tls, found.name, found.username) == (6379, 0, False, "default", None)

@@ -11,6 +11,8 @@ import pytest
 
 from serving.ledger.contract import RETENTION_SECONDS, Account, LedgerUnavailable
 from serving.ledger.sqlite_ledger import SqliteLedger
+from serving.messages import LEDGER_SCHEMA
+from tests.messages import raises
 from tests.serving.ledgers import Clock, cancel, reserve, settle
 
 
@@ -45,9 +47,10 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     text.write_text("this is not a database, it is a text of some length " * 30)
     with sqlite3.connect(other) as db:
         db.execute("PRAGMA user_version = 9")
-    for path, said in ((text, "text: .*not a database"), (other, "other: a ledger of version 9; this router reads 1")):
-        with pytest.raises(LedgerUnavailable, match=said):
-            SqliteLedger(path).define([])
+    with pytest.raises(LedgerUnavailable, match=r"text: .*database"):
+        SqliteLedger(text).define([])
+    with raises(LedgerUnavailable, LEDGER_SCHEMA, ledger=other, found=9):
+        SqliteLedger(other).define([])
 
 
 def test_what_its_disk_has_left(ledger: SqliteLedger, tmp_path: Path) -> None:
@@ -136,4 +139,4 @@ def test_a_second_forgets_more_than_a_second_makes(tmp_path: Path) -> None:
     clock.now += RETENTION_SECONDS + 1
     ledger.expire(0.0)
     with closing(sqlite3.connect(ledger.path)) as db:
-        assert db.execute("SELECT count(*) FROM reservation").fetchone() == (0,)
+        assert db.execute("SELECT * FROM reservation").fetchall() == []

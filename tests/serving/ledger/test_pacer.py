@@ -13,10 +13,12 @@ from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
+from serving import messages
 from serving.ledger.contract import Ledger
 from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Prices
 from tests.experiments import experiment
+from tests.messages import assert_says
 from tests.serving.ledgers import NOON, Place, reserve, settle
 from tests.serving.router_fixtures import arms
 
@@ -225,7 +227,7 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
     found = Experiments([Experiment.from_dict(experiment("http://x", arms=both, budgets=[day()]))])
     _, pacer = after_a_rush(place, found, "test/incumbent")
     (fault,) = pacer.faults
-    assert fault.startswith("arm test/incumbent, campaign *, channel *: its policy looks at no price")
+    assert_says(fault, messages.NOT_PACED, arm="test/incumbent", channel="*", why=messages.PRICE_IGNORED())
 
 
 def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
@@ -233,7 +235,7 @@ def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) ->
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
     _, pacer = after_a_rush(place, low, "test/challenger")
     (fault,) = pacer.faults
-    assert fault.startswith("arm test/challenger, campaign *, channel *: 100 times")
+    assert_says(fault, messages.NOT_PACED, arm="test/challenger", why=messages.PRICE_TOO_LOW(most=100))
     assert pacer.prices("test/challenger", "c") == pytest.approx({"search": 0.05, "video": 0.05})
     pacer.refresh(mended)
     assert not pacer.faults

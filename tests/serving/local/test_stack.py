@@ -10,11 +10,13 @@ import pytest
 import yaml
 
 from mtorl.runtime.http import ask
+from serving import messages
 from serving.decision_log import segments
 from serving.decision_log.segments import path_of
 from serving.local import stack as stack_module
 from serving.local.model_server import ModelServer
 from serving.local.stack import LocalStack, Own, StackError
+from tests.messages import raises
 
 pytestmark = pytest.mark.integration
 
@@ -103,7 +105,7 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
         assert list(experiment) == ["arms", "enabled", "name"]  # as they were
     stack.stop()
     assert stack.pids == {}
-    assert (run / "serving" / "events").read_text() == "router drained\ntorchserve stopped\n"
+    assert (run / "serving" / "events").read_text().splitlines() == ["router drained", "torchserve stopped"]
     assert not remains()
 
 
@@ -133,7 +135,7 @@ def test_what_was_logged_is_waited_for_until_it_is_in_the_lake(run: Path, monkey
         stack.wait_for_lake()
         spool.mkdir()
         path_of(spool, "decision", 1).write_bytes(line + b'{"deci')  # the second is being written
-        with pytest.raises(StackError, match=r"does not upload its log to .*/run/lake; .* what is in the spool"):
+        with raises(StackError, messages.NOT_UPLOADED, lake=run / "lake"):
             stack.wait_for_lake()
         segments.note_positions(spool, segments.UPLOADED, {"decision": segments.Position(1, len(line))})
         stack.wait_for_lake()
@@ -173,7 +175,7 @@ def test_a_router_that_fails_or_would_wait_is_ended_and_says_why(run: Path, rema
 def test_a_router_that_dies_later_ends_the_wait(run: Path) -> None:
     with LocalStack(run) as stack:
         os.killpg(stack.pids["router"], signal.SIGKILL)
-        with pytest.raises(StackError, match="the router has ended"):
+        with raises(StackError, messages.ENDED, part="the router"):
             stack.wait()
 
 
@@ -185,7 +187,7 @@ def test_a_port_that_was_asked_for_is_used_and_one_that_is_taken_is_an_error(run
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(StackError, match="Address already in use"):
+        with pytest.raises(StackError, match="already in use"):
             LocalStack(run, router_port=taken.getsockname()[1]).start()
 
 

@@ -8,11 +8,13 @@ import psutil
 import pytest
 
 from mtorl.runtime.http import ask
+from serving import messages
 from serving.archive import MODEL_CONFIG
 from serving.local import torchserve
 from serving.local.ports import free_ports
 from serving.local.stack import StackError
 from serving.local.torchserve import TorchServe, config_properties
+from tests.messages import raises
 
 # Answers with the artifact's model.json; an artifact named "broken" does not load.
 HANDLER = """
@@ -53,7 +55,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(StackError, match=f"port {port}, where the models should answer, is taken.*--models-port"):
+        with raises(StackError, messages.PORT_TAKEN, port=port):
             TorchServe(store, tmp_path / "work", port=port).start()
 
 
@@ -86,7 +88,7 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
             log = server.log.read_text()
             commands = [" ".join(p.cmdline()) for p in psutil.Process(server.pid).children(recursive=True)]
             assert sum("model_service_worker" in command for command in commands) == 4, "two a model"
-            assert "Address already in use" in log
+            assert "already in use" in log
             for model, name in (("incumbent", "first"), ("challenger", "second")):
                 assert json.loads(ask(server.endpoint(model), {"instances": []}, seconds=120).content) == {
                     "predictions": [name]
@@ -109,7 +111,6 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
 @pytest.mark.integration
 def test_a_model_that_does_not_load_says_why_at_once(tmp_path, remains) -> None:
     store = store_with(tmp_path, challenger="broken")
-    with pytest.raises(StackError, match="challenger did not load") as caught:
+    with pytest.raises(StackError, match=r"challenger did not load.*network\.onnx"):
         TorchServe(store, tmp_path / "work").start()
-    assert "network.onnx does not match its checksum" in str(caught.value)
     assert not remains()

@@ -9,6 +9,7 @@ import httpx
 import jsonschema
 import pytest
 
+from serving.router.messages import STARTING
 from tests.serving.router_fixtures import CONTEXT, Harness, instance, run, with_router
 from tests.serving.router_process import Process
 
@@ -88,7 +89,7 @@ def test_every_status_of_the_document_is_real(tmp_path: Path) -> None:
         h.gateway.readers = 0
         h.router.drills = None
         await asked("404")
-        h.router.health.waiting_for = "a store"
+        h.router.health.waiting_for = STARTING()
         left.remove(("get", "/health/live", "503"))  # an event loop that hangs
         await asked("503")
         assert {status for _, _, status in left} == OF_THE_CONNECTION

@@ -131,8 +131,9 @@ def test_what_comes_behind_an_interim_answer_is_no_answer_to_the_next_question()
     hints = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
     client = ArmClient()
     with arm(answering(hints), answering(OK)) as (url, _):
-        with pytest.raises(ArmError, match="HTTP 103 is no answer"):
+        with pytest.raises(ArmError) as error:
             client.post(url, b"body", {}, 10.0)
+        assert error.value.cause == "status"
         assert client.post(url, b"body", {}, 10.0)[0] == 200
 
 
@@ -192,7 +193,7 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(arm_client, "_MOST_BYTES", 100)
     with (
         arm(answering(b"HTTP/1.1 200 OK\r\n" + head + b" " * 101)) as (url, _),
-        pytest.raises(ArmError, match="larger than 100 bytes"),
+        pytest.raises(ArmError, match="100 bytes"),
     ):
         post(ArmClient(), url)
 

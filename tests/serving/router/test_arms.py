@@ -35,7 +35,7 @@ async def test_a_new_file_that_names_a_wrong_host_is_in_force_and_says_so(
 async def test_an_arm_that_nobody_asks_is_looked_at_and_one_that_left_is_forgotten(
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asked_arms, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.5)
     h.arm.mode = 500
     await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 1)
     h.arm.mode = "ok"
@@ -50,10 +50,10 @@ async def test_an_arm_that_nobody_asks_is_looked_at_and_one_that_left_is_forgott
 
 @with_router()
 async def test_probes_that_hang_do_not_delay_the_kill_switch(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked_arms, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.0)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # of the rest of the housekeeping
     h.arm.mode = "hold"
-    probes = asyncio.create_task(h.router._arm_watch.look())
+    probes = asyncio.create_task(h.router._arm_watch.probe())
     h.put(enabled=False)
     await h.until(lambda: not only(h.router.live).enabled, seconds=8.0)  # two probes, one after the other: 10 s
     h.arm.release.set()
@@ -72,7 +72,7 @@ async def test_decisions_that_ask_an_arm_spare_the_look(h: Harness, monkeypatch:
     monkeypatch.setattr(h.router._arms, "ask", count)
     await h.predict(*(instance(f"u{i}") for i in range(20)))  # both arms
     decisions = len(asked)
-    await h.router._arm_watch.look()
+    await h.router._arm_watch.probe()
     assert len(asked) == decisions
 
 

@@ -45,7 +45,7 @@ async def test_without_its_baseline_the_arm_shows_nothing_and_says_why(
 ) -> None:
     (answer,) = await h.predict(*of_arm(h, "incumbent"))
     assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("no_baseline", "search", False)
-    assert h.holds_nothing() and "has no baseline: send it with each request" in caplog.text
+    assert h.holds_nothing() and "no baseline" in caplog.text
     assert h.records()[0]["baseline"] is None
 
 

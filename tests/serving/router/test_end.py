@@ -84,7 +84,7 @@ def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(folder:
             assert ended(process) == 4
             report.join()
     (why,) = said(folder, "critical")
-    assert "reservations that the next start settles or releases: 1" in why
+    assert "reservations" in why and why.endswith(": 1")
     assert logged(folder, "decision") == logged(folder, "outcome") == [answer["decision_id"]]
     assert spent(folder) == 0
     with Process(folder, deadline_ms=_LONG):
@@ -130,7 +130,7 @@ def test_a_disk_that_hangs_does_not_keep_it_and_what_was_answered_is_there(folde
         assert ended(process) == 4
         report.join()
     (why,) = said(folder, "critical")
-    assert "the decision log is not closed" in why
+    assert "decision log" in why
     assert report.answer is None or report.answer.status_code >= 500
     segment.unlink()
     assert answer["decision_id"] in logged(folder, "decision")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serving.router import messages
 from serving.router.http.auth import Authentication
 from serving.router.ops.settings import SettingsError, TokenAuth
 from tests.lakes import id_of
@@ -29,7 +30,8 @@ def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) ->
             for headers in ({}, {"authorization": "Bearer wrong-0123456789abcdef"}, {"authorization": TOKEN}):
                 response = await h.post(path, None, json=BODY, headers=headers)
                 assert response.status_code == 401, path
-                assert response.headers["www-authenticate"] == "Bearer" and "Bearer" in response.json()["error"]
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert response.json()["code"] == messages.NOT_AUTHENTICATED.code
         assert not h.records() and not h.arm.asked
         assert sample("mtorl_refused_requests_total", status="401") >= before + 15
         assert (await h.client.get("/docs")).status_code == 401
@@ -58,7 +60,7 @@ def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Pa
 
     file.write_text("short\n")
     for useless in (file, tmp_path / "absent"):
-        with pytest.raises(SettingsError, match=f"auth.file: {useless} holds no token of at least 16 characters"):
+        with pytest.raises(SettingsError, match=f"auth.file: {useless} "):
             Authentication(TokenAuth(kind="token", file=str(useless)))
 
 
@@ -71,6 +73,7 @@ async def test_a_large_or_endless_body_is_refused_before_it_is_read(h: Harness) 
     for content in (b"x" * 5000, endless()):
         response = await h.post(PREDICT, None, content=content)
         assert response.status_code == 413
+        assert response.json() == messages.BODY_TOO_LARGE(most=4096).body
     assert h.gateway.readers == 0
     assert (await h.predict())[0]["expose"]
 

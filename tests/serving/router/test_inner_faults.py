@@ -16,6 +16,7 @@ import yaml
 
 from mtorl.window.window import AD_DECISION
 from serving.ledger.contract import LedgerUnavailable
+from serving.messages import LOG_NOT_WRITTEN
 from serving.router.flow import decider
 from serving.router.flow.admission import Deadline
 from serving.router.flow.features import FeastSource
@@ -178,7 +179,7 @@ async def test_a_log_that_fails_is_no_exposure_and_no_reservation(
         assert (answer["fallback_reason"], answer["expose"], answer["propensity"]) == ("log", False, 1.0)
         await h.until(h.holds_nothing)
         assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
-        await h.until(lambda: said() == "can't be written: [Errno 28] No space left on device")
+        await h.until(lambda: said() == LOG_NOT_WRITTEN(error="[Errno 28] No space left on device"))
         assert sample("mtorl_spool_writable") == 0
     # The disk has room again: the decision above is logged after all, so that whoever judges counts its fallback.
     await h.until(lambda: len(h.records()) == 1)

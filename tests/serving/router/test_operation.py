@@ -13,8 +13,11 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.policy.pacing import Pace
 from mtorl.policy.periods import Period
 from serving.ledger.contract import Balance, Room
+from serving.ledger.overrun import budget_warnings
+from serving.messages import FEW_EXPOSURES, OVERSPENT
+from serving.router import messages
 from serving.router.ops import metrics
-from serving.router.ops.health import concerns
+from tests.messages import assert_says
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import (
     SHORT_DEADLINE,
@@ -235,30 +238,34 @@ def test_the_ledgers_room_says_where_it_is() -> None:
 async def test_an_amount_below_the_spend_is_said_loudly(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     (answer,) = await h.predict()
     await h.outcome(answer["decision_id"], "cost", 0.04)
-    for amount, said in ((0.03, "nobody is exposed"), (100.0, "ok")):
-        h.put(budgets=[{**BUDGET, "amount": amount}])
-        await h.until(lambda said=said: said in h.router.health.parts.get("budgets", ""))  # type: ignore[misc]
-    (warning,) = [record.getMessage() for record in caplog.records if "budgets:" in record.getMessage()]
-    assert "campaign *, channel *, total: 0.04 spent" in warning
+    h.put(budgets=[{**BUDGET, "amount": 0.03}])
+    await h.until(lambda: len(h.router.health.problems.get("budgets", ())) > 0)
+    (warning,) = h.router.health.problems["budgets"]
+    assert_says(warning, OVERSPENT, budget="campaign *, channel *, total", spent=0.04)
+    h.put(budgets=[{**BUDGET, "amount": 100.0}])
+    await h.until(lambda: h.router.health.parts.get("budgets") == "ok")
+    assert caplog.messages.count(f"budgets: {warning}") == 1
 
 
 @pytest.mark.parametrize(
     ("channel", "limit", "said"),
     [
-        ("*", 0.5, "arm challenger: 0.5 a day pays for 0 exposures of search (0.75 each)"),
-        ("*", 14.9, "14.9 a day pays for 19 exposures of search"),
-        ("*", 15.0, ""),
-        ("*", 0.0, ""),  # no user is in the arm
-        ("video", 0.5, "pays for 1 exposures of video (0.4 each)"),
-        ("unknown", 0.5, ""),  # nothing is reserved there
+        ("*", 0.5, {"arm": "challenger", "limit": 0.5, "count": 0, "channel": "search"}),
+        ("*", 14.9, {"limit": 14.9, "count": 19, "channel": "search"}),
+        ("*", 15.0, None),
+        ("*", 0.0, None),  # no user is in the arm
+        ("video", 0.5, {"count": 1, "channel": "video"}),
+        ("unknown", 0.5, None),  # nothing is reserved there
     ],
 )
-def test_an_arm_whose_money_shows_next_to_nothing_is_said(channel: str, limit: float, said: str) -> None:
+def test_an_arm_whose_money_shows_next_to_nothing_is_said(channel: str, limit: float, said: Any) -> None:
     whole, arm = (Balance(arm, "*", channel, limit, 0.0, 0.0, 0.0, "day") for arm in ("*", "challenger"))
-    found = concerns([whole, arm], 0.0, {"video": 0.4, "search": 0.75})
-    assert [said in text for text in found] == [True] * bool(said)
+    found = budget_warnings([whole, arm], 0.0, {"video": 0.4, "search": 0.75})
+    assert len(found) == (said is not None)
+    for warning in found:
+        assert_says(warning, FEW_EXPOSURES, **said)
     tomorrow = Balance("*", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", start=86_400)  # the period began too early
-    assert not concerns([tomorrow], 86_390.0, {}) and concerns([tomorrow], 3_600.0, {})
+    assert not budget_warnings([tomorrow], 86_390.0, {}) and budget_warnings([tomorrow], 3_600.0, {})
 
 
 def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
@@ -278,15 +285,15 @@ async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch
     assert (await h.client.get("/health/other")).status_code == 404
     h.features.fault = RuntimeError("away")
     await h.predict()
-    parts = (await h.client.get("/health/ready")).json()["parts"]
-    assert parts["features"] == "no answer for 0 s: RuntimeError"
+    (problem,) = (await h.client.get("/health/ready")).json()["problems"]["features"]
+    assert (problem["code"], problem["values"]["cause"]) == (messages.NO_ANSWER.code, "RuntimeError")
     h.arm.mode, h.features.fault = 500, None
     await h.predict(*(instance(f"u{n}") for n in range(20)))
-    parts = (await h.client.get("/health/ready")).json()["parts"]
-    assert (
-        parts["features"] == "ok"
-        and parts["test/incumbent"] == parts["test/challenger"] == "no answer for 0 s: ArmError"
-    )
+    found = (await h.client.get("/health/ready")).json()
+    assert found["parts"]["features"] == "ok"
+    assert {found["problems"][f"test/{arm}"][0]["values"]["cause"] for arm in ("incumbent", "challenger")} == {
+        "ArmError"
+    }
     h.arm.mode = "ok"
     (tmp_path / "ledger.sqlite").unlink()
     await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")
@@ -297,7 +304,7 @@ async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch
     h.router.health.draining = False
     h.spool.close()
     dead = await h.client.get("/health/ready")
-    assert dead.status_code == 503 and dead.json()["parts"]["decision_log"] == "its thread has ended"
+    assert dead.status_code == 503 and dead.json()["problems"]["decision_log"] == [messages.LOG_ENDED().body]
     now = monotonic()
     monkeypatch.setattr("serving.router.ops.health.monotonic", lambda: now + 60)
     assert (await h.client.get("/health/live")).status_code == 503

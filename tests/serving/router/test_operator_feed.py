@@ -13,11 +13,13 @@ import yaml
 from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.runtime.http import Answer, StatusError
+from serving.router import messages
 from serving.router.ops import operator_feed
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from tests.experiments import experiment
+from tests.messages import assert_says
 from tests.serving.router_fixtures import SPEC, only
 
 
@@ -156,7 +158,7 @@ def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
     assert tell(first, second) == {"test": True, "second": True}
     assert tell(first, text(name="second", layer_part=[0.5, 1.0], enabled=False)) == {"test": True, "second": False}
     assert tell("alpha: 7", second) == {"test": True, "second": True} and live.refused
-    assert "refused" in health.parts["experiment"]
+    assert_says(health.problems["experiment"][0], messages.EXPERIMENT_REFUSED)
     assert tell(first, second) == {"test": True, "second": True} and not live.refused
     assert health.parts["experiment"] == "ok", "the return to what was in force ends the refusal"
     assert operator.asked[-1]["everything"], "it has the same version, and was told another"
@@ -193,8 +195,8 @@ def test_a_start_without_an_operator_takes_what_was_written_last(
 
 
 def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path) -> None:
-    operator.answer, operator.said = 503, b'{"error": "there is no object"}'
-    with pytest.raises(ExperimentError, match=r"http://127\.0\.0\.1:9/v1/in-force says: there is no object"):
+    operator.answer, operator.said = 503, b'{"error": "no object"}'
+    with pytest.raises(ExperimentError, match=r"http://127\.0\.0\.1:9/v1/in-force says: no object"):
         feed_of(operator, tmp_path).texts({}, False)
 
 
@@ -207,7 +209,9 @@ def test_rubbish_is_refused_and_what_was_goes_on(
         assert not live.refresh() and health.parts["experiment"] == "ok", "that is no answer"
     operator.answer = answer(rubbish)
     assert not live.refresh() and only(live) == Experiment.from_dict(yaml.safe_load(text()))
-    assert "refused, and what was in force goes on: 0.yaml" in health.parts["experiment"]
+    (problem,) = health.problems["experiment"]
+    assert_says(problem, messages.EXPERIMENT_REFUSED)
+    assert problem.startswith("0.yaml: ")
 
 
 def test_a_switch_of_its_own_needs_nothing_that_can_be_read(

@@ -99,7 +99,7 @@ def test_accounts_follow_a_changed_file_without_waiting_for_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # a round of housekeeping, longer than `until` waits
-    monkeypatch.setattr(router, "_LOOKS", 6000)
+    monkeypatch.setattr(router, "_POLLS", 6000)
 
     async def scenario(h: Harness) -> None:
         before = h.router.live.experiments

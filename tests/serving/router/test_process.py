@@ -18,6 +18,7 @@ from monitoring.decision_log import DecisionLog
 from mtorl.experiment.assignment import draw
 from serving.decision_log import Spool
 from serving.ledger.sqlite_ledger import SqliteLedger
+from serving.router.messages import NO_REGISTRY
 from tests.repository import ROOT
 from tests.serving.router_fixtures import instance, write_settings
 from tests.serving.router_process import Process
@@ -72,7 +73,7 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
     (tmp_path / "features").mkdir()
     shutil.copy(feast_repo / "feature_store.yaml", tmp_path / "features")
     (tmp_path / "features" / "online.db").symlink_to(feast_repo / "online.db")
-    reason = f"no feature registry yet at {tmp_path}/features/registry.db: run mtorl-bootstrap or the training pipeline"
+    reason = NO_REGISTRY(file=f"{tmp_path}/features/registry.db")
 
     def wait(process: Process) -> None:
         while reason not in httpx.get(f"{process.url}/health/ready").text:

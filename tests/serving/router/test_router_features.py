@@ -24,10 +24,12 @@ from mtorl.window.packed import pack, served, unpack
 from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, instance_from_history
 from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, RegistryAwaited, UserFeatures
 from serving.router.flow.requests import DecisionRequest
+from serving.router.messages import REGISTRY_UNFINISHED
 from serving.router.ops.settings import SettingsError
 from tests.features.feature_run import AGGREGATES
 from tests.features.online_histories import Touchpoint, append
 from tests.features.online_stores import STORES, write_settings
+from tests.messages import raises
 from tests.redis_server import redis_server
 from tests.serving.router_fixtures import CONTEXT
 from tests.serving.router_fixtures import SPEC as WITHOUT_FEATURES
@@ -205,36 +207,22 @@ def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> Non
 def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_path: Path) -> None:
     write_settings(tmp_path, "sqlite")
     made = build(SPEC, tmp_path / "data")
-    bare = FeatureView(
-        name="bare",
-        entities=[made.entities[0]],
-        schema=[Field(name="score", dtype=Float64)],
-        source=made.views[0].batch_source,
-    )
+    score, source = [Field(name="score", dtype=Float64)], made.views[0].batch_source  # without a default
+    bare = FeatureView(name="bare", entities=[made.entities[0]], schema=score, source=source)
     channel = Entity(name="channel", join_keys=["channel"], value_type=ValueType.STRING)
-    score = [Field(name="score", dtype=Float64)]
-    by_channel = FeatureView(name="per_channel", entities=[channel], schema=score, source=bare.batch_source)
-    services = [
-        FeatureService(name="no_default", features=[bare]),
-        FeatureService(name="by_channel", features=[by_channel]),
-    ]
+    by_channel = FeatureView(name="per_channel", entities=[channel], schema=score, source=source)
+    services = [FeatureService(name=view.name, features=[view]) for view in (bare, by_channel)]
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply([*made.objects, channel, bare, by_channel, *services])
-    with pytest.raises(
-        RegistryAwaited, match="is being written"
-    ):  # Feast writes in place: what is wrong may be half done
+    with raises(RegistryAwaited, REGISTRY_UNFINISHED):  # Feast writes in place: what is wrong may be half done
         FeastSource(tmp_path, "absent")
     os.utime(tmp_path / "registry.db", (0, 0))
-    for service, message in (
-        ("no_default", "no default for score"),
-        ("by_channel", "per_channel has the keys .'channel'.; a decision has"),
-        ("absent", "absent"),
-    ):
-        with pytest.raises(SettingsError, match=message):
+    for service in ("bare", "per_channel", "absent"):
+        with pytest.raises(SettingsError, match=service):
             FeastSource(tmp_path, service)
     store.apply(build(WITHOUT_FEATURES, tmp_path / "data").service)
     os.utime(tmp_path / "registry.db", (0, 0))
-    with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
+    with pytest.raises(SettingsError, match="ad_decision_v1 lacks campaign_click_rate"):
         FeastSource(tmp_path, AD_DECISION, SPEC)
 
 

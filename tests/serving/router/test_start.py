@@ -11,11 +11,13 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.decision_log import Spool
+from serving.router import messages
 from serving.router.flow.features import FeastSource, RegistryAwaited, registry_file
 from serving.router.http.gateway import Gateway
 from serving.router.ops.health import Health
 from serving.router.router import Router
 from tests.experiments import experiment
+from tests.messages import assert_says
 from tests.serving.router_fixtures import FakeFeatures, in_loop, instance, only, sample, write_settings
 
 
@@ -37,7 +39,8 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
         transport = httpx.ASGITransport(app=Gateway(router, settings), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
             assert (await client.get("/v2/health/ready")).status_code == 503
-            while "decision log is being read" not in (await client.get("/health/ready")).text:
+            reading = messages.OPENING(folder=str(tmp_path / "spool")).body
+            while (await client.get("/health/ready")).json()["problems"]["router"] != [reading]:
                 await asyncio.sleep(0.01)
             assert (await client.get("/health/live")).status_code == 200
             decide = {"instances": [instance()]}
@@ -45,9 +48,7 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
                 assert (await client.post(path, json=body)).status_code == 401  # strangers hear no reasons here
                 early = await client.post(path, json=body, headers=token)
                 assert early.status_code == 503 and early.headers["retry-after"] == "2"
-                assert early.json() == {
-                    "error": f"no decisions yet: the decision log is being read: {tmp_path / 'spool'}"
-                }
+                assert early.json() == reading
             answer = await client.get("/health/ready")
             assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
             may_read.set()
@@ -68,13 +69,15 @@ def test_a_part_says_since_when_it_does_not_answer(monkeypatch: pytest.MonkeyPat
     health.report("challenger", TimeoutError())
     now = 130.0
     health.report("challenger", ConnectionError())
-    assert health.parts == {"challenger": "no answer for 30 s: ConnectionError"} and health.quiet("challenger") == 0
+    assert health.parts == {"challenger": messages.NO_ANSWER(seconds=30, cause="ConnectionError")}
+    assert health.quiet("challenger") == 0
     fault = health.fault("challenger")
     assert fault is not None and fault.seconds == 30
-    health.note("challenger", "a note gives way to a fault")
+    note = messages.NOT_KEPT(error="gives way to a fault")
+    health.note("challenger", note)
     assert health.parts["challenger"].startswith("no answer")
     health.report("challenger")
-    assert health.parts["challenger"].startswith("a note") and health.fault("challenger") is None
+    assert health.parts["challenger"] == note and health.fault("challenger") is None
     health.note("challenger")
     assert health.parts == {"challenger": "ok"}
     health.forget("challenger")
@@ -104,8 +107,8 @@ def test_a_wrong_experiment_file_at_the_start_leaves_what_was_in_force(tmp_path:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second", "stage": "9%"})
     router = Router(settings, FakeFeatures())
     assert only(router.live) == good and not good.enabled
-    assert router.health.parts["experiment"].startswith("refused, and what was in force goes on: experiment.yaml: ")
-    assert "stage" in router.health.parts["experiment"]
+    assert_says(router.health.problems["experiment"][0], messages.EXPERIMENT_REFUSED)
+    assert "experiment.yaml: stage" in router.health.parts["experiment"]
     assert sample("mtorl_experiment_refused") == 1 and sample("mtorl_experiment_enabled", experiment="first") == 0
     write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second"})
     assert router.live.refresh() and only(router.live).name == "second"
@@ -140,12 +143,12 @@ def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: py
     Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
 
     def full(*_: object, **__: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError("full")
 
     monkeypatch.setattr("serving.router.ops.live_experiments.replacing", full)
     router = Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}), FakeFeatures())
     assert not only(router.live).enabled
-    assert "can't be kept for a restart: no space left" in router.health.parts["experiment"]
+    assert_says(router.health.problems["experiment"][0], messages.NOT_KEPT, error="full")
     with pytest.raises(ExperimentError, match="stage"):
         _ = only(Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures()).live)
 

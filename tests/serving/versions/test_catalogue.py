@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 from mtorl.artifact.lineage import FILE
+from serving import messages
 from serving.registry import RegistryError
 from serving.versions.catalogue import find, versions
+from tests.messages import raises
 from tests.serving.small_versions import digest, lineage, version
 
 
@@ -43,9 +43,9 @@ def test_a_version_is_found_by_each_of_its_names(tmp_path: Path) -> None:
 
 def test_a_name_of_several_is_none(tmp_path: Path) -> None:
     version(tmp_path, 0, "incumbent", "first"), version(tmp_path, 1, "challenger", "first")
-    with pytest.raises(RegistryError, match="say challenger/first or incumbent/first"):
+    both = "challenger/first, incumbent/first"
+    with raises(RegistryError, messages.SEVERAL_VERSIONS, name="first", known=both):
         find(tmp_path, "first")
-    with pytest.raises(RegistryError, match="has no version 'challenger/typo'; it has: challenger/first, incumbent"):
-        find(tmp_path, "challenger/typo")
-    with pytest.raises(RegistryError, match="has no version ''"):
-        find(tmp_path, "")
+    for name in ("challenger/typo", ""):
+        with raises(RegistryError, messages.NO_VERSION, name=name, known=both):
+            find(tmp_path, name)

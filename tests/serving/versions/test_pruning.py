@@ -49,7 +49,7 @@ def test_one_whose_lineage_can_not_be_read_stays(tmp_path: Path) -> None:
 
 def test_a_rule_that_would_empty_the_registry_is_refused(tmp_path: Path) -> None:
     ref = version(tmp_path, 0)
-    with pytest.raises(ValueError, match="keep must be at least 1"):
+    with pytest.raises(ValueError, match="keep"):
         prune(tmp_path, Needs(), 0)
     assert names(tmp_path) == [ref]
 
