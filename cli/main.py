@@ -11,7 +11,7 @@
     mtorl pipeline compile                     pipelines as YAML for a cluster
     mtorl pipeline upload|schedule             them, and recurring runs, on a Kubeflow Pipelines server
     mtorl pipeline run                         one of them on this machine
-    mtorl model list|show|rm                   the versions of the registry: what each was trained on, what serves
+    mtorl model list|show|rm|versions          the registry: what each version was trained on; what a cluster serves
     mtorl materialize                          what the CronJob of manifests/ calls
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl ledger wait|agree                    before a further router starts; after the ledger was lost

@@ -25,6 +25,7 @@ app = CommandGroup("""The versions of a model registry: what each was trained on
     mtorl model list
     mtorl model show challenger/0a1b2c3d4e5f
     mtorl model rm challenger/0a1b2c3d4e5f
+    mtorl model versions -n mtorl --write models.yaml
 
 A version is named ARM/NAME, or NAME or the start of its digest where that names one model only.
 docs/registry.md says how another version comes to serve.
@@ -103,6 +104,37 @@ def show(
         print_json(found)
         return
     _print_version(found)
+
+
+@app.command("versions")
+def versions_of_cluster(
+    namespace: NamespaceOption = "mtorl",
+    write: Annotated[
+        Path | None, typer.Option("--write", help="models.yaml of an overlay, whose versions are replaced.")
+    ] = None,
+) -> None:
+    """Print the version that each arm's InferenceService is to serve, and write it into an overlay's models.yaml.
+
+        mtorl model versions -n mtorl
+        mtorl model versions -n mtorl --write overlays/production/models.yaml
+
+    That is what it serves. If an apply has undone a promotion or a rollback, it is what that asked for.
+    manifests/examples/gitops commits the file. Exit code 2: the cluster does not answer, or the file has no such line.
+    """
+    from serving.inference_services import versions_to_write
+    from serving.messages import NO_SERVED_VERSION
+    from serving.versions.models_file import write_versions
+
+    experiments = objects("experiments", namespace)
+    phases = {str(one["metadata"]["name"]): str(one.get("status", {}).get("phase")) for one in experiments}
+    versions = versions_to_write(objects("inferenceservices", namespace), phases)
+    if not versions:
+        stop(NO_SERVED_VERSION(namespace=namespace), 2)
+    if write is not None:
+        with exit_codes():
+            write_versions(write, versions)
+    for arm, version in sorted(versions.items()):
+        typer.echo(f"{arm}: {version}")
 
 
 @app.command("rm")

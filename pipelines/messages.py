@@ -32,6 +32,11 @@ WAITS_FOR_OTHER = Words(
 WAITS_FOR_DIGEST = Words(
     "waits-for-digest", "{other} is over, and its incumbent at {name} must be model {digest}: leave that digest out"
 )
+NOT_IN_GIT = Words(
+    "not-in-git",
+    "an apply gave {name} {served} again, and {after} was promoted. Write {after} into models.yaml; until it is "
+    "applied, the incumbent's arm answers where the challenger did",
+)
 CHANGED = Words("changed", "{name} is to serve {served}, not {wanted}: change it back, or roll back with salt {salt!r}")
 ROLLING_BACK = Words("rolling-back", "{name} is to serve {before} again, in place of {after}{problem}")
 ROLLED_BACK = Words("rolled-back", "{name} serves {before} again")

@@ -116,6 +116,24 @@ def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, b
     return uses
 
 
+def versions_to_write(services: Iterable[Mapping[str, Any]], phases: Mapping[str, str]) -> dict[str, str]:
+    """The version that the server of each arm is to serve: what it serves, unless an apply undid a promotion.
+
+    Args:
+        phases: Of the experiments, by name: the one in a server's mark was promoted, or rolled back.
+    """
+    wanted: dict[str, str] = {}
+    for service in services:
+        served = str((service["spec"].get("predictor", {}).get("annotations") or {}).get(VERSION) or "")
+        mark = _mark((service["metadata"].get("annotations") or {}).get(MARK))
+        if mark is not None:
+            undone = {("promoted", mark.before): mark.after, ("rolled back", mark.after): mark.before}
+            served = undone.get((phases.get(mark.experiment, ""), served), served)
+        if served:
+            wanted[service["metadata"]["name"].removeprefix("mtorl-")] = served
+    return wanted
+
+
 def _mark(text: str | None) -> Mark | None:
     try:
         return None if text is None else Mark.model_validate_json(text)

@@ -16,7 +16,7 @@ SERVES_INCUMBENT = Words("serves-incumbent", "{version} stays in the registry: {
 NO_SERVER = Words("no-server", "{version} stays in the registry: there is no server {server} (docs/cluster.md).")
 OTHER_DIGEST = Words("other-digest", "{experiment} has model_digest {expected} for {arm}, but {version} is {found}.")
 DOES_NOT_SERVE = Words("does-not-serve", "{arm} does not serve {version}: {why}.")
-ROLLED_BACK = Words("rolled-back", "{arm} does not serve {version}: {why}. Rolled back to {before}.")
+ROLLED_BACK = Words("deployment-rolled-back", "{arm} does not serve {version}: {why}. Rolled back to {before}.")
 CHANGED_MEANWHILE = Words("changed-meanwhile", "{server} was changed to {now} during the deployment. It stays so.")
 NOT_CHANGED = Words("not-changed", "{server} can't be changed to {version}: {error}")
 NOT_READY = Words("not-ready", "not ready after {seconds:g} s: {why}")
@@ -53,3 +53,6 @@ NOT_UPLOADED = Words("not-uploaded", "{log}: the router does not upload to {lake
 NO_REPLAY = Words("no-replay", "the same item with the same u gets different answers: draw with u alone, for replays")
 SERVING_UNKNOWN = Words("serving-unknown", "Name what says which versions of {registry} serve: --lake, --state or -n")
 OWN_LOG = Words("own-log", "{link}: this experiment has its own log. To serve it with others, give it a new folder.")
+
+NO_VERSION_OF_ARM = Words("no-version-of-arm", "{file}: no version of {arm}. Write `{arm}: {version}` below `data`.")
+NO_SERVED_VERSION = Words("no-served-version", "namespace {namespace}: no server of a version. Name another with -n.")

@@ -51,7 +51,7 @@ class Experiment(StrictModel):
     """Who gets which policy, with whose money, and what would count as a success."""
 
     name: Text
-    enabled: bool
+    enabled: bool = True
     """false is the kill switch: everybody gets the incumbent."""
     salt: Text
     """A new salt shuffles all users anew."""

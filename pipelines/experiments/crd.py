@@ -86,6 +86,7 @@ def _schema() -> dict[str, Any]:
     del spec["properties"]["name"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
+    spec["properties"]["enabled"]["default"] = True  # what git does not name, its next apply leaves as it is
     _name_metrics(spec["properties"]["metrics"]["properties"])
     spec["x-kubernetes-validations"] = [
         {"rule": "has(self.ramp) || has(self.stage)", "message": "give a ramp, or else a stage"},

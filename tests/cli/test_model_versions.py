@@ -10,9 +10,15 @@ from typer.testing import CliRunner, Result
 
 from cli import versions as model_versions
 from cli.main import app
-from serving.messages import SERVING_UNKNOWN
+from mtorl.runtime.errors import InputError
+from serving.inference_services import MARK, VERSION
+from serving.messages import NO_VERSION_OF_ARM, SERVING_UNKNOWN
+from serving.model_servers import Mark
 from serving.versions.catalogue import versions
+from serving.versions.models_file import write_versions
+from tests.messages import raises
 from tests.monitoring.written_log import Log
+from tests.repository import ROOT
 from tests.serving.small_versions import digest, lineage, version
 
 NEW, NEWER = digest(1)[:12], digest(2)[:12]
@@ -95,6 +101,42 @@ def test_a_cluster_says_what_serves(registry: Path, monkeypatch: pytest.MonkeyPa
     done = run("rm", NEWER, "--registry", registry, "-n", "ads")
     assert done.exit_code == 4 and "mtorl-challenger serves it" in done.stderr
     assert "the cluster" in as_json("list", "--registry", registry, "-n", "ads")["sources"]
+
+
+@pytest.mark.parametrize(
+    ("serves", "phase", "written"),
+    [
+        ("challenger/won", "promoted", "challenger/won"),
+        ("incumbent/first", "promoted", "challenger/won"),  # an apply of an older file took it away
+        ("challenger/won", "rolled back", "incumbent/first"),
+        ("third/one", "promoted", "third/one"),  # rolled out by a person
+    ],
+)
+def test_what_a_cluster_is_to_serve_is_written_into_models_yaml(
+    serves: str, phase: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = Mark(experiment="spring", promotion="1", before="incumbent/first", after="challenger/won")
+    services = [
+        {
+            "metadata": {"name": f"mtorl-{arm}", "annotations": {MARK: mark.model_dump_json()} if marked else {}},
+            "spec": {"predictor": {"annotations": {VERSION: version}}},
+        }
+        for arm, version, marked in (("incumbent", serves, True), ("challenger", "challenger/next", False))
+    ]
+    found = {
+        "inferenceservices": services,
+        "experiments": [{"metadata": {"name": "spring"}, "status": {"phase": phase}}],
+    }
+    monkeypatch.setattr(model_versions, "objects", lambda kind, namespace: found[kind])
+    text = (ROOT / "manifests" / "overlays" / "production" / "models.yaml").read_text()
+    (tmp_path / "models.yaml").write_text(text)
+    assert run("versions", "--write", tmp_path / "models.yaml").exit_code == 0
+    expected = text.replace("incumbent: incumbent/first", f"incumbent: {written}")
+    assert (tmp_path / "models.yaml").read_text() == expected.replace("challenger/first", "challenger/next")
+    with raises(InputError, NO_VERSION_OF_ARM, arm="other"):
+        write_versions(tmp_path / "models.yaml", {"other": "other/first"})
+    services.clear()
+    assert run("versions").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Experiments as objects: a real API server, the operator as a process, and two routers as processes."""
 
 import json
+import os
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from tests.cluster.conftest import Installation
 from tests.cluster.experiment_objects import Cluster
-from tests.cluster.kubectl import Object, get, kubectl, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
-from tests.manifests.conftest import MANIFESTS, rendered
+from tests.manifests.conftest import MANIFESTS, documents, rendered
+from tests.repository import ROOT
 from tests.serving.router_fixtures import instance, made_feast_repo
 from tests.serving.router_process import Process
 
@@ -259,41 +263,111 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         operator.kill()
 
 
-def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
-    cluster_of: Cluster, tmp_path: Path, ended: list[str]
+# Its pods are never ready until the node is there: no roll-out is over before git is applied again.
+NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
+
+
+@contextmanager
+def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """What a GitOps controller with self-heal does; gives a function that waits for three further applies."""
+    applied, ends = [0], threading.Event()
+
+    def reapply() -> None:
+        while not ends.is_set():
+            kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=gitops", "-f", "-", stdin=files())
+            applied[0] += 1
+
+    def three_more() -> None:
+        start = applied[0]
+        wait_until("three applies", lambda: applied[0] > start + 3)
+
+    controller = threading.Thread(target=reapply)
+    controller.start()
+    try:
+        yield three_more
+    finally:
+        ends.set()
+        controller.join()
+
+
+def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all_the_time(
+    tmp_path: Path, ended: list[str]
 ) -> None:
     """With KServe, which rolls it out, and the rights of the manifests. A fake node's pods are ready at once."""
     made = Installation(tmp_path)
     ended.append(made.namespace)
+    literals = [f"{arm}={arm}/first" for arm in ("incumbent", "challenger")]
+    models = {"name": "mtorl-models", "behavior": "merge", "literals": literals}
+    operator = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mtorl-operator"}}
+    made.further = {
+        "components": [os.path.relpath(MANIFESTS / "components" / "models", (tmp_path / "any").resolve())],
+        "configMapGenerator": [{**models, "options": {"disableNameSuffixHash": True}}],
+        "patches": [
+            {"patch": yaml.safe_dump({**operator, "$patch": "delete"})},  # a fake node's pod does nothing
+            {"target": {"kind": "InferenceService", "name": "mtorl-incumbent"}, "patch": NOWHERE},
+        ],
+    }
     made.apply("overlays/dev")
     made.wait_for_pods()
+    git = tmp_path / "overlays-dev"
     cluster, arms = Cluster(made.namespace), [
         {"name": arm, "weight": 0.5, "endpoint": f"http://mtorl-{arm}-predictor/v1/models/{arm}:predict"}
         for arm in ("incumbent", "challenger")
     ]  # fmt: skip
+    fields = {name: value for name, value in spec(arms=arms).items() if name != "enabled"}
+    first = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "spec": fields}
+    first["metadata"] = {"name": "spring", "namespace": made.namespace}
+
+    def files() -> str:
+        objects = documents(kubectl("kustomize", str(git))).of_kind("InferenceService")
+        return yaml.safe_dump_all([*objects, first])
 
     def version() -> tuple[str, str]:
         wanted = get(made.namespace, "inferenceservice", "mtorl-incumbent")["spec"]["predictor"]["annotations"]
         pods = get(made.namespace, "deployment", "mtorl-incumbent-predictor")["spec"]["template"]["metadata"]
         return wanted["mtorl-kubeflow/model"], pods["annotations"]["mtorl-kubeflow/model"]
 
+    def write_versions() -> None:
+        command = [sys.executable, "-m", "cli.main", "model", "versions", "-n", made.namespace]
+        subprocess.run([*command, "--write", str(git / "kustomization.yaml")], check=True, cwd=ROOT)
+
     config = as_operator(made.namespace, tmp_path)
-    kubectl("-n", made.namespace, "delete", "deployment", "mtorl-operator")  # the fake node's pod of it does nothing
-    kubectl("-n", made.namespace, "delete", "exp", "--all")
-    assert version() == ("incumbent/first", "incumbent/first")
-    with OperatorProcess(made.namespace, tmp_path, config) as operator:
-        cluster.apply("spring", {**spec(arms=arms), **GO})
-        cluster.wait_for_phase("50%", "spring", state=operator.log)
+    with OperatorProcess(made.namespace, tmp_path, config) as process, applied_all_the_time(files) as three_more:
+        wait_until("the object", lambda: "spring" in kubectl("-n", made.namespace, "get", "exp"))
+        cluster.move("spring", "50%")
+        cluster.wait_for_phase("50%", "spring", state=process.log)
+        cluster.patch("spring", enabled=False)
+        wait_until("the kill switch", lambda: not cluster.in_force("spring").enabled, state=process.log)
+        three_more()
+        assert not cluster.in_force("spring").enabled and cluster.phase("spring") == "50%"
+        assert cluster.kinds("spring") == ["move", "kill"]
+        cluster.patch("spring", enabled=True)
+        wait_until("both arms", lambda: cluster.in_force("spring").enabled, state=process.log)
         cluster.move("spring", "promoted", "there is no log", force=True)
-        cluster.wait_for(HANDED_OVER, "Settled", "spring", state=operator.log, seconds=120)
+        cluster.wait_for(("False", "NotInGit"), "Settled", "spring", state=process.log, seconds=120)
+        generation = get(made.namespace, "inferenceservice", "mtorl-incumbent")["metadata"]["generation"]
+        three_more()
+        assert version() == ("incumbent/first", "incumbent/first"), "nobody fights"
+        assert get(made.namespace, "inferenceservice", "mtorl-incumbent")["metadata"]["generation"] == generation
+        assert cluster.in_force("spring").arm("incumbent").endpoint == arms[1]["endpoint"], "users have the winner"
+        (node, *_) = listed("default", "node")
+        text = (git / "kustomization.yaml").read_text()
+        (git / "kustomization.yaml").write_text(text.replace("mtorl-nowhere", node["metadata"]["name"]))
+        write_versions()
+        cluster.wait_for(HANDED_OVER, "Settled", "spring", state=process.log, seconds=120)
+        three_more()
         assert version() == ("challenger/first", "challenger/first")
         assert cluster.in_force("spring").arm("incumbent").endpoint == arms[0]["endpoint"]
-        assert "Forbidden" not in operator.log() and "forbidden" not in operator.log()
+    assert not kubectl("diff", "-k", str(git), allowed=(0, 1))
+    with OperatorProcess(made.namespace, tmp_path, config) as process:
         cluster.move("spring", "rolled back", "support calls")
-        cluster.wait_for(("True", "RolledBack"), "Settled", "spring", state=operator.log, seconds=120)
+        cluster.wait_for(("True", "RolledBack"), "Settled", "spring", state=process.log, seconds=120)
         assert version() == ("incumbent/first", "incumbent/first")
+        assert "Forbidden" not in process.log() and "forbidden" not in process.log()
+    write_versions()
+    assert "incumbent=incumbent/first" in (git / "kustomization.yaml").read_text()
     assert [event["to"] or event["kind"] for event in cluster.status("spring")["history"]] == [
-        "50%", "promoted", "handed over", "rolled back"
+        "50%", "kill", "resume", "promoted", "handed over", "rolled back"
     ]  # fmt: skip
 
 

@@ -1,6 +1,9 @@
 """A team's own overlay over one of ours: its files are in force, and everything of ours is still there."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,32 @@ def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> Non
         for x in experiment_of(MANIFESTS / experiment).replace(stage="1%").accounts()
     ]
     assert not warnings.budget_warnings(balances, 0.0, cost_cap)
+
+
+def test_what_serves_is_pushed_once_as_a_branch(tmp_path: Path) -> None:
+    """The scripts of examples/gitops, with a repository in a folder in place of a server's."""
+
+    def git(*words: str) -> str:
+        said = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path / "team"), *words]
+        return subprocess.run(said, check=True, capture_output=True, text=True).stdout
+
+    def job(version: str) -> str:
+        shutil.rmtree(tmp_path / "repository", ignore_errors=True)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "WORK": str(tmp_path), "BASE": "main"}
+        environment |= {"REPOSITORY": f"file://{tmp_path}/team", "FILE": "models.yaml"}
+        for script in ("clone.sh", "propose.sh"):
+            words = ["sh", str(MANIFESTS / "examples" / "gitops" / script)]
+            said = subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
+            (tmp_path / "repository" / "models.yaml").write_text(f"incumbent: {version}\n")
+        return said
+
+    (tmp_path / "team").mkdir()
+    git("init", "--quiet", "--initial-branch=main")
+    (tmp_path / "team" / "models.yaml").write_text("incumbent: incumbent/first\n")
+    git("add", "--all")
+    git("commit", "--quiet", "--message=first")
+    assert "is what serves" in job("incumbent/first")
+    for version, said in (("a/1", "pushed"), ("a/1", "proposes it already"), ("a/2", "pushed")):
+        assert said in job(version)
+        assert git("show", "mtorl-versions:models.yaml") == f"incumbent: {version}\n"
+        assert git("rev-list", "--count", "main..mtorl-versions").strip() == "1"

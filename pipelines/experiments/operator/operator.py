@@ -66,6 +66,7 @@ log = logging.getLogger(__name__)
 _TOLD = (
     "Unusable",
     "NotItsTurn",
+    "NotInGit",
     "Refused",
     "Held",
     "Changed",

@@ -139,10 +139,13 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (applied("incumbent", "third"), {}),
         (to("rolled back"), {"version": "third", "Settled": "GoneOn", "says": "third"}),
     ],
-    "an apply before it is noted is made good with the version that won, not with the next one": [
+    "an apply before the hand-over is not fought, and ends it with the version that won, not with the next one": [
         (to("promoted"), {}),
         (lambda scene: scene.cluster.apply_version("mtorl-challenger", "next"), {}),
-        (applied("incumbent", FIRST), {"version": WON}),
+        (applied("incumbent", FIRST), {"version": FIRST, "Settled": "NotInGit", "at": "challenger"}),
+        (advance, {"version": FIRST, "page": False}),
+        (applied("incumbent", WON), {"Settled": "RollingOut", "at": "challenger"}),
+        (rolled_out, {"Settled": "HandedOver", "at": "incumbent"}),
     ],
     "an apply that undoes a promotion under the next salt is reported": [
         (to("promoted"), {}),

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Pushes what has changed in $FILE as branch mtorl-versions, unless that branch proposes it already, and opens a request to merge it.
+set -eu
+cd "$WORK/repository"
+git diff --quiet || git diff --unified=0 "$FILE"
+if git diff --quiet; then echo "$FILE is what serves"; exit; fi
+branch=mtorl-versions
+if git fetch --quiet --depth 1 origin "$branch" 2>/dev/null && git diff --quiet FETCH_HEAD -- "$FILE"; then
+  echo "$branch proposes it already"; exit
+fi
+git checkout --quiet -B "$branch"
+git -c user.name=mtorl-versions -c user.email=mtorl-versions@localhost commit --quiet --all --message "Serve the versions that the cluster serves"
+# shellcheck disable=SC2086   (OPTIONS is a list of words)
+git push --quiet --force ${OPTIONS:-} origin "$branch"
+[ -z "${PULLS:-}" ] || wget -q -O /dev/null --header "Authorization: Bearer $TOKEN" --header "Accept: application/vnd.github+json" \
+  --post-data "{\"title\": \"Serve the versions that the cluster serves\", \"head\": \"$branch\", \"base\": \"$BASE\"}" "$PULLS" \
+  || echo "no request was opened: there is one already, or $PULLS refuses it"
+echo "pushed $branch"
