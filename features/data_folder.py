@@ -102,12 +102,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
 
 
 def build(
-    engine: Engine,
-    raw: RawLog,
-    out: Path,
-    trusted: bool = False,
-    own: str = "",
-    step: Step = lambda _: nullcontext(),
+    engine: Engine, raw: RawLog, out: Path, trusted: bool = False, own: str = "", step: Step = lambda _: nullcontext()
 ) -> Manifest:
     """Make the folder of a data set from a log; it replaces an earlier one, and no other folder, once it is complete.
 

@@ -19,11 +19,7 @@ GATES = {
     "experiment": ("Open", "The gate leaves the decision to an experiment", "open"),
     "reject": ("Refused", "The gate refused the challenger", "alarm"),
 }
-GUARDRAILS = {
-    "breached": ("Breached", "alarm"),
-    "open": ("Not known yet", "open"),
-    "held": ("Held", "good"),
-}
+GUARDRAILS = {"breached": ("Breached", "alarm"), "open": ("Not known yet", "open"), "held": ("Held", "good")}
 """States of a guardrail, the worst first."""
 METRICS = {
     "action_accuracy": "Action accuracy",

@@ -75,11 +75,7 @@ class DuckDB:
             self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {sql_text(unfinished)} ({_AS_PARQUET})")
 
     def write_hours(
-        self,
-        query: str,
-        order: Sequence[str],
-        name: Callable[[datetime, int, int], str],
-        once: Callable[[str], str],
+        self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
         """Write each `hour` of a query to one file of the lake, sorted; returns their names.
 

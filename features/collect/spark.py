@@ -69,11 +69,7 @@ class Spark:
             frame.write.parquet(str(unfinished))
 
     def write_hours(
-        self,
-        query: str,
-        order: Sequence[str],
-        name: Callable[[datetime, int, int], str],
-        once: Callable[[str], str],
+        self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
         """Write each hour to files of the lake, all at once."""
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"

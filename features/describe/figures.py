@@ -232,10 +232,7 @@ def _users(log: ibis.Table, most: int) -> ibis.Table:
 
 def _channels(log: ibis.Table) -> ibis.Table:
     return log.group_by("channel").aggregate(
-        **_hits(log),
-        revenue=log.revenue.mean(),
-        cost=log.cost.mean(),
-        free=(log.cost == 0).sum().fill_null(0),
+        **_hits(log), revenue=log.revenue.mean(), cost=log.cost.mean(), free=(log.cost == 0).sum().fill_null(0)
     )
 
 

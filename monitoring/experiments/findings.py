@@ -46,12 +46,7 @@ class Findings:
 
 
 def findings_of(
-    log: DecisionLog,
-    experiment: Experiment,
-    gain: Gain,
-    since: float,
-    now: float,
-    spend: Sequence[Spend] | None = None,
+    log: DecisionLog, experiment: Experiment, gain: Gain, since: float, now: float, spend: Sequence[Spend] | None = None
 ) -> Findings:
     """Read the log.
 
@@ -67,13 +62,7 @@ def findings_of(
         traffic, newest = traffic_of(read.db, log, experiment), newest_of(read.db, now)
         spent = spend_of(read.db, experiment, now) if spend is None else spend
     return Findings(
-        verdict=verdict,
-        evidence=evidence,
-        traffic=traffic,
-        newest=newest,
-        spend=spent,
-        looked=now,
-        gain=gain,
+        verdict=verdict, evidence=evidence, traffic=traffic, newest=newest, spend=spent, looked=now, gain=gain
     )
 
 

@@ -36,16 +36,7 @@ from mtorl.experiment.inference.verdict import (
     reach_verdict,
     rules_out,
 )
-from mtorl.experiment.metrics import (
-    COST,
-    WEIGHT,
-    gain_of,
-    is_per_decision,
-    of_primary,
-    outcomes_of,
-    total_of,
-    unit_of,
-)
+from mtorl.experiment.metrics import COST, WEIGHT, gain_of, is_per_decision, of_primary, outcomes_of, total_of, unit_of
 from mtorl.log.gain import Gain
 from mtorl.runtime.message import Message
 
