@@ -79,9 +79,7 @@ def test_a_shell_completes_commands_options_and_data_sets(words: str, completion
     assert set(answer.output.split()) == completions
 
 
-def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_materialize_fails_on_bad_input_and_goes_on_if_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     root, log = tmp_path / "features", tmp_path / "touchpoints.parquet"
     simulator.log().to_parquet(log, index=False)

@@ -136,9 +136,7 @@ def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, 
     assert answer.exit_code == 2 and "negative" in answer.output
 
 
-def test_build_makes_a_folder_that_describe_and_build_take(
-    clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_build_makes_what_describe_and_build_take(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     def build(*arguments: object) -> tuple[dict[str, Any], str]:
         """The manifest, and what training knows the data by."""
         answer = data("build", *arguments)

@@ -17,9 +17,7 @@ from mtorl.runtime.errors import InputError
     [(InputError("no row"), 2), (OSError("no file"), 2), (ArithmeticError("no step"), 1), (typer.Exit(3), 3)],
     ids=repr,
 )
-def test_an_error_that_users_can_mend_is_one_line(
-    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_users_can_mend_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended, exit_codes(RuntimeError, ArithmeticError):
         raise error
     assert ended.value.exit_code == code

@@ -173,9 +173,7 @@ def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> 
     assert mtorl("verdict", str(file)).stdout == mtorl("verdict", files["log"]).stdout != "", "as all other commands"
 
 
-def test_a_plan_has_users_days_and_money(
-    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_has_users_days_and_money(files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_RUNS", (100, 100))
     decisions = [decision(f"d{n}", n, **MINE, **SURE, arm="incumbent", user_id=f"u{n}") for n in range(200)]
     outcomes = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(200)]

@@ -62,9 +62,7 @@ def test_the_state_of_another_one_leads_to_the_log_of_the_first(tmp_path: Path) 
     assert (moved / "autumn" / "router.yaml").read_text() == "port: 0\n" and (moved / "autumn" / "spool").is_dir()
 
 
-def test_a_log_of_its_own_is_not_lost_by_serving_it_with_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_own_log_is_not_lost_by_serving_it_with_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "autumn" / "spool").mkdir(parents=True)
     with pytest.raises(typer.Exit):
         share_log(tmp_path / "spring", tmp_path / "autumn")

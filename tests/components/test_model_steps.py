@@ -89,9 +89,7 @@ def pods_on(volume: str) -> str:
     return Pods(2, 0, "train:1", volume, "1", "2", "4Gi", seconds=3600).text()
 
 
-def test_it_trains_with_the_settings_of_a_search(
-    windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_takes_the_settings_of_a_search(windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text that `mtorl search` writes; a training is not needed to see what it would have been."""
     seen: list[TrainConfig] = []
 
@@ -109,9 +107,7 @@ def test_it_trains_with_the_settings_of_a_search(
 
 
 @pytest.mark.long
-def test_several_nodes_are_a_train_job(
-    windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_are_a_trainjob(windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("components.trainer.train_job.TOUCHPOINTS_PER_PROCESS", 1)
     with TrainerCluster() as cluster:
         cluster.use(monkeypatch)

@@ -41,9 +41,7 @@ def test_failures_are_counted_until_one_succeeds(tmp_path: Path) -> None:
     assert found[2].why == {} and found[4].why == {"ingest": "no such file"}, "nobody has mended it meanwhile"
 
 
-def test_a_full_disk_has_room_for_a_failure_in_place_of_a_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_a_failure_in_place_of_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for night in range(12):
         end(tmp_path, START + night * DAY)
     (file,) = tmp_path.iterdir()

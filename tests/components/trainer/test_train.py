@@ -157,9 +157,7 @@ def test_a_job_that_failed_is_words_and_its_log(
     assert cluster.deleted == [NAME]
 
 
-def test_a_pod_that_waits_is_said(
-    cluster: TrainerCluster, task: FitTask, shared: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_waits_are_said(cluster: TrainerCluster, task: FitTask, shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: 3 Insufficient gpu"}
     cluster.pods = [{"metadata": {"name": "node-0-0"}, "status": {"conditions": [condition]}}]
 

@@ -61,9 +61,7 @@ def test_records_lie_in_the_hour_of_their_decision(tmp_path: Path) -> None:
     assert events == ["a-click", "a-cost", "c-cost", "e-cost", "x-cost"]
 
 
-def test_an_event_that_is_told_of_many_decisions_is_one_of_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_event_told_of_many_decisions_is_one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether they lie in one file, one slice of an hour that is sorted, or one hour, or not."""
     monkeypatch.setattr(database, "_SLICE_ROWS", 1)
     users = {name: f"u{number}" for number, name in enumerate("abcdef")}
@@ -144,9 +142,7 @@ def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], objec
     raise AssertionError
 
 
-def test_killed_at_any_change_it_loses_nothing_and_counts_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_change_it_loses_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = content(small(tmp_path / "expected"))
 
     def killed(_: Path) -> None:
@@ -202,9 +198,7 @@ def foreign(file: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [cut, damage, foreign])
-def test_a_file_that_cant_be_read_is_set_aside_and_the_others_are_taken(
-    tmp_path: Path, spoil: Callable[[Path], None]
-) -> None:
+def test_an_unreadable_file_is_set_aside_and_others_are_taken(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     expected = content(write(tmp_path / "expected", DECISIONS, OUTCOMES))
     lake = Lake.open(write(tmp_path / "lake", DECISIONS, OUTCOMES))
     known = lake.arrived("decision")
@@ -248,9 +242,7 @@ def test_a_record_of_another_version_stops_it(tmp_path: Path) -> None:
 
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 1000), min_size=168, max_size=168), first=st.integers(1, 10**6))
-def test_a_late_outcome_is_rewritten_a_few_times_however_many_files_its_hour_gains(
-    sizes: list[int], first: int
-) -> None:
+def test_a_late_outcome_is_rewritten_a_few_times_however_many_files_come(sizes: list[int], first: int) -> None:
     """Hourly files of a week; sizes stand for outcomes."""
     files, rewritten, most = [LakeFile(START, "0", first)], 0, 0
     for number, size in enumerate([*sizes, 0], 1):

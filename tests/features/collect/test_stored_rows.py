@@ -164,9 +164,7 @@ def test_a_lake_that_can_not_be_written_is_read(tmp_path: Path, monkeypatch: pyt
     assert not Lake.open(place).derived("judged")
 
 
-def test_a_user_who_is_forgotten_while_rows_are_stored_is_not_in_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_forgotten_while_rows_are_stored_is_not_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the note was there before, and the removal of an hour that is too old meanwhile."""
     place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
     lake = Lake.open(place)
@@ -197,9 +195,7 @@ def with_user(place: Path, user: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("user", "left"), [("u1", 14), ("u3", 13), ("u4", 4)])
-def test_other_rows_stay_when_a_user_is_forgotten(
-    user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forgetting_keeps_other_rows(user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless a refusal of the user stood for later ones, or ended the time without money."""
     gone = {3: START + timedelta(minutes=8), 4: START + DAY}
     decisions = [

@@ -201,9 +201,7 @@ def test_a_trusted_log_may_lack_channels_costs_and_outcomes(
     assert charts_of(described(engine, nothing, spec, tmp_path), tmp_path)
 
 
-def test_a_log_without_rows_or_columns_is_refused(
-    engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
-) -> None:
+def test_no_rows_or_columns_is_refused(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     with raises(LogError, messages.NO_ROWS):
         described(engine, log.head(0), spec, tmp_path)
     with raises(LogError, messages.MISSING_COLUMNS, missing=["cost"]):

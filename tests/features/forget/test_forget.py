@@ -209,9 +209,7 @@ def test_a_feed_does_not_bring_a_user_back(volume: Path) -> None:
     assert names(volume, WHO) == []
 
 
-def test_a_user_who_is_forgotten_while_a_feed_writes_does_not_stay(
-    volume: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_forgotten_while_a_feed_writes_does_not_stay(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_history(volume / "features", SPEC) as history:
         feed, change = Feed(history, volume / "features", place=volume / "features"), history.change
 
@@ -238,9 +236,7 @@ def test_what_is_old_goes_and_does_not_come_back(volume: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b""])
-def test_a_file_that_cannot_be_read_is_said_and_the_others_are_done(
-    volume: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_an_unreadable_file_is_said_and_the_others_are_done(volume: Path, damage: Callable[[bytes], bytes]) -> None:
     path = volume / "flat" / "decisions.parquet"
     path.write_bytes(damage(path.read_bytes()))
     report = forget(volume, frozenset({WHO}), NOW)

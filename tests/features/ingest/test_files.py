@@ -84,9 +84,7 @@ def test_columns_that_differ_only_in_case_are_refused_where_it_matters(ingest):
 
 
 @pytest.mark.parametrize("read", [draft_description, lambda path: validate_log(path, SPEC)])
-def test_a_full_temporary_folder_is_named(
-    read: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_tmpdir_is_named(read: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise duckdb.IOException('Could not write file "0.parquet": No space left on device')
 

@@ -169,9 +169,7 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
 
 
 @pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
-def test_a_run_that_goes_on_leaves_what_a_whole_one_does_and_writes_changes_alone(
-    toy, tmp_path, redis_port, kind, seed, timed
-):
+def test_a_resumed_run_leaves_what_a_whole_one_does_and_writes_changes(toy, tmp_path, redis_port, kind, seed, timed):
     """Over weeks, so touchpoints also leave the days that are counted; one run is killed in the middle."""
     spec = toy.spec.replace(timed=timed)
     log = with_times(random_journeys(toy, seed), timed, seed)

@@ -201,9 +201,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
 
 
 @pytest.mark.parametrize("step", ["note", "swap", "all_noted"])
-def test_an_outcome_in_the_middle_of_its_decision_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_an_outcome_amid_its_decision_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """One feed writes the decision; just before each of its steps another one takes the outcome."""
     made, store = feed(tmp_path)
     other, take_step, begun = Feed(History(SPEC, store), tmp_path), getattr(store, step), []

@@ -173,9 +173,7 @@ def test_a_log_adds_to_a_history_and_takes_nothing_back(store: OnlineStore, user
         (touchpoint(0, outcomes={"click": math.nan}), "click is nan"),
     ],
 )
-def test_a_touchpoint_that_does_not_fit_is_refused(
-    store: OnlineStore, user: str, wrong: Touchpoint, message: str
-) -> None:
+def test_a_touchpoint_that_misfits_is_refused(store: OnlineStore, user: str, wrong: Touchpoint, message: str) -> None:
     with pytest.raises(HistoryError, match=message):
         append(store.history, user, wrong)
     assert store.read(user) is None
@@ -224,9 +222,7 @@ def test_a_hash_expires_only_where_feast_is_told_so(stores: dict[str, OnlineStor
 # ---- many writers at the same time
 
 
-def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(
-    store: OnlineStore, user_ids: Iterator[str]
-) -> None:
+def test_a_batch_job_loses_no_touchpoint_appended_meanwhile(store: OnlineStore, user_ids: Iterator[str]) -> None:
     """Each user has a touchpoint, the job brings a younger one, and an even younger one happens while it writes."""
     users = [next(user_ids) for _ in range(450)]  # several batches, the last one not full
     for user in users:

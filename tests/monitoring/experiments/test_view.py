@@ -109,9 +109,7 @@ MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "moves", "steps"), MOVES.values(), ids=MOVES)
-def test_steps_are_those_of_the_ramp_and_where_it_is(
-    changes: dict[str, Any], moves: list[tuple[float, str]], steps: str
-) -> None:
+def test_steps_are_the_ramps_and_its_place(changes: dict[str, Any], moves: list[tuple[float, str]], steps: str) -> None:
     experiment = made.made(**changes)
     who = {to: {"by": "person", "challenger": "challenger" if to == "promoted" else None} for _, to in moves}
     events = made.history(experiment, *((hours, to, who[to]) for hours, to in moves))

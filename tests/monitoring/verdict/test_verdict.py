@@ -326,9 +326,7 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
-def test_bad_days_that_are_cut_short_are_not_forgotten(
-    tmp_path: Path, bad: float, verdict: str, stage: str, reason: str
-) -> None:
+def test_short_bad_days_are_not_forgotten(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
     """By the kill switch, or by going back a stage. Over what was served, the second one is not better at all."""
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))

@@ -34,9 +34,7 @@ def test_smaller_p_values_are_more_evidence() -> None:
 
 
 @given(EVIDENCE, st.integers(0, 20), st.floats(1.0, 1e5))
-def test_an_alarm_means_that_the_mean_of_all_evidence_is_large(
-    evidence: dict[str, float], further: int, mean_run: float
-) -> None:
+def test_an_alarm_means_that_mean_evidence_is_large(evidence: dict[str, float], further: int, mean_run: float) -> None:
     streams = len(evidence) + further
     found = alarming(evidence, streams, mean_run)
     if found:

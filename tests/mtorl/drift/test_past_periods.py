@@ -94,9 +94,7 @@ def of_last(days_P3: np.ndarray) -> Forecast:
 @pytest.mark.parametrize("periods", [FEWEST, 14, MOST])
 @pytest.mark.parametrize("effects", [ALIKE, WEEKENDS, SUNDAYS, ALL_DIFFER], ids=["alike", "weekends", "sundays", "all"])
 @pytest.mark.parametrize(("between", "se"), [(0.06, 0.03), (0.0, 0.1)], ids=["days differ", "few users"])
-def test_p_values_of_healthy_days_are_uniform(
-    periods: int, effects: Sequence[float], between: float, se: float
-) -> None:
+def test_p_of_healthy_days_is_uniform(periods: int, effects: Sequence[float], between: float, se: float) -> None:
     rng, p = np.random.default_rng(periods), []
     for _ in range(1_500):
         made = days(rng, periods + 1, effects, between, se)

@@ -32,9 +32,7 @@ def test_at_its_points_it_says_what_a_calibration_says() -> None:
 
 
 @pytest.mark.parametrize(("a", "b", "c"), [(0.0, 4.0, 0.0), (0.0, 1.0, 4.0), (1e-3, 1.0, 4.0)])
-def test_where_noise_falls_with_the_root_it_is_exact_and_else_too_high_not_too_low(
-    a: float, b: float, c: float
-) -> None:
+def test_where_noise_falls_with_the_root_exact_and_else_too_high_not_too_low(a: float, b: float, c: float) -> None:
     """Limits as sqrt(a + b / n + c / (n m)): what a mean over users has."""
 
     def limit(n: float, m: float) -> float:

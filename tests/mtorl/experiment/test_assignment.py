@@ -76,9 +76,7 @@ def three(low: float, high: float) -> st.SearchStrategy[list[float]]:
 
 @settings(max_examples=100)
 @given(TEXT, three(0.001, 10), three(0.5, 2))
-def test_a_unit_moves_only_to_an_arm_that_grew_by_a_larger_factor(
-    unit: str, shares: list[float], factors: list[float]
-) -> None:
+def test_a_unit_moves_only_to_an_arm_that_grew_by_more(unit: str, shares: list[float], factors: list[float]) -> None:
     before = assign(KEY, unit, dict(zip(ARMS, shares, strict=True)))
     grown = [share * factor for share, factor in zip(shares, factors, strict=True)]
     after = assign(KEY, unit, dict(zip(ARMS, grown, strict=True)))

@@ -81,9 +81,7 @@ def test_experiments_about_other_campaigns_are_independent() -> None:
         ({"campaigns": ["x"], "budgets": [budget("x")]}, {"layer_part": [0.2, 0.3]}, "campaign x"),
     ],
 )
-def test_what_would_decide_the_same_request_is_refused(
-    one: dict[str, Any], other: dict[str, Any], campaigns: str | None
-) -> None:
+def test_two_for_one_request_are_refused(one: dict[str, Any], other: dict[str, Any], campaigns: str | None) -> None:
     a, b = make("a", **one), make("b", **other)
     found = conflict(a, b)
     assert (found is None) == (campaigns is None) == (conflict(b, a) is None)

@@ -84,9 +84,7 @@ def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeyp
     assert not (tmp_path / "challenger").exists()
 
 
-def test_an_error_beside_the_trees_does_not_wait_for_them(
-    windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_beside_the_trees_does_not_wait(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     grown = threading.Event()
 

@@ -106,9 +106,7 @@ def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     return tried
 
 
-def test_the_first_trial_is_the_default_and_the_best_one_better(
-    windows: str, tmp_path: Path, formula: list[TrainConfig]
-) -> None:
+def test_the_first_trial_is_default_the_best_better(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
     report = search(windows, str(tmp_path / "best"), SearchConfig(trials=25, epochs=4))
     assert formula[0] == TrainConfig(epochs=4, seed=7) and report.trials[0].settings == defaults()
     assert report.default_loss is not None and report.best.loss is not None

@@ -70,9 +70,7 @@ def test_records_in_several_files_count_once(tmp_path: Path) -> None:
     assert rows == [(every["decision_id"][0],)]
 
 
-def test_what_is_superseded_is_hidden_at_once_and_deleted_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_superseded_files_are_hidden_at_once_and_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
     with lake_database(lake) as db:
@@ -170,9 +168,7 @@ def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str, monkeypat
 # ---- a lake that is written and compacted meanwhile
 
 
-def test_a_compaction_between_two_listings_takes_no_record_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compaction_between_two_listings_takes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = upload(tmp_path, {"decision": decisions(2)})
     listed = Lake._list
     calls: list[str] = []

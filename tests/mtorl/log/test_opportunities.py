@@ -81,9 +81,7 @@ def test_a_log_from_elsewhere_has_none_and_few_decisions_say_nothing(tmp_path: P
     ],
     ids=["context", "static", "channel", "longer", "none"],
 )
-def test_decisions_with_other_columns_or_without_a_window_are_left_out(
-    tmp_path: Path, odd: dict[str, Any] | None
-) -> None:
+def test_decisions_with_other_columns_or_no_window_are_left_out(tmp_path: Path, odd: dict[str, Any] | None) -> None:
     texts = [None if odd is None else json.dumps(odd), *[json.dumps(window())] * 600]
     found = Opportunities.load(write(tmp_path, [window()] * 601, features=texts), SPEC, "test")
     assert found is not None and len(found) == 600 and texts[0] not in found.windows

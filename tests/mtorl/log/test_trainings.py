@@ -18,9 +18,7 @@ def facts(rows: list[int], first: int = 0) -> LogFacts:
 
 
 @given(counts, st.lists(st.integers(0, 500), max_size=28), st.integers(0, 27))
-def test_a_log_that_only_grows_or_forgets_its_oldest_days_has_lost_nothing(
-    rows: list[int], more: list[int], gone: int
-) -> None:
+def test_a_log_that_grows_or_forgets_its_oldest_days_lost_nothing(rows: list[int], more: list[int], gone: int) -> None:
     grown = [n + (more[i] if i < len(more) else 0) for i, n in enumerate(rows)]
     assert facts(grown).lost_since(facts(rows)) == ""
     assert facts(grown[gone:], gone).lost_since(facts(rows)) == ""

@@ -52,9 +52,7 @@ def test_states_that_are_all_alike_have_no_distance(rows: int) -> None:
 
 
 @pytest.mark.long
-def test_the_artifact_says_the_distance_of_the_first_members_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_artifacts_say_the_distance_of_the_first_members_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, windows = trained_policy(), batch(9)
     torch.manual_seed(1)
     ensemble = Ensemble([MTORL(network_config(policy.encoder)) for _ in range(2)]).eval()

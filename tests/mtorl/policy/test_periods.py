@@ -64,9 +64,7 @@ def test_no_two_periods_begin_within_one_whatever_the_zone_and_the_clock(
 
 
 @given(st.floats(1e9, 2e9), st.sampled_from(["day", "hour"]), st.sampled_from(ZONES + WESTERN), st.floats(0, 24 * HOUR))
-def test_the_first_period_of_another_zone_begins_within_two(
-    now: float, period: Period, timezone: str, later: float
-) -> None:
+def test_first_period_of_a_new_zone_begins_within_two(now: float, period: Period, timezone: str, later: float) -> None:
     start, until = period_at(period, "UTC", now)
     edit = min(now + later, until - 1)
     new, end = period_after(period, timezone, start, until, edit)

@@ -54,9 +54,7 @@ def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_a_killed_process_has_left_goes_a_day_later(
-    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_process_left_goes_in_a_day(tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path, other = tmp_path / "out", tmp_path / ".output.0123abcd"
     left, kept = tmp_path / ".out.0123abcd", tmp_path / ".out.4567abcd.old"
     left.mkdir()
@@ -95,9 +93,7 @@ def test_a_removal_of_nothing_is_no_error_and_a_digest_is_that_of_the_content(tm
     assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c14")
 
 
-def test_a_folder_that_another_process_puts_there_in_between_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_another_process_in_between_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rename, renamed = tmp_path / "out", os.rename, list[Path]()
 
     def slow_rename(source: Path, target: Path) -> None:

@@ -9,9 +9,7 @@ from mtorl.runtime import progress
 from mtorl.runtime.progress import reporting_queries, without_progress_bar
 
 
-def test_a_listener_hears_this_process_until_the_end_of_its_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listener_hears_this_process_until_its_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "events.jsonl"
     monkeypatch.setenv(progress.ENV, str(file))
     outer: list[tuple[float, float, str]] = []

@@ -163,9 +163,7 @@ def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy
 
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
 @pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
-def test_the_next_challenger_follows_on_one_that_was_promoted_over_a_policy(
-    tmp_path: Path, policy: Any, edited: str
-) -> None:
+def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Path, policy: Any, edited: str) -> None:
     """Whenever people write the new salt, the refusal has the line to write, and with it `mtorl serve` goes on."""
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
@@ -202,9 +200,7 @@ def test_the_next_challenger_follows_on_one_that_was_promoted_over_a_policy(
 
 
 @pytest.mark.parametrize("step", range(5))
-def test_killed_at_any_write_the_next_start_makes_it_good(
-    laptop: Laptop, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_write_a_new_start_mends_it(laptop: Laptop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     swap, left = files._swap, iter(range(step))
 
     def dying(temporary: Path, path: Path) -> None:
@@ -252,9 +248,7 @@ def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: P
 
 
 @pytest.mark.parametrize("changes", [{}, {"enabled": False}, {"ramp": None, "stage": "50%"}])
-def test_one_that_is_switched_off_or_moved_by_hand_compares_until_its_end(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_one_switched_off_or_moved_by_hand_compares_until_its_end(tmp_path: Path, changes: dict[str, Any]) -> None:
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     two = Laptop(tmp_path, "two", layer_part=[0.5, 1])
     fields = {**yaml.safe_load(two.folder.file.read_text()), **changes}

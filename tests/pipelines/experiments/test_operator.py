@@ -604,9 +604,7 @@ def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return refused
 
 
-def test_what_has_happened_is_said_also_if_it_is_put_in_force_later(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_happened_is_said_also_if_in_force_later(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody writes the ConfigMap between history and ConfigMap: the second try finds the event in the history."""
     refused = refuse_once(scene, monkeypatch)
     begin(scene)
