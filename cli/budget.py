@@ -91,14 +91,12 @@ def _print(planned: Planned) -> None:
     named_points = [("today", found.today), ("this budget", found.chosen), ("20 % more", found.more)]
     for name, point in [*named_points, *(("", point) for point in found.curve)]:
         low, high = point.gain_ci
-        points.add_row(
-            name, f"{point.spend:,.2f}", f"{point.gain:,.1f}", f"{low:,.1f} to {high:,.1f}", f"{point.marginal:.3g}"
-        )
+        gain = (f"{point.gain:,.1f}", f"{low:,.1f} to {high:,.1f}")
+        points.add_row(name, f"{point.spend:,.2f}", *gain, f"{point.marginal:.3g}")
     split = titled("split", "campaign", "channel", f"today, {unit}", f"planned, {unit}", planned.gain)
     for part in found.split:
-        split.add_row(
-            part.campaign, part.channel, f"{part.today_spend:,.2f}", f"{part.spend:,.2f}", f"{part.gain:,.1f}"
-        )
+        money = (f"{part.today_spend:,.2f}", f"{part.spend:,.2f}")
+        split.add_row(part.campaign, part.channel, *money, f"{part.gain:,.1f}")
     low, high = found.added_ci
     more = f"20 % more would bring {found.added:,.1f} more {planned.gain} [{low:,.1f}, {high:,.1f}] in expectation."
     left = f" {found.left_over:,.2f} {unit} would be left over: no exposure is worth it." if found.left_over else ""

@@ -28,7 +28,7 @@ from cli.endings import HARM, exit_codes, stop
 
 if TYPE_CHECKING:
     from monitoring.pipeline_runs import PipelineRun
-    from monitoring.watch.state import Alarm, State
+    from monitoring.watch.state import State
 
 app = CommandGroup(__doc__ or "")
 
@@ -192,9 +192,12 @@ def _show(state: State, folder: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     alarms = sorted(state.alarms().items(), key=lambda item: (_ORDER[item[1].kind], item[0]))
     if not alarms:
-        console.print("nothing is wrong in what was judged" if _judged(state) else "nothing could be judged yet")
+        judged = any(group.not_judged is None for group in state.groups.values())
+        console.print("nothing is wrong in what was judged" if judged else "nothing could be judged yet")
     for name, alarm in alarms:
-        console.print(_line(name, alarm))
+        word, style, _ = _SAID[alarm.kind]
+        since = f" {name} since {alarm.since:%Y-%m-%d %H:%M} UTC: {alarm.text}"
+        console.print(Text.assemble((f"{word:6}", style), since))
     if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
         console.print("two measures may be two views of one loss: do not add them up")
     if alarms:  # the worst come first, and their page says what to make of the others
@@ -206,8 +209,8 @@ def _show(state: State, folder: Path) -> None:
     for name, group in state.groups.items():
         until = f"{group.end:%Y-%m-%d %H:%M}" if group.end else "-"
         why = group.not_judged
-        judged = "yes" if why is None else f"{_NO_FAULT.get(why.reason, 'NO')}: {why.text}"
-        table.add_row(name, until, f"{group.decisions:,}", f"{group.users:,}", judged)
+        result = "yes" if why is None else f"{_NO_FAULT.get(why.reason, 'NO')}: {why.text}"
+        table.add_row(name, until, f"{group.decisions:,}", f"{group.users:,}", result)
     console.print(table)
     if state.checked is not None:
         hours = (datetime.now(UTC) - state.checked).total_seconds() / 3600
@@ -230,12 +233,3 @@ def _show_failed(runs: Sequence[PipelineRun]) -> None:
             console.print(Text(f"       {step}: {why.strip()}"))
     if failed:
         console.print(f"what to do: {_RUNBOOKS}/MtorlPipelineFailed.md")
-
-
-def _judged(state: State) -> bool:
-    return any(group.not_judged is None for group in state.groups.values())
-
-
-def _line(name: str, alarm: Alarm) -> Text:
-    word, style, _ = _SAID[alarm.kind]
-    return Text.assemble((f"{word:6}", style), f" {name} since {alarm.since:%Y-%m-%d %H:%M} UTC: {alarm.text}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,8 @@ def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWitho
             )
     for model in report.models:
         places = ", ".join(str(place) for place in model.places)
-        typer.echo(f"trained on {_users(model.users)}: {model.name} {model.version} in {places}")
+        users = ", ".join(model.users) if len(model.users) <= 5 else f"{len(model.users):,} of them"
+        typer.echo(f"trained on {users}: {model.name} {model.version} in {places}")
     if report.raw:
         typer.echo("your own files stay as they are; a user who is still in one comes back when it is read again:")
         for line in report.raw:
@@ -128,10 +129,6 @@ def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWitho
         typer.echo("remove them there, in the file and wherever it is made from, then run this again")
     for line in report.failed:
         typer.echo(f"not done: {line}", err=True)
-
-
-def _users(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 5 else f"{len(names):,} of them"
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -227,6 +227,7 @@ def _print_version(found: Mapping[str, Any]) -> None:
     console = Console()
     lineage, model = found["lineage"] or {}, found["model"]
     data, code, run = lineage.get("data") or {}, lineage.get("code") or {}, lineage.get("run") or {}
+    settings = ", ".join(f"{name} {value}" for name, value in (lineage.get("settings") or {}).items())
     revision = code.get("git_revision") or model["git_revision"]
     lines = [
         ("digest", found["digest"]),
@@ -240,7 +241,7 @@ def _print_version(found: Mapping[str, Any]) -> None:
         ("collected", data.get("collected") or ("none" if lineage else _UNKNOWN)),
         ("code", f"{code.get('package') or _UNKNOWN}, commit {revision or _UNKNOWN}"),
         ("run", " ".join(run[part] for part in ("pipeline", "name", "id") if run.get(part)) or _UNKNOWN),
-        ("settings", _settings(lineage.get("settings") or {})),
+        ("settings", settings or _UNKNOWN),
     ]
     columns = (Column(no_wrap=True), Column(overflow="fold"))
     table = Table(*columns, title=Text(found["version"]), title_justify="left", show_header=False)
@@ -264,10 +265,8 @@ def _grow(tree: Tree, parents: Sequence[Mapping[str, Any]], known: bool = True) 
     for parent in parents:
         digest = str(parent["digest"] or "")[:12]
         name = parent["version"] or parent["policy"] or f"{digest}, which is not in the registry"
-        _grow(
-            tree.add(Text(f"{parent['relation']} {name}" + (f" ({digest})" if parent["version"] else ""))),
-            parent["parents"],
-        )
+        said = f"{parent['relation']} {name}" + (f" ({digest})" if parent["version"] else "")
+        _grow(tree.add(Text(said)), parent["parents"])
 
 
 def _figure(figure: Mapping[str, Any] | None, form: str = ".4f") -> str:
@@ -284,7 +283,3 @@ def _age(published: str | None) -> str:
         return _UNKNOWN
     hours = (datetime.now(UTC) - datetime.fromisoformat(published)).total_seconds() / 3600
     return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items()) or _UNKNOWN

@@ -15,7 +15,6 @@ from cli.endings import exit_codes, stop
 from cli.experiment.shared import FileArgument, StateOption
 
 if TYPE_CHECKING:
-    from mtorl.experiment.arm import Arm
     from mtorl.experiment.experiment import Experiment
 
 
@@ -91,7 +90,8 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
         for arm in experiment.arms:
             explored = f", {arm.explore.share:.0%} explored ({arm.explore.scope})" if arm.explore else ""
             shares = ", ".join(f"{100 * at_stage.shares()[arm.name]:.3g}%" for at_stage in stages)
-            typer.echo(f"  {arm.name}: {shares} of the users; {_answers(arm)}{explored}")
+            answers = arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")
+            typer.echo(f"  {arm.name}: {shares} of the users; {answers}{explored}")
         for user, named in experiment.overrides.items():
             typer.echo(f"  {user}: {named}, as the file says; counts nowhere")
         for accounts in zip(*(at_stage.accounts() for at_stage in stages), strict=True):
@@ -135,7 +135,3 @@ def _checked(experiment: Experiment) -> dict[str, Any]:
     ]
     fields = experiment.model_dump(mode="json")
     return {**fields, "version": experiment.version, "shares": experiment.shares(), "accounts": accounts}
-
-
-def _answers(arm: Arm) -> str:
-    return arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")

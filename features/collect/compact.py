@@ -84,7 +84,9 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         remove_again(lake, now)
     with open_database(lake, engine) as db:
         for kind in reversed(KINDS):  # outcomes first: a decision in a closed hour has what was known of it
-            ended = [file for file in lake.arrived(kind) if _reached(file) + HOUR + CLOSED_AFTER <= now]
+            # An hour in the future, by a clock that is ahead or an id that was made up, ends after the upload.
+            reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
+            ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
             for part in in_parts(ended, db.part_bytes):
                 progress.report(taken, len(ended), f"{kind}s: files that have arrived")
@@ -124,14 +126,12 @@ def _rewrite(
     return _write(lake, db, kind, readable, uploaded_since) if readable else set()
 
 
-def _write(
-    lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], uploaded_since: datetime | None
-) -> set[datetime]:
+def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], since: datetime | None) -> set[datetime]:
     name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
     hours: set[datetime] = set()
     late = {file.hour for file in files if was_uploaded_late(file)}
-    if kind == "outcome" and uploaded_since is not None:
-        late = hours_of(db, files, f"greatest(event_time, received_time) < {instant(uploaded_since)}")
+    if kind == "outcome" and since is not None:
+        late = hours_of(db, files, f"greatest(event_time, received_time) < {instant(since)}")
 
     def named(hour: datetime, number: int, _: int) -> str:
         hours.add(hour)
@@ -148,11 +148,6 @@ def _write(
     for file in written:
         lake.delete(file)  # unless it was written without the user meanwhile, under another name
     return set()
-
-
-def _reached(file: LakeFile) -> datetime:
-    """The hour of a file; of an hour in the future, by a clock that is ahead or an id that was made up, the upload."""
-    return min(file.hour, file.written or file.hour)
 
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:

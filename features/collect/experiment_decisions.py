@@ -46,6 +46,7 @@ def served_decisions(
     if arm not in (names := [one.name for one in experiment.arms]):
         raise LogError(messages.UNKNOWN_ARM(arm=arm, known=names))
     lake = Lake.open(place)
+    outcomes = ", ".join(f"if(j.exposed, j.{sql_name(one)}, 0.0) AS {sql_name(one)}" for one in spec.window_outcomes)
     with open_duckdb(lake) as db:
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
@@ -53,7 +54,7 @@ def served_decisions(
         # A window is larger than a decision: no more than these are brought into memory.
         known = db.connection.execute(
             f"""SELECT j.timestamp, d.user_id, j.campaign_id, j.drawn_channel AS channel, j.channel_probs,
-                       j.exposure_probs, j.exposed, {_outcomes(spec)}, {_gain(spec)}, w."window"
+                       j.exposure_probs, j.exposed, {outcomes}, {_gain(spec)}, w."window"
             FROM judged AS j JOIN decided AS d USING (decision_id) JOIN {windows} AS w USING (decision_id)
             WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn AND j.left_out IS NULL
             ORDER BY hash(d.user_id), j.timestamp LIMIT {most}""",
@@ -132,10 +133,6 @@ def _listed(field: str, spec: DatasetSpec) -> str:
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"
-
-
-def _outcomes(spec: DatasetSpec) -> str:
-    return ", ".join(f"if(j.exposed, j.{sql_name(one)}, 0.0) AS {sql_name(one)}" for one in spec.window_outcomes)
 
 
 def _gain(spec: DatasetSpec) -> str:

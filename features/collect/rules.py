@@ -164,9 +164,7 @@ def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
     columns = ", ".join(f"{_own(column)} AS {sql_name(column.name)}" for column in (*spec.context, *spec.static))
-    same_account = " AND ".join(
-        f"decided.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", ")
-    )
+    same = " AND ".join(f"decided.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", "))
     return f"""
     WITH outcome AS (
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
@@ -176,7 +174,7 @@ def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
                took_place AND by_policy AS exposed, {sampled} AS {SAMPLED},
                refused_at < decided.event_time OR refused_id <= decided.decision_id AS refused
         FROM decided LEFT JOIN outcome USING (decision_id)
-        LEFT JOIN refused_on ON {same_account} AND decided.event_time::DATE = day
+        LEFT JOIN refused_on ON {same} AND decided.event_time::DATE = day
             AND refused_at <= decided.event_time AND decided.event_time < refused_to)
     SELECT decision_id, user_id, {PLACE}, timestamp, campaign_id, arm, generation, drawn_channel, channel_probs,
            exposure_probs AS _exposure_probs, event_time::DATE AS _day, wanted AS _wanted, exposed, {SAMPLED},

@@ -173,7 +173,8 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
     """The contract of a data set: rules about cells, then about a user's rows; the log has these `optional` columns."""
     static = [c.name for c in spec.static]
-    out = [Stage(tuple(_cells(spec, optional))), Stage((_not_repeated(),), same_times)]
+    once = Rule("duplicate_touchpoint", "timestamp", _is_first)
+    out = [Stage(tuple(_cells(spec, optional))), Stage((once,), same_times)]
 
     def users(table: ibis.Table) -> ibis.Table:
         return _uneven_users(table, static, spec.min_touchpoints)
@@ -272,9 +273,7 @@ def _time(column: str, sources: Mapping[str, Source], required: bool = True) -> 
 
 
 def _not_before(column: str) -> Rule:
-    return Rule(
-        "outcome_before_touchpoint", column, lambda table: (table[column] >= table["timestamp"]).fill_null(True)
-    )
+    return Rule("outcome_before_touchpoint", column, lambda rows: (rows[column] >= rows["timestamp"]).fill_null(True))
 
 
 def _told_when(outcome: str) -> Rule:
@@ -329,12 +328,9 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[Rule]:
 _USER_TIME = ("user_id", "timestamp")
 
 
-def _not_repeated() -> Rule:
-    def holds(table: ibis.Table) -> ibis.Value:
-        same = [*SAME_TOUCHPOINT, *([SAME] if SAME in table.columns else [])]
-        return ibis.row_number().over(group_by=[table[name] for name in same], order_by=table[ROW]) == 0
-
-    return Rule("duplicate_touchpoint", "timestamp", holds)
+def _is_first(table: ibis.Table) -> ibis.Value:
+    same = [*SAME_TOUCHPOINT, *([SAME] if SAME in table.columns else [])]
+    return ibis.row_number().over(group_by=[table[name] for name in same], order_by=table[ROW]) == 0
 
 
 def _unchanging(column: str) -> Rule:
@@ -348,9 +344,7 @@ def _unchanging(column: str) -> Rule:
 
 def _enough(least: int) -> Rule:
     hint = f"; at least {least} usable ones are needed (min_touchpoints of the data set)"
-    return Rule(
-        "single_touchpoint", "user_id", lambda table: table.count().over(group_by=table["user_id"]) >= least, hint
-    )
+    return Rule("single_touchpoint", "user_id", lambda rows: rows.count().over(group_by=rows["user_id"]) >= least, hint)
 
 
 def same_times(table: ibis.Table) -> ibis.Table:

@@ -81,9 +81,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
             keys = entities.select(_keys(views))
             places = pa.array(np.arange(entities.num_rows))
             con.register("entities", keys.append_column("__moment", moments).append_column("__place", places))
-            parts = [
-                (view.rows, view.names, view.match(con, len(moments), filter_by_created_timestamp)) for view in views
-            ]
+            parts = [(one.rows, one.names, one.match(con, len(moments), filter_by_created_timestamp)) for one in views]
         times = pc.min_max(entities[time]).as_py()
         others = [column for column in entities.column_names if column != time]
         metadata = RetrievalMetadata(feature_refs, others, times["min"], times["max"])

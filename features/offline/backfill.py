@@ -121,9 +121,8 @@ def _stored_in_redis(client: Any, wanted: Mapping[bytes, Mapping[Any, bytes]]) -
     with client.pipeline(transaction=False) as pipe:
         for place, fields in wanted.items():
             pipe.hmget(place, list(fields))
-        return [
-            dict(zip(fields, found, strict=True)) for fields, found in zip(wanted.values(), pipe.execute(), strict=True)
-        ]
+        found = pipe.execute()
+    return [dict(zip(fields, values, strict=True)) for fields, values in zip(wanted.values(), found, strict=True)]
 
 
 def _moment(timestamp: bytes | None) -> tuple[float, int]:

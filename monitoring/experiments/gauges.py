@@ -94,10 +94,7 @@ _GAUGES: dict[str, tuple[str, Sequence[str]]] = {
     "lift": ("Challenger less incumbent, of the primary metric", _LIFT),
     "lift_lower": ("Lower end of its always-valid interval", _LIFT),
     "lift_upper": ("Upper end of its always-valid interval", _LIFT),
-    "guardrail_breached": (
-        "1 while even the smallest plausible harm is above its margin",
-        ("experiment", "arm", "metric"),
-    ),
+    "guardrail_breached": ("1 while even the smallest plausible harm is above its margin", _CHECK),
     "spent": ("Of the present period; arm *: all of them", _MONEY),
     "budget": ("What may be spent in it", _MONEY),
 }

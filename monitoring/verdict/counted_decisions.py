@@ -71,10 +71,8 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
     Those of a user count until the hour in which the user was `named`.
     """
     models = _judged_models(db, experiment)
-    shares = [
-        (stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()
-    ]
-    db.register("share_of", pd.DataFrame(shares, columns=["stage", "arm", "share"]))
+    rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
+    db.register("share_of", pd.DataFrame(rows, columns=["stage", "arm", "share"]))
     db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
     values = {
         "salt": experiment.salt,

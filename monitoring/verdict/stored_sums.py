@@ -298,13 +298,10 @@ class _Sums:
         """SQL of a table in some files."""
         missing = [key for key in keys if key not in self._local]
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            self._local |= zip(
-                missing, pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing), strict=True
-            )
+            fetched = pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing)
+            self._local |= zip(missing, fetched, strict=True)
         names = ", ".join(sql_text(self._local[key]) for key in keys)
-        read = ", ".join(
-            f"{sql_name(name)}::{type_} AS {sql_name(name)}" for name, type_ in self._columns[table].items()
-        )
+        read = ", ".join(f"{sql_name(name)}::{kind} AS {sql_name(name)}" for name, kind in self._columns[table].items())
         return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
 
     def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:
@@ -336,9 +333,7 @@ class _Sums:
 
 def _in_one(tables: Mapping[str, str]) -> str:
     """SQL of the rows of several tables in one."""
-    return " UNION ALL BY NAME ".join(
-        f"SELECT '{table}' AS of_table, * FROM ({rows})" for table, rows in tables.items()
-    )
+    return " UNION ALL BY NAME ".join(f"SELECT '{name}' AS of_table, * FROM ({rows})" for name, rows in tables.items())
 
 
 def _each_once(rows: str) -> str:

@@ -85,9 +85,8 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         for stage, counts in zip(found.stages, by_stage, strict=True)
         if counts.any()
     }
-    srm_p = srm_p_value(
-        [(counts, every_stage[stage]) for stage, counts in users_of_stages.items()], planned=len(every_stage)
-    )
+    users = [(counts, every_stage[stage]) for stage, counts in users_of_stages.items()]
+    srm_p = srm_p_value(users, planned=len(every_stage))
     kinds = {kind for metric in (primary, *(each.name for each in guardrails)) for kind in outcomes_of(metric, gain)}
     secondary = _secondary(comparisons, experiment)
     verdicts, results = {}, {}
@@ -254,13 +253,10 @@ def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) ->
     """The secondary metrics of each challenger; together they share one false discovery rate."""
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
-    evidence = [
-        log_e_value(lift.value, lift.se, lift.effective_users, alpha=experiment.alpha) for lift in lifts.values()
-    ]
+    evidence = [log_e_value(one.value, one.se, one.effective_users, alpha=experiment.alpha) for one in lifts.values()]
     found: dict[str, dict[str, Any]] = {who: {} for who in comparisons}
-    for ((who, name), lift), log_e, there in zip(
-        lifts.items(), evidence, discoveries(evidence, experiment.alpha), strict=True
-    ):
+    discovered = discoveries(evidence, experiment.alpha)
+    for ((who, name), lift), log_e, there in zip(lifts.items(), evidence, discovered, strict=True):
         found[who][name] = {
             "lift": lift.value,
             "lift_ci": lift.ci,

@@ -106,7 +106,8 @@ def run(
         state.newest_model = watched.newest_model()
         state.checked = now
         state.write(path)
-        _prune(folder / "periods")
+        for old in sorted((folder / "periods").glob("*"))[:-_KEPT_PAGES]:
+            shutil.rmtree(old, ignore_errors=True)
     return state
 
 
@@ -368,8 +369,3 @@ def _is_broken(column: ColumnDrift) -> bool:
 
 def _period(end: datetime, hours: int) -> Period:
     return Period(end - timedelta(hours=hours), end)
-
-
-def _prune(pages: Path) -> None:
-    for old in sorted(pages.glob("*"))[:-_KEPT_PAGES]:
-        shutil.rmtree(old, ignore_errors=True)

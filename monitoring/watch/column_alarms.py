@@ -49,7 +49,8 @@ def judge(
         stream.evidence, stream.needed = _of_two(stream, exceeded[column.column]), len(exceeded) / FALSE_DISCOVERIES
         if column.column in moved:
             since = stream.alarm.since if stream.alarm else stream.unusual_since(end, length)
-            stream.alarm = Alarm(kind="drift", since=since, text=_text(column))
+            text = f"{column.column} {words_of('drift').summary}: {column.message}"
+            stream.alarm = Alarm(kind="drift", since=since, text=text)
         else:
             stream.alarm = None
         score, above = column.score or 0.0, exceeded[column.column]
@@ -103,7 +104,3 @@ def _moved(state: State, exceeded: dict[str, bool]) -> set[str]:
     named = alarming(evidence, len(evidence), mean_run=1 / FALSE_DISCOVERIES)
     standing = {name for name in evidence if state.streams[column_stream(name)].alarm is not None}
     return set(named) or {name for name, above in exceeded.items() if above} or standing
-
-
-def _text(column: ColumnDrift) -> str:
-    return f"{column.column} {words_of('drift').summary}: {column.message}"

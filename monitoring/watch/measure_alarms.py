@@ -68,7 +68,8 @@ def judge(
             stream.expected, stream.low, stream.high = forecast.mean, forecast.mean - reach, forecast.mean + reach
             p = p_values[each.stream] = _p(each, forecast)
             if each.stream in HARM and each.size:
-                stream.loss = _loss(each, forecast.mean)
+                worse = forecast.mean - each.value if HARM[each.stream] == "falls" else each.value - forecast.mean
+                stream.loss = max(0.0, worse) * each.size
                 stream.loss_unit = loss_units.get(each.stream, "")
                 if p < UNUSUAL:
                     causes[each.stream] = _causes(each, by_arm, stream, end, length)
@@ -88,14 +89,10 @@ def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -
     if len(healthy) < FEWEST + WAIT:
         return None
     past = healthy[:-WAIT]
-    weekdays = [_weekday(each) for each in (*(period.end for period in past), end)] if length == DAY else None
+    ends = (*(period.end for period in past), end)  # of UTC's days, as periods are
+    weekdays = [(each.astimezone(UTC) - DAY).weekday() for each in ends] if length == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
     return Forecast.of([(period.value, period.se) for period in past], new.se, smallest, weekdays)
-
-
-def _weekday(end: datetime) -> int:
-    """Weekday of a day that ends then; days are UTC's, as periods are."""
-    return (end.astimezone(UTC) - DAY).weekday()
 
 
 def _p(new: Measured, forecast: Forecast) -> float:
@@ -124,11 +121,6 @@ def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: da
         for arm, its in arms.items()
     }
     return sorted(arm for arm, errors in apart.items() if ndtr(-errors) < UNUSUAL)
-
-
-def _loss(new: Measured, expected: float) -> float:
-    worse = expected - new.value if HARM[new.stream] == "falls" else new.value - expected
-    return max(0.0, worse) * new.size
 
 
 def _find(

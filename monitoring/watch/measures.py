@@ -96,7 +96,9 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         counted = Counted(decisions, users, exposures, heard, ())
         ratios = [*_journeys(channels), *_decisions(channels), *_performance(db, counted.outcomes_missing)]
         if not counted.outcomes_missing:
-            ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_by_arm(db)]
+            ratios += [*_gain_in_budget(db), *_of_spend()]
+            ratios += [_Ratio("outcomes", "", f"{kind}_per_decision", f'"came_{kind}"') for kind in kinds]
+            ratios += _by_arm(db)
         seen: Counter[str] = Counter()
         found = [*_measured(db, ratios, decisions, seen), *_ranking(db, gain, counted.outcomes_missing)]
         by_arm = tuple(each for each in found if each.group == "outcomes" and each.arm)
@@ -188,12 +190,6 @@ def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
         yield from _of_spend(arm, where)
 
 
-def _outcomes(kinds: Sequence[str]) -> Iterator[_Ratio]:
-    yield from _of_spend()
-    for kind in kinds:
-        yield _Ratio("outcomes", "", f"{kind}_per_decision", f'"came_{kind}"')
-
-
 def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Iterator[_Ratio]:
     """Distances to the states of the training, and outcomes of exposures as a share of the model's expectation.
 
@@ -224,9 +220,7 @@ def _measured(
         sql = f"coalesce(CASE WHEN {where} THEN ({value})::DOUBLE END, 0)"
         return columns.setdefault(sql, f"value{len(columns)}")
 
-    names = [
-        tuple(column(value, ratio.where) for value in (ratio.numerator, ratio.denominator, "1")) for ratio in ratios
-    ]
+    names = [tuple(column(part, ratio.where) for part in (ratio.numerator, ratio.denominator, "1")) for ratio in ratios]
     values = ", ".join(f"{sql} AS {name}" for sql, name in columns.items())
     parts = -(-decisions * len(columns) // MOST_VALUES) or 1
     found = np.zeros((len(ratios), 6))

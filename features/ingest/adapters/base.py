@@ -100,7 +100,7 @@ def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Val
     return ibis.ifelse(count == 1, chosen, ibis.null("string")), count
 
 
-def one_hot_or_count(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
+def one_hot_text(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
     """As `one_hot`; if not exactly one is 1, a text that names the fault and is no channel's name."""
     chosen, count = one_hot(raw, names)
     return ibis.coalesce(chosen, count.cast("string") + f" of {len(names)} one-hot columns set")

@@ -5,16 +5,7 @@ from typing import ClassVar
 
 import ibis
 
-from features.ingest.adapters.base import (
-    CHANNEL,
-    OUTCOME,
-    SAME,
-    Adapter,
-    attributes,
-    lay_out,
-    one_hot,
-    one_hot_or_count,
-)
+from features.ingest.adapters.base import CHANNEL, OUTCOME, SAME, Adapter, attributes, lay_out, one_hot, one_hot_text
 from features.ingest.adapters.files import INDEX
 from features.ingest.adapters.values import id_text, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
@@ -60,7 +51,7 @@ class KuaiRandSequence(Adapter):
         columns = {
             "user_id": id_text(raw["user_id"]),
             "timestamp": time_of_micros(_nearest(share * self.DAYS * 86_400e6) + START),
-            "channel": one_hot_or_count(raw, spec.channels),
+            "channel": one_hot_text(raw, spec.channels),
             **of_videos(raw),
             "activity": one_hot(raw, self.ACTIVITY)[0],
             SAME: raw[INDEX].cast("string"),
@@ -99,7 +90,7 @@ class CriteoSequence(Adapter):
             "user_id": id_text(raw["uid"]),
             "timestamp": time_of_micros(seconds * 1e6 + START),
             "campaign_id": "c" + raw["#rank"].cast("string"),
-            "channel": one_hot_or_count(raw, spec.channels),
+            "channel": one_hot_text(raw, spec.channels),
             "revenue": ibis.literal(0.0),
         }
         return lay_out(raw, spec, columns)
