@@ -123,13 +123,8 @@ def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, 
     answer = data("describe", run / "touchpoints.parquet", *out)
     assert answer.exit_code == 2 and "negative" in answer.output, "a name alone was trusted"
     (run / "ingest.json").write_text("{}")
-    for arguments in (
-        [tmp_path / "run"],
-        [run],
-        [run / "touchpoints.parquet"],
-        [alone, "--trusted", "--dataset", spec],
-    ):
-        answer = data("describe", *arguments, *out)
+    for args in ([tmp_path / "run"], [run], [run / "touchpoints.parquet"], [alone, "--trusted", "--dataset", spec]):
+        answer = data("describe", *args, *out)
         assert answer.exit_code == 0, answer.output
         assert f"{len(log):,} touchpoints" in answer.output
     answer = data("describe", alone, "--dataset", spec, *out)

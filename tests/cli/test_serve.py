@@ -113,11 +113,8 @@ def test_serve_hands_a_promotion_over_before_it_checks_the_file_that_follows(
     refused = CliRunner().invoke(app, asked)
     assert refused.exit_code == 2 and f"promotion: incumbent serves {WON} in place of {OLD}" in refused.stdout
     (line,) = yaml.safe_load(refused.stderr.split("`")[1])
-    assert line == {
-        "name": "incumbent",
-        "weight": 0.5,
-        "endpoint": f"http://127.0.0.1:{PORT}/v1/models/incumbent:predict",
-    }
+    url = f"http://127.0.0.1:{PORT}/v1/models/incumbent:predict"
+    assert line == {"name": "incumbent", "weight": 0.5, "endpoint": url}
     fields = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**fields, "arms": [line, fields["arms"][1]]}))
     CliRunner().invoke(app, asked)

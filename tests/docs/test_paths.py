@@ -31,14 +31,8 @@ MADE_BY_A_RUN = {
     "drift_thresholds.json",
     "serving/router.yaml",
 }
-# Types of CloudEvents, an API group, whom a token is for.
-NOT_MODULES = {
-    "mtorl.decision.v1",
-    "mtorl.outcome.v1",
-    "mtorl.shadow.v1",
-    "serving.kserve.io",
-    "pipelines.kubeflow.org",
-}
+EVENT_TYPES = {"mtorl.decision.v1", "mtorl.outcome.v1", "mtorl.shadow.v1"}
+NOT_MODULES = EVENT_TYPES | {"serving.kserve.io", "pipelines.kubeflow.org"}  # an API group; whom a token is for
 
 
 @pytest.mark.parametrize("page", PAGES)

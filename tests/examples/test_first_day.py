@@ -155,9 +155,8 @@ def test_the_notebook_runs(first_day: Walked, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PYTHONPATH", first_day.terminal.environment["PYTHONPATH"])
     resources = {"metadata": {"path": str(first_day.terminal.folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    printed = "".join(
-        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
-    )
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs)
     for words in ("rows can be used", "per opportunity", "the same action", "opportunities"):
         assert words in printed, printed
 

@@ -28,22 +28,18 @@ STATS = ("campaign_touchpoints", "campaign_click_rate", "campaign_conversion_rat
 COUNTED = ("uc_touchpoints", "uc_clicks", *STATS)
 
 
-AGGREGATES: list[dict[str, Any]] = [
-    {
-        "view": "user_channel",
-        "fields": [
-            {"name": name, "kind": "numeric", "by_channel": True, "missing": "zero"}
-            for name in ("uc_touchpoints", "uc_clicks")
-        ],
-    },
-    {
-        "view": "campaign_stats",
-        "fields": [
-            {"name": name, "kind": "numeric", "missing": "zero" if name == "campaign_touchpoints" else "unknown"}
-            for name in STATS
-        ],
-    },
-]
+AGGREGATES: list[dict[str, Any]] = yaml.safe_load("""
+- view: user_channel
+  fields:
+  - {name: uc_touchpoints, kind: numeric, by_channel: true, missing: zero}
+  - {name: uc_clicks, kind: numeric, by_channel: true, missing: zero}
+- view: campaign_stats
+  fields:
+  - {name: campaign_touchpoints, kind: numeric, missing: zero}
+  - {name: campaign_click_rate, kind: numeric, missing: unknown}
+  - {name: campaign_conversion_rate, kind: numeric, missing: unknown}
+  - {name: campaign_cost, kind: numeric, missing: unknown}
+""")
 """All built-in aggregates as model input, as a data set description chooses them."""
 
 

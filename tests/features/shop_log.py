@@ -3,25 +3,18 @@
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from features.ingest.ingest import IngestReport, ingest_log
 from mtorl.log.dataset import DatasetSpec
 
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "shop",
-        "channels": ["search", "social"],
-        "context": [
-            {"name": "hour", "kind": "numeric"},
-            {"name": "device", "kind": "categorical", "missing": "unknown"},
-        ],
-        "static": [{"name": "age", "kind": "categorical"}, {"name": "tenure", "kind": "numeric", "missing": "zero"}],
-        "segment": "age",
-        "propensity": "channel-frequency",
-        "min_touchpoints": 2,
-        "outcomes": [{"name": "viewed", "kind": "numeric"}],
-    }
-)
+DESCRIPTION = """
+{name: shop, channels: [search, social], propensity: channel-frequency, min_touchpoints: 2, segment: age,
+context: [{name: hour, kind: numeric}, {name: device, kind: categorical, missing: unknown}],
+static: [{name: age, kind: categorical}, {name: tenure, kind: numeric, missing: zero}],
+outcomes: [{name: viewed, kind: numeric}]}
+"""
+SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def rows() -> pd.DataFrame:

@@ -47,9 +47,7 @@ def refusing(message: str = ""):
 def test_results_and_progress(tmp_path: Path) -> None:
     events: list[tuple[str, float, float, str]] = []
     before = builtins.print, logging.getLogger().handlers[:], logging.getLogger().level
-    steps = local.run(
-        doubling, {"number": 3}, tmp_path / "root", lambda step, *event: events.append((step.name, *event))
-    )
+    steps = local.run(doubling, {"number": 3}, tmp_path / "root", lambda step, *now: events.append((step.name, *now)))
     assert steps["double"].values["Output"] == 6
     assert steps["double-2"].values["Output"] == 12
     assert steps["double-2"].paths["out"].read_text() == "12"

@@ -73,11 +73,8 @@ def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One lake, compacted by each engine in three runs: two routers, late outcomes, copies, a file that is cut off."""
     folder = tmp_path_factory.mktemp("lakes")
     decisions, outcomes = everything()
-    parts = [
-        (decisions[0:4000:2], outcomes[::3]),
-        (decisions[1::2], outcomes[1::3]),
-        (decisions[5:50:14], outcomes[2::3]),
-    ]
+    some = (decisions[0:4000:2], decisions[1::2], decisions[5:50:14])
+    parts = [(rows, outcomes[number::3]) for number, rows in enumerate(some)]
     with open_engine("spark"):  # one for all runs
         for number, part in enumerate(parts):
             for engine in ("duckdb", "spark"):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,38 +21,22 @@ from tests.messages import raises
 
 DAY = 86_400
 START = 1_704_067_200  # seconds since 1970
-DESCRIPTION: dict[str, Any] = {
-    "name": "shop",
-    "channels": ["search", "social"],
-    "propensity": "channel-frequency",
-    "columns": {
-        **{"user_id": "uid", "timestamp": {"column": "at", "unit": "s"}, "campaign_id": {"value": "all"}},
-        **{"channel": "slot", "touchpoint_id": "imp"},
-    },
-    "conversions": {
-        "source": "orders.csv",
-        "columns": {
-            "touchpoint_id": "imp",
-            "event_id": "order",
-            "timestamp": {"column": "ordered", "timezone": "Europe/Berlin"},
-            "conversion": {"value": 1},
-            "revenue": {"column": "cents", "per": 100},
-        },
-    },
-}
+DESCRIPTION: dict[str, Any] = yaml.safe_load("""
+name: shop
+channels: [search, social]
+propensity: channel-frequency
+columns: {user_id: uid, timestamp: {column: at, unit: s}, campaign_id: {value: all}, channel: slot, touchpoint_id: imp}
+conversions: {source: orders.csv, columns: {
+    touchpoint_id: imp, event_id: order, timestamp: {column: ordered, timezone: Europe/Berlin},
+    conversion: {value: 1}, revenue: {column: cents, per: 100}}}
+""")
 BY_USER: dict[str, Any] = {
     **DESCRIPTION,
     "columns": {name: source for name, source in DESCRIPTION["columns"].items() if name != "touchpoint_id"},
-    "conversions": {
-        "source": "orders.csv",
-        "columns": {
-            "user_id": "uid",
-            "timestamp": {"column": "ordered", "unit": "s"},
-            "conversion": {"value": 1},
-            "revenue": {"column": "cents", "per": 100},
-        },
-        "attribution_days": 2,
-    },
+    **yaml.safe_load("""
+conversions: {source: orders.csv, attribution_days: 2, columns: {
+    user_id: uid, timestamp: {column: ordered, unit: s}, conversion: {value: 1}, revenue: {column: cents, per: 100}}}
+"""),
 }
 
 

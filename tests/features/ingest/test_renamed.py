@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from features import messages
 from features.ingest.ingest import validate_log
@@ -13,23 +14,12 @@ from mtorl.log.touchpoints import LogError
 from tests.features.shop_log import canonical
 from tests.messages import raises
 
-DESCRIPTION: dict[str, Any] = {
-    "name": "agency",
-    "channels": ["search", "social"],
-    "propensity": "channel-frequency",
-    "columns": {
-        "user_id": "uid",
-        "timestamp": {"column": "shown_at", "unit": "s"},
-        "campaign_id": "line_item",
-        "channel": "slot",
-        "cost": {"column": "cpm", "per": 1000},
-        "click": "clicked",
-        "conversion": {"value": 0},
-        "revenue": "profit",
-        "device": "ua",
-    },
-    "context": [{"name": "device", "kind": "categorical"}],
-}
+DESCRIPTION: dict[str, Any] = yaml.safe_load("""
+{name: agency, channels: [search, social], propensity: channel-frequency, columns: {
+    user_id: uid, timestamp: {column: shown_at, unit: s}, campaign_id: line_item, channel: slot, device: ua,
+    cost: {column: cpm, per: 1000}, click: clicked, conversion: {value: 0}, revenue: profit},
+context: [{name: device, kind: categorical}]}
+""")
 SPEC = DatasetSpec.from_dict(DESCRIPTION)
 
 

@@ -39,11 +39,10 @@ def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) 
         decisions.append((uploaded, decision(f"d{name}", **own, **times, **values, expose=True, withdrawn=False)))
         for kind in ("cost", "click", "conversion", "revenue"):
             received = at + pd.Timedelta(0 if kind == "cost" else int(rng.choice([1, 90, 1440])), "min")
-            record = outcome(f"d{name}-{kind}", f"d{name}", kind, float(row[kind]))
+            times = dict.fromkeys(("event_time", "received_time"), received.isoformat())
+            record = outcome(f"d{name}-{kind}", f"d{name}", kind, float(row[kind])) | times
             uploaded = received + pd.Timedelta(int(rng.choice([1, 1, 200])), "min")
-            outcomes.append(
-                (uploaded, {**record, **dict.fromkeys(("event_time", "received_time"), received.isoformat())})
-            )
+            outcomes.append((uploaded, record))
     return decisions, outcomes
 
 

@@ -84,11 +84,8 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     }
     # Each view has a life of its own.
     (later,) = finished_run.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
-    assert (
-        later.has_history
-        and later.aggregates["campaign_touchpoints"] == 0.0
-        and sum(later.aggregates["uc_touchpoints"]) > 0
-    )
+    assert later.has_history and later.aggregates["campaign_touchpoints"] == 0.0
+    assert sum(later.aggregates["uc_touchpoints"]) > 0
 
     opened = FeatureStore(repo_path=str(finished_run.root))
     row = {"user_id": "u1", "campaign_id": "c1"}

@@ -133,9 +133,7 @@ def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> N
 def test_what_comes_next_is_said_with_when() -> None:
     view = made.early()
     assert view["next"]["to"] == "50%" and view["next"]["not_before"] == "2026-11-24T11:06:40+00:00"
-    needs = {
-        (need["kind"], need["arm"]): (need["found"], need["needed"], need["met"]) for need in view["next"]["needs"]
-    }
+    needs = {(one["kind"], one["arm"]): (one["found"], one["needed"], one["met"]) for one in view["next"]["needs"]}
     assert needs["hours", None] == (24.0, 72.0, False)
     assert needs["users", "challenger"] == (101, 500, False)
     # 101 users came in 24 hours: 500 take 119.

@@ -15,16 +15,7 @@ import pytest
 import torch
 
 from mtorl.artifact import artifact
-from mtorl.artifact.artifact import (
-    DRIFT_THRESHOLDS,
-    FILES,
-    YARDSTICK,
-    ArtifactError,
-    TrainedOn,
-    is_artifact,
-    load,
-    trained_on,
-)
+from mtorl.artifact.artifact import DRIFT_THRESHOLDS, FILES, ArtifactError, TrainedOn, is_artifact, load, trained_on
 from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.baselines import lightgbm
 from mtorl.drift.thresholds import Size, ThresholdGrid
@@ -118,7 +109,7 @@ def test_optional_parts_are_stored_and_protected_by_their_checksums(saved, tmp_p
     assert loaded.drift_thresholds().at(size, {"hour": "numeric"}) == grid.at(size, {"hour": "numeric"})
     for head, loaded_head in zip(trees.predict(steps), lightgbm.stored_in(loaded).predict(steps), strict=True):
         np.testing.assert_allclose(head, loaded_head, rtol=1e-9)
-    for file in (DRIFT_THRESHOLDS, YARDSTICK):
+    for file in (DRIFT_THRESHOLDS, artifact.YARDSTICK):
         folder = shutil.copytree(tmp_path / "with", tmp_path / file)
         (folder / file).write_text("{}")
         with raises(ArtifactError, DAMAGED, file=folder / file):

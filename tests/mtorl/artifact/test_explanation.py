@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,17 +14,11 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import Instance, WindowBatch, instance_from_history
 
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "small",
-        "channels": ["search", "video"],
-        "context": [{"name": "hour", "kind": "numeric"}],
-        "static": [{"name": "region", "kind": "categorical", "missing": "unknown"}],
-        "segment": "region",
-        "propensity": "logged",
-        "window": 4,
-    }
-)
+DESCRIPTION = """
+{name: small, channels: [search, video], segment: region, propensity: logged, window: 4,
+context: [{name: hour, kind: numeric}], static: [{name: region, kind: categorical, missing: unknown}]}
+"""
+SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 MINUTE = 60_000_000
 
 

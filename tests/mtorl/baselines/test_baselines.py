@@ -73,9 +73,7 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
 def test_a_channel_that_training_never_used_has_an_answer(baseline: ModuleType):
     spec = SPEC.replace(channels=("search", "social", "mail"))
     train, val = (windows(sticky_log(users=60, seed=seed), spec) for seed in (1, 2))
-    used = windows(
-        [*journey("u", "so"), {"user_id": "v", "channel": "mail"}, {"user_id": "v", "channel": "mail"}], spec
-    )
+    used = windows([*journey("u", "so"), *[{"user_id": "v", "channel": "mail"}] * 2], spec)
     fitted = baseline.fit(train, val, Encoder.fit(train, spec), seed=0)
     for head_BC in fitted.predict(used):
         assert head_BC.shape == (4, 3) and np.isfinite(head_BC).all()

@@ -4,28 +4,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import yaml
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import WindowBatch
 
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "tiny",
-        "description": "two channels",
-        "adapter": "touchpoints",
-        "channels": ["search", "social"],
-        "context": [
-            {"name": "hour", "kind": "numeric"},
-            {"name": "device", "kind": "categorical", "missing": "unknown"},
-        ],
-        "static": [{"name": "age", "kind": "numeric", "missing": "unknown"}],
-        "segment": None,
-        "reward": {"gain": "click"},
-        "propensity": "channel-frequency",
-        "currency": "EUR",
-        "window": 4,
-    }
-)
+DESCRIPTION = """
+{name: tiny, description: two channels, channels: [search, social], propensity: channel-frequency, window: 4,
+context: [{name: hour, kind: numeric}, {name: device, kind: categorical, missing: unknown}],
+static: [{name: age, kind: numeric, missing: unknown}], segment: null, reward: {gain: click}, currency: EUR}
+"""
+SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def steps(rows: list[dict[str, Any]]) -> pa.Table:
@@ -35,9 +24,7 @@ def steps(rows: list[dict[str, Any]]) -> pa.Table:
     filled.sort(key=lambda row: row["user_id"])
     types = {"timestamp": pa.timestamp("us", "UTC"), "age": pa.float64()}
     table = pa.Table.from_pylist(filled)
-    return table.cast(
-        pa.schema([(name, types.get(name, table.schema.field(name).type)) for name in table.column_names])
-    )
+    return table.cast(pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema]))
 
 
 def windows(rows: list[dict[str, Any]], spec: DatasetSpec = SPEC) -> WindowBatch:
@@ -61,10 +48,8 @@ def sticky_log(users: int = 300, seed: int = 0) -> list[dict[str, Any]]:
         before = "social"
         for _ in range(6):
             channel = before if random.random() < 0.8 else str(random.choice(SPEC.channels))
-            probability = 0.9 if channel == before == "search" else 0.1
+            click = int(random.random() < (0.9 if channel == before == "search" else 0.1))
             cost = 5.0 if channel == "social" else 1.0
-            rows.append(
-                {"user_id": f"u{user}", "channel": channel, "click": int(random.random() < probability), "cost": cost}
-            )
+            rows.append({"user_id": f"u{user}", "channel": channel, "click": click, "cost": cost})
             before = channel
     return rows

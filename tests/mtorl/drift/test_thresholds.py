@@ -88,9 +88,8 @@ def test_a_healthy_period_rarely_alarms_and_a_fixed_threshold_would() -> None:
         for _ in range(10):
             both = pd.concat([reference, touchpoints(rng, 80)], ignore_index=True)
             in_reference = np.arange(len(both)) < len(reference)
-            scores = {
-                name: scorer(both[name])(in_reference.astype(float), ~in_reference * 1.0) for name, scorer in SCORERS
-            }
+            weights = (in_reference.astype(float), ~in_reference * 1.0)
+            scores = {name: scorer(both[name])(*weights) for name, scorer in SCORERS}
             alarms += any(score >= distance(limits, name) for name, score in scores.items())
             fixed += any(score >= 0.1 for score in scores.values())
     assert alarms <= 12, "80 periods at 5 %"

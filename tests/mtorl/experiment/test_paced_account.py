@@ -47,12 +47,8 @@ def test_no_arm_can_take_more_of_the_others_money_than_a_few_exposures(weights, 
 def test_only_paced_parts_have_spare_money():
     limit = target(0.05).limit
     assert spare(limit, True, CAP) == pytest.approx(0.95 * SPARE * CAP)
-    for other, asks in (
-        (limit, False),
-        (limit._replace(pacing=None), True),
-        (limit._replace(part=0.0, limit=0.0), True),
-    ):
-        assert spare(other, asks, CAP) == 0.0
+    for one, asks in ((limit, False), (limit._replace(pacing=None), True), (limit._replace(part=0.0, limit=0.0), True)):
+        assert spare(one, asks, CAP) == 0.0
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05])

@@ -10,17 +10,7 @@ import pytest
 from mtorl.fitting import messages
 from mtorl.fitting import search as search_module
 from mtorl.fitting.fit import TrainingSummary
-from mtorl.fitting.search import (
-    SETTINGS_FILE,
-    WEIGHTS,
-    OnEpoch,
-    SearchConfig,
-    SearchError,
-    SearchReport,
-    Trials,
-    Tried,
-    search,
-)
+from mtorl.fitting.search import WEIGHTS, OnEpoch, SearchConfig, SearchError, SearchReport, Trials, Tried, search
 from mtorl.fitting.search_space import SPACE, defaults, table
 from mtorl.fitting.settings import load_settings
 from mtorl.log.splits import split_of
@@ -65,7 +55,8 @@ def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
     clean = search(windows, str(tmp_path / "clean"), SHORT)
     same = search(written(tmp_path / "test", poisoned("test")), str(tmp_path / "same"), SHORT)
     assert without_times(same) == without_times(clean)
-    assert (tmp_path / "same" / SETTINGS_FILE).read_text() == (tmp_path / "clean" / SETTINGS_FILE).read_text()
+    one, other = ((tmp_path / name / search_module.SETTINGS_FILE).read_text() for name in ("same", "clean"))
+    assert one == other
     for split in ("val", "train"):  # it would be seen
         other = search(written(tmp_path / split, poisoned(split)), str(tmp_path / f"other-{split}"), SHORT)
         assert [one.loss for one in other.trials] != [one.loss for one in clean.trials]
@@ -111,7 +102,7 @@ def test_the_first_trial_is_default_the_best_better(windows: str, tmp_path: Path
     assert formula[0] == TrainConfig(epochs=4, seed=7) and report.trials[0].settings == defaults()
     assert report.default_loss is not None and report.best.loss is not None
     assert report.best.loss < report.default_loss
-    assert load_settings(tmp_path / "best" / SETTINGS_FILE) == report.best.settings
+    assert load_settings(tmp_path / "best" / search_module.SETTINGS_FILE) == report.best.settings
     assert max(report.importance, key=lambda name: report.importance[name]) == "lr"
     assert {one.ended for one in report.trials} == {"complete", "early"}
     assert all(one.epochs == 4 for one in report.trials if one.ended == "complete")

@@ -31,13 +31,8 @@ def touchpoint(row, channel, outcome):
     """The row of the log that an exposure adds."""
     outcomes = {name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")}
     known = {name: row[name] for name in ("user_id", "campaign_id")} | {"channel": channel, "propensity": 0.25}
-    return {
-        **known,
-        "timestamp": pd.Timestamp(row["at"], unit="us", tz="UTC"),
-        **outcomes,
-        **row["context"],
-        **row["static"],
-    }
+    at = pd.Timestamp(row["at"], unit="us", tz="UTC")
+    return {**known, "timestamp": at, **outcomes, **row["context"], **row["static"]}
 
 
 def test_the_log_is_canonical_and_without_fault(simulator, log, tmp_path):

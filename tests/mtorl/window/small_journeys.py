@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import pyarrow as pa
+import yaml
 from hypothesis import strategies as st
 
 from mtorl.log.dataset import DatasetSpec
@@ -21,25 +22,13 @@ Row = dict[str, Any]
 HOUR = 3_600_000_000  # us
 GAP = 24 * HOUR
 
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "tiny",
-        "channels": ["search", "social"],
-        "context": [
-            {"name": "hour", "kind": "numeric", "missing": "unknown"},
-            {"name": "device", "kind": "categorical", "missing": "unknown"},
-        ],
-        "static": [
-            {"name": "age", "kind": "categorical", "missing": "unknown"},
-            {"name": "tenure", "kind": "numeric", "missing": "unknown"},
-        ],
-        "segment": "age",
-        "reward": {"gain": "click", "cost_weight": 0.5},
-        "propensity": "logged",
-        "window": 3,
-        "journey_gap_days": 1.0,
-    }
-)
+DESCRIPTION = """
+{name: tiny, channels: [search, social], segment: age, propensity: logged, window: 3, journey_gap_days: 1.0,
+context: [{name: hour, kind: numeric, missing: unknown}, {name: device, kind: categorical, missing: unknown}],
+static: [{name: age, kind: categorical, missing: unknown}, {name: tenure, kind: numeric, missing: unknown}],
+reward: {gain: click, cost_weight: 0.5}}
+"""
+SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 TIMED = SPEC.replace(timed=("conversion", "revenue"))
 """The same, where the log says when conversions and revenue became known."""

@@ -249,10 +249,7 @@ def test_every_path_of_a_step_lies_on_what_it_mounts(compiled: dict[str, Path]) 
         constants = re.findall(r"constant: (/\S+)", path.read_text())
         mounts = {mount["mountPath"] for of in settings(path).values() for mount in of["pvcMount"]}
         mounts |= {mount["mountPath"] for of in settings(path).values() for mount in of.get("configMapAsVolume", [])}
-        found = [
-            *constants,
-            *(value for value in defaults.values() if isinstance(value, str) and value.startswith("/")),
-        ]
+        found = [*constants, *(text for text in defaults.values() if isinstance(text, str) and text.startswith("/"))]
         assert found
         for place in found:
             assert any(place == mount or place.startswith(f"{mount}/") for mount in mounts), (path.name, place)

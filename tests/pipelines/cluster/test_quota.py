@@ -85,9 +85,7 @@ def most_at_once(path: Path) -> Use:
         for key in {key for step in chosen for key in use[step]}:
             most[key] = max(most.get(key, Decimal(0)), sum(use[step].get(key, Decimal(0)) for step in chosen))
         for position, step in enumerate(rest):
-            beside = [
-                other for other in rest[position + 1 :] if other not in before[step] and step not in before[other]
-            ]
+            beside = [one for one in rest[position + 1 :] if one not in before[step] and step not in before[one]]
             widen([*chosen, step], beside)
 
     widen([], sorted(use))

@@ -39,11 +39,8 @@ def test_what_serves_here_and_what_a_rollback_goes_back_to_is_needed(laptop: Lap
     LocalServers(laptop.run, laptop.folder.state, PORT).serve("incumbent", NEW, mark)
     needs = uses.needs()
     reasons = sorted(needs.reasons(find(registry, ref)))
-    assert needs.serves(find(registry, ref)) and [reason.split()[-1] for reason in reasons] == [
-        "it",
-        "challenger",
-        "incumbent",
-    ]
+    assert needs.serves(find(registry, ref))
+    assert [reason.split()[-1] for reason in reasons] == ["it", "challenger", "incumbent"]
     assert uses.sources == [f"the servers of {laptop.folder.state}"]
 
 
