@@ -105,8 +105,8 @@ def run(
                 pipeline(**arguments)
             except Exception as raised:  # kfp raises RuntimeError for a step, many other types for its own faults
                 error = raised
-            except BaseException:  # Ctrl-C or SIGTERM: kfp leaves the step that it has started running
-                _end_children()
+            except BaseException:  # Ctrl-C, which reaches the step, or a SIGTERM, which does not: kfp leaves it running
+                _end(psutil.Process().children(recursive=True))
                 raise
     if watcher.input_error:
         raise InputError(watcher.input_error)
@@ -176,11 +176,6 @@ def end_steps_of(root: Path) -> None:
             if process.pid != os.getpid() and process.environ().get(progress.ENV) == events:
                 left.append(process)
     _end(left)
-
-
-def _end_children() -> None:
-    """Stop the running step and its children; a terminal's Ctrl-C reaches them, a SIGTERM to us does not."""
-    _end(psutil.Process().children(recursive=True))
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -15,9 +15,7 @@ LOG_IN_A_MINUTE = Words("log-in-a-minute", "The log is read within a minute.")
 NO_ROUTER = Words("no-router", "no router has polled lately: each goes on with its present version")
 BEHIND = Words("behind", "not yet on {routers}")
 EVERY_ROUTER = Words("every-router", "on {routers}")
-EDITED_BY_HAND = Words(
-    "edited-by-hand", "the ConfigMap was edited by hand and {has}: the operator rewrites it once the spec can be used"
-)
+EDITED_BY_HAND = Words("edited-by-hand", "the ConfigMap was edited by hand and {has}: a usable spec overwrites it")
 OFF_BY_HAND = Words("off-by-hand", "it was switched off in the ConfigMap. To switch it on, give a reason: {command}")
 
 # The incumbent's server after a promotion or its rollback.
@@ -26,16 +24,11 @@ ROLLING_OUT = Words("rolling-out", "{name} is to serve {after} in place of {befo
 HANDED_OVER = Words("handed-over", "{name} serves {after} in place of {before}; the challenger's server is free")
 AT_ITS_ENDPOINT = Words("at-its-endpoint", "the incumbent's arm answers at {where}, and goes on there")
 WAITS_FOR_END = Words("waits-for-end", "{other} compares with what {name} serves: it is handed over when that is over")
-WAITS_FOR_OTHER = Words(
-    "waits-for-other", "{other} has promoted a model, and its users need what {name} serves until its next experiment"
-)
-WAITS_FOR_DIGEST = Words(
-    "waits-for-digest", "{other} is over, and its incumbent at {name} must be model {digest}: leave that digest out"
-)
+WAITS_FOR_OTHER = Words("waits-for-other", "{other} was promoted and needs what {name} serves till its next experiment")
+WAITS_FOR_DIGEST = Words("waits-for-digest", "{other} is over, but fixes digest {digest} at {name}: leave that out")
 NOT_IN_GIT = Words(
     "not-in-git",
-    "an apply gave {name} {served} again, and {after} was promoted. Write {after} into models.yaml; until it is "
-    "applied, the incumbent's arm answers where the challenger did",
+    "an apply gave {name} {served}, but {after} is promoted: put it into models.yaml. The challenger's server answers",
 )
 CHANGED = Words("changed", "{name} is to serve {served}, not {wanted}: change it back, or roll back with salt {salt!r}")
 ROLLING_BACK = Words("rolling-back", "{name} is to serve {before} again, in place of {after}{problem}")
@@ -45,18 +38,14 @@ GONE_ON = Words("gone-on", "{name} serves {served}, which came after the rollbac
 VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, and its version before is unknown: roll that out")
 
 # Steps and files of experiments.
-FIXED_FIELDS = Words(
-    "fixed-fields", "{fields} may not change once it has begun. Change it back, or give the experiment a new salt"
-)
+FIXED_FIELDS = Words("fixed-fields", "{fields} may not change once it has begun. Change it back, or give a new salt")
 TAKEN_BACK = Words(
     "taken-back",
     "{challenger} was promoted in {experiment} under salt {salt!r} and serves all users; the incumbent given here is "
     "the previous one. Write its arm as `- {line}`, or roll that promotion back first{hint}",
 )
 NOT_SETTLED = Words("not-settled", ". The model is not at the incumbent's own server yet: wait until this names it")
-KILL_NOT_WRITTEN = Words(
-    "kill-not-written", "{fault}\nit is switched off, but that can't be written: mend it and kill again, or it goes on"
-)
+KILL_NOT_WRITTEN = Words("kill-not-written", "{fault}\nit is off, but not kept: mend it and kill again, or it goes on")
 CHANGED_MEANWHILE = Words("overtaken", "Something else happened while the log was read.")
 FORCE = Words("force", "force is about a promotion: set it to null, since a patch keeps it")
 UNSUPPORTED = Words("unsupported", "{why} Nothing supports a promotion; `force` promotes it without evidence.")

@@ -64,7 +64,8 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
     if faults := [f"{what}: {answer}" for what, answer in answers.items() if isinstance(answer, str)]:
         return [Finding(True, text) for text in faults]
     notes = _unsaid(first, spec.channels)
-    if len({_choice(answer) for answer in (first, one, same, *_ask(arms, url, [plain]))}) > 1:
+    again = (first, one, same, *_ask(arms, url, [plain]))
+    if len({answer if isinstance(answer, str) else (answer.channel, answer.expose) for answer in again}) > 1:
         notes.append(NO_REPLAY())
     return [Finding(False, text) for text in notes]
 
@@ -78,10 +79,6 @@ def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswe
         return [f"no answer in {SECONDS:g} s"] * len(items)
     except ArmError as error:
         return [str(error)] * len(items)
-
-
-def _choice(answer: ArmAnswer | str) -> object:
-    return answer if isinstance(answer, str) else (answer.channel, answer.expose)
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:

@@ -19,18 +19,7 @@ from types import FrameType
 from typing import Any
 
 from components import messages
-from components.trainer.train_job import (
-    NAME,
-    PLURAL,
-    POD_NAME,
-    POD_UID,
-    VOLUME,
-    Pods,
-    Size,
-    problem_of,
-    state_of,
-    train_job,
-)
+from components.trainer import train_job
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.fitting.worker import FitTask
 from mtorl.network.parallel import TrainingFailed
@@ -45,7 +34,7 @@ _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
 
 
-def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifact:
+def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, shared: str) -> Artifact:
     """Train as a TrainJob, and wait for it. `shared`: folder on the volume of all pods, of this training alone.
 
     The windows must be on that volume, too, where the pipeline's snapshots are.
@@ -58,9 +47,9 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
     replace(task, out=str(model)).save(folder / "task.json")
     if not model.exists():  # a step that was killed may have left it
         reports = folder / "progress.jsonl"
-        name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
-        owner = (name, uid) if name and uid else None
-        job = train_job(f"{NAME}-{folder.name}", size, pods, str(folder / "task.json"), str(reports), owner)
+        pod, uid = os.environ.get(train_job.POD_NAME), os.environ.get(train_job.POD_UID)
+        owner, name = (pod, uid) if pod and uid else None, f"{train_job.NAME}-{folder.name}"
+        job = train_job.train_job(name, size, pods, str(folder / "task.json"), str(reports), owner)
         with _ended_by_sigterm():
             try:
                 _run(KubernetesApi(retries=_RETRIES), job, reports)
@@ -70,7 +59,7 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
             except Unanswered as error:
                 raise TrainingFailed(*error.args) from None
         if not model.exists():
-            raise TrainingFailed(messages.NO_MODEL(job=job["metadata"]["name"], path=model, claim=VOLUME))
+            raise TrainingFailed(messages.NO_MODEL(job=job["metadata"]["name"], path=model, claim=train_job.VOLUME))
     with replacing(Path(task.out)) as unfinished:
         shutil.copytree(model, unfinished)
     remove(folder)
@@ -99,18 +88,19 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
     told: dict[str, str] = {}  # problems of pods
     try:
         while True:
-            found = api.get(PLURAL, name)
-            state = state_of(found or {})
+            found = api.get(train_job.PLURAL, name)
+            state = train_job.state_of(found or {})
             if found is None:
                 with suppress(Conflict):  # it was created meanwhile
-                    api.create(PLURAL, job)
+                    api.create(train_job.PLURAL, job)
                     unfinished = True
                     _LOG.info("TrainJob %s begins, on %d nodes", name, job["spec"]["trainer"]["numNodes"])
             elif "deletionTimestamp" in found["metadata"]:
                 pass
             elif state.over and not unfinished:
                 with suppress(Conflict):
-                    api.delete(PLURAL, name)  # of an attempt that did not remove it; another one uses its checkpoint
+                    # Of an attempt that did not remove it; another one uses its checkpoint.
+                    api.delete(train_job.PLURAL, name)
             else:
                 unfinished = True
                 offset = _relay(reports, offset)
@@ -124,7 +114,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
             time.sleep(_POLL_SECONDS)
     finally:
         try:
-            api.delete(PLURAL, name)
+            api.delete(train_job.PLURAL, name)
         except (Conflict, Refused, Unanswered) as error:
             _LOG.warning("TrainJob %s stays: %s", name, error)
 
@@ -135,7 +125,7 @@ def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs
     api = KubernetesApi(api.namespace)  # a request that only explains is not retried: a lost node has no logs
     with suppress(Refused, Unanswered):  # a training goes on without the right to read pods
         pods = api.list("pods", f"{_POD_LABEL}={name}")
-        problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := problem_of(pod))}
+        problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}
         for pod, problem in problems.items():
             if told.get(pod) != problem:
                 _LOG.info("%s", problem)

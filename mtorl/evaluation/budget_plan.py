@@ -136,9 +136,7 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
     if not 0 < budget < np.inf:
         raise InputError(f"budget must be a positive number, got {budget}")
     if (replay.gain_B < 0).any() or not replay.gain_B.any():
-        raise InputError(
-            "the log's exposures earned nothing, or some of them lost: there is no calibrated gain to plan with"
-        )
+        raise InputError("the log's exposures earned nothing, or some lost: there is no calibrated gain to plan with")
     today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
     reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)  # or the curve would end before its first point
     budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})

@@ -5,9 +5,7 @@ from mtorl.runtime.message import Words
 PROVEN = Words("proven", "{difference}: all above {least:g}")
 NOT_PROVEN = Words("not-proven", "{difference}: not all above {least:g}")
 NOT_BETTER = Words("not-better", "{difference}: no gain over our own last model")
-NOT_WORSE = Words(
-    "not-worse", "{difference}: a gain, and all above {least:+.4g}, {margin:.3g} of the value of our own last model"
-)
+NOT_WORSE = Words("not-worse", "{difference}: a gain, all above {least:+.4g}, {margin:.3g} of our last model's value")
 UNSETTLED = Words("unsettled", "{difference}: a gain, but not all above {least:+.4g}: an experiment can tell")
 TEST_USERS = Words("test-users", "the log says too little: {users} test users, at least {needed} are needed")
 IMPOSSIBLE = Words(
@@ -35,12 +33,9 @@ KNOWN_USERS = Words(
 OTHER_DATA_SET = Words("other-data-set", "the artifact was trained on {artifact}, the log is of {log}")
 INCUMBENT_DECISIONS = Words(
     "incumbent-decisions",
-    "the incumbent that serves, {policy}, has no artifact and {count} decisions for test users that a value can rest "
-    "on; {needed} are needed. Wait for more and their outcomes. If there are never any, see `mtorl data compact`: an "
-    "incumbent has to say its probabilities (docs/incumbent.md). Until then, leave the pipeline's parameter lake "
-    "empty: that compares with the channel frequencies of the log",
+    "the incumbent that serves, {policy}, has no artifact and {count} of {needed} usable decisions of test users. "
+    "Wait for more. If none come, see `mtorl data compact`: it has to send probabilities (docs/incumbent.md). "
+    "Until then, leave the parameter lake empty: that compares with the channel frequencies of the log",
 )
 EXPOSED_NOTHING = Words("exposed-nothing", "no spend to compare at: {policy} exposed nothing in {count} decisions")
-EXPLORATION_SPENDS = Words(
-    "exploration-spends", "exploration alone would spend {explored:.4g}, at any price: plan with more, or explore less"
-)
+EXPLORATION_SPENDS = Words("exploration-spends", "exploration alone spends {explored:.4g}: plan more or explore less")

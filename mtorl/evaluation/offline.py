@@ -31,12 +31,7 @@ from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
 
 def evaluate_offline(
-    windows: str,
-    challenger: str,
-    incumbent: str,
-    budget_share: float,
-    seed: int,
-    fit: Fit | None = None,
+    windows: str, challenger: str, incumbent: str, budget_share: float, seed: int, fit: Fit | None = None
 ) -> dict[str, Any]:
     """Score both policies on every step of every test journey.
 

@@ -106,12 +106,7 @@ def policy_value(
 
 
 def value_less(
-    policy: PolicyOnLog,
-    other: PolicyOnLog,
-    log: LoggedRows,
-    seed: int,
-    gain_model_BC: ArrayLike,
-    resamples: int = 1000,
+    policy: PolicyOnLog, other: PolicyOnLog, log: LoggedRows, seed: int, gain_model_BC: ArrayLike, resamples: int = 1000
 ) -> dict[str, Any]:
     """``difference`` of two policies' DR values on the same rows, and its 95 % interval ``difference_ci``."""
     model_BC = np.asarray(gain_model_BC, dtype=np.float64)
@@ -119,10 +114,7 @@ def value_less(
     weight_B = planned_BC[log.at_channel] / log.propensity_B
     gain_B = (planned_BC * model_BC).sum(axis=1) + weight_B * (log.gain_B - model_BC[log.at_channel])
     total_S, draws_RS = UserResamples(log.users_B, resamples, seed).sums([gain_B, np.ones(len(log))])
-    return {
-        "difference": float(total_S[0] / total_S[1]),
-        "difference_ci": interval(draws_RS[:, 0] / draws_RS[:, 1]),
-    }
+    return {"difference": float(total_S[0] / total_S[1]), "difference_ci": interval(draws_RS[:, 0] / draws_RS[:, 1])}
 
 
 def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) -> Estimate:

@@ -137,10 +137,7 @@ def value_difference(
         incumbent_ci=_widened(values.value_X2[:, 1], float(values.doubt_2[1]), noises["incumbent"], unsure_3[1]),
         difference=float(values.value_X2[0, 0] - values.value_X2[0, 1]),
         difference_ci=_widened(
-            values.value_X2[:, 0] - values.value_X2[:, 1],
-            values.doubt_of_difference,
-            noise_of_difference,
-            unsure_3[2],
+            values.value_X2[:, 0] - values.value_X2[:, 1], values.doubt_of_difference, noise_of_difference, unsure_3[2]
         ),
         doubt=values.doubt_of_difference,
         largest_weight=None if largest == math.inf else largest,

@@ -5,9 +5,7 @@ from mtorl.runtime.message import Words
 # Verdicts. A code that is no token of `inference.verdict` waits.
 SRM = Words("srm", "Users are not split as configured (p = {p:.2g} < {alarm}), so no figure counts.")
 NOT_STICKY = Words("not-sticky", "Assignment is not sticky: {share:.1%} of the users were seen in two arms of a stage.")
-UNBALANCED = Words(
-    "unbalanced", "No lift counts: by chance alone, the arms' users would not differ so in {covariate!r}."
-)
+UNBALANCED = Words("unbalanced", "No lift counts: by chance, the arms' users would not differ so in {covariate!r}.")
 LATE_OUTCOMES = Words("late-outcomes", "An arm has {gap:.0%} more outcomes after outcome_hours. Raise outcome_hours.")
 TOO_EARLY = Words("too-early", "Not enough time yet: {hours:,} of the {needed:g} hours of min_runtime_hours count.")
 GUARDRAIL = Words("guardrail", "{metric} is worse by at least {lower:.4g}, and {margin:.4g} was allowed.")
@@ -89,9 +87,7 @@ NO_GAIN = Words("no-gain", "metric {metric!r} is no gain: use gain_per_decision,
 
 # The table of budgets.
 TABLE_UNREADABLE = Words("budget-table-unreadable", "cannot read the budgets: {fault}")
-TABLE_CHANGED = Words(
-    "budget-table-changed", "content {found} instead of {wanted}: a new file takes two minutes to come"
-)
+TABLE_CHANGED = Words("budget-table-changed", "content {found} instead of {wanted}: a new file comes in two minutes")
 TABLE_NAME = Words("budget-table-name", "expected the name of a .csv or .parquet file, got {name}")
 TABLE_FOLDER = Words("budget-table-folder", "{name}: there is no folder to read it from here")
 NOT_UTF8 = Words("budget-table-encoding", "it is not UTF-8 at byte {byte}. Save it as UTF-8")
@@ -106,13 +102,11 @@ PACING_NONE = Words("budget-table-pacing", "pacing is none, and {column} is give
 # Several experiments, money and plans.
 NO_EXPERIMENT = Words("no-experiments", "there is no experiment")
 SAME_NAME = Words("same-name", "two experiments are called {name}")
-OVERLAP = Words(
-    "overlap", "{one} and {other} both decide about {campaigns}, {how}: give each a layer_part or campaigns of its own"
-)
+OVERLAP = Words("overlap", "{one} and {other} decide about {campaigns}, {how}: give each a layer_part or own campaigns")
 BUDGETS_DIFFER = Words("different-budgets", "{one} and {other} give different budgets for {campaigns}")
 NO_FORECASTS = Words("no-forecasts", "give a `price`: no arm sends expected_reward and expected_cost to find one from")
 NOT_A_SHARE = Words("not-a-share", "{name}: expected a share above 0 and below 1, got {value:g}")
 PLAN_NEEDS_USERS = Words(
     "plan-needs-users",
-    "the log has {users:,} users of the incumbent with a metric of {value:.4g}: {needed} and some gain are needed",
+    "the log has {users:,} incumbent users and a metric of {value:.4g}: {needed} and a gain are needed",
 )

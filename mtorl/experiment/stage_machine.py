@@ -260,10 +260,8 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 
 def answering(arm: Arm) -> dict[str, Any]:
     """Fields of an arm that say how it answers, JSON-ready, independent of its name and of its file."""
-    return {
-        **arm.model_dump(mode="json", include={"policy", "model_digest", "model_name", "model_version"}),
-        "endpoint": arm.url,
-    }
+    fields = {"policy", "model_digest", "model_name", "model_version"}
+    return {**arm.model_dump(mode="json", include=fields), "endpoint": arm.url}
 
 
 FIXED: Sequence[str] = (

@@ -58,10 +58,7 @@ def _experiment(trials: int, parallel: int, seed: int, job: dict[str, Any]) -> d
                 "objectiveMetricName": METRIC,
                 "metricStrategies": [{"name": METRIC, "value": "latest"}],
             },
-            "algorithm": {
-                "algorithmName": "tpe",
-                "algorithmSettings": [{"name": "random_state", "value": str(seed)}],
-            },
+            "algorithm": {"algorithmName": "tpe", "algorithmSettings": [{"name": "random_state", "value": str(seed)}]},
             "parallelTrialCount": parallel,
             "maxTrialCount": trials,
             "maxFailedTrialCount": min(3, trials),

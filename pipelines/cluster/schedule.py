@@ -32,9 +32,7 @@ _MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.
 def _cron(text: str) -> str:
     fields = text.split()
     if len(fields) != 5:  # KFP would read another number of fields as seconds first
-        raise ValueError(
-            f"expected minute hour day month weekday, such as '0 3 * * *' for three at night, got {text!r}"
-        )
+        raise ValueError(f"expected minute hour day month weekday, such as '0 3 * * *' for 03:00, got {text!r}")
     return " ".join(fields)
 
 

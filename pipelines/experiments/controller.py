@@ -15,19 +15,9 @@ from typing import Any, Protocol
 
 import yaml
 
+from mtorl.experiment import history
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import (
-    By,
-    Event,
-    HistoryError,
-    IllegalEvent,
-    Kind,
-    Promoted,
-    next_event,
-    serves_since_before,
-    state_of,
-)
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move, Phase, State, consider, fixed_changes, in_force
 from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
@@ -51,10 +41,10 @@ class ExperimentStore(Protocol):
     def switched_off(self) -> bool:
         """Whether people wrote `enabled: false`, also in a definition that can't be used."""
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[history.Event]:
         """The history, the oldest event first. HistoryError: it can't be read."""
 
-    def append(self, event: Event) -> None:
+    def append(self, event: history.Event) -> None:
         """Add an event durably; the store is locked."""
 
     def last_in_force(self) -> Experiment | None:
@@ -77,17 +67,17 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
     return experiment, follows(store.name, experiment, store.events())
 
 
-def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State:
+def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) -> State:
     """State of an experiment by its history; `name` is the place of its definition. Raises as `state`."""
-    found = state_of(events, experiment)
+    found = history.state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(prefixed(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
-    if (promotion := serves_since_before(events, experiment)) is not None:
+    if (promotion := history.serves_since_before(events, experiment)) is not None:
         raise ExperimentError(prefixed(name, taken_back(promotion, experiment)))
     return found
 
 
-def taken_back(promotion: Promoted, experiment: Experiment) -> Message:
+def taken_back(promotion: history.Promoted, experiment: Experiment) -> Message:
     """Refusal of an experiment that would silently revert a promotion, with the line to write instead."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
@@ -106,7 +96,7 @@ def put_in_force(store: ExperimentStore) -> Experiment:
     with store.locked():
         try:
             experiment = in_force(*state(store))
-        except (ExperimentError, HistoryError):
+        except (ExperimentError, history.HistoryError):
             in_use = store.last_in_force()
             if in_use is not None and in_use.enabled and store.switched_off():
                 store.put_in_force(in_use.replace(enabled=False))
@@ -117,9 +107,9 @@ def put_in_force(store: ExperimentStore) -> Experiment:
 
 def act(
     store: ExperimentStore,
-    kind: Kind,
+    kind: history.Kind,
     *,
-    by: By,
+    by: history.By,
     reason: str,
     at: float,
     to: Phase | None = None,
@@ -143,13 +133,13 @@ def act(
             if in_use is None or not (kind in ("kill", "handed over") or to == "rolled back"):
                 raise
             experiment = in_use
-        except HistoryError as error:
+        except history.HistoryError as error:
             in_use = store.last_in_force()
             if kind != "kill" or in_use is None:
                 raise
             store.put_in_force(in_use.replace(enabled=False))
-            raise HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
-        if kind == "kill" and (found := state_of(store.events(), experiment)).killed:
+            raise history.HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
+        if kind == "kill" and (found := history.state_of(store.events(), experiment)).killed:
             serving = in_force(experiment, found)  # a second kill is no error
             store.put_in_force(serving)
             return serving
@@ -182,15 +172,15 @@ def next_step(
         return step
 
 
-def _do(store: ExperimentStore, experiment: Experiment, kind: Kind, **event: Any) -> Experiment:
+def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **event: Any) -> Experiment:
     events = store.events()
     try:
-        made = next_event(events, experiment, kind, **event)
-    except IllegalEvent:  # perhaps it has happened, and its writer died before it was in force
-        store.put_in_force(in_force(experiment, state_of(events, experiment)))
+        made = history.next_event(events, experiment, kind, **event)
+    except history.IllegalEvent:  # perhaps it has happened, and its writer died before it was in force
+        store.put_in_force(in_force(experiment, history.state_of(events, experiment)))
         raise
     store.append(made)
-    serving = in_force(experiment, state_of([*events, made], experiment))
+    serving = in_force(experiment, history.state_of([*events, made], experiment))
     store.put_in_force(serving)
     return serving
 

@@ -169,9 +169,7 @@ class ExperimentResource:
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
-        instead_of = [
-            name for name in self._entries if name != self.name and self._conflict(name, experiment) is not None
-        ]
+        instead_of = [name for name in self._entries if name != self.name and self._conflict(name, experiment)]
         alive = self.name not in self._entries and any(self._api.experiment(name) is not None for name in instead_of)
         if alive and state_of(self.events(), experiment).phase in OVER:
             return

@@ -17,22 +17,9 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.snapshots import located
 from mtorl.window.window import AD_DECISION
 from pipelines import local, monitoring, training
-from pipelines.loop import online, ramp
+from pipelines.loop import online, ramp, run_folder
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.monitored_days import check_days
-from pipelines.loop.run_folder import (
-    LAKE,
-    QUARANTINE,
-    Stage,
-    at_work,
-    begin,
-    can_be_served,
-    finish,
-    keep_only_quarantine,
-    left_by,
-    new_run,
-    point_latest,
-)
 from pipelines.loop.simulated_lift import policy_of, true_lift
 from pipelines.loop.summary import Finished, write_summary
 from pipelines.loop.traffic import Traffic
@@ -50,17 +37,17 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
         InputError: The input can't be used; nothing but the quarantine file is left behind.
         local.PipelineError: A step failed; the run's folder with its logs is kept.
     """
-    run = interrupted or new_run(config.root)
-    with at_work(run):
+    run = interrupted or run_folder.new_run(config.root)
+    with run_folder.at_work(run):
         try:
             if interrupted is None:
                 with _keeping_only_quarantine(run, config):
-                    begin(run, config)
-            left = left_by(run, "rehearse") or left_by(run, "train") or {"seconds": 0.0, "seconds_of_step": {}}
-            _go_on(config, run, StepTimes(on_step, left["seconds_of_step"], left["seconds"]))
+                    run_folder.begin(run, config)
+            left = run_folder.left_by(run, "rehearse") or run_folder.left_by(run, "train") or {}
+            _go_on(config, run, StepTimes(on_step, left.get("seconds_of_step", {}), left.get("seconds", 0.0)))
         except BaseException as error:
-            if run.exists() and left_by(run, "begin"):
-                served = f"{run} can be served: mtorl serve --run {run}\n" if can_be_served(run) else ""
+            if run.exists() and run_folder.left_by(run, "begin"):
+                served = f"{run} can be served: mtorl serve --run {run}\n" if run_folder.can_be_served(run) else ""
                 error.add_note(f"{served}go on after the last finished stage: mtorl run --resume --root {config.root}")
             raise
     return run
@@ -70,25 +57,25 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
     """Take a run from its last finished stage to its end."""
     from monitoring.report import render
 
-    def finished_with(stage: Stage, outputs: dict[str, Any]) -> None:
-        finish(run, stage, {**outputs, "seconds": times.total, "seconds_of_step": times.seconds})
+    def finished_with(stage: run_folder.Stage, outputs: dict[str, Any]) -> None:
+        run_folder.finish(run, stage, {**outputs, "seconds": times.total, "seconds_of_step": times.seconds})
 
     trained = online.Trained(config, run)
-    if (left := left_by(run, "train")) is not None:
-        point_latest(config.root, run)
+    if (left := run_folder.left_by(run, "train")) is not None:
+        run_folder.point_latest(config.root, run)
         steps = {name: local.StepResult(values, metrics, {}) for name, (values, metrics) in left["steps"].items()}
     else:
         with _keeping_only_quarantine(run, config):
             steps = _train(config, run, times)
     audience = online.Audience.of(trained)
     experiment = online.Experiment.of(trained, audience)
-    if (rehearsal := left_by(run, "rehearse")) is not None:
+    if (rehearsal := run_folder.left_by(run, "rehearse")) is not None:
         served = online.Served.from_json(rehearsal["served"], run)
     else:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
         finished_with("train", {"steps": results})
-        point_latest(config.root, run)  # now, since a run that is killed does nothing at its end
+        run_folder.point_latest(config.root, run)  # now, since a run that is killed does nothing at its end
         served = online.serve(trained, audience, experiment, times)
         finished_with("rehearse", {"served": served.to_json()})
     write_summary(_judge(trained, audience, experiment, served, steps, times))
@@ -105,7 +92,7 @@ def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if quarantine := keep_only_quarantine(run):
+        if quarantine := run_folder.keep_only_quarantine(run):
             raise InputError(f"{error}\n{remedy(quarantine, config.bad_rows)}") from None
         raise
 
@@ -126,7 +113,7 @@ def _judge(
         # A replay knows the outcome of an exposure only if the log has the same one: that teaches nothing new.
         if not trained.replays:
             spec = trained.spec.replace(outcome_hours=0.0)
-            learned = learnable(trained.folder / LAKE, spec, served.clean.until)
+            learned = learnable(trained.folder / run_folder.LAKE, spec, served.clean.until)
     with ThreadPoolExecutor(1) as pool:  # the verdict's step is a process of its own
         truth = pool.submit(_true_lift, trained, audience, experiment) if audience.simulator else None
         judged = _verdict(trained, experiment, served.clean, times)
@@ -164,7 +151,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     shutil.copy2(steps["evaluate"].paths["evaluation"], run / "evaluation.json")
     shutil.copy2(steps["gate"].paths["report"], run / "gate.json")
     if steps["ingest"].values["quarantined"]:
-        shutil.copy2(steps["ingest"].paths["quarantine"], run / QUARANTINE)
+        shutil.copy2(steps["ingest"].paths["quarantine"], run / run_folder.QUARANTINE)
     return steps
 
 
@@ -197,7 +184,7 @@ def _verdict(
     return local.run(
         monitoring.build(),
         {
-            "lake": str(run / LAKE),
+            "lake": str(run / run_folder.LAKE),
             "experiment": str(run / ramp.FILE),
             "gain": trained.spec.reward.gain.text,
             "weights": str(weights) if trained.replays else "",

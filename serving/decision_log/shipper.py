@@ -244,10 +244,9 @@ class Shipper:
     def _set_aside(self, batch: Batch, reason: str) -> None:
         (line,) = batch.lines
         log.error("a %s record is refused and set aside: %s", batch.kind, reason)
-        about = {"segment": batch.start.segment, "offset": batch.start.offset, "reason": reason}
-        self._spool.set_aside(
-            batch.kind, orjson.dumps({**about, "record": line.decode(errors="replace").rstrip()}) + b"\n"
-        )
+        record = line.decode(errors="replace").rstrip()
+        about = {"segment": batch.start.segment, "offset": batch.start.offset, "reason": reason, "record": record}
+        self._spool.set_aside(batch.kind, orjson.dumps(about) + b"\n")
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

@@ -50,11 +50,8 @@ class PolicyHandler:
     def load(self, folder: Path) -> None:
         """Load the artifact and run it a few times, so that the first request is as fast as the others."""
         self.artifact = load(folder)
-        self.model = {
-            "name": self.artifact.model["name"],
-            "version": self.artifact.model["version"],
-            "digest": self.artifact.digest,
-        }
+        model = self.artifact.model
+        self.model = {"name": model["name"], "version": model["version"], "digest": self.artifact.digest}
         for rows in (1, 2, 8, 8):
             answers = self.predictions([{"window": empty_window(self.artifact.spec), "u": 0.5}] * rows)
             if "error" in answers[0]:
@@ -147,12 +144,8 @@ class PolicyHandler:
         for i, channel, window, why in zip(rows, channels, windows, explained, strict=True):
             figures = np.concatenate([why.reward_K, why.log_prob_K, [why.reward_without_past]])
             if np.isfinite([*figures, why.log_prob_without_past]).all():
-                answers[i] = {
-                    "channel": channel,
-                    **_utility(answers[i]),
-                    **_explanation(window, why),
-                    "model": self.model,
-                }
+                forecast = _utility(answers[i])
+                answers[i] = {"channel": channel, **forecast, **_explanation(window, why), "model": self.model}
             else:
                 answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
         return answers

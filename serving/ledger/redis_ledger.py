@@ -33,25 +33,7 @@ from mtorl.log.decision_ids import campaign_slot, slot_of
 from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving import messages
-from serving.ledger import money
-from serving.ledger.contract import (
-    RETENTION_SECONDS,
-    SETTLED_SECONDS,
-    Account,
-    AlreadyReserved,
-    Balance,
-    Changes,
-    Cost,
-    KnownBalances,
-    Ledger,
-    LedgerUnavailable,
-    Room,
-    Settlement,
-    UnknownReservation,
-    Wanted,
-    digest,
-    parts,
-)
+from serving.ledger import contract, money
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_pacing import RedisPacing
 from serving.ledger.redis_server import TOGETHER, Call, RedisServer
@@ -66,7 +48,7 @@ _FORM = "1-"  # version of the keys and scripts: what the generation begins with
 _Campaign = tuple[str, str]  # prefix of its group, and its name as a JSON text
 
 
-class RedisLedger(Ledger):
+class RedisLedger(contract.Ledger):
     """A ledger in Redis; `Ledger` says what its methods promise.
 
     No limit and no reservation may be above 9 million currency units.
@@ -88,7 +70,7 @@ class RedisLedger(Ledger):
         self._general = _keys(server.prefix)[0]  # holds the generation
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
-        self._known = {prefix: KnownBalances() for prefix in {server.prefix, *server.groups}}
+        self._known = {prefix: contract.KnownBalances() for prefix in {server.prefix, *server.groups}}
         self._until: dict[_Campaign, float] = {}  # when the first of its present periods ends
 
     @override
@@ -97,10 +79,10 @@ class RedisLedger(Ledger):
             return self.server.client.hget(self._general, "generation")
 
     @override
-    def define(self, accounts: Iterable[Account]) -> None:
+    def define(self, accounts: Iterable[contract.Account]) -> None:
         limits = {account: money.limit(account.limit, LARGEST) for account in accounts}
-        divided = parts(limits)
-        of_campaigns: defaultdict[str, list[Account]] = defaultdict(list)
+        divided = contract.parts(limits)
+        of_campaigns: defaultdict[str, list[contract.Account]] = defaultdict(list)
         for account in sorted(limits, key=lambda a: (a.arm != ALL_ARMS, a.arm, a.channel, a.period)):
             of_campaigns[_text(account.campaign)].append(account)
         if self._generation is None:
@@ -119,7 +101,7 @@ class RedisLedger(Ledger):
                 start_end = present(a.period, a.timezone)
                 arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
             terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
-            terms_digest, prefix = digest(json.dumps(terms)), self._group(json.loads(campaign))
+            terms_digest, prefix = contract.digest(json.dumps(terms)), self._group(json.loads(campaign))
             if campaign == ANY or not any(terms_digest == one.get(campaign) for one in known):
                 keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
                 calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
@@ -142,7 +124,7 @@ class RedisLedger(Ledger):
                 client.hset(self._general, "made", 1)
 
     @override
-    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+    def reserve_all(self, wanted: Sequence[contract.Wanted]) -> list[bool | Exception]:
         calls = [self._reservation(one) for one in wanted]
         answers = self.server.run_by_node("reserve", calls)
         if PERIOD_OVER in answers:
@@ -151,7 +133,7 @@ class RedisLedger(Ledger):
             answers = self.server.run_by_node("reserve", calls)  # a script may be repeated
         return [self._granted(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
-    def _reservation(self, wanted: Wanted) -> Call:
+    def _reservation(self, wanted: contract.Wanted) -> Call:
         request = "" if wanted.request is None else _text(wanted.request)
         scope = [_text(name) for name in (wanted.arm, wanted.campaign, wanted.channel)]
         prefix = self._group(wanted.campaign)
@@ -175,34 +157,36 @@ class RedisLedger(Ledger):
             _, _, group, _, arm, _, channel, amount, _ = call[1]
             try:
                 answer = self._slices.enlarge((group, arm, channel), amount, partial(self.server.run, "reserve", call))
-            except LedgerUnavailable as error:
+            except contract.LedgerUnavailable as error:
                 return error
         if isinstance(answer, Exception):
             return answer
         if answer == PERIOD_OVER:
-            return LedgerUnavailable(f"{self.server.name}: a period ended just now")
+            return contract.LedgerUnavailable(f"{self.server.name}: a period ended just now")
         if answer == _PAID:
-            return AlreadyReserved(f"{self.server.name}: another reservation pays for this request")
+            return contract.AlreadyReserved(f"{self.server.name}: another reservation pays for this request")
         return bool(answer == 1)
 
     @override
-    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
+    def settle_all(self, costs: Sequence[contract.Cost]) -> list[contract.Settlement | Exception]:
         last, calls = "" if self._slices else "last", []
         for name, actual, event in costs:
             told = name, money.cost(actual), _text(event)
-            calls.append(self._call(self._group_of(name), [], *told, int(SETTLED_SECONDS), last))
+            calls.append(self._call(self._group_of(name), [], *told, int(contract.SETTLED_SECONDS), last))
         answers = self.server.run_by_node("settle", calls)
         return [self._settled(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
-    def _settled(self, call: Call, answer: Any) -> Settlement | Exception:
+    def _settled(self, call: Call, answer: Any) -> contract.Settlement | Exception:
         if self._slices and isinstance(answer, list) and answer[:1] == [TOO_LITTLE]:
             try:
                 answer = self._settle_late(self._slices, call, answer)
-            except LedgerUnavailable as error:
+            except contract.LedgerUnavailable as error:
                 return error
         if isinstance(answer, Exception):
             return answer
-        return Settlement(*map(money.units, map(int, answer))) if answer else UnknownReservation(call[1][3])
+        if not answer:
+            return contract.UnknownReservation(call[1][3])
+        return contract.Settlement(*map(money.units, map(int, answer)))
 
     def _settle_late(self, slices: Slices, call: Call, answer: Any) -> Any:
         _, arm, channel, missing = answer
@@ -218,16 +202,16 @@ class RedisLedger(Ledger):
 
     @override
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        calls = [self._call(self._group_of(name), [], name, int(RETENTION_SECONDS)) for name in reservation_ids]
-        return [
-            answer if isinstance(answer, Exception) else None for answer in self.server.run_by_node("cancel", calls)
-        ]
+        kept = int(contract.RETENTION_SECONDS)
+        calls = [self._call(self._group_of(name), [], name, kept) for name in reservation_ids]
+        answers = self.server.run_by_node("cancel", calls)
+        return [answer if isinstance(answer, Exception) else None for answer in answers]
 
     @override
     def expire(self, ttl: float) -> int:
         # Redis itself forgets what was finished long ago.
         self.server.checked = False  # the server may have been restarted with other settings
-        arguments = self._jumps.before(self.now(), ttl), _BATCH, int(RETENTION_SECONDS)
+        arguments = self._jumps.before(self.now(), ttl), _BATCH, int(contract.RETENTION_SECONDS)
         answers = self.server.run_by_node(
             "expire", [self._call(prefix, [], *arguments) for prefix in self.server.groups]
         )
@@ -238,13 +222,13 @@ class RedisLedger(Ledger):
         return expired
 
     @override
-    def balances(self) -> list[Balance]:
+    def balances(self) -> list[contract.Balance]:
         found = {prefix: known.read(partial(self._changes, prefix=prefix)) for prefix, known in self._known.items()}
         wholes = found.pop(self.server.prefix)
         return added_up(wholes, [b for of in found.values() for b in of]) if self.server.cluster else wholes
 
-    def _changes(self, seen: int, prefix: str) -> Changes:
-        found: dict[str, list[Balance]] = {}
+    def _changes(self, seen: int, prefix: str) -> contract.Changes:
+        found: dict[str, list[contract.Balance]] = {}
         while True:
             now, number, rows = self._run(prefix, "changes", [], seen, _BATCH)
             seen = int(number)
@@ -267,10 +251,10 @@ class RedisLedger(Ledger):
         return [name for prefix in self.server.groups for name in self._run(prefix, "open", [])]
 
     @override
-    def room(self) -> Room | None:
+    def room(self) -> contract.Room | None:
         """Of the memory of the fullest server; what its disk has left is known to its machine alone."""
         found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
-        rooms = [Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
+        rooms = [contract.Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
 
     @override
@@ -306,10 +290,10 @@ class RedisLedger(Ledger):
         if self._generation is None:
             found = self.identity()
             if found is None:
-                raise LedgerUnavailable(messages.NO_ACCOUNTS(ledger=self))
+                raise contract.LedgerUnavailable(messages.NO_ACCOUNTS(ledger=self))
             if not found.startswith(_FORM):
                 versions = {"found": found.partition("-")[0], "own": _FORM[:-1]}
-                raise LedgerUnavailable(messages.LEDGER_SCHEMA(ledger=self, **versions))
+                raise contract.LedgerUnavailable(messages.LEDGER_SCHEMA(ledger=self, **versions))
             self._generation = found
         return self._generation
 
@@ -317,7 +301,7 @@ class RedisLedger(Ledger):
         return self.server.name
 
 
-def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[Balance], float]:
+def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balance], float]:
     """Accounts in force by the hash of a campaign's accounts, and when the first of their periods ends."""
     hashed = dict(zip(fields[::2], fields[1::2], strict=True))
     found, ends = [], [math.inf]
@@ -329,7 +313,7 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[Balance], floa
                 limit, spent, reserved = (int(nano) / money.NANO for nano in amounts)
                 excess = int(hashed.get(f"excess:{name},{period}", 0)) / money.NANO
                 scope = arm, json.loads(campaign), channel
-                found.append(Balance(*scope, limit, spent, reserved, excess, period, int(start)))  # type: ignore[arg-type]
+                found.append(contract.Balance(*scope, limit, spent, reserved, excess, period, int(start)))  # type: ignore[arg-type]
                 ends.append(float(until))
     return found, min(ends)
 

@@ -18,26 +18,7 @@ from typing_extensions import override
 from mtorl.experiment.arm import ALL_ARMS
 from mtorl.policy.periods import Period, period_after
 from mtorl.runtime.clock_jumps import ClockJumps
-from serving.ledger import money
-from serving.ledger.contract import (
-    RETENTION_SECONDS,
-    SETTLED_SECONDS,
-    Account,
-    AlreadyReserved,
-    Balance,
-    Changes,
-    Cost,
-    KnownBalances,
-    Ledger,
-    LedgerInUse,
-    LedgerUnavailable,
-    Room,
-    Settlement,
-    UnknownReservation,
-    Wanted,
-    limit_after_a_change,
-    parts,
-)
+from serving.ledger import contract, money
 from serving.ledger.pacing_store import Lease, PacingStore, Prices
 from serving.ledger.sqlite_database import Database, Work
 
@@ -53,7 +34,7 @@ _BATCH = 500  # reservations that `expire` takes at once: decisions get in betwe
 _FORGOTTEN = 4  # batches that a call forgets, once a second: more than a router can reserve
 
 
-class SqliteLedger(Ledger):
+class SqliteLedger(contract.Ledger):
     """A ledger in a file; `Ledger` says what its methods promise.
 
     Args:
@@ -69,7 +50,7 @@ class SqliteLedger(Ledger):
         self._jumps = ClockJumps(clock or time.monotonic)
         self._database = Database(self.path, patience)
         self.pacing = _Pacing(self._database)
-        self._known = KnownBalances()
+        self._known = contract.KnownBalances()
 
     @override
     def identity(self) -> str | None:
@@ -83,9 +64,9 @@ class SqliteLedger(Ledger):
         self._database.claim()
 
     @override
-    def define(self, accounts: Iterable[Account]) -> None:
+    def define(self, accounts: Iterable[contract.Account]) -> None:
         limits = {account: money.limit(account.limit) for account in accounts}
-        divided = parts(limits)
+        divided = contract.parts(limits)
         wanted = {(a.arm, *a.budget): (limit, a.timezone, divided[a.budget]) for a, limit in limits.items()}
         self._jumps.observe(self._clock())
 
@@ -105,10 +86,10 @@ class SqliteLedger(Ledger):
         self._database.run(work)
 
     @override
-    def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
+    def reserve_all(self, wanted: Sequence[contract.Wanted]) -> list[bool | Exception]:
         return self._database.run_each([self._reservation(reservation) for reservation in wanted])
 
-    def _reservation(self, asked: Wanted) -> Work[bool]:
+    def _reservation(self, asked: contract.Wanted) -> Work[bool]:
         reservation_id, request = asked.reservation_id, asked.request
         wanted, scope = money.reservation(asked.amount), json.dumps([asked.arm, asked.campaign, asked.channel])
 
@@ -123,7 +104,7 @@ class SqliteLedger(Ledger):
                 "SELECT 1 FROM reservation WHERE request = ? AND state IN ('open', 'settled', 'late')", (request,)
             ).fetchone()
             if other:
-                raise AlreadyReserved(f"{self.path}: another reservation pays for this request")
+                raise contract.AlreadyReserved(f"{self.path}: another reservation pays for this request")
             now = self._clock()
             _begin_periods(db, now)
             accounts = db.execute(
@@ -151,18 +132,18 @@ class SqliteLedger(Ledger):
         return work
 
     @override
-    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
+    def settle_all(self, costs: Sequence[contract.Cost]) -> list[contract.Settlement | Exception]:
         return self._database.run_each([self._settlement(*cost) for cost in costs])
 
-    def _settlement(self, reservation_id: str, actual: float, event: str) -> Work[Settlement]:
+    def _settlement(self, reservation_id: str, actual: float, event: str) -> Work[contract.Settlement]:
         cost = money.cost(actual)
 
-        def work(db: sqlite3.Connection) -> Settlement:
+        def work(db: sqlite3.Connection) -> contract.Settlement:
             known = db.execute(
                 "SELECT amount, state, charged, excess, books, events FROM reservation WHERE id = ?", (reservation_id,)
             ).fetchone()
             if known is None:
-                raise UnknownReservation(reservation_id)
+                raise contract.UnknownReservation(reservation_id)
             amount, state, charged, excess, *texts = known
             books, events = map(json.loads, texts)
             if event not in events:
@@ -185,7 +166,7 @@ class SqliteLedger(Ledger):
                     f"excess = min(excess + ?, {money.MOST}) WHERE id = ?",
                     [(freed, more, cost - more, book) for book in books],
                 )
-            return Settlement(money.units(charged), money.units(excess))
+            return contract.Settlement(money.units(charged), money.units(excess))
 
         return work
 
@@ -196,7 +177,7 @@ class SqliteLedger(Ledger):
     @override
     def expire(self, ttl: float) -> int:
         now = self._clock()
-        ages = (ttl, SETTLED_SECONDS, RETENTION_SECONDS)
+        ages = (ttl, contract.SETTLED_SECONDS, contract.RETENTION_SECONDS)
         overdue, settled, finished = (self._jumps.before(now, age) for age in ages)
 
         def forget_some(db: sqlite3.Connection) -> int:
@@ -220,16 +201,16 @@ class SqliteLedger(Ledger):
         return self._database.run(expire_some)
 
     @override
-    def balances(self) -> list[Balance]:
+    def balances(self) -> list[contract.Balance]:
         return self._known.read(self._changes)
 
-    def _changes(self, seen: int) -> Changes:
+    def _changes(self, seen: int) -> contract.Changes:
 
-        def work(db: sqlite3.Connection) -> Changes:
+        def work(db: sqlite3.Connection) -> contract.Changes:
             _begin_periods(db, self._clock())
             (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
             since = seen if seen <= last else 0  # this may be an older copy, which was restored
-            found: dict[str, list[Balance]] = {}
+            found: dict[str, list[contract.Balance]] = {}
             rows = db.execute(
                 "SELECT c.campaign, a.arm, a.channel, a.period, a.start, ifnull(b.cap, a.cap), ifnull(b.spent, 0), "
                 f"ifnull(b.reserved, 0), ifnull(b.excess, 0) FROM change c "
@@ -240,7 +221,8 @@ class SqliteLedger(Ledger):
                 balances = found.setdefault(campaign, [])
                 if arm is not None:
                     limit, spent, reserved, excess = map(money.units, amounts)
-                    balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
+                    balance = contract.Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start)
+                    balances.append(balance)
             return last, found
 
         return self._database.run(work)
@@ -255,18 +237,18 @@ class SqliteLedger(Ledger):
         return [row[0] for row in rows]
 
     @override
-    def room(self) -> Room:
+    def room(self) -> contract.Room:
         """Of its disk. It must not wait for the file, which may be busy."""
         try:
             disk, device = os.statvfs(self.path.parent), self.path.parent.stat().st_dev
         except OSError as error:
-            raise LedgerUnavailable(f"{self.path}: {error}") from error
-        return Room("file", disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, device)
+            raise contract.LedgerUnavailable(f"{self.path}: {error}") from error
+        return contract.Room("file", disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, device)
 
     @override
     def close(self) -> None:
         self._database.close()
-        self._known = KnownBalances()
+        self._known = contract.KnownBalances()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -291,7 +273,7 @@ class _Pacing(PacingStore):
 
     @override
     def prices(self) -> tuple[int, Prices]:
-        raise LedgerInUse("another router paces")
+        raise contract.LedgerInUse("another router paces")
 
     @override
     def states(self) -> dict[str, str]:
@@ -340,7 +322,7 @@ def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
     for campaign, channel, period, arm, account, start, cap, booked, spent, reserved in rows:
         if (budget := (campaign, channel, period)) in budgets:
             whole = None if arm == ALL_ARMS else wholes.get(budget)
-            limit = cap if whole is None else limit_after_a_change(cap, spent, reserved, *whole)
+            limit = cap if whole is None else contract.limit_after_a_change(cap, spent, reserved, *whole)
             if limit != (cap if booked is None else booked):
                 limits.append((account, start, limit))
     db.executemany(

@@ -260,9 +260,7 @@ def runs(state: Path) -> bool | None:
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
     """The .mar file of each served model by its name: that of the run, unless the state has another one."""
-    return {
-        archive.name: archive for folder in (run / "model-store", state / "models") for archive in folder.glob("*.mar")
-    }
+    return {one.name: one for folder in (run / "model-store", state / "models") for one in folder.glob("*.mar")}
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:

@@ -46,18 +46,9 @@ from pipelines.experiments.cluster_api import ClusterApi, Entry
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.handover import hand_over
 from pipelines.experiments.moves import follow
+from pipelines.experiments.operator import status
 from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.routers import Routers
-from pipelines.experiments.operator.status import (
-    FIGURES,
-    Condition,
-    edited,
-    figures_of,
-    iso,
-    not_known_yet,
-    views_of,
-    with_condition,
-)
 from pipelines.experiments.resource import ExperimentResource, NotItsTurn, in_words
 from serving.kubernetes_api import Conflict
 from serving.model_servers import ModelServers
@@ -133,7 +124,7 @@ class Operator:
             elif serving is not None and self.leads:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
-                    said = edited(resource, self._api.namespace) or said
+                    said = status.edited(resource, self._api.namespace) or said
                 with contextlib.suppress(Conflict):  # it is retried in a second
                     self._say(resource, {"version": serving.version}, said)
 
@@ -143,7 +134,7 @@ class Operator:
         names = {one["metadata"]["name"] for one in objects}
         for gone in set(self._found) - names:
             self._found.pop(gone, None)
-        return views_of(self._api, objects, self._findings, self._clock())
+        return status.views_of(self._api, objects, self._findings, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
         """Experiments in force, by the name of their object."""
@@ -182,18 +173,18 @@ class Operator:
         except (ExperimentError, HistoryError) as error:
             words = messages.NOT_ITS_TURN if isinstance(error, NotItsTurn) else messages.UNUSABLE
             goes_on = "nothing of it is in force" if resource.last_in_force() is None else "what is in force goes on"
-            said = Condition("Accepted", "False", words(fault=error, goes_on=goes_on))
+            said = status.Condition("Accepted", "False", words(fault=error, goes_on=goes_on))
         else:
-            said = Condition("Accepted", "True", declined or _still_refused(resource) or messages.USABLE())
+            said = status.Condition("Accepted", "True", declined or _still_refused(resource) or messages.USABLE())
         standing = self._standing(resource)
         anew = len(_history(resource)) > known or any(resource.status.get(key) != standing[key] for key in standing)
-        further = [self._until_looked(resource) if anew else None, not_known_yet(resource, self._api.namespace)]
+        further = [self._until_looked(resource) if anew else None, status.not_known_yet(resource, self._api.namespace)]
         serving = resource.last_in_force()
         version = {} if serving is None else {"version": serving.version}
         self._say(resource, {**standing, **version}, said, *(one for one in further if one is not None))
         return any(event.get("to") == "promoted" for event in _history(resource))
 
-    def _until_looked(self, resource: ExperimentResource) -> Condition | None:
+    def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
         """Condition of the ramp after an event, until the log is read again."""
         try:
             experiment, stands = state(resource)
@@ -224,13 +215,13 @@ class Operator:
         except (ExperimentError, HistoryError):
             return  # `Accepted` has the reason
         except OSError as error:  # `advance` retries it
-            said = Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
+            said = status.Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
         else:
             if standing is None:
                 said_before = resource.status.get("conditions") or ()
                 resource.write({"conditions": [one for one in said_before if one["type"] != "Settled"]})
                 return
-            said = Condition("Settled", "True" if standing.done else "False", standing.words)
+            said = status.Condition("Settled", "True" if standing.done else "False", standing.words)
         self._say(resource, self._standing(resource), said)
 
     def _advance(self, name: str) -> None:
@@ -271,10 +262,11 @@ class Operator:
         except (LogError, OSError) as error:
             salt = str(resource.spec.get("salt"))
             self._found[name] = salt, replace(self._findings(name, salt) or Findings(), problem=str(error))
-            self._say(resource, {}, Condition("Progressing", "False", messages.LOG_UNREADABLE(fault=error)))
+            self._say(resource, {}, status.Condition("Progressing", "False", messages.LOG_UNREADABLE(fault=error)))
             return
         findings = self._findings(name, experiment.salt) or Findings()
-        figures: dict[str, Any] = {} if findings.verdict is None else figures_of(findings.verdict, findings.spend)
+        known = findings.verdict
+        figures: dict[str, Any] = {} if known is None else status.figures_of(known, findings.spend)
         needed = requirements(experiment, stands, findings.evidence, now)
         self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, findings, needed))
 
@@ -282,10 +274,10 @@ class Operator:
         standing: dict[str, Any] = {"phase": resource.status.get("phase", State().phase)}
         with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
-            standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
+            standing = {"phase": found.phase, "since": None if found.since is None else status.iso(found.since)}
             # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
             others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
-            standing |= dict.fromkeys(FIGURES) if found.phase == "draft" or others else {}
+            standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
             enabled = serving.enabled  # as routers read it, also after an edit by hand
@@ -311,10 +303,10 @@ class Operator:
                 words = f"{in_words(event)}{_left_out(resource, event)}"
                 self._api.write_event(resource.found, reason, words, warning=harm)
 
-    def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: Condition) -> None:
+    def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: status.Condition) -> None:
         before = conditions = resource.status.get("conditions") or ()
         for one in said:
-            conditions = with_condition(conditions, one, resource.generation, self._clock())
+            conditions = status.with_condition(conditions, one, resource.generation, self._clock())
         resource.write({**fields, "observedGeneration": resource.generation, "conditions": conditions})
         known = {(one["type"], one["reason"], one["message"]) for one in before}
         for one in said:
@@ -343,11 +335,11 @@ def _history(resource: ExperimentResource | None) -> Sequence[Mapping[str, Any]]
     return () if resource is None else resource.status.get("history") or ()
 
 
-def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequence[Requirement]) -> Condition:
+def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequence[Requirement]) -> status.Condition:
     if stands.phase in OVER:
-        return Condition("Progressing", "False", IS_OVER(phase=stands.phase))
+        return status.Condition("Progressing", "False", IS_OVER(phase=stands.phase))
     if isinstance(step, Move):
-        return Condition("Progressing", "True", messages.MOVED(to=step.to, reason=step.reason))
+        return status.Condition("Progressing", "True", messages.MOVED(to=step.to, reason=step.reason))
     evidence, newest = findings.evidence, findings.newest
     split = evidence is None or evidence.token != "srm"
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
@@ -357,7 +349,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
         late = ", and none has come for long" if newest["silence"] else ""
         known = f" (the newest decision in the log is of {newest['at'][:16].replace('T', ' ')} UTC{late})"
     words = messages.WAITING(reasons="; ".join(step.reasons), newest=known)
-    return Condition("Progressing", "True" if by_itself else "False", words)
+    return status.Condition("Progressing", "True" if by_itself else "False", words)
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:

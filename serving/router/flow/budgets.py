@@ -17,10 +17,7 @@ from mtorl.log.decision_ids import time_of
 from mtorl.log.records import CANCEL, OutcomeRecord
 from serving.crash_recovery import TOGETHER, Costs, check_ledger, costs_of, finish, reconcile, remember_ledger
 from serving.decision_log import Spool, SpoolUnavailable
-from serving.ledger.contract import (
-    Ledger,
-    Wanted,
-)
+from serving.ledger.contract import Ledger, Wanted
 from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.requests import OutcomeParser

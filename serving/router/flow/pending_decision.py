@@ -19,18 +19,8 @@ from opentelemetry.util.types import AttributeValue
 from mtorl.experiment.arm import INCUMBENT, OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
+from mtorl.log import records
 from mtorl.log.decision_ids import decision_id, time_of
-from mtorl.log.records import (
-    VERSION,
-    DecisionRecord,
-    Explored,
-    FallbackReason,
-    History,
-    ShadowRecord,
-    V1Answer,
-    WindowRecord,
-    unit_hash,
-)
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
@@ -62,16 +52,16 @@ class PendingDecision:
     features: ModelInput | None = None
     prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; the others have the model's own
     answer: ArmAnswer | None = None
-    exploration: Explored | None = None
+    exploration: records.Explored | None = None
     reserved: float | None = None  # None: nothing; the reservation has the decision's id
     budget_exhausted: bool = False
-    fault: FallbackReason | None = None
+    fault: records.FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
     may_be_reserved: bool = False  # the ledger's answer is unknown
     before: Answered | None = None  # a previous exposure that is the answer while it is paid for
     asking: tuple[Stage, str | None] | None = None  # stage and part whose answer it waits for
     done: bool = False  # it is logged, or `before` is still paid for
-    failed: tuple[FallbackReason, Exception] | None = None  # why it can't be logged
+    failed: tuple[records.FallbackReason, Exception] | None = None  # why it can't be logged
     taken_over: bool = False  # by the event loop: what a thread finds later is ignored
     span: Span = field(default_factory=tracing.here)  # of its request
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -128,7 +118,7 @@ class PendingDecision:
         """Take what the ledger has reserved, currency units; None: an account has too little left."""
         self.reserved, self.budget_exhausted = amount, amount is None
 
-    def fall_back(self, reason: FallbackReason, why: Exception, cause: str | None = None) -> None:
+    def fall_back(self, reason: records.FallbackReason, why: Exception, cause: str | None = None) -> None:
         """Take the default action; the policy's answer is logged beside it. `cause`: a code, by default the reason."""
         self.fault = reason
         self.reserved = None
@@ -228,15 +218,15 @@ class PendingDecision:
         blank: dict[str, Any] = {"answer": None, "exploration": None, "fault": None, "taken_over": False, "done": False}
         return [replace(self, arm=arm.name, **blank) for arm in of.arms if arm.name != INCUMBENT]
 
-    def record(self) -> DecisionRecord:
+    def record(self) -> records.DecisionRecord:
         """The record of the decision log."""
         answer = self.answer
         fields = self._v1_answer()
         return {
             **fields,
             **self._history(),
-            "schema_version": VERSION,
-            "unit_hash": unit_hash(self.request.user_id),
+            "schema_version": records.VERSION,
+            "unit_hash": records.unit_hash(self.request.user_id),
             "user_id": self.request.user_id,
             "layer": self.experiment.layer,
             "salt": self.experiment.salt,
@@ -273,11 +263,11 @@ class PendingDecision:
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 
-    def shadow_record(self) -> ShadowRecord:
+    def shadow_record(self) -> records.ShadowRecord:
         """The record of what a challenger would have decided (`shadows`)."""
         answer = self.answer
         return {
-            "schema_version": VERSION,
+            "schema_version": records.VERSION,
             "shadow_id": f"{self.decision_id}.{self.arm}",
             "decision_id": self.decision_id,
             "experiment": self.experiment.name,
@@ -301,14 +291,14 @@ class PendingDecision:
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 
-    def window_record(self) -> WindowRecord | None:
+    def window_record(self) -> records.WindowRecord | None:
         """The record of the window, if one was built."""
         if self.features is None:
             return None
         return {
-            "schema_version": VERSION,
+            "schema_version": records.VERSION,
             "decision_id": self.decision_id,
-            "unit_hash": unit_hash(self.request.user_id),
+            "unit_hash": records.unit_hash(self.request.user_id),
             "window": dict(self.features.window),
             "event_time": time_of(self.decision_id).isoformat(),
         }
@@ -320,7 +310,7 @@ class PendingDecision:
         model = self.taken.model if self.taken else None
         return {**self._v1_answer(), "model": model if model and identity(model) else None}
 
-    def _v1_answer(self) -> V1Answer:
+    def _v1_answer(self) -> records.V1Answer:
         action = self.action
         return {
             "decision_id": self.decision_id,
@@ -346,7 +336,7 @@ class PendingDecision:
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 
-    def _history(self) -> History:
+    def _history(self) -> records.History:
         if self.features is None:
             return {"static": None, "history_length": None, "last_channel": None, "last_time": None}
         window = self.features.window

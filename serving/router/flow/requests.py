@@ -97,9 +97,7 @@ class DecisionBody(TypedDict):
 
 def _decision_id(text: str) -> str:
     if not is_decision_id(text):
-        raise PydanticCustomError(
-            "decision_id", "expected the decision_id of an answer, got {text}", {"text": short(text)}
-        )
+        raise PydanticCustomError("decision_id", "expected an answer's decision_id, got {text}", {"text": short(text)})
     return text
 
 

@@ -204,11 +204,7 @@ def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work
 
 
 async def _admitted(
-    span: str,
-    admission: Admission,
-    work: Callable[[bytes, Headers], Awaitable[Any]],
-    body: bytes,
-    headers: Headers,
+    span: str, admission: Admission, work: Callable[[bytes, Headers], Awaitable[Any]], body: bytes, headers: Headers
 ) -> Answer:
     """The work's answer once there is room; raises Saturated."""
     with tracing.request(span, headers) as traced:
