@@ -80,9 +80,8 @@ def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None 
     """
     last = planned.by_hour.index[-1].to_pydatetime()
     begins = start or (last.astimezone(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    hours = (
-        planned.by_hour.groupby(pd.DatetimeIndex(planned.by_hour.index).hour).mean().reindex(range(24), fill_value=0.0)
-    )
+    hour = pd.DatetimeIndex(planned.by_hour.index).hour
+    hours = planned.by_hour.groupby(hour).mean().reindex(range(24), fill_value=0.0)
     traffic = [round(float(of_hour / hours.max()), 3) for of_hour in hours]
     low, high = experiment.layer_part
     spends: dict[str, float] = {}

@@ -62,10 +62,8 @@ def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     served = step(served_incumbent, given).outputs
     fitted = step(fit_incumbent, given, windows=windows, served=served["artifact"], policy=served["policy"])
     pods = {"volume": profile.folder, "pods": profile.training_pods}
-    models = {
-        "challenger": step(train_challenger, given, windows=windows, **pods).outputs["model"],
-        "incumbent": fitted.outputs["model"],
-    }
+    trained = step(train_challenger, given, windows=windows, **pods)
+    models = {"challenger": trained.outputs["model"], "incumbent": fitted.outputs["model"]}
     evaluation = step(evaluate, given, windows=windows, **models).outputs["evaluation"]
     model_store = step(package, given, **models).outputs["model_store"]
     tested = step(smoke_test, given, model_store=model_store)

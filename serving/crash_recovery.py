@@ -38,11 +38,8 @@ def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]
         *zip([cost.reservation_id for cost in told], ledger.settle_all(told) if told else (), strict=True),
         *zip(unused, ledger.cancel_all(unused) if unused else (), strict=True),
     ]
-    return {
-        name: answer
-        for name, answer in answers
-        if isinstance(answer, Exception) and not isinstance(answer, UnknownReservation)
-    }
+    failed = {name: answer for name, answer in answers if isinstance(answer, Exception)}
+    return {name: error for name, error in failed.items() if not isinstance(error, UnknownReservation)}
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:

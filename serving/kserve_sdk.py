@@ -145,10 +145,6 @@ def _socket_on(host: str, port: int) -> socket.socket:
         raise CannotListen(f"can't listen on {host}:{port}: {error.strerror or error}") from None
 
 
-def _is_callers_mistake(record: logging.LogRecord) -> bool:
-    return isinstance((record.exc_info or (None, None))[1], InvalidInput | ModelNotFound | NotImplementedError)
-
-
 def quiet() -> None:
     """Log as `logs.py` does, of KServe and uvicorn faults only: by default they write five lines a request."""
     logs.set_up()
@@ -158,6 +154,7 @@ def quiet() -> None:
         logger.propagate = True
         logger.setLevel(logging.WARNING)
     # KServe also logs a caller's mistake as an error, with a traceback.
-    logging.getLogger("kserve").addFilter(lambda record: not _is_callers_mistake(record))
+    mistakes = InvalidInput, ModelNotFound, NotImplementedError
+    logging.getLogger("kserve").addFilter(lambda record: not isinstance((record.exc_info or (None,) * 2)[1], mistakes))
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

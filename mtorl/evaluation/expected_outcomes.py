@@ -82,10 +82,8 @@ def cross_fitted(
         return None
     fold_L, fold_B = folds_of(known_users_L, FOLDS), folds_of(users_B, FOLDS)
     models = [expected(np.flatnonzero(fold_L != fold)) for fold in range(FOLDS)]
-    rows = np.arange(len(fold_B))
-    gain_BC, cost_BC = (
-        np.stack([getattr(model, name) for model in models])[fold_B, rows] for name in ("gain_BC", "cost_BC")
-    )
+    at = fold_B, np.arange(len(fold_B))
+    gain_BC, cost_BC = (np.stack([getattr(model, name) for model in models])[at] for name in ("gain_BC", "cost_BC"))
     return ExpectedOutcomes(gain_BC, cost_BC, tuple(model.gain_BC for model in models))
 
 

@@ -98,15 +98,13 @@ def evaluate_artifact(
         probs_BC, expose_BC = action_probabilities(forecast, params)
         spend[name] = float((probs_BC * expose_BC * np.asarray(forecast.cost_BC)).sum(axis=1).mean())
         rule, always = PolicyOnLog(probs_BC, expose_BC), PolicyOnLog.always_exposing(probs_BC)
-        greedy[name] = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
+        greedy[name] = best = PolicyOnLog.always_exposing(np.eye(gain_BC.shape[1])[gain_BC.argmax(axis=1)])
         selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
         value[f"{name}: decision rule"] = policy_value(rule, log, seed, gain_BC)
         value[f"{name}: its channels, always exposing"] = policy_value(always, log, seed, gain_BC)
         value[f"{name}: its channels, at 37.5 % exposure"] = policy_value(always, log, seed, gain_BC, selected_B)
-        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(
-            greedy[name], log, seed, gain_BC, selected_B
-        )
-        value[f"{name}: best expected gain, always exposing"] = policy_value(greedy[name], log, seed, gain_BC)
+        value[f"{name}: best expected gain, at 37.5 % exposure"] = policy_value(best, log, seed, gain_BC, selected_B)
+        value[f"{name}: best expected gain, always exposing"] = policy_value(best, log, seed, gain_BC)
     target: dict[str, Any] = {"channel": None}
     if (best_B := _best_constant(judged, new_B)) is not None:
         constant, gain_BC = PolicyOnLog.always_exposing(np.eye(gain_of["model"].shape[1])[best_B]), gain_of["model"]

@@ -137,9 +137,7 @@ def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
     """
     known = rows["propensity"].notna().to_numpy() if spec.propensity == "logged" else np.ones(len(rows), dtype=np.bool_)
     if not known.any():
-        raise WindowError(
-            "no test user has a touchpoint whose propensity is known: no policy can be valued on this log"
-        )
+        raise WindowError("no test user has a touchpoint whose propensity is known: this log can't value a policy")
     return np.asarray(known)
 
 

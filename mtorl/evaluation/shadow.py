@@ -218,9 +218,8 @@ def _pairs(both: pd.DataFrame) -> list[dict[str, Any]]:
 def in_words(report: ShadowReport) -> list[str]:
     """The report in sentences, without its segments."""
     model = f" ({report['model'][:12]})" if report["model"] else ""
-    lines = [
-        f"{report['arm']}{model} beside the incumbent: {report['decisions']:,} decisions of {report['users']:,} users"
-    ]
+    size = f"{report['decisions']:,} decisions of {report['users']:,} users"
+    lines = [f"{report['arm']}{model} beside the incumbent: {size}"]
     if report["users_share"] < 1:
         lines.append(f"a sample: {report['users_share']:.1%} of the users, by their hash, with all of their decisions")
     lines += [f"left out, {reason}: {count:,}" for reason, count in report["left_out"].items()]

@@ -226,9 +226,8 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     if kinds or "oneOf" in schema or not schema.get("type"):
         return {**described, "x-kubernetes-preserve-unknown-fields": True}
     made = {"type": schema["type"], **described}
-    made |= {
-        key: schema[key] for key in ("enum", "format", "minimum", "maximum", "minItems", "maxItems") if key in schema
-    }
+    limits = ("enum", "format", "minimum", "maximum", "minItems", "maxItems")
+    made |= {key: schema[key] for key in limits if key in schema}
     if "const" in schema:
         made["enum"] = [schema["const"]]
     for key in ("Minimum", "Maximum"):

@@ -118,9 +118,8 @@ def true_lift(
     The lift is gain per decision, its error an upper bound: the sum of the variances leaves out that both arms meet the
     same luck.
     """
-    played = {
-        name: play(simulator, arm, list(users), rounds, seed, budget, price, 3, gain) for name, arm in arms.items()
-    }
+    everybody = list(users)
+    played = {name: play(simulator, arm, everybody, rounds, seed, budget, price, 3, gain) for name, arm in arms.items()}
     incumbent, challenger = played["incumbent"], played["challenger"]
     return {
         "true_incumbent": incumbent.value,

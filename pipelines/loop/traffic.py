@@ -210,11 +210,9 @@ class _Reports:
 
 
 def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any]]:
-    now = dt.datetime.now(dt.UTC).isoformat()
-    own = {"decision_id": decision_id, "event_time": now}
-    return [
-        {"event_id": f"{decision_id}-{kind}", "kind": kind, "value": value, **own} for kind, value in response.outcomes
-    ]
+    own = {"decision_id": decision_id, "event_time": dt.datetime.now(dt.UTC).isoformat()}
+    told = response.outcomes
+    return [{"event_id": f"{decision_id}-{kind}", "kind": kind, "value": value, **own} for kind, value in told]
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:

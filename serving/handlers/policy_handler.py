@@ -83,9 +83,8 @@ class PolicyHandler:
         except Exception as error:
             log.exception("the model failed")
             return _all_failed(answers, rows, error)
-        numbers_BN = np.concatenate(
-            [np.reshape(part, (len(rows), -1)) for part in forecast if part is not None], axis=1
-        )
+        parts = [np.reshape(part, (len(rows), -1)) for part in forecast if part is not None]
+        numbers_BN = np.concatenate(parts, axis=1)
         valid_B: Bools = np.isfinite(numbers_BN).all(axis=1) & (np.asarray(forecast.cost_BC) >= 0).all(axis=1)
         for row in np.flatnonzero(~valid_B):
             answers[rows[row]] = {"error": "model: its answer is not finite, or a cost is negative"}

@@ -52,9 +52,8 @@ class LimitWatch:
 def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[Message]:
     """One message for each budget that takes no or few reservations at `now`, seconds since 1970."""
     found = []
-    overspent = {
-        (b.campaign, b.channel, b.period) for b in balances if b.arm == ALL_ARMS and b.spent + b.reserved > b.limit
-    }
+    wholes = [b for b in balances if b.arm == ALL_ARMS]
+    overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
     for b in balances:
         budget = b.campaign, b.channel, b.period
         name = f"campaign {b.campaign}, channel {b.channel}, {b.period}"

@@ -349,9 +349,8 @@ class Pacer:
                 clock = Clock.of_time(limit, pacing, float(balance.start or lead.now), lead.now)
             amounts = balance.limit, balance.spent + balance.reserved
             part, largest = self._largest.get(target.budget, (0.0, ""))
-            found, pace = updated(
-                target, clock, amounts, kept, first, lead.kept.get(largest) if part > limit.part else None
-            )
+            leading = lead.kept.get(largest) if part > limit.part else None
+            found, pace = updated(target, clock, amounts, kept, first, leading)
         except (ValueError, OverflowError) as error:
             if lead.faults.get(name) != str(error):
                 log.warning("not paced: %s: %s", name, error, extra={"arm": limit.arm})

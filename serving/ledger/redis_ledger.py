@@ -212,9 +212,8 @@ class RedisLedger(contract.Ledger):
         # Redis itself forgets what was finished long ago.
         self.server.checked = False  # the server may have been restarted with other settings
         arguments = self._jumps.before(self.now(), ttl), _BATCH, int(contract.RETENTION_SECONDS)
-        answers = self.server.run_by_node(
-            "expire", [self._call(prefix, [], *arguments) for prefix in self.server.groups]
-        )
+        calls = [self._call(prefix, [], *arguments) for prefix in self.server.groups]
+        answers = self.server.run_by_node("expire", calls)
         faults = [answer for answer in answers if isinstance(answer, Exception)]
         expired = sum(answer for answer in answers if not isinstance(answer, Exception))
         if faults and not expired:

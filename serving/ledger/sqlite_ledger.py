@@ -190,9 +190,8 @@ class SqliteLedger(contract.Ledger):
             return len(rows)
 
         def expire_some(db: sqlite3.Connection) -> int:
-            names = db.execute(
-                "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?", (overdue, _BATCH)
-            ).fetchall()
+            query = "SELECT id FROM reservation WHERE state = 'open' AND created <= ? LIMIT ?"
+            names = db.execute(query, (overdue, _BATCH)).fetchall()
             return sum(_give_back(db, name, "expired", now) for (name,) in names)
 
         for _ in range(_FORGOTTEN):

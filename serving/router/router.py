@@ -150,9 +150,8 @@ class Router:
         parts = Parts(self.health, self.drills or Drills())
         stages = Stages(self._features, self._arms, self.budgets, self.spool, parts, settings.window_share)
         self.decider = Decider(self.live, stages, self.budgets, self.spool, self._seconds)
-        self.outcomes = OutcomeIntake(
-            self.outcome_parser, self.spool, self.budgets, self._seconds, self.decider.cache.forget
-        )
+        forget = self.decider.cache.forget
+        self.outcomes = OutcomeIntake(self.outcome_parser, self.spool, self.budgets, self._seconds, forget)
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.health.draining = True

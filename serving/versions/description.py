@@ -9,9 +9,8 @@ from serving.versions.need import Needs
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
     """Everything that is known of a version; its parents are looked up among `known`."""
-    model = {
-        key: version.model.get(key) for key in ("kind", "created", "git_revision", "data_fingerprint", "simulated")
-    }
+    keys = ("kind", "created", "git_revision", "data_fingerprint", "simulated")
+    model = {key: version.model.get(key) for key in keys}
     return {
         "version": version.ref,
         "artifact_version": version.version,

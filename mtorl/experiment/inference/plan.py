@@ -205,9 +205,5 @@ def _play(rng: np.random.Generator, population: Population, effect: float, share
     products = np.zeros((len(looks_L), 2, 2, 2, 2))
     for arm in range(2):
         products[:, arm, :, arm, :] = at_looks[:, arm, 4:].reshape(-1, 2, 2)
-    return Sums(
-        at_looks[:, :, 0, None],
-        at_looks[:, :, 1, None],
-        at_looks[:, :, None, 2:4],
-        products.reshape(len(looks_L), 4, 4),
-    )
+    crossed = products.reshape(len(looks_L), 4, 4)
+    return Sums(at_looks[:, :, 0, None], at_looks[:, :, 1, None], at_looks[:, :, None, 2:4], crossed)

@@ -83,12 +83,8 @@ class Lease:
 
     def _take(self) -> bool:
         now = micro_time()
-        spec = {
-            "holderIdentity": self._holder,
-            "leaseDurationSeconds": _HELD_SECONDS,
-            "acquireTime": now,
-            "renewTime": now,
-        }
+        times = {"acquireTime": now, "renewTime": now}
+        spec = {"holderIdentity": self._holder, "leaseDurationSeconds": _HELD_SECONDS, **times}
         found = self._api.get("leases", _NAME)
         if found is None:
             kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": _NAME}}

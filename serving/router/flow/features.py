@@ -93,9 +93,8 @@ class FeatureReader:
 
     def _model_input(self, request: DecisionRequest, user: UserFeatures) -> ModelInput | Exception:
         try:
-            window = instance_from_history(
-                user.history, request.context, user.static, self._spec, request.at, user.aggregates
-            )
+            given = request.context, user.static, self._spec, request.at
+            window = instance_from_history(user.history, *given, user.aggregates)
         except Exception as error:  # the lists of a history do not fit together
             return error
         return ModelInput(window, user.has_history, user.aggregates)

@@ -158,9 +158,8 @@ class DecisionParser:
         context = _typed_dict("Context", {column.name: _type_of(column) for column in spec.context})
         channel: Any = Literal[self._channels]
         baseline = _typed_dict("GivenBaseline", {**GivenBaseline.__annotations__, "channel": channel})
-        costs = _typed_dict(
-            "Costs", {c: NotRequired[Annotated[float, Field(gt=0, le=cost_cap[c])]] for c in self._channels}
-        )
+        capped = {c: NotRequired[Annotated[float, Field(gt=0, le=cost_cap[c])]] for c in self._channels}
+        costs = _typed_dict("Costs", capped)
         special = {
             "context": context,
             "candidates": NotRequired[Annotated[list[channel], Field(min_length=1)] | None],

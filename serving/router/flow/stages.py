@@ -84,9 +84,8 @@ class Stages:
                 about = decision.ids(type(paid).__name__)
                 log.warning("an exposure is repeated without the ledger, %s: %s", about["cause"], paid, extra=about)
 
-        self.parts.ask(
-            "ledger", None, decisions, self._budgets.wanted_before, _plain(self._budgets.ledger.reserve_all), take
-        )
+        reserve_all = _plain(self._budgets.ledger.reserve_all)
+        self.parts.ask("ledger", None, decisions, self._budgets.wanted_before, reserve_all, take)
 
     def _read_features(self, decisions: Decisions) -> None:
         def take(decision: PendingDecision, found: ModelInput | Exception) -> None:
@@ -96,9 +95,8 @@ class Stages:
             elif decision.policy.policy is None:  # a policy without a server reports itself that it needs features
                 decision.fall_back("features", found)
 
-        self.parts.ask(
-            "features", "features", decisions, lambda decision: decision.request, _plain(self._reader.read), take
-        )
+        read = _plain(self._reader.read)
+        self.parts.ask("features", "features", decisions, lambda decision: decision.request, read, take)
 
     def _ask_arm(self, decisions: Decisions) -> None:
         experiment, arm = decisions[0].experiment, decisions[0].policy
