@@ -79,10 +79,7 @@ def page(name: str) -> str:
     ]
     lines += gives or ["| none | | |"]
     lines += ["", *_facts(traits), "", f"Used by {', '.join(users_of(component.name)) or 'no pipeline'}.", ""]
-    lines += [
-        "*Written by `scripts/write_component_pages.py`; do not edit.*",
-        "",
-    ]
+    lines += ["*Written by `scripts/write_component_pages.py`; do not edit.*", ""]
     return "\n".join(lines)
 
 

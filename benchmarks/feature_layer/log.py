@@ -111,10 +111,5 @@ class Plan(NamedTuple):
 
 
 QUICK = Plan(
-    turns=((10_000, 1), (100_000, 1)),
-    raw_rows=20_000,
-    entity_rows=20_000,
-    online_users=200,
-    reads=300,
-    appends=200,
+    turns=((10_000, 1), (100_000, 1)), raw_rows=20_000, entity_rows=20_000, online_users=200, reads=300, appends=200
 )

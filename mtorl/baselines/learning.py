@@ -194,11 +194,7 @@ def learn(
 
 
 def learn_values(
-    network: nn.Module,
-    q: nn.Module,
-    data: Transitions,
-    loss: Callable[[nn.Module, Step], Tensor],
-    schedule: Schedule,
+    network: nn.Module, q: nn.Module, data: Transitions, loss: Callable[[nn.Module, Step], Tensor], schedule: Schedule
 ) -> None:
     """Fit a network in place, whose part `q` has a slow copy Q'; the loss is of Q' and of a batch."""
     target = copy.deepcopy(q)

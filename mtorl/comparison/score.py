@@ -126,10 +126,7 @@ def calibration_noise(heads: Heads, channel_B: NDArray[np.int64], target_B: Floa
     shift = brentq(gap, -20.0, 20.0) if 0 < target_B.mean() < 1 else 0.0
     return {
         "action_ece": _noise(confidence_B, seed),
-        "reward_ece": {
-            **_noise(reward_B, seed),
-            "less_shift": calibration_error(expit(level + shift), target_B),
-        },
+        "reward_ece": {**_noise(reward_B, seed), "less_shift": calibration_error(expit(level + shift), target_B)},
     }
 
 

@@ -211,12 +211,7 @@ def take_incumbent(windows: str, served: str, out: str) -> Artifact:
 
 
 def fit_challenger(
-    windows: str,
-    out: str,
-    config: TrainConfig,
-    budget_share: float,
-    checkpoint: str = "",
-    log: str = "",
+    windows: str, out: str, config: TrainConfig, budget_share: float, checkpoint: str = "", log: str = ""
 ) -> Artifact | None:
     """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
 

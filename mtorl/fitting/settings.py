@@ -135,13 +135,7 @@ class KeptFiles:
 
     @classmethod
     def of(
-        cls,
-        volume: str,
-        windows: str,
-        config: TrainConfig,
-        budget_share: float,
-        code_version: str,
-        processes: int = 1,
+        cls, volume: str, windows: str, config: TrainConfig, budget_share: float, code_version: str, processes: int = 1
     ) -> KeptFiles:
         """Name the files of a training, on a volume that outlives the process; empty for none.
 

@@ -122,9 +122,7 @@ def decide(
 
 
 def action_probabilities(
-    forecast: Forecast,
-    params: PolicyParams,
-    price_BC: ArrayLike | None = None,
+    forecast: Forecast, params: PolicyParams, price_BC: ArrayLike | None = None
 ) -> tuple[Floats, Bools]:
     """Probability of choosing each channel, and whether money would be spent if that channel were chosen.
 

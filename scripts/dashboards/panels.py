@@ -131,13 +131,7 @@ def states(title: str, description: str, query: str, texts: Texts, *, legend: st
 
 
 def rows(
-    title: str,
-    description: str,
-    by: Sequence[str],
-    columns: Sequence[Column],
-    *,
-    empty: str = "none",
-    width: int = 12,
+    title: str, description: str, by: Sequence[str], columns: Sequence[Column], *, empty: str = "none", width: int = 12
 ) -> Panel:
     """A table: a row for each set of labels, and a column for each query.
 
