@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats
 from mtorl.baselines.inputs import everywhere, mean_cost
 from mtorl.baselines.learning import HIDDEN, Schedule, ends, learn, seeded
 from mtorl.log.splits import tile_ends
@@ -72,7 +72,7 @@ class Tiles:
         return len(self.x_BTD)
 
 
-def returns(reward_B: Floats, ends_B: NDArray[np.bool_]) -> Floats:
+def returns(reward_B: Floats, ends_B: Bools) -> Floats:
     """Return to go of each touchpoint."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]

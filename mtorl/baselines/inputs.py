@@ -15,9 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.columns import Codes
 from mtorl.window.encoder import Encoder, Labels
 from mtorl.window.on_demand import Windows, in_chunks
@@ -50,7 +49,7 @@ class Summary:
         there_BP = history_BP >= 0
         channel_BP = np.where(there_BP, batch.prev_channel_N[history_BP], -1)
         size_B = there_BP.sum(1)
-        features: dict[str, NDArray[np.float64]] = {"touchpoints": size_B.astype(np.float64)}
+        features: dict[str, Floats] = {"touchpoints": size_B.astype(np.float64)}
         for i in range(LATEST):
             features[f"channel_{i + 1}"] = _slot(channel_BP.astype(np.float64), there_BP, i)
         for c, name in enumerate(encoder.channels):
@@ -87,7 +86,7 @@ class Summary:
         return cls(np.stack(list(features.values()), axis=1), tuple(features), tuple(categorical))
 
 
-def _history(batch: WindowBatch, window: int, start: int) -> NDArray[np.int64]:
+def _history(batch: WindowBatch, window: int, start: int) -> Ints:
     """Tokens that hold the touchpoints of each window's history, newest first; -1 where there is none."""
     back_BP = (np.cumsum(batch.length_B) - 1)[:, None] - np.arange(window)
     inside_BP = np.arange(window) < batch.length_B[:, None]
@@ -96,13 +95,13 @@ def _history(batch: WindowBatch, window: int, start: int) -> NDArray[np.int64]:
     return np.where(holds_BP, back_BP, -1)
 
 
-def _slot(value_BP: Floats, there_BP: NDArray[np.bool_], i: int) -> Floats:
+def _slot(value_BP: Floats, there_BP: Bools, i: int) -> Floats:
     if i >= value_BP.shape[1]:
         return np.full(len(value_BP), np.nan)
     return np.where(there_BP[:, i], value_BP[:, i], np.nan)
 
 
-def _ratio(total_B: Floats, count_B: NDArray[np.float64] | NDArray[np.int64]) -> Floats:
+def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
     ratio_B: Floats = np.divide(total_B, count_B, out=np.full(len(total_B), np.nan), where=count_B > 0)
     return ratio_B
 

@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax
 from torch import Tensor, nn
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.baselines.inputs import States, everywhere, mean_cost
 from mtorl.log.columns import WindowError
 from mtorl.network.parallel import one_thread
@@ -79,7 +78,7 @@ class Transitions:
         return len(self.state_BS)
 
 
-def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
+def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
     """Mask of the touchpoints that are the last of their journey, in windows as of `Transitions.of`."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
@@ -221,7 +220,7 @@ def answer(network: Callable[[Tensor], Tensor], state_BS: Floats | Tensor) -> Fl
     return output
 
 
-def temperature(value_BC: Floats, channel_B: NDArray[np.int64]) -> float:
+def temperature(value_BC: Floats, channel_B: Ints) -> float:
     """The T at which softmax(value / T) has the lowest log-loss on logged channels."""
     logged = np.arange(len(channel_B)), channel_B
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Floats, Ints
 from mtorl.baselines.inputs import States
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
@@ -79,7 +78,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Li
     return Linear(states, action, reward, cost, mean_cost)
 
 
-def _with_channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int) -> Floats:
+def _with_channel(state_BS: Floats, channel_B: Ints, channels: int) -> Floats:
     return np.concatenate([state_BS, np.eye(channels)[channel_B]], axis=1)
 
 
@@ -88,7 +87,7 @@ def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
     return min((solve(strength) for strength in STRENGTHS), key=loss)
 
 
-def _channel(state_BS: Floats, channel_B: NDArray[np.int64], channels: int, strength: float) -> Any:
+def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     # One extra touchpoint of each channel, in the mean state, so that a channel that was never used is a class, too.

@@ -9,9 +9,8 @@ Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the st
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Floats, Ints
 from mtorl.baselines.inputs import everywhere, mean_cost
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
@@ -57,10 +56,10 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
     return RepeatLast(encoder, logits_SC, reward_O, mean_cost(logged, channels))
 
 
-def _last_outcome(batch: WindowBatch, encoder: Encoder) -> NDArray[np.int64]:
+def _last_outcome(batch: WindowBatch, encoder: Encoder) -> Ints:
     """Whether the previous touchpoint brought a gain, [B]; a gain that is not known at once counts as none."""
     last_B = np.cumsum(batch.length_B) - 1
     hit_B = encoder.previous_gain(batch)[last_B] > 0
-    outcome_B: NDArray[np.int64] = np.where(hit_B, _HIT, _MISS)
+    outcome_B: Ints = np.where(hit_B, _HIT, _MISS)
     outcome_B[batch.prev_channel_N[last_B] == len(encoder.channels)] = _START
     return outcome_B

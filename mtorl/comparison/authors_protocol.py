@@ -11,9 +11,8 @@ Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.policy_value import SELECTED
 from mtorl.network.parallel import one_thread
@@ -63,9 +62,7 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
     }
 
 
-def policy_ctr(
-    selected_B: NDArray[np.bool_], choice_B: NDArray[np.int64], channel_B: NDArray[np.int64], click_B: Floats
-) -> float:
+def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
     """The authors' "policy CTR", a biased figure: clicks on selected rows whose prediction is the logged channel.
 
     They divide by all selected rows, so guessing the logged channel raises it: CTR of the selection x P(match).
@@ -74,13 +71,7 @@ def policy_ctr(
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
 
-def _look_up(
-    channel_P: NDArray[np.int64],
-    click_P: Floats,
-    trained_P: NDArray[np.bool_],
-    test_B: NDArray[np.int64],
-    channels: int,
-) -> tuple[Floats, Floats]:
+def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, channels: int) -> tuple[Floats, Floats]:
     """A table that repeats the label of a touchpoint that it was trained on, and else predicts the mean."""
     share_C = np.bincount(channel_P[trained_P], minlength=channels) / trained_P.sum()
     probs_BC = np.where(trained_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
@@ -89,11 +80,7 @@ def _look_up(
 
 
 def _learn(
-    table: WindowTable,
-    train_WT: NDArray[np.int64],
-    val_WT: NDArray[np.int64],
-    test_B: NDArray[np.int64],
-    config: TrainConfig,
+    table: WindowTable, train_WT: Ints, val_WT: Ints, test_B: Ints, config: TrainConfig
 ) -> tuple[Floats, Floats]:
     """MTORL trained on the training windows; a test touchpoint gets a window of up to `LENGTH` tokens."""
     from mtorl.network.ensemble import train_ensemble
@@ -103,7 +90,7 @@ def _learn(
     reward = table.spec.reward.replace(gain="click", cost_weight=0.0)
     spec = table.spec.replace(window=LENGTH, reward=reward)
 
-    def windows(rows: NDArray[np.int64], targets: bool) -> WindowBatch:
+    def windows(rows: Ints, targets: bool) -> WindowBatch:
         return WindowBatch.from_steps(table.steps, rows, spec, targets)
 
     train = windows(train_WT[:, -1], targets=True)
@@ -118,7 +105,7 @@ def _learn(
     return np.exp(np.asarray(logits_BC, dtype=np.float64)), encoder.unreward(reward_BC, cost_BC)
 
 
-def _draw(table: WindowTable, seed: int) -> NDArray[np.int64]:
+def _draw(table: WindowTable, seed: int) -> Ints:
     """Rows of the table in each window."""
     users = table.rows["user_id"].to_numpy()
     first_U = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
@@ -130,11 +117,11 @@ def _draw(table: WindowTable, seed: int) -> NDArray[np.int64]:
     drawn = random.integers(enough.sum(), size=WINDOWS)
     first_W, size_W = first_U[enough][drawn], size_U[enough][drawn]
     start_W = first_W + (random.random(WINDOWS) * (size_W - LENGTH)).astype(np.int64)
-    rows_WT: NDArray[np.int64] = start_W[:, None] + np.arange(LENGTH)
+    rows_WT: Ints = start_W[:, None] + np.arange(LENGTH)
     return rows_WT
 
 
-def _top_of_each_step(score_WT: Floats, seed: int) -> NDArray[np.bool_]:
+def _top_of_each_step(score_WT: Floats, seed: int) -> Bools:
     order_WT = np.lexsort((np.random.default_rng(seed).random(score_WT.shape), -score_WT), axis=0)
     chosen_WT = np.zeros(score_WT.shape, dtype=np.bool_)
     np.put_along_axis(chosen_WT, order_WT[: round(SELECTED * len(score_WT))], True, axis=0)

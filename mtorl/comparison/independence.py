@@ -24,10 +24,9 @@ from typing import TypedDict
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import gammaincc
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Floats, Ints
 from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values
 from mtorl.window.table import WindowTable
@@ -90,7 +89,7 @@ def independence(table: WindowTable) -> Independence:
     return Independence(independent=independent, verdict=_verdict(tests), tests=tests)
 
 
-def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | None:
+def link(level_B: Ints, channel_B: Ints) -> Link | None:
     """Test codes of levels and channels; None with fewer than two of either, or fewer than four rows."""
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
@@ -112,7 +111,7 @@ def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | Non
     return Link(levels=levels, rows=rows, chi2=chi2, df=df, chi2_per_df=chi2 / df, p=p, cramers_v=v)
 
 
-def _known_before(table: WindowTable, channel_B: NDArray[np.int64]) -> Iterator[tuple[str, Values]]:
+def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Values]]:
     """Columns that were known before each touchpoint, by name."""
     spec, rows = table.spec, table.rows
     start_B = rows["step"].to_numpy() == 0
@@ -132,7 +131,7 @@ def _known_before(table: WindowTable, channel_B: NDArray[np.int64]) -> Iterator[
         yield column.name, read.arrow_values(column, read.flat(table.steps[column.name]), column.name)
 
 
-def _levels(values: Values) -> NDArray[np.int64]:
+def _levels(values: Values) -> Ints:
     """Codes >= 0 of a column's levels; null is one of them, and so is the start of a journey."""
     if isinstance(values, Codes):
         return values.codes + 1
@@ -144,7 +143,7 @@ def _levels(values: Values) -> NDArray[np.int64]:
     return np.where(np.isfinite(values), np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
 
 
-def chi2_moments(level_sums: NDArray[np.int64], channel_sums: NDArray[np.int64]) -> tuple[float, float]:
+def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
     """Mean and variance of chi2 over all tables with these margins, if independent (Haldane 1940, Dawson 1954)."""
     n = float(level_sums.sum())
     sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Floats, Ints
 from mtorl.comparison.budget_curve import GainAndCost, budget_curve
 from mtorl.comparison.methods import NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
@@ -107,7 +107,7 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
     }
 
 
-def calibration_noise(heads: Heads, channel_B: NDArray[np.int64], target_B: Floats, seed: int) -> dict[str, Any]:
+def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
     """Noise and a changed overall rate in a predictor's calibration errors.
 
     ``noise`` and ``noise_high`` (mean and 97.5 % quantile) are the errors of a perfectly calibrated head, with labels

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from mtorl.arrays import Bools
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import folds_of
 from mtorl.window.encoder import Encoder
@@ -84,6 +84,6 @@ def by_time(table: WindowTable) -> Task:
 def last_only(windows: WindowBatch) -> WindowBatch:
     """The same windows with the last token as their only target, so that each row counts once."""
     assert windows.targets is not None
-    valid_N: NDArray[np.bool_] = np.zeros(len(windows.row_N), dtype=np.bool_)
+    valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True
     return replace(windows, targets=replace(windows.targets, valid_N=valid_N))

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.dataset import Column
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import short
@@ -33,24 +33,24 @@ class WindowError(InputError, ValueError):
 class Codes:
     """A categorical column: `codes` point into `values`; -1 is null."""
 
-    codes: NDArray[np.int64]
+    codes: Ints
     values: tuple[str, ...]
 
 
-Values = NDArray[np.float64] | Codes
+Values = Floats | Codes
 """A column: numeric (NaN = null) or categorical."""
 
 
 Held = TypeVar("Held", bound=Values)
 
 
-def take(values: Held, index: NDArray[np.int64]) -> Held:
+def take(values: Held, index: Ints) -> Held:
     """The values at some positions."""
     taken: Any = Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
     return cast(Held, taken)
 
 
-def take_each(columns: Mapping[str, Held], index: NDArray[np.int64]) -> dict[str, Held]:
+def take_each(columns: Mapping[str, Held], index: Ints) -> dict[str, Held]:
     """The values of some columns at the same positions."""
     return {name: take(values, index) for name, values in columns.items()}
 
@@ -79,7 +79,7 @@ def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
     return values
 
 
-def json_numbers(values: list[Any], where: str, row_N: NDArray[np.int64], null: bool = True) -> NDArray[np.float64]:
+def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) -> Floats:
     """Numbers of several instances, one after the other; `row_N` says which instance each belongs to."""
     # NumPy would read the text "1" as a number; reading from Arrow refuses it, so this does, too.
     for position, value in enumerate(values):
@@ -93,7 +93,7 @@ def json_numbers(values: list[Any], where: str, row_N: NDArray[np.int64], null: 
     return numbers
 
 
-def json_values(column: Column, values: list[Any], where: str, row_N: NDArray[np.int64]) -> Values:
+def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> Values:
     """A context or static column of several instances."""
     if column.kind == "numeric":
         return json_numbers(values, where, row_N)
@@ -115,18 +115,18 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> NDArray[np.float64]:
+def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> Floats:
     """A numeric column."""
     kind = values.type
     if not (pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise WindowError(f"{where}: expected numbers, got {kind}")
-    numbers = cast(NDArray[np.float64], values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    numbers = cast(Floats, values.cast(pa.float64()).to_numpy(zero_copy_only=False))
     if not null and not np.isfinite(numbers).all():
         raise WindowError(f"{where}: {np.count_nonzero(~np.isfinite(numbers))} values are null or not finite")
     return numbers
 
 
-def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.int64]:
+def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
     """Points in time, microseconds since 1970. A null becomes `null`, or is an error if that is None."""
     if not pa.types.is_timestamp(values.type):
         raise WindowError(f"{where}: expected times, got {values.type}")
@@ -135,14 +135,14 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> NDArray[np.in
         raise WindowError(f"row {i}: {where} is null", i)
     times = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
     filled = times.fill_null(null) if values.null_count else times
-    return cast(NDArray[np.int64], filled.to_numpy(zero_copy_only=False))
+    return cast(Ints, filled.to_numpy(zero_copy_only=False))
 
 
-def arrow_flags(table: pa.Table, name: str) -> NDArray[np.bool_]:
+def arrow_flags(table: pa.Table, name: str) -> Bools:
     """A column of yes and no that a table may lack, which is no."""
     if name not in table.column_names:
         return np.zeros(len(table), dtype=np.bool_)
-    return cast(NDArray[np.bool_], flat(table[name]).fill_null(False).to_numpy(zero_copy_only=False))
+    return cast(Bools, flat(table[name]).fill_null(False).to_numpy(zero_copy_only=False))
 
 
 def arrow_codes(values: pa.Array, where: str) -> Codes:
@@ -162,12 +162,12 @@ def arrow_codes(values: pa.Array, where: str) -> Codes:
     return Codes(codes, tuple(texts))
 
 
-def _indices(encoded: pa.DictionaryArray) -> NDArray[np.int64]:
+def _indices(encoded: pa.DictionaryArray) -> Ints:
     """Places in the dictionary; -1 is null."""
-    return cast(NDArray[np.int64], pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
+    return cast(Ints, pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
-def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> NDArray[np.int64]:
+def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Ints:
     """Positions in `channels`; an unknown or null channel is an error, and not read as the start of a journey."""
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]

@@ -18,11 +18,11 @@ Shapes: B rows, C channels, U users.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit, logsumexp
 
-from mtorl.arrays import Bools, Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder, labels
@@ -49,7 +49,7 @@ class Calibration(NamedTuple):
 def calibrate(
     logits_BC: ArrayLike,
     reward_BC: ArrayLike,
-    channel_B: NDArray[np.int64],
+    channel_B: Ints,
     label_B: Floats,
     users_B: ArrayLike,
     mean_C: Floats | None = None,

@@ -27,13 +27,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mtorl.arrays import Ints
 from mtorl.log.columns import WindowError
 from mtorl.network import messages
 from mtorl.network.checkpoint import Checkpoint
@@ -296,13 +296,13 @@ class TrainingLoop:
             yield from enumerate(self._encoded(part, left), start=first)
             done += len(chunks)
 
-    def _chunks(self, order_B: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def _chunks(self, order_B: Ints) -> list[Ints]:
         size, group = self.config.batch_size * self.group.size, self.group
         if group.size > 1:  # processes wait for each other, so all need the same number of batches and windows
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
 
-    def _encoded(self, part: EncodedWindows, chunks: list[NDArray[np.int64]]) -> Iterator[Any]:
+    def _encoded(self, part: EncodedWindows, chunks: list[Ints]) -> Iterator[Any]:
         on_gpu = self.device.type == "cuda"
         return batches(part, chunks, _GPU_WORKERS if on_gpu else 0, on_gpu)
 

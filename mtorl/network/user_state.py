@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Floats, Ints
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import predict_in_chunks
@@ -63,7 +63,7 @@ def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> 
         batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))
     first = ensemble.networks[0]
 
-    def states(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.float32]]:
+    def states(x_BTD: NDArray[np.float32], length_B: Ints) -> tuple[NDArray[np.float32]]:
         return (first.last_state(torch.from_numpy(x_BTD), torch.from_numpy(length_B)).numpy(),)
 
     with torch.inference_mode(), one_thread():

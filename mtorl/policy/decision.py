@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from mtorl.arrays import Bools, Floats
+from mtorl.arrays import Bools, Floats, Ints
 
 LEAST_COST = 0.5  # of an exposure with what it saves later, as a share of its cost
 
@@ -53,7 +53,7 @@ class PolicyParams:
 class Decision:
     """One decision a row. Fields in ``_B`` belong to the chosen channel, fields in ``_BC`` to each."""
 
-    channel_B: NDArray[np.int64]
+    channel_B: Ints
     propensity_B: Floats
     expected_gain_B: Floats
     expected_cost_B: Floats

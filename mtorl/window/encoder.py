@@ -44,7 +44,7 @@ class Slot:
         """Numbers in a token."""
         return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
 
-    def scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def scores(self, values: Floats) -> Floats:
         """z-scores of the column, clipped to +-5; null is 0."""
         values = _asinh(values, self.scale) if self.scale else values
         # clip and nan_to_num cost a server several times as much for a few tokens.
@@ -113,7 +113,7 @@ class Encoder:
         """D, numbers in a token."""
         return len(self.channels) + 2 + sum(slot.width for slot in self.slots)
 
-    def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], Ints]:
         """x_BTD, padded with zeros on the right to the window length, and length_B."""
         x_BTD = np.zeros((len(batch), self.window, self.dim), dtype=np.float32)
         x_PD = x_BTD.reshape(-1, self.dim)
@@ -155,20 +155,20 @@ class Encoder:
         """Numbers of stored features: the last ones of a token."""
         return sum(slot.width for slot in self.slots if slot.source == "feature")
 
-    def previous_reward(self, batch: WindowBatch) -> NDArray[np.float64]:
+    def previous_reward(self, batch: WindowBatch) -> Floats:
         """r_{t-1} of each token from its outcomes that are seen; meaningless where a journey starts."""
         return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.seen))
 
-    def previous_gain(self, batch: WindowBatch) -> NDArray[np.float64]:
+    def previous_gain(self, batch: WindowBatch) -> Floats:
         """g_{t-1} of each token, of which an outcome that is not seen is no part; 0 where a journey starts."""
         return self.gain.of({name: batch.prev_outcomes[name] * (name in self.seen) for name in self.gain.names})
 
-    def reward(self, gain: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
+    def reward(self, gain: ArrayLike, cost: ArrayLike) -> Floats:
         """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""
         net = np.asarray(gain, dtype=np.float64) - self.cost_weight * np.asarray(cost, dtype=np.float64)
         return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
 
-    def unreward(self, reward: ArrayLike, cost: ArrayLike) -> NDArray[np.float64]:
+    def unreward(self, reward: ArrayLike, cost: ArrayLike) -> Floats:
         """The gain, in its own unit, behind a reward at a cost: the inverse of `reward`."""
         scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
@@ -199,7 +199,7 @@ class Encoder:
             at += slot.width
         return None
 
-    def segment_of(self, batch: WindowBatch) -> NDArray[np.int64]:
+    def segment_of(self, batch: WindowBatch) -> Ints:
         """Place of each window's segment in that one-hot; 0 without a segment."""
         slot = next((slot for slot in self.slots if slot.name == self.segment), None)
         return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
@@ -222,12 +222,12 @@ class Encoder:
         return self.reward_max - self.reward_min or 1.0
 
 
-def _asinh(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+def _asinh(values: Floats, scale: float) -> Floats:
     with np.errstate(over="ignore"):  # values / scale may overflow; the clip makes a number of it
         return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
 
 
-def _places(slot: Slot, values: Values) -> NDArray[np.int64]:
+def _places(slot: Slot, values: Values) -> Ints:
     """Place of each value in a categorical slot's one-hot."""
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
@@ -236,7 +236,7 @@ def _places(slot: Slot, values: Values) -> NDArray[np.int64]:
     return table[values.codes]
 
 
-def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
+def _amount_slot(name: str, source: str, values: Floats) -> Slot:
     """The scaling of an amount of any size."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0

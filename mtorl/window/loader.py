@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mtorl.arrays import Ints
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable, shards
 from mtorl.window.window import WindowBatch
@@ -121,7 +121,7 @@ def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
     return WindowTable.load(folder, split, file).tiles(split)
 
 
-def batches(part: EncodedWindows, chunks: Sequence[NDArray[np.int64]], workers: int, pinned: bool) -> Iterator[Batch]:
+def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: bool) -> Iterator[Batch]:
     """Encoded batches, by processes that work ahead if there are any; a GPU reads pinned memory without the CPU."""
     loader: DataLoader[Batch] = DataLoader(
         part,

@@ -30,8 +30,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec, FeatureField
@@ -68,13 +68,13 @@ class Targets:
     learned from its own choices would confirm itself, night after night.
     """
 
-    channel_N: NDArray[np.int64]  # position in spec.channels
-    outcomes: dict[str, NDArray[np.float64]]  # those of `spec.window_outcomes`
-    touchpoint_N: NDArray[np.int64]  # row of the token's own touchpoint in the steps
-    valid_N: NDArray[np.bool_]
-    collected_N: NDArray[np.bool_]  # whether it is one of our own decisions, and not of the log's policy
+    channel_N: Ints  # position in spec.channels
+    outcomes: dict[str, Floats]  # those of `spec.window_outcomes`
+    touchpoint_N: Ints  # row of the token's own touchpoint in the steps
+    valid_N: Bools
+    collected_N: Bools  # whether it is one of our own decisions, and not of the log's policy
 
-    def take(self, token_N: NDArray[np.int64]) -> Targets:
+    def take(self, token_N: Ints) -> Targets:
         """Those of some tokens."""
         return Targets(
             self.channel_N[token_N],
@@ -89,16 +89,16 @@ class Targets:
 class WindowBatch:
     """Windows of unequal length, stored column by column without padding."""
 
-    length_B: NDArray[np.int64]
-    prev_channel_N: NDArray[np.int64]  # position in spec.channels; len(spec.channels) = start of the journey
-    prev_outcomes: dict[str, NDArray[np.float64]]  # of the previous touchpoint: `spec.window_outcomes`
-    time: dict[str, NDArray[np.float64]]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
+    length_B: Ints
+    prev_channel_N: Ints  # position in spec.channels; len(spec.channels) = start of the journey
+    prev_outcomes: dict[str, Floats]  # of the previous touchpoint: `spec.window_outcomes`
+    time: dict[str, Floats]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
     context: dict[str, Values]  # N values a column
     static: dict[str, Values]  # B values a column
     features: dict[str, Values] = field(default_factory=dict)  # N values a column; null where unknown
     targets: Targets | None = None
-    row_N: NDArray[np.int64] = field(init=False, repr=False)  # the window that each token belongs to
-    step_N: NDArray[np.int64] = field(init=False, repr=False)  # 0-based place of the token in its window
+    row_N: Ints = field(init=False, repr=False)  # the window that each token belongs to
+    step_N: Ints = field(init=False, repr=False)  # 0-based place of the token in its window
 
     def __post_init__(self) -> None:
         row_N = np.repeat(np.arange(len(self.length_B)), self.length_B)
@@ -110,7 +110,7 @@ class WindowBatch:
     def __len__(self) -> int:
         return len(self.length_B)
 
-    def take(self, rows: NDArray[np.int64]) -> WindowBatch:
+    def take(self, rows: Ints) -> WindowBatch:
         """Some of the windows, in the order of `rows`."""
         length_B = self.length_B[rows]
         end_B = np.cumsum(length_B)
@@ -187,9 +187,7 @@ class WindowBatch:
         )
 
     @classmethod
-    def from_steps(
-        cls, steps: pa.Table, rows: NDArray[np.int64] | None, spec: DatasetSpec, targets: bool = False
-    ) -> WindowBatch:
+    def from_steps(cls, steps: pa.Table, rows: Ints | None, spec: DatasetSpec, targets: bool = False) -> WindowBatch:
         """Build the windows of some `rows` of a log (None: all), in any order; with `targets`, also what happened.
 
         Args:
@@ -242,7 +240,7 @@ class WindowBatch:
         )
 
 
-def _known_at(values: Values, own_N: NDArray[np.int64], length_B: NDArray[np.int64] | None) -> Values:
+def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
     """Stored features of tokens; with the lengths of the windows, only of the last token of each."""
     of_tokens = read.take(values, own_N)
     if length_B is None:
@@ -254,7 +252,7 @@ def _known_at(values: Values, own_N: NDArray[np.int64], length_B: NDArray[np.int
     return np.where(last_N, of_tokens, np.nan)
 
 
-def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _clock(at_N: Floats, before_N: Floats) -> dict[str, Floats]:
     """Hour of the day (UTC) and hours since the user's newest earlier touchpoint, whose time may be NaN."""
     return {"hour_of_day": at_N % DAY_US / HOUR_US, "recency_hours": (at_N - before_N) / HOUR_US}
 
