@@ -15,7 +15,7 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDE
 
 from mtorl.runtime.hardware import environment  # noqa: E402  # not before its folder can be found
 
-__all__ = ["ROOT", "environment", "finish", "parser"]
+__all__ = ["ROOT", "environment", "finish", "kept_markets", "parser"]
 
 
 def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
@@ -25,6 +25,15 @@ def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
     if quick:
         made.add_argument("--quick", action="store_true", help=quick)
     return made
+
+
+def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The markets that a file of figures has, if there is one; exits if they were measured with other settings."""
+    kept = json.loads(Path(path).read_text()) if Path(path).is_file() else {"settings": settings, "markets": {}}
+    if kept["settings"] != settings:
+        options.error(f"{path} was measured with other settings: {kept['settings']}")
+    found: dict[str, Any] = kept["markets"]
+    return found
 
 
 def finish(figures: dict[str, Any], path: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _environment import environment, finish, parser
+from _environment import environment, finish, kept_markets, parser
 
 from benchmarks._markdown import Figures, measured_on, table, targets
 
@@ -43,11 +43,8 @@ def main() -> None:
     if arguments.quick:
         settings = {"markets": 2, "users": 150, "epochs": 1, "learned_from": 400}
     figures = {"settings": settings, "markets": {}, "environment": environment("torch", "numpy", "scipy")}
-    if arguments.resume and Path(arguments.json).is_file():
-        kept = json.loads(Path(arguments.json).read_text())
-        if kept["settings"] != settings:
-            options.error(f"{arguments.json} was measured with other settings: {kept['settings']}")
-        figures["markets"] = kept["markets"]
+    if arguments.resume:
+        figures["markets"] = kept_markets(options, arguments.json, settings)
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, settings["markets"] + 1):
             if str(seed) in figures["markets"]:
@@ -85,21 +82,13 @@ def market(seed: int, network: Path, users: int, epochs: int, learned_from: int,
         rows = week(simulator, model, second, 2, share * budget, price)
         low, high = planned.gain_ci
         logged = replay.as_logged(price_of(replay, share * budget))
-        found.append(
-            {
-                "share": share,
-                "planned": planned.gain,
-                "low": low,
-                "high": high,
-                "not_replayed": float((logged.exposing_BC * replay.response.gain(logged.forecast_BC)).sum()),
-                "forecast": float((logged.exposing_BC * logged.forecast_BC).sum()),
-                "counted": float(rows["gain"].sum()),
-                "expected": float(rows["expected_click"].sum()),
-                "price": planned.price,
-                "paced_price": float(rows["price"].median()),
-                "spent_share": float(rows["cost"].sum() / planned.spend),
-            }
-        )
+        gain_BC = replay.response.gain(logged.forecast_BC)
+        one = {"share": share, "planned": planned.gain, "low": low, "high": high, "price": planned.price}
+        one |= {"not_replayed": float((logged.exposing_BC * gain_BC).sum())}
+        one |= {"forecast": float((logged.exposing_BC * logged.forecast_BC).sum())}
+        one |= {"counted": float(rows["gain"].sum()), "expected": float(rows["expected_click"].sum())}
+        one |= {"paced_price": float(rows["price"].median()), "spent_share": float(rows["cost"].sum() / planned.spend)}
+        found.append(one)
     return found
 
 

@@ -42,6 +42,7 @@ USERS, EPOCHS, NIGHTS = 2000, 6, 8
 FALL = 0.02
 """Of the value below that of the best generation: the most that may ever be lost."""
 DRIFT_NIGHTS = (8, 40)
+AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")  # over nights
 RULES = {
     "proof against the last": Rule(margin=0.0),
     "margin against the last": Rule(MARGIN),
@@ -80,14 +81,10 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
         "largest_fall": min(_largest_fall(market) for market in markets),
         "auc": auc_MN.mean(axis=0).tolist(),
         "estimate_over_truth": float(np.mean([row["estimate"] / row["truth"] - 1 for row in later])),
-        "covered": float(np.mean([row["covered"] for row in later])),
-        "difference_covered": float(np.mean([row["difference_covered"] for row in later])),
+        **{name: float(np.mean([row[name] for row in later])) for name in AVERAGED},
         "half_width": [float(np.mean([_half_width(market[night]) for market in markets])) for night in (1, -1)],
         "half_width_of_a_night": float(np.mean([_half_width(row) * row["night"] ** 0.5 for row in later])),
         "test_users_for": {f"{gain:.0%}": _test_users_for(gain, markets, users) for gain in (0.05, 0.02)},
-        "mean_weight": float(np.mean([row["mean_weight"] for row in later])),
-        "impossible": float(np.mean([row["impossible"] for row in later])),
-        "forecast": float(np.mean([row["forecast"] for row in later])),
         "much_better": _promoted([promoted for promoted, gain in gains if gain >= 0.05]),
         "better": _promoted([promoted for promoted, gain in gains if 0.02 <= gain < 0.05]),
         "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < 0.02]),
@@ -101,7 +98,6 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
             "by 10 % or more": _promoted([promoted for promoted, gain in attacks if gain <= -0.1]),
         },
         "entropy": np.mean([[row["entropy"] for row in market[1:]] for market in markets], axis=0).tolist(),
-        "spent_share": float(np.mean([row["spent_share"] for row in later])),
     }
 
 

@@ -16,11 +16,9 @@ expose, the value of the future, the choice of the channel, and the soft draw wi
 on the machine's speed.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
-from _environment import environment, finish, parser
+from _environment import environment, finish, kept_markets, parser
 
 from benchmarks.regret_runs.market import market
 from benchmarks.regret_runs.table import regret_tables
@@ -37,11 +35,8 @@ def main() -> None:
     if arguments.quick:
         settings = {"users": 1000, "epochs": 2, "rounds": [5]}
     figures = {"settings": settings, "markets": {}, "environment": environment("torch", "numpy", "lightgbm")}
-    if arguments.resume and Path(arguments.json).is_file():
-        kept = json.loads(Path(arguments.json).read_text())
-        if kept["settings"] != settings:
-            options.error(f"{arguments.json} was measured with other settings: {kept['settings']}")
-        figures["markets"] = kept["markets"]
+    if arguments.resume:
+        figures["markets"] = kept_markets(options, arguments.json, settings)
     for seed in SEEDS[:1] if arguments.quick else SEEDS:
         if str(seed) not in figures["markets"]:
             figures["markets"][str(seed)] = market(seed, **settings)

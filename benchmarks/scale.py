@@ -153,15 +153,7 @@ def traffic(size: Size) -> dict[str, Any]:
         return {**played, "records": run(record_bytes, folder=f"{folder}/records")}
 
 
-PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
-    "lake": lake,
-    "hour": hour,
-    "evaluation": evaluation,
-    "ledger": ledger,
-    "histories": histories,
-    "start": start,
-    "traffic": traffic,
-}
+PARTS = {part.__name__: part for part in (lake, hour, evaluation, ledger, histories, start, traffic)}
 
 
 def main() -> None:

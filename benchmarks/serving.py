@@ -194,15 +194,9 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
     closed = max(goodput(measured) for measured in loads.values())
     memory = memory_mib([path.router_pid])
     offered = at_offered_loads(path, bodies, closed, seconds)
-    return {
-        "first_decision_ms": first,
-        "loads": loads,
-        "stages_ms": stages,
-        "router_cpu_ms": router_cpu,
-        "deadline_ms": path.deadline_ms,
-        "offered": offered,
-        "memory_mib": {"before": memory, "after": memory_mib([path.router_pid])},
-    }
+    held = {"before": memory, "after": memory_mib([path.router_pid])}
+    found = {"first_decision_ms": first, "loads": loads, "stages_ms": stages, "router_cpu_ms": router_cpu}
+    return {**found, "deadline_ms": path.deadline_ms, "offered": offered, "memory_mib": held}
 
 
 def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float) -> dict[str, dict[str, Any]]:

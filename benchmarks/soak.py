@@ -27,6 +27,7 @@ from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.request_path.load import Plan
+from benchmarks.scale_runs.market import outcome
 from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
@@ -69,11 +70,7 @@ class Callers:
             answer = self._post(client, self._path, json.dumps(body).encode(), "decisions")
         for decision in json.loads(answer).get("predictions", []):
             if decision["expose"]:
-                name, at = decision["decision_id"], "2026-01-01T00:00:00Z"
-                events = [
-                    {"event_id": f"{name}-{kind}", "decision_id": name, "kind": kind, "value": 0.01, "event_time": at}
-                    for kind in ("cost", "click")
-                ]
+                events = [outcome(decision["decision_id"], kind, 0.01) for kind in ("cost", "click")]
                 self._post(client, "/v1/outcomes", json.dumps({"outcomes": events}).encode(), "outcomes")
 
     def _rudely(self, client: httpx.Client, chance: random.Random, _: int) -> None:

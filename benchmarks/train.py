@@ -75,10 +75,9 @@ def to_best(table: Any) -> dict[str, float]:
     data, _ = data_of(table)
     started = time.process_time()
     trained = train_ensemble(data, TrainConfig(device="cpu"))
+    until_best = [row["seconds"] for member in trained.members for row in member.history[: member.best_epoch]]
     return {
-        "seconds_to_best": sum(
-            row["seconds"] for member in trained.members for row in member.history[: member.best_epoch]
-        ),
+        "seconds_to_best": sum(until_best),
         "seconds": trained.seconds,
         "cpu_seconds": time.process_time() - started,
         "best_epochs": [member.best_epoch for member in trained.members],
@@ -113,14 +112,8 @@ def on_device(table: Any, device: str, quick: bool) -> str:
             result = train(data, TrainConfig(epochs=epochs, patience=epochs, device=device, **of_size))
             first, *others = (row["seconds"] for row in result.history)
             usual = sum(others) / len(others)
-            rows.append(
-                [
-                    f"{hidden}, {precision}",
-                    f"{windows / usual:,.0f}",
-                    f"{max(0.0, first - usual):.1f} s",
-                    f"{min(row['val_loss'] for row in result.history):.4f}",
-                ]
-            )
+            cells = [f"{hidden}, {precision}", f"{windows / usual:,.0f}", f"{max(0.0, first - usual):.1f} s"]
+            rows.append([*cells, f"{min(row['val_loss'] for row in result.history):.4f}"])
     name = torch.cuda.get_device_name() if device_of(device).type == "cuda" else "no GPU"
     return f"{name}\n\n" + markdown(["width", "windows/s", "compiling", "validation loss"], rows)
 

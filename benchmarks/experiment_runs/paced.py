@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from scipy.stats import t
 
+from benchmarks.scale_runs.batch import definition
 from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, arm_key
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
@@ -109,23 +110,9 @@ def _prices_of_market() -> tuple[float, float]:
 def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
     """Decisions, gain, gain at the constant price and mean share of the part that is spent, of both arms: (2, 4)."""
     budget = {"campaign": "*", "channel": "*", "amount": decisions * _MONEY, "period": "day"}
-    experiment = Experiment.from_dict(
-        {
-            "name": "a-a",
-            "enabled": True,
-            "salt": "salt",
-            "unit": "user_id",
-            "layer": "layer",
-            "stage": stage,
-            "arms": [{"name": arm, "weight": 0.5, "endpoint": "http://arm"} for arm in _ARMS],
-            "default_channel": _CHANNEL,
-            "budgets": [{**budget, "pacing": {"traffic": _TRAFFIC}}],
-            "metrics": {"primary": "click_per_decision"},
-            "alpha": 0.05,
-            "min_runtime_hours": 0,
-            "owner": "benchmark",
-        }
-    )
+    budgets = [{**budget, "pacing": {"traffic": _TRAFFIC}}]
+    arms = [{"name": arm, "weight": 0.5, "endpoint": "http://arm"} for arm in _ARMS]
+    experiment = Experiment.from_dict(definition("a-a", stage=stage, arms=arms, budgets=budgets))
     experiments, shares = Experiments([experiment]), np.array([experiment.shares()[arm] for arm in _ARMS])
     rng, ledger, found = np.random.default_rng(seed), _MemoryLedger(experiments), np.zeros((2, 4))
     pacer = Pacer(cast(Ledger, ledger), {_CHANNEL: _COST_CAP}, ledger.now)

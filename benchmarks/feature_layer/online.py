@@ -33,7 +33,8 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
     from serving.router.flow.requests import DecisionRequest
 
     spec, repo, chance = DatasetSpec.load(DATASET), Path(root), random.Random(1)
-    _configure(repo, store, port)
+    redis = {"type": "redis", "connection_string": f"127.0.0.1:{port}"}
+    configure(repo, redis if store == "redis" else None)
     create(repo, spec, log)
     with clock() as figures:
         materialize(repo, spec, log)
@@ -75,17 +76,15 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
     return {**figures, "users": len(users), **{name: _percentiles(times) for name, times in readings.items() if times}}
 
 
-def _configure(repo: Path, store: str, port: int) -> None:
-    """The project's feature_store.yaml, with the online store of this measure."""
+def configure(repo: Path, online_store: dict[str, Any] | None) -> None:
+    """Write the project's feature_store.yaml into a new folder, with another online store if one is given."""
     import yaml
 
-    import features.feature_repo as definitions
+    from features.offline.store import CONFIG
 
-    settings = yaml.safe_load((Path(definitions.__file__).parent / "feature_store.yaml").read_text())
-    if store == "redis":
-        settings["online_store"] = {"type": "redis", "connection_string": f"127.0.0.1:{port}"}
+    settings = yaml.safe_load(CONFIG.read_text()) | ({"online_store": online_store} if online_store else {})
     repo.mkdir(parents=True)
-    (repo / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    (repo / CONFIG.name).write_text(yaml.safe_dump(settings))
 
 
 def _spent(work: Callable[..., Any], *arguments: Any) -> int:

@@ -205,9 +205,7 @@ class Judge:
             "lower_bound": low,
             "true_difference": true_difference,
             "difference_covered": low <= true_difference <= high,
-            "impossible": value["impossible"]["challenger"],
-            "forecast": value["forecast"]["challenger"],
-            "mean_weight": value["mean_weight"]["challenger"],
+            **{name: value[name]["challenger"] for name in ("impossible", "forecast", "mean_weight")},
         }
 
 

@@ -70,18 +70,14 @@ class Load:
         for transport in transports:
             transport.abort()
         total = sum(map(len, answered.values()))
-        return {
-            "requests": total,
-            "per_second": total / self._plan.seconds,
-            "statuses": {str(status): len(times) for status, times in answered.items()},
-            "latency_ms": {
-                str(status): {name: 1000 * times[min(len(times) - 1, int(q * len(times)))] for name, q in _QUANTILES}
-                for status, times in answered.items()
-            },
-            "fallbacks": dict(self.fallbacks),
-            "broken_connections": self.broken,
-            "never_answered": len(self._due),
+        latency_ms = {
+            str(status): {name: 1000 * times[min(len(times) - 1, int(q * len(times)))] for name, q in _QUANTILES}
+            for status, times in answered.items()
         }
+        statuses = {str(status): len(times) for status, times in answered.items()}
+        found = {"requests": total, "per_second": total / self._plan.seconds, "statuses": statuses}
+        faults = {"fallbacks": dict(self.fallbacks), "broken_connections": self.broken}
+        return {**found, "latency_ms": latency_ms, **faults, "never_answered": len(self._due)}
 
     def next(self, connection: "_Connection") -> None:
         """Send the next request on a connection that is free."""

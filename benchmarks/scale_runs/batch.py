@@ -124,22 +124,12 @@ def look_once(folder: str) -> dict[str, Any]:
 def definition(name: str, **changes: Any) -> dict[str, Any]:
     """An experiment whose arms are rules: it needs no model server."""
     rules = (("incumbent", CHANNELS[0]), ("challenger", CHANNELS[1]))
-    return {
-        "name": name,
-        "enabled": True,
-        "salt": "s",
-        "unit": "user_id",
-        "layer": "default",
-        "stage": "50%",
-        "arms": [{"name": arm, "weight": 0.5, "policy": [{"channel": channel}]} for arm, channel in rules],
-        "default_channel": CHANNELS[0],
-        "budgets": [{"campaign": "*", "channel": "*", "amount": 1e6}],
-        "metrics": {"primary": "click_per_decision"},
-        "alpha": 0.05,
-        "min_runtime_hours": 0,
-        "owner": "benchmarks",
-        **changes,
-    }
+    made: dict[str, Any] = {"name": name, "enabled": True, "salt": "s", "unit": "user_id", "layer": "default"}
+    made |= {"stage": "50%", "default_channel": CHANNELS[0], "alpha": 0.05, "min_runtime_hours": 0}
+    made |= {"metrics": {"primary": "click_per_decision"}, "owner": "benchmarks"}
+    made |= {"budgets": [{"campaign": "*", "channel": "*", "amount": 1e6}]}
+    arms = [{"name": arm, "weight": 0.5, "policy": [{"channel": channel}]} for arm, channel in rules]
+    return {**made, "arms": arms, **changes}
 
 
 @contextmanager

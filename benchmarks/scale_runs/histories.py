@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._process import ROOT, redis_server
+from benchmarks.feature_layer.online import configure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +62,6 @@ def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, di
 
 def measure(folder: str, users: int) -> dict[str, Any]:
     """Bytes of a user from a log and from the feed, of a note of the feed, and CPU of an event."""
-    import yaml
     from redis import Redis
 
     from features.offline import store
@@ -73,10 +73,8 @@ def measure(folder: str, users: int) -> dict[str, Any]:
     spec, rows = DatasetSpec.load("simulator"), log_of(users)
     place, repo = Path(folder), Path(folder) / "features"
     with redis_server(place, **redis_options()) as port, Redis(port=port) as client:
-        settings = yaml.safe_load(store.CONFIG.read_text())
         online = {"type": "redis", "connection_string": f"127.0.0.1:{port}", "key_ttl_seconds": 7_776_000}
-        repo.mkdir()
-        (repo / store.CONFIG.name).write_text(yaml.safe_dump({**settings, "online_store": online}))
+        configure(repo, online)
         rows.to_parquet(place / "log.parquet", index=False)
         store.define(repo, spec)
         before = client.info("memory")["used_memory"]

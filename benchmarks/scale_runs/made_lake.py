@@ -52,35 +52,27 @@ _VALUES = {
     "context": """if(user_number % 2 = 0, '{"hour": 9, "device": "phone"}', '{"hour": 20, "device": "tv"}')""",
     "candidates": f"'{json.dumps(CHANNELS)}'",
     "costs": "'{}'",
-    "channel_probs": f"'{_EVEN}'",
-    "exposure_probs": f"'{_ONES}'",
-    "expected_rewards": f"'{_ONES}'",
-    "expected_costs": f"'{_EVEN}'",
-    "prices": f"'{_ONES}'",
-    "decision_id": "decision_id",
-    "arm": "arm",
-    "channel": "channel",
+    **dict.fromkeys(("channel_probs", "expected_costs"), f"'{_EVEN}'"),
+    **dict.fromkeys(("exposure_probs", "expected_rewards", "prices"), f"'{_ONES}'"),
+    **{name: name for name in ("decision_id", "arm", "channel")},
     "drawn_channel": "channel",
     "expose": "exposed",
     "propensity": "0.25",
     "expected_reward": "0.1",
     "expected_cost": "0.03",
-    "budget_exhausted": "false",
+    **dict.fromkeys(("budget_exhausted", "override", "withdrawn"), "false"),
     "experiment": "'experiment-' || user_number % 10",
     "reservation_id": "if(exposed, decision_id, NULL)",
     "schema_version": "1",
     "unit_hash": "left(md5(user_number::VARCHAR), 16)",
     "user_id": "'u' || user_number",
     "assignment_probability": "0.5",
-    "override": "false",
     "features_found": "true",
     "campaign_id": "'campaign-' || noise % 1000",
-    "request_time": "moment",
+    **dict.fromkeys(("request_time", "event_time"), "moment"),
     "price": "1.0",
     "reserved": "if(exposed, 0.05, 0.0)",
-    "withdrawn": "false",
     "latency_seconds": "0.01",
-    "event_time": "moment",
 }
 
 
@@ -185,16 +177,10 @@ class MadeLake:
             FROM decided WHERE expose AND hash(decision_id, '{kind}') % 1000 < {share * 100}"""
             for kind, share, seconds, value in kinds
         )
-        made = {
-            "schema_version": "1",
-            "event_id": "left(kind, 2) || decision_id",
-            "decision_id": "decision_id",
-            "kind": "kind",
-            "value": "value",
-            "event_time": "happened",
-            "received_time": "happened",
-        }
-        typed = ", ".join(f"CAST({made[name]} AS {type_}) AS {name}" for name, type_ in sql_columns("outcome").items())
+        made = {"schema_version": "1", "event_id": "left(kind, 2) || decision_id"}
+        made |= dict.fromkeys(("event_time", "received_time"), "happened")
+        columns = sql_columns("outcome").items()
+        typed = ", ".join(f"CAST({made.get(name, name)} AS {type_}) AS {name}" for name, type_ in columns)
         db.execute(
             f"""CREATE OR REPLACE TABLE outcomes AS SELECT {typed}, hour, bucket FROM (
                 SELECT * EXCLUDE (event_time), event_time

@@ -3,6 +3,7 @@
 import random
 import zlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,22 +59,17 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
     SPEC.save(folder / "dataset.yaml")
     budgets = [{"campaign": f"c{i}", "channel": "*", "amount": budget} for i in range(CAMPAIGNS)]
     (folder / "experiment.yaml").write_text(yaml.safe_dump(definition("scale", budgets=budgets)))
-    content = {
-        "port": 0,
-        "experiment": "experiment.yaml",
-        "dataset": "dataset.yaml",
-        "feature_repo": "features",
-        "ledger": ledger,
-        "spool": "spool",
-        "lake": lake,
-        "cost_cap": dict.fromkeys(CHANNELS, CAP),
-        "auth": {"kind": "none"},
-        "deadline_ms": 5_000,
-        "window_share": WINDOW_SHARE,
-        **settings,
-    }
-    (folder / "router.yaml").write_text(yaml.safe_dump(content))
+    files = {"experiment": "experiment.yaml", "dataset": "dataset.yaml", "feature_repo": "features", "spool": "spool"}
+    usual = {"port": 0, "auth": {"kind": "none"}, "deadline_ms": 5_000, "window_share": WINDOW_SHARE}
+    own = {"ledger": ledger, "lake": lake, "cost_cap": dict.fromkeys(CHANNELS, CAP), **settings}
+    (folder / "router.yaml").write_text(yaml.safe_dump({**files, **usual, **own}))
     return Router(RouterSettings.load(folder / "router.yaml"), MadeFeatures())
+
+
+def outcome(decision_id: str, kind: str, value: float) -> dict[str, Any]:
+    """An outcome of a decision, of now."""
+    event = {"event_id": f"{kind}-{decision_id}", "decision_id": decision_id, "kind": kind, "value": value}
+    return {**event, "event_time": datetime.now(UTC).isoformat()}
 
 
 def instances(numbers: Sequence[int], chance: random.Random, users: int) -> list[dict[str, Any]]:

@@ -54,17 +54,13 @@ async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, An
     import json
     import random
 
-    from benchmarks.scale_runs.market import instances
+    from benchmarks.scale_runs.market import instances, outcome
 
-    chance, now = random.Random(1), datetime.now(UTC).isoformat()
+    chance = random.Random(1)
     for first in range(0, count, 50):
         asked = {"instances": instances(range(first, first + 50), chance, count)}
         answers = await one.decider.decide(one.parser.parse(asked))
-        names = [answer["decision_id"] for answer in answers]
-        events = [
-            {"event_id": f"e-{name}", "decision_id": name, "kind": "cost", "value": 0.01, "event_time": now}
-            for name in names
-        ]
+        events = [outcome(answer["decision_id"], "cost", 0.01) for answer in answers]
         await one.outcomes.accept(json.dumps({"outcomes": events}).encode())
     found = {kind: list(one.spool.read(kind)) for kind, _ in KINDS}
     found["window"] = found["window"] or found["decision"]

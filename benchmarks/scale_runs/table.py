@@ -22,15 +22,8 @@ STEPS = {
 
 def scale_tables(figures: Figures) -> str:
     """All parts that were measured, with the limits that do not hold."""
-    parts = {
-        "lake": _lake,
-        "hour": _hour,
-        "evaluation": _evaluation,
-        "ledger": _ledger,
-        "histories": _histories,
-        "start": _start,
-        "traffic": _traffic,
-    }
+    parts = {"lake": _lake, "hour": _hour, "evaluation": _evaluation, "ledger": _ledger}
+    parts |= {"histories": _histories, "start": _start, "traffic": _traffic}
     text = "\n".join(made(figures[name]) for name, made in parts.items() if name in figures)
     return text + measured_on(figures, "scale.py")
 
@@ -156,11 +149,8 @@ def _start(found: Mapping[str, Any]) -> str:
         for of in found["spools"].values()
     ]
     switch, scope = found["switch"], f"{found['experiments']} experiments, {found['campaigns']:,} campaigns"
-    names = {
-        "seconds": "read and in force",
-        "kill_by_key_seconds": "off by its key",
-        "kill_by_file_seconds": "off by its file",
-    }
+    names = {"seconds": "read and in force", "kill_by_key_seconds": "off by its key"}
+    names |= {"kill_by_file_seconds": "off by its file"}
     killed = [[title, f"{switch[name]:.1f}"] for name, title in names.items()]
     slowest, switched = max(of["seconds"] for of in found["spools"].values()), max(switch[name] for name in names)
     limits = [

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks._process import redis_server, run
-from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances, router
+from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances, outcome, router
 from mtorl.log.records import Kind
 from serving.router.flow import idempotency_cache
 
@@ -127,14 +126,9 @@ class _Played:
             late = time.perf_counter()
             while any(shipper.pending for shipper in self.router.shippers.values()):
                 await asyncio.sleep(0.1)
-            return {
-                "seconds": seconds,
-                "cpu_seconds": cpu,
-                "uploaded_after_seconds": time.perf_counter() - late,
-                "memory": self._memory(),
-                "spool_bytes": self.router.spool.size,  # whole, if it took less than ten minutes
-                "seen": self.seen,
-            }
+            times = {"seconds": seconds, "cpu_seconds": cpu, "uploaded_after_seconds": time.perf_counter() - late}
+            # The spool is whole, if it took less than ten minutes.
+            return {**times, "memory": self._memory(), "spool_bytes": self.router.spool.size, "seen": self.seen}
 
     def _socket(self, number: int) -> Path:
         return self.folder / f"{number}.sock"
@@ -197,16 +191,7 @@ class _Played:
                 continue
             kinds = [("cancel", 0.0)] if chance < 0.05 else [("cost", self.chance.uniform(0.01, CAP))]
             kinds += [("click", 1.0)] if chance > 0.95 else []
-            events += [
-                {
-                    "event_id": f"{kind}-{answer['decision_id']}",
-                    "decision_id": answer["decision_id"],
-                    "kind": kind,
-                    "value": value,
-                    "event_time": datetime.now(UTC).isoformat(),
-                }
-                for kind, value in kinds
-            ]
+            events += [outcome(answer["decision_id"], *one) for one in kinds]
         if not events:
             return
         report = json.dumps({"outcomes": events}).encode()
@@ -260,15 +245,9 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
     balances = [one for one in open_ledger(ledger, 10.0).balances() if one.campaign != "*"]
     wholes = [one for one in balances if one.arm == ALL_ARMS]
     spent = sum(one.spent for one in wholes)
-    return {
-        **found,
-        "files": sum(len(read.arrived(kind)) for kind in KINDS),
-        "bytes": {kind: sum(file.size for file in read.arrived(kind)) for kind in KINDS},
-        "costs_in_lake": costs,
-        "spent_in_ledger": spent,
-        "difference": abs(costs - spent),
-        "budget": sum(one.limit for one in wholes),
-        "accounts": len(balances),
-        "accounts_overspent": sum(one.spent + one.reserved > one.limit + 1e-9 for one in balances),
-        "excess": sum(one.excess for one in balances),
-    }
+    found |= {"files": sum(len(read.arrived(kind)) for kind in KINDS)}
+    found |= {"bytes": {kind: sum(file.size for file in read.arrived(kind)) for kind in KINDS}}
+    found |= {"costs_in_lake": costs, "spent_in_ledger": spent, "difference": abs(costs - spent)}
+    found |= {"budget": sum(one.limit for one in wholes), "accounts": len(balances)}
+    over = sum(one.spent + one.reserved > one.limit + 1e-9 for one in balances)
+    return {**found, "accounts_overspent": over, "excess": sum(one.excess for one in balances)}
