@@ -1,5 +1,7 @@
 """Budget: is spend below the cap, as fast as planned, and what does an exposure cost?"""
 
+from functools import partial
+
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, lines, rows, share, shares, stat
 
@@ -8,6 +10,7 @@ _ARM = "{{experiment}} {{arm}}"
 _ACCOUNT = f"{_ARM} ({{{{period}}}})"
 _WHOLE = ', arm="*"'
 _NS_WHOLE = f"NS{_WHOLE}"
+_money = partial(lines, axis="currency units")
 
 
 def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str = "NS") -> str:
@@ -79,36 +82,32 @@ _ACCOUNTS = [
         "sums over campaigns.",
         _BY,
         [
-            Column("limit", _of_accounts("mtorl_budget_limit{NS}"), decimals=2),
-            Column("spent", _of_accounts("mtorl_budget_spent{NS}"), decimals=2),
-            Column("reserved", _of_accounts("mtorl_budget_reserved{NS}"), decimals=2),
+            *(
+                Column(of, _of_accounts(f"mtorl_budget_{of}{{NS}}"), decimals=2)
+                for of in ("limit", "spent", "reserved")
+            ),
             Column("left", _of_accounts(_LEFT), decimals=2),
             Column("excess", _of_accounts("mtorl_budget_excess{NS}"), decimals=2),
             Column("used", _of_accounts(_USED), "percentunit", "MtorlBudgetNearlySpent", decimals=1),
         ],
         width=24,
     ),
-    lines(
-        "Spend an hour",
-        "Of the last hour. Arms with equal shares should spend alike.",
-        {_ARM: _spend(', arm!="*"')},
-        axis="currency units",
+    _money(
+        "Spend an hour", "Of the last hour. Arms with equal shares should spend alike.", {_ARM: _spend(', arm!="*"')}
     ),
-    lines(
+    _money(
         "Cost of an exposure",
         "Spent over exposed decisions of the last hour, in currency units. Costs arrive later than exposures.",
         {
             _ARM: f"""{_spend(', arm!="*"')}
                 / (sum by (experiment, arm) (increase(mtorl_decisions_total{{NS, expose="true"}}[1h])) > 0)"""
         },
-        axis="currency units",
     ),
-    lines(
+    _money(
         "Reserved",
         "Exposures whose cost is not known yet, in currency units. What only grows waits for outcomes that do "
         "not come.",
         {_ACCOUNT: _of_accounts('mtorl_budget_reserved{NS, arm!="*"}')},
-        axis="currency units",
     ),
     lines(
         "Reservations given back",
@@ -119,14 +118,13 @@ _ACCOUNTS = [
 _GAP = "A gap of 1 is one at which pacing does all that it can, so above 2 no price holds it, or helps."
 _AHEAD, _BEHIND = (_of_accounts(f"mtorl_budget_{way}_ratio{{NS}}") for way in ("ahead", "behind"))
 _PACING = [
-    lines(
+    _money(
         "Plan",
         "What pacing wants spent by now, and what is spent and reserved.",
         {
             f"{_ACCOUNT}: planned": _of_accounts("mtorl_budget_planned{NS}"),
             f"{_ACCOUNT}: spent": _of_accounts("mtorl_budget_paced{NS}"),
         },
-        axis="currency units",
         empty="nothing is paced",
     ),
     *(

@@ -1,7 +1,7 @@
 """Decisions: are they asked for, what is decided, and what comes of it?"""
 
 from scripts.dashboards.board import Board
-from scripts.dashboards.panels import lines, share, shares, stat
+from scripts.dashboards.panels import lines, rates, share, shares, stat
 
 _ARM = "{{experiment}} {{arm}}"
 _EXPOSED = 'mtorl_decisions_total{NS, expose="true"}'
@@ -35,22 +35,20 @@ _TOP = [
         "sum(rate(mtorl_outcomes_total{NS}[5m]))",
         unit="eps",
     ),
-    lines(
+    rates(
         "Decisions",
         "Answered a second, and at the same time yesterday.",
         {
             "now": "sum(rate(mtorl_decisions_total{NS}[5m]))",
             "yesterday": "sum(rate(mtorl_decisions_total{NS}[5m] offset 1d))",
         },
-        unit="reqps",
     ),
 ]
 _DECIDED = [
-    lines(
+    rates(
         "Decisions by arm",
         "Answered a second.",
         {_ARM: "sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))"},
-        unit="reqps",
         stacked=True,
     ),
     shares(
@@ -84,11 +82,10 @@ _KNOWN = [
                 / sum(increase(mtorl_features_total{NS}[1d]))""",
         },
     ),
-    lines(
+    rates(
         "Decisions in the shadow",
         "Of challengers at stage shadow, a second: answered, failed, or dropped for want of time.",
         {_ARM + ": {{result}}": "sum by (experiment, arm, result) (rate(mtorl_shadow_decisions_total{NS}[5m]))"},
-        unit="reqps",
         empty="no challenger is in the shadow",
     ),
 ]

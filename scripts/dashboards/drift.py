@@ -83,8 +83,7 @@ _TOP = [
         "expected its threshold. Evidence: 1 is what an alarm needs alone. Lost: a day, in the unit above.",
         ["group", "experiment", "arm", "measure"],
         [
-            Column("value", _of_alarms("mtorl_monitor_value")),
-            Column("expected", _of_alarms("mtorl_monitor_expected")),
+            *(Column(of, _of_alarms(f"mtorl_monitor_{of}")) for of in ("value", "expected")),
             Column("evidence", _of_alarms("mtorl_monitor_evidence_ratio")),
             Column("lost", _of_alarms("mtorl_monitor_loss")),
         ],

@@ -3,13 +3,10 @@
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, lines, rows, shares, stat, states
 
-_BY_OPERATOR = "The operator says it."
-
-
 _TOP = [
     stat(
         "Stage",
-        f"Where the experiment is, or how it ended. {_BY_OPERATOR}",
+        "Where the experiment is, or how it ended. The operator says it.",
         "max by (stage) (mtorl_experiment_stage{NS, EXP})",
         legend="{{stage}}",
         named=True,

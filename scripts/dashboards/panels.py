@@ -114,18 +114,13 @@ def lines(
 
 
 share, duration = (partial(stat, unit=unit) for unit in ("percentunit", "s"))
-shares, durations = (partial(lines, unit=unit) for unit in ("percentunit", "s"))
+shares, durations, rates = (partial(lines, unit=unit) for unit in ("percentunit", "s", "reqps"))
 
 
 def states(title: str, description: str, query: str, texts: Texts, *, legend: str, empty: str) -> Panel:
     """The state of each series over time."""
-    options = {
-        "showValue": "never",
-        "rowHeight": 0.9,
-        "legend": _NO_LEGEND,
-        "tooltip": {"mode": "single", "sort": "asc"},
-    }
-    options |= {"mergeValues": True, "alignValue": "left", "perPage": 20}
+    options: dict[str, Any] = {"showValue": "never", "rowHeight": 0.9, "legend": _NO_LEGEND}
+    options |= {"tooltip": {"mode": "single", "sort": "asc"}, "mergeValues": True, "alignValue": "left", "perPage": 20}
     fields = {"unit": "short", "mappings": [_words(texts)], **_colors(empty)}
     return _panel("state-timeline", title, description, [_target(query, "A", legend)], fields, "", options)
 

@@ -1,7 +1,7 @@
 """Serving: does every request get a decision in time, and what fails or is slow behind it?"""
 
 from scripts.dashboards.board import Board
-from scripts.dashboards.panels import Column, duration, durations, lines, rows, share, shares
+from scripts.dashboards.panels import Column, duration, durations, lines, rates, rows, share, shares
 
 _ARM = "{{experiment}} {{arm}}"
 _LATE = "MtorlDecisionLatencyHigh"
@@ -67,7 +67,7 @@ _TOP = [
     ),
 ]
 _ROUTER = [
-    lines(
+    rates(
         "Decisions and other requests",
         "A second: decisions, requests that were refused by status, and repeated ones, which are answered as "
         "the first time.",
@@ -76,7 +76,6 @@ _ROUTER = [
             "refused: {{status}}": "sum by (status) (rate(mtorl_refused_requests_total{NS}[5m]))",
             "repeated": "sum(rate(mtorl_repeated_requests_total{NS}[5m]))",
         },
-        unit="reqps",
     ),
     lines(
         "Requests at work",
@@ -88,12 +87,11 @@ _ROUTER = [
         "p99 of each stage: features (online store), model, ledger (reservation), log (made durable).",
         {"{{stage}}": _quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}")},
     ),
-    lines(
+    rates(
         "Default actions by reason",
         "Decisions a second that took the default action, and why: a store, a model or the ledger that failed "
         "or was slow.",
         {"{{reason}}": "sum by (reason) (rate(mtorl_fallbacks_total{NS}[5m]))"},
-        unit="reqps",
         empty="none",
     ),
 ]
@@ -120,7 +118,7 @@ _ARMS = [
     ),
 ]
 _MODELS = [
-    lines(
+    rates(
         "Requests of model servers",
         "A second, as TorchServe counts them, and those that it could not answer.",
         {
@@ -128,7 +126,6 @@ _MODELS = [
             "refused (4xx)": "sum(rate(Requests4XX{NS}[5m]))",
             "failed (5xx)": "sum(rate(Requests5XX{NS}[5m]))",
         },
-        unit="reqps",
     ),
     durations(
         "Time of a model server's request",
