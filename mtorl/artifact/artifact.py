@@ -56,14 +56,8 @@ from mtorl.window.window import WindowBatch
 SCHEMA_VERSION = 1
 NETWORK = "network.onnx"
 FILES = (
-    NETWORK,
-    "weights.pt",
-    "encoder.json",
-    "dataset.yaml",
-    "policy.json",
-    "reference.parquet",
-    "metrics.json",
-    "training_users.npy",
+    *(NETWORK, "weights.pt", "encoder.json", "dataset.yaml", "policy.json", "reference.parquet"),
+    *("metrics.json", "training_users.npy"),
 )
 YARDSTICK, DRIFT_THRESHOLDS = "yardstick.json.gz", "drift_thresholds.json"
 OPTIONAL = {YARDSTICK, DRIFT_THRESHOLDS}

@@ -82,7 +82,9 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
         _write_json(unfinished / "policy.json", asdict(policy.params))
-        _unnamed(policy.reference).to_parquet(unfinished / "reference.parquet", index=False)
+        users, _ = pd.factorize(policy.reference["user_id"])  # which rows are of one user matters, and not who that is
+        reference = policy.reference.assign(user_id=[f"reference-{user}" for user in users])
+        reference.to_parquet(unfinished / "reference.parquet", index=False)
         _write_json(unfinished / "metrics.json", policy.metrics)
         np.save(unfinished / "training_users.npy", policy.training_users, allow_pickle=False)
         if policy.thresholds is not None:
@@ -108,12 +110,6 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
         digest = artifact.digest_of(model)
         _write_json(unfinished / "model.json", {**model, "version": digest[:12], "digest": digest})
     return artifact.load(folder)
-
-
-def _unnamed(reference: pd.DataFrame) -> pd.DataFrame:
-    """The reference without ids: which rows are of one user matters, and not who that is."""
-    numbers, _ = pd.factorize(reference["user_id"])
-    return reference.assign(user_id=[f"reference-{number}" for number in numbers])
 
 
 def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:

@@ -58,9 +58,8 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
         gain_BC = np.maximum(task.encoder.unreward(reward_BC, cost_BC), 0.0)
         predicted[name] = GainAndCost(gain_BC[at_logged], cost_BC[at_logged])
         if logged.cost_B.min() < logged.cost_B.max():
-            curves[name] = budget_curve(
-                predicted[name], logged_values, seed=seed, users=users, rival=predicted.get(YARDSTICK)
-            )
+            rival = predicted.get(YARDSTICK)
+            curves[name] = budget_curve(predicted[name], logged_values, seed=seed, users=users, rival=rival)
         policies = _policies(logits_BC, gain_BC, cost_BC, gain_BC.mean(axis=0) if mean_C is None else mean_C)
         for policy, probs_BC in policies.items():
             selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)

@@ -52,13 +52,7 @@ class Size(NamedTuple):
 
 
 def measure(
-    reference: pd.DataFrame,
-    kinds: Mapping[str, str],
-    size: Size,
-    *,
-    alpha: float,
-    seed: int,
-    imitations: int = IMITATIONS,
+    reference: pd.DataFrame, kinds: Mapping[str, str], size: Size, *, alpha: float, seed: int, imitations: int
 ) -> Thresholds:
     """Limits that a healthy period of this size reaches with probability alpha in any column, without floors.
 

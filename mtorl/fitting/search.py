@@ -177,7 +177,8 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     # Another search would take this one's trial for one that was killed.
     with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
-        _forget_unfinished(study)
+        for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            study.tell(killed.number, state=optuna.trial.TrialState.FAIL)  # the same are proposed again
         started = time.monotonic()
         while (done := len(_finished(study))) < config.trials:
             if done and config.timeout and time.monotonic() - started >= config.timeout:
@@ -236,14 +237,6 @@ def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
     }
 
 
-def _forget_unfinished(study: optuna.Study) -> None:
-    """Fail the trials of a killed search; the same are proposed again."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     from optuna.trial import TrialState
 
@@ -267,7 +260,9 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
 
     def on_epoch(epoch: int, loss: float) -> None:
         trial.report(loss, epoch)
-        note = f"trial {done + 1} of {config.trials}, epoch {epoch}: loss {loss:.4f}{_best_words(study)}"
+        best = _best(_tried(study))
+        so_far = "" if best is None else f", best {best.loss:.4f}"
+        note = f"trial {done + 1} of {config.trials}, epoch {epoch}: loss {loss:.4f}{so_far}"
         progress.report(done + epoch / config.epochs, config.trials, note)
         if epoch < config.epochs and trial.should_prune():
             raise optuna.TrialPruned
@@ -283,11 +278,6 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
     trial.set_user_attr("ended", ended)
     trial.set_user_attr("seconds", time.monotonic() - started)
     study.tell(trial, loss, state=TrialState.PRUNED if loss is None else TrialState.COMPLETE)
-
-
-def _best_words(study: optuna.Study) -> str:
-    best = _best(_tried(study))
-    return "" if best is None else f", best {best.loss:.4f}"
 
 
 def _tried(study: optuna.Study) -> list[Tried]:

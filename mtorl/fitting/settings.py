@@ -30,19 +30,8 @@ from mtorl.runtime.validation import first_fault, plain_values, short
 Settings = dict[str, int | float]
 
 NAMES = (
-    "lr",
-    "weight_decay",
-    "batch_size",
-    "hidden",
-    "levels",
-    "heads",
-    "dropout",
-    "mu",
-    "nu",
-    "lam",
-    "averaging",
-    "clip",
-    "patience",
+    *("lr", "weight_decay", "batch_size", "hidden", "levels", "heads", "dropout"),
+    *("mu", "nu", "lam", "averaging", "clip", "patience"),
 )
 """Fields of `TrainConfig` that can be set."""
 

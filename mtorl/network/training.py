@@ -46,6 +46,7 @@ from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 _LOG = logging.getLogger(__name__)
 
 _GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
+_STATEFUL = ("model", "average", "optimizer", "schedule")  # attributes of a training that a checkpoint has
 _GPU_CHECK = 50  # batches between checks of the loss on a GPU, which has to wait for each check
 _VAL_BATCH = 1024
 _LAYOUT = 2  # of a checkpoint's state
@@ -258,21 +259,13 @@ class TrainingLoop:
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         # The rest is the same in every process.
         own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "processes": self.group.all_of(own),
-            "progress": asdict(self.progress),
-        }
+        same = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the `state` of a training that was killed."""
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         own = state["processes"][self.group.rank]
         torch.set_rng_state(own["random"]["cpu"])
         if "cuda" in own["random"]:
@@ -361,22 +354,12 @@ def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTOR
     """A network whose reward and cost heads start at the mean, so that training spends no steps on learning it."""
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD
-    model = MTORL(
-        MTORLConfig(
-            inputs=example.shape[2],
-            channels=channels,
-            window=example.shape[1],
-            outcomes=part.outcomes,
-            stored=part.stored,
-            hidden=config.hidden,
-            levels=config.levels,
-            heads=config.heads,
-            dropout=config.dropout,
-            convolutions=config.convolutions,
-            attention=config.attention,
-            cost_scale=mean_cost if mean_cost > 0 else 1.0,
-        )
-    )
+    read = {"channels": channels, "outcomes": part.outcomes, "stored": part.stored}
+    chosen = ("hidden", "levels", "heads", "dropout", "convolutions", "attention")
+    shape: dict[str, Any] = read | {name: getattr(config, name) for name in chosen}
+    _, window, inputs = example.shape
+    scale = mean_cost if mean_cost > 0 else 1.0
+    model = MTORL(MTORLConfig(inputs=inputs, window=window, cost_scale=scale, **shape))
     mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
     model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
     model.cost.start_at(math.log(math.e - 1))  # softplus of it is one mean cost

@@ -37,13 +37,11 @@ def scatter(**options: Any) -> dict[str, Any]:
     return {"type": "scatter", **options}
 
 
-def line(
-    name: str, x: Sequence[Any], y: Sequence[Any], colour: str, dash: str = "solid", number: str = "%{y:.4g}"
-) -> Any:
-    """A line with an entry in the legend; `number` is the format of a value under the pointer."""
-    look = {"color": colour, "width": 2.2, "dash": dash}
+def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> Any:
+    """A line with an entry in the legend."""
+    look = {"color": colour, "width": 2.2, "dash": "solid"}
     mode = "lines" if len(x) > 1 else "markers"  # a line of one point is invisible
-    return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"{number}<extra>{name}</extra>")
+    return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
 
 
 def vertical(x: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
@@ -52,9 +50,9 @@ def vertical(x: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": look}
 
 
-def horizontal(y: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
+def horizontal(y: float) -> dict[str, Any]:
     """A line across the plot at a value of y."""
-    look = {"color": colour, "width": 1.5, "dash": dash}
+    look = {"color": GREY, "width": 1.5, "dash": "dot"}
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": look}
 
 
@@ -77,24 +75,12 @@ def rows_height(rows: int) -> int:
 def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
     """A horizontal bar for each name's share, first on top; `what` begins the text for readers who can't see it."""
     upward = list(share_of)[::-1]
-    bars = bar(
-        x=[share for _, share in upward],
-        y=[name for name, _ in upward],
-        orientation="h",
-        marker_color=BLUE,
-        text=[f"{share:.1%}" for _, share in upward],
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{y}: %{x:.2%}<extra></extra>",
-    )
-    html = draw(
-        div,
-        [bars],
-        height=rows_height(len(upward)),
-        margin={**LOW, "r": 52},
-        xaxis={"tickformat": ".0%", "rangemode": "tozero", "nticks": 6},
-        yaxis=names_axis(),
-    )
+    names, values = [name for name, _ in upward], [share for _, share in upward]
+    look = {"marker_color": BLUE, "textposition": "outside", "cliponaxis": False, "orientation": "h"}
+    texts = {"text": [f"{share:.1%}" for share in values], "hovertemplate": "%{y}: %{x:.2%}<extra></extra>"}
+    bars = bar(x=values, y=names, **look, **texts)
+    layout = {"margin": {**LOW, "r": 52}, "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "nticks": 6}}
+    html = draw(div, [bars], height=rows_height(len(upward)), **layout, yaxis=names_axis())
     return Chart(html, f"{what}: " + ", ".join(f"{name} {share:.1%}" for name, share in share_of) + ".")
 
 

@@ -123,13 +123,8 @@ class Encoder:
         begins_N = batch.prev_channel_N == start
         x_PD[place_N, start + 1] = np.where(begins_N, 0.0, self.previous_reward(batch))
         at = start + 2
-        held: dict[str, Mapping[str, Values]] = {
-            "outcome": batch.prev_outcomes,
-            "time": batch.time,
-            "context": batch.context,
-            "static": batch.static,
-            "feature": batch.features,
-        }
+        held: dict[str, Mapping[str, Values]] = {"outcome": batch.prev_outcomes, "time": batch.time}
+        held |= {"context": batch.context, "static": batch.static, "feature": batch.features}
         for slot in self.slots:
             values = held[slot.source][slot.name]
             if isinstance(values, Codes):
