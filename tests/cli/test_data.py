@@ -176,9 +176,7 @@ def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp
 
 
 @pytest.mark.integration
-def test_ctrl_c_in_the_middle_of_a_query_leaves_the_build_before(
-    clean: Path, log: pd.DataFrame, spec: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_in_a_query_leaves_the_build_before(clean: Path, log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
     """As a shell does it: a signal while DuckDB works."""
     out, path = tmp_path / "made", tmp_path / "big.parquet"
     assert data("build", clean, "--dataset", spec, "--out", out).exit_code == 0

@@ -60,9 +60,7 @@ SEARCH = {"campaign": "*", "channel": "search", "amount": 100}
         ({"budgets": [SEARCH]}, 0, ["no budget is for social, display, video: nothing is shown there"]),
     ],
 )
-def test_a_file_is_checked_and_says_who_gets_what(
-    files: dict[str, str], changes: dict[str, Any], code: int, words: list[str]
-) -> None:
+def test_a_file_says_who_gets_what(files: dict[str, str], changes: dict[str, Any], code: int, words: list[str]) -> None:
     content = yaml.safe_load(Path(files["file"]).read_text())
     Path(files["file"]).write_text(yaml.safe_dump({**content, **changes}))
     done = mtorl("check", files["file"], "--dataset", files["dataset"])

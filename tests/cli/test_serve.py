@@ -82,9 +82,7 @@ def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) 
     assert done.exit_code == 2 and f"--experiment {tmp_path / 'serving.yaml'} --models-port PORT" in done.stderr
 
 
-def test_serve_hands_a_promotion_over_before_it_checks_the_file_that_follows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_hands_a_promotion_over_before_checking_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promoted over a baseline, a model trained anew, and a new salt: the refusal has the line, and then it starts."""
     laptop = without_server(tmp_path, "baseline")
     laptop.do("promoted")

@@ -86,7 +86,7 @@ def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
     assert pods.stages() == {"50%"}
 
 
-def test_the_kill_switch_is_in_force_on_each_router(pods: Pods, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kill_switch_works_on_each_router(pods: Pods, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = pods.seconds_to_kill()
     with capsys.disabled():
         print(f"\nthe kill switch was in force on both routers after {seconds:.1f} s, {PROMISED:.0f} s are promised")

@@ -63,9 +63,7 @@ def operator(namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
         yield process
 
 
-def test_the_kill_switch_is_in_force_on_each_router(
-    cluster_of: Cluster, operator: OperatorProcess, tmp_path: Path
-) -> None:
+def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: OperatorProcess, tmp_path: Path) -> None:
     features = made_feast_repo(tmp_path)
     folders = [tmp_path / f"router-{number}" for number in range(2)]
     for folder in folders:
@@ -163,9 +161,7 @@ def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: O
     wait_until("the previous incumbent", lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
 
 
-def test_a_kill_switch_in_the_config_map_is_shown_and_one_patch_ends_it(
-    cluster_of: Cluster, operator: OperatorProcess
-) -> None:
+def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Cluster, operator: OperatorProcess) -> None:
     def shown() -> list[str]:
         return kubectl("-n", cluster_of.namespace, "get", "exp", "first", "--no-headers").split()[:3]
 

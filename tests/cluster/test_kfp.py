@@ -76,9 +76,7 @@ print(*(json.loads(path.read_text())["simulated"] for path in models))
 """
 
 
-def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
-    client: Any, pipelines: dict[str, Path], volume: None
-) -> None:
+def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: dict[str, Path], volume: None) -> None:
     on_volume(WRITE_LOG, "600", str(time.time_ns() % 1_000_000), "0")
     long = SMALL | {"epochs": 12}
     run_id = started(client, pipelines["mtorl-train"], long)

@@ -65,9 +65,7 @@ def volume(client: Any) -> Iterator[None]:
         yield
 
 
-def test_a_good_night_is_a_success_and_a_bad_one_rings(
-    client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path
-) -> None:
+def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path) -> None:
     def run(**parameters: dict[str, Any]) -> dict[str, Any]:
         """The ends of runs at the same time, and what is kept of each, by the pipeline's name."""
         names = {name: f"mtorl-{name}" for name in parameters}

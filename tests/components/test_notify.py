@@ -78,8 +78,7 @@ def test_a_run_that_succeeded_on_kfp_is_a_success(
 
 
 @pytest.mark.parametrize(
-    ("end", "why"),
-    [("a step failed", f"bad: {ERROR}"), ("a step was killed", f"killed: {ERROR}")],
+    ("end", "why"), [("a step failed", f"bad: {ERROR}"), ("a step was killed", f"killed: {ERROR}")]
 )
 def test_a_run_that_failed_on_kfp_is_a_failure(
     end: str, why: str, run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch

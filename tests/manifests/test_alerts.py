@@ -21,9 +21,7 @@ from tests.manifests.conftest import Objects, rendered
 from tests.repository import ROOT
 
 RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
-CASES = {
-    path.name: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("alerts_*test.yaml"))
-}
+CASES = {one.name: yaml.safe_load(one.read_text()) for one in sorted(Path(__file__).parent.glob("alerts_*test.yaml"))}
 
 
 @pytest.fixture

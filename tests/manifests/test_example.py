@@ -23,9 +23,7 @@ def objects() -> Objects:
     return rendered("examples/team")
 
 
-def test_the_teams_files_are_in_force_and_fit_together(
-    objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_teams_files_are_in_force_and_fit(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = pytest.importorskip("serving.router.ops.settings")
     spec = DatasetSpec.from_dict(yaml.safe_load(objects.config_map("mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load(EXAMPLE / "dataset.yaml") and spec.name == "shop"

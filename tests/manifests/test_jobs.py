@@ -66,9 +66,7 @@ FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 
 
 @pytest.mark.integration
-def test_the_job_materializes_the_log_as_it_stands(
-    production: Objects, pipelines_repository: Path, tmp_path: Path
-) -> None:
+def test_the_job_materializes_the_log_as_is(production: Objects, pipelines_repository: Path, tmp_path: Path) -> None:
     """Its sources are its own, though the registry is the pipeline's, which it can't write to."""
     import pandas as pd
     from feast import FeatureStore

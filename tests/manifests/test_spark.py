@@ -35,9 +35,7 @@ def schedule(objects: Objects) -> dict[str, Any]:
     return objects.named("ScheduledSparkApplication", "mtorl-features")
 
 
-def test_it_calls_the_command_as_the_command_takes_it_and_the_pipeline_would(
-    objects: Objects, schedule: dict[str, Any]
-) -> None:
+def test_it_calls_the_command_as_defined_and_the_pipeline_would(objects: Objects, schedule: dict[str, Any]) -> None:
     context = parsed(schedule["spec"]["template"]["arguments"])
     pod = dict(objects.pods())["ScheduledSparkApplication/mtorl-features/driver"]
     mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}

@@ -288,9 +288,7 @@ async def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(here:
 
 
 @on_site()
-async def test_a_client_that_leaves_with_several_requests_at_work_is_no_error(
-    here: Site, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_client_leaving_amid_several_requests_is_no_error(here: Site, caplog: pytest.LogCaptureFixture) -> None:
     connection = await here.connect()
     connection.writer.write(GET.replace(b"/ ", b"/hold ", 1) + GET)
     await here.until(lambda: here.seen == ["/hold"])

@@ -82,9 +82,7 @@ def test_whatever_is_logged_is_one_line_of_json(text: str, id_: str) -> None:
 
 
 @with_router()
-async def test_a_default_action_is_logged_with_its_ids_and_no_user(
-    h: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_default_action_is_logged_with_ids_and_no_user(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     h.arm.mode = 500
     (answer,) = await h.predict(instance("somebody", request_id="r-7"))
     (record,) = [r for r in caplog.records if "default action" in r.getMessage()]

@@ -46,9 +46,7 @@ def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, 
     assert {stat.S_IMODE(path.stat().st_mode) for path in place.rglob("*") if path.is_dir()} == {0o750}
 
 
-def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
-    artifact: Any, archive: Path, tmp_path: Path
-) -> None:
+def test_its_lineage_is_published_and_is_that_of_no_other_model(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry, known = tmp_path / "registry", lineage_of(artifact.model)
     with raises(RegistryError, messages.OTHER_LINEAGE, digest="0" * 12):
         publish(artifact.folder, archive, registry, "challenger", known.replace(digest="0" * 64))
@@ -60,9 +58,7 @@ def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
 
 
 @pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx", "a byte"])
-def test_what_is_incomplete_is_no_version_and_is_replaced(
-    artifact: Any, archive: Path, tmp_path: Path, lacks: str
-) -> None:
+def test_the_incomplete_is_no_version_and_is_replaced(artifact: Any, archive: Path, tmp_path: Path, lacks: str) -> None:
     """An empty folder, say, which a mount of a version that is not there has left."""
     registry = tmp_path / "registry"
     place = put(artifact.folder, archive, registry, "challenger")
@@ -123,12 +119,7 @@ def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: 
 def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     assert newest(registry) is None and folder_of(registry, None) is None
-    for name, created in (
-        ("a", "2026-01-02T00:00:00+00:00"),
-        ("b", "2026-01-01T23:00:00+00:00"),
-        ("c", "rubbish"),
-        ("d", None),
-    ):
+    for name, created in (("a", "2026-01-02T00:00:00Z"), ("b", "2026-01-01T23:00:00Z"), ("c", "rubbish"), ("d", None)):
         folder = registry / "challenger" / name / "artifact"
         folder.mkdir(parents=True)
         (folder / "model.json").write_text(json.dumps({"created": created}))

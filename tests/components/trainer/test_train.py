@@ -171,9 +171,7 @@ def test_waits_are_said(cluster: TrainerCluster, task: FitTask, shared: Path, ca
     assert caplog.text.count(condition["message"]) == 1, "once, not at each poll"
 
 
-def test_a_step_that_is_tried_again_takes_what_its_first_attempt_has_left(
-    cluster: TrainerCluster, task: FitTask, shared: Path
-) -> None:
+def test_a_retried_step_takes_what_its_first_attempt_left(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
     """A job that runs is waited for, one that is over is made anew, and a model that is there is taken."""
     running: Object = {"metadata": {"name": NAME}, "spec": {}}
     cluster.begin(running)

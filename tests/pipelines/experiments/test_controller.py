@@ -272,9 +272,7 @@ def test_several_at_once_take_turns(tmp_path: Path) -> None:
     assert serving(folder).enabled == (kinds[-1] == "resume")
 
 
-def test_before_a_router_was_started_it_reads_no_file_of_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_no_router_it_reads_no_file_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spring.yaml").touch()
     assert not ExperimentFolder.of(Path("spring.yaml")).router_reads_file()

@@ -107,9 +107,7 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolde
 
 
 @pytest.mark.parametrize("fault", ["the file", "the history", "the log", "no router", "a full disk"])
-def test_it_goes_on_once_what_can_not_be_read_is_mended(
-    fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_once_a_fault_is_gone(fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing follows from a fault: not even that its planned end has come without a win."""
     edit(folder, planned_end="2026-01-01T00:00:00Z")
     whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()

@@ -1,7 +1,5 @@
 """What the operator answers over HTTP, while much else is asked of it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

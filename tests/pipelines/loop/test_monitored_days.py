@@ -1,7 +1,5 @@
 """A run's traffic as days of the monitor."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The experiment of a run goes through its stages by the steps of `mtorl experiment run`, and says how it went."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

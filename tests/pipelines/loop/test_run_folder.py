@@ -97,15 +97,9 @@ def test_a_run_that_is_at_work_or_served_is_left_alone(run: Path) -> None:
 def test_what_was_served_of_an_interrupted_rehearsal_is_kept(run: Path) -> None:
     for name in ("serving/spool", "lake", "features"):
         (run / name).mkdir(parents=True)
-    for name in (
-        "serving/spool/1.jsonl",
-        "lake/1.parquet",
-        "serving.yaml",
-        "features/online.db",
-        "features/registry.db",
-    ):
+    for name in ("serving/spool/1.log", "lake/1.parquet", "serving.yaml", "features/online.db", "features/registry.db"):
         (run / name).write_text(name)
     set_aside(run)
     (kept,) = run.glob("interrupted-*")
     assert {path.name for path in kept.iterdir()} == {"serving", "lake", "serving.yaml", "online.db"}
-    assert (kept / "serving" / "spool" / "1.jsonl").exists() and (run / "features" / "registry.db").exists()
+    assert (kept / "serving" / "spool" / "1.log").exists() and (run / "features" / "registry.db").exists()

@@ -35,9 +35,7 @@ def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_r
     assert {record["decision_id"] for record in spool.read("decision")} == {"first", *(f"d{i}" for i in range(10))}
 
 
-def test_records_that_may_wait_share_syncs_and_are_there_after_a_close(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_that_may_wait_share_syncs_and_outlive_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs: list[int] = []
     sync = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda file: (syncs.append(file), sync(file))[1])

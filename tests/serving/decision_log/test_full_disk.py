@@ -156,9 +156,7 @@ def test_a_folder_that_was_torn_opens_on_a_full_disk(tmp_path: Path, monkeypatch
     again.close()
 
 
-def test_the_room_left_is_that_of_the_disk_if_it_is_less_than_the_quotas(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_room_left_is_the_disks_if_less_than_the_quotas(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     spool.max_bytes = 1000 + spool.size
     assert spool.room() == 1000 and spool.problems(1000) == []
     disk = SimpleNamespace(f_bavail=2 + spool_module.KEPT_FREE // 50, f_frsize=50)

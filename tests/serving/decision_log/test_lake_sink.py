@@ -87,9 +87,7 @@ def test_types_and_values(spool: Spool, lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(4, 9), (9, 4), (9, 100), (100, 9)])
-def test_a_delivery_from_the_start_in_other_batches_adds_nothing(
-    spool: Spool, lake: Lake, first: int, second: int
-) -> None:
+def test_a_delivery_anew_in_other_batches_adds_nothing(spool: Spool, lake: Lake, first: int, second: int) -> None:
     expected = fill(spool, 25)
     upload(spool, lake, first)
     (spool.folder / SHIPPED).unlink()
@@ -136,9 +134,7 @@ def test_a_record_at_fault_is_set_aside(spool: Spool, lake: Lake) -> None:
     assert aside == ["bad version", "bad id"]
 
 
-def test_a_fault_of_the_lake_is_no_fault_of_the_records(
-    spool: Spool, lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_the_lake_is_none_of_the_records(spool: Spool, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     put(spool, "decision", *ids(4))
     batch = segments.read_batch(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
     assert batch is not None

@@ -141,9 +141,7 @@ async def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -
 
 @pytest.mark.parametrize("linger", [0.0, 60.0])
 @in_loop
-async def test_a_clock_that_is_set_back_does_not_hold_records(
-    linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_clock_set_back_holds_no_records(linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = MemorySink(linger=linger)
     shipper = new_shipper(spool, sink)
     assert not await shipper.ship_once()

@@ -60,9 +60,7 @@ def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for(monkeyp
     ],
 )
 @in_loop
-async def test_a_server_in_trouble_costs_nothing(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str
-) -> None:
+async def test_sick_servers_cost_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str) -> None:
     monkeypatch.setattr(http_sink, "_ANSWER_SECONDS", 0.5 if mode == "hang" else 60.0)
     put(spool, "decision", *names("d", 9))
     server = WebSink(mode)

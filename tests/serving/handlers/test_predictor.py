@@ -141,8 +141,7 @@ def test_explanations_agree(handler: Any, predictor: Predictor, items: list[Any]
         assert one.get("error") == other.get("error")
         if "error" not in one:
             close(
-                [t["expected_reward"] for t in one["touchpoints"]],
-                [t["expected_reward"] for t in other["touchpoints"]],
+                [t["expected_reward"] for t in one["touchpoints"]], [t["expected_reward"] for t in other["touchpoints"]]
             )
             close(one["without_past"]["log_prob"], other["without_past"]["log_prob"])
 

@@ -16,15 +16,7 @@ NANO = 10**9
 ARMS = ("incumbent", "challenger", "renamed", "third")
 AMOUNTS = {("*", "*", "total"): 10.0, ("c1", "*", "total"): 5.0, ("*", "*", "day"): 3.0, ("c1", "*", "hour"): 2.0}
 SHORTEST = {"total": 1, "day": 23 * 3600, "hour": 3600}
-ZONES = (
-    "UTC",
-    "Asia/Tokyo",
-    "Asia/Kolkata",
-    "Asia/Kathmandu",
-    "America/New_York",
-    "Pacific/Honolulu",
-    "Atlantic/Azores",
-)
+ZONES = ("UTC", "Asia/Tokyo", "Asia/Kolkata", "Asia/Kathmandu", "America/New_York", "Pacific/Tahiti", "Atlantic/Azores")
 STAGES = st.sampled_from(["shadow", "1%", "5%", "25%", "50%"])
 WEIGHTS = st.sampled_from([0.0, 0.1, 0.3, 0.5])
 NAMES = st.text("abc", min_size=1, max_size=3)

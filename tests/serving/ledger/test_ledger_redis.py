@@ -201,9 +201,7 @@ def test_a_store_that_hangs_is_given_up_within_its_patience(tmp_path: Path) -> N
         assert not reserve(ledger, "r1", "a", "c", "x", 1.0)
 
 
-def test_a_password_comes_from_the_environment_and_goes_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_is_from_the_environment_and_goes_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis_server(tmp_path, appendonly="yes", requirepass="s3cret") as port:
         url = f"redis://127.0.0.1:{port}"
         with unavailable("uthentication"):

@@ -35,9 +35,7 @@ def _above(watch: LimitWatch, ledger: Ledger) -> float:
 
 
 @pytest.mark.parametrize("change", [{"enabled": False}, {"stage": "shadow"}, {"stage": "5%"}])
-def test_a_roll_back_is_none_although_costs_were_above_their_reservations(
-    ledger: Ledger, place: Place, change: dict[str, Any]
-) -> None:
+def test_a_roll_back_is_none_if_costs_exceed_reservations(ledger: Ledger, place: Place, change: dict[str, Any]) -> None:
     watch = LimitWatch()
     assert reserve(ledger, "1", ARM, "c1", "x", 2.0) and reserve(ledger, "2", ARM, "c1", "x", 1.0)
     settle(ledger, "1", 4.0)

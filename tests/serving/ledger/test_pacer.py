@@ -201,9 +201,7 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c")
     late = Pacer(place.open(), CHANNELS, place.clock)
     late.refresh(found)
-    assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), (
-        "known to all routers from then on"
-    )
+    assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), "all routers know it"
 
 
 def test_a_small_arm_goes_by_the_price_of_the_largest_at_first(place: Place) -> None:

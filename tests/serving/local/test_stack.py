@@ -158,8 +158,7 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("does", "why"),
-    [("fail", "no such feature repository"), ("wait", "no feature registry yet at features")],
+    ("does", "why"), [("fail", "no such feature repository"), ("wait", "no feature registry yet at features")]
 )
 def test_a_router_that_fails_or_would_wait_is_ended_and_says_why(run: Path, remains, does: str, why: str) -> None:
     model = {"cost_cap": {does: 1}, "feature_service": "ad_decision_v1"}

@@ -161,9 +161,7 @@ async def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: p
 
 
 @in_loop
-async def test_who_can_get_no_room_in_time_is_refused_without_a_place_in_the_queue(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_who_can_get_no_room_in_time_is_refused_without_queueing(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch, most=8)
     await rounds.all_there_is(200, 0.012)  # 8 at once leave in 12 ms, so 5 in the 7.5 ms that one waits
     admission = rounds.admission

@@ -13,9 +13,7 @@ from tests.serving.router_fixtures import Harness, arms, decision, instance, onl
 
 
 @with_router()
-async def test_a_new_file_that_names_a_wrong_host_is_in_force_and_says_so(
-    h: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_file_with_a_wrong_host_is_in_force_and_says_so(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     assert h.router.health.parts["test/challenger"] == "ok"
     incumbent, challenger = arms()
     h.put(arms=[incumbent, {**challenger, "endpoint": "http://127.0.0.1:9"}], stage="shadow")
@@ -32,9 +30,7 @@ async def test_a_new_file_that_names_a_wrong_host_is_in_force_and_says_so(
 
 
 @with_router()
-async def test_an_arm_that_nobody_asks_is_looked_at_and_one_that_left_is_forgotten(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_arm_is_polled_and_a_former_one_is_forgotten(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.5)
     h.arm.mode = 500
     await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 1)

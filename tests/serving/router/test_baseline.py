@@ -40,9 +40,7 @@ async def test_users_of_the_arm_get_what_the_request_says(h: Harness) -> None:
 
 
 @with_router(changes={"arms": ARMS})
-async def test_without_its_baseline_the_arm_shows_nothing_and_says_why(
-    h: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_arm_without_baseline_shows_nothing_and_says_why(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     (answer,) = await h.predict(*of_arm(h, "incumbent"))
     assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("no_baseline", "search", False)
     assert h.holds_nothing() and "no baseline" in caplog.text
@@ -98,9 +96,7 @@ async def test_the_kill_switch_and_a_restart_leave_it_in_force(h: Harness) -> No
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_an_own_exposure_that_comes_to_the_log_too_late_is_none(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_own_exposure_that_is_logged_too_late_is_none(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     log, late = Stages._log, threading.Event()
 
     def slow(stages: Stages, decisions: Any) -> None:

@@ -154,9 +154,7 @@ def mostly_decided(traffic: Traffic) -> bool:
     return during[None] > 0.8 * during.total() > 0
 
 
-def test_parts_that_are_killed_cost_no_answer_and_no_money(
-    tmp_path: Path, store: Any, wait_for: Callable[..., bool]
-) -> None:
+def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any, wait_for: Callable[..., bool]) -> None:
     where, restart_redis = store
     run = small_run(tmp_path)
     with LocalStack(run, ledger=where) as stack, Traffic(stack.url, run) as traffic:

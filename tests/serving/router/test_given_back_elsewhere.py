@@ -66,9 +66,7 @@ async def test_each_instance_and_each_caller_gets_the_one_new_decision(h: Harnes
 
 
 @with_router(drills=True, deadline_ms=SHORT_DEADLINE)
-async def test_without_the_ledger_the_answer_is_repeated(
-    h: Harness, ledger: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_ledger_the_answer_is_repeated(h: Harness, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = await h.predict(instance(request_id="r1"))
     with monkeypatch.context() as patch:
         patch.setattr(h.ledger, "reserve_all", Mock(side_effect=LedgerUnavailable("away")))

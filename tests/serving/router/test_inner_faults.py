@@ -165,9 +165,7 @@ async def test_a_feature_redis_that_hangs_is_given_up_in_time_and_found_again(
 
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 @with_router()
-async def test_a_log_that_fails_is_no_exposure_and_no_reservation(
-    h: Harness, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def said() -> Any:
         return h.router.health.ready(lambda: h.spool.alive)[1]["parts"]["decision_log"]
 
@@ -231,9 +229,7 @@ async def test_a_connection_that_the_arm_closed_is_no_fault(h: Harness) -> None:
 
 @pytest.mark.parametrize("stage", ["model", "ledger"])
 @with_router()
-async def test_a_stage_that_comes_too_late_does_not_start(
-    h: Harness, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
+async def test_a_stage_that_is_too_late_does_not_start(h: Harness, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     left = Deadline.left
     monkeypatch.setattr(Deadline, "left", lambda self, name: 0.0 if name == stage else left(self, name))
     (answer,) = await h.predict()
@@ -269,9 +265,7 @@ def test_a_part_is_left_alone_only_if_it_is_silent_for_a_while(monkeypatch: pyte
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hung_ledger_is_left_alone_and_one_refusing_is_not(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     open_breaker_after(3, monkeypatch)
     calls = 0
     released = threading.Event()
@@ -295,9 +289,7 @@ async def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_part_that_answers_too_late_each_time_is_left_alone(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_part_that_always_answers_too_late_is_left_alone(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says by then is no sign that it answers."""
     open_breaker_after(4, monkeypatch)
     calls = back = 0

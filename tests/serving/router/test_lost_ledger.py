@@ -33,9 +33,7 @@ def lose(place: Place, how: str) -> None:
 
 @pytest.mark.parametrize(("how", "log_alone"), [("deleted", False), ("deleted", True), ("another", False)])
 @with_router()
-async def test_nothing_is_spent_until_a_person_agrees(
-    h: Harness, place: Place, ledger: str, how: str, log_alone: bool
-) -> None:
+async def test_nothing_is_spent_until_agreed(h: Harness, place: Place, ledger: str, how: str, log_alone: bool) -> None:
     def lost() -> None:
         lose(place, how)
         if log_alone:  # the folder has kept nothing but the log

@@ -58,9 +58,7 @@ def unknown(*names: object) -> list[str]:
 
 
 @with_router()
-async def test_a_large_report_leaves_the_event_loop_to_others_between_small_pieces(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_large_report_yields_the_event_loop_between_pieces(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     turns, pieces = 0, []
     submit = h.spool.submit
 
@@ -202,9 +200,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
     spool.close()
 
 
-def test_a_start_settles_many_costs_in_few_round_trips(
-    lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cost at a time, fifty thousand of them were ten seconds of a start."""
     place = Place("redis", tmp_path, lasting_redis)
     ledger, spool = place.open(), Spool(tmp_path / "spool")

@@ -95,9 +95,7 @@ async def test_the_kill_switch_gives_them_the_incumbent(h: Harness) -> None:
     assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
 
 
-def test_accounts_follow_a_changed_file_without_waiting_for_the_next_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accounts_follow_a_changed_file_before_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # a round of housekeeping, longer than `until` waits
     monkeypatch.setattr(router, "_POLLS", 6000)
 

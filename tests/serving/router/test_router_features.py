@@ -144,9 +144,7 @@ def test_who_is_unknown_has_the_declared_defaults_and_a_known_campaign_is_no_kno
     ("feature", "written", "life", "default"),
     [("campaign_touchpoints", NOON, DAY, 0.0), ("uc_touchpoints", NOON, 7 * DAY, [0.0, 0.0])],
 )
-def test_a_value_ends_with_its_ttl(
-    stage: Stage, feature: str, written: datetime, life: timedelta, default: Any
-) -> None:
+def test_a_value_ends_at_its_ttl(stage: Stage, feature: str, written: datetime, life: timedelta, default: Any) -> None:
     stage.write_all()
     assert stage.read(written + life).aggregates[feature] != default
     ended = stage.read(written + life + TICK)

@@ -33,9 +33,7 @@ def ledger(tmp_path: Path) -> SqliteLedger:
     ids=["a cancel undoes no cost", "costs add up"],
 )
 @in_loop
-async def test_what_waits_is_settled_together(
-    ledger: SqliteLedger, waiting: Any, spent: float, reserved: float
-) -> None:
+async def test_what_waits_settles_together(ledger: SqliteLedger, waiting: Any, spent: float, reserved: float) -> None:
     settler = Settler(ledger)
     for reservation, costs in waiting:
         settler.finish_later(reservation, costs)
@@ -45,9 +43,7 @@ async def test_what_waits_is_settled_together(
 
 
 @in_loop
-async def test_what_can_not_be_finished_does_not_stand_in_the_way(
-    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_can_not_be_finished_blocks_nothing(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     settlement = ledger._settlement
 
     def stubborn(name: str, *cost: Any) -> Any:

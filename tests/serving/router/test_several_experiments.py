@@ -94,9 +94,7 @@ async def test_a_campaign_that_no_experiment_is_about_is_in_no_arm(h: Harness) -
     of_shoes = [{**DAY[0], "campaign": "shoes"}]
     await started(h, write(h, "shoes", campaigns=["shoes"], budgets=of_shoes, overrides={"u1": "challenger"}))
     answers = await h.predict(*(instance(f"u{number}", campaign_id="hats") for number in range(30)))
-    assert {(answer["arm"], answer["expose"], answer["fallback_reason"]) for answer in answers} == {
-        ("outside", False, "no_account")
-    }
+    assert {(a["arm"], a["expose"], a["fallback_reason"]) for a in answers} == {("outside", False, "no_account")}
     assert {(r["assignment_probability"], r["override"]) for r in h.records()} == {(1.0, False)}
     assert {arm for arm, _ in h.arm.asked} == {"incumbent"}
 

@@ -20,9 +20,7 @@ def shadows(h: Harness) -> list[dict[str, Any]]:
 @with_router(changes=IN_SHADOW)
 async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, tmp_path: Path) -> None:
     answers = await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
-    assert {(answer["arm"], answer["channel"], answer["expose"]) for answer in answers} == {
-        ("incumbent", "search", True)
-    }
+    assert {(one["arm"], one["channel"], one["expose"]) for one in answers} == {("incumbent", "search", True)}
     await h.until(lambda: len(shadows(h)) == 5)
     assert len(h.arm.asked) == 5 and len(h.records()) == 5
     records = {record["decision_id"]: record for record in h.records()}
@@ -36,9 +34,7 @@ async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, t
 
 
 @with_router(changes=IN_SHADOW)
-async def test_no_caller_waits_for_it_and_what_is_too_much_is_counted(
-    h: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_caller_waits_and_what_is_too_much_is_counted(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     def dropped() -> float:
         return sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped")
 

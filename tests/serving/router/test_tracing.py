@@ -56,9 +56,7 @@ def said(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def test_the_stages_of_a_decision_are_parts_of_its_callers_trace(
-    tmp_path: Path, collected: InMemorySpanExporter
-) -> None:
+def test_the_stages_of_a_decision_are_in_its_callers_trace(tmp_path: Path, collected: InMemorySpanExporter) -> None:
     found: list[Any] = []
 
     async def scenario(h: Harness) -> None:
@@ -210,9 +208,7 @@ class Collector(BaseHTTPRequestHandler):
 
 
 @pytest.mark.integration
-def test_a_collector_gets_the_spans_and_holds_up_no_decision_and_no_end(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_collector_gets_spans_and_holds_up_no_decision_or_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-collector")
     Collector.received = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:

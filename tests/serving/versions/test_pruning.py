@@ -55,9 +55,7 @@ def test_a_rule_that_would_empty_the_registry_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("at", range(11))
-def test_a_killed_removal_leaves_a_version_whole_or_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_a_killed_removal_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Killed before the nth call to the system that changes a file."""
     old, new = version(tmp_path, 0, known=lineage(0)), version(tmp_path, 1)
     calls = iter(range(100))
