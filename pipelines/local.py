@@ -30,6 +30,7 @@ from components.component import traits_of
 from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
+from mtorl.runtime.message import Message
 from mtorl.runtime.step import RUN_ID, RUNS, note_silent_end
 from pipelines.steps import OnStep, Step
 
@@ -300,8 +301,9 @@ class StepWatcher(threading.Thread):
             events, self._offset = progress.read(self._events, self._offset)
             running = self._running
         for event in events:
-            if message := event.get("input_error"):
-                self.input_error = self.input_error or str(message)
+            if text := event.get("input_error"):
+                said = Message(str(text), str(event.get("code", "")), event.get("values"))  # type: ignore[arg-type]
+                self.input_error = self.input_error or said
             else:
                 # A step that says it has finished still has to write its outputs: only kfp's own line ends its bar.
                 done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]

@@ -99,6 +99,7 @@ lock() { # "python<3" is never: torch is installed from TORCH_FROM before, and b
 sbom() { # NAME IMAGE
   mkdir -p "$SBOM"
   if command -v syft >/dev/null; then syft scan --quiet "$2" -o "cyclonedx-json=$SBOM/$1.cdx.json"; return; fi
+  [[ $CONTAINER_ENGINE != *buildah ]] || die "with buildah, SBOM needs syft"
   "$CONTAINER_ENGINE" run --rm --entrypoint dpkg-query "$2" -W >"$SBOM/$1.dpkg.txt"
   [ ! -f "$images/$1/requirements.txt" ] || "$CONTAINER_ENGINE" run --rm --entrypoint pip "$2" inspect >"$SBOM/$1.pip.json"
 }
@@ -141,7 +142,8 @@ for name in "${names[@]}"; do
   case $command in
     load) $load "$image" >&2 ;;
     push) digest=$(push "$name" "$tag" "$registry"); [ -z "$digest" ] || version="digest: $digest"
-          [ -z "${SIGN:-}" ] || [ -z "$digest" ] || cosign sign --yes $SIGN "$registry/$name@$digest" >&2 ;;
+          [ -z "${SIGN:-}" ] || [ -n "$digest" ] || die "$name: the registry named no digest, so nothing is signed"
+          [ -z "${SIGN:-}" ] || cosign sign --yes $SIGN "$registry/$name@$digest" >&2 ;;
   esac
   echo "$image  $(size "$image")" >&2
   [ "$registry" = "$ours" ] || version="newName: $registry/$name, $version"

@@ -22,10 +22,10 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
   skipped="$PYTHON has no kubernetes-validate"
 fi
 
-# What comes from elsewhere: the role is Kubernetes' own, the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
+# What comes from elsewhere: the role and the ConfigMap are Kubernetes' own, the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
 # and the pods of mtorl-search are made by Katib, those of mtorl-training by Kubeflow Trainer.
 external=(--external 'ClusterRole/admin' --external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data'
-          --external 'NetworkPolicy/mtorl-search' --external 'NetworkPolicy/mtorl-training')
+          --external 'NetworkPolicy/mtorl-search' --external 'NetworkPolicy/mtorl-training' --external 'Secret/mtorl-git' --external 'ConfigMap/kube-root-ca.crt')
 
 folders=("$@")
 ((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/katib/)

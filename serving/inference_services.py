@@ -7,7 +7,7 @@ roll-out is. Only `InferenceServices.serve`, and a person who applies models.yam
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from mtorl.runtime.http import ask
@@ -29,6 +29,8 @@ _PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten 
 
 class InferenceServices:
     """Those of a namespace; see `serving.model_servers.ModelServers`."""
+
+    applied: ClassVar[bool] = True
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api

@@ -10,6 +10,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -26,7 +27,7 @@ from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelRepository  # noqa: F401
-    from kserve.errors import InferenceError, InvalidInput, ModelNotFound  # noqa: F401
+    from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
     from kserve.protocol.dataplane import DataPlane
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest import v2_datamodels  # noqa: F401
@@ -36,6 +37,7 @@ finally:
 
 log = logging.getLogger(__name__)
 
+_STATUSES = {InvalidInput: 400, ModelNotFound: 404, NotImplementedError: 501, ModelNotReady: 503, InferenceError: 500}
 # KServe raises these while it decodes a malformed request.
 DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
@@ -56,6 +58,8 @@ def application(models: Iterable[Model]) -> FastAPI:
         made.add_exception_handler(error, _not_decoded)
     made.add_exception_handler(RequestValidationError, _not_valid)
     made.add_exception_handler(HTTPException, _no_such_address)
+    for kind, status in _STATUSES.items():
+        made.add_exception_handler(kind, partial(_of_kserve, status))
     return made
 
 
@@ -79,6 +83,12 @@ async def _no_such_address(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = messages.NO_ROUTE(method=request.method, path=request.url.path, detail=error.detail)
     return JSONResponse(message.body, error.status_code, error.headers)
+
+
+async def _of_kserve(status: int, request: Request, error: Exception) -> JSONResponse:
+    if status in (404, 501):
+        return JSONResponse(messages.NO_ROUTE(method=request.method, path=request.url.path, detail=error).body, status)
+    return JSONResponse((messages.INVALID if status == 400 else messages.MODEL_FAILED)(fault=error).body, status)
 
 
 class CannotListen(OSError):

@@ -7,6 +7,7 @@ TOO_MANY_CONNECTIONS = Words("too-many-connections", "The server has too many co
 HEAD_TOO_LARGE = Words("head-too-large", "The head of a request may have {headers} headers and {size} bytes.")
 REQUEST_TOO_SLOW = Words("request-too-slow", "The request did not arrive within {seconds:g} s.")
 INVALID = Words("invalid-request", "{fault}")
+MODEL_FAILED = Words("model-failed", "{fault}")
 NO_ROUTE = Words("no-route", "{method} {path}: {detail}")
 
 KUBERNETES_REFUSES = Words("kubernetes-refuses", "Kubernetes: {status} {reason}")

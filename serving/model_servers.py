@@ -4,7 +4,7 @@ Only `serving.deployment` (a new challenger) and `pipelines.experiments.handover
 they serve.
 """
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from mtorl.runtime.validation import StrictModel, Text
 
@@ -36,6 +36,9 @@ class Served(NamedTuple):
 
 class ModelServers(Protocol):
     """The model servers of one place."""
+
+    applied: ClassVar[bool]
+    """Whether something else may apply an older version: a change that was undone is then not made again."""
 
     def name_at(self, url: str | None) -> str | None:
         """The name of the server that answers at a URL; None: it is none of these."""

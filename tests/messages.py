@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from mtorl.runtime.message import Message, Words
+from mtorl.runtime.message import Message, Words, plain
 
 
 def assert_says(said: object, words: Words, /, **values: Any) -> None:
     """Assert that `said`, or an exception's message, has the code of `words` and these values, among others."""
     message = said.args[0] if isinstance(said, BaseException) else said
     assert isinstance(message, Message), f"no code: {message!r}"
-    assert (message.code, {name: message.values[name] for name in values}) == (words.code, values), message
+    assert (message.code, {name: message.values[name] for name in values}) == (words.code, plain(values)), message
 
 
 @contextmanager

@@ -6,13 +6,16 @@ from mtorl.runtime.message import Words
 SRM = Words("srm", "Users are not split as configured (p = {p:.2g} < {alarm}), so no figure counts.")
 NOT_STICKY = Words("not-sticky", "Assignment is not sticky: {share:.1%} of the users were seen in two arms of a stage.")
 UNBALANCED = Words("unbalanced", "No lift counts: by chance, the arms' users would not differ so in {covariate!r}.")
-LATE_OUTCOMES = Words("late-outcomes", "An arm has {gap:.0%} more outcomes after outcome_hours. Raise outcome_hours.")
+LATE_OUTCOMES = Words(
+    "late-outcomes", "An arm's share of late outcomes is {gap:.0%} above the other's. Raise outcome_hours."
+)
 TOO_EARLY = Words("too-early", "Not enough time yet: {hours:,} of the {needed:g} hours of min_runtime_hours count.")
 GUARDRAIL = Words("guardrail", "{metric} is worse by at least {lower:.4g}, and {margin:.4g} was allowed.")
 NOT_EVALUABLE = Words("not-evaluable", "Not enough data yet: an arm has no decision that can be evaluated.")
+NO_POSITIVE = Words("no-positive-outcome", "Not enough data yet: no user of either arm has a gain.")
 TOO_FEW_USERS = Words(
     "too-few-users",
-    "Not enough data yet: {challenger} has {users:,}, incumbent {others:,} of {needed} users (heavy users count once).",
+    "Not enough data yet: {challenger} has {users:,}, incumbent {others:,} of {needed} users (equally active ones).",
 )
 CHANGED_DAYS = Words(
     "changed-days",
@@ -42,7 +45,7 @@ HOURS = Words("hours", "{found:.1f} of {needed:g} {unit} at {stage}")
 USERS = Words("users", "{found:,} of {needed:,} users of {arm}")
 FALLBACK_RATIO = Words("fallback-ratio", "{arm} falls back in {found:.1%} of its decisions, {allowed:.1%} is allowed")
 LATENCY = Words("latency", "{arm} takes {found:.0f} ms longer at the 99th percentile, {allowed:.0f} ms are allowed")
-OLD_FAULTS = Words("old-faults", "to count faults from now on, switch it off and on: mtorl experiment move FILE off")
+OLD_FAULTS = Words("old-faults", "to count faults from now on, move it off, then on (an object: enabled)")
 
 # Events that can't happen now, or be read.
 HAS_BEGUN = Words("has-begun", "It has begun and can't be a draft again. For another try, give it a new salt.")

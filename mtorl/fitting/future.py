@@ -158,14 +158,15 @@ def _branch_answers(
     """The ensemble's answers now, and at all branches."""
     x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
     # A window holds at most T tokens: a full one makes room by dropping its first.
-    full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1)
+    full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1) & (x_BTD.shape[1] > 1)
     kept_BT = (torch.arange(x_BTD.shape[1]) + full_B1).clamp(max=x_BTD.shape[1] - 1)
     x_BTD, length_B = x_BTD[torch.arange(len(x_BTD))[:, None], kept_BT], length_B - full_B1.squeeze(1).long()
     answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
     tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
     next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
     follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()  # without an exposure, the token replaces the last one
-    inputs = ensemble.inputs_after(x_BTD, length_B[:, None] - 1 + follows_K, next_BKD)
+    kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)  # a window of one token keeps none
+    inputs = ensemble.inputs_after(x_BTD, kept_BK, next_BKD)
     return answers, _answers(ensemble, encoder, inputs)
 
 

@@ -54,6 +54,18 @@ def joined(said: Sequence[str], by: str = "; ") -> Message:
     return rephrased(said[0], by.join(said))
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it; of what JSON has no type for, such as a path, the text."""
+    match value:
+        case None | str() | int() | float():
+            return value
+        case dict():
+            return {str(name): plain(one) for name, one in value.items()}
+        case list() | tuple():
+            return [plain(one) for one in value]
+    return value.item() if hasattr(value, "item") else str(value)  # numpy's numbers have one
+
+
 class _Lists(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> Any:
         if isinstance(value, list | tuple):
@@ -75,7 +87,8 @@ class Words(NamedTuple):
         """
         if values.keys() != (names := self.names):
             raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")
-        return Message(_Lists().vformat(self.template, (), values), self.code, values)
+        text = _Lists().vformat(self.template, (), values)
+        return Message(text, self.code, {name: plain(value) for name, value in values.items()})
 
     @property
     def names(self) -> set[str]:

@@ -88,7 +88,7 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    if target.mark == mark:  # it was changed once: a second change would be undone again
+    if target.mark == mark and servers.applied:  # it was changed once: a second change would be undone again
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
         return Standing(False, words)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from mtorl.experiment.arm import INCUMBENT
@@ -44,6 +45,7 @@ class LocalServers:
     `restart` lets running servers serve the versions that are there now; None: they start later.
     """
 
+    applied: ClassVar[bool] = False
     run: Path
     state: Path
     port: int

@@ -130,7 +130,8 @@ class RedisServer:
         if self.checked:
             return
         if not all(of["aof_enabled"] for of in self.info("persistence")):
-            raise LedgerUnavailable(messages.LEDGER_FORGETS(ledger=self.name, setting="appendonly yes"))
+            setting = "appendonly yes' and 'appendfsync always"
+            raise LedgerUnavailable(messages.LEDGER_FORGETS(ledger=self.name, setting=setting))
         for memory in self.info("memory"):
             if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
                 setting = "maxmemory-policy noeviction"

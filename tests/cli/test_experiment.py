@@ -108,7 +108,7 @@ def test_an_error_names_the_lake_that_was_given(files: dict[str, str], tmp_path:
     other = write(tmp_path / "other", [decision("d", **MINE, **SURE)])
     for command in (["verdict", "--shadow"], ["plan", "--model", str(tmp_path)]):
         done = mtorl(command[0], str(other), *options, *command[1:])
-        assert done.exit_code == 2 and f"mtorl: {other}: no " in done.output, done.output
+        assert done.exit_code == 2 and f"mtorl: {other}: " in done.output, done.output
 
 
 def test_exploration_is_planned(files: dict[str, str], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_each_is_read_where_its_stages_are_put_into_force_unless_they_get_in_eac
     }
     same = [made(tmp_path / name / "same.yaml", name=name, layer_part=part) for name, part in parts.items()]
     for files, words in (
-        ([made(tmp_path / f"{name}.yaml") for name in parts], "autumn and spring both decide"),
+        ([made(tmp_path / f"{name}.yaml") for name in parts], "autumn and spring decide"),
         (same, "have one name"),
     ):
         with pytest.raises(typer.Exit) as ended:

@@ -66,7 +66,7 @@ def test_the_policy_that_serves_is_the_one_to_beat(
         changed.save(other / "dataset.yaml")
         with pytest.raises(SystemExit, match=words):
             fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, "", CODE, made)
-    with pytest.raises(SystemExit, match="0 decisions"):
+    with pytest.raises(SystemExit, match="0 of 500"):
         fit_incumbent.python_func(windows, "", "baseline", CODE, Model(uri=str(tmp_path / "logged")))
 
 

@@ -45,4 +45,4 @@ def test_the_newest_result_of_each_test_reaches_the_page(tmp_path: Path) -> None
     assert on_a_node["test_runbooks.py"] == "ran 2026-12-01, 1.34.4"
     assert on_a_node["test_trainer.py"] == f"ran 2026-12-01, 1.34.4; `test_trainer.py::{trained}` **failed**"
     assert f"ran 2026-01-01, 1.33.0; `test_kfp.py::{night}` **failed**" in {row[2] for row in rows}
-    assert on_a_node["test_install_page.py"] == "no recorded run" and on_a_node["none"] == "never"
+    assert on_a_node["test_install_page.py"] == "no recorded run" and on_a_node["none"] == "no test"

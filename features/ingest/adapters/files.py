@@ -27,7 +27,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.sources import is_remote
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import is_disk_full, replacing
-from mtorl.runtime.message import rephrased
+from mtorl.runtime.message import Message, rephrased
 from mtorl.runtime.sql import sql_name, sql_text
 
 ROW = "#row"  # 1 = the first row of data
@@ -53,7 +53,9 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
     try:
         yield local
     except LogError as error:
-        error.args = (rephrased(error, str(error).replace(str(local), address)),)
+        said = rephrased(error, str(error).replace(str(local), address))
+        texts = {name: one.replace(str(local), address) for name, one in said.values.items() if isinstance(one, str)}
+        error.args = (Message(said, said.code, said.values | texts),)
         raise
 
 

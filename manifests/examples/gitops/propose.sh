@@ -3,8 +3,11 @@
 set -eu
 cd "$WORK/repository"
 git diff --quiet || git diff --unified=0 "$FILE"
-if git diff --quiet; then echo "$FILE is what serves"; exit; fi
 branch=mtorl-versions
+if git diff --quiet; then      # a proposal that is open would bring back what was withdrawn
+  git push --quiet ${OPTIONS:-} origin --delete "$branch" 2>/dev/null || true
+  echo "$FILE is what serves"; exit
+fi
 if git fetch --quiet --depth 1 origin "$branch" 2>/dev/null && git diff --quiet FETCH_HEAD -- "$FILE"; then
   echo "$branch proposes it already"; exit
 fi

@@ -167,6 +167,8 @@ def reach_verdict(
         return Verdict(messages.NOT_EVALUABLE())
     if not math.isfinite(low):
         ours, theirs = map(math.floor, primary.arm_users)
+        if min(ours, theirs) >= MIN_USERS:
+            return Verdict(messages.NO_POSITIVE())
         return Verdict(messages.TOO_FEW_USERS(needed=MIN_USERS, challenger=challenger, users=ours, others=theirs))
     if with_changed is not None and not _agree(primary, with_changed):
         low_with, high_with = with_changed.ci

@@ -58,6 +58,7 @@ _TOLD = (
     "Unusable",
     "NotItsTurn",
     "NotInGit",
+    "GoneOn",
     "Refused",
     "Held",
     "Changed",

@@ -35,12 +35,12 @@ class Foreseeing(Ensemble):
         return 0 * ones_BC, LATER * self.last_BC[:, GOOD, None] * ones_BC, ones_BC
 
 
-def world(click: np.ndarray | None = None, propensity: str = "logged"):
+def world(click: np.ndarray | None = None, propensity: str = "logged", window: int = SPEC.window):
     """A log, whose clicks follow the rule of `Foreseeing` unless others are given, and the network."""
     chance = np.random.default_rng(0).random(len(STEPS))
     drawn = (chance < LATER) & (STEPS["channel"].shift() == SPEC.channels[GOOD]).to_numpy()
     rows = STEPS.assign(split="val", collected=False, click=drawn.astype(float) if click is None else click)
-    spec = SPEC.replace(propensity=propensity)
+    spec = SPEC.replace(propensity=propensity, window=window)
     table = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, spec, "")
     encoder = Encoder.fit(table.windows("val", targets=True), spec)
     torch.manual_seed(0)
@@ -53,6 +53,8 @@ def test_the_network_foresees_what_comes_true_and_nothing_else() -> None:
     by_chance = (np.random.default_rng(1).random(len(STEPS)) < LATER / 3).astype(float)
     table, encoder, ensemble = world(by_chance)
     assert foresight(ensemble, encoder, table, seed=0) < CLEAR
+    table, encoder, ensemble = world(window=1)
+    assert np.isfinite(foresight(ensemble, encoder, table, seed=0)), "a window may have a single token"
     table, encoder, ensemble = world(propensity="markov")
     assert foresight(ensemble, encoder, table, seed=0) == 0.0, "its channels may tell of its users"
     alone = STEPS.groupby("user_id").head(1).assign(split="val", collected=False)

@@ -37,7 +37,8 @@ def test_a_spec_has_the_fields_of_a_file_and_a_move() -> None:
 
 def test_it_is_structural() -> None:
     for part in parts(SCHEMA):
-        assert not {"$ref", "anyOf", "oneOf", "allOf", "const", "prefixItems", "title", "default"} & set(part), part
+        assert not {"$ref", "anyOf", "oneOf", "allOf", "const", "prefixItems", "title"} & set(part), part
+        assert "default" not in part or part["type"] == "boolean", "only that of enabled"
         assert "type" in part or part.get("x-kubernetes-preserve-unknown-fields"), part
         assert not isinstance(part.get("exclusiveMinimum"), float), part
         assert part.get("additionalProperties") is not False, part

@@ -94,7 +94,8 @@ def test_a_callers_mistake_leaves_no_traceback_in_the_log(ask: Any, caplog: pyte
     headers = {"content-type": "application/octet-stream", "inference-header-content-length": "x"}
     assert ask("/v2/models/ads/infer", None, content=b"{}", headers=headers).status_code == 400
     assert ask("/v2/models/ads/infer", {"inputs": [{"name": "user_id"}]}).status_code == 400
-    assert ask("/v1/models/ads:explain", {"instances": [instance()]}).status_code == 501
+    explained = ask("/v1/models/ads:explain", {"instances": [instance()]})
+    assert explained.status_code == 501 and explained.json().keys() == {"error", "code", "values"}
     for absent in ("v1/models/absent:predict", "v2/repository/models/ads/unload", "v2/repository/models/ads/load"):
         assert ask(f"/{absent}", {"instances": [instance()]}).status_code == 404, "also: nobody unloads the model"
     assert not [record for record in caplog.records if record.exc_info]
