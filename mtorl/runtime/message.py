@@ -12,6 +12,7 @@ that follows a colon in its place.
 
 import string
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 
@@ -55,7 +56,9 @@ def joined(said: Sequence[str], by: str = "; ") -> Message:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; of what JSON has no type for, such as a path, the text."""
+    """A value as JSON has it: a dataclass as its fields; of what JSON has no type for, such as a path, the text."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     match value:
         case None | str() | int() | float():
             return value

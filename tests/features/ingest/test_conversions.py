@@ -155,7 +155,7 @@ def test_what_is_faulty_in_the_second_file_is_said_and_left_out_where_wanted(tmp
     with pytest.raises(LogError) as caught:
         shop.ingest()
     assert not isinstance(caught.value, BadRowsError), "there is no quarantine file to point to"
-    assert {(f.file, f.rule, f.column, f.row) for f in caught.value.args[0].values["faults"]} == {
+    assert {(f["file"], f["rule"], f["column"], f["row"]) for f in caught.value.args[0].values["faults"]} == {
         ("orders.csv", "unparsable_timestamp", "ordered", 1),
         ("orders.csv", "not_a_number", "cents", 3),
         ("orders.csv", "missing_value", "cents", 4),

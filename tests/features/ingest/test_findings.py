@@ -85,7 +85,7 @@ def test_a_column_that_determines_an_outcome_is_refused_by_name(leak: str, tmp_p
     with pytest.raises(LogError) as caught:
         validate_log(path, described(kind))
     assert_says(caught.value, messages.LEAKS)
-    assert [leak.column for leak in caught.value.args[0].values["leaks"]] == ["Told, raw"]
+    assert [leak["column"] for leak in caught.value.args[0].values["leaks"]] == ["Told, raw"]
 
 
 def test_a_scaled_amount_is_refused_where_every_row_has_one(tmp_path: Path) -> None:

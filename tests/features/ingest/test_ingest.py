@@ -109,7 +109,7 @@ def test_all_faults_are_listed_and_a_row_has_all_its_reasons(ingest):
     frame.loc[3, "cost"] = "-2"
     with pytest.raises(BadRowsError) as caught:
         ingest(frame)
-    found = {(f.rule, f.column, f.count, f.row) for f in caught.value.args[0].values["faults"]}
+    found = {(f["rule"], f["column"], f["count"], f["row"]) for f in caught.value.args[0].values["faults"]}
     assert found == {
         ("unknown_channel", "channel", 1, 1),
         ("negative_cost", "cost", 2, 1),
