@@ -9,6 +9,7 @@ Values are read as ingestion reads them: a column of numbers here is one there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,7 @@ _DAYS = (
     *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
 )
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
+_NO_MARK = re.compile(r"[\w\s%]+")  # in a time, but for an offset, only the marks of its format are left
 _FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)))
 
 
@@ -71,8 +73,7 @@ class Facts:
     @property
     def kind(self) -> str:
         """As a column of a description; few whole numbers are codes."""
-        codes = self.whole == self.present and self.distinct <= FEW
-        return "numeric" if self.numeric and not codes else "categorical"
+        return "categorical" if not self.numeric or (self.whole == self.present and self.distinct <= FEW) else "numeric"
 
     @property
     def time(self) -> bool:
@@ -116,8 +117,7 @@ class Profile:
 
 def _separator(engine: Engine, path: Path) -> str | None:
     """The separator of a text file's columns, if it is not the one that the file's name says."""
-    usual = files.separator_of(path)
-    if not usual:
+    if not (usual := files.separator_of(path)):
         return None
     sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({sql_text(path)})").fetchall()[0][0]
     return sniffed if sniffed != usual and sniffed in files.SEPARATORS else None
@@ -147,7 +147,8 @@ def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ..
 
 def _fits(value: str, form: str) -> bool:
     try:
-        return 1990 <= datetime.strptime(value, form).year <= 2100
+        alike = _NO_MARK.sub("", value).startswith(_NO_MARK.sub("", form))  # `strptime` compiles each format again
+        return alike and 1990 <= datetime.strptime(value, form).year <= 2100
     except ValueError:
         return False
 
