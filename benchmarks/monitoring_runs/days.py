@@ -13,11 +13,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
@@ -34,6 +36,7 @@ Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 _SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
 _SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
 _SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
+_database = cache(duckdb.connect)  # one for all files: to open it takes longer than to write a small file
 
 
 def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -75,13 +78,11 @@ class Days:
 
     def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> dict[Kind, pd.DataFrame]:
         """The same as records of decisions and outcomes."""
-        decided = START + timedelta(days=number)
-        rows = rows.reset_index(drop=True)
+        decided, rows = START + timedelta(days=number), rows.reset_index(drop=True)
         times = (pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
-        context = ["{}"] * len(rows)
-        if with_context:
-            values = rows[list(self.columns)].to_numpy(dtype=object)
-            context = [json.dumps(_plain(dict(zip(self.columns, each, strict=True)))) for each in values]
+        columns = self.columns if with_context else ()
+        values = rows[list(columns)].to_numpy(dtype=object)
+        context = [json.dumps(_plain(dict(zip(columns, each, strict=True)))) for each in values]
         seen = rows["history"] > 0
         made = {
             "decision_id": _ids(rows["user_id"], times, self.seed),
@@ -121,8 +122,7 @@ class Days:
 
     def sample(self, days: int = 14) -> pd.DataFrame:
         """A model's training data: user and context columns of two weeks without a monitor."""
-        numbers = range(700, 700 + days)
-        rows = pd.concat([self._rows(number, np.random.default_rng([self.seed, number])) for number in numbers])
+        rows = pd.concat([self._rows(n, np.random.default_rng([self.seed, n])) for n in range(700, 700 + days)])
         return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)
 
     def _rows(self, number: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -136,7 +136,6 @@ class Days:
         placement = rng.choice(["feed", "story", "article"], len(user), p=[0.5, 0.3, 0.2])
         score = -2.2 + taste + 0.4 * (device == "mobile") + 0.3 * (placement == "story")
         expected = 1.0 / (1.0 + np.exp(-score))
-        factor = np.exp(own[0]) * (1.0 - self.weekend * weekend)
         channel = rng.choice(CHANNELS, len(user))
         rows = {
             "user_id": [f"u{each}" for each in user],
@@ -147,7 +146,7 @@ class Days:
             "expose": rng.random(len(user)) < 0.6,
             "exhausted": False,
             "expected": expected,
-            "rate": expected * factor,
+            "rate": expected * (np.exp(own[0]) * (1.0 - self.weekend * weekend)),
             "cost": 0.3 * np.exp(own[1] + rng.normal(0.0, 0.3, len(user))),
             "history": rng.integers(0, 8, len(user)),
         }
@@ -163,14 +162,14 @@ def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = 
     for kind, rows in records.items():
         there = {field: f'"{field}"' if field in rows else "NULL" for field in sql_columns(kind)}
         typed = ", ".join(f'CAST({there[field]} AS {type_}) AS "{field}"' for field, type_ in sql_columns(kind).items())
-        with duckdb.connect() as db:
+        with _database().cursor() as db:
             db.execute("SET TimeZone = 'UTC'")
             db.register("rows", rows)
-            placed = db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM (SELECT {typed} FROM rows)")
-            ((newest,),) = placed.aggregate("max(hour)").fetchall()
-            file = folder / name_of(kind, newest, name, arrived=True)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            placed.order("decision_id").write_parquet(str(file))
+            placed = f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM (SELECT {typed} FROM rows)"
+            table = db.sql(placed).order("decision_id").to_arrow_table()
+        file = folder / name_of(kind, table["hour"].to_pandas().max(), name, arrived=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, file)
 
 
 def _ids(users: pd.Series, times: pd.Series, seed: int) -> list[str]:

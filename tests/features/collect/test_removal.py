@@ -129,8 +129,8 @@ def test_a_compaction_at_work_does_not_bring_the_user_back(
     real = {name: getattr(Lake, name) for name in names}
     for after in count():
         folder = tmp_path / str(after)
-        fill(folder, number=30)
-        fill(folder, first=20, number=20, router="s")
+        fill(folder, number=15)
+        fill(folder, first=5, number=15, router="s")
         moments = count()
 
         def touched(name: str, folder: Path = folder, moments: Any = moments, after: int = after) -> Any:
@@ -151,10 +151,10 @@ def test_a_compaction_at_work_does_not_bring_the_user_back(
                 compact(Lake.open(folder), NOW)
         if next(moments) <= after:
             break
-        assert is_killed or rows(Lake.open(folder), "decision") == kept(40), "not even until the next one"
+        assert is_killed or rows(Lake.open(folder), "decision") == kept(20), "not even until the next one"
         compact(Lake.open(folder), NOW + timedelta(hours=1))
         lake = Lake.open(folder)
-        assert rows(lake, "decision") == kept(40)
+        assert rows(lake, "decision") == kept(20)
         lake.supersede([], 0)
         assert files_with(folder, "gone") == []
     assert after > 10
