@@ -4,7 +4,9 @@ import ast
 import json
 import pickle
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,23 +14,25 @@ import pytest
 from mtorl.runtime.message import Words, prefixed, rephrased
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = [
-    (path, text := (ROOT / path).read_text(), ast.parse(text))
-    for path in subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    if not path.startswith(("tests/", "benchmarks/"))
-]
 
 
-def entries(tree: ast.Module) -> dict[str, Words]:
-    found = {}
-    for node in tree.body:
-        match node:
-            case ast.Assign([ast.Name(name)], ast.Call(ast.Name("Words"), arguments)):
-                found[name] = Words(*map(ast.literal_eval, arguments))
+@cache
+def sources() -> list[tuple[str, str, list[ast.AST]]]:
+    """Path, text and nodes of each file; not when this module is imported, as each process of the tests does."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    texts = ((path, (ROOT / path).read_text()) for path in listed if not path.startswith(("tests/", "benchmarks/")))
+    return [(path, text, [*ast.walk(ast.parse(text))]) for path, text in texts]
+
+
+@cache
+def catalogues() -> dict[str, dict[str, Words]]:
+    found: dict[str, dict[str, Words]] = defaultdict(dict)
+    for path, _, (module, *_) in sources():
+        for node in module.body if isinstance(module, ast.Module) else ():
+            match node:
+                case ast.Assign([ast.Name(name)], ast.Call(ast.Name("Words"), arguments)):
+                    found[path][name] = Words(*map(ast.literal_eval, arguments))
     return found
-
-
-CATALOGUES = {path: found for path, _, tree in SOURCES if (found := entries(tree))}
 
 
 def test_words_are_filled_and_survive_a_process():
@@ -53,21 +57,21 @@ def test_words_are_filled_and_survive_a_process():
 
 
 def test_codes_are_kebab_case_and_unique_in_the_project():
-    codes = [words.code for found in CATALOGUES.values() for words in found.values()]
+    codes = [words.code for found in catalogues().values() for words in found.values()]
     assert len(codes) == len(set(codes)) and all(code == code.lower().replace("_", "-") for code in codes)
 
 
-def references(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.expr, ast.Call | None]]:
+def references(nodes: list[ast.AST], module: str) -> Iterator[tuple[str, ast.expr, ast.Call | None]]:
     """Name, node and call, if it is called, of each use of a catalogue's entries in a file."""
     package, _, own = module.rpartition(".")
     modules, names = set(), {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module == package:
             modules |= {alias.asname or alias.name for alias in node.names if alias.name == own}
         if isinstance(node, ast.ImportFrom) and node.module == module:
             names |= {alias.asname or alias.name: alias.name for alias in node.names}
-    calls = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    calls = {node.func: node for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
         match node:
             case ast.Name(name, ast.Load()) if name in names:
                 yield names[name], node, calls.get(node)
@@ -77,12 +81,12 @@ def references(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.expr, a
 
 def test_each_entry_is_used_with_its_values():
     unused = []
-    for path, catalogue in CATALOGUES.items():
+    for path, catalogue in catalogues().items():
         used = set()
         module = path.removesuffix(".py").replace("/", ".")
-        known = (module, f"{module.rpartition('.')[0]} import")  # parsing a file is cheap, walking it is not
-        for user, text, tree in SOURCES:
-            for name, node, call in references(tree, module) if any(one in text for one in known) else ():
+        known = (module, f"{module.rpartition('.')[0]} import")  # most files have neither
+        for user, text, nodes in sources():
+            for name, node, call in references(nodes, module) if any(one in text for one in known) else ():
                 used.add(name)
                 if call and all(keyword.arg for keyword in call.keywords):
                     assert {keyword.arg for keyword in call.keywords} == catalogue[name].names, f"{user}:{node.lineno}"

@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -72,26 +73,29 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("rule", "column", "value"), [(rule, *cell) for rule, cells in FAULTS.items() for cell in cells]
-)
-def test_a_bad_row_is_named_and_quarantined(ingest, rule, column, value):
-    frame = rows()
-    if column == "created_timestamp":
-        frame[column] = "2024-06-01T00:00:00Z"
-    elif column == "propensity":
-        frame[column] = "0.5"
-    frame.loc[1, column] = value
-    with raises(BadRowsError, messages.BAD_ROWS, log=ingest.path, bad=1, total=6):
+def test_each_bad_row_is_named_and_quarantined(ingest):
+    """One of three rows of each user."""
+    cells = [(rule, *cell) for rule, of_rule in FAULTS.items() for cell in of_rule]
+    users = [rows()[:3].assign(user_id=f"u{i:02d}") for i in range(len(cells))]
+    frame = pd.concat(users, ignore_index=True).assign(created_timestamp="2024-06-01T00:00:00Z", propensity="0.5")
+    wanted = {}
+    for i, (rule, column, value) in enumerate(cells):
+        frame.loc[3 * i + 1, column] = value
+        wanted[str(3 * i + 2)] = (f"{rule} ({column})", value)
+    with raises(BadRowsError, messages.BAD_ROWS, log=ingest.path, bad=len(cells), total=len(frame)):
         ingest(frame)
     assert not ingest.out.exists()
     side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)
-    [kept] = side[["row", "fault", "campaign_id", column]].to_numpy().tolist()
-    assert kept == ["2", f"{rule} ({column})", "spring", value]
+    kept = {row["row"]: (row["fault"], row[row["fault"].split("(")[1][:-1]]) for row in side.to_dict("records")}
+    assert kept == wanted and set(side["campaign_id"]) == {"spring"}
     report = ingest(frame, "quarantine")
-    assert (report.rows, report.users, report.quarantined) == (5, 2, 1)
-    assert [(f.rule, f.column, f.count, f.row) for f in report.faults] == [(rule, column, 1, 2)]
-    assert len(pd.read_parquet(ingest.out)) == 5
+    assert (report.rows, report.users, report.quarantined) == (2 * len(cells), len(cells), len(cells))
+    counts = Counter((rule, column) for rule, column, _ in cells)
+    first = {(rule, column): 3 * i + 2 for i, (rule, column, _) in reversed([*enumerate(cells)])}
+    assert {(f.rule, f.column): (f.count, f.row) for f in report.faults} == {
+        of: (counts[of], first[of]) for of in first
+    }
+    assert len(pd.read_parquet(ingest.out)) == 2 * len(cells)
 
 
 def test_a_user_with_one_touchpoint_is_a_fault_unless_the_data_set_allows_it(ingest):
