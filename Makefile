@@ -40,6 +40,7 @@ unit: $(READY)   ## the fast tests only
 TESTS := cluster and not node and not kfp
 AT_ONCE := 0
 cluster-test: $(READY) ## tests on the cluster of KUBECONFIG, in namespaces of their own; TESTS=cluster for all of them
+	@rm -f .pytest_cache/cluster.xml
 	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile -m '$(TESTS)' --junitxml .pytest_cache/cluster.xml tests/cluster; \
 	  passed=$$?; $(BIN)/python scripts/write_conformance.py .pytest_cache/cluster.xml && exit $$passed
 

@@ -55,15 +55,14 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Replace the results of the tests, and of the kinds of objects in the targets that were admitted."""
+    """Replace the results of the tests, and of the kinds of objects in the targets: passed if all were admitted."""
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
-        passed[test] = passed.get(test, True) and good
-        if test == ADMITTED and good:
-            for kind in kinds_of(f"manifests/{parameters}") | kinds_of("manifests/foundation/dev"):
-                record.setdefault(kind, {})[where] = {"result": "passed", **when}
-    for test, good in passed.items():
-        record.setdefault(test, {})[where] = {"result": "passed" if good else "failed", **when}
+        targets = (f"manifests/{parameters}", "manifests/foundation/dev") if test == ADMITTED else ()
+        for name in {test}.union(*map(kinds_of, targets)):
+            passed[name] = passed.get(name, True) and good
+    for name, good in passed.items():
+        record.setdefault(name, {})[where] = {"result": "passed" if good else "failed", **when}
     sources = {path.name: path.read_text(encoding="utf-8") for path in FEATURES.parent.glob("test_*.py")}
     for file, _, test in (name.partition("::") for name in list(record)):
         if test and f"def {test}(" not in sources.get(file, ""):
@@ -110,7 +109,8 @@ def _row(feature: dict[str, Any], record: Results) -> str:
         )
         cell = f"{'ran' if ran else 'admitted'} " if ran or admitted else without
         cell += min((f"{one['date']}, {one['kubernetes']}" for _, one in ran or admitted), default="")
-        cells.append("; ".join([cell, *(f"`{name}` **failed**" for name, one in ran if one["result"] != "passed")]))
+        failed = [f"`{name}` **failed**" for name, one in ran + admitted if one["result"] != "passed"]
+        cells.append("; ".join([cell, *failed]))
     files = dict.fromkeys(f"`{test.partition('::')[0]}`" for test in wanted)
     title = feature["feature"] + (f" ({', '.join(kinds)})" if kinds else "")
     return f"| {title} | {cells[0]} | {cells[1]} | {', '.join(files) or 'none'} |\n"

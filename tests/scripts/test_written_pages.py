@@ -34,8 +34,10 @@ def test_the_newest_result_of_each_test_reaches_the_page(tmp_path: Path) -> None
     night, page = "test_nights_train_on_what_is_new_and_only_then", "test_there_is_something_to_run"
     trained = "test_two_nodes_train_and_a_killed_one_is_started_again"
     cases = [("test_kfp", night, "<skipped/>"), ("test_runbooks", page, ""), ("test_trainer", trained, "<failure/>")]
-    case = '<testcase classname="tests.cluster.{}" name="{}[b]">{}</testcase>'
+    cases.append(("test_admission", "test_a_target_is_admitted_whole", "<failure/>"))
+    case = '<testcase classname="tests.cluster.{}" name="{}[foundation/dev]">{}</testcase>'
     (tmp_path / "run.xml").write_text(f"<all>{''.join(case.format(*one) for one in cases)}</all>")
+    rendered("foundation/dev")  # skips without kubectl
     old = {"node": {"result": "failed", "kubernetes": "1.33.0", "date": "2026-01-01"}}
     record = {f"test_kfp.py::{night}": old, "test_running.py::test_of_another_name": old}
     found = CONFORMANCE["results"](tmp_path / "run.xml")
@@ -44,5 +46,6 @@ def test_the_newest_result_of_each_test_reaches_the_page(tmp_path: Path) -> None
     on_a_node = {row[3].strip("` |"): row[2] for row in rows}
     assert on_a_node["test_runbooks.py"] == "ran 2026-12-01, 1.34.4"
     assert on_a_node["test_trainer.py"] == f"ran 2026-12-01, 1.34.4; `test_trainer.py::{trained}` **failed**"
+    assert "admitted 2026-12-01, 1.34.4; `PersistentVolumeClaim` **failed**" in {row[2] for row in rows}
     assert f"ran 2026-01-01, 1.33.0; `test_kfp.py::{night}` **failed**" in {row[2] for row in rows}
     assert on_a_node["test_install_page.py"] == "no recorded run" and on_a_node["none"] == "no test"
