@@ -77,10 +77,16 @@ def test_what_serves_is_pushed_once_as_a_branch(tmp_path: Path) -> None:
         said = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path / "team"), *words]
         return subprocess.run(said, check=True, capture_output=True, text=True).stdout
 
-    def job(version: str) -> str:
+    def job(version: str, answer: int = 201) -> str:
+        """Of a server that answers a request to merge so."""
         shutil.rmtree(tmp_path / "repository", ignore_errors=True)
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "WORK": str(tmp_path), "BASE": "main"}
-        environment |= {"REPOSITORY": f"file://{tmp_path}/team", "FILE": "models.yaml"}
+        (tmp_path / "wget").write_text(
+            f"#!/bin/sh\n[ {answer} -lt 300 ] || {{ echo HTTP/1.1 {answer} >&2; exit 1; }}\n"
+        )
+        (tmp_path / "wget").chmod(0o755)
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "WORK": str(tmp_path)}
+        environment |= {"REPOSITORY": f"file://{tmp_path}/team", "FILE": "models.yaml", "BASE": "main"}
+        environment |= {"PULLS": "https://git.example.com/pulls", "TOKEN": "t"}
         for script in ("clone.sh", "propose.sh"):
             words = ["sh", str(MANIFESTS / "examples" / "gitops" / script)]
             said = subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
@@ -93,7 +99,9 @@ def test_what_serves_is_pushed_once_as_a_branch(tmp_path: Path) -> None:
     git("add", "--all")
     git("commit", "--quiet", "--message=first")
     assert "is what serves" in job("incumbent/first")
+    with pytest.raises(subprocess.CalledProcessError):
+        job("a/1", answer=503)
     for version, said in (("a/1", "pushed"), ("a/1", "proposes it already"), ("a/2", "pushed")):
-        assert said in job(version)
+        assert said in job(version, answer=201 if version == "a/1" else 422)
         assert git("show", "mtorl-versions:models.yaml") == f"incumbent: {version}\n"
         assert git("rev-list", "--count", "main..mtorl-versions").strip() == "1"

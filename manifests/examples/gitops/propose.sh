@@ -15,7 +15,14 @@ git checkout --quiet -B "$branch"
 git -c user.name=mtorl-versions -c user.email=mtorl-versions@localhost commit --quiet --all --message "Serve the versions that the cluster serves"
 # shellcheck disable=SC2086   (OPTIONS is a list of words)
 git push --quiet --force ${OPTIONS:-} origin "$branch"
-[ -z "${PULLS:-}" ] || wget -q -O /dev/null --header "Authorization: Bearer $TOKEN" --header "Accept: application/vnd.github+json" \
-  --post-data "{\"title\": \"Serve the versions that the cluster serves\", \"head\": \"$branch\", \"base\": \"$BASE\"}" "$PULLS" \
-  || echo "no request was opened: there is one already, or $PULLS refuses it"
+if [ -n "${PULLS:-}" ]; then
+  answer=$(wget -q -O /dev/null --header "Authorization: Bearer $TOKEN" --header "Accept: application/vnd.github+json" \
+    --post-data "{\"title\": \"Serve the versions that the cluster serves\", \"head\": \"$branch\", \"base\": \"$BASE\"}" "$PULLS" 2>&1) \
+    || case $answer in
+    *422*) ;;      # there is a request already, which has the new version now
+    *)             # without the branch, the next run makes both again
+      git push --quiet ${OPTIONS:-} origin --delete "$branch"
+      echo "no request was opened, the next run tries again: $answer" >&2; exit 1 ;;
+    esac
+fi
 echo "pushed $branch"
