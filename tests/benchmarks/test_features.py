@@ -1,7 +1,6 @@
-"""The scripts of benchmarks/: they start, mix no figures, and the tables are those of the results."""
+"""The scripts of benchmarks/: they start, and the tables are those of the results."""
 
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,18 +28,6 @@ def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / name), "--help"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0 and "--json" in found.stdout, found.stderr
-
-
-@pytest.mark.parametrize("other", [{"quick": False}, {"quick": True, "environment": {"cpu": "another"}}])
-def test_figures_of_another_kind_or_machine_never_mix(
-    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: dict[str, Any]
-) -> None:
-    written = tmp_path / "out.json"
-    written.write_text(json.dumps(other))
-    monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--only", "online", "--json", str(written)])
-    with pytest.raises(SystemExit):
-        script.main()
-    assert json.loads(written.read_text()) == other
 
 
 def test_tables_are_those_of_the_results(script: Any) -> None:

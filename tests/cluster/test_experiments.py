@@ -174,9 +174,9 @@ def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Clust
     config_map = get(cluster_of.namespace, "cm", "mtorl-experiment")
     off = json.dumps(config_map).replace("enabled: true", "enabled: false")
     kubectl("replace", "-f", "-", stdin=off)
-    cluster_of.wait_for(("False", "EditedByHand"), "InForce", state=operator.log)
+    cluster_of.wait_for(("False", "OffByHand"), "InForce", state=operator.log)
     assert shown() == ["first", "50%", "false"] and not cluster_of.in_force().enabled
-    command = message().partition("before: ")[2].replace("WHY", "clicks are back")
+    command = message().partition("a reason: ")[2].replace("WHY", "clicks are back")
     subprocess.run(command, shell=True, check=True)
     wait_until("the switch", lambda: shown() == ["first", "50%", "true"], state=operator.log)
     assert cluster_of.in_force().enabled

@@ -137,18 +137,3 @@ def test_load_calls_the_given_command(images: Images, tmp_path: Path) -> None:
     assert [line for line in calls(tmp_path, image) if line.startswith("mine")] == [f"mine load image {image}"]
     refused = images("load", "router")
     assert refused.returncode == 1 and "LOAD is not set" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
-    [
-        (["build", "ruoter"], {}, "ruoter: no such image; there are redis router spark torchserve train"),
-        (["push"], {}, "push REGISTRY"),
-        (["build"], {"CONTAINER_ENGINE": "moby"}, "CONTAINER_ENGINE=moby: no such command"),
-        (["bulid"], {}, "Usage: scripts/images.sh build"),
-        ([], {}, "Usage: scripts/images.sh build"),
-    ],
-)
-def test_wrong_calls(images: Images, arguments: list[str], environment: dict[str, str], said: str) -> None:
-    done = images(*arguments, **environment)
-    assert done.returncode in (1, 2) and said in done.stderr and not done.stdout
