@@ -23,6 +23,7 @@ from serving.ledger.location import RedisLocation
 from serving.ledger.redis_ledger import RedisLedger
 from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.experiments import experiment
+from tests.properties import examples
 
 T = TypeVar("T")
 KINDS = ("sqlite", "redis")
@@ -207,7 +208,7 @@ def cases(machine: type[LedgerMachine], steps: int) -> list[Any]:
     def case(kind: str) -> Any:
         own: Any = type(f"{kind}{machine.__module__}", (machine,), {"kind": kind})
         limits = settings(
-            max_examples=10 if kind == "cluster" else 100,
+            max_examples=examples(4, 10) if kind == "cluster" else examples(40, 100),
             stateful_step_count=steps,
             deadline=None,
             phases=[phase for phase in Phase if kind != "cluster" or phase is not Phase.shrink],  # it takes minutes

@@ -25,6 +25,7 @@ from tests.features.collect.decision_logs import START, add, decision, outcome, 
 from tests.features.collect.records import DECISIONS, OUTCOMES
 from tests.lakes import ids_in
 from tests.messages import raises
+from tests.properties import examples
 
 LATER = START + timedelta(days=4)
 KINDS: tuple[Kind, ...] = ("decision", "outcome")
@@ -80,7 +81,7 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     assert compact(lake, START + timedelta(minutes=70)) == Compacted(), "nothing is done twice"
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(3, 8))
 @given(
     places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=13, max_size=13),
     again=st.lists(st.integers(0, 12), max_size=6),

@@ -17,9 +17,11 @@ from feast.types import Array, Float64, Int64, String
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.properties import examples
+
 START = pd.Timestamp("2024-05-01", tz="UTC")
 TTL = timedelta(seconds=5)
-PROPERTY = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(max_examples=examples(10, 30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 REFS = ["user_past:order", "user_past:items", "user_past:count", "pair_past:score", "place_past:name"]
 ON_DEMAND = ["python_sum:both", "pandas_twice:twice"]
 

@@ -19,8 +19,9 @@ from tests.features.feature_run import (
     random_journeys,
     with_one_more_touchpoint,
 )
+from tests.properties import examples
 
-PROPERTY = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+PROPERTY = settings(max_examples=examples(3, 6), suppress_health_check=[*HealthCheck])
 
 
 @PROPERTY

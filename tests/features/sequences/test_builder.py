@@ -23,9 +23,10 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 from mtorl.window.table import WindowTable
+from tests.properties import examples
 
 MICROSECOND = pd.Timedelta(1, "us")
-PROPERTY = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+PROPERTY = settings(max_examples=examples(8, 25), suppress_health_check=[*HealthCheck])
 
 
 def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:

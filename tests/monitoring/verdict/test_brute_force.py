@@ -25,6 +25,7 @@ from mtorl.log.records import unit_hash
 from tests.lakes import upload
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log
+from tests.properties import examples
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 FIRST = BEGIN.to_pydatetime()
@@ -257,7 +258,7 @@ def _same(found: Users, rows: dict[tuple[str, str, str], np.ndarray]) -> None:
     assert found.moved == sum(len({arm for who, _, arm in rows if who == user}) > 1 for user in {u for u, _, _ in rows})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20, 60))
 @given(
     st.lists(VISITS, min_size=1, max_size=30, unique_by=lambda visit: visit.minute),
     st.sampled_from([0, 0, 24 * 60]),
@@ -282,7 +283,7 @@ def test_a_verdict_adds_up_what_each_record_says(
         _same(users, _rows(log, left_out, bool(changed)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(6, 15))
 @given(
     st.lists(VISITS, min_size=1, max_size=30, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(1, 100), min_size=1, max_size=2),
@@ -320,7 +321,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
 )
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=examples(2, 4))
 @given(
     # User 0 decides so often that it has a weight below 1.
     st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),

@@ -47,7 +47,7 @@ def without_times(report: SearchReport) -> list[Tried]:
     return [replace(tried, seconds=0.0) for tried in report.trials]
 
 
-SHORT = SearchConfig(trials=3, epochs=2, seed=3)
+SHORT = SearchConfig(trials=2, epochs=2, seed=3)
 
 
 @pytest.mark.integration
