@@ -6,6 +6,8 @@ import os
 import sys
 from importlib.abc import MetaPathFinder
 from pathlib import Path
+from traceback import walk_stack
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,12 +22,12 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 # can be, in threads beside it, it never wins back.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
-
-# To name a method in an error, KFP asks for the whole stack each time that a step is told something. With the source of
-# every frame, that was two thirds of what compiling takes in a process of pytest-xdist, where some frames have no file.
-_stack = inspect.stack
-inspect.stack = lambda context=0: _stack(0)[1:]  # type: ignore[misc]  # without this function
-
+# KFP asks for the whole stack each time that a step gets a setting. To find the source of every frame was most of what
+# compiling takes in a process of pytest-xdist, where some frames have no file.
+inspect.stack = lambda context=1: [
+    inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
+    for frame, line in walk_stack(sys._getframe(1))
+]
 
 OURS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines", "cli", "benchmarks", "tests")
 
@@ -68,6 +70,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=examples
     )
     settings.load_profile("project")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all files of components to one process: they share a trained policy, which takes half a minute to make."""
+    from xdist.scheduler import LoadFileScheduling
+
+    found = LoadFileScheduling(config, log)
+    found._split_scope = lambda test: "components" if test.startswith("tests/components/") else test.split("::")[0]
+    return found if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
