@@ -12,7 +12,7 @@ import typer
 
 from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Explore, OwnDecisions, Seed, Users
 from cli.endings import exit_codes, stop
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import send_request
 from serving.messages import OWN_LOG
 
 if TYPE_CHECKING:
@@ -166,13 +166,13 @@ def serve(
 
 def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
     """Returns a function that lets running models follow rollbacks; it prints each obstacle once."""
-    from pipelines.experiments.local_servers import give_back
+    from pipelines.experiments.local_servers import follow_rollbacks
 
     said: str | None = None
 
     def follow() -> None:
         nonlocal said
-        before, said = said, give_back(folders, servers)
+        before, said = said, follow_rollbacks(folders, servers)
         if said not in (before, None):
             typer.echo(f"a rollback waits: {said}", err=True)
 
@@ -182,7 +182,7 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 def silent_arms(router: str) -> dict[str, str]:
     """Arms of the router's experiments that do not answer, and what it says of them; nothing while it can't say it."""
     try:
-        problems = json.loads(ask(f"{router}/health/ready", seconds=10).content)["problems"]
+        problems = json.loads(send_request(f"{router}/health/ready", seconds=10).content)["problems"]
     except (OSError, ValueError):
         return {}
     return {part: one["error"] for part, (one, *_) in problems.items() if "/" in part and one["code"] == "no-answer"}
@@ -224,7 +224,7 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
     A file with a mistake ends the command before any server starts.
     """
     from mtorl.experiment.stage_machine import State
-    from pipelines.experiments.controller import put_in_force
+    from pipelines.experiments.controller import apply_experiment
     from pipelines.experiments.controller import state as state_of
     from pipelines.experiments.folder import ExperimentFolder
 
@@ -233,5 +233,5 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
         experiment, stands = state_of(folder)
         if experiment.ramp is None and stands == State(events=stands.events):  # people set its stage by hand
             return file
-        put_in_force(folder)
+        apply_experiment(folder)
         return folder.in_force

@@ -55,25 +55,25 @@ def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> lis
 
 def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
     plain = neutral_item(spec)
-    (first,) = _ask(arms, url, [plain])
+    (first,) = _predict(arms, url, [plain])
     if isinstance(first, str):
         return [Finding(True, f"an ordinary item: {first}"), *_raw(arms, url, plain)]
-    answers = {what: _ask(arms, url, [item])[0] for what, item in _odd_items(plain, spec).items()}
-    one, _, same = _ask(arms, url, [plain, {**plain, "user_id": "another"}, plain])
+    answers = {what: _predict(arms, url, [item])[0] for what, item in _odd_items(plain, spec).items()}
+    one, _, same = _predict(arms, url, [plain, {**plain, "user_id": "another"}, plain])
     answers["several items in one call, as under load"] = one
     if faults := [f"{what}: {answer}" for what, answer in answers.items() if isinstance(answer, str)]:
         return [Finding(True, text) for text in faults]
     notes = _unsaid(first, spec.channels)
-    again = (first, one, same, *_ask(arms, url, [plain]))
+    again = (first, one, same, *_predict(arms, url, [plain]))
     if len({answer if isinstance(answer, str) else (answer.channel, answer.expose) for answer in again}) > 1:
         notes.append(NO_REPLAY())
     return [Finding(False, text) for text in notes]
 
 
-def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
+def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
     """The answer to each item, or why there is none."""
     try:
-        answers = arms.ask_at(url, items, SECONDS)
+        answers = arms.predict_at(url, items, SECONDS)
         return [str(answer) if isinstance(answer, ArmError) else answer for answer in answers]
     except TimeoutError:
         return [f"no answer in {SECONDS:g} s"] * len(items)

@@ -130,7 +130,7 @@ def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: s
     """Fault of a ready server's decision by a model (digest or version; of `first`, any will do); empty: none."""
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
-        found = servers.ask(name, {"window": empty_window(artifact.spec), "u": 0.5})
+        found = servers.predict(name, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
     except Exception as error:  # an answer may be any rubbish, and half of one

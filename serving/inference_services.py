@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import send_request
 from serving import messages
 from serving.kubernetes_api import KubernetesApi, Object, Refused, in_pod
 from serving.model_servers import Mark, Served
@@ -67,10 +67,10 @@ class InferenceServices:
         }
         self._api.merge_patch(KIND, name, patch, seconds=_PATCH_SECONDS)
 
-    def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+    def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its decision on an item."""
         url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
-        return json.loads(ask(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
+        return json.loads(send_request(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
 
 
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:

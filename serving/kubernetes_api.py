@@ -90,7 +90,7 @@ class KubernetesApi:
     def get(self, kind: str, name: str) -> Object | None:
         """An object; None: there is none of that name."""
         try:
-            return self._ask("GET", kind, name)
+            return self._request("GET", kind, name)
         except Refused as error:
             if error.status == 404:
                 return None
@@ -99,16 +99,16 @@ class KubernetesApi:
     def list(self, kind: str, selector: str = "") -> list[Object]:
         """All objects of a kind, or those whose labels match."""
         query = [("labelSelector", selector)] if selector else []
-        return self._ask("GET", kind, query=query)["items"]
+        return self._request("GET", kind, query=query)["items"]
 
     def create(self, kind: str, body: Mapping[str, Any]) -> Object:
         """Create an object; Conflict: there is one of that name."""
-        return self._ask("POST", kind, body=body)
+        return self._request("POST", kind, body=body)
 
     def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
         """Write an object, or its subresource `part`; Conflict: it has another `resourceVersion`, or is gone."""
         try:
-            return self._ask("PUT", kind, name, part, body=body)
+            return self._request("PUT", kind, name, part, body=body)
         except Refused as error:
             if error.status == 404:
                 raise Conflict(str(error)) from None
@@ -118,12 +118,12 @@ class KubernetesApi:
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
         """Change fields of an object, or of its subresource `part`; null removes one. Conflict as in `replace`."""
-        return self._ask("PATCH", kind, name, part, body=patch, seconds=seconds)
+        return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 
     def delete(self, kind: str, name: str) -> None:
         """Delete an object and, before it, those that it owns; one that is gone is no fault."""
         try:
-            self._ask("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
+            self._request("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
         except Refused as error:
             if error.status != 404:
                 raise
@@ -131,9 +131,9 @@ class KubernetesApi:
     def log(self, pod: str, lines: int) -> str:
         """The last lines of a pod's log."""
         query = [("tailLines", lines)]
-        return self._ask("GET", "pods", pod, "log", query=query, raw=True).data.decode(errors="replace")
+        return self._request("GET", "pods", pod, "log", query=query, raw=True).data.decode(errors="replace")
 
-    def _ask(
+    def _request(
         self,
         method: str,
         kind: str,

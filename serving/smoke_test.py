@@ -1,6 +1,6 @@
 """Opens an archive as TorchServe does, and asks its model for decisions: a fault here would reach every user.
 
-print(ask(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
+print(check_archive(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
 """
 
 import tempfile
@@ -18,7 +18,7 @@ class SmokeError(InputError, RuntimeError):
     """The archive can't be opened, its model can't be loaded, or an answer is no decision."""
 
 
-def ask(archive: Path) -> str:
+def check_archive(archive: Path) -> str:
     """Ask a .mar for decisions on a user without a past, over all channels and each alone; the answer in words."""
     handler = PolicyHandler()
     try:

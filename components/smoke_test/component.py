@@ -12,9 +12,10 @@ def smoke_test(model_store: Input[Artifact]) -> str:
     from pathlib import Path
 
     from mtorl.runtime.step import step
-    from serving.smoke_test import ask
+    from serving.smoke_test import check_archive
 
     with step():
-        answers = [f"{archive.stem}: {ask(archive)}" for archive in sorted(Path(model_store.path).glob("*.mar"))]
+        archives = sorted(Path(model_store.path).glob("*.mar"))
+        answers = [f"{archive.stem}: {check_archive(archive)}" for archive in archives]
         print("\n".join(answers))
         return "; ".join(answers)

@@ -1,7 +1,7 @@
 """Decides which collected decisions teach something, and with which probabilities, in SQL.
 
 `decided_query` takes what follows from a decision alone; its rows are kept in the lake (`stored_rows.py`).
-`known_query` adds what changes later: outcomes, refusals of other hours, and age; `JUDGED` adds faults.
+`observed_query` adds what changes later: outcomes, refusals of other hours, and age; `JUDGED` adds faults.
 
 An *opportunity* is a decision: a policy drew a channel, and then exposed or not, both with known probabilities. A
 *touchpoint* is an exposure that took place. A policy's value rests on opportunities: whether MTORL exposes depends on
@@ -65,12 +65,12 @@ _STRETCHES = f"""following AS (
 
 _WANTED = f"CAST(sum(CAST(floor(_wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
 REALISED = f"""SELECT arm, _day, count_if(exposed) * {_UNIT} / nullif({_WANTED}, 0) AS _share
-    FROM known WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day"""
-"""SQL: the shares of the wanted exposures that took place, of the rows of `known_query` in the table `known`."""
+    FROM observed WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day"""
+"""SQL: the shares of the wanted exposures that took place, of the rows of `observed_query` in the table `observed`."""
 JUDGED = """SELECT * EXCLUDE (_exposure_probs, _wanted, _share),
            list_transform(_exposure_probs, lambda p: p * coalesce(_share, 1.0)) AS exposure_probs
-    FROM known LEFT JOIN realised USING (arm, _day)"""
-"""SQL: one row a decision of the tables `known` and `realised`.
+    FROM observed LEFT JOIN realised USING (arm, _day)"""
+"""SQL: one row a decision of the tables `observed` and `realised`.
 
 Columns: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm, generation (digest of the
 policy that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order
@@ -106,7 +106,7 @@ def decided_query(spec: DatasetSpec) -> str:
                json_transform(context, {context}) AS of_context,
                CASE WHEN expose THEN json_transform("static", {static}) END AS of_user
         FROM collected_decision),
-    known AS (
+    observed AS (
         SELECT *, {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs FROM record),
     refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, coalesce(refused_until, {_NEVER}) AS gone_until
@@ -131,7 +131,7 @@ def decided_query(spec: DatasetSpec) -> str:
            list_contains({channels}, channel) AND NOT {lacks} AS fits, {lacks} AS lacks,
            CASE WHEN fallback_reason IS NULL AND NOT unsaid
                 THEN {of_channel("channel_probs", "channel", spec)} END AS propensity, {columns} hour
-    FROM known LEFT JOIN (SELECT refused_id, refused_to FROM stretch_of) AS first ON decision_id = refused_id
+    FROM observed LEFT JOIN (SELECT refused_id, refused_to FROM stretch_of) AS first ON decision_id = refused_id
     """
 
 
@@ -145,7 +145,7 @@ def refused_query() -> str:
     """
 
 
-def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
+def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
     """SQL: one row a decision of the view `decided`, with its outcomes of the view `collected_outcome`.
 
     The table `refused_on` has the rows of `refused_query`. The columns are those of `JUDGED`, but for faults, and a few
@@ -169,7 +169,7 @@ def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
     WITH outcome AS (
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
-    known AS (
+    observed AS (
         SELECT decided.*, outcome.* EXCLUDE (decision_id), shown AND coalesce(happened, false) AS took_place,
                took_place AND by_policy AS exposed, {sampled} AS {SAMPLED},
                refused_at < decided.event_time OR refused_id <= decided.decision_id AS refused
@@ -184,7 +184,7 @@ def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
                 WHEN event_time > {instant(mature_until)} THEN 'not_mature'
            END AS left_out, took_place AND fits AS touchpoint, took_place AND lacks AS incomplete, channel,
            if(exposed, propensity, NULL) AS propensity, {outcomes} {columns}
-    FROM known
+    FROM observed
     """
 
 

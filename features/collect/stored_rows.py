@@ -16,11 +16,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 from features.collect.database import Database
-from features.collect.rules import JUDGED, PLACE, REALISED, decided_query, known_query, of_users, refused_query
+from features.collect.rules import JUDGED, PLACE, REALISED, decided_query, observed_query, of_users, refused_query
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.derived import Derived
 from mtorl.log.lake import HOUR, Lake, LakeFile, hours_of, instant, sql_of
-from mtorl.log.records import place_among_copies
+from mtorl.log.records import rank_among_copies
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
@@ -91,7 +91,7 @@ class Decided:
         received = self._before("received_time")
         self._db.view("collected_outcome", f"SELECT * FROM ({_together(outcomes)}) AS rows WHERE {received}")
         mature = self._newest - timedelta(hours=self._spec.outcome_hours)
-        self._db.keep("known", known_query(self._spec, mature, of_users(self.share)[0]))
+        self._db.keep("observed", observed_query(self._spec, mature, of_users(self.share)[0]))
         self._db.keep("realised", REALISED)
         self._db.view("judged", JUDGED)
 
@@ -102,7 +102,7 @@ class Decided:
         """Find the files and rows of all decisions, and make those that are missing; False: do so again."""
         self.lake = lake
         fresh, blocks = self._blocks()
-        derived = Derived(lake, "judged", self._spec.name, [self._query, place_among_copies("decision")])
+        derived = Derived(lake, "judged", self._spec.name, [self._query, rank_among_copies("decision")])
         self._files = {block.since: derived.files(block.since, block.sources) for block in blocks}
         known = {file for files in self._files.values() for file in files}
         blocks = [block for block in blocks if self.until is None or block.since < self.until + HOUR]

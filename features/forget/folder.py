@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from features.collect.removal import ASIDE, drop_hours, remove_users, unreadable
 from features.engine import facts_of, rows_of
-from features.forget.raw_files import origins_of, still_in
+from features.forget.raw_files import origins_of, remaining_rows
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.log_folder import Origin
@@ -110,7 +110,7 @@ def forget(
                 work.report.models.extend(trained_on(found.artifacts, users))
             with work.reporting(root):
                 origins = [*origins_of(found.logs), *([origin] if origin else [])]
-                work.report.raw.extend(dict.fromkeys(line for one in origins for line in still_in(one, users)))
+                work.report.raw.extend(dict.fromkeys(line for one in origins for line in remaining_rows(one, users)))
     return work.report
 
 

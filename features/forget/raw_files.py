@@ -1,7 +1,7 @@
 """Reports the users that are still in a log's raw files, which stay as they are.
 
     for origin in origins_of([Path("runs/latest/data")]):
-        print(*still_in(origin, frozenset({"u1"})))                        # log.csv: 12 rows of u1 (column 'uid')
+        print(*remaining_rows(origin, frozenset({"u1"})))                        # log.csv: 12 rows of u1 (column 'uid')
 
 Reading a raw file again would bring its users back. So the folder of a log names its raw files and their description:
 `features.ingest.log_folder`.
@@ -36,7 +36,7 @@ def origins_of(logs: Iterable[Path]) -> list[Origin]:
     return list(found.values())
 
 
-def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
+def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
     """Report for each file of an origin how many rows of the users it has, or why that is unknown; nothing for none."""
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         finder = _RowFinder(engine, Path(scratch), origin.spec, sorted(users))

@@ -24,7 +24,7 @@ from features.ingest import contract
 from features.ingest.adapters import values
 from features.ingest.adapters.files import at_hand
 from features.ingest.findings import leaks
-from features.ingest.ingest import adapter_of, looks_like
+from features.ingest.ingest import adapter_of, matching_dataset
 from features.ingest.profile import FEW, Facts, Profile
 from mtorl.log.dataset import OUTCOMES, DatasetSpec, free_name
 from mtorl.log.touchpoints import CREATED, LogError
@@ -105,7 +105,7 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
         at_hand(path, Path(scratch) / "copy") as here,
     ):
         profile = Profile.of(engine, here, Path(scratch), MOST_ROWS)
-        if (known := looks_like(profile.facts)) and not named:
+        if (known := matching_dataset(profile.facts)) and not named:
             raise LogError(messages.NO_DESCRIPTION_NEEDED(log=here, dataset=known))
         draft = _Drafting(file_stem(path), profile, dict(named or {}))
         draft.find_roles(here)

@@ -240,12 +240,12 @@ def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tu
             adapter, spec = CANONICAL, spec.of_canonical_log()
         return adapter, spec, adapter.read(engine, path, spec, scratch)
     except MissingColumns as error:
-        if known := looks_like(error.names):
+        if known := matching_dataset(error.names):
             raise LogError(messages.OTHER_DATASET(error=error, dataset=known)) from None
         raise
 
 
-def looks_like(names: Collection[str]) -> str:
+def matching_dataset(names: Collection[str]) -> str:
     """The built-in data set whose files have columns of these names; empty if there is none."""
     specs = map(DatasetSpec.load, built_in())
     return next((spec.name for spec in specs if {*adapter_of(spec).required(spec)} <= {*names}), "")

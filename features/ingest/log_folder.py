@@ -169,7 +169,7 @@ def content_of(raw: RawLog) -> str:
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
     if built := Built.at(raw.path):
-        for file in built.standing_for_it:
+        for file in built.key_files:
             digest.update(f"\n{file.relative_to(built.folder)}:{sha256_of(file)}".encode())
         return digest.hexdigest()
     second = [spec.conversions.source] if spec.conversions else []
@@ -224,7 +224,7 @@ class Built:
         return cls(folder) if str(source) not in ("", SIMULATOR) and (folder / WINDOWS / MANIFEST).is_file() else None
 
     @property
-    def standing_for_it(self) -> tuple[Path, ...]:
+    def key_files(self) -> tuple[Path, ...]:
         """The small files that change with anything in the folder: they hold digests of the large ones."""
         files = (INGEST_FILE, DATASET_FILE, Path(WINDOWS, MANIFEST))
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
@@ -302,7 +302,7 @@ class Built:
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """Check that all files read in the block are of one build."""
-        files = self.standing_for_it
+        files = self.key_files
         try:
             before = [file.read_bytes() for file in files]
             yield

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from features.collect.database import DuckDB, open_duckdb
-from features.collect.rules import decided_query, known_query, refused_query
+from features.collect.rules import decided_query, observed_query, refused_query
 from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
 from mtorl.log.dataset import EVENTS, DatasetSpec
 from mtorl.log.lake import HOUR, Lake, instant, sql_of
@@ -52,8 +52,8 @@ def write_exposures(
         db.view("decided", decided_query(spec))
         db.view("every_decided", "SELECT * FROM decided WHERE false")  # refusals say nothing of touchpoints
         db.keep("refused_on", refused_query())
-        known = known_query(spec, until, "true")
-        db.write(f"SELECT {columns} FROM ({known}) AS known WHERE touchpoint", made.touchpoints)
+        observed = observed_query(spec, until, "true")
+        db.write(f"SELECT {columns} FROM ({observed}) AS observed WHERE touchpoint", made.touchpoints)
         db.write(f"SELECT DISTINCT user_id FROM {users}", made.users)
     return made
 

@@ -130,7 +130,7 @@ class Feed:
 
         # Here the other feed may be: its decision has no note yet, or a note and no place in the history.
         changes = defaultdict(list)
-        waiting = self._notes.all_noted([_waiting(record) for record in decisions])
+        waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
             for early in sorted(map(json.loads, texts.values()), key=_after_cancel):
                 changes[record["user_id"]].append(self._history.outcome(early))

@@ -90,7 +90,7 @@ class Store:
                 pipe.hget(NOTES + name, field)
             return [text and text.decode() for text in pipe.execute()]
 
-    def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
+    def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
         """The fields of each name, with their texts."""
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:

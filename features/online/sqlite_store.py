@@ -75,10 +75,10 @@ class Store:
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
         """The text of each name and field."""
-        found = self.all_noted([name for name, _ in places])
+        found = self.notes_of([name for name, _ in places])
         return [notes.get(field) for notes, (_, field) in zip(found, places, strict=True)]
 
-    def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
+    def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
         """The fields of each name, with their texts."""
         with self._lock:
             self._connection.execute(_SCHEMA)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.verdict.experiment_users import KNOWN, ONE, Users
-from monitoring.verdict.known_users import PREFIX
+from monitoring.verdict.covariates import PREFIX
+from monitoring.verdict.experiment_users import HAS_PAST, ONE, Users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.inference.statistics import Lift, compare
 from mtorl.experiment.inference.sums import Floats, Sums
@@ -47,7 +47,7 @@ class Comparison:
     def _totals(self, column: str) -> Floats:
         """Sums of a column by arm and stage, (A, S)."""
         sums = self.users.sums
-        totals = sums.totals_CB[:, sums.place(column)].reshape(len(self.users.stages), -1)
+        totals = sums.totals_CB[:, sums.index_of(column)].reshape(len(self.users.stages), -1)
         return totals[self._stages][:, list(self._arms)].T
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ class Comparison:
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
         return {
             "covariates": list(self.covariates),
-            "users_share": float(self._totals(KNOWN).sum() / max(self._totals(ONE).sum(), 1.0)),
+            "users_share": float(self._totals(HAS_PAST).sum() / max(self._totals(ONE).sum(), 1.0)),
             "variance_ratio": (adjusted.se / without.se) ** 2 if without.se > 0 else math.nan,
             "unadjusted_lift": without.value,
             "unadjusted_lift_ci": without.ci,
@@ -65,7 +65,7 @@ class Comparison:
 
     def unbalanced(self, alpha: float) -> str | None:
         """A covariate by which the arms' users differ more than the draw explains, at any look."""
-        ratios = [(KNOWN, ONE), *((PREFIX + name, KNOWN) for name in self.covariates)] if self.covariates else []
+        ratios = [(HAS_PAST, ONE), *((PREFIX + name, HAS_PAST) for name in self.covariates)] if self.covariates else []
         for numerator, denominator in ratios:
             sums = self._sums(numerator, ((numerator, 1.0),), ((denominator, 1.0),))
             lift = compare(sums, alpha=alpha / len(ratios))
@@ -140,8 +140,8 @@ class Comparison:
         """Figures of the covariates: a 1, each value and, if any user has no past, a mark of those."""
         if not self.covariates:
             return ()
-        all_known = self._totals(KNOWN).sum() == self._totals(ONE).sum()
-        marks = () if all_known else (((ONE, 1.0), (KNOWN, -1.0)),)
+        all_have_past = self._totals(HAS_PAST).sum() == self._totals(ONE).sum()
+        marks = () if all_have_past else (((ONE, 1.0), (HAS_PAST, -1.0)),)
         return ((ONE, 1.0),), *(((PREFIX + name, 1.0),) for name in self.covariates), *marks
 
     def _sums(
@@ -159,7 +159,7 @@ class Comparison:
             below = denominator[arm, stage] if isinstance(denominator, dict) else denominator
             for place, terms in enumerate((numerator, below, *others)):
                 for name, weight in terms:
-                    maps[arm, stage, place, sums.place(name)] += weight
+                    maps[arm, stage, place, sums.index_of(name)] += weight
         maps[1, :, 0] *= 1.0 + above
         return sums.of(self._arms, self._stages, maps, positive)
 

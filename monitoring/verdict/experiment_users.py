@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.counted_decisions import CountedDecisions, shares_of_stages
+from monitoring.verdict.covariates import PREFIX, covariate_names
 from monitoring.verdict.hourly_sums import user_columns
-from monitoring.verdict.known_users import PREFIX, known_by
 from monitoring.verdict.stored_sums import counted_users
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REPORTED_SHARE = 0.05  # of an arm's decisions, from which on a user is reported: a probe, a bot, a shared id
 ONE = "one"  # a column that is 1 in each row
-KNOWN = "has_past"  # a column that is 1 in each row of a user of whom covariates are known, else 0
+HAS_PAST = "has_past"  # a column that is 1 in each row of a user of whom covariates are known, else 0
 _ROWS_AT_ONCE = 500_000
 
 
@@ -93,7 +93,7 @@ class Users:
         """A weighted sum of an arm's columns over all stages."""
         cells = self.sums.cells(self.arms.index(arm))
         totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
-        return float(sum(weight * totals[self.sums.place(name)] for name, weight in terms))
+        return float(sum(weight * totals[self.sums.index_of(name)] for name, weight in terms))
 
     def by_stage(self, arm: str) -> npt.NDArray[np.int64]:
         """An arm's users at each stage, (S,)."""
@@ -118,7 +118,7 @@ class Users:
             row[:] = values[name][order]
         for total, column in zip(self.totals_CB.T, figures, strict=True):
             total += np.bincount(cell, column, len(total))
-        own = figures[self.sums.place(DECISIONS)].copy()
+        own = figures[self.sums.index_of(DECISIONS)].copy()
         weight = user_weights(own, self.typical[stage])
         heavy = np.flatnonzero(weight < 1.0)
         figures[: self.sums.columns.index(ONE), heavy] *= weight[heavy]
@@ -150,16 +150,16 @@ class ExperimentUsers:
     def users(self, changed: bool = False, segment: str = "true") -> Users:
         """Add up the decisions that count, with `changed` also those that `CHANGED` leaves out, of a segment (SQL)."""
         rows = self._select(changed, segment)
-        known = [PREFIX + name for name in self.covariates]
-        names = (*self._columns, ONE, *((*known, KNOWN) if known else ()))
+        covariates = [PREFIX + name for name in self.covariates]
+        names = (*self._columns, ONE, *((*covariates, HAS_PAST) if covariates else ()))
         numerators = {**self._numerators, **{name: ((name, 1.0),) for name in names[len(self._columns) :]}}
         sums, parts = UserSums(names, len(self._stages), len(self._arms), numerators, self._same), self._parts()
         typical = self._typical_decisions(rows, parts)
         found = Users(self._stages, self._arms, sums, np.zeros_like(sums.totals_CB), typical)
         added = ", ".join(f"coalesce(sum({of}), 0)::DOUBLE AS {of}" for of in map(sql_name, (*self._columns, "late")))
-        of_user = "".join(f", coalesce({name}, 0) AS {name}" for name in map(sql_name, known))
-        of_user += f", (known.unit IS NOT NULL)::DOUBLE AS {KNOWN}" if known else ""
-        join = "LEFT JOIN known ON known.unit = each.unit" if known else ""
+        of_user = "".join(f", coalesce({name}, 0) AS {name}" for name in map(sql_name, covariates))
+        of_user += f", (covariates.unit IS NOT NULL)::DOUBLE AS {HAS_PAST}" if covariates else ""
+        join = "LEFT JOIN covariates ON covariates.unit = each.unit" if covariates else ""
         for part in parts:
             users = f"SELECT unit, stage, arm, {added} FROM {rows} WHERE {part} GROUP BY ALL"
             columns = f"COLUMNS(each.*), 1::DOUBLE AS {ONE}{of_user}"
@@ -250,7 +250,7 @@ def experiment_users(
     with log.opened("outcome") as db, counted_users(db, log, experiment, kinds, segment) as counted:
         yield ExperimentUsers(
             counted,
-            () if segment or experiment.covariates is None else known_by(kinds),
+            () if segment or experiment.covariates is None else covariate_names(kinds),
             db,
             list(shares_of_stages(experiment)),
             [arm.name for arm in experiment.arms],

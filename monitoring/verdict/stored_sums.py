@@ -5,7 +5,7 @@
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-0-1.parquet          an hour's tables
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       of all hours until then
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-pastusers-1.parquet  their users, one row each
-    sums/EXPERIMENT-SETTINGS/date=2026-11-20/hour=11/SOURCES-TOKEN-pastknown-1.parquet  covariates of the users
+    sums/EXPERIMENT-SETTINGS/date=2026-11-20/hour=11/SOURCES-TOKEN-pastcovariates-1.parquet  covariates of the users
 
 `SETTINGS` is a digest of what the reduction depends on, and `SOURCES` one of the names of the files that it has read,
 which never change. So a stored file is either right or has another name: an hour that gains records is reduced again.
@@ -16,7 +16,7 @@ which never change. So a stored file is either right or has another name: an hou
 - The past are the days that may count as a whole. A user has one row for all of its cells of one stage and arm, so a
   look reads a row a user, and those of the last days. Another day, or another judgement of the past (by new weights or
   models), makes both files anew from those of the hours.
-- Covariates (`known_users.py`) have a file of their own.
+- Covariates (`covariates.py`) have a file of their own.
 - Hours that gain decisions now, and those that have just begun to count, are reduced at each look. So are all hours if
   the lake can't be written, for segments, replays with weights, and periods with bounds.
 """
@@ -40,8 +40,8 @@ from pyarrow.fs import copy_files
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions
+from monitoring.verdict.covariates import make_covariates, past_ends
 from monitoring.verdict.hourly_sums import budget_periods, reduce_hours
-from monitoring.verdict.known_users import find_known, past_ends
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS
 from mtorl.log.derived import PAST, Derived
@@ -90,7 +90,7 @@ def counted_users(
 ) -> Iterator[CountedDecisions]:
     """Make the tables of `reduce_hours` and `count_decisions`, whose files exist until the block ends.
 
-    With covariates, the table of `find_known`, too, but for segments.
+    With covariates, the table of `make_covariates`, too, but for segments.
 
     Of these, `named` has each user once. A row of `user_sum` may be of several cells that count alike: its `cell` is
     one of them, and its `hour` the first.
@@ -101,7 +101,7 @@ def counted_users(
             db.execute(f"CREATE OR REPLACE TABLE named AS {_each_once('named')}")
             if experiment.covariates is not None and not segment:
                 own = f"(FROM decision_log WHERE (experiment <> {sql_text(experiment.name)}) IS NOT TRUE)"
-                find_known(db, log.lake, past_ends(db, experiment, own, "event_time"), kinds)
+                make_covariates(db, log.lake, past_ends(db, experiment, own, "event_time"), kinds)
             yield count_decisions(db, log, experiment)
         else:
             sums = _Sums(db, log, experiment, kinds, Path(scratch))
@@ -150,7 +150,7 @@ class _Sums:
                 f"CREATE VIEW user_sum AS FROM user_row UNION ALL BY NAME FROM {self._rows('user_sum', [users])}"
             )
         if self.experiment.covariates is not None:
-            used.append(self._find_known(begins))
+            used.append(self._make_covariates(begins))
         if self._can_store:
             self._derived.supersede({file for key in (*past, *used) for file in self._stored_before(key)})
         return counted
@@ -259,8 +259,8 @@ class _Sums:
         tables["user_sum"] += f" SEMI JOIN {self._rows('named', hours)} USING (unit)"
         return _in_one(tables)
 
-    def _find_known(self, until: datetime) -> _Key:
-        """Make the table `known`; it is stored once all that was known when the experiment began is in closed hours.
+    def _make_covariates(self, until: datetime) -> _Key:
+        """Make the table `covariates`; it is stored once all hours that it reads are closed.
 
         In the shadow there is no past yet; stored, it would be of 1970, and a retention would delete every past.
         """
@@ -269,11 +269,11 @@ class _Sums:
         key = ends.replace(minute=0, second=0, microsecond=0), (str(ends), *(file.name for file in files))
         if stored := self._stored_before(key):
             rows = f"read_parquet({sql_text(self._fetch(stored[0]))}, hive_partitioning = false)"
-            self.db.execute(f"CREATE TABLE known AS FROM {rows}")
+            self.db.execute(f"CREATE TABLE covariates AS FROM {rows}")
         else:
-            find_known(self.db, lake, ends, self.kinds)
+            make_covariates(self.db, lake, ends, self.kinds)
             if files and ends + _COMPACTED < until:
-                self._write(self.db, key, "FROM known", f"{PAST}known")
+                self._write(self.db, key, "FROM covariates", f"{PAST}covariates")
         return key
 
     def _find_alike(self, until: datetime) -> bool:

@@ -70,7 +70,7 @@ METRICS = {
 KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metric's whole name
 
 
-def known(name: str) -> str:
+def check_metric(name: str) -> str:
     """The name itself, if an experiment file may have it; else ValueError. For outcomes: `check_outcomes`."""
     parts = parts_of(name)
     if (name not in METRICS and parts is None) or (parts is not None and parts[0] in (parts[1], _DECISION)):
@@ -80,9 +80,9 @@ def known(name: str) -> str:
     return name
 
 
-def known_gain(name: str) -> str:
+def check_gain(name: str) -> str:
     """The name itself, if it may be the primary metric, of which more is better; else ValueError."""
-    if not is_gain(known(name)):
+    if not is_gain(check_metric(name)):
         raise ValueError(messages.NO_GAIN(metric=name))
     return name
 
@@ -152,7 +152,7 @@ def unit_of(name: str, gain: Gain) -> str:
 
 def metric(name: str, gain: Gain) -> Metric:
     """The metric of a name, where "gain" means this; ValueError if there is none."""
-    parts = parts_of(known(name))
+    parts = parts_of(check_metric(name))
     if parts is None:
         return METRICS[name]
     summed, per = _summed(parts[0], gain), parts[1]
@@ -173,7 +173,7 @@ def total(gain: Gain) -> Terms:
 
 
 Direction = Literal["up", "down"]
-MetricName = Annotated[Text, AfterValidator(known)]
+MetricName = Annotated[Text, AfterValidator(check_metric)]
 
 
 class Guardrail(StrictModel):
@@ -190,7 +190,7 @@ class Guardrail(StrictModel):
 class Metrics(StrictModel):
     """What is measured; the primary metric decides."""
 
-    primary: Annotated[Text, AfterValidator(known_gain)]
+    primary: Annotated[Text, AfterValidator(check_gain)]
     """The verdict is about this one: gain_per_decision, an outcome such as click_per_decision, or either per cost."""
     secondary: Annotated[tuple[MetricName, ...], FromList] = ()
     """Reported beside it; they never decide."""

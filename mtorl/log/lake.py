@@ -43,7 +43,7 @@ import pyarrow.fs as pafs
 from mtorl.log.forgotten import FILE as FORGOTTEN
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.messages import NO_LAKE, OTHER_RECORDS
-from mtorl.log.records import Kind, place_among_copies, sql_columns, this_version
+from mtorl.log.records import Kind, rank_among_copies, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.duckdb_files import SCHEME, LakeFiles
 from mtorl.runtime.files import naming_full_disk, replacing
@@ -346,7 +346,7 @@ def columns_of(kind: Kind) -> str:
 def one_of_each(kind: Kind, rows: str) -> str:
     """SQL, of DuckDB and Spark: the record that counts among copies in some rows of a lake."""
     columns = columns_of(kind)
-    placed = f"SELECT {columns}, {place_among_copies(kind)} AS place FROM {rows} AS record"
+    placed = f"SELECT {columns}, {rank_among_copies(kind)} AS place FROM {rows} AS record"
     return f"SELECT {columns} FROM ({placed}) AS record WHERE place = 1"
 
 

@@ -319,7 +319,7 @@ def sql_columns(kind: Kind) -> dict[str, str]:
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
-def place_among_copies(kind: Kind) -> str:
+def rank_among_copies(kind: Kind) -> str:
     """SQL: 1 for the record that counts, of those of one decision with one id.
 
     An event that was reported for two decisions counts once for each: no reader compares their files.

@@ -1,8 +1,8 @@
 """Requests over HTTP to servers of this machine or cluster; no proxy, since none could reach them.
 
-ask("http://127.0.0.1:8080/health/ready", seconds=5).content
-ask("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
-ask(url, {"instances": [item]}, seconds=10)                            # POST, as JSON
+send_request("http://127.0.0.1:8080/health/ready", seconds=5).content
+send_request("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
+send_request(url, {"instances": [item]}, seconds=10)                            # POST, as JSON
 """
 
 import json
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     content: bytes
 
 
-def ask(url: str, body: object = None, *, seconds: float, method: str | None = None) -> Answer:
+def send_request(url: str, body: object = None, *, seconds: float, method: str | None = None) -> Answer:
     """Send a request without a body, or with one as JSON; `http+unix` has the encoded path of a socket for the host.
 
     The limit of `seconds` is for the connection, for each wait for the answer, and for its whole content.

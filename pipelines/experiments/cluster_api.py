@@ -85,7 +85,7 @@ class ClusterApi(KubernetesApi):
         """The ConfigMap that the routers read; None: there is none yet."""
         return self.get("configmaps", CONFIG_MAP)
 
-    def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
+    def apply_config_map(self, config_map: Mapping[str, Any]) -> Object:
         """Write the ConfigMap; returns the new one. Conflict: it has changed, or was created meanwhile."""
         metadata = {**config_map["metadata"], "name": CONFIG_MAP}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
@@ -146,7 +146,7 @@ class ClusterApi(KubernetesApi):
         annotations = {**(metadata.get("annotations") or {}), _WRITTEN: json.dumps(written)}
         if found.get("data") == data and metadata.get("annotations") == annotations:
             return found
-        return self.put_in_force({"metadata": {**metadata, "annotations": annotations}, "data": data})
+        return self.apply_config_map({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
     def end_orphans(self) -> list[str]:
         """Give all users the incumbent where what is in force has no object; returns the names.

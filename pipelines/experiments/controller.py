@@ -50,7 +50,7 @@ class ExperimentStore(Protocol):
     def last_in_force(self) -> Experiment | None:
         """The experiment that routers got last; None: none, or it can't be read any more."""
 
-    def put_in_force(self, experiment: Experiment) -> None:
+    def apply_experiment(self, experiment: Experiment) -> None:
         """Hand an experiment to the routers, unless they have it; the store is locked."""
 
     def locked(self) -> AbstractContextManager[None]:
@@ -73,11 +73,11 @@ def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) 
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(prefixed(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
     if (promotion := history.serves_since_before(events, experiment)) is not None:
-        raise ExperimentError(prefixed(name, taken_back(promotion, experiment)))
+        raise ExperimentError(prefixed(name, would_revert(promotion, experiment)))
     return found
 
 
-def taken_back(promotion: history.Promoted, experiment: Experiment) -> Message:
+def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message:
     """Refusal of an experiment that would silently revert a promotion, with the line to write instead."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
@@ -88,7 +88,7 @@ def taken_back(promotion: history.Promoted, experiment: Experiment) -> Message:
     return messages.TAKEN_BACK(**who, line=line, hint=hint)
 
 
-def put_in_force(store: ExperimentStore) -> Experiment:
+def apply_experiment(store: ExperimentStore) -> Experiment:
     """Hand to the router what follows from definition and history, and return it.
 
     Raises as `state`; the kill switch of the definition works all the same.
@@ -99,9 +99,9 @@ def put_in_force(store: ExperimentStore) -> Experiment:
         except (ExperimentError, history.HistoryError):
             in_use = store.last_in_force()
             if in_use is not None and in_use.enabled and store.switched_off():
-                store.put_in_force(in_use.replace(enabled=False))
+                store.apply_experiment(in_use.replace(enabled=False))
             raise
-        store.put_in_force(experiment)
+        store.apply_experiment(experiment)
         return experiment
 
 
@@ -137,11 +137,11 @@ def act(
             in_use = store.last_in_force()
             if kind != "kill" or in_use is None:
                 raise
-            store.put_in_force(in_use.replace(enabled=False))
+            store.apply_experiment(in_use.replace(enabled=False))
             raise history.HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
         if kind == "kill" and (found := history.state_of(store.events(), experiment)).killed:
             serving = in_force(experiment, found)  # a second kill is no error
-            store.put_in_force(serving)
+            store.apply_experiment(serving)
             return serving
         event = {"by": by, "reason": reason, "at": at, "to": to, "challenger": challenger, "served": served}
         return _do(store, experiment, kind, **event, evidence=None if evidence is None else plain(evidence))
@@ -156,7 +156,7 @@ def next_step(
     only if nothing has happened since. `reached` is a time that has surely come, if the clock was put forward lately:
     a stage, and the experiment, last until then.
     """
-    serving = put_in_force(store)
+    serving = apply_experiment(store)
     experiment, before = state(store)
     asked = serving.enabled and before.phase not in (*OVER, "draft") and before.since is not None
     evidence = read_evidence(serving, before.since or 0.0) if asked else None
@@ -177,11 +177,11 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
     try:
         made = history.next_event(events, experiment, kind, **event)
     except history.IllegalEvent:  # perhaps it has happened, and its writer died before it was in force
-        store.put_in_force(in_force(experiment, history.state_of(events, experiment)))
+        store.apply_experiment(in_force(experiment, history.state_of(events, experiment)))
         raise
     store.append(made)
     serving = in_force(experiment, history.state_of([*events, made], experiment))
-    store.put_in_force(serving)
+    store.apply_experiment(serving)
     return serving
 
 

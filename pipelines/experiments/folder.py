@@ -3,7 +3,7 @@
     folder = ExperimentFolder.of(Path("first-day.yaml"))     # its state is in first-day/, as that of `mtorl serve`
     with folder.locked():
         folder.append(event)                                 # first-day/history.jsonl, durable
-        folder.put_in_force(experiment)                      # first-day/experiment.yaml, which the router reads
+        folder.apply_experiment(experiment)                      # first-day/experiment.yaml, which the router reads
 
 The file belongs to people and stays as it is. A writer holds the lock, writes the history first, and then applies what
 follows from file and history; after a crash in between, the next writer does so.
@@ -143,7 +143,7 @@ class ExperimentFolder:
             os.fsync(file.fileno())
         sync(self.state)
 
-    def put_in_force(self, experiment: Experiment) -> None:
+    def apply_experiment(self, experiment: Experiment) -> None:
         """Hand an experiment to the router, unless it has it; the lock is held."""
         content = _HEAD.format(file=self.file.name) + text_with_table(experiment, self.state)
         if self.in_force.exists() and self.in_force.read_bytes() == content.encode():

@@ -8,7 +8,7 @@ The mark is written before the version changes, so that the next call repairs wh
 
     for words in settle(folders, run, state, port):  # before the models start
         print(words)
-    give_back(folders, servers)                       # each second while they run
+    follow_rollbacks(folders, servers)                       # each second while they run
 """
 
 import re
@@ -138,7 +138,7 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
     return name is not None and after.served(name) != before.served(name)
 
 
-def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
+def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
     """Let the incumbent's model follow rollbacks while the models run; returns what is in the way, if anything."""
     said = None
     for folder in folders:

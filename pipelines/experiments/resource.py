@@ -27,7 +27,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.message import Message
 from pipelines import messages
 from pipelines.experiments.cluster_api import REASON, ClusterApi, Entry
-from pipelines.experiments.controller import taken_back
+from pipelines.experiments.controller import would_revert
 from pipelines.experiments.handover import Neighbour
 from serving.kubernetes_api import Object
 
@@ -104,7 +104,7 @@ class ExperimentResource:
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(messages.NOT_OVER(conflict=reason, other=other.name))
             if (promotion := serves_since_before(other.events(), experiment)) is not None:
-                raise ExperimentError(taken_back(promotion, experiment))
+                raise ExperimentError(would_revert(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
         """Other experiments on the same requests, each with the conflict in words."""
@@ -162,7 +162,7 @@ class ExperimentResource:
                     before = serving.arm(INCUMBENT).url
                 yield Neighbour(serving, over=not goes_on, before=before)
 
-    def put_in_force(self, experiment: Experiment) -> None:
+    def apply_experiment(self, experiment: Experiment) -> None:
         """Hand an experiment to the routers, unless a person has just switched it off in the ConfigMap.
 
         One that is over takes no other's place. Conflict: the ConfigMap has changed since it was read.

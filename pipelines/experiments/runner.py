@@ -22,7 +22,7 @@ from mtorl.experiment.messages import NO_RAMP
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move
 from mtorl.runtime.clock_jumps import ClockJumps
 from mtorl.runtime.errors import InputError
-from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
+from pipelines.experiments.controller import BELIEVED_AFTER, apply_experiment, next_step, state
 from pipelines.experiments.evidence import findings_or_error, view_of
 from pipelines.experiments.folder import ExperimentFolder
 
@@ -49,7 +49,7 @@ class Runner:
     def __enter__(self) -> Runner:
         """Raise for a file that can't be used: later, it is only reported."""
         for folder in self._ramps:
-            put_in_force(folder)
+            apply_experiment(folder)
         self._edits.start()
         return self
 
@@ -101,4 +101,4 @@ class Runner:
         while not self._closed.wait(_EDITS_SECONDS):
             for folder in self._ramps:
                 with suppress(*_MENDABLE):  # `advance` reports it
-                    put_in_force(folder)
+                    apply_experiment(folder)

@@ -19,7 +19,7 @@ from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import OVER, STAGES, Evidence, Hold, Phase
 from mtorl.experiment.stages import CHALLENGER_SHARE, Stage
 from mtorl.runtime.files import replacing
-from pipelines.experiments.controller import act, next_step, put_in_force, state
+from pipelines.experiments.controller import act, apply_experiment, next_step, state
 from pipelines.experiments.evidence import findings_or_error
 from pipelines.experiments.folder import ExperimentFolder
 
@@ -134,5 +134,5 @@ def write_file(run: Path, content: str) -> ExperimentFolder:
     with replacing(run / FILE) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
     folder = experiment_of(run)
-    put_in_force(folder)
+    apply_experiment(folder)
     return folder

@@ -43,10 +43,10 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
             if interrupted is None:
                 with _keeping_only_quarantine(run, config):
                     run_folder.begin(run, config)
-            left = run_folder.left_by(run, "rehearse") or run_folder.left_by(run, "train") or {}
+            left = run_folder.outputs_of(run, "rehearse") or run_folder.outputs_of(run, "train") or {}
             _go_on(config, run, StepTimes(on_step, left.get("seconds_of_step", {}), left.get("seconds", 0.0)))
         except BaseException as error:
-            if run.exists() and run_folder.left_by(run, "begin"):
+            if run.exists() and run_folder.outputs_of(run, "begin"):
                 served = f"{run} can be served: mtorl serve --run {run}\n" if run_folder.can_be_served(run) else ""
                 error.add_note(f"{served}go on after the last finished stage: mtorl run --resume --root {config.root}")
             raise
@@ -61,7 +61,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         run_folder.finish(run, stage, {**outputs, "seconds": times.total, "seconds_of_step": times.seconds})
 
     trained = online.Trained(config, run)
-    if (left := run_folder.left_by(run, "train")) is not None:
+    if (left := run_folder.outputs_of(run, "train")) is not None:
         run_folder.point_latest(config.root, run)
         steps = {name: local.StepResult(values, metrics, {}) for name, (values, metrics) in left["steps"].items()}
     else:
@@ -69,7 +69,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
             steps = _train(config, run, times)
     audience = online.Audience.of(trained)
     experiment = online.Experiment.of(trained, audience)
-    if (rehearsal := run_folder.left_by(run, "rehearse")) is not None:
+    if (rehearsal := run_folder.outputs_of(run, "rehearse")) is not None:
         served = online.Served.from_json(rehearsal["served"], run)
     else:
         online.prepare(trained, audience, experiment, times)

@@ -93,7 +93,7 @@ def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
         unfinished.write_text(json.dumps(left))
 
 
-def left_by(run: Path, stage: Stage) -> dict[str, Any] | None:
+def outputs_of(run: Path, stage: Stage) -> dict[str, Any] | None:
     """Outputs of a finished stage; None: it is not finished."""
     path = _file(run, stage)
     return json.loads(path.read_text()) if path.exists() else None
@@ -116,7 +116,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     run = runs[-1].resolve()
     if _file(run, "report").exists():
         raise InputError(messages.RUN_FINISHED(run=run))
-    begun = left_by(run, "begin") or {}
+    begun = outputs_of(run, "begin") or {}
     settings = begun["settings"]
     free = set() if _file(run, "rehearse").exists() else _OF_REHEARSAL
     differences = [

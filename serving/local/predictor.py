@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from typing_extensions import override
 
-from mtorl.runtime.http import UNIX, ask
+from mtorl.runtime.http import UNIX, send_request
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import ModelServer, StackError, wait_until
 from serving.local.torchserve import temporary_folder
@@ -53,7 +53,7 @@ class LocalPredictor(ModelServer):
 
     def _is_ready(self) -> bool:
         try:
-            ask(f"{self.inference_url}/v2/health/ready", seconds=2)
+            send_request(f"{self.inference_url}/v2/health/ready", seconds=2)
         except OSError:
             return False
         return True

@@ -27,7 +27,7 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import send_request
 from mtorl.runtime.locks import acquire
 from serving import logs, messages
 from serving.decision_log.segments import is_uploaded
@@ -174,7 +174,7 @@ class LocalStack:
     def _in_force(self) -> dict[str, str]:
         """Versions of the experiments by which the router decides; empty while it does not answer."""
         try:
-            return dict(json.loads(ask(f"{self.url}/health/ready", seconds=5).content)["experiments"])
+            return dict(json.loads(send_request(f"{self.url}/health/ready", seconds=5).content)["experiments"])
         except (OSError, ValueError, LookupError):
             return {}
 

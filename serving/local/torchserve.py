@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from typing_extensions import override
 
-from mtorl.runtime.http import UNIX, ask
+from mtorl.runtime.http import UNIX, send_request
 from serving import messages
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import ModelServer, StackError
@@ -102,7 +102,7 @@ class TorchServe(ModelServer):
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
         for model in self.models:
             try:
-                ask(f"{self.management_url}/models/{model}?{scale}", seconds=_START_SECONDS, method="PUT")
+                send_request(f"{self.management_url}/models/{model}?{scale}", seconds=_START_SECONDS, method="PUT")
             except OSError as error:
                 raise StackError(f"{model} did not get {self.workers} workers ({error}); {process.tail()}") from None
 
@@ -112,7 +112,7 @@ class TorchServe(ModelServer):
         /ping says Healthy before a worker has loaded its model; an empty request goes through the worker.
         """
         try:
-            ask(f"{self.inference_url}/predictions/{model}", seconds=2)
+            send_request(f"{self.inference_url}/predictions/{model}", seconds=2)
         except OSError as error:
             return str(error)
         return ""

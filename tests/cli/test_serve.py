@@ -123,5 +123,6 @@ def test_silent_arms_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert silent_arms("http://127.0.0.1:9") == {}, "a router that is busy, or gone, is no reason to end"
     silent, changed = NO_ANSWER(seconds=3, cause="ArmError"), MODEL_CHANGED(now="a", since="noon", before="b")
     problems = {"ledger": [silent.body], "spring/a": [silent.body], "spring/b": [changed.body]}
-    monkeypatch.setattr("cli.run.ask", lambda *_, **__: SimpleNamespace(content=json.dumps({"problems": problems})))
+    answer = SimpleNamespace(content=json.dumps({"problems": problems}))
+    monkeypatch.setattr("cli.run.send_request", lambda *_, **__: answer)
     assert silent_arms("http://router") == {"spring/a": silent}

@@ -58,7 +58,7 @@ class Servers(InferenceServices):
             self.away -= 1
             raise OSError("silence")
 
-    def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+    def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         assert set(item) == {"window", "u"}
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -197,9 +197,9 @@ def test_what_can_not_be_is_said_before_anything_changes() -> None:
 
 def test_what_a_person_rolled_out_meanwhile_stays() -> None:
     class Changed(Servers):
-        def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
             self.all.append(told("challenger/by-hand"))
-            return super().ask(name, item)
+            return super().predict(name, item)
 
     servers = Changed(answer=["rubbish"])
     with raises(DeployError, messages.CHANGED_MEANWHILE, now="challenger/by-hand"):
@@ -222,7 +222,7 @@ def test_kserves_own_writes_are_no_obstacle() -> None:
     cluster, answers = Busy(), Servers()
     cluster.add_service("mtorl-challenger", OLD)
     servers = InferenceServices(cluster)
-    servers.ask = answers.ask  # type: ignore[method-assign]
+    servers.predict = answers.predict  # type: ignore[method-assign]
     assert run(servers) == f"challenger serves {NEW}"
     assert cluster.told == [NEW]
     assert cluster.services["mtorl-challenger"]["metadata"]["annotations"] == {INSTEAD_OF: OLD}

@@ -91,9 +91,9 @@ class UserSums:
         self._numerators_NB = np.zeros((len(numerators), size))
         for number, terms in enumerate(numerators.values()):
             for name, weight in terms:
-                self._numerators_NB[number, self.place(name)] += weight
+                self._numerators_NB[number, self.index_of(name)] += weight
 
-    def place(self, column: str) -> int:
+    def index_of(self, column: str) -> int:
         """Number of a column."""
         return self.columns.index(self._same.get(column, column))
 

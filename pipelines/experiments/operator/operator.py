@@ -43,7 +43,7 @@ from mtorl.runtime.clock_jumps import ClockJumps
 from mtorl.runtime.message import Message
 from pipelines import messages
 from pipelines.experiments.cluster_api import ClusterApi, Entry
-from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
+from pipelines.experiments.controller import BELIEVED_AFTER, apply_experiment, next_step, state
 from pipelines.experiments.handover import hand_over
 from pipelines.experiments.moves import follow
 from pipelines.experiments.operator import status
@@ -170,7 +170,7 @@ class Operator:
         try:
             with self._events(resource):
                 declined = follow(resource, self._clock(), self._findings(name, str(resource.spec.get("salt"))))
-                put_in_force(resource)
+                apply_experiment(resource)
         except (ExperimentError, HistoryError) as error:
             words = messages.NOT_ITS_TURN if isinstance(error, NotItsTurn) else messages.UNUSABLE
             goes_on = "nothing of it is in force" if resource.last_in_force() is None else "what is in force goes on"
@@ -179,7 +179,8 @@ class Operator:
             said = status.Condition("Accepted", "True", declined or _still_refused(resource) or messages.USABLE())
         standing = self._standing(resource)
         anew = len(_history(resource)) > known or any(resource.status.get(key) != standing[key] for key in standing)
-        further = [self._until_looked(resource) if anew else None, status.not_known_yet(resource, self._api.namespace)]
+        awaiting = status.awaiting_routers(resource, self._api.namespace)
+        further = [self._until_looked(resource) if anew else None, awaiting]
         serving = resource.last_in_force()
         version = {} if serving is None else {"version": serving.version}
         self._say(resource, {**standing, **version}, said, *(one for one in further if one is not None))

@@ -132,7 +132,7 @@ class _Site:
 
     async def _in_force(self, request: web.Request) -> web.Response:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._answers, self._ask)
+            found = await asyncio.get_running_loop().run_in_executor(self._answers, self._entries)
         except Exception as error:  # the API server is away: routers go on
             return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
         if not found:
@@ -153,7 +153,7 @@ class _Site:
         """A router polls on until it finds the leader, which has to know what each router has."""
         return {"mtorl-leads": str(self._lease.leads).lower()}
 
-    def _ask(self) -> dict[str, Entry]:
+    def _entries(self) -> dict[str, Entry]:
         asked = time.monotonic()
         if asked - self._known[0] > _KNOWN_SECONDS:
             # From before the request on: a router that asks another operator a second later gets nothing older there.

@@ -77,7 +77,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
     return Condition("InForce", "False", words)
 
 
-def not_known_yet(resource: ExperimentResource, namespace: str) -> Condition | None:
+def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition | None:
     """Condition until routers have polled; None if the previous one holds."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):

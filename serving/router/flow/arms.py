@@ -131,7 +131,7 @@ class Arms:
         """Close idle connections."""
         self._client.close()
 
-    def ask(
+    def predict(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
         """An answer or an error for each item (`PendingDecision.item`), in order, by one call.
@@ -144,7 +144,7 @@ class Arms:
                 answers = [answer_here(arm, item) for item in items]
             else:
                 named = {**NOBODY, "name": arm.model_name, "version": arm.model_version}
-                answers = self.ask_at(url, items, seconds, spans, named)
+                answers = self.predict_at(url, items, seconds, spans, named)
             for answer in answers:
                 if isinstance(answer, ArmAnswer):
                     self._check_model(experiment, arm, identity(answer.model))
@@ -154,10 +154,10 @@ class Arms:
         self._count(key, [one for one in answers if isinstance(one, ArmError) and one.reason == "model_error"])
         return answers
 
-    def ask_at(
+    def predict_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
-        """As `ask`, for any URL; `named` counts if neither answer nor headers name the model."""
+        """As `predict`, for any URL; `named` counts if neither answer nor headers name the model."""
         status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
@@ -165,7 +165,7 @@ class Arms:
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
     def post(self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()) -> Answer:
-        """Status, headers and body of what an endpoint answers to items; raises as `ask`."""
+        """Status, headers and body of what an endpoint answers to items; raises as `predict`."""
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         return self._client.post(url, _question(url, items), headers, seconds)
 
@@ -349,16 +349,16 @@ class ArmWatch:
                 metrics.of_arm(metrics.ARM_SILENT, name).set(0)
         self._urls = urls
         due = [name for name, url in urls.items() if url and self._health.quiet(name) >= PROBE_SECONDS]
-        await asyncio.gather(*(self._ask(*arms[name]) for name in due))
+        await asyncio.gather(*(self._probe(*arms[name]) for name in due))
         for name in urls:
             fault = self._health.fault(name)
             metrics.of_arm(metrics.ARM_SILENT, name).set(fault.seconds if fault else 0.0)
 
-    async def _ask(self, experiment: Experiment, arm: Arm) -> None:
+    async def _probe(self, experiment: Experiment, arm: Arm) -> None:
         key, about = experiment.key(arm.name), {"experiment": experiment.name, "arm": arm.name}
         try:
-            ask = partial(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
-            (answer,) = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+            call = partial(self._arms.predict, experiment, arm, [self._item], _PATIENCE_SECONDS)
+            (answer,) = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except Exception as error:
             self._health.report(key, error)
             seconds = fault.seconds if (fault := self._health.fault(key)) else 0.0

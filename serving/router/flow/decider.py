@@ -102,7 +102,7 @@ class Decider:
             for request in requests:
                 answers.append(self._start(request, deadline))
         except RequestConflict:
-            self.cache.give_up(answer.key for answer in answers if isinstance(answer, PendingDecision))
+            self.cache.release(answer.key for answer in answers if isinstance(answer, PendingDecision))
             raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
             await self._take(begun)
@@ -133,14 +133,14 @@ class Decider:
         for decision in decisions:
             if decision.before is not None:
                 metrics.REPEATED.inc()
-                self.cache.give_again(decision.before)
+                self.cache.repeat(decision.before)
                 continue
             self._count(decision)
             if decision.key is not None:
-                self.cache.give(decision.key, decision.prediction(), decision.reserved or 0.0, decision.account)
+                self.cache.complete(decision.key, decision.prediction(), decision.reserved or 0.0, decision.account)
         if new := [decision for decision in decisions if decision.before is None]:
             tracing.note(lambda: new[0].traits() if len(new) == 1 else {"decisions": len(new)})
-            self._ask_shadows(new)
+            self._call_shadows(new)
 
     async def _take_in(self, name: str, decisions: Decisions) -> None:
         """Have a thread of a lane decide, and take over what it has not logged in time."""
@@ -211,7 +211,7 @@ class Decider:
                 decision.deadline.failed = not decision.deadline.late
             metrics.of_arm(metrics.FALLBACKS, account, reason=decision.fault).inc()
 
-    def _ask_shadows(self, decisions: Decisions) -> None:
+    def _call_shadows(self, decisions: Decisions) -> None:
         """Have the challengers of the stage `shadow` asked; no caller waits for them."""
         by_arm: dict[str, list[PendingDecision]] = {}
         for decision in decisions:

@@ -82,7 +82,7 @@ class IdempotencyCache:
         """The answer to a request that was decided lately, or is being decided.
 
         An `Answered` may be repeated while its money is reserved or spent, and None is a new request: for both, retries
-        wait until the caller calls `give`, `give_again` or `give_up`. Raises RequestConflict if the request with this
+        wait until the caller calls `complete`, `repeat` or `release`. Raises RequestConflict if the request with this
         key had another content hash.
         """
         found = self._pending.get(key) or self._answers.get(key)
@@ -99,17 +99,17 @@ class IdempotencyCache:
         self._pending[key] = _InProgress(content, answer)
         return found
 
-    def give(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
+    def complete(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
         """Answer a request; `reserved` currency units are reserved in `account`."""
         pending = self._pending.pop(key)
         self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
-    def give_again(self, before: Answered) -> None:
+    def repeat(self, before: Answered) -> None:
         """Repeat the previous answer, without prolonging its life."""
         self._pending.pop(before.key).answer.set_result(before.answer)
 
-    def give_up(self, keys: Iterable[str | None]) -> None:
+    def release(self, keys: Iterable[str | None]) -> None:
         """Take back `claim`."""
         for key in keys:
             if key is not None:

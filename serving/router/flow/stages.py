@@ -64,7 +64,7 @@ class Stages:
         new = [decision for decision in decisions if decision.before is None]
         self._read_features(new)
         for of_one in _by_policy(new):
-            self._ask_arm(of_one)
+            self._call_arm(of_one)
         self._reserve(new)
         self._log(new)
 
@@ -85,7 +85,7 @@ class Stages:
                 log.warning("an exposure is repeated without the ledger, %s: %s", about["cause"], paid, extra=about)
 
         reserve_all = _plain(self._budgets.ledger.reserve_all)
-        self.parts.ask("ledger", None, decisions, self._budgets.wanted_before, reserve_all, take)
+        self.parts.query("ledger", None, decisions, self._budgets.wanted_before, reserve_all, take)
 
     def _read_features(self, decisions: Decisions) -> None:
         def take(decision: PendingDecision, found: ModelInput | Exception) -> None:
@@ -96,9 +96,9 @@ class Stages:
                 decision.fall_back("features", found)
 
         read = _plain(self._reader.read)
-        self.parts.ask("features", "features", decisions, lambda decision: decision.request, read, take)
+        self.parts.query("features", "features", decisions, lambda decision: decision.request, read, take)
 
-    def _ask_arm(self, decisions: Decisions) -> None:
+    def _call_arm(self, decisions: Decisions) -> None:
         experiment, arm = decisions[0].experiment, decisions[0].policy
 
         def item(decision: PendingDecision) -> dict[str, Any]:
@@ -113,7 +113,8 @@ class Stages:
                 decision.take(answer)
 
         needing = [decision for decision in decisions if not decision.fault]
-        self.parts.ask("model", experiment.key(arm.name), needing, item, partial(self._arms.ask, experiment, arm), take)
+        predict = partial(self._arms.predict, experiment, arm)
+        self.parts.query("model", experiment.key(arm.name), needing, item, predict, take)
 
     def _reserve(self, decisions: Decisions) -> None:
         def take(decision: PendingDecision, reserved: float | Exception | None) -> None:
@@ -128,7 +129,7 @@ class Stages:
                 decision.may_be_reserved = not isinstance(reserved, BudgetsClosed | CircuitOpen)
 
         exposing = [decision for decision in decisions if decision.action.expose]  # also by the default action
-        self.parts.ask("ledger", None, exposing, self._budgets.wanted, _plain(self._budgets.reserve), take)
+        self.parts.query("ledger", None, exposing, self._budgets.wanted, _plain(self._budgets.reserve), take)
 
     def _log(self, decisions: Decisions) -> None:
         def records(decision: PendingDecision) -> tuple[DecisionRecord, WindowRecord | None]:
@@ -148,7 +149,7 @@ class Stages:
             else:
                 decision.failed = "log", fault
 
-        self.parts.ask("log", None, decisions, records, write, take)
+        self.parts.query("log", None, decisions, records, write, take)
 
     def shadow(self, shadows: Decisions) -> None:
         """Ask a challenger of the stage `shadow` what it would have decided, after the answers have gone out.
@@ -158,7 +159,7 @@ class Stages:
         for of_one in _by_policy(shadows):
             experiment, arm = of_one[0].experiment, of_one[0].policy
             try:
-                self._ask_in_shadow(of_one)
+                self._call_in_shadow(of_one)
                 self._spool.write("shadow", [shadow.shadow_record() for shadow in of_one], _SHADOW_SECONDS)
                 results = ["failed" if shadow.fault else "answered" for shadow in of_one]
             except Exception as error:
@@ -168,7 +169,7 @@ class Stages:
             for result in results:
                 metrics.of_arm(metrics.SHADOW, experiment.key(arm.name), result=result).inc()
 
-    def _ask_in_shadow(self, shadows: Decisions) -> None:
+    def _call_in_shadow(self, shadows: Decisions) -> None:
         experiment, arm = shadows[0].experiment, shadows[0].policy
         for shadow in shadows:  # a policy without a server reports itself that it needs features
             shadow.fault = "features" if shadow.features is None and arm.policy is None else None
@@ -178,7 +179,8 @@ class Stages:
         fault: Exception | None = None
         try:
             with tracing.spans("shadow", ((shadow.traits, shadow.span) for shadow in asked)) as spans:
-                answers = self._arms.ask(experiment, arm, [shadow.item() for shadow in asked], _SHADOW_SECONDS, spans)
+                items = [shadow.item() for shadow in asked]
+                answers = self._arms.predict(experiment, arm, items, _SHADOW_SECONDS, spans)
         except Exception as error:
             fault, answers = error, [error] * len(asked)
         self.parts.health.report(experiment.key(arm.name), fault)
@@ -202,7 +204,7 @@ class Parts:
         self._drills = drills
         self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(CircuitBreaker)
 
-    def ask(
+    def query(
         self,
         stage: Stage,
         part: str | None,
@@ -247,7 +249,7 @@ class Parts:
         end = monotonic() + seconds
         try:
             with tracing.spans(stage, _spans(decisions)) as spans:
-                if not breaker.lets_through():
+                if not breaker.allows_call():
                     raise CircuitOpen(f"{part or stage} does not answer: its circuit breaker is open")
                 breaker.ends.append(end)
                 self._drills.inject(stage, seconds)
@@ -286,7 +288,7 @@ class CircuitBreaker:
         self._ask_again = 0.0
         self.ends: list[float] = []  # of the calls at work: when their time is over
 
-    def lets_through(self) -> bool:
+    def allows_call(self) -> bool:
         """Whether the part may be called now."""
         now = monotonic()
         if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each one holds a thread

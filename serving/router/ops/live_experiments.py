@@ -135,7 +135,7 @@ class LiveExperiments:
             return False
         self.missing = ""
         if changed := self._experiments is None or accepted != self._in_force:
-            self._put_in_force(accepted)
+            self._apply(accepted)
         else:
             self._health.note("experiment")
         if faults:
@@ -169,7 +169,7 @@ class LiveExperiments:
                 accepted[name] = accepted[name].replace(enabled=False)
         return accepted, faults + conflicts
 
-    def _put_in_force(self, accepted: Mapping[str, Experiment]) -> None:
+    def _apply(self, accepted: Mapping[str, Experiment]) -> None:
         self._in_force = dict(accepted)
         self._experiments = Experiments(accepted.values())
         metrics.show(metrics.EXPERIMENT_ENABLED, {(one.name,): one.enabled for one in self._experiments})

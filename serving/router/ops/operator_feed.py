@@ -24,7 +24,7 @@ import orjson
 from pydantic import Field, TypeAdapter
 
 from mtorl.experiment.experiment import ExperimentError
-from mtorl.runtime.http import StatusError, ask
+from mtorl.runtime.http import StatusError, send_request
 from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ class OperatorFeed:
         fault = "its name has no address"
         for address in _addresses(self._url):
             try:
-                answer = ask(f"{self._url.scheme}://{address}{self._url.path}", question, seconds=_ANSWER_SECONDS)
+                url = f"{self._url.scheme}://{address}{self._url.path}"
+                answer = send_request(url, question, seconds=_ANSWER_SECONDS)
                 answers.append(None if answer.status == HTTPStatus.NO_CONTENT else _texts(answer.content))
             except (OSError, ValueError) as error:
                 fault = _words(error)

@@ -84,7 +84,7 @@ class FakeStore:
         self._may_fail()
         return [self.notes.get(name, {}).get(field) for name, field in places]
 
-    def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
+    def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
         with self.lock:
             return [dict(self.notes.get(name, {})) for name in names]
 
@@ -200,7 +200,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
     assert store.of("u2") == []
 
 
-@pytest.mark.parametrize("step", ["note", "swap", "all_noted"])
+@pytest.mark.parametrize("step", ["note", "swap", "notes_of"])
 def test_an_outcome_amid_its_decision_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """One feed writes the decision; just before each of its steps another one takes the outcome."""
     made, store = feed(tmp_path)

@@ -281,12 +281,12 @@ def test_covariates_are_read_from_the_log_once(tmp_path: Path) -> None:
         row |= {"stage": "shadow", "assignment_probability": 1.0}
     lake, found = log.add_to(tmp_path), []
     compact(lake, FIRST + 32 * HOUR)
-    with patch.object(stored_sums, "find_known", wraps=stored_sums.find_known) as find:
+    with patch.object(stored_sums, "make_covariates", wraps=stored_sums.make_covariates) as find:
         for same in (lake, lake, Lake(lake.files, "s3://ads/lake")):
             with experiment_users(DecisionLog.of(same), experiment, CLICK) as read:
                 found.append(read.users().sums)
     assert find.call_count == 1
-    assert found[0].totals_CB[:, found[0].place("has_past")].sum() == found[0].users_C.sum() > 0
+    assert found[0].totals_CB[:, found[0].index_of("has_past")].sum() == found[0].users_C.sum() > 0
     for each in found[1:]:
         assert each.products_CBCB == pytest.approx(found[0].products_CBCB, abs=1e-9)
 

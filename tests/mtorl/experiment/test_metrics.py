@@ -3,11 +3,11 @@
 from mtorl.experiment import messages
 from mtorl.experiment.metrics import (
     Metric,
+    check_gain,
+    check_metric,
     check_outcomes,
     is_gain,
     is_per_decision,
-    known,
-    known_gain,
     metric,
     outcomes_of,
     parts_of,
@@ -33,21 +33,21 @@ def test_a_ratio_of_two_outcomes_divides_by_what_the_second_one_sums_up_to() -> 
     assert outcomes_of("gain_per_cost", gain) == ("click", "revenue", "cost")
     assert outcomes_of("cost_per_decision", gain) == ("cost",) and outcomes_of("exposure_ratio", gain) == ()
     assert parts_of("views_per_visit_per_cost") == ("views_per_visit", "cost")
-    assert known_gain("gain_per_cost") and known_gain("revenue_per_cost")
+    assert check_gain("gain_per_cost") and check_gain("revenue_per_cost")
     for name in ("cost_per_click", "click_per_conversion"):
-        assert known(name) and not is_gain(name) and not is_per_decision(name)
+        assert check_metric(name) and not is_gain(name) and not is_per_decision(name)
     for name in ("cost_per_cost", "decision_per_cost", "per_cost"):
         with raises(ValueError, messages.UNKNOWN_METRIC, metric=name):
-            known(name)
+            check_metric(name)
 
 
 def test_the_primary_metric_is_a_gain() -> None:
-    assert known_gain("revenue_per_decision") == "revenue_per_decision"
-    assert known_gain("profit_per_decision") == "profit_per_decision"
+    assert check_gain("revenue_per_decision") == "revenue_per_decision"
+    assert check_gain("profit_per_decision") == "profit_per_decision"
     for name in ("cost_per_decision", "exposure_ratio"):
         assert not is_gain(name)
         with raises(ValueError, messages.NO_GAIN, metric=name):
-            known_gain(name)
+            check_gain(name)
 
 
 def test_a_metric_of_an_outcome_that_the_data_set_lacks_is_refused_with_those_that_it_has() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mtorl.experiment import experiment
-from mtorl.log.records import DecisionRecord, Kind, Stage, json_schema, place_among_copies, plain_types, sql_columns
+from mtorl.log.records import DecisionRecord, Kind, Stage, json_schema, plain_types, rank_among_copies, sql_columns
 from tests.repository import ROOT
 
 GOLDEN = ROOT / "tests" / "serving" / "golden"
@@ -53,6 +53,6 @@ def test_the_withdrawal_counts_in_whatever_order_records_arrive(order: tuple[int
     log = pd.DataFrame([RECORDS[i] for i in order] + [{**RECORDS[0], "decision_id": "e"}])
     with duckdb.connect() as db:
         db.register("log", log)
-        counts = f"SELECT decision_id, arm FROM log QUALIFY {place_among_copies('decision')} = 1 ORDER BY 1"
+        counts = f"SELECT decision_id, arm FROM log QUALIFY {rank_among_copies('decision')} = 1 ORDER BY 1"
         rows = db.sql(counts).fetchall()
     assert rows == [("d", "withdrawal"), ("e", "first")]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from mtorl.runtime import http
-from mtorl.runtime.http import StatusError, ask
+from mtorl.runtime.http import StatusError, send_request
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-leads: true\r\n\r\nok"
 
@@ -47,12 +47,12 @@ def url(server: Server) -> str:
 
 def test_requests_and_their_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    answer = ask(url(server), seconds=10)
+    answer = send_request(url(server), seconds=10)
     assert server.asked.startswith(b"GET /a/b?c=d HTTP/1.1\r\n") and (answer.status, answer.content) == (200, b"ok")
     assert answer.headers["x-leads"] == "true"
-    ask(url(server), {"n": [1]}, seconds=10)
+    send_request(url(server), {"n": [1]}, seconds=10)
     assert server.asked.startswith(b"POST ") and server.asked.endswith(b'\r\n{"n": [1]}')
-    ask(url(server), seconds=10, method="PUT")
+    send_request(url(server), seconds=10, method="PUT")
     assert server.asked.startswith(b"PUT ")
 
 
@@ -62,7 +62,7 @@ def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         listener.bind("Models")
         listener.listen()
         server = Server(listener)
-        assert ask(f"{http.UNIX}://{quote('./Models', safe='')}/v2", seconds=10).content == b"ok"
+        assert send_request(f"{http.UNIX}://{quote('./Models', safe='')}/v2", seconds=10).content == b"ok"
         assert server.asked.startswith(b"GET /v2 ")
 
 
@@ -80,16 +80,16 @@ def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_whole_answer_is_an_error(server: Server, answer: bytes) -> None:
     server.answer = answer
     with pytest.raises(OSError):
-        ask(url(server), seconds=10)
+        send_request(url(server), seconds=10)
 
 
 def test_a_refusal_has_its_content_and_what_is_to_be_encrypted_is_not_sent(server: Server) -> None:
     with pytest.raises(OSError):
-        ask(url(server).replace("http:", "https:"), seconds=10)
+        send_request(url(server).replace("http:", "https:"), seconds=10)
     assert server.asked == b""
     server.answer = OK.replace(b"200", b"302")
     with pytest.raises(StatusError, match="HTTP 302") as caught:
-        ask(url(server), seconds=10)
+        send_request(url(server), seconds=10)
     assert caught.value.content == b"ok"
 
 
@@ -105,5 +105,5 @@ def test_waiting_has_an_end(drip: Callable[[socket.socket], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
         with pytest.raises(TimeoutError):
-            ask(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2)
+            send_request(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2)
         over.set()

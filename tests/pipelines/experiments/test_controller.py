@@ -18,7 +18,7 @@ from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence, Hold, Move, in_force
 from pipelines import messages
 from pipelines.experiments import folder as folder_module
-from pipelines.experiments.controller import act, next_step, put_in_force
+from pipelines.experiments.controller import act, apply_experiment, next_step
 from pipelines.experiments.folder import ExperimentFolder
 from tests.features.collect.decision_logs import SPEC
 from tests.messages import assert_says, raises
@@ -54,7 +54,7 @@ def well(_: Experiment, __: float) -> Evidence | None:
 
 def test_the_ramp_waits_for_its_hours_and_keeps_what_it_knew(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
-    assert not put_in_force(folder).enabled and not serving(folder).enabled
+    assert not apply_experiment(folder).enabled and not serving(folder).enabled
     do(folder, "move", "shadow", at=0.0)
     assert isinstance(next_step(folder, well, 0.5 * HOUR), Hold)
     step = next_step(folder, well, 1 * HOUR)
@@ -118,7 +118,7 @@ def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> N
     (folder.state / "router.yaml").write_text(yaml.safe_dump({"dataset": str(tmp_path / "dataset.yaml")}))
     edit(folder, default_channel="serach")
     with raises(ExperimentError, experiment_messages.UNKNOWN_CHANNEL, channel="serach"):
-        put_in_force(folder)
+        apply_experiment(folder)
     do(folder, "kill")
     assert (serving(folder).enabled, serving(folder).default_channel) == (False, "search")
 
@@ -139,14 +139,14 @@ def test_a_command_that_is_tried_again_finishes_what_was_begun(tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ExperimentFolder, "put_in_force", full)
+        patch.setattr(ExperimentFolder, "apply_experiment", full)
         with pytest.raises(OSError, match="No space"):
             do(folder, "kill")
     assert serving(folder).enabled
     for _ in range(2):
         assert not do(folder, "kill").enabled and not serving(folder).enabled
     before = folder.in_force.stat().st_mtime_ns
-    put_in_force(folder)
+    apply_experiment(folder)
     assert folder.in_force.stat().st_mtime_ns == before, "the router's file is written only when it changes"
     assert [event.kind for event in folder.events()] == ["move", "kill"]
 
@@ -157,12 +157,12 @@ def test_what_is_measured_is_fixed_however_the_file_changes(by: str, tmp_path: P
     do(folder, "move", "50%")
     if by == "another salt in between":
         edit(folder, alpha=0.2, salt="b")
-        put_in_force(folder)
+        apply_experiment(folder)
     else:
         folder.in_force.unlink()
     edit(folder, alpha=0.2)
     with raises(ExperimentError, messages.FIXED_FIELDS, fields="alpha"):
-        put_in_force(folder)
+        apply_experiment(folder)
 
 
 def test_the_kill_switch_works_beside_a_history_that_can_not_be_read(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_kill_switch_in_the_file_needs_nothing_else_to_be_right(fault: str, 
         edit(folder, **{**changes, "enabled": enabled})
         before = serving(folder)
         with pytest.raises((ExperimentError, HistoryError)):
-            put_in_force(folder)
+            apply_experiment(folder)
         assert serving(folder) == (before if enabled else before.replace(enabled=False))
 
 
@@ -219,7 +219,7 @@ def test_killed_between_any_two_steps_nothing_is_lost_or_done_twice(steps: Any, 
         events = folder.events()
         assert events[: len(before)] == before and len(events) <= len(before) + 1
         # The next one to come finishes what was begun.
-        put_in_force(folder)
+        apply_experiment(folder)
         experiment = folder.definition()
         assert serving(folder) == in_force(experiment, state_of(events, experiment))
 
@@ -252,7 +252,7 @@ def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
 
         return maybe
 
-    for name in ("append", "put_in_force"):
+    for name in ("append", "apply_experiment"):
         patch.setattr(ExperimentFolder, name, dying(getattr(ExperimentFolder, name)))
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.metrics import METRICS, known, known_gain
+from mtorl.experiment.metrics import METRICS, check_gain, known
 from mtorl.experiment.stage_machine import FIXED
 from pipelines.experiments.crd import definition
 from tests.repository import ROOT
@@ -62,7 +62,7 @@ def allows(schema: dict[str, Any], name: str) -> bool:
 @pytest.mark.parametrize("per", ["_per_decision", "_per_cost", "_per_click", "_per_", "_metric", ""])
 def test_the_api_server_refuses_metrics_that_no_data_set_has(what: str, per: str) -> None:
     metrics, name = SPEC["properties"]["metrics"]["properties"], what + per
-    assert allows(metrics["primary"], name) == is_known(name, known_gain)
+    assert allows(metrics["primary"], name) == is_known(name, check_gain)
     for named in (metrics["secondary"]["items"], metrics["guardrails"]["items"]["properties"]["name"]):
         assert allows(named, name) or not is_known(name, known)
         assert not allows(named, "nosuch_metric") and all(allows(named, one) for one in METRICS)

@@ -16,7 +16,7 @@ from mtorl.runtime.message import Message
 from pipelines import messages
 from pipelines.experiments.controller import act, state
 from pipelines.experiments.folder import ExperimentFolder
-from pipelines.experiments.local_servers import LocalServers, give_back, settle
+from pipelines.experiments.local_servers import LocalServers, follow_rollbacks, settle
 from serving.archive import version_of
 from serving.local.stack import archives
 from tests.experiments import experiment
@@ -125,12 +125,12 @@ def test_a_rollback_restarts_the_running_models_once_and_a_promotion_does_not(la
     restarts: list[dict[str, str]] = []
     servers = LocalServers(laptop.run, laptop.folder.state, PORT, lambda: restarts.append(laptop.versions()))
     laptop.do("promoted")
-    assert give_back([laptop.folder], servers) is None and laptop.answers_at() == "challenger:predict"
+    assert follow_rollbacks([laptop.folder], servers) is None and laptop.answers_at() == "challenger:predict"
     laptop.settle()
-    assert give_back([laptop.folder], servers) is None and not restarts, "nothing was rolled back"
+    assert follow_rollbacks([laptop.folder], servers) is None and not restarts, "nothing was rolled back"
     laptop.do("rolled back")
     for _ in range(3):
-        assert give_back([laptop.folder], servers) is None
+        assert follow_rollbacks([laptop.folder], servers) is None
     assert restarts == [{"incumbent": OLD, "challenger": WON}] and laptop.answers_at() == "incumbent:predict"
 
 
@@ -157,7 +157,7 @@ def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy
     laptop.do("rolled back")
     served = laptop.folder.last_in_force()
     assert served is not None and served.arm("incumbent").policy is not None, "the previous incumbent"
-    assert give_back([laptop.folder], LocalServers(tonight, laptop.folder.state, PORT)) is None
+    assert follow_rollbacks([laptop.folder], LocalServers(tonight, laptop.folder.state, PORT)) is None
     assert laptop.versions(tonight)["incumbent"] == OLD
 
 
@@ -270,7 +270,7 @@ def test_a_mark_that_was_edited_by_hand_is_known_from_the_history(laptop: Laptop
     (laptop.folder.state / "models" / "incumbent.json").write_text("rubbish")
     laptop.settle()
     laptop.do("rolled back")
-    assert give_back([laptop.folder], LocalServers(laptop.run, laptop.folder.state, PORT)) is None
+    assert follow_rollbacks([laptop.folder], LocalServers(laptop.run, laptop.folder.state, PORT)) is None
     assert laptop.versions()["incumbent"] == OLD
 
 
@@ -297,5 +297,5 @@ def test_no_rollback_waits_for_another_one_that_can_not_be_used(tmp_path: Path) 
     two.folder.file.write_text("rubbish")
     two.folder.history.write_text("rubbish\n")
     one.do("rolled back")
-    assert_says(give_back(folders, LocalServers(one.run, one.folder.state, PORT)), NO_EVENT)
+    assert_says(follow_rollbacks(folders, LocalServers(one.run, one.folder.state, PORT)), NO_EVENT)
     assert one.versions()["incumbent"] == OLD

@@ -584,7 +584,7 @@ def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Sc
     going_on = in_force(old.definition(), state_of(old.events(), old.definition()))
     scene.patch(enabled=False)
     with pytest.raises(Conflict):
-        old.put_in_force(going_on.replace(alpha=0.04))
+        old.apply_experiment(going_on.replace(alpha=0.04))
     with pytest.raises(Conflict):
         old.append(next_event(old.events(), old.definition(), "move", at=0, by="ramp", reason="late", to="5%"))
     assert not scene.serving().enabled
@@ -592,7 +592,7 @@ def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Sc
 
 def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Let the next write of the ConfigMap fail, since somebody else has written it; returns what was refused."""
-    put, refused = scene.cluster.put_in_force, []
+    put, refused = scene.cluster.apply_config_map, []
 
     def put_later(config_map: Any) -> Any:
         if not refused:
@@ -600,7 +600,7 @@ def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise Conflict("ConfigMap")
         return put(config_map)
 
-    monkeypatch.setattr(scene.cluster, "put_in_force", put_later)
+    monkeypatch.setattr(scene.cluster, "apply_config_map", put_later)
     return refused
 
 

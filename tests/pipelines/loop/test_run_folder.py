@@ -12,7 +12,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.errors import InputError
 from pipelines import messages
 from pipelines.loop.config import LoopConfig
-from pipelines.loop.run_folder import at_work, begin, can_be_served, finish, left_by, new_run, set_aside, to_resume
+from pipelines.loop.run_folder import at_work, begin, can_be_served, finish, new_run, outputs_of, set_aside, to_resume
 from tests.messages import raises
 
 
@@ -43,9 +43,9 @@ def test_a_run_goes_on_with_its_settings(config: LoopConfig, run: Path) -> None:
     assert to_resume(config.root, {}) == (run, config)
     assert to_resume(config.root, {"epochs": 2, "data": config.data}) == (run, config)
     assert [one.split()[0] for one in changes(config, epochs=3, min_lift=0.5).split("; ")] == ["--epochs", "--min-lift"]
-    assert left_by(run, "train") is None and not can_be_served(run)
+    assert outputs_of(run, "train") is None and not can_be_served(run)
     finish(run, "train", {"steps": {}})
-    assert left_by(run, "train") == {"steps": {}} and can_be_served(run)
+    assert outputs_of(run, "train") == {"steps": {}} and can_be_served(run)
 
 
 def test_the_command_goes_on_with_the_settings_of_the_run_unless_it_is_told_others(

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import send_request
 from serving.local.ports import free_ports
 from serving.local.predictor import LocalPredictor
 from serving.local.stack import LocalStack, StackError
@@ -23,7 +23,7 @@ from tests.serving.small_run import small_run
 
 
 def decide(url: str, *instances: Any) -> list[dict[str, Any]]:
-    answer = ask(f"{url}/v1/models/ads:predict", {"instances": instances}, seconds=60)
+    answer = send_request(f"{url}/v1/models/ads:predict", {"instances": instances}, seconds=60)
     return json.loads(answer.content)["predictions"]  # type: ignore[no-any-return]
 
 
@@ -88,5 +88,5 @@ def test_on_a_port_it_answers_everybody_for_all_models(run: Path, tmp_path: Path
         assert server.models == ("challenger", "incumbent")
         for model in server.models:
             assert server.endpoint(model) == f"http://127.0.0.1:{port}/v1/models/{model}:predict"
-            assert json.loads(ask(f"http://127.0.0.1:{port}/v1/models/{model}", seconds=60).content)["ready"]
+            assert json.loads(send_request(f"http://127.0.0.1:{port}/v1/models/{model}", seconds=60).content)["ready"]
     assert server.pid is None and not list((tmp_path / "work").glob("mtorl-*")), "nothing is left behind"

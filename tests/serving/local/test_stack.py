@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import send_request
 from serving import messages
 from serving.decision_log import segments
 from serving.decision_log.segments import path_of
@@ -86,7 +86,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stops(run: Path, remains) -> None:
     with LocalStack(run) as stack:
-        assert ask(stack.url, seconds=60).status == 200
+        assert send_request(stack.url, seconds=60).status == 200
         assert set(stack.pids) == {"models", "router"}
         stack.check()
         stack.start()  # harmless

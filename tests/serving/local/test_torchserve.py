@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mtorl.runtime.http import ask
+from mtorl.runtime.http import send_request
 from serving import messages
 from serving.archive import MODEL_CONFIG
 from serving.local import torchserve
@@ -90,13 +90,13 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
             assert sum("model_service_worker" in command for command in commands) == 4, "two a model"
             assert "already in use" in log
             for model, name in (("incumbent", "first"), ("challenger", "second")):
-                assert json.loads(ask(server.endpoint(model), {"instances": []}, seconds=120).content) == {
+                assert json.loads(send_request(server.endpoint(model), {"instances": []}, seconds=120).content) == {
                     "predictions": [name]
                 }
             for _ in range(20):
-                ask(server.endpoint("challenger"), {}, seconds=120)
+                send_request(server.endpoint("challenger"), {}, seconds=120)
             assert server.log.read_text() == log
-            assert b"ts_inference_requests_total" in ask(f"{server.metrics_url}/metrics", seconds=120).content
+            assert b"ts_inference_requests_total" in send_request(f"{server.metrics_url}/metrics", seconds=120).content
             server.check()
             java = next(p for p in psutil.Process(server.pid).children() if "java" in p.name())
             java.kill()

@@ -59,13 +59,13 @@ async def test_probes_that_hang_do_not_delay_the_kill_switch(h: Harness, monkeyp
 @with_router()
 async def test_decisions_that_ask_an_arm_spare_the_look(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    ask = h.router._arms.ask
+    predict = h.router._arms.predict
 
     def count(experiment: Experiment, arm: Arm, items: Any, seconds: float, spans: Any = ()) -> object:
         asked.append(arm.url)
-        return ask(experiment, arm, items, seconds, spans)
+        return predict(experiment, arm, items, seconds, spans)
 
-    monkeypatch.setattr(h.router._arms, "ask", count)
+    monkeypatch.setattr(h.router._arms, "predict", count)
     await h.predict(*(instance(f"u{i}") for i in range(20)))  # both arms
     decisions = len(asked)
     await h.router._arm_watch.probe()

@@ -112,22 +112,22 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
         found = answers.claim(key, "said")
         if isinstance(found, asyncio.Future):
             return str(found.result()["decision_id"])
-        answers.give_up([key])
+        answers.release([key])
         return None
 
-    def give(key: str, decision: str) -> None:
+    def complete(key: str, decision: str) -> None:
         assert answers.claim(key, "said") is None
-        answers.give(key, {"decision_id": decision})
+        answers.complete(key, {"decision_id": decision})
 
     for i in range(5):
-        give(str(i), f"d{i}")
+        complete(str(i), f"d{i}")
     assert [given(str(i)) for i in range(5)] == [None, None, "d2", "d3", "d4"]
     answers.forget("d3")
     answers.forget("unknown")
     assert given("3") is None and len(answers._answers) == 2
     clock[0] += SECONDS + 1
     assert given("4") is None
-    give("4", "anew")
+    complete("4", "anew")
     answers.forget("d4")  # a late report says that the first exposure was given back
     assert given("4") == "anew"
     assert len(answers._keys) == len(answers._answers), "memory does not grow with every decision on a request"
@@ -162,7 +162,7 @@ async def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_
 _reserve = Budgets.reserve
 BUGS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "no features": (FeatureReader, "read", lambda *_: []),
-    "no answers": (Arms, "ask", lambda *_: []),
+    "no answers": (Arms, "predict", lambda *_: []),
     "an answer that is not understood": (PendingDecision, "take", lambda *_: 1 / 0),
     "reservations without answers": (Budgets, "reserve", lambda *asked: _reserve(*asked)[:0]),
     "a reservation that is not understood": (PendingDecision, "pay", lambda *_: 1 / 0),

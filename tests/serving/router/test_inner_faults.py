@@ -256,12 +256,12 @@ def test_a_part_is_left_alone_only_if_it_is_silent_for_a_while(monkeypatch: pyte
     breaker = CircuitBreaker()
     for _ in range(10 * FAILURES):  # all that one bad moment held up
         breaker.report(False, 1)
-    assert [breaker.lets_through() for _ in range(3)] == [True] * 3
+    assert [breaker.allows_call() for _ in range(3)] == [True] * 3
     clock[0] += SILENT_SECONDS
     breaker.report(False, 1)
-    assert [breaker.lets_through() for _ in range(3)] == [True, False, False]  # one finds out
+    assert [breaker.allows_call() for _ in range(3)] == [True, False, False]  # one finds out
     breaker.report(True, 1)
-    assert breaker.lets_through()
+    assert breaker.allows_call()
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)

@@ -73,16 +73,16 @@ async def test_threads_that_hang_with_answered_decisions_hold_up_no_others() -> 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once some hang, the others get the default action at once, and it is paid for."""
-    go, ask, calls = threading.Event(), Arms.ask, 0
+    go, predict, calls = threading.Event(), Arms.predict, 0
 
     def hang(arms: Arms, experiment: Any, arm: Any, *asked: Any) -> Any:
         nonlocal calls
         if arm.name == "challenger":
             calls += 1
             go.wait(LONG)
-        return ask(arms, experiment, arm, *asked)
+        return predict(arms, experiment, arm, *asked)
 
-    monkeypatch.setattr(Arms, "ask", hang)
+    monkeypatch.setattr(Arms, "predict", hang)
     of_arm: dict[str, list[dict[str, Any]]] = {"incumbent": [], "challenger": []}
     for number in range(60):
         user = instance(str(number), baseline={"channel": "search", "expose": True})

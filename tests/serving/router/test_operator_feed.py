@@ -57,12 +57,12 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> list[FakeOperator]:
     """The last one leads; how requests are sent: tests/mtorl/runtime/test_http.py."""
     made = [FakeOperator(address) for address in ("127.0.0.1:8", "127.0.0.1:9")]
 
-    def ask(url: str, has: dict[str, Any], seconds: float) -> Answer:
+    def send(url: str, has: dict[str, Any], seconds: float) -> Answer:
         assert url.endswith("/v1/in-force") and seconds == 2.0
         return next(one for one in made if one.address in url).reply(has)
 
     monkeypatch.setattr(operator_feed, "_SILENT_SECONDS", -1.0)
-    monkeypatch.setattr(operator_feed, "ask", ask)
+    monkeypatch.setattr(operator_feed, "send_request", send)
     return made
 
 

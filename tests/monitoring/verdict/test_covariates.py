@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog
+from monitoring.verdict.covariates import PREFIX
 from monitoring.verdict.experiment_users import experiment_users
-from monitoring.verdict.known_users import PREFIX
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.messages import UNBALANCED
@@ -23,9 +23,8 @@ def known(log: DecisionLog) -> pd.DataFrame:
     """One row a user, by its number of decisions; users are told apart by it."""
     with experiment_users(log, WITH_PAST, CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
-        rows = found.db.execute(
-            f"SELECT sum(decisions)::INT AS decisions, {names} FROM user_sum LEFT JOIN known USING (unit) GROUP BY unit"
-        ).df()
+        of_users = "user_sum LEFT JOIN covariates USING (unit) GROUP BY unit"
+        rows = found.db.execute(f"SELECT sum(decisions)::INT AS decisions, {names} FROM {of_users}").df()
     return rows.set_index("decisions").sort_index()
 
 

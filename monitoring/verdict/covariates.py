@@ -1,6 +1,6 @@
 """Covariates of an experiment's lift: what its users did before it began to split them.
 
-    find_known(db, lake, begins, kinds)      # the table `known`: unit, and a column of each name of `known_by`
+    make_covariates(db, lake, begins, kinds)      # table `covariates`: unit, and a column for each of `covariate_names`
 
 The past of a user is what it did in the same log, in any experiment, before the experiment's first decision at a stage
 with challengers: at the stage shadow all users have the incumbent, and another experiment splits users independently.
@@ -22,10 +22,10 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-PREFIX = "known:"  # of a covariate's column
+PREFIX = "covariate:"  # of a covariate's column
 
 
-def known_by(kinds: Sequence[str]) -> tuple[str, ...]:
+def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:
     """Names of the covariates."""
     return ("past decisions", *(f"past {kind}" for kind in kinds))
 
@@ -41,14 +41,14 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
     return ends
 
 
-def find_known(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
-    """Make the table `known`, of mean 0 and deviation 1, so that sums of squares lose no digits.
+def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
+    """Make the table `covariates`, of mean 0 and deviation 1, so that sums of squares lose no digits.
 
     Args:
         begins: End of the past.
         kinds: Outcomes whose sums in the past are covariates.
     """
-    columns = [sql_name(PREFIX + name) for name in known_by(kinds)]
+    columns = [sql_name(PREFIX + name) for name in covariate_names(kinds)]
     added = "".join(
         f", coalesce(sum(value) FILTER (kind = {sql_text(kind)}), 0) AS {column}"
         for kind, column in zip(kinds, columns[1:], strict=True)
@@ -72,4 +72,4 @@ def find_known(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kind
         f"({of} - (SELECT avg({of}) FROM past)) / (SELECT coalesce(nullif(stddev_pop({of}), 0), 1) FROM past) AS {of}"
         for of in columns
     )
-    db.execute(f"CREATE TABLE known AS SELECT unit, {scaled} FROM past; DROP TABLE past")
+    db.execute(f"CREATE TABLE covariates AS SELECT unit, {scaled} FROM past; DROP TABLE past")
