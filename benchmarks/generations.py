@@ -112,7 +112,7 @@ def _by_margin(row: dict[str, Any]) -> bool:
 
 
 def _largest_fall(market: list[dict[str, Any]]) -> float:
-    """Of the value of what serves after a night, below the best generation that has served until then."""
+    """Largest fall of the served model's value below the best generation that has served before."""
     best, fall = market[0]["worth"], 0.0
     for row in market[1:]:
         best = max(best, row["worth"], row["candidate_worth"] if row["promoted"] else 0.0)
@@ -121,7 +121,7 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 
 
 def drifts(half_width: float) -> list[dict[str, Any]]:
-    """Of each rule and loss a night; `half_width` of the difference's interval after a night, share of the value."""
+    """Drift of each rule at each loss a night; `half_width` is that of a night's interval, as a share of the value."""
     return [
         {"rule": name, "worse": worse, "nights": nights, **asdict(drift(rule, worse, half_width, nights))}
         for name, rule in RULES.items()
@@ -131,7 +131,7 @@ def drifts(half_width: float) -> list[dict[str, Any]]:
 
 
 def _half_width(row: dict[str, Any]) -> float:
-    """Of the difference's interval, below it, as a share of the value of the policy that serves."""
+    """Distance from the difference to its lower bound, as a share of the serving policy's value."""
     return float((row["difference"] - row["lower_bound"]) / (row["truth"] - row["true_difference"]))
 
 

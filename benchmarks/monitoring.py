@@ -58,7 +58,7 @@ def clean(seed: int, size: Size) -> dict[str, int]:
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
-    """At weekends a quarter of the clicks stays away, and another mix of devices comes."""
+    """Weekends have a quarter fewer clicks and another mix of devices."""
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 

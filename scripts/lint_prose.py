@@ -35,8 +35,8 @@ class Habit(NamedTuple):
 
 # A ceiling only goes down: the commit that lowers a count lowers its ceiling.
 HABITS = {
-    "question": Habit(1, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
-    "riddle": Habit(1.5, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
+    "question": Habit(0.2, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
+    "riddle": Habit(0.1, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
     "args": Habit(2, "give unit, shape or meaning, or leave it out", r"\A\s*(\S+\s+){0,3}\S+\s*\Z", ENTRY),
     "ever": Habit(20, "name the role or the thing", r"\b(who|what|which)ever\b"),
     "no one": Habit(20, "name the role or the part", r"\bnobody\b"),

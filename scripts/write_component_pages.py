@@ -52,7 +52,7 @@ SHARED = {
 
 
 def names() -> list[str]:
-    """Of all components: each has a folder."""
+    """Names of all components, one for each folder."""
     return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
 
 

@@ -56,7 +56,7 @@ def crd_text() -> str:
     from pipelines.experiments.crd import definition
 
     class Plain(yaml.SafeDumper):
-        """Without anchors: kubectl and people read the file."""
+        """Writes YAML without anchors, since kubectl and people read the file."""
 
         def ignore_aliases(self, _: object) -> bool:
             return True

@@ -34,7 +34,7 @@ _TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each connection, and of all of them.
+    """Limits of each connection, and of all connections together.
 
     `seconds` are for a request to arrive, body included; of a new connection, for its first request; and for a client
     to take an answer. `connections` at a time are more than `admission.py` lets work and wait, and fewer than the 1,024
@@ -121,7 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, self._too_large())
 
     def _feed(self, data: bytes) -> None:
-        """As uvicorn's own, which loses the body of a request that offers another protocol (see `_other_protocol`)."""
+        """Replaces uvicorn's, which loses the body if a request offers another protocol (see `_other_protocol`)."""
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -212,7 +212,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        """No further request came. `close` would wait for a client that does not take the end of its last answer."""
+        """Abort an idle connection. `close` would wait for a client that does not read the end of its last answer."""
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:

@@ -28,7 +28,7 @@ _PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten 
 
 
 class InferenceServices:
-    """Those of a namespace; see `serving.model_servers.ModelServers`."""
+    """InferenceServices of a namespace; see `serving.model_servers.ModelServers`."""
 
     applied: ClassVar[bool] = True
 
@@ -68,7 +68,7 @@ class InferenceServices:
         self._api.merge_patch(KIND, name, patch, seconds=_PATCH_SECONDS)
 
     def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Its decision on an item."""
+        """Return the decision of the InferenceService on an item."""
         url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
         return json.loads(send_request(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
 

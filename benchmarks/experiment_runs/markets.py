@@ -27,7 +27,7 @@ class Market:
 
     @property
     def true_lift(self) -> float:
-        """Of the gain per decision."""
+        """True lift of the gain per decision."""
         return self.rate * self.lift
 
     def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:

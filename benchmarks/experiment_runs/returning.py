@@ -86,5 +86,5 @@ class _Growing:
         self._looks.append(self._now)
 
     def sums(self) -> Sums:
-        """At all looks, (L, ...)."""
+        """Sums at each look at the verdict, (L, ...)."""
         return Sums(*(np.stack(field) for field in zip(*self._looks, strict=True)))

@@ -67,7 +67,7 @@ class Days:
 
     @property
     def users(self) -> int:
-        """Of whom a day's are drawn."""
+        """Number of users from whom each day's are drawn."""
         return self.pool or self.users_a_day * 8
 
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def other_unit(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def null(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """No value any more."""
+    """Empties a column."""
     return rows.assign(**{COLUMN: np.nan})
 
 

@@ -34,7 +34,7 @@ def one_step(forecasts: Forecasts) -> Forecasts:
 
 
 def of_predictor(predictor: Predictor, trained: Artifact) -> Forecasts:
-    """What another predictor expects, with an artifact's inputs."""
+    """Forecasts of another predictor on an artifact's inputs."""
     return lambda online, round_index: forecast_of(
         predictor.predict(windows_of(online, round_index, trained.spec)), trained.encoder
     )

@@ -22,7 +22,7 @@ BASE_MS = 1_767_268_800_000  # of the decisions' ids
 
 
 def redis_options() -> dict[str, str]:
-    """Of the shipped redis.conf, those that decide how a user is stored."""
+    """Options of the shipped redis.conf that decide how a user is stored."""
     text = (ROOT / "manifests" / "base" / "redis" / "redis.conf").read_text()
     return {name.replace("-", "_"): value for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M)}
 

@@ -67,7 +67,7 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
 
 
 def outcome(decision_id: str, kind: str, value: float) -> dict[str, Any]:
-    """An outcome of a decision, of now."""
+    """Outcome of a decision, dated now."""
     event = {"event_id": f"{kind}-{decision_id}", "decision_id": decision_id, "kind": kind, "value": value}
     return {**event, "event_time": datetime.now(UTC).isoformat()}
 

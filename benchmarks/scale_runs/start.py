@@ -84,7 +84,7 @@ def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> P
 
 
 def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) -> dict[str, Any]:
-    """A record like another one, of now, with ids of its own."""
+    """Copy of a record with new ids, dated now."""
     from mtorl.log.decision_ids import decision_id
 
     name, now = decision_id(f"u{number % 5000}", identity), datetime.now(UTC).isoformat()

@@ -33,7 +33,7 @@ def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]
 
 
 def check_router(folder: ExperimentFolder) -> None:
-    """Refuse to say that something is in force which the router does not read."""
+    """Refuse if the router does not read the experiment."""
     if folder.router_reads_file():
         stop(
             f"{folder.state}: its router was started when {folder.file.name} had no ramp, and reads that file itself: "

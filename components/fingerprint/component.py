@@ -8,7 +8,7 @@ from components.component import component
 # Not cached: a cache knows the path of a log and not its content.
 @component("see what the log holds", cached=False)
 def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen", [("content", str), ("lost", str)]):  # type: ignore[valid-type]
-    """Return a digest of the content of a log, of its description and of the files that the description names.
+    """Return a digest of a log's content, its description, and the files that the description names.
 
     The second output counts how often the snapshot of a cached step was missing: that step then runs again.
 

@@ -82,12 +82,12 @@ class Pods:
     seconds: int
 
     def text(self) -> str:
-        """As a parameter of a step."""
+        """Settings as the text of a step's parameter."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def of(cls, text: str) -> Pods:
-        """From a parameter of a step."""
+        """Settings from the text of a step's parameter."""
         return cls(**json.loads(text))
 
 

@@ -7,5 +7,5 @@ BY_DEVICE = {"mobile": "FEED", "desktop": "SRP", "tablet": "PREROLL"}
 
 
 def decide(context: Mapping[str, Any]) -> dict[str, Any]:
-    """Where to show the ad, and whether to show it at all."""
+    """Choose the channel, and whether to show the ad at all."""
     return {"channel": BY_DEVICE.get(context["device"], "BANNER"), "expose": context["placement"] != "sidebar"}

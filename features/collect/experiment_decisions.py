@@ -81,7 +81,7 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Read an experiment's shadow decisions: of many, those of as many users, by hash, as make about `MOST_SHADOWS`.
+    """Read an experiment's shadow decisions, at most about `MOST_SHADOWS`: users are left out by their hash.
 
     Returns rows as `mtorl.evaluation.shadow` reads them; `by` are categorical columns of the context or of the user.
     """
@@ -122,7 +122,7 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """What a policy chose by itself, before exploration."""
+    """The policy's own choice, before exploration."""
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"

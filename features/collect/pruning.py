@@ -39,7 +39,7 @@ class Touchpoints(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """What a training reads of a log and of decisions."""
+    """Limits of what a training reads from a log and from decisions."""
 
     rows: int = 0  # touchpoints before the bound; 0 without one
     of_log: str = "true"  # SQL condition of the log's rows

@@ -94,7 +94,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
 
 
 def remove_again(lake: Lake, now: datetime) -> None:
-    """Remove who was forgotten lately from files that were written since."""
+    """Remove recently forgotten users from files that were written since."""
     if users := {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}:
         remove_users(lake, Forgotten(users), min(users.values()) - _CLOCKS)
 

@@ -215,7 +215,7 @@ def _total(kind: str) -> str:
 
 
 def _known(kind: str, time: str) -> str:
-    """When the router had received an event, or all parts of an amount."""
+    """Time at which the router had received an event, or all parts of an amount."""
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
 

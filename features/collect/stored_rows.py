@@ -139,7 +139,7 @@ class Decided:
         return fresh, blocks
 
     def _store_all(self, derived: Derived, blocks: Sequence[_Block]) -> set[datetime]:
-        """Judge and store these blocks; returns the hours of those that can't be stored."""
+        """Judge and store these blocks; returns the hours of blocks that can't be stored."""
         for number, block in enumerate(blocks):
             progress.report(number, len(blocks), f"judging decisions of {block.since:%Y-%m-%d}")
             try:

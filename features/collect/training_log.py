@@ -51,7 +51,7 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Learnable:
-    """What collected decisions teach; `str()` of it is a summary for people."""
+    """Training rows of collected decisions; `str()` gives a summary for people."""
 
     decisions: int  # that were looked at
     opportunities: int

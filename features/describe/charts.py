@@ -116,7 +116,7 @@ def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, w
 
 
 def propensities(figures: Description) -> Chart:
-    """For each channel, how its touchpoints spread over propensities: the darker, the more."""
+    """Chart of each channel's touchpoints by propensity: the darker, the more touchpoints."""
     table = pd.DataFrame(figures.propensities, columns=["channel", "bin", "rows"])
     table = table.pivot(index="channel", columns="bin", values="rows").fillna(0)
     names = [channel.channel for channel in figures.channels if channel.channel in table.index][::-1]

@@ -60,7 +60,7 @@ class ConversionsReport:
         return self.rows - self.attributed
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Summary in lines for people."""
         window = f", at most {self.days:g} days before" if self.days is not None else ""
         by = "touchpoint's id" if self.key == "touchpoint_id" else "user"
         how = f"by the {by}, the newest touchpoint that is not later{window}"

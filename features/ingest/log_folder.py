@@ -65,7 +65,7 @@ class Origin:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """From plain values."""
+        """Read plain values."""
         return cls(data["log"], DatasetSpec.from_dict(data["description"]))
 
 
@@ -225,7 +225,7 @@ class Built:
 
     @property
     def key_files(self) -> tuple[Path, ...]:
-        """The small files that change with anything in the folder: they hold digests of the large ones."""
+        """Small files that change whenever the folder changes, since they hold digests of the large files."""
         files = (INGEST_FILE, DATASET_FILE, Path(WINDOWS, MANIFEST))
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 

@@ -72,7 +72,7 @@ class Facts:
 
     @property
     def kind(self) -> str:
-        """As a column of a description; few whole numbers are codes."""
+        """Kind of the column in a description; a few distinct whole numbers are codes."""
         return "categorical" if not self.numeric or (self.whole == self.present and self.distinct <= FEW) else "numeric"
 
     @property
@@ -82,7 +82,7 @@ class Facts:
 
     @property
     def unit(self) -> TimeUnit | None:
-        """Of numbers that are times of 1990 to 2100."""
+        """Unit of numbers that are times between 1990 and 2100."""
         scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
         inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
         return next(inside, None) if self.numeric else None
@@ -90,7 +90,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Profile:
-    """A file of which nothing is known beforehand."""
+    """Profile of a file with an unknown format."""
 
     table: ibis.Table
     rows: int
@@ -116,7 +116,7 @@ class Profile:
 
 
 def _separator(engine: Engine, path: Path) -> str | None:
-    """The separator of a text file's columns, if it is not the one that the file's name says."""
+    """Separator of a text file's columns, if it differs from the one for the file's extension."""
     if not (usual := files.separator_of(path)):
         return None
     sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({sql_text(path)})").fetchall()[0][0]

@@ -302,7 +302,7 @@ def source_path(source: DataSource, config: RepoConfig) -> Path:
 
 
 class ParquetRows:
-    """Some columns of one Parquet file, or of a folder of parts with the same schema.
+    """Selected columns of one Parquet file, or of a folder of parts with the same schema.
 
     `relation` are the files as DuckDB reads them, and `number` is a row's number as an expression over it.
     """

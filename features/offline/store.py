@@ -197,7 +197,7 @@ def materialize(
     since: Materialized | None = None,
     exposures: Exposures | None = None,
 ) -> Materialized:
-    """Put the newest features of every key of a log into the online store, as far as they are not there.
+    """Write the newest features of every key of a log to the online store, unless they are there.
 
     Other processes may read and append meanwhile: they see a view of a key as it was before or as it is after, and
     appended touchpoints stay. Feast's own `materialize` would overwrite newer rows, and rewrite the registry in place,

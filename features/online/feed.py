@@ -165,7 +165,7 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Where the user of a decision is noted: by the minute and the bucket in its id, so that hashes stay small."""
+    """Key and field of the note on a decision's user. The key has minute and bucket of its id, so hashes stay small."""
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
     return decision[:8] + decision[15:17], base64.b85encode(digest).decode()

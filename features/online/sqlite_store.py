@@ -86,7 +86,7 @@ class Store:
             return [dict(self._connection.execute(query, (name,)).fetchall()) for name in names]
 
     def memory(self) -> None:
-        """No limit of its own."""
+        """SQLite has no memory limit."""
 
     def close(self) -> None:
         """Close the file."""

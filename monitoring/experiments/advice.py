@@ -35,7 +35,7 @@ class Standing:
     short: str | None  # why the money does not last (`monitoring.experiments.money`)
 
     def advice(self) -> Advice:
-        """The first advice that applies."""
+        """Returns the most urgent advice that applies."""
         return next(self._in_order())
 
     def _say(
@@ -53,7 +53,7 @@ class Standing:
         )
 
     def _in_order(self) -> Iterator[Advice]:
-        """All that applies, the most urgent first."""
+        """Yields each piece of advice that applies, the most urgent first."""
         phase, problem, settled = self.state.phase, self.findings.problem, self.findings.settled
         if problem is not None:
             yield self._say("mend", "Mend what can't be used: until then nothing changes", problem, "alarm", "held")
@@ -98,7 +98,7 @@ class Standing:
         return self._say("start", headline, messages.WAITS_FOR_START(), "open", command="start")
 
     def _by_hand(self) -> Advice:
-        """Without a ramp, a person sets the stage, so only the verdict gives advice."""
+        """Advice without a ramp: a person sets the stage, so only the verdict counts."""
         evidence = self.findings.evidence
         if evidence is None:
             return self._say("wait", "Nothing is known yet", messages.NOTHING_LOGGED(), "open")

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """There is nothing to show now; the message says why."""
+    """The page can't be shown now; the message gives the reason."""
 
 
 def site(

@@ -96,7 +96,7 @@ def reduce_hours(
 
 
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Make the table `record`, of each decision of the period what the next steps need, and `setting`.
+    """Make the table `record`, with what the next steps need of each decision, and the table `setting`.
 
     A `unit` is the hash of a user, and a `decision` that of its id: each takes 8 bytes, which saves time in joins, and
     of ten million no two have the same, but once in 400,000 logs.

@@ -54,7 +54,7 @@ def stage_evidence(
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
-    """Share of fallbacks, and latency, of each arm at a stage that began at a time; arms without decisions lack."""
+    """Share of fallbacks and latency of each arm since a stage began; arms without decisions are left out."""
     rows = db.execute(
         """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND last >= $start),
         latency AS (

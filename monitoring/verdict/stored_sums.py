@@ -232,7 +232,7 @@ class _Sums:
                 self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
 
     def _of_past(self, name: str, hours: Sequence[_Key], rows: Callable[[Sequence[_Key]], str]) -> _Key:
-        """The key of a file that is made of those of all hours of the past; makes it if there is none."""
+        """Key of the file that combines all past hours; writes the file if there is none."""
         key = hours[-1][0], (name, *map(str, hours), self._alike)
         if not self._stored_before(key):
             are_stored = all(hour in self._stored or self._stored_before(hour) for hour in hours)
@@ -277,7 +277,7 @@ class _Sums:
         return key
 
     def _find_alike(self, until: datetime) -> bool:
-        """Make the table `alike`, of cells of the past that count, with one of those that count alike; if any does."""
+        """Make the table `alike`: each past cell that counts, with the first cell that counts alike; False if empty."""
         self.db.execute(
             f"""CREATE TABLE alike AS
             SELECT cell, min(cell) OVER (PARTITION BY stage, arm, changed) AS one FROM counted

@@ -141,7 +141,7 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
-    """Number of decision records from the future; the log of a simulation goes on after its present."""
+    """Number of decision records from the future, such as a simulation writes."""
     ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
     with suppress(_NotJudgedError), _reading():  # the periods have that reason, too
         return DecisionLog.of(watched.lake, ahead).records()

@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
     @property
     def stream(self) -> str:
-        """Its name in all periods."""
+        """Name of the measure's stream in all periods."""
         return stream_of(self.group, self.arm, self.measure)
 
 

@@ -16,7 +16,7 @@ _REASONS = (COLUMNS, "performance")  # groups: what a model reads, and what came
 
 
 def update_request(state: State, end: datetime) -> None:
-    """Make a request if there is reason, or end the one that waits; `end` is that of the newest judged period."""
+    """Request a retraining if there is a reason, or withdraw the request; `end` of the newest judged period."""
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]

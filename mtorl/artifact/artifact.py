@@ -115,7 +115,7 @@ class Artifact:
 
     @cached_property
     def network(self) -> Network:
-        """The exported graph, of as many steps as the longest window needs; loading it imports onnxruntime."""
+        """Exported graph with steps for the longest window; loading it imports onnxruntime."""
         return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
     def outputs(self, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
@@ -127,17 +127,17 @@ class Artifact:
         return heads_of(self.outputs(batch))
 
     def forecast(self, batch: Windows) -> Forecast:
-        """What the decision rule needs at each window's last step."""
+        """Forecast for the decision rule at each window's last step."""
         return forecast_of(self.outputs(batch), self.encoder)
 
     def forecast_with_state(self, batch: Windows) -> tuple[Forecast, NDArray[np.floating[Any]] | None]:
-        """The same, and the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
+        """As `forecast`, with the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
         outputs = self.outputs(batch)
         return forecast_of(outputs, self.encoder), outputs[3] if len(outputs) > 3 else None
 
 
 def forecast_of(outputs: Sequence[NDArray[np.floating[Any]]], encoder: Encoder) -> Forecast:
-    """What the decision rule needs, from the heads of any model and what a network may say beyond them."""
+    """Forecast for the decision rule, from the heads of any model and a network's further outputs."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, outputs[4] if len(outputs) > 4 else None)
 

@@ -1,4 +1,4 @@
-"""From a trained policy to an artifact folder.
+"""Saves a trained policy as an artifact folder.
 
     policy = TrainedPolicy(name="challenger", kind="mtorl", network=network, encoder=encoder, ...)
     artifact = save(folder, policy)

@@ -103,7 +103,7 @@ class Data:
 
     @classmethod
     def of(cls, train: WindowBatch, val: WindowBatch, encoder: Encoder) -> Data:
-        """From windows as of `Transitions.of`."""
+        """Make the data from windows that suit `Transitions.of`."""
         states, logged = States.fit(train, encoder), labels(train, encoder)
         return cls(
             states,

@@ -51,7 +51,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """For a progress bar."""
+        """Label of the job's progress bar."""
         return f"{self.dataset}, {self.protocol} {self.repeat + 1}: {self.method}"
 
 

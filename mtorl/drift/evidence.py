@@ -47,7 +47,7 @@ def needed(streams: int, mean_run: float = MEAN_RUN) -> float:
 def add(
     evidence: Mapping[str, float], e_values: Mapping[str, float], streams: int, mean_run: float = MEAN_RUN
 ) -> dict[str, float]:
-    """Evidence after one more period; a stream that was not judged in it, of all `streams`, keeps its evidence."""
+    """Evidence after one more period; a stream that was not judged in the period keeps its evidence."""
     most = MOST * needed(streams, mean_run)
     grown = {name: min((evidence.get(name, 0.0) + 1.0) * e, most) for name, e in e_values.items()}
     return {**evidence, **grown}

@@ -59,7 +59,7 @@ class Forecast:
         smallest: float = 0.0,
         weekdays: Sequence[int] | None = None,
     ) -> Forecast | None:
-        """From earlier periods; None if they are fewer than FEWEST.
+        """Fit to earlier periods; None if there are fewer than FEWEST.
 
         Args:
             past: Value and standard error of each, the newest last; the last MOST count.
@@ -103,7 +103,7 @@ class Forecast:
 
 
 def _columns(weekdays: Sequence[int] | None, periods: int, typical: float) -> tuple[Floats, Floats]:
-    """What a value is a sum of, a row a period; and how well each part is known before, as a precision."""
+    """Components of a value, a row for each period, and the prior precision of each component."""
     if weekdays is None:
         return np.ones((periods + 1, 1)), np.zeros(1)
     weekday_Q = np.asarray(weekdays)
@@ -113,7 +113,7 @@ def _columns(weekdays: Sequence[int] | None, periods: int, typical: float) -> tu
 
 
 def _variances(value_P: Floats, variance_P: Floats, columns_PK: Floats, prior_K: Floats) -> tuple[float, float]:
-    """Of a period's own deviation, and of weekdays beyond the weekend's effect."""
+    """Variances of a period's own deviation, and of weekdays beyond the weekend's effect."""
     out_PP = _leaving_out(1.0 / variance_P, columns_PK[:, :2], prior_K[:2])
     between = max(0.0, _excess(out_PP, value_P, variance_P) / float(np.trace(out_PP)))
     each_P7 = columns_PK[:, 2:]

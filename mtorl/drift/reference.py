@@ -44,7 +44,7 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Columns of these kinds ("numeric" or "categorical") as plain floats and strings; what is no number is missing.
+    """Columns of these kinds ("numeric" or "categorical") as floats and strings; values that are no number are missing.
 
     Decimal, text and inf have no distance, and 1 against "1" would be a drift that only the file format made. Nor has a
     number whose square is infinite: the largest double stands for "unknown" in some systems.

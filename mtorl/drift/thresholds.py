@@ -45,7 +45,7 @@ Thresholds = dict[tuple[str, str], float]
 
 
 class Size(NamedTuple):
-    """Of a period, or of a sample of its users."""
+    """Size of a period, or of a sample of its users."""
 
     users: int
     rows: int

@@ -212,7 +212,7 @@ class Curves:
         return np.array([decisions * curve.gain(spend / decisions) for curve, decisions in pairs])
 
     def point(self, spend: float) -> Point:
-        """What a spend earns in the period."""
+        """Expected gain of a spend in the period."""
         each = spend / self.traffic.decisions
         gain_R = self.gains_R(spend)
         counted_R = np.maximum(gain_R + self.chance_R * np.sqrt(np.maximum(gain_R, 0.0)), 0.0)
@@ -222,7 +222,7 @@ class Curves:
 
 
 def spend_of(replay: Replay, price: float) -> float:
-    """What the policy spends per decision at a price, at the states of the log."""
+    """The policy's spend per decision at a price, at the states of the log."""
     made = replay.as_logged(price)
     return float((made.exposing_BC * made.cost_BC).sum(axis=1).mean())
 

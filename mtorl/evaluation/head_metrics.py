@@ -88,7 +88,7 @@ def compare(
     seed: int,
     resamples: int = 200,
 ) -> Comparison:
-    """Metrics of several predictors, as of `evaluate`, and how far each is from the one that is named as yardstick."""
+    """Metrics of several predictors as in `evaluate`, and the difference of each from the yardstick."""
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
     success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)

@@ -48,7 +48,7 @@ class LoggedIncumbent:
         (Path(folder) / _FILE).write_text(json.dumps(asdict(self)))
 
     def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
-        """Its decisions for test users that a value can rest on.
+        """The incumbent's decisions for test users that can be evaluated.
 
         Raises:
             WindowError: There are too few, or it exposed nothing in them.

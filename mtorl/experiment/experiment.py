@@ -48,7 +48,7 @@ class ExperimentError(InputError, ValueError):
 
 
 class Experiment(StrictModel):
-    """Who gets which policy, with whose money, and what would count as a success."""
+    """Defines an experiment: users and policies, budgets, and what counts as a success."""
 
     name: Text
     enabled: bool = True
@@ -231,7 +231,7 @@ class Experiment(StrictModel):
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
-        """Every budget as a whole, and each arm's part of it, in proportion to its users.
+        """Accounts of the experiment: each whole budget, and each arm's part in proportion to its users.
 
         Money per user is the same in every arm. Users outside the experiment have an account like an arm's: they must
         not spend an arm's money. Users whose arm the file names have a small one, which is not paced. The whole binds

@@ -182,7 +182,7 @@ def replaced_by(events: Sequence[Event]) -> str | None:
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
-    """The promotion in an earlier experiment of this history that is in force, and that a file does not know of.
+    """Promotion of an earlier experiment of this history that is in force but not in the file.
 
     With another salt the file's own incumbent would silently serve all users again, unless it answers as the promoted
     challenger does.
@@ -243,7 +243,7 @@ def next_event(
 
 
 def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> bool:
-    """Whether a promotion is in force, and its challenger is not at the incumbent's server yet."""
+    """Whether a promoted challenger is not yet on the incumbent's server."""
     if promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
     own = _at_its_own(promotion.event.incumbent, promotion.event.replaced, served)

@@ -69,7 +69,7 @@ class Experiments:
         return frozenset(arm for arm, url in urls.items() if url is not None)
 
     def accounts(self) -> Sequence[AccountLimit]:
-        """Every budget as a whole, each arm's part of it, and one for users who are in no experiment."""
+        """Accounts of all experiments: each whole budget, each arm's part, and one for users in no experiment."""
         return self._accounts
 
     @cached_property
@@ -109,7 +109,7 @@ def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
 
 
 def conflict(one: Experiment, other: Experiment) -> Message | None:
-    """Why two experiments can't be in force together; None: they can."""
+    """Reason why two experiments can't run together; None: they can."""
     if one.name == other.name:
         return messages.SAME_NAME(name=one.name)
     common = _in_common(one, other)

@@ -188,7 +188,7 @@ class Guardrail(StrictModel):
 
 
 class Metrics(StrictModel):
-    """What is measured; the primary metric decides."""
+    """Metrics of an experiment; the primary metric decides."""
 
     primary: Annotated[Text, AfterValidator(check_gain)]
     """The verdict is about this one: gain_per_decision, an outcome such as click_per_decision, or either per cost."""
@@ -202,5 +202,5 @@ class Metrics(StrictModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that are measured, each once; the primary one first."""
+        """Names of all metrics without repetition, the primary one first."""
         return tuple(dict.fromkeys((self.primary, *self.secondary, *(guardrail.name for guardrail in self.guardrails))))

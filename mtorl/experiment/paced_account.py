@@ -102,7 +102,7 @@ class Target:
 
 
 class Kept(NamedTuple):
-    """What is kept of an account."""
+    """State of an account that survives a restart."""
 
     state: State  # the controller's, after the last update
     price: float  # gain that a currency unit of the account must earn
@@ -165,7 +165,7 @@ class Clock:
 
     @property
     def interval(self) -> float:
-        """Until the next update, in seconds: of a count, any new opportunity is enough."""
+        """Seconds until the next update; a budget for a count of opportunities updates at each one."""
         if self.counted:
             return 0.0
         return min(_UPDATE_SECONDS, _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0]), self.edge)

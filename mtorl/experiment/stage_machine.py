@@ -79,7 +79,7 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """It stays where it is; the reasons are what it waits for."""
+    """The experiment stays in its stage; the reasons are what it waits for."""
 
     reasons: tuple[Message, ...]
 
@@ -243,7 +243,7 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message 
 
 
 def in_force(experiment: Experiment, state: State) -> Experiment:
-    """The file that routers decide by, at its present stage.
+    """Experiment that routers apply, at its present stage.
 
     Before it begins and once it is over, all users get the incumbent, overrides included. A promoted challenger *is*
     the incumbent: that arm answers where the challenger did.

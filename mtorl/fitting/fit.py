@@ -1,4 +1,4 @@
-"""From a windows folder to an artifact: the incumbent and the challenger, both fitted on training users only.
+"""Fits incumbent and challenger on the training users of a windows folder, and saves their artifacts.
 
     incumbent = fit_incumbent("runs/latest/windows", "incumbent")
     challenger = fit_challenger("runs/latest/windows", "challenger", TrainConfig(), budget_share=0.5)

@@ -48,7 +48,7 @@ def slot_of(made: str) -> int:
 
 
 def bucket_of(user_id: str) -> int:
-    """The bucket of a user, from 0 to 63: it follows from `unit_hash`."""
+    """Bucket of a user, from 0 to 63; a function of `unit_hash`."""
     return bucket_of_hash(unit_hash(user_id))
 
 

@@ -30,7 +30,7 @@ _LOCK = ".forgotten.lock"
 
 
 class ForgottenError(OSError):
-    """It is unknown whom to leave out, or another run is at work; the message names the place."""
+    """The list of forgotten users can't be read, or another run holds it; the message names the place."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Forgotten:
                 unfinished.write_text(after.text(), encoding="utf-8")
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
-        """With further users, who are forgotten until then, and with what happened before a time."""
+        """Add users who are forgotten until a time, and everything that happened before a time."""
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
     def text(self) -> str:

@@ -85,7 +85,7 @@ class Gain:
 
     @property
     def unit(self) -> str:
-        """For people; that of a weighted sum is written out, since its terms may differ in theirs."""
+        """Unit for people. A weighted sum is written out, since its terms may differ in their units."""
         if self.plain == self.names[0]:
             return self.units.of(self.names[0])
         return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)
@@ -96,7 +96,7 @@ class Gain:
         return np.asarray(reduce(add, parts))
 
     def __str__(self) -> str:
-        """For people: `click`, or `0.1 click + revenue`."""
+        """Text for people: `click`, or `0.1 click + revenue`."""
         return " + ".join(name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.terms)
 
 

@@ -63,7 +63,7 @@ class Opportunities:
         return probability_B
 
     def chosen(self, chosen_B: Bools) -> Opportunities:
-        """Some of the decisions."""
+        """Select some of the decisions."""
         return Opportunities(
             self.rows[chosen_B].reset_index(drop=True),
             self.channel_B[chosen_B],

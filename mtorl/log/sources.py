@@ -151,5 +151,5 @@ class Conversions(StrictModel):
 
     @property
     def days(self) -> float | None:
-        """How long before a conversion its touchpoint may be, days; None: no limit."""
+        """Most days between a touchpoint and its conversion; None: no limit."""
         return 30.0 if self.attribution_days is None and self.key == "user_id" else self.attribution_days

@@ -49,7 +49,7 @@ class LogFacts(BaseModel):
         return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
-        """In words, what this log lacks of an earlier one since its own first day; "" if hardly anything."""
+        """Text on what this log lacks of an earlier one since its own first day; "" if hardly anything."""
         if self.dataset != before.dataset or not self.days:
             return ""
         first = min(self.days)

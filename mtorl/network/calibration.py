@@ -38,7 +38,7 @@ _SLOPES = (-2.0, 3.0)  # within which it looks for a slope
 
 
 class Calibration(NamedTuple):
-    """What `Ensemble.calibrate` takes."""
+    """Arguments of `Ensemble.calibrate`."""
 
     action_scale: float
     reward_scale: float

@@ -49,7 +49,7 @@ class FutureValue(nn.Module):
         self.members = nn.ModuleList(FutureHead(network) for network in networks)
 
     def forward(self, inputs: DecoderInputs) -> Tensor:
-        """What an exposure on each channel adds to later gain and cost (B, C, 2), in units of gain and currency."""
+        """Effect of an exposure on each channel on later gain and cost (B, C, 2), in units of gain and currency."""
         return self.values(inputs)[1]
 
     def values(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:

@@ -307,7 +307,7 @@ class MTORL(nn.Module):
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
 
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
+        """Inputs of the losses: at each real step, action logits and the logged channel's reward logit and cost.
 
         Real steps have a channel >= 0; the N of all windows are joined in the order of `channel_BT[channel_BT >= 0]`.
         """
@@ -347,7 +347,7 @@ class MTORL(nn.Module):
         return self._with_stored(next_BPH, next_BPD), self.memory.after(x_BTD, length_BP, next_BPD)
 
     def decode(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `forward` returns, from the state and the memory at the last step."""
+        """Outputs of `forward`, from the state and the memory at the last step."""
         logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 

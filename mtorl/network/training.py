@@ -64,7 +64,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class TrainConfig:
-    """How to train; mu, nu and lam are the letters of docs/model.md."""
+    """Training settings; mu, nu and lam are the letters of docs/model.md."""
 
     epochs: Count = 15  # at most
     batch_size: Count = 128  # windows that a process works on at a time

@@ -46,7 +46,7 @@ class StateDistance(nn.Module):
 
     @classmethod
     def of(cls, state_BH: Floats) -> StateDistance | None:
-        """From the states of a sample; None if they are all alike."""
+        """Fit to the states of a sample; None if all states are equal."""
         mean_H = state_BH.mean(axis=0)
         variance_H, component_HH = np.linalg.eigh(np.atleast_2d(np.cov(state_BH, rowvar=False, bias=True)))
         variance_H, component_HH = variance_H[::-1], component_HH[:, ::-1]

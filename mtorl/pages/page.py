@@ -1,4 +1,4 @@
-"""From a template to a page: one file that loads nothing from outside and appears whole or not at all.
+"""Renders a template as one file that loads nothing from outside, and writes it atomically.
 
     write_page(run / "report.html", Path(__file__).parent / "report.html.j2", content)
 

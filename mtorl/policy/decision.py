@@ -66,7 +66,7 @@ class Decision:
 
 
 class Forecast(NamedTuple):
-    """What a model expects of each channel, a decision a row."""
+    """A model's forecast for each channel, a row for each decision."""
 
     logits_BC: ArrayLike  # action head, any scale; only differences inside a row matter
     gain_BC: ArrayLike
@@ -76,7 +76,7 @@ class Forecast(NamedTuple):
     future_BC2: ArrayLike | None = None  # what an exposure adds to later gain and to later cost; None: not forecast
 
     def rows(self, part: slice | Bools) -> "Forecast":
-        """Some of the decisions."""
+        """Select some of the decisions."""
         return Forecast(*(None if values is None else np.asarray(values)[part] for values in self))  # type: ignore[arg-type]
 
 

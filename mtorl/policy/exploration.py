@@ -35,7 +35,7 @@ the next model would do, and the gate can't value that model."""
 
 
 class Exploration(StrictModel):
-    """How much of an arm's decisions is explored."""
+    """Share of an arm's decisions that are explored."""
 
     share: float = Field(gt=0, le=1)
     """Of the decisions."""

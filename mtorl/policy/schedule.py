@@ -29,7 +29,7 @@ _LONGEST_DAYS = 3660  # from a start to an end
 
 
 class Pacing(StrictModel):
-    """How a budget is paced."""
+    """Pacing settings of a budget."""
 
     price: float | None = Field(default=None, gt=0)
     """Gain per currency unit to begin with, and again when it is changed; within a factor of ten of what is right. By

@@ -1,4 +1,4 @@
-"""From a log to numbers: what a decision may see, and how the model reads it.
+"""Turns a log into model inputs: only what a decision may see.
 
 In reading order: `history` (which earlier touchpoints count), `window` (their columns, offline and online), `packed` (a
 history as one value of the online store), `on_demand` (windows cut when they are read), `branches` (windows of what may

@@ -32,7 +32,7 @@ class Windows(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, rows: Ints, /) -> WindowBatch:
-        """Some of the windows, in the order of `rows`."""
+        """Select windows, in the order of `rows`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class StepWindows:
         )
 
     def only(self, rows: Ints) -> StepWindows:
-        """Some of the windows, still to be cut; `rows` ascends."""
+        """Select windows without cutting them yet; `rows` must ascend."""
         return replace(self, rows_B=self.rows_B[rows])
 
     @cached_property

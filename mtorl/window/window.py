@@ -75,7 +75,7 @@ class Targets:
     collected_N: Bools  # whether it is one of our own decisions, and not of the log's policy
 
     def take(self, token_N: Ints) -> Targets:
-        """Those of some tokens."""
+        """Select some tokens."""
         return Targets(
             self.channel_N[token_N],
             read.take_each(self.outcomes, token_N),
@@ -111,7 +111,7 @@ class WindowBatch:
         return len(self.length_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Some of the windows, in the order of `rows`."""
+        """Select windows, in the order of `rows`."""
         length_B = self.length_B[rows]
         end_B = np.cumsum(length_B)
         token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())

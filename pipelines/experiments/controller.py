@@ -51,7 +51,7 @@ class ExperimentStore(Protocol):
         """The experiment that routers got last; None: none, or it can't be read any more."""
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Hand an experiment to the routers, unless they have it; the store is locked."""
+        """Send an experiment to the routers, unless they have it; the store is locked."""
 
     def locked(self) -> AbstractContextManager[None]:
         """Exclusive access until the end of the block."""
@@ -89,7 +89,7 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 
 
 def apply_experiment(store: ExperimentStore) -> Experiment:
-    """Hand to the router what follows from definition and history, and return it.
+    """Send the experiment that follows from definition and history to the router, and return it.
 
     Raises as `state`; the kill switch of the definition works all the same.
     """

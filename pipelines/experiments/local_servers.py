@@ -123,7 +123,7 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """The run that was served last; if its folder was moved with the state in it, the one that is to be served."""
+    """Run that was served last; if its folder was moved together with the state, the run to serve now."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]

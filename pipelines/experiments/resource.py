@@ -74,7 +74,7 @@ class ExperimentResource:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """As the operator wrote it."""
+        """Status that the operator wrote."""
         return self.found.get("status") or {}
 
     @cached_property
@@ -163,7 +163,7 @@ class ExperimentResource:
                 yield Neighbour(serving, over=not goes_on, before=before)
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Hand an experiment to the routers, unless a person has just switched it off in the ConfigMap.
+        """Send an experiment to the routers, unless a person has just switched it off in the ConfigMap.
 
         One that is over takes no other's place. Conflict: the ConfigMap has changed since it was read.
         """
@@ -186,7 +186,7 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def is_followed(self) -> bool:
-        """Whether the operator has followed this spec, and the reason for a kill by hand is the one that stood then."""
+        """Whether the operator has followed this spec, with the same reason for a kill by hand."""
         accepted = (one for one in self.status.get("conditions") or () if one["type"] == "Accepted")
         followed = any(one.get("observedGeneration") == self.generation for one in accepted)
         return followed and self.status.get(BY_HAND) in (None, self._reason())
@@ -231,7 +231,7 @@ class ExperimentResource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """No lock: the API server refuses a write if the object has changed since it was read."""
+        """Does nothing: the API server refuses a write if the object has changed since it was read."""
         yield
 
 

@@ -110,7 +110,7 @@ class Audience:
 
     @property
     def opportunities(self) -> int:
-        """Of all users together."""
+        """Opportunities of all users together."""
         return sum(self.source.opportunities.values())
 
     @classmethod

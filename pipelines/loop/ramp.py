@@ -73,7 +73,7 @@ class RunRamp:
 
     @property
     def phase(self) -> Phase:
-        """Its present phase."""
+        """Present phase of the experiment."""
         return state(self.folder)[1].phase
 
     @property

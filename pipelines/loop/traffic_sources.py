@@ -161,7 +161,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """The first opportunity of some users of another source once more, to see which model answers; nothing is spent."""
+    """Repeats the first opportunity of some users of another source, to see which model answers; spends nothing."""
 
     source: TrafficSource
     most_users: int
@@ -169,7 +169,7 @@ class RepeatedTraffic:
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """As many opportunities as times of each of the first users."""
+        """One opportunity for each time of each of the first users."""
         return dict.fromkeys(list(self.source.opportunities)[: self.most_users], self.times)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class RepeatedTraffic:
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedTraffic(RepeatedTraffic):
-    """The same in a shifted context.
+    """Traffic of another source in a shifted context.
 
     Numeric context moves by two standard deviations of the reference; 70 % of the users get the rarest category of
     every categorical column.

@@ -25,7 +25,7 @@ class Board(NamedTuple):
 
     @property
     def uid(self) -> str:
-        """By which addresses name it."""
+        """Id of the dashboard in its address."""
         return f"mtorl-{self.name}"
 
 

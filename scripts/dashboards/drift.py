@@ -10,7 +10,7 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Of each measure with an alarm, or no number: Grafana names the columns anew where a query has no row."""
+    """Query of each measure with an alarm; others get an empty number, so that columns keep their names."""
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
 

@@ -20,7 +20,7 @@ _COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"  # operator, and nu
 
 
 class Limit(NamedTuple):
-    """From where on an alert fires; above or below it."""
+    """Limit above or below which an alert fires."""
 
     value: float
     above: bool

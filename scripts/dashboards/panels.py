@@ -194,7 +194,7 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """By value: green, and from a limit on (or up to it) the color of the alert; and the text without data."""
+    """Colors by value: green, beyond the limit the color of the alert; and the text shown without data."""
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)

@@ -212,11 +212,11 @@ class Batch:
 
     @cached_property
     def end(self) -> Position:
-        """Where the next record begins."""
+        """Position of the next record."""
         return Position(self.start.segment, self.start.offset + sum(map(len, self.lines)))
 
     def cut(self, size: int) -> Iterator[Batch]:
-        """Batches of at most `size` records."""
+        """Split records into batches of at most `size`."""
         start = self.start
         for i in range(0, len(self.lines), size):
             yield (piece := Batch(self.kind, start, self.lines[i : i + size]))

@@ -223,7 +223,7 @@ class Shipper:
             self.tally["dropped", dropped.kind] += len(dropped)
 
     def _surplus(self, uploaded: Mapping[Kind, Position]) -> Batch | None:
-        """What is pending of the oldest segment before `uploaded`, if there is too much; None: nothing to drop."""
+        """Pending part of the oldest segment before `uploaded`, if the backlog is too large; None: nothing to drop."""
         folder = self._spool.folder
         if self.pending <= self._spool.room():
             return None

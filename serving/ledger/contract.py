@@ -115,7 +115,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Settlement:
-    """What became of the costs of a reservation so far: charged up to the reserved amount, the rest is excess."""
+    """Costs of a reservation so far: charged up to the reserved amount, the rest is excess."""
 
     charged: float
     excess: float
@@ -190,7 +190,7 @@ class Ledger(Protocol):
         """Ids that are neither finished nor expired."""
 
     def room(self) -> Room | None:
-        """What the store may still grow by; None: no known bound."""
+        """Room that the store has left; None: no known bound."""
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -201,7 +201,7 @@ Changes = tuple[int, dict[str, list[Balance]]]
 
 
 class KnownBalances:
-    """Balances of all campaigns, so that a reading costs what has changed since the last one; for any thread."""
+    """Caches the balances of all campaigns: a read costs only what has changed since the last one. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -230,7 +230,7 @@ def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """How each budget is divided: the same digest for the same arms and limits."""
+    """Digest of each budget's division: equal for the same arms and limits."""
     found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))

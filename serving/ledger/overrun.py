@@ -26,7 +26,7 @@ class LimitWatch:
         self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # limit, and the most that is allowed
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """By arm and period: how much the worst of all accounts exceeds its limit at one moment, currency units.
+        """Overrun by arm and period: the most by which an account exceeds its limit at one moment, currency units.
 
         Costs above their reservations (`excess`) count in the accounts of all arms: the limit of a single arm follows
         its spent and reserved amounts, without them.

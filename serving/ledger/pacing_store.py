@@ -30,14 +30,14 @@ class Lease:
 
 
 class Prices(NamedTuple):
-    """Prices of all accounts, packed: a reader does no work for each."""
+    """Prices of all accounts, packed so that a reader does no work for each account."""
 
     names: str  # of accounts, a line each
     values: array[float]  # in the order of the names; NaN: no price yet
 
     @classmethod
     def of(cls, prices: Mapping[str, float]) -> Self:
-        """By account."""
+        """Prices by account."""
         return cls("\n".join(prices), array("d", prices.values()))
 
 

@@ -251,7 +251,7 @@ class RedisLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room | None:
-        """Of the memory of the fullest server; what its disk has left is known to its machine alone."""
+        """Free memory of the fullest server; only its own machine knows the free space of its disk."""
         found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
         rooms = [contract.Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
@@ -318,7 +318,7 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balan
 
 
 def _keys(prefix: str) -> list[str]:
-    """That all scripts of a group begin with."""
+    """Keys with which all scripts of a group begin."""
     return [prefix + key for key in (f"accounts:{ANY}", "changed", "open")]
 
 

@@ -237,7 +237,7 @@ class SqliteLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room:
-        """Of its disk. It must not wait for the file, which may be busy."""
+        """Free space of the disk. Must not wait for the file, which may be busy."""
         try:
             disk, device = os.statvfs(self.path.parent), self.path.parent.stat().st_dev
         except OSError as error:

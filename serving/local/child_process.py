@@ -93,7 +93,7 @@ class ChildProcess:
 
 
 def _before_exec() -> None:
-    """In a command, before exec: take signals again, and die with the process that started it."""
+    """Prepare a child before exec: handle signals again, and die with the process that started it."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -46,7 +46,7 @@ class TorchServe(ModelServer):
 
     @property
     def workers(self) -> int:
-        """Of each model; the models share out the cores, and in a pod each has one."""
+        """Workers of each model. Models share the cores; in a pod each has one worker."""
         return max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
     @override

@@ -27,7 +27,7 @@ class Version:
 
     @property
     def arm(self) -> str:
-        """For which arm it was published."""
+        """Arm for which the version was published."""
         return self.folder.parent.name
 
     @property

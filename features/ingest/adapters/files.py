@@ -243,7 +243,7 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names that differ: DuckDB compares them without regard to case, so one that comes again gets a number."""
+    """Distinct names. DuckDB ignores case, so a repeated name gets a number."""
     taken: set[str] = set()
     out = []
     for name in names:

@@ -1,4 +1,4 @@
-"""From users' sums to a verdict, with error rates that hold however often people look.
+"""Turns users' sums into a verdict, with error rates that hold however often people look.
 
 In reading order: `sums` (what users add up to, of one metric, and of all metrics part by part),
 `heavy_users` (weights of users who decide far more often than others), `statistics` (lift over all stages, always-valid

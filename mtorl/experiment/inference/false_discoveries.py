@@ -35,7 +35,7 @@ def p_value(log_e: float) -> float:
 
 
 def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
-    """Which differences are discoveries at false discovery rate alpha, by their `log_e_value`."""
+    """Mark the differences that are discoveries at false discovery rate alpha, by their `log_e_value`."""
     of_all = len(log_e)
     ordered = sorted(log_e, reverse=True)
     found = [k for k, value in enumerate(ordered, 1) if value >= math.log(of_all / (k * alpha))]

@@ -160,7 +160,7 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 
 
 def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
-    """What the variance lacks to one in which users vary about both arms' ratio, and alike in both arms.
+    """Variance to add so that users vary about both arms' common ratio, and equally in both arms.
 
     Where a bot makes most of an arm's decisions in a stage, the arm's own ratio is the bot's: about it, the bot hardly
     varies. Of a stage's users alike in both arms, each arm has its share of the squares; that is a floor of the

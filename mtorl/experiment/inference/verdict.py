@@ -1,4 +1,4 @@
-"""From figures to one token: ship, stop, futile, or not yet, and why.
+"""Turns an experiment's figures into a verdict (ship, stop, futile, or not yet) with its reason.
 
     guardrail   one-sided always-valid bounds of the harm against a margin                         `check_guardrail`
     futility    whether a challenger that is better by so much can be ruled out                    `rules_out`

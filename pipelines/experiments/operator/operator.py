@@ -355,7 +355,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:
-    """The refusal of a move, as long as the spec is the one that asked for it."""
+    """Refusal of a move, while the spec still requests that move."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:

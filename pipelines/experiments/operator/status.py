@@ -41,7 +41,7 @@ class Condition(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """In one word."""
+        """One-word reason of the condition."""
         return self.message.camel_code
 
 
@@ -78,7 +78,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
 
 
 def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Condition until routers have polled; None if the previous one holds."""
+    """Condition until routers have polled; None keeps the previous condition."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
         return Condition("InForce", "False", messages.BEHIND(routers="any router"))

@@ -1,4 +1,4 @@
-"""From a request to a decision, without HTTP.
+"""Turns a request into a decision, without HTTP.
 
 In reading order: `decider.py` (what happens to a decision, top to bottom, and the threads of an arm), `stages.py` (its
 four stages, each a call of a part with a circuit breaker, and the shadow), `pending_decision.py` (a decision in

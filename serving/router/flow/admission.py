@@ -39,7 +39,7 @@ _LOG_NEEDS = 0.05  # of the deadline, even if nothing is left: a decision withou
 
 
 class Saturated(RuntimeError):
-    """There is no room for one more request; try again later."""
+    """The router has no room for one more request; try again later."""
 
 
 class Deadline:

@@ -157,7 +157,7 @@ class Arms:
     def predict_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
-        """As `predict`, for any URL; `named` counts if neither answer nor headers name the model."""
+        """Like `predict`, for any URL; `named` is used if neither answer nor headers name the model."""
         status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")

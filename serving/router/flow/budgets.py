@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class BudgetsClosed(RuntimeError):
-    """Nothing may be reserved now; the ledger was not asked."""
+    """Nothing can be reserved now; the ledger was not called."""
 
 
 class NoAccount(RuntimeError):
-    """No budget of the experiment is for this campaign and channel; the ledger was not asked."""
+    """The experiment has no budget for this campaign and channel; the ledger was not called."""
 
 
 class Budgets:

@@ -1,4 +1,4 @@
-"""What happens to a decision, from the request to the answer.
+"""Takes a decision from the request to the answer.
 
     event loop   an arm for the user, or the previous answer of a retried request          `Decider._start`
     thread       features, arm, ledger, log: four calls, in this order                     `Stages.decide`

@@ -46,7 +46,7 @@ Requests = Sequence[DecisionRequest]
 
 
 class RegistryAwaited(RuntimeError):
-    """There is no whole registry yet; with a `Message`."""
+    """The feature registry is not complete yet; has a `Message`."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _online_store(config: Any) -> Any:
 
 
 class _EachView:
-    """Any store of Feast's: a read for each view.
+    """Reads any online store of Feast, once for each view.
 
     Each read has a store to itself. Feast keeps one connection in a store, and two threads that read SQLite through
     one connection at the same time get rows of each other's queries.

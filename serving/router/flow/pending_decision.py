@@ -211,7 +211,7 @@ class PendingDecision:
         }
 
     def shadows(self) -> list[PendingDecision]:
-        """At the stage `shadow`, what each challenger is asked: with this decision's features, prices and draws."""
+        """Questions to each challenger at the stage `shadow`, with this decision's features, prices and draws."""
         of = self.experiment
         if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
             return []

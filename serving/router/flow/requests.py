@@ -57,7 +57,7 @@ class BadRequest(InvalidInput):
 
 @with_config(_STRICT)
 class GivenBaseline(TypedDict):
-    """What the caller's own logic would do now."""
+    """Decision of the caller's own logic."""
 
     channel: Name
     """One of the channels on offer."""

@@ -339,7 +339,7 @@ def _spans(decisions: Decisions) -> Iterable[tuple[tracing.Traits, Span]]:
 
 
 def _traits(decisions: Decisions) -> dict[str, AttributeValue]:
-    """Of the one decision, or what those of a request have in common, and their ids."""
+    """Traits of one decision, or those that all decisions of a request have in common, with their ids."""
     of, ids = decisions[0], [decision.decision_id for decision in decisions]
     if len(ids) == 1:
         return of.traits()

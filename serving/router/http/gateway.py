@@ -152,7 +152,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]]:
-    """What answers a request, by path and method; `token`: callers need one."""
+    """Handlers by path and method; `token`: callers need one."""
 
     async def decide(body: bytes, _: Headers) -> Any:
         return {"predictions": await router.decider.decide(router.parser.parse(body))}

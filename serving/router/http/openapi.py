@@ -33,7 +33,7 @@ class _Exact(BaseModel):
 
 
 class Error(_Exact):
-    """Why there is no answer."""
+    """Reason why there is no answer."""
 
     error: str
     """For people: what is wrong, where, and what to do."""
@@ -66,7 +66,7 @@ class DecisionAnswer(_Exact):
 
 
 class OutcomeCounts(_Exact):
-    """What became of a report; all of it is on disk."""
+    """Counts of a stored report of outcomes."""
 
     accepted: Count
     """All of the report. One that was reported before, by its `event_id`, counts once."""
@@ -203,7 +203,7 @@ def _probes() -> APIRouter:
 
 
 def _guarded(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> APIRouter:
-    """What needs a token, if the router has one."""
+    """Routes that need a token, if the router has one."""
     needs: Json = {"dependencies": [Depends(HTTPBearer(scheme_name="caller"))], "responses": _refusals(401)}
     routes = APIRouter(**(needs if token else {}))
     sent = (413, 429, 503)  # of each request with a body

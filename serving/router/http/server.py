@@ -82,7 +82,7 @@ class _RouterServer(Server):
         log.info("router ready %s", url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """As a server does, and no longer than the grace time."""
+        """Shut the server down within the grace time."""
         self._router.health.draining = True
         self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
         super().handle_exit(sig, frame)

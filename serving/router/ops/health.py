@@ -25,7 +25,7 @@ _STALE_SECONDS = 30.0  # without a sign of life, the event loop hangs
 
 
 class Fault(NamedTuple):
-    """Why a part does not answer, and since when (`time.monotonic`)."""
+    """Reason why a part does not answer, and since when (`time.monotonic`)."""
 
     since: float
     error: Exception
@@ -82,7 +82,7 @@ class Health:
         self._notes[part] = problems
 
     def fault(self, part: str) -> Fault | None:
-        """Why a part does not answer; None if it does."""
+        """Reason why a part does not answer; None if it does."""
         return self._faults.get(part)
 
     def quiet(self, part: str) -> float:

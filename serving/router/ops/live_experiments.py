@@ -104,7 +104,7 @@ class LiveExperiments:
 
     @property
     def experiments(self) -> Experiments:
-        """What is in force; raises ExperimentError."""
+        """Experiments in force; raises ExperimentError."""
         if self._experiments is None:
             raise ExperimentError(self.missing)
         return self._experiments
@@ -145,7 +145,7 @@ class LiveExperiments:
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """What can be in force now, by file name, and the faults of the rest. Unchanged experiments stay the same."""
+        """Usable experiments by file name, and the faults of the others. Keeps the objects of unchanged experiments."""
         off = {Path(name).stem for name in texts if name.endswith(OFF)}
         texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
         read, faults = dict[str, Experiment](), []

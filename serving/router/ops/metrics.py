@@ -153,7 +153,7 @@ A = TypeVar("A", bound=Balance | Pace)
 
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
-    """By arm and period, accounts that no reservation can have in common, the widest first."""
+    """Accounts by arm and period that no reservation can share, the widest first."""
     found: dict[tuple[str, ...], list[A]] = {}
     taken: set[tuple[str, ...]] = set()
     for account in sorted(accounts, key=lambda a: (a.channel != "*", a.campaign != "*")):

@@ -79,7 +79,7 @@ class TokenAuth(StrictModel):
 
 
 class Tracing(StrictModel):
-    """Where traces of requests are sent, and of how many."""
+    """Address that traces are sent to, and the share of requests that are traced."""
 
     endpoint: Annotated[Text, AfterValidator(_collector)]
     """URL of an OpenTelemetry collector that takes OTLP over HTTP, without /v1/traces."""
