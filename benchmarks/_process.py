@@ -42,10 +42,7 @@ def clock() -> Iterator[dict[str, float]]:
 
 
 def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Run a task in a new process, print a line about it, and add `peak_mib` to its figures.
-
-    Arguments go as JSON, paths as text.
-    """
+    """Run a task (arguments as JSON) in a new process, print a line, and add `peak_mib` to its figures."""
     name = f"{task.__module__}:{task.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="mtorl-bench-child-") as folder:
         answer, console = Path(folder) / "answer.json", Path(folder) / "console.txt"

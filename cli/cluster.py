@@ -60,8 +60,7 @@ def materialize(
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
 
-    # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
-    # volume.
+    # A missing registry or log fails, also before the first install: success would hide a lost volume.
     with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)

@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from cli import messages
 from cli.commands import BadRows, CommandGroup, Dataset, OwnDecisions, Trusted
 from cli.endings import exit_codes, stop
 
@@ -324,16 +325,16 @@ def forget(
         listed = users_file.read_text(encoding="utf-8").splitlines() if users_file else []
         users = frozenset(name for name in [*(user or []), *map(str.strip, listed)] if name)
         if not users and older_than is None:
-            raise LogError("whom to forget? Give --user, --users-file, or --older-than")
+            raise LogError(messages.NO_USERS())
         bucket = "://" in folder
         if not bucket and not Path(folder).is_dir():
-            raise LogError(f"{folder}: no such folder")
+            raise LogError(messages.NO_FOLDER(folder=folder))
         if bucket and (log or feature_repo):
-            raise LogError(f"{folder}: a bucket holds the lake alone; name --log and --feature-repo with a folder")
+            raise LogError(messages.BUCKET_ALONE(address=folder))
         if older_than is not None and older_than <= 0:
-            raise LogError(f"--older-than: expected a number of days above 0, got {older_than:g}")
+            raise LogError(messages.NO_DAYS(days=older_than))
         if bool(log) != bool(dataset):
-            raise LogError("--log and --dataset belong together: the file, and its description")
+            raise LogError(messages.LOG_AND_DATASET())
         origin = Origin.of(log, DatasetSpec.load(dataset)) if log else None
         now = datetime.now(UTC)
         before = None if older_than is None else now - timedelta(days=older_than)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cli import messages
 from cli.commands import BadRows, CommandGroup, Dataset, Epochs, Explore, OwnDecisions, Seed, Users
 from cli.endings import exit_codes, stop
 from mtorl.runtime.http import send_request
@@ -198,7 +199,7 @@ def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
         Experiments(Experiment.load(file) for file in served.values())
         found = {f"{file.stem}.yaml": in_force for file, in_force in served.items()}
         if len(found) < len(served):
-            raise ExperimentError("two of the files have one name: the router tells experiments apart by it")
+            raise ExperimentError(messages.SAME_NAME(files=[*served]))
     return found
 
 

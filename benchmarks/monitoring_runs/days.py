@@ -155,10 +155,7 @@ class Days:
 
 
 def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
-    """Add records to a lake as a router does: a file of each kind, of the newest decision's hour.
-
-    Fields without a column are null.
-    """
+    """Add records as a router does: a file of each kind, of the newest decision's hour; other fields are null."""
     for kind, rows in records.items():
         there = {field: f'"{field}"' if field in rows else "NULL" for field in sql_columns(kind)}
         typed = ", ".join(f'CAST({there[field]} AS {type_}) AS "{field}"' for field, type_ in sql_columns(kind).items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import messages
 from cli.commands import JsonOption, print_json
 from cli.endings import HARM, HELD, exit_codes, stop
 from cli.experiment.shared import ByOption
@@ -224,7 +225,7 @@ def named(folder: str, name: str, given: Path | str | None) -> str:
     else:
         found = named_by_router(state, name)
     if found is None and not state.exists() and "://" not in folder:
-        raise LogError(f"{folder}: no such folder; mtorl serve keeps the state of {folder}.yaml there")
+        raise LogError(messages.NO_STATE(folder=folder))
     if found is None:
-        raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")
+        raise LogError(messages.OPTION_NEEDED(option=name, folder=folder))
     return str(found)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import messages
 from cli.commands import JsonOption, print_json
 from cli.endings import HARM, HELD, exit_codes
 from cli.experiment.shared import ByOption, FilesArgument, StateOption, check_router, folders
@@ -59,7 +60,7 @@ def run(
 
         def views() -> Sequence[View]:
             if not runner.views:
-                raise Unavailable("the log has not been read yet: try again in a minute")
+                raise Unavailable(messages.LOG_NOT_READ())
             return runner.views
 
         with ExitStack() as stack:

@@ -37,8 +37,7 @@ TOUCHPOINTS_PER_PROCESS = 5_000_000
 """Of the windows folder. At 20 touchpoints in a window, these are 250,000 windows: 1,500 steps of 128 for training."""
 _COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, wherever the image has its scripts
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Without it, processes that are started again would look for each other where those before them were
-# (https://github.com/pytorch/pytorch/issues/135712).
+# Restarted processes would else meet at the previous address: https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime, with Trainer's policy for torch
 _MANAGER = "mtorl-kubeflow/pipelines"

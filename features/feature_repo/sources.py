@@ -246,8 +246,7 @@ def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], p
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # An hour that is `period` old no longer counts. It is a second change of the opposite sign, so that the sum at any
-    # time is the sum of all changes so far.
+    # Hours older than `period` are subtracted again, so the sum at any time is that of all changes so far.
     left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)

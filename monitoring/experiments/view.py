@@ -96,10 +96,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
-    """Whether no kill switch is on.
-
-    What is over has none. A file that can't be used shows what is in force, which is off for a draft.
-    """
+    """Whether no kill switch is on. A finished experiment has none; a draft that can't be used is off."""
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
     return experiment.enabled and not state.killed

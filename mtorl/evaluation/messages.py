@@ -37,5 +37,12 @@ INCUMBENT_DECISIONS = Words(
     "Wait for more. If none come, see `mtorl data compact`: it has to send probabilities (docs/incumbent.md). "
     "Until then, leave the parameter lake empty: that compares with the channel frequencies of the log",
 )
+NO_COMMON_DECISION = Words("no-common-decision", "no decision was taken by both policies")
+NO_USABLE_DECISION = Words("no-usable-decision", "every decision is left out, most of them for: {reason}")
+NO_INCUMBENT_PROBABILITIES = Words(
+    "no-incumbent-probabilities", "the incumbent sends no probabilities (a baseline sends them as its propensity)"
+)
+NO_CHALLENGER_PROBABILITIES = Words("no-challenger-probabilities", "the challenger's answers have no probabilities")
+NOT_MATURE = Words("decisions-not-mature", "outcomes of these decisions may still arrive")
 EXPOSED_NOTHING = Words("exposed-nothing", "no spend to compare at: {policy} exposed nothing in {count} decisions")
 EXPLORATION_SPENDS = Words("exploration-spends", "exploration alone spends {explored:.4g}: plan more or explore less")

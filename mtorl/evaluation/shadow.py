@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from mtorl.arrays import Bools, Floats
+from mtorl.evaluation import messages
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.gate import refusal
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
@@ -124,9 +125,9 @@ def _compared(both: pd.DataFrame, channels: Sequence[str], seed: int, resamples:
         reason = refusal(value)
     elif len(both):
         most = str(whether.mode()[0])
-        reason = f"no estimate may rest on any decision: {_WHY.get(most, most)}"
+        reason = _WHY[most]() if most in _WHY else messages.NO_USABLE_DECISION(reason=most)
     else:
-        reason = "there is no decision of both"
+        reason = messages.NO_COMMON_DECISION()
     return Compared(
         decisions=len(both),
         users=int(both["user_id"].nunique()),
@@ -139,10 +140,9 @@ def _compared(both: pd.DataFrame, channels: Sequence[str], seed: int, resamples:
 
 _UNSAID = "challenger_unsaid"
 _WHY = {
-    "no_probabilities": "the incumbent does not say with which probability it chose and exposed each channel "
-    "(a baseline says it with its propensity)",
-    "not_mature": "their outcomes may still come",
-    _UNSAID: "the challenger does not say with which probability it would choose and expose each channel",
+    "no_probabilities": messages.NO_INCUMBENT_PROBABILITIES,
+    "not_mature": messages.NOT_MATURE,
+    _UNSAID: messages.NO_CHALLENGER_PROBABILITIES,
 }
 
 

@@ -43,8 +43,7 @@ class State:
     since: float | None = None  # when its time there began to count, seconds since 1970; None for a draft
     killed: bool = False  # by a command; the file may pull the kill switch as well
     events: int = 0
-    # Fields of the incumbent's arm (`answering`); None: those of the file. A promoted challenger takes its place as it
-    # answered then, and a rollback restores it.
+    # Fields of the incumbent's arm (`answering`); None: as in the file. Promotions and rollbacks change them.
     incumbent: Mapping[str, Any] | None = None
     replaced: Mapping[str, Any] | None = None  # of a promotion: the incumbent's fields before
     fixed: Mapping[str, Any] | None = None  # `fixed_fields` when it began; None for a draft

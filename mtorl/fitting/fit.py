@@ -296,10 +296,7 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 def _calibrate(
     trained: Trained, val: WindowTable, trained_on: WindowTable, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble in place, on validation users; the metrics.
-
-    Training users help with the mean outcomes of channels only.
-    """
+    """Calibrate the ensemble on validation users; training users help with channels' mean outcomes only."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
     rows = pd.concat([trained_on.rows, val.rows])

@@ -165,10 +165,7 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Search, or continue a search.
-
-    SearchError: the folder holds another search, or no trial could be completed.
-    """
+    """Search, or continue a search. SearchError: the folder holds another search, or no trial was completed."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -64,8 +64,7 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # Given that v < share, v / share is uniform again: the whole part of its multiple draws the channel, and the rest
-    # draws whether to expose.
+    # For v < share, v / share is uniform: its multiple's whole part draws the channel, its fraction the exposure.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

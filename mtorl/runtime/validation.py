@@ -33,10 +33,7 @@ from mtorl.runtime.messages import UNREADABLE
 
 
 class StrictModel(BaseModel):
-    """A frozen model that converts nothing and has no further fields.
-
-    The text under a field is its description in the JSON schema.
-    """
+    """Frozen model without conversions or extra fields; the text under a field describes it in the JSON schema."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True

@@ -137,8 +137,7 @@ class SegmentWriter:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # After a failed sync the content behind the durable records is unknown: it is cut off, now if possible,
-            # and before the next append in any case.
+            # After a failed sync, cut off what follows the durable records: now if possible, else at the next append.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             self.close()

@@ -101,8 +101,7 @@ def _before_exec() -> None:
 
 def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> None:
     stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # Signals are blocked, not handled: the loop below takes them one by one, and the SIGTERM that is sent to the group
-    # does not end the supervisor itself.
+    # Blocked signals are taken by the loop below, and a SIGTERM to the group does not end the supervisor itself.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
         child = subprocess.Popen(command, preexec_fn=_before_exec)

@@ -16,6 +16,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.messages import LOG_AND_DATASET, NO_DAYS, NO_FOLDER, NO_USERS
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import write_log
 from mtorl.window.table import WindowTable
@@ -213,17 +214,17 @@ def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "whom to forget? Give --user, --users-file, or --older-than"),
-        (["--older-than", "0"], "--older-than: expected a number of days above 0"),
+        ([], NO_USERS()),
+        (["--older-than", "0"], NO_DAYS(days=0.0)),
         (["--user", "u1", "--users-file", "none.txt"], "none.txt"),
-        (["--user", "u1", "--log", "log.csv"], "--log and --dataset belong together"),
+        (["--user", "u1", "--log", "log.csv"], LOG_AND_DATASET()),
         (["--user", "u1", "--feature-repo", "none"], "none: no feature_store.yaml in this folder"),
     ],
 )
 def test_forget_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str], words: str) -> None:
     done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), *arguments])
     assert done.exit_code == 2 and words in done.output
-    assert "no such folder" in CliRunner().invoke(app, ["data", "forget", "none", "--user", "u1"]).output
+    assert NO_FOLDER(folder="none") in CliRunner().invoke(app, ["data", "forget", "none", "--user", "u1"]).output
 
 
 def test_compact_counts_and_says_what_decisions_teach(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.evaluation.messages import IMPOSSIBLE
+from mtorl.evaluation.messages import IMPOSSIBLE, NO_CHALLENGER_PROBABILITIES, NO_INCUMBENT_PROBABILITIES, NOT_MATURE
 from mtorl.evaluation.shadow import in_words, shadow_report
+from mtorl.runtime.message import Words
 from tests.messages import assert_says
 
 CHANNELS = ("search", "video")
@@ -126,16 +127,16 @@ def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"left_out": "no_probabilities"}, "the incumbent does not say"),
-        ({"left_out": "not_mature"}, "their outcomes may still come"),
-        ({"challenger_channel_probs": [[np.nan, np.nan]] * 500}, "the challenger does not say"),
-        ({"challenger_exposure_probs": [[np.nan, np.nan]] * 500}, "the challenger does not say"),
+        ({"left_out": "no_probabilities"}, NO_INCUMBENT_PROBABILITIES),
+        ({"left_out": "not_mature"}, NOT_MATURE),
+        ({"challenger_channel_probs": [[np.nan, np.nan]] * 500}, NO_CHALLENGER_PROBABILITIES),
+        ({"challenger_exposure_probs": [[np.nan, np.nan]] * 500}, NO_CHALLENGER_PROBABILITIES),
     ],
 )
-def test_where_probabilities_or_outcomes_are_missing_the_reason_is_said(changes: dict[str, Any], why: str) -> None:
+def test_where_probabilities_or_outcomes_are_missing_the_reason_is_said(changes: dict[str, Any], why: Words) -> None:
     found = report(world(500, 0.2, **changes))
     assert found["valued"] == 0
-    assert why in found["not_evaluable"]
+    assert_says(found["not_evaluable"], why)
     assert sum(found["not_valued"].values()) == 500
     assert found["agreement"]["challenger_exposes"] == 1.0
 
