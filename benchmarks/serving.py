@@ -32,9 +32,9 @@ from benchmarks.request_path.load import Plan
 from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
-CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
+CAPACITY_CONNECTIONS = 16  # of the router: about as many as it serves at once
 PATHS = ("sqlite", "redis", "predictor")  # the ledger, with TorchServe; or SQLite with the models on the predictor
-USERS = 500  # that are asked about
+USERS = 500  # users of the requests
 OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # loads, in the best closed loop's decisions a second
 ROUNDS = 5  # through all loads, so that other work on the machine slows each of them alike
 

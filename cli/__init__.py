@@ -2,5 +2,5 @@
 
 Reading order: `main.py` (the command and its groups), `run.py`, `data.py`, `model.py`, `search.py`,
 `pipeline.py`, `cluster.py`, `arm.py`, `ledger.py`, `versions.py`, `monitor.py`, `experiment/` (the commands),
-`commands.py` (help and shared options), `endings.py` (exit codes), `progress_bars.py`, `tables.py` (output).
+`messages.py`, `commands.py` (shared options), `endings.py` (exit codes), `progress_bars.py`, `tables.py` (output).
 """

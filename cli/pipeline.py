@@ -66,7 +66,7 @@ def upload(
     from pipelines.cluster import kfp_server
 
     with exit_codes(kfp_server.ServerError):
-        for file in files:  # before a server is asked
+        for file in files:  # before any request to a server
             kfp_server.pipeline_name(file)
         client = kfp_server.connect(*context.obj)
         for file in files:

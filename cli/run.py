@@ -137,7 +137,7 @@ def serve(
             of_run = experiment_of(run)
             states, models_port = {of_run.file: of_run.state}, port_of_models(of_run)
     first, *others = states.values()
-    files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
+    files: dict[str, Path] = {}  # files that the router reads; promotions change them
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
     stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
     with exit_codes(RuntimeError):

@@ -87,7 +87,7 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
             publish, given, keep=given.keep_versions, pipeline=pipeline, **models, **trained.lineage
         )
         profile.with_model_registry(profile.with_experiment(published))
-        if profile.cluster:  # on a laptop there is no server that goes on
+        if profile.cluster:  # on a laptop no server keeps running
             # What needs an experiment, a person rolls out for it.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)

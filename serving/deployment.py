@@ -82,7 +82,7 @@ def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[A
 def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Message | None:
     """The users that another model would reach; None: there are none."""
     about = {"version": version, "experiment": experiment.name}
-    if experiment.stage != "shadow":  # also while the kill switch is on: the experiment goes on afterwards
+    if experiment.stage != "shadow":  # also while the kill switch is on: the experiment may continue
         return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
     if arm.name == INCUMBENT:  # a promoted challenger is everybody's, until the incumbent's server has it
         return messages.SERVES_INCUMBENT(server=server, **about)
@@ -120,7 +120,7 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
                 raise DeployError(messages.CHANGED_MEANWHILE(server=name, now=now))
             return servers.serve(name, wanted.version, instead_of=wanted.instead_of)
         except (OSError, Conflict) as error:
-            if isinstance(error, Refused) or time.monotonic() >= until:  # what is refused once is refused again
+            if isinstance(error, Refused) or time.monotonic() >= until:  # a retry would be refused again
                 about = {"server": name, "version": wanted.version}
                 raise DeployError(messages.NOT_CHANGED(**about, error=error.args[-1])) from None
         time.sleep(_POLL_SECONDS)

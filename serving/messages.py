@@ -8,6 +8,12 @@ HEAD_TOO_LARGE = Words("head-too-large", "The head of a request may have {header
 REQUEST_TOO_SLOW = Words("request-too-slow", "The request did not arrive within {seconds:g} s.")
 INVALID = Words("invalid-request", "{fault}")
 MODEL_FAILED = Words("model-failed", "{fault}")
+NO_BODY = Words("no-body", "The request has no body. Send JSON with content-type {type}.")
+NOT_JSON = Words("body-not-json", "The body is not JSON: {fault}.")
+NO_REQUEST = Words("no-request", 'The body is no object with "instances" (v1) or "inputs" (v2).')
+WRONG_TENSOR = Words("wrong-tensor", 'Send one tensor under "inputs", with the name instances and datatype BYTES.')
+WRONG_SHAPE = Words("wrong-shape", "The data of the tensor instances is no list of the length in its shape.")
+WRONG_NUMBER = Words("wrong-number-of-items", "Send a list of 1 to {most} instances.")
 NO_ROUTE = Words("no-route", "{method} {path}: {detail}")
 
 KUBERNETES_REFUSES = Words("kubernetes-refuses", "Kubernetes: {status} {reason}")

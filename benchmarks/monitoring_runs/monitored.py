@@ -35,7 +35,7 @@ class DayResult(NamedTuple):
     """Of a day."""
 
     judged: bool  # whether enough days had been seen
-    kinds: frozenset[str]  # of the alarms that stand
+    kinds: frozenset[str]  # groups of the open alarms
     of_measures: bool  # whether one that is a ticket is about a measure
     of_columns: bool  # ... about a column
 

@@ -65,7 +65,7 @@ class Load:
         await asyncio.wait([self._ended], timeout=self._until - time.perf_counter())
         arriving.cancel()
         if self._ended.done():
-            self._ended.result()  # raises what it failed with: the measurement must not go on
+            self._ended.result()  # raises its error, which ends the measurement
         answered = {status: sorted(times) for status, times in self.times.items()}
         for transport in transports:
             transport.abort()

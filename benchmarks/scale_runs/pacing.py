@@ -66,7 +66,7 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
             used = client.info("cpu")
             return float(used["used_cpu_sys"] + used["used_cpu_user"])
 
-        for i in range(campaigns):  # what was spent in the morning
+        for i in range(campaigns):  # spend of the morning
             ledgers[0].reserve_all([spend(f"morning-{i}-{arm}", arm, i, budget / 4) for arm in ARMS])
         began, open_before = time.perf_counter(), list[Wanted]()
         cpu = dict.fromkeys(("leader_ms", "readers_ms", "redis_ms"), 0.0)

@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Output
 from components.component import component
 
 
-# Not cached: it writes to the volume, and leaves a log that is there as it is.
+# Not cached: it writes a log to the volume unless there is one.
 @component("put the log on the volume", cached=False, reads_log=True)
 def first_log(
     volume: str,

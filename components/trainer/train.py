@@ -28,7 +28,7 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-_RETRIES = 11  # ten minutes without the API server, while the job goes on
+_RETRIES = 11  # ten minutes without the API server; the job continues
 _LINES = 40  # of a failed pod's log
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
                 pass
             elif state.over and not unfinished:
                 with suppress(Conflict):
-                    # Of an attempt that did not remove it; another one uses its checkpoint.
+                    # Job of an earlier attempt; the new one uses its checkpoint.
                     api.delete(train_job.PLURAL, name)
             else:
                 unfinished = True
@@ -123,7 +123,7 @@ def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs
     """Log why pods of a job wait or have ended; returns the problems by pod. `told` holds those that were logged."""
     problems = dict[str, str]()
     api = KubernetesApi(api.namespace)  # a request that only explains is not retried: a lost node has no logs
-    with suppress(Refused, Unanswered):  # a training goes on without the right to read pods
+    with suppress(Refused, Unanswered):  # the training continues without the right to read pods
         pods = api.list("pods", f"{_POD_LABEL}={name}")
         problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}
         for pod, problem in problems.items():

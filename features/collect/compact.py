@@ -83,7 +83,7 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(KINDS):  # outcomes first: a decision in a closed hour has what was known of it
+        for kind in reversed(KINDS):  # outcomes first, so that a decision in a closed hour has its known outcomes
             # An hour in the future, by a clock that is ahead or an id that was made up, ends after the upload.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
@@ -144,7 +144,7 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
     if lake.forgotten() == forgotten:
         lake.supersede(files, KEPT_SECONDS)
         return hours
-    # A user who was forgotten meanwhile may be in the new files. The next run takes what is left.
+    # A user who was forgotten meanwhile may be in the new files; the next run removes them.
     for file in written:
         lake.delete(file)  # unless it was written without the user meanwhile, under another name
     return set()

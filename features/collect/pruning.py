@@ -87,7 +87,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
         GROUP BY arm, generation"""
     ).fetchall()
-    # What differs in the last digits, which depend on the order in which numbers were added, is alike.
+    # Sums differ in their last digits by the order of addition; such differences are ignored.
     return [
         Touchpoints(arm, name, rows if arm == LOG else round(rows / share), round(width, 9), newest)
         for arm, name, rows, width, newest in found
@@ -96,7 +96,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
     """Share of each generation's users to keep, by arm and generation, so that about `most_rows` rows are left."""
-    by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))  # names decide what is alike
+    by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))  # names break ties
     newest = {one.arm: one for one in by_age if one.arm != LOG}
     first = list(newest.values())
     others = sorted((one for one in reversed(by_age) if one not in first), key=lambda one: one.width, reverse=True)

@@ -53,13 +53,13 @@ _SQL = {
 class Learnable:
     """Training rows of collected decisions; `str()` gives a summary for people."""
 
-    decisions: int  # that were looked at
+    decisions: int  # decisions that were read
     opportunities: int
     exposures: int  # that took place, those included that are no opportunity
     left_out: dict[str, int]  # decisions that are no opportunity, by reason (`rules.py`)
     pruned: int = 0  # touchpoints that a training does not read, because there are too many
     incomplete: int = 0  # exposures that are no touchpoint, because they lack a column that must be there
-    share: float = 1.0  # of the users, chosen by their hash, whose decisions were looked at
+    share: float = 1.0  # share of users, by hash, whose decisions were read
 
     def __str__(self) -> str:
         unknown = "a column with `missing: error` is unknown; write `missing: unknown` if it may be"

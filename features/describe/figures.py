@@ -120,7 +120,7 @@ class Description:
     propensity_rare: int  # rows below mtorl.log.propensity.FLOOR
     propensities: tuple[tuple[str, int, int], ...]  # channel, bin, touchpoints
     quarantined: int = 0  # faulty rows that ingestion left out
-    faults: tuple[str, ...] = ()  # what was wrong with them
+    faults: tuple[str, ...] = ()  # faults of the quarantined rows
 
     @property
     def journeys(self) -> int:

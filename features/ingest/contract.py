@@ -54,7 +54,7 @@ class Fault:
     rule: str
     column: str  # as the file calls it
     count: int  # rows
-    example: str  # the value as it stands in the file
+    example: str  # the value as written in the file
     row: int  # of the example; 1 = the first row of data
     hint: str = ""
     file: str = ""  # name of a second file
@@ -83,7 +83,7 @@ class Rule(NamedTuple):
 class Stage:
     """Rules that can be checked together, on rows that broke no rule of an earlier stage."""
 
-    checked: tuple[Rule, ...]  # the ones of a column stand together
+    checked: tuple[Rule, ...]  # rules of one column are neighbours
     suspects: Suspects | None = None  # None: every row
 
     def rules(self) -> list[tuple[str, list[Rule]]]:

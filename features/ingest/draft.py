@@ -30,7 +30,7 @@ from mtorl.log.dataset import OUTCOMES, DatasetSpec, free_name
 from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime.files import naming_full_disk
 
-MOST_ROWS = 1_000_000  # that are looked at
+MOST_ROWS = 1_000_000  # rows that are read
 MOST_CHANNELS = 200
 _RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows, and a smaller share, is no channel
 _ROWS_OF_USER, _FEW_USERS = 100, 500  # more rows each of fewer users: a group of users rather than a user

@@ -50,7 +50,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
         for i, name in enumerate(texts)
         if (totals[f"decimal{i}"] or 0) > 0.5 * (totals[f"present{i}"] or 0)
     ]
-    if not decimal or spec.adapter != OWN:  # an adapter's layout is what it is
+    if not decimal or spec.adapter != OWN:  # an adapter's layout is fixed
         return ()
     return (messages.DECIMAL_CATEGORIES(columns=decimal),)
 
@@ -58,7 +58,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
     """The context and static columns that determine an outcome, or nearly."""
     inputs = (*spec.context, *spec.static)
-    outcomes = [name for name in spec.outcome_kinds if name != "cost"]  # what is paid may be known beforehand
+    outcomes = [name for name in spec.outcome_kinds if name != "cost"]  # the cost may be known before the decision
     if not inputs:
         return []
     counts = good.agg(

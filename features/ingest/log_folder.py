@@ -75,7 +75,7 @@ class RawLog:
 
     path: str = ""  # file or folder, or its address in an object store; empty runs the simulator
     dataset: str = SIMULATOR  # name of a built-in data set, or the path of a YAML
-    bad_rows: str = "fail"  # stops at a log with faulty rows; "quarantine" goes on without them
+    bad_rows: str = "fail"  # "fail" stops at faulty rows; "quarantine" continues without them
     users: int = 0  # to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all)
     seed: int = 7
 

@@ -32,7 +32,7 @@ class Exposures:
 
     touchpoints: Path
     users: Path
-    campaigns: bool  # whether all that `campaign_stats` counts is there
+    campaigns: bool  # whether the log has all columns that `campaign_stats` counts
 
 
 def write_exposures(

@@ -180,7 +180,7 @@ def _filled(values: pa.Array, default: str) -> pa.Array:
 class Materialized:
     """Counts of a run of `materialize`; times in microseconds since 1970."""
 
-    users: int  # of the log that it looked at
+    users: int  # users of the log that was read
     written: int  # rows of the online store that it changed
     newest: int  # when the newest touchpoint that counts became known
     until: int  # the same of the log, without exposures of a lake

@@ -108,13 +108,13 @@ class Feed:
                     records[of].append(type_.validate_python(record))
                 except ValidationError as error:
                     raise EventError(f"{kind}: {error}") from None
-            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):  # those were never shown
+            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):  # shadows are never shown
                 raise EventError(f"type: {kind} is not one of {', '.join(_TYPES)}")
         decisions = [record for record in records["decision"] if record["expose"] or record["withdrawn"]]
         gone = self._forgotten(decisions)
         decisions = [record for record in decisions if record not in gone]
         written = self._write(decisions, sorted(records["outcome"], key=_after_cancel))
-        if gone := self._forgotten(decisions):  # meanwhile, after their records were let in
+        if gone := self._forgotten(decisions):  # users forgotten after their records were accepted
             forget_online(self._repo, {record["user_id"] for record in gone})
         return len(written)
 

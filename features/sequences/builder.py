@@ -186,7 +186,7 @@ def build(
     shards = math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly every log is clean. Looking first would cost one more pass; what was written shows it as well.
+            # Nearly every log is clean, so faults are found in the output: checking first would cost one more pass.
             progress.report(0, shards, f"{size['rows']:,} rows")
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:

@@ -60,9 +60,9 @@ class Need(TypedDict):
 class Next(TypedDict):
     """The next phase, and when it comes."""
 
-    to: str | None  # the next phase, if it goes on by itself; null: that depends on what is found, or on a person
-    waits: list[str]  # what the stage machine waits for, in words
-    codes: list[str]  # of what it waits for, in the same order
+    to: str | None  # the next phase of a ramp; null: findings or a person decide it
+    waits: list[str]  # conditions that the stage machine waits for, in words
+    codes: list[str]  # codes of `waits`, in the same order
     needs: list[Need]
     not_before: str | None  # null: that time is past, or unknown
     expected: str | None  # at the rate so far, if that is later; null: it is not, or is unknown

@@ -107,7 +107,7 @@ def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[S
     entered = {str(event.to): event.at for event in moves}
     of_ramp: dict[str, RampStage] = {step.stage: step for step in experiment.ramp.stages} if experiment.ramp else {}
     shares = {str(stage): share for stage, share in CHALLENGER_SHARE.items()}
-    over = phase in OVER  # then, what was never reached is not on the way any more; what was skipped was
+    over = phase in OVER  # then unreached stages are left out, and skipped ones stay
     last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
     ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
     stages = [stage for stage in STAGES if stage in entered or stage in ramp or stage == phase]

@@ -32,7 +32,7 @@ class Comparison:
     gain: Gain
     budget_per_decision: float | None
     alpha: float
-    covariates: tuple[str, ...] = ()  # names of what is known, by which all lifts are adjusted
+    covariates: tuple[str, ...] = ()  # names of the covariates that adjust all lifts
 
     @cached_property
     def _arms(self) -> tuple[int, int]:

@@ -139,7 +139,7 @@ class ExperimentUsers:
     """The decisions of a verdict, while their tables exist."""
 
     counted: CountedDecisions
-    covariates: tuple[str, ...]  # names of what is known of a user beforehand
+    covariates: tuple[str, ...]  # names of what is known of a user before the experiment
     db: duckdb.DuckDBPyConnection  # with the tables of `hourly_sums.py`
     _stages: list[str]
     _arms: list[str]

@@ -36,7 +36,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# Of what a policy answered; empty: nothing is explored.
+# Exploration in a policy's answer; empty: none.
 _EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 _SETTING = {
     **{name: name for name in ("salt", "layer", "experiment_version", "stage", "arm", "assignment_probability")},
@@ -227,7 +227,7 @@ def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
             timed.setdefault(budget.campaign, []).append(budget)
     found = {}
     for campaign, own in timed.items():
-        # Of two zones, the campaign's own.
+        # If there are two time zones, use the campaign's own.
         longest = min([*own, *timed.get("*", ())], key=lambda each: (each.period != "day", each.campaign == "*"))
         found[campaign] = longest.period, longest.timezone
     return found

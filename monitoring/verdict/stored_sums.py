@@ -189,7 +189,7 @@ class _Sums:
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
         now = min(newest + 2 * HOUR, datetime.now(UTC))  # at most as late as that of `count_decisions`
         matures = timedelta(hours=hours or 0)
-        # What came until then is in closed hours; while no compaction runs, that stands still.
+        # Everything before is in closed hours; without compactions this time does not advance.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 

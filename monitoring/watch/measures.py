@@ -38,7 +38,7 @@ MOST_ARMS = 30  # of which predictions are measured: those with most decisions
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
 MOST_VALUES = 10_000_000  # of decisions that are in memory at one time, 8 bytes each, and twice for a moment
-MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
+MOST_RANKED = 200_000  # exposures of an arm that are ranked against their outcomes
 
 
 class Measured(NamedTuple):
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
     measure: str
     value: float
     se: float
-    size: float = 0.0  # what it is divided by: decisions, exposures, spend; 0: it is no ratio
+    size: float = 0.0  # denominator: decisions, exposures, spend; 0: no ratio
 
     @property
     def stream(self) -> str:

@@ -12,7 +12,7 @@ from monitoring.watch.state import RetrainRequest, State
 from monitoring.watch.stream_names import COLUMNS, labels_of
 
 COOL_DOWN = timedelta(days=7)  # from one request to the next
-_REASONS = (COLUMNS, "performance")  # groups: what a model reads, and what came beside what it predicted
+_REASONS = (COLUMNS, "performance")  # groups: the model's inputs, and outcomes against predictions
 
 
 def update_request(state: State, end: datetime) -> None:

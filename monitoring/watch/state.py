@@ -28,9 +28,9 @@ _LOCK = ".lock"
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
     "no_decisions",  # in the period
-    "closed",  # none in it, as always at this time of the week: no fault
-    "no_outcomes",  # of any exposure: nothing says that nothing came
-    "late_outcomes",  # of far fewer exposures than usual: the period is judged once they are there
+    "closed",  # no decisions, as usual at this time of the week
+    "no_outcomes",  # no exposure has an outcome: perhaps none were reported
+    "late_outcomes",  # far fewer exposures than usual have one: the period is judged later
     "future_times",  # many decisions are dated after the check
     "too_few_users",
     "no_model",  # none took a decision, or its artifact isn't found
@@ -87,7 +87,7 @@ class PastPeriod(_Part):
     value: float
     se: float = 0.0
     evident: bool = False  # it was unusual; of a column: above its threshold, and season does not explain it
-    alarmed: bool = False  # it tells nothing of healthy periods
+    alarmed: bool = False  # excluded from the healthy periods
 
 
 class Stream(_Part):

@@ -11,8 +11,8 @@ from mtorl.log.dataset import DatasetSpec, counted_gain
 
 COLUMNS = "context"  # the group of columns: of the context, and static ones
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
-OF_OUTCOMES = ("outcomes", "performance")  # groups that are about what came of decisions
-LAST_HOURS = "last_hours"  # not a group of streams: the look for columns that have no values just now
+OF_OUTCOMES = ("outcomes", "performance")  # groups about outcomes of decisions
+LAST_HOURS = "last_hours"  # no group of streams: the check for columns without recent values
 
 
 class Labels(NamedTuple):

@@ -215,7 +215,7 @@ class TrainedOn:
 
     name: str  # of the artifact
     version: str
-    users: tuple[str, ...]  # of those in question
+    users: tuple[str, ...]  # of the users in question
     places: tuple[Path, ...]  # folders with a copy of it
 
 

@@ -57,11 +57,11 @@ class TrainedPolicy:
     encoder: Encoder  # that the network was trained with
     spec: DatasetSpec
     params: PolicyParams  # of the decision rule
-    cost_cap: Mapping[str, float]  # highest possible cost of an exposure on each channel: what a server reserves
-    default_channel: str  # what a server answers with when it has no time or no data
+    cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel, which a server reserves
+    default_channel: str  # a server's answer without time or data
     metrics: Mapping[str, Any]  # plain numbers; null for what could not be computed
     reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
-    training_users: Fingerprints  # of all users that had a part in the training
+    training_users: Fingerprints  # of all users in the training
     data_fingerprint: str  # of the log that it was trained on
     git_revision: str  # of the code
     thresholds: ThresholdGrid | None = None  # of the reference's context columns
@@ -82,7 +82,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
         _write_json(unfinished / "policy.json", asdict(policy.params))
-        users, _ = pd.factorize(policy.reference["user_id"])  # which rows are of one user matters, and not who that is
+        users, _ = pd.factorize(policy.reference["user_id"])  # anonymous: only rows of one user must stay together
         reference = policy.reference.assign(user_id=[f"reference-{user}" for user in users])
         reference.to_parquet(unfinished / "reference.parquet", index=False)
         _write_json(unfinished / "metrics.json", policy.metrics)

@@ -61,7 +61,7 @@ def budget_curve(
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
             # Sums that should equal the budget may differ from it in the last digits.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
-            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # without any in a resample, there are no shares of it
+            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # a resample without gain has no shares
             share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain
             return share_of_gain
 

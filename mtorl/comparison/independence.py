@@ -119,7 +119,7 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
     yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
     for outcome in spec.immediate:
         values_B = rows[outcome].to_numpy(np.float64)
-        if np.ptp(values_B):  # else there is only the start of a journey to tell apart, as above
+        if np.ptp(values_B):  # else only the start of a journey differs, as above
             yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
     yield "touchpoints before", rows["step"].to_numpy(np.float64)
     user_B, users = pd.factorize(rows["user_id"])

@@ -75,7 +75,7 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 def run(job: Job, root: Path) -> None:
     """Do a job, unless its file is there."""
     path = _file(job, root)
-    if path.exists() and job.method != "score":  # a score is made again if there are answers of more methods
+    if path.exists() and job.method != "score":  # scores are computed again, since more methods may have answers
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:

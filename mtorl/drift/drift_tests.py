@@ -132,7 +132,7 @@ TESTS = (
     _distance("categorical", "jensenshannon", CategoricalDistance, floor=0.03),
 )
 
-# Problems of a column that no test can be asked of.
+# Problems of a column that no test applies to.
 UNTESTABLE: Mapping[str, Words] = {
     "no_values": Words("data_quality", "has no usable value", "no values"),
     "no_column": Words("data_quality", "is missing", "no column"),

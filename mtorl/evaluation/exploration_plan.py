@@ -70,7 +70,7 @@ class ExplorationPlan:
     """All options, and figures of both policies."""
 
     decisions: int
-    overlap: float  # 1 - total variation distance of what the policies do: expose a channel, or none
+    overlap: float  # 1 - total variation distance of the policies' actions: expose a channel, or none
     gain: float  # of the serving policy, per decision, by the model
     lift: float  # the difference to find, as a share of that gain
     options: list[Option]

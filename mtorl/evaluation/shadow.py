@@ -46,19 +46,19 @@ class Agreement(TypedDict):
 class Compared(TypedDict):
     """Some decisions, compared; plain values, ready for JSON."""
 
-    decisions: int  # that both policies took
+    decisions: int  # decisions taken by both policies
     users: int
-    agreement: Agreement | None  # None: there is no such decision
+    agreement: Agreement | None  # None without such decisions
     valued: int  # decisions that an estimate may rest on
     value: ValueDifference | None
-    not_evaluable: str | None  # why there is no value
+    not_evaluable: str | None  # reason why `value` is None
 
 
 class ShadowReport(Compared):
     """One challenger."""
 
     arm: str
-    model: str  # digest; empty: the challenger does not say
+    model: str  # digest; empty: not in the challenger's answers
     users_share: float  # of the users whose decisions are compared: below 1 if there are too many for one machine
     left_out: dict[str, int]  # decisions without a comparison, by reason
     not_valued: dict[str, int]  # compared decisions that no estimate may rest on, by reason

@@ -66,7 +66,7 @@ class ValueDifference(TypedDict):
     mean_weight: dict[str, float]  # of an exposure, over its expectation
     mean_weight_ci: dict[str, list[float]]
     impossible: dict[str, float]  # share of the arm's exposures that the log could not have made
-    forecast: dict[str, float]  # and of those of which forecasts speak, the impossible among them
+    forecast: dict[str, float]  # share of those that only forecasts value, impossible ones included
     gain_per_opportunity: dict[str, float]  # before the budget
     cost_per_opportunity: dict[str, float]
     budget_per_opportunity: float

@@ -294,11 +294,7 @@ class Experiment(StrictModel):
 
     @classmethod
     def load(cls, path: str | Path, tables: Path | None = None) -> Experiment:
-        """Read an experiment file; ExperimentError names the file and the field.
-
-        Args:
-            tables: Folder of its budget table; None: that of the file.
-        """
+        """Read an experiment file (`tables`: folder of its budget table); ExperimentError names file and field."""
         data = read_yaml(path := Path(path), "the experiment file", ExperimentError)
         try:
             return cls.from_dict(data, tables or path.resolve().parent)
@@ -316,11 +312,7 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: Path | None = None) -> Experiment:
-        """Build from plain values, as YAML gives them; ExperimentError names the field.
-
-        Args:
-            folder: Of its budget table; None: it has none.
-        """
+        """Build from plain values (`folder`: of its budget table); ExperimentError names the field."""
         return validated(cls, data, ExperimentError, folder)
 
 

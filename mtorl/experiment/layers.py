@@ -26,11 +26,7 @@ _NOBODY = 1e-12  # a share of users, below which it is an error of rounding
 
 
 class Experiments:
-    """Experiments that are in force together.
-
-    Raises:
-        ExperimentError: There is none, or two of them overlap.
-    """
+    """Experiments that are in force together. ExperimentError: there is none, or two overlap."""
 
     def __init__(self, experiments: Iterable[Experiment]) -> None:
         self._all = tuple(sorted(experiments, key=lambda one: (one.layer, one.layer_part, one.name)))

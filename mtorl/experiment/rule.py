@@ -46,7 +46,7 @@ def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return rows
 
 
-Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]  # rows, of which the first one that fits decides
+Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]  # the first row that fits decides
 
 
 def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collection[str]) -> Row | None:

@@ -29,7 +29,7 @@ from mtorl.experiment.stages import Ramp, RampStage, Stage
 from mtorl.runtime.message import Message, joined
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-STAGES: tuple[Stage, ...] = get_args(Stage)  # the phases in which somebody is asked or served, in the order of the ramp
+STAGES: tuple[Stage, ...] = get_args(Stage)  # phases with traffic, in the order of the ramp
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
 """Requirements that what happened at the beginning of a stage can leave unmet for as long as the stage lasts."""
@@ -52,7 +52,7 @@ class State:
 class ArmEvidence(NamedTuple):
     """Figures of an arm at the present stage."""
 
-    users: int  # whose decisions count; in the shadow, for whom it was asked
+    users: int  # users with counted decisions; in the shadow, users of its questions
     fallback_ratio: float = 0.0  # share of its decisions that were default actions; in the shadow, of its faults
     latency_seconds: float = math.nan  # 99th percentile; NaN: not known, as in the shadow
 
@@ -74,7 +74,7 @@ class Move(NamedTuple):
 
     to: Phase
     reason: Message
-    challenger: str | None = None  # who is promoted
+    challenger: str | None = None  # the promoted arm
 
 
 class Hold(NamedTuple):
@@ -90,7 +90,7 @@ class Requirement(NamedTuple):
     arm: str | None  # whose; None: the stage's
     found: float
     needed: float
-    words: Message  # what is lacking, where it is not met
+    words: Message  # what is missing, if the need is not met
 
     @property
     def met(self) -> bool:

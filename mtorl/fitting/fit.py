@@ -147,7 +147,7 @@ class TrainingSummary:
 def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
     """User, context and static columns of training users, with which requests are compared later."""
     if (decided := contexts(windows, spec, "train")) is not None:
-        # What a policy will be asked is all decisions, exposed or not.
+        # A policy decides on all opportunities, exposed or not.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
         return sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
     share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))

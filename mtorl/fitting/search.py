@@ -247,7 +247,7 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
     import optuna
     from optuna.trial import TrialState
 
-    # A sampler of its own for each trial: what it draws does not hang on how often the search was interrupted.
+    # Each trial has its own sampler, so its draws do not depend on interruptions of the search.
     seed = int(np.random.default_rng([config.seed, done]).integers(2**31))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):

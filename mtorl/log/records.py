@@ -51,7 +51,7 @@ FallbackReason = Literal[
     "no_account",  # no budget of the experiment is for this campaign and channel
     "no_baseline",  # the user's arm is the request's own baseline, and the request has none
     "repeated",  # another decision on the same request holds the reservation
-    "no_time",  # the deadline was over before all parts had been asked
+    "no_time",  # the deadline passed before all parts were called
     "log",  # the record did not become durable within the deadline
     "internal",  # a fault of the router itself
 ]

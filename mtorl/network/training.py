@@ -75,7 +75,7 @@ class TrainConfig:
     mu: Weight = 2.0  # of the reward loss; 0 trains without that task
     nu: Weight = 0.3  # of the cost loss
     lam: Weight = 0.05  # of the preference term
-    averaging: Share = 0.95  # of the running average of weights: what a step keeps of it
+    averaging: Share = 0.95  # share of the running average of weights that a step keeps
     hidden: Count = 64
     levels: Count = 2  # convolutions; dilation doubles at each
     heads: Count = 4

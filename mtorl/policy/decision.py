@@ -33,7 +33,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats, Ints
 
-LEAST_COST = 0.5  # of an exposure with what it saves later, as a share of its cost
+LEAST_COST = 0.5  # least total cost of an exposure (with later savings), as a share of its own cost
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))

@@ -83,11 +83,7 @@ class Words(NamedTuple):
     template: str
 
     def __call__(self, **values: Any) -> Message:
-        """Fill the words with values.
-
-        Raises:
-            TypeError: A value is missing, or one too many: a fault of the caller.
-        """
+        """Fill the words with values. TypeError, a fault of the caller: a value is missing, or one too many."""
         if values.keys() != (names := self.names):
             raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")
         text = _Lists().vformat(self.template, (), values)

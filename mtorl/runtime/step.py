@@ -100,7 +100,7 @@ def step() -> Iterator[None]:
         yield
         note("")
     except (OSError, InputError) as error:
-        if isinstance(error, shutil.Error) and is_disk_full(error):  # of all files of a folder: the first one says it
+        if isinstance(error, shutil.Error) and is_disk_full(error):  # the first file stands for all
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             note(f"{type(error).__name__}: {error}")

@@ -309,7 +309,7 @@ def instance_from_history(
     times = times[visible]
     outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
     for name, column_name in spec.outcome_times.items():
-        # A token shows what was known when it was decided on, as in training, and not what is known by now.
+        # A token shows the outcomes known at its decision, as in training, not those known now.
         known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
         outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {

@@ -37,7 +37,7 @@ SUFFIX = ".yaml"
 OFF = ".off"
 """Of the keys that switch an experiment off."""
 _SWITCHED_OFF = "switched off; the operator wrote this"
-_WRITTEN = f"{GROUP}/written"  # annotation: digest of what the operator wrote, by key
+_WRITTEN = f"{GROUP}/written"  # annotation: digest of each key that the operator wrote
 _SECONDS = (2.0, 3.0)
 log = logging.getLogger(__name__)
 

@@ -306,7 +306,7 @@ def _through_stages(
         ramp.step()
         if not ramp.waits:
             stack.wait_for_experiment()
-    if not ramp.over and not ramp.waits:  # it has just moved, and there is no more traffic
+    if not ramp.over and not ramp.waits:  # the last move came after the last traffic
         ramp.step()
     times(step, total, total, f"stage {ramp.phase}, {traffic.note()}")
     traffic.check(traffic.done)  # harm may have ended it

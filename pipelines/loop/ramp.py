@@ -55,7 +55,7 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
         expected[small] = CHALLENGER_SHARE[small] * users_at_once
     expected["50%"] = 0.5 * users
     return {
-        # Half of those who are expected: chance has its part in it.
+        # Half of the expected users, since arrivals are random.
         "stages": [
             {"stage": stage, "hours": 0, "users": max(1, round(number / 2))} for stage, number in expected.items()
         ],

@@ -205,7 +205,7 @@ class _Reports:
             together, self._waiting, self._next = self._waiting, [], None
             try:
                 await _post(self.session, "/v1/outcomes", {"outcomes": together})
-            except _Refused:  # of decisions that were made, and not of any: only what was shown has outcomes
+            except _Refused:  # an outcome of a decision must not be lost
                 raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
 

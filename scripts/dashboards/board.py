@@ -17,7 +17,7 @@ class Board(NamedTuple):
     """A dashboard."""
 
     name: str  # with the prefix `mtorl-` the uid by which addresses name it: it never changes
-    description: str  # what it answers
+    description: str  # the question that the board answers
     period: str  # how far back it looks at first, such as 6h
     alerts: Sequence[str]  # labels of its alerts, which are listed behind the numbers of the first section
     sections: Mapping[str, Sequence[Panel]]  # by title; the first section is what one looks at first, and has none

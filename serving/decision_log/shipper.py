@@ -171,7 +171,7 @@ class Shipper:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
-                # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping goes on.
+                # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping continues.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1

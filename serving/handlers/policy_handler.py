@@ -183,7 +183,7 @@ class PolicyHandler:
                     items[verb] += own
             except ValueError as error:
                 context.set_response_status(400, "Bad Request", i)
-                bodies[i] = {"error": str(error)}
+                bodies[i] = error.args[0].body
 
         answers = {PREDICT: self.predictions(items[PREDICT]), EXPLAIN: self.explanations(items[EXPLAIN])}
         for i, body, verb, share in asked:

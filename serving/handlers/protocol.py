@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serving import messages
+
 MAX_INSTANCES = 256  # in one request; with eight requests a batch this stays well inside the response timeout
 MAX_EXPLAINED = 4  # each takes as many windows as it has touchpoints, and decisions may wait for the same worker
 JSON_TYPE = "application/json"
@@ -36,20 +38,16 @@ def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
     """The JSON object of one of TorchServe's requests, None for an empty one; raises ValueError for anything else."""
     body = row.get("body", row.get("data"))
     if body is None:  # curl -d without a content type: TorchServe reads the JSON as the name of a form field
-        raise ValueError(f"no body; send JSON with content-type {JSON_TYPE}")
+        raise ValueError(messages.NO_BODY(type=JSON_TYPE))
     if isinstance(body, str | bytes | bytearray):
         if not body:
             return None
         try:
             body = json.loads(body, parse_constant=_no_constant)
-        except UnicodeDecodeError:
-            raise ValueError("the body is not UTF-8 text") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the body is not JSON: {error}") from None
-        except RecursionError:
-            raise ValueError("the body is nested too deeply") from None
+        except (ValueError, RecursionError) as error:  # also no UTF-8, a number of too many digits, too many brackets
+            raise ValueError(messages.NOT_JSON(fault=error)) from None
     if not isinstance(body, dict):
-        raise ValueError('the body must be an object with "instances" (v1) or "inputs" (v2)')
+        raise ValueError(messages.NO_REQUEST())
     return body
 
 
@@ -61,15 +59,15 @@ def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None
         if not isinstance(tensor, dict) or tensor.get("name") != "instances" or tensor.get("datatype") != "BYTES":
-            raise ValueError("inputs must be one tensor named instances with datatype BYTES")
+            raise ValueError(messages.WRONG_TENSOR())
         items = tensor.get("data")
         if not isinstance(items, list) or tensor.get("shape") != [len(items)]:
-            raise ValueError("instances: data must be a list, and shape its length")
+            raise ValueError(messages.WRONG_SHAPE())
         items = [_text_item(text) for text in items]
     else:
         items = body.get("instances")
     if not isinstance(items, list) or not 0 < len(items) <= verb.most:
-        raise ValueError(f"instances must be a list of 1 to {verb.most} instances")
+        raise ValueError(messages.WRONG_NUMBER(most=verb.most))
     return items
 
 
@@ -92,4 +90,4 @@ def _text_item(text: Any) -> Any:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(name)

@@ -35,7 +35,7 @@ class RedisLocation:
             scheme, _, kind = parts.scheme.partition("+")
             if scheme not in ("redis", "rediss") or kind not in ("", "cluster") or not parts.hostname or parts.fragment:
                 raise ValueError
-        except ValueError:  # its message may show what stands where a password would
+        except ValueError:  # its message may contain a password
             raise ValueError("not a path or a URL of the form redis://host:port/database?name=NAME") from None
         if parts.password is not None:
             raise ValueError(f"no password in the URL: it belongs into the environment variable {PASSWORD}")

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from serving import messages
 from serving.handlers.policy_handler import PolicyHandler
-from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
+from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, read_body, read_items, tensor_of
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
 from serving.predictor.micro_batcher import MicroBatcher
 
@@ -66,7 +67,7 @@ def _items(payload: Any, verb: Verb) -> list[Any]:
         else:
             body = read_body({"body": payload})  # text, where KServe knows the content type no better
         if body is None:
-            raise ValueError("no body")
+            raise ValueError(messages.NO_BODY(type=JSON_TYPE))
         return read_items(body, verb)
     except ValueError as error:
         raise InvalidInput(str(error)) from None

@@ -78,7 +78,7 @@ class Operator:
         self._clock: Callable[[], float] = time.time
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
-        self._faults: dict[str, str] = {}  # by object: what was logged last
+        self._faults: dict[str, str] = {}  # last logged fault of each object
         self._promoted: set[str] = set()  # objects to settle; after a restart, all of them
         self._found: dict[str, tuple[str, Findings]] = {}  # by name, with the salt: another one is another experiment
         self.routers = Routers()
@@ -231,7 +231,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
-            except Conflict:  # with what was found, unless another thing is to be looked for now
+            except Conflict:  # retry with these findings, unless the request has changed
                 log.info("%s has changed while its log was read", name)
 
     def _step(self, name: str, looked: dict[tuple[str, float], Findings]) -> None:
@@ -277,7 +277,7 @@ class Operator:
         with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else status.iso(found.since)}
-            # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
+            # For a draft, or before the first read of the log for this salt, figures belong to an earlier experiment.
             others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()

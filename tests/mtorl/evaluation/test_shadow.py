@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.evaluation.messages import IMPOSSIBLE, NO_CHALLENGER_PROBABILITIES, NO_INCUMBENT_PROBABILITIES, NOT_MATURE
+from mtorl.evaluation import messages
 from mtorl.evaluation.shadow import in_words, shadow_report
-from mtorl.runtime.message import Words
 from tests.messages import assert_says
 
 CHANNELS = ("search", "video")
@@ -119,7 +118,7 @@ def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
 def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
     found = report(world(2000, explored=0.0))
     assert found["value"] is None
-    assert_says(found["not_evaluable"], IMPOSSIBLE, share=pytest.approx(0.5, abs=0.05))
+    assert_says(found["not_evaluable"], messages.IMPOSSIBLE, share=pytest.approx(0.5, abs=0.05))
     assert found["agreement"]["same_channel"] == pytest.approx(0.5, abs=0.05)
     assert in_words(found)[-1].endswith(found["not_evaluable"])
 
@@ -127,13 +126,13 @@ def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"left_out": "no_probabilities"}, NO_INCUMBENT_PROBABILITIES),
-        ({"left_out": "not_mature"}, NOT_MATURE),
-        ({"challenger_channel_probs": [[np.nan, np.nan]] * 500}, NO_CHALLENGER_PROBABILITIES),
-        ({"challenger_exposure_probs": [[np.nan, np.nan]] * 500}, NO_CHALLENGER_PROBABILITIES),
+        ({"left_out": "no_probabilities"}, messages.NO_INCUMBENT_PROBABILITIES),
+        ({"left_out": "not_mature"}, messages.NOT_MATURE),
+        ({"challenger_channel_probs": [[np.nan, np.nan]] * 500}, messages.NO_CHALLENGER_PROBABILITIES),
+        ({"challenger_exposure_probs": [[np.nan, np.nan]] * 500}, messages.NO_CHALLENGER_PROBABILITIES),
     ],
 )
-def test_where_probabilities_or_outcomes_are_missing_the_reason_is_said(changes: dict[str, Any], why: Words) -> None:
+def test_missing_probabilities_or_outcomes_are_the_reason(changes: dict[str, Any], why: messages.Words) -> None:
     found = report(world(500, 0.2, **changes))
     assert found["valued"] == 0
     assert_says(found["not_evaluable"], why)

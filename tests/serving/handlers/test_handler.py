@@ -8,6 +8,7 @@ import pytest
 
 from mtorl.policy.decision import Forecast, decide
 from mtorl.window.window import WindowBatch
+from serving import messages
 from serving.handlers import policy_handler
 from serving.handlers.protocol import MAX_INSTANCES
 from tests.serving.handler_fixtures import (
@@ -163,32 +164,31 @@ def test_a_bad_item_gets_its_own_error_and_fails_no_other(bad: Any, message: str
 
 
 BAD_REQUESTS = [
-    {},
-    {"body": b"{"},
-    {"body": b"\xff\xfe\xfd"},
-    {"body": b"[1]"},
-    {"body": b"{}"},
-    {"body": b'{"instances": {}}'},
-    {"body": b'{"instances": []}'},
-    {"body": b'{"instances": [NaN]}'},
-    {"body": b'{"instances": [' + b"[" * 100_000 + b"]}"},
-    {"body": b'{"instances": [' + b"9" * 5000 + b"]}"},
-    {"body": json.dumps({"instances": [None] * (MAX_INSTANCES + 1)}).encode()},
-    {"body": b'{"inputs": []}'},
-    {"body": b'{"inputs": {"name": "instances"}}'},
-    v2("{}", name="x"),
-    v2("{}", datatype="FP32"),
-    v2("{}", shape=[2]),
-    v2("{}", data="{}"),
+    ({}, messages.NO_BODY),
+    ({"body": b"{"}, messages.NOT_JSON),
+    ({"body": b"\xff\xfe\xfd"}, messages.NOT_JSON),
+    ({"body": b"[1]"}, messages.NO_REQUEST),
+    ({"body": b"{}"}, messages.WRONG_NUMBER),
+    ({"body": b'{"instances": {}}'}, messages.WRONG_NUMBER),
+    ({"body": b'{"instances": []}'}, messages.WRONG_NUMBER),
+    ({"body": b'{"instances": [NaN]}'}, messages.NOT_JSON),
+    ({"body": b'{"instances": [' + b"[" * 100_000 + b"]}"}, messages.NOT_JSON),
+    ({"body": b'{"instances": [' + b"9" * 5000 + b"]}"}, messages.NOT_JSON),
+    ({"body": json.dumps({"instances": [None] * (MAX_INSTANCES + 1)}).encode()}, messages.WRONG_NUMBER),
+    ({"body": b'{"inputs": []}'}, messages.WRONG_TENSOR),
+    ({"body": b'{"inputs": {"name": "instances"}}'}, messages.WRONG_TENSOR),
+    (v2("{}", name="x"), messages.WRONG_TENSOR),
+    (v2("{}", datatype="FP32"), messages.WRONG_TENSOR),
+    (v2("{}", shape=[2]), messages.WRONG_SHAPE),
+    (v2("{}", data="{}"), messages.WRONG_SHAPE),
 ]
 
 
-@pytest.mark.parametrize("request_", BAD_REQUESTS, ids=range(len(BAD_REQUESTS)))
-def test_a_request_that_cannot_be_read_gets_status_400_and_fails_no_other(request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("request_", "words"), BAD_REQUESTS, ids=range(len(BAD_REQUESTS)))
+def test_an_unreadable_request_gets_400_and_fails_no_other(request_: dict[str, Any], words: messages.Words) -> None:
     (before, refused, after), context = ask(made(), v1(item()), request_, v1(item()))
     assert context.status == {1: 400}
-    assert list(refused) == ["error"]
-    assert refused["error"]
+    assert refused["error"] and refused["code"] == words.code
     assert before == after
     assert "error" not in before["predictions"][0]
 
