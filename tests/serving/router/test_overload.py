@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.properties import examples
 from tests.serving.router.admission_simulation import DEADLINE, Answers, Machine, simulate
 
 MOST_DEFAULT = 0.01  # of the answers
@@ -27,7 +28,7 @@ def overloaded(machine: Machine, seconds: float, seed: int = 0) -> tuple[Answers
 
 
 @pytest.mark.parametrize("speed", [2.0, 1.0, 0.5, 0.2, 0.1])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(examples(1, 2)))
 def test_at_twice_the_capacity_answers_are_in_full_and_few_are_lost(speed: float, seed: int) -> None:
     """Of the slowest machine two or three requests fill the deadline."""
     answers, share = overloaded(Machine(lambda now: speed), 12 / min(speed, 1.0), seed)
