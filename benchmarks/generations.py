@@ -136,7 +136,7 @@ def _half_width(row: dict[str, Any]) -> float:
 
 
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
-    """With so many test users, 80 % of what is better by a share of the value passes, since intervals narrow with them.
+    """Test users with which 80 % of models better by a share of the value pass, since intervals narrow with users.
 
     A gain passes in 80 % if it exceeds the half-width, which is 1.96 standard errors, by .84 more of them.
     """

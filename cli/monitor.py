@@ -1,4 +1,4 @@
-"""Commands of the monitor: checks of what is decided and of what comes of it, on a laptop as on a cluster.
+"""Commands of the monitor: checks of decisions and outcomes, on a laptop as on a cluster.
 
     mtorl monitor check --lake runs/latest/lake --registry runs/latest/registry
     mtorl monitor status                                # what the last check found, in words

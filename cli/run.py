@@ -181,7 +181,7 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 
 
 def silent_arms(router: str) -> dict[str, str]:
-    """Arms of the router's experiments that do not answer, and what it says of them; nothing while it can't say it."""
+    """Arms that do not answer, with the router's message; empty while the router itself does not answer."""
     try:
         problems = json.loads(send_request(f"{router}/health/ready", seconds=10).content)["problems"]
     except (OSError, ValueError):

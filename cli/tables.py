@@ -87,7 +87,7 @@ _COUNTS = {
 
 
 def print_build(manifest: Manifest, out: Path) -> None:
-    """Print what a folder of windows holds."""
+    """Print the content of a folder of windows."""
     table = Table("what", Column("count", justify="right"))
     for name, words in _COUNTS.items():
         table.add_row(words, f"{getattr(manifest, name):,}")

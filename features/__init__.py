@@ -1,4 +1,4 @@
-"""Features: from a raw log to what training reads and what a decision is based on.
+"""Turns a raw log into features, for training and for decisions.
 
 Reading order: `engine.py`, `ingest/`, `sequences/`, `feature_repo/`, `offline/`, `online/`, `describe/`,
 `forget/`, `data_folder.py`. The README has a line for each file.

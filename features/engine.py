@@ -148,7 +148,7 @@ class SparkEngine:
         return self.connection.read_parquet(str(Path(path).absolute()))
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write a table as Parquet, replacing what was there."""
+        """Write a table as Parquet, in place of an earlier one."""
         with replacing(Path(path).absolute()) as temporary:
             self._frame(table).write.parquet(str(temporary))
 

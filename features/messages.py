@@ -1,4 +1,4 @@
-"""Messages about logs and their descriptions: what is wrong, where, and what to do."""
+"""Messages about logs and their descriptions."""
 
 from mtorl.runtime.message import Words
 

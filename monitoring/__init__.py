@@ -1,4 +1,4 @@
-"""Everything after the traffic: the verdict of an experiment, the monitor's alarms, and the report of a run.
+"""Judges traffic: the verdict of an experiment, the monitor's alarms, and the report of a run.
 
 In reading order: `decision_log.py`, `verdict/`, `watch/` (the monitor), `experiments/` (what people see of
 experiments), `gauge_table.py`, `models_in_log.py`, `pipeline_runs.py`, `report.py` with its parts.

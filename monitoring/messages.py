@@ -1,12 +1,12 @@
-"""Messages of the monitor: what an owner should know, and why a period can't be judged."""
+"""Messages of the monitor for owners, and the reasons why a period can't be judged."""
 
 from mtorl.runtime.message import Words
 
 # Reasons of verdicts and of advice.
 NOTHING_LOGGED = Words("nothing-logged", "The log has no decision of it yet. Routers upload theirs every few minutes.")
 NOTHING_COUNTS = Words("nothing-counts", "No decision counts yet. {count:,} are left out: {why}{hint}.")
-WAITS_FOR_START = Words("waits-for-start", "It is a draft: all users get the incumbent, and no challenger is asked.")
-IN_SHADOW = Words("in-shadow", "All users get the incumbent, and what the challengers would have done is logged.")
+WAITS_FOR_START = Words("waits-for-start", "It is a draft: all users get the incumbent. Challengers get no requests.")
+IN_SHADOW = Words("in-shadow", "All users get the incumbent; the challengers' decisions are only logged.")
 NO_ROUTER_HERE = Words("no-router-here", "mtorl serve does not run here, so callers get no decision from it.")
 MONEY_LOW = Words(
     "money-low", "{left:,.2f} of {limit:,.2f}{of} are left. Once they are spent, no arm shows anything: raise `amount`."
@@ -16,8 +16,8 @@ MONEY_SHORT = Words(
     "{left:,.2f} of {limit:,.2f}{of} are left, for {lasts:,.0f} hours at the rate so far. The stages to come take "
     "{needed:,.0f}: raise `amount`.",
 )
-SILENT = Words("silent", "No decision has come for {silence}, since {since} UTC. The longest gap before was {usual}.")
-NOT_ASKED = Words("not-asked", "{silence} Callers do not ask, or the log does not arrive here.")
+SILENT = Words("silent", "No decision for {silence}, since {since} UTC. The longest earlier gap was {usual}.")
+NOT_ASKED = Words("not-asked", "{silence} Callers send no requests, or the log does not arrive here.")
 LOG_UNKNOWN = Words("log-unknown", "Its log can't be read, so it is unknown whether it wins: {fault}")
 NOT_IN_LOG = Words("not-in-log", "The log has no decision of {challenger}.")
 
@@ -32,6 +32,6 @@ OTHER_PERIODS = Words(
     "other-periods", "{path}: its periods have {hours} hours, not {wanted}. Name another state, or move it"
 )
 FUTURE_STATE = Words(
-    "future-state", "{path}: judged until {until}, which is not over yet: a clock was ahead. Move it away to learn anew"
+    "future-state", "{path}: judged until {until}, in the future: a clock was ahead. Move the file away to start again"
 )
 NO_CHECK = Words("no-check", "{state}: no check has been made. Run mtorl monitor check")

@@ -20,9 +20,9 @@ OFF_BY_HAND = Words("off-by-hand", "it was switched off in the ConfigMap. To swi
 
 # The incumbent's server after a promotion or its rollback.
 NOT_KNOWN = Words("not-known", "a model server can't be read or changed: {fault}")
-ROLLING_OUT = Words("rolling-out", "{name} is to serve {after} in place of {before}{problem}")
+ROLLING_OUT = Words("rolling-out", "{name} rolls out {after} in place of {before}{problem}")
 HANDED_OVER = Words("handed-over", "{name} serves {after} in place of {before}; the challenger's server is free")
-AT_ITS_ENDPOINT = Words("at-its-endpoint", "the incumbent's arm answers at {where}, and goes on there")
+AT_ITS_ENDPOINT = Words("at-its-endpoint", "the incumbent's arm answers at {where}, and continues there")
 WAITS_FOR_END = Words("waits-for-end", "{other} compares with what {name} serves: it is handed over when that is over")
 WAITS_FOR_OTHER = Words("waits-for-other", "{other} was promoted and needs what {name} serves till its next experiment")
 WAITS_FOR_DIGEST = Words("waits-for-digest", "{other} is over, but fixes digest {digest} at {name}: leave that out")
@@ -35,7 +35,7 @@ ROLLING_BACK = Words("rolling-back", "{name} is to serve {before} again, in plac
 ROLLED_BACK = Words("rolled-back", "{name} serves {before} again")
 NOTHING_TO_UNDO = Words("nothing-to-undo", "the incumbent's arm answers as before: nothing else had changed")
 GONE_ON = Words("gone-on", "{name} serves {served}, which came after the rollback and stays")
-VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, and its version before is unknown: roll that out")
+VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, and its previous version is unknown: roll that out")
 
 # Steps and files of experiments.
 FIXED_FIELDS = Words("fixed-fields", "{fields} may not change once it has begun. Change it back, or give a new salt")
@@ -45,7 +45,7 @@ TAKEN_BACK = Words(
     "the previous one. Write its arm as `- {line}`, or roll that promotion back first{hint}",
 )
 NOT_SETTLED = Words("not-settled", ". The model is not at the incumbent's own server yet: wait until this names it")
-KILL_NOT_WRITTEN = Words("kill-not-written", "{fault}\nit is off, but not kept: mend it and kill again, or it goes on")
+KILL_NOT_WRITTEN = Words("kill-not-written", "{fault}\nit is off, but not stored: repair that and kill again")
 CHANGED_MEANWHILE = Words("overtaken", "Something else happened while the log was read.")
 FORCE = Words("force", "force is about a promotion: set it to null, since a patch keeps it")
 UNSUPPORTED = Words("unsupported", "{why} Nothing supports a promotion; `force` promotes it without evidence.")
@@ -65,6 +65,6 @@ MODEL_GONE = Words(
 
 # Runs.
 RUN_AT_WORK = Words("run-at-work", "{folder}: another run is at work on this folder. Wait for it")
-NO_RUN = Words("no-run", "{root}: no run to go on with. Begin one without --resume")
-RUN_FINISHED = Words("run-finished", "{run}: the newest run is finished. Begin another one without --resume")
-RUN_DIFFERS = Words("run-differs", "{run}: can't go on: {changes}. Put it back, or begin another run without --resume")
+NO_RUN = Words("no-run", "{root}: no run to continue. Start one without --resume")
+RUN_FINISHED = Words("run-finished", "{run}: the newest run is finished. Start another one without --resume")
+RUN_DIFFERS = Words("run-differs", "{run}: can't continue: {changes}. Undo that, or start another run without --resume")

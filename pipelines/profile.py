@@ -85,7 +85,7 @@ class Profile:
         return self.on_volume("runs")
 
     def on_volume(self, name: str) -> str:
-        """A path below the folder, for what outlives a run; "" for nowhere."""
+        """Path below the folder for files that outlive a run; "" if there is no folder."""
         return f"{self.folder}/{name}" if self.folder else ""
 
     @property

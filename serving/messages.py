@@ -58,7 +58,7 @@ ENDED = Words("ended", "{part} has ended; {log}")
 PORT_TAKEN = Words("port-taken", "Port {port} of the models is taken. Choose another: mtorl serve --models-port PORT")
 NOT_UPLOADED = Words("not-uploaded", "{log}: the router does not upload to {lake}. Its next start uploads the rest.")
 NO_REPLAY = Words("no-replay", "the same item with the same u gets different answers: draw with u alone, for replays")
-SERVING_UNKNOWN = Words("serving-unknown", "Name what says which versions of {registry} serve: --lake, --state or -n")
+SERVING_UNKNOWN = Words("serving-unknown", "Unknown which versions of {registry} serve: give --lake, --state or -n")
 OWN_LOG = Words("own-log", "{link}: this experiment has its own log. To serve it with others, give it a new folder.")
 
 NO_VERSION_OF_ARM = Words("no-version-of-arm", "{file}: no version of {arm}. Write `{arm}: {version}` below `data`.")

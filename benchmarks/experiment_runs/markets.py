@@ -83,7 +83,7 @@ class Clicks(Market):
         )
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """Each user's own rate, for users that come back, (U,)."""
+        """Rate of each returning user, (U,)."""
         return rng.beta(1.0, 1.0 / self.rate - 1.0, users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:

@@ -102,7 +102,7 @@ def measure_day(folder: str) -> dict[str, Any]:
 
 
 def look_once(folder: str) -> dict[str, Any]:
-    """One look at one of ten experiments: verdict, evidence and channels."""
+    """Reads one of ten experiments once: verdict, evidence and channels."""
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.findings import findings_of
     from mtorl.experiment.experiment import Experiment

@@ -156,7 +156,7 @@ class _Played:
         return {"begin": self.memory[0][1], **then}
 
     def _body(self, part: int) -> dict[str, Any]:
-        """The same at either router."""
+        """Body of a request, equal for both routers."""
         first = part * PART
         return {"instances": instances(range(first, first + PART), random.Random(part), self.decisions // 10)}
 

@@ -1,4 +1,4 @@
-"""`mtorl experiment`: a file, its way through the stages, and what is known of it.
+"""`mtorl experiment`: an experiment's file, stages and results.
 
 In reading order: `app.py` (the group), `shared.py` (options), `files.py` (`init`, `check`), `log.py`
 (`plan`, `verdict`), `move.py`, `run.py` (`run`, `status`, `operator`); `table.py` prints.

@@ -1,4 +1,4 @@
-"""An experiment: its file, its way through the stages, and what is known of it.
+"""An experiment: its file, stages and results.
 
     mtorl experiment init first-day.yaml --dataset my-log.yaml
     mtorl experiment check first-day.yaml --dataset my-log.yaml

@@ -1,4 +1,4 @@
-"""Takes experiments from stage to stage, files on a laptop and objects on a cluster, and says what is known."""
+"""Takes experiments from stage to stage, files on a laptop and objects on a cluster, and shows results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lake becomes the next training log: decisions, their outcomes, and what a policy can learn from them.
+"""Turns the lake into the next training log: decisions, their outcomes, and which of them a policy may learn from.
 
 In reading order: `compact.py` (arrived files to closed hours), `rules.py` (which decisions teach something),
 `stored_rows.py` (each is judged once), `training_log.py` (touchpoints and opportunities, and what they teach in words),

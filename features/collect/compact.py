@@ -1,4 +1,4 @@
-"""Compacts the lake: what has arrived moves into the hours of its decisions, each closed hour in few sorted files.
+"""Compacts the lake: moves arrived records into the hours of their decisions, each hour in a few sorted files.
 
     print(compact(Lake.open("lake"), datetime.now(UTC)))
 
@@ -71,7 +71,7 @@ class Compacted:
 
 
 def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
-    """Move what has arrived into closed hours; after an OSError, the next run takes what is left.
+    """Move arrived records into closed hours; after an OSError, the next run takes the rest.
 
     A record of another version of the schema is a `LogError`.
     """

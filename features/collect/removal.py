@@ -43,7 +43,7 @@ _CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
 
 
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
-    """Note in a lake who is forgotten until now, and remove them; returns the rows that went, by kind.
+    """Note the users to forget in a lake, and remove them; returns the removed rows by kind.
 
     Hours that ended earlier than `before` go too. After an error, because the lake can't be read or written, run it
     again.
@@ -114,7 +114,7 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
 
 
 def unreadable(lake: Lake) -> list[str]:
-    """Files that a compaction has moved aside: it is unknown who is in them."""
+    """Files that a compaction has moved aside, with unknown users."""
     aside = pafs.FileSelector(UNREADABLE, recursive=True, allow_not_found=True)
     return sorted(info.path for info in lake.files.get_file_info(aside) if info.type == pafs.FileType.File)
 

@@ -48,8 +48,8 @@ _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# Stretches without money are few, while to sort all decisions of an account by time takes long. Those of some hours
-# together are those of all refusals: overlapping ones are one.
+# Periods without money are few, but sorting all decisions of an account takes long. Overlapping periods of several
+# hours are joined.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),

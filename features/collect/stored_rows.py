@@ -36,7 +36,7 @@ class _Block(NamedTuple):
 
     @property
     def sources(self) -> list[str]:
-        """The same if files were rewritten without a forgotten user, which stored rows have lost as well."""
+        """Sources of a block. A rewrite of files without a forgotten user keeps them: stored rows have lost it, too."""
         return [file.name.partition(".")[0] for file in self.decisions]
 
 
@@ -99,7 +99,7 @@ class Decided:
         return f"{time} < {instant(self.until)}" if self.until else "true"
 
     def _read(self, lake: Lake) -> bool:
-        """Find the files and rows of all decisions, and make those that are missing; False: do so again."""
+        """Find the files and rows of all decisions, and write missing ones; False: repeat."""
         self.lake = lake
         fresh, blocks = self._blocks()
         derived = Derived(lake, "judged", self._spec.name, [self._query, rank_among_copies("decision")])

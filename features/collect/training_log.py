@@ -1,4 +1,4 @@
-"""Writes what a training reads of the lake's decisions: touchpoints, added to a log, and opportunities.
+"""Writes a training's rows from the lake's decisions: touchpoints, added to a log, and opportunities.
 
     print(learnable("lake", spec))                       # how many decisions teach something, and how much
     add_decisions("lake", "data")                        # data: a folder of `features.ingest.log_folder.ingest`
@@ -133,7 +133,7 @@ def _learnable(db: Database, share: float) -> Learnable:
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:
-    """Keep about so many touchpoints (0: all) of a log without decisions, those of whole users; says it in words."""
+    """Keep about so many touchpoints (0: all) of a log without decisions, of whole users; returns a summary."""
     log = folder / LOG_FILE
     rows = rows_of(log)
     if not 0 < most < rows:

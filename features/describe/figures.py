@@ -201,7 +201,7 @@ def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
 
 
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """One row: what is missing in each column, and how far its values reach."""
+    """One row: number of missing values, minimum and maximum of each column."""
     figures: dict[str, Any] = {"rows": log.count()}
     own = (*spec.context, *spec.static, *spec.outcomes)
     names = {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}

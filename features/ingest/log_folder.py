@@ -185,7 +185,7 @@ def content_of(raw: RawLog) -> str:
 
 
 def check_unchanged(raw: RawLog, content: str) -> None:
-    """Raise a `LogError` if a log has changed: what was read may be half of the old state and half of the new one."""
+    """Raise a `LogError` if a log has changed: the rows read may be of two states."""
     if content_of(raw) != content:
         raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 

@@ -25,7 +25,7 @@ def marks(address: str) -> list[tuple[str, str]]:
 
 
 def copy(address: str, folder: Path) -> Path:
-    """Copy what is at an address, a file or a folder, into a new `folder`; returns where it is now."""
+    """Copy the file or folder at an address into a new `folder`; returns its new path."""
     store, root, files = _listing(address)
     total, done = sum(file.size for file in files), 0
     for file in files:
@@ -40,7 +40,7 @@ def copy(address: str, folder: Path) -> Path:
 
 
 def _listing(address: str) -> tuple[Any, str, list[Any]]:
-    """The store, the path in it, and what is there: the file, or the files below, without unfinished ones."""
+    """The store, the path in it, and the finished files there or below."""
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):

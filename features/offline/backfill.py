@@ -45,7 +45,7 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
 
 
 def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool = False) -> int:
-    """Write rows, one for each key, in short transactions, and return how many differed from what was stored.
+    """Write rows, one for each key, in short transactions; returns how many changed.
 
     `missing`: Only rows of keys that have none.
     """

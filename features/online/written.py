@@ -20,7 +20,7 @@ from mtorl.log.touchpoints import LogError
 
 
 class StoreEmptied(Exception):
-    """The store lost what was written to it before all was written."""
+    """The store lost rows before all were written."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""One challenger with the incumbent: the lift of each metric, from the users' sums.
+"""Compares one challenger with the incumbent: the lift of each metric, from the users' sums.
 
 comparison = Comparison(users, "challenger", gain, None, alpha)
 comparison.lift("click_per_decision")
@@ -25,7 +25,7 @@ _SHORTEST = 1 / 60  # hours of a stage with a single decision
 
 @dataclass(frozen=True)
 class Comparison:
-    """One challenger with the incumbent."""
+    """Comparison of one challenger with the incumbent."""
 
     users: Users
     challenger: str

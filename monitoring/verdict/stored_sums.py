@@ -156,7 +156,7 @@ class _Sums:
         return counted
 
     def delete_lost(self) -> None:
-        """Delete what was stored if records that were read are gone; the next look stores what is left."""
+        """Delete stored sums if records that they read are gone; the next look stores the rest."""
         if self._stored and self.log.lake.lost():
             for name in self._stored.values():
                 self.log.lake.delete(name)
@@ -182,7 +182,7 @@ class _Sums:
         return self._derived.files(*key)
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
-        """What is reduced with the arrived records, the other closed hours, oldest first, and when the past ends."""
+        """Files to reduce with the arrived records, the other closed hours (oldest first), and the end of the past."""
         lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
         arrived = lake.arrived("decision")
         decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))

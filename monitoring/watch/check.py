@@ -1,4 +1,4 @@
-"""One check: judges every period that is over, and looks for columns that have lost their values just now.
+"""Checks once: judges every finished period, and looks for columns that have just lost their values.
 
     state = run(Watched(lake, spec, sample_of), folder, now)
 
@@ -207,7 +207,7 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 
 
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
-    """Whether a period without decisions was without any on the last healthy occasions, too.
+    """Whether earlier healthy periods at this time of the week had no decisions, either.
 
     An occasion is healthy if there were decisions in the week before it: an outage of a week shows nothing. That holds
     for the period itself. A period of a week or longer has no time of the week.

@@ -37,7 +37,7 @@ class MonitorCollector(Collector):
         self._known = State()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges; while none can be read, those of the last state that could be."""
+        """The gauges; if the state can't be read, those of the last readable one."""
         try:
             read = State.read(self._path)
         except StateError:

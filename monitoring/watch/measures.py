@@ -71,7 +71,7 @@ class Counted(NamedTuple):
 
     @property
     def outcomes_missing(self) -> bool:
-        """Whether nothing is known of the outcomes of any exposure."""
+        """Whether no exposure has a known outcome."""
         return self.exposures > 0 and self.heard == 0
 
 

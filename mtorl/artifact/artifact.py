@@ -66,7 +66,7 @@ GRAPH_OUTPUTS = ("logits_BC", "reward_BC", "cost_BC", "state_distance_B", "futur
 
 
 class ArtifactError(InputError):
-    """The folder is not an artifact, or a file in it is not what was saved; the message names the file."""
+    """The folder is not an artifact, or a file in it has changed since; the message names the file."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class BoostedOutcomes:
         return self.of(Summary.of(batch, self.encoder))
 
     def of(self, summary: Summary) -> tuple[Floats, Floats]:
-        """The same of windows that are summarised already."""
+        """Answers for windows that are summarised already."""
         shape = len(summary.values_BF), len(self.encoder.channels)
         reward_BC, cost_BC = np.empty(shape), np.full(shape, self.constant_cost)
         for channel in range(shape[1]):

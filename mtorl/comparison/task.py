@@ -82,7 +82,7 @@ def by_time(table: WindowTable) -> Task:
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """The same windows with the last token as their only target, so that each row counts once."""
+    """Windows with their last token as the only target, so that each row counts once."""
     assert windows.targets is not None
     valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True

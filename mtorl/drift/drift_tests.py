@@ -105,7 +105,7 @@ def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_arra
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
-    """On one thread: those of BLAS wait for each other longer than sums of this size take."""
+    """Dot product on one thread: BLAS's threads would wait for each other longer than such a sum takes."""
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 

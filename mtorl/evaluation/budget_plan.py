@@ -1,4 +1,4 @@
-"""Plans money: what a budget earns, how it splits over campaigns and channels, and what more of it would bring.
+"""Plans a budget: its expected gain, its split over campaigns and channels, and the gain of a larger one.
 
     plan = budget_plan(Replay.of(rows, model, explore), rows, budget=500.0, traffic=Traffic.of(by_day, days=7))
     plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # of one more unit of money
@@ -51,7 +51,7 @@ class Traffic:
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """From the decisions on each whole day of a log. Days are taken to vary independently of each other."""
+        """Forecast from the decisions on each whole day of a log, assuming that days vary independently."""
         seen = np.asarray(by_day, dtype=np.float64)
         spread = float(seen.std(ddof=1)) if len(seen) > 1 else float(np.sqrt(seen.mean()))
         return cls(days * float(seen.mean()), spread * float(np.sqrt(days + days**2 / len(seen))))

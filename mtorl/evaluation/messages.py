@@ -7,13 +7,13 @@ NOT_PROVEN = Words("not-proven", "{difference}: not all above {least:g}")
 NOT_BETTER = Words("not-better", "{difference}: no gain over our own last model")
 NOT_WORSE = Words("not-worse", "{difference}: a gain, all above {least:+.4g}, {margin:.3g} of our last model's value")
 UNSETTLED = Words("unsettled", "{difference}: a gain, but not all above {least:+.4g}: an experiment can tell")
-TEST_USERS = Words("test-users", "the log says too little: {users} test users, at least {needed} are needed")
+TEST_USERS = Words("test-users", "the log has too few test users: {users} of {needed}")
 IMPOSSIBLE = Words(
     "impossible-exposures",
     "the log can't value the {arm}: no policy of the log could make {share:.0%} of its exposures, {most:.0%} may be at "
     "most. Let arms explore what to expose, and collect what they decide from then on by itself",
 )
-RESAMPLES = Words("resamples", "the log can't say how much they differ: too few resamples of its users have a value")
+RESAMPLES = Words("resamples", "the log can't show the difference: too few resamples of its users have a value")
 EFFECTIVE_SAMPLE = Words(
     "effective-sample",
     "the log says too little about the {arm}: its effective sample is {ess:.0f} of {rows:.0f} rows, at least "

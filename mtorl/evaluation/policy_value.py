@@ -67,7 +67,7 @@ def policy_value(
     selected_B: ArrayLike | None = None,
     resamples: int = 1000,
 ) -> PolicyValue:
-    """Estimate what a policy would have earned per row.
+    """Estimate a policy's gain per row.
 
     Args:
         policy: A channel that it would not spend on earns nothing.

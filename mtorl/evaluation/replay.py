@@ -123,7 +123,7 @@ class Replay:
         return Played(with_exploration(policy, scope, share), np.asarray(forecast.gain_BC), cost_BC)
 
     def _turns(self) -> list[Ints]:
-        """Each user's first decision, then each one's second ..."""
+        """Yield each user's first decision, then each user's second, and so on."""
         turn_B = pd.Series(self.user_B).groupby(self.user_B).cumcount().to_numpy()
         return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
@@ -148,7 +148,7 @@ class Replay:
         made: Played,
         uv_N2: Floats,
     ) -> None:
-        """Add what was exposed to the users' pasts; a past is a window without the present context."""
+        """Add exposures to the users' pasts; a past is a window without the present context."""
         spec = self.model.spec
         chosen = np.arange(len(rows)), np.minimum(channel_N, len(spec.channels) - 1)
         outcomes = self._draw(self.response.gain(made.forecast_BC)[chosen], uv_N2)

@@ -181,7 +181,7 @@ class _Noise:
         self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
 
     def of(self, weighed_BC: Floats, share: float) -> float:
-        """Of a value, or of a difference of values, by its probabilities of exposing, thinned to a share."""
+        """Part in a value, or in a difference of values, by its probabilities of exposing, thinned to a share."""
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 

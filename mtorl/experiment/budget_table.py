@@ -77,7 +77,7 @@ class BudgetTable:
         return made
 
     def kept_in(self, folder: Path) -> BudgetTable:
-        """The same table as a file in `folder`, which is written unless it is there; other such files stay."""
+        """Copy the table to a file in `folder` unless it is there; other such files stay."""
         name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
         if not (folder / name).exists():
             with replacing(folder / name, durable=True) as unfinished:

@@ -37,7 +37,7 @@ class Experiments:
                 raise ExperimentError(words)
 
     def __iter__(self) -> Iterator[Experiment]:
-        """All of them, in the same order on every router."""
+        """Iterate over all experiments, in the same order on every router."""
         return iter(self._all)
 
     def holds(self, experiment: Experiment) -> bool:

@@ -150,7 +150,7 @@ class Clock:
 
     @classmethod
     def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> Clock:
-        """By the ledger's time."""
+        """Clock of a budget that is paced by time, in the ledger's seconds."""
         schedule = pacing.schedule(limit.period, limit.timezone, began, now)
         first, last = schedule.times[0], schedule.times[-1]
         at = min(max(now, first), last)  # the period may have ended since the balances were read

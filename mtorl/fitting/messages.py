@@ -2,6 +2,6 @@
 
 from mtorl.runtime.message import Words
 
-NO_TRIAL = Words("no-trial", "no trial was completed: all diverged. Look for extreme inputs (mtorl data validate)")
+NO_TRIAL = Words("no-trial", "no trial was completed: all diverged. Check for extreme inputs (mtorl data validate)")
 OTHER_SEARCH = Words("other-search", "{folder}: holds a search with another {what}. Name another folder, or delete it")
 UNKNOWN_SETTING = Words("unknown-setting", "settings: unknown name {name}. Known: {known}")

@@ -40,7 +40,7 @@ class Parameter:
 
     @property
     def whole(self) -> bool:
-        """Whether only whole numbers will do."""
+        """Whether the setting takes whole numbers only."""
         return isinstance(self.default, int)
 
     @property

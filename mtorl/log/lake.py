@@ -111,7 +111,7 @@ class Lake:
             raise LogError(NO_LAKE(place=without_credentials(str(place)), reason=error)) from None
 
     def fixed(self) -> Self:
-        """The same lake with the files of one moment, for several queries that read the same records."""
+        """Lake with the files of one moment, so that several queries read the same records."""
         lake = type(self)(self.files, self.place)
         lake._fixed = {}
         return lake
@@ -129,7 +129,7 @@ class Lake:
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """The same lake with some of the closed files alone, and with the arrived ones or without."""
+        """Lake with only these closed files, and with or without the arrived files."""
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
         kinds: tuple[Kind, ...] = ("decision", "outcome")

@@ -41,7 +41,7 @@ def _column_alone(source: Any) -> Any:
 
 
 def _text_or_number(value: Any) -> Any:
-    """One fault, where a union has one for each of its types."""
+    """Reports one fault instead of one for each type of the union."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or (isinstance(value, str) and value.strip())):
         raise PydanticCustomError("value", "expected text or a finite number, got {given}", {"given": short(value)})

@@ -45,7 +45,7 @@ class Checkpoint:
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """The same file with more to its identity."""
+        """Checkpoint of the same file with more to its identity."""
         return replace(self, identity={**self.identity, **identity})
 
     def remove(self, members: int) -> None:

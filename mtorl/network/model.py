@@ -100,7 +100,7 @@ class CausalConv(nn.Module):
         return out_BHT.transpose(1, 2)
 
     def _as_product(self, h_BTH: Tensor) -> Tensor:
-        """The same for an exported graph, as one product of the joined taps and the weights.
+        """Equal to the convolution, for an exported graph: one product of the joined taps and the weights.
 
         How onnxruntime splits the sum of a convolution depends on the number of steps, that of a product does not: a
         graph then gives the same bits for any number of steps. It is faster there, too, whereas torch trains slower.

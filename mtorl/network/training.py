@@ -278,7 +278,7 @@ class TrainingLoop:
             checkpoint.save(state)
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
-        """This process's share of each batch that is left of the epoch, numbered from 1."""
+        """Yield this process's share of each remaining batch of the epoch, numbered from 1."""
         random = np.random.default_rng([self.config.seed, self.progress.epoch])
         done, skip = 0, self.progress.batch
         for place in random.permutation(len(self.data.train)):

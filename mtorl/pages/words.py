@@ -14,7 +14,7 @@ ABSENT = "—"
 
 
 def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
-    """The same function of a finite number, with true minus signs; `ABSENT` of anything else."""
+    """Extend a function of finite numbers: true minus signs, and `ABSENT` for anything else."""
 
     @wraps(show)
     def shown(value: Any, *args: Any, **options: Any) -> str:

@@ -72,7 +72,7 @@ class Schedule:
 
     @classmethod
     def even(cls, start: float, end: float) -> Self:
-        """The same share in every period of the same length."""
+        """Schedule with equal shares in periods of equal length."""
         return cls((start, end), (0.0, 1.0))
 
     @classmethod

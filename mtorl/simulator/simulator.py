@@ -80,7 +80,7 @@ class Simulator:
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """The same users after the log's end, round k on the k-th day after it; newcomers have no history."""
+        """Continue with the same users after the log's end, round k on the k-th day; newcomers have no history."""
         return Online(self, user_ids, rounds, seed, newcomers)
 
     @cached_property

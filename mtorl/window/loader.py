@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     clone_BT: Tensor  # whether the action head learns the channel
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device; from pinned memory without waiting."""
+        """Copy to another device; from pinned memory without waiting."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 

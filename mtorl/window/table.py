@@ -78,7 +78,7 @@ class WindowTable:
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def on_demand(self, split: str, targets: bool = False) -> StepWindows:
-        """The same windows, which are cut when they are read."""
+        """Windows that are cut when they are read."""
         steps = self._steps(split)
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 

@@ -135,7 +135,7 @@ def _named(name: str) -> str:
 
 
 def _create_pipeline(client: Any, name: str) -> str:
-    """Without a version: the SDK's `upload_pipeline` would give the first one the pipeline's own name."""
+    """Create a pipeline without a version: the SDK's `upload_pipeline` would name the first one like the pipeline."""
     from kfp_server_api import V2beta1Pipeline
 
     pipeline = V2beta1Pipeline(display_name=name, namespace=client.get_user_namespace() or None)

@@ -157,7 +157,7 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
 
 
 def _recurring_runs(client: Any) -> list[Any]:
-    """All of the namespace, the oldest first."""
+    """Recurring runs of the namespace, the oldest first."""
     found: list[Any] = []
     token = ""
     while True:

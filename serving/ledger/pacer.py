@@ -263,7 +263,7 @@ class Pacer:
             self._use(prices)
 
     def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
-        """Of all accounts in force, and of those that may return; in an order that seldom changes."""
+        """Prices of all accounts in force, and of those that may return, in an order that seldom changes."""
         return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
     def _use(self, prices: Prices) -> None:

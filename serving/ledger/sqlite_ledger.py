@@ -30,7 +30,7 @@ ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, part
     start = excluded.start, until = excluded.until, active = 1
 """
 _NEW = (0, "", "", 0, 0, 0)  # state of an account that is not known yet
-_BATCH = 500  # reservations that `expire` takes at once: decisions get in between
+_BATCH = 500  # reservations that `expire` handles at once; decisions run in between
 _FORGOTTEN = 4  # batches that a call forgets, once a second: more than a router can reserve
 
 

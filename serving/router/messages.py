@@ -3,7 +3,7 @@
 from mtorl.runtime.message import Words
 
 NOT_AUTHENTICATED = Words("not-authenticated", "No valid token. Send the header Authorization: Bearer TOKEN.")
-REQUEST_ID_REUSED = Words("request-id-reused", "{where}: its request_id has another request. Use an id of its own.")
+REQUEST_ID_REUSED = Words("request-id-reused", "{where}: another request has this request_id. Use a new one.")
 BODY_TOO_LARGE = Words("body-too-large", "The body has more than {most} bytes (setting max_body_bytes). Send less.")
 BODY_INCOMPLETE = Words("body-incomplete", "The connection was closed before the body was complete.")
 NOT_STORED = Words("not-stored", "The outcomes are not stored. Send all of them again: {error}")
@@ -21,5 +21,5 @@ ARM_ANSWERS = Words("arm-answers", "{error}")
 MODEL_CHANGED = Words("model-changed", "model {now} since {since}, {before} before: the verdict judges the newest")
 LOG_ENDED = Words("log-ended", "The thread of the decision log has ended. Restart the router.")
 EXPERIMENT_REFUSED = Words("experiment-refused", "{faults}. The previous version stays in force.")
-NOT_KEPT = Words("experiment-not-kept", "in force, but a restart would forget it: {error}")
+NOT_KEPT = Words("experiment-not-kept", "in force, but a restart would lose it: {error}")
 BUDGETS_DIFFER = Words("budgets-differ", "{difference}: the smallest amount counts")

@@ -101,6 +101,6 @@ def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Val
 
 
 def one_hot_text(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
-    """As `one_hot`; if not exactly one is 1, a text that names the fault and is no channel's name."""
+    """Like `one_hot`; unless exactly one is 1, a text that names the fault and is no channel's name."""
     chosen, count = one_hot(raw, names)
     return ibis.coalesce(chosen, count.cast("string") + f" of {len(names)} one-hot columns set")

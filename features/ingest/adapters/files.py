@@ -114,7 +114,7 @@ class MissingColumns(LogError):
 
 
 def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec) -> None:
-    """Check that every required column is there, once; a `MissingColumns` says what was probably meant."""
+    """Check that each required column is there once; `MissingColumns` suggests similar names."""
     for name in required:
         same = [other for other in names if other.lower() == name.lower()]
         if name in same and len(same) > 1:

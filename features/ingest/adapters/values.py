@@ -179,7 +179,7 @@ def _says_zone(form: str) -> bool:
 
 
 def with_point(value: ibis.Value) -> ibis.Value:
-    """Numbers with a decimal comma as numbers with a point; what is no such number stays no number."""
+    """Replace decimal commas by points; other texts stay no numbers."""
     text = value.strip()
     grouped = text.re_search(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
     point = ibis.ifelse(grouped, text.replace(".", ""), text).replace(",", ".")

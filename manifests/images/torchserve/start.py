@@ -16,7 +16,7 @@ CONFIG = Path(__file__).with_name("config.properties")
 
 
 def main() -> None:
-    """Check what is mounted, then become Java."""
+    """Check the mounted files, then become Java."""
     name = os.environ["MODEL_NAME"]
     store = REGISTRY / os.environ["MODEL_VERSION"] / "model-store"
     archives = sorted(store.glob("*.mar"))

@@ -347,7 +347,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
     known = ""
     if newest is not None:
-        # Not how old it is: that would be another message each minute.
+        # Without its age, which would make a new message each minute.
         late = ", and none has come for long" if newest["silence"] else ""
         known = f" (the newest decision in the log is of {newest['at'][:16].replace('T', ' ')} UTC{late})"
     words = messages.WAITING(reasons="; ".join(step.reasons), newest=known)

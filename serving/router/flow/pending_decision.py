@@ -349,7 +349,7 @@ class PendingDecision:
         }
 
     def _refused_until(self) -> str | None:
-        """None if nothing was refused, or for ever."""
+        """Time until which the budget refuses; None: it does not, or has no end."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())
