@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.messages import SAME_NAME
 from cli.run import served_files, share_log, silent_arms
 from pipelines.loop.run_folder import finish
 from serving.messages import OWN_LOG
@@ -42,7 +43,7 @@ def test_each_is_read_where_its_stages_are_put_into_force_unless_they_get_in_eac
     same = [made(tmp_path / name / "same.yaml", name=name, layer_part=part) for name, part in parts.items()]
     for files, words in (
         ([made(tmp_path / f"{name}.yaml") for name in parts], "autumn and spring decide"),
-        (same, "have one name"),
+        (same, SAME_NAME(files=same)),
     ):
         with pytest.raises(typer.Exit) as ended:
             served(*files)
