@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from serving.router.messages import STARTING
+from tests.properties import examples
 from tests.serving.router_fixtures import CONTEXT, Harness, instance, run, with_router
 from tests.serving.router_process import Process
 
@@ -41,8 +42,8 @@ def test_no_request_of_the_document_is_answered_otherwise(feast_repo: Path, tmp_
     (tmp_path / "features").symlink_to(feast_repo)
     with Process(tmp_path, auth=token, drills=True, deadline_ms=100) as process:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{process.url}/openapi.json"]
-        command += ["--header", f"Authorization: Bearer {TOKEN}", "--max-examples", "150", "--no-color"]
-        command += ["--seed", "1", "--generation-deterministic"]
+        command += ["--header", f"Authorization: Bearer {TOKEN}", "--no-color"]
+        command += ["--seed", "1", "--generation-deterministic", "--max-examples", str(examples(50, 150))]
         command += ["--phases", "examples,coverage,fuzzing", "--continue-on-failure"]
         # What the document can't say is refused as well: a time in the future, a baseline that is not on offer.
         command += ["--exclude-checks", "positive_data_acceptance"]
