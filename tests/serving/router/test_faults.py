@@ -162,12 +162,11 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any, wa
         if restart_redis:
             time.sleep(3)
             restart_redis()
-        assert wait_for(lambda: mostly_decided(traffic), 240), traffic.reasons
+        assert wait_for(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240), traffic.reasons
         # An outcome that the disk or the store can't take is asked for again. So is a decision, by 429 alone, for which
         # a machine that is busy with other work has no room. Most are answered: a part that fails is no sign of load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
-        assert sum(traffic.reasons.values()) > 100 and traffic.reasons[None] > 50
         os.killpg(stack.pids["router"], signal.SIGKILL)
         assert wait_for(lambda: traffic.broken > 0, 60)
         stack.stop()
