@@ -101,8 +101,8 @@ def paper(
 ) -> None:
     """Compare MTORL with its ablations and with other methods, on the same windows, splits and metrics.
 
-    Less than an hour on two cores for both samples, ten minutes with --repeats 1. Stop it whenever you like: the same
-    command goes on from there.
+    Less than an hour on two cores for both samples, ten minutes with --repeats 1. You may stop it: the same
+    command continues.
 
         mtorl benchmark paper --kuairand kuairand_sequence.csv.gz --criteo criteo_sequence.csv.gz
 

@@ -40,7 +40,7 @@ class Spark:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._session = SparkSession.active()
-        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it reads no such file at all
+        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # without it, Spark refuses such files
         self._kept: list[DataFrame] = []
 
     def execute(self, query: str, /) -> _Answer:

@@ -62,7 +62,7 @@ class Facts:
 
     @property
     def flag(self) -> bool:
-        """Whether every value says that something happened, or that it did not."""
+        """Whether every value is a yes or a no."""
         return self.present > 0 and self.flags == self.present
 
     @property

@@ -30,7 +30,7 @@ from mtorl.evaluation.value_difference import ARMS
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import Message
 
-MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures of which the log can say nothing
+MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures that the log could not have made
 
 MIN_USERS = 20  # fewer users say too little of how much users differ, however many decisions they have
 

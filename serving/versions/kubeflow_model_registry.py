@@ -55,7 +55,7 @@ def _register(version: Path, url: str) -> str:
         name,
         _uri(version, os.environ.get("MTORL_CLAIM", "")),
         version=number,
-        model_format_name="mtorl",  # as the ServingRuntime names it
+        model_format_name="mtorl",  # the name in the ServingRuntime
         model_format_version="1",
         metadata=_properties(lineage),
     )
