@@ -22,6 +22,7 @@ from mtorl.log.records import Kind, unit_hash
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.test_compact import Killed
 from tests.lakes import id_of, upload
+from tests.properties import examples
 
 START = datetime(2026, 3, 1, 20, tzinfo=UTC)
 NOW = START + timedelta(hours=6)
@@ -124,10 +125,10 @@ def test_what_is_interrupted_anywhere_is_completed_by_the_next(tmp_path: Path, m
 def test_a_compaction_at_work_does_not_bring_the_user_back(
     is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user is forgotten at each of the moments at which a compaction touches the lake."""
+    """A user is forgotten at each of the moments at which a compaction touches the lake, or at every other one."""
     names = ("put", "forgotten", "supersede")
     real = {name: getattr(Lake, name) for name in names}
-    for after in count():
+    for after in count(int(is_killed), examples(2, 1)):
         folder = tmp_path / str(after)
         fill(folder, number=15)
         fill(folder, first=5, number=15, router="s")
