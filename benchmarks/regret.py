@@ -2,6 +2,7 @@
 
     python benchmarks/regret.py --json FILE             # ten markets; FILE is written after each
     python benchmarks/regret.py --json FILE --resume    # keep the markets that FILE has
+    python benchmarks/regret.py --json FILE --larger 24000    # add three markets with a longer log
     python benchmarks/regret.py --quick                 # one small market, 5 rounds
 
 In each market MTORL is trained on some users; held-out ones are served for 5, 15 and 40 rounds, with the same money for
@@ -16,12 +17,14 @@ expose, the value of the future, the choice of the channel, and the soft draw wi
 on the machine's speed.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 from _environment import environment, finish, kept_markets, parser
 
 from benchmarks.regret_runs.market import market
-from benchmarks.regret_runs.table import regret_tables
+from benchmarks.regret_runs.table import BEST, TARGETS, regret_tables
 from mtorl.simulator.simulator import SimulatorConfig
 
 SEEDS = tuple(range(1, 11))
@@ -30,13 +33,20 @@ SEEDS = tuple(range(1, 11))
 def main() -> None:
     options = parser(__doc__, "one market of 1,000 users, two epochs, 5 rounds")
     options.add_argument("--resume", action="store_true", help="keep the markets of FILE; measure the others")
+    options.add_argument("--larger", type=int, metavar="USERS", help="three markets of so many users, beside FILE's")
     arguments = options.parse_args()
     settings: dict[str, Any] = {"users": SimulatorConfig.users, "epochs": 12, "rounds": [5, 15, 40]}
     if arguments.quick:
         settings = {"users": 1000, "epochs": 2, "rounds": [5]}
     figures = {"settings": settings, "markets": {}, "environment": environment("torch", "numpy", "lightgbm")}
-    if arguments.resume:
-        figures["markets"] = kept_markets(options, arguments.json, settings)
+    if (arguments.resume or arguments.larger) and kept_markets(options, arguments.json, settings):
+        figures = json.loads(Path(arguments.json).read_text())
+    if arguments.larger:
+        larger = figures.setdefault("larger", {}).setdefault(str(arguments.larger), {})
+        shorter = {**settings, "users": arguments.larger, "rounds": list(map(int, TARGETS))}
+        for seed in SEEDS[:3]:
+            larger[str(seed)] = market(seed, **shorter, played=("served", BEST))
+            finish(figures, arguments.json)
     for seed in SEEDS[:1] if arguments.quick else SEEDS:
         if str(seed) not in figures["markets"]:
             figures["markets"][str(seed)] = market(seed, **settings)

@@ -1,6 +1,7 @@
 """One market: a training on some of its users, and what each policy earns from the others with the same budget."""
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ DECISIONS = 12_000  # of a policy, at most: fewer users are served in more round
 DEPTHS = (1, 2, 3)  # of the informed policy: later opportunities
 
 
-def market(seed: int, users: int, epochs: int, rounds: tuple[int, ...]) -> dict[str, Any]:
-    """Clicks a decision and share of the budget spent, by number of rounds and policy."""
+def market(
+    seed: int, users: int, epochs: int, rounds: tuple[int, ...], played: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Clicks a decision and share of the budget spent, by number of rounds and policy; None plays all policies."""
     simulator = Simulator(SimulatorConfig(users=users, seed=seed))
     log = simulator.log()
     ids = log["user_id"].drop_duplicates()
@@ -40,11 +43,12 @@ def market(seed: int, users: int, epochs: int, rounds: tuple[int, ...]) -> dict[
         assert trained is not None
         incumbent = fit_incumbent(str(root / "windows"), str(root / "incumbent"))
         each = {"incumbent": policy_of(incumbent, None), **policies(simulator, trained, seed)}
+        each = {name: policy for name, policy in each.items() if played is None or name in played}
         for number in rounds:
             found[str(number)], served = {}, held_out[: DECISIONS // number]
             for name, policy in each.items():
-                played = play(simulator, policy, served, number, seed, budget, price)
-                found[str(number)][name] = {"value": played.value, "spent_share": played.spent_share}
+                gained = play(simulator, policy, served, number, seed, budget, price)
+                found[str(number)][name] = {"value": gained.value, "spent_share": gained.spent_share}
             values = "  ".join(f"{name} {one['value']:.4f}" for name, one in found[str(number)].items())
             print(f"seed {seed}, {number:2} rounds, {len(served)} users: {values}", flush=True)
     return found

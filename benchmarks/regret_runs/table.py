@@ -48,7 +48,7 @@ def regret_tables(figures: Figures) -> str:
             "clicks a decision": lambda name, of=of_policy: f"{of[name].mean():.4f}",
         }
         text += f"\n**{rounds} opportunities a user**\n\n{table_of(columns, list(SHOWN))}"
-    parts = [_losses(values), _future(values), _aims(figures["markets"], values)]
+    parts = [_losses(values), _future(values), _longer_log(figures), _aims(figures["markets"], values)]
     return "\n".join([text, *parts]) + measured_on(figures, "regret.py")
 
 
@@ -56,7 +56,8 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
     """Clicks a decision by policy, a market each; of the constant channels, the best in hindsight."""
     names = next(iter(markets.values()))[rounds]
     found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
-    return {**found, "constant": np.max([found[f"only_{channel}"] for channel in CHANNELS], axis=0)}
+    constant = [values for channel in CHANNELS if (values := found.get(f"only_{channel}")) is not None]
+    return {**found, "constant": np.max(constant, axis=0)} if constant else found
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
@@ -92,6 +93,19 @@ def _future(values: Mapping[str, dict[str, Floats]]) -> str:
     heads = ["rounds", "with it against without, both greedy", "least", "as served against without, greedy"]
     heads += ["markets with at least +1 %", "markets where it is on"]
     return "**What the network's value of the future earns**\n\n" + table(heads, rows)
+
+
+def _longer_log(figures: Figures) -> str:
+    """Share that the served policy reaches with longer logs, in the same seeds."""
+    sizes = {str(figures["settings"]["users"]): figures["markets"], **figures.get("larger", {})}
+    common = [seed for seed in figures["markets"] if all(seed in markets for markets in sizes.values())]
+    rows = []
+    for users, markets in sizes.items():
+        of_seeds = {seed: markets[seed] for seed in common}
+        values = (_values(of_seeds, rounds) for rounds in TARGETS if rounds in of_seeds[common[0]])
+        rows.append([f"{int(users):,}", *(_share(of["served"] / of[BEST]) for of in values)])
+    heads = ["users of the log", *(f"{rounds} rounds" for rounds in TARGETS)]
+    return f"**MTORL as served with a longer log**, seeds: {', '.join(common)}\n\n" + table(heads, rows)
 
 
 def _aims(markets: Figures, values: Mapping[str, dict[str, Floats]]) -> str:
