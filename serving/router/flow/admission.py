@@ -1,12 +1,14 @@
 """Limits the requests in flight to as many as are answered in full and in time, on any machine.
 
-By Little's law, `requests inside = answers a second * seconds inside`. So the limit follows latency, not failures, as
-in TCP Vegas (1995): an answer below the target latency raises the limit, one above lowers it, in proportion to the
-difference. The limit rises only while it is used, and falls whenever several requests at once were too many.
+By Little's law, `requests inside = answers a second * seconds inside`. So the limit follows latency, as in TCP Vegas
+(1995): an answer below the target latency raises it, one above lowers it, in proportion to the difference. A late
+answer is a congestion event, which cuts the limit, as in TCP Reno (1990). If a machine stalls, all requests inside are
+late together, at any limit: so late answers within one deadline are one event. The limit rises only while it is used.
 
 How far the target must lie before the deadline depends on the variance of latencies, which differs between machines. So
-the target tracks a quantile (Robbins and Monro, 1951): a late answer lowers it, the others raise it a little, until
-`_LATE_SHARE` of the answers are late. An answer that lacks something because a part is broken counts for neither.
+the target tracks a quantile (Robbins and Monro, 1951): an event lowers it, and answers in time raise it a little, until
+one event comes for `_TARGET_CUT / _TARGET_RISE` answers for each request inside. An answer that lacks something because
+a part is broken counts for neither.
 
 A request that finds no room waits in turn for a part of the deadline. If so many wait that it would wait longer, it is
 refused at once (`full`, which the HTTP connection reads before a request becomes a task).
@@ -22,12 +24,12 @@ from time import perf_counter
 from serving.router.ops.metrics import Stage
 
 _INITIAL = 8  # the limit at the start
-_STEP = 0.01  # of the limit, for an answer that took no time at all
+_STEP = 0.6  # requests, for an answer that took no time at all
+_CUT = 0.4  # of the limit, for a congestion event
 _TARGET = 0.5  # in deadlines, at the start
-_LOWEST_TARGET, _HIGHEST_TARGET = 0.2, 0.6
-_TARGET_STEP = 0.01  # of the target, for a late answer
-_LATE_SHARE = 0.004  # of the answers, in the long run
-_LATE_TIME = 2.2  # in targets: latency that a late answer counts with; its true one is unknown
+_LOWEST_TARGET, _HIGHEST_TARGET = 0.25, 0.6
+_TARGET_CUT = 0.1  # of the target, for a congestion event
+_TARGET_RISE = 0.001  # of the target, for as many answers in time as there are requests inside
 PATIENCE = 0.15  # in deadlines: how long a request waits for room
 _REFUSAL = 0.5  # in deadlines
 _MEMORY = 0.05  # weight of an answer in the mean latency
@@ -76,6 +78,7 @@ class Admission:
         self._most = most
         self._seconds = seconds
         self._mean = 0.0  # latency of recent answers, seconds
+        self._event_ends = 0.0  # until when late answers belong to the last congestion event
         self._left = 0.0  # when the last answer left
         self.refusal_seconds = _REFUSAL * seconds  # until a refusal is sent: callers may retry at once
         self._patience = PATIENCE * seconds
@@ -140,11 +143,11 @@ class Admission:
         crowded = request.late and self.inside > 1  # one alone is late for other reasons than load
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
-        if request.late:
-            seconds = _LATE_TIME * self.target
-            self.target *= 1 - _TARGET_STEP
-        else:
-            self.target *= 1 + _TARGET_STEP * _LATE_SHARE
-        self.target = min(max(self.target, _LOWEST_TARGET * self._seconds), _HIGHEST_TARGET * self._seconds)
-        step = _STEP * (1 - min(seconds, self._seconds) / self.target)
-        self.limit = min(self._most, max(1.0, self.limit * (1 + step)))
+        if not request.late:
+            self.target = min(self.target * (1 + _TARGET_RISE / self.limit), _HIGHEST_TARGET * self._seconds)
+            rise = _STEP * (1 - min(seconds, self._seconds) / self.target)
+            self.limit = min(self._most, max(1.0, self.limit + rise))
+        elif self._left >= self._event_ends:
+            self._event_ends = self._left + self._seconds
+            self.target = max(self.target * (1 - _TARGET_CUT), _LOWEST_TARGET * self._seconds)
+            self.limit = max(1.0, self.limit * (1 - _CUT))

@@ -1,8 +1,8 @@
 """A server under load in virtual time: the real `Admission` before a simulated machine.
 
 The machine works on one batch at a time, of what waits, up to eight requests: 1 ms and .7 ms for each request, times a
-log-normal factor, divided by its speed. A refusal costs it .04 ms. A request that is not done by 0.85 of its deadline
-gets the default action.
+log-normal factor, divided by its speed. It may stall for 60 ms, as if others used it. A refusal costs it .04 ms. A
+request that is not done by 0.85 of its deadline gets the default action.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEADLINE = 0.05
 _END = 0.85 * DEADLINE  # of the work on a request
 _PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # seconds
 _LARGEST = 8
-_SPREAD = 0.25
+_SPREAD, _STALL = 0.25, 0.06
 _THINK_SECONDS = 0.0003  # of a client in a closed loop
 
 
@@ -80,6 +80,7 @@ class Machine:
 
     speed: Callable[[float], float] = lambda now: 1.0
     hangs: Callable[[float, random.Random], bool] = lambda now, chance: False  # the request is never answered
+    stalls: float = 0.0  # a second
 
 
 class _Run:
@@ -87,8 +88,9 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.admission = Admission(64, DEADLINE)
         self.chance = random.Random(seed)
-        self.answers = Answers(seconds)
-        self._machine, self._from = machine, warm
+        self._stalls = random.Random(seed)  # at the same times, whatever the limit
+        self._stall = self._stalls.expovariate(machine.stalls or 1e-9)  # when the next one begins
+        self._machine, self._from, self.answers = machine, warm, Answers(seconds)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._arrives = asyncio.Event()
         self._refusals = 0.0  # seconds of work
@@ -105,6 +107,9 @@ class _Run:
             seconds = _PER_BATCH + _PER_REQUEST * len(batch) + self._refusals
             seconds *= self.chance.lognormvariate(0, _SPREAD) / self._machine.speed(self.loop.time())
             self._refusals = 0.0
+            while self._stall < self.loop.time() + seconds:
+                seconds += _STALL
+                self._stall += self._stalls.expovariate(self._machine.stalls)
             await asyncio.sleep(seconds)
             for one in batch:
                 if not one.done():
@@ -146,12 +151,14 @@ def simulate(
     rate: Callable[[float], float] = lambda now: 0.0,
     warm: float = 3.0,
     seed: int = 0,
+    fixed: int = 0,
 ) -> Answers:
     """Load a machine for `warm` and then `seconds`, which count.
 
     Args:
         clients: Clients that ask again as soon as they have an answer (a closed loop); 0: an open loop.
         rate: Requests a second at a time, in an open loop.
+        fixed: A limit that stays as it is.
     """
 
     async def load() -> Answers:
@@ -180,6 +187,9 @@ def simulate(
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(admission, "perf_counter", loop.time)
+            if fixed:
+                for name, value in (("_INITIAL", fixed), ("_STEP", 0.0), ("_CUT", 0.0)):
+                    patch.setattr(admission, name, value)
             return loop.run_until_complete(load())
     finally:
         loop.close()

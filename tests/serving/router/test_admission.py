@@ -1,7 +1,6 @@
 """How many requests are worked on at once."""
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -10,6 +9,11 @@ from hypothesis import strategies as st
 
 from serving.router.flow.admission import CURRENT, Admission, Saturated
 from tests.serving.router_fixtures import in_loop
+
+
+async def stay(admission: Admission, end: asyncio.Event) -> None:
+    async with admission.admit():
+        await end.wait()
 
 
 @given(
@@ -27,19 +31,13 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("serving.router.flow.admission.perf_counter", lambda: clock[0])
             patch.setattr("serving.router.flow.admission.PATIENCE", patience)
-            admission = Admission(most, 0.1)
-
-            async def guest(end: asyncio.Event) -> None:
-                async with admission.admit():
-                    await end.wait()
-
-            tasks = []
+            admission, tasks = Admission(most, 0.1), []
             for comes, seconds in steps:
                 clock[0] += seconds
                 before = admission.inside
                 if comes:
                     ends.append(asyncio.Event())
-                    tasks.append(asyncio.create_task(guest(ends[-1])))
+                    tasks.append(asyncio.create_task(stay(admission, ends[-1])))
                 elif ends:
                     ends.pop(0).set()
                 await asyncio.sleep(0)
@@ -68,40 +66,19 @@ async def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
             order.append(name)
             await end.wait()
 
-    tasks = [asyncio.create_task(guest(name)) for name in "abc"]
+    *tasks, gone = [asyncio.create_task(guest(name)) for name in ("a", "b", "c", "gone")]
     await asyncio.sleep(0.01)
     assert order == ["a"] and admission.inside == 1
-    gone = asyncio.create_task(guest("gone"))
-    await asyncio.sleep(0)
     gone.cancel()
     end.set()
     await asyncio.gather(*tasks)
     assert order == ["a", "b", "c"]
-    end.clear()
-    busy = asyncio.create_task(guest("busy"))
-    await asyncio.sleep(0)
-    started = asyncio.get_running_loop().time()
-    with pytest.raises(Saturated):
-        await guest("late")
-    assert asyncio.get_running_loop().time() - started > 1.4
-    end.set()
-    await busy
-    assert admission.inside == 0 and not admission._waiting
-
-
-@in_loop
-async def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
-    admission = Admission(1, 0.05)
     async with admission.admit():
-        late = asyncio.create_task(admission.admit().__aenter__())
-        await asyncio.sleep(0)
-        asyncio.get_running_loop().call_later(0.03, late.cancel)
-        # Both timers are due when the loop goes on: the refusal, then the cancellation, before the task wakes.
-        time.sleep(0.1)
-        with pytest.raises((asyncio.CancelledError, Saturated)):
-            await late
-        assert admission.inside == 1
-    assert admission.inside == 0
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(Saturated):
+            await guest("late")
+        assert asyncio.get_running_loop().time() - started > 1.4
+    assert admission.inside == 0 and not admission._waiting
 
 
 @in_loop
@@ -129,9 +106,7 @@ class Rounds:
         async with AsyncExitStack() as guests:
             for _ in range(count):
                 await guests.enter_async_context(self.admission.admit())
-                request = CURRENT.get()
-                assert request is not None
-                request.late, request.failed = late, failed
+                vars(CURRENT.get()).update(late=late, failed=failed)
             self.now += seconds
         self.now += 0.0001
 
@@ -150,6 +125,23 @@ async def test_what_is_no_sign_of_load_moves_nothing(monkeypatch: pytest.MonkeyP
     assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
 
 
+@given(st.lists(st.floats(0.001, 0.2), max_size=6))
+@settings(deadline=None)
+def test_late_answers_within_a_deadline_cut_the_limit_once(gaps: list[float]) -> None:
+    async def scenario(rounds: Rounds) -> None:
+        admission, ends, events = rounds.admission, 0.0, 0
+        admission.limit = 64.0
+        for gap in gaps:
+            if rounds.now + gap >= ends:
+                events, ends = events + 1, rounds.now + gap + 0.05
+            await rounds.of(2, gap, late=True)
+            assert admission.limit == pytest.approx(max(64 * 0.6**events, 1))
+            assert admission.target == pytest.approx(max(0.025 * 0.9**events, 0.0125))
+
+    with pytest.MonkeyPatch.context() as patch:
+        asyncio.run(scenario(Rounds(patch)))
+
+
 @in_loop
 async def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch)
@@ -164,14 +156,8 @@ async def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: p
 async def test_who_can_get_no_room_in_time_is_refused_without_queueing(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch, most=8)
     await rounds.all_there_is(200, 0.012)  # 8 at once leave in 12 ms, so 5 in the 7.5 ms that one waits
-    admission = rounds.admission
-    end = asyncio.Event()
-
-    async def guest() -> None:
-        async with admission.admit():
-            await end.wait()
-
-    guests = [asyncio.create_task(guest()) for _ in range(20)]
+    admission, end = rounds.admission, asyncio.Event()
+    guests = [asyncio.create_task(stay(admission, end)) for _ in range(20)]
     await asyncio.sleep(0)
     assert (admission.inside, len(admission._waiting), admission.full) == (8, 5, True)
     end.set()

@@ -91,14 +91,18 @@ def test_a_connection_is_used_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "idle_seconds"),
     [
-        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
-        b"HTTP/1.0 200 OK\r\n\r\nok",
-        b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n",
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 30.0),
+        (b"HTTP/1.0 200 OK\r\n\r\nok", 30.0),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 30.0),
+        (OK, 0.0),  # each connection has been idle for too long
     ],
 )
-def test_an_arm_that_closes_each_connection_is_no_fault(answer: bytes) -> None:
+def test_a_connection_for_each_question_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, idle_seconds: float
+) -> None:
+    monkeypatch.setattr(arm_client, "_IDLE_SECONDS", idle_seconds)
     client = ArmClient()
     with arm(answering(answer), answering(answer)) as (url, _):
         assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
@@ -135,13 +139,6 @@ def test_what_comes_behind_an_interim_answer_is_no_answer_to_the_next_question()
             client.post(url, b"body", {}, 10.0)
         assert error.value.cause == "status"
         assert client.post(url, b"body", {}, 10.0)[0] == 200
-
-
-def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arm_client, "_IDLE_SECONDS", 0.0)
-    client = ArmClient()
-    with arm(answering(OK), answering(OK)) as (url, _):
-        assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
 
 
 @pytest.mark.parametrize(

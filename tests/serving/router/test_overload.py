@@ -69,5 +69,12 @@ def test_half_a_second_after_a_part_has_hung_for_all_requests_all_is_as_before()
     assert after.default_share <= MOST_DEFAULT and after.goodput >= 0.9 * healthy.goodput
 
 
+@pytest.mark.parametrize("stalls", [0.5, 2.0])
+def test_stalls_cost_little_more_than_what_is_in_flight(stalls: float) -> None:
+    """At four times the capacity. Two batches in flight are the best fixed limit, at which all of them are late."""
+    learned, best = (simulate(Machine(stalls=stalls), 8, rate=lambda now: 4000.0, fixed=limit) for limit in (0, 16))
+    assert learned.goodput >= GOODPUT * best.goodput and learned.default_share <= best.default_share
+
+
 def test_clients_that_ask_again_at_once_do_not_keep_the_machine_busy_with_refusals() -> None:
     assert simulate(Machine(), 5, clients=64).goodput >= GOODPUT * peak(Machine())
