@@ -28,11 +28,11 @@ def stop(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[None]:
-    """End the command with a line and an exit code where the block raises an error that users can do something about.
+    """Turn errors that users can fix into one line and an exit code.
 
-    The code is 1 for the errors named here, which say that a step has failed, and 2 for every other InputError and
-    OSError. After Ctrl-C or SIGTERM, it is 130, and the line `stopped`. Both signals raise an exception, which cleans
-    up on its way out, also where a shell has Ctrl-C ignored. Every other error shows its traceback.
+    The code is 1 for the exceptions in `failed`, which say that a step has failed, and 2 for any other InputError or
+    OSError. Ctrl-C and SIGTERM print `stopped` and exit with 130: both raise an exception, so that cleanup runs, even
+    if the shell ignores SIGINT. Any other error prints its traceback.
     """
     _stop_on_signals()
     try:

@@ -149,7 +149,7 @@ def bound_touchpoints(folder: Path, most: int) -> str:
 def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
     ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
-    # The names of all users need not fit in memory: these are enough for each part.
+    # Users are sampled, since all their ids may not fit in memory: enough for each part, with 20 % to spare.
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     here, of_records = of_users(decided.share * enough / max(rows, 1))
     known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)

@@ -305,7 +305,7 @@ class _Sums:
         return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
 
     def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:
-        """Write rows to a local file and, with a number, into the lake."""
+        """Write the query's rows to a local file and, unless `number` is None, store it in the lake."""
         self._local[key] = path = self.scratch / f"{secrets.token_hex(8)}.parquet"
         db.execute(f"COPY ({rows}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         if number is None or not self._can_store:

@@ -51,7 +51,7 @@ class NumericDistance:
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        # Not from the mean, which one huge value moves away from all others: their differences would be rounded off.
+        # Centred on the median: one huge value would move the mean so far that the others' differences are rounded off.
         self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 

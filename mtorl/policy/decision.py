@@ -169,7 +169,7 @@ def expected_utility(forecast: Forecast, price: ArrayLike) -> Floats:
 
 
 def _utility(forecast: Forecast, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Utility, and gain and cost of the exposure itself, as checked float64 arrays."""
+    """Check a forecast; return utility, and immediate gain and cost of the exposure, as float64 arrays."""
     gain: Floats = np.asarray(forecast.gain_BC, dtype=np.float64)
     cost: Floats = np.asarray(forecast.cost_BC, dtype=np.float64)
     if gain.ndim != 2 or gain.shape[1] == 0:

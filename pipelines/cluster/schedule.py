@@ -109,8 +109,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # One that is off, with an older one, is of a call that was cut off: turned on, it would start what has been due
-    # since, which the older one has started already. It is made anew.
+    # A disabled schedule beside an older one was left by an interrupted call. It is created anew: enabled, it would
+    # start the periods that the older schedule has started already.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "was there"
     if keep is None:

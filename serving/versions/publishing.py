@@ -32,7 +32,7 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
 
 
 def needs_experiment(version: Path) -> str:
-    """Commands that let an experiment decide on a published version; empty if the gate has let it pass."""
+    """Commands that start an experiment for a published version; empty unless the gate asked for one."""
     report = Lineage.read(version).gate
     if report is None or report.decision != "experiment":
         return ""

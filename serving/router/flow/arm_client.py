@@ -25,7 +25,7 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ArmError(RuntimeError):
-    """The arm did not answer, or not with a decision; `cause` is a label for metrics: the wrong field, for instance."""
+    """The arm did not answer, or its answer is no decision. `cause` is a label of metrics, such as the wrong field."""
 
     def __init__(self, text: str, cause: str, reason: FallbackReason = "model_error") -> None:
         super().__init__(text)
