@@ -46,7 +46,7 @@ TAKEN_BACK = Words(
 )
 NOT_SETTLED = Words("not-settled", ". The model is not at the incumbent's own server yet: wait until this names it")
 KILL_NOT_WRITTEN = Words("kill-not-written", "{fault}\nit is off, but not stored: repair that and kill again")
-CHANGED_MEANWHILE = Words("overtaken", "Something else happened while the log was read.")
+CHANGED_MEANWHILE = Words("overtaken", "The experiment changed while its log was read. The next look sees the change.")
 FORCE = Words("force", "force is about a promotion: set it to null, since a patch keeps it")
 UNSUPPORTED = Words("unsupported", "{why} Nothing supports a promotion; `force` promotes it without evidence.")
 SAME_MOVE = Words("same-move", "{to} was requested and made before for the same reason: give another reason")

@@ -1,6 +1,6 @@
-"""Write the page of each component, components/NAME/README.md, of what its code says.
+"""Generate the page of each component, components/NAME/README.md, from its code.
 
-    python scripts/write_component_pages.py    after a component has changed; a test fails until then
+    python scripts/write_component_pages.py    after a change of a component; a test fails if a page is out of date
 
 Names, types and defaults are those of the compiled component, words those of its docstring; which pipelines use it is
 read from the pipelines themselves.

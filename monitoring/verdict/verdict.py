@@ -162,7 +162,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
-    """The part of a verdict with the units of its numbers; `names` are all metrics of the experiment file."""
+    """Return the fields of a verdict that tell the units of its numbers; `names`: every metric of the file."""
     every = dict.fromkeys((*names, *of_primary(primary), COST))
     return {
         "units": {name: unit_of(name, gain) for name in every},

@@ -78,11 +78,11 @@ def run(
     now: datetime | None = None,
     on_period: Callable[[datetime, int], None] | None = None,
 ) -> State:
-    """Judge each period that is over and not judged yet, check the columns of the last hours, and write the state.
+    """Judge each finished period that has no verdict yet, check the columns of the last hours, and write the state.
 
     Args:
         folder: Holds the state, and a page of each period.
-        on_period: Called before each period is judged, with its end and the number of those left.
+        on_period: Called before each period is judged, with the period's end and the number of periods left.
 
     Raises:
         StateError, BusyError, OSError: the state can't be read; another check is running; the disk is full.

@@ -73,7 +73,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Li
     reward = _chosen(lambda strength: _share(inputs, logged.reward_B, strength), reward_loss)
     cost = None
     if logged.cost_B.min() < logged.cost_B.max():
-        # In units of the mean, so that a strength means the same in any currency.
+        # Cost is divided by its mean, so that the regularisation means the same in any currency.
         cost = _chosen(lambda strength: _amount(inputs, logged.cost_B / mean_cost, strength), cost_loss)
     return Linear(states, action, reward, cost, mean_cost)
 

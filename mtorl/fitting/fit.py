@@ -93,7 +93,7 @@ class TrainingSummary:
             users.append(fingerprints(table.rows.loc[~table.is_in("test"), "user_id"].unique()))
             if not len(rows):
                 continue
-            # A shard is a random sample of the users, and up to millions of rows: enough for means and vocabularies.
+            # The first shard is a random sample of the users, large enough for means and vocabularies.
             if encoder is None:
                 encoder, first = Encoder.fit(table.tiles("train"), table.spec), file
             uses.update(rows["channel"])

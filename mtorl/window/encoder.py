@@ -114,7 +114,7 @@ class Encoder:
         return len(self.channels) + 2 + sum(slot.width for slot in self.slots)
 
     def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], Ints]:
-        """x_BTD, padded with zeros on the right to the window length, and length_B."""
+        """Encode a batch: the tokens x_BTD, padded with zeros on the right, and the number of real ones, length_B."""
         x_BTD = np.zeros((len(batch), self.window, self.dim), dtype=np.float32)
         x_PD = x_BTD.reshape(-1, self.dim)
         place_N = batch.row_N * self.window + batch.step_N

@@ -89,9 +89,9 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 
 
 def apply_experiment(store: ExperimentStore) -> Experiment:
-    """Send the experiment that follows from definition and history to the router, and return it.
+    """Compute the experiment from its definition and history, send it to the router, and return it.
 
-    Raises as `state`; the kill switch of the definition works all the same.
+    Raises the errors of `state`; the kill switch of the definition takes effect even then.
     """
     with store.locked():
         try:

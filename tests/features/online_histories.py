@@ -77,7 +77,7 @@ class OnlineStore:
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """What a user has seen, with its outcomes and the times since which they are known (its own by default)."""
+    """An ad that a user has seen, with its outcomes and the times at which they became known (its own by default)."""
 
     timestamp: datetime
     channel: str
