@@ -83,13 +83,13 @@ class Budgets:
                 answers.append(one.amount if answer else None)
         return answers
 
-    def wanted_before(self, decision: PendingDecision) -> Wanted:
+    def wanted_again(self, decision: PendingDecision) -> Wanted:
         """The reservation of the previous answer; raises BudgetsClosed."""
         self._check_open()
-        before, campaign = decision.before, decision.request.campaign_id
-        assert before is not None, "there is an answer"
-        answer, amount = before.answer, before.reserved  # as then: the cost cap may be another since a restart
-        return Wanted(answer["decision_id"], before.account, campaign, answer["channel"], amount, decision.key)
+        previous, campaign = decision.previous, decision.request.campaign_id
+        assert previous is not None, "there is an answer"
+        answer, amount = previous.answer, previous.reserved  # as then: the cost cap may be another since a restart
+        return Wanted(answer["decision_id"], previous.account, campaign, answer["channel"], amount, decision.key)
 
     def _check_open(self) -> None:
         if not self.ready:

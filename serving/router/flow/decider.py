@@ -2,7 +2,7 @@
 
     event loop   an arm for the user, or the previous answer of a retried request          `Decider._start`
     thread       features, arm, ledger, log: four calls, in this order                     `Stages.decide`
-    event loop   the answer; what the thread has not logged by then is taken over          `Decider._take_in`
+    event loop   the answer; what the thread has not logged by then is taken over          `Decider._decide_in_lane`
 
 A thread of the arm's lane takes all that waits there through the four stages, with one call of each part for all
 (`stages.py`). A fault concerns as few decisions as possible: one user's features, one answer, one reservation, or all
@@ -105,7 +105,7 @@ class Decider:
             self.cache.release(answer.key for answer in answers if isinstance(answer, PendingDecision))
             raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
-            await self._take(begun)
+            await self._decide_in_lanes(begun)
         # An answer that another request is working on comes by the other's deadline, which began earlier.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
@@ -113,7 +113,7 @@ class Decider:
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """The answer to a request that is being decided, or a decision, whose `before` may be the answer."""
+        """The answer to a request that is being decided, or a decision, whose `previous` may be the answer."""
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
@@ -121,33 +121,33 @@ class Decider:
             if isinstance(found, asyncio.Future):
                 metrics.REPEATED.inc()
                 return found
-            decision.before = found
+            decision.previous = found
         return decision
 
-    async def _take(self, decisions: Decisions) -> None:
+    async def _decide_in_lanes(self, decisions: Decisions) -> None:
         by_lane: dict[str, list[PendingDecision]] = {}
         for decision in decisions:
-            name = decision.experiment.key(decision.arm) if decision.before is None else "repeats"
+            name = decision.experiment.key(decision.arm) if decision.previous is None else "repeats"
             by_lane.setdefault(name, []).append(decision)
-        await _all(self._take_in(name, some) for name, some in by_lane.items())
+        await _all(self._decide_in_lane(name, some) for name, some in by_lane.items())
         for decision in decisions:
-            if decision.before is not None:
+            if decision.previous is not None:
                 metrics.REPEATED.inc()
-                self.cache.repeat(decision.before)
+                self.cache.repeat(decision.previous)
                 continue
             self._count(decision)
             if decision.key is not None:
                 self.cache.complete(decision.key, decision.prediction(), decision.reserved or 0.0, decision.account)
-        if new := [decision for decision in decisions if decision.before is None]:
+        if new := [decision for decision in decisions if decision.previous is None]:
             tracing.note(lambda: new[0].traits() if len(new) == 1 else {"decisions": len(new)})
             self._call_shadows(new)
 
-    async def _take_in(self, name: str, decisions: Decisions) -> None:
+    async def _decide_in_lane(self, name: str, decisions: Decisions) -> None:
         """Have a thread of a lane decide, and take over what it has not logged in time."""
         deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):
+        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):  # may take longer
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
@@ -157,15 +157,15 @@ class Decider:
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
         lane.begin()  # a thread that hangs leaves its place to another one
         # A previous answer is repeated if the ledger does not say in time whether it is still paid for.
-        written = [self._withdraw(decision, bug) for decision in late if decision.before is None]
+        written = [self._finish_late(decision, bug) for decision in late if decision.previous is None]
         for decision in decisions:
             if decision.may_be_reserved and not decision.taken_over:
                 self._budgets.settler.finish_later(decision.decision_id, {})
         if owed := [record for record in written if record is not None]:
             await _durable(owed, deadline.left("log"))
 
-    def _withdraw(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
-        """Take the default action after all; returns when its record is durable, unless the log is what failed."""
+    def _finish_late(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
+        """Log what its thread did not, with the default action if it lacks anything; returns the write to wait for."""
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
@@ -199,8 +199,8 @@ class Decider:
     def _count(self, decision: PendingDecision) -> None:
         account = decision.account
         if not decision.override:  # overrides are not paced
-            taken = decision.taken
-            forecast = (None, None) if taken is None else (taken.expected_reward, taken.expected_cost)
+            answer = decision.policy_answer
+            forecast = (None, None) if answer is None else (answer.expected_reward, answer.expected_cost)
             self._budgets.pacer.count(account, decision.request.campaign_id, *forecast)
         metrics.of_arm(metrics.DECISIONS, account, expose=str(decision.expose).lower()).inc()
         metrics.of_arm(metrics.DECISION_LATENCY, account).observe(decision.deadline.elapsed())

@@ -105,9 +105,9 @@ class IdempotencyCache:
         self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
-    def repeat(self, before: Answered) -> None:
+    def repeat(self, previous: Answered) -> None:
         """Repeat the previous answer, without prolonging its life."""
-        self._pending.pop(before.key).answer.set_result(before.answer)
+        self._pending.pop(previous.key).answer.set_result(previous.answer)
 
     def release(self, keys: Iterable[str | None]) -> None:
         """Take back `claim`."""

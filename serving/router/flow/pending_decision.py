@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class PendingDecision:
     """Filled in stage by stage; once `fault` is set, it is the default action.
 
-    A thread changes it under its lock, unless it is `over`.
+    A thread changes it under its lock, unless it is `closed`.
     """
 
     request: DecisionRequest
@@ -58,9 +58,9 @@ class PendingDecision:
     fault: records.FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
     may_be_reserved: bool = False  # the ledger's answer is unknown
-    before: Answered | None = None  # a previous exposure that is the answer while it is paid for
+    previous: Answered | None = None  # a previous exposure that is the answer while it is paid for
     asking: tuple[Stage, str | None] | None = None  # stage and part whose answer it waits for
-    done: bool = False  # it is logged, or `before` is still paid for
+    done: bool = False  # it is logged, or `previous` is still paid for
     failed: tuple[records.FallbackReason, Exception] | None = None  # why it can't be logged
     taken_over: bool = False  # by the event loop: what a thread finds later is ignored
     span: Span = field(default_factory=tracing.here)  # of its request
@@ -89,7 +89,7 @@ class PendingDecision:
         """Name of the arm whose account pays, among those of all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
 
-    def take(self, answer: ArmAnswer) -> None:
+    def accept(self, answer: ArmAnswer) -> None:
         """Take the policy's answer, with exploration."""
         self.answer, how = answer, self.policy.explore
         if how is None or not self.experiment.enabled:
@@ -127,7 +127,7 @@ class PendingDecision:
         log.warning("default action, %s: %s: %s", reason, type(why).__name__, why, extra=self.ids(cause or reason))
 
     @property
-    def over(self) -> bool:
+    def closed(self) -> bool:
         """Whether a thread may not change it any more."""
         return self.taken_over or self.failed is not None
 
@@ -148,14 +148,14 @@ class PendingDecision:
         return self.experiment.arm(self.arm)
 
     @property
-    def taken(self) -> ArmAnswer | None:
+    def policy_answer(self) -> ArmAnswer | None:
         """The policy's answer, unless the default action is taken."""
         return None if self.fault else self.answer
 
     @property
     def chosen_channel(self) -> str | None:
         """The policy's own draw, before exploration; None: no other was possible, or its probability is unknown."""
-        if (answer := self.taken) is None:
+        if (answer := self.policy_answer) is None:
             return None
         channel, probs = answer.channel, answer.channel_probs
         if self.exploration is not None:
@@ -165,7 +165,7 @@ class PendingDecision:
     @property
     def action(self) -> ArmAnswer:
         """The policy's answer or, after a fault, the default: the request's baseline or, without one, nothing."""
-        if (answer := self.taken) is not None:
+        if (answer := self.policy_answer) is not None:
             return answer
         if self.request.baseline is not None:
             return answer_of(self.request.baseline, self.request.candidates)
@@ -305,9 +305,9 @@ class PendingDecision:
 
     def prediction(self) -> dict[str, Any]:
         """The caller's answer."""
-        if self.before is not None:
-            return self.before.answer
-        model = self.taken.model if self.taken else None
+        if self.previous is not None:
+            return self.previous.answer
+        model = self.policy_answer.model if self.policy_answer else None
         return {**self._v1_answer(), "model": model if model and identity(model) else None}
 
     def _v1_answer(self) -> records.V1Answer:

@@ -60,8 +60,8 @@ class Stages:
 
     def decide(self, decisions: Decisions) -> None:
         """Take new decisions through the four stages, and repeated ones whose money is not reserved any more."""
-        self._check_repeats([decision for decision in decisions if decision.before is not None])
-        new = [decision for decision in decisions if decision.before is None]
+        self._check_repeats([decision for decision in decisions if decision.previous is not None])
+        new = [decision for decision in decisions if decision.previous is None]
         self._read_features(new)
         for of_one in _by_policy(new):
             self._call_arm(of_one)
@@ -69,7 +69,7 @@ class Stages:
         self._log(new)
 
     def _check_repeats(self, decisions: Decisions) -> None:
-        """Drop the previous answers whose money is neither reserved nor spent any more (`PendingDecision.before`).
+        """Drop the previous answers whose money is neither reserved nor spent any more (`PendingDecision.previous`).
 
         Reserving again changes nothing, and is refused if the ledger has lost the reservation or paid for the request
         again. If the ledger does not answer, the answer is repeated: its money was reserved.
@@ -77,7 +77,7 @@ class Stages:
 
         def take(decision: PendingDecision, paid: bool | Exception) -> None:
             if not paid or isinstance(paid, AlreadyReserved):
-                decision.before = None
+                decision.previous = None
                 return
             decision.done = True
             if isinstance(paid, Exception):
@@ -85,7 +85,7 @@ class Stages:
                 log.warning("an exposure is repeated without the ledger, %s: %s", about["cause"], paid, extra=about)
 
         reserve_all = _plain(self._budgets.ledger.reserve_all)
-        self.parts.query("ledger", None, decisions, self._budgets.wanted_before, reserve_all, take)
+        self.parts.query("ledger", None, decisions, self._budgets.wanted_again, reserve_all, take)
 
     def _read_features(self, decisions: Decisions) -> None:
         def take(decision: PendingDecision, found: ModelInput | Exception) -> None:
@@ -110,7 +110,7 @@ class Stages:
                 reason, cause = fault_of(answer)
                 decision.fall_back(reason, answer, cause)
             else:
-                decision.take(answer)
+                decision.accept(answer)
 
         needing = [decision for decision in decisions if not decision.fault]
         predict = partial(self._arms.predict, experiment, arm)
@@ -189,7 +189,7 @@ class Stages:
                 shadow.fault, cause = fault_of(answer)
                 log.warning("arm %s in the shadow, %s: %s", arm.name, cause, answer, extra=shadow.ids(cause))
             else:
-                shadow.take(answer)
+                shadow.accept(answer)
 
 
 class Parts:
@@ -220,7 +220,7 @@ class Parts:
         asked, questions = [], []
         for decision in decisions:
             with decision.lock:
-                if decision.over:
+                if decision.closed:
                     continue
                 if decision.deadline.left(stage) <= 0:
                     decision.fall_back("no_time", TimeoutError(f"before the stage {stage}"))
@@ -236,7 +236,7 @@ class Parts:
             return
         for decision, answer in zip(asked, self._call(stage, part, asked, call, questions), strict=True):
             with decision.lock:
-                if not decision.over:
+                if not decision.closed:
                     _apply(take, decision, answer)
 
     def _call(

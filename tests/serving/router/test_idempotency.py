@@ -163,7 +163,7 @@ _reserve = Budgets.reserve
 BUGS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "no features": (FeatureReader, "read", lambda *_: []),
     "no answers": (Arms, "predict", lambda *_: []),
-    "an answer that is not understood": (PendingDecision, "take", lambda *_: 1 / 0),
+    "an answer that is not understood": (PendingDecision, "accept", lambda *_: 1 / 0),
     "reservations without answers": (Budgets, "reserve", lambda *asked: _reserve(*asked)[:0]),
     "a reservation that is not understood": (PendingDecision, "pay", lambda *_: 1 / 0),
     "no record": (PendingDecision, "record", lambda _: 1 / 0),
