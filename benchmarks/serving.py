@@ -57,8 +57,7 @@ def family(pids: list[int]) -> list[Any]:
     """Processes and all that they have started."""
     import psutil
 
-    processes = [psutil.Process(pid) for pid in pids]
-    return [member for process in processes for member in (process, *process.children(recursive=True))]
+    return [member for one in map(psutil.Process, pids) for member in (one, *one.children(recursive=True))]
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -95,11 +94,6 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
     return measured
 
 
-def at_each_load(url: str, bodies: list[str], pids: list[int], seconds: float) -> dict[str, Any]:
-    """Closed loops with a few numbers of connections."""
-    return {str(n): load(Plan(url, bodies, n, seconds), pids) for n in CONNECTIONS}
-
-
 def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
     """Windows of known users as the router builds them, and bodies for the model servers and for the router."""
     import pyarrow.parquet as pq
@@ -117,8 +111,7 @@ def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
         DecisionRequest(str(user), str(row["campaign_id"]), {c.name: row[c.name] for c in spec.context}, at)
         for user, row in steps.iterrows()
     ]
-    source = FeastSource(run / "features", "ad_decision_v1")
-    users = source.read(requests)
+    users = FeastSource(run / "features", "ad_decision_v1").read(requests)
     windows = [
         instance_from_history(user.history, request.context, user.static, spec, request.at)
         for request, user in zip(requests, users, strict=True)
@@ -175,7 +168,8 @@ def measure_models(
     }
     for name, server in servers.items():
         with server:
-            figures[name] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
+            plans = [Plan(server.endpoint("challenger"), model_bodies, n, seconds) for n in CONNECTIONS]
+            figures[name] = {str(plan.connections): load(plan, [server.pid]) for plan in plans}
         show(name, figures[name])
 
 
