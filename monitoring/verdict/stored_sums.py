@@ -52,7 +52,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-VERSION = 1
+VERSION = 2
 """Of the stored rows: raise it with each change of what this room, or `mtorl.log`, makes of equal records."""
 _DAY = timedelta(days=1)
 _CLOCKS = timedelta(minutes=10)  # by which the times of a decision's id and its record may differ
