@@ -101,7 +101,12 @@ def test_what_serves_is_pushed_once_as_a_branch(tmp_path: Path) -> None:
     assert "is what serves" in job("incumbent/first")
     with pytest.raises(subprocess.CalledProcessError):
         job("a/1", answer=503)
+    assert not git("branch", "--list", "mtorl-versions")
     for version, said in (("a/1", "pushed"), ("a/1", "proposes it already"), ("a/2", "pushed")):
+        if version == "a/2":
+            with pytest.raises(subprocess.CalledProcessError):
+                job(version, answer=503)
+            assert git("show", "mtorl-versions:models.yaml") == "incumbent: a/1\n"  # its request stays open
         assert said in job(version, answer=201 if version == "a/1" else 422)
         assert git("show", "mtorl-versions:models.yaml") == f"incumbent: {version}\n"
         assert git("rev-list", "--count", "main..mtorl-versions").strip() == "1"
