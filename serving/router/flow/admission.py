@@ -146,7 +146,7 @@ class Admission:
         if not request.late:
             self.target = min(self.target * (1 + _TARGET_RISE / self.limit), _HIGHEST_TARGET * self._seconds)
             rise = _STEP * (1 - min(seconds, self._seconds) / self.target)
-            self.limit = min(self._most, max(1.0, self.limit + rise))
+            self.limit = min(self._most, max(1.0, self.limit + max(rise, -_CUT)))  # a round of answers falls no further
         elif self._left >= self._event_ends:
             self._event_ends = self._left + self._seconds
             self.target = max(self.target * (1 - _TARGET_CUT), _LOWEST_TARGET * self._seconds)

@@ -1,7 +1,7 @@
 """A server under load in virtual time: the real `Admission` before a simulated machine.
 
 The machine works on one batch at a time, of what waits, up to eight requests: 1 ms and .7 ms for each request, times a
-log-normal factor, divided by its speed. It may stall for 60 ms, as if others used it. A refusal costs it .04 ms. A
+log-normal factor, divided by its speed. It may stall, as if others used it. A refusal costs it .04 ms. A
 request that is not done by 0.85 of its deadline gets the default action.
 """
 
@@ -23,7 +23,7 @@ DEADLINE = 0.05
 _END = 0.85 * DEADLINE  # of the work on a request
 _PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # seconds
 _LARGEST = 8
-_SPREAD, _STALL = 0.25, 0.06
+_SPREAD = 0.25
 _THINK_SECONDS = 0.0003  # of a client in a closed loop
 
 
@@ -81,6 +81,7 @@ class Machine:
     speed: Callable[[float], float] = lambda now: 1.0
     hangs: Callable[[float, random.Random], bool] = lambda now, chance: False  # the request is never answered
     stalls: float = 0.0  # a second
+    stall_seconds: float = 0.06
 
 
 class _Run:
@@ -108,7 +109,7 @@ class _Run:
             seconds *= self.chance.lognormvariate(0, _SPREAD) / self._machine.speed(self.loop.time())
             self._refusals = 0.0
             while self._stall < self.loop.time() + seconds:
-                seconds += _STALL
+                seconds += self._machine.stall_seconds
                 self._stall += self._stalls.expovariate(self._machine.stalls)
             await asyncio.sleep(seconds)
             for one in batch:

@@ -1,6 +1,7 @@
 """How many requests are worked on at once."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -79,6 +80,20 @@ async def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
             await guest("late")
         assert asyncio.get_running_loop().time() - started > 1.4
     assert admission.inside == 0 and not admission._waiting
+
+
+@in_loop
+async def test_a_wait_that_ends_and_is_cancelled_at_once_leaves_no_room_taken() -> None:
+    admission = Admission(1, 0.05)
+    async with admission.admit():
+        late = asyncio.create_task(admission.admit().__aenter__())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.03, late.cancel)
+        time.sleep(0.1)  # both timers are due when the loop goes on
+        with pytest.raises((asyncio.CancelledError, Saturated)):
+            await late
+        assert admission.inside == 1
+    assert admission.inside == 0
 
 
 @in_loop

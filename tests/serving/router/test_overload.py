@@ -69,10 +69,11 @@ def test_half_a_second_after_a_part_has_hung_for_all_requests_all_is_as_before()
     assert after.default_share <= MOST_DEFAULT and after.goodput >= 0.9 * healthy.goodput
 
 
-@pytest.mark.parametrize("stalls", [0.5, 2.0])
-def test_stalls_cost_little_more_than_what_is_in_flight(stalls: float) -> None:
+@pytest.mark.parametrize(("stalls", "seconds"), [(0.5, 0.06), (2.0, 0.06), (2.0, 0.025)])
+def test_stalls_cost_little_more_than_what_is_in_flight(stalls: float, seconds: float) -> None:
     """At four times the capacity. Two batches in flight are the best fixed limit, at which all of them are late."""
-    learned, best = (simulate(Machine(stalls=stalls), 8, rate=lambda now: 4000.0, fixed=limit) for limit in (0, 16))
+    machine = Machine(stalls=stalls, stall_seconds=seconds)
+    learned, best = (simulate(machine, 8, rate=lambda now: 4000.0, fixed=limit) for limit in (0, 16))
     assert learned.goodput >= GOODPUT * best.goodput and learned.default_share <= best.default_share
 
 
