@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from mtorl.runtime.message import Message
 from mtorl.runtime.validation import location
 from serving import logs, messages
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
@@ -88,7 +89,9 @@ async def _no_such_address(request: Request, error: Exception) -> JSONResponse:
 async def _of_kserve(status: int, request: Request, error: Exception) -> JSONResponse:
     if status in (404, 501):
         return JSONResponse(messages.NO_ROUTE(method=request.method, path=request.url.path, detail=error).body, status)
-    return JSONResponse((messages.INVALID if status == 400 else messages.MODEL_FAILED)(fault=error).body, status)
+    words, reason = messages.INVALID if status == 400 else messages.MODEL_FAILED, getattr(error, "reason", None)
+    # The predictor's own refusals are messages.
+    return JSONResponse((reason if isinstance(reason, Message) else words(fault=error)).body, status)
 
 
 class CannotListen(OSError):

@@ -70,4 +70,4 @@ def _items(payload: Any, verb: Verb) -> list[Any]:
             raise ValueError(messages.NO_BODY(type=JSON_TYPE))
         return read_items(body, verb)
     except ValueError as error:
-        raise InvalidInput(str(error)) from None
+        raise InvalidInput(error.args[0]) from None  # a message

@@ -239,8 +239,9 @@ def test_kserves_own_server(handler: Any, served: str) -> None:
     assert status == 200
     assert answer["explanations"][0]["method"] == why["explanations"][0]["method"]
     assert len(answer["explanations"][0]["touchpoints"]) == 1
-    for bad_body in (b"{", b"[]", b'{"instances": []}'):
-        assert call(f"{v1_url}:predict", bad_body)[0] == 400
+    for bad_body, code in ((b"{", None), (b"[]", "no-request"), (b'{"instances": []}', "wrong-number-of-items")):
+        status, answer = call(f"{v1_url}:predict", bad_body)
+        assert status == 400 and answer["code"] == (code or answer["code"])
     assert call(f"{url}/v2/repository/models/challenger/unload", b"{}")[0] == 404
     assert call(f"{url}/v1/models/{'x' * 40_000}")[0] == 431
     assert alive(url)
