@@ -24,7 +24,7 @@ from typing import Any
 from _environment import environment, finish, kept_markets, parser
 
 from benchmarks.regret_runs.market import market
-from benchmarks.regret_runs.table import BEST, TARGETS, regret_tables
+from benchmarks.regret_runs.table import BEST, regret_tables
 from mtorl.simulator.simulator import SimulatorConfig
 
 SEEDS = tuple(range(1, 11))
@@ -43,9 +43,8 @@ def main() -> None:
         figures = json.loads(Path(arguments.json).read_text())
     if arguments.larger:
         larger = figures.setdefault("larger", {}).setdefault(str(arguments.larger), {})
-        shorter = {**settings, "users": arguments.larger, "rounds": list(map(int, TARGETS))}
         for seed in SEEDS[:3]:
-            larger[str(seed)] = market(seed, **shorter, played=("served", BEST))
+            larger[str(seed)] = market(seed, arguments.larger, settings["epochs"], (5, 15), ("served", BEST))
             finish(figures, arguments.json)
     for seed in SEEDS[:1] if arguments.quick else SEEDS:
         if str(seed) not in figures["markets"]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from features.offline.store import Materialized, create
 from features.online.open_history import open_history
+from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.packed import unpack
 from tests.features.collect.decision_logs import START, add, decision, outcome, write
@@ -58,6 +59,7 @@ COMMANDS = list(commands(typer.main.get_command(app)))  # type: ignore[arg-type]
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     answer = CliRunner().invoke(app, [*command, "-h"])
     assert answer.exit_code == 0 and answer.output.startswith("Usage: ")
+    assert CliRunner().invoke(app, ["--version"]).output == f"mtorl {__version__}\n"
 
 
 @pytest.mark.parametrize(

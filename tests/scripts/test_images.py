@@ -137,3 +137,5 @@ def test_load_calls_the_given_command(images: Images, tmp_path: Path) -> None:
     assert [line for line in calls(tmp_path, image) if line.startswith("mine")] == [f"mine load image {image}"]
     refused = images("load", "router")
     assert refused.returncode == 1 and "LOAD is not set" in refused.stderr
+    for arguments, said in ((["push"], "push REGISTRY"), (["build", "ruoter"], "no such image"), ([], "Usage:")):
+        assert (refused := images(*arguments)).returncode in (1, 2) and said in refused.stderr and not refused.stdout

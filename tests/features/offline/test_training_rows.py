@@ -21,7 +21,9 @@ from tests.features.feature_run import (
 )
 from tests.properties import examples
 
-PROPERTY = settings(max_examples=examples(3, 6), suppress_health_check=[*HealthCheck])
+PROPERTY = settings(
+    max_examples=examples(3, 6), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @PROPERTY

@@ -26,7 +26,9 @@ from mtorl.window.table import WindowTable
 from tests.properties import examples
 
 MICROSECOND = pd.Timedelta(1, "us")
-PROPERTY = settings(max_examples=examples(8, 25), suppress_health_check=[*HealthCheck])
+PROPERTY = settings(
+    max_examples=examples(8, 25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
