@@ -102,7 +102,7 @@ def goodput(result: Figures) -> float:
 
 
 def in_short(result: Figures) -> str:
-    """Goodput, latency and CPU of a load; and answers that were no decision in full."""
+    """A cell of the table: goodput, latency and CPU of a load, and its default and refused answers."""
     if (ok := result["latency_ms"].get("200")) is None:
         return "no answer"
     requests = result["requests"]

@@ -62,7 +62,7 @@ class Spark:
         self._named(self._session.createDataFrame(table), name)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as a folder of parts, each of whole users and in order."""
+        """Write a query's rows as a folder of Parquet files: a user's rows are in one file, and each file is sorted."""
         frame = self._frame(query).repartition("user_id")
         frame = frame.sortWithinPartitions(*order) if order else frame
         with replacing(path.absolute()) as unfinished:

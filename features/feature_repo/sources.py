@@ -102,7 +102,7 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
     for name, kind in history_types(spec).items():
         value = rows[name.removeprefix("hist_")]
         value = unix_micros(value) if name in times else value
-        # Windows read NaN among numbers, and "" among texts, as null.
+        # Windows read NaN in a column of numbers, and "" in one of texts, as null.
         columns[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
     return rows.select("user_id", **columns).order_by("user_id", "hist_timestamp")
 

@@ -194,7 +194,7 @@ class _Sums:
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
         def age(hour: datetime) -> int:
-            """0: each new outcome counts; -1: none yet; later, how often late ones were read, and one."""
+            """-1: no outcome counts yet; 0: each new one does; n: late outcomes were read n - 1 times."""
             if hours is not None and hour + matures > now + _CLOCKS:
                 return -1
             if hours is None or hour + HOUR + matures > compacted:

@@ -62,7 +62,7 @@ class NumericDistance:
         in_r, in_p = np.where(known, r.sum(0), 1.0), np.where(known, p.sum(0), 1.0)
         variance = _dot(self._from_median**2, r) / in_r - (_dot(self._from_median, r) / in_r) ** 2
         std = np.sqrt(np.maximum(variance, 0.0))
-        # Divided after they are added up: beyond the last value that has weight, the gap is 0 and not a rounding error.
+        # Normalised after the cumulative sum: beyond the last value that has weight, both are 1, and the gap is 0.
         cdf_gap = np.abs(np.cumsum(p, axis=0)[:-1] / in_p - np.cumsum(r, axis=0)[:-1] / in_r)
         return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 
@@ -105,7 +105,7 @@ def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_arra
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
-    """Dot product on one thread: BLAS's threads would wait for each other longer than such a sum takes."""
+    """Dot product on one thread: for sums this small, BLAS's threads would wait for each other longer than they add."""
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 

@@ -1,11 +1,11 @@
 """Holds the experiments in force: reloads changed files and budget tables, and keeps the last good ones.
 
-The router also writes what is in force to a folder of its own, so that a restart with a wrong file is no outage: it
-starts with what it had, and waits only if nothing usable was kept. Until the files are mended, `/health/ready`, the
+The router also saves the experiments in force to a folder of its own. After a restart with an invalid file, it starts
+with these, and waits only if nothing usable was kept. Until the files are mended, `/health/ready`, the
 metric `mtorl_experiment_refused` and the log report the refusal.
 
-A file that is wrong, or in conflict with other experiments, does not affect the others. But its kill switch counts. It
-is a file of its own, NAME.off beside NAME.yaml, or `enabled: false`; neither needs anything else to be right.
+A file that is invalid, or in conflict with other experiments, does not affect the others, and its kill switch still
+works: a file NAME.off beside NAME.yaml, or `enabled: false`. Either works even if the rest of the file is invalid.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""DuckDB and Spark make the same, bit for bit: the closed hours of a lake, and what a training reads of them."""
+"""DuckDB and Spark write identical closed hours of a lake, and read identical training data from them."""
 
 import json
 from collections.abc import Iterator

@@ -73,7 +73,7 @@ def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     assert batch.targets is not None
     assert sorted(batch.targets.touchpoint_N[batch.targets.valid_N]) == list(range(len(rows)))
     assert np.bincount(batch.row_N[batch.targets.valid_N], minlength=len(batch)).min() > 0
-    # A valid target is decided on as its own window shows it, which is what a server would have seen.
+    # The network sees each valid target as in the target's own window, as it does when it serves.
     encoder = Encoder.fit(batch, SPEC)
     x_BTD, _ = encoder.encode(batch)
     own_BTD, own_length_B = encoder.encode(table.windows("train"))

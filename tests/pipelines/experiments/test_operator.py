@@ -742,7 +742,7 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
 
 
 def test_the_kill_switch_needs_nothing_that_can_be_read(scene: Scene) -> None:
-    """The key of its own: the experiment in force names a budget table that is gone, and the spec is broken."""
+    """A key of its own in the ConfigMap switches off, even if the budget table is gone and the spec is invalid."""
     begin(scene)
     edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
     scene.patch(enabled=False, alpha=7)
