@@ -24,7 +24,7 @@ SECONDS = 5.0  # for an answer
 _SHOWN = 300  # bytes of an answer that can't be read
 _ADAPTER = (
     "a service with requests and answers of its own needs an adapter of ten lines, which says where channel and expose "
-    "are: docs/incumbent.md#it-has-an-answer-of-its-own"
+    "are: docs/incumbent.md#if-it-has-its-own-protocol"
 )
 
 

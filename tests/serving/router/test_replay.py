@@ -84,7 +84,7 @@ async def test_arm_draw_channel_and_question_follow_from_the_record(h: Harness) 
         assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
         assert record["price"] == record["prices"][record["channel"]]
         price = {} if record["override"] else {"price": {"video": record["prices"]["video"]}}
-        question = said("question", record, u=u, window=await window_of(h, record)) | price
+        question = said("item for the model", record, u=u, window=await window_of(h, record)) | price
         assert json.dumps(question, sort_keys=True) in asked
         seen.add((record["arm"], record["channel"]))
     assert len(seen) == 6
