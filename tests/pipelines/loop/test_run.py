@@ -20,7 +20,6 @@ from monitoring.decision_log import DecisionLog
 from mtorl.artifact.artifact import load
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.messages import LAST_STAGE
-from serving.decision_log.segments import read
 from tests.repository import ROOT
 
 pytestmark = pytest.mark.long
@@ -104,18 +103,6 @@ def test_the_experiment_went_through_its_stages(finished: Path) -> None:
         text=True,
     )
     assert stands.returncode == 0 and json.loads(stands.stdout)["phase"] == "50%"
-
-
-def test_every_decision_is_on_record_with_its_propensity(finished: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
-    with DecisionLog.of(finished / "lake").opened("outcome") as db:
-        rows = db.execute("select count(*), min(propensity), max(propensity) from decision_log").fetchone()
-        outcomes = "outcome_log anti join decision_log using (decision_id)"
-        dangling = db.execute(f"select count(*) from {outcomes}").fetchone()
-    logged = {record["decision_id"] for record in read(finished / "serving" / "spool", "decision")}
-    assert rows is not None and rows[0] == len(logged) >= summary["serving"]["decisions"], "and the shifted burst"
-    assert 0 < rows[1] <= rows[2] <= 1
-    assert dangling == (0,)
 
 
 def test_the_ledger_equals_the_log_and_every_arm_spends_its_money(finished: Path) -> None:
