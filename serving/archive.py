@@ -22,9 +22,9 @@ class Handler(PolicyHandler):
 '''
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _ALONE = "batchSize: 1\n"
-_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # milliseconds; 0 is read as "unset", which is 100
+_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # milliseconds; TorchServe takes 0 as unset and waits 100
 _MANIFEST = "MAR-INF/MANIFEST.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can store
 
 
 class ArchiveError(InputError):
@@ -32,13 +32,13 @@ class ArchiveError(InputError):
 
 
 def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gather: bool = False) -> Path:
-    """Write `<out_dir>/<name>.mar`: the handler, its configuration and the artifact, byte for byte, in `artifact/`.
+    """Write `<out_dir>/<name>.mar` with the handler, its configuration and an exact copy of the artifact.
 
-    The file appears whole or not at all, and the same artifact gives the same bytes.
+    The file is written atomically, and equal artifacts give equal bytes.
 
     Args:
-        gather: Whether TorchServe waits a millisecond for further requests, up to eight, which share a forward pass.
-            For many callers of the model itself; the router sends waiting decisions in one request anyhow.
+        gather: Whether TorchServe waits a millisecond to put up to eight requests into one forward pass. This helps
+            if many clients call the model directly. The router needs no such wait: it batches decisions in a request.
     """
     source = Path(artifact_folder)
     try:
@@ -48,8 +48,8 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
         raise ArchiveError(f"{source}: not a model artifact ({error!r})") from error
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    # The archiver works in $TMPDIR/<model name> and first removes what is there: it gets a folder of its own. It also
-    # flattens the folder of extra files by one level, so the artifact lies one level deeper.
+    # The archiver first empties its working folder, $TMPDIR/<model name>, so TMPDIR is a new folder. It also removes
+    # the top level of the extra files' folder, so the artifact lies one level deeper.
     with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()
@@ -79,7 +79,7 @@ def version_of(archive: Path) -> str:
 
 
 def _write_reproducibly(archive: Path, target: Path, created: str) -> None:
-    """Copy a zip file with sorted members, fixed dates and modes, and the artifact's own date in the manifest."""
+    """Copy a zip file with sorted members and fixed dates and modes; the manifest gets the artifact's date."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         for name in sorted(old.namelist()):
             content = old.read(name)

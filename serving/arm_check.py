@@ -1,9 +1,9 @@
-"""Checks that an endpoint can be an arm: sends ordinary and unusual items as the router does.
+"""Checks that an endpoint can serve as an arm, by sending ordinary and unusual items as the router does.
 
     for finding in check_arm("http://my-policy:8080/decide", spec):
         print(finding)
 
-A fault would be the default action for users; a note is something that the log would lack.
+A fault means that users would get the default action. A note means that the decision log would lack a field.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ from serving.router.flow.arm_client import ArmError
 from serving.router.flow.arms import ArmAnswer, Arms, identity, neutral_item
 from serving.router.ops.health import Health
 
-SECONDS = 5.0  # for an answer
+SECONDS = 5.0  # timeout of a request
 
-_SHOWN = 300  # bytes of an answer that can't be read
+_SHOWN = 300  # bytes that are shown of an unreadable answer
 _ADAPTER = (
-    "a service with requests and answers of its own needs an adapter of ten lines, which says where channel and expose "
-    "are: docs/incumbent.md#if-it-has-its-own-protocol"
+    "a service with its own format of requests and answers needs an adapter of ten lines that names the fields channel "
+    "and expose: docs/incumbent.md#if-it-has-its-own-protocol"
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of an arm, or a note on what it leaves out."""
+    """A fault of an arm, or a note on an optional field that the arm leaves out."""
 
     fault: bool
     text: str
@@ -40,9 +40,9 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Ask an endpoint some twenty times; returns findings, faults first. Raises InputError if it is no http(s) URL.
+    """Send some twenty requests to an endpoint; returns faults, or notes if there are none.
 
-    If the endpoint is a server without a path, the URL contains the arm's name.
+    If the endpoint has no path, the path of the model `name` is added. Raises InputError if it is not an http(s) URL.
     """
     url = validated(Arm, {"name": name, "weight": 1.0, "endpoint": endpoint}, InputError).url
     assert url is not None, "an arm with an endpoint has one"
@@ -71,7 +71,7 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
 
 
 def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
-    """The answer to each item, or why there is none."""
+    """The answer to each item, or the reason why it failed."""
     try:
         answers = arms.predict_at(url, items, SECONDS)
         return [str(answer) if isinstance(answer, ArmError) else answer for answer in answers]
@@ -82,7 +82,7 @@ def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmA
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
-    """Shows the answer of an endpoint that does not answer as an arm."""
+    """Notes that show the answer of an endpoint that does not follow the arm protocol."""
     try:
         _, _, said = arms.post(url, [item], SECONDS)
     except (TimeoutError, ArmError):

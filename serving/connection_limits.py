@@ -1,13 +1,14 @@
-"""Limits the cost of an HTTP connection before a task works on its request: uvicorn's protocol, with limits.
+"""Adds limits to uvicorn's HTTP protocol, so that slow, large or too many requests cost little before they are handled.
 
-uvicorn's own settings do not suffice. `limit_concurrency` counts once a head is complete, so a connection that never
-completes one stays for ever; `h11_max_incomplete_event_size` holds for h11 only, which takes more CPU than httptools
-for each request; `timeout_keep_alive` ends with the first byte of the next request. The rest of a request (the head,
-trailers, the framing of chunks) is copied again and again while it arrives in pieces, on the event loop: so its size
-and the time of its arrival are limited here. A refused client gets an answer where HTTP allows one: 431, 408 or 503.
+uvicorn's own settings do not suffice:
+- `limit_concurrency` counts complete heads only, so a connection that never completes a head stays open forever.
+- `h11_max_incomplete_event_size` works with h11 only, which takes more CPU than httptools for each request.
+- `timeout_keep_alive` stops counting at the first byte of the next request.
+While a head, a trailer or the framing of chunks arrives in pieces, the event loop copies it again with each piece. So
+their size and the time of arrival are limited. A refused client gets 431, 408 or 503 where HTTP allows an answer.
 
-A full server also refuses requests here, with 429, as soon as their head has come: without a task, a scope and an
-application for each. At twice the capacity there is such a request for every one that is answered.
+A full server refuses requests with 429 as soon as their head has arrived, without creating a task, a scope and an
+application. At twice the server's capacity, every second request is refused like this.
 """
 
 from __future__ import annotations
@@ -26,40 +27,40 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mtorl.runtime.message import Message
 from serving import messages
 
-_LINGER_SECONDS = 1.0  # for a refused client to stop sending: a connection closed before that loses the answer
-_MOST_PIPELINED = 16  # requests of one connection that wait for the answer to the first
+_LINGER_SECONDS = 1.0  # a refused client must stop sending before the connection closes, or it loses the answer
+_MOST_PIPELINED = 16  # requests of one connection that wait while its first is answered
 SATURATED = messages.SATURATED()
 _TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of each connection, and of all connections together.
+    """Limits on each connection, and on the number of connections.
 
-    `seconds` are for a request to arrive, body included; of a new connection, for its first request; and for a client
-    to take an answer. `connections` at a time are more than `admission.py` lets work and wait, and fewer than the 1,024
-    files that a process may usually open.
+    `seconds` limits three waits: until a request has arrived with its body, until a new connection has sent its first
+    request, and until a client has read an answer. `connections` is above the requests that `admission.py` admits and
+    queues, and below the 1,024 files that a process may usually open.
     """
 
-    head_bytes: int = 32 * 1024  # of a request, without its body
-    headers: int = 100  # lines of a head, and of a chunked body's trailer
+    head_bytes: int = 32 * 1024  # size of a request without its body
+    headers: int = 100  # lines of a head, and lines of the trailer of a chunked body
     seconds: float = 10.0
     connections: int = 800
 
 
 @dataclass(frozen=True)
 class Shedding:
-    """Rule for requests that are refused as soon as their head has come: by method and target."""
+    """A rule, by method and target, for requests that are refused as soon as their head has arrived."""
 
     refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
-    seconds: float = 0.0  # until the client gets the refusal, so that retries do not keep the server busy
+    seconds: float = 0.0  # delay of the refusal, so that immediate retries do not keep the server busy
 
 
 NO_SHEDDING = Shedding()
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection."""
+    """A connection with limits."""
 
     def __init__(
         self,
@@ -72,44 +73,44 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._limits = limits
         self._shedding = shedding
-        self._waiting = waiting  # connections of this server on which no request is at work, longest first
-        self._refused = refused  # called with the status of each answer given here
+        self._waiting = waiting  # the server's connections without a request in progress, longest idle first
+        self._refused = refused  # called with the status of each refusal
         self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
         self._leaving: asyncio.TimerHandle | None = None  # runs while an answer waits for its client
-        self._began = False  # whether any byte of it came
-        self._not_body = 0  # bytes of it that are not body
-        self._parsed = 0  # bytes of its address and its headers, as far as the parser has given them
+        self._began = False  # whether any byte of the arriving request has come
+        self._not_body = 0  # its bytes that are not body
+        self._parsed = 0  # bytes of its target and headers that the parser has reported so far
         self._fault: tuple[int, Message] | None = None
-        self._at_work: RequestResponseCycle | None = None  # others of its connection wait in `pipeline`
-        self._sheds = False  # whether the request that arrives is refused
-        self._telling: asyncio.TimerHandle | None = None  # runs until its client gets the refusal
+        self._at_work: RequestResponseCycle | None = None  # the request in progress; later ones wait in `pipeline`
+        self._sheds = False  # whether the arriving request is refused
+        self._telling: asyncio.TimerHandle | None = None  # runs until the refusal is sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the connection a place, if need be that of the one which has waited longest for a request."""
+        """Register the connection. At the limit, it replaces the connection that has been idle longest."""
         super().connection_made(transport)
         self._waiting[self] = None
         self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
         if len(self.connections) > self._limits.connections:
             longest, _ = self._waiting.popitem(last=False)
-            if longest is self:  # a request is at work on each of the others
+            if longest is self:  # every other connection has a request in progress
                 self._answer(503, _TOO_MANY)
                 self.transport.close()
             else:
                 longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Release what the connection holds."""
         self._arrived()
         self._left()
         if self._telling is not None:
             self._telling.cancel()
         self._waiting.pop(self, None)
-        if self._at_work is not None:  # uvicorn tells the newest request, which may be another
+        if self._at_work is not None:  # uvicorn marks only the newest request, which may still wait in `pipeline`
             self._at_work.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse received bytes."""
         if self._fault:
             return
         if self._arriving is None:
@@ -121,7 +122,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, self._too_large())
 
     def _feed(self, data: bytes) -> None:
-        """Replaces uvicorn's, which loses the body if a request offers another protocol (see `_other_protocol`)."""
+        """Replace uvicorn's parsing, which loses the body of a request that offers an upgrade (`_other_protocol`)."""
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -134,10 +135,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _other_protocol(self) -> bool:
-        """Whether the request offers to speak another protocol, as Java's client and `curl --http2` do with HTTP/2.
+        """Whether the request offers an upgrade, as Java's client and `curl --http2` offer HTTP/2.
 
-        Here it is one of HTTP/1.1 like any other (RFC 9110, 7.8). The parser leaves its body to the other protocol, and
-        so gets the request again without the offer.
+        The offer is ignored, as RFC 9110, 7.8 allows. Because the parser does not read the body of such a request,
+        `_feed` passes it the request again without the offer.
         """
         return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
 
@@ -147,7 +148,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._parsed = 0
 
     def on_url(self, url: bytes) -> None:
-        """A part of the address."""
+        """A part of the request's target."""
         self._count(len(url))
         super().on_url(url)
 
@@ -157,14 +158,14 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The request is passed on, or waits for those before it."""
+        """Refuse the request, pass it on, or queue it behind earlier requests of the connection."""
         if self._other_protocol():
             return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, SATURATED)
         self._waiting.pop(self, None)
-        self._tell()  # the client that sends its next request early: answers keep their order
-        # Not while another answer is due before, nor from a client that sends its body only when it is asked to.
+        self._tell()  # send a delayed refusal of the previous request first: answers keep the order of requests
+        # A request is not shed while an earlier answer is due, or if the client waits for "100 Continue".
         idle = (self.cycle is None or self.cycle.response_complete) and not self.expect_100_continue
         self._sheds = idle and self._shedding.refuses(self.parser.get_method(), self.url)
         if not self._sheds:
@@ -197,12 +198,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._waiting[self] = None
 
     def pause_writing(self) -> None:
-        """The client does not take the answer as fast as it is written."""
+        """The client reads the answer more slowly than it is written."""
         super().pause_writing()
         self._leaving = self.loop.call_later(self._limits.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client took it."""
+        """The client has caught up."""
         self._left()
         super().resume_writing()
 
@@ -212,11 +213,11 @@ class LimitedProtocol(HttpToolsProtocol):
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Abort an idle connection. `close` would wait for a client that does not read the end of its last answer."""
+        """Abort an idle connection. `close` would wait for a client that has not read its last answer."""
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer when the parser stopped: because of a fault that was found here, or because this is not HTTP."""
+        """Refuse a request whose parsing stopped, either because of `_stop` or because the bytes are not HTTP."""
         self._refuse(*(self._fault or (400, messages.INVALID(fault=msg))))
 
     def _tell(self) -> None:
@@ -242,7 +243,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._leaving = None
 
     def _count(self, size: int) -> None:
-        """Count a part of a head that comes in one piece; one in many is limited in `data_received`."""
+        """Limit a head that arrives in one piece; `data_received` limits a head that arrives in several."""
         self._parsed += size
         if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
             self._stop(431, self._too_large())
@@ -267,7 +268,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # an answer would be taken for that of the request at work
+            self.transport.abort()  # the client would take a refusal for the answer to the request in progress
             return
         self._answer(status, error)
         if self.transport.can_write_eof():
@@ -290,5 +291,5 @@ def _refusal(status: int, error: Message, ends: bool) -> bytes:
 def limited(
     limits: Limits, refused: Callable[[int], None], shedding: Shedding = NO_SHEDDING
 ) -> Callable[..., LimitedProtocol]:
-    """The protocol of one server: uvicorn's setting `http`."""
+    """The protocol class of one server, for uvicorn's setting `http`."""
     return partial(LimitedProtocol, limits, shedding, OrderedDict(), refused)

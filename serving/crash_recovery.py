@@ -1,11 +1,11 @@
-"""Brings ledger and decision log together: after a crash, after a lost ledger, and for reported costs.
+"""Makes the ledger agree with the decision log: after a crash, after the loss of a ledger, and for reported costs.
 
-After a crash, `reconcile` settles the costs in the decision log, and releases reservations of decisions that never
-reached the log, and so never reached a caller.
+After a crash, `reconcile` settles the costs in the decision log. It also releases the reservations of decisions that
+never reached the log, and so never reached a caller.
 
-A ledger that was lost must grant no fresh budget. So the log's folder keeps the identity of the ledger that paid for
-its decisions, in the file `ledger`. At a start, another ledger is refused until the right one is restored, or until a
-person agrees (`mtorl ledger agree`).
+The loss of a ledger must not give a new budget. So the log's folder contains the identity of the ledger that paid for
+its decisions, in the file `ledger`. A router that starts with another ledger refuses it until the right one is
+restored, or until a person accepts the other one (`mtorl ledger agree`).
 """
 
 import math
@@ -21,17 +21,17 @@ from serving import messages
 from serving.decision_log import Spool, segments
 from serving.ledger.contract import Cost, Ledger, LedgerUnavailable, UnknownReservation
 
-TOGETHER = 100  # reservations that are finished in one call: a few milliseconds of the ledger
-_NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are at work when a router crashes
+TOGETHER = 100  # reservations that are finished in one call, which takes the ledger a few milliseconds
+_NEWEST = 50_000  # decisions, and outcomes, that are read: more than are unfinished when a router crashes
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
-_PAID_BY = "ledger"  # file in the folder of the log
+_PAID_BY = "ledger"  # file in the log's folder
 
 Costs = Mapping[str, float]
-"""Event -> cost, currency units; empty: the ad was not shown."""
+"""Event id -> cost in currency units. Empty if the ad was not shown."""
 
 
 def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
-    """Settle costs by reservation, or cancel if there are none; returns what failed. Unknown ones are ignored."""
+    """Settle costs by reservation, or cancel if there are none; returns errors, except for unknown reservations."""
     told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
     unused = [name for name, costs in waiting.items() if not costs]
     answers = [
@@ -43,37 +43,38 @@ def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
-    """Costs that an outcome reports for its reservation; None: it concerns no reservation."""
+    """The costs that an outcome reports for its reservation; None if its kind is neither "cost" nor "cancel"."""
     return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
 
 
 def reconcile(ledger: Ledger, spool: Spool) -> int:
     """Finish the reservations that a crash left open; returns how many.
 
-    Only the newest decisions of the log are read. A reservation that is older, or whose decision is in the log without
-    a cost, stays open until a cost comes or it expires. A newer one that is not in the log belongs to a decision that
-    the crash has ended. Nothing may be reserved here meanwhile: a decision on its way to the log would look like that.
-    In a shared ledger, only reservations with the identity of our log are ours (`PendingDecision.start`).
+    Only the newest decisions of the log are read. If a reservation is older than these, or its decision was logged
+    without a cost, it stays open until a cost arrives or it expires. If a newer reservation has no decision in the log,
+    the crash interrupted that decision, and the reservation is released. The router must not reserve meanwhile, since a
+    decision on its way to the log would look the same. In a shared ledger, only reservations whose id contains the
+    log's identity belong to this router (`PendingDecision.start`).
 
-    A cost may also have missed the ledger although its reservation is not open: a second cost, or one after the
-    reservation had expired. So the costs among the newest outcomes are settled again. A ledger forgets the
-    events of a reservation only together with the reservation, and then charges nothing: no cost counts twice.
+    The costs among the newest outcomes are settled again, because a cost may be missing in the ledger although its
+    reservation is not open: a second cost, or a cost after expiry. No cost counts twice: a ledger forgets the events of
+    a reservation only together with the reservation, and charges nothing for an unknown reservation.
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    finished: set[str] = set()  # at first, withdrawn decisions
+    finished: set[str] = set()  # at first only withdrawn decisions
     read, oldest = 0, None
     for record in spool.newest("decision", _NEWEST) if unfinished else ():
         name = record["decision_id"]
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # Records stand nearly in the order of their ids: none of a minute later lies before the first one that was read.
+    # Records are nearly sorted by id: no id that is more than a minute later precedes the first record that was read.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER
         ours = {name for name in ours if time_of(name) >= since}
-        # But where a clock was set back, or a withdrawal was written late, later ids stand in older segments.
+        # But if the clock was set back, or a withdrawal was written late, older segments contain later ids.
         if ours:
             ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
     finished |= ours
@@ -90,7 +91,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
 
 def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Raise LedgerUnavailable unless the ledger paid for the log in this folder, or the log knows of no ledger."""
+    """Raise LedgerUnavailable if another ledger has paid for the log in this folder."""
     found, known = ledger.identity(), _paid_by(folder)
     if found is not None and known in (None, found):
         return
@@ -100,7 +101,7 @@ def check_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def remember_ledger(ledger: Ledger, folder: Path) -> None:
-    """Keep the identity of the ledger that pays for a log from now on; raises LedgerUnavailable."""
+    """Store the identity of the ledger that pays for a log from now on; raises LedgerUnavailable."""
     identity = ledger.identity()
     if identity is None or identity == _paid_by(folder):
         return
@@ -112,7 +113,7 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
-    """Accept a ledger for a log; returns the costs in log and lake. Raises LedgerUnavailable, LogError."""
+    """Accept a ledger for a log; returns the sum of the costs in log and lake. Raises LedgerUnavailable, LogError."""
     if ledger.identity() is None:
         ledger.define([])
     remember_ledger(ledger, folder)

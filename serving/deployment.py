@@ -1,11 +1,11 @@
-"""Deploys a new version to an arm's server: rolls it out, waits, requests a decision, or rolls back.
+"""Deploys a new version to an arm's server: rolls it out, waits, requests a decision, and rolls back on failure.
 
     said = deploy(InferenceServices(KubernetesApi()), "challenger", "challenger/0a1b2c3d4e5f", load(artifact),
                   experiments, seconds=600)
 
-It never changes a server under an experiment that serves users: another model in mid-experiment is another treatment.
-Nor does it change one that answers as the incumbent, as after a promotion until the incumbent's own server has the
-model: all users would get an untried model. Such a version stays in the registry.
+In two cases, the server is not changed and the version stays in the registry. If an experiment serves users with the
+server, a new model would be another treatment. If the server answers as the incumbent (after a promotion, until the
+incumbent's own server has the model), all users would get an untested model.
 """
 
 import time
@@ -28,7 +28,7 @@ _TELL_SECONDS = 60.0
 
 
 class DeployError(InputError, RuntimeError):
-    """A version does not serve; the message has the reason, and the version that serves instead."""
+    """A version could not be deployed; the message has the reason, and the version that serves instead."""
 
 
 def deploy(
@@ -43,8 +43,8 @@ def deploy(
 
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
-        artifact: Its model, whose digest its answers must carry.
-        seconds: Longest time until it is ready; after that, DeployError: the previous version serves again.
+        artifact: The version's model. The server's decisions must have its digest.
+        seconds: Timeout of the rollout. After it, the previous version is restored and DeployError raised.
     """
     name = f"mtorl-{arm}"
     for experiment in experiments:
@@ -62,7 +62,7 @@ def deploy(
         return messages.NO_SERVER(version=version, server=name)
     new, before = served.version != version, served.instead_of
     if new:
-        # A deployment that was killed before it had asked its version leaves one that perhaps never decided.
+        # If a deployment was killed before it checked its version, the served version may never have worked.
         killed = before is not None and (served.problem or _refuses(servers, name, artifact, served.version))
         before = before if killed else served.version
         _serve(servers, name, Served(version, "", instead_of=before), {served.version})
@@ -80,17 +80,17 @@ def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[A
 
 
 def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Message | None:
-    """The users that another model would reach; None: there are none."""
+    """Reason why an experiment's use of a server forbids another model; None if it does not."""
     about = {"version": version, "experiment": experiment.name}
     if experiment.stage != "shadow":  # also while the kill switch is on: the experiment may continue
         return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
-    if arm.name == INCUMBENT:  # a promoted challenger is everybody's, until the incumbent's server has it
+    if arm.name == INCUMBENT:  # all users get a promoted challenger from its server until the incumbent's has it
         return messages.SERVES_INCUMBENT(server=server, **about)
     return None
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
-    """Reason why a version is not ready in time; empty: it is."""
+    """Wait until a version is ready; returns why it is not, or an empty text."""
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:
@@ -102,7 +102,7 @@ def _waits(servers: InferenceServices, name: str, version: str, seconds: float) 
 def _problem(servers: InferenceServices, name: str, version: str) -> str:
     try:
         served = servers.served(name)
-    except OSError as error:  # perhaps for a moment
+    except OSError as error:  # may be temporary
         return str(error)
     if served is None or served.version != version:
         return f"{name} is meant to serve {'nothing' if served is None else served.version} now"
@@ -110,7 +110,7 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 
 
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
-    """Let a server serve a version, with retries for a minute; one that a person rolled out meanwhile stays."""
+    """Set the version of a server, with retries for a minute, unless a person has rolled out another one meanwhile."""
     until = time.monotonic() + _TELL_SECONDS
     while True:
         try:
@@ -127,13 +127,13 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Fault of a ready server's decision by a model (digest or version; of `first`, any will do); empty: none."""
+    """Request a decision; returns its fault or "". `model` is a digest or version; `first` stands for any digest."""
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.predict(name, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
-    except Exception as error:  # an answer may be any rubbish, and half of one
+    except Exception as error:  # of any kind: the answer may be invalid or incomplete
         return messages.NO_DECISION(error=f"{type(error).__name__}: {error}")
     if not answered.startswith(digest):
         return messages.NO_DECISION(error=f"it is of {answered[:12]}, not of {digest[:12]}")

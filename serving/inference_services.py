@@ -1,8 +1,8 @@
 """The model servers of a cluster: InferenceServices, each of which serves one version of the registry.
 
-A version is an annotation of the predictor, so another one is a roll-out: pods with the previous version serve until
-those with the new one are ready. An InferenceService says Ready while any pod serves; its Deployment says how far the
-roll-out is. Only `InferenceServices.serve`, and a person who applies models.yaml, change the annotation.
+The version is an annotation of the predictor, so a change is a rollout: pods of the previous version serve until pods
+of the new version are ready. An InferenceService is Ready while any pod serves; its Deployment shows the progress of a
+rollout. Only `InferenceServices.serve` and people who apply models.yaml change the annotation.
 """
 
 import json
@@ -16,39 +16,39 @@ from serving.kubernetes_api import KubernetesApi, Object, Refused, in_pod
 from serving.model_servers import Mark, Served
 
 VERSION = "mtorl-kubeflow/model"
-"""Annotation of a predictor and its pods: the version's folder in the registry."""
+"""Annotation of a predictor and its pods: the version's folder in the registry, ARM/VERSION."""
 MARK = "mtorl-kubeflow/promotion"
-"""Annotation of an InferenceService whose version a promotion has changed: JSON, a `Mark`."""
+"""Annotation of an InferenceService whose version was changed by a promotion: a `Mark` as JSON."""
 INSTEAD_OF = "mtorl-kubeflow/instead-of"
 """Annotation of an InferenceService: the version that decided before the newest deployment. It is written together
-with the version and stays, since KServe copies annotations to the pods: another change would be another roll-out."""
+with the version and never removed. KServe copies annotations to the pods, so removing it would start a rollout."""
 KIND = "inferenceservices"
 _PREDICTOR = "-predictor"
-_PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it
+_PATCH_SECONDS = (2.0, 12.0)  # to connect; to answer: KServe's admission webhook may take ten seconds
 
 
 class InferenceServices:
-    """InferenceServices of a namespace; see `serving.model_servers.ModelServers`."""
+    """The InferenceServices of a namespace, as `serving.model_servers.ModelServers`."""
 
     applied: ClassVar[bool] = True
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
-        self._seen: dict[str, str] = {}  # resourceVersion of each as it was read last
+        self._seen: dict[str, str] = {}  # name -> resourceVersion at the last read
 
     def name_at(self, url: str | None) -> str | None:
-        """The name of the InferenceService that answers at a URL; None: it is none of this namespace."""
+        """The name of the InferenceService that answers at a URL; None if it is not one of this namespace."""
         host = (urlsplit(url).hostname if url else None) or ""
         service, _, rest = host.partition(".")
         elsewhere = rest and rest.partition(".")[0] != self._api.namespace
         return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Nowhere: an InferenceService is made by an overlay, and serves what that names."""
+        """None: only overlays create InferenceServices, so there is no server to offer."""
         return None
 
     def served(self, name: str) -> Served | None:
-        """The version that it serves; None: there is none of that name, or it serves no version of a registry."""
+        """The version an InferenceService serves; None if it does not exist or serves no version of a registry."""
         found = self._api.get(KIND, name)
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
         if found is None or not version:
@@ -59,7 +59,7 @@ class InferenceServices:
         return Served(version, problem, _mark(notes.get(MARK)), notes.get(INSTEAD_OF))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Roll a version out, on condition that the InferenceService is unchanged since it was read."""
+        """Roll a version out; Conflict if the InferenceService has changed since `served` read it."""
         notes = {INSTEAD_OF: instead_of} | ({} if mark is None else {MARK: mark.model_dump_json()})
         patch = {
             "metadata": {"resourceVersion": self._seen[name], "annotations": notes},
@@ -74,7 +74,7 @@ class InferenceServices:
 
 
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
-    """Reason why not all pods of a Deployment serve a version alone; empty: they do."""
+    """Reason why a Deployment's rollout of a version is incomplete; empty if every pod serves that version."""
     if deployment is None:
         return messages.NOT_BEGUN()
     status, spec = deployment.get("status") or {}, deployment["spec"]
@@ -90,19 +90,19 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 
 
 def services_of_pod() -> list[Object] | None:
-    """The InferenceServices of this pod's namespace; None: this is no pod. OSError: unknown, so nothing may go."""
+    """The InferenceServices of this pod's namespace; None outside a pod. After an OSError, remove no version."""
     if not in_pod():
         return None
     try:
         return KubernetesApi(retries=2).list(KIND)
     except Refused as error:
-        if error.status == 404:  # no KServe here
+        if error.status == 404:  # the cluster has no KServe
             return []
         raise PermissionError(*error.args) from None
 
 
 def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """The versions that InferenceServices serve, or served before the newest promotion, as `Needs` takes them."""
+    """The versions that InferenceServices serve, and those that a rollback would return to, as `Needs` takes them."""
     uses: list[tuple[str, str, bool]] = []
     for service in services:
         name = service["metadata"]["name"]
@@ -119,10 +119,10 @@ def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, b
 
 
 def versions_to_write(services: Iterable[Mapping[str, Any]], phases: Mapping[str, str]) -> dict[str, str]:
-    """The version that the server of each arm is to serve: what it serves, unless an apply undid a promotion.
+    """The version to write into models.yaml for each arm: the served one, unless an apply has undone a promotion.
 
     Args:
-        phases: Of the experiments, by name: the one in a server's mark was promoted, or rolled back.
+        phases: Experiment name -> its phase, such as "promoted" or "rolled back".
     """
     wanted: dict[str, str] = {}
     for service in services:
@@ -140,4 +140,4 @@ def _mark(text: str | None) -> Mark | None:
     try:
         return None if text is None else Mark.model_validate_json(text)
     except ValueError:
-        return None  # written by hand
+        return None  # edited by a person

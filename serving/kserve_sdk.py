@@ -1,7 +1,7 @@
 """The parts of the KServe SDK that the router and the predictor use.
 
-kserve parses the command line of the process that imports it, abbreviations included: `--model x` would set its
-`--model_name`. Here it gets an empty one, which is why no other module imports kserve.
+On import, kserve parses the command line of the process, abbreviations included: our `--model x` would set kserve's
+`--model_name`. This module imports kserve with an empty command line. No other module may import kserve.
 """
 
 import logging
@@ -44,14 +44,14 @@ DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.
 
 
 def application(models: Iterable[Model]) -> FastAPI:
-    """KServe's routes for models: protocols v1 and v2, and metrics. Errors are as `Message.body`."""
+    """KServe's routes for models: protocols v1 and v2, and metrics. Error bodies are those of `Message.body`."""
     repository = ModelRepository()
     for model in models:
         repository.update(model)
     made = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    # KServe would let any caller unload the model, and has no way to load it again.
+    # With KServe's own routes, any caller could unload the model, and nothing could load it again.
     made.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    # Without its middleware, which times every request for a log that `quiet` turns off.
+    # The middleware is left out: it times every request for a log that `quiet` turns off.
     rest = RESTServer("", DataPlane(repository), ModelRepositoryExtension(repository), 0)
     rest._register_endpoints(made)
     rest._add_exception_handlers(made)
@@ -95,16 +95,16 @@ async def _of_kserve(status: int, request: Request, error: Exception) -> JSONRes
 
 
 class CannotListen(OSError):
-    """Another process has the port, or the address is none of this machine's."""
+    """Another process has the port, or the address does not belong to this host."""
 
 
 class Server(uvicorn.Server):
-    """Serves an ASGI application until SIGINT or SIGTERM, with limits to the cost of a connection.
+    """Serves an ASGI application until SIGINT or SIGTERM, with limits on the cost of a connection.
 
     Args:
-        host: Address to listen on; with a slash, the path of a Unix socket.
-        port: 0 takes a free one.
-        refused: Called with the status of each request that is refused before the application sees it.
+        host: Address to listen on. If it contains a slash, it is the path of a Unix socket.
+        port: TCP port; 0 selects a free port.
+        refused: Called with the status of each request that is refused before it reaches the application.
     """
 
     def __init__(
@@ -133,17 +133,17 @@ class Server(uvicorn.Server):
         )
 
     def serve_until_stopped(self) -> None:
-        """Serve; raises CannotListen."""
+        """Serve until a signal stops the server; raises CannotListen."""
         host, port = self._address
         self.run(None if self.config.uds else [_socket_on(host, port)])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take no more requests, and end when those in flight are answered."""
-        self.should_exit = True  # uvicorn would raise the signal again at the end
+        """Accept no more requests, and stop when those in flight are answered."""
+        self.should_exit = True  # uvicorn's own handler would raise the signal again after the shutdown
 
 
 def _socket_on(host: str, port: int) -> socket.socket:
-    """A socket on a port, 0 for a free one; on an IPv4 address of the host if it has one."""
+    """A socket bound to a port (0: a free one), on an IPv4 address of the host if there is one."""
     found = None
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -159,15 +159,15 @@ def _socket_on(host: str, port: int) -> socket.socket:
 
 
 def quiet() -> None:
-    """Log as `logs.py` does, of KServe and uvicorn faults only: by default they write five lines a request."""
+    """Log as `logs.py` does, and only faults of KServe and uvicorn, which by default log five lines a request."""
     logs.set_up()
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
-    # KServe also logs a caller's mistake as an error, with a traceback.
+    # KServe logs a caller's mistake as an error with a traceback.
     mistakes = InvalidInput, ModelNotFound, NotImplementedError
     logging.getLogger("kserve").addFilter(lambda record: not isinstance((record.exc_info or (None,) * 2)[1], mistakes))
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings, too, are callers' mistakes
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

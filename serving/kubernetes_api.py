@@ -1,10 +1,10 @@
-"""Requests to a Kubernetes API server: objects of one namespace as plain values, over the official client's connection.
+"""Reads and changes objects of a Kubernetes namespace as plain values, over the official client's connection.
 
     api = KubernetesApi("ads")                          # a pod's credentials, or those of kubectl's context
-    api.get("configmaps", "mtorl-experiment")           # None: there is none
+    api.get("configmaps", "mtorl-experiment")           # None if it does not exist
     api.merge_patch("inferenceservices", "mtorl-incumbent", {"spec": {"predictor": {"annotations": {...}}}})
 
-Everything else in this repository that asks an API server does it through this module.
+All requests of this repository to an API server go through this module.
 """
 
 import json
@@ -18,7 +18,7 @@ from serving import messages
 Object = dict[str, Any]
 
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_GROUPS = {  # API group and version of each kind that is read
+_GROUPS = {  # kind -> API group and version
     "configmaps": "v1",
     "deployments": "apps/v1",
     "events": "events.k8s.io/v1",
@@ -34,11 +34,11 @@ _AGAIN = (429, 500, 502, 503, 504)
 
 
 class Unanswered(ConnectionError):
-    """The API server does not answer, or has a fault of its own: retry."""
+    """The API server does not answer, is overloaded or has an internal error. A retry may succeed."""
 
 
 class Refused(OSError):
-    """The API server refuses a request with a status of HTTP."""
+    """The API server refuses a request with an HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         words = messages.FORBIDDEN if status == 403 else messages.KUBERNETES_REFUSES
@@ -47,25 +47,25 @@ class Refused(OSError):
 
 
 class Conflict(Exception):
-    """An object has changed since it was read, is gone, or is there already: read it again."""
+    """The object has changed since it was read, was deleted, or exists already. Read it again."""
 
 
 def in_pod() -> bool:
-    """Whether this process runs in a cluster."""
+    """Whether this process runs in a pod."""
     return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def namespace_of_pod() -> str:
-    """The namespace that a pod runs in; "default" outside of a cluster."""
+    """The namespace of this pod; "default" outside a cluster."""
     return os.environ.get("MTORL_NAMESPACE") or (_NAMESPACE.read_text().strip() if _NAMESPACE.exists() else "default")
 
 
 class KubernetesApi:
-    """The API server, for one namespace; by default this pod's. Each method raises Unanswered and Refused.
+    """A client for one namespace, by default this pod's. Each method may raise Unanswered and Refused.
 
     Args:
-        seconds: Longest wait for a connection, and for an answer.
-        retries: Of a request that is not answered, with pauses of 0, 2, 4, 8 ... 120 seconds; 0: the caller retries.
+        seconds: Timeout of a connection, and of an answer.
+        retries: Retries of an unanswered request, after pauses of 0, 2, 4, 8 ... 120 seconds.
     """
 
     def __init__(self, namespace: str = "", seconds: tuple[float, float] = (3.0, 15.0), retries: int = 0) -> None:
@@ -88,7 +88,7 @@ class KubernetesApi:
         self._seconds = seconds
 
     def get(self, kind: str, name: str) -> Object | None:
-        """An object; None: there is none of that name."""
+        """An object; None if it does not exist."""
         try:
             return self._request("GET", kind, name)
         except Refused as error:
@@ -97,16 +97,16 @@ class KubernetesApi:
             raise
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
-        """All objects of a kind, or those whose labels match."""
+        """All objects of a kind, or only those that match a label selector."""
         query = [("labelSelector", selector)] if selector else []
         return self._request("GET", kind, query=query)["items"]
 
     def create(self, kind: str, body: Mapping[str, Any]) -> Object:
-        """Create an object; Conflict: there is one of that name."""
+        """Create an object; raises Conflict if the name exists."""
         return self._request("POST", kind, body=body)
 
     def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
-        """Write an object, or its subresource `part`; Conflict: it has another `resourceVersion`, or is gone."""
+        """Replace an object or its subresource `part`; raises Conflict if it has changed or was deleted."""
         try:
             return self._request("PUT", kind, name, part, body=body)
         except Refused as error:
@@ -117,11 +117,11 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change fields of an object, or of its subresource `part`; null removes one. Conflict as in `replace`."""
+        """Change fields of an object or its subresource `part`; None removes a field. Raises Conflict as `replace`."""
         return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 
     def delete(self, kind: str, name: str) -> None:
-        """Delete an object and, before it, those that it owns; one that is gone is no fault."""
+        """Delete an object after the objects that it owns. A missing object is not an error."""
         try:
             self._request("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
         except Refused as error:

@@ -1,13 +1,13 @@
-"""The servers' log: an event a line of JSON, and each cause once a minute.
+"""Sets up the servers' log: one line of JSON per event, and at most one line a minute per cause.
 
     {"time": "2026-11-27T20:00:39.185+00:00", "level": "warning",
      "message": "default action, model_timeout: challenger did not answer in time", "cause": "model_timeout",
      "experiment": "ads", "arm": "challenger", "decision_id": "16c7...", "request_id": "r-1", "left_out": 532,
      "logger": "serving.router.flow.decider"}
 
-While a store is down, every request has the same message: the first is written at once, then one a minute, and
-`left_out` counts those between. Ids are those of the written event; a user's is none of them. Lines of KServe and
-uvicorn look alike, since all go through the handler that is made here.
+While a store is down, every request logs the same message. The first is written at once, then one a minute, and
+`left_out` counts the messages in between. The ids are those of the event that was written. User ids are never logged.
+KServe and uvicorn log through the same handler.
 """
 
 import json
@@ -18,21 +18,21 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 _SECONDS = 60.0  # between two lines of one cause
-_MOST_CAUSES = 1000  # that are remembered
+_MOST_CAUSES = 1000  # limit of the causes in memory; the one seen longest ago is forgotten
 _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
-"""What a line has beside its message; the first five as `extra` of the call that logs."""
+"""Optional fields of a line. The first five come from the argument `extra` of the logging call."""
 
 
 class OncePerCause(logging.Filter):
-    """Lets the first line of a cause through at once, then one a minute, with `left_out`.
+    """A filter that passes the first record of a cause, then one a minute with the number `left_out`.
 
-    A cause is the text before its arguments are put in, the arm, and `cause` or, without it, the first argument.
-    Records below a warning pass.
+    Records have the same cause if they share the logger, the unformatted message, the arm, and `cause` (by default the
+    message's first argument). Records below the level warning always pass.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._causes: dict[tuple[str, ...], tuple[float, int]] = {}  # when it was written, and left out since
+        self._causes: dict[tuple[str, ...], tuple[float, int]] = {}  # time of the last line, and records left out since
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -55,7 +55,7 @@ class OncePerCause(logging.Filter):
 
 
 class JsonLine(logging.Formatter):
-    """A record as one line of JSON, its traceback included."""
+    """A formatter that writes a record and its traceback as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -73,7 +73,7 @@ class JsonLine(logging.Formatter):
 
 
 def set_up() -> None:
-    """Log what this process says to standard error; no change where a handler exists, as in a test."""
+    """Log to standard error as JSON. If the root logger has a handler, as in tests, keep that handler."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLine())
     handler.addFilter(OncePerCause())
@@ -83,7 +83,7 @@ def set_up() -> None:
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:
-    """The messages of a log of JSON lines; other lines are left out."""
+    """The messages in a log of JSON lines; other lines are skipped."""
     for line in lines:
         try:
             yield json.loads(line)["message"]

@@ -1,7 +1,7 @@
-"""The servers that serve a version of the registry: InferenceServices on a cluster, `mtorl serve` on a laptop.
+"""The interface to the servers of registry versions: InferenceServices on a cluster, `mtorl serve` on a laptop.
 
-Only `serving.deployment` (a new challenger) and `pipelines.experiments.handover` (a promotion, a rollback) change what
-they serve.
+Only two modules change the version of a server: `serving.deployment` (a new challenger) and
+`pipelines.experiments.handover` (a promotion or its rollback).
 """
 
 from typing import ClassVar, NamedTuple, Protocol
@@ -10,48 +10,48 @@ from mtorl.runtime.validation import StrictModel, Text
 
 
 class Mark(StrictModel):
-    """Mark of a promotion on a server: the version before and after."""
+    """The mark of a promotion on a server, with the versions before and after it."""
 
     experiment: Text
     promotion: Text
     """Id of the promotion in the experiment's history."""
     before: Text
-    """Version that the server served until then."""
+    """The version that the server served before the promotion."""
     after: Text
-    """Version that won."""
+    """The version that was promoted."""
 
 
 class Served(NamedTuple):
-    """The version that a model server serves."""
+    """The version that a model server is set to serve, and the state of its rollout."""
 
     version: str
-    """The version of its definition."""
+    """The version in the server's definition."""
     problem: str
-    """Reason why it does not serve that version alone yet; empty: it does."""
+    """Why the rollout of `version` is incomplete; empty if the server answers with that version only."""
     mark: Mark | None = None
-    """Of the newest promotion; None: there was none."""
+    """The mark of the newest promotion; None if there was none."""
     instead_of: str | None = None
-    """The version that decided before the newest deployment, which goes back to it; None: a promotion came after it."""
+    """The version to return to if the newest deployment fails; None if a promotion has changed the server since."""
 
 
 class ModelServers(Protocol):
-    """The model servers of one place."""
+    """The model servers of a cluster's namespace, or of a laptop."""
 
     applied: ClassVar[bool]
-    """Whether something else may apply an older version: a change that was undone is then not made again."""
+    """Whether others (`kubectl apply`) may set an older version. If so, a hand-over that was undone is not repeated."""
 
     def name_at(self, url: str | None) -> str | None:
-        """The name of the server that answers at a URL; None: it is none of these."""
+        """The name of the server that answers at a URL; None if it is not one of these servers."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """URL at which the model of a URL may answer as an incumbent that had no server; None: nowhere else."""
+        """A server's URL for an incumbent that had none, given the URL of its promoted model; None if there is none."""
 
     def served(self, name: str) -> Served | None:
-        """The version of a server; None: there is no such server, or it names no version. OSError: no answer now."""
+        """The version of a server; None if it does not exist or names no version. OSError: it can't be read now."""
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Let a server, whose `served` was read before, serve a version, at once or not at all.
+        """Set the version of a server atomically. `served` must have been called before.
 
-        Without a mark, the present one stays. Conflict: the server was changed since it was read. OSError: it can't be
-        reached now.
+        Without `mark`, the present mark stays. Raises Conflict if the server has changed since `served` read it, and
+        OSError if the server can't be reached.
         """

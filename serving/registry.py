@@ -1,12 +1,12 @@
-"""The model registry: a folder for each published version, which is written once and served from there.
+"""The model registry: a folder for each published version, from which model servers serve it.
 
     REGISTRY/ARM/VERSION/artifact/               the artifact
-    REGISTRY/ARM/VERSION/model-store/ARM.mar     what TorchServe loads
-    REGISTRY/ARM/VERSION/lineage.json            where it comes from (`mtorl.artifact.lineage`)
+    REGISTRY/ARM/VERSION/model-store/ARM.mar     the archive that TorchServe loads
+    REGISTRY/ARM/VERSION/lineage.json            its data, code and evaluation (`mtorl.artifact.lineage`)
 
-A version is there completely or not at all, and its files can't be written any more. Model servers mount the registry
-and serve the version that they name, so a roll-out, a promotion and a roll-back only name another version.
-`serving.versions` lists and prunes the versions.
+A version is published atomically, and its files are read-only. Model servers mount the registry, and the definition of
+each server names a version. So a rollout, a promotion and a rollback only change that name. `serving.versions` lists
+and prunes the versions.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ from mtorl.runtime.files import replacing, sync
 from serving import messages
 
 FIRST = "first"
-"""The version that a first installation publishes of each arm: its name is known before there is a model."""
+"""Name of the version that an installation publishes for each arm, so that servers can name it before it exists."""
 ARMS = ("incumbent", "challenger")  # with a first version
 
 
 class RegistryError(InputError, RuntimeError):
-    """A model can't be published; the message says why and what to do."""
+    """A registry can't be read or changed; the message has the reason and what to do."""
 
 
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
-    """Copy an artifact and its archive, a .mar file, to their place in the registry; returns the version's folder.
+    """Copy an artifact and its archive, a .mar file, into the registry; returns the version's folder.
 
-    An existing version is left as it is, its lineage too, so publishing twice is harmless. An incomplete one is
-    replaced. By default the version has the artifact's own name, which its content determines.
+    Publishing is idempotent: an existing version and its lineage do not change. An incomplete version is replaced. By
+    default the version's name is that of the artifact, which is derived from its content.
 
     Raises:
-        RegistryError: The version is there with another model, the registry is for models of other data, or the lineage
-            is that of another model.
-        ArtifactError: There is no artifact, or it is damaged.
+        RegistryError: The version exists with another model, the registry is for models of other data, or the lineage
+            belongs to another model.
+        ArtifactError: The artifact is missing or damaged.
     """
     model = load(artifact).model
     if lineage.digest != model["digest"]:
@@ -65,19 +65,19 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Li
 
 
 def published_digest(folder: Path) -> str | None:
-    """The digest of the model in `REGISTRY/ARM/VERSION`; None if it isn't there, or not completely."""
+    """The digest of the model in `REGISTRY/ARM/VERSION`; None if the version is missing or incomplete."""
     try:
         model = json.loads((folder / "artifact" / "model.json").read_text())
         files = [folder / "artifact" / name for name in model["files"]]
         files.append(folder / "model-store" / f"{folder.parent.name}.mar")
-        # Sizes and not checksums, which take long: loading a version compares those.
+        # Only sizes are checked. Checksums take long, and are compared when the version is loaded.
         return str(model["digest"]) if all(file.stat().st_size for file in files) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Refuse (RegistryError) a model of other data than the published: a simulated market's must not serve people."""
+    """Raise RegistryError if real and simulated data would mix: no user may be served by a model of a simulation."""
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
             ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
@@ -85,7 +85,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Refuse (RegistryError) a data set other than that of the first models, which would not know its channels."""
+    """Raise RegistryError unless the first models are of this data set: models of another do not know its channels."""
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
@@ -94,14 +94,14 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
 
 
 def folder_of(registry: Path, digest: str | None) -> Path | None:
-    """The artifact's folder of the published model with a digest, or of the newest one; None if there is none."""
+    """Artifact folder of the published model with a digest, or of the newest model; None if there is none."""
     if digest is None:
         return max(_by_time(registry), default=(None, None))[1]
     return next((folder for folder, model in published_models(registry) if model.get("digest") == digest), None)
 
 
 def newest(registry: Path) -> datetime | None:
-    """Training time of the newest published model that needs no experiment; None if there is none."""
+    """Training time of the newest model whose gate did not ask for an experiment; None if there is none."""
     return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
 
 
@@ -123,21 +123,21 @@ def description_of_newest(registry: Path) -> Path:
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
     """Training time of each published model, and its artifact's folder."""
     for folder, model in published_models(registry):
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # of another release, or written by hand
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # written by another release, or by a person
             yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder
 
 
 def published_models(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and model.json of each published artifact; what is still being copied has a hidden name."""
+    """Folder and model.json of each published artifact, without unfinished copies, whose names begin with a dot."""
     for path in sorted(registry.glob("[!.]*/[!.]*/artifact/model.json")):
         with contextlib.suppress(OSError, ValueError):
             yield path.parent, json.loads(path.read_text())
 
 
 def _make_read_only(folder: Path) -> None:
-    """Remove the right to write from files, and the right to read from others; folders can still be deleted.
+    """Make files read-only and unreadable for others, and sync them. Folders can still be deleted.
 
-    The content is on the disk afterwards: a power failure must not leave a version that looks complete.
+    The sync is needed because a power failure must not leave a version that only looks complete.
     """
     for path in folder.rglob("*"):
         path.chmod(0o750 if path.is_dir() else 0o440)

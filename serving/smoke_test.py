@@ -1,4 +1,4 @@
-"""Opens an archive as TorchServe does, and asks its model for decisions: a fault here would reach every user.
+"""Loads an archive as TorchServe does and requests decisions, so that a faulty archive is found before users get it.
 
 print(check_archive(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
 """
@@ -11,15 +11,15 @@ from mtorl.runtime.errors import InputError
 from serving.handlers.items import empty_window
 from serving.handlers.policy_handler import PolicyHandler
 
-_U = (0.0, 0.25, 0.5, 0.75, 0.999)  # where channels are drawn
+_U = (0.0, 0.25, 0.5, 0.75, 0.999)  # the uniform numbers that draw a channel
 
 
 class SmokeError(InputError, RuntimeError):
-    """The archive can't be opened, its model can't be loaded, or an answer is no decision."""
+    """The archive can't be opened, its model can't be loaded, or an answer is not a decision."""
 
 
 def check_archive(archive: Path) -> str:
-    """Ask a .mar for decisions on a user without a past, over all channels and each alone; the answer in words."""
+    """Request decisions for a user without history, over all channels and for each single one; returns a summary."""
     handler = PolicyHandler()
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:

@@ -1,10 +1,11 @@
-"""Removes users from a spool that no router holds.
+"""Removes users from a spool that no router uses.
 
     forget_users("spool", ["u1"], datetime.now(UTC))
 
-A router's own spool loses everything within 75 minutes of its upload, which leaves the user out
-(`mtorl.log.forgotten`). A decision whose reservation may still be open stays a day: without it a router would
-give the money back when it starts. A cost that was logged is taken to have reached the ledger.
+The spool of a running router needs no removal: uploads omit forgotten users (`mtorl.log.forgotten`), and a record is
+deleted within 75 minutes of its upload. If the reservation of a decision may still be open, the decision stays for a
+day. Without the decision, a restarted router would release the money. If a cost was logged, the reservation counts as
+settled.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,28 +21,28 @@ from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 from serving.decision_log import segments
 
-_OPEN = timedelta(hours=24)  # how long a reservation without a cost stays open, unless a router is told otherwise
+_OPEN = timedelta(hours=24)  # time until a reservation without a cost expires, by the router's default settings
 
 
 class SpoolWithout(NamedTuple):
-    """Numbers of records of some users in a spool."""
+    """Numbers of records of forgotten users in a spool."""
 
     removed: int
-    left: int  # stay for now
-    held: bool  # by a router, so nothing was removed
+    left: int  # decisions that stay for now
+    held: bool  # whether a router uses the spool, so that nothing was removed
 
 
 def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dict[str, SpoolWithout]:
-    """`forget_users` for all spools in a folder; by their paths in it."""
+    """`forget_users` for all spools below a folder; returns the results by their relative paths."""
     root = folder.resolve()
     spools = [path.parent for path in sorted(root.rglob(segments.IDENTITY)) if (path.parent / ".lock").exists()]
     return {str(spool.relative_to(root)): forget_users(spool, users, now) for spool in spools}
 
 
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
-    """Remove users from a spool, unless a router holds it.
+    """Remove the records of users from a spool, unless a router uses it.
 
-    If there are any, the noted positions are deleted too, so the next router ships the rest again.
+    If any record is removed, the stored positions are deleted, so the next router ships the other records again.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
@@ -72,16 +73,16 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 
 
 def _files(spool: Path) -> Iterator[Path]:
-    """Outcomes before decisions, which say whose outcomes they are, also after an interruption."""
+    """Files with outcomes before decisions: if the removal is interrupted, decisions still name the outcomes' users."""
     for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
         yield from spool.glob(f"poison-{kind}.jsonl")
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
-    """Write a file without some of its lines; one without any of them is not touched."""
+    """Remove lines from a file; returns how many. A file with none of them is not changed."""
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]  # a crash may have cut the last one
+    kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]  # a crash may have cut the last line
     if len(kept) < len(lines):
         for noted in path.parent.glob("*.json"):  # positions
             noted.unlink()

@@ -1,4 +1,4 @@
-"""The sink of a cluster: CloudEvents 1.0 over HTTP, in structured mode: one event a request, or a JSON batch."""
+"""Ships records as CloudEvents 1.0 over HTTP in structured mode, one event per request or a JSON batch."""
 
 import asyncio
 from typing import Any
@@ -11,23 +11,23 @@ from mtorl.log.records import ID_FIELD, Kind
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
-BATCH = 64  # records; encoding them takes less than a millisecond of the event loop, which decisions share
+BATCH = 64  # records; encoding them blocks the event loop, which decisions share, for less than a millisecond
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
-# Status codes that refuse a record. Any other 4xx (no such path, no permission, ...) is a fault of the address or the
-# settings: if it were taken for a refusal, one wrong URL would set the whole log aside.
+# Status codes that refuse a record. Any other 4xx (wrong path, no permission) is a fault of the URL or the settings. If
+# it were treated as a refusal, a wrong URL would move the whole log to the refused records.
 _REFUSALS = {400, 409, 413, 422}
-_NO_BATCHES = 415  # unsupported media type: the sink may still take single events
+_NO_BATCHES = 415  # unsupported media type: the sink may still accept single events
 
 
 class HttpSink(Sink):
-    """Posts events to a URL; an answer of 2xx acknowledges them."""
+    """A sink that posts events to a URL, where a 2xx answer acknowledges them."""
 
     linger = 0.0
     kinds: tuple[Kind, ...] = ("decision", "outcome", "shadow")
 
     def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
-        self.largest = largest  # more than one record go as a JSON batch, which Knative's brokers do not take
+        self.largest = largest  # 1 for Knative's brokers, which do not accept JSON batches
         self.url = url
         self.source = source
         self._session: aiohttp.ClientSession | None = None
@@ -50,7 +50,7 @@ class HttpSink(Sink):
         answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        asked = response.headers.get("Retry-After", "")  # seconds; a date is rare, and then the usual pause is taken
+        asked = response.headers.get("Retry-After", "")  # seconds; for a date, which is rare, the usual pause applies
         wait = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isdecimal() else 0.0
         usual = "server_error" if response.status >= 500 else "not_accepted"
         raise SinkUnavailable({429: "throttled", 408: "timeout"}.get(response.status, usual), answer, wait)
@@ -62,7 +62,7 @@ class HttpSink(Sink):
 
 
 def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request; the records are copied from disk. Raises Refused for a line that is no record."""
+    """Headers and body of a request with the stored lines as data; raises Refused for a line that is not a record."""
     events = [
         orjson.dumps(_context(batch.kind, line, source))[:-1] + b',"data":' + line.rstrip(b"\n") + b"}"
         for line in batch.lines
@@ -75,8 +75,8 @@ def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
 def _context(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     """The context attributes of a record.
 
-    The withdrawal of a decision has the id `<decision_id>.withdrawn`, so that a consumer does not drop it as a
-    duplicate. `partitionkey` keeps a decision and its outcomes together.
+    A withdrawal has the id `<decision_id>.withdrawn`, so that consumers do not drop it as a duplicate of its decision.
+    `partitionkey` keeps a decision and its outcomes together.
     """
     try:
         record: Any = orjson.loads(line)

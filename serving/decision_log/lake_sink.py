@@ -1,7 +1,7 @@
 """Uploads a spool into the lake, as files of `mtorl/log/lake.py`.
 
-A file's name has the spool, the segment and the bytes that it holds. So a batch that is delivered again replaces its
-own file, and a longer one from the same byte on adds copies, which readers drop.
+A file's name contains the spool, the segment and the range of bytes. So if a batch is delivered twice, it replaces its
+own file. If a longer batch from the same start is delivered, it adds copies of records, which readers drop.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
 
 class LakeSink(Sink):
-    """Writes Parquet files into a lake; for `linger` seconds, records may gather for fewer, larger files."""
+    """A sink that writes Parquet files into a lake. Records gather for up to `linger` seconds into one file."""
 
     largest = 10_000
     kinds = KINDS
@@ -48,7 +48,7 @@ class LakeSink(Sink):
         try:
             with tempfile.TemporaryDirectory(prefix="mtorl-upload-") as scratch:
                 (lines := Path(scratch, "lines.jsonl")).write_bytes(b"".join(batch.lines))
-                # A user who is forgotten meanwhile may be in the file, and was not found there.
+                # Repeat if another user was forgotten meanwhile: the file may contain that user's records.
                 while forgotten != (forgotten := self._lake.forgotten()):
                     self._write(batch, lines, name, forgotten)
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:

@@ -1,13 +1,13 @@
 """Append-only files of JSON lines that survive a crash and a full disk.
 
-`<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
-included, has been synced. The part of a line that a crash leaves at the end is not read, and the next append cuts it
-off. A whole line that is no record is not read either, and each sink sets it aside (`shipper.py`).
+Segment `<kind>-00000001.jsonl` is followed by 00000002 when it is large. A record is durable when its line, newline
+included, has been synced. If a crash leaves an incomplete line at the end, readers skip it, and the next append cuts it
+off. Readers also skip complete lines that are not records, and each sink sets these aside (`shipper.py`).
 
-The folder also holds `identity` (a name that no other spool has), `poison-<kind>.jsonl` (records that a sink refuses,
-`shipper.py`) and, for each sink, how far it has the log, replaced in one step. A position counts only where a line of
-its segment ends. Otherwise shipping begins with the oldest record: sinks must accept a record twice, but one that is
-left out is lost.
+The folder also contains `identity` (the unique name of the spool), `poison-<kind>.jsonl` (records that a sink refused,
+`shipper.py`) and a file of positions for each sink, which is replaced atomically. A position is valid only at the end
+of a line. If it is not valid, shipping begins with the oldest record: sinks must accept duplicates, but a skipped
+record would be lost.
 """
 
 from __future__ import annotations
@@ -30,51 +30,51 @@ from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-_CLOCK_SECONDS = 1.0  # files have the time of a coarser clock
-_SEGMENT_SECONDS = 3600.0  # a segment of little traffic ends as well, for only then can it be deleted
+_CLOCK_SECONDS = 1.0  # tolerance, because the times of files come from a coarser clock
+_SEGMENT_SECONDS = 3600.0  # a small segment ends, too, after an hour, because only then can it be deleted
 IDENTITY = "identity"
 UPLOADED = "uploaded.json"  # positions of the shipper to the lake
 
 
 class Position(NamedTuple):
-    """A place between two records of a kind; segments are numbered from 1."""
+    """A position between two records of a kind."""
 
-    segment: int
-    offset: int
+    segment: int  # number, from 1
+    offset: int  # bytes
 
 
 OLDEST = Position(0, 0)
 
 
 def segments(folder: Path, kind: Kind) -> list[Path]:
-    """The files of a kind, oldest first."""
+    """The segments of a kind, oldest first."""
     return sorted(folder.glob(f"{kind}-*.jsonl"))
 
 
 def path_of(folder: Path, kind: Kind, number: int) -> Path:
-    """The file of a number."""
+    """The path of a segment by its number."""
     return folder / f"{kind}-{number:08d}.jsonl"
 
 
 def number(path: Path) -> int:
-    """The number of a file."""
+    """The number of a segment by its path."""
     return int(path.stem.rpartition("-")[2])
 
 
 def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
-    """All records of a kind, in the order in which they were written."""
+    """All records of a kind, in the order of writing."""
     for path in segments(folder, kind):
         yield from read_file(path)
 
 
 def read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; none if it was shipped meanwhile, and deleted."""
+    """The records of a segment; none if it has been deleted."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
         yield from filter(None, map(record, lines))
 
 
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
-    """The last records of a kind, oldest first; older files are not read, and one record at a time is in memory."""
+    """The last `count` records of a kind, oldest first. Older segments are not read, and records are streamed."""
     paths: list[Path] = []
     surplus = -count  # records in the files that are not wanted
     for path in reversed(segments(folder, kind)):
@@ -87,7 +87,7 @@ def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
 
 
 def record(line: bytes) -> dict[str, Any] | None:
-    """The record on a line; None if it is not whole."""
+    """Parse a line; None if it is incomplete or not a record."""
     with contextlib.suppress(orjson.JSONDecodeError):
         if line.endswith(b"\n") and isinstance(found := orjson.loads(line), dict):
             return found
@@ -103,7 +103,7 @@ def _whole_bytes(path: Path) -> int:
 
 
 class SegmentWriter:
-    """Writes to the newest segment of a kind. For one thread, in a folder without another writer."""
+    """A writer to the newest segment of a kind. Only one thread, and one process per folder, may use it."""
 
     def __init__(self, folder: Path, kind: Kind, segment_bytes: int) -> None:
         self._folder = folder
@@ -112,10 +112,10 @@ class SegmentWriter:
         self._path = str(folder)  # of the newest segment
         self._file = -1
         self._opened = 0.0
-        self.end = OLDEST  # behind the last durable record; other threads read it
+        self.end = OLDEST  # after the last durable record; other threads may read it
 
     def find_end(self) -> None:
-        """Set `end` behind the last whole line; segments without one, which a crash may leave, are deleted."""
+        """Set `end` after the last complete line, and delete segments without one, which a crash may leave."""
         for path in reversed(segments(self._folder, self._kind)):
             if size := _whole_bytes(path):
                 self._path, self.end = str(path), Position(number(path), size)
@@ -123,7 +123,7 @@ class SegmentWriter:
             path.unlink()
 
     def append(self, lines: bytes) -> None:
-        """Write whole lines and return when they are durable; after an OSError, nothing of them will be read."""
+        """Write complete lines and return when they are durable. After an OSError, none of them will be read."""
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
         if segment == 0 or size >= self._limit or old or self._is_ahead():
@@ -137,7 +137,7 @@ class SegmentWriter:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # After a failed sync, cut off what follows the durable records: now if possible, else at the next append.
+            # Cut off what follows the durable records, now if possible, or else at the next append.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             self.close()
@@ -145,9 +145,9 @@ class SegmentWriter:
         self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self) -> bool:
-        """Whether the clock was set back since the last record: a file's time is never before that of a record in it.
+        """Whether the clock was set back since the last record, or the segment was deleted. Then a new one must begin.
 
-        A segment that was removed by hand takes no more records either.
+        Deletion relies on this: the time of a segment is never earlier than that of a record in it.
         """
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
@@ -167,7 +167,7 @@ class SegmentWriter:
         try:
             os.ftruncate(file, size)
             if size == 0:
-                sync(self._folder)  # the name of the new file
+                sync(self._folder)  # makes the new file's name durable
             self._opened = time.monotonic()
         except OSError:
             os.close(file)
@@ -176,7 +176,7 @@ class SegmentWriter:
 
 
 def positions(folder: Path, file: str) -> dict[Kind, Position]:
-    """The position of each kind in a file; `OLDEST` where it does not fit the segments."""
+    """The position of each kind in a file; `OLDEST` if it is not valid."""
     stored: Any = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         stored = orjson.loads((folder / file).read_bytes())
@@ -184,7 +184,7 @@ def positions(folder: Path, file: str) -> dict[Kind, Position]:
 
 
 def note_positions(folder: Path, file: str, at: Mapping[Kind, Position]) -> None:
-    """Make the positions durable."""
+    """Store positions durably and atomically."""
     with replacing(folder / file, durable=True) as unfinished:
         unfinished.write_bytes(orjson.dumps({kind: list(position) for kind, position in at.items()}))
 
@@ -200,7 +200,7 @@ def _checked(folder: Path, kind: Kind, stored: Any) -> Position:
 
 @dataclass(frozen=True)
 class Batch:
-    """Records of one kind that follow each other in one segment; each line with its newline."""
+    """Consecutive records of a kind in one segment, as lines with their newlines."""
 
     kind: Kind
     start: Position
@@ -223,17 +223,17 @@ class Batch:
 
 
 def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: int) -> Batch | None:
-    """The records from `start` on, at most `most`, of one segment; None if there are none before the writer's `end`."""
+    """At most `most` records of one segment from `start` on; None if there are none before `end`."""
     for path in segments(folder, kind) if start < end else ():
         at = max(start, Position(number(path), 0))
         if not number(path) == at.segment <= end.segment:
             continue
         lines, offset = list[bytes](), at.offset
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # it may be deleted meanwhile
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # it may have been deleted
             file.seek(offset)
             for line in file:
                 offset += len(line)
-                # A closed segment may end with what a failed write left.
+                # A closed segment may end with the remains of a failed write.
                 if not line.endswith(b"\n") or (at.segment, offset) > end or len(lines) == most:
                     break
                 lines.append(line)
@@ -250,6 +250,6 @@ def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
 
 
 def is_uploaded(folder: Path) -> bool:
-    """Whether all whole records of a spool are in the lake; another process may write to it."""
+    """Whether all complete records of a spool are in the lake. Other processes may call this, too."""
     at, end = positions(folder, UPLOADED), Position(sys.maxsize, 0)
     return all(read_batch(folder, kind, start, end, 1) is None for kind, start in at.items())

@@ -1,12 +1,12 @@
-"""Ships the log: every durable record reaches the sink at least once, in the order in which it was written.
+"""Ships the log to a sink: every durable record reaches the sink at least once, in the order of writing.
 
-Decisions do not wait for it: it is one asyncio task with a thread of its own for files. The position is noted after the
-sink has acknowledged a batch, so a crash in between sends the batch again. A sink that fails is retried with growing
-pauses. A record that the sink refuses moves to `poison-<kind>.jsonl`, and the others are shipped.
+Shipping runs in one asyncio task, with a thread for files, so decisions do not wait for it. The position is stored
+after the sink has acknowledged a batch. After a crash in between, the batch is sent again. If the sink fails, batches
+are retried after growing pauses. A record that the sink refuses is moved to `poison-<kind>.jsonl`.
 
-The lake is the log of record: what it lacks stays. Any other sink may hold back as many bytes as the spool can still
-grow by, about half of its quota. Beyond that, the oldest segments that the lake has are dropped for this sink, so it
-never stops decisions, whether its backlog or the lake's fills the spool.
+The lake is the log of record, so a record stays in the spool until the lake has it. The backlog of any other sink may
+be as large as the free rest of the spool, about half of its quota. Beyond that, the oldest segments that the lake has
+are dropped for this sink. So the backlog of such a sink can't fill the spool and stop decisions.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_PLENTY = 16 << 20  # bytes: enough for a file, though more may gather
-_FEWEST_READ = 256  # records that are read at once, also for a sink that takes them one by one
-_POLL_SECONDS = 0.25  # between looks for new records
-_NOTE_SECONDS = 1.0  # between notes of the position: each syncs the disk, which decisions need as well
-_FIRST_PAUSE = 0.5  # seconds after a fault of the sink; doubled after each further one ...
+_PLENTY = 16 << 20  # bytes that are shipped at once, before `linger` is over
+_FEWEST_READ = 256  # least number of records read at once, even if the sink accepts only single records
+_POLL_SECONDS = 0.25  # between polls for new records
+_NOTE_SECONDS = 1.0  # between stored positions: each is a sync of the disk that decisions use
+_FIRST_PAUSE = 0.5  # seconds after the sink's first failure; doubled after each further one ...
 _LONGEST_PAUSE = 30.0  # ... up to this
 
 
 class Refused(Exception):
-    """The sink will never take these records, however often they are sent; it may take others."""
+    """The sink will never accept these records, but may accept others."""
 
 
 class SinkUnavailable(Exception):
-    """The sink takes no records at the moment, for a reason of one word (the metric's), and asks for some seconds."""
+    """The sink accepts no records now. `reason` is a metric's label, `retry_after` the pause it requests, seconds."""
 
     def __init__(self, reason: str, detail: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -55,28 +55,28 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """Takes batches in order; after a fault or crash the same batch again, or a longer one from the same record on."""
+    """A receiver of batches in order. After a failure or crash, it gets a batch again, which may then be longer."""
 
-    largest: int  # records of a batch
+    largest: int  # most records in a batch
     linger: float  # seconds for which records may gather
-    kinds: tuple[Kind, ...]  # of the records that it takes
+    kinds: tuple[Kind, ...]  # kinds of records that it accepts
 
     async def deliver(self, batch: Batch) -> None:
-        """Return when the batch is safe there; raises Refused for a record at fault, or SinkUnavailable."""
+        """Return once the sink has stored the batch; raises Refused for an invalid record, or SinkUnavailable."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class Shipper:
-    """Ships a spool to a sink.
+    """A task that ships a spool to a sink.
 
     Args:
-        file: Beside the segments, for how far they are shipped.
-        lake: Uploads the same spool; None: every record must reach this sink.
+        file: File in the spool's folder that stores the shipped positions.
+        lake: The shipper that uploads the same spool into the lake. None: every record must reach this sink.
 
     Attributes:
-        noted: Behind the last record that the sink has acknowledged, or that was dropped, and the file says so.
+        noted: The stored position by kind: after the last record that was acknowledged or dropped.
         tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind), ("dropped", kind) and
             ("failed", reason).
     """
@@ -86,15 +86,15 @@ class Shipper:
         self._sink = sink
         self._file = file
         self._lake = lake
-        self._warned = False  # that records are dropped, since the backlog was last empty
+        self._warned = False  # whether dropped records were logged since the backlog was last empty
         self.kinds = sink.kinds
         loaded = segments.positions(spool.folder, file)
         self._at = self.noted = {kind: loaded[kind] for kind in self.kinds}
-        self._oldest: dict[Kind, float] = {}  # event time of the oldest record that is pending
+        self._oldest: dict[Kind, float] = {}  # event time of the oldest pending record
         for kind, at in self._at.items():
             first = segments.read_batch(spool.folder, kind, at, spool.end(kind), 1)
             self._oldest[kind] = _event_time(first) if first else 0.0
-        self._gathers = dict.fromkeys(self.kinds, -math.inf)  # steady time since which records may gather
+        self._gathers = dict.fromkeys(self.kinds, -math.inf)  # when records began to gather, by the steady clock
         self._note_at = 0.0
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
@@ -108,10 +108,10 @@ class Shipper:
 
     @property
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest record that is pending; 0 without one.
+        """Age of the oldest pending record; 0 if nothing is pending.
 
-        An outcome's own time may be long before its report: no record counts as older than one before it, or than the
-        last time nothing was pending.
+        An outcome may be reported long after its event time. So no record counts as older than an earlier record, or
+        than the last moment at which nothing was pending.
         """
         since = [self._oldest[kind] for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
@@ -126,7 +126,7 @@ class Shipper:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, seconds: float) -> None:
-        """Ship what is pending for at most so many seconds, and end; the next start ships the rest."""
+        """Ship pending records for at most `seconds`, then stop. The rest is shipped after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -135,16 +135,16 @@ class Shipper:
             async with asyncio.timeout(seconds):
                 while await self.ship_once():
                     pass
-        except Exception as error:  # TimeoutError too
+        except Exception as error:  # includes TimeoutError
             log.warning("%d bytes are left to ship: %s: %s", self.pending, type(error).__name__, error)
         await self._sink.close()
         self._thread.shutdown(wait=False)
 
     async def ship_once(self) -> int:
-        """Read and deliver one batch of each kind; returns how many records were finished."""
+        """Read and deliver one batch of each kind; returns the number of records that were shipped or set aside."""
         if self._lake is not None:
             await self._drop(self._lake)
-        await self._note()  # if it was too early for that the last time, or failed, or was cancelled
+        await self._note()  # the last call may have been too early, have failed or been cancelled
         finished = 0
         for kind in self.kinds:
             if not self._is_due(kind):
@@ -171,7 +171,7 @@ class Shipper:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
-                # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping continues.
+                # Other errors than SinkUnavailable are a full disk (no position can be stored) or a bug: retry as well.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
@@ -197,7 +197,7 @@ class Shipper:
         return self._draining or pending >= _PLENTY or now - self._gathers[kind] >= self._sink.linger
 
     async def _deliver(self, batch: Batch, size: int) -> None:
-        """Deliver a batch in pieces, and a refused piece in halves, down to the records at fault."""
+        """Deliver a batch in pieces. A refused piece is halved until only the invalid records are set aside."""
         for piece in batch.cut(size):
             what = "shipped"
             try:
@@ -212,7 +212,7 @@ class Shipper:
             self._at = {**self._at, piece.kind: piece.end}
 
     async def _drop(self, lake: Shipper) -> None:
-        """Drop the oldest segments that the lake has, until no more is pending than the spool can still grow by."""
+        """Drop the oldest segments that the lake has until the backlog is no larger than the free rest of the spool."""
         self._warned = self._warned and self.pending > 0
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
@@ -223,7 +223,7 @@ class Shipper:
             self.tally["dropped", dropped.kind] += len(dropped)
 
     def _surplus(self, uploaded: Mapping[Kind, Position]) -> Batch | None:
-        """Pending part of the oldest segment before `uploaded`, if the backlog is too large; None: nothing to drop."""
+        """Pending part of the oldest segment that the lake has; None if there is none, or the backlog is small."""
         folder = self._spool.folder
         if self.pending <= self._spool.room():
             return None
@@ -253,15 +253,15 @@ class Shipper:
 
 
 def pause_after(failures: int, asked: float) -> float:
-    """Seconds to wait after so many earlier failures in a row, at least what the sink asked for.
+    """Seconds until the next retry: at least `asked`, and otherwise exponential in the earlier `failures` in a row.
 
-    Drawn from the upper half, so that routers don't retry all at once.
+    The pause is drawn from its upper half at random, so that routers do not retry at the same time.
     """
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16))
     return max(asked, longest * random.uniform(0.5, 1.0))
 
 
 def _event_time(batch: Batch) -> float:
-    with contextlib.suppress(Exception):  # a line that is no record: `_deliver` will set it aside
+    with contextlib.suppress(Exception):  # for a line that is not a record, which `_deliver` sets aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

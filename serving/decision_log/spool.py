@@ -1,10 +1,10 @@
-"""The durable spool: many requests append, one thread at a time writes, and one sync makes a whole batch durable.
+"""The durable spool: many requests append records, one thread at a time writes, and one sync makes a batch durable.
 
-While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
-the disk and not the traffic. A thread that may wait for the disk writes itself (`write`), with all that waits by then;
-for the others one thread does (`submit`, `submit_later`). The folder does not outgrow its quota: a record that would
-exceed it is refused. Of a decision that can't be logged, the log is owed the record that withdraws it, which waits in
-memory: without it, the verdict would not know that users got the default action.
+The records that arrive while the disk writes a batch form the next one, so the number of syncs depends on the speed of
+the disk, not on the traffic. A thread that may block writes its own records and all that wait (`write`). Other callers
+leave the writing to the spool's thread (`submit`, `submit_later`). Records that would exceed the quota are refused. If
+a decision can't be logged in time, its user gets the default action, and a record that withdraws the decision is
+*owed*: it waits in memory until the disk works again, because verdicts must count the default action.
 """
 
 import errno
@@ -30,12 +30,12 @@ from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
 _LARGEST_BATCH = 512  # appends
-_LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are refused
-_MOST_OWED = 20_000  # records, some 25 MB
-_MOST_LATER = 2_000  # appends of up to 64 windows of 1.8 kB; more are dropped
-_LATER_SECONDS = 1.0  # until records for which no caller waits are written, and a disk at fault is tried again
-_LITTLE_ROOM = 0.2  # of the quota: the alert MtorlSpoolNearlyFull is about the same
-KEPT_FREE = 128 * 1024  # bytes of the disk: positions must fit, or what is shipped could not be deleted
+_LARGEST_QUEUE = 20_000  # appends that wait while the disk hangs; further ones are refused
+_MOST_OWED = 20_000  # records in memory, some 25 MB
+_MOST_LATER = 2_000  # appends of up to 64 windows of 1.8 kB each; further ones are dropped
+_LATER_SECONDS = 1.0  # interval of writes for which no caller waits, and of retries after a fault of the disk
+_LITTLE_ROOM = 0.2  # share of the quota, as in the alert MtorlSpoolNearlyFull
+KEPT_FREE = 128 * 1024  # bytes of the disk that are kept for positions, without which nothing could be deleted
 MAX_BYTES = 10 * 1024**3
 
 
@@ -44,28 +44,28 @@ class SpoolError(RuntimeError):
 
 
 class SpoolUnavailable(RuntimeError):
-    """The record is not durable: send it again, or do without."""
+    """The record was not made durable. Send it again, or do without it."""
 
 
 @dataclass(eq=False)
 class _Entry:
     kind: Kind
     lines: Sequence[bytes]
-    owed: bool = False  # to be written later, if not now
+    owed: bool = False  # after a failure, keep and retry it
     done: Future[None] = field(default_factory=Future)
 
 
 class Spool:
-    """A folder of decision and outcome records, made if it does not exist. One process at a time may hold it.
+    """A folder of records, created if it does not exist, and locked for one process.
 
-    SpoolError: the folder can't be written to, or another process holds it.
+    Raises SpoolError if the folder can't be written to, or another process has locked it.
 
     Args:
-        segment_bytes: Size at which a file is followed by the next.
-        max_bytes: Size that the folder does not outgrow.
+        segment_bytes: Size in bytes after which a new segment begins.
+        max_bytes: Quota of the folder in bytes.
 
     Attributes:
-        identity: A name that no other spool has; it is made with the folder and stays.
+        identity: Unique name of the spool, which is stored in the folder.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class Spool:
     ) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self.fault: Exception | None = None  # why the last records could not be written; None if they were
-        self.lost = 0  # records that were owed to the log, and had no room in memory
-        self._owed: deque[_Entry] = deque()  # oldest first; of the thread that writes
+        self.fault: Exception | None = None  # the error of the last write; None if it succeeded
+        self.lost = 0  # owed records that did not fit in memory
+        self._owed: deque[_Entry] = deque()  # oldest first; only the thread that writes uses it
         self._waiting: deque[_Entry] = deque()
         self._later: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in KINDS}
-        self._closed = self._ended = False  # takes no more records; writes no more than what waits
+        self._closed = self._ended = False  # no more records are accepted; the last batch is being written
         self._lock = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,14 @@ class Spool:
             if self._lock >= 0:
                 os.close(self._lock)
             raise SpoolError(f"{self.folder}: {error}") from error
-        # Bytes of the folder: those at the start, those written since (under `_writing`), those deleted by one thread.
+        # Bytes in the folder: at the start, written since then (under `_writing`), and deleted (by one thread).
         self._at_start = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
     def _recover(self) -> None:
-        for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
+        for unfinished in self.folder.glob(".*.????????"):  # from a crash during the replacement of a file
             unfinished.unlink()
         if not (path := self.folder / segments.IDENTITY).exists():
             with replacing(path, durable=True) as new:
@@ -114,27 +114,27 @@ class Spool:
                     raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
 
     def submit(self, kind: Kind, *records: Mapping[str, Any], owed: bool = False) -> Future[None]:
-        """Write records, all or none of them; the future is done when they are durable, else fails: SpoolUnavailable.
+        """Write records atomically. The future is done once they are durable, or has the error SpoolUnavailable.
 
-        Cancelling it takes the records back unless they are being written at that moment. Records that are owed, for
-        which no caller waits, are written as soon as the disk takes records again, if the first attempt fails.
+        Cancelling the future withdraws the records unless they are being written at that moment. If a write of `owed`
+        records fails, it is retried until the disk works again.
         """
         done = self._enqueue(_Entry(kind, _lines(records), owed))
         self._wake.set()
         return done
 
     def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
-        """Write records that may be lost with the router or its disk, many a second later with one sync."""
+        """Write records within about a second, many with one sync. They are lost if the process or a write fails."""
         if not self._closed and len(self._later) < _MOST_LATER:
             self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """`submit` for a thread that waits: it writes itself, or waits so many seconds for the one that is writing.
+        """`submit` for a thread that may block: waits up to `seconds` for another thread's write, then writes itself.
 
-        TimeoutError: the records are taken back, unless they are being written at that moment.
+        After a TimeoutError, the records are withdrawn unless they were being written at that moment.
         """
         done = self._enqueue(_Entry(kind, _lines(records)))
-        if done.done():  # refused, or another thread was fast
+        if done.done():  # refused, or already written by another thread
             return done.result()
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()
@@ -154,7 +154,7 @@ class Spool:
             self._waiting.append(entry)
             if not (self._ended and entry.done.cancel()):
                 return entry.done
-            refused = "closed"  # too late for the last batch
+            refused = "closed"  # the last batch was already taken
         self.lost += entry.owed
         failed: Future[None] = Future()
         failed.set_exception(SpoolUnavailable(f"{self.folder}: {refused}"))
@@ -174,40 +174,40 @@ class Spool:
         return segments.newest(self.folder, kind, count)
 
     def never_pruned(self, kind: Kind) -> bool:
-        """Whether all records that there ever were are still here; False if a file was removed by hand."""
+        """Whether the folder has every record ever written; False if a segment was deleted, even by a person."""
         here = [segments.number(path) for path in segments.segments(self.folder, kind)]
         uploaded = (self.folder / segments.UPLOADED).exists()
         whole = not uploaded or segments.positions(self.folder, segments.UPLOADED)[kind] != segments.OLDEST
         return whole and here == list(range(1, len(here) + 1))
 
     def written_since(self, kind: Kind, at: float) -> Iterator[dict[str, Any]]:
-        """The records of the segments that were written to since a time (seconds since 1970)."""
+        """All records of segments that were last written at or after a time, seconds since 1970."""
         for path in segments.segments(self.folder, kind):
             if path.stat().st_mtime >= at:
                 yield from segments.read_file(path)
 
     @property
     def size(self) -> int:
-        """Bytes that the folder holds."""
+        """Bytes in the folder."""
         return self._at_start + self._written - self._deleted
 
     def room(self) -> int:
-        """Bytes that the log may still grow by: those left of the quota, or of the disk if that is less."""
+        """Bytes by which the log may still grow, within the quota and the free space of the disk."""
         disk = os.statvfs(self.folder)
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
     def problems(self, room: int) -> list[Message]:
-        """Problems of the log, given the room that is left."""
+        """Problems of the log; `room` is the result of `room()`."""
         if self.fault is not None:
             return [messages.LOG_NOT_WRITTEN(error=str(self.fault))]
         return [messages.LOG_NEARLY_FULL(megabytes=room / 1e6)] if room < _LITTLE_ROOM * self.max_bytes else []
 
     def end(self, kind: Kind) -> Position:
-        """The position behind the last durable record of a kind."""
+        """The position after the last durable record of a kind."""
         return self._writers[kind].end
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
-        """Add to the records that a sink refuses."""
+        """Append a line to `poison-<kind>.jsonl`, the records that a sink has refused."""
         with (self.folder / f"poison-{kind}.jsonl").open("ab") as file:
             file.write(line)
             file.flush()
@@ -216,21 +216,21 @@ class Spool:
             self._written += len(line)
 
     def prune(self, shipped: Sequence[Mapping[Kind, Position]], before: float) -> None:
-        """Delete segments that are shipped and were last written before a time (seconds since 1970); for one thread.
+        """Delete segments that all sinks have and that were last written before a time, seconds since 1970.
 
         Args:
-            shipped: For each sink, where its next record of each kind begins; a kind that it does not take is missing.
+            shipped: For each sink, the position of the next record by kind; kinds that it does not accept are missing.
         """
         for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
-                # The segment of the position stays, so that numbers are never used twice.
+                # The segment of the position stays, so that no number is used twice.
                 if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:
                     path.unlink()
                     self._deleted += status.st_size
 
     def close(self) -> None:
-        """Write what waits, and let go of the folder."""
+        """Write what waits, and unlock the folder."""
         if self._closed:
             return
         self._closed = True
@@ -250,7 +250,7 @@ class Spool:
             if time.monotonic() - late >= _LATER_SECONDS:
                 late = time.monotonic()
                 for _ in range(len(self._later) // _LARGEST_BATCH + 1):
-                    with self._writing:  # decisions get their turn between two batches
+                    with self._writing:  # released after each batch, so that decisions run in between
                         self._write_some(self._later)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
@@ -267,25 +267,24 @@ class Spool:
                 writer.close()
 
     def _write_some(self, queue: deque[_Entry]) -> None:
-        """Write what is in a queue, as far as it fits into one batch."""
         entries = [queue.popleft() for _ in range(min(len(queue), _LARGEST_BATCH))]
-        # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
+        # Skip cancelled futures. The others are marked as running, and can't be cancelled any more.
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
     def _write(self, batch: list[_Entry]) -> None:
         error: BaseException | None = None
-        for kind in KINDS:  # decisions first: no outcome is durable before its decision
+        for kind in KINDS:  # decisions come first: no outcome must be durable before its decision
             if entries := [entry for entry in batch if entry.kind == kind]:
                 error = error or self._write_kind(kind, entries)
                 if error is not None:
                     self._refuse(entries, error)
         if error is not None and not isinstance(error, Exception):
-            raise error  # Ctrl-C, in the thread of a caller
+            raise error  # such as Ctrl-C in a caller's thread
         if batch:
             self.fault = error
 
     def _write_kind(self, kind: Kind, entries: list[_Entry]) -> BaseException | None:
-        """Write records of one kind, together or not at all; returns the error if they are not written."""
+        """Write records of one kind atomically; returns the error if they could not be written."""
         lines = [line for entry in entries for line in entry.lines]
         wanted = sum(map(len, lines))
         try:

@@ -1,5 +1,5 @@
 """The handler that TorchServe runs.
 
 In reading order: `policy_handler.py` (the decisions), `items.py` (one item of a request), `protocol.py` (bodies of v1
-and v2). A published archive imports `PolicyHandler`, and later releases serve it: its name and place stay.
+and v2). Published archives import `PolicyHandler`, and later releases serve these, so do not move or rename it.
 """

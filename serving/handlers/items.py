@@ -1,11 +1,11 @@
-"""Reads and checks the candidates, prices, costs and u that a client sends with one window.
+"""Validates an item of a request: candidates, prices, costs and the random number u that come with a window.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
-A price is one number for all channels, or one for each, as a pacing controller sets them. Without one the price of the
-artifact applies. Costs are the highest possible ones at this moment: a forecast above them is lowered to them. The
-router's items also name the user, the campaign, the time, the context and the caller's own choice, for other arms.
+A price is one number for all channels, or one per channel, as a pacing controller sets them. Without a price, the
+artifact's own price applies. Costs are upper bounds: a forecast above its bound is lowered to it. The router's items
+also contain the user, the campaign, the time, the context and the caller's own choice, which other arms may need.
 """
 
 import math
@@ -20,22 +20,22 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
 from mtorl.window.window import Instance
 
-_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")  # from the router, for arms of others
+_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")  # for arms with another policy
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Content of an item. The lists have one value for each channel of the data set."""
+    """The content of an item. Each list has a value per channel of the data set."""
 
     candidates: list[bool]
     prices: list[float]
-    most: list[float]  # highest possible cost, currency units; infinite where none is known
-    u: float  # of the channel to be drawn
+    most: list[float]  # highest possible cost, currency units; infinite if unknown
+    u: float  # uniform number in [0, 1) that draws the channel
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Read an item; raises ValueError with what is wrong with it."""
+    """Validate an item; raises ValueError with its fault. `usual_price` applies where the item has no price."""
     price = item.get("price") if isinstance(item, dict) else None
     if price is not None and not isinstance(price, dict):
         item = {**item, "price": dict.fromkeys(spec.channels, price)}
@@ -54,7 +54,7 @@ def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
 
 @cache
 def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
-    """Strict: a misspelt "price" must not be ignored, or the decision would spend by another price."""
+    """The strict type of an item: if a misspelt "price" were ignored, the decision would use another price."""
     channel: Any = Literal[channels]
     price = Annotated[float, Field(ge=0, le=MAX_PRICE)]
     fields = {
@@ -71,7 +71,7 @@ def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
-    """The window of a user without history, and without context."""
+    """The window of a user without history or context."""
     return {
         "timestamp": 0,
         "prev_channel": [None],

@@ -1,4 +1,4 @@
-"""The handler that TorchServe runs: a channel and whether to expose, in one forward pass for a batch of requests.
+"""The handler that TorchServe runs: decides on a channel and an exposure, in one forward pass per batch of requests.
 
     {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?,
      "costs": {"search": 0.02, ...}?}
@@ -7,18 +7,18 @@
         "expected_rewards": {...}, "expected_costs": {...}, "state_distance": 1.1,
         "model": {"name": ..., "version": ..., "digest": ...}}
 
-`price` is the price of the chosen channel. `state_distance` says how far the user is from those of the training
-(`mtorl.network.user_state`), if the artifact knows it. With a single candidate the answer is the budget decision on
-that channel. An explanation has the terms of the utility and the part of each past touchpoint. Everything specific to
-one model comes from the folder `artifact/` inside the .mar.
+`price` is the price of the chosen channel. `state_distance` is the user's distance from the users of the training
+(`mtorl.network.user_state`), if the artifact can compute it. With a single candidate, the answer is the budget decision
+on that channel. An explanation has the terms of the utility, and the effect of each past touchpoint. All data of the
+model comes from the folder `artifact/` inside the .mar.
 
-TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail them all. So
-an item that can't be decided gets an error of its own, and a body that can't be read a status 400 of its own. Both
-protocols are read here because TorchServe's built-in KServe envelopes look at the first request of a batch only. An
-empty body is a readiness probe that goes through the worker.
+TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail all of them.
+So each invalid item gets its own error, and each unreadable body its own status 400. Both protocols are parsed here
+because TorchServe's built-in KServe envelopes look only at the first request of a batch. An empty body is a readiness
+probe, which shows that the worker answers.
 
-`load`, `predictions` and `explanations` do not depend on TorchServe; `serving/predictor` calls them, too. This module
-comes from the installed package, because TorchServe demands exactly one class in the handler's file inside a .mar.
+`load`, `predictions` and `explanations` do not depend on TorchServe, and `serving/predictor` calls them as well. The
+class comes from the installed package because TorchServe allows only one class in the handler file of a .mar.
 """
 
 import logging
@@ -42,13 +42,13 @@ log = logging.getLogger(__name__)
 
 
 class PolicyHandler:
-    """Answers from one artifact."""
+    """A handler that answers with one artifact."""
 
     artifact: Artifact
     model: dict[str, str]
 
     def load(self, folder: Path) -> None:
-        """Load the artifact and run it a few times, so that the first request is as fast as the others."""
+        """Load the artifact and run it a few times, so that the first request is as fast as later ones."""
         self.artifact = load(folder)
         model = self.artifact.model
         self.model = {"name": model["name"], "version": model["version"], "digest": self.artifact.digest}
@@ -61,7 +61,7 @@ class PolicyHandler:
             self.artifact.network(x_8TD, np.full(8, length))
 
     def predictions(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """An answer or an error for each item; all valid items share one forward pass."""
+        """A decision or an error for each item; all valid items share one forward pass."""
         answers: list[dict[str, Any]] = [{}] * len(items)
         asked: dict[int, Asked] = {}
         for i, item in enumerate(items):
@@ -127,7 +127,7 @@ class PolicyHandler:
         ]
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Reasons for the channel of `predictions`: the terms of its utility, and each past touchpoint's part in it."""
+        """Explanations of `predictions`: the terms of the channel's utility, and the effect of each past touchpoint."""
         answers = self.predictions(items)
         rows = [i for i, answer in enumerate(answers) if "error" not in answer]
         if not rows:
@@ -153,12 +153,12 @@ class PolicyHandler:
 
     def initialize(self, context: Any) -> None:
         """Load the artifact in the .mar."""
-        # Else TorchServe writes three lines for each request, which Java reads and parses, and measures itself.
+        # By default the worker prints three lines of metrics per request, which Java parses but measures itself.
         logging.getLogger().setLevel(logging.WARNING)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch of requests, one body for each, in order."""
+        """Answer a batch of requests; returns a body for each, in order."""
         try:
             return self._handle(data, context)
         except Exception as error:
@@ -169,12 +169,12 @@ class PolicyHandler:
 
     def _handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
         bodies: list[dict[str, Any]] = []
-        asked: list[tuple[int, dict[str, Any], Verb, slice]] = []  # request, its body, and its share of the items
+        asked: list[tuple[int, dict[str, Any], Verb, slice]] = []  # request's index, body, verb and slice of the items
         items: dict[Verb, list[Any]] = {PREDICT: [], EXPLAIN: []}
         for i, row in enumerate(data):
             context.set_response_content_type(i, JSON_TYPE)
             bodies.append({"ready": True, "model": self.model})
-            # TorchServe says so itself for /explanations/<model>, :explain and /explain.
+            # TorchServe sets this header for /explanations/<model>, :explain and /explain.
             verb = EXPLAIN if context.get_request_header(i, "explain") == "True" else PREDICT
             try:
                 if (body := read_body(row)) is not None:
@@ -206,7 +206,7 @@ def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Excep
 
 
 def _utility(answer: dict[str, Any]) -> dict[str, Any]:
-    """The utility of a decision with its terms, gain less price times cost plus added (`mtorl.policy.decision`)."""
+    """The utility of a decision and its terms: gain - price x cost + added (`mtorl.policy.decision`)."""
     gain, paid = answer["expected_reward"], answer["price"] * answer["expected_cost"]
     terms = {"gain": gain, "price_times_cost": paid, "added": answer["utility"] - (gain - paid)}
     return {"utility": answer["utility"], "utility_terms": terms}
@@ -232,9 +232,9 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
 
 
 def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
-    """The batch of the well-formed windows, and what is wrong with the others.
+    """A batch of the valid windows, and the faults of the others.
 
-    They are built together, which nearly always succeeds, and one by one only to find those at fault.
+    All windows are built together, which nearly always succeeds. After an error, each is built alone to find the fault.
     """
     faults: dict[int, str] = {}
     try:

@@ -1,12 +1,12 @@
-"""The bodies of requests and answers in KServe's protocols v1 and v2.
+"""Parses and writes the bodies of KServe's protocols v1 and v2.
 
     v1   {"instances": [<item>, ...]}
          -> {"predictions": [<answer or {"error": "..."}>, ...]}
     v2   {"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [n], "data": ["<an item as JSON>", ...]}]}
          -> {"outputs": [{"name": "decisions", "datatype": "BYTES", "shape": [n], "data": ["<an answer>", ...]}]}
 
-For explanations, both "predictions" and "decisions" are called "explanations". A body that can't be read is a
-ValueError, which the server answers with status 400; what is wrong with one item is the error of that item.
+Answers to explanation requests have the key "explanations" instead of "predictions" and "decisions". An unreadable body
+is a ValueError, which the server answers with status 400. A fault of one item is reported in the answer to that item.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 
 from serving import messages
 
-MAX_INSTANCES = 256  # in one request; with eight requests a batch this stays well inside the response timeout
-MAX_EXPLAINED = 4  # each takes as many windows as it has touchpoints, and decisions may wait for the same worker
+MAX_INSTANCES = 256  # per request; a batch of eight such requests stays well within the response timeout
+MAX_EXPLAINED = 4  # each item takes a window per touchpoint, and decisions may wait for the same worker
 JSON_TYPE = "application/json"
 
 
@@ -25,7 +25,7 @@ JSON_TYPE = "application/json"
 class Verb:
     """A kind of request, and the names of its results in an answer."""
 
-    most: int  # items in a request
+    most: int  # largest number of items in a request
     v1: str
     v2: str
 
@@ -35,16 +35,16 @@ EXPLAIN = Verb(MAX_EXPLAINED, "explanations", "explanations")
 
 
 def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
-    """The JSON object of one of TorchServe's requests, None for an empty one; raises ValueError for anything else."""
+    """The JSON object in a TorchServe request; None for an empty body; raises ValueError for anything else."""
     body = row.get("body", row.get("data"))
-    if body is None:  # curl -d without a content type: TorchServe reads the JSON as the name of a form field
+    if body is None:  # with curl -d and no content type, TorchServe takes the JSON for the name of a form field
         raise ValueError(messages.NO_BODY(type=JSON_TYPE))
     if isinstance(body, str | bytes | bytearray):
         if not body:
             return None
         try:
             body = json.loads(body, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:  # also no UTF-8, a number of too many digits, too many brackets
+        except (ValueError, RecursionError) as error:  # includes invalid UTF-8, and too many digits or brackets
             raise ValueError(messages.NOT_JSON(fault=error)) from None
     if not isinstance(body, dict):
         raise ValueError(messages.NO_REQUEST())
@@ -52,9 +52,9 @@ def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
-    """The items of a v1 or v2 request; ValueError if there is no list, or it has too many.
+    """The items of a v1 or v2 request; raises ValueError if there is no list or it is too long.
 
-    A v2 text that is not JSON stays text, which is an error of that item.
+    A v2 text that is not JSON is returned as text, so the fault is reported for its item only.
     """
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None
@@ -72,13 +72,13 @@ def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
 
 
 def tensor_of(answers: Sequence[dict[str, Any]], verb: Verb) -> dict[str, Any]:
-    """Answers as the output tensor of v2."""
+    """Encode answers as the output tensor of v2."""
     texts = [dump(answer).decode() for answer in answers]
     return {"name": verb.v2, "datatype": "BYTES", "shape": [len(texts)], "data": texts}
 
 
 def dump(answer: Any) -> bytes:
-    """Compact JSON; raises ValueError for NaN, which JSON does not have."""
+    """Encode as compact JSON; raises ValueError for NaN, which JSON can't represent."""
     return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -1,25 +1,23 @@
-"""The promises of every ledger.
+"""The interface of a ledger, and the promises that every ledger keeps.
 
-1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (When the limit of a
-    whole budget is lowered below what is already spent and reserved, nothing is taken back, but every new reservation
-    of more than 0 is refused.)
-2.  An exposure needs a reservation: a caller that gets False, or no answer, must not expose.
-3.  Every call may be repeated: the second call with a reservation's id, or with an event's, changes nothing. A
-    reservation that was settled is remembered for SETTLED_SECONDS after its last cost. One that was cancelled or has
-    expired may still turn out to have cost something, and is remembered for RETENTION_SECONDS. Its request is
-    remembered as long. After that, `reserve` must not be repeated, a cost is unknown and charged to no account, and the
-    request may be paid for again: what comes later is in the decision log alone. If reservations expire after a day,
-    one without a cost is forgotten two days after it was made.
-4.  The limit of an account with a period applies to each period separately. A reservation belongs to the period of its
-    creation and is settled there, also after the period has ended; what a period leaves unspent is not carried over.
-    A change of the budget's time zone keeps the present period with its amounts. It goes on until a day of the new
-    zone begins, 23 hours or more after it began itself; so it may last two days once (`period_after`). Under any change
-    of clock or time zone, two days of a budget begin 23 hours apart or more, two hours an hour. (A clock that was ahead
-    has begun the next period too early; until that is over, nothing beyond its limit is spent.)
-5.  The account of all arms ("*") binds them together: limits of arms may add up to more (`spare` in
-    `mtorl/experiment/paced_account.py`). When the parts of a budget change, an arm's limit in the present
-    period becomes what it has spent, plus its new part of the rest (`limit_after_a_change`). Setting the same accounts
-    again changes nothing, and the next period begins with the new parts.
+1.  In every account, spent + reserved <= limit at every moment, despite races, crashes and retries. If the limit of a
+    whole budget is lowered below its spent and reserved amounts, these stay, and every new reservation above 0 fails.
+2.  An exposure needs a reservation. A caller that gets False, or no answer, must not expose.
+3.  Calls are idempotent: a repeated call with the same reservation id, or the same event id, changes nothing. The
+    ledger remembers a settled reservation for SETTLED_SECONDS after its last cost. It remembers a cancelled or expired
+    one for RETENTION_SECONDS, since a cost may still arrive, and the request for the same time as the reservation.
+    Afterwards `reserve` must not be repeated, a late cost is unknown and in the decision log only, and the request may
+    be paid for again. If reservations expire after a day, one without a cost is forgotten two days after its creation.
+4.  The limit of an account with a period applies to each period separately. A reservation is settled in the period of
+    its creation, even after that period has ended. Unspent money is not carried over. If a budget's time zone changes,
+    the current period keeps its amounts and lasts until a day of the new zone begins, at least 23 hours after its own
+    beginning. So it may once last two days (`period_after`). Under any change of clock or time zone, two days of a
+    budget begin at least 23 hours apart, and two hours at least an hour. A clock that was ahead begins the next period
+    too early, and the limit of that period holds until it is over.
+5.  The account of all arms ("*") bounds their sum, since the limits of the arms may add up to more (`spare` in
+    `mtorl/experiment/paced_account.py`). When the parts of a budget change, an arm's limit in the current period
+    becomes its spent amount plus its new part of the rest (`limit_after_a_change`). The next period begins with the new
+    parts. Setting the same accounts again changes nothing.
 """
 
 import json
@@ -39,19 +37,19 @@ RETENTION_SECONDS = 86_400.0
 
 
 class LedgerUnavailable(RuntimeError):
-    """The ledger did not answer. Whether the call took effect is unknown; `cancel` makes sure that it has none."""
+    """The ledger did not answer. A reservation may have been made: only `cancel_all` makes sure that there is none."""
 
 
 class LedgerInUse(RuntimeError):
-    """Another router spends from this ledger, which routers can't share."""
+    """Another router spends from this ledger, which only one router can use."""
 
 
 class AlreadyReserved(RuntimeError):
-    """Another reservation pays for the same request already: this caller must not expose as well."""
+    """Another reservation already pays for this request, so the caller must not expose."""
 
 
 class UnknownReservation(LookupError):
-    """Settled without ever being reserved: there is no account to charge. The text is the id."""
+    """A cost names a reservation that the ledger does not know, so no account can be charged. The text is the id."""
 
 
 Budget = tuple[str, str, Period]
@@ -60,9 +58,9 @@ Budget = tuple[str, str, Period]
 
 @dataclass(frozen=True)
 class Account:
-    """Money of one arm for a campaign and a channel; "*" matches any. A reservation draws on all that match.
+    """Money of an arm for a campaign and a channel; "*" matches any. A reservation draws on all matching accounts.
 
-    Accounts that differ in their arm only are the parts of one budget.
+    Accounts that differ only in their arm are the parts of one budget.
     """
 
     arm: str
@@ -80,7 +78,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Balance:
-    """State of an account in the current period. `excess` is cost that was reported, but never reserved."""
+    """Amounts of an account in the current period, currency units. `excess` is cost beyond what was reserved."""
 
     arm: str
     campaign: str
@@ -90,12 +88,12 @@ class Balance:
     reserved: float
     excess: float
     period: Period = "total"
-    start: int = 0  # of the period, seconds since 1970; 0 for "total"
+    start: int = 0  # beginning of the period, seconds since 1970; 0 for "total"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A reservation to be made: money of one arm for a campaign and a channel, and the request it pays for."""
+    """A reservation to make: an arm's money (currency units) for a campaign, a channel and, if known, a request."""
 
     reservation_id: str
     arm: str
@@ -106,7 +104,7 @@ class Wanted:
 
 
 class Cost(NamedTuple):
-    """A cost of a reservation, as an event reports it."""
+    """A cost of a reservation in currency units, reported by an event."""
 
     reservation_id: str
     actual: float
@@ -115,7 +113,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Settlement:
-    """Costs of a reservation so far: charged up to the reserved amount, the rest is excess."""
+    """Costs of a reservation so far, currency units: up to the reserved amount they are charged, beyond it excess."""
 
     charged: float
     excess: float
@@ -123,85 +121,84 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Room:
-    """The bytes that a ledger's store may still grow by, and its limit. Once it is full, nothing can be reserved."""
+    """Free bytes of a ledger's store, and its size in bytes. Once the store is full, nothing can be reserved."""
 
     store: Literal["file", "redis"]
     free: int
     limit: int
-    device: int | None = None  # of the disk of a file
+    device: int | None = None  # number of the disk that a file lies on
 
 
 class Ledger(Protocol):
-    """Calls block; any of them may raise LedgerUnavailable."""
+    """A ledger. Calls block, and any of them may raise LedgerUnavailable."""
 
-    shared: bool  # whether routers on other machines may hold reservations in it, too
+    shared: bool  # whether several routers may use it
     pacing: PacingStore
 
     def identity(self) -> str | None:
-        """A name that no other ledger has; None before any accounts were set in it."""
+        """A unique name of this ledger; None before the first `define`."""
 
     def claim(self) -> None:
-        """Keep the ledger for this router until `close`, if it is not shared; LedgerInUse if another one has it."""
+        """Lock a ledger that is not shared until `close`; raises LedgerInUse if another router has locked it."""
         return
 
     def define(self, accounts: Iterable[Account]) -> None:
-        """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now.
+        """Replace the active accounts. Spent and reserved amounts stay, even of accounts that become inactive.
 
-        Where the parts of a budget change, the limits of the present period follow (promise 5).
+        If the parts of a budget change, the limits of the current period change, too (promise 5).
         """
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """Set money aside in all matching accounts, or in none of them: for each in turn, in one round trip or sync.
+        """Reserve money in all matching accounts atomically, for one item after the other, in one round trip or sync.
 
-        False: an account has too little left, no account matches, the id was cancelled or has expired, or it was used
-        with another scope or amount. Of the reservations for one `request`, at most one is open or has cost something:
-        another id is answered by AlreadyReserved. After one was cancelled or has expired, the next may be made.
+        Returns for each item True, False or its error. False means that an account has too little left, no account of
+        the arm matches, or the id was cancelled, has expired, or was used with another scope or amount. At most one
+        reservation for a `request` is open or has caused a cost. While there is one, another id gets AlreadyReserved.
 
-        The error of a single reservation is returned in its place; an error that concerns all is raised, and ValueError
-        for an amount that is no money: then none is made.
+        Errors that concern all items are raised, and so is ValueError for an amount that is not valid. Then nothing is
+        reserved.
         """
 
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
-        """Turn reservations into spend; errors as of `reserve_all`, and UnknownReservation for an id of none.
+        """Charge costs to reservations; errors as in `reserve_all`, and UnknownReservation for an unknown id.
 
-        The first cost frees what it does not need. Costs of different events add up: a later one is charged as far as
-        the accounts have room left, and never beyond what was reserved; the rest is excess. A late cost was spent
-        nevertheless: after the reservation has expired it is charged like a later one, after a cancellation it is all
-        excess.
+        The first cost of a reservation releases the rest of the reserved amount. Costs of further events add up: each
+        is charged as far as the accounts have room, but never beyond the reserved amount in sum. The rest is excess. A
+        cost after expiry is charged like one of a further event. A cost after a cancellation is entirely excess.
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release the money; errors as of `reserve_all`. An id that is not reserved yet can't be reserved later."""
+        """Release reserved money; errors as in `reserve_all`. If an id is not reserved yet, it never can be."""
 
     def expire(self, ttl: float) -> int:
-        """Release some of what has been open for `ttl` seconds or longer; returns how many: 0 if none is left.
+        """Release some reservations that have been open for at least `ttl` seconds; returns how many, 0 at the end.
 
-        A clock that is put forward while the ledger runs makes nothing older (`ClockJumps`). Each call also forgets
-        some reservations that were finished long ago; their costs stay in the accounts.
+        Setting the clock forward makes no reservation older (`ClockJumps`). Each call also forgets some reservations
+        that were finished long ago (promise 3). Their costs stay in the accounts.
         """
 
     def balances(self) -> list[Balance]:
-        """All accounts in force, in the current period. A call costs what has changed since the last one."""
+        """All active accounts in the current period. A call reads only what has changed since the last call."""
 
     def now(self) -> float:
-        """Seconds since 1970 by the clock that begins the periods, the same for all that share the ledger."""
+        """Seconds since 1970 by the clock that begins the periods, which is the same for all routers of the ledger."""
 
     def open_reservations(self) -> list[str]:
-        """Ids that are neither finished nor expired."""
+        """Ids of reservations that are not settled, cancelled or expired."""
 
     def room(self) -> Room | None:
-        """Room that the store has left; None: no known bound."""
+        """The space left in the store; None if it has no known limit."""
 
     def close(self) -> None:
-        """Close the connection; the next call opens it again."""
+        """Close the connection, which the next call opens again."""
 
 
 Changes = tuple[int, dict[str, list[Balance]]]
-"""The number of the last change, and the campaigns that changed, each with all its accounts in force."""
+"""The number of the last change, and the balances of all active accounts of each campaign that has changed."""
 
 
 class KnownBalances:
-    """Caches the balances of all campaigns: a read costs only what has changed since the last one. Thread-safe."""
+    """A thread-safe cache of the balances of all campaigns, which reads only what has changed since the last read."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -209,10 +206,13 @@ class KnownBalances:
         self._campaigns: dict[str, list[Balance]] = {}
 
     def read(self, changes: Callable[[int], Changes]) -> list[Balance]:
-        """Read the changes after the last one that is known; returns all balances, by campaign."""
+        """Read the changes since the last read; returns all balances in the order of the campaigns' names.
+
+        `changes` takes the number of the last change that is in the cache.
+        """
         with self._lock:
             number, changed = changes(self._number)
-            if number < self._number:  # an older copy of the ledger, of which everything was read
+            if number < self._number:  # an older copy of the ledger was restored, and `changed` is all of it
                 self._campaigns = {}
             self._number = number
             self._campaigns |= changed
@@ -220,17 +220,18 @@ class KnownBalances:
 
 
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
-    """Limit of an arm in the present period, after the parts of its budget have changed; all amounts in one unit.
+    """Limit of an arm for the rest of the current period, after the parts of its budget have changed.
 
-    `part` is its limit in a period that begins now. The limit is never below what the arm has spent and reserved, so
-    those of all arms may add up to more than the `whole` for a while; the account of all arms bounds them then.
+    `part` is the arm's limit in a full period, and `whole` is that of all arms. All amounts have the same unit. The
+    result is never below what the arm has spent and reserved. So the limits of all arms may add up to more than `whole`
+    for a while; the account of all arms bounds their sum.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """Digest of each budget's division: equal for the same arms and limits."""
+    """A digest of each budget's arms and their limits, to detect that the parts have changed."""
     found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))
@@ -238,5 +239,5 @@ def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
 
 
 def digest(text: str) -> str:
-    """A short text that no other text has."""
+    """A hash of a text, 24 hexadecimal digits."""
     return blake2b(text.encode(), digest_size=12).hexdigest()

@@ -1,4 +1,4 @@
-"""Location of a ledger: the path of a file, or the URL of a Redis."""
+"""Parses the location of a ledger: the path of a file, or the URL of a Redis."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PASSWORD = "MTORL_LEDGER_PASSWORD"
 
 @dataclass(frozen=True)
 class RedisLocation:
-    """A Redis, and the name of a ledger in it. The password is never part of it."""
+    """The address of a Redis, and the name of a ledger in it, without a password."""
 
     host: str
     port: int
@@ -26,7 +26,7 @@ class RedisLocation:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`; a ValueError shows no secret in it."""
+        """Parse `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`; the ValueError contains no secret."""
         try:
             parts = urlsplit(url)
             port = parts.port or 6379
@@ -42,7 +42,7 @@ class RedisLocation:
         if set(query) - {"name"}:
             raise ValueError(f"unknown in the URL: {', '.join(sorted(set(query) - {'name'}))}; known: name")
         name = query.get("name", ["default"])[-1]
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):  # a brace would end the hash tag of its keys
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):  # a brace would end the hash tag in the ledger's keys
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
         username = unquote(parts.username) if parts.username else None
         if kind and database:
@@ -51,5 +51,5 @@ class RedisLocation:
 
 
 def locate(where: str | Path) -> Path | RedisLocation:
-    """Tell a path from the URL of a Redis; raises ValueError if it is neither."""
+    """Parse a path, or the URL of a Redis; raises ValueError if `where` is neither."""
     return Path(where) if isinstance(where, Path) or "://" not in where else RedisLocation.parse(where)

@@ -1,14 +1,14 @@
-"""Exact money: whole nano-units of the currency, because sums of floats drift and a cap must not.
+"""Converts money to whole nano-units of the currency, because sums of floats drift and a cap must be exact.
 
-A reservation rounds up and a limit rounds down, so rounding can never let spend exceed what was granted.
+A reservation is rounded up and a limit down, so rounding never lets spend exceed the limit.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from math import isfinite
 
 NANO = 10**9
-LARGEST = 9e9  # currency units; in nano-units this still fits SQLite's 64 bits
-MOST = 2**63 - 1  # nano-units: where sums of costs beyond the cap stop counting
+LARGEST = 9e9  # currency units; in nano-units it fits SQLite's 64-bit integers
+MOST = 2**63 - 1  # nano-units; sums of excess stop growing here
 
 
 def limit(amount: float, largest: float = LARGEST) -> int:
@@ -27,12 +27,12 @@ def cost(amount: float) -> int:
 
 
 def units(nano: int) -> float:
-    """Back to currency units."""
+    """Nano-units as currency units."""
     return nano / NANO
 
 
 def _whole(name: str, amount: float, rounding: str, largest: float) -> int:
     if not isfinite(amount) or not 0 <= amount <= largest:
         raise ValueError(f"{name}: this ledger takes a number between 0 and {largest:g}, got {amount!r}")
-    # By way of the shortest decimal: 0.07 * 1e9 is a float just above 70,000,000.
+    # The shortest decimal is exact, but 0.07 * 1e9 is a float just above 70,000,000.
     return int(Decimal(str(float(amount))).scaleb(9).to_integral_value(rounding))

@@ -1,4 +1,4 @@
-"""Finds accounts whose limits were exceeded, and budgets that pay for few exposures, in balances."""
+"""Finds in balances the accounts that exceed their limits, and the budgets that pay for few exposures."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,27 +9,26 @@ from mtorl.runtime.message import Message
 from serving import messages
 from serving.ledger.contract import Balance
 
-_CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
-_FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
+_CLOCKS_DIFFER = 60.0  # seconds that this clock and the ledger's may differ
+_FEW = 20  # exposures of the dearest channel; an arm that can pay for fewer is warned about
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 
 class LimitWatch:
-    """Checks the first promise of a ledger, `spent + reserved <= limit`, in each account by itself.
+    """A check of the ledger's first promise, `spent + reserved <= limit`, for each account separately.
 
-    A stage, a kill switch or a lower amount may set a limit at or below what is spent and reserved. That is no overrun:
-    the amount taken at that moment is allowed while the limit is lower. A cost may come in parts, or after its
-    reservation has expired, so the amount may fall and rise again up to that.
+    A stage, a kill switch or a smaller budget may lower a limit below what is spent and reserved. This is not an
+    overrun: while the limit stays lower, the amount at that moment is allowed. The amount may fall below it and rise
+    to it again, because a cost may arrive in parts, or after its reservation has expired.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # limit, and the most that is allowed
+        self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # account -> its limit and the allowed amount
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """Overrun by arm and period: the most by which an account exceeds its limit at one moment, currency units.
+        """The largest overrun of an account now, currency units, by arm and period.
 
-        Costs above their reservations (`excess`) count in the accounts of all arms: the limit of a single arm follows
-        its spent and reserved amounts, without them.
+        Excess counts only in accounts of all arms: a single arm's limit depends on its other amounts alone.
         """
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -38,7 +37,7 @@ class LimitWatch:
             taken, first = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
                 taken += balance.excess
-                first = taken  # as far as a new watch knows: its amount may have been lowered
+                first = taken  # allowed at the first look, since the limit may have been lowered before
             limit, allowed = self._seen.get(account, (balance.limit, first))
             if balance.limit < limit:
                 allowed = min(allowed, taken)
@@ -50,7 +49,7 @@ class LimitWatch:
 
 
 def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[Message]:
-    """One message for each budget that takes no or few reservations at `now`, seconds since 1970."""
+    """Messages on budgets that are overspent at `now`, that began a period too early, or that pay for few exposures."""
     found = []
     wholes = [b for b in balances if b.arm == ALL_ARMS]
     overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
@@ -65,7 +64,7 @@ def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[s
                 found.append(messages.CLOCK_AHEAD(budget=name))
             continue
         caps = [(cap, channel) for channel, cap in cost_cap.items() if b.channel in ("*", channel)]
-        if budget in overspent or not caps or b.limit <= b.spent + b.reserved:  # the last: as of an arm that is off
+        if budget in overspent or not caps or b.limit <= b.spent + b.reserved:  # an exhausted arm may be switched off
             continue
         cap, dearest = max(caps)
         if b.limit < _FEW * cap:

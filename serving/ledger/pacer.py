@@ -1,21 +1,21 @@
-"""The pacing controller: prices of budgets that follow the spend in the ledger.
+"""The pacing controller: updates the prices of budgets from the spend in the ledger.
 
-One of the routers that share a ledger paces: it holds a lease in the ledger (`serving/ledger/pacing_store.py`), updates
-the price of each paced account every few seconds (`mtorl.policy.pacing`), and writes prices that have moved. The others
-look at their version once a second, and read all prices, packed, after a change: a look costs a router one command, and
-a change no work on each account. If the router that paces dies, another one takes the lease within
-SILENT_SECONDS + 1 and goes on from the states in the ledger; until then, the prices stay as they are.
+Of the routers that share a ledger, one paces. It holds a lease in the ledger (`pacing_store.py`), updates the price of
+each paced account every few seconds (`mtorl.policy.pacing`), and writes the prices that have changed. The other routers
+poll the version of the prices once a second with one command, and read all prices after a change. If the router that
+paces dies, another one takes the lease within SILENT_SECONDS + 1 and continues from the states in the ledger. Until
+then, prices do not change.
 
-The time is the ledger's: by clocks that differ, routers would see more time pass than there is, and spend accordingly.
-If the clock is the number of opportunities, each router adds its own to the ledger's.
+The time is that of the ledger's clock: if routers used their own clocks, which differ, they would count more time than
+has passed, and spend accordingly. If pacing counts opportunities instead, each router adds its own to the ledger's sum.
 
-A round updates MOST_UPDATES accounts at most, those first that have waited longest, and a pause follows that is as long
-as the round took, times 20. So up to 25,000 accounts are updated every five seconds each, and more of them less often.
+A round updates at most MOST_UPDATES accounts, those first that have waited longest. A pause of 20 times its duration
+follows. So up to 25,000 accounts are updated every five seconds each. With more accounts, each is updated less often.
 
-An exposure draws on every account that matches it, so its price is the sum of their prices (each is the dual of its own
-budget). A channel without a paced account keeps the model's own price; so do all until the first price is known. The
-experiment file states it, or it is the median gain of a currency unit in the arms' first forecasts for the campaign.
-A small arm begins with the price of the largest (`mtorl/experiment/paced_account.py`).
+An exposure draws on every matching account, so its price is the sum of their prices (each is the dual of its own
+budget). A channel without a paced account keeps the model's own price, and so do all channels until the first price is
+known. The experiment file may state the first price. Otherwise it is the median gain of a currency unit in the arms'
+first forecasts for the campaign. A small arm begins with the largest arm's price (`mtorl/experiment/paced_account.py`).
 """
 
 import logging
@@ -55,20 +55,20 @@ from serving.ledger.pacing_store import Lease, Prices
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 4.0
-"""Without a renewal, until another router takes the lease."""
+"""Seconds without a renewal until another router may take the lease."""
 MOST_UPDATES = 5_000
-_FORGET_SECONDS = 62 * 86_400.0  # since an account that is not in force was written
-_REPORT_SHARE = 0.005  # of a budget's opportunities: as many are reported at once
-_REST = 20.0  # times as long as a round took, until the next: a round takes 5 % of a core at most
-_JUMP_SECONDS = 5.0  # between this process's clock and the ledger's: all accounts are looked at
+_FORGET_SECONDS = 62 * 86_400.0  # since the last write, until the state of an inactive account is removed
+_REPORT_SHARE = 0.005  # a router reports at once when it has counted this share of a budget's opportunities
+_REST = 20.0  # pause after a round, as a multiple of its duration: pacing takes at most 5 % of a core
+_JUMP_SECONDS = 5.0  # change of the difference between the clocks after which all accounts are updated
 
 
 class _InForce(NamedTuple):
-    places: Mapping[Scope, Sequence[int]]
-    values: Sequence[float]  # NaN: no price yet
+    places: Mapping[Scope, Sequence[int]]  # scope -> indices of its accounts in `values`
+    values: Sequence[float]  # prices; NaN: no price yet
 
     def of(self, scope: Scope) -> list[float]:
-        """Prices of the scope's accounts, one for each period."""
+        """Prices of a scope's accounts, one for each period."""
         return [price for place in self.places.get(scope, ()) if (price := self.values[place]) == price]
 
 
@@ -76,27 +76,27 @@ class _InForce(NamedTuple):
 class _Lead:
     """State of the router that paces."""
 
-    written: dict[str, Kept]  # in the ledger
-    kept: dict[str, Kept]
-    due: dict[str, float]  # by `clock`
+    written: dict[str, Kept]  # states in the ledger, by account
+    kept: dict[str, Kept]  # present states
+    due: dict[str, float]  # when each account must be updated, by `clock`
     clocks_apart: float = 0.0
     rests_until: float = -inf
-    tidy: bool = True  # whether there may be accounts to forget
+    tidy: bool = True  # whether states of inactive accounts may have to be removed
     faults: dict[str, str] = field(default_factory=dict)
     paces: dict[str, Pace] = field(default_factory=dict)
-    # What the last round has read.
+    # Read in the last round:
     balances: list[Balance] = field(default_factory=list)
-    now: float = 0.0  # seconds since 1970 by the ledger
+    now: float = 0.0  # seconds since 1970 by the ledger's clock
     counts: Mapping[str, int] = field(default_factory=dict)  # opportunities by account
-    gains: Mapping[str, float] = field(default_factory=dict)  # of money, in campaigns without a price
-    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # by campaign and channel, over all arms ever
+    gains: Mapping[str, float] = field(default_factory=dict)  # gain of a currency unit, by campaign without a price
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # all opportunities so far, by campaign and channel
 
 
 class Pacer:
-    """Keeps the prices in force.
+    """The current prices of all paced accounts.
 
-    `refresh` runs in a thread, lanes read `prices`, and the rest is for the event loop. `clock` gives seconds of any
-    origin that go on evenly.
+    `refresh` runs in a thread of its own, worker threads call `prices`, and the event loop calls all other methods.
+    `clock` is a steady clock in seconds, of any origin.
     """
 
     def __init__(
@@ -107,38 +107,38 @@ class Pacer:
         self._clock = clock
         self._owner = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._lease: Lease | None = None
-        self._renewed = 0.0  # when the lease was seen to change last, by `clock`
-        self._version = -1  # of the prices that were read last
+        self._renewed = 0.0  # when this router last saw the lease change, by `clock`
+        self._version = -1  # version of the prices that were read last
         self._lead: _Lead | None = None  # None: another router paces
-        # In force. Lanes look them up meanwhile.
-        self._names = ""  # of accounts, a line each
-        self._place_of: dict[str, int] = {}  # of an account among the values
+        # The current prices, which worker threads read at any time.
+        self._names = ""  # accounts, one a line
+        self._place_of: dict[str, int] = {}  # account -> its index among the values
         self._prices = _InForce({}, ())
-        # What the experiments want.
+        # Derived from the experiments:
         self._experiments: Experiments | None = None
         self._targets: Mapping[str, Target] = {}
         self._largest: Mapping[Budget, tuple[float, str]] = {}  # part and name of the largest account with an endpoint
-        # Counted by this router.
+        # Counted by this router:
         self._counting = threading.Lock()
         self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}  # by arm and campaign; "*" is any
         self._opportunities: Counter[str] = Counter()  # since the last report
-        self._forecasts: dict[str, Forecasts] = {}  # of campaigns without a price; "*" is any
-        self._without_price: dict[str, str] = {}  # campaigns that will have no price, and why
+        self._forecasts: dict[str, Forecasts] = {}  # by campaign without a price; "*" is any
+        self._without_price: dict[str, str] = {}  # campaign -> why its forecasts give no price
 
     @property
     def leads(self) -> bool:
-        """Whether this router paces for all."""
+        """Whether this router paces for all routers of the ledger."""
         return self._lead is not None
 
     @property
     def faults(self) -> list[Message]:
-        """Accounts that can't be paced, and why; their prices stay as they are. Of the router that paces."""
+        """Accounts that can't be paced, and why. Their prices do not change. Empty unless this router paces."""
         faults = self._lead.faults if self._lead else {}
         scopes = ((scope_of(name), why) for name, why in faults.items())
         return [messages.NOT_PACED(arm=arm, campaign=c, channel=h, why=why) for (arm, c, h), why in scopes]
 
     def count(self, arm: str, campaign: str, reward: float | None, cost: float | None) -> None:
-        """Count an opportunity of an arm in a campaign, and what the arm expects of it; None: it does not say."""
+        """Count an opportunity of an arm in a campaign, with the arm's forecasts of reward and cost, if it has any."""
         with self._counting:
             for of in dict.fromkeys((campaign, "*")):
                 for name, _ in self._counted.get((arm, of), ()):
@@ -147,14 +147,14 @@ class Pacer:
                     self._forecasts[of].add(reward, cost)
 
     def due(self) -> bool:
-        """Whether so much was counted that a round should begin at once."""
+        """Whether enough opportunities were counted to begin a round at once."""
         return any(self._opportunities[name] >= most for accounts in self._counted.values() for name, most in accounts)
 
     def refresh(self, experiments: Experiments) -> list[Balance] | None:
-        """Pace if it is this router that paces, else read the prices.
+        """Update the prices if this router holds the lease, or else read them from the ledger.
 
-        Returns all accounts, as they were just read; None: another router paces. Raises LedgerUnavailable; the prices
-        stay as they are then.
+        Returns all balances of the last round, or None if another router paces. If it raises LedgerUnavailable, the
+        prices have not changed.
         """
         if experiments is not self._experiments:
             self._set(experiments)
@@ -175,13 +175,13 @@ class Pacer:
         return None
 
     def release(self) -> None:
-        """Give the lease back, so that another router need not wait. Raises LedgerUnavailable."""
+        """Release the lease, so that another router can take it at once. Raises LedgerUnavailable."""
         if self._lead is not None and self._lease is not None:
             self._lead = None
             self._ledger.pacing.lease("", self._lease)
 
     def _takes_lease(self) -> bool:
-        """Take or renew the lease; whether it is ours."""
+        """Take or renew the lease; returns whether this router holds it."""
         store, seen = self._ledger.pacing, self._lease
         silent = seen if seen is not None and self._clock() - self._renewed > SILENT_SECONDS else None
         lease = store.lease(self._owner, silent)
@@ -203,7 +203,7 @@ class Pacer:
         return _Lead(written, dict(written), dict.fromkeys(self._targets, -inf))
 
     def _set(self, experiments: Experiments) -> None:
-        """Follow changed experiments: all accounts are due."""
+        """Apply changed experiments. All accounts are due for an update."""
         targets = dict[str, Target]()
         counted = defaultdict[tuple[str, str], list[tuple[str, float]]](list)
         largest = dict[Budget, tuple[float, str]]()
@@ -231,7 +231,7 @@ class Pacer:
         self._experiments = experiments
 
     def _awaited(self) -> set[str]:
-        """Campaigns of accounts that wait for a first price."""
+        """Campaigns with an account that waits for its first price."""
         return {
             target.limit.campaign
             for name, target in self._targets.items()
@@ -239,7 +239,7 @@ class Pacer:
         }
 
     def _report(self) -> None:
-        """Tell the ledger what was counted, and what money usually gains in campaigns without a price."""
+        """Write counted opportunities, and the usual gain of a currency unit in campaigns without a price."""
         gains = dict[str, float]()
         self._without_price = {}
         with self._counting:
@@ -252,18 +252,18 @@ class Pacer:
                     self._without_price[campaign] = str(error)
         if counted or gains:
             self._ledger.pacing.report(counted, gains)
-            with self._counting:  # keeps what was counted meanwhile
+            with self._counting:  # subtract, to keep what was counted meanwhile
                 self._opportunities -= counted
 
     def _read(self) -> None:
-        """Take over what another router has written."""
+        """Read the prices that another router has written, if they have changed."""
         assert self._lease is not None
         if self._lease.version != self._version:
             self._version, prices = self._ledger.pacing.prices()
             self._use(prices)
 
     def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
-        """Prices of all accounts in force, and of those that may return, in an order that seldom changes."""
+        """Prices of all active accounts, and of inactive ones with a state, in an order that seldom changes."""
         return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
     def _use(self, prices: Prices) -> None:
@@ -279,7 +279,6 @@ class Pacer:
                 self._forecasts = {campaign: one for campaign, one in self._forecasts.items() if campaign in awaited}
 
     def _place(self, values: Sequence[float] | None = None) -> None:
-        """Find the targets' places among the values."""
         places = defaultdict[Scope, list[int]](list)
         for name, target in self._targets.items():
             if (place := self._place_of.get(name)) is not None:
@@ -291,11 +290,11 @@ class Pacer:
         return place is not None and self._prices.values[place] == self._prices.values[place]
 
     def _pace(self, lead: _Lead) -> bool:
-        """Update the accounts that are due, and write what has changed; False: the lease has passed to another."""
+        """Update the accounts that are due, and write what has changed; False if another router has taken the lease."""
         assert self._lease is not None
         lead.balances = self._ledger.balances()
         ticks, lead.now = self._clock(), self._ledger.now()
-        if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:  # all is due, whichever clock was wrong
+        if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:  # one of the clocks was set: all are due
             lead.clocks_apart, lead.due = lead.now - ticks, dict.fromkeys(self._targets, -inf)
         due = [name for name, at in lead.due.items() if at <= ticks]
         if len(due) > MOST_UPDATES:
@@ -330,7 +329,7 @@ class Pacer:
         return True
 
     def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
-        """An account after its update; None: it has no price yet, or can't be paced."""
+        """The updated state of an account; None if it has no price yet, or can't be paced."""
         target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None
@@ -361,7 +360,7 @@ class Pacer:
             lead.paces.pop(name, None)
         else:
             lead.paces[name] = pace
-        if found.state.multiplier > MAX_MULTIPLIER / 2:  # the price can hardly rise any more
+        if found.state.multiplier > MAX_MULTIPLIER / 2:  # the price is near its highest value
             too_low = messages.PRICE_TOO_LOW(most=MAX_MULTIPLIER)
             lead.faults[name] = too_low if target.asks else messages.PRICE_IGNORED()
         else:
@@ -369,7 +368,7 @@ class Pacer:
         return found
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
-        """Price of each paced channel for an exposure of an arm in a campaign; None: no channel is paced."""
+        """Price of each paced channel for an exposure of an arm in a campaign; None if no channel is paced."""
         known, prices = self._prices, dict[str, float]()
         if not known.places:
             return None
@@ -380,11 +379,11 @@ class Pacer:
         return prices or None
 
     def pace(self) -> list[Pace]:
-        """Spend and plan of accounts that have money left, while it is the time to spend; of the router that paces."""
+        """Spend and plan of the accounts that may spend now and have money left. Empty unless this router paces."""
         return list(self._lead.paces.values()) if self._lead else []
 
     def by_arm(self) -> dict[str, float]:
-        """Largest price of each arm."""
+        """The largest price of each arm."""
         known, largest = self._prices, dict[str, float]()
         for scope in known.places:
             if paced := known.of(scope):
@@ -393,7 +392,7 @@ class Pacer:
 
 
 def ledger_accounts(experiments: Experiments, cost_cap: Mapping[str, float]) -> list[Account]:
-    """The accounts of experiments, with the limits that the ledger keeps."""
+    """The accounts of experiments, with the limits that the ledger enforces."""
     return [
         Account(
             x.arm,

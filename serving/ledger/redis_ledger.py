@@ -1,19 +1,19 @@
-"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one script, so one step.
+"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one script, and so atomic.
 
-Requirements of the server, checked when the ledger is opened and at each `expire`:
+Requirements on the server, checked when the ledger is opened and at each `expire`:
 
-- `appendonly yes`. With `appendfsync always` nothing that was answered is ever lost; with `everysec` a machine (not a
-  process) that dies takes up to a second of reservations with it.
-- `maxmemory-policy noeviction`, or no `maxmemory`: an evicted reservation would be a forgotten one.
-- One primary. A replica that is promoted without its primary's last writes has lost them.
+- `appendonly yes`. With `appendfsync always`, no answered call is lost. With `everysec`, a host that crashes (not a
+  process) may lose the reservations of one second.
+- `maxmemory-policy noeviction`, or no `maxmemory`: an evicted reservation would be forgotten.
+- One primary. If a replica is promoted without the last writes of its primary, these writes are lost.
 
-A server that returns without the accounts (restarted without its files, FLUSHALL) gives no fresh budget: a process
-remembers the generation that it has seen, and refuses to spend until that returns or the process is started again.
+A server that has lost its accounts (restarted without its files, FLUSHALL) gives no new budget. Each process remembers
+the first generation that it has seen, and refuses to spend until this generation is back or the process restarts.
 
-All keys of a ledger on one Redis are one group. On a cluster that group is the bank, which has the budgets of the
-campaign "*". A campaign's accounts and reservations lie in one of 16 more groups, by a slot that a reservation's id
-holds as well (`mtorl/log/decision_ids.py`); `redis_slices.py` says how they share a budget of the bank. A node that
-returns without its groups is a lost ledger, too: `define` fills groups only while the ledger is new.
+All keys of a ledger on one Redis form one group. On a cluster this group is the bank, with the budgets of the campaign
+"*". The accounts and reservations of a campaign lie in one of 16 more groups, chosen by the campaign's slot, which each
+reservation id contains (`mtorl/log/decision_ids.py`). `redis_slices.py` divides the bank's budgets among the groups. A
+node that has lost its groups is a lost ledger, too, because `define` creates groups only while the ledger is new.
 """
 
 import json
@@ -41,21 +41,21 @@ from serving.ledger.redis_slices import ANY, PERIOD_OVER, TOO_LITTLE, Slices, ad
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
-_BATCH = 100  # reservations that expire in one script, campaigns that are read in one: decisions get in between
-_PAID = -1  # an answer of the script `reserve`
-_FORM = "1-"  # version of the keys and scripts: what the generation begins with
+_BATCH = 100  # reservations, or campaigns, that one script handles; decisions run in between
+_PAID = -1  # result of the script `reserve`: another reservation pays for the request
+_FORM = "1-"  # version of the keys and scripts, with which a generation begins
 
 _Campaign = tuple[str, str]  # prefix of its group, and its name as a JSON text
 
 
 class RedisLedger(contract.Ledger):
-    """A ledger in Redis; `Ledger` says what its methods promise.
+    """A ledger in Redis; its methods are documented in `Ledger`.
 
     No limit and no reservation may be above 9 million currency units.
 
     Args:
-        patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
-        clock: By default the server's, so that all routers agree.
+        patience: Seconds to wait for a connection, and for an answer, until LedgerUnavailable is raised.
+        clock: Seconds since 1970; by default the server's clock, so that all routers agree.
     """
 
     shared = True
@@ -71,7 +71,7 @@ class RedisLedger(contract.Ledger):
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: contract.KnownBalances() for prefix in {server.prefix, *server.groups}}
-        self._until: dict[_Campaign, float] = {}  # when the first of its present periods ends
+        self._until: dict[_Campaign, float] = {}  # earliest end of its accounts' current periods
 
     @override
     def identity(self) -> str | None:
@@ -92,8 +92,8 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
-        # always set, so that a ledger which has lost its accounts is found.
+        # The campaign "*" comes last: a campaign that now gets its own accounts draws on both until then. It is set
+        # each time, so that a ledger that has lost its accounts is detected.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:
@@ -106,14 +106,14 @@ class RedisLedger(contract.Ledger):
                 keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
                 calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
         if self._slices:
-            self._slices.recall()  # limits follow what is spent
+            self._slices.recall()  # new limits depend on the spent amounts
         self.server.run_each("define", calls)
         if self._slices:
-            self._slices.recall()  # and what was leased meanwhile, by the previous limits, is not spent
+            self._slices.recall()  # slices that grew meanwhile did so under the previous limits
             self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
-        """Give a new ledger its generation. A group that has none later is a lost one."""
+        """Give a new ledger, and each of its groups, a generation. A group without one later has lost its data."""
         client = self.server.client
         with self.server.errors():
             client.hsetnx(self._general, "generation", _FORM + uuid.uuid4().hex)
@@ -130,7 +130,7 @@ class RedisLedger(contract.Ledger):
         if PERIOD_OVER in answers:
             over = [calls[i][1] for i, answer in enumerate(answers) if answer == PERIOD_OVER]
             self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], ANY)})
-            answers = self.server.run_by_node("reserve", calls)  # a script may be repeated
+            answers = self.server.run_by_node("reserve", calls)  # scripts are idempotent
         return [self._granted(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def _reservation(self, wanted: contract.Wanted) -> Call:
@@ -144,7 +144,6 @@ class RedisLedger(contract.Ledger):
         return self._call(prefix, keys, wanted.reservation_id, *scope, amount, request)
 
     def _group(self, campaign: str) -> str:
-        """Prefix of the group that has a campaign."""
         if campaign == "*":
             return self.server.prefix
         return self.server.groups[campaign_slot(campaign) % len(self.server.groups)]
@@ -196,7 +195,7 @@ class RedisLedger(contract.Ledger):
             return answer[0] if answer[0] == TOO_LITTLE else answer
 
         answer = slices.enlarge((call[1][2], arm, channel), int(missing), again)
-        if answer == TOO_LITTLE:  # charged as far as the slice has room
+        if answer == TOO_LITTLE:  # charge as far as the slice has room
             answer = self.server.run("settle", (call[0], [*call[1][:-1], "last"]))
         return answer
 
@@ -209,8 +208,8 @@ class RedisLedger(contract.Ledger):
 
     @override
     def expire(self, ttl: float) -> int:
-        # Redis itself forgets what was finished long ago.
-        self.server.checked = False  # the server may have been restarted with other settings
+        # Finished reservations have an expiry time in Redis, which removes them.
+        self.server.checked = False  # check again: the server may have been restarted with other settings
         arguments = self._jumps.before(self.now(), ttl), _BATCH, int(contract.RETENTION_SECONDS)
         calls = [self._call(prefix, [], *arguments) for prefix in self.server.groups]
         answers = self.server.run_by_node("expire", calls)
@@ -251,7 +250,7 @@ class RedisLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room | None:
-        """Free memory of the fullest server; only its own machine knows the free space of its disk."""
+        """Free memory of the fullest server. Redis does not report the free space of its disk."""
         found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
         rooms = [contract.Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
@@ -261,9 +260,9 @@ class RedisLedger(contract.Ledger):
         self.server.close()
 
     def _begin_periods(self, campaigns: Iterable[_Campaign]) -> None:
-        """Begin the periods of campaigns that are due by the server's clock; scripts know no calendar."""
+        """Set the current periods of campaigns by the server's clock; scripts can't compute a calendar."""
         now, names = self.now(), list(campaigns)
-        random.shuffle(names)  # routers that do the same at midnight share the work
+        random.shuffle(names)  # all routers do this at midnight; in random orders they share the work
         present = _calendar(now)
         for i in range(0, len(names), TOGETHER):
             some, calls = names[i : i + TOGETHER], []
@@ -284,7 +283,7 @@ class RedisLedger(contract.Ledger):
         return [*_keys(prefix), *keys], [self._seen_generation(), now, prefix, *arguments]
 
     def _seen_generation(self) -> str:
-        """The generation of the first call: not the present one."""
+        """The generation that this process saw first, even if the server has another one now."""
         self.server.check()
         if self._generation is None:
             found = self.identity()
@@ -301,7 +300,7 @@ class RedisLedger(contract.Ledger):
 
 
 def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balance], float]:
-    """Accounts in force by the hash of a campaign's accounts, and when the first of their periods ends."""
+    """The active accounts in the Redis hash of a campaign, and the earliest end of their periods."""
     hashed = dict(zip(fields[::2], fields[1::2], strict=True))
     found, ends = [], [math.inf]
     for name in sorted(field for field in hashed if field.startswith('"')):
@@ -318,7 +317,7 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balan
 
 
 def _keys(prefix: str) -> list[str]:
-    """Keys with which all scripts of a group begin."""
+    """The first keys of every script in a group."""
     return [prefix + key for key in (f"accounts:{ANY}", "changed", "open")]
 
 

@@ -1,4 +1,4 @@
-"""Pacing's part of a ledger in Redis; `PacingStore` says what its methods promise."""
+"""Stores pacing's data in Redis; the methods are documented in `PacingStore`."""
 
 from array import array
 from base64 import b64decode, b64encode
@@ -14,7 +14,7 @@ _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """Five keys of the group that has a ledger's generation."""
+    """Pacing in five keys, which lie in the same group as the ledger's generation."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -22,7 +22,7 @@ class RedisPacing(PacingStore):
         self._lease, self._states, self._prices, self._opportunities, self._gains = (
             f"{server.prefix}pacing:{name}" for name in names
         )
-        self._names, self._digest = "", ""  # of the accounts whose prices were read or written last
+        self._names, self._digest = "", ""  # the accounts of the last prices read or written, and their digest
 
     @override
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:

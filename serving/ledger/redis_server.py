@@ -1,6 +1,6 @@
-"""The server of a shared ledger, one Redis or a cluster of them: its client, its scripts, and what it must keep.
+"""The server of a shared ledger, a Redis or a Redis Cluster: its client, its scripts, and the check of its settings.
 
-Keys of a group have one hash tag, so they lie on one node, and a script may use all of them.
+All keys of a group have the same hash tag. So they lie on one node, and a script may use all of them.
 """
 
 from collections import defaultdict
@@ -26,22 +26,22 @@ from serving.ledger.location import RedisLocation
 Call = tuple[list[str], list[Any]]
 """Keys and arguments of a script."""
 
-TOGETHER = 20  # scripts, or campaigns, whose calls are sent together
+TOGETHER = 20  # calls that are sent in one pipeline
 _LUA = Path(__file__).parent / "redis_scripts"
-_BEGINS_WITH = {  # files, after `common`
+_BEGINS_WITH = {  # script -> file that precedes it, after `common`
     **dict.fromkeys(("settle", "cancel", "expire"), "finish"),
     **dict.fromkeys(("define", "begin"), "periods"),
 }
 
 
 class RedisServer:
-    """Connects at the first call; any call may raise LedgerUnavailable."""
+    """A server, to which the first call connects. Any call may raise LedgerUnavailable."""
 
     def __init__(self, location: RedisLocation, password: str | None, patience: float) -> None:
         self.name = str(location)
         self.cluster = location.cluster
         name = f"mtorl-ledger:{location.name}"
-        self.prefix = f"{{{name}}}:"  # of the keys of the first group; on one Redis it is the only group
+        self.prefix = f"{{{name}}}:"  # of the first group's keys; without a cluster it is the only group
         self.groups = _spread_evenly(name) if self.cluster else [self.prefix]
         self.checked = False
         self._arguments: dict[str, Any] = {
@@ -53,23 +53,23 @@ class RedisServer:
             "socket_timeout": patience,
             "socket_connect_timeout": patience,
             "decode_responses": True,
-            # A connection that the server closed long ago is no fault. Every script may be repeated.
+            # Retry once: the server may have closed an idle connection, and every script is idempotent.
             "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             **({} if location.cluster else {"db": location.database}),
         }
 
     @cached_property
     def client(self) -> Any:
-        """Any: its methods are typed for asyncio, too. A client of a cluster connects when it is made."""
+        """The client, typed Any because its own types allow for asyncio. That of a cluster connects when created."""
         return (RedisCluster if self.cluster else Redis)(**self._arguments)
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run a script for each call, in one round trip to each node; gives answers, or LedgerUnavailable."""
+        """Run a script for each call, in one round trip per node; returns a result or LedgerUnavailable for each."""
         (text, digest), answers = _script(name), list[Any]()
-        for script in (("EVALSHA", digest), ("EVAL", text)):  # the text if a node was started again; it may be repeated
+        for script in (("EVALSHA", digest), ("EVAL", text)):  # a restarted node needs the text; scripts are idempotent
             with self.pipeline() as pipeline:
                 for keys, arguments in calls:
-                    # Without its node, the client of a cluster asks one for the keys of each call.
+                    # Without `target_nodes`, the client of a cluster would ask a node for the keys of each call.
                     node = {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
                     pipeline.execute_command(*script, len(keys), *keys, *arguments, **node)
                 answers = pipeline.execute(raise_on_error=False)
@@ -78,7 +78,7 @@ class RedisServer:
         return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
 
     def run_by_node(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """`run_all` for the calls of each node in turn: a node that is away fails its own calls alone."""
+        """`run_all` for the calls of each node in turn, so that a node that is down fails only its own calls."""
         of_nodes: defaultdict[str, list[int]] = defaultdict(list)
         with self.errors():
             for i, (keys, _) in enumerate(calls):
@@ -93,7 +93,7 @@ class RedisServer:
         return [answers[i] for i in range(len(calls))]
 
     def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """`run_all` in small batches, so that decisions get in between; the first error is raised."""
+        """`run_all` in small batches, so that decisions run in between; raises the first error."""
         answers: list[Any] = []
         for i in range(0, len(calls), TOGETHER):
             answers += self.run_all(name, calls[i : i + TOGETHER])
@@ -103,7 +103,7 @@ class RedisServer:
         return answers
 
     def run(self, name: str, call: Call) -> Any:
-        """Run a script."""
+        """Run a script once; returns its result or raises its error."""
         return self.run_each(name, [call])[0]
 
     def hashes(self, keys: Iterable[str]) -> list[dict[str, str]]:
@@ -115,18 +115,18 @@ class RedisServer:
 
     @contextmanager
     def pipeline(self) -> Iterator[Any]:
-        """Commands that are sent together, in no transaction."""
+        """Send commands together, without a transaction."""
         with self.errors(), self.client.pipeline(transaction=False) as pipeline:
             yield pipeline
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """The server's time, seconds since 1970."""
         with self.errors():
             seconds, micros = self.client.time()
         return float(seconds + micros / 1e6)
 
     def check(self) -> None:
-        """Raise LedgerUnavailable unless each node keeps its data."""
+        """Raise LedgerUnavailable unless every node persists and never evicts its data."""
         if self.checked:
             return
         if not all(of["aof_enabled"] for of in self.info("persistence")):
@@ -139,32 +139,32 @@ class RedisServer:
         self.checked = True
 
     def info(self, section: str) -> list[dict[str, Any]]:
-        """A section of Redis's INFO, of each node with data that answers."""
+        """A section of INFO from each primary that answers."""
         with self.errors():
             if not self.cluster:
                 return [self.client.info(section)]
             found = []
             for node in self.client.get_primaries():
-                with suppress(ConnectionError, TimeoutError):  # one that is away fails its own campaigns, and no others
+                with suppress(ConnectionError, TimeoutError):  # a node that is down must fail only its own campaigns
                     found.append(self.client.get_redis_connection(node).info(section))
             return found
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns the client's errors into LedgerUnavailable."""
+        """Turn the client's errors into LedgerUnavailable."""
         try:
             yield
         except (RedisError, OSError) as error:
             raise LedgerUnavailable(f"{self.name}: {error}") from error
 
     def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
+        """Close the connections, which the next call opens again."""
         if (client := self.__dict__.pop("client", None)) is not None:
             client.close()
 
 
 def _spread_evenly(name: str) -> list[str]:
-    """Prefixes, one in each sixteenth of the hash slots: nodes have equal parts of these."""
+    """Key prefixes, one in each sixteenth of the hash slots, of which nodes have equal parts."""
     found: dict[int, str] = {}
     for number in count():
         tag = f"{name}:{number}"

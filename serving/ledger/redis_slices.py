@@ -1,14 +1,15 @@
-"""Slices of the bank's budgets, on a cluster: a group draws on its slice as on an account, in one script of one node.
+"""Divides the bank's budgets into slices on a Redis Cluster, so that a reservation is one script on one node.
 
-The sum of the slices never exceeds the budget, also if a step in between fails:
+The bank is the group of keys that has the whole budgets. Each other group draws on its slice as on an account. The sum
+of the slices never exceeds the budget, even if one of these steps fails:
 
-- A slice grows in the bank first, and then in its group. The bank counts it as reserved.
-- A group takes back what is left of a slice first, and then the bank learns it. That begins an epoch of the slice: a
-  growth of another epoch, whose message was late, never arrives.
+- A slice grows first in the bank, which counts it as reserved, and then in its group.
+- A slice shrinks first in its group, and then in the bank. This begins a new epoch of the slice. A delayed growth of an
+  older epoch has no effect.
 
-If the bank has too little left, the slices of all groups are recalled, once a second at most. What a process that dies
-between two steps leaves in no slice returns with the next recall. A node that is away keeps its slices until it returns
-or their period is over.
+If the bank has too little left, the slices of all groups are recalled, at most once a second. If a process dies between
+two steps, the money that is then in no slice returns to the bank with the next recall. A node that is down keeps its
+slices until it is up again or their period is over.
 """
 
 import random
@@ -21,16 +22,16 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-# Answers of scripts: a period has ended; an account of the campaign "*" has too little left.
+# Results of scripts: a period has ended; an account of the campaign "*" has too little left.
 PERIOD_OVER, TOO_LITTLE = -2, -3
 ANY = '"*"'
-_PART = 16  # of what is free in the bank, a sixteenth is leased at once
+_PART = 16  # a slice grows by at least a sixteenth of the bank's free amount
 
 
 class Slices:
-    """Lets slices of groups grow, and takes them back.
+    """The slices of all groups, which grow on demand and are recalled.
 
-    `run` runs a script in a group (prefix, script, keys, arguments); `begin` begins periods of campaigns.
+    `run` runs a script in a group (prefix, script, keys, arguments). `begin` begins the periods of campaigns.
     """
 
     recall_seconds = 1.0  # between two recalls
@@ -42,10 +43,10 @@ class Slices:
         self._begin = begin
         self._bank, self._groups = server.prefix, server.groups
         self._recalled = float("-inf")
-        self._empty: dict[tuple[str, ...], float] = {}  # when the bank had too little for the last time
+        self._empty: dict[tuple[str, ...], float] = {}  # when the bank last had too little
 
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
-        """Let slices of a group, arm and channel grow that have too little left, and run a script again; its answer."""
+        """Enlarge the slices `of` a group, arm and channel to `amount`, and run a script again; returns its result."""
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
             return answer
@@ -61,14 +62,14 @@ class Slices:
         return answer
 
     def recall(self) -> None:
-        """Take back what the slices of all groups have left."""
+        """Return the unused amounts of all slices to the bank."""
         self._recalled = time.monotonic()
-        # In any order: a group that is away ends a recall, and the next ones get to all others.
+        # In random order: a group that is down stops a recall, and later recalls reach the other groups.
         for group in random.sample(self._groups, len(self._groups)):
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Calls of the script `define` for groups, after the bank's: of each account a slice, which has nothing yet."""
+        """Calls of the script `define` that give each group an empty slice of each account in the bank's call."""
         campaign, digest, *terms = arguments[3:]
         for i in range(0, len(terms), 7):
             terms[i + 2], terms[i + 6] = 0, "slice"
@@ -80,12 +81,12 @@ class Slices:
         self._lease(group, [(*of, max(0, amount - int(room))) for *of, room in found])
 
     def _look(self, group: str, *arguments: str) -> list[tuple[str, ...]]:
-        """Account, start of its period, epoch, cap, spent amount and room of slices."""
+        """Account, start of its period, epoch, cap, spent amount and free amount of each slice."""
         found = self._run(group, "slices", [], *arguments)
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
     def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
-        """Tell the bank about slices, and the least by which each must grow."""
+        """Report the state of slices to the bank, and let each grow by at least its last value (0: not at all)."""
         leased: Any = []
         for _ in range(2):
             if slices:
@@ -99,7 +100,7 @@ class Slices:
 
 
 def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
-    """Balances of a ledger: amounts of the bank's accounts are those of all their slices."""
+    """Balances of a ledger, in which the amounts of each of the bank's accounts are the sums of its slices."""
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)
     for b in groups:

@@ -1,7 +1,7 @@
-"""The database of the embedded ledger: its file, its tables, and transactions that many calls share.
+"""The database of the embedded ledger: its file, its tables, and transactions shared by several calls.
 
-Calls that wait for the database share the next transaction, and one sync serves them all (group commit): the thread
-that gets the lock does the work of all that wait for it, and the others find theirs done when they get the lock.
+All calls that wait for the database share the next transaction and one sync (group commit). The thread that gets the
+lock runs the functions of all waiting threads, and these find their results when they get the lock.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-_VERSION = 1  # of the tables; stands in the file as `user_version`
+_VERSION = 1  # of the tables; the file stores it as `user_version`
 
 _CHANGES = "".join(
     f"""
@@ -114,23 +114,23 @@ PRAGMA user_version = {_VERSION};
 @dataclass(eq=False)
 class _Call:
     works: Sequence[Work[Any]]
-    answers: Sequence[Any] | LedgerUnavailable | None = None  # None: it waits
+    answers: Sequence[Any] | LedgerUnavailable | None = None  # None while the call waits
 
 
 class Database:
-    """Runs functions in transactions that hold SQLite's write lock from the start (BEGIN IMMEDIATE)."""
+    """A SQLite file, in which functions run in transactions that take the write lock first (BEGIN IMMEDIATE)."""
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._patience = patience  # seconds, for other threads and for other processes
+        self._patience = patience  # seconds to wait for other threads, and for other processes
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._claim: int | None = None
         self._waiting: deque[_Call] = deque()
-        self._lock = threading.Lock()  # of the connection
+        self._lock = threading.Lock()  # guards the connection
 
     def claim(self) -> None:
-        """Lock the file until `close`; raises LedgerInUse if another router has it, or LedgerUnavailable."""
+        """Lock the file until `close`; raises LedgerInUse if another router has locked it, or LedgerUnavailable."""
         if self._claim is not None:
             return
         try:
@@ -141,15 +141,15 @@ class Database:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
 
     def create_if_new(self) -> None:
-        """Create the file if there is none. It appears complete, for several processes may start at once."""
+        """Create the file atomically if it does not exist: several processes may start at once."""
         if self._connection is not None or self._path.exists():
             return
         unfinished = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
         try:
             with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
-                db.execute("PRAGMA journal_mode = WAL")  # stays with the file
+                db.execute("PRAGMA journal_mode = WAL")  # the file stores this setting
                 db.executescript(_TABLES)
-            with contextlib.suppress(FileExistsError):  # another process was first; its file is as good
+            with contextlib.suppress(FileExistsError):  # another process has created it
                 os.link(unfinished, self._path)
         except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
@@ -157,7 +157,7 @@ class Database:
             unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the connection, which the next call opens again, and release the file."""
+        """Close the connection, which the next call opens again, and unlock the file."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -167,9 +167,9 @@ class Database:
                 self._claim = None
 
     def run(self, work: Work[T]) -> T:
-        """Run a function in a transaction; returns its durable result. Its exception undoes its own changes.
+        """Run a function in a transaction; returns its result once it is durable.
 
-        After LedgerUnavailable it is unknown whether the function took effect.
+        If the function raises, its changes are rolled back. After LedgerUnavailable, they may have been committed.
         """
         (answer,) = self.run_each([work])
         if isinstance(answer, Exception):
@@ -177,11 +177,11 @@ class Database:
         return answer
 
     def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
-        """`run` for several functions in one transaction; the error of a function stands in the place of its result."""
+        """Run several functions in one transaction; returns for each its result or its error."""
         call = _Call(works)
         self._waiting.append(call)
         if not self._lock.acquire(timeout=self._patience):
-            with contextlib.suppress(ValueError):  # another thread has taken it just now
+            with contextlib.suppress(ValueError):  # another thread has just begun to run it
                 self._waiting.remove(call)
             raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
         try:
@@ -197,7 +197,7 @@ class Database:
     def _run_waiting(self) -> None:
         calls: list[_Call] = []
         while self._waiting:
-            with contextlib.suppress(IndexError):  # its caller lost patience just now
+            with contextlib.suppress(IndexError):  # its caller has just timed out
                 calls.append(self._waiting.popleft())
         try:
             db = self._open()
@@ -217,9 +217,9 @@ class Database:
                 call.answers = found
 
     def _open(self) -> sqlite3.Connection:
-        """The connection; raises LedgerUnavailable if the file is absent, replaced, or no ledger of this version."""
+        """The connection; LedgerUnavailable if the file is missing, replaced, or not a ledger of this version."""
         if self._connection is not None:
-            # SQLite would go on writing to a file that was deleted or replaced.
+            # SQLite itself would continue to write to a deleted or replaced file.
             if self._path.stat().st_ino != self._inode:
                 raise LedgerUnavailable(f"{self._path}: replaced by another file while in use")
             return self._connection
@@ -241,13 +241,13 @@ class Database:
 
 
 def _answer(db: sqlite3.Connection, work: Work[T]) -> T | Exception:
-    """The result of a function, or its error, which undoes its changes."""
+    """The result of a function, or its error after its changes were rolled back."""
     db.execute("SAVEPOINT job")
     answer: T | Exception
     try:
         answer = work(db)
     except sqlite3.OperationalError:
-        raise  # the disk or the file: no transaction can be trusted
+        raise  # a fault of the disk or the file fails the whole transaction
     except Exception as error:
         db.execute("ROLLBACK TO job")
         answer = error

@@ -1,7 +1,7 @@
 """The embedded ledger: one SQLite file for the threads of one router, which locks it (`claim`).
 
-Other processes may read. A call takes SQLite's write lock before it reads, so nothing is spent between the check and
-the reservation. WAL with synchronous=FULL: an answer is on disk before it is given.
+Other processes may read the file. Each call takes SQLite's write lock before it reads, so nothing is spent between the
+check and the reservation. With WAL and synchronous=FULL, a change is on disk before the call returns.
 """
 
 import json
@@ -29,17 +29,17 @@ INSERT INTO account ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, parts = excluded.parts,
     start = excluded.start, until = excluded.until, active = 1
 """
-_NEW = (0, "", "", 0, 0, 0)  # state of an account that is not known yet
-_BATCH = 500  # reservations that `expire` handles at once; decisions run in between
-_FORGOTTEN = 4  # batches that a call forgets, once a second: more than a router can reserve
+_NEW = (0, "", "", 0, 0, 0)  # state of an account that does not exist yet
+_BATCH = 500  # reservations that `expire` handles in a transaction; decisions run in between
+_FORGOTTEN = 4  # batches forgotten by a call. With a call a second, this is more than a router can reserve
 
 
 class SqliteLedger(contract.Ledger):
-    """A ledger in a file; `Ledger` says what its methods promise.
+    """A ledger in a file; its methods are documented in `Ledger`.
 
     Args:
-        path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
-        patience: Seconds to wait for other threads and processes before giving up with LedgerUnavailable.
+        path: The file. Only `define` creates it, so a file that vanishes stops all spend and gives no new budget.
+        patience: Seconds to wait for other threads and processes until LedgerUnavailable is raised.
     """
 
     shared = False
@@ -74,7 +74,7 @@ class SqliteLedger(contract.Ledger):
             known = {row[:4]: row[4:] for row in db.execute(f"SELECT {_ACCOUNT} FROM account")}
             after = _calendar(self._clock())
             present = {of: after(of[3], terms[1], *known.get(of, _NEW)[3:5]) for of, terms in wanted.items()}
-            # The parts of a budget keep one calendar.
+            # All parts of a budget take the period of its account of all arms.
             states = {of: (*wanted[of], *present.get((ALL_ARMS, *of[1:]), own), 1) for of, own in present.items()}
             db.executemany(_SET_ACCOUNT, [(*of, *state) for of, state in states.items() if known.get(of) != state])
             gone = [of for of, state in known.items() if state[-1] and of not in wanted]
@@ -148,7 +148,7 @@ class SqliteLedger(contract.Ledger):
             books, events = map(json.loads, texts)
             if event not in events:
                 if state == "cancelled":
-                    amount = 0  # nothing is set aside for it any more
+                    amount = 0  # nothing is reserved any more
                 more, freed = min(cost, amount - charged), amount
                 if state != "open":
                     left = "SELECT cap - spent - reserved FROM book WHERE id = ?"
@@ -208,7 +208,7 @@ class SqliteLedger(contract.Ledger):
         def work(db: sqlite3.Connection) -> contract.Changes:
             _begin_periods(db, self._clock())
             (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
-            since = seen if seen <= last else 0  # this may be an older copy, which was restored
+            since = seen if seen <= last else 0  # an older copy of the file was restored: read all
             found: dict[str, list[contract.Balance]] = {}
             rows = db.execute(
                 "SELECT c.campaign, a.arm, a.channel, a.period, a.start, ifnull(b.cap, a.cap), ifnull(b.spent, 0), "
@@ -237,7 +237,7 @@ class SqliteLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room:
-        """Free space of the disk. Must not wait for the file, which may be busy."""
+        """Free space of the disk. This does not wait for the file, which may be busy."""
         try:
             disk, device = os.statvfs(self.path.parent), self.path.parent.stat().st_dev
         except OSError as error:
@@ -254,7 +254,7 @@ class SqliteLedger(contract.Ledger):
 
 
 class _Pacing(PacingStore):
-    """One table. The router that has claimed the file paces: neither prices nor gains are kept for others."""
+    """Pacing in one table. The router that has locked the file paces, so prices and gains are not stored for others."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -297,7 +297,7 @@ class _Pacing(PacingStore):
 
 
 def _begin_periods(db: sqlite3.Connection, now: float) -> None:
-    """Begin the periods that are due. The parts of a budget keep one calendar."""
+    """Begin the periods that are due. All parts of a budget take the period of its account of all arms."""
     due = db.execute(
         "SELECT arm, campaign, channel, period, id, timezone, start, until FROM account WHERE active AND until <= ?",
         (now,),
@@ -309,7 +309,7 @@ def _begin_periods(db: sqlite3.Connection, now: float) -> None:
 
 
 def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
-    """Set the limits of the present period, since the parts of these budgets have changed."""
+    """Set the limits of the current period of budgets whose parts have changed."""
     if not budgets:
         return
     rows = db.execute(
@@ -342,7 +342,7 @@ def _cancel(db: sqlite3.Connection, name: str, now: float) -> None:
 
 
 def _give_back(db: sqlite3.Connection, name: str, state: str, now: float) -> bool:
-    """End an open reservation without a cost; False if it is not open."""
+    """Release an open reservation; False if it is not open."""
     row = db.execute("SELECT amount, books FROM reservation WHERE id = ? AND state = 'open'", (name,)).fetchone()
     if row is None:
         return False

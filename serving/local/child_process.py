@@ -1,9 +1,9 @@
-"""Runs a command that ends with its parent, even a killed one, and all processes that it has started.
+"""Runs a command that stops, with all its descendants, when its parent process ends or is killed.
 
-`ChildProcess(command, ...)` starts a small supervisor (this file, run as a script; it needs the standard library only),
-which leads a new process group and starts the command in it. The supervisor ends the group (SIGTERM, a grace period,
-SIGKILL) on SIGTERM, when the command ends, or when its parent is gone, `kill -9` included. The group is a session of
-its own, so Ctrl-C at the terminal does not reach the command: the parent stops its commands in the order that it wants.
+`ChildProcess(command, ...)` starts a supervisor (this file as a script, which needs only the standard library). The
+supervisor leads a new process group and starts the command in it. It stops the group (SIGTERM, a grace period, SIGKILL)
+on SIGTERM, when the command exits, or when its parent has ended, even by `kill -9`. The group is a separate session, so
+Ctrl-C at the terminal does not reach the command, and the parent can stop its commands in the right order.
 """
 
 import atexit
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_POLL_SECONDS = 0.25  # how soon a killed parent is noticed
+_POLL_SECONDS = 0.25  # interval of the check whether the parent still runs
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -25,9 +25,9 @@ class ChildProcess:
     """A running command and its supervisor.
 
     Args:
-        log: File that its output is appended to; its folder is the command's working directory.
-        scratch: Folder that the supervisor removes at the end.
-        lock: Open file whose lock is to last as long as the supervisor, should this process be killed.
+        log: File for the output, which is appended. Its folder is the command's working directory.
+        scratch: Folder that the supervisor deletes at the end.
+        lock: Locked file that the supervisor inherits, so that it stays locked if this process is killed.
     """
 
     def __init__(
@@ -74,26 +74,26 @@ class ChildProcess:
             return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 25) -> str:
-        """The end of its output, for an error message."""
+        """The last lines of the output, for an error message."""
         return "\n".join([f"the end of {self._log}:", *self.output().splitlines()[-lines:]])
 
     def stop(self) -> None:
-        """End the command and all that it started. Harmless when done twice."""
+        """Stop the command and its descendants; idempotent."""
         if self._stopped:
             return
         self._stopped = True
         atexit.unregister(self.stop)
-        self._process.terminate()  # does nothing to a supervisor that has ended
+        self._process.terminate()  # has no effect if the supervisor has exited
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + 5)
-        # The supervisor has done the same as its last act; this is for a supervisor that was itself killed.
+        # The supervisor does the same before it exits, unless it was killed.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _before_exec() -> None:
-    """Prepare a child before exec: handle signals again, and die with the process that started it."""
+    """Prepare a child before exec: unblock signals, and let the kernel kill it when the supervisor dies."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -101,7 +101,7 @@ def _before_exec() -> None:
 
 def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> None:
     stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # Blocked signals are taken by the loop below, and a SIGTERM to the group does not end the supervisor itself.
+    # The loop below receives the blocked signals, so a SIGTERM to the group does not stop the supervisor.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
         child = subprocess.Popen(command, preexec_fn=_before_exec)
@@ -120,7 +120,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
         print(f"supervisor: {command[0]} ended by itself with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # all processes that the command left behind, and the supervisor
+    os.killpg(0, signal.SIGKILL)  # remaining descendants of the command, and the supervisor itself
 
 
 if __name__ == "__main__":

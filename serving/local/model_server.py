@@ -1,4 +1,4 @@
-"""The common part of both model runtimes: a child process that serves the models of a folder."""
+"""The common part of the two runtimes for models: a child process that serves the models in a folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serving.local.child_process import ChildProcess
 
 
 class StackError(RuntimeError):
-    """A server did not start, or is no longer there; the message says which and why, with the tail of its log."""
+    """A server did not start or has stopped; the message has the server, the reason and the tail of its log."""
 
 
 def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: float, late: Callable[[], str]) -> None:
-    """Return once `ready`; raises what `check` raises meanwhile, and StackError with `late` after so many seconds."""
+    """Wait until `ready()` is true; raises errors of `check()`, and StackError with the text `late()` at a timeout."""
     deadline = time.monotonic() + seconds
     while not ready():
         check()
@@ -27,9 +27,9 @@ def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: fl
 
 
 class ModelServer(ABC):
-    """A server of every .mar of a folder, each named after its file; its log and temporary files are in `workdir`.
+    """A server of all .mar files in a folder, each named after its file; `workdir` is for logs and temporary files.
 
-    The models answer at `inference_url`, on `port` of 127.0.0.1; 0: on a Unix socket.
+    The models answer at `inference_url`: on `port` of 127.0.0.1, or on a Unix socket if `port` is 0.
     """
 
     title: ClassVar[str]
@@ -50,16 +50,16 @@ class ModelServer(ABC):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models in the folder now."""
+        """Names of the models that are now in the folder."""
         return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
 
     @property
     def pid(self) -> int | None:
-        """Id of its process group, None before the start."""
+        """Id of the server's process group; None while it is not running."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start, and return when all models answer; StackError if there is none, or one does not come up."""
+        """Start the server and wait until all models answer; raises StackError if there is none, or one fails."""
         if self._process:
             return
         if not self.models:
@@ -67,7 +67,7 @@ class ModelServer(ABC):
         self.workdir.mkdir(parents=True, exist_ok=True)
         try:
             self._start()
-        except BaseException:  # Ctrl-C as well
+        except BaseException:  # includes Ctrl-C
             self.stop()
             raise
 
@@ -75,17 +75,17 @@ class ModelServer(ABC):
     def _start(self) -> None: ...
 
     def endpoint(self, model: str) -> str:
-        """URL that answers a model's decisions."""
+        """URL for decisions of a model."""
         return f"{self.inference_url}/v1/models/{model}:predict"
 
     def stop(self) -> None:
-        """End it and all that it has started. Harmless when done twice."""
+        """Stop the server and its descendants; idempotent."""
         if self._process:
             self._process.stop()
             self._process = None
 
     def check(self) -> None:
-        """Raise StackError, with the tail of the log, unless the server is running."""
+        """Raise StackError with the tail of the log if the server is not running."""
         if self._process is None:
             raise StackError(f"{self.title} is not started")
         if not self._process.alive():

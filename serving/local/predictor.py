@@ -1,9 +1,9 @@
-"""Runs the models of a folder on KServe's own server in one child process: the runtime without Java.
+"""Runs the models of a folder on KServe's own server in one child process, without Java.
 
     with LocalPredictor("run/model-store", "run/serving/predictor") as server:
-        server.endpoint("challenger")      # on a Unix socket; or on a port, if one is given
+        server.endpoint("challenger")      # on a Unix socket, or on a port if one is given
 
-A stack takes it or `TorchServe`, whose answers are equal.
+`LocalStack` can use it instead of `TorchServe`. The answers of both are equal.
 """
 
 import os
@@ -24,7 +24,7 @@ _START_SECONDS = 60.0
 
 
 class LocalPredictor(ModelServer):
-    """KServe's own server."""
+    """A model server that runs KServe's own server."""
 
     title = "the predictor"
 
@@ -34,7 +34,7 @@ class LocalPredictor(ModelServer):
         try:
             command = self._command(scratch)
         except StackError:
-            shutil.rmtree(scratch)  # else the process removes it at its end
+            shutil.rmtree(scratch)  # once started, the process itself deletes the folder
             raise
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         log = self.workdir / "predictor.log"
@@ -60,7 +60,7 @@ class LocalPredictor(ModelServer):
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
-    """The artifact in a .mar file, as a folder."""
+    """Unpack the artifact of a .mar file; returns its folder."""
     folder = scratch / archive.stem
     try:
         with zipfile.ZipFile(archive) as packed:

@@ -1,15 +1,15 @@
-"""Runs the whole request path on one machine: the models of both arms, and the A/B router in front of them.
+"""Runs the whole request path on one host: the models of both arms, and the A/B router in front of them.
 
     with LocalStack("runs/latest") as stack:
         requests.post(f"{stack.url}/v1/models/ads:predict", json={"instances": [...]})
 
-It reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`) and keeps
-its state in `serving/`, and the decision log in `lake/`: a stack that starts again continues with both.
+A stack reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`). It
+keeps its state in `serving/` and the decision log in `lake/`, and continues with both after a restart.
 
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
-serves your own experiments instead, whose files name the endpoints of their arms, with their own state. A .mar in its
-folder `models/` replaces the run's of the same name: a promotion has changed it.
+serves your own experiments instead, with a separate state. Their files name the endpoints of the arms. A .mar file in
+`models/` of the state, which a promotion writes, replaces that of the same name in the run.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
 _UPLOAD_SECONDS = 60.0
-# -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
+# -P: a run's folder has its own features/ and serving/, which must not hide the packages.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
@@ -52,22 +52,22 @@ _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Own:
-    """Experiments that are not the run's, and the folder of their state."""
+    """Experiments to serve instead of the run's own, and the folder of their state."""
 
-    experiments: Mapping[str, Path]  # each file by its name in the router, *.yaml; it is read again when it changes
-    state: Path  # ledger, decision log and the servers' own files; made if it does not exist
+    experiments: Mapping[str, Path]  # name in the router, *.yaml -> file, which is read again when it changes
+    state: Path  # folder of the ledger, the decision log and the servers' files; created if it does not exist
 
 
 class LocalStack:
-    """Models and router of one run; both end with this process.
+    """The models and the router of a run, which stop with this process.
 
     Args:
-        own: Experiments to serve with the run's models and features; None: that of the run.
-        router_port: Port of the router on 127.0.0.1; 0 takes a free one.
-        models_port: Port of the run's models there; 0: they answer on a Unix socket.
+        own: Experiments to serve with the run's models and features; None: the run's own experiment.
+        router_port: Port of the router on 127.0.0.1; 0 selects a free port.
+        models_port: Port of the models on 127.0.0.1; 0: they answer on a Unix socket.
         runtime: "torchserve", or "predictor", which needs no Java.
         ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
-        settings: Of the router, in place of a laptop's.
+        settings: Settings of the router that replace the defaults for a laptop.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class LocalStack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process group of each running part."""
+        """Id of the process group of each running part."""
         parts = {"models": self.models.pid, "router": self._router.pid if self._router else None}
         return {name: pid for name, pid in parts.items() if pid}
 
     def start(self) -> None:
-        """Start, and return when the router takes requests.
+        """Start, and return when the router accepts requests.
 
-        StackError: a file of the run is missing or wrong, the run is being served already, or a part does not come up.
+        Raises StackError if a file of the run is missing or invalid, another stack uses the state, or a part fails.
         """
         if self._router:
             return
@@ -127,32 +127,32 @@ class LocalStack:
             else:
                 _link(self._own.experiments, self.experiment)
             self._start_router(config, lock)
-        except BaseException:  # Ctrl-C as well
+        except BaseException:  # includes Ctrl-C
             self.stop()
             raise
 
     def claim(self) -> int:
-        """Lock the state until this stack stops; returns the lock. StackError: another stack has it."""
+        """Lock the state until this stack stops; returns the lock. Raises StackError if another stack has locked it."""
         if self._lock is None:
             self.serving.mkdir(parents=True, exist_ok=True)
             self._lock = self._running.enter_context(_hold_lock(self.serving / _LOCK))
         return self._lock
 
     def stop(self) -> None:
-        """End the router, which first answers what it has accepted, then the models. Harmless when done twice."""
+        """Stop the router, which first answers the requests in flight, and then the models; idempotent."""
         self._router = self._lock = None
-        self._running.close()  # in reverse order, and all of it even if one of them fails
+        self._running.close()  # in reverse order of the start, and all parts even if one fails
 
     def restart_models(self) -> None:
-        """Serve what `archives` gives now; for some seconds, arms that are models answer with the default action."""
+        """Restart with the present `archives`. For some seconds, arms with a model answer with the default action."""
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
-        if self._own is None:  # they answer at another address now
+        if self._own is None:  # the restart has changed their address
             self._write_endpoints()
 
     def check(self) -> None:
-        """Raise StackError, with the tail of the log, unless every part is running."""
+        """Raise StackError with the tail of the log if a part is not running."""
         self.models.check()
         if self._router is None:
             raise StackError("the router is not started")
@@ -160,38 +160,38 @@ class LocalStack:
             raise StackError(messages.ENDED(part="the router", log=self._router.tail()))
 
     def wait_for_experiment(self) -> None:
-        """Return when the router decides by its experiments' present files, and has their accounts; or StackError."""
+        """Wait until the router applies the present experiment files and their budgets; StackError at a timeout."""
         files = self.experiment.iterdir() if self.experiment.is_dir() else [self.experiment]
         wanted = {one.name: one.version for one in map(Experiment.load, files)}
         late = f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}"
         wait_until(lambda: self._in_force() == wanted, self.check, _FOLLOW_SECONDS, lambda: late)
 
     def wait_for_lake(self) -> None:
-        """Return when all that was logged until now is in the lake; or StackError: it stays in the spool for later."""
+        """Wait until all records logged so far are in the lake. At a timeout (StackError), they stay in the spool."""
         late = messages.NOT_UPLOADED(lake=self.lake, log=self.serving / "router.log")
         wait_until(lambda: is_uploaded(self.serving / "spool"), self.check, _UPLOAD_SECONDS, lambda: late)
 
     def _in_force(self) -> dict[str, str]:
-        """Versions of the experiments by which the router decides; empty while it does not answer."""
+        """Versions of the experiments that the router applies; empty while it does not answer."""
         try:
             return dict(json.loads(send_request(f"{self.url}/health/ready", seconds=5).content)["experiments"])
         except (OSError, ValueError, LookupError):
             return {}
 
     def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
-        """Return never; raises what `check` raises as soon as a part ends."""
+        """Block until a part stops, and raise the StackError of `check`."""
         while True:
             self.check()
             each_second()
             time.sleep(1.0)
 
     def _write_endpoints(self) -> None:
-        """Write the present endpoints of the arms into the experiment file."""
+        """Write the arms' present endpoints into the experiment file."""
         path = self.experiment
         try:
             experiment = yaml.safe_load(path.read_text())
             for arm in experiment["arms"]:
-                if arm.get("policy") is not None:  # it needs no server
+                if arm.get("policy") is not None:  # an arm without a server
                     continue
                 if arm["name"] not in self.models.models:
                     raise StackError(f"{path}: arm {arm['name']!r} has no {arm['name']}.mar in the model store")
@@ -214,11 +214,11 @@ class LocalStack:
                 "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
                 "lake": str(self.lake),
-                "upload_seconds": 1.0,  # people look at once; `mtorl data compact` merges the files
+                "upload_seconds": 1.0,  # people look at results at once; `mtorl data compact` merges the small files
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
-                "auth": {"kind": "none"},  # it listens on this machine alone
-                "deadline_ms": 500.0,  # the load driver, the router and both arms share the cores
+                "auth": {"kind": "none"},  # the router listens on 127.0.0.1 only
+                "deadline_ms": 500.0,  # the load generator, the router and both arms share the cores
                 **self._settings,
             }
         except (OSError, ValueError, KeyError) as error:
@@ -242,7 +242,7 @@ class LocalStack:
             return found[1] if found else ""
 
         def check() -> None:
-            if why := said(_WAITS):  # on a laptop no other process brings what is missing
+            if why := said(_WAITS):  # on a laptop, no other process will provide what is missing
                 raise StackError(f"the router can't start: {why}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")
@@ -253,18 +253,18 @@ class LocalStack:
 
 
 def runs(state: Path) -> bool | None:
-    """Whether the stack of a state (its folder, or one that leads to it) runs; None: none was ever started there."""
+    """Whether a stack with this state runs; None if none was ever started. `state` may contain a link to the folder."""
     lock = (state / "router.yaml").resolve().parent / _LOCK
     return _is_alive(lock.read_text()) if lock.exists() else None
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
-    """The .mar file of each served model by its name: that of the run, unless the state has another one."""
+    """File name -> .mar file of each served model: that of the state if there is one, or else that of the run."""
     return {one.name: one for folder in (run / "model-store", state / "models") for one in folder.glob("*.mar")}
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
-    """Make a folder of links to files: a file that is replaced under its name is followed."""
+    """Fill a folder with links to files, so that a file which is replaced under its name is read again."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.name not in files:
@@ -277,7 +277,7 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
 def _environment() -> dict[str, str]:
     """This process's environment without the variable that Feast sets in every process that imports it.
 
-    It would make Prometheus' client keep its metrics in files that several processes share.
+    With the variable, the Prometheus client would keep metrics in files that several processes share.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     return {**inherited, "PYTHONUNBUFFERED": "1"}
@@ -285,7 +285,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[int]:
-    """Hold a lock, which the system releases when this process and the supervisor of its router have ended."""
+    """Hold a lock, which the system releases when this process and the supervisor of its router have exited."""
     deadline = time.monotonic() + _DRAIN_SECONDS + 5
     while True:
         try:
@@ -293,7 +293,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
             break
         except BlockingIOError:
             owner = path.read_text()
-            # An owner that was killed is gone while its router still drains: that is worth waiting for.
+            # If the owner was killed, its router may still be shutting down: wait for that.
             if _is_alive(owner) or time.monotonic() > deadline:
                 raise StackError(f"{path.parent} is in use already, by process {owner}") from None
             time.sleep(0.1)
@@ -308,7 +308,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):  # ValueError: it has not written its id yet
+    except (ValueError, ProcessLookupError):  # ValueError: the owner has not written its id yet
         return False
     except PermissionError:
         pass

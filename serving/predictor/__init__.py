@@ -1,4 +1,4 @@
-"""The same artifact without TorchServe.
+"""Serves an artifact on KServe's own server, without TorchServe.
 
-`predictor.py` (a KServe model and its server), `micro_batcher.py` (one forward pass for many callers), `__main__.py`.
+`predictor.py` (the KServe model), `micro_batcher.py` (one forward pass for many callers), `__main__.py` (the command).
 """

@@ -7,11 +7,11 @@ import socket
 import sys
 from pathlib import Path
 
-_GRACE_SECONDS = 10  # for requests in flight at the end
+_GRACE_SECONDS = 10  # for requests in flight at shutdown
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve, or no place to listen."""
+    """Serve until SIGTERM or SIGINT; returns exit status 2 if an artifact can't be loaded or the address is taken."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
     add, default = parser.add_argument, "(default: %(default)s)"
     add("--artifact", required=True, action="append", type=Path, metavar="FOLDER", help="may be given again, as --name")
@@ -45,7 +45,7 @@ def main() -> int:
         return stop(error)
     if path is not None and answers(path):
         return stop(f"another process answers at {path}")
-    # What is loaded stays: looking through all of it for garbage would hold up every request for a tenth of a second.
+    # Loaded objects live as long as the process. Scanning them for garbage would delay requests by a tenth of a second.
     gc.collect()
     gc.freeze()
     try:
@@ -64,7 +64,7 @@ def _port(text: str) -> int:
 
 
 def answers(path: Path) -> bool:
-    """Whether a process listens on a Unix socket; the file of a killed one does not count."""
+    """Whether a process listens on a Unix socket. A killed process leaves its file, where no one listens."""
     with socket.socket(socket.AF_UNIX) as caller:
         try:
             caller.connect(str(path))

@@ -1,6 +1,6 @@
-"""Many callers, few calls: what arrives while one pass is at work makes up the next one.
+"""Combines calls into batches: the calls that arrive while a batch runs form the next batch.
 
-A lone request does not wait for others, and under load the number of passes follows their speed and not the traffic.
+A single request does not wait for others. Under load, the number of batches depends on their speed, not on the traffic.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ from typing import Any
 
 
 class MicroBatcher:
-    """A function over items, as calls for some items each. For one event loop, which stands still meanwhile."""
+    """A function of a list of items, shared by callers with some items each. It runs in, and blocks, one event loop."""
 
     def __init__(self, work: Callable[[list[Any]], Sequence[Any]], largest: int) -> None:
         self._work = work
-        self._largest = largest  # items that a batch of several calls does not exceed
+        self._largest = largest  # most items in a batch of several calls
         self._waiting: deque[tuple[list[Any], asyncio.Future[list[Any]]]] = deque()
 
     def submit(self, items: list[Any]) -> asyncio.Future[list[Any]]:
-        """The items' results. If the call is cancelled before its batch begins, it is left out of the batch."""
+        """Return a future of the items' results. If it is cancelled before its batch begins, the batch omits it."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._run)  # after all that has arrived by now
+            loop.call_soon(self._run)  # after all calls that have already arrived
         done: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((items, done))
         return done
@@ -44,7 +44,7 @@ class MicroBatcher:
         size = 0
         while self._waiting:
             items, done = self._waiting[0]
-            if not done.done():  # else its caller has given up
+            if not done.done():  # otherwise the caller has cancelled it
                 size += len(items)
                 if batch and size > self._largest:
                     break

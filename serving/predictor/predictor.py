@@ -1,7 +1,7 @@
-"""The policy on KServe's own model server: an alternative to TorchServe, and a place to explain decisions.
+"""Serves a policy on KServe's own model server: an alternative to TorchServe, which can also explain decisions.
 
-Answers come from `serving/handlers/policy_handler.py`, so they equal those of TorchServe. Requests of several callers
-share a forward pass: those that come while one is at work make up the next.
+Answers come from `serving/handlers/policy_handler.py`, so they equal those of TorchServe. The requests that arrive
+during a forward pass share the next one.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, read_bo
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
 from serving.predictor.micro_batcher import MicroBatcher
 
-_LARGEST = 64  # items that share a pass: a few milliseconds, in which nothing else is done
+_LARGEST = 64  # items that share a forward pass, which blocks the event loop for a few milliseconds
 
 
 class Predictor(Model):
-    """Answers `:predict` and `:explain` (v1), and `/infer` (v2) from one artifact."""
+    """A KServe model that answers `:predict` and `:explain` (v1), and `/infer` (v2) with one artifact."""
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
@@ -29,7 +29,7 @@ class Predictor(Model):
         self._passes = MicroBatcher(lambda items: self.handler.predictions(items), _LARGEST)
 
     def load(self) -> bool:
-        """Load the artifact and warm up; KServe serves no model that is not ready."""
+        """Load the artifact and warm it up. Before that, KServe answers no requests for the model."""
         self.handler.load(self._folder)
         self.ready = True
         return True
@@ -39,7 +39,7 @@ class Predictor(Model):
         return await self._answer(payload, PREDICT, self._passes.submit)
 
     async def explain(self, payload: Any, headers: Any = None) -> Any:
-        """Explain the decision on every instance; in a thread, since decisions need the event loop."""
+        """Explain the decision on every instance, in a thread, so that decisions can use the event loop."""
         return await self._answer(payload, EXPLAIN, lambda items: asyncio.to_thread(self.handler.explanations, items))
 
     async def _answer(
@@ -65,7 +65,7 @@ def _items(payload: Any, verb: Verb) -> list[Any]:
         if isinstance(payload, InferRequest):
             body: Any = payload.to_dict()
         else:
-            body = read_body({"body": payload})  # text, where KServe knows the content type no better
+            body = read_body({"body": payload})  # KServe passes text unless the content type is JSON
         if body is None:
             raise ValueError(messages.NO_BODY(type=JSON_TYPE))
         return read_items(body, verb)

@@ -10,10 +10,11 @@ r"""The A/B router in front of the policies of an experiment, with the routes of
     GET, POST, DELETE /v1/drills      injected faults, if the settings allow them
     GET  /openapi.json            all of this in detail (docs/api.md)
 
-Assign an arm (sticky hash), read features, ask the arm, reserve the channel's highest cost, log, answer. If a stage
-fails or takes too long, the answer is 200 with the default action: no exposure, and the reason.
+For each decision, the router assigns an arm (sticky hash), reads features, calls the arm, reserves the channel's
+highest cost, logs and answers. If a stage fails or takes too long, the answer is 200 with the default action and the
+reason.
 
-In reading order, each importing only what stands before it: `ops/` (settings, metrics, health), `flow/` (the decision),
-`router.py` (all parts together), `http/` (gateway, protocols, the process), `__main__.py`. No file imports torch or the
-offline half of Feast.
+In reading order, where each part imports only earlier ones: `ops/` (settings, metrics, health), `flow/` (the decision),
+`router.py` (assembly), `http/` (gateway, protocols, the process), `__main__.py`. No file imports torch or the offline
+half of Feast.
 """

@@ -42,20 +42,20 @@ log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
-_POLLS = 10  # in that time, for whether a round is needed sooner
+_POLLS = 10  # checks per tick whether a round is needed sooner
 _WARM_SECONDS = 5.0
-_OUTCOMES_EACH = 4  # of a decision, about: a cost, a click, a conversion and its revenue
-_REST = 20.0  # times as long as it took to publish the accounts, until that is done again
-_SHIP_SECONDS = 3.0  # at the end, for the rest of the log
-_KEPT_SECONDS = idempotency_cache.SECONDS  # of what is shipped: a start answers retries from it
-_SENT = "sent.json"  # beside the log: how far it is sent to the sink
+_OUTCOMES_EACH = 4  # outcomes of a decision, about: a cost, a click, a conversion and its revenue
+_REST = 20.0  # pause after publishing the accounts, as a multiple of its duration
+_SHIP_SECONDS = 3.0  # at shutdown, to ship the rest of the log
+_KEPT_SECONDS = idempotency_cache.SECONDS  # shipped records stay as long, because a restart answers retries from them
+_SENT = "sent.json"  # file in the log's folder with the positions of the sink
 
 
 class Router:
-    """The router without HTTP; `async with` starts and stops it. Starting may take long, and `health` says for what.
+    """The router without HTTP. `async with` starts and stops it; while a start takes long, `health` has the reason.
 
-    `features` replace the Feast repository of the settings. Raises SettingsError or SpecError; entering it raises
-    SettingsError, if the feature repository is not what the settings say, SpoolError, and LedgerInUse.
+    `features` replaces the Feast repository of the settings. The constructor raises SettingsError or SpecError.
+    Entering raises SettingsError if the feature repository does not fit the settings, SpoolError or LedgerInUse.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -67,13 +67,13 @@ class Router:
         self.outcome_parser = OutcomeParser(self.spec)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
-        # Outcomes wait for the disk and not for models: each kind of request has its own limit.
+        # Outcomes wait for the disk and decisions for models, so each kind of request has its own limit.
         self.outcome_admission = Admission(settings.max_in_flight, _OUTCOME_SECONDS)
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must agree on the experiment and its limits. What this router last had in force
-        # may be older than what the others have now, so it does not start with it, but waits.
+        # Routers that share a ledger must agree on the experiment and its limits. The experiments saved by this router
+        # may be older than those of the other routers, so it does not start with them, but waits.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files
@@ -93,9 +93,9 @@ class Router:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        # What takes long happens in threads: the probes are answered meanwhile.
+        # Slow steps run in threads, so that probes are answered meanwhile.
         self._tasks = [asyncio.create_task(self._every_second(self._show_life))]
-        with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
+        with contextlib.suppress(LedgerUnavailable):  # if its folder is missing now, `set_accounts` locks it later
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing:
             self._wait_for(messages.NO_EXPERIMENT(faults=self.live.missing))
@@ -108,7 +108,7 @@ class Router:
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
-        await self._follow_experiment()  # a kill switch may be new
+        await self._follow_experiment()  # a kill switch may have been set meanwhile
         await self._attempt(self._keep_accounts)  # the first decision needs a price
         await asyncio.gather(self._arm_watch.probe(), self._warm_up_features())
         for shipper in self.shippers.values():
@@ -125,7 +125,7 @@ class Router:
         return self
 
     async def _feature_source(self) -> FeatureSource:
-        """The feature repository, once it has a registry."""
+        """Open the feature repository, as soon as it has a registry."""
         settings = self._settings
         self.health.waiting_for = messages.OPENING(folder=str(settings.feature_repo))
         while True:
@@ -158,7 +158,7 @@ class Router:
         await self.decider.drain()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self.budgets.settler.flush(), self._close_log())  # neither waits for the other's store
+        await asyncio.gather(self.budgets.settler.flush(), self._close_log())  # in parallel: one store may hang
         self._arms.close()
         with contextlib.suppress(LedgerUnavailable):
             await asyncio.to_thread(self.budgets.pacer.release)
@@ -168,13 +168,13 @@ class Router:
             log.warning("left for the next start: %s", "; ".join(left))
 
     async def _close_log(self) -> None:
-        # Before another process may open the folder.
+        # Shippers first: once the spool is closed, another process may open the folder.
         await asyncio.gather(*(shipper.close(_SHIP_SECONDS) for shipper in self.shippers.values()))
         metrics.show_log(self.spool, self.shippers)
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
-        """Work that is left before the router has ended; a store that hangs may hold it up for ever."""
+        """Descriptions of unfinished work. If a store hangs, it may never be finished by this process."""
         found = []
         if decisions := self.decider.at_work:
             found.append(f"decisions at work: {decisions}")
@@ -185,15 +185,15 @@ class Router:
         return found
 
     async def _show_life(self) -> None:
-        """Feed the liveness probe; the rest of the housekeeping may wait for a store."""
+        """Feed the liveness probe, independently of other housekeeping, which may wait for a store."""
         self.health.tick()
 
     async def _every_second(
         self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
     ) -> None:
-        """Housekeeping of one kind. Each has a task of its own: the kill switch waits for no ledger and no backlog.
+        """Run one kind of housekeeping. Each kind has its own task, so a slow ledger does not delay the kill switch.
 
-        If `sooner` is true, a round starts at once, unless the last one failed.
+        If `sooner()` is true, a round starts at once, unless the last one failed.
         """
         done = True
         while True:
@@ -218,7 +218,7 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether a round is due: until the accounts follow a changed file, the previous accounts pay."""
+        """Whether a round is due at once: for example, until it has run, a changed file has the previous budgets."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:
@@ -226,7 +226,7 @@ class Router:
         if not self.budgets.set_up_for(experiments):
             try:
                 await asyncio.to_thread(self.budgets.set_accounts, experiments, self.spool)
-            except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit that it can't hold
+            except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: the limit is too high for it
                 self.health.report("ledger", error)
                 log.error("the accounts can't be set: %s", error)
         balances = await asyncio.to_thread(self.budgets.pacer.refresh, experiments)
@@ -240,7 +240,7 @@ class Router:
             self.health.experiments = {one.name: one.version for one in experiments}
 
     def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
-        """Publish all accounts; None: the router that paces does."""
+        """Publish all accounts, or none (None) if another router paces, which publishes them."""
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()
@@ -265,13 +265,13 @@ class Router:
         metrics.show_log(self.spool, self.shippers)
 
     async def _prune_log(self) -> None:
-        """Delete what all shippers have delivered or dropped."""
-        # A clock that is ahead for a minute must not take from a start what it answers retries from.
+        """Delete records that all shippers have delivered or dropped."""
+        # If the clock was ahead for a minute, a restart must still find the records that answer retries.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
         await asyncio.to_thread(self.spool.prune, [shipper.noted for shipper in self.shippers.values()], before)
 
     async def _watch_disk(self) -> None:
-        """Publish the room on the disk, which may hang."""
+        """Publish the free space for the log, in a task that may wait for a disk that hangs."""
         try:
             room = await asyncio.to_thread(self.spool.room)
         except OSError as error:
@@ -281,7 +281,7 @@ class Router:
         self.health.note("decision_log", *self.spool.problems(room))
 
     async def _watch_ledger(self) -> None:
-        """Publish the ledger's room; the accounts' housekeeping reports a ledger that does not answer."""
+        """Publish the free space for the ledger. `_keep_accounts` reports a ledger that does not answer."""
         room, beside = None, False
         with contextlib.suppress(LedgerUnavailable, OSError):
             room = await asyncio.to_thread(self.ledger.room)
@@ -299,8 +299,8 @@ class Router:
 
 
 def open_sink(settings: RouterSettings) -> HttpSink | None:
-    """The sink of CloudEvents: K_SINK, which Knative's SinkBinding sets, or else the setting; None: neither."""
+    """The sink of CloudEvents: K_SINK, which Knative's SinkBinding sets, or else the setting; None without both."""
     source = f"/mtorl/router/{settings.model_name}"
     if url := os.environ.get("K_SINK"):
-        return HttpSink(url, source, largest=1)  # Knative's brokers take events one by one
+        return HttpSink(url, source, largest=1)  # Knative's brokers accept only single events
     return None if settings.sink is None else HttpSink(settings.sink, source)

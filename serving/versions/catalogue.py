@@ -22,47 +22,47 @@ class Version:
 
     folder: Path
     model: dict[str, Any]  # model.json of the artifact
-    lineage: Lineage | None = None  # None: it can't be read, for this reason:
-    problem: str = ""
+    lineage: Lineage | None = None  # None if it can't be read
+    problem: str = ""  # why the lineage can't be read
 
     @property
     def arm(self) -> str:
-        """Arm for which the version was published."""
+        """The arm for which the version was published."""
         return self.folder.parent.name
 
     @property
     def name(self) -> str:
-        """The first characters of its digest, or `first`."""
+        """The first characters of the digest, or `first`."""
         return self.folder.name
 
     @property
     def ref(self) -> str:
-        """ARM/NAME, as in models.yaml and an InferenceService."""
+        """ARM/NAME, as in models.yaml and in an InferenceService."""
         return f"{self.arm}/{self.name}"
 
     @property
     def digest(self) -> str:
-        """The digest of its artifact."""
+        """The artifact's digest."""
         return str(self.model["digest"])
 
     @property
     def version(self) -> str:
-        """The artifact's own version, which its content determines: also of what is published as `first`."""
+        """The artifact's own version, which is derived from its content even if it is published as `first`."""
         return str(self.model.get("version") or self.digest[:12])
 
     @property
     def published(self) -> datetime | None:
-        """Time of publication; None: its lineage can't be read."""
+        """Time of publication; None if the lineage can't be read."""
         return None if self.lineage is None else self.lineage.published
 
     @property
     def is_first(self) -> bool:
-        """Whether the first installation published it."""
+        """Whether the installation published it."""
         return self.name == FIRST
 
 
 def versions(registry: Path) -> list[Version]:
-    """All versions, by arm, the newest first."""
+    """All complete versions, sorted by arm, and the newest first."""
     earliest = datetime.min.replace(tzinfo=UTC)
     found = sorted(_complete(registry), key=lambda version: version.name)
     found.sort(key=lambda version: version.published or earliest, reverse=True)
@@ -70,10 +70,10 @@ def versions(registry: Path) -> list[Version]:
 
 
 def find(registry: Path, name: str) -> Version:
-    """The version that a person names; RegistryError if there is none, or several.
+    """Find the version that a person names; raises RegistryError if none or several models match.
 
     Args:
-        name: ARM/NAME, or NAME or the beginning of a digest if only one model has it.
+        name: ARM/NAME, NAME alone, or the beginning of a digest.
     """
     known = versions(registry)
     arm, _, rest = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""Versions as plain values, for tables and JSON."""
+"""Converts versions to plain values for tables and JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from serving.versions.need import Needs
 
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
-    """Everything that is known of a version; its parents are looked up among `known`."""
+    """All data of a version. Its parents, recursively, are looked up among the versions `known`."""
     keys = ("kind", "created", "git_revision", "data_fingerprint", "simulated")
     model = {key: version.model.get(key) for key in keys}
     return {

@@ -4,12 +4,12 @@
 
 | variable | |
 |---|---|
-| MTORL_MODEL_REGISTRY | its URL; without it, nothing is registered |
+| MTORL_MODEL_REGISTRY | its URL; if not set, nothing is registered |
 | MTORL_MODEL_REGISTRY_TOKEN | bearer token; by default that of the pod's service account |
-| MTORL_MODEL_REGISTRY_CA | file with the certificates of its authority, for https |
-| MTORL_CLAIM | claim of the volume with our registry; without it, the URI is that of a local folder |
+| MTORL_MODEL_REGISTRY_CA | file with the CA certificates for https |
+| MTORL_CLAIM | PersistentVolumeClaim of our own registry, for the model's URI; if not set, the URI is a local folder |
 
-Servers read the folder, never this registry. If it fails, the version is published nevertheless.
+Model servers read only our own registry. So a version is published even if the registration fails.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from typing import Any
 
 from mtorl.artifact.lineage import Lineage
 
-_SECONDS = 30.0  # for each request, with the client's own retries
+_SECONDS = 30.0  # timeout of a request, including the client's own retries
 
 
 def announce(version: Path) -> str:
-    """Register a version, if a registry is configured; returns the result in words. Repeating it changes nothing."""
+    """Register a version if a registry is configured; returns the result in words. The call is idempotent."""
     url = os.environ.get("MTORL_MODEL_REGISTRY", "")
     if not url:
         return "no Kubeflow Model Registry is configured (MTORL_MODEL_REGISTRY)"
     try:
         return f"Kubeflow Model Registry: {_register(version, url)}"
-    except Exception as error:  # of any kind: the version is published nevertheless
+    except Exception as error:  # of any kind: a failure must not fail the pipeline step that published the version
         words = (str(error).strip().splitlines() or [""])[0][:300]
         return f"published, but not registered at {url}: {type(error).__name__}: {words}. Run this step again to retry"
 
@@ -40,7 +40,7 @@ def _register(version: Path, url: str) -> str:
 
     lineage = Lineage.read(version)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without a token the client warns, and asks nevertheless
+        warnings.simplefilter("ignore")  # the client warns if it has no token
         client = ModelRegistry(
             url,
             author="mtorl",
@@ -55,7 +55,7 @@ def _register(version: Path, url: str) -> str:
         name,
         _uri(version, os.environ.get("MTORL_CLAIM", "")),
         version=number,
-        model_format_name="mtorl",  # the name in the ServingRuntime
+        model_format_name="mtorl",  # as in the ServingRuntime
         model_format_version="1",
         metadata=_properties(lineage),
     )
@@ -63,7 +63,7 @@ def _register(version: Path, url: str) -> str:
 
 
 def _properties(lineage: Lineage) -> dict[str, Any]:
-    """Custom properties: the figures, flat, and the whole lineage as JSON."""
+    """Custom properties: single figures, and the whole lineage as JSON."""
     found: dict[str, Any] = {f"metric_{name}": figure.value for name, figure in lineage.metrics.items()}
     if lineage.gate is not None:
         found |= {"gate": lineage.gate.decision}
@@ -76,4 +76,4 @@ def _properties(lineage: Lineage) -> dict[str, Any]:
 def _uri(folder: Path, claim: str) -> str:
     if not claim:
         return folder.resolve().as_uri()
-    return f"pvc://{claim}/{folder.relative_to(folder.parents[2])}"  # KServe's form
+    return f"pvc://{claim}/{folder.relative_to(folder.parents[2])}"  # KServe's format

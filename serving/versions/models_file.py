@@ -1,4 +1,4 @@
-"""Writes the versions that a cluster's model servers are to serve into an overlay's models.yaml."""
+"""Writes the versions of a cluster's model servers into an overlay's models.yaml."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from serving.messages import NO_VERSION_OF_ARM
 
 
 def write_versions(file: Path, versions: Mapping[str, str]) -> None:
-    """Replace the version of each arm; comments and everything else stay.
+    """Replace the version of each arm; the rest of the file, comments included, does not change.
 
     Args:
-        file: A models.yaml, or a kustomization with `literals`: a line `ARM: ARM/NAME`, or a literal `ARM=ARM/NAME`.
-        versions: By arm.
+        file: A models.yaml with lines `ARM: ARM/NAME`, or a kustomization with `literals` such as `ARM=ARM/NAME`.
+        versions: By arm, each ARM/NAME as in the registry.
 
     Raises:
         InputError: The file names no version of an arm.

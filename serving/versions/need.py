@@ -1,11 +1,11 @@
-"""Uses of a version, in words: what is used is never removed.
+"""Collects why versions are still needed, so that pruning does not remove them.
 
     needs = Needs()
     needs.add("challenger/0a1b2c3d4e5f", "mtorl-challenger serves it", serves=True)
     needs.add("0a1b2c", "the experiment spring names it")         # the beginning of a digest
-    needs.reasons(version)          # empty: no known use
+    needs.reasons(version)          # empty: the version is not needed
 
-A rollback goes back to the model that the serving one was compared with, so that is needed, too.
+The parent of a serving model (the model it was compared with) is needed for a rollback.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from serving.versions.catalogue import Version
 
 
 class Needs:
-    """The uses of versions.
+    """The reasons why versions are needed.
 
     Args:
-        uses: Each with the name of a version, the reason, and whether it serves, as `add` takes them.
-        experiments: The models that they name are needed, also while a kill switch is on.
+        uses: Arguments of `add`: name of a version, reason, and whether the version serves.
+        experiments: The models that they name are needed, even while a kill switch is on.
     """
 
     def __init__(self, uses: Iterable[tuple[str, str, bool]] = (), experiments: Iterable[Experiment] = ()) -> None:
-        self._reasons: dict[str, dict[str, bool]] = {}  # by name: each reason, and whether it is that it serves
+        self._reasons: dict[str, dict[str, bool]] = {}  # version -> reason -> whether the version serves
         for name, reason, serves in uses:
             self.add(name, reason, serves)
         for experiment in experiments:
@@ -35,7 +35,7 @@ class Needs:
                 self.add(arm.model_digest or "", f"the experiment {experiment.name} names it ({arm.name})")
 
     def add(self, name: str, reason: str, serves: bool = False) -> None:
-        """Note that a version is needed: ARM/NAME, or all versions of a model by the beginning of its digest."""
+        """Add a reason for a version ARM/NAME, or for all versions whose digest begins with `name`."""
         if name:
             known = self._reasons.setdefault(name, {})
             known[reason] = serves or known.get(reason, False)
@@ -45,12 +45,12 @@ class Needs:
         return any(self._of(version).values())
 
     def reasons(self, version: Version) -> list[str]:
-        """The known uses of a version."""
+        """Reasons why a version is needed; empty if it is not."""
         first = ["it is of the first installation: mtorl-bootstrap would make it anew"] if version.is_first else []
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:
-        """These, and the versions among `known` that a rollback of the serving ones would need."""
+        """A copy that adds the versions which a rollback of the serving versions among `known` would need."""
         needs = Needs((name, reason, on) for name, reasons in self._reasons.items() for reason, on in reasons.items())
         for version in known:
             if version.lineage is not None and self.serves(version):
@@ -67,6 +67,6 @@ class Needs:
 
 
 def experiments_in(place: Path) -> list[Experiment]:
-    """The experiments of a file, or of a folder with a file each; ExperimentError: those of a file are unknown."""
+    """Load the experiments of a file, or of all files in a folder; raises ExperimentError if a file is not valid."""
     files = sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place] if place.is_file() else []
     return [Experiment.load(file, UNREAD) for file in files]

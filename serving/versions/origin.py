@@ -1,4 +1,4 @@
-"""The lineage of a challenger that is to be published, from the results of the pipeline's steps.
+"""Builds the lineage of a challenger from the results of the pipeline's steps, before it is published.
 
 origin = Origin(challenger, incumbent, evaluation, gate_report, source=content, settings={"epochs": 12})
 publish(challenger, archive, registry, "challenger", origin.lineage())
@@ -20,23 +20,23 @@ _METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a challenger. Empty text is unknown."""
+    """The inputs and results of the run that trained a challenger. An empty text means unknown."""
 
-    challenger: str | Path
-    incumbent: str | Path  # artifact that it was compared with, or what stands for an incumbent without one
-    evaluation: str | Path  # of `evaluate_offline`
+    challenger: str | Path  # its artifact
+    incumbent: str | Path  # artifact that it was compared with, or a `LoggedIncumbent`
+    evaluation: str | Path  # result of `evaluate_offline`
     gate: str | Path  # the gate's report
     source: str = ""  # digest of the raw log
-    collected: str = ""  # snapshot of the decisions that were added to it
+    collected: str = ""  # snapshot of the decisions that were added to the log
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
     run_name: str = ""
     run_id: str = ""
 
     def lineage(self, arm: str = "challenger") -> Lineage:
-        """Lineage of the challenger or, for a first installation, of the incumbent, which no gate has judged.
+        """Lineage of the challenger or, at an installation, of the incumbent, which has passed no gate.
 
-        Raises ArtifactError if there is no artifact, or it is damaged.
+        Raises ArtifactError if the artifact is missing or damaged.
         """
         artifact = load(self.challenger if arm == "challenger" else self.incumbent)
         model, evaluation = artifact.model, json.loads(Path(self.evaluation).read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ class Origin:
 
 
 def figures_of(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
-    """An arm's value and the most telling figures of its heads, from the result of `evaluate_offline`."""
+    """An arm's value and the main metrics of its heads, from the result of `evaluate_offline`."""
     found = {name: _figure(evaluation[arm], name) for name in _METRICS if isinstance(evaluation[arm].get(name), float)}
     return {"value": _figure(evaluation["value"], arm), **found}
 

@@ -1,10 +1,10 @@
-"""Removes old versions, each whole, under any kill of the process.
+"""Removes old versions, each atomically, even if the process is killed.
 
     with locked(registry):
         gone = prune(registry, needs, keep=30)
 
-Of each arm, the newest `keep` versions stay, and all that are needed (`need.py`). A version is first renamed to a
-hidden name, in one step; the next removal completes one that was killed.
+The newest `keep` versions of each arm stay, and all versions that are needed (`need.py`). A version is first renamed to
+a hidden name and then deleted. If the process is killed in between, the next call of `prune` completes the deletion.
 """
 
 import os
@@ -27,7 +27,7 @@ _ABANDONED_SECONDS = 24 * 3600.0
 
 
 def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
-    """Remove unneeded versions beyond the newest `keep` of each arm; returns them. The registry is locked."""
+    """Remove unneeded versions beyond the newest `keep` of each arm; returns them. The caller holds the lock."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
     _tidy(registry)
@@ -36,7 +36,7 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
     gone, seen = [], dict.fromkeys((version.arm for version in known), 0)
     for version in known:
         seen[version.arm] += 1
-        # One whose lineage can't be read says neither its age nor its parents.
+        # A version with an unreadable lineage stays: its age and its parents are unknown.
         if seen[version.arm] > keep and version.lineage is not None and not needs.reasons(version):
             remove_version(version)
             gone.append(version)
@@ -44,14 +44,14 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
 
 
 def _tidy(registry: Path) -> None:
-    """Remove the leftovers of killed processes: of removals, and of copies too old to be in progress."""
+    """Delete what killed processes left: unfinished removals, and copies that are too old to be in progress."""
     for leftover in registry.glob("*/.*"):
         if leftover.name.endswith(_REMOVED) or time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
             remove(leftover)
 
 
 def remove_version(version: Version) -> None:
-    """Remove a version, needed or not. The registry is locked."""
+    """Remove a version without checking whether it is needed. The caller holds the lock."""
     folder = version.folder
     hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_REMOVED}")
     os.rename(folder, hidden)
@@ -60,7 +60,7 @@ def remove_version(version: Version) -> None:
 
 @contextmanager
 def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Keep other processes from changing the registry; RegistryError if another one holds it for `wait_seconds`."""
+    """Lock the registry; raises RegistryError if another process has kept it locked for `wait_seconds`."""
     registry.mkdir(parents=True, exist_ok=True)
     path = registry / ".lock"
     busy = RegistryError(f"{path}: another process has had it for {wait_seconds:g} s; find it with fuser {path}")

@@ -3,7 +3,7 @@
     version = publish_approved(origin, model_store, registry)
     print(prune_others(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
 
-While the serving versions are unknown, nothing is removed.
+If it is unknown which versions serve, none is removed.
 """
 
 import json
@@ -25,14 +25,14 @@ ARM = "challenger"
 
 
 def publish_approved(origin: Origin, model_store: str | Path, registry: str | Path) -> Path:
-    """Publish a challenger with its lineage, from its .mar in the model store; returns its folder."""
+    """Publish a challenger with its .mar from the model store and its lineage; returns the version's folder."""
     with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
         return publish(Path(origin.challenger), archive, Path(registry), ARM, origin.lineage())
 
 
 def needs_experiment(version: Path) -> str:
-    """Commands that start an experiment for a published version; empty unless the gate asked for one."""
+    """The commands that start an experiment with a published version; empty if the gate did not ask for one."""
     report = Lineage.read(version).gate
     if report is None or report.decision != "experiment":
         return ""
@@ -45,9 +45,9 @@ def needs_experiment(version: Path) -> str:
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
-    """Publish a first model of each arm unless it has one; returns the result in words.
+    """Publish the version `first` of each arm unless it exists; returns the result in words.
 
-    Without a challenger that passes the gate, whose `decision` this is, both arms start with the incumbent's model.
+    If the gate's `decision` is not "promote", both arms start with the incumbent's model.
     """
     said = []
     for arm in ARMS:
@@ -69,11 +69,11 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
 def prune_others(
     published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
 ) -> str:
-    """Prune the registry that a version was published to, but not that version; returns the result in words.
+    """Prune the registry of a version that has just been published, except that version; returns the result in words.
 
     Args:
-        uses: Returns the versions in use (`Needs`); raises OSError or LogError if that is unknown.
-        keep: Newest versions of each arm that stay in any case; 0: all stay.
+        uses: Returns the versions in use, as `Needs` takes them; raises OSError or LogError if they are unknown.
+        keep: Number of newest versions of each arm that always stay; 0: nothing is removed.
     """
     if not keep:
         return "all versions stay"

@@ -16,8 +16,8 @@ import httptools
 from mtorl.log.records import FallbackReason
 from mtorl.runtime.http import UNIX
 
-_MOST_BYTES = 8 * 1024**2  # of an answer with its head
-_IDLE_SECONDS = 30.0  # until a connection is not used again: its name may have another address by then
+_MOST_BYTES = 8 * 1024**2  # largest answer, head included
+_IDLE_SECONDS = 30.0  # idle connections are not reused after this time, since the host name may have another address
 _PIECE = 65_536
 
 
@@ -25,7 +25,7 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ArmError(RuntimeError):
-    """The arm did not answer, or its answer is no decision. `cause` is a label of metrics, such as the wrong field."""
+    """The arm did not answer, or its answer is not a decision. `cause` is a label of metrics, such as a field."""
 
     def __init__(self, text: str, cause: str, reason: FallbackReason = "model_error") -> None:
         super().__init__(text)
@@ -34,20 +34,20 @@ class ArmError(RuntimeError):
 
 
 class ArmClient:
-    """Posts to arms; for several threads."""
+    """A thread-safe client that posts to arms."""
 
     def __init__(self) -> None:
-        self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # by server, the last one used at the end
+        self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # by server, the last used at the end
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
-        """Status, headers (lower-case names) and body of the answer; raises ArmError, or TimeoutError in time."""
+        """Post a body; returns status, headers (lower-case names) and body. Raises ArmError or TimeoutError."""
         until, place = monotonic() + seconds, urlsplit(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
         lines = [_head(url), *(f"{name}: {value}" for name, value in headers.items()), f"content-length: {len(body)}"]
         request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
         try:
             if (kept := _usable(free)) is not None:
-                # The server may close it as the request is sent: then it goes out once more, on a new one.
+                # If the server closes a kept connection just now, the request is sent again on a new one.
                 with contextlib.suppress(ConnectionError):
                     return _post(kept, request, until, free)
             return _post(_Connection(place, until), request, until, free)
@@ -64,13 +64,13 @@ class ArmClient:
 
 
 def shown(url: str) -> str:
-    """A URL without its user name and password."""
+    """A URL without user name and password."""
     place = urlsplit(url)
     return place._replace(netloc=_host(place)).geturl()
 
 
 class _Parsed:
-    """An answer, as far as it was received; httptools calls the methods that begin with `on`."""
+    """An answer as far as it was received. httptools calls the methods that begin with `on`."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -97,12 +97,12 @@ class _Parsed:
             self.body += piece
 
     def on_message_complete(self) -> None:
-        self.keeps_alive = not self.complete and self._parser.should_keep_alive()  # not behind a second answer
+        self.keeps_alive = not self.complete and self._parser.should_keep_alive()  # False after a second answer
         self.complete = True
 
 
 class _Connection:
-    """A connection with a deadline for a whole answer."""
+    """A connection with one deadline for a whole answer."""
 
     def __init__(self, place: SplitResult, until: float) -> None:
         if place.scheme == UNIX:
@@ -123,7 +123,7 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether it was used lately, and nothing was received since, not even the end of the connection."""
+        """Whether the connection was used recently, and has received nothing since, not even its end."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return monotonic() - self._used < _IDLE_SECONDS and not poll.poll(0)
@@ -147,14 +147,14 @@ class _Connection:
             if size > _MOST_BYTES:
                 raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             parsed.feed(piece)
-        if parsed.status < 200:  # else what comes behind it would answer the next question
+        if parsed.status < 200:  # the final answer still follows, and would be taken for that to the next request
             raise ArmError(f"HTTP {parsed.status} is no answer", "status")
         self._used = monotonic()
         return parsed
 
 
 def _usable(free: deque[_Connection]) -> _Connection | None:
-    """A connection that can be used again; the others are closed."""
+    """Take a reusable connection, and close those that are not reusable."""
     with contextlib.suppress(IndexError):
         while not (connection := free.pop()).usable:
             connection.close()
@@ -163,7 +163,7 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
 
 
 def _post(connection: _Connection, request: bytes, until: float, free: deque[_Connection]) -> Answer:
-    """Post on a connection, which is free again afterwards, or closed."""
+    """Post on a connection, then add it to `free` or close it."""
     try:
         parsed = connection.post(request, until)
     except BaseException:
@@ -178,7 +178,6 @@ def _post(connection: _Connection, request: bytes, until: float, free: deque[_Co
 
 @cache
 def _head(url: str) -> str:
-    """The first lines of each request to a URL."""
     place = urlsplit(url)
     target = f"{place.path or '/'}{'?' * bool(place.query)}{place.query}"
     lines = [f"POST {target} HTTP/1.1", f"host: {'localhost' if place.scheme == UNIX else _host(place)}"]

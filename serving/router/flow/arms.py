@@ -1,31 +1,30 @@
-"""Asks the arms, which may be any program: one POST for all waiting items of an arm.
+"""Calls the arms, which may be any program, with one POST for all waiting items of an arm.
 
     POST <endpoint>                    {"instances": [{"window": ..., "u": ..., "user_id": ..., ...}, ...]}
     -> {"predictions": [...]}          v1
-    -> [...]                           or the list alone; to a single item, an answer alone
+    -> [...]                           or only the list; for a single item, also only the answer
     POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
     -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
 
-An answer is read by its form, in either protocol:
+In both protocols, an answer may have these fields:
 
-    {"channel": "search", "expose": true}                                     # enough
-    {"channel": "search", "expose": true, "propensity": 0.7}                  # can be valued by its own log
-    {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}   # and any other
-                                                                              # policy can be valued on this log
+    {"channel": "search", "expose": true}                                     # sufficient
+    {"channel": "search", "expose": true, "propensity": 0.7}                  # the arm can be evaluated on its log
+    {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}
+                                                                              # other policies can be evaluated on it
     {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
     {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
 
-A field that an arm leaves out is null in the record and in the router's answer, never a guess. The probabilities of all
-channels add up to one; a probability of the chosen channel alone is kept as just that. Policies of the experiment file
-(`mtorl/experiment/rule.py`) are the request's baseline, or rows: their answers are made here.
+A field that an arm leaves out is null in the record and in the router's answer. The probabilities of all channels must
+add up to one. If an arm gives only the probability of the chosen channel, only that one is logged. If the policy of an
+arm is in the experiment file (the request's baseline, or rows, `mtorl/experiment/rule.py`), this module computes its
+answers. Faults of answers are counted by cause. The last one stays in `/health/ready` for a minute, because the next
+good answer would otherwise hide it.
 
-Faults of answers are counted by cause, and the last one stays in `/health/ready` for a minute: if an arm answers some
-requests wrongly, the next good answer would hide the fault.
-
-If two endpoints are swapped, every decision counts for the wrong arm. So answers of another model than the experiment
-names (`model_digest` of an arm) are errors. If it names none, a model may change, as in a promotion or a rollback:
-decisions go on, a log warning, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and the verdict
-judges the newest models alone (`monitoring/verdict/counted_decisions.py`).
+If two endpoints are swapped, every decision counts for the wrong arm. So if the experiment names an arm's model
+(`model_digest`), answers of another model are errors. If it names none, the model may change, as in a promotion or a
+rollback. Decisions then continue. The log, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and
+the verdict judges only the newest models (`monitoring/verdict/counted_decisions.py`).
 """
 
 import asyncio
@@ -61,11 +60,11 @@ from serving.router.ops.live_experiments import LiveExperiments
 
 FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
 PROBE_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
-_PATIENCE_SECONDS = 5.0  # of a probe
-_PROBES = 8  # at a time
-_LONGEST = 300  # characters of a sentence in health: an arm may be any program
-_ROUNDING = 1e-6  # a probability may exceed 1 by this much, and differ from itself written elsewhere
-_SUM_ROUNDING = 1e-3  # a model's probabilities may come from 32-bit floats
+_PATIENCE_SECONDS = 5.0  # timeout of a probe
+_PROBES = 8  # probes at the same time
+_LONGEST = 300  # characters of an arm's error in health, where an arm may be any program
+_ROUNDING = 1e-6  # tolerance of a probability above 1, and between a propensity and its channel_probs
+_SUM_ROUNDING = 1e-3  # tolerance of sums, because probabilities may come from 32-bit floats
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -73,7 +72,7 @@ Probability = Annotated[NotNegative, Field(le=1)]
 NearProbability = Annotated[NotNegative, Field(le=1 + _ROUNDING)]
 Items = Sequence[dict[str, Any]]
 Identity = Mapping[str, str | None]
-"""name, version and digest of a model, as far as they are known."""
+"""Name, version and digest of a model; None for what is unknown."""
 
 NOBODY: Identity = {"name": None, "version": None, "digest": None}
 
@@ -82,13 +81,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """The decision of a policy; None or empty: it did not say. Mappings are by channel."""
+    """The decision of a policy. Fields that the policy left out are None or empty. Mappings are by channel."""
 
     channel: str
     expose: Annotated[bool, Field(strict=True)]
     propensity: Annotated[NearProbability, Field(gt=0)] | None = None
     channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # of all candidates, or `channel` alone
-    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # of each channel, once it is drawn
+    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # of an exposure, given the drawn channel
     expected_reward: Number | None = None
     expected_cost: NotNegative | None = None
     expected_rewards: Mapping[str, Number] = field(default_factory=dict)
@@ -104,12 +103,12 @@ _BY_CHANNEL = ("channel_probs", "exposure_probs", "expected_rewards", "expected_
 
 
 def identity(model: Identity) -> str | None:
-    """The digest of a model or, without one, its name and version; None: all are unknown."""
+    """The digest of a model or, without a digest, its name and version; None if all are unknown."""
     return model["digest"] or " ".join(filter(None, (model["name"], model["version"]))) or None
 
 
 def fault_of(error: Exception) -> tuple[FallbackReason, str]:
-    """The reason of the default action instead of an answer, and a code for the log."""
+    """The fallback reason for an error of an arm, and a code for the log."""
     if isinstance(error, ArmError):
         return error.reason, error.cause
     reason: FallbackReason = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
@@ -117,14 +116,14 @@ def fault_of(error: Exception) -> tuple[FallbackReason, str]:
 
 
 class Arms:
-    """Client of all arms; its calls block."""
+    """A client of all arms, whose calls block."""
 
     def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
         self._health = health
-        self._last_fault: dict[str, float] = {}  # of each arm
-        self._newest: dict[str, tuple[str, str]] = {}  # salt of the experiment and newest model of each arm
-        self._lock = threading.Lock()  # several threads ask an arm, and each change of its model is reported once
+        self._last_fault: dict[str, float] = {}  # arm -> time of its last fault
+        self._newest: dict[str, tuple[str, str]] = {}  # arm -> salt of its experiment, and its newest model
+        self._lock = threading.Lock()  # for `_newest`, so that several threads report a change of a model only once
         self._client = ArmClient()
 
     def close(self) -> None:
@@ -134,9 +133,9 @@ class Arms:
     def predict(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
-        """An answer or an error for each item (`PendingDecision.item`), in order, by one call.
+        """Call an arm once; returns an answer or an error for each item (`PendingDecision.item`), in order.
 
-        Raises ArmError if the whole call failed, or another model than the arm's answered; or TimeoutError.
+        Raises TimeoutError, or ArmError if the whole call failed or a wrong model answered.
         """
         key = experiment.key(arm.name)
         try:
@@ -157,7 +156,7 @@ class Arms:
     def predict_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
-        """Like `predict`, for any URL; `named` is used if neither answer nor headers name the model."""
+        """Like `predict`, for any URL. `named` is the model if neither answer nor headers name one."""
         status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
@@ -165,7 +164,7 @@ class Arms:
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
     def post(self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()) -> Answer:
-        """Status, headers and body of what an endpoint answers to items; raises as `predict`."""
+        """Post items; returns status, headers and body of the answer. Raises ArmError or TimeoutError."""
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         return self._client.post(url, _question(url, items), headers, seconds)
 
@@ -186,7 +185,7 @@ class Arms:
         with self._lock:
             salt, before = self._newest.get(key, (None, model))
             self._newest[key] = experiment.salt, model
-        if salt != experiment.salt:  # a new salt is a new experiment: the models that answer first are its models
+        if salt != experiment.salt:  # a new salt is a new experiment, whose models are those that answer first
             if salt is not None:
                 self._health.note(key)
         elif model != before:
@@ -198,7 +197,7 @@ class Arms:
             log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
 
     def _count(self, arm: str, faults: Sequence[ArmError]) -> None:
-        """Note the faults among the answers of a call; `arm` is an `Experiment.key`."""
+        """Count the faults of a call, and report the last one in health. `arm` is an `Experiment.key`."""
         if not faults:
             if monotonic() - self._last_fault.get(arm, math.inf) >= FAULT_SECONDS:
                 self.forget_faults(arm)
@@ -209,13 +208,13 @@ class Arms:
             metrics.of_arm(metrics.ARM_ANSWER_FAULTS, arm, cause=fault.cause).inc()
 
     def forget_faults(self, arm: str) -> None:
-        """Forget an arm's faults: its answers are good, or it is another arm now."""
+        """Forget an arm's faults, because its answers are good again, or the arm has changed."""
         if self._last_fault.pop(arm, None) is not None:
             self._health.forget(f"{arm}'s answers")
 
 
 class WrongModel(ArmError):
-    """Another model answers than the experiment names for the arm."""
+    """The answer comes from another model than the experiment names for the arm."""
 
 
 def _question(url: str, items: Items) -> bytes:
@@ -226,7 +225,7 @@ def _question(url: str, items: Items) -> bytes:
 
 
 def _answers(body: bytes, asked: int) -> list[Any]:
-    """The answers in a body; raises ArmError unless there is one for each item."""
+    """Parse the answers in a body; raises ArmError unless there is one for each item."""
     try:
         content = orjson.loads(body)
         if isinstance(content, dict) and "outputs" in content:
@@ -242,14 +241,14 @@ def _answers(body: bytes, asked: int) -> list[Any]:
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Check an arm's answer to one item; raises ArmError if it is no decision. `model` is known from elsewhere."""
+    """Validate an arm's answer to one item; raises ArmError. `model` applies where the answer does not name a model."""
     if not isinstance(answer, dict):
         example = f'{{"channel": "{candidates[0]}", "expose": true}}'
         raise ArmError(f"expected an object such as {example}, got {short(answer)}", "form")
     if "error" in answer:
         raise ArmError(f"the arm has an error: {str(answer['error'])[:200]}", "error")
     said = {name: value for name, value in answer.items() if value is not None}
-    if isinstance(who := said.get("model"), dict):  # which may say more
+    if isinstance(who := said.get("model"), dict):  # may have further fields
         said["model"] = {key: who.get(key) for key in NOBODY}
     try:
         found = _FORM.validate_python(said)
@@ -268,7 +267,7 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
 
 
 def _probabilities(said: ArmAnswer, candidates: Sequence[str]) -> tuple[float | None, Mapping[str, float]]:
-    """Propensity, and probability of every candidate or, if they are unknown, of the chosen channel alone."""
+    """The propensity, and the probability of every candidate or, if unknown, of only the chosen channel."""
     propensity = None if said.propensity is None else min(said.propensity, 1.0)
     if not said.channel_probs:
         return propensity, {} if propensity is None else {said.channel: propensity}
@@ -287,14 +286,14 @@ def _wrong(field: str, text: str) -> ArmError:
 
 
 def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
-    """The decision of an arm whose policy is in the experiment file, on a `PendingDecision.item`."""
+    """Compute the decision of an arm whose policy is in the experiment file, on a `PendingDecision.item`."""
     candidates, rule = item["candidates"], arm.policy
     assert rule is not None, "an arm with an endpoint is asked there"
     if rule == "baseline":
         if "baseline" not in item:
             words = f"{arm.name} is what the request says, and this one has no baseline: send it with each request"
             return ArmError(words, "no_baseline", "no_baseline")
-        # Named, as rows are: an arm that changes from or to an endpoint gets another policy.
+        # The model has a name, so that a change from a baseline to an endpoint, or back, is a change of the model.
         return replace(answer_of(item["baseline"], candidates), model={**NOBODY, "name": "baseline"})
     values = dict(item["context"])
     if item["window"] is not None:
@@ -309,7 +308,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
 
 
 def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
-    """The decision of the caller's own logic; with a propensity of 1 it is certain."""
+    """The decision of the caller's own logic, which is deterministic if its propensity is 1."""
     channel, expose, propensity = baseline["channel"], baseline["expose"], baseline["propensity"]
     if propensity == 1.0:
         return _certain(channel, expose, candidates, NOBODY)
@@ -317,29 +316,29 @@ def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
 
 
 def _certain(channel: str, expose: bool, candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """A deterministic decision. Whether to expose does not depend on the channel."""
+    """A deterministic decision, in which the exposure does not depend on the channel."""
     probs = {name: float(name == channel) for name in candidates}
     return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), model=model)
 
 
 class ArmWatch:
-    """Probes arms that no traffic reaches, such as a challenger in the shadow; for one event loop.
+    """Probes of arms without traffic, such as a challenger at the stage `shadow`; for one event loop.
 
-    An arm that is new or has moved is probed at once. If it does not answer, the experiment stays in force, and its
-    users get the default action; health, a metric by arm and the log say for how long.
+    An arm that is new or has another URL is probed at once. If it does not answer, the experiment stays active, and the
+    arm's users get the default action. Health, a metric by arm and the log report how long it has not answered.
     """
 
     def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
         self._live = live
         self._arms = arms
         self._health = health
-        self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
+        self._urls: dict[str, str | None] = {}  # arm -> URL; None for an arm without a server
         self._item = neutral_item(spec)
-        # Threads of its own: arms that hang must not hold up the kill switch and the rest of the housekeeping.
+        # Separate threads, so that arms that hang do not delay the kill switch and other housekeeping.
         self._threads = ThreadPoolExecutor(_PROBES, thread_name_prefix="probe")
 
     async def probe(self) -> None:
-        """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
+        """Probe the arms that have not answered recently. The first call also opens connections for decisions."""
         arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.arms}
         urls = {name: arm.url for name, (_, arm) in arms.items()}
         for name in self._urls:
@@ -372,7 +371,7 @@ class ArmWatch:
 
 
 def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
-    """A question that concerns no user: one without history."""
+    """An item for probes, of an invented user without history."""
     context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
     return {
         "window": instance_from_history({}, context, {}, spec, at=0),

@@ -1,7 +1,7 @@
 """Reserves money before an exposure, settles it by the reported cost, and releases it if nothing was shown.
 
-A settlement that the ledger can't take now is retried until it can. What a crash left open is finished at the start
-(`serving/crash_recovery.py`).
+If the ledger can't settle now, the settlement is retried until it succeeds. Reservations that a crash left open are
+finished at the next start (`serving/crash_recovery.py`).
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
-MOST_PENDING = 100_000  # some 20 MB
-_LATE_SECONDS = 7 * 86_400.0  # after its decision
-_PIECE = 50  # outcomes: a few milliseconds
+MOST_PENDING = 100_000  # reservations, some 20 MB
+_LATE_SECONDS = 7 * 86_400.0  # age of the decision from which an outcome counts as late
+_PIECE = 50  # outcomes that are handled at once, in a few milliseconds
 
 log = logging.getLogger(__name__)
 
 
 class BudgetsClosed(RuntimeError):
-    """Nothing can be reserved now; the ledger was not called."""
+    """Nothing can be reserved now."""
 
 
 class NoAccount(RuntimeError):
-    """The experiment has no budget for this campaign and channel; the ledger was not called."""
+    """The experiment has no budget for this campaign and channel. The ledger was not called."""
 
 
 class Budgets:
-    """Reserves money in a ledger whose calls block; for one event loop, and for lanes that reserve.
+    """The router's use of a ledger whose calls block; for one event loop and the threads of lanes.
 
-    The cost cap of a channel, currency units, is reserved for an exposure, unless the request says that it costs less.
+    For an exposure, the cost cap of its channel (currency units) is reserved, or the request's own cost if it is lower.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
@@ -50,12 +50,12 @@ class Budgets:
         self.cost_cap = cost_cap
         self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
-        self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
-        self.ready = False  # whether the ledger has been compared with the log: before, nothing may be reserved
+        self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each account
+        self.ready = False  # whether the ledger agrees with the log; before that, nothing may be reserved
         self.pacer = Pacer(ledger, cost_cap)
 
     def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
-        """The reservation for a decision that is to be exposed, and its experiment; raises BudgetsClosed, NoAccount."""
+        """The reservation for a decision to expose, and its experiment; raises BudgetsClosed or NoAccount."""
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
@@ -67,9 +67,9 @@ class Budgets:
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
         """Reserve in one call of the ledger, which blocks.
 
-        Returns, for each, the amount in currency units; None: an account has too little left. Or why nothing is
-        reserved: BudgetsClosed (refused by accounts that are not the experiment's), AlreadyReserved (another decision
-        on the same request has the money). Raises LedgerUnavailable: whether it was reserved is unknown, so cancel it.
+        Returns for each item the amount in currency units, None if an account has too little left, or an error:
+        BudgetsClosed if the ledger still has the accounts of a previous file, AlreadyReserved if another decision on
+        the same request has the money. After LedgerUnavailable, cancel the reservations, which may have been made.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -77,18 +77,18 @@ class Budgets:
         for (one, experiment), answer in zip(wanted, granted, strict=True):
             if isinstance(answer, Exception):
                 answers.append(answer)
-            elif not answer and (in_force is None or not in_force.holds(experiment)):  # by those of the previous file
+            elif not answer and (in_force is None or not in_force.holds(experiment)):  # refused by a previous file
                 answers.append(BudgetsClosed("the accounts of the changed experiment are not set up yet"))
             else:
                 answers.append(one.amount if answer else None)
         return answers
 
     def wanted_again(self, decision: PendingDecision) -> Wanted:
-        """The reservation of the previous answer; raises BudgetsClosed."""
+        """The reservation of a decision's previous answer; raises BudgetsClosed."""
         self._check_open()
         previous, campaign = decision.previous, decision.request.campaign_id
         assert previous is not None, "there is an answer"
-        answer, amount = previous.answer, previous.reserved  # as then: the cost cap may be another since a restart
+        answer, amount = previous.answer, previous.reserved  # the cost cap may have changed since then
         return Wanted(answer["decision_id"], previous.account, campaign, answer["channel"], amount, decision.key)
 
     def _check_open(self) -> None:
@@ -98,10 +98,10 @@ class Budgets:
             raise BudgetsClosed("too much is still to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Define the accounts; the first time, also finish what a crash left. Only then may money be spent. Blocks.
+        """Define the accounts. The first call also finishes what a crash left, and then permits spending. Blocks.
 
-        Raises LedgerInUse (a ledger that can't be shared has another router), LedgerUnavailable (try again), or
-        ValueError (this kind of ledger can't hold a limit).
+        Raises LedgerInUse (another router uses a ledger that can't be shared), LedgerUnavailable (retry), or ValueError
+        (a limit is too high for this kind of ledger).
         """
         self._accounts_of = None
         if not self.ready:
@@ -118,26 +118,26 @@ class Budgets:
             self.ready = True
 
     def set_up_for(self, experiments: Experiments) -> bool:
-        """Whether the accounts are those of these experiments, and money may be spent."""
+        """Whether the ledger has the accounts of these experiments, and money may be spent."""
         return self._accounts_of is experiments and self.ready
 
     def expire(self, ttl: float) -> int:
         """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many. Blocks."""
-        return self.ledger.expire(ttl) if self.ready else 0  # before, the log may hold a cost that is to be settled
+        return self.ledger.expire(ttl) if self.ready else 0  # before, costs in the log must be settled first
 
 
 class Settler:
-    """Settles and cancels, many reservations in a call, at once or later; for one event loop."""
+    """A queue of reservations to settle or cancel, many in a call, at once or later; for one event loop."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        # Threads of its own: calls that hang must not hold up the kill switch and the rest of the housekeeping.
+        # Separate threads, so that calls that hang do not delay the kill switch and other housekeeping.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="settle")
         self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
     async def finish(self, waiting: Sequence[tuple[str, Costs]], seconds: float) -> None:
-        """Settle costs of reservations, or cancel those without, within `seconds`; what fails for any reason, later."""
+        """Settle costs, or cancel reservations without costs, within `seconds`. What fails is retried later."""
         for reservation_id, costs in waiting:
             self._add(reservation_id, costs)
         try:
@@ -145,7 +145,7 @@ class Settler:
                 await self._attempt([reservation_id for reservation_id, _ in waiting])
         except TimeoutError:
             log.warning("the ledger is slow: %d reservations are finished later", len(waiting))
-        finally:  # also at the end of the process, of a report that takes too long
+        finally:  # even if a report is cancelled at the shutdown
             if self._pending:
                 self._wake.set()
 
@@ -154,17 +154,17 @@ class Settler:
         self._add(reservation_id, costs)
         self._wake.set()
 
-    def _add(self, reservation_id: str, costs: Costs) -> None:  # a cancel undoes no cost that was reported
+    def _add(self, reservation_id: str, costs: Costs) -> None:  # a cancellation does not remove reported costs
         self._pending[reservation_id] = {**self._pending.get(reservation_id, {}), **costs}
 
     @property
     def pending(self) -> int:
-        """Reservations that wait."""
+        """Number of reservations that wait."""
         return len(self._pending)
 
     @property
     def full(self) -> bool:
-        """Whether so many wait that nothing more may be reserved."""
+        """Whether so many reservations wait that no new one may be made."""
         return self.pending >= MOST_PENDING
 
     async def run(self) -> None:
@@ -177,25 +177,25 @@ class Settler:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Try all that wait; returns whether nothing is left."""
+        """Try to finish all reservations that wait; returns whether none is left."""
         waiting = list(self._pending)
         for first in range(0, len(waiting), TOGETHER):
-            if not await self._attempt(waiting[first : first + TOGETHER]):  # the ledger is away
+            if not await self._attempt(waiting[first : first + TOGETHER]):  # the ledger does not answer
                 break
         return not self._pending
 
     async def _attempt(self, names: Sequence[str]) -> bool:
-        """Finish some that wait; returns whether not all have failed."""
+        """Try to finish some reservations; returns False if all have failed."""
         some = {name: costs for name in names if (costs := self._pending.get(name)) is not None}
         try:
             failed = await asyncio.get_running_loop().run_in_executor(self._threads, finish, self._ledger, some)
         except Exception as error:
             failed = dict.fromkeys(some, error)
         for name, costs in some.items():
-            if name not in failed and self._pending.get(name) is costs:  # else there is more by now
+            if name not in failed and self._pending.get(name) is costs:  # otherwise a cost was added meanwhile
                 del self._pending[name]
         for name in failed:
-            if name in self._pending:  # moved to the end, behind the others
+            if name in self._pending:  # move it to the end
                 self._pending[name] = self._pending.pop(name)
         if failed:
             name, why = next(iter(failed.items()))
@@ -205,11 +205,11 @@ class Settler:
 
 
 class OutcomeIntake:
-    """Takes reports of outcomes: logs them, then settles costs and releases cancelled reservations; for one event loop.
+    """The intake of outcome reports, for one event loop: logs them, then settles costs and releases reservations.
 
-    A report may hold a thousand outcomes. So that decisions do not wait for it, the work is done in small pieces, one
-    at a time for all reports together. What the ledger does not settle within `seconds` is settled later. `forget` gets
-    the ids of cancelled decisions.
+    A report may have a thousand outcomes. So that decisions do not wait for them, outcomes are handled in small pieces,
+    one at a time over all reports. Costs that the ledger does not settle within `seconds` are settled later. `forget`
+    is called with the ids of cancelled decisions.
     """
 
     def __init__(
@@ -220,12 +220,12 @@ class OutcomeIntake:
         self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
-        self._turn = asyncio.Lock()  # fair: reports take turns, a piece each
+        self._turn = asyncio.Lock()  # the lock is fair, so reports alternate after each piece
 
     async def accept(self, body: bytes) -> dict[str, int]:
-        """Log and settle a report; returns how many outcomes were accepted: all.
+        """Log and settle a report; returns the number of its outcomes.
 
-        Raises BadRequest: nothing of it counts. Raises SpoolUnavailable: all must be sent again, and none counts twice.
+        After BadRequest, none was accepted. After SpoolUnavailable, send all again: no outcome counts twice.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

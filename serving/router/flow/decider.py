@@ -2,23 +2,23 @@
 
     event loop   an arm for the user, or the previous answer of a retried request          `Decider._start`
     thread       features, arm, ledger, log: four calls, in this order                     `Stages.decide`
-    event loop   the answer; what the thread has not logged by then is taken over          `Decider._decide_in_lane`
+    event loop   the answer, after taking over decisions that are not logged in time       `Decider._decide_in_lane`
 
-A thread of the arm's lane takes all that waits there through the four stages, with one call of each part for all
-(`stages.py`). A fault concerns as few decisions as possible: one user's features, one answer, one reservation, or all
-that share the call. A decision that lacks something goes on with the default action, which may cost money and is
-logged as any other.
+Each arm has a *lane*, a queue with threads. A thread takes all decisions that wait in its lane through the four stages,
+with one call of a part per stage (`stages.py`). A fault affects as few decisions as possible: one user's features, one
+answer, one reservation, or all decisions that share a call. After a fault, a decision continues with the default
+action, which may cost money and is logged like any other.
 
-**Time.** A stage may use what is left of the deadline, except for the little that the later stages need
-(`Deadline.left`): on a busy machine any stage may be held up for a moment, and seldom all of them. A call that takes
-longer is a fault of its part. A stage without time left is not called (`no_time`).
+**Time.** A stage may use the rest of the deadline, except for the short time that later stages need (`Deadline.left`).
+On a busy host, any stage may be delayed for a moment, but rarely all of them. A call that takes longer is a fault of
+its part. A stage without time left is not called (`no_time`).
 
-**Late.** A call whose part hangs may not return at all, and a thread can't be stopped. So if a decision has not come
-to the log when the ledger's time is over, or is not logged when the log's time is over, the event loop takes it over,
-once: what the thread finds later is ignored, and it neither reserves nor logs. The decision is the default action with
-the reason of the stage that hangs, without an exposure; its record is written by the log's own thread; and if the
-ledger may have reserved money, the money is released. For a Redis that hangs, for instance, the reason is `ledger`.
-The circuit breaker then opens: decisions get the same answer without waiting, and their threads take them to the log.
+**Late.** If a part hangs, its call may never return, and a thread can't be stopped. So there are two time limits. If a
+decision has not reached the stage `log` at the ledger's limit, or is not logged at the log's limit, the event loop
+takes it over. From then on, results of the thread are ignored. The decision becomes the default action without an
+exposure, with the stage that hangs as its reason (for instance `ledger` if Redis hangs). The log's own thread writes
+its record. If the ledger may have reserved money, the money is released. Then the circuit breaker opens: further
+decisions get the same answer without waiting, and their threads log them.
 """
 
 import asyncio
@@ -42,25 +42,25 @@ from serving.router.messages import REQUEST_ID_REUSED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
-WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a withdrawn decision
-MOST_SHADOWS = 256  # decisions that wait for a challenger in the shadow; beyond that they have none
-_NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
-_AT_ONCE = 2  # batches in a lane ...
-_SECOND_SECONDS = 0.01  # ... the second one only if the first takes longer: large batches are cheaper
-_THREADS = 10  # of a lane; more than hang at a time (`stages.py`)
-_LARGEST = 64  # decisions in a batch, about: a few milliseconds of a model
+WITHDRAWAL_SECONDS = 1.0  # longest delay of the release of money by a log that hangs
+MOST_SHADOWS = 256  # decisions that wait for a challenger at the stage `shadow`; further ones are dropped
+_NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests, not of parts
+_AT_ONCE = 2  # batches in a lane at the same time ...
+_SECOND_SECONDS = 0.01  # ... but the second only if the first takes longer, because large batches are cheaper
+_THREADS = 10  # threads of a lane; more than can hang at the same time (`stages.py`)
+_LARGEST = 64  # decisions in a batch, approximately; a model takes a few milliseconds for them
 
 _Work = Callable[[Decisions], None]
 _Waiting = tuple[Decisions, asyncio.Future[Exception | None]]
-"""Decisions of a request, and the bug that their thread ends with."""
+"""Decisions of a request, and a future of the exception with which their thread failed, or None."""
 
 log = logging.getLogger(__name__)
 
 
 class Decider:
-    """Takes decisions; an inner fault is the default action and a reason, never an exception.
+    """The way of all decisions, for one event loop. An internal fault gives the default action, never an exception.
 
-    For one event loop. `seconds` are the deadline of a request.
+    `seconds` is the deadline of a request.
     """
 
     def __init__(self, live: LiveExperiments, stages: Stages, budgets: Budgets, spool: Spool, seconds: float) -> None:
@@ -75,21 +75,21 @@ class Decider:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
-        """One prediction for each request, in order; a repeated request gets its previous answer.
+        """Decide on requests; returns a prediction for each, in order. A repeated request gets its previous answer.
 
-        A decision goes on when its caller gives up: money may be reserved, and others may wait for the same answer.
-        Raises RequestConflict if a request has the id of another one: nothing was decided.
+        If the caller disconnects, the decision continues, because money may be reserved, and a retry may wait for the
+        answer. Raises RequestConflict, without any decision, if an id was used for a different request.
         """
         answers: list[dict[str, Any]] = await asyncio.shield(self._in_background(self._decide(requests)))
         return answers
 
     @property
     def at_work(self) -> int:
-        """Requests and withdrawals that are not finished."""
+        """Number of requests and withdrawals that are not finished."""
         return len(self._running)
 
     async def drain(self) -> None:
-        """Wait for decisions whose callers gave up, and for withdrawals."""
+        """Wait for decisions whose callers have disconnected, and for withdrawals."""
         while self._running:
             await asyncio.wait(self._running)
         for lane in self._lanes.values():
@@ -106,14 +106,14 @@ class Decider:
             raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
             await self._decide_in_lanes(begun)
-        # An answer that another request is working on comes by the other's deadline, which began earlier.
+        # If another request works on an answer, it comes by that request's deadline, which began earlier.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """The answer to a request that is being decided, or a decision, whose `previous` may be the answer."""
+        """A future of the answer if it is known or in progress, or else a decision, perhaps with `previous`."""
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
@@ -143,11 +143,11 @@ class Decider:
             self._call_shadows(new)
 
     async def _decide_in_lane(self, name: str, decisions: Decisions) -> None:
-        """Have a thread of a lane decide, and take over what it has not logged in time."""
+        """Let a thread of a lane decide, and take over the decisions that are not logged in time."""
         deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):  # may take longer
+        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):  # has a later limit
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
@@ -155,8 +155,8 @@ class Decider:
             log.error("a thread of %s has ended", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
         elif asking := next((one.asking for one in late if one.asking and one.failed is None), None):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
-        lane.begin()  # a thread that hangs leaves its place to another one
-        # A previous answer is repeated if the ledger does not say in time whether it is still paid for.
+        lane.begin()  # another thread may replace one that hangs
+        # If the ledger does not answer in time, a previous answer is repeated, and needs no record.
         written = [self._finish_late(decision, bug) for decision in late if decision.previous is None]
         for decision in decisions:
             if decision.may_be_reserved and not decision.taken_over:
@@ -165,11 +165,11 @@ class Decider:
             await _durable(owed, deadline.left("log"))
 
     def _finish_late(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
-        """Log what its thread did not, with the default action if it lacks anything; returns the write to wait for."""
+        """Log a decision that was taken over, as default action unless complete; returns the write to wait for."""
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # An earlier record may become durable yet: this one says that nothing was shown.
+        # The thread's record may still become durable. This one replaces it: nothing was shown.
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
             late = TimeoutError(f"the stage {stage} did not end in time")
@@ -182,15 +182,15 @@ class Decider:
         try:
             written = self._spool.submit("decision", decision.record(), owed=True)
         except Exception as error:
-            decision.fall_back("internal", error)  # not even a record can be made
+            decision.fall_back("internal", error)  # not even a record can be built
         if release:
             self._in_background(self._release(decision.decision_id, written))
         return None if decision.fault == "log" else written
 
     async def _release(self, decision_id: str, written: Future[None] | None) -> None:
-        """Release the money once the log says that nothing was shown, or a log that hangs has had its time.
+        """Release the money once the withdrawal is in the log, or the log has hung for WITHDRAWAL_SECONDS.
 
-        In the other order, a process that is killed in between leaves an exposure in the log that nothing pays for.
+        If the money were released first and the process killed, the log would have an exposure that nothing pays for.
         """
         if written is not None:
             await _durable([written], WITHDRAWAL_SECONDS)
@@ -212,7 +212,7 @@ class Decider:
             metrics.of_arm(metrics.FALLBACKS, account, reason=decision.fault).inc()
 
     def _call_shadows(self, decisions: Decisions) -> None:
-        """Have the challengers of the stage `shadow` asked; no caller waits for them."""
+        """Queue calls of the challengers at the stage `shadow`, for which no caller waits."""
         by_arm: dict[str, list[PendingDecision]] = {}
         for decision in decisions:
             for shadow in decision.shadows():
@@ -227,7 +227,7 @@ class Decider:
     def _lane(self, name: str, work: _Work) -> "Lane":
         if self._lanes_of is not self._live.experiments:
             self._lanes_of = self._live.experiments
-            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # some arms may be gone
+            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # some arms may not exist now
                 self._lanes.pop(idle).close()
         if name not in self._lanes:
             self._lanes[name] = Lane(name, work)
@@ -241,13 +241,13 @@ class Decider:
 
 
 async def _durable(records: Sequence[Future[None]], seconds: float) -> None:
-    """Wait until the log has written records, or has failed to, but no longer than that."""
+    """Wait at most `seconds` until the log has written records or failed."""
     all_of_them = asyncio.gather(*map(asyncio.wrap_future, records), return_exceptions=True)
     await asyncio.wait([all_of_them], timeout=seconds)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all concurrently; a single one, the usual case, without a task of its own."""
+    """Run coroutines concurrently; a single one, the usual case, without a new task."""
     parts = list(work)
     if len(parts) == 1:
         await parts[0]
@@ -256,31 +256,31 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 class Lane:
-    """The threads of an arm, for an event loop that must not wait; `work` takes a batch through its stages.
+    """A queue of an arm's decisions and its threads, for an event loop; `work` takes a batch through its stages.
 
     A thread takes all decisions that wait in its lane as one batch. So one read of features, one POST, one transaction
-    and one sync serve many requests, and a request costs one hop into a thread and one back. Each arm has a lane: an
-    arm that hangs holds up its own users alone. A thread whose decisions are all answered without it hangs, or is about
-    to end, and another one takes its place.
+    and one sync serve many requests, and a request costs one switch to a thread and one back. Because each arm has its
+    own lane, an arm that hangs delays only its own users. If all decisions of a thread were taken over, the thread
+    counts as hanging, and another one may replace it.
     """
 
     def __init__(self, name: str, work: _Work) -> None:
         self._work = work
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
-        self._batches: list[list[_Waiting]] = []  # in threads
+        self._batches: list[list[_Waiting]] = []  # batches in threads
         self._since = 0.0  # when the newest batch began
         self._second: asyncio.TimerHandle | None = None
 
     def put(self, decisions: Decisions) -> asyncio.Future[Exception | None]:
-        """Have a request's decisions worked on; the result is a bug that the thread ended with."""
+        """Queue the decisions of a request; the result is the exception with which their thread failed, or None."""
         done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((decisions, done))
         self.begin()
         return done
 
     def begin(self) -> None:
-        """Start a batch of what waits, if a thread may take it."""
+        """Start batches of the waiting decisions, as far as threads are free."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             hanging = sum(
@@ -305,21 +305,21 @@ class Lane:
                 self._batches.append(batch)
                 try:
                     self._pool.submit(self._run, batch, decisions, loop)
-                except RuntimeError as error:  # the process can't have one more thread
+                except RuntimeError as error:  # the process can't start another thread
                     self._end(batch, error)
 
     @property
     def waiting(self) -> int:
-        """Decisions that no thread has taken yet."""
+        """Number of decisions that no thread has taken yet."""
         return sum(len(decisions) for decisions, _ in self._waiting)
 
     @property
     def busy(self) -> bool:
-        """Whether decisions wait or are worked on."""
+        """Whether decisions wait or are in a thread."""
         return bool(self._waiting or self._batches)
 
     def close(self) -> None:
-        """Let the threads end, without waiting for those that hang."""
+        """Let the threads exit, without waiting for those that hang."""
         self._pool.shutdown(wait=False)
 
     def _begin_second(self) -> None:
@@ -332,11 +332,11 @@ class Lane:
             self._work(decisions)
         except Exception as error:
             bug = error
-        with contextlib.suppress(RuntimeError):  # the event loop has ended
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(self._end, batch, bug)
 
     def _end(self, batch: list[_Waiting], bug: Exception | None) -> None:
-        if batch in self._batches:  # the pool keeps one that it had no thread for, and works on it later
+        if batch in self._batches:  # a batch for which no thread could be started may still be run by the pool
             self._batches.remove(batch)
             for _, done in batch:
                 done.set_result(bug)

@@ -1,16 +1,16 @@
-"""Reads features from Feast's online store, in this process, in the threads of lanes.
+"""Reads features from Feast's online store, in this process and in the threads of lanes.
 
-Feast's own call for a whole service serves expired values, and marks an unknown user differently in each store. So the
-rows are read from the same store directly. On Redis, where Feast needs a round trip for each view, one HMGET a key
-fetches the fields of all views, and all keys of a batch share a round trip. By the registry's view and field:
+Feast's own call for a whole service returns expired values, and reports an unknown user differently for each store. So
+the rows are read directly from the store. On Redis, Feast needs a round trip per view. Here one HMGET per key reads the
+fields of all views, and all keys of a batch share a round trip. Two rules apply:
 
-- a value older than the view's TTL at the time of the decision, or not older than the decision, is not served
-- an unknown, expired or null value has the default that its field declares (the tag "default", as JSON)
+- A value is not served if, at the time of the decision, it is older than its view's TTL or not older than the decision.
+- An unknown, expired or null value is replaced by the default of its field (the tag "default", as JSON).
 
-A history is as old as its newest touchpoint before the decision. `mtorl.window.window` cuts it there.
+The age of a history is that of its newest touchpoint before the decision; `mtorl.window.window` drops later ones.
 
-Opening a repository without a registry would make Feast write an empty one, so the router looks first, and waits until
-a training pipeline or `mtorl-bootstrap` has written it.
+If a repository has no registry, Feast would write an empty one. So the router checks first, and waits until a training
+pipeline or `mtorl-bootstrap` has written the registry.
 """
 
 from __future__ import annotations
@@ -39,53 +39,53 @@ from serving.router.ops.settings import SettingsError
 if TYPE_CHECKING:
     from feast import FeatureView
 
-_KEYS = {"user_id", "campaign_id"}  # what a request can look up
-_WRITING_SECONDS = 10.0  # Feast writes in place: a younger registry that can't be used may be half written
+_KEYS = {"user_id", "campaign_id"}  # keys that a request has
+_WRITING_SECONDS = 10.0  # Feast writes in place, so an invalid registry that is younger may be incomplete
 
 Requests = Sequence[DecisionRequest]
 
 
 class RegistryAwaited(RuntimeError):
-    """The feature registry is not complete yet; has a `Message`."""
+    """The feature registry is not complete yet. The argument is a `Message`."""
 
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """Features of one opportunity, with declared defaults."""
+    """The stored features of one opportunity, with the declared defaults."""
 
-    history: dict[str, Any]  # hist_* lists, oldest first, some perhaps after the decision; empty: no history
+    history: dict[str, Any]  # hist_* lists, oldest first, perhaps with touchpoints after the decision
     static: dict[str, Any]
     has_history: bool
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
 
 
 class FeatureSource(Protocol):
-    """Reads features; blocks."""
+    """A store of features, whose calls block."""
 
     def read(self, requests: Requests) -> list[UserFeatures]:
-        """One answer for each request, in order."""
+        """Features for each request, in order."""
 
 
 class ModelInput(NamedTuple):
-    """Features of one opportunity, as a model reads them."""
+    """The features of one opportunity in the form that models read."""
 
     window: Instance
     has_history: bool
-    aggregates: dict[str, Any]  # the service's other features; the window holds those that the data set names
+    aggregates: dict[str, Any]  # the service's other features; the window has those that the data set names
 
 
 class FeatureReader:
-    """Makes model inputs of a source's features; blocks."""
+    """A reader that builds model inputs from the features of a source; its calls block."""
 
     def __init__(self, source: FeatureSource, spec: DatasetSpec) -> None:
         self._source = source
         self._spec = spec
 
     def read(self, requests: Requests) -> list[ModelInput | Exception]:
-        """One input for each request, in order, or an exception that concerns this request alone."""
+        """A model input for each request, in order, or an exception that concerns only this request."""
         try:
             users = self._source.read(requests)
-        except (ValueError, TypeError) as error:  # the fault of one request; other errors of a store concern all
+        except (ValueError, TypeError) as error:  # a fault of one request; other errors of a store concern all
             if len(requests) == 1:
                 return [error]
             return [answer for request in requests for answer in self.read([request])]
@@ -95,16 +95,16 @@ class FeatureReader:
         try:
             given = request.context, user.static, self._spec, request.at
             window = instance_from_history(user.history, *given, user.aggregates)
-        except Exception as error:  # the lists of a history do not fit together
+        except Exception as error:  # such as a history with lists of different lengths
             return error
         return ModelInput(window, user.has_history, user.aggregates)
 
 
 class FeastSource:
-    """A Feast repository, whose service must hold the features of the data set.
+    """A Feast repository, whose service must have the features of the data set.
 
-    Raises RegistryAwaited, or SettingsError: no such repository, no such service in it, or a view that a decision can't
-    look up.
+    Raises RegistryAwaited, or SettingsError if the repository or the service does not exist, or a view has a key that a
+    request does not have.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -150,7 +150,7 @@ class FeastSource:
 
 
 def registry_file(repo: Path) -> Path | None:
-    """The registry that a folder's feature_store.yaml names; None: it is not in a file."""
+    """The registry file that a folder's feature_store.yaml names; None if the registry is not a file."""
     from feast.repo_config import load_repo_config
 
     registry = load_repo_config(repo, repo / "feature_store.yaml").registry
@@ -160,12 +160,12 @@ def registry_file(repo: Path) -> Path | None:
 
 
 Stored = tuple[int | None, dict[str, Any]]
-"""A key's row of a view: its event time, microseconds since 1970 (SQLite keeps whole seconds; None: there is no row),
-and its values, of which a null or NaN is None."""
+"""A view's row for a key: event time in microseconds since 1970 (None: no row; SQLite stores whole seconds), and values
+by feature, where null and NaN are None."""
 
 
 class _View:
-    """A view of the service, with the wanted features."""
+    """A view of the service, and the features to read from it."""
 
     def __init__(self, view: FeatureView, names: Sequence[str]) -> None:
         keys = set(view.join_keys)
@@ -181,12 +181,12 @@ class _View:
         self._defaults = {name: json.loads(tags[name]["default"]) for name in names}
 
     def row(self, stored: Stored, at: int) -> tuple[dict[str, Any], bool]:
-        """Features at a time, microseconds since 1970, and whether they are stored ones."""
+        """Features at a time (microseconds since 1970), and whether they are stored values instead of defaults."""
         as_of: float | None
         (as_of, values), defaults = stored, self._defaults
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
-            # A history may have gone on after the decision, and still holds earlier touchpoints, oldest first.
+            # A history may contain touchpoints after the decision; its age is that of the last one before.
             times = values.get("hist_timestamp") or ()
             as_of = times[before - 1] if (before := bisect_left(times, at)) else None
         served_now = as_of is not None and as_of < at and not (self._ttl and at - as_of > self._ttl)
@@ -197,7 +197,7 @@ class _View:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hide torch from an import. Feast would load it, 200 MB in some seconds, for a method that is not used here."""
+    """Hide torch during an import. Feast would load it (200 MB, several seconds) for a method that is not used here."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -215,18 +215,18 @@ def _online_store(config: Any) -> Any:
 
 
 class _EachView:
-    """Reads any online store of Feast, once for each view.
+    """Any online store of Feast, read once for each view.
 
-    Each read has a store to itself. Feast keeps one connection in a store, and two threads that read SQLite through
-    one connection at the same time get rows of each other's queries.
+    No two threads use a store object at the same time. A store has one connection, and if two threads read SQLite
+    through it, they get rows of each other's queries.
     """
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._views = config, views
-        self._free: deque[Any] = deque()  # the last one used at the end
+        self._free: deque[Any] = deque()  # unused store objects, the last used at the end
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """View -> id -> row, of distinct ids by join key."""
+        """Read rows for distinct ids by join key; returns view -> id -> row."""
         try:
             online = self._free.pop()
         except IndexError:
@@ -238,24 +238,24 @@ class _EachView:
                 value: (at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in view.names})
                 for value, (at, stored) in zip(ids[view.key], answer, strict=True)
             }
-        self._free.append(online)  # not after an error: it may be the connection's
+        self._free.append(online)  # not after an error, which may be a fault of the connection
         return rows
 
 
 class _RedisHashes:
-    """Feast's Redis store: one hash a key, which holds the fields of all views."""
+    """Feast's Redis store, which has one hash per key with the fields of all views."""
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._online = config, _online_store(config)
-        self._fields: dict[str, list[bytes]] = defaultdict(list)  # of the hashes of a join key
-        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # views, with their first fields
+        self._fields: dict[str, list[bytes]] = defaultdict(list)  # join key -> fields of its hashes
+        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # join key -> views and their first field
         for view in views:
             self._places[view.key].append((view, len(self._fields[view.key])))
             _, fields = self._online._generate_hset_keys_for_features(view.feast, view.names[:])
-            self._fields[view.key] += fields  # the last one is that of the event time
+            self._fields[view.key] += fields  # the last one is the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """View -> id -> row, of distinct ids by join key."""
+        """Read rows for distinct ids by join key; returns view -> id -> row."""
         from feast.protos.feast.types.Value_pb2 import Value
         from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -267,7 +267,7 @@ class _RedisHashes:
         for (key, value), fields in zip(wanted, self._online._read_hash_fields(self._config, commands), strict=True):
             for view, first in self._places[key]:
                 *found, written = fields[first : first + len(view.names) + 1]
-                # Without a row the fields are absent, and so is a feature that was added after the row was written.
+                # A field is None if there is no row, or if its feature was added after the row was written.
                 values = [_plain(Value.FromString(field)) if field else None for field in found]
                 at = Timestamp.FromString(written).ToMicroseconds() if written else None
                 rows[view.name][value] = at, dict(zip(view.names, values, strict=True))
@@ -282,11 +282,11 @@ def _entity_keys(key: str, ids: Sequence[str]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A stored value as a number, a text, a list of them, or None."""
+    """Convert a stored value to a number, a text, a list of these, or None."""
     kind = value.WhichOneof("val") if value is not None else None
     if kind is None or kind == "null_val":
         return None
     content = getattr(value, kind)
     if kind.endswith("_list_val"):
         return list(content.val)
-    return None if content != content else content  # NaN is not equal to itself
+    return None if content != content else content  # NaN

@@ -1,9 +1,9 @@
-"""Repeats the answer to a retried request, and refuses another request with the same id.
+"""Repeats the answer to a retried request, and refuses a different request with the same id.
 
-A caller whose connection broke retries with the same request id. The router that took the decision repeats its answer,
-from memory or, after a crash, from its log; an exposure only while its money is reserved or spent, since its
-cancellation may have reached another router. A request that this router does not remember is decided anew, with a new
-decision id, and the ledger refuses to pay for it a second time.
+If a connection breaks, the caller retries with the same request id. The router that took the decision repeats its
+answer from memory or, after a crash, from its log. It repeats an exposure only while the money is reserved or spent,
+because a cancellation may have reached another router. Another router takes a new decision on the request, with a new
+decision id, and the ledger refuses to pay for the request a second time.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from mtorl.log.records import V1Answer
 
 Prediction = dict[str, Any]
 
-MOST = 50_000  # answers that are remembered, 1 kB each: a minute of a busy router
-SECONDS = 600.0  # for which they are; far less than a reservation lasts, so that a repeated exposure is still paid for
+MOST = 50_000  # answers in memory, 1 kB each: a minute of a busy router
+SECONDS = 600.0  # age limit of answers; far below that of a reservation, so a repeated exposure is still paid for
 
 
 class RequestConflict(RuntimeError):
-    """A request id was used before, for another context, time, offer or baseline: a mistake of the caller, HTTP 409."""
+    """A request id was used before for another context, time, offer or baseline: the caller's mistake, HTTP 409."""
 
 
 def request_key(user_id: str, campaign_id: str, request_id: str | None) -> str | None:
-    """Equal for requests with the same id, user and campaign, whichever experiment decides; None without an id."""
+    """A key that is equal for requests with the same id, user and campaign; None without an id."""
     if request_id is None:
         return None
     return hashlib.blake2b(orjson.dumps([user_id, campaign_id, request_id]), digest_size=16).hexdigest()
@@ -41,10 +41,10 @@ class Answered(NamedTuple):
 
     key: str
     at: float  # time.monotonic
-    content: str | None  # hash of what the request said
+    content: str | None  # hash of the request's content
     answer: Prediction
-    reserved: float  # for the exposure, currency units
-    account: str  # that it was reserved in
+    reserved: float  # amount reserved for the exposure, currency units
+    account: str  # account of the reservation
 
 
 class _InProgress(NamedTuple):
@@ -53,18 +53,18 @@ class _InProgress(NamedTuple):
 
 
 class IdempotencyCache:
-    """Recent answers, and requests that are being decided; for one event loop."""
+    """Recent answers, and requests in progress; for one event loop."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[str, Answered] = OrderedDict()
-        self._keys: dict[str, str] = {}  # decision -> request
+        self._keys: dict[str, str] = {}  # decision id -> request key
         self._pending: dict[str, _InProgress] = {}
 
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Remember the answers in the log: decisions, oldest first, without those that outcomes cancelled."""
+        """Load answers from the log's decisions, oldest first, without those that outcomes have cancelled."""
         withdrawn = set()
         for record in records:
-            if record["decision_id"] in withdrawn:  # a disk that hung took the first record later
+            if record["decision_id"] in withdrawn:  # after a hang of the disk, the first record was written later
                 continue
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
@@ -79,11 +79,11 @@ class IdempotencyCache:
                 self.forget(outcome["decision_id"])
 
     def claim(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
-        """The answer to a request that was decided lately, or is being decided.
+        """Look up a request; returns a future of its answer, an exposure that may be repeated, or None if it is new.
 
-        An `Answered` may be repeated while its money is reserved or spent, and None is a new request: for both, retries
-        wait until the caller calls `complete`, `repeat` or `release`. Raises RequestConflict if the request with this
-        key had another content hash.
+        An `Answered` may be repeated if its money is still reserved or spent. After an `Answered` or None, retries wait
+        until the caller calls `complete`, `repeat` or `release`. Raises RequestConflict if the earlier request with
+        this key has another content hash.
         """
         found = self._pending.get(key) or self._answers.get(key)
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:
@@ -100,23 +100,23 @@ class IdempotencyCache:
         return found
 
     def complete(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
-        """Answer a request; `reserved` currency units are reserved in `account`."""
+        """Set the answer of a new request, for which `reserved` currency units are reserved in `account`."""
         pending = self._pending.pop(key)
         self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def repeat(self, previous: Answered) -> None:
-        """Repeat the previous answer, without prolonging its life."""
+        """Repeat the previous answer, which does not extend its age limit."""
         self._pending.pop(previous.key).answer.set_result(previous.answer)
 
     def release(self, keys: Iterable[str | None]) -> None:
-        """Take back `claim`."""
+        """Undo `claim`."""
         for key in keys:
             if key is not None:
                 self._pending.pop(key)
 
     def forget(self, decision_id: str) -> None:
-        """Forget a cancelled exposure: a retry is decided anew."""
+        """Forget a cancelled exposure, so that a retry gets a new decision."""
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
@@ -132,7 +132,7 @@ class IdempotencyCache:
 
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
-    """The answer to a decision, from its record in the log."""
+    """Build the answer to a decision from its record in the log."""
     model = {"name": record["model_name"], "version": record["model_version"], "digest": record["model_digest"]}
     taken = record["fallback_reason"] is None and any(model.values())
     return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if taken else None}

@@ -1,4 +1,4 @@
-"""A decision on its way through the stages, its record and its answer."""
+"""The state of a decision on its way through the stages, and its record and answer."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class PendingDecision:
-    """Filled in stage by stage; once `fault` is set, it is the default action.
+    """A decision that the stages fill in one after the other. Once `fault` is set, it is the default action.
 
-    A thread changes it under its lock, unless it is `closed`.
+    A thread may change it only under its lock and while it is not `closed`.
     """
 
     request: DecisionRequest
@@ -50,30 +50,30 @@ class PendingDecision:
     decision_id: str
     deadline: Deadline
     features: ModelInput | None = None
-    prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; the others have the model's own
+    prices: Mapping[str, float] | None = None  # by paced channel; other channels have the model's own price
     answer: ArmAnswer | None = None
     exploration: records.Explored | None = None
-    reserved: float | None = None  # None: nothing; the reservation has the decision's id
+    reserved: float | None = None  # currency units; the reservation has the decision's id
     budget_exhausted: bool = False
     fault: records.FallbackReason | None = None
-    withdrawn: bool = False  # an earlier record may say otherwise
+    withdrawn: bool = False  # this record replaces an earlier one, which may be in the log
     may_be_reserved: bool = False  # the ledger's answer is unknown
-    previous: Answered | None = None  # a previous exposure that is the answer while it is paid for
-    asking: tuple[Stage, str | None] | None = None  # stage and part whose answer it waits for
-    done: bool = False  # it is logged, or `previous` is still paid for
+    previous: Answered | None = None  # a previous exposure, which is the answer if its money is still reserved or spent
+    asking: tuple[Stage, str | None] | None = None  # stage and part whose answer is awaited
+    done: bool = False  # the decision is logged, or `previous` is repeated
     failed: tuple[records.FallbackReason, Exception] | None = None  # why it can't be logged
-    taken_over: bool = False  # by the event loop: what a thread finds later is ignored
-    span: Span = field(default_factory=tracing.here)  # of its request
+    taken_over: bool = False  # by the event loop: later results of a thread are ignored
+    span: Span = field(default_factory=tracing.here)  # the request's span
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def start(
         cls, request: DecisionRequest, experiment: Experiment, log_id: str, deadline: Deadline
     ) -> PendingDecision:
-        """Assign the user to an arm.
+        """Begin a decision by assigning the user to an arm.
 
-        The id of decision and reservation ends with the log's identity, so that a router knows its own reservations in
-        a shared ledger after a crash.
+        The id of the decision and its reservation ends with the log's identity, so that after a crash a router finds
+        its own reservations in a shared ledger.
         """
         user, campaign = request.user_id, request.campaign_id
         made, key = decision_id(user, log_id, campaign=campaign), request_key(user, campaign, request.request_id)
@@ -81,16 +81,16 @@ class PendingDecision:
 
     @cached_property
     def override(self) -> bool:
-        """Whether the experiment file names the user's arm."""
+        """Whether the experiment file sets the user's arm (`overrides`)."""
         return self.experiment.overrides_arm_of(self.request.user_id, self.request.campaign_id)
 
     @cached_property
     def account(self) -> str:
-        """Name of the arm whose account pays, among those of all experiments."""
+        """Key of the arm whose account pays, unique among all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
 
     def accept(self, answer: ArmAnswer) -> None:
-        """Take the policy's answer, with exploration."""
+        """Set the policy's answer, changed by exploration if the arm explores."""
         self.answer, how = answer, self.policy.explore
         if how is None or not self.experiment.enabled:
             return
@@ -115,11 +115,11 @@ class PendingDecision:
             )
 
     def pay(self, amount: float | None) -> None:
-        """Take what the ledger has reserved, currency units; None: an account has too little left."""
+        """Set the amount that the ledger has reserved, currency units; None: an account has too little left."""
         self.reserved, self.budget_exhausted = amount, amount is None
 
     def fall_back(self, reason: records.FallbackReason, why: Exception, cause: str | None = None) -> None:
-        """Take the default action; the policy's answer is logged beside it. `cause`: a code, by default the reason."""
+        """Take the default action; the policy's answer is logged, too. `cause` (default: `reason`) is for the log."""
         self.fault = reason
         self.reserved = None
         self.budget_exhausted = False
@@ -128,16 +128,16 @@ class PendingDecision:
 
     @property
     def closed(self) -> bool:
-        """Whether a thread may not change it any more."""
+        """Whether threads must no longer change the decision."""
         return self.taken_over or self.failed is not None
 
     @property
     def complete(self) -> bool:
-        """Whether it lacks nothing but its record, and is no exposure, whose money is released if it is taken over."""
+        """Whether only the record is missing. An exposure is never complete: taking it over releases its money."""
         return not self.expose and (self.fault is not None or (self.answer is not None and not self.answer.expose))
 
     def take_over(self) -> bool:
-        """Take it from its thread, unless it is done; whether it is taken."""
+        """Take the decision from its thread unless it is done; returns whether it was taken."""
         with self.lock:
             self.taken_over = not self.done
         return self.taken_over
@@ -154,7 +154,7 @@ class PendingDecision:
 
     @property
     def chosen_channel(self) -> str | None:
-        """The policy's own draw, before exploration; None: no other was possible, or its probability is unknown."""
+        """The policy's own draw before exploration; None if it had no choice, or its probabilities are unknown."""
         if (answer := self.policy_answer) is None:
             return None
         channel, probs = answer.channel, answer.channel_probs
@@ -164,7 +164,7 @@ class PendingDecision:
 
     @property
     def action(self) -> ArmAnswer:
-        """The policy's answer or, after a fault, the default: the request's baseline or, without one, nothing."""
+        """The policy's answer. After a fault, the request's baseline or, without a baseline, no exposure."""
         if (answer := self.policy_answer) is not None:
             return answer
         if self.request.baseline is not None:
@@ -175,7 +175,7 @@ class PendingDecision:
 
     @property
     def expose(self) -> bool:
-        """Whether to show the ad: only with money reserved."""
+        """Whether to show the ad, which needs reserved money."""
         return self.reserved is not None
 
     def ids(self, cause: str) -> dict[str, Any]:
@@ -189,13 +189,13 @@ class PendingDecision:
         }
 
     def traits(self) -> dict[str, AttributeValue]:
-        """Attributes of a span of this decision. Privacy: no user, nothing of the request, no money."""
+        """Attributes of a span of this decision. For privacy: no user, no data of the request, no money."""
         asked = {"decision_id": self.decision_id, "experiment": self.experiment.name, "arm": self.arm}
         fault = {} if self.fault is None else {"fallback_reason": self.fault}
         return {**asked, "channels": len(self.request.candidates), **fault}
 
     def item(self) -> dict[str, Any]:
-        """The question to the arm. The draw u follows from the decision's record, so that it can be reproduced."""
+        """The item to send to the arm. The draw u is computed from fields of the record, so it can be reproduced."""
         asked = self.request
         return {
             "window": self.features.window if self.features else None,
@@ -211,7 +211,7 @@ class PendingDecision:
         }
 
     def shadows(self) -> list[PendingDecision]:
-        """Questions to each challenger at the stage `shadow`, with this decision's features, prices and draws."""
+        """Copies of this decision for the challengers at the stage `shadow`, with equal features, prices and draws."""
         of = self.experiment
         if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
             return []
@@ -219,7 +219,7 @@ class PendingDecision:
         return [replace(self, arm=arm.name, **blank) for arm in of.arms if arm.name != INCUMBENT]
 
     def record(self) -> records.DecisionRecord:
-        """The record of the decision log."""
+        """The record for the decision log."""
         answer = self.answer
         fields = self._v1_answer()
         return {
@@ -264,7 +264,7 @@ class PendingDecision:
         }
 
     def shadow_record(self) -> records.ShadowRecord:
-        """The record of what a challenger would have decided (`shadows`)."""
+        """The record of a challenger's decision at the stage `shadow` (`shadows`)."""
         answer = self.answer
         return {
             "schema_version": records.VERSION,
@@ -292,7 +292,7 @@ class PendingDecision:
         }
 
     def window_record(self) -> records.WindowRecord | None:
-        """The record of the window, if one was built."""
+        """The record of the window; None if features could not be read."""
         if self.features is None:
             return None
         return {
@@ -304,7 +304,7 @@ class PendingDecision:
         }
 
     def prediction(self) -> dict[str, Any]:
-        """The caller's answer."""
+        """The answer to the caller."""
         if self.previous is not None:
             return self.previous.answer
         model = self.policy_answer.model if self.policy_answer else None
@@ -332,7 +332,7 @@ class PendingDecision:
         return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
-        """Prices of all channels, if the policy names them; else those that are known from pacing."""
+        """Prices by channel: all of the policy's, or else those that are known from pacing and the answer."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 
@@ -349,7 +349,7 @@ class PendingDecision:
         }
 
     def _refused_until(self) -> str | None:
-        """Time until which the budget refuses; None: it does not, or has no end."""
+        """Time until which the budget is exhausted; None if it is not, or has no end."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())

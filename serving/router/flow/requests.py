@@ -1,7 +1,7 @@
-"""Parses requests; a wrong one is a 400 that names the place and what was expected there.
+"""Parses requests. An invalid request gets a 400 that names the invalid field and what was expected.
 
-Requests are typed dictionaries that pydantic checks. docs/schemas/decision-request.json and outcome-report.json are
-made of them.
+Requests are typed dictionaries that pydantic validates. docs/schemas/decision-request.json and outcome-report.json are
+generated from them.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
 from serving.messages import INVALID
 
-CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may be ahead of ours
+CLOCK_SKEW = timedelta(minutes=1)  # a caller's clock may be ahead of ours by as much
 
 _MOST_INSTANCES = 64
 _MOST_OUTCOMES = 1000
 _NEVER_NEGATIVE = ("cost", "click", "conversion", CANCEL)
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-_BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send fields beside "instances"
+_BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send further fields
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-Category = Annotated[str, Field(max_length=256)]  # "" is no category: as in a log, nothing is known
+Category = Annotated[str, Field(max_length=256)]  # "" means unknown, as in a log
 Moment = Annotated[str, Field(min_length=1, max_length=256, json_schema_extra={"format": "date-time"})]
 Body = TypeVar("Body")
 
 
 class BadRequest(InvalidInput):
-    """The request can't be understood; HTTP 400."""
+    """The request is not valid; HTTP 400."""
 
     def __init__(self, fault: str) -> None:
         super().__init__(fault if isinstance(fault, Message) else INVALID(fault=fault))
@@ -60,11 +60,11 @@ class GivenBaseline(TypedDict):
     """Decision of the caller's own logic."""
 
     channel: Name
-    """One of the channels on offer."""
+    """One of the candidates."""
     expose: bool
-    """Whether it would show the ad."""
+    """Whether the caller's logic would show the ad."""
     propensity: NotRequired[Annotated[float, Field(gt=0, le=1)] | None]
-    """Probability with which it does so; 1: it does nothing else. By default it is not known."""
+    """Probability with which the caller's logic takes this decision; 1: it is deterministic. By default unknown."""
 
 
 @with_config(_STRICT)
@@ -76,16 +76,16 @@ class Instance(TypedDict):
     context: dict[str, float | Category | None]
     """The context columns of the data set."""
     request_id: NotRequired[Name | None]
-    """The caller's own id. A request that comes again with it gets the answer that it got before; another one, 409."""
+    """The caller's id of the request. A retry with the id gets the same answer, a different request with it 409."""
     timestamp: NotRequired[Moment | None]
-    """When the opportunity arose, ISO 8601 with a zone; by default, now."""
+    """Time of the opportunity, ISO 8601 with a zone; by default now."""
     candidates: NotRequired[Annotated[list[Name], Field(min_length=1)] | None]
-    """The channels that are on offer; by default, all of the data set."""
+    """The channels to choose from; by default all channels of the data set."""
     costs: NotRequired[dict[Name, Annotated[float, Field(gt=0)]] | None]
-    """Highest possible cost of an exposure in each channel now, currency units: at most, and by default, the router's
-    `cost_cap`."""
+    """Highest possible cost of an exposure now, by channel, currency units. The router's `cost_cap` is the maximum and
+    the default."""
     baseline: NotRequired[GivenBaseline | None]
-    """The answer for users of an arm with `policy: baseline`, and whenever something fails inside."""
+    """The answer for users of an arm with `policy: baseline`, and the default action after a fault."""
 
 
 @with_config(_BODY)
@@ -106,17 +106,17 @@ DecisionId = Annotated[str, AfterValidator(_decision_id), WithJsonSchema({"type"
 
 @with_config(_STRICT)
 class Outcome(TypedDict):
-    """Something that became known after a decision."""
+    """An event that became known after a decision."""
 
     event_id: Name
-    """The caller's own id: of a decision, the same id counts once."""
+    """The caller's id of the event. For each decision, the same id counts once."""
     decision_id: DecisionId
     kind: Name
-    """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel: the ad was not shown."""
+    """cost, click, conversion, revenue, another numeric outcome of the data set, or cancel (the ad was not shown)."""
     value: Annotated[float, Field(ge=-1e9, le=1e9)]
-    """Negative at most for revenue and for further outcomes of the data set."""
+    """May be negative only for revenue and for other outcomes of the data set."""
     event_time: Moment
-    """When it happened, ISO 8601 with a zone."""
+    """Time of the event, ISO 8601 with a zone."""
 
 
 @with_config(_BODY)
@@ -133,18 +133,18 @@ class DecisionRequest:
     user_id: str
     campaign_id: str
     context: dict[str, Any]
-    at: int  # when the opportunity arose, microseconds since 1970
-    candidates: Sequence[str] = ()  # channels on offer, in the order of the data set's
-    costs: Mapping[str, float] = field(default_factory=dict)  # highest of each channel, as far as the caller says
+    at: int  # time of the opportunity, microseconds since 1970
+    candidates: Sequence[str] = ()  # channels to choose from, in the data set's order
+    costs: Mapping[str, float] = field(default_factory=dict)  # highest cost by channel, if the caller gives it
     baseline: Baseline | None = None
     request_id: str | None = None
-    content: str | None = None  # hash of all that the caller said; None without a request id
+    content: str | None = None  # hash of the request's content; None without a request id
 
 
 class DecisionParser:
-    """Reads requests for decisions; `body` is `DecisionBody` with the names of this data set.
+    """A parser of requests for decisions; `body` is `DecisionBody` with the names of the data set.
 
-    `cost_cap` is the highest possible cost of an exposure in each channel, currency units, which a request may lower.
+    `cost_cap` is the highest possible cost of an exposure by channel, currency units, which a request may lower.
     """
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
@@ -172,7 +172,7 @@ class DecisionParser:
         self._adapter: TypeAdapter[DecisionBody] = TypeAdapter(self.body)
 
     def parse(self, body: Any) -> list[DecisionRequest]:
-        """The instances of a v1 request, as bytes or parsed JSON; raises BadRequest."""
+        """Parse the instances of a v1 request, given as bytes or parsed JSON; raises BadRequest."""
         checked = _checked(self._adapter, parse_json(body))
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
@@ -206,7 +206,7 @@ class DecisionParser:
 
 
 class OutcomeParser:
-    """Reads reports of outcomes; `body` is `OutcomeBody` with the kinds of this data set."""
+    """A parser of outcome reports; `body` is `OutcomeBody` with the kinds of the data set."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
@@ -216,7 +216,7 @@ class OutcomeParser:
         self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(self.body)
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
-        """The outcomes of a report, as records of the decision log; raises BadRequest."""
+        """Parse a report into records of the decision log; raises BadRequest."""
         outcomes = _checked(self._adapter, parse_json(body))["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
@@ -237,7 +237,7 @@ class OutcomeParser:
 
 
 def parse_json(body: Any) -> Any:
-    """Parse a body as JSON, of any content type; raises BadRequest."""
+    """Parse a body as JSON without regard to its content type; raises BadRequest."""
     if not isinstance(body, bytes | bytearray):
         return body
     try:
@@ -247,14 +247,14 @@ def parse_json(body: Any) -> Any:
 
 
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
-    """A hash, equal for requests with equal meaning."""
+    """A hash that is equal for requests with the same meaning."""
     said = {name: value for name, value in said.items() if value}
     text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _typed_dict(name: str, fields: Mapping[str, Any], config: ConfigDict = _STRICT) -> Any:
-    """A typed dictionary whose fields follow from a file: mypy knows none."""
+    """A typed dictionary whose fields come from a file, so mypy does not know them."""
     made = cast(Any, TypedDict)(name, fields)
     made.__pydantic_config__ = config
     return made

@@ -1,10 +1,10 @@
-"""The stages of a decision, in the threads of lanes: features, arm, ledger and log, and afterwards the shadow.
+"""The stages of a decision, run in the threads of lanes: features, arm, ledger and log, and afterwards the shadow.
 
-A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has its time,
-spans, metrics, drills and a circuit breaker. If a part fails every time, or some of its calls do not return, decisions
-take the default action at once, and now and then one call finds out whether the part answers again. Otherwise each
-decision of an arm that hangs would wait until the model's time is over, an idle router would refuse requests
-(`admission.py`), and all threads would hang.
+A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has a time
+limit, spans, metrics, drills and a circuit breaker. If a part keeps failing, or several of its calls hang, the circuit
+breaker opens: decisions take the default action at once, and single calls test from time to time whether the part
+answers again. Without it, each decision of an arm that hangs would wait for the whole time limit, even an idle router
+would refuse requests (`admission.py`), and all threads would be blocked.
 """
 
 import logging
@@ -31,22 +31,22 @@ from serving.router.ops.health import Health
 from serving.router.ops.metrics import Stage
 
 FAILURES = 20  # requests in a row until the circuit breaker opens ...
-SILENT_SECONDS = 0.25  # ... if they lasted as long: one bad moment makes many fail together
-GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
-_PAUSE_SECONDS = 0.25  # between the calls through an open circuit breaker
-_MOST_HANGING = 3  # calls of a part that have had their time: until one returns, the part is not called
+SILENT_SECONDS = 0.25  # ... if they last at least as long, because many requests can fail in one bad moment
+GRACE_SECONDS = 0.002  # tolerance after a stage's time limit
+_PAUSE_SECONDS = 0.25  # between the test calls through an open circuit breaker
+_MOST_HANGING = 3  # calls of a part beyond their time limit; until one of them returns, the part is not called
 _FOUND = {found: metrics.FEATURES.labels("yes" if found else "no") for found in (True, False)}
-_SHADOW_SECONDS = 1.0  # for an arm in the shadow, and for the log
+_SHADOW_SECONDS = 1.0  # time limit of an arm at the stage `shadow`, and of its log
 
 Decisions = Sequence[PendingDecision]
 Call = Callable[[Sequence[Any], float, Sequence[Span]], Sequence[Any]]
-"""Answers questions within seconds, or raises; an exception may stand for a single answer."""
+"""Answers questions within a time limit in seconds, or raises. A single answer may be an exception."""
 
 log = logging.getLogger(__name__)
 
 
 class Stages:
-    """Takes decisions through their stages; windows of `window_share` of the users are logged."""
+    """The four stages and the shadow. Windows are logged for `window_share` of the users."""
 
     def __init__(
         self, reader: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, parts: "Parts", window_share: float
@@ -59,7 +59,7 @@ class Stages:
         self.parts = parts
 
     def decide(self, decisions: Decisions) -> None:
-        """Take new decisions through the four stages, and repeated ones whose money is not reserved any more."""
+        """Take decisions through the four stages, except repeated ones whose money is still reserved or spent."""
         self._check_repeats([decision for decision in decisions if decision.previous is not None])
         new = [decision for decision in decisions if decision.previous is None]
         self._read_features(new)
@@ -69,10 +69,10 @@ class Stages:
         self._log(new)
 
     def _check_repeats(self, decisions: Decisions) -> None:
-        """Drop the previous answers whose money is neither reserved nor spent any more (`PendingDecision.previous`).
+        """Drop each `PendingDecision.previous` whose money is no longer reserved or spent.
 
-        Reserving again changes nothing, and is refused if the ledger has lost the reservation or paid for the request
-        again. If the ledger does not answer, the answer is repeated: its money was reserved.
+        Reserving again is idempotent. It fails if the reservation was released or another one pays for the request. If
+        the ledger does not answer, the previous answer is repeated, since its money was reserved.
         """
 
         def take(decision: PendingDecision, paid: bool | Exception) -> None:
@@ -92,7 +92,7 @@ class Stages:
             if not isinstance(found, Exception):
                 decision.features = found
                 _FOUND[found.has_history].inc()
-            elif decision.policy.policy is None:  # a policy without a server reports itself that it needs features
+            elif decision.policy.policy is None:  # `answer_here` reports missing features of policies without a server
                 decision.fall_back("features", found)
 
         read = _plain(self._reader.read)
@@ -123,12 +123,12 @@ class Stages:
             elif isinstance(reserved, NoAccount):
                 decision.fall_back("no_account", reserved)
             elif isinstance(reserved, AlreadyReserved):
-                decision.fall_back("repeated", reserved)  # with nothing to release: the money is another decision's
+                decision.fall_back("repeated", reserved)  # the money belongs to another decision and is not released
             else:
                 decision.fall_back("ledger", reserved)
                 decision.may_be_reserved = not isinstance(reserved, BudgetsClosed | CircuitOpen)
 
-        exposing = [decision for decision in decisions if decision.action.expose]  # also by the default action
+        exposing = [decision for decision in decisions if decision.action.expose]  # includes default actions
         self.parts.query("ledger", None, exposing, self._budgets.wanted, _plain(self._budgets.reserve), take)
 
     def _log(self, decisions: Decisions) -> None:
@@ -152,9 +152,9 @@ class Stages:
         self.parts.query("log", None, decisions, records, write, take)
 
     def shadow(self, shadows: Decisions) -> None:
-        """Ask a challenger of the stage `shadow` what it would have decided, after the answers have gone out.
+        """Call challengers at the stage `shadow` for decisions that have been answered, and log their choices.
 
-        It spends nothing, and a fault concerns no decision.
+        This spends no money, and its faults affect no decision.
         """
         for of_one in _by_policy(shadows):
             experiment, arm = of_one[0].experiment, of_one[0].policy
@@ -171,7 +171,7 @@ class Stages:
 
     def _call_in_shadow(self, shadows: Decisions) -> None:
         experiment, arm = shadows[0].experiment, shadows[0].policy
-        for shadow in shadows:  # a policy without a server reports itself that it needs features
+        for shadow in shadows:  # `answer_here` reports missing features of policies without a server
             shadow.fault = "features" if shadow.features is None and arm.policy is None else None
         if not (asked := [shadow for shadow in shadows if shadow.fault is None]):
             return
@@ -193,10 +193,10 @@ class Stages:
 
 
 class Parts:
-    """Calls parts, in threads; one circuit breaker a part.
+    """The parts that stages call, each with a circuit breaker; used by the threads of lanes.
 
-    `part` is a part's name in `/health/ready`. Ledger and log have None: they are reported elsewhere, their exceptions
-    are answers, and only what does not answer in time opens their circuit breakers.
+    `part` is the name in `/health/ready`. It is None for the ledger and the log, whose health is reported elsewhere.
+    Their exceptions count as answers, so only timeouts open their circuit breakers.
     """
 
     def __init__(self, health: Health, drills: Drills) -> None:
@@ -213,9 +213,9 @@ class Parts:
         call: Call,
         take: Callable[[PendingDecision, Any], None],
     ) -> None:
-        """Ask a part about decisions by one call; `take` gets each answer, or the exception in its place.
+        """Call a part once for all decisions; `take` gets each answer, which may be an exception.
 
-        A bug of `take` concerns its decision alone, and leaves it `asking`: what the part has done may be undone then.
+        If `take` raises (a bug), only its decision fails. It stays `asking`, so that its reservation is released.
         """
         asked, questions = [], []
         for decision in decisions:
@@ -259,16 +259,16 @@ class Parts:
         took = perf_counter() - start
         if not isinstance(fault, CircuitOpen):
             breaker.ends.remove(end)
-            if took > seconds + GRACE_SECONDS:  # an answer that came too late does not count
+            if took > seconds + GRACE_SECONDS:  # a late answer is not used
                 fault = TimeoutError(f"the stage {stage} did not end in time")
-            # The event loop has counted those that it took over.
+            # The event loop itself has counted the decisions that it took over.
             self.report(stage, part, fault, len({id(one.deadline) for one in decisions if not one.taken_over}))
         for decision in decisions:
             metrics.of_arm(metrics.STAGE_LATENCY, decision.account, stage=stage).observe(took)
         return answers if fault is None else [fault] * len(decisions)
 
     def report(self, stage: Stage, part: str | None, fault: Exception | None, requests: int = 1) -> None:
-        """Count requests that a part answered or failed."""
+        """Count requests for the health and the circuit breaker of a part; `fault` is None if it has answered."""
         if part is not None:
             self.health.report(part, fault)
         answered = fault is None or (part is None and not isinstance(fault, TimeoutError))
@@ -276,22 +276,22 @@ class Parts:
 
 
 class CircuitOpen(RuntimeError):
-    """The part was not called: it has failed too often."""
+    """The part was not called, because it has failed too often."""
 
 
 class CircuitBreaker:
-    """The circuit breaker of one part."""
+    """The circuit breaker of a part."""
 
     def __init__(self) -> None:
         self._failures = 0
-        self._since = 0.0  # the first failure
-        self._ask_again = 0.0
-        self.ends: list[float] = []  # of the calls at work: when their time is over
+        self._since = 0.0  # time of the first failure
+        self._ask_again = 0.0  # time of the next test call
+        self.ends: list[float] = []  # time limits of the calls in progress
 
     def allows_call(self) -> bool:
         """Whether the part may be called now."""
         now = monotonic()
-        if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each one holds a thread
+        if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each of them blocks a thread
             return False
         if self._failures < FAILURES or now < self._since + SILENT_SECONDS:
             return True
@@ -319,7 +319,7 @@ def _apply(take: Callable[[PendingDecision, Any], None], decision: PendingDecisi
 
 
 def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
-    """Decisions of each arm of each experiment; its file may change between those of a batch."""
+    """Decisions grouped by arm and experiment. The experiment's file may change within a batch."""
     found: dict[tuple[int, str], list[PendingDecision]] = {}
     for decision in decisions:
         found.setdefault((id(decision.experiment), decision.arm), []).append(decision)
@@ -327,19 +327,18 @@ def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
 
 
 def _plain(call: Callable[[Any], Sequence[Any]]) -> Call:
-    """A call that has its own time limit and sends no trace."""
+    """Adapt a call that has its own time limit and sends no trace."""
     return lambda questions, seconds, spans: call(questions)
 
 
 def _spans(decisions: Decisions) -> Iterable[tuple[tracing.Traits, Span]]:
-    """A span for each request."""
     for _, of_request in groupby(decisions, key=lambda decision: id(decision.deadline)):
         shared = list(of_request)
         yield partial(_traits, shared), shared[0].span
 
 
 def _traits(decisions: Decisions) -> dict[str, AttributeValue]:
-    """Traits of one decision, or those that all decisions of a request have in common, with their ids."""
+    """Attributes of a single decision, or the common ones of a request's decisions with their ids."""
     of, ids = decisions[0], [decision.decision_id for decision in decisions]
     if len(ids) == 1:
         return of.traits()

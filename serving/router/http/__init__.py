@@ -1,5 +1,5 @@
-"""HTTP around the router.
+"""The router's HTTP interface.
 
-In reading order: `server.py` (the process, from the warm-up to its end), `gateway.py` (the application) with `auth.py`,
-`v2.py` (protocol v2), `openapi.py` (all of it as an OpenAPI document).
+In reading order: `server.py` (the process, from its start to its shutdown), `gateway.py` (the application) with
+`auth.py`, `v2.py` (protocol v2), `openapi.py` (the OpenAPI document).
 """

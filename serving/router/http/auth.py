@@ -1,10 +1,10 @@
 """Authenticates callers.
 
     auth: {kind: token, file: /run/secrets/mtorl/token}    # Authorization: Bearer ...; each line is a valid token
-    auth: {kind: none}                                     # only where no stranger reaches the port
+    auth: {kind: none}                                     # only if no stranger can reach the port
 
-The setting has no default: a router without authentication must say so in its file. Tokens are read again when their
-file changes, so that a Secret is rotated without a restart: write the new line first, remove the old one later.
+The setting has no default, so authentication is never off by mistake. The token file is read again when it changes. To
+rotate a Secret without a restart, add the new token first, and remove the old one later.
 """
 
 import hmac
@@ -21,7 +21,7 @@ _SHORTEST_TOKEN = 16  # characters
 
 
 class Authentication:
-    """Admits requests with one of the tokens in `auth.file`; with `kind: none`, every request.
+    """A check that admits requests with one of the tokens in `auth.file`, or all requests with `kind: none`.
 
     Raises SettingsError if the file has no usable token.
     """
@@ -41,7 +41,7 @@ class Authentication:
         return self._file is not None
 
     def admits(self, headers: Headers) -> bool:
-        """Compares with every token, each in constant time."""
+        """Whether a request's token is valid. It is compared with every token, each in constant time."""
         if self._file is None:
             return True
         self._read(self._file)
@@ -50,7 +50,7 @@ class Authentication:
         return any([hmac.compare_digest(token.strip(), one) for one in self._tokens]) and kind.lower() == b"bearer"
 
     def _read(self, file: Path) -> None:
-        """Read the file if it changed. A file that is gone or empty is ignored: it may be a half-done rotation."""
+        """Read the file if it has changed. A missing or empty file is ignored: a rotation may be in progress."""
         try:
             status = file.stat()  # takes a microsecond
             version = status.st_mtime_ns, status.st_ino

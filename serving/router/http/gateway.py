@@ -1,10 +1,10 @@
-"""The router's ASGI application: guards every request, answers the router's own, and passes others on to KServe's.
+"""The router's ASGI application: checks every request, answers the router's own routes, and passes others to KServe.
 
-A request for decisions passes nothing but this file: a framework's routing and middleware would take as much CPU as the
-decision's own way through the event loop.
+Requests for decisions use no framework, whose routing and middleware would take as much CPU time in the event loop as
+the decision.
 
-GET of probes, `/metrics` and the model's description needs no authentication; every request that may change something
-needs it. A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
+GET requests for probes, `/metrics` and the model's description need no authentication. All requests that may change
+something do. Bodies have a limit of size and time, so a slow or endless body blocks only its own connection.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ from serving.router.ops.drills import Drill
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
-BODY_SECONDS = 5.0  # for a body to arrive
-_MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds memory
-_PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
+BODY_SECONDS = 5.0  # time limit for a body to arrive
+_MOST_READERS = 256  # bodies that arrive at the same time; with the limit of their size, this bounds memory
+_PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication
 _HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"2")}
 
 Answer = tuple[int, Any]
-"""Status, and what becomes JSON."""
+"""HTTP status, and a value to encode as JSON."""
 Work = Callable[[bytes, Headers], Awaitable[Answer]]
-"""Answers a request by its body and its headers, whose names are in lower case."""
+"""Answers a request, given its body and its headers, whose names are in lower case."""
 
 
 class _Refused(Exception):
@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 class Gateway:
-    """The application of one router; `readers` counts the bodies that are arriving."""
+    """The application of a router; `readers` counts the bodies that are arriving."""
 
     def __init__(self, router: Router, settings: RouterSettings) -> None:
         model = Model(settings.model_name)
@@ -61,12 +61,12 @@ class Gateway:
         self._max_body_bytes = settings.max_body_bytes
         self._health = router.health
         self._kserve = application([model])
-        # KServe's own answer to these probes is always yes.
+        # KServe itself always answers these probes with yes.
         self._probes = ("/v2/health/ready", f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready")
         self._routes = _routes(router, model.name, self._authentication.needed)
 
     def sheds(self, method: bytes, target: bytes) -> bool:
-        """Whether a request is refused for want of room before it is parsed, authenticated or not."""
+        """Whether to refuse a request because the router is full, before it is parsed and authenticated."""
         if method != b"POST" or target.startswith(b"/v1/outcomes"):
             return False
         refused = self.decisions.full
@@ -142,7 +142,7 @@ def _refusal(status: int, error: Message) -> Answer:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hand on the body that was read, then later messages (a disconnect)."""
+    """Repeat the body that was read, then pass on later messages (a disconnect)."""
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Event:
@@ -152,7 +152,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]]:
-    """Handlers by path and method; `token`: callers need one."""
+    """Handlers by path and method; `token` tells whether callers need one."""
 
     async def decide(body: bytes, _: Headers) -> Any:
         return {"predictions": await router.decider.decide(router.parser.parse(body))}
@@ -206,7 +206,7 @@ def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work
 async def _admitted(
     span: str, admission: Admission, work: Callable[[bytes, Headers], Awaitable[Any]], body: bytes, headers: Headers
 ) -> Answer:
-    """The work's answer once there is room; raises Saturated."""
+    """Wait for room, then do the work; returns its answer. Raises Saturated."""
     with tracing.request(span, headers) as traced:
         async with admission.admit():
             answer: Answer
@@ -217,7 +217,7 @@ async def _admitted(
             except RequestConflict as error:
                 answer = 409, error.args[0].body
             except SpoolUnavailable as error:
-                # An outcome that is not on disk must not be called accepted: the one inner fault that is a 5xx.
+                # The only internal fault that is a 5xx: an outcome that is not on disk must not be acknowledged.
                 answer = 503, messages.NOT_STORED(error=str(error)).body
         tracing.answered(traced, answer[0])
     return answer

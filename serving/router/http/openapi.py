@@ -1,10 +1,10 @@
-"""Writes the router's own HTTP interface as an OpenAPI 3.1 document.
+"""Generates an OpenAPI 3.1 document of the router's own HTTP interface.
 
     curl -s -H "Authorization: Bearer $TOKEN" localhost:8080/openapi.json      # with the names of the router's data set
     docs/schemas/openapi.json                                                  # for any data set
 
-FastAPI generates it from the types that requests are checked with; no request passes this application.
-`tests/serving/router/test_api.py` compares a running router with it. For people: docs/api.md.
+FastAPI generates the document from the types that validate requests, but serves no request. docs/api.md explains the
+interface, and `tests/serving/router/test_api.py` compares the document with a running router.
 """
 
 from collections.abc import Mapping
@@ -33,18 +33,18 @@ class _Exact(BaseModel):
 
 
 class Error(_Exact):
-    """Reason why there is no answer."""
+    """The reason for a refusal."""
 
     error: str
-    """For people: what is wrong, where, and what to do."""
+    """Message for people: what is wrong, where, and what to do."""
     code: str
-    """For programs: stays the same when the words change."""
+    """Code for programs, which does not change when the message is reworded."""
     values: dict[str, Any]
-    """What the words name: a place, a limit, a time."""
+    """The values in the message, such as a field, a limit or a time."""
 
 
 class ModelIdentity(_Exact):
-    """The model that decided, as far as it says who it is."""
+    """The model that decided; null for what the arm did not report."""
 
     name: str | None
     version: str | None
@@ -56,7 +56,7 @@ class Prediction(V1Answer):
     """A decision."""
 
     model: ModelIdentity | None
-    """null: no model decided, or it did not say."""
+    """null if no model decided, or the arm did not report its model."""
 
 
 class DecisionAnswer(_Exact):
@@ -69,7 +69,7 @@ class OutcomeCounts(_Exact):
     """Counts of a stored report of outcomes."""
 
     accepted: Count
-    """All of the report. One that was reported before, by its `event_id`, counts once."""
+    """Number of outcomes in the report, even if some were reported before. Each `event_id` counts once."""
 
 
 class OutputTensor(_Exact):
@@ -79,7 +79,7 @@ class OutputTensor(_Exact):
     shape: list[Count]
     datatype: Literal["BYTES", "BOOL", "FP64"]
     data: Annotated[
-        list[str | bool | float | None], Field(description="What is not known is an empty text, or null as a number.")
+        list[str | bool | float | None], Field(description="Unknown values are empty texts, or null for numbers.")
     ]
 
 
@@ -92,54 +92,54 @@ class InferAnswer(_Exact):
 
 
 class DrillInForce(Drill):
-    """A fault that is injected now."""
+    """An active injected fault."""
 
     seconds_left: float
 
 
 class DrillsInForce(_Exact):
-    """The faults that are injected now."""
+    """The active injected faults."""
 
     drills: list[DrillInForce]
 
 
 class Live(_Exact):
-    """Whether the event loop turns."""
+    """Result of the liveness probe."""
 
     seconds_since_housekeeping: float
 
 
 class Ready(_Exact):
-    """Whether requests may come. Before the router is asked, the answer may be an `Error`, too."""
+    """Result of the readiness probe. A request that is refused earlier gets an `Error` instead."""
 
     ready: bool
     waiting_for: str = ""
     """Why no decisions can be made yet."""
     problems: dict[str, list[Error]] = {}
-    """Part -> what is wrong with it, with codes; "router": what it waits for."""
+    """Part -> its problems with codes. The part "router" has the reason why no decisions can be made yet."""
     draining: bool = False
-    """The router is about to end."""
+    """Whether the router is shutting down."""
     parts: dict[str, str] = {}
-    """Part -> "ok", or what is wrong with it. Decisions are made all the same, with the default action if need be."""
+    """Part -> "ok" or its problems. Despite problems, decisions are made, if necessary with the default action."""
     experiments: dict[str, str] = {}
-    """Experiment -> the version by which decisions are made, with its accounts."""
+    """Experiment -> the version that the router applies, budgets included."""
 
 
 _REFUSALS = {
-    400: "The request can't be understood: correct it.",
-    401: "No valid credentials: send the header `Authorization`.",
-    404: "The setting `drills` does not allow faults to be injected.",
-    408: "The request did not arrive in time: 5 s for its body, 10 s in all.",
-    409: "A `request_id` was used before for another request. Nothing of the body was decided.",
+    400: "The request is not valid. Correct it.",
+    401: "The request has no valid token. Send the header `Authorization`.",
+    404: "The setting `drills` does not allow fault injection.",
+    408: "The request did not arrive in time: 5 s for its body, 10 s in total.",
+    409: "A `request_id` was used before for a different request. Nothing in the body was decided.",
     413: "The body is larger than the setting `max_body_bytes`.",
-    429: "More requests than can be answered in time: retry after `Retry-After`, or show no ad.",
+    429: "There are more requests than can be answered in time. Retry after `Retry-After`, or show no ad.",
     431: "The head of the request has more than 32 KiB, or more than 100 headers.",
-    503: "Not now: no decisions can be made yet, and the message says what is waited for; or outcomes can't be stored.",
+    503: "No decisions can be made yet (the message has the reason), or the outcomes can't be stored. Retry later.",
 }
 _ABOUT = (
-    "Decisions of an A/B experiment on advertising channels, and what became of them. A fault inside the router is no "
-    "5xx, but the default action with a `fallback_reason`. A connection too many is answered with 503 before it asks "
-    "for anything. The routes of KServe's protocols v1 and v2 that describe model and server are there as well."
+    "Decisions of an A/B experiment on advertising channels, and their outcomes. After an internal fault, the answer "
+    "is the default action with a `fallback_reason`, not a 5xx. If there are too many connections, a new one gets 503 "
+    "before it sends a request. The routes of KServe's protocols v1 and v2 that describe model and server exist, too."
 )
 _EVENT: Json = {
     "event_id": "click-1",
@@ -152,7 +152,7 @@ _DRILL = {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_
 
 
 def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> Json:
-    """The document of a router: an example of an instance, its types of requests, and whether callers need a token."""
+    """The document of a router, given an example `instance`, its types of bodies, and whether callers need a token."""
     made = FastAPI(
         title="MTORL router",
         version=__version__,
@@ -165,10 +165,10 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
     described = made.openapi()
     for item in described["paths"].values():
         for operation in item.values():
-            operation["responses"].pop("422", None)  # FastAPI's status for a wrong body; here it is 400
+            operation["responses"].pop("422", None)  # FastAPI's status for an invalid body; the router's is 400
     schemas = described["components"]["schemas"]
     del schemas["HTTPValidationError"], schemas["ValidationError"]
-    for body in (DecisionBody, OutcomeBody):  # the types of a data set lack the descriptions
+    for body in (DecisionBody, OutcomeBody):  # types with the names of a data set have no descriptions of their own
         for name, general in TypeAdapter(body).json_schema()["$defs"].items():
             schemas[name].setdefault("description", general["description"])
             for field, schema in general["properties"].items():
@@ -178,7 +178,7 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
 
 
 def generic_document() -> Json:
-    """The document for any data set, as docs/ has it."""
+    """The document for any data set, as in docs/schemas/."""
     context = {"hour": 20, "device": "mobile", "placement": "feed"}
     instance = {"user_id": "u000003", "campaign_id": "spring-sale", "context": context}
     return document("ads", instance, DecisionBody, OutcomeBody, token=True)
@@ -189,11 +189,11 @@ def _probes() -> APIRouter:
 
     @routes.get("/health/live", response_model=Live, responses={503: {"model": Live}})
     def live() -> None:
-        """Whether the event loop turns."""
+        """Liveness probe: whether the event loop responds."""
 
     @routes.get("/health/ready", response_model=Ready, responses={503: {"model": Ready}})
     def ready() -> None:
-        """Whether requests may come, and which parts do not answer."""
+        """Readiness probe: whether requests can be answered, and which parts have problems."""
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> None:
@@ -203,10 +203,10 @@ def _probes() -> APIRouter:
 
 
 def _guarded(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> APIRouter:
-    """Routes that need a token, if the router has one."""
+    """Routes that need a token, if the router requires one."""
     needs: Json = {"dependencies": [Depends(HTTPBearer(scheme_name="caller"))], "responses": _refusals(401)}
     routes = APIRouter(**(needs if token else {}))
-    sent = (413, 429, 503)  # of each request with a body
+    sent = (413, 429, 503)  # possible statuses of every request with a body
     texts = {key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in instance.items()}
     tensors = [{"name": key, "datatype": "BYTES", "shape": [1], "data": [text]} for key, text in texts.items()]
     v1_body = Annotated[decisions, _example({"instances": [dict(instance)]})]
@@ -215,28 +215,28 @@ def _guarded(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
 
     @routes.post(f"/v1/models/{model}:predict", response_model=DecisionAnswer, responses=_refusals(400, 409, *sent))
     def decide(body: v1_body) -> None:
-        """Decides on 1 to 64 opportunities, protocol v1.
+        """Decide on 1 to 64 opportunities, protocol v1.
 
-        With a `request_id` it may be sent again: for ten minutes the answer is the same.
+        A retry with the same `request_id` gets the same answer for ten minutes.
         """
 
     @routes.post(f"/v2/models/{model}/infer", response_model=InferAnswer, responses=_refusals(400, 409, *sent))
     def infer(body: v2_body) -> None:
-        """Decides on opportunities, Open Inference Protocol v2: the fields of v1's instances as tensors.
+        """Decide on opportunities, Open Inference Protocol v2: the fields of v1's instances as tensors.
 
-        Tensors may come as bytes behind the message, too (`Inference-Header-Content-Length`).
+        Binary tensors after the JSON message are accepted as well (`Inference-Header-Content-Length`).
         """
 
     @routes.post("/v1/outcomes", response_model=OutcomeCounts, responses=_refusals(400, *sent))
     def report(body: report_body) -> None:
-        """Reports what became of decisions, 1 to 1000 at once; 200: all of it is on disk.
+        """Report 1 to 1000 outcomes of decisions. A 200 means that all of them are on disk.
 
-        It may be sent again: each `event_id` counts once.
+        A report may be sent again: each `event_id` counts once.
         """
 
     @routes.get("/v1/drills", response_model=DrillsInForce, responses=_refusals(404))
     def drills() -> None:
-        """Faults that are injected now."""
+        """List the active injected faults."""
 
     @routes.post("/v1/drills", response_model=DrillsInForce, responses=_refusals(400, 404, *sent))
     def drill(body: Annotated[Drill, _example(_DRILL)]) -> None:

@@ -1,7 +1,7 @@
-"""The process: a server around the router, from the first probe to the drained end.
+"""Runs the router's process: an HTTP server that listens at once, opens the router, and shuts both down.
 
-It listens at once, since the router may wait for minutes (a slow volume) or for ever (a missing feature
-registry), and the probes must tell that from a process that hangs.
+The router may wait for minutes (a slow volume) or forever (a missing feature registry) before it can decide. Because
+the server already answers probes, a waiting router can be told from a process that hangs.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from serving.router.router import Router
 
 log = logging.getLogger(__name__)
 
-_GRACE_SECONDS = 10  # for requests in flight, and for what the router has to do after them ...
-_LAST_SECONDS = 4.0  # ... which has as long in any case
-_LEFT_UNDONE = 4  # exit code
+_GRACE_SECONDS = 10  # for requests in flight and the router's own shutdown ...
+_LAST_SECONDS = 4.0  # ... of which the router always has at least this much
+_LEFT_UNDONE = 4  # exit code if work is left
 
 
 def serve(settings: RouterSettings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish requests in flight, flush the log and return.
+    """Serve until SIGTERM or SIGINT, then finish requests in flight, flush the log and return.
 
-    If a store that hangs leaves work undone by the end of the grace time, the process ends with exit code 4.
+    If a store hangs and work is left at the end of the grace time, the process exits with code 4.
     """
     router = Router(settings)
     _RouterServer(settings, router, Gateway(router, settings)).serve_until_stopped()
@@ -49,7 +49,7 @@ class _RouterServer(Server):
             Shedding(gateway.sheds, gateway.decisions.refusal_seconds),
         )
         self._router = router
-        self._until = math.inf  # monotonic clock: when the grace time is over
+        self._until = math.inf  # end of the grace time by the monotonic clock
         self._stack = contextlib.AsyncExitStack()
 
     async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -57,13 +57,13 @@ class _RouterServer(Server):
             await super()._serve(sockets)
             if not self._router.health.started:
                 if self._opening.done():
-                    self._opening.result()  # raises what is wrong
-                # Nothing was decided; Python would wait for the thread that reads the log.
+                    self._opening.result()  # raises the error of the start
+                # Nothing was decided. A normal exit would wait for the thread that reads the log.
                 os._exit(0)
             _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and open the router meanwhile."""
+        """Listen, and open the router in the background."""
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
@@ -76,20 +76,20 @@ class _RouterServer(Server):
         except BaseException:
             self.should_exit = True
             raise
-        # A full collection of the objects that imports made takes 100 ms: longer than a deadline.
+        # Exclude imported objects from garbage collection: a full collection takes 100 ms, longer than a deadline.
         gc.collect()
         gc.freeze()
         log.info("router ready %s", url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Shut the server down within the grace time."""
+        """Begin the shutdown, which must end within the grace time."""
         self._router.health.draining = True
         self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
         super().handle_exit(sig, frame)
 
 
 def _end_in_time(router: Router, seconds: float) -> None:
-    """End the process after some seconds: Python waits for its threads, and one in a store may hang for ever."""
+    """Exit after some seconds even if a thread hangs in a store; Python itself would wait for the thread forever."""
 
     def end() -> None:
         code = _LEFT_UNDONE

@@ -1,4 +1,4 @@
-"""Decisions in the Open Inference Protocol (KServe v2): text tensors in, one tensor for each field out."""
+"""Converts requests and answers of the Open Inference Protocol (KServe v2), which has a tensor for each field."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NotRequired
@@ -26,17 +26,17 @@ class InputTensor(TypedDict):
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2, description="[n] or [n, 1].")]
     data: Annotated[
         list[str],
-        Field(min_length=1, description="n texts. Those of what is not a text (`context`, for instance) are JSON."),
+        Field(min_length=1, description="n texts. For fields that are not texts, such as `context`, each is JSON."),
     ]
 
 
 class InferBody(TypedDict):
     """A request for decisions, protocol v2."""
 
-    id: NotRequired[Annotated[str | None, Field(description="Of the request; the answer repeats it.")]]
+    id: NotRequired[Annotated[str | None, Field(description="Id of the request, which the answer repeats.")]]
     inputs: Annotated[
         list[InputTensor],
-        Field(min_length=1, max_length=len(INPUTS), description="Fields of an instance, as tensors of one length."),
+        Field(min_length=1, max_length=len(INPUTS), description="Fields of instances, as tensors of equal length."),
     ]
 
 
@@ -44,9 +44,9 @@ _ADAPTER: TypeAdapter[InferBody] = TypeAdapter(InferBody)
 
 
 def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser) -> tuple[list[DecisionRequest], str]:
-    """The decisions that a v2 request asks for, and its id, which may be empty. Raises BadRequest.
+    """Parse a v2 request; returns its decisions and its id, which may be empty. Raises BadRequest.
 
-    `json_bytes` is the header Inference-Header-Content-Length: after as many bytes of JSON, tensors follow as bytes.
+    `json_bytes` is the header Inference-Header-Content-Length, the number of bytes of JSON. Binary tensors follow.
     """
     try:
         message = _ADAPTER.validate_python(parse_json(body) if json_bytes is None else _in_json(body, json_bytes))
@@ -66,7 +66,7 @@ def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser)
 
 
 def build_response(model: str, request_id: str, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The answer to a v2 request; without an id, the request has that of its first decision."""
+    """Build the answer to a v2 request. Without a request id, its id is that of the first decision."""
     outputs = []
     for name, datatype in OUTPUTS.items():
         unknown = None if datatype == "FP64" else ""
@@ -76,7 +76,6 @@ def build_response(model: str, request_id: str, predictions: Sequence[dict[str, 
 
 
 def _in_json(body: bytes, json_bytes: bytes) -> dict[str, Any]:
-    """The message, with tensors that came as bytes in it."""
     try:
         message: dict[str, Any] = InferRequest.from_bytes(body, int(json_bytes), "").to_dict()
     except (*DECODING, InferenceError) as error:

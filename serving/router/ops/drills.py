@@ -1,10 +1,10 @@
-"""Injects faults on request, for drills of alerts and people.
+"""Injects faults on request, to test alerts and train people.
 
     POST   /v1/drills   {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_seconds": 60}
-    GET    /v1/drills   the faults in force
-    DELETE /v1/drills   ends all of them
+    GET    /v1/drills   lists the active faults
+    DELETE /v1/drills   ends all faults
 
-Only with `drills: true` in the settings. A fault is injected inside a stage's own time limit, and ends by itself.
+This needs `drills: true` in the settings. Faults count toward a stage's time limit, and end after `for_seconds`.
 """
 
 import random
@@ -26,19 +26,19 @@ class Drill(StrictModel):
 
     stage: Stage
     fault: Literal["slow", "error"]
-    """slow: the stage starts `seconds` late; error: it fails after them."""
+    """slow: the stage starts `seconds` late. error: the stage fails after `seconds`."""
     seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Part of the calls that have the fault."""
+    """Share of the calls that have the fault."""
     for_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    """How long the fault is in force."""
+    """Time until the fault ends, in seconds."""
 
 
 class Drills:
-    """The faults in force."""
+    """The active faults."""
 
     def __init__(self) -> None:
-        self._ends: dict[Drill, float] = {}  # replaced as a whole: threads read it
+        self._ends: dict[Drill, float] = {}  # fault -> its end; never changed in place, because threads read it
 
     def start(self, drill: Drill) -> None:
         """Start a fault."""
@@ -49,12 +49,12 @@ class Drills:
         self._ends = {}
 
     def in_force(self) -> list[dict[str, Any]]:
-        """The faults, with the seconds that they have left."""
+        """The active faults and the seconds until their end."""
         now = monotonic()
         return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._active().items()]
 
     def inject(self, stage: Stage, seconds: float) -> None:
-        """Apply the faults in force to a stage that may take `seconds`; raises DrillFault, TimeoutError."""
+        """Apply the active faults to a stage with a time limit of `seconds`; may raise DrillFault or TimeoutError."""
         for drill in self._active():
             if drill.stage != stage or random.random() >= drill.share:
                 continue

@@ -1,13 +1,13 @@
 """Answers of the probes.
 
-    GET /health/live      200 while the event loop turns; otherwise the pod should be restarted
-    GET /health/ready     200 while requests may come: decisions can be made, not draining, the log's thread alive
+    GET /health/live      200 while the event loop responds; otherwise the pod should be restarted
+    GET /health/ready     200 while requests can be answered: started, not shutting down, the log's thread alive
 
-Until decisions can be made, `ready` answers 503 with the reason: a missing feature registry, a long decision log. A
-restart would not help, so `live` is 200 meanwhile.
+Until decisions can be made, `ready` answers 503 with the reason, such as a missing feature registry or a long decision
+log. A restart would not help, so `live` answers 200.
 
-If a store or an arm does not answer, the router stays ready and answers with the default action: taking all replicas
-out of service at once would not help. The body names the part:
+If a store or an arm does not answer, the router stays ready and answers with the default action, because taking all
+replicas out of service would not help. The body names the part:
 
     {"ready": true, "parts": {"ledger": "ok", "challenger": "no answer for 12 s: TimeoutError"},
      "problems": {"challenger": [{"code": "no-answer", ...}]}, "experiments": {"spring": "5f1c3a9e"}}
@@ -21,28 +21,28 @@ from typing import Any, NamedTuple
 from mtorl.runtime.message import Message
 from serving.router import messages
 
-_STALE_SECONDS = 30.0  # without a sign of life, the event loop hangs
+_STALE_SECONDS = 30.0  # without a tick, after which the event loop counts as hanging
 
 
 class Fault(NamedTuple):
-    """Reason why a part does not answer, and since when (`time.monotonic`)."""
+    """The reason why a part does not answer, and since when (`time.monotonic`)."""
 
     since: float
     error: Exception
 
     @property
     def seconds(self) -> float:
-        """Time since then."""
+        """Seconds since the first failure."""
         return monotonic() - self.since
 
 
 class Health:
-    """Collects reports of the parts."""
+    """The health of all parts, which they report themselves."""
 
     def __init__(self) -> None:
         self.waiting_for: Message | None = messages.STARTING()  # why no decisions can be made yet; None once they can
-        self.draining = False  # the router is about to end
-        self.experiments: Mapping[str, str] = {}  # version of each that decisions are made by, with its accounts
+        self.draining = False  # whether the router is shutting down
+        self.experiments: Mapping[str, str] = {}  # experiment -> version that the router applies, budgets included
         self._tick = monotonic()
         self._faults: dict[str, Fault | None] = {}
         self._heard: dict[str, float] = {}
@@ -55,30 +55,30 @@ class Health:
 
     @property
     def problems(self) -> dict[str, tuple[Message, ...]]:
-        """Part -> what is wrong with it; empty: it is ok."""
+        """Part -> its problems; empty if it is ok."""
         answers = {
             part: (messages.NO_ANSWER(seconds=fault.seconds, cause=type(fault.error).__name__),) if fault else ()
-            for part, fault in dict(self._faults).items()  # a copy: threads may add some
+            for part, fault in dict(self._faults).items()  # a copy, because threads may add items
         }
         return answers | {part: notes for part, notes in dict(self._notes).items() if not answers.get(part)}
 
     @property
     def parts(self) -> dict[str, str]:
-        """Part -> "ok", or what is wrong with it."""
+        """Part -> "ok" or its problems."""
         return {part: "; ".join(problems) or "ok" for part, problems in self.problems.items()}
 
     def tick(self) -> None:
-        """Note that the event loop turns."""
+        """Note that the event loop responds."""
         self._tick = monotonic()
 
     def report(self, part: str, error: Exception | None = None) -> None:
-        """Note that a part answered, or did not."""
+        """Note that a part has answered, or why it has not."""
         now = self._heard[part] = monotonic()
         before = self._faults.get(part)
         self._faults[part] = Fault(before.since if before else now, error) if error else None
 
     def note(self, part: str, *problems: Message) -> None:
-        """Set what is wrong with a part that answers; nothing clears it."""
+        """Set the problems of a part that answers; without problems, clear them."""
         self._notes[part] = problems
 
     def fault(self, part: str) -> Fault | None:
@@ -90,17 +90,17 @@ class Health:
         return monotonic() - self._heard.get(part, -inf)
 
     def forget(self, part: str) -> None:
-        """Drop the reports on a part that is gone, or is another one now."""
+        """Drop the reports on a part that was removed or replaced."""
         for known in (self._faults, self._heard, self._notes):
             known.pop(part, None)
 
     def live(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the event loop turns, and the probe's body."""
+        """Whether the event loop responds, and the probe's body."""
         quiet = monotonic() - self._tick
         return quiet < _STALE_SECONDS, {"seconds_since_housekeeping": round(quiet, 1)}
 
     def ready(self, log_alive: Callable[[], bool]) -> tuple[bool, dict[str, Any]]:
-        """Whether requests may come, and the probe's body; `log_alive` is called once decisions can be made."""
+        """Whether requests can be answered, and the probe's body. `log_alive` is called only after the start."""
         if (waits := self.waiting_for) is not None:
             return False, {"ready": False, "waiting_for": waits, "problems": {"router": [waits.body]}}
         if not (alive := log_alive()):

@@ -1,11 +1,11 @@
-"""Holds the experiments in force: reloads changed files and budget tables, and keeps the last good ones.
+"""Keeps the active experiments: reloads changed files and budget tables, and keeps the last valid versions.
 
-The router also saves the experiments in force to a folder of its own. After a restart with an invalid file, it starts
-with these, and waits only if nothing usable was kept. Until the files are mended, `/health/ready`, the
-metric `mtorl_experiment_refused` and the log report the refusal.
+The router also saves the active experiments in a folder. If a file is invalid at a restart, the router starts with the
+saved ones. It waits only if none of these is valid either. Until the files are corrected, `/health/ready`, the metric
+`mtorl_experiment_refused` and the log report the refusal.
 
-A file that is invalid, or in conflict with other experiments, does not affect the others, and its kill switch still
-works: a file NAME.off beside NAME.yaml, or `enabled: false`. Either works even if the rest of the file is invalid.
+A file that is invalid, or conflicts with other experiments, does not affect these. Its kill switch still works, as a
+file NAME.off next to NAME.yaml or as `enabled: false`, even if the rest of the file is invalid.
 """
 
 import contextlib
@@ -25,27 +25,27 @@ from serving.router.ops.health import Health
 
 log = logging.getLogger(__name__)
 OFF = ".off"
-"""Of a file beside an experiment's: its kill switch is on, whatever the content of both."""
+"""Suffix of a file next to an experiment's file, which switches the experiment off, even if it is empty."""
 
 
 class Source(Protocol):
-    """Origin of the experiments."""
+    """A source of experiments."""
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """File name and YAML of each experiment, and NAME.off for each that is switched off by it.
+        """File name -> YAML of each experiment, with NAME.off for experiments that are switched off by such a file.
 
-        `versions` are those in force, `refused`: they are not what was said last. Raises ExperimentError if there is
-        no experiment, or one can't be read.
+        `versions` are the active versions. `refused` tells that some of the last texts were refused. Raises
+        ExperimentError if there is no experiment, or a file can't be read.
         """
 
     def folder(self, name: str) -> Path:
-        """Folder of an experiment's budget table, by its file name."""
+        """Folder of the budget table of an experiment, given the experiment's file name."""
 
 
 class ExperimentFiles:
-    """An experiment's file, or a folder of several, named *.yaml; a ConfigMap may be mounted there.
+    """An experiment's file, or a folder with several files *.yaml, such as a mounted ConfigMap.
 
-    `tables` is the folder of the budget tables; None: that of each file.
+    `tables` is the folder of the budget tables; None: the folder of each file.
     """
 
     def __init__(self, path: Path, tables: Path | None = None) -> None:
@@ -57,7 +57,7 @@ class ExperimentFiles:
 
     @property
     def written(self) -> float:
-        """Time of the last write, seconds since 1970; 0: there is no file."""
+        """Time of the last write, seconds since 1970; 0 if there is no file."""
         try:
             return max((file.stat().st_mtime for file in self._files()), default=0.0)
         except OSError:
@@ -82,10 +82,10 @@ class ExperimentFiles:
 
 
 class LiveExperiments:
-    """Holds the experiments. A decision takes its own once, so that all of its stages have the same.
+    """The active experiments. A decision reads its experiment once, so that all of its stages use the same version.
 
-    `last_good` is a folder with the experiments in force, for people and, if `start_with_it`, for the next start with a
-    wrong file.
+    `last_good` is the folder to which active experiments are saved, for people and, if `start_with_it`, for a restart
+    with an invalid file.
     """
 
     def __init__(
@@ -95,27 +95,27 @@ class LiveExperiments:
         self._spec = spec
         self._health = health
         self._last_good = last_good
-        self._seen: object = None  # what the source said last
-        self._in_force = self._kept() if start_with_it else {}  # by the name of the text
+        self._seen: object = None  # the source's last result
+        self._in_force = self._kept() if start_with_it else {}  # file name -> active experiment
         self._experiments: Experiments | None = None
-        self.missing = ""  # why nothing is in force: one was wrong at the start
-        self.refused = False  # the source has something else than is in force
+        self.missing = ""  # why no experiment is active: one was invalid at the start
+        self.refused = False  # whether the source has a version that was refused
         self.refresh()
 
     @property
     def experiments(self) -> Experiments:
-        """Experiments in force; raises ExperimentError."""
+        """The active experiments; raises ExperimentError if there are none."""
         if self._experiments is None:
             raise ExperimentError(self.missing)
         return self._experiments
 
     @property
     def versions(self) -> dict[str, str]:
-        """Version of each experiment in force."""
+        """Version of each active experiment."""
         return {} if self._experiments is None else {one.name: one.version for one in self._experiments}
 
     def refresh(self) -> bool:
-        """Poll the source; returns whether something else is in force now."""
+        """Poll the source; returns whether the active experiments have changed."""
         texts: Mapping[str, bytes] = {}
         fault = ""
         try:
@@ -145,7 +145,7 @@ class LiveExperiments:
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """Usable experiments by file name, and the faults of the others. Keeps the objects of unchanged experiments."""
+        """Valid experiments by file name, and the faults of the others. Objects of unchanged experiments are kept."""
         off = {Path(name).stem for name in texts if name.endswith(OFF)}
         texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
         read, faults = dict[str, Experiment](), []
@@ -160,12 +160,12 @@ class LiveExperiments:
             else:
                 before = self._in_force.get(name)
                 read[name] = before if before == experiment else experiment
-        # An experiment that seems to be gone may have another name now, under which it can't be read.
+        # If there are faults, a missing experiment stays: it may be in an invalid file with another name.
         standing = {name: one for name, one in self._in_force.items() if name in texts or faults}
         accepted, conflicts = _put_together(standing, read)
         for name, text in texts.items():
             switched_off = Path(name).stem in off or is_switched_off(text)
-            if switched_off and name in accepted and accepted[name] != read.get(name):  # refused, but that counts
+            if switched_off and name in accepted and accepted[name] != read.get(name):  # refused except for the switch
                 accepted[name] = accepted[name].replace(enabled=False)
         return accepted, faults + conflicts
 
@@ -177,14 +177,14 @@ class LiveExperiments:
         try:
             self._keep()
         except OSError as fault:
-            for file in self._last_good.glob("[!.]*"):  # an older version may lack a kill switch
+            for file in self._last_good.glob("[!.]*"):  # a saved older version may not be switched off
                 with contextlib.suppress(OSError):
                     remove(file)
             self._health.note("experiment", problem := messages.NOT_KEPT(error=str(fault)))
             log.error("an experiment is %s", problem)
 
     def _keep(self) -> None:
-        """Write what is in force to `last_good`; raises OSError."""
+        """Save the active experiments to `last_good`; raises OSError."""
         for name, experiment in self._in_force.items():
             file, text = self._last_good / name, text_with_table(experiment, self._last_good)
             if not file.exists() or file.read_text(encoding="utf-8") != text:
@@ -201,7 +201,7 @@ class LiveExperiments:
             try:
                 experiment = Experiment.load(file)
                 experiment.check(self._spec)
-            except ExperimentError as error:  # of another version, or another data set
+            except ExperimentError as error:  # written by another release, or for another data set
                 log.error("what was in force last can't be used: %s", error)
             else:
                 found[file.name] = experiment
@@ -211,7 +211,7 @@ class LiveExperiments:
 def _put_together(
     standing: Mapping[str, Experiment], read: Mapping[str, Experiment]
 ) -> tuple[dict[str, Experiment], list[str]]:
-    """Combine experiments in force with new ones, of which those in conflict are left out; returns faults, too."""
+    """Combine active experiments with new ones, without those that conflict; returns all, and the faults."""
     with contextlib.suppress(ExperimentError):
         Experiments({**standing, **read}.values())
         return {**standing, **read}, []
@@ -226,7 +226,7 @@ def _put_together(
 
 
 def _budget_tables(folders: Iterable[Path]) -> object:
-    """Changes with the budget tables in folders."""
+    """A value that changes whenever a budget table in the folders changes."""
     try:
         files = sorted(file for folder in folders for file in folder.iterdir() if file.suffix in (".csv", ".parquet"))
         found = [(file.name, file.stat()) for file in files]

@@ -1,4 +1,4 @@
-"""The router's Prometheus metrics; GET /metrics shows them beside KServe's own. No user or campaign is ever a label."""
+"""The router's Prometheus metrics. GET /metrics also has those of KServe. No label contains a user or campaign."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -16,7 +16,7 @@ Stage = Literal["features", "model", "ledger", "log"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
-READY = Gauge("mtorl_ready", "1 once decisions can be made; /health/ready says what is waited for")
+READY = Gauge("mtorl_ready", "1 once decisions can be made; until then, /health/ready has the reason")
 _ARM = ["experiment", "arm"]
 DECISIONS = Counter("mtorl_decisions", "Decisions answered", [*_ARM, "expose"])
 FALLBACKS = Counter("mtorl_fallbacks", "Decisions that took the default action", [*_ARM, "reason"])
@@ -25,50 +25,50 @@ DRAWN_CHANNELS = Counter(
 )
 DECISION_LATENCY = Histogram("mtorl_decision_latency_seconds", "From request to answer", _ARM, buckets=_SECONDS)
 STAGE_LATENCY = Histogram("mtorl_stage_latency_seconds", "One stage of a decision", ["stage", *_ARM], buckets=_SECONDS)
-FEATURES = Counter("mtorl_features", "Decisions by whether a history of the user was found", ["found"])
-ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "For how long an arm has not answered; 0 while it does", _ARM)
-ARM_ANSWER_FAULTS = Counter("mtorl_arm_answer_faults", "Answers of an arm that are no decision", [*_ARM, "cause"])
-ARM_MODEL_CHANGES = Counter("mtorl_arm_model_changes", "Times that an arm's model became another one", _ARM)
+FEATURES = Counter("mtorl_features", "Decisions with and without a stored history of the user", ["found"])
+ARM_SILENT = Gauge("mtorl_arm_silent_seconds", "Time for which an arm has not answered; 0 while it answers", _ARM)
+ARM_ANSWER_FAULTS = Counter("mtorl_arm_answer_faults", "Invalid answers of an arm", [*_ARM, "cause"])
+ARM_MODEL_CHANGES = Counter("mtorl_arm_model_changes", "Changes of an arm's model during an experiment", _ARM)
 SHADOW = Counter("mtorl_shadow_decisions", "Decisions of challengers at stage shadow, by result", [*_ARM, "result"])
-REPEATED = Counter("mtorl_repeated_requests", "Decisions that had been taken for the same request id before")
+REPEATED = Counter("mtorl_repeated_requests", "Decisions repeated for the same request id")
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
-ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Decision requests that may be at work at once")
-IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests at work")
+ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Present limit of decision requests in flight")
+IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests in flight")
 # Budgets: of each arm, and of all experiments together as arm "*"; see show_budget.
-BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the present period, currency units", [*_ARM, "period"])
+BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the current period, currency units", [*_ARM, "period"])
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", [*_ARM, "period"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", [*_ARM, "period"])
-BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", [*_ARM, "period"])
-BUDGET_OVERRUN = Gauge("mtorl_budget_overrun", "Money above the account's limit, the worst account", [*_ARM, "period"])
+BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above its reservation, currency units", [*_ARM, "period"])
+BUDGET_OVERRUN = Gauge("mtorl_budget_overrun", "Largest overrun of an account, currency units", [*_ARM, "period"])
 BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", _ARM)
-BUDGET_PLANNED = Gauge("mtorl_budget_planned", "What pacing wants spent by now, currency units", [*_ARM, "period"])
-BUDGET_PACED = Gauge("mtorl_budget_paced", "Spent and reserved of what is planned, currency units", [*_ARM, "period"])
-_GAP = "the accounts' plans, in gaps at which pacing does all it can"
-BUDGET_AHEAD = Gauge("mtorl_budget_ahead_ratio", f"Furthest ahead of {_GAP}", [*_ARM, "period"])
-BUDGET_BEHIND = Gauge("mtorl_budget_behind_ratio", f"Furthest behind {_GAP}", [*_ARM, "period"])
-BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
-PACING_LEADER = Gauge("mtorl_pacing_leader", "1 if this router paces for all, and publishes what accounts hold")
+BUDGET_PLANNED = Gauge("mtorl_budget_planned", "Spend that pacing plans until now, currency units", [*_ARM, "period"])
+BUDGET_PACED = Gauge("mtorl_budget_paced", "Spent and reserved in paced accounts, currency units", [*_ARM, "period"])
+_GAP = "in units of the gap at which pacing corrects as strongly as it can"
+BUDGET_AHEAD = Gauge("mtorl_budget_ahead_ratio", f"Largest spend above an account's plan, {_GAP}", [*_ARM, "period"])
+BUDGET_BEHIND = Gauge("mtorl_budget_behind_ratio", f"Largest spend below an account's plan, {_GAP}", [*_ARM, "period"])
+BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations released because no cost was reported in time")
+PACING_LEADER = Gauge("mtorl_pacing_leader", "1 if this router paces for all routers, and publishes all accounts")
 BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", _ARM)
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
 SPOOL_BYTES = Gauge("mtorl_spool_bytes", "Size of the decision log on the router's disk")
 SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more is logged")
-SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "What it may still grow by: left of the limit, or on the disk if less")
+SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "Bytes by which the decision log may grow, within limit and disk")
 SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written to the decision log")
-SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawn decisions of which no record is left since the start")
-_STORE = ["store"]  # "redis"; of a file "file" or, where the disk is the decision log's, "file_beside_log"
-LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "What the ledger may still grow by, on its disk or in its Redis", _STORE)
-LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of that disk, or of that Redis (maxmemory)", _STORE)
+SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawals of decisions that were lost since the start")
+_STORE = ["store"]  # "redis"; for a file "file" or, on the same disk as the decision log, "file_beside_log"
+LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "Bytes by which the ledger may grow, on its disk or in Redis", _STORE)
+LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of the ledger's disk, or maxmemory of its Redis", _STORE)
 SPOOL_PENDING = Gauge("mtorl_spool_pending_bytes", "Durable records that lake or sink have not acknowledged", ["to"])
-SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending", ["to"])
+SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest pending record", ["to"])
 SHIPPED = Counter("mtorl_shipped_records", "Records that lake or sink have acknowledged", ["to", "kind"])
-SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["to", "reason"])
+SHIP_FAILURES = Counter("mtorl_ship_failures", "Failed attempts to ship", ["to", "reason"])
 POISON = Counter("mtorl_poison_records", "Records that lake or sink refused and that were set aside", ["to", "kind"])
-DROPPED = Counter("mtorl_dropped_records", "Records that the sink never gets: it was too far behind", ["to", "kind"])
+DROPPED = Counter("mtorl_dropped_records", "Records dropped because the sink's backlog was too large", ["to", "kind"])
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
-EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
+EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while a new version of an experiment is refused")
 
-# Start them at 0: Prometheus sees no increase in a series that is new.
+# Start these series at 0, because Prometheus sees no increase in a series that is new.
 for _kind in ("decision", "outcome", "shadow", "window"):
     for _to in ("lake", "sink"):
         SHIPPED.labels(_to, _kind)
@@ -79,7 +79,7 @@ for _found in ("yes", "no"):
 
 
 def arm_labels(arm: str) -> tuple[str, str]:
-    """Labels `experiment` (may be empty) and `arm` of an `Experiment.key`."""
+    """The labels `experiment` (may be empty) and `arm` of an `Experiment.key`."""
     experiment, _, name = arm.rpartition("/")
     return experiment, name
 
@@ -98,7 +98,7 @@ _labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
 
 
 def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    """Set a gauge by its labels, and remove those without a value now: a renamed arm, for instance."""
+    """Set a gauge by its labels, and remove labels without a value now, such as a renamed arm."""
     for labels in _labels_shown.get(gauge, set()).difference(values):
         gauge.remove(*labels)
     _labels_shown[gauge] = set(values)
@@ -112,15 +112,15 @@ def show_prices(by_arm: Mapping[str, float]) -> None:
 
 
 def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
-    """Publish how far accounts are above their limits, by arm and period."""
+    """Publish overruns of accounts by arm and period."""
     show(BUDGET_OVERRUN, {(*arm_labels(arm), period): above for (arm, period), above in by_arm.items()})
 
 
 def show_budget(balances: Sequence[Balance]) -> None:
-    """Publish spend and reservations.
+    """Publish limits, spend and reservations.
 
-    A reservation draws on several accounts of an arm, and must show once: in each period, only accounts that no
-    reservation can have in common are added up, the widest first. The others show in `mtorl_budget_spend_ratio` alone.
+    A reservation draws on several accounts of an arm, but must count once. So for each period, only accounts without
+    common reservations are added up, the widest first. Other accounts appear only in `mtorl_budget_spend_ratio`.
     """
     fullest: dict[tuple[str, ...], float] = {}
     for balance in balances:
@@ -136,10 +136,9 @@ def show_budget(balances: Sequence[Balance]) -> None:
 
 
 def show_pace(paces: Sequence[Pace]) -> None:
-    """Publish spend and plan of paced accounts.
+    """Publish spend and plan of paced accounts, summed as in :func:`show_budget`.
 
-    Sums are those of :func:`show_budget`. One account may be far ahead while another is behind, so the gaps are those
-    of the furthest account.
+    One account may be far ahead of its plan while another is behind, so the gaps are those of the most extreme account.
     """
     shown = _apart(paces)
     show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
@@ -153,13 +152,13 @@ A = TypeVar("A", bound=Balance | Pace)
 
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
-    """Accounts by arm and period that no reservation can share, the widest first."""
+    """Accounts without common reservations, by arm and period, the widest first."""
     found: dict[tuple[str, ...], list[A]] = {}
     taken: set[tuple[str, ...]] = set()
     for account in sorted(accounts, key=lambda a: (a.channel != "*", a.campaign != "*")):
         labels = (*arm_labels(account.arm), account.period)
         wider: list[tuple[str, ...]] = [("*", "*"), (account.campaign, "*"), ("*", account.channel)]
-        if account.campaign == "*":  # overlaps those of all channels in any campaign
+        if account.campaign == "*":  # overlaps with accounts of all channels in any campaign
             wider.append(("any", "*", ""))
         if not taken.intersection((*labels, *scope) for scope in wider):
             found.setdefault(labels, []).append(account)
@@ -168,21 +167,21 @@ def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
-    """Publish the ledger's room, if it has a limit; `beside`: it lies on the disk of the decision log."""
+    """Publish the ledger's free space if it has a limit; `beside`: it lies on the same disk as the decision log."""
     labels = () if room is None else ("file_beside_log" if beside else room.store,)
     show(LEDGER_FREE, {} if room is None else {labels: room.free})
     show(LEDGER_LIMIT, {} if room is None else {labels: room.limit})
 
 
 def show_room(spool: Spool, room: int) -> None:
-    """Publish whether the decision log can be written, and what it may still grow by."""
+    """Publish whether the decision log can be written, and its free space in bytes."""
     SPOOL_FREE.set(room)
     SPOOL_WRITABLE.set(spool.fault is None)
     SPOOL_LOST.set(spool.lost)
 
 
 def show_log(spool: Spool, shippers: Mapping[str, Shipper]) -> None:
-    """Publish how large the decision log is, and how far it is in the lake and sent to the sink."""
+    """Publish the size of the decision log, and the progress of its shippers to lake and sink."""
     SPOOL_BYTES.set(spool.size)
     SPOOL_LIMIT.set(spool.max_bytes)
     counters = {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON, "dropped": DROPPED}

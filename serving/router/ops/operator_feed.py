@@ -1,14 +1,14 @@
-"""Polls the operators every second for the experiments in force, and keeps them while none answers.
+"""Polls the operators every second for the active experiments, and keeps these while no operator answers.
 
     feed = OperatorFeed("http://mtorl-operator:8080", ExperimentFiles(mounted, tables), last_good, "mtorl-router-0")
     LiveExperiments(feed, ...).refresh()            # every second
 
-A kubelet may take minutes to bring a changed ConfigMap to a pod: too long for a kill switch. So the router polls the
-addresses behind the operators' name, one after the other, until the leader answers; if none leads, another answer
-counts. A dead operator costs two seconds at most. The request reports which versions this router has.
+A kubelet may take minutes to bring a changed ConfigMap to a pod, which is too long for a kill switch. So the router
+polls the addresses of the operators' service, one after the other, until the leader answers. If no operator leads, the
+last other answer counts. A dead operator delays the poll by two seconds at most. The request reports the versions that
+this router applies.
 
-While none answers, the router goes on with what it has. A mounted ConfigMap counts if it was written later than that: a
-person can still change it by hand.
+While no operator answers, the router keeps its experiments, or applies the mounted ConfigMap if a person changes it.
 """
 
 import logging
@@ -29,12 +29,12 @@ from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # without an answer, until the mounted file counts
+_SILENT_SECONDS = 10.0  # without an answer, until the mounted file applies
 _TEXTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[^/]+\.(yaml|off)$")], str])  # by file name
 
 
 class OperatorFeed:
-    """Polls the operators; the ConfigMap is `mounted`, and `last_good` was in force before this start."""
+    """A source that polls the operators. `mounted` is the ConfigMap, `last_good` the experiments before this start."""
 
     def __init__(self, operator: str, mounted: ExperimentFiles, last_good: Path, router: str) -> None:
         self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")
@@ -44,10 +44,10 @@ class OperatorFeed:
         self._answered = time.monotonic()
         self._silence = ""  # why no operator answered the last poll
         self._texts: Mapping[str, bytes] | None = None
-        self._known = 0.0  # when it was requested or written, by the router's clock
+        self._known = 0.0  # when `_texts` was requested or written, by the router's clock
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """As in `Source`; after a refusal the router asks for all experiments, to notice the end of it."""
+        """As in `Source`. After a refusal, all experiments are requested, to notice when the refusal ends."""
         if not self._poll(versions, refused):
             if starting := self._texts is None:
                 self._take_later(self._last_good)
@@ -71,13 +71,13 @@ class OperatorFeed:
                 log.warning("no operator says what is in force, and the router goes on with what it has: %s", error)
                 self._silence = str(error)
             return False
-        if texts is not None:  # None: in force is what this router has
+        if texts is not None:  # None: this router has the active experiments
             self._texts, self._tables_of = texts, self._mounted
         self._answered, self._silence, self._known = time.monotonic(), "", asked
         return True
 
     def _answer(self, question: object) -> Mapping[str, bytes] | None:
-        """The leader's answer, or else that of another operator; raises OSError."""
+        """The answer of the leader or, without a leader, of the last operator that answers; raises OSError."""
         answers: list[Mapping[str, bytes] | None] = []
         fault = "its name has no address"
         for address in _addresses(self._url):
@@ -120,5 +120,5 @@ def _words(error: Exception) -> str:
 
 
 def _texts(answer: bytes) -> dict[str, bytes]:
-    """Name and YAML of each experiment; raises ValueError."""
+    """Parse an answer: file name -> YAML of each experiment; raises ValueError."""
     return {name: text.encode() for name, text in _TEXTS.validate_json(answer).items()}

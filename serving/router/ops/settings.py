@@ -1,10 +1,10 @@
 """The router's settings: one YAML file, read at the start.
 
-    settings = RouterSettings.load("router.yaml")      # relative paths start at the file's folder
+    settings = RouterSettings.load("router.yaml")      # paths are relative to the file's folder
 
-All settings with their types: docs/schemas/router-settings.json; an example: manifests/base/router/config/router.yaml.
-The environment variable MTORL_LAKE replaces `lake`; MTORL_TRACING replaces the endpoint of `tracing`, and switches it
-on where it is off; K_SINK, which Knative sets, comes before `sink`.
+All settings with their types are in docs/schemas/router-settings.json, and manifests/base/router/config/router.yaml is
+an example. Three environment variables override settings: MTORL_LAKE replaces `lake`, MTORL_TRACING replaces the
+endpoint of `tracing` and switches tracing on, and K_SINK, which Knative sets, replaces `sink`.
 """
 
 import os
@@ -24,11 +24,11 @@ from serving.ledger.location import locate
 
 
 class SettingsError(InputError, ValueError):
-    """A setting is wrong; the message names it."""
+    """A setting is not valid; the message names it."""
 
 
 def _path(value: Any, info: ValidationInfo) -> Path:
-    """A path; a relative one starts at the folder of the settings file."""
+    """An absolute path, from a path relative to the folder of the settings file."""
     if not isinstance(value, str) or not value.strip():
         raise PydanticCustomError("path", "expected a path, got {value}", {"value": short(value)})
     return (Path((info.context or {}).get("folder", ".")) / value).absolute()
@@ -66,80 +66,80 @@ PortSetting = Annotated[int, Field(ge=0, lt=65536)]
 
 
 class NoAuth(StrictModel):
-    """Every caller may send requests."""
+    """All callers may send requests."""
 
     kind: Literal["none"]
 
 
 class TokenAuth(StrictModel):
-    """Callers who send one of the tokens in the file, a line each."""
+    """Callers need one of the tokens in the file, which has one token a line."""
 
     kind: Literal["token"]
     file: PathSetting
 
 
 class Tracing(StrictModel):
-    """Address that traces are sent to, and the share of requests that are traced."""
+    """The collector to send traces to, and the share of requests to trace."""
 
     endpoint: Annotated[Text, AfterValidator(_collector)]
-    """URL of an OpenTelemetry collector that takes OTLP over HTTP, without /v1/traces."""
+    """URL of an OpenTelemetry collector that accepts OTLP over HTTP, without /v1/traces."""
     share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Of the requests whose callers do not say, in `traceparent`, whether they are traced."""
+    """Share of requests to trace. If a caller sends `traceparent`, this decides instead."""
 
 
 class RouterSettings(StrictModel):
     """Settings of one router process."""
 
     port: PortSetting
-    """Of HTTP; 0 takes a free one."""
+    """HTTP port; 0 selects a free port."""
     experiment: PathSetting
-    """The experiment's file, or a folder of several, named *.yaml; read again when they change."""
+    """The experiment's file, or a folder with several files *.yaml. Files are read again when they change."""
     operator: Text | None = None
-    """URL of the experiments' operator, which is asked every second what is in force; the files count while it does
-    not answer. null: the files alone."""
+    """URL of the experiments' operator, which is polled every second for the active experiments. The files apply while
+    the operator does not answer. null: only the files apply."""
     budget_tables: PathSetting | None = None
-    """Folder of the budget tables that experiments name; null: that of the experiment's file."""
+    """Folder of the budget tables that experiments name; null: the folder of the experiment's file."""
     dataset: PathSetting
     """Description of the data set."""
     feature_repo: PathSetting
     """Folder with feature_store.yaml."""
     ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]
-    """A file, or redis[+cluster]://host:port/database?name=NAME."""
+    """The budget ledger: a file, or redis[+cluster]://host:port/database?name=NAME."""
     spool: PathSetting
-    """Folder of the decision log, until it is in the lake."""
+    """Folder of the decision log on disk, where records stay until they are in the lake."""
     lake: Annotated[Text, AfterValidator(_lake)]
-    """Where the decision log is kept: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix, with further options
-    in the query (`endpoint_override` in place of `region`) and credentials in the environment."""
+    """Permanent store of the decision log: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix. The query may
+    have further options (`endpoint_override` instead of `region`). Credentials come from the environment."""
     cost_cap: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(min_length=1)]
-    """Highest possible cost of an exposure in each channel, currency units: this much is reserved for it."""
+    """Highest possible cost of an exposure by channel, currency units. This amount is reserved for an exposure."""
     auth: Annotated[NoAuth | TokenAuth, Field(discriminator="kind")]
-    """Who may send requests."""
+    """Authentication of callers."""
     feature_service: Text = "ad_decision_v1"
     deadline_ms: Annotated[float, Field(gt=0)] = 50.0
-    """Of a decision, for all of its stages together."""
+    """Deadline of a decision, for all of its stages together, milliseconds."""
     reservation_ttl_hours: Annotated[float, Field(gt=0)] = 24.0
-    """A reservation whose cost was not reported by then expires."""
+    """Age at which a reservation without a reported cost expires, hours."""
     model_name: Text = "ads"
-    """Of the model in the URL."""
+    """Name of the model in the URL."""
     host: Text = "127.0.0.1"
     """Address to listen on; 0.0.0.0 in a container."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
-    """Larger requests are refused."""
+    """Largest body of a request. Larger ones get 413."""
     max_in_flight: Annotated[int, Field(ge=1)] = 64
-    """Requests that are worked on at once; further ones may be refused with 429."""
+    """Highest number of requests in flight. Further requests may get 429."""
     drills: bool = False
-    """Whether faults can be injected, at /v1/drills."""
+    """Whether faults can be injected at /v1/drills."""
     sink: Annotated[Text, Field(pattern="^https?://")] | None = None
-    """URL to which the log is sent as CloudEvents; null: nowhere."""
+    """URL to which the log is sent as CloudEvents; null: it is not sent."""
     upload_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """For which records gather before they are uploaded: readers of the lake see them so much later, and each upload
-    is a file."""
+    """Time for which records gather before an upload, seconds. Each upload is a file, and readers of the lake see
+    records later by this time."""
     window_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the users whose windows are logged, for estimates and replays; they are larger than all the rest."""
+    """Share of users whose windows are logged for estimates and replays. Windows are larger than all other records."""
     tracing: Tracing | None = None
     """Traces of requests; null: none."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES
-    """When the spool is as large, decisions take the default action and outcomes are answered with 503."""
+    """Quota of the spool. At this size, decisions take the default action and outcomes get 503."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -2,11 +2,11 @@
 
     tracing: {endpoint: "http://otel-collector:4318", share: 0.01}      # in the router's settings; without it, off
 
-The spans: docs/serving.md#traces. Sampler (a caller's `traceparent` decides, else the share), batches and exporter are
-OpenTelemetry's SDK, with its variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its
-instrumentation of ASGI is not used: it traces requests before they are authenticated, and records the caller's address,
-the URL and the texts of errors. Spans here hold no user, no context, no money and no text of an error
-(`PendingDecision.traits`).
+docs/serving.md#traces lists the spans. Sampling (by the caller's `traceparent`, or else by the share), batching and
+export are done by OpenTelemetry's SDK, with its environment variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*,
+OTEL_SERVICE_NAME ...). OpenTelemetry's instrumentation of ASGI is not used, because it traces requests before they are
+authenticated, and records the caller's address, the URL and the texts of errors. Our spans contain no user, no context,
+no money and no text of an error (`PendingDecision.traits`).
 """
 
 import asyncio
@@ -30,23 +30,23 @@ from mtorl import __version__
 from serving.router.ops.settings import Tracing
 
 Traits = Callable[[], Mapping[str, AttributeValue]]
-"""Attributes of a span; called only if it is recorded."""
+"""Returns the attributes of a span; called only if the span is recorded."""
 
 _CARRIED = (b"traceparent", b"tracestate")
 _W3C = TraceContextTextMapPropagator()
-_SECONDS = 2.0  # for the collector to take a batch
-_LAST_SECONDS = 3.0  # at the end, for what waits then
+_SECONDS = 2.0  # timeout of the collector
+_LAST_SECONDS = 3.0  # at shutdown, to send the waiting spans
 
 _OFF = nullcontext(INVALID_SPAN)
-_provider: TracerProvider | None = None  # not the global one, which KServe's libraries would use as well
+_provider: TracerProvider | None = None  # not the global provider, which KServe's libraries would use, too
 _tracer: Tracer | None = None
 
 here = get_current_span
-"""The span of this context, for work elsewhere on its behalf."""
+"""Returns the span of this context, so that another thread can use it as parent."""
 
 
 def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
-    """The span of a request, with a valid `traceparent` in the caller's trace; names of headers are in lower case."""
+    """The span of a request, in the caller's trace if the headers (names in lower case) have a valid `traceparent`."""
     if _tracer is None:
         return _OFF
     carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
@@ -54,7 +54,7 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContex
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
-    """The span of a part of a request; if that is not traced, the request's own. The parent `of` may have ended."""
+    """A span for a part of a request, or the parent itself if it is not traced. The parent `of` may have ended."""
     if _tracer is None:
         return _OFF
     parent = of or get_current_span()
@@ -65,7 +65,7 @@ def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Abs
 
 @contextmanager
 def spans(name: str, parts: Iterable[tuple[Traits, Span]]) -> Iterator[list[Span]]:
-    """Spans of work that several requests share, each with its traits and its parent."""
+    """One span per request for work that several requests share, each with its attributes and its parent."""
     with ExitStack() as stack:
         yield [] if _tracer is None else [stack.enter_context(span(name, traits, of)) for traits, of in parts]
 
@@ -75,7 +75,7 @@ def _current(
     tracer: Tracer, name: str, context: Context, kind: SpanKind, traits: Traits | None = None
 ) -> Iterator[Span]:
     attributes = _named(traits) if traits else None
-    # The SDK would record the text of an exception, which may name a user.
+    # By default, the SDK would record the text of an exception, which may contain a user id.
     with tracer.start_as_current_span(
         name, context, kind, attributes, record_exception=False, set_status_on_exception=False
     ) as started:
@@ -87,7 +87,7 @@ def _current(
 
 
 def answered(of: Span, status: int) -> None:
-    """Note the status of a request's answer in its span."""
+    """Set the status of a request's answer in its span."""
     of.set_attribute("http.response.status_code", status)
     if status >= 500:
         _fail(of, str(status))
@@ -100,7 +100,7 @@ def note(traits: Traits) -> None:
 
 
 def outgoing(spans: Iterable[Span]) -> dict[str, str]:
-    """Headers of a call that several spans share: it belongs to the first recorded one, and the others link to that."""
+    """Headers of a call that several spans share. It belongs to the first recorded span, to which the others link."""
     if _tracer is None or not (known := sorted(spans, key=_sampled, reverse=True)):
         return {}
     headers: dict[str, str] = {}
@@ -112,7 +112,7 @@ def outgoing(spans: Iterable[Span]) -> dict[str, str]:
 
 
 def _sampled(of: Span) -> bool:
-    """Whether it is recorded, or was before it ended."""
+    """Whether a span is recorded, or was recorded before it ended."""
     return of.get_span_context().trace_flags.sampled
 
 
@@ -126,7 +126,7 @@ def _fail(of: Span, what: str) -> None:
 
 
 def start(settings: Tracing) -> None:
-    """Trace from now on."""
+    """Start tracing."""
     global _provider, _tracer
     about = {
         "service.name": os.environ.get("OTEL_SERVICE_NAME") or "mtorl-router",
@@ -144,11 +144,11 @@ def _exporter(endpoint: str) -> SpanExporter:
 
 
 async def stop() -> None:
-    """Stop tracing, and send waiting spans, for a few seconds at most."""
+    """Stop tracing, and send the waiting spans within a few seconds."""
     global _provider, _tracer
     stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:
-        # The SDK waits for 30 seconds, or for ever if a server sends its answer a byte at a time.
+        # The SDK itself waits for 30 seconds, or forever if a server sends its answer byte by byte.
         closing = threading.Thread(target=stopped.shutdown, name="tracing-close", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _LAST_SECONDS)
