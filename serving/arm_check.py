@@ -112,11 +112,11 @@ def _odd_items(plain: Mapping[str, Any], spec: DatasetSpec) -> dict[str, dict[st
 def _unsaid(answer: ArmAnswer, channels: Sequence[str]) -> list[str]:
     texts = []
     if answer.propensity is None:
-        texts.append("no propensity: other policies can't be valued on this arm's decisions")
+        texts.append("no propensity: other policies can't be evaluated on this arm's decisions")
     elif not answer.channel_probs.keys() >= set(channels):
-        texts.append("no channel_probs of all channels: exploration by the router leaves no known probabilities")
+        texts.append("no channel_probs of all channels: probabilities are unknown if the router explores")
     if not answer.exposure_probs.keys() >= {c for c in channels if answer.channel_probs.get(c, 1.0) > 0}:
-        texts.append("no exposure_probs of all channels: its decisions are no opportunities that a model learns from")
+        texts.append("no exposure_probs of all channels: models can't learn from this arm's decisions")
     if answer.expected_reward is None or answer.expected_cost is None:
         texts.append("no expected_reward and expected_cost: a paced budget learns no price from this arm")
     if identity(answer.model) is None:

@@ -105,7 +105,7 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
     except OSError as error:  # may be temporary
         return str(error)
     if served is None or served.version != version:
-        return f"{name} is meant to serve {'nothing' if served is None else served.version} now"
+        return f"{name} is now set to serve {'nothing' if served is None else served.version}"
     return served.problem
 
 
@@ -136,7 +136,7 @@ def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: s
     except Exception as error:  # of any kind: the answer may be invalid or incomplete
         return messages.NO_DECISION(error=f"{type(error).__name__}: {error}")
     if not answered.startswith(digest):
-        return messages.NO_DECISION(error=f"it is of {answered[:12]}, not of {digest[:12]}")
+        return messages.NO_DECISION(error=f"it comes from model {answered[:12]}, not from {digest[:12]}")
     if abs(total := sum(probabilities) - 1.0) > 1e-6:
         return messages.NO_DECISION(error=f"channel probabilities add up to {1.0 + total:.6f}")
     return ""

@@ -34,12 +34,12 @@ def check_archive(archive: Path) -> str:
         raise SmokeError(f"{archive.name}: its model can't be loaded: {type(error).__name__}: {error}") from error
     for answer in answers:
         if "error" in answer:
-            raise SmokeError(f"{archive.name}: no decision on a user without a past: {answer['error']}")
+            raise SmokeError(f"{archive.name}: no decision for a user without history: {answer['error']}")
         total = sum(answer["channel_probs"].values())
         if abs(total - 1.0) > 1e-6:
             raise SmokeError(f"{archive.name}: the probabilities of channels add up to {total:.6f}")
     alone = [answer["channel"] for answer in answers[len(_U) :]]
     if alone != list(channels):
-        raise SmokeError(f"{archive.name}: where only {', '.join(channels)} may be drawn, it draws {', '.join(alone)}")
+        raise SmokeError(f"{archive.name}: with one candidate ({', '.join(channels)}), it chose {', '.join(alone)}")
     first = answers[0]
     return f"{first['channel']} of {len(channels)} channels, digest {first['model']['digest'][:12]}"

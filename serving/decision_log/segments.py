@@ -145,9 +145,9 @@ class SegmentWriter:
         self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self) -> bool:
-        """Whether the clock was set back since the last record, or the segment was deleted. Then a new one must begin.
+        """Whether a new segment must begin, because the clock was set back or the present segment was deleted.
 
-        Deletion relies on this: the time of a segment is never earlier than that of a record in it.
+        After the clock was set back, new records would give a segment an earlier time than its last records have.
         """
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
@@ -250,6 +250,6 @@ def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
 
 
 def is_uploaded(folder: Path) -> bool:
-    """Whether all complete records of a spool are in the lake. Other processes may call this, too."""
+    """Whether all complete records of a spool are in the lake. A router may use the spool meanwhile."""
     at, end = positions(folder, UPLOADED), Position(sys.maxsize, 0)
     return all(read_batch(folder, kind, start, end, 1) is None for kind, start in at.items())

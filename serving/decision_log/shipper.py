@@ -171,7 +171,7 @@ class Shipper:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
-                # Other errors than SinkUnavailable are a full disk (no position can be stored) or a bug: retry as well.
+                # Any other error is a full disk (no position can be stored) or a bug. Shipping is retried in any case.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
@@ -179,7 +179,7 @@ class Shipper:
                 failures += 1
                 trace = error if fault.reason == "internal" else None
                 cause = {"cause": fault.reason}
-                log.warning("shipping failed, again in %.1f s: %s", pause, fault, exc_info=trace, extra=cause)
+                log.warning("shipping failed, next attempt in %.1f s: %s", pause, fault, exc_info=trace, extra=cause)
             await asyncio.sleep(pause)
 
     async def _note(self) -> None:
@@ -217,7 +217,7 @@ class Shipper:
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
                 self._warned = True
-                text = "the sink's backlog has reached %.0f MB: its oldest records are dropped, and stay in the lake "
+                text = "the sink's backlog has reached %.0f MB: its oldest records are dropped, but are in the lake "
                 log.warning(text + "(mtorl_dropped_records_total)", self.pending / 1e6)
             self._at = {**self._at, dropped.kind: Position(dropped.start.segment + 1, 0)}
             self.tally["dropped", dropped.kind] += len(dropped)

@@ -206,9 +206,9 @@ class KnownBalances:
         self._campaigns: dict[str, list[Balance]] = {}
 
     def read(self, changes: Callable[[int], Changes]) -> list[Balance]:
-        """Read the changes since the last read; returns all balances in the order of the campaigns' names.
+        """Read the changes since the last read; returns all balances, sorted by campaign.
 
-        `changes` takes the number of the last change that is in the cache.
+        `changes` returns the changes after a number, which is that of the last change in the cache.
         """
         with self._lock:
             number, changed = changes(self._number)

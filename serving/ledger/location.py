@@ -38,7 +38,7 @@ class RedisLocation:
         except ValueError:  # its message may contain a password
             raise ValueError("not a path or a URL of the form redis://host:port/database?name=NAME") from None
         if parts.password is not None:
-            raise ValueError(f"no password in the URL: it belongs into the environment variable {PASSWORD}")
+            raise ValueError(f"the URL must not have a password: set the environment variable {PASSWORD}")
         if set(query) - {"name"}:
             raise ValueError(f"unknown in the URL: {', '.join(sorted(set(query) - {'name'}))}; known: name")
         name = query.get("name", ["default"])[-1]

@@ -33,6 +33,6 @@ def units(nano: int) -> float:
 
 def _whole(name: str, amount: float, rounding: str, largest: float) -> int:
     if not isfinite(amount) or not 0 <= amount <= largest:
-        raise ValueError(f"{name}: this ledger takes a number between 0 and {largest:g}, got {amount!r}")
+        raise ValueError(f"{name}: this ledger accepts a number between 0 and {largest:g}, got {amount!r}")
     # The shortest decimal is exact, but 0.07 * 1e9 is a float just above 70,000,000.
     return int(Decimal(str(float(amount))).scaleb(9).to_integral_value(rounding))

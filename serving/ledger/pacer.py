@@ -197,7 +197,7 @@ class Pacer:
             except ValueError:
                 damaged += 1
         if damaged:
-            log.warning("pacing begins anew from the first price: %d states in the ledger can't be read", damaged)
+            log.warning("%d states of pacing can't be read: their accounts begin again with the first price", damaged)
         self._use(self._prices_of(written))
         log.info("this router paces for all that share the ledger")
         return _Lead(written, dict(written), dict.fromkeys(self._targets, -inf))

@@ -138,7 +138,7 @@ class RedisLedger(contract.Ledger):
         scope = [_text(name) for name in (wanted.arm, wanted.campaign, wanted.channel)]
         prefix = self._group(wanted.campaign)
         if prefix != self._group_of(wanted.reservation_id):
-            raise ValueError(f"{wanted.reservation_id}: an id for another campaign than {wanted.campaign}")
+            raise ValueError(f"{wanted.reservation_id}: the id is for another campaign than {wanted.campaign}")
         keys = [f"{prefix}r:{wanted.reservation_id}", *([f"{prefix}q:{request}"] if request else [])]
         amount = money.reservation(wanted.amount, LARGEST)
         return self._call(prefix, keys, wanted.reservation_id, *scope, amount, request)

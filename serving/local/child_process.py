@@ -117,7 +117,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace)
     elif not asked_to_stop:
-        print(f"supervisor: {command[0]} ended by itself with status {child.returncode}", flush=True)
+        print(f"supervisor: {command[0]} exited with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)  # remaining descendants of the command, and the supervisor itself

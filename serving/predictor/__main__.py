@@ -14,18 +14,18 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; returns exit status 2 if an artifact can't be loaded or the address is taken."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
     add, default = parser.add_argument, "(default: %(default)s)"
-    add("--artifact", required=True, action="append", type=Path, metavar="FOLDER", help="may be given again, as --name")
-    add("--name", required=True, action="append", help="of the model in the URL: /v1/models/NAME:predict and :explain")
+    add("--artifact", required=True, action="append", type=Path, metavar="FOLDER", help="may be repeated, like --name")
+    add("--name", required=True, action="append", help="name of the model in the URL /v1/models/NAME:predict")
     add(
         "--host",
         default="127.0.0.1",
-        help="0.0.0.0 in a pod; with a slash, the path of a Unix socket for a router on this machine, whose endpoint "
-        f"is then http+unix://%%2Fpath%%2Fto%%2Fit; the rights of its folder say who may ask {default}",
+        help="0.0.0.0 in a pod. With a slash, the path of a Unix socket for a router on the same host. Its endpoint is "
+        f"http+unix://%%2Fpath%%2Fto%%2Fit. Permissions of its folder control access. {default}",
     )
     add("--port", type=_port, default=8080, help=default)
     arguments = parser.parse_args()
     if len(set(arguments.name)) != len(arguments.artifact):
-        parser.error("give as many --name, each another one, as --artifact")
+        parser.error("give a different --name for each --artifact")
     path = Path(arguments.host) if "/" in arguments.host else None
 
     from mtorl.artifact.artifact import ArtifactError

@@ -30,7 +30,7 @@ def main() -> int:
         log.critical("router: %s", error)
         return 2
     except Exception:
-        log.critical("the router ended", exc_info=True)
+        log.critical("the router failed", exc_info=True)
         return 1
     return 0
 

@@ -177,11 +177,11 @@ class Router:
         """Descriptions of unfinished work. If a store hangs, it may never be finished by this process."""
         found = []
         if decisions := self.decider.at_work:
-            found.append(f"decisions at work: {decisions}")
+            found.append(f"decisions in progress: {decisions}")
         if reservations := self.budgets.settler.pending:
             found.append(f"reservations that the next start settles or releases: {reservations}")
         if self.spool.alive:
-            found.append("the decision log is not closed; nothing that was acknowledged waits for it")
+            found.append("the decision log is not closed, but everything acknowledged is on disk")
         return found
 
     async def _show_life(self) -> None:

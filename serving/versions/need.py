@@ -46,7 +46,7 @@ class Needs:
 
     def reasons(self, version: Version) -> list[str]:
         """Reasons why a version is needed; empty if it is not."""
-        first = ["it is of the first installation: mtorl-bootstrap would make it anew"] if version.is_first else []
+        first = ["it belongs to the installation: mtorl-bootstrap would publish it again"] if version.is_first else []
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:

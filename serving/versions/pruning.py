@@ -63,6 +63,6 @@ def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None
     """Lock the registry; raises RegistryError if another process has kept it locked for `wait_seconds`."""
     registry.mkdir(parents=True, exist_ok=True)
     path = registry / ".lock"
-    busy = RegistryError(f"{path}: another process has had it for {wait_seconds:g} s; find it with fuser {path}")
+    busy = RegistryError(f"{path}: locked by another process for {wait_seconds:g} s; find it with fuser {path}")
     with lock_file(path, busy, wait_seconds=wait_seconds):
         yield

@@ -82,7 +82,7 @@ def prune_others(
         try:
             needs = Needs(uses(), experiments_in(experiments))
         except (OSError, LogError, ExperimentError) as error:
-            return f"no version is removed, since it is not known what serves: {error}"
+            return f"no version is removed, since the serving versions are unknown: {error}"
         needs.add(f"{published.parent.name}/{published.name}", "it has just been published")
         gone = prune(registry, needs, keep)
     if not gone:

@@ -139,16 +139,16 @@ class _Connection:
             self._socket.settimeout(_left(until))
             if not (piece := self._socket.recv(_PIECE)):
                 if not size:
-                    raise ConnectionResetError("it closed the connection without an answer")
+                    raise ConnectionResetError("the server closed the connection without an answer")
                 if not parsed.ends_with_the_connection:
-                    raise ValueError("it closed the connection within its answer")
+                    raise ValueError("the server closed the connection before its answer was complete")
                 break
             size += len(piece)
             if size > _MOST_BYTES:
                 raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             parsed.feed(piece)
         if parsed.status < 200:  # the final answer still follows, and would be taken for that to the next request
-            raise ArmError(f"HTTP {parsed.status} is no answer", "status")
+            raise ArmError(f"HTTP {parsed.status} is not a final answer", "status")
         self._used = monotonic()
         return parsed
 

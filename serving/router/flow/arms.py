@@ -177,7 +177,7 @@ class Arms:
     def _check_model(self, experiment: Experiment, arm: Arm, model: str | None) -> None:
         if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
             who = f"model {model}" if model else "a model without a digest"
-            wanted = f"the experiment names {arm.model_digest} for {arm.name}: mend endpoint or model_digest"
+            wanted = f"the experiment names {arm.model_digest} for {arm.name}: correct the endpoint or model_digest"
             raise WrongModel(f"{shown(arm.url or '')}: {who} answers, but {wanted}", "model_digest")
         if model is None:
             return
@@ -291,7 +291,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
     assert rule is not None, "an arm with an endpoint is asked there"
     if rule == "baseline":
         if "baseline" not in item:
-            words = f"{arm.name} is what the request says, and this one has no baseline: send it with each request"
+            words = f"{arm.name} is the request's baseline, and this request has no baseline: send it with each request"
             return ArmError(words, "no_baseline", "no_baseline")
         # The model has a name, so that a change from a baseline to an endpoint, or back, is a change of the model.
         return replace(answer_of(item["baseline"], candidates), model={**NOBODY, "name": "baseline"})
@@ -299,11 +299,11 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
     if item["window"] is not None:
         values |= item["window"]["static"]
     elif missing := {name for row in rule for name in row.when} - set(values):
-        words = f"the policy asks for {', '.join(sorted(missing))} of the user, and nothing could be read"
+        words = f"the policy needs {', '.join(sorted(missing))} of the user, which could not be read"
         return ArmError(words, "features", "features")
     if (row := first_fit(rule, values, candidates)) is None:
         offered = ", ".join(candidates)
-        return ArmError(f"none of {offered} is in a row that fits: give rows for all channels", "policy")
+        return ArmError(f"no row of the policy fits {offered}: add rows for all channels", "policy")
     return _certain(row.channel, row.expose, candidates, {**NOBODY, "name": "rule", "digest": arm.rule_digest})
 
 

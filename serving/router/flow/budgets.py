@@ -59,7 +59,7 @@ class Budgets:
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
-            raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
+            raise NoAccount(f"the experiment has no budget for campaign {campaign!r} and channel {channel!r}")
         amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
         wanted = Wanted(decision.decision_id, decision.account, campaign, channel, amount, decision.key)
         return wanted, decision.experiment
@@ -95,7 +95,7 @@ class Budgets:
         if not self.ready:
             raise BudgetsClosed("the ledger is not set up yet")
         if self.settler.full:
-            raise BudgetsClosed("too much is still to be settled")
+            raise BudgetsClosed("too many reservations wait to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
         """Define the accounts. The first call also finishes what a crash left, and then permits spending. Blocks.

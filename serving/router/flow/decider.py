@@ -152,7 +152,7 @@ class Decider:
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
         if bug is not None:
-            log.error("a thread of %s has ended", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
+            log.error("a thread of %s has failed", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
         elif asking := next((one.asking for one in late if one.asking and one.failed is None), None):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
         lane.begin()  # another thread may replace one that hangs

@@ -182,7 +182,7 @@ class DecisionParser:
         context = {name: None if (value := given.get(name)) == "" else value for name in self._columns}
         when = now if timestamp is None else _utc(where := f"instances[{i}].timestamp", timestamp)
         if when > now + CLOCK_SKEW:
-            raise BadRequest(f"{where}: {timestamp} is in the future; it is {now.isoformat(timespec='seconds')} here")
+            raise BadRequest(f"{where}: {timestamp} is in the future; here it is {now.isoformat(timespec='seconds')}")
         at = microseconds(when)
         request_id = instance.get("request_id")
         baseline: Baseline | None = None

@@ -187,7 +187,7 @@ class Stages:
         for shadow, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Exception):
                 shadow.fault, cause = fault_of(answer)
-                log.warning("arm %s in the shadow, %s: %s", arm.name, cause, answer, extra=shadow.ids(cause))
+                log.warning("arm %s at stage shadow, %s: %s", arm.name, cause, answer, extra=shadow.ids(cause))
             else:
                 shadow.accept(answer)
 

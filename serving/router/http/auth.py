@@ -33,7 +33,7 @@ class Authentication:
         if self._file is not None:
             self._read(self._file)
             if not self._tokens:
-                raise SettingsError(f"auth.file: {self._file} holds no token of at least {_SHORTEST_TOKEN} characters")
+                raise SettingsError(f"auth.file: {self._file} has no token of at least {_SHORTEST_TOKEN} characters")
 
     @property
     def needed(self) -> bool:
@@ -58,10 +58,10 @@ class Authentication:
                 return
             lines = [line.strip().encode() for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            log.error("the tokens stay as they were: %s", error)
+            log.error("the tokens are unchanged: %s", error)
             return
         self._version = version
         if tokens := tuple(line for line in lines if len(line) >= _SHORTEST_TOKEN):
             self._tokens = tokens
         else:
-            log.error("%s holds no token of %d characters or more: the tokens stay", file, _SHORTEST_TOKEN)
+            log.error("%s has no token of at least %d characters: the tokens are unchanged", file, _SHORTEST_TOKEN)

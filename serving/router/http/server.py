@@ -95,9 +95,9 @@ def _end_in_time(router: Router, seconds: float) -> None:
         code = _LEFT_UNDONE
         try:
             if left := router.undone():
-                log.critical("the router ends, and a store that hangs leaves undone: %s", "; ".join(left))
+                log.critical("the router exits although a store hangs, and leaves: %s", "; ".join(left))
             else:
-                log.warning("all is done, and the router ends without its threads that hang")
+                log.warning("all work is done, and the router exits without waiting for threads that hang")
                 code = 0
         finally:
             os._exit(code)

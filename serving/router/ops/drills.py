@@ -60,7 +60,7 @@ class Drills:
                 continue
             sleep(min(drill.seconds, seconds))
             if drill.seconds >= seconds:
-                raise TimeoutError("held up by a drill")
+                raise TimeoutError("delayed by a drill")
             if drill.fault == "error":
                 raise DrillFault("injected by a drill")
 

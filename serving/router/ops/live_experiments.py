@@ -72,7 +72,7 @@ class ExperimentFiles:
         except OSError as error:
             raise ExperimentError(f"{error.filename or self._path}: cannot read the experiment: {error}") from None
         if not found:
-            raise ExperimentError(f"{self._path}: there is no *.yaml in it")
+            raise ExperimentError(f"{self._path}: the folder has no *.yaml file")
         return found
 
     def folder(self, name: str) -> Path:
@@ -202,7 +202,7 @@ class LiveExperiments:
                 experiment = Experiment.load(file)
                 experiment.check(self._spec)
             except ExperimentError as error:  # written by another release, or for another data set
-                log.error("what was in force last can't be used: %s", error)
+                log.error("a saved experiment can't be used: %s", error)
             else:
                 found[file.name] = experiment
         return found

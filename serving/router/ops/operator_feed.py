@@ -55,7 +55,7 @@ class OperatorFeed:
                 self._take_later(self._mounted)
         if self._texts is None:
             asked = self._url.geturl()
-            raise ExperimentError(f"nothing is in force yet, and no file says what is: {asked} says: {self._silence}")
+            raise ExperimentError(f"no operator and no file has an experiment yet; {asked} says: {self._silence}")
         return self._texts
 
     def folder(self, name: str) -> Path:
@@ -68,7 +68,7 @@ class OperatorFeed:
             texts = self._answer({"router": self._router, "has": dict(versions), "everything": everything})
         except OSError as error:
             if str(error) != self._silence:
-                log.warning("no operator says what is in force, and the router goes on with what it has: %s", error)
+                log.warning("no operator answers, and the router keeps its experiments: %s", error)
                 self._silence = str(error)
             return False
         if texts is not None:  # None: this router has the active experiments
@@ -79,7 +79,7 @@ class OperatorFeed:
     def _answer(self, question: object) -> Mapping[str, bytes] | None:
         """The answer of the leader or, without a leader, of the last operator that answers; raises OSError."""
         answers: list[Mapping[str, bytes] | None] = []
-        fault = "its name has no address"
+        fault = "the operator's name has no address"
         for address in _addresses(self._url):
             try:
                 url = f"{self._url.scheme}://{address}{self._url.path}"
@@ -99,7 +99,7 @@ class OperatorFeed:
             if (written := files.written) > self._known:
                 self._texts, self._known, self._tables_of = files.texts(), written, files
         except ExperimentError as error:
-            log.error("what is in force can't be read: %s", error)
+            log.error("saved or mounted experiments can't be read: %s", error)
 
 
 def _addresses(url: SplitResult) -> list[str]:

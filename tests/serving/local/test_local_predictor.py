@@ -75,7 +75,7 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run
         (answer,) = decide(stack.url, example)
         assert answer["fallback_reason"] in ("model_error", "model_timeout")
         deadline = time.monotonic() + 30
-        with pytest.raises(StackError, match="has ended"):
+        with pytest.raises(StackError, match="has stopped"):
             while time.monotonic() < deadline:
                 stack.check()
                 time.sleep(0.1)

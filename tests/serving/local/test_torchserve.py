@@ -101,7 +101,7 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
             java = next(p for p in psutil.Process(server.pid).children() if "java" in p.name())
             java.kill()
             assert wait_for(lambda: not psutil.pid_exists(java.pid))
-            with pytest.raises(StackError, match="TorchServe has ended"):
+            with pytest.raises(StackError, match="TorchServe has stopped"):
                 wait_for(server.check)
             assert not remains()
     server.stop()
