@@ -1,7 +1,7 @@
-"""Turns the lake into the next training log: decisions, their outcomes, and which of them a policy may learn from.
+"""Turns the lake into the next training log: selects the decisions that a policy can learn from, with their outcomes.
 
-In reading order: `compact.py` (arrived files to closed hours), `rules.py` (which decisions teach something),
-`stored_rows.py` (each is judged once), `training_log.py` (touchpoints and opportunities, and what they teach in words),
-`pruning.py` (which exposures stay), `experiment_decisions.py` (of one arm, and of challengers in the shadow),
+Reading order: `compact.py` (arrived files to closed hours), `rules.py` (which decisions can be learned from),
+`stored_rows.py` (judges each decision once), `training_log.py` (touchpoints, opportunities and a summary), `pruning.py`
+(which exposures to keep), `experiment_decisions.py` (decisions of one arm, and shadow decisions of challengers),
 `removal.py` (forgotten users, old hours), `database.py`, `spark.py` (the queries on DuckDB and Spark).
 """

@@ -2,14 +2,17 @@
 
     print(compact(Lake.open("lake"), datetime.now(UTC)))
 
-An hour is closed some minutes after its end. Records that come later, outcomes of up to a week ago most of all, are
-added to closed hours as files of their own. An hour's files are merged by size, so that a record is rewritten a few
-times, however many files its hour gains. Files with outcomes that a router uploaded hours late are named `late-...`, so
-that verdicts reduce their hour again (`monitoring/verdict/stored_sums.py`). They are merged when the hour is final; the
-merged file is named `late-...` as well.
+An hour is closed a few minutes after its end. Records that arrive later are added to closed hours as separate files;
+most are outcomes, up to a week late. The files of an hour are merged by size, so each record is rewritten only a few
+times, however many files its hour gains.
 
-A run that is killed can be repeated at any moment, and two at once lose nothing: new files are written before the old
-ones are hidden, and a merge drops copies. A file that can't be read moves to the lake's folder `unreadable/`.
+If a router uploads outcomes hours late, their files are named `late-...`, so that verdicts recompute their hour
+(`monitoring/verdict/stored_sums.py`). These files are merged once the hour is final, into a file that is also named
+`late-...`.
+
+A compaction that was killed can be run again at any time, and two can run at once without losing records: new files are
+written before the old ones are hidden, and a merge drops copies. Unreadable files move to the lake's folder
+`unreadable/`.
 """
 
 import contextlib
@@ -47,34 +50,31 @@ from mtorl.log.records import ID_FIELD, KINDS, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
-CLOSED_AFTER = timedelta(minutes=10)  # the end of an hour: a router uploads each minute
-LATE_AFTER = timedelta(hours=2, minutes=20)  # after it was received, an outcome is compacted, where uploads do not fail
-MOST_FILES = 8  # of one size, in an hour
-FINAL_AFTER = timedelta(days=8)  # few outcomes come later: an hour becomes one file
-KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
-_ALIKE = 4  # a file is merged once the smaller ones have a fourth of its size together
+CLOSED_AFTER = timedelta(minutes=10)  # from the end of an hour; routers upload each minute
+LATE_AFTER = timedelta(hours=2, minutes=20)  # from receipt of an outcome to its compaction, unless uploads fail
+MOST_FILES = 8  # of similar size, in an hour
+FINAL_AFTER = timedelta(days=8)  # few outcomes arrive later, so the hour is merged into one file
+KEPT_SECONDS = 2 * 3600.0  # for which running queries may still read superseded files
+_ALIKE = 4  # a file is merged once the smaller files together have a quarter of its size
 
 
 @dataclass
 class Compacted:
-    """Counts of a run; `str()` of it is a summary for people."""
+    """Counts of a compaction; `str()` gives a readable summary."""
 
-    files: int = 0  # that had arrived
-    hours: set[datetime] = field(default_factory=set)  # that gained records
-    merged: int = 0  # hours whose files were merged, of all kinds
+    files: int = 0  # arrived files that were moved
+    hours: set[datetime] = field(default_factory=set)  # hours that gained records
+    merged: int = 0  # merges of an hour's files, summed over the kinds of records
     unreadable: list[str] = field(default_factory=list)  # files that were moved aside
 
     def __str__(self) -> str:
         lines = [f"{self.files:,} files moved into {len(self.hours):,} hours, {self.merged:,} hours merged"]
-        lines += [f"can't be read, and lies in {UNREADABLE}/ now: {name}" for name in self.unreadable]
+        lines += [f"can't be read, so it was moved to {UNREADABLE}/: {name}" for name in self.unreadable]
         return "\n".join(lines)
 
 
 def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
-    """Move arrived records into closed hours; after an OSError, the next run takes the rest.
-
-    A record of another version of the schema is a `LogError`.
-    """
+    """Move arrived records into closed hours; raises a `LogError` if a record has another schema version."""
     done = Compacted()
     try:
         remove_again(lake, now)
@@ -83,8 +83,8 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(KINDS):  # outcomes first, so that a decision in a closed hour has its known outcomes
-            # An hour in the future, by a clock that is ahead or an id that was made up, ends after the upload.
+        for kind in reversed(KINDS):  # outcomes first: decisions in closed hours then have theirs
+            # A clock that is ahead, or a made-up id, gives an hour in the future. Such a file counts from its upload.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
@@ -110,10 +110,10 @@ def _rewrite(
     done: Compacted,
     uploaded_since: datetime | None = None,
 ) -> set[datetime]:
-    """Write the records of some files to their hours, and hide the files; returns the hours.
+    """Write the records of some files to their hours, hide the files and return the hours.
 
     Args:
-        uploaded_since: Of files that have arrived: outcomes that were received earlier were uploaded late.
+        uploaded_since: Outcomes received earlier count as uploaded late. None for files that are merged.
     """
     try:
         return _write(lake, db, kind, files, uploaded_since)
@@ -127,7 +127,7 @@ def _rewrite(
 
 
 def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], since: datetime | None) -> set[datetime]:
-    name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
+    name = secrets.token_hex(8)  # unique, so that each of two concurrent runs can delete its own files
     hours: set[datetime] = set()
     late = {file.hour for file in files if was_uploaded_late(file)}
     if kind == "outcome" and since is not None:
@@ -144,14 +144,14 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
     if lake.forgotten() == forgotten:
         lake.supersede(files, KEPT_SECONDS)
         return hours
-    # A user who was forgotten meanwhile may be in the new files; the next run removes them.
+    # The new files may contain a user who was forgotten meanwhile. Delete them; the next run repeats the work.
     for file in written:
-        lake.delete(file)  # unless it was written without the user meanwhile, under another name
+        lake.delete(file)  # unless a removal has replaced it by a file without the user
     return set()
 
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:
-    """The files to merge, by hour: many of like size, or any of an old hour."""
+    """Return the files to merge, by hour: many of similar size, or any of a final hour."""
     small = by_hour(file for file in files if file.size < full)
     found = {}
     for hour, there in small.items():
@@ -169,7 +169,7 @@ def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datet
 
 
 def _can_read(lake: Lake, kind: Kind, file: LakeFile) -> bool:
-    """Whether a file holds records. Raises OSError if the lake can't be read: that says nothing of the file."""
+    """Return whether a file contains valid records; raises OSError only if the lake can't be read."""
     with TemporaryDirectory(prefix="mtorl-file-") as scratch:
         copy = Path(scratch, "file.parquet")
         with lake.files.open_input_stream(file.name) as source, copy.open("wb") as target:

@@ -1,10 +1,10 @@
-"""Runs the queries over a lake on DuckDB or Spark, with equal rows.
+"""Runs the queries over a lake on DuckDB or Spark; both return equal rows.
 
     with open_database(lake) as db:                        # $ENGINE: duckdb (default) or spark
         db.keep("recent", f"SELECT * FROM {lake.records(db, 'decision', since)}")
         db.execute("SELECT arm, count(*) FROM recent GROUP BY arm").fetchall()
 
-Queries are in DuckDB's SQL, as far as Spark has the same or `spark.py` has a translation. Times are in UTC.
+Queries are written in DuckDB's SQL, limited to what Spark supports or `spark.py` translates. Times are in UTC.
 """
 
 import os
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 Database: TypeAlias = "DuckDB | Spark"
 _MEMORY = "500MB"
-_AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # more takes longer and saves little
+_AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # higher levels are slower and save little
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-_SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880  # of some 2 kB each
-_AT_ONCE = 500  # rows that a thread holds while it splits them into files; with 4,000, 150 MB do not suffice
+_SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880  # a row has about 2 kB
+_AT_ONCE = 500  # rows that a thread buffers while it splits them into files; 4,000 need more than 150 MB
 
 
 class DuckDB:
-    """Tables of records and files made of them: one process, bounded memory.
+    """A database in this process, with bounded memory, of the records of a lake.
 
     Attributes:
         connection: For queries in DuckDB's own SQL.
-        failures: Errors of a query that meets an unreadable file.
-        part_bytes: Of the files that one `write_hours` should take.
+        failures: Types of the errors that a query raises on an unreadable file.
+        part_bytes: Bytes of files that one call of `write_hours` should read at most.
     """
 
     failures: tuple[type[Exception], ...] = (duckdb.Error,)
@@ -61,7 +61,7 @@ class DuckDB:
         self.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
     def keep(self, name: str, query: str) -> None:
-        """Compute the rows of a query once and name them; they lie in a file, for they may not fit in memory."""
+        """Compute the rows of a query once and name them; they are stored in a file, as they may not fit in memory."""
         self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
 
     def add(self, name: str, table: pa.Table) -> None:
@@ -69,7 +69,7 @@ class DuckDB:
         self.connection.register(name, table)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as one Parquet file, which appears whole or not at all."""
+        """Write a query's rows atomically as one Parquet file."""
         ordered = f" ORDER BY {', '.join(order)}" if order else ""
         with replacing(path) as unfinished:
             self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {sql_text(unfinished)} ({_AS_PARQUET})")
@@ -77,14 +77,14 @@ class DuckDB:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write each `hour` of a query to one file of the lake, sorted; returns their names.
+        """Write each `hour` of a query to one sorted file of the lake; returns the names of the files.
 
-        A sort of wide rows takes more memory than DuckDB is given, so it sorts a slice of the user buckets at a time.
+        Sorting wide rows takes more memory than DuckDB is given, so it sorts the user buckets in slices.
 
         Args:
-            order: Columns, of which the first begins with the bucket.
-            name: The name of a file, by its hour, its number and how many the hour has.
-            once: SQL of the rows to write, of a table of rows of whole users.
+            order: Columns to sort by; the first must begin with the bucket.
+            name: Returns the name of a file from its hour, its number and how many files the hour has.
+            once: Returns SQL for the rows to write, given a table with all rows of some users.
         """
         self.keep("to_write", query)
         ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()
@@ -118,7 +118,7 @@ class DuckDB:
 
 
 def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, int]]]:
-    """Values of a sorted column, each with the place of its first row and its number of rows."""
+    """Yield each value of a sorted column with the position of its first row and its number of rows."""
     begin = 0
     for run in column.value_counts().to_pylist():
         yield run["values"], (begin, run["counts"])
@@ -126,14 +126,14 @@ def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, 
 
 
 def table(files: Sequence[Path]) -> str:
-    """SQL of a table of Parquet files of this machine, or of a volume that all executors see."""
+    """Return SQL for a table of Parquet files, on a local disk or on a volume that all executors mount."""
     names = ", ".join(sql_text(file.absolute()) for file in files)
     return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
 @contextmanager
 def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
-    """Open duckdb or spark for a lake of any size; an empty name takes $ENGINE, else DuckDB."""
+    """Open DuckDB or Spark for a lake of any size; without an engine's name, $ENGINE decides, then DuckDB."""
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
         with open_duckdb(lake) as db:
@@ -148,6 +148,6 @@ def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
 
 @contextmanager
 def open_duckdb(lake: Lake) -> Iterator[DuckDB]:
-    """Open DuckDB, with $ENGINE ignored."""
+    """Open DuckDB for a lake, whatever $ENGINE is set to."""
     with lake_database(lake, _MEMORY) as connection:
         yield DuckDB(connection, lake)

@@ -1,4 +1,4 @@
-"""Reads decisions of an experiment's arms: those of one arm, and those of challengers in the shadow.
+"""Reads decisions of an experiment: those of one arm, and shadow decisions of challengers.
 
     rows = served_decisions("lake", spec, experiment, "incumbent")      # to plan its exploration
     rows[["channel_probs", "exposure_probs", "window"]]
@@ -6,7 +6,7 @@
     rows = shadows("lake", spec, experiment, by=["device"])             # with the incumbent's decisions and outcomes
     report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 
-Decisions count by the name and salt of the experiment, with the probabilities that `rules.py` says.
+Decisions belong to an experiment if its name and salt match. Probabilities are those of `rules.py`.
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime.sql import sql_name
 
 MOST_SERVED = 20_000
-"""Decisions of several users that are looked at: more make no figure of a plan more certain than a forecast is."""
+"""Most decisions to read for a plan. A forecast is so uncertain that more would not make its figures more precise."""
 MOST_SHADOWS = 500_000
-"""Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""
+"""Most shadow decisions to read into memory. More would not narrow an interval enough to change an action."""
 
 
 def served_decisions(
     place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str, most: int = MOST_SERVED
 ) -> pd.DataFrame:
-    """Read an arm's decisions whose probabilities are known, at most so many, chosen by the hash of the user.
+    """Read at most `most` decisions of an arm whose probabilities are known, of users chosen by hash.
 
-    As in a verdict, the outcomes of a decision have had their time.
+    As in a verdict, decisions whose outcomes may still arrive are left out.
 
-    Columns: timestamp, user_id, campaign_id, channel (that was drawn), channel_probs and exposure_probs (lists in the
+    Columns: timestamp, user_id, campaign_id, channel (the drawn one), channel_probs and exposure_probs (lists in the
     order of the channels), exposed, outcomes, gain, window (JSON).
     """
     if arm not in (names := [one.name for one in experiment.arms]):
@@ -51,7 +51,7 @@ def served_decisions(
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
         windows = decided.lake.records(db, "window")
-        # A window is larger than a decision: no more than these are brought into memory.
+        # Windows are larger than decisions, so only those of the chosen decisions are read into memory.
         known = db.connection.execute(
             f"""SELECT j.timestamp, d.user_id, j.campaign_id, j.drawn_channel AS channel, j.channel_probs,
                        j.exposure_probs, j.exposed, {outcomes}, {_gain(spec)}, w."window"
@@ -66,7 +66,7 @@ def served_decisions(
 
 
 def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experiment) -> pd.Series:
-    """Count an experiment's decisions, of all arms, by the hour (UTC) of the opportunity."""
+    """Count the decisions of all arms of an experiment by the hour (UTC) of the opportunity."""
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
         Decided(db, lake, spec.replace(outcome_hours=0.0)).judge()
@@ -81,13 +81,13 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Read an experiment's shadow decisions, at most about `MOST_SHADOWS`: users are left out by their hash.
+    """Read an experiment's shadow decisions; beyond about `MOST_SHADOWS`, users are left out by hash.
 
-    Returns rows as `mtorl.evaluation.shadow` reads them; `by` are categorical columns of the context or of the user.
+    Returns the rows that `mtorl.evaluation.shadow` reads; `by` names categorical columns of the context or user.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {sql_name(name)}, " for name in by)
     lake = Lake.open(place)
-    # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
+    # As in a verdict, decisions count once their outcomes are complete: decisions of the last hour have no gain yet.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
     with open_duckdb(lake) as db:
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
@@ -117,19 +117,19 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
         ).df()
     if rows.empty:
         which = f"experiment {experiment.name!r} with salt {experiment.salt!r}"
-        raise LogError(f"{place}: no shadow decisions of {which}; a router writes them while the stage is shadow")
+        raise LogError(f"{place}: no shadow decisions of {which}. A router writes them while the stage is shadow")
     return rows
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """The policy's own choice, before exploration."""
+    """Return SQL for the choice of the policy before exploration."""
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
-    """A challenger's figures as a list in the order of the channels; NaN if unknown."""
+    """Return SQL for a challenger's figures as a list in the order of the channels; NaN if unknown."""
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"

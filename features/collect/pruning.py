@@ -1,12 +1,14 @@
-"""Chooses the exposures that a training keeps when there are too many: wide generations stay longest.
+"""Chooses the exposures to keep if there are too many for a training: wide generations stay longest.
 
-A generation is the first log, or the exposures of one model in one arm. Its *width* is the effective sample of a policy
-that draws every channel alike, as a share of its rows (Kish): 1 of random exposures, close to 0 of a policy that nearly
-always shows one channel. Training on narrow exposures alone breaks the heads, so
+A generation is the first log, or the exposures of one model in one arm. Its *width* is Kish's effective sample size, as
+a share of its rows, for evaluating a policy that draws all channels with equal probability. The width is 1 for random
+exposures, and close to 0 if the policy nearly always shows one channel.
 
-- the newest generation of each arm stays: it is what serves, at the states that it leads to
-- of the others, the narrowest go first, the older of two alike
-- of the one that fits in part, whole users stay, chosen by a hash
+Training on narrow exposures alone breaks the heads, so the rules are:
+
+- The newest generation of each arm stays. It comes from the serving model, in the states that this model leads to.
+- Of the other generations, the narrowest are dropped first; of two with equal width, the older one.
+- If a generation fits only in part, a hash chooses whole users.
 """
 
 from collections import defaultdict
@@ -24,7 +26,7 @@ from features.collect.stored_rows import Decided
 from mtorl.runtime.sql import sql_text
 
 LOG = ""
-"""Arm of the log that everything began with."""
+"""Arm of the first log, which no arm has collected."""
 
 
 class Touchpoints(NamedTuple):
@@ -39,16 +41,16 @@ class Touchpoints(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """Limits of what a training reads from a log and from decisions."""
+    """Conditions that limit the rows that a training reads from a log and from decisions."""
 
-    rows: int = 0  # touchpoints before the bound; 0 without one
+    rows: int = 0  # touchpoints before the limit; 0 without a limit
     of_log: str = "true"  # SQL condition of the log's rows
-    of_judged: str = "true"  # of the decisions in the view `judged` that become touchpoints
-    share_of: Callable[[datetime], float] = lambda _: 1.0  # of the users to read of a block of decisions, by its hour
+    of_judged: str = "true"  # SQL condition of the touchpoints in the view `judged`
+    share_of: Callable[[datetime], float] = lambda _: 1.0  # share of users to read from a block, by its hour
 
 
 def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, most_rows: int) -> Bound:
-    """Keep about `most_rows` touchpoints (0: all) of a log's files, and of the views `decided` and `judged`."""
+    """Limit the touchpoints of a log's files and of the database's decisions to about `most_rows` (0: no limit)."""
     if not most_rows:
         return Bound()
     generations = _generations(db, decided.share, log, channels)
@@ -69,11 +71,8 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
-    """The generations of a log, and of the decisions of a share of the users.
-
-    A log without propensities is taken for one of random exposures; an arm without probabilities has width 0.
-    """
-    # Expectation of the squared weight of a decision; a row of the log has the propensity of the drawn channel alone.
+    """Return the generations with their widths: 1 for a log without propensities, 0 without probabilities."""
+    # Expected squared weight of a decision. A row of the log has only the propensity of the drawn channel.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
@@ -87,7 +86,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
         GROUP BY arm, generation"""
     ).fetchall()
-    # Sums differ in their last digits by the order of addition; such differences are ignored.
+    # Rounded, because the last digits of a sum depend on the order of addition.
     return [
         Touchpoints(arm, name, rows if arm == LOG else round(rows / share), round(width, 9), newest)
         for arm, name, rows, width, newest in found
@@ -95,7 +94,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
-    """Share of each generation's users to keep, by arm and generation, so that about `most_rows` rows are left."""
+    """Return the share of each generation's users to keep, by arm and generation; `most_rows` is the total."""
     by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))  # names break ties
     newest = {one.arm: one for one in by_age if one.arm != LOG}
     first = list(newest.values())
@@ -109,5 +108,5 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
 
 
 def of_some_users(share: float) -> str:
-    """SQL: whether a row of a log is of the users whose hash chooses them."""
+    """Return an SQL condition that chooses a share of a log's users, by hash."""
     return f"md5(user_id) < {sql_text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"

@@ -1,14 +1,14 @@
-"""Removes users from a lake, and hours that are too old.
+"""Removes users, and hours that are too old, from a lake.
 
     forget_in_bucket(Lake.open("gs://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
 
-Of each file only the row groups of the user's bucket are read. A file that holds the user is written without it under
-another name, then deleted at once, and so is each superseded file: a query that reads it at that moment fails, and can
-be repeated. Records that name no user go before the decisions that name theirs, so that the next run completes an
-interrupted one.
+Only the row groups of the user's bucket are read. A file that contains the user is first rewritten without the user
+under another name, then deleted. Deletion is immediate, also for superseded files: a query that is reading such a file
+fails and can be repeated. Records without a user are removed before the decisions that link them to a user, so that a
+second run can complete an interrupted one.
 
-A router or a compaction at work may write the user once more. Each looks at the note of forgotten users again after
-writing; if it was killed before that, the next compaction removes the user from what was written since.
+A router or a compaction may write the user again at the same time. Each checks the list of forgotten users again after
+writing. If it was killed before that check, the next compaction removes the user from the files written since.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ from mtorl.runtime.duckdb_files import SCHEME
 if TYPE_CHECKING:
     import duckdb
 
-ASIDE = "{}: can't be read, so it is unknown who is in it: mend it and put it back into arrived/, or remove it"
-_NAMING: tuple[Kind, ...] = ("decision", "window")  # their user
-_AGAIN = timedelta(days=2)  # for which compactions look again; each hour one does
-_CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
+ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
+_NAMING: tuple[Kind, ...] = ("decision", "window")  # records with a user's id
+_AGAIN = timedelta(days=2)  # for which each compaction (hourly) removes a forgotten user again
+_CLOCKS = timedelta(hours=1)  # most that the clocks of routers and store may differ
 
 
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
-    """Note the users to forget in a lake, and remove them; returns the removed rows by kind.
+    """Add users to the lake's list of forgotten users, and remove their records; returns the removed rows by kind.
 
-    Hours that ended earlier than `before` go too. After an error, because the lake can't be read or written, run it
-    again.
+    Hours that ended earlier than `before` are removed too. If the lake can't be read or written, repeat the call.
     """
     removed = Counter(dict.fromkeys((f"{kind}s" for kind in KINDS), 0))
-    while lake.forget(users, now, before):  # another run at this moment may have replaced the note
+    while lake.forget(users, now, before):  # a concurrent run may have replaced the list
         removed += remove_users(lake, Forgotten(dict.fromkeys(map(unit_hash, users), now)))
     if before is not None:
         removed += drop_hours(lake, before)
@@ -57,7 +56,7 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
 
 
 def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | None = None) -> Counter[str]:
-    """Remove users from a lake, or from files written since a time; returns the rows that went, by kind."""
+    """Remove users from a lake, or only from files written since a time; returns the removed rows by kind."""
     removed: Counter[str] = Counter()
     hours: set[datetime] = set()
     if not forgotten.users:
@@ -68,7 +67,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
     with lake_database(lake) as db:
         db.execute("SET preserve_insertion_order = true")
         db.execute("CREATE TABLE gone (decision_id VARCHAR)")
-        for kind in _NAMING:  # both: an upload or a compaction may have left out a decision before, but not its window
+        for kind in _NAMING:  # both: an interrupted run may have left only the window of a decision
             if files := _files(lake, kind, written_since):
                 theirs = f"{buckets} AND {forgotten.sql(kind)}"
                 db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
@@ -76,15 +75,15 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
-            _drop_sums(lake, hours)  # before, so that the next run completes an interrupted one
+            _drop_sums(lake, hours)  # first, so that a second run completes an interrupted one
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
-        # Last, for a verdict or a training may have stored some meanwhile.
+        # Repeated at the end, because a verdict or a training may have stored rows meanwhile.
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # Without a refusal of theirs, others begin or end the time without money: those rows have to be judged again.
+        # Without a removed refusal, the period without money changes, so such rows have to be judged again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -100,7 +99,7 @@ def remove_again(lake: Lake, now: datetime) -> None:
 
 
 def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
-    """Delete the files of hours that ended before a time; returns the rows in them, by kind."""
+    """Delete the files of hours that ended before a time; returns their rows by kind."""
     removed: Counter[str] = Counter()
     for kind in reversed(KINDS):
         for file in _ended(_files(lake, kind, None), before):
@@ -108,19 +107,19 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
     _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
-    for file in _ended(lake.derived("judged"), before):  # the rest of a block is made again
+    for file in _ended(lake.derived("judged"), before):  # what remains of a block is judged again
         _delete(lake, file)
     return removed
 
 
 def unreadable(lake: Lake) -> list[str]:
-    """Files that a compaction has moved aside, with unknown users."""
+    """Return the names of files that a compaction moved aside as unreadable; their users are unknown."""
     aside = pafs.FileSelector(UNREADABLE, recursive=True, allow_not_found=True)
     return sorted(info.path for info in lake.files.get_file_info(aside) if info.type == pafs.FileType.File)
 
 
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
-    """Delete what verdicts have made of the days of some hours, or of all days: the sums hold hashes of users."""
+    """Delete what verdicts derived from the days of these hours, or from all days: it contains hashes of users."""
     days = {hour.date() for hour in hours}
     for file in lake.derived("sums") if days else ():
         if file.hour.date() in days or is_of_past(file):
@@ -140,14 +139,14 @@ def _ended(files: list[LakeFile], before: datetime) -> list[LakeFile]:
 
 
 def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> list[tuple[LakeFile, int]]:
-    """The files that hold some rows, each with their number."""
+    """Return the files that contain matching rows, each with their number."""
     by_name = {f"{SCHEME}{file.name}": file for file in files}
     query = f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename"
     return [(by_name[name], rows) for name, rows in (db.execute(query).fetchall() if files else ())]
 
 
 def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: str) -> None:
-    """Write a file without some rows, under another name, and delete it."""
+    """Write a file again under another name without the matching rows, and delete the old file."""
     folder, _, old = file.name.rpartition("/")
     with TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         kept = Path(scratch, "kept.parquet")
@@ -158,7 +157,7 @@ def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: s
 
 
 def _delete(lake: Lake, file: LakeFile) -> None:
-    """Delete a file, and the folders of its hour and day if they are empty; a bucket has none."""
+    """Delete a file and, in a local lake, the folders of its hour and day if they are empty."""
     lake.delete(file.name)
     if lake.folder is None:
         return

@@ -1,33 +1,33 @@
-"""Decides which collected decisions teach something, and with which probabilities, in SQL.
+"""Decides, in SQL, which collected decisions a policy can learn from, and with which probabilities.
 
-`decided_query` takes what follows from a decision alone; its rows are kept in the lake (`stored_rows.py`).
-`observed_query` adds what changes later: outcomes, refusals of other hours, and age; `JUDGED` adds faults.
+`decided_query` computes what follows from a decision alone; its rows are stored in the lake (`stored_rows.py`).
+`observed_query` adds what changes later: outcomes, refusals in other hours, and age. `JUDGED` corrects for faults.
 
-An *opportunity* is a decision: a policy drew a channel, and then exposed or not, both with known probabilities. A
-*touchpoint* is an exposure that took place. A policy's value rests on opportunities: whether MTORL exposes depends on
-the channel that was drawn, so touchpoints alone are a biased sample of what was drawn.
+An *opportunity* is a decision for which a policy drew a channel and then exposed or not, both with known probabilities.
+A *touchpoint* is an exposure that took place. The value of a policy is estimated from opportunities: whether MTORL
+exposes depends on the drawn channel, so touchpoints alone are a biased sample of the draws.
 
-An exposure took place if an outcome of it arrived, a cost at the latest. These decisions are left out, and counted by
-reason:
+An exposure took place if at least one of its outcomes arrived: its cost, if nothing else. Decisions are left out for
+these reasons, and counted by reason:
 
-    override            the experiment file named the user's arm: somebody was trying it out
-    repeated            another decision on the same request holds the reservation
-    no_account          no budget is for this campaign and channel
+    override            the experiment file assigned the user's arm, for a trial
+    repeated            another decision on the same request has the reservation
+    no_account          the campaign and channel have no budget
     no_draw             the default action was taken before a policy answered
-    no_probabilities    the probability of drawing or exposing a channel is missing, or is of other channels
+    no_probabilities    the probability of drawing or exposing a channel is missing, or is for other channels
     budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
-                        period: what would have come of an exposure is missing, not zero
+                        period: the outcome of an exposure is missing, not zero
     other_columns       the context lacks a column that the data set requires
-    not_mature          so young that outcomes may still come
+    not_mature          the decision is so recent that outcomes may still arrive
 
-An overridden user's exposures stay touchpoints, for they are a part of its history.
+Exposures of users with an override stay touchpoints, because they are part of the users' histories.
 
-A ledger fault, a log fault, a cancellation or an exposure without outcomes is not the policy's choice. Such a decision
-stays as one that was not exposed, and the probability of exposing is multiplied by the share of wanted exposures that
-took place, of that arm on that day (UTC).
+A ledger fault, a log fault, a cancellation or a missing outcome is not the policy's choice. Such a decision counts as
+not exposed. To correct for this, each probability of exposing is multiplied by the share of wanted exposures that took
+place in the same arm on the same day (UTC).
 
-DuckDB and Spark give the same rows, bit for bit: numbers are added in an order of their own (`_total`) or as whole
-numbers (`_UNIT`), since a sum of floats depends on the order.
+DuckDB and Spark return bit-identical rows. A sum of floats depends on the order of addition, so floats are sorted
+before they are added (`_total`) or added as integers (`_UNIT`).
 """
 
 import json
@@ -41,15 +41,14 @@ from mtorl.log.records import MODEL_NAME, UNNAMED
 from mtorl.runtime.sql import sql_name, sql_text
 
 PLACE = "_place"
-"""Of a user: its bucket, and then its hash. A share of the users is those with a lower place (`of_users`)."""
+"""Column: a user's bucket followed by the user's hash. A share of the users is all users below a value (`of_users`)."""
 SAMPLED = "_sampled"
 _NEVER = "TIMESTAMPTZ '9999-12-31 00:00:00+00:00'"
 _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# Periods without money are few, but sorting all decisions of an account takes long. Overlapping periods of several
-# hours are joined.
+# Joins overlapping periods without money. It sorts refusals, which are few, rather than all decisions of an account.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -66,28 +65,28 @@ _STRETCHES = f"""following AS (
 _WANTED = f"CAST(sum(CAST(floor(_wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
 REALISED = f"""SELECT arm, _day, count_if(exposed) * {_UNIT} / nullif({_WANTED}, 0) AS _share
     FROM observed WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day"""
-"""SQL: the shares of the wanted exposures that took place, of the rows of `observed_query` in the table `observed`."""
+"""SQL: by arm and day, the share of wanted exposures that took place. Reads `observed`, made by `observed_query`."""
 JUDGED = """SELECT * EXCLUDE (_exposure_probs, _wanted, _share),
            list_transform(_exposure_probs, lambda p: p * coalesce(_share, 1.0)) AS exposure_probs
     FROM observed LEFT JOIN realised USING (arm, _day)"""
-"""SQL: one row a decision of the tables `observed` and `realised`.
+"""SQL: one row per decision, from the tables `observed` and `realised`.
 
-Columns: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm, generation (digest of the
-policy that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order
-of the channels), exposed (what was drawn), left_out (null: an opportunity that a value can rest on), `SAMPLED`;
-touchpoint (an exposure took place, of the default action perhaps) or incomplete (one that lacks a required column),
-its channel, propensity (null: unknown), outcomes and times at which the router received timed ones; context
-columns, and static ones of a touchpoint.
+Columns of the decision: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm, generation
+(the drawing policy's digest, or its name and version), drawn_channel, channel_probs and exposure_probs (lists in the
+order of the channels), exposed (whether the drawn channel was shown), left_out (the reason, null for an opportunity),
+`SAMPLED`, and the context columns. Columns of the exposure: touchpoint (an exposure took place, perhaps of the default
+action), incomplete (an exposure that lacks a required column), channel, propensity (null if unknown), outcomes, times
+at which the router received the timed outcomes, and static columns.
 """
 
 
 def decided_query(spec: DatasetSpec) -> str:
-    """SQL: one row a decision of the view `collected_decision`, with what follows from it alone.
+    """Return SQL for one row per decision of the view `collected_decision`, with what follows from the decision alone.
 
-    Columns apart from those of `JUDGED`: reason (`left_out`, by the decision's own fields), wanted (how sure it is that
-    an exposure was wanted), shown (an exposure, if an outcome arrives), by_policy (no fallback), fits and lacks (it
-    would be a touchpoint, or incomplete), refuses (the arm's money was refused), and gone_until (on the first of
-    overlapping refusals: the end of the last one).
+    Columns that `JUDGED` does not have: reason (`left_out`, judged by the decision's own fields), wanted (probability
+    that an exposure was wanted), shown (an exposure took place if an outcome arrives), by_policy (not a fallback), fits
+    and lacks (an exposure would be a touchpoint, or incomplete), refuses (the arm's money was refused), and gone_until
+    (on the first of several overlapping refusals: when the last one ends).
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
@@ -136,7 +135,7 @@ def decided_query(spec: DatasetSpec) -> str:
 
 
 def refused_query() -> str:
-    """SQL: stretches without money, one row for each day, of all decisions of the view `every_decided`."""
+    """Return SQL for the periods without money of the view `every_decided`, one row per period and day."""
     return f"""WITH refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
     {_STRETCHES}
@@ -146,18 +145,18 @@ def refused_query() -> str:
 
 
 def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
-    """SQL: one row a decision of the view `decided`, with its outcomes of the view `collected_outcome`.
+    """Return SQL for one row per decision of the view `decided`, with its outcomes from the view `collected_outcome`.
 
-    The table `refused_on` has the rows of `refused_query`. The columns are those of `JUDGED`, but for faults, and a few
-    of its own.
+    The table `refused_on` must contain the rows of `refused_query`. The columns are those of `JUDGED`, not yet
+    corrected for faults, plus private ones that `JUDGED` reads.
 
     Args:
-        mature_until: Outcomes of later decisions may still come.
-        sampled: Condition of rows of `decided`: of users of whom all decisions are there.
+        mature_until: Decisions after this time are not mature: outcomes may still arrive.
+        sampled: SQL condition on rows of `decided` that is true for users all of whose decisions are present.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
-    # A router's clock may be behind the one that dated the request: nothing is known before it.
+    # If the router's clock is behind the clock that dated the request, an outcome would precede its opportunity.
     outcomes += "".join(
         f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {sql_name(time)}, "
         for time in times.values()
@@ -189,21 +188,21 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 
 
 def of_users(share: float) -> tuple[str, str]:
-    """SQL: whether a row is of a share of the users, by `PLACE`; and by `bucket`, where their records may be."""
+    """Return SQL conditions for a share of the users: exact for rows (`PLACE`), too wide for records (`bucket`)."""
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
     return (f"{PLACE} < {sql_text(within)}", f"bucket <= {bucket}") if share < 1 else ("true", "true")
 
 
 def of_forgotten(users: Mapping[str, datetime]) -> str:
-    """SQL: whether a row is of a forgotten user, by hash and time, from before the time."""
+    """Return an SQL condition for rows of forgotten users; `users` maps the hash of each to the time of forgetting."""
     places = {name: f"{bucket_of_hash(name):02d}{name[2:]}" for name in users}
     each = [f"({PLACE} = {sql_text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
     return f"coalesce({' OR '.join(each)}, false)"
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
-    """SQL: the value of a channel in a list in the order of the channels; null for an unknown channel."""
+    """Return SQL for a channel's value in a list that has the order of the channels; null for an unknown channel."""
     places = " ".join(f"WHEN {sql_text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
     return f"CASE {channel} {places} END"
 
@@ -215,18 +214,18 @@ def _total(kind: str) -> str:
 
 
 def _known(kind: str, time: str) -> str:
-    """Time at which the router had received an event, or all parts of an amount."""
+    """Return SQL for the time when the router had received an event, or all parts of an amount."""
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
 
 
 def _outcome(kind: str) -> str:
-    """A column of an outcome, with a name that no field of a decision record has."""
+    """Return the column of an outcome, with a name that no field of a decision record has."""
     return f'"outcome:{kind}"'
 
 
 def _own(column: Column) -> str:
-    """A column of the data set, likewise."""
+    """Return a column of the data set, with a name that no field of a decision record has."""
     return sql_name(f"own:{column.name}")
 
 
@@ -237,7 +236,7 @@ def _value(struct: str, column: Column) -> str:
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
-    """Whether the probability of exposing a channel that may be drawn is not known."""
+    """Return an SQL condition: a channel that may be drawn lacks its probability of exposing."""
     names = [sql_name(channel) for channel in spec.channels]
     return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 
@@ -252,8 +251,8 @@ def _list(struct: str, spec: DatasetSpec) -> str:
 
 
 def fields(names: Iterable[str], type_: str) -> str:
-    """A JSON object with these fields, as json_transform reads it.
+    """Return the fields of a JSON object, in the form that json_transform reads.
 
-    Columns are texts: the engines differ in reading a text as a number.
+    Columns of the data set are read as texts, because the engines convert texts to numbers differently.
     """
     return sql_text(json.dumps(dict.fromkeys(names, type_) or {"_": type_}))

@@ -1,8 +1,8 @@
-"""Runs the queries over a lake on Spark, and writes files as DuckDB does.
+"""Runs the queries over a lake on Spark, and writes the same files as DuckDB.
 
-sqlglot, which Ibis brings, translates most of DuckDB's SQL; `read_parquet`, `error`, `list_sum` and `json_transform`
+sqlglot, which Ibis installs, translates most of DuckDB's SQL; `read_parquet`, `error`, `list_sum` and `json_transform`
 (`from_json`) are translated below. The executors read and write a lake at its own address (`s3a://` with Spark's
-settings, or a folder of a volume that all see); the folder of the log is on such a volume.
+settings, or a folder on a volume that all executors mount). The folder of the log must be on such a volume.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number)
 
 
 class Spark:
-    """The methods of `DuckDB`, on all executors, and their disks in place of memory and files."""
+    """A database with the methods of `DuckDB`, on all executors. Kept rows are on the executors' disks."""
 
     failures: tuple[type[Exception], ...] = (PySparkException, Py4JError)
     part_bytes = 1 << 60  # all files at once
@@ -40,7 +40,7 @@ class Spark:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._session = SparkSession.active()
-        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # without it, Spark refuses such files
+        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # or Spark refuses files
         self._kept: list[DataFrame] = []
 
     def execute(self, query: str, /) -> _Answer:
@@ -53,7 +53,7 @@ class Spark:
         self._named(self._frame(query), name)
 
     def keep(self, name: str, query: str) -> None:
-        """Give the rows of a query a name, on the disks of the executors."""
+        """Compute the rows of a query once, on the disks of the executors, and name them."""
         self._kept.append(self._frame(query).persist(StorageLevel.DISK_ONLY))
         self._named(self._kept[-1], name)
 
@@ -62,7 +62,7 @@ class Spark:
         self._named(self._session.createDataFrame(table), name)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as a folder of Parquet files: a user's rows are in one file, and each file is sorted."""
+        """Write a query's rows as a folder of sorted Parquet files; all rows of a user are in one file."""
         frame = self._frame(query).repartition("user_id")
         frame = frame.sortWithinPartitions(*order) if order else frame
         with replacing(path.absolute()) as unfinished:
@@ -71,9 +71,9 @@ class Spark:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write each hour to files of the lake, all at once."""
+        """Write each hour of a query to files of the lake, all hours at once; returns the names of the files."""
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"
-        # Small hours share a task, a large one has several.
+        # Small hours share a task, and a large hour is split over several.
         frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
         files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []
         try:
@@ -108,7 +108,7 @@ class Spark:
         return self._named(self._session.read.parquet(*places))
 
     def _place(self, name: str) -> str:
-        """The address of a file of the lake."""
+        """Return the address of a file of the lake."""
         if self._lake.folder is not None:
             return str(self._lake.folder.absolute() / name)
         return f"{self._lake.place.rstrip('/')}/{name}".replace("s3://", "s3a://", 1)
@@ -125,7 +125,7 @@ class _Answer(list[Any]):
 
 
 def _said_otherwise(node: Any) -> Any:
-    """Translates what sqlglot would leave as it is."""
+    """Translate what sqlglot would leave unchanged."""
     if isinstance(node, exp.Anonymous):
         match node.name.lower(), node.expressions:
             case "json_transform", [value, fields]:

@@ -1,12 +1,13 @@
-"""Reads all judged decisions of a lake, and keeps those of closed hours there, so that each is judged once.
+"""Reads all judged decisions of a lake, and stores those of closed hours, so that each is judged only once.
 
     decided = Decided(db, lake, spec, until)     # the view `every_decided`
     decided.judge()                              # the view `judged`: with outcomes
 
     judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
 
-A *block* is a day's closed hours, or some of them if they are large. Hours that gain decisions now are judged at each
-read, and so are all of a lake that can't be written. Outcomes are added at each read: they come for days.
+A *block* consists of a day's closed hours, or some of them if they are large. Hours that are still gaining decisions
+are judged at each read. In a lake that can't be written, all hours are. Outcomes are added at each read, because they
+arrive for days.
 """
 
 import logging
@@ -25,18 +26,18 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
 MOST_SAMPLED = 20_000_000
-"""About so many decisions make a report and the shares of exposures that took place, those of whole users."""
+"""About how many decisions, of whole users, to read for a report and for the shares of exposures that took place."""
 _NEVER = datetime.fromtimestamp(0, UTC)
 _log = logging.getLogger(__name__)
 
 
 class _Block(NamedTuple):
-    since: datetime  # its first hour
+    since: datetime  # first hour of the block
     decisions: tuple[LakeFile, ...]
 
     @property
     def sources(self) -> list[str]:
-        """Sources of a block. A rewrite of files without a forgotten user keeps them: stored rows have lost it, too."""
+        """File names without the suffix that forgetting a user adds, because stored rows lose the user as well."""
         return [file.name.partition(".")[0] for file in self.decisions]
 
 
@@ -44,12 +45,12 @@ class Decided:
     """The judged decisions of a lake, as tables of a database.
 
     Args:
-        spec: Decisions younger than its `outcome_hours`, seen from the newest one or from now, are not mature.
-        until: Only decisions before this time, with the outcomes that were received before it; None for all.
+        spec: Decisions within `outcome_hours` of the newest decision, or of now if that is earlier, are not mature.
+        until: Read only decisions before this time, and outcomes received before it; None reads all.
 
     Attributes:
-        lake: With the files of one moment.
-        share: Of the users, from whose decisions reports and shares of exposures are counted.
+        lake: The lake with the files of one moment.
+        share: Share of the users whose decisions count in reports and in the shares of exposures that took place.
 
     Raises:
         LogError: The lake has no decision, or a record of another version.
@@ -58,26 +59,26 @@ class Decided:
     def __init__(self, db: Database, lake: Lake, spec: DatasetSpec, until: datetime | None = None) -> None:
         if not lake:
             raise LogError(
-                f"{lake.place}: no decisions here; a router uploads them each minute to the lake of its settings"
+                f"{lake.place}: no decisions. Routers upload decisions each minute to the lake in their settings"
             )
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            pass  # a user was forgotten meanwhile, or hours were too old
+            pass  # files were removed meanwhile: a user was forgotten, or hours became too old
         every = self._rows(self._starts, 1.0)
         db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
         query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
         ((count, newest),) = db.execute(query).fetchall()
-        db.keep("refused_on", refused_query())  # DuckDB has to know how few they are
+        db.keep("refused_on", refused_query())  # a table, so that DuckDB knows how few rows it has
         self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
 
     def judge(self, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true") -> None:
-        """Make the view `judged` (`rules.JUDGED`).
+        """Create the view `judged` (`rules.JUDGED`).
 
         Args:
-            share_of: Share of the users to read of a block, by its first hour.
-            others: SQL condition of the decisions that are wanted apart from those of `share`.
+            share_of: Returns the share of the users to read from a block, given the block's first hour.
+            others: SQL condition for decisions to read in addition to those of `share`.
         """
         groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
         ends = [starts[0] for _, starts in groups[1:]]
@@ -99,7 +100,7 @@ class Decided:
         return f"{time} < {instant(self.until)}" if self.until else "true"
 
     def _read(self, lake: Lake) -> bool:
-        """Find the files and rows of all decisions, and write missing ones; False: repeat."""
+        """List the files and rows of all decisions, and store missing rows; returns whether to keep the result."""
         self.lake = lake
         fresh, blocks = self._blocks()
         derived = Derived(lake, "judged", self._spec.name, [self._query, rank_among_copies("decision")])
@@ -122,7 +123,7 @@ class Decided:
         return not lost
 
     def _blocks(self) -> tuple[set[datetime], list[_Block]]:
-        """Hours that gain decisions now, and the closed ones in blocks."""
+        """Return the hours that are still gaining decisions, and the blocks of all other hours."""
         fresh = hours_of(self._db, self.lake.arrived("decision"))
         blocks: list[_Block] = []
         for hour, files in groupby(self.lake.closed("decision"), lambda file: file.hour):
@@ -139,13 +140,13 @@ class Decided:
         return fresh, blocks
 
     def _store_all(self, derived: Derived, blocks: Sequence[_Block]) -> set[datetime]:
-        """Judge and store these blocks; returns the hours of blocks that can't be stored."""
+        """Judge and store blocks; returns the hours of blocks that can't be stored."""
         for number, block in enumerate(blocks):
             progress.report(number, len(blocks), f"judging decisions of {block.since:%Y-%m-%d}")
             try:
                 names = self._store(derived, block)
             except OSError as error:
-                _log.warning("%s: decisions are judged each time, since none can be stored: %s", self.lake.place, error)
+                _log.warning("%s: can't store decisions, so each read judges them again: %s", self.lake.place, error)
                 return {file.hour for late in blocks[number:] for file in late.decisions}
             self._files[block.since] = [LakeFile(block.since, name, 0) for name in names]
         return set()

@@ -1,17 +1,18 @@
-"""Writes a training's rows from the lake's decisions: touchpoints, added to a log, and opportunities.
+"""Writes the tables of a training from the lake's decisions: touchpoints, added to a log, and opportunities.
 
-    print(learnable("lake", spec))                       # how many decisions teach something, and how much
+    print(learnable("lake", spec))                       # how many decisions a policy can learn from
     add_decisions("lake", "data")                        # data: a folder of `features.ingest.log_folder.ingest`
 
     data/touchpoints.parquet       the log, and every exposure that took place
-    data/opportunities.parquet     every decision that a policy's value can rest on (`rules.py`)
+    data/opportunities.parquet     every decision that a policy's value can be estimated from (`rules.py`)
 
 Learning from the newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends on
-what it expects. So a first log of wide choices stays in every training. Added exposures are marked as `collected`: the
-heads of reward and cost learn from them; the action head, which would confirm its own choices, does not.
+what it expects. So every training includes a first log with wide choices. Added exposures are marked `collected`: the
+heads of reward and cost learn from them; the action head does not, because it would confirm its own choices.
 
-The window of an opportunity is the one that the policy saw, and is kept for the validation and test parts only. Of many
-touchpoints, or opportunities, those of some users are here, chosen by hashes; `ingest.json` has the share.
+The window of an opportunity is the window that the policy saw. It is stored for the validation and test parts only. If
+there are too many touchpoints or opportunities, the tables contain a sample of users, chosen by hash; `ingest.json` has
+the share.
 """
 
 import json
@@ -51,31 +52,31 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Learnable:
-    """Training rows of collected decisions; `str()` gives a summary for people."""
+    """Counts of what a policy can learn from collected decisions; `str()` gives a readable summary."""
 
     decisions: int  # decisions that were read
     opportunities: int
-    exposures: int  # that took place, those included that are no opportunity
-    left_out: dict[str, int]  # decisions that are no opportunity, by reason (`rules.py`)
-    pruned: int = 0  # touchpoints that a training does not read, because there are too many
-    incomplete: int = 0  # exposures that are no touchpoint, because they lack a column that must be there
+    exposures: int  # exposures that took place, including those that are not opportunities
+    left_out: dict[str, int]  # decisions that are not opportunities, by reason (`rules.py`)
+    pruned: int = 0  # touchpoints left out of the training because there are too many
+    incomplete: int = 0  # exposures that are not touchpoints because they lack a required column
     share: float = 1.0  # share of users, by hash, whose decisions were read
 
     def __str__(self) -> str:
-        unknown = "a column with `missing: error` is unknown; write `missing: unknown` if it may be"
+        unknown = "a column with `missing: error` has no value; if that is allowed, set `missing: unknown`"
         lines = [
-            *([f"of {self.share:.2%} of the users, whom a hash chooses:"] if self.share < 1 else []),
+            *([f"for {self.share:.2%} of the users, chosen by hash:"] if self.share < 1 else []),
             f"{self.decisions:,} decisions: {self.opportunities:,} opportunities, "
             f"{self.exposures:,} exposures took place",
             *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
-            *([f"{self.pruned:,} touchpoints are left out: more than most_touchpoints"] if self.pruned else []),
-            *([f"{self.incomplete:,} more exposures teach nothing: {unknown}"] if self.incomplete else []),
+            *([f"{self.pruned:,} touchpoints left out because of most_touchpoints"] if self.pruned else []),
+            *([f"{self.incomplete:,} more exposures can't be used: {unknown}"] if self.incomplete else []),
         ]
         return "\n".join(lines)
 
 
 def learnable(place: str | Path, spec: DatasetSpec, until: datetime | None = None, engine: str = "") -> Learnable:
-    """Sum up what the decisions of a lake before `until` teach; raises a `LogError` if the lake holds none."""
+    """Count what a policy can learn from a lake's decisions before `until`; raises a `LogError` if there are none."""
     lake = Lake.open(place)
     with open_database(lake, engine) as db:
         decided = Decided(db, lake, spec, until)
@@ -91,10 +92,10 @@ def add_decisions(
     engine: str = "",
     log: str | Path | None = None,
 ) -> Learnable:
-    """Add the decisions of a lake to a log's folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
+    """Add the decisions of a lake to a log folder, which contains touchpoints.parquet, dataset.yaml and ingest.json.
 
     Args:
-        snapshot: `Lake.snapshot`: later records are left out; all count by default.
+        snapshot: Snapshot of the lake (`Lake.snapshot`); later records are left out. By default, all records count.
         most_touchpoints: About how many touchpoints a training should read, the log's included (`pruning.py`); 0: all.
         log: The log to add to, a file or a folder of parts; by default the folder's own.
     """
@@ -107,7 +108,7 @@ def add_decisions(
         progress.report(0, 3, "adding outcomes")
         decided.judge(lambda _: decided.share)
         of = bound(db, decided, files, len(spec.channels), most_touchpoints)
-        if decided.share < 1:  # of some generations, more users are read
+        if decided.share < 1:  # for some generations, read more users than the share
             decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
         progress.report(1, 3, "touchpoints")
@@ -122,7 +123,7 @@ def add_decisions(
 
 
 def _learnable(db: Database, share: float) -> Learnable:
-    """Count the rows of the view `judged` (`rules.JUDGED`) of a share of the users."""
+    """Count the decisions of the view `judged` (`rules.JUDGED`) for a share of the users."""
     counts = db.execute(
         f"""SELECT left_out, count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking
         FROM judged WHERE {SAMPLED} GROUP BY 1 ORDER BY 1"""
@@ -133,7 +134,7 @@ def _learnable(db: Database, share: float) -> Learnable:
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:
-    """Keep about so many touchpoints (0: all) of a log without decisions, of whole users; returns a summary."""
+    """Sample whole users of a log without decisions, to about `most` touchpoints (0: all); returns a summary."""
     log = folder / LOG_FILE
     rows = rows_of(log)
     if not 0 < most < rows:
@@ -143,13 +144,13 @@ def bound_touchpoints(folder: Path, most: int) -> str:
         touchpoints = f"SELECT * FROM {table(parquet_files(log))} WHERE {of_some_users(most / rows)}"
         db.write(touchpoints, log, order=("user_id", "timestamp"))
     _note(folder, rows, days)
-    return f"{rows_of(log):,} of {rows:,} touchpoints, of users that a hash chooses: more than most_touchpoints"
+    return f"{rows_of(log):,} of {rows:,} touchpoints, of users chosen by hash, because of most_touchpoints"
 
 
 def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
     ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
-    # Users are sampled, since all their ids may not fit in memory: enough for each part, with 20 % to spare.
+    # The ids of all users may not fit in memory. Sample enough users for each part, with 20 % to spare.
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     here, of_records = of_users(decided.share * enough / max(rows, 1))
     known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)
@@ -158,7 +159,7 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
     db.add("part_of", _users_of_opportunities(db, most, here))
     gained = "".join(f"if(exposed, {sql_name(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
     own = gained + "".join(f"{sql_name(column.name)}, " for column in spec.context)
-    # A window is larger than a decision: they are read for these users alone.
+    # Windows are larger than decisions, so only those of the chosen users are read.
     db.keep(
         "shown_window",
         """SELECT w.decision_id, w."window" AS features
@@ -175,9 +176,9 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
 
 
 def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) -> pa.Table:
-    """Users and their parts of the split, chosen by hashes if they have too many opportunities.
+    """Choose users by hash if they have too many opportunities; return the users and their parts of the split.
 
-    Of the validation and test parts only users whose windows were logged count.
+    For the validation and test parts, only users with logged windows count.
     """
     counted = db.execute(
         f"""SELECT user_id, count(*) AS decisions, count(w.decision_id) AS windows FROM judged LEFT JOIN (
@@ -196,7 +197,7 @@ def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) ->
 
 
 def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: Path, of: Bound) -> None:
-    """Write a log and the exposures as one table; a column that no record has is null."""
+    """Write a log and the exposures as one table; columns that only one of the two has are null in the other."""
     there = pq.read_schema(log[0]).names
     types = schema(spec, [*there, COLLECTED])
     own = {column.name for column in (*spec.context, *spec.static)}
@@ -218,7 +219,7 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: 
 
 
 def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
-    """Complete the report of a log that had so many rows and rows of each day before the bound; None: all were kept."""
+    """Complete the report of a log with `rows`, of which each day had `days`, before sampling; None if not sampled."""
     report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more
     if days is not None:
         report[READ] = {"share": report["rows"] / rows, "days": days}
