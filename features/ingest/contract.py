@@ -1,11 +1,11 @@
 """The data contract: rules for touchpoints, which the engine checks in one pass.
 
     cells, *others = stages(spec, optional=())
-    table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; what can't be read is null
-    bad = broken(table, cells)                                  # rows that break a rule, and which one, by column
+    table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; unreadable values are null
+    bad = broken(table, cells)                                  # rows that break a rule, and which rule, by column
     table = without(table, bad)                                 # the next stage checks the other rows
 
-The conditions of all rules are one query. A cell is reported once, for the first rule that it breaks.
+One query evaluates the conditions of all rules. A cell is reported once, for the first rule that it breaks.
 """
 
 import datetime
@@ -26,23 +26,23 @@ from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Source
 from mtorl.log.touchpoints import CREATED
 
-_MOST_COST = 1e15  # of one exposure; more is a mistake, and whole units are added up as 64-bit numbers
-_PRESENT = "present:"  # + a column's name: whether the file has a value there
-_CODE = "broken:"  # + a column's name: number of the rule that it breaks, 0 for none
+_MOST_COST = 1e15  # of one exposure; sums of whole units must fit in 64 bits
+_PRESENT = "present:"  # + a column's name: whether the file has a value
+_CODE = "broken:"  # + a column's name: number of the broken rule, 0 for none
 
 MEANING = {
     "missing_value": "without a value",
-    "not_a_number": "with no finite number",
+    "not_a_number": "without a finite number",
     "unparsable_timestamp": "with an unparsable timestamp",
-    "outcome_before_touchpoint": "with an outcome that became known before the exposure",
-    "outcome_without_time": "with an outcome of which nothing says when it became known",
+    "outcome_before_touchpoint": "with an outcome known before the exposure",
+    "outcome_without_time": "with an outcome, but no time when it became known",
     "unknown_channel": "with an unknown channel",
     "negative_cost": "with a negative cost",
-    "huge_cost": "with a cost that can't be one",
-    "not_binary": "with neither 0 nor 1",
+    "huge_cost": "with an implausible cost",
+    "not_binary": "with a value other than 0 and 1",
     "propensity_out_of_range": "with a propensity outside (0, 1]",
     "duplicate_touchpoint": "repeating an earlier touchpoint (same user, time, campaign and channel)",
-    "changing_static": "with another value than the user's first, in a static column",
+    "changing_static": "with a static value that differs from the user's first value",
     "single_touchpoint": "of users with too few touchpoints",
 }
 
@@ -52,12 +52,12 @@ class Fault:
     """One kind of fault in one column."""
 
     rule: str
-    column: str  # as the file calls it
+    column: str  # name in the file
     count: int  # rows
-    example: str  # the value as written in the file
-    row: int  # of the example; 1 = the first row of data
+    example: str  # a value as written in the file
+    row: int  # row of the example; 1 = the first row of data
     hint: str = ""
-    file: str = ""  # name of a second file
+    file: str = ""  # name of the second file, if the fault is there
 
     def __str__(self) -> str:
         rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
@@ -67,7 +67,7 @@ class Fault:
 
 
 Suspects = Callable[[ibis.Table], ibis.Table]
-"""A cheap aggregate, from all rows to the keys of the only rows that can break an expensive rule."""
+"""A cheap aggregate of all rows that returns the keys of the only rows that can break an expensive rule."""
 
 
 class Rule(NamedTuple):
@@ -81,27 +81,27 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """Rules that can be checked together, on rows that broke no rule of an earlier stage."""
+    """Rules that are checked together, on rows that broke no rule of an earlier stage."""
 
-    checked: tuple[Rule, ...]  # rules of one column are neighbours
-    suspects: Suspects | None = None  # None: every row
+    checked: tuple[Rule, ...]  # rules of one column are adjacent
+    suspects: Suspects | None = None  # None: all rows are suspects
 
     def rules(self) -> list[tuple[str, list[Rule]]]:
-        """Each column with its rules, in the order in which they are checked."""
+        """Return each column with its rules, in the order of checking."""
         return [(name, list(rules)) for name, rules in groupby(self.checked, lambda rule: rule.column)]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A file as it is (`raw`), as an adapter returns it (`adapted`), and what the file calls the adapter's columns."""
+    """A file before (`raw`) and after (`adapted`) an adapter, and its own names (`called`) of adapted columns."""
 
     raw: ibis.Table
     adapted: ibis.Table
     called: Mapping[str, str]
-    file: str = ""  # name of a second file
+    file: str = ""  # name of the second file, if it is one
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
-        """Sum up the rows that break a rule of a stage, which `broken` returns."""
+        """Yield the faults of a stage, given the rows that break its rules (from `broken`)."""
         kinds = [(name, place, rule) for name, rules in stage.rules() for place, rule in enumerate(rules, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):
@@ -115,7 +115,7 @@ class Cells:
                 yield Fault(rule.fault, self.called.get(name, name), count, example, row, rule.hint, self.file)
 
     def in_words(self, stage: Stage, rows: ibis.Table) -> ibis.Table:
-        """`ROW` and the faults of each of these rows in words."""
+        """Return `ROW` and a text with the faults of each of these rows."""
         words = []
         for name, rules in stage.rules():
             own = self.called.get(name, name)
@@ -125,7 +125,7 @@ class Cells:
         return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
 
     def _value(self, name: str, row: int) -> str:
-        """A value as it stands in the file; one that comes from several columns as the adapter returns it."""
+        """Return a value as written in the file; if an adapter combines several columns, the adapter's value."""
         own = self.called.get(name, name)
         table, column = (self.raw, own) if own in self.raw.columns else (self.adapted, name)
         value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
@@ -135,11 +135,11 @@ class Cells:
 
 
 def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) -> ibis.Table:
-    """Parse an adapter's columns: `ROW`, those that the rules need, and the named columns or else all of the log's."""
+    """Parse an adapter's columns: `ROW`, columns for the rules, and the named columns (by default all of the log's)."""
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
-    happened = {*EVENTS, *(c.name for c in spec.outcomes)}  # or not; a further outcome may be an amount, too
+    happened = {*EVENTS, *(c.name for c in spec.outcomes)}  # flags; a further outcome may also be an amount
     times = ("timestamp", *_times(spec))
     own = (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns))
     for name in names or own:
@@ -158,10 +158,10 @@ def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) ->
 
 
 def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The columns of the canonical log, of rows that broke no rule."""
+    """Return the columns of the canonical log, given rows that broke no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
     times = [name for name in _times(spec) if name in table.columns]
-    # A touchpoint that was moved by a microsecond may be later now than what became known at once.
+    # A touchpoint that was moved by a microsecond may now be later than an outcome that was known immediately.
     not_before = {
         name: ibis.ifelse(table[name] < table["timestamp"], table["timestamp"], table[name])
         for name in times
@@ -171,7 +171,7 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
-    """The contract of a data set: rules about cells, then about a user's rows; the log has these `optional` columns."""
+    """Return the rules of a data set, for cells and then for users; `optional` are the log's optional columns."""
     static = [c.name for c in spec.static]
     once = Rule("duplicate_touchpoint", "timestamp", _is_first)
     out = [Stage(tuple(_cells(spec, optional))), Stage((once,), same_times)]
@@ -187,7 +187,7 @@ def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
 
 
 def of_conversions(told: Conversions) -> Stage:
-    """The contract of a second file, by the names that `told` has for its columns."""
+    """Return the contract of the second file, by the column names in `told`."""
     rules = [_time("timestamp", told.columns)]
     for name in told.outcomes:
         rules += _flag(name) if name in EVENTS else [_present(name), _number(name)]
@@ -195,7 +195,7 @@ def of_conversions(told: Conversions) -> Stage:
 
 
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
-    """Add, for each column that has rules, the number of the first broken one, from 1; 0 for none."""
+    """Add, for each column with rules, the number of the first broken rule, from 1; 0 if none is broken."""
     codes = {}
     for name, rules in stage.rules():
         passed = [rule.holds(table) for rule in rules]
@@ -205,31 +205,31 @@ def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
 
 
 def is_broken(judged: ibis.Table, stage: Stage) -> ibis.Value:
-    """Whether a row breaks a rule of the stage by which it was judged."""
+    """Return whether a row breaks a rule of the stage with which it was judged."""
     return ibis.or_(*(judged[_CODE + name] > 0 for name, _ in stage.rules()))
 
 
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
-    """Rows that break a rule of the stage by which they were judged: `ROW`, and the number of the rule by column."""
+    """Return the rows that break a rule of the stage: `ROW`, and the number of the rule by column."""
     bad = judged.filter(is_broken(judged, stage))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
 
 
 def without(table: ibis.Table, rows: ibis.Table) -> ibis.Table:
-    """A table without these rows."""
+    """Return a table without the given rows."""
     return table.anti_join(rows, ROW).select(*table.columns)
 
 
 def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """The rows of these keys, which `Stage.suspects` returned."""
+    """Return the rows with these keys, which `Stage.suspects` returned."""
     return table.semi_join(keys, keys.columns).select(*table.columns)
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Put touchpoints of a user at the same time 1 us apart, in the order of the file.
+    """Move touchpoints of a user at the same time 1 us apart, in the order of the file.
 
-    Takes rows that broke no rule and the keys that `same_times` finds; returns `ROW` and the new time, `moved`, of the
-    rows whose time changes.
+    Takes rows that broke no rule, and the keys that `same_times` returns. Returns `ROW` and the new time, `moved`, of
+    the rows whose time changes.
     """
     rows = suspected(table, keys.select("user_id").distinct())
     rows = rows.select("user_id", ROW, at=unix_micros(rows["timestamp"]))
@@ -240,7 +240,7 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 
-# ---- rules about cells: a null that is allowed breaks no rule
+# ---- rules about cells: an allowed null breaks no rule
 
 
 def _present(column: str) -> Rule:
@@ -248,7 +248,7 @@ def _present(column: str) -> Rule:
 
 
 def _number(column: str) -> Rule:
-    hint = "; decimals are written with a point, or with a comma where the description says file: {decimal: ','}"
+    hint = "; write decimals with a point, or set file: {decimal: ','} in the description"
     return Rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column], hint)
 
 
@@ -264,7 +264,7 @@ def _time(column: str, sources: Mapping[str, Source], required: bool = True) -> 
     else:
         own = source.column if source and source.column else column
         example = f"columns: {{{column}: {{column: {own}, format: '%d.%m.%Y %H:%M'}}}}"
-        hint = f"; expected ISO 8601, such as 2024-01-31T12:00:00Z, or a format that the description names: {example}"
+        hint = f"; expected ISO 8601, such as 2024-01-31T12:00:00Z. Or set another format in the description: {example}"
 
     def holds(table: ibis.Table) -> ibis.Value:
         return table[column].notnull() if required else table[column].notnull() | ~table[_PRESENT + column]
@@ -336,27 +336,27 @@ def _is_first(table: ibis.Table) -> ibis.Value:
 def _unchanging(column: str) -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        order = [value.isnull(), table[ROW]]  # a null is no value, so nulls come last
+        order = [value.isnull(), table[ROW]]  # nulls last, because a null is not a value
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
     return Rule("changing_static", column, holds)
 
 
 def _enough(least: int) -> Rule:
-    hint = f"; at least {least} usable ones are needed (min_touchpoints of the data set)"
+    hint = f"; at least {least} usable touchpoints are needed (min_touchpoints of the data set)"
     return Rule("single_touchpoint", "user_id", lambda rows: rows.count().over(group_by=rows["user_id"]) >= least, hint)
 
 
 def same_times(table: ibis.Table) -> ibis.Table:
-    """Users and times with several rows."""
+    """Return users and times with several rows."""
     times = table.group_by(_USER_TIME).agg(n=table.count())
     return times.filter(times["n"] > 1).select(*_USER_TIME)
 
 
 def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Table:
-    """Users with several values in a static column, or with too few rows.
+    """Return users with several values in a static column, or with too few rows.
 
-    A user with several values may also have too few rows once those that change the value are gone.
+    A user with several values may have too few rows once the rows that change a value are removed.
     """
     ends = {f"{end}:{name}": getattr(table[name], end)() for name in static for end in ("min", "max")}
     users = table.group_by("user_id").agg(n=table.count(), **ends)
@@ -369,5 +369,5 @@ def _declared(spec: DatasetSpec) -> tuple[Column, ...]:
 
 
 def _times(spec: DatasetSpec) -> list[str]:
-    """The columns of times besides the touchpoint's own, in their order."""
+    """Return the columns of times other than the touchpoint's own, in their order."""
     return [name for name in spec.optional_columns if name != TOUCHPOINT_ID]

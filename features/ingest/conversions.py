@@ -1,12 +1,12 @@
-"""Attributes the rows of a second file to touchpoints: last touch, and every row counted.
+"""Attributes the rows of a second file to touchpoints: last touch, each row counted once.
 
     later = Later(engine, spec, scratch)         # reads the file, and finds faulty and repeated rows
-    log = later.attribute(touchpoints)           # the touchpoints with their outcomes, and when these became known
-    later.report, later.write_left_out(path)     # rows that were left out, counted by reason and written whole
+    log = later.attribute(touchpoints)           # touchpoints with their outcomes, and the times these became known
+    later.report, later.write_left_out(path)     # left-out rows: counts by reason, and the rows in full
 
-A row belongs to the newest touchpoint with its key (the touchpoint's id, or the user) that is not later than the row
-and inside the attribution window. Of several rows of one touchpoint amounts add up, and a click or a conversion is one;
-an amount is known when its last part is.
+A row is attributed to the newest touchpoint that has its key (the touchpoint's id, or the user), is not later than the
+row, and is within the attribution window. If several rows belong to one touchpoint, amounts add up, while a click or a
+conversion counts once. An amount becomes known with its last row.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime.message import Message
 
 FILE = "conversions-left-out.csv"
-"""Beside the canonical log: the rows of the second file that count for no touchpoint, each with its reason."""
+"""File next to the canonical log: rows of the second file that match no touchpoint, each with its reason."""
 
 _REPEATED = "repeated"
 _UNATTRIBUTED = {
-    "no_touchpoint": "of no touchpoint in the log",
-    "before_touchpoint": "earlier than any touchpoint that they could be of",
-    "outside_window": "more than {days:g} days after the newest touchpoint that they could be of",
+    "no_touchpoint": "without a touchpoint in the log",
+    "before_touchpoint": "earlier than every touchpoint with their key",
+    "outside_window": "more than {days:g} days after the newest touchpoint with their key",
 }
 
 
 @dataclass(frozen=True)
 class ConversionsReport:
-    """Counts every row of the second file once."""
+    """Counts of the second file's rows; each row is in exactly one count."""
 
     source: str
     rows: int
@@ -51,28 +51,28 @@ class ConversionsReport:
     repeated: int
     faulty: int
     faults: tuple[Fault, ...]
-    key: str  # column by which a row finds its touchpoint: touchpoint_id or user_id
-    days: float | None  # how long before the row the touchpoint may be
+    key: str  # column that a row shares with its touchpoint: touchpoint_id or user_id
+    days: float | None  # most days from the touchpoint to the row
 
     @property
     def left_out(self) -> int:
-        """Rows that count for no touchpoint."""
+        """Number of rows that match no touchpoint."""
         return self.rows - self.attributed
 
     def lines(self) -> list[str]:
-        """Summary in lines for people."""
-        window = f", at most {self.days:g} days before" if self.days is not None else ""
-        by = "touchpoint's id" if self.key == "touchpoint_id" else "user"
-        how = f"by the {by}, the newest touchpoint that is not later{window}"
-        lines = [f"{self.source}: {self.attributed:,} of {self.rows:,} rows count for a touchpoint ({how})"]
+        """Return a readable summary in lines."""
+        window = f" and at most {self.days:g} days before it" if self.days is not None else ""
+        by = "touchpoint id" if self.key == "touchpoint_id" else "user"
+        how = f"newest touchpoint with the same {by}, not later than the row{window}"
+        lines = [f"{self.source}: {self.attributed:,} of {self.rows:,} rows match a touchpoint ({how})"]
         words = {reason: text.format(days=self.days or 0) for reason, text in _UNATTRIBUTED.items()}
         lines += [f"left out: {count:,} {words[reason]}" for reason, count in self.unattributed.items() if count]
-        lines += [f"left out: {self.repeated:,} that are there twice"] * bool(self.repeated)
+        lines += [f"left out: {self.repeated:,} that repeat another row"] * bool(self.repeated)
         return lines + [str(fault) for fault in self.faults]
 
 
 class Later:
-    """The second file of a data set, in DuckDB. It lives as long as its engine."""
+    """The second file of a data set, in DuckDB; valid as long as its engine."""
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
@@ -90,7 +90,7 @@ class Later:
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()
             }
-            if "event_id" in told:  # a row without an id is one of its own
+            if "event_id" in told:  # rows without an id repeat no other row
                 event = values.text(told["event_id"])
                 same = {"event": event, "row": ibis.ifelse(event.isnull(), raw[ROW], 0)}
             else:
@@ -107,10 +107,10 @@ class Later:
             bad = self._kept(contract.broken(judged, stage))
             self.faults = tuple(contract.Cells(raw, adapted, called, Path(self._told.source).name).faults(stage, bad))
         self._judged: ibis.Table | None = None
-        self.report: ConversionsReport | None = None  # once the rows are attributed
+        self.report: ConversionsReport | None = None  # set by `attribute`
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
-        """Give each touchpoint its outcomes, and a column with the time of each; LogError if no row belongs to one.
+        """Give each touchpoint its outcomes and their times; raises a LogError if no row matches a touchpoint.
 
         The touchpoints are rows that broke no rule, at their final times, with `ROW`.
         """
@@ -140,7 +140,7 @@ class Later:
         return log.mutate(**{name: log[name].fill_null(0.0) for name in self._told.outcomes})
 
     def write_left_out(self, path: Path) -> None:
-        """Write the rows that count for no touchpoint as they are in the file, the reason last; no file for none."""
+        """Write the rows that match no touchpoint, with the reason last; if there are none, write no file."""
         assert self._judged is not None
         out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"#mark": self._judged["reason"]})
         if int(out.count().execute()):
@@ -164,13 +164,13 @@ class Later:
         )
 
     def _sums(self, rows: ibis.Table) -> ibis.Table:
-        """The outcomes of each touchpoint, by its `ROW`, and when they became known."""
+        """Return the outcomes of each touchpoint, by its `ROW`, and the times when they became known."""
         columns: dict[str, ibis.Value] = {}
         for name in self._told.outcomes:
             happened = rows[name] != 0
             if name in EVENTS:
                 columns[name], known = rows[name].max(), rows["at"].min(where=happened)
-            else:  # in the order of the file, so that the last digits do not depend on chance
+            else:  # in the order of the file, so that the last digits are reproducible
                 columns[name], known = rows[name].collect(order_by=rows[ROW]).sums(), rows["at"].max(where=happened)
             columns[outcome_time(name)] = known
         return rows.group_by(**{ROW: rows["touch"]}).agg(**columns)

@@ -1,9 +1,9 @@
-"""Drafts a description of a log: the roles of its columns, by their names and values.
+"""Drafts a description of a log, by guessing the roles of its columns from their names and values.
 
     Path("log.yaml").write_text(draft_description("log.csv", named={"channel": "slot"}))
 
-The name of a column counts only if its values fit. A comment NOTE is for reading. CHECK marks an unlikely guess: no
-command reads the description until a person has answered it. A column that determines an outcome is no context.
+A column's name counts only if its values fit. In the draft, NOTE marks a remark and CHECK an uncertain guess: commands
+reject the description until each CHECK is answered. A column that determines an outcome is not used as context.
 """
 
 import re
@@ -30,14 +30,14 @@ from mtorl.log.dataset import OUTCOMES, DatasetSpec, free_name
 from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime.files import naming_full_disk
 
-MOST_ROWS = 1_000_000  # rows that are read
+MOST_ROWS = 1_000_000  # rows to read
 MOST_CHANNELS = 200
-_RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows, and a smaller share, is no channel
-_ROWS_OF_USER, _FEW_USERS = 100, 500  # more rows each of fewer users: a group of users rather than a user
-_FEWEST_ROWS = 100  # of a column of different whole numbers that are taken for ids
-_MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
+_RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows and a smaller share is not a channel
+_ROWS_OF_USER, _FEW_USERS = 100, 500  # values with more rows each, if fewer, are groups of users
+_FEWEST_ROWS = 100  # rows from which on different whole numbers in all rows count as ids
+_MOST_CATEGORIES = 1000  # a text column with more values is of little use to a model
 
-# The words of which a column's name consists, for each column of the log; earlier words are better.
+# Words in the names of columns, for each column of the log; earlier words are better evidence.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user", "uid", "userid", "visitor", "customer", "member", "cookie", "client", "device_id"),
     "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
@@ -55,17 +55,17 @@ _AFTERWARDS = {
     *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
 }
 _MUST = ("user_id", "timestamp", "channel")
-# Values that a column of the log has, and the same in words.
+# Check of a column's values for each column of the log, and what the check requires, in words.
 _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     "user_id": (lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows), "in every row"),
     "timestamp": (
         lambda fact, rows: fact.time,
-        "times: ISO 8601, since 1970, or in a format that is known here; else see docs/data.md",
+        "in ISO 8601, numbers since 1970, or in a common format; for other formats see docs/data.md",
     ),
-    "campaign_id": (lambda fact, rows: fact.present == rows, "in every row"),
+    "campaign_id": (lambda fact, rows: fact.present == rows, "present in every row"),
     "channel": (
         lambda fact, rows: fact.present == rows and 2 <= fact.distinct <= MOST_CHANNELS,
-        f"in every row, and 2 to {MOST_CHANNELS} different ones",
+        f"present in every row, with 2 to {MOST_CHANNELS} different ones",
     ),
     "cost": (lambda fact, rows: fact.numeric and fact.low >= 0, "plain numbers of at least 0"),
     "click": (lambda fact, rows: fact.flag, "0 or 1"),
@@ -75,28 +75,28 @@ _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     CREATED: (lambda fact, rows: fact.time, "times"),
 }
 _ABSENT: Mapping[str, tuple[Any, str]] = {
-    "campaign_id": ("all", "none seen, so there is one budget for all"),
-    "cost": (1, "none seen, so an exposure costs one unit: budgets count exposures"),
-    "click": (0, "none seen"),
-    "conversion": (0, "none seen; outcomes of a second file: docs/data.md, Conversions in a second file"),
-    "revenue": (0, "none seen"),
+    "campaign_id": ("all", "not found, so all touchpoints share one budget"),
+    "cost": (1, "not found, so an exposure costs one unit and budgets count exposures"),
+    "click": (0, "not found"),
+    "conversion": (0, "not found; if they are in a second file: docs/data.md, Conversions in a second file"),
+    "revenue": (0, "not found"),
 }
 _NOTES = {
-    "propensity": "how was the channel chosen? channel-frequency: by chance, at fixed shares. markov: by the one "
-    "before. Values of policies are wrong where neither is so; log the probability to have them right",
-    "context": "known before the decision? A column that is known only afterwards is an outcome",
-    "outcomes": "by names or values known only afterwards; one that is known before the decision is context",
-    "reward": "the outcome that a policy shall earn, or a weighted sum: {click: 0.1, revenue: 1}",
-    "currency": "of cost and revenue, such as EUR",
+    "propensity": "how was the channel chosen? channel-frequency: at random with fixed shares. markov: by the "
+    "previous channel. If neither is true, policy values are wrong: log the probability",
+    "context": "columns known before the decision. Move a column that is known only afterwards to outcomes",
+    "outcomes": "columns that seem to be known only after the decision. Move one that is known before to context",
+    "reward": "the outcome that a policy should maximize, or a weighted sum: {click: 0.1, revenue: 1}",
+    "currency": "unit of cost and revenue, such as EUR",
 }
 _PER = {"micros": 1_000_000, "micro": 1_000_000, "cpm": 1000, "ecpm": 1000, "cents": 100, "cent": 100}
 
 
 def draft_description(path: str | Path, named: Mapping[str, str] | None = None) -> str:
-    """Describe a log as YAML: a file or folder, or its address, as `mtorl data validate` reads it.
+    """Draft the YAML description of a log, given its file, folder or address, as `mtorl data validate` reads it.
 
-    `named` are columns of the log whose names in the file a person knows. A log of a built-in data set, or without a
-    visible user, time or channel, is a LogError.
+    `named` maps columns of the log to known columns of the file. Raises a LogError for a log of a built-in data set, or
+    if the user, time or channel can't be found.
     """
     with (
         open_engine("duckdb") as engine,
@@ -116,57 +116,57 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
 
 
 def file_stem(path: str | Path) -> str:
-    """Name of a file or folder without its endings; of a path or an address."""
+    """Return the name, without endings, of a file or folder at a path or an address."""
     return PurePosixPath(str(path)).name.split(".")[0]
 
 
 @dataclass
 class _Drafting:
-    """A description in the making; `description` may be called again with more `outcomes`."""
+    """A description in progress; `description` may be called again after adding to `outcomes`."""
 
     name: str
     profile: Profile
     roles: dict[str, str]  # column of the log -> column of the file
     outcomes: set[str] = field(default_factory=set)  # columns of the file that are known only afterwards
-    comments: dict[str, str] = field(default_factory=dict)  # by field, or column of the log, which follows
+    comments: dict[str, str] = field(default_factory=dict)  # by the field or column below the comment
     left_out: dict[str, str] = field(default_factory=dict)  # column of the file -> reason
     channels: list[str] = field(default_factory=list)
     fixed: set[str] = field(default_factory=set)  # columns of the file with one value for each user
 
     def find_roles(self, path: Path) -> None:
-        """Give columns of the file the roles that no option names, and ask where the values are unlikely."""
+        """Assign roles to columns of the file that no option names, and ask if the values are unlikely."""
         facts, rows, roles = self.profile.facts, self.profile.rows, self.roles
         for role, column in roles.items():
             if role not in WORDS:
-                turned = f"; write {column}={role}" if column in WORDS else ""
-                raise LogError(f"{role}={column}: a log has no column {role!r}{turned}; it has {', '.join(WORDS)}")
+                turned = f". Write {column}={role}" if column in WORDS else ""
+                raise LogError(f"{role}={column}: a log has no column {role!r}{turned}. It has {', '.join(WORDS)}")
             if column not in facts:
-                raise LogError(f"{role}={column}: {path} has no such column; it has {', '.join(facts)}")
+                raise LogError(f"{role}={column}: {path} has no such column. Its columns are {', '.join(facts)}")
         asked = WORDS.keys() - roles.keys()
         for role in WORDS:
             if role in asked:
                 self._find(role)
         times = [name for name in facts if facts[name].time and name not in roles.values()]
-        if "timestamp" not in roles and len(times) == 1:  # the name does not matter: it is the only time
+        if "timestamp" not in roles and len(times) == 1:  # the only column of times, whatever its name
             roles["timestamp"] = times[0]
         if missing := [role for role in _MUST if role not in roles]:
-            options = "".join(f"\n--column {role}=NAME: its values are {_FITS[role][1]}" for role in missing)
+            options = "".join(f"\n--column {role}=NAME, with values {_FITS[role][1]}" for role in missing)
             there = [f"{name} ({fact.distinct:,} different)" for name, fact in facts.items()]
             raise LogError(messages.UNCLEAR_COLUMNS(log=path, roles=missing, options=options, columns=there))
         if "user_id" in asked and (why := _unlikely_user(facts[roles["user_id"]], rows)):
-            self._ask("user_id", f"{roles['user_id']!r} {why}. With a row's own id, each row is a user of its own")
+            self._ask("user_id", f"{roles['user_id']!r} {why}. Is it the user's id?")
         time = facts[roles["timestamp"]]
         if len(time.formats) > 1:
-            self._ask("timestamp", f"{' and '.join(time.formats)} fit, since no day above 12 tells; which one is it?")
+            self._ask("timestamp", f"{' and '.join(time.formats)} fit, since no day is above 12. Which format is it?")
         if "channel" in asked and roles.get("propensity", "propensity") != "propensity":
-            self._ask("propensity", f"is it the probability of the value in {roles['channel']!r}, the channel?")
+            self._ask("propensity", f"is it the probability of the channel in {roles['channel']!r}?")
         free = facts.keys() - roles.values()
         self.outcomes = {name for name in free if _AFTERWARDS & {*_words(name).split("_")}}
         if "decimal" in self.profile.file and self.profile.file.get("separator") != ";":
-            self._ask("file", "commas are taken for decimal marks. If they group thousands, delete decimal")
+            self._ask("file", "commas are read as decimal marks. If they group thousands, delete decimal")
         by_name = {"click", "conversion", "revenue"} & {*roles, *self.comments}
         if not by_name and not any(facts[name].outcome for name in self.outcomes):
-            self._ask("click", "no column is an outcome by its name, so there is nothing to learn: --column click=NAME")
+            self._ask("click", "no column has the name of an outcome. To name one: --column click=NAME")
         for about, words in (_NOTES | {role: words for role, (_, words) in _ABSENT.items()}).items():
             if about not in roles:
                 self._note(about, words)
@@ -174,7 +174,7 @@ class _Drafting:
         self.fixed = self._same_for_each_user([name for name in free if not self._unused(facts[name])])
 
     def description(self) -> dict[str, Any]:
-        """The fields of the description, in their order."""
+        """Return the fields of the description, in order."""
         facts, rows = self.profile.facts, self.profile.rows
         rest = [fact for fact in facts.values() if fact.name not in self.roles.values()]
         self.left_out = {fact.name: why for fact in rest if (why := self._unused(fact))}
@@ -200,7 +200,7 @@ class _Drafting:
             "propensity": "logged" if "propensity" in self.roles else "channel-frequency",
             "columns": self._columns() | {name: raw for raw, name in names.items() if raw != name},
             "context": listed([fact for fact in inputs if fact not in static]),
-            # A request brings no static columns: the store has them, and does not know newcomers.
+            # Static columns come from the store, which does not have those of new users.
             "static": listed(static, missing=True),
             "outcomes": listed(outcomes, "numeric"),
             "segment": next(segments, None),
@@ -210,42 +210,42 @@ class _Drafting:
         return {name: value for name, value in fields.items() if value}
 
     def _find(self, role: str) -> None:
-        """Give a role to the column whose name fits best among those whose values fit; ask if there is only a name."""
+        """Assign a role to the best-named column whose values fit; if only a name fits, ask."""
         facts, rows = self.profile.facts, self.profile.rows
         called = _called(role, [name for name in facts if name not in self.roles.values()])
         fits, wanted = _FITS[role]
         fitting = [name for name in called if fits(facts[name], rows)]
-        if fitting:  # only an exposure's own time, for instance, is in every row
+        if fitting:  # prefer columns without nulls, such as an exposure's own time
             unlikely = {n for n in fitting if role == "user_id" and _unlikely_user(facts[n], rows)}
             self.roles[role] = min(fitting, key=lambda name: (name in unlikely, facts[name].present < rows))
         elif called and role not in _MUST and _meant(role, facts[called[0]]):
             self._ask(
                 role,
-                f"{called[0]!r} is called so, but not all of its values are {wanted}. Mend the log and begin again, or "
-                "go on without",
+                f"{called[0]!r} has a fitting name, but not all of its values are {wanted}. Correct the log and start "
+                "again, or continue without the column",
             )
 
     def _channels(self) -> list[str]:
-        """A value that is hardly ever there is a typo rather than a channel: a model can't learn it either."""
+        """Return the channels, without rare values, which are likely typos and too rare to learn from."""
         column = self.roles["channel"]
         found = self.profile.table.select(value=values.text(self.profile.table[column]).strip())["value"].value_counts()
         found = found.filter(found["value"].notnull()).order_by("value").limit(MOST_CHANNELS + 1)
         counts = {row["value"]: row["value_count"] for row in found.to_pyarrow().to_pylist()}
         if len(counts) > MOST_CHANNELS:
-            raise LogError(f"{column!r} has more than {MOST_CHANNELS} values: --column channel=NAME")
+            raise LogError(f"{column!r} has more than {MOST_CHANNELS} values. Try another: --column channel=NAME")
         rare = [name for name, n in counts.items() if n < _RARE_ROWS and n < _RARE_SHARE * self.profile.rows]
-        if not 0 < len(rare) < len(counts) - 1:  # it has no others
+        if not 0 < len(rare) < len(counts) - 1:  # all are rare, or only one is not
             return [*counts]
         some = ", ".join(f"{name!r} ({counts[name]})" for name in rare[:5])
         self._note(
             "channels",
-            f"left out, since few rows have one: {some}{' and more' * (len(rare) > 5)}. A typo? Mend the log, or go on "
-            "without these rows: --bad-rows quarantine. If one is a channel, add it",
+            f"left out, since few rows have them: {some}{' and more' * (len(rare) > 5)}. Correct typos in the log, or "
+            "exclude their rows with --bad-rows quarantine. Add values that are channels",
         )
         return [name for name in counts if name not in rare]
 
     def _columns(self) -> dict[str, Any]:
-        """The sources of the log's own columns, as far as they are not columns of the same name."""
+        """Return the sources of the log's own columns, unless a column of the file has the same name."""
         columns: dict[str, Any] = {}
         for role in WORDS:
             source: Any = self.roles.get(role)
@@ -259,37 +259,37 @@ class _Drafting:
                 source = {"column": source, "unit": fact.unit}
             elif role in ("timestamp", CREATED):
                 source = {"column": source, "format": fact.formats[0]} if fact.formats else source
-                self._note(role, "in UTC, where it names no zone; else add timezone: Europe/Berlin, for instance")
+                self._note(role, "UTC, unless a time has a zone. For local times, add timezone: Europe/Berlin")
             elif role in ("cost", "revenue") and per != 1:
-                self._note(role, f"{source!r} is divided by {per:,}, since its name says so")
+                self._note(role, f"{source!r} is divided by {per:,}, because of the unit in its name")
                 source = {"column": source, "per": per}
             if source != role or role in self.comments:
                 columns[role] = source
         return columns
 
     def _gain(self, further: Sequence[str]) -> str:
-        """The first outcome that there is some of."""
+        """Return the first outcome that happened at least once."""
         seen = [role for role in OUTCOMES[:3] if role in self.roles and self.profile.facts[self.roles[role]].high > 0]
         return next(iter([*seen, *further]), "click")
 
     def _unused(self, fact: Facts) -> str:
-        """Reason why a column is left out; empty if it is not."""
+        """Return why a column is left out; empty if it is used."""
         if fact.name in self.outcomes:
-            return "" if fact.outcome else "seems to be known only afterwards, and is no number"
+            return "" if fact.outcome else "seems to be known only after the decision, and is not numeric"
         if fact.distinct < 2:
-            return "the same in every row"
+            return "same value in every row"
         if fact.time:
-            return "a time; its meaning for the decision has to be a column of its own"
+            return "a time; derive a column from it, such as the hour"
         if _words(fact.name) in WORDS:
-            return "called as a column of the log that it can't be"
+            return "has the name of a column of the log, but its values do not fit"
         if fact.whole == fact.distinct == self.profile.rows >= _FEWEST_ROWS:
-            return "another whole number in each row, as a row number or an id is"
+            return "a different whole number in each row, like a row number or an id"
         if fact.kind == "categorical" and fact.distinct > _MOST_CATEGORIES:
             return f"text with more than {_MOST_CATEGORIES:,} different values"
         return ""
 
     def _same_for_each_user(self, names: Sequence[str]) -> set[str]:
-        """Columns with one value for each user, as far as users have several rows."""
+        """Return the columns that have one value per user, judged by users with several rows."""
         table = self.profile.table
         figures = {f"n{i}": values.text(table[name]).nunique() for i, name in enumerate(names)}
         users = table.group_by(self.roles["user_id"]).agg(rows=table.count(), **figures).filter(ibis._["rows"] > 1)
@@ -305,12 +305,12 @@ class _Drafting:
 
 
 def _words(name: str) -> str:
-    """Words of a column's name: `cost_micros` of "Cost (micros)"."""
+    """Return the words of a column's name: `cost_micros` for "Cost (micros)"."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _called(role: str, names: Sequence[str]) -> list[str]:
-    """Columns whose names have a word of a role, the best first."""
+    """Return the columns whose names contain a word of a role, the best first."""
     found = []
     for i, name in enumerate(names):
         own = _words(name)
@@ -321,7 +321,7 @@ def _called(role: str, names: Sequence[str]) -> list[str]:
 
 
 def _meant(role: str, fact: Facts) -> bool:
-    """Whether values that do not fit may be meant for a role: those of a `click_id` are not."""
+    """Return whether a column may be meant for a role although its values do not fit; a `click_id` is not."""
     exact = _words(fact.name) in (role, *WORDS[role])
     few = fact.distinct <= FEW
     like = few if role in ("click", "conversion") else role in ("cost", "revenue", "propensity") and not few
@@ -329,14 +329,14 @@ def _meant(role: str, fact: Facts) -> bool:
 
 
 def _unlikely_user(fact: Facts, rows: int) -> str:
-    """Reason why a column is hardly the user; empty if it may be."""
+    """Return why a column is unlikely to be the user; empty if it may be."""
     if fact.distinct < _FEW_USERS and rows / max(fact.distinct, 1) > _ROWS_OF_USER:
-        return f"has {fact.distinct:,} values in {rows:,} rows, as a group of users has"
-    return f"has another value in each of {rows:,} rows, as no user has" if fact.distinct == rows > 1 else ""
+        return f"has only {fact.distinct:,} values in {rows:,} rows, like a group of users"
+    return f"has a different value in each of {rows:,} rows, like a row's id" if fact.distinct == rows > 1 else ""
 
 
 def _free_names(columns: Sequence[str]) -> dict[str, str]:
-    """Names of further columns in the log: the file's, if every store can have them."""
+    """Name further columns in the log as in the file, with changes if a store can't use the name."""
     names: dict[str, str] = {}
     for column in columns:
         plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
@@ -350,7 +350,7 @@ def _free_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _yaml(description: Mapping[str, Any], comments: Mapping[str, str], left_out: Mapping[str, str]) -> str:
-    """A description as YAML, with a comment before the field or column that it is about."""
+    """Format a description as YAML, with each comment above its field or column."""
     lines: list[str] = []
     free = dict(comments)
 
@@ -376,5 +376,5 @@ def _yaml(description: Mapping[str, Any], comments: Mapping[str, str], left_out:
 
 
 def _flow(value: Any) -> str:
-    """A value as YAML in one line."""
+    """Format a value as YAML in one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip().removesuffix("\n...")

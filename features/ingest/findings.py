@@ -1,6 +1,6 @@
-"""Finds faults of whole columns whose rows are all good: no policy can learn from such a log.
+"""Finds faults of whole columns whose rows are valid: no policy can learn from a log with such columns.
 
-One query counts, and one fetches a bounded sample in which an outcome is as frequent as its absence.
+One query counts. Another fetches a bounded sample with about equally many rows with and without an outcome.
 """
 
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
-LEAST = 20  # rows with an outcome, and without: fewer tell nothing of what determines it
-_MOST = 20_000  # rows with an outcome that are looked at, and as many without
+LEAST = 20  # rows with an outcome, and without; fewer are too few to judge what determines it
+_MOST = 20_000  # rows with an outcome to sample, and as many without
 _SURE = 0.99
-_BINS = 100  # of a number, as many rows in each
-_DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # 1.0 is a code
+_BINS = 100  # of a numeric column, with equal numbers of rows
+_DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # whole numbers, such as 1.0, are codes
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A column that determines an outcome, since it is known only afterwards."""
+    """A column that determines an outcome, and so must be known only after it."""
 
     column: str
     outcome: str
@@ -36,7 +36,7 @@ class Leak:
 
 
 def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
-    """Check the columns of rows that broke no rule, with `ROW`; returns warnings."""
+    """Check the columns of rows that broke no rule, with `ROW`; returns warnings, and raises a LogError for faults."""
     texts = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
     decimals = {f"decimal{i}": good[name].re_search(_DECIMAL).sum() for i, name in enumerate(texts)}
     present = {f"present{i}": good[name].notnull().sum() for i, name in enumerate(texts)}
@@ -56,7 +56,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
 
 
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
-    """The context and static columns that determine an outcome, or nearly."""
+    """Return the context and static columns that determine an outcome, exactly or nearly."""
     inputs = (*spec.context, *spec.static)
     outcomes = [name for name in spec.outcome_kinds if name != "cost"]  # the cost may be known before the decision
     if not inputs:
@@ -88,7 +88,7 @@ def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
 
 
 def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
-    """Relation of a column to an outcome that it determines; one of `every` rows, with and without, is sampled."""
+    """Yield how a column determines an outcome; `every` gives the sampling steps with and without outcome."""
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
     if column.kind == "numeric" and len(np.unique(amount)) > 2:
@@ -102,25 +102,25 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
         aucs = [auc, 1 - auc]
-        values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()  # it may go up and down with the outcome
+        values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()  # the relation may not be monotonic
         marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:
         aucs = []
         values = marks = value.fillna("").to_numpy(dtype=str)
     if (auc := max(*aucs, _auc(_rates(values, y), y), 0)) > _SURE:
-        yield f"its value alone has an AUC of {auc:.3f}"
-    if y.sum() * every[0] < (~y).sum() * every[1]:  # of a frequent outcome a value may say this by chance
+        yield f"the AUC of its value is {auc:.3f}"
+    if y.sum() * every[0] < (~y).sum() * every[1]:  # for a frequent outcome, this may happen by chance
         names, codes = np.unique(marks, return_inverse=True)
         some = np.bincount(codes, weights=y)
-        # Nearly all rows of the value have the outcome, also if the sample has missed one that has not.
+        # Nearly all rows with the value have the outcome, even if the sample missed a row without it.
         with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
         for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
-            yield f"it is {mark} only where that happened"
+            yield f"the column is {mark} only if the outcome happened"
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Rate of the outcome at each row's value, in the half of the rows without the row."""
-    half = np.random.default_rng(0).random(len(y)) < 0.5  # not every other row: a log may have a pattern
+    """Return the outcome's rate at each row's value, estimated from the half of the rows without that row."""
+    half = np.random.default_rng(0).random(len(y)) < 0.5  # random, because alternate rows may have a pattern
     _, codes = np.unique(values, return_inverse=True)
     score = np.empty(len(y))
     for own in (half, ~half):
@@ -131,13 +131,13 @@ def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _auc(score: np.ndarray, y: np.ndarray) -> float:
-    """The chance that a row with the outcome has a higher score than one without; ties count half."""
+    """Return the chance that a row with the outcome has a higher score than a row without it; ties count half."""
     ranks = pd.Series(score).rank().to_numpy()
     some = int(y.sum())
     return float((ranks[y].sum() - some * (some + 1) / 2) / (some * (len(y) - some)))
 
 
 def _called(name: str, spec: DatasetSpec) -> str:
-    """Name in the file of a column of the log."""
+    """Return the name in the file for a column of the log."""
     source = spec.columns.get(name)
     return source.column if source and source.column else name

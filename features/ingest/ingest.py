@@ -3,9 +3,9 @@
     report = ingest_log("log.csv.gz", DatasetSpec.load("my-log.yaml"), "touchpoints.parquet", "quarantine.csv", "fail")
     print(validate_log("log.csv.gz", spec))             # the same report, and no log is written
 
-A fault says file, column, number of rows and an example with its row number (1 = the first row of data). Bad rows go to
-the quarantine file, whole and unchanged, with their faults; none is dropped silently. Files appear complete or not at
-all. DuckDB does the work, so memory stays bounded.
+A fault names the file, the column, the number of rows and an example with its row number (1 = the first row of data).
+Bad rows go unchanged to the quarantine file, with their faults; none is dropped silently. Files are written atomically.
+DuckDB does the work, so memory is bounded.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ from mtorl.runtime.message import rephrased
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
-_STEPS = 7  # that progress counts: read, at most four stages of the contract, write, fingerprint
+_STEPS = 7  # of progress: read, at most four stages of the contract, write, fingerprint
 
 
 CANONICAL = Adapter()
@@ -51,26 +51,26 @@ ADAPTERS: Mapping[str, Adapter] = {
 
 
 class BadRowsError(LogError):
-    """The log has faulty rows, which are in the quarantine file; `with_remedy` adds the next step for the user."""
+    """Raised for a log with faulty rows, which are in the quarantine file; `with_remedy` adds the user's next step."""
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """Findings of validation; `str()` of it is a summary for people."""
+    """The result of validation; `str()` gives a readable summary."""
 
-    rows: int  # usable ones
+    rows: int  # usable rows
     users: int
-    quarantined: int  # rows
+    quarantined: int  # faulty rows
     faults: tuple[Fault, ...]
-    fingerprint: str  # see `mtorl.log.touchpoints.fingerprint`; "" where no log was written
-    moved_ties: int = 0  # rows put later by microseconds: another touchpoint of the user has the same time
-    conversions: ConversionsReport | None = None  # where the data set has a second file
-    warnings: tuple[str, ...] = ()  # what may be meant otherwise, a sentence each
+    fingerprint: str  # see `mtorl.log.touchpoints.fingerprint`; "" if no log was written
+    moved_ties: int = 0  # rows moved by microseconds, because another row of the user had their time
+    conversions: ConversionsReport | None = None  # None if the data set has no second file
+    warnings: tuple[str, ...] = ()  # sentences about values that may have been misread
 
     def __str__(self) -> str:
         lines = [f"{self.rows:,} of {self.rows + self.quarantined:,} rows can be used, of {self.users:,} users"]
         if self.moved_ties:
-            lines.append(f"{self.moved_ties:,} rows at the time of another one of their user were put 1 us later")
+            lines.append(f"{self.moved_ties:,} rows were moved by 1 us: another row of their user had the same time")
         lines += [str(fault) for fault in self.faults]
         lines += self.conversions.lines() if self.conversions else []
         lines += [f"warning: {warning}" for warning in self.warnings]
@@ -80,11 +80,11 @@ class IngestReport:
 def ingest_log(
     path: str | Path, spec: DatasetSpec, out_parquet: str | Path, quarantine_csv: str | Path, bad_rows: str = "fail"
 ) -> IngestReport:
-    """Validate a log, a file or folder or its address, and write its canonical form.
+    """Validate a log (a file, a folder or an address), and write its canonical form.
 
-    Bad rows are written to `quarantine_csv`; without any, it is removed. `bad_rows` is "fail", which raises
-    BadRowsError with all faults in its message, or "quarantine", which goes on without them. Rows of a second file that
-    no touchpoint has go to `conversions.FILE` beside the log.
+    Bad rows are written to `quarantine_csv`, which is removed if there are none. If `bad_rows` is "fail", they raise a
+    BadRowsError with all faults in its message. If it is "quarantine", ingestion continues without them. Rows of a
+    second file that match no touchpoint go to `conversions.FILE`, next to the log.
     """
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
@@ -110,16 +110,16 @@ def ingest_log(
 
 
 def remedy(quarantine_csv: str | Path | None, bad_rows: str) -> str:
-    """The user's next step after bad rows; None: they were not kept."""
-    place = "mtorl data validate writes the bad rows to a file, each with its reasons: --quarantine FILE"
+    """Return the user's next step after bad rows; without `quarantine_csv`, they were not written."""
+    place = "To write the bad rows with their reasons to a file: mtorl data validate --quarantine FILE"
     if quarantine_csv is not None:
-        place = f"The bad rows are in {quarantine_csv}, each with its reasons."
-    return place + "\nRepair them, or leave them out: --bad-rows quarantine" * (bad_rows == "fail")
+        place = f"The bad rows are in {quarantine_csv}, with their reasons."
+    return place + "\nCorrect them, or exclude them: --bad-rows quarantine" * (bad_rows == "fail")
 
 
 @contextmanager
 def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
-    """Add `remedy` to the error if the block finds bad rows."""
+    """Add `remedy` to the error if the block raises a BadRowsError."""
     try:
         yield
     except BadRowsError as error:
@@ -129,7 +129,7 @@ def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:
     """Validate a log as `ingest_log` does, but write only its bad rows, if `quarantine_csv` is given.
 
-    Rows of a second file that count for no touchpoint go beside the quarantine file, to `conversions.FILE`.
+    Rows of a second file that match no touchpoint go to `conversions.FILE`, next to the quarantine file.
     """
     with _validated(path, spec) as log:
         if quarantine_csv is not None:
@@ -143,7 +143,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
 
 
 class _RawTable:
-    """A raw log as a table, and its faults. It lives as long as its engine."""
+    """A raw log as a table, and its faults; valid as long as its engine."""
 
     def __init__(
         self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
@@ -161,12 +161,12 @@ class _RawTable:
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
     def validate(self, scratch: Path) -> None:
-        """Tell good rows from bad ones; `scratch` is a folder that lives as long as the engine."""
+        """Separate good rows from bad rows; `scratch` is a folder that exists as long as the engine."""
         raw, adapted = self._cells.raw, self._cells.adapted
         stages = contract.stages(self._spec, adapted.columns)
         judged = contract.judge(contract.read(adapted, self._spec), stages[0])
         if all(raw[name].type().is_string() for name in raw.columns if name != ROW):
-            # Parsing text costs more than storing the values; typed files are faster to read again.
+            # Parsing text takes longer than storing the values. Typed files are faster to read again.
             self.engine.connection.to_parquet(judged, str(scratch / "judged.parquet"), compression="snappy")
             good = self.engine.read(scratch / "judged.parquet")
         else:
@@ -179,7 +179,7 @@ class _RawTable:
         self._good = good
 
     def canonical(self) -> tuple[ibis.Table, int]:
-        """The canonical log, in no order, and how many of its rows were moved in time."""
+        """Return the canonical log, in no order, and the number of rows whose time was moved."""
         good, keys, ties = self._good, self._keys[contract.same_times], 0
         assert good is not None
         if keys is not None:
@@ -192,7 +192,7 @@ class _RawTable:
         return contract.canonical(good, self._spec), ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
-        """The report of what was written: number of users, fingerprint and number of moved rows."""
+        """Return the report on a written log with this number of users, fingerprint and number of moved rows."""
         conversions = self.later.report if self.later else None
         usable = self.total - self.bad
         return IngestReport(usable, users, self.bad, self.faults, content, ties, conversions, self._warnings)
@@ -206,7 +206,7 @@ class _RawTable:
         write_marked(self.engine, self._cells.raw, faults, "fault", path)
 
     def _judge_stage(self, good: ibis.Table, stage: contract.Stage) -> ibis.Table | None:
-        """The rows that break a rule of a stage; None if there are none."""
+        """Return the rows that break a rule of a stage; None if there are none."""
         if stage.suspects:
             if stage.suspects not in self._keys:
                 keys, count = self._materialised(stage.suspects(good))
@@ -229,10 +229,10 @@ class _RawTable:
 
 
 def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, DatasetSpec, ibis.Table]:
-    """Read a file with the adapter of its data set; an error names the data set that another layout looks like.
+    """Read a file with the adapter of its data set; if the layout is another one, the error names a matching data set.
 
-    A Parquet file of the canonical layout is read as such: `mtorl-bootstrap` leaves a public log so on the volume, and
-    it is read again with the description of the raw one. The description that is returned is that of the file.
+    A Parquet file in the canonical layout is read as such, even with the description of a raw log: `mtorl-bootstrap`
+    writes a public log to the volume in this form. Returns the description of the file that was read.
     """
     adapter = adapter_of(spec)
     try:
@@ -246,7 +246,7 @@ def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tu
 
 
 def matching_dataset(names: Collection[str]) -> str:
-    """The built-in data set whose files have columns of these names; empty if there is none."""
+    """Return the built-in data set whose required columns are all among these names; empty if there is none."""
     specs = map(DatasetSpec.load, built_in())
     return next((spec.name for spec in specs if {*adapter_of(spec).required(spec)} <= {*names}), "")
 
@@ -259,13 +259,13 @@ def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
     if not (file.name.endswith(".parquet") and file.is_file()):
         return False
     there = {*columns_of(path, [file])}
-    # Of a file that has the description's own names as well, the description is believed.
+    # If a file also has the column names of the description, it is a raw log.
     raw = (spec.columns or spec.conversions) and {*adapter.required(spec)} <= there
     return not raw and {*CANONICAL.required(spec.of_canonical_log())} <= there
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:
-    """The adapter that a data set names, if the description fits it."""
+    """Return the adapter that a data set names; raises a SpecError if the description does not fit the adapter."""
     if spec.adapter not in ADAPTERS:
         raise SpecError(messages.UNKNOWN_ADAPTER(adapter=spec.adapter, known=list(ADAPTERS)))
     adapter = ADAPTERS[spec.adapter]
@@ -276,12 +276,12 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
         for column in listed:
             if column.name in adapter.never_context:
                 why = adapter.never_context[column.name]
-                raise SpecError(f"{kind}: column {column.name!r} is {why}; list it under outcomes, or leave it out")
+                raise SpecError(f"{kind}: column {column.name!r} is {why}. List it under outcomes, or remove it")
     return adapter
 
 
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
-    """Warning about times in the hour that clocks show twice in autumn."""
+    """Yield warnings about times in the hour that repeats when daylight saving time ends."""
     sources = [source for source in spec.columns.values() if source.timezone]
     if not sources:
         return

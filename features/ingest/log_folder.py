@@ -5,7 +5,7 @@ ingest(raw, Path("log"), quarantine)       # touchpoints.parquet, dataset.yaml, 
 check_unchanged(raw, before)
 first_log(Path("/mnt/mtorl"), raw, simulate=False, quarantine=quarantine)     # the log on an empty volume
 
-built = Built.at("data/built")             # a folder of `mtorl data build` as the source; None: another kind
+built = Built.at("data/built")             # a folder of `mtorl data build` as the source; None if it is not one
 built.take_log(raw, decisions, 0, Path("log"))
 built.take_windows(Path("log"), Path("windows"))
 """
@@ -44,48 +44,48 @@ from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
 RAW = "raw"
-"""In `INGEST_FILE`: the `Origin` of the log; null for the simulator's."""
+"""Key in `INGEST_FILE` of the log's `Origin`; null for the simulator's log."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Path or address of the raw log that was read, and the description by which it was read."""
+    """Path or address of a raw log, and the description with which it was read."""
 
     log: str
     spec: DatasetSpec
 
     @classmethod
     def of(cls, path: str, spec: DatasetSpec) -> Origin:
-        """The origin that a path on this machine means."""
+        """Return an origin with an absolute path, or with an unchanged address."""
         return cls(path if is_remote(path) else str(Path(path).absolute()), spec)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` is the inverse."""
+        """Return plain values; `from_dict` is the inverse."""
         return {"log": self.log, "description": self.spec.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """Read plain values."""
+        """Create an origin from the values of `to_dict`."""
         return cls(data["log"], DatasetSpec.from_dict(data["description"]))
 
 
 @dataclass(frozen=True)
 class RawLog:
-    """A raw log."""
+    """Where a raw log is, and how to read it."""
 
-    path: str = ""  # file or folder, or its address in an object store; empty runs the simulator
-    dataset: str = SIMULATOR  # name of a built-in data set, or the path of a YAML
+    path: str = ""  # a file, a folder or an address in an object store; empty runs the simulator
+    dataset: str = SIMULATOR  # name of a built-in data set, or path of a description
     bad_rows: str = "fail"  # "fail" stops at faulty rows; "quarantine" continues without them
-    users: int = 0  # to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all)
+    users: int = 0  # users to simulate (0 for 6,000), or most users to keep of a real log (0 for all)
     seed: int = 7
 
     @classmethod
     def named(cls, source: str, dataset: str, bad_rows: str = "fail", users: int = 0, seed: int = 7) -> RawLog:
-        """A log as a pipeline names it: `source` is a path, or "simulator" to simulate one."""
+        """Create a log from a pipeline's arguments: `source` is a path, or "simulator" to simulate a log."""
         if not source:
             raise LogError(f"source: give the path of the touchpoint log, or {SIMULATOR!r} to simulate one")
         if not dataset:
-            raise LogError("dataset: give the path of the log's description, or the name of a built-in one")
+            raise LogError("dataset: give the path of the log's description, or the name of a built-in data set")
         return cls("" if source == SIMULATOR else source, dataset, bad_rows, users, seed)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class RawLog:
 
 
 def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
-    """Write the folder of a log; if the log can't be used, there is no folder."""
+    """Write the folder of a log; if the log can't be used, no folder is left."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         spec = DatasetSpec.load(raw.dataset)
@@ -122,7 +122,7 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
     report = ingest_log(raw.path, spec, path, quarantine, raw.bad_rows)
     if not raw.users or raw.users >= report.users:
         return report
-    # A sample of whole users: a smaller log with the same journeys.
+    # Sample whole users, so that journeys stay complete.
     with open_engine("duckdb") as engine:
         log = engine.read(path)
         everyone = log.select("user_id").distinct().to_pyarrow()["user_id"].to_pylist()
@@ -134,17 +134,17 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
 
 
 def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Path:
-    """The log of a volume, to which the log pipeline appends; a missing one is written, or simulated to yesterday."""
+    """Return the log of a volume; if it is missing, ingest `raw`, or simulate a log that ends yesterday."""
     path = volume / LOG_FILE
     spec = DatasetSpec.load(raw.dataset)
     if simulate and not spec.simulated:
-        raise LogError(f"simulate: {spec.name!r} is not the simulator's data set; leave out one or the other")
+        raise LogError(f"simulate: {spec.name!r} is not the simulator's data set. Remove simulate, or the data set")
     if path.exists():
         return path
     if not raw.path and not simulate:
         raise LogError(
-            f"no touchpoint log at {path}: put one there in the layout of docs/data.md, name another (log), or say "
-            "simulate to try everything on simulated users"
+            f"no touchpoint log at {path}. Write a log there in the layout of docs/data.md, give another path (log), "
+            "or set simulate to use simulated users"
         )
     volume.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=volume, prefix=".first-log-") as folder:
@@ -161,10 +161,10 @@ def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Pa
 
 
 def content_of(raw: RawLog) -> str:
-    """SHA-256 (hex) over a log's files, its description, its second file and its feature views.
+    """Return the SHA-256 (hex) of a log's files, its description, its second file and its feature views.
 
-    A simulated log is known by its settings, files in an object store by their sizes and times, a folder of `mtorl data
-    build` by the digests that it holds.
+    A simulated log is identified by its settings, files in an object store by their sizes and times, and a folder of
+    `mtorl data build` by the digests that it contains.
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
@@ -185,13 +185,13 @@ def content_of(raw: RawLog) -> str:
 
 
 def check_unchanged(raw: RawLog, content: str) -> None:
-    """Raise a `LogError` if a log has changed: the rows read may be of two states."""
+    """Raise a `LogError` if a log has changed since: the rows that were read may mix two states of the log."""
     if content_of(raw) != content:
         raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
-    """A file, or all files of a folder in the order of their names but unfinished ones."""
+    """Return a file, or all finished files of a folder in the order of their names."""
     if not path.exists():
         raise LogError(messages.NO_FILE(file=path))
     if path.is_file():
@@ -202,22 +202,22 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 WINDOWS = "windows"
 DECISIONS = "decisions"
-"""In `INGEST_FILE` of a log that was built with own decisions: their snapshot, which is empty before the first."""
+"""Key in `INGEST_FILE` of a log built with own decisions: their snapshot, empty if there were none yet."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A folder that `mtorl data build` has made.
+    """A folder of `mtorl data build`.
 
-    A new build replaces the folder in one step, perhaps in the middle of a run. So each part is compared with what was
-    taken before, and a run that meets two builds ends with an error.
+    A new build replaces the folder atomically, perhaps during a run. So each part is compared with the parts taken
+    before, and a run that meets two builds stops with an error.
     """
 
     folder: Path
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
-        """The folder that a pipeline's source names; None for another kind, LogError if it was `known` to be one."""
+        """Return the folder if `source` is such a folder, else None, or a LogError if it was `known` to be one."""
         folder = Path(source)
         if known and not (folder / WINDOWS / MANIFEST).is_file():
             raise cls(folder)._replaced()
@@ -225,17 +225,17 @@ class Built:
 
     @property
     def key_files(self) -> tuple[Path, ...]:
-        """Small files that change whenever the folder changes, since they hold digests of the large files."""
+        """Small files that change whenever the folder changes, because they contain digests of the large files."""
         files = (INGEST_FILE, DATASET_FILE, Path(WINDOWS, MANIFEST))
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 
     def decisions(self) -> str | None:
-        """Snapshot of the decisions that the log was made with; None if it was built without any."""
+        """Return the snapshot of the decisions in the log; None if the log was built without own decisions."""
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
     def summary(self) -> Message:
-        """Sums up the log in words."""
+        """Return a readable summary of the log."""
         report = self._report()
         own = report.get("collected") or {"exposures": 0, "decisions": 0}
         return messages.BUILT(
@@ -243,7 +243,7 @@ class Built:
         )
 
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> Message:
-        """Take the log, as `ingest` and `add_decisions` would write it; sum it up in words.
+        """Copy or link the log, as `ingest` and `add_decisions` would write it; returns a readable summary.
 
         `decisions` is the snapshot that the log should have ("": none), `most_touchpoints` the training's limit or 0.
         """
@@ -254,14 +254,14 @@ class Built:
             self._check(raw, report, decisions, most_touchpoints)
             out.mkdir(parents=True, exist_ok=True)
             for name in (DATASET_FILE, INGEST_FILE):
-                shutil.copyfile(self.folder / name, out / name)  # no links: these are written in place
+                shutil.copyfile(self.folder / name, out / name)  # copies, because these files are edited in place
             for name in (LOG_FILE, OPPORTUNITIES_FILE):
                 if (self.folder / name).exists():
                     link(self.folder / name, out / name)
         return self.summary()
 
     def take_windows(self, log: Path, out: Path) -> int:
-        """Take the windows of a log that `take_log` has written; returns their number."""
+        """Link the windows of a log that `take_log` has written; returns their number."""
         with self._unchanged():
             manifest = Manifest.read(self.folder / WINDOWS)
             same = DatasetSpec.load(log / DATASET_FILE) == DatasetSpec.load(self.folder / WINDOWS / DATASET_FILE)
@@ -278,7 +278,7 @@ class Built:
         return manifest.rows
 
     def _check(self, raw: RawLog, report: dict[str, Any], decisions: str, most_touchpoints: int) -> None:
-        """Refuse a log that does not fit the arguments of `take_log`."""
+        """Raise a LogError if the folder does not fit the arguments of `take_log`."""
         wanted, there = (DatasetSpec.load(one).of_canonical_log() for one in (raw.dataset, self.folder / DATASET_FILE))
         if wanted != there:
             one, other = wanted.to_dict(), there.to_dict()
@@ -286,7 +286,7 @@ class Built:
             raise LogError(messages.OTHER_DESCRIPTION(folder=self.folder, dataset=raw.dataset, fields=fields))
         if 0 < raw.users < report["users"]:
             raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="users"))
-        if 0 < 1.05 * most_touchpoints < report["rows"]:  # a build keeps about so many
+        if 0 < 1.05 * most_touchpoints < report["rows"]:  # the limit is approximate
             raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="most_touchpoints"))
         if decisions and DECISIONS not in report:
             raise LogError(messages.WITHOUT_DECISIONS(folder=self.folder))
@@ -301,7 +301,7 @@ class Built:
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Check that all files read in the block are of one build."""
+        """Check that all files read in the block belong to one build."""
         files = self.key_files
         try:
             before = [file.read_bytes() for file in files]
@@ -309,7 +309,7 @@ class Built:
             after = [file.read_bytes() for file in files]
         except FileNotFoundError:
             raise self._replaced() from None
-        except shutil.Error:  # of the parts of a folder
+        except shutil.Error:  # while copying the parts of a folder
             there = [file.read_bytes() if file.exists() else b"" for file in files]
             if there != before:
                 raise self._replaced() from None

@@ -1,7 +1,4 @@
-"""Copies a log from an object store to this machine, and says what would change with it.
-
-`mtorl.runtime.object_stores` says where credentials come from.
-"""
+"""Copies a log from an object store (`mtorl.runtime.object_stores`), and lists its files to detect changes."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,7 +16,7 @@ _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Each file under an address, and a text that changes with it, without reading files."""
+    """Return each file under an address with a text that changes with the file, without reading files."""
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
@@ -40,7 +37,7 @@ def copy(address: str, folder: Path) -> Path:
 
 
 def _listing(address: str) -> tuple[Any, str, list[Any]]:
-    """The store, the path in it, and the finished files there or below."""
+    """Return the store, the path in it, and the finished files at or below that path."""
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):
@@ -64,7 +61,7 @@ def _readable(address: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # of this machine: its disk is full, for instance
+            raise  # a local error, such as a full disk
         reason, shown = str(error).splitlines()[0], without_credentials(address)
         raise LogError(messages.UNREADABLE_ADDRESS(address=shown, reason=reason)) from None
 

@@ -1,10 +1,10 @@
-"""Profiles a file without a description: how it is written, and what its columns hold.
+"""Profiles a file without a description: its format, and the values of its columns.
 
     profile = Profile.of(engine, Path("log.csv"), scratch, most_rows=1_000_000)
-    profile.file                             # {"separator": ";", "decimal": ","}, as a description says it
+    profile.file                             # {"separator": ";", "decimal": ","}, as in a description
     profile.facts["cost"].numeric
 
-Values are read as ingestion reads them: a column of numbers here is one there.
+Values are parsed as in ingestion, so a column of numbers here is numeric there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mtorl.log.sources import TimeUnit
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.sql import sql_text
 
-FEW = 20  # values: a column of so few whole numbers is taken for codes
+FEW = 20  # most values of a column of whole numbers that count as codes
 
-_SAMPLE = 10_000  # rows whose times are compared with formats
+_SAMPLE = 10_000  # rows to compare with time formats
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"
 
 _DAYS = (
@@ -36,7 +36,7 @@ _DAYS = (
     *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
 )
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
-_NO_MARK = re.compile(r"[\w\s%]+")  # in a time, but for an offset, only the marks of its format are left
+_NO_MARK = re.compile(r"[\w\s%]+")  # removing these from a time leaves the punctuation of its format
 _FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)))
 
 
@@ -46,14 +46,14 @@ class Facts:
 
     name: str
     present: int  # rows with a value
-    numbers: int  # of them, those that are numbers
-    times: int
-    flags: int  # 0 or 1, true or false, yes or no
-    whole: int  # written without decimals
+    numbers: int  # values that are numbers
+    times: int  # values that are times
+    flags: int  # values such as 0 and 1, true and false, yes and no
+    whole: int  # numbers without decimals
     distinct: int
     low: float
     high: float
-    formats: tuple[str, ...] = ()  # of its times, where they are not ISO 8601: all that fit, the likeliest first
+    formats: tuple[str, ...] = ()  # formats that fit its times if not ISO 8601, likeliest first
 
     @property
     def numeric(self) -> bool:
@@ -67,22 +67,22 @@ class Facts:
 
     @property
     def outcome(self) -> bool:
-        """Whether it can be an outcome that a gain may weigh."""
+        """Whether the column can be an outcome in a gain."""
         return (self.numeric or self.flag) and self.unit is None
 
     @property
     def kind(self) -> str:
-        """Kind of the column in a description; a few distinct whole numbers are codes."""
+        """Kind of the column in a description; a few distinct whole numbers are categories."""
         return "categorical" if not self.numeric or (self.whole == self.present and self.distinct <= FEW) else "numeric"
 
     @property
     def time(self) -> bool:
-        """Whether every value is a time, or can be one as a number."""
+        """Whether every value is a time, or a number that can be a time."""
         return self.present > 0 and (self.times == self.present or self.unit is not None)
 
     @property
     def unit(self) -> TimeUnit | None:
-        """Unit of numbers that are times between 1990 and 2100."""
+        """Unit in which all values are times between 1990 and 2100; None if there is none."""
         scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
         inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
         return next(inside, None) if self.numeric else None
@@ -90,16 +90,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Profile:
-    """Profile of a file with an unknown format."""
+    """The format of a file and the facts of its columns."""
 
     table: ibis.Table
     rows: int
-    file: Mapping[str, str]  # of a description: `separator` and `decimal` where they are not the usual ones
+    file: Mapping[str, str]  # field of a description: `separator` and `decimal`, if not the defaults
     facts: Mapping[str, Facts]  # by column
 
     @classmethod
     def of(cls, engine: Engine, path: Path, scratch: Path, most_rows: int) -> Profile:
-        """Read a file or a folder, and count; at most so many rows."""
+        """Read a file or a folder, at most `most_rows` rows, and profile it."""
         with files.readable(path):
             separator = _separator(engine, files.parts(path)[0])
             table = files.read(engine, path, scratch, separator).limit(most_rows)
@@ -116,7 +116,7 @@ class Profile:
 
 
 def _separator(engine: Engine, path: Path) -> str | None:
-    """Separator of a text file's columns, if it differs from the one for the file's extension."""
+    """Return the separator of a text file's columns, if it differs from that of the file's extension."""
     if not (usual := files.separator_of(path)):
         return None
     sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({sql_text(path)})").fetchall()[0][0]
@@ -124,7 +124,7 @@ def _separator(engine: Engine, path: Path) -> str | None:
 
 
 def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
-    """Whether some column has only numbers with a decimal comma."""
+    """Return whether some column contains only numbers, and some of them with a decimal comma."""
     figures: dict[str, ibis.Value] = {}
     for i, name in enumerate(texts):
         figures[f"commas{i}"] = table[name].contains(",").sum()
@@ -135,7 +135,7 @@ def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
 
 
 def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ...]:
-    """The formats of a column's times, of which it has `some` values; none for ISO 8601, numbers, or no times."""
+    """Return the formats of a column's times, guessed from `some` values; none for ISO 8601 or if it has no times."""
     likely = [form for form in _FORMATS if any(_fits(value, form) for value in {*some[:1], *some[-1:]})]
     if not likely:
         return ()
@@ -154,7 +154,7 @@ def _fits(value: str, form: str) -> bool:
 
 
 def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, Facts], int]:
-    """The facts of each column of a table, and its number of rows."""
+    """Return the facts of each column of a table, and its number of rows."""
     names = [name for name in table.columns if name != files.ROW]
     figures: dict[str, ibis.Value] = {"rows": table.count()}
     for i, name in enumerate(names):
@@ -163,7 +163,7 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
         time = values.parsed(value, forms[0]) if forms else values.time(value)
         if is_text and decimal == ",":
             value = values.with_point(value)
-        # Of a type that has no numbers or no times, these would be constants instead of columns.
+        # For a type without numbers or times, these would be constants; ifelse turns them into columns.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
         flag = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
         figures |= {
@@ -183,7 +183,7 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
     for i, name in enumerate(names):
         own = {what: int(found[f"{what}{i}"] or 0) for what in counts}
         if (known := int(found[f"known{i}"] or 0)) == max(own["numbers"], own["flags"]) > 0:
-            own["present"] = known  # NA and the like: a value of text, and none of a number
+            own["present"] = known  # NA and the like are values of text columns, but missing in numeric ones
         low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
         facts[name] = Facts(name, **own, low=low, high=high, formats=formats.get(name, ()))
     return facts, int(found["rows"])

@@ -1,4 +1,4 @@
-"""The Criteo Attribution Modeling data set as it is published: one tab-separated file, a line per banner shown."""
+"""The Criteo Attribution Modeling data set as published: a tab-separated file with a line per displayed banner."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -16,10 +16,11 @@ _MISSING = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "t
 
 
 class CriteoAttribution(Adapter):
-    """timestamp, uid, campaign, conversion ... cat1..cat9, -1 = missing.
+    """Columns: timestamp, uid, campaign, conversion ... cat1..cat9; -1 means missing.
 
-    timestamp is in seconds since the first banner, put on a made-up calendar. The channel is "Type_" and cat8, as in
-    the authors' sample. There is no revenue. Banners of a user in the same second are told apart by cost and cat1-9.
+    The timestamp, in seconds since the first banner, is mapped to an arbitrary date. The channel is "Type_" and cat8,
+    as in the authors' sample. There is no revenue. Banners of a user in the same second are distinguished by cost and
+    cat1-9.
     """
 
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
@@ -27,12 +28,12 @@ class CriteoAttribution(Adapter):
     never_context: ClassVar[Mapping[str, str]] = {**dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME), "cat8": CHANNEL}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """The published columns that are always needed, and those that the description names."""
+        """Return the published columns that are always needed, and those that the description names."""
         base = ("timestamp", "uid", "campaign", "conversion", "attribution", "click", "cost", *self.CATEGORIES)
         return tuple(dict.fromkeys((*base, *attributes(spec))))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Name the channel, put the seconds on a calendar, and make -1 null."""
+        """Name the channel, map the seconds to a calendar, and turn -1 into null."""
         columns = {
             "user_id": text(raw["uid"]),
             "timestamp": time_of_micros(number(raw["timestamp"]) * 1e6 + START),

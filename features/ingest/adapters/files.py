@@ -1,8 +1,8 @@
-"""Log files as tables: CSV and JSON lines (every value as text) and Parquet (as typed), with the number of each row.
+"""Reads log files as tables: CSV and JSON lines (all values as text) and Parquet (typed), with the number of each row.
 
-CSV and JSON are first copied to Parquet in a scratch folder, in the order of the file: a malformed line stops ingestion
-before any row is judged, and later queries read only the columns that they need. The fields of an object inside a JSON
-object are columns by their path: `ad.slot`.
+CSV and JSON are first copied to Parquet in a scratch folder, in the order of the file. A malformed line thus stops
+ingestion before any row is checked, and later queries read only the columns that they need. Fields of an object inside
+a JSON object become columns named by their path, such as `ad.slot`.
 """
 
 import csv
@@ -31,8 +31,8 @@ from mtorl.runtime.message import Message, rephrased
 from mtorl.runtime.sql import sql_name, sql_text
 
 ROW = "#row"  # 1 = the first row of data
-_FILE = "#file"  # from which a row comes
-INDEX = "Unnamed: 0"  # the first column where it has no name
+_FILE = "#file"  # file of a row
+INDEX = "Unnamed: 0"  # the first column if it has no name
 
 _TEXT = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 _JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -44,7 +44,7 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 
 @contextmanager
 def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
-    """A log on this machine: the path itself, or a copy of the address in a new `folder`."""
+    """Yield a local path of a log: the path itself, or a copy of the address in a new `folder`."""
     if not is_remote(path):
         yield Path(path)
         return
@@ -60,7 +60,7 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
 
 
 def parts(path: Path) -> list[Path]:
-    """The file itself, or the files of a folder and of folders in it, in the order of their names."""
+    """Return the file itself, or all files in a folder and its subfolders, in the order of their names."""
     files = [path]
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(_KINDS)]
@@ -81,9 +81,9 @@ def parts(path: Path) -> list[Path]:
 
 
 def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) -> list[str]:
-    """Names of the columns of a log's files, in order; those without a name are "Unnamed: <place>".
+    """Return the names of the columns of a log's files, in order; a column without a name is "Unnamed: <position>".
 
-    CSV files must have the same ones in the same order. Without a separator it is that of the file's kind.
+    All CSV files must have the same columns in the same order. Without a separator, the file's extension decides.
     """
     first = files[0]
     with readable(first):
@@ -106,7 +106,7 @@ def _header(path: Path, separator: str | None) -> list[str]:
 
 
 class MissingColumns(LogError):
-    """The file lacks columns that its data set needs; `names` are those that it has."""
+    """Raised if a file lacks columns that its data set needs; `names` are the columns of the file."""
 
     def __init__(self, message: str, names: Sequence[str]) -> None:
         super().__init__(message)
@@ -114,7 +114,7 @@ class MissingColumns(LogError):
 
 
 def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec) -> None:
-    """Check that each required column is there once; `MissingColumns` suggests similar names."""
+    """Check that each required column exists exactly once; `MissingColumns` suggests similar names."""
     for name in required:
         same = [other for other in names if other.lower() == name.lower()]
         if name in same and len(same) > 1:
@@ -130,14 +130,14 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
         near = {name: difflib.get_close_matches(name, further, 1) for name in missing}
         lines += [f"did you mean {names[0]!r} to be {name!r}?" for name, names in near.items() if names]
     if spec.adapter == "touchpoints" and not spec.columns:
-        lines.append(f"if the file calls them otherwise, say so in the description: columns: {{{missing[0]}: NAME}}")
+        lines.append(f"if the columns have other names, add to the description: columns: {{{missing[0]}: NAME}}")
     if len(names) == 1 and (marks := [mark for mark in SEPARATORS if mark in names[0]]):
-        lines.append(f"if its columns are separated by {marks[0]!r}, say so: file: {{separator: {marks[0]!r}}}")
+        lines.append(f"if the separator is {marks[0]!r}, add to the description: file: {{separator: {marks[0]!r}}}")
     raise MissingColumns(messages.MISSING_COLUMNS(file=path, dataset=spec.name, missing=shown, hints=lines), names)
 
 
 def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None) -> ibis.Table:
-    """The file, or the files of a folder, as one table (see `table`)."""
+    """Read the file, or the files of a folder, as one table (see `table`)."""
     files = parts(path)
     return table(engine, files, columns_of(path, files, separator), scratch, separator)
 
@@ -145,9 +145,9 @@ def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None
 def table(
     engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path, separator: str | None = None
 ) -> ibis.Table:
-    """Files with the same columns as one table in the order of `paths`, with `ROW` counting through them.
+    """Read files with the same columns as one table, in the order of `paths`, with `ROW` numbering all rows.
 
-    Of the `names`, which `columns_of` returns, a repeated one gets a suffix. CSV and JSON become Parquet in `scratch`.
+    `names` are those of `columns_of`; a repeated one gets a suffix. CSV and JSON are converted to Parquet in `scratch`.
     """
     if not paths[0].name.endswith(".parquet"):
         paths = [_as_parquet(engine, paths, names, scratch, separator)]
@@ -162,13 +162,13 @@ def table(
                 starts.append((stored[_FILE] == str(path), start))
                 start += pq.read_metadata(path).num_rows
             row += ibis.cases(*starts)
-    # Ibis does not know DuckDB's times in nanoseconds with a zone, which is what pandas writes.
+    # Ibis does not support DuckDB's times in nanoseconds with a zone, which pandas writes.
     times = {c: stored[c].cast("timestamp('UTC')") for c, t in stored.schema().items() if "TIMESTAMPTZ_NS" in str(t)}
     return stored.mutate({ROW: row, **times}).drop("file_row_number", *([_FILE] if len(paths) > 1 else []))
 
 
 def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, path: Path) -> None:
-    """Write the rows of a raw table that `marks` names to a CSV, their number first and their `#mark` last."""
+    """Write the rows of a raw table that are in `marks` to a CSV, with their number first and their `#mark` last."""
     rows = raw.join(marks, ROW).order_by(ROW)
     # A file may have columns of these names.
     own = {f"{c}.1" if c.lower() in ("row", name) else c: rows[c] for c in raw.columns if c != ROW}
@@ -198,7 +198,7 @@ def _as_parquet(
     path = paths[0]
     with readable(path):
         if path.name.endswith(_JSON):
-            # Null where an object has no such field. The schema is given, since Ibis can't ask this DuckDB for it.
+            # Null if an object lacks the field. The schema is explicit, because Ibis can't get it from this DuckDB.
             places = _json_paths(paths)
             fields = ", ".join(f"json->>{sql_text(path)} AS {sql_name(name)}" for name, path in places.items())
             query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(sql_text, paths))}])"
@@ -222,7 +222,7 @@ def _as_parquet(
 
 
 def _json_paths(paths: Sequence[Path]) -> dict[str, str]:
-    """The columns of files of JSON objects: names, such as `ad.slot`, and their JSON paths."""
+    """Return the columns of files of JSON objects: names, such as `ad.slot`, with their JSON paths."""
     with duckdb.connect() as connection:
         query = "SELECT json_group_structure(json) FROM read_ndjson_objects($files)"
         found = connection.execute(query, {"files": [str(path) for path in paths]}).fetchone()
@@ -243,7 +243,7 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Distinct names. DuckDB ignores case, so a repeated name gets a number."""
+    """Make names distinct: DuckDB ignores case, so a repeated name gets a number."""
     taken: set[str] = set()
     out = []
     for name in names:
@@ -257,18 +257,18 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def separator_of(path: Path) -> str:
-    """The separator of a text file's columns, by the file's name; empty for a file that has none."""
+    """Return the column separator for a text file's extension; empty for other files."""
     return next((mark for ending, mark in _TEXT.items() if path.name.endswith(ending)), "")
 
 
 def _first_words(error: BaseException) -> str:
-    """The fault and its place: the rest of DuckDB's message is about its settings."""
+    """Return the fault and its position, without the part of DuckDB's message about settings."""
     if isinstance(error, UnicodeDecodeError) or "not utf-8 encoded" in str(error):
-        return "it is not UTF-8. Convert it (iconv -f latin1 -t utf-8), or name it .gz if it is compressed"
+        return "the encoding is not UTF-8. Convert the file (iconv -f latin1 -t utf-8), or name it .gz if compressed"
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]
     lines = [line for line in lines if line and not line.startswith("Original Line")] or [type(error).__name__]
     if "state machine" in lines[0]:
-        return "mixed line endings, or a quote that does not close"
+        return "mixed line endings, or a quote that is not closed"
     where = [line for line in lines if "CSV Error on Line" in line]
     if not where:
         return lines[0]

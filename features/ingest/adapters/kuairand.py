@@ -1,4 +1,4 @@
-"""KuaiRand as it is published: a folder with log_*.csv (a line per video shown) and user_features_*.csv."""
+"""KuaiRand as published: a folder with log_*.csv (a line per displayed video) and user_features_*.csv."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +21,14 @@ _OUTCOMES = (
 
 
 class KuaiRand(Adapter):
-    """Short videos; the channel is the video length class, by duration_ms.
+    """Short videos; the channel is the class of the video's length, from duration_ms.
 
-    Give the folder for all of its logs, or one log file (log_random_*.csv alone has channels drawn at random). There is
-    no campaign and no cost: each exposure counts as 1. revenue is the play time. `hour` is that of hourmin. Videos of a
-    user at the same time are told apart by video_id.
+    The path is the folder with all logs, or one log file. Only log_random_*.csv has channels drawn at random. There is
+    no campaign and no cost, so each exposure costs 1. The revenue is the play time, and `hour` is the hour of hourmin.
+    Videos of a user at the same time are distinguished by video_id.
     """
 
-    # Upper edges in ms. The authors give none; these are where complete views pile up in their sample's classes.
+    # Upper edges in ms. The authors give none. At these lengths, complete views accumulate in their sample's classes.
     CLASSES: ClassVar[Mapping[str, int]] = {"short": 50_000, "mid": 117_000}
     LONGEST = "long"
     source: ClassVar[Mapping[str, str]] = {
@@ -42,17 +42,17 @@ class KuaiRand(Adapter):
     never_context: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(_OUTCOMES, OUTCOME),
         "duration_ms": CHANNEL,
-        "video_id": "what the channel decides",
+        "video_id": "a result of the channel",
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """The columns of the log; static columns are in the file of user features instead."""
+        """Return the columns of the log; static columns are in the file of user features."""
         base = ("user_id", "video_id", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms")
         plain = (self.source.get(c.name, c.name) for c in (*spec.context, *spec.outcomes))
         return tuple(dict.fromkeys((*base, *plain)))
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """Read one log, or all of a folder, with the static columns of the user features beside the log's own."""
+        """Read one log, or all logs of a folder, and join the static columns of the user features."""
         folder = path if path.is_dir() else path.parent
         logs = sorted(path.glob("log_*.csv*")) if path.is_dir() else [path]
         if not logs:
@@ -65,7 +65,7 @@ class KuaiRand(Adapter):
             return raw
         users = sorted(folder.glob("user_features*.csv*"))
         if len(users) != 1:
-            raise LogError(f"{folder}: expected one user_features_*.csv beside the logs, found {len(users)}")
+            raise LogError(f"{folder}: expected one user_features_*.csv next to the logs, found {len(users)}")
         names = files.columns_of(users[0], files.parts(users[0]))
         files.check_columns(users[0], names, ("user_id", *wanted), spec)
         features = files.table(engine, users, names, scratch)
@@ -75,7 +75,7 @@ class KuaiRand(Adapter):
         return raw.left_join(user, id_text(raw["user_id"]) == user["#user"]).drop("#user")
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Name the channel by the length of the video; every exposure costs 1."""
+        """Name the channel by the length of the video, and set the cost to 1."""
         duration = number(raw["duration_ms"])
         classes = [(duration < edge, name) for name, edge in self.CLASSES.items()]
         length = ibis.cases(*classes, (duration.notnull(), self.LONGEST), else_=ibis.null("string"))
@@ -86,6 +86,6 @@ class KuaiRand(Adapter):
             **of_videos(raw),
             SAME: raw["video_id"].cast("string"),
         }
-        if "hourmin" in raw.columns:  # 1600 is four in the afternoon
+        if "hourmin" in raw.columns:  # 1600 means 16:00
             columns["hour"] = (number(raw["hourmin"]) / 100).floor()
         return lay_out(raw, spec, columns)

@@ -10,14 +10,14 @@ from features.ingest.adapters.files import INDEX
 from features.ingest.adapters.values import id_text, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 
-START = 1_704_067_200_000_000  # 2024-01-01 UTC, us since 1970; made up: the samples have no calendar time
+START = 1_704_067_200_000_000  # 2024-01-01 UTC, us since 1970; arbitrary, as samples have no dates
 
 
 class KuaiRandSequence(Adapter):
-    """Short videos; the channel is the video length class.
+    """Short videos; the channel is the class of the video's length.
 
-    Time is min-max normalised in the file; it is stretched over 30 made-up days. Rows of a user at the same time are
-    told apart by the row index. The log has no cost, so each exposure counts as 1.
+    The file's time is min-max normalized. It is scaled to an arbitrary 30 days. Rows of a user at the same time are
+    distinguished by the row index. The log has no cost, so each exposure costs 1.
     """
 
     ACTIVITY = (
@@ -39,13 +39,13 @@ class KuaiRandSequence(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """The sample's columns: the channels and the activity are one-hot."""
+        """Return the sample's columns; channels and activity are one-hot."""
         outcomes = ("is_click", "long_view", "play_time_ms")
         plain = attributes(spec, "activity")
         return (INDEX, "user_id", "time_ms", *outcomes, *spec.channels, *self.ACTIVITY, *plain)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Stretch the normalised time, and name channel and activity by their one-hot columns."""
+        """Scale the normalized time, and name channel and activity by their one-hot columns."""
         share = number(raw["time_ms"])
         share = ibis.ifelse(share.between(0, 1), share, ibis.null("float64"))
         columns = {
@@ -62,7 +62,7 @@ class KuaiRandSequence(Adapter):
 class CriteoSequence(Adapter):
     """Display ads; the channels are the eleven values of cat8.
 
-    The file has no time: the row index, which increases through it, is taken as seconds. It has no revenue either.
+    The file has no time, so the row index, which increases through the file, serves as seconds. There is no revenue.
     """
 
     source: ClassVar[Mapping[str, str]] = {
@@ -74,12 +74,12 @@ class CriteoSequence(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """The sample's columns: the channels are one-hot."""
+        """Return the sample's columns; channels are one-hot."""
         return (INDEX, "uid", "campaign", "conversion", "click", "cost", *spec.channels, *attributes(spec))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Take the row number as seconds, and name campaign and channel."""
-        # The file has campaigns as a normalised number: name them by rank.
+        """Use the row number as seconds, and name campaign and channel."""
+        # The file has campaigns as normalized numbers, so they are named by rank.
         raw = raw.mutate({"#campaign": number(raw["campaign"])})
         campaigns = raw.filter(raw["#campaign"].notnull()).select("#campaign").distinct()
         ranks = campaigns.mutate({"#rank": ibis.row_number().over(order_by="#campaign")})
@@ -97,11 +97,11 @@ class CriteoSequence(Adapter):
 
 
 def of_videos(raw: ibis.Table) -> dict[str, ibis.Value]:
-    """Columns that all logs of KuaiRand lack: no campaign and no cost; each exposure counts as 1."""
+    """Return the columns of a KuaiRand log: it has no campaign and no cost, so each exposure costs 1."""
     same = {"campaign_id": ibis.literal("kuairand"), "cost": ibis.literal(1.0)}
     return same | {"click": raw["is_click"], "conversion": raw["long_view"], "revenue": raw["play_time_ms"]}
 
 
 def _nearest(value: ibis.Value) -> ibis.Value:
-    """Round to the nearest whole number, halves to the even one as NumPy and pandas do; DuckDB rounds them up."""
+    """Round to the nearest integer and halves to even, as NumPy and pandas do; DuckDB would round halves up."""
     return ibis.ifelse(value - value.floor() == 0.5, (value / 2).round() * 2, value.round())

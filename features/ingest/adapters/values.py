@@ -1,4 +1,4 @@
-"""Reads a file's values, text or typed, as text, numbers and times. What can't be read so becomes null."""
+"""Parses a file's values, text or typed, as text, numbers and times; what can't be parsed becomes null."""
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -7,7 +7,7 @@ from features.engine import timestamp_micros
 from mtorl.log.sources import Source
 
 NA = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-"""What stands for a missing number. In columns of text only blank text is missing: "NA" may be a name."""
+"""Texts that mean a missing number. In text columns, only blank text is missing, because "NA" may be a name."""
 
 _TIME = "timestamp('UTC')"
 _PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)  # 1900 .. 2200, us since 1970
@@ -16,11 +16,11 @@ _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
-    """Whether the file has a value at all; never null."""
+    """Return whether the file has a value; never null."""
     if value.type().is_string():
-        if numeric:  # comparing with all of NA is slow, so only what is no number is compared
+        if numeric:  # comparing with NA is slow, so only texts that are not numbers are compared
             return ibis.ifelse(number(value).notnull(), True, value.strip().notin(NA).fill_null(False))
-        # Text that starts with "!" or a later character is not blank; only the rest has to be stripped.
+        # Text from "!" on in sort order starts with a visible character. Only other text has to be stripped.
         return ibis.ifelse(value >= "!", True, (value.strip() != "").fill_null(False))
     if value.type().is_floating():
         return value.notnull() & ~value.isnan()
@@ -28,8 +28,8 @@ def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
 
 
 def text(value: ibis.Value) -> ibis.Value:
-    """A value as a name: whole numbers without a decimal point (1.0 is "1"), blank text as null."""
-    if value.type().is_floating():  # a writer made whole numbers floats because some were missing
+    """Return a value as a name: whole numbers without a decimal point (1.0 becomes "1"), and blank text as null."""
+    if value.type().is_floating():  # writers store whole numbers as floats if some are missing
         whole = value.try_cast("int64")
         plain = ibis.ifelse(whole == value, whole.cast("string"), value.cast("string"))
         return ibis.ifelse(has_value(value), plain, ibis.null("string"))
@@ -38,12 +38,12 @@ def text(value: ibis.Value) -> ibis.Value:
 
 
 def id_text(value: ibis.Value) -> ibis.Value:
-    """Text of an id that a writer may have turned into a float: "2.0" is "2"."""
+    """Return the text of an id that a writer may have turned into a float: "2.0" becomes "2"."""
     return text(value).re_replace(r"\.0$", "")
 
 
 def number(value: ibis.Value) -> ibis.Value:
-    """A value as a finite number; "true" and "false" are 1 and 0."""
+    """Return a value as a finite number; "true" and "false" are 1 and 0."""
     if value.type().is_string():
         word = value.strip().lower()
         words = ibis.cases((word == "true", 1.0), (word == "false", 0.0))
@@ -53,13 +53,13 @@ def number(value: ibis.Value) -> ibis.Value:
     return _finite(value.cast("float64")) if value.type().is_numeric() else ibis.null("float64")
 
 
-_FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}  # besides those of `number`
+_FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}  # in addition to those of `number`
 
 
 def flag(value: ibis.Value) -> ibis.Value:
-    """A value that says whether something happened, as `number`; "yes", "t" and "y" are 1 as well, their opposites 0.
+    """Return whether something happened, as 1 or 0: as `number`, and also from "yes", "t", "y", "no", "f" and "n".
 
-    An amount is not read so: "n" is a fault there.
+    Amounts are not parsed in this way, so that "n" is a fault in an amount.
     """
     if not value.type().is_string():
         return number(value)
@@ -72,14 +72,14 @@ def _finite(value: ibis.Value) -> ibis.Value:
 
 
 def null_where(value: ibis.Value, mark: int) -> ibis.Value:
-    """A value, null where the file has a number that means missing."""
+    """Return a value, or null where the file has the number that means missing."""
     return value.nullif(str(mark)) if value.type().is_string() else value.nullif(mark)
 
 
 def time(value: ibis.Value) -> ibis.Value:
-    """A value as a time in UTC with microseconds: ISO 8601 text or a typed time; without a zone it is UTC.
+    """Return a value as a time in UTC with microseconds: ISO 8601 text or a typed time; without a zone it is UTC.
 
-    A number is no time (its unit is unknown), nor is one before 1900 or after 2200.
+    A number is not a time, because its unit is unknown. Times before 1900 or after 2200 are null.
     """
     if value.type().is_string():
         value = value.strip().try_cast(_TIME)
@@ -92,7 +92,7 @@ def time(value: ibis.Value) -> ibis.Value:
 
 
 def time_of_micros(micros: ibis.Value) -> ibis.Value:
-    """A number of microseconds since 1970, which may be null, as a time."""
+    """Return a number of microseconds since 1970, which may be null, as a time."""
     plausible = (micros >= _PLAUSIBLE[0]) & (micros < _PLAUSIBLE[1])
     return timestamp_micros(ibis.ifelse(plausible, micros, ibis.null(micros.type())).round().cast("int64"))
 
@@ -101,7 +101,7 @@ def time_of_micros(micros: ibis.Value) -> ibis.Value:
 
 
 def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
-    """A column of the log, from the description of its source; `decimal` is the decimal mark of its numbers."""
+    """Return a column of the log, from the description of its source; `decimal` is the decimal mark of its numbers."""
     if source.column is None:
         return ibis.literal(source.value)
     value = raw[source.column]
@@ -118,7 +118,7 @@ def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
 
 
 def repeated_hour(raw: ibis.Table, source: Source) -> ibis.Value:
-    """Whether a time stands in the hour that clocks of its zone show twice, when summer ends."""
+    """Return whether a time is in the hour that repeats in its zone when daylight saving time ends."""
     assert source.column is not None and source.timezone is not None
     clock = _clock(raw[source.column], source)
     instant = _instant(source.timezone, clock)
@@ -129,32 +129,32 @@ def repeated_hour(raw: ibis.Table, source: Source) -> ibis.Value:
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.timestamp), dt.Timestamp(timezone="UTC", scale=6)))
 def _instant(zone, time):
-    """The instant at which clocks of a zone show a time."""
+    """Convert a local time of a zone to an instant."""
 
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.Timestamp(timezone="UTC", scale=6)), dt.timestamp))
 def _shown(zone, instant):
-    """The time that clocks of a zone show at an instant."""
+    """Convert an instant to the local time of a zone."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.timestamp))
 def _parsed(text, form):
-    """A text as a time, null where it has another format."""
+    """Parse a text as a time; null if it has another format."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.Timestamp(timezone="UTC", scale=6)))
 def _parsed_instant(text, form):
-    """A text with its zone as a time, null where it has another format."""
+    """Parse a text with a zone as an instant; null if it has another format."""
 
 
 def parsed(value: ibis.Value, form: str) -> ibis.Value:
-    """A text as a time in a format, in UTC where the format has no zone; null where it has another format."""
+    """Parse a text as a time, in UTC if the format has no zone; null if the text has another format."""
     text = value.cast("string").strip()
     return time(_parsed_instant(text, form) if _says_zone(form) else _instant("UTC", _parsed(text, form)))
 
 
 def _clock(value: ibis.Value, source: Source) -> ibis.Value:
-    """The time that a clock of the source's zone shows; null if a value has its own zone, or is no time."""
+    """Return the local time in the source's zone; null if a value has its own zone, or is not a time."""
     kind = value.type()
     if source.format:
         text = value.cast("string").strip()
@@ -167,7 +167,7 @@ def _clock(value: ibis.Value, source: Source) -> ibis.Value:
 
 
 def _time(value: ibis.Value, source: Source) -> ibis.Value:
-    """Times in the source's format and zone; a value with its own zone keeps it."""
+    """Return times in the source's format and zone; a value with its own zone keeps that zone."""
     if source.format and _says_zone(source.format):
         return parsed(value, source.format)
     instant = _instant(source.timezone or "UTC", _clock(value, source))
@@ -179,9 +179,9 @@ def _says_zone(form: str) -> bool:
 
 
 def with_point(value: ibis.Value) -> ibis.Value:
-    """Replace decimal commas by points; other texts stay no numbers."""
+    """Replace decimal commas by points; other texts still fail to parse as numbers."""
     text = value.strip()
     grouped = text.re_search(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
     point = ibis.ifelse(grouped, text.replace(".", ""), text).replace(",", ".")
-    other = text.contains(".") & ~grouped  # 1.5 is no number here
+    other = text.contains(".") & ~grouped  # 1.5 is not a number if commas are decimal marks
     return ibis.cases((other, text + " (decimal mark is a comma)"), else_=point)
