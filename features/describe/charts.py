@@ -1,4 +1,4 @@
-"""Draws the charts of the page of `mtorl data describe`: one message each; the captions are their titles."""
+"""Draws the charts of the report of `mtorl data describe`; each has one message, which is its caption."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from features.describe.figures import Description, Rate
 
-PLACES = 40  # of a journey that are drawn
-_FREQUENCY = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}  # of pandas
+PLACES = 40  # positions of a journey to draw
+_FREQUENCY = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}  # pandas offset aliases
 _PERCENT = ".2~%"
 
 
 def touchpoints(figures: Description) -> Chart:
-    """Touchpoints of each channel by hour, day, week or month; the small channels are added up."""
+    """Chart the touchpoints of each channel by hour, day, week or month; small channels are added up."""
     largest = sorted((channel for channel in figures.channels if channel.rows), key=lambda channel: -channel.rows)
     few = len(largest) <= len(plot.PALETTE)
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     traces = []
     for i, (name, rows) in enumerate(table.items()):
-        whole = str(name or "others")  # no channel has the name ""; one may well be called "others"
+        whole = str(name or "others")  # no channel is named "", while one may be named "others"
         traces.append(
             plot.bar(
                 x=list(rows.index),
@@ -55,7 +55,7 @@ def touchpoints(figures: Description) -> Chart:
 
 
 def lengths(figures: Description) -> Chart:
-    """Share of the journeys that reach each length, on two log axes."""
+    """Chart the share of the journeys that reach each length, on two log axes."""
     half, most, longest = figures.length_quantile(0.5), figures.length_quantile(0.95), figures.lengths[-1][0]
     reach = [place.click.rows for place in figures.places]
     trace = plot.scatter(
@@ -83,7 +83,7 @@ def lengths(figures: Description) -> Chart:
 
 
 def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float, what: str) -> Chart:
-    """A rate and its interval for each channel, against the overall one."""
+    """Chart a rate and its interval for each channel, with the overall rate as a line."""
     rows = sorted((row for row in rows if row[1].rows), key=lambda row: row[1].share)
     html = plot.draw(
         div,
@@ -100,23 +100,23 @@ def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float,
 
 
 def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, what: str) -> Chart:
-    """A rate and its interval at each place of a journey, against the overall one."""
+    """Chart a rate and its interval at each position of a journey, with the overall rate as a line."""
     rows = rows[:PLACES]
-    # A place that few journeys reach has an interval as wide as the picture; it may leave it so that the rest is read.
+    # Positions that few journeys reach have wide intervals. Cut them off, so that the others stay readable.
     sure = [rate.high for _, rate in rows if rate.high - rate.low < 0.2] or [1.0]
     html = plot.draw(
         div,
         [_dots("x", "y", rows, size=6)],
         shapes=[plot.horizontal(overall)],
-        xaxis={"title": "place in the journey, 1 = first", "showgrid": False, "range": [0.3, max(len(rows), 5) + 0.7]},
+        xaxis={"title": "position in journey (1: first)", "showgrid": False, "range": [0.3, max(len(rows), 5) + 0.7]},
         yaxis={"tickformat": _PERCENT, "range": [0, 1.12 * max(sure)]},
     )
     first, last = rows[0][1], rows[-1][1]
-    return Chart(html, f"{what} by place: {first.share:.2%} at the first, {last.share:.2%} at place {rows[-1][0]}.")
+    return Chart(html, f"{what} by position: {first.share:.2%} at 1, {last.share:.2%} at {rows[-1][0]}.")
 
 
 def propensities(figures: Description) -> Chart:
-    """Chart of each channel's touchpoints by propensity: the darker, the more touchpoints."""
+    """Chart each channel's touchpoints by propensity; darker cells have more touchpoints."""
     table = pd.DataFrame(figures.propensities, columns=["channel", "bin", "rows"])
     table = table.pivot(index="channel", columns="bin", values="rows").fillna(0)
     names = [channel.channel for channel in figures.channels if channel.channel in table.index][::-1]
@@ -145,7 +145,7 @@ def propensities(figures: Description) -> Chart:
 
 
 def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
-    """Touchpoints of each period and channel, those of other channels as ""; periods without any are there, too."""
+    """Count touchpoints by period and channel, with other channels as "" and periods without touchpoints as zeros."""
     rows = pd.DataFrame(figures.periods, columns=["start", "channel", "rows"])
     rows["start"] = pd.to_datetime(rows["start"])
     rows["channel"] = rows["channel"].where(rows["channel"].isin(channels), "")
@@ -156,7 +156,7 @@ def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
 
 
 def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) -> Any:
-    """Rates with their intervals: names along one axis ("x" or "y"), values along the other."""
+    """Return a trace of rates with intervals: names along the axis `names` ("x" or "y"), values along the other."""
     rates = [rate for _, rate in rows]
     errors = {
         **{"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": plot.BLUE},

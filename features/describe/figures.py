@@ -1,11 +1,12 @@
-"""Computes the figures behind the page of `mtorl data describe`.
+"""Computes the figures of the report of `mtorl data describe`.
 
     with open_engine() as engine:
         description = describe(engine, "touchpoints.parquet", spec)
     page.render(description, "page.html")
 
-Every figure is an aggregate that the engine computes, so only small tables reach Python. Intervals are Wilson's, at
-95 %; they take touchpoints for independent, which those of one user are not quite, so they are somewhat too narrow.
+Every figure is an aggregate that the engine computes, so only small tables reach Python. The 95 % intervals are
+Wilson's. They treat touchpoints as independent. Those of one user are not quite, so the intervals are slightly too
+narrow.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Row = dict[str, Any]
 PROPENSITY_BINS = 20  # of equal width, from 0 to 1
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
-_PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # up to so many days
+_PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # most days, name
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Rate:
 
     @classmethod
     def of(cls, hits: int, rows: int) -> Rate:
-        """A share with Wilson's interval; without rows the interval is all of [0, 1]."""
+        """Return a share with Wilson's interval; without rows, the interval is [0, 1]."""
         if not rows:
             return cls(0, 0, math.nan, 0.0, 1.0)
         interval = binomtest(hits, rows).proportion_ci(method="wilson")
@@ -61,13 +62,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class ColumnFigures:
-    """One column of the log; the bounds and the mean are a number's, the count of different values a name's."""
+    """One column of the log; numeric columns have bounds and a mean, name columns a count of different values."""
 
     name: str
     role: str  # key, action, outcome, propensity, context, static
     kind: str  # text, time, numeric, categorical
     unit: str
-    missing: int  # rows
+    missing: int  # rows without a value
     low: float | None = None
     mean: float | None = None
     high: float | None = None
@@ -76,7 +77,7 @@ class ColumnFigures:
 
 @dataclass(frozen=True)
 class ChannelFigures:
-    """One channel's touchpoints."""
+    """The figures of one channel's touchpoints."""
 
     channel: str
     rows: int
@@ -90,7 +91,7 @@ class ChannelFigures:
 
 @dataclass(frozen=True)
 class PlaceFigures:
-    """The touchpoints at one place of their journeys, such as all second ones."""
+    """The touchpoints at one position of their journeys, such as all second touchpoints."""
 
     place: int  # 1 = first
     click: Rate
@@ -99,15 +100,15 @@ class PlaceFigures:
 
 @dataclass(frozen=True)
 class Description:
-    """Everything that the page shows; `dataclasses.asdict` makes it JSON."""
+    """Everything that the report shows; `dataclasses.asdict` converts it for JSON."""
 
     spec: Row  # the data set description
     rows: int
     users: int
     one_touchpoint_users: int
-    capped_users: int  # with more than spec.max_touchpoints
-    most_touchpoints: int  # of one user
-    late_rows: int | None  # that arrived after they happened; None: the log does not tell
+    capped_users: int  # users with more than spec.max_touchpoints
+    most_touchpoints: int  # the most that one user has
+    late_rows: int | None  # rows that arrived after their time; None if the log has no arrival times
     first: str  # ISO time
     last: str
     columns: tuple[ColumnFigures, ...]
@@ -115,8 +116,8 @@ class Description:
     places: tuple[PlaceFigures, ...]
     period: str  # hour, day, week or month
     periods: tuple[tuple[str, str, int], ...]  # start, channel, touchpoints
-    propensity_rows: int  # with a propensity
-    propensity_low: float | None  # the smallest
+    propensity_rows: int  # rows with a propensity
+    propensity_low: float | None  # the smallest propensity
     propensity_rare: int  # rows below mtorl.log.propensity.FLOOR
     propensities: tuple[tuple[str, int, int], ...]  # channel, bin, touchpoints
     quarantined: int = 0  # faulty rows that ingestion left out
@@ -129,29 +130,29 @@ class Description:
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """(length, journeys of that length); as many journeys end at a place as have no next one."""
+        """Return each length with its number of journeys: those that have a touchpoint there but no next one."""
         reach = [place.click.rows for place in self.places]
         ends = (now - after for now, after in zip(reach, [*reach[1:], 0], strict=True))
         return [(place.place, count) for place, count in zip(self.places, ends, strict=True) if count]
 
     def length_quantile(self, share: float) -> int:
-        """The smallest length that so large a share of the journeys does not exceed."""
+        """Return the smallest length that at least this share of the journeys does not exceed."""
         lengths, counts = zip(*self.lengths, strict=True)
         return next(lengths[i] for i, seen in enumerate(accumulate(counts)) if seen >= share * self.journeys)
 
     def rate(self, event: str) -> Rate:
-        """Share of all touchpoints with a click, or with a conversion."""
+        """Return the share of all touchpoints with a click, or with a conversion."""
         return Rate.of(sum(getattr(channel, event).hits for channel in self.channels), self.rows)
 
     def column(self, name: str) -> ColumnFigures:
-        """The figures of a column."""
+        """Return the figures of a column."""
         return next(column for column in self.columns if column.name == name)
 
 
 def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Description:
-    """Compute the figures of a canonical log, or of any Parquet with its columns, such as the steps of a window store.
+    """Compute the figures of a canonical log, or of other Parquet with its columns, such as steps of a windows folder.
 
-    A log without rows or without a column is a LogError.
+    Raises a LogError if the log has no rows or lacks a column.
     """
     log = engine.read(log_path)
     if missing := [name for name in spec.log_columns if name not in log.columns]:
@@ -201,7 +202,7 @@ def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
 
 
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """One row: number of missing values, minimum and maximum of each column."""
+    """Return one row: number of missing values, minimum and maximum of each column."""
     figures: dict[str, Any] = {"rows": log.count()}
     own = (*spec.context, *spec.static, *spec.outcomes)
     names = {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}
@@ -209,7 +210,7 @@ def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
         if name in names:
-            figures[f"{name}_different"] = column.nunique()  # a sketch of few names may miss one
+            figures[f"{name}_different"] = column.nunique()  # exact: an approximate count may miss a name
         elif name != "user_id":
             figures |= {f"{name}_low": column.min(), f"{name}_high": column.max()}
             if name != "timestamp":

@@ -1,4 +1,4 @@
-"""Turns figures into charts and words for the page's template."""
+"""Turns figures into charts and text for the report's template."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ESTIMATES = {
 
 
 def render(description: Description, path: Path | str) -> Path:
-    """Write the page: one file that loads nothing from outside; it appears complete or not at all."""
+    """Write the report atomically, as one file that loads nothing from elsewhere."""
     template = Path(__file__).parent / "page.html.j2"
     return write_page(Path(path), template, content(description), {"rate": _rate})
 
 
 def content(figures: Description) -> dict[str, Any]:
-    """Everything that the template reads."""
+    """Return everything that the template reads."""
     labels = {name: figures.spec["outcome_labels"].get(name, name) for name in OUTCOMES}
     cost = figures.column("cost")
     return {
@@ -68,7 +68,7 @@ def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
 
 
 def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
-    """(tone, sentence): properties of this log that matter for the next steps."""
+    """Yield (tone, sentence) for properties of this log that matter for the next steps."""
     spec, most = figures.spec, count(figures.spec["max_touchpoints"])
     if figures.quarantined:
         rows = counted(figures.quarantined, "faulty row is", "faulty rows are")
@@ -76,13 +76,13 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
     if figures.capped_users:
         users = counted(figures.capped_users, "user has", "users have")
         longest = count(figures.most_touchpoints)
-        yield "alarm", f"{users} more than {most} touchpoints, up to {longest}: bots. Only the first {most} are used."
+        yield "alarm", f"{users} more than {most} touchpoints, up to {longest} (bots). Only the first {most} are used."
     if lone := figures.one_touchpoint_users:
         users, part = counted(lone, "user has", "users have"), lone / figures.users
-        yield "plain", f"{users} one touchpoint ({share(part)} of the users): nothing to learn a sequence from."
+        yield "plain", f"{users} one touchpoint ({share(part)} of the users), too few to learn a sequence from."
     if figures.late_rows:
         rows, part = counted(figures.late_rows, "touchpoint", "touchpoints"), figures.late_rows / figures.rows
-        yield "plain", f"{rows} ({share(part)}) arrived later than they happened; no feature knows them before that."
+        yield "plain", f"{rows} ({share(part)}) arrived after their time; features contain them from their arrival."
     if unused := [channel.channel for channel in figures.channels if not channel.rows]:
         yield "alarm", f"Channels without a touchpoint: {', '.join(unused)}."
     for name in EVENTS:
@@ -90,9 +90,9 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
             tone = "alarm" if name in Gain.of_spec(spec["reward"]["gain"]).names else "plain"
             yield tone, f"No touchpoint has a {name} ({labels[name]})."
     if not figures.propensity_rows and spec["propensity"] in _ESTIMATES:
-        yield "plain", "The log has no propensities: off-policy values will rest on estimated ones."
+        yield "plain", "The log has no propensities: off-policy values will use estimated ones."
     elif not figures.propensity_rows:
-        yield "alarm", "The log has no propensities, though its description says so: no off-policy value without them."
+        yield "alarm", "The log lacks the propensities of its description, so off-policy values can't be estimated."
     if figures.propensity_rare:
         rows = counted(figures.propensity_rare, "touchpoint has", "touchpoints have")
         part, weight = figures.propensity_rare / figures.rows, f"a weight above {1 / FLOOR:.0f}"
@@ -102,7 +102,7 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
         yield "plain", f"Every touchpoint costs {number(cost.low)}: no channel is cheaper than another."
     if lacking := [column for column in figures.columns if column.missing and column.name != "propensity"]:
         columns, worst = counted(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)
-        yield "plain", f"{columns} missing values, most of all {worst.name} ({share(worst.missing / figures.rows)})."
+        yield "plain", f"{columns} missing values, most of them {worst.name} ({share(worst.missing / figures.rows)})."
 
 
 def _rate(rate: Rate) -> str:

@@ -1,7 +1,7 @@
-"""Removes users from all that a folder keeps of them.
+"""Removes users from everything that a folder stores about them.
 
-In reading order: `tables.py` (rows of Parquet tables and of quarantined rows), `raw_files.py` (the owner's raw files,
-which stay), `folder.py` (the stores in a folder). `features/collect/removal.py` removes users from the lake,
-`features/online/` from the online store and the feed's notes, `serving/decision_log/` from the spool;
-`mtorl.log.forgotten` keeps them from coming back.
+Reading order: `tables.py` (rows of Parquet tables, and quarantined rows), `raw_files.py` (reports users in the owner's
+raw files, which stay), `folder.py` (finds the stores in a folder). `features/collect/removal.py` removes users from the
+lake, `features/online/` from the online store and the feed's notes, and `serving/decision_log/` from the spool.
+`mtorl.log.forgotten` keeps removed users from being added again.
 """

@@ -1,19 +1,19 @@
-"""Finds all that a folder keeps of users, and removes it.
+"""Finds everything that a folder stores about users, and removes it.
 
     report = forget("runs/latest", {"u1"}, datetime.now(UTC))
     report.removed                       # rows by store: {"data/touchpoints.parquet": 14, ...}
 
-A folder is that of a run, the data volume of a cluster, or any part of these:
+The folder is that of a run, the data volume of a cluster, or a part of either. It may contain
 
     lakes (`features/collect/removal.py`)
-    Parquet tables with the column user_id or decision_id: logs, sources of features, files of a pipeline's step
-    folders of windows, whose manifest stays true
-    CSVs of quarantined rows, and of conversions that count for no touchpoint
-    Feast repositories: their online store, wherever that is
-    artifacts, which stay, and are named
+    Parquet tables with the column user_id or decision_id: logs, sources of features, files of a pipeline step
+    windows folders, whose manifest is updated
+    CSVs of quarantined rows, and of conversions that match no touchpoint
+    Feast repositories: their online store, wherever it is
+    artifacts, which stay but are reported
 
-Each file is rewritten in one step, and a second run does nothing. The next run completes an interrupted one: outcomes
-and shadows, which name no user, go before the decisions that name theirs.
+Each file is rewritten atomically, and a second run changes nothing. If a run is interrupted, the next one completes it:
+outcomes and shadows, which name no user, are removed before the decisions that link them to a user.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ from mtorl.runtime import progress
 _SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (LogError, OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
-# What `replacing` writes to, and folders in which a command or a sink works.
+# Temporary files of `replacing`, and temporary folders of commands and sinks.
 _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(describe|scratch)-.+"), 86_400.0
 
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of removed rows, and faults in words."""
+    """The result of `forget`: counts of removed rows, and lines that describe what remains."""
 
-    removed: Counter[str] = field(default_factory=Counter)  # rows or keys that each store lost, by its place
+    removed: Counter[str] = field(default_factory=Counter)  # removed rows or keys, by path of the store
     failed: list[str] = field(default_factory=list)
-    raw: list[str] = field(default_factory=list)  # raw files of logs in which the users still are
-    models: list[TrainedOn] = field(default_factory=list)  # that were trained on the users, or name them
+    raw: list[str] = field(default_factory=list)  # raw files that still contain the users
+    models: list[TrainedOn] = field(default_factory=list)  # models that were trained on the users, or name them
 
 
 def forget(
@@ -73,23 +73,23 @@ def forget(
     feature_repo: str | Path | None = None,
     origin: Origin | None = None,
 ) -> Report:
-    """Remove users, or old records, from all stores of a folder, and keep later writers from adding them again.
+    """Remove users, or old records, from all stores of a folder, and keep later writers from adding the users again.
 
     Args:
         now: End of the period to forget: later actions of the users stay.
-        before: Older decisions, outcomes and touchpoints of logs of all users go too.
-        feature_repo: Feast repository that is not in the folder, but whose online store belongs to it.
-        origin: Raw files to look into, besides those that the folder's logs were read from.
+        before: Decisions, outcomes and touchpoints from before this time are removed for all users.
+        feature_repo: Feast repository outside the folder, whose online store belongs to the folder.
+        origin: Raw files to search, in addition to those from which the folder's logs were read.
     """
     root = Path(folder).resolve()
     if feature_repo and not (Path(feature_repo) / _SETTINGS).exists():
-        raise LogError(f"{feature_repo}: no {_SETTINGS} in this folder, which would name the online store")
+        raise LogError(f"{feature_repo}: not a Feast repository, since it has no {_SETTINGS}")
     with alone(root):
         Forgotten.add(root, users, now, before=before)
         found = _Found.below(root)
         work = _Work(root, users, before)
         work.report.failed.extend(
-            f"{path.relative_to(root)}: left by a process that was killed; its content is unknown: remove it"
+            f"{path.relative_to(root)}: left by a process that was killed, so it was not searched. Delete it"
             for path in found.unfinished
         )
         for lake in found.lakes:
@@ -103,7 +103,7 @@ def forget(
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            # Last: a refresh of the store meanwhile finds no forgotten user in the log any more.
+            # Last, so that a concurrent refresh of the store can't read a forgotten user from the log.
             for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
                 work.each(repo, lambda path: forget_online(path, users), " (online store)")
             with work.reporting(root):
@@ -117,17 +117,17 @@ def forget(
 @dataclass
 class _Found:
     tables: list[Path] = field(default_factory=list)
-    logs: list[Path] = field(default_factory=list)  # folders with what ingestion said of a log
+    logs: list[Path] = field(default_factory=list)  # folders with a log and its report
     lakes: list[Path] = field(default_factory=list)
     windows: list[Path] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     repositories: list[Path] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
-    unfinished: list[Path] = field(default_factory=list)  # by a process that was killed
+    unfinished: list[Path] = field(default_factory=list)  # left by killed processes
 
     @classmethod
     def below(cls, root: Path) -> _Found:
-        """Find the stores in a folder and all below it; links are not followed."""
+        """Find the stores in a folder and its subfolders, without following links."""
         found = cls()
 
         def unreadable(error: OSError) -> None:
@@ -163,7 +163,7 @@ class _Found:
 
 
 class _Work:
-    """Removes users from stores, and reports."""
+    """Removes users from stores, and reports the result."""
 
     def __init__(self, root: Path, users: frozenset[str], before: datetime | None) -> None:
         self.report = Report()
@@ -182,7 +182,7 @@ class _Work:
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
-        """Remove rows of users and of their decisions from tables."""
+        """Remove rows of users, and of their decisions, from tables."""
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
@@ -200,7 +200,7 @@ class _Work:
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
-        """Remove something from a store, and count it."""
+        """Run `remove` on a store, and count what it removed."""
         with self.reporting(path):
             removed = remove(path)
             if removed is not None:
@@ -208,7 +208,7 @@ class _Work:
 
     @contextmanager
     def reporting(self, path: Path) -> Iterator[None]:
-        """Go on with the other stores if one can't be read or written."""
+        """Report an error of a store that can't be read or written, so that other stores are still searched."""
         try:
             yield
         except _CAN_GO_WRONG as error:
@@ -217,7 +217,7 @@ class _Work:
                 self.report.failed.append(f"{self._store_of(path)}: {words}")
 
     def _store_of(self, path: Path) -> str:
-        """The place of a store in the folder; the parts of a table are one."""
+        """Return the path of a store relative to the folder; the parts of a table count as one store."""
         if not path.is_relative_to(self._root):
             return str(path)
         parts = path.relative_to(self._root).parts
@@ -231,10 +231,10 @@ def _is_lake(folder: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether a file or folder was to replace another, and no process is at work on it any more."""
+    """Return whether a path is a temporary one whose process no longer works on it."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
-    except FileNotFoundError:  # it is finished now
+    except FileNotFoundError:  # its process has finished
         return False
     return age > _UNFINISHED_SECONDS
 

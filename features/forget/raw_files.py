@@ -1,10 +1,10 @@
-"""Reports the users that are still in a log's raw files, which stay as they are.
+"""Reports the users that remain in a log's raw files, which are not changed.
 
     for origin in origins_of([Path("runs/latest/data")]):
         print(*remaining_rows(origin, frozenset({"u1"})))                        # log.csv: 12 rows of u1 (column 'uid')
 
-Reading a raw file again would bring its users back. So the folder of a log names its raw files and their description:
-`features.ingest.log_folder`.
+Ingesting a raw file again would add its users again. So a log folder records its raw files and their description
+(`features.ingest.log_folder`).
 """
 
 import json
@@ -28,7 +28,7 @@ from mtorl.log.touchpoints import INGEST_FILE, LogError
 
 
 def origins_of(logs: Iterable[Path]) -> list[Origin]:
-    """The origins of logs, each once; a log of the simulator has none."""
+    """Return the origins of logs without duplicates; a log of the simulator has no origin."""
     found: dict[str, Origin] = {}
     for folder in logs:
         if origin := json.loads((folder / INGEST_FILE).read_text(encoding="utf-8")).get(RAW):
@@ -37,7 +37,7 @@ def origins_of(logs: Iterable[Path]) -> list[Origin]:
 
 
 def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
-    """Report for each file of an origin how many rows of the users it has, or why that is unknown; nothing for none."""
+    """Yield a line for each file of an origin that contains rows of the users, or that could not be searched."""
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         finder = _RowFinder(engine, Path(scratch), origin.spec, sorted(users))
         named = [(origin.log, finder.log)]
@@ -46,7 +46,7 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
         named += [(view.source, finder.view) for view in origin.spec.features if view.source and view.key == USER]
         for name, rows_of in named:
             if is_remote(name):
-                yield f"{name}: not looked into, since it is in an object store"
+                yield f"{name}: not searched, because it is in an object store"
             elif not Path(name).exists():
                 yield messages.FILE_GONE(file=name)
             else:
@@ -55,7 +55,7 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
                         found, column = rows_of(Path(name))
                         count = int(found.count().execute())
                 except (LogError, SpecError) as error:
-                    yield f"not looked into: {str(error).splitlines()[0]}"
+                    yield f"not searched: {str(error).splitlines()[0]}"
                     continue
                 if count:
                     yield messages.STILL_THERE(file=name, rows=count, column=column)
@@ -63,13 +63,13 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 
 @dataclass
 class _RowFinder:
-    """Finds the rows of users in the files of an origin; methods return them and the column that names the users."""
+    """Finds the rows of users in the files of an origin; each method returns the rows and the column with the users."""
 
     engine: Engine
     scratch: Path
     spec: DatasetSpec
     users: list[str]
-    ids: ibis.Table | None = None  # of the users' touchpoints, where conversions name these
+    ids: ibis.Table | None = None  # of the users' touchpoints, if conversions refer to touchpoints
 
     def log(self, path: Path) -> tuple[ibis.Table, str]:
         adapter, spec, raw = read_log(self.engine, path, self.spec, self.scratch)
@@ -84,7 +84,7 @@ class _RowFinder:
         assert told is not None
         source = told.columns[told.key]
         if told.key == TOUCHPOINT_ID and self.ids is None:
-            raise LogError(f"{path}: only the log says whose touchpoints are named in {source.column!r}")
+            raise LogError(f"{path}: only the log links {source.column!r} to users")
         rows = self._table(path, told.file.separator)
         rows = rows.select(key=values.text(value_of(rows, source)))
         found = rows.filter(rows["key"].isin(self.users)) if self.ids is None else rows.semi_join(self.ids, "key")

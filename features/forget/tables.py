@@ -1,10 +1,9 @@
-"""Removes rows from Parquet tables: those of some users, those of their decisions, and old ones.
+"""Removes rows from Parquet tables: rows of users, rows of their decisions, and old rows.
 
     rows = Rows(frozenset({"u1"}))
-    rows.remove(path)                                # how many there were; the file is rewritten whole, or not at all
+    rows.remove(path)                                # number of removed rows; the file is rewritten atomically
 
-`user_id` of a table names a user, `decision_id` a decision of one. Other rows stay as they are, in their order and
-types.
+The column `user_id` names a user, `decision_id` a decision. Other rows keep their values, order and types.
 """
 
 import csv
@@ -28,9 +27,9 @@ _TIMES = ("event_time", "timestamp")
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that have to go: of `users`, or of `decisions` in a table that names no user.
+    """The rows to remove: those of `users`, or in a table without users, those of `decisions`.
 
-    Decisions and outcomes from `before` a time, and touchpoints of a log, go too.
+    Decisions, outcomes and touchpoints of a log from `before` a time are removed as well.
     """
 
     users: frozenset[str]
@@ -38,17 +37,14 @@ class Rows:
     before: datetime | None = None
 
     def decisions_in(self, path: Path) -> set[str]:
-        """Ids of the decisions that have to go, in a table that names their users."""
+        """Return the ids of the decisions to remove, given a table that names their users."""
         rows, gone = ds.dataset(path, format="parquet"), self._gone(path)
         if gone is None or not {USER, DECISION} <= set(rows.schema.names):
             return set()
         return set(rows.to_table([DECISION], gone)[DECISION].cast(pa.string()).to_pylist())
 
     def remove(self, path: Path) -> int | None:
-        """Take the rows out of a table; returns how many, and None if the table is about something else.
-
-        A file without such rows is not touched.
-        """
+        """Remove the rows, if any, from a table; returns their number, or None if the table has neither column."""
         gone = self._gone(path)
         if gone is None:
             return None
@@ -60,11 +56,11 @@ class Rows:
                     for group in range(file.num_row_groups):
                         writer.write_table(file.read_row_group(group).filter(~gone))
                 shutil.copymode(path, unfinished)
-            path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Spark's checksum of what it was
+            path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Spark's checksum of the previous content
         return int(removed)
 
     def _gone(self, path: Path) -> pc.Expression | None:
-        """Whether a row of a table has to go, never null; None: the table is about something else."""
+        """Return an expression, never null, for the rows to remove; None if the table has neither column."""
         schema = pq.read_schema(path)
         key, names = (USER, self.users) if USER in schema.names else (DECISION, self.decisions)
         if key not in schema.names:
@@ -79,7 +75,7 @@ class Rows:
 
 
 def remove_quarantined(path: Path, users: frozenset[str]) -> int:
-    """Take the rows that name a user, in any column, out of a CSV of faulty rows; returns how many."""
+    """Remove rows that contain a user in any column from a CSV of faulty rows; returns the number of removed rows."""
     csv.field_size_limit(1 << 30)
     kept, removed = io.StringIO(newline=""), 0
     writer = csv.writer(kept, lineterminator="\n")

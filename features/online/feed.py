@@ -3,21 +3,23 @@
     feed = Feed(open_history(repo, spec), repo)
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
-An exposure becomes a touchpoint with its first outcome, at the latest with its cost: before that it may be cancelled.
-The time of a touchpoint is the `request_time` of its decision. A log for `mtorl materialize` must use the same time, or
-the user has the touchpoint twice. An outcome is known from when the router received it.
+An exposure becomes a touchpoint with its first outcome, at the latest with its cost; until then it may be cancelled.
+The time of a touchpoint is the `request_time` of its decision. A log for `mtorl materialize` must use the same time;
+otherwise the history contains the touchpoint twice. An outcome is known from the time when the router received it.
 
-A feed keeps no state of its own, so several may run. Events arrive at least once, in the order of each router's log and
-in none across routers. A history tells which decisions and outcomes it has, so a repeated event changes nothing. An
-outcome does not name its user, so the online store has two kinds of notes, for a day (`NOTED_SECONDS`):
+A feed has no state, so several may run at once. Events arrive at least once: in order from each router, in any order
+across routers. Each history records its decisions and outcomes, so a repeated event changes nothing. An outcome does
+not name its user, so the feed writes two kinds of notes to the online store, for a day (`NOTED_SECONDS`):
 
     time and bucket of the decision's id -> decision -> user, "" if it was withdrawn     about 30 bytes each
-    waiting:<decision> -> event -> outcome                     of decisions without a touchpoint yet
+    waiting:<decision> -> event -> outcome                     outcomes whose decision has no touchpoint yet
 
-The feed of a decision writes its history before it reads what waits; the feed of an outcome that finds no touchpoint
-writes that it waits before it looks for the touchpoint again. So if both arrive at once, one of the feeds finds both.
-Events are acknowledged after the history is written. What no feed has written, and later outcomes, reach the history
-from the lake, with the next `mtorl materialize`.
+If a decision and its outcome arrive at two feeds at once, at least one feed finds both records. The feed of the
+decision writes the history before it reads waiting outcomes. If the feed of the outcome finds no touchpoint, it writes
+the outcome as waiting before it looks for the touchpoint again.
+
+Events are acknowledged after the history is written. Outcomes that arrive too late for the notes, and events that no
+feed wrote, reach the history from the lake, with the next `mtorl materialize`.
 """
 
 import base64
@@ -37,19 +39,19 @@ from features.online.open_history import forget_online
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import CANCEL, VERSION, Kind
 
-_WITHDRAWN = ""  # instead of a user
+_WITHDRAWN = ""  # noted in place of the user
 
 Event = tuple[str, Any]
-"""Type of a CloudEvent, and its data: a record of the decision log."""
+"""A CloudEvent's type, and its data, which is a record of the decision log."""
 
 
 class EventError(ValueError):
-    """An event that can never be taken, however often it is sent."""
+    """Raised for an invalid event; sending it again would not help."""
 
 
 def _with_zone(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("no time with a zone")
+        raise ValueError("the time has no zone")
     return text
 
 
@@ -74,7 +76,7 @@ class _Outcome(TypedDict):
     event_id: str
     decision_id: str
     kind: str
-    value: Annotated[float, Field(ge=-1e9, le=1e9)]  # currency units; the router accepts no larger amount
+    value: Annotated[float, Field(ge=-1e9, le=1e9)]  # currency units; the router rejects larger amounts
     event_time: _Time
     received_time: _Time
 
@@ -86,19 +88,19 @@ _TYPES: dict[str, tuple[Kind, TypeAdapter[Any]]] = {
 
 
 class Feed:
-    """Turns events into touchpoints; users who were forgotten at `place`, or above it, don't come back."""
+    """Turns events into touchpoints, except for users forgotten in the folder `place` or above it."""
 
     def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
         self._history, self._notes, self.memory = history, history.store, history.store.memory
         self._repo, self._place = repo, place
 
     def take(self, events: Sequence[Event]) -> int:
-        """Take events, which may be acknowledged then; returns how many histories changed. Other types are ignored.
+        """Store events of known types, which may then be acknowledged; returns how many histories changed.
 
         Raises:
-            EventError: one of them is not a record of the decision log; none was taken.
-            HistoryError: a touchpoint does not fit the data set.
-            Exception: a store does not answer; the events have to be sent again.
+            EventError: An event is not a record of the decision log. No event was stored.
+            HistoryError: A touchpoint does not fit the data set.
+            Exception: A store does not respond. The caller has to send the events again.
         """
         records: dict[Kind, list[Record]] = {"decision": [], "outcome": []}
         for kind, record in events:
@@ -108,7 +110,7 @@ class Feed:
                     records[of].append(type_.validate_python(record))
                 except ValidationError as error:
                     raise EventError(f"{kind}: {error}") from None
-            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):  # shadows are never shown
+            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):  # shadow decisions are never shown
                 raise EventError(f"type: {kind} is not one of {', '.join(_TYPES)}")
         decisions = [record for record in records["decision"] if record["expose"] or record["withdrawn"]]
         gone = self._forgotten(decisions)
@@ -128,7 +130,7 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # Here the other feed may be: its decision has no note yet, or a note and no place in the history.
+        # A concurrent feed may be writing a decision of these outcomes: not noted yet, or noted but not in the history.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -147,14 +149,14 @@ class Feed:
         return written | self._history.change(changes)
 
     def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
-        """Note the users of decisions, and make the changes of their histories."""
+        """Note the users of decisions, and return the changes of their histories."""
         exposures = [self._history.exposure(record) for record in decisions]
         changes: dict[str, list[Change]] = defaultdict(list)
         places = [_place(record) for record in decisions]
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
         self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
-            # Of a decision's two records the withdrawal counts, in any order.
+            # If a decision was withdrawn, it has two records, of which the withdrawal counts, in any order.
             gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes
@@ -165,7 +167,7 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Key and field of the note on a decision's user. The key has minute and bucket of its id, so hashes stay small."""
+    """Return key and field of the note on a decision's user; the id's minute and bucket as key keep hashes small."""
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
     return decision[:8] + decision[15:17], base64.b85encode(digest).decode()
@@ -176,5 +178,5 @@ def _waiting(record: Record) -> str:
 
 
 def _after_cancel(outcome: Record) -> bool:
-    """A sort key by which cancellations come first: within one batch they count."""
+    """Return a sort key that puts the cancellations of a batch first."""
     return bool(outcome["kind"] != CANCEL)

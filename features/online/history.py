@@ -1,15 +1,17 @@
-"""Histories of users in the online store: the feed adds exposures and outcomes as they happen, a batch job adds a log.
+"""Histories of users in the online store: the feed adds exposures and outcomes, a batch job adds a log.
 
     history = open_history("runs/latest/features", spec)
     history.change({"u1": [history.exposure(decision_record), history.outcome(outcome_record)]})
 
-A user's history is one packed value (`mtorl.window.packed`) of Feast's view `user_history`. An operation reads it,
-changes it here, and stores it; if another writer was faster, it starts again. So operations are atomic, and
+A user's history is one packed value (`mtorl.window.packed`) of Feast's view `user_history`. An operation reads the
+value, changes it in memory and stores it with compare-and-set. If another writer was faster, the operation is retried.
+So operations are atomic. They are also
 
-- idempotent: a decision, and each of its outcomes, counts once. Touchpoints are identified by user and time
-- independent of order: a late touchpoint is inserted in its place, unless a full history has only younger ones
-- bounded: the newest `spec.window` touchpoints stay, and as many newest decisions without an outcome
-- merged with a log: a touchpoint that only one of both has stays, and so does an outcome
+- idempotent: a decision, and each of its outcomes, counts once; touchpoints are identified by user and time
+- independent of order: a late touchpoint is inserted at its position, unless the history is full and all others are
+  younger
+- bounded: the newest `spec.window` touchpoints stay, and as many of the newest decisions without an outcome
+- merged with a log: touchpoints and outcomes that only the log, or only the history, contains stay
 """
 
 from __future__ import annotations
@@ -37,39 +39,40 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NOTED_SECONDS = 86_400
-"""How long a note of the feed stays: how late an outcome may be to find its user, and how early."""
-_BATCH = 500  # users whose histories are changed at a time
-_DIGEST = 8  # characters of a digest of an id
+"""How long the feed's notes stay, so that an outcome finds its user even if it arrives late, or before its decision."""
+_BATCH = 500  # histories to change at a time
+_DIGEST = 8  # characters in the digest of an id
 
 Record = Mapping[str, Any]
 """A record of the decision log (`mtorl.log.records`)."""
 Change = Callable[[UserHistory], bool]
-"""Changes a history in place, and returns whether it did; called again if another writer was faster."""
+"""Changes a history in place and returns whether it did; called again if another writer was faster."""
 
 
 class HistoryError(InputError, ValueError):
-    """A history can't be written; the message says why and what to do."""
+    """Raised if a history can't be opened or written."""
 
 
 class History:
     """The histories of all users in a `Store` of `sqlite_store.py` or `redis_store.py`.
 
-    A `HistoryError` says that a value does not fit the data set.
+    Methods raise a `HistoryError` if a value does not fit the data set.
     """
 
     def __init__(self, spec: DatasetSpec, store: Any) -> None:
         self._spec, self.store = spec, store
         self._unknown = outcome_columns(spec)
-        self._columns: dict[str, float | str] = {  # the value of a touchpoint where none is known
+        self._columns: dict[str, float | str] = {  # default value of each column of a touchpoint
             name: self._unknown.get(name, math.nan) if kind == "float64" else ""
             for name, kind in history_types(spec).items()
         } | {DECISION: "", EVENTS: ""}
 
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
-        """Merge rows of a log, user_id and the columns of `history_types`, by user and time; returns the changed users.
+        """Merge rows of a log into the histories, by user and time; returns the number of changed users.
 
-        For a touchpoint that both have, the log decides, except for an outcome that is 0 or null there, since the log
-        may not know it yet.
+        The rows have user_id and the columns of `history_types`. If the log and the history have a touchpoint, the
+        log's values count. But an outcome that is 0 or null in the log stays, since the log may not have received it
+        yet.
         """
         names = ["user_id", *history_types(self._spec)]
         rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in names), strict=True))
@@ -83,7 +86,7 @@ class History:
         return changed
 
     def change(self, changes: Mapping[str, Sequence[Change]]) -> set[str]:
-        """Make all changes of each user in one step; returns the users whose history has changed."""
+        """Make all changes of each user atomically; returns the users whose history has changed."""
         left, changed = dict(changes), set[str]()
         while left:
             rows = []
@@ -98,7 +101,7 @@ class History:
         return changed
 
     def exposure(self, decision: Record) -> Change:
-        """A change that inserts the touchpoint of a decision, which counts once an outcome is added."""
+        """Return a change that inserts the touchpoint of a decision, which counts once an outcome is added."""
         values, n = self._values(decision), self._spec.window
 
         def change(history: UserHistory) -> bool:
@@ -111,7 +114,7 @@ class History:
                     column.insert(place, values[name])
                 _trim(history, n)
                 return True
-            # The log had it first; or it is another touchpoint at the same time, and stays.
+            # The log already added this touchpoint, or another touchpoint has the same time and stays.
             ours = not history[DECISION][place] and history["hist_channel"][place] == values["hist_channel"]
             if ours:
                 history[DECISION][place], history[EVENTS][place] = values[DECISION], LOGGED
@@ -120,10 +123,10 @@ class History:
         return change
 
     def outcome(self, outcome: Record, missed: set[str] | None = None) -> Change:
-        """A change that adds an outcome to the touchpoint of its decision, once; several of a kind add up.
+        """Return a change that adds an outcome, once, to the touchpoint of its decision; amounts of a kind add up.
 
-        If the log has given a value of this kind already, the log's stays. A cancellation removes a touchpoint that has
-        no outcome. If there is no such touchpoint, the event is added to `missed`.
+        If a log has already given a value of this kind, the log's value stays. A cancellation removes a touchpoint that
+        has no outcome. If the decision has no touchpoint, the event is added to `missed`.
         """
         if outcome["kind"] == CANCEL:
             return self.cancellation(outcome["decision_id"], outcome["event_id"], missed)
@@ -145,7 +148,7 @@ class History:
                 history[name][place] = float(any(both)) if kind in YES_OR_NO else sum(both)
                 if time and value:
                     column, first_or_last = history[f"hist_{time}"], min if kind in YES_OR_NO else max
-                    # An event is known with its first report, an amount is the sum that is known with the last.
+                    # An event is known with its first report. An amount is a sum, which is known with the last part.
                     column[place] = known if math.isnan(column[place]) else first_or_last(known, column[place])
             _trim(history, self._spec.window)
             return True
@@ -153,7 +156,7 @@ class History:
         return _of_decision(outcome["decision_id"], change, outcome["event_id"], missed)
 
     def cancellation(self, decision: str, event: str = "", missed: set[str] | None = None) -> Change:
-        """A change that removes the touchpoint of a decision, if it has no outcome."""
+        """Return a change that removes the touchpoint of a decision, if the touchpoint has no outcome."""
 
         def change(history: UserHistory, place: int) -> bool:
             if history[EVENTS][place]:
@@ -172,10 +175,10 @@ class History:
 
     def _unpacked(self, value: bytes | None) -> UserHistory:
         stored: UserHistory = {}
-        with contextlib.suppress(WindowError):  # of another release, say: it is replaced
+        with contextlib.suppress(WindowError):  # written by another release, for example: replace it
             stored = unpack(value) if value else {}
         length = len(stored.get("hist_timestamp", ()))
-        # A column that the data set did not have before is unknown for the stored touchpoints.
+        # A new column of the data set has its default in stored touchpoints.
         return {name: stored.get(name) or [null] * length for name, null in self._columns.items()}
 
     def _merging(self, logged: Sequence[Mapping[str, Any]]) -> Change:
@@ -183,7 +186,7 @@ class History:
             by_time = {t: {n: history[n][i] for n in history} for i, t in enumerate(history["hist_timestamp"])}
             for row in logged:
                 new, old = {**self._columns, **row}, by_time.get(row["hist_timestamp"], {})
-                if old.get("hist_channel") == new["hist_channel"]:  # else it is another touchpoint
+                if old.get("hist_channel") == new["hist_channel"]:  # otherwise another touchpoint has the same time
                     outcomes = {name: new[name] for name in self._unknown if new[name] and new[name] == new[name]}
                     new |= {name: old[name] for name in self._unknown if name not in outcomes}
                     new |= {DECISION: old[DECISION], EVENTS: old[EVENTS]}
@@ -209,7 +212,7 @@ class History:
 def _of_decision(
     decision: str, change: Callable[[UserHistory, int], bool], event: str, missed: set[str] | None
 ) -> Change:
-    """A change of the touchpoint of a decision; if there is none, the event is missed."""
+    """Return a change of the touchpoint of a decision; if there is none, the event is added to `missed`."""
     digest = _digest(decision)
 
     def of_history(history: UserHistory) -> bool:
@@ -223,7 +226,7 @@ def _of_decision(
 
 
 def _trim(history: UserHistory, n: int) -> None:
-    """Keep the newest n touchpoints, and the newest n decisions that have no outcome yet."""
+    """Keep the newest n touchpoints, and the newest n decisions without an outcome."""
     length = len(history["hist_timestamp"])
     waiting = [bool(decision) and not heard for decision, heard in zip(history[DECISION], history[EVENTS], strict=True)]
     kept = {kind: [i for i in range(length) if waiting[i] is kind][-n:] for kind in (False, True)}
@@ -234,17 +237,17 @@ def _trim(history: UserHistory, n: int) -> None:
 
 
 def _digest(text: str) -> str:
-    """Tells the ids of one user's touchpoints, and of one touchpoint's outcomes, from each other."""
+    """Return a short digest that distinguishes one user's decisions, and one touchpoint's outcomes."""
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST // 2).hexdigest()
 
 
 def _stored_time(text: str) -> float:
-    """Microseconds since 1970."""
+    """Convert an ISO time to microseconds since 1970."""
     return float(microseconds(datetime.fromisoformat(text)))
 
 
 def _context(column: Column, value: Any) -> float | str:
-    """A value as a history stores it: null is NaN among numbers, and "" among texts."""
+    """Return a value in the form that histories store: null is NaN in numeric columns, and "" in categorical ones."""
     missing = value is None or value != value
     if missing and column.missing == "error":
         raise HistoryError(f"context: {column.name} is missing")

@@ -1,4 +1,4 @@
-"""Opens the histories of a repository, in SQLite or Redis as its feature_store.yaml says, and removes users there."""
+"""Opens the histories of a repository in SQLite or Redis, as feature_store.yaml says, and removes users."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
-    """Open the online store of a Feast repository to write histories; several processes may at a time.
+    """Open the online store of a Feast repository to write histories; several processes may do so at once.
 
-    A repository of another data set, or with a store other than sqlite and redis, is a HistoryError.
+    Raises a HistoryError if the repository is for another data set, or its store is neither sqlite nor redis.
     """
     from feast import FeatureStore
     from feast.errors import FeatureViewNotFoundException
@@ -30,7 +30,7 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
     try:
         view = store.get_feature_view(HISTORY)
     except FeatureViewNotFoundException:
-        raise HistoryError(f"{repo}: has no {HISTORY}; the pipeline, or `store.create`, makes it") from None
+        raise HistoryError(f"{repo}: has no view {HISTORY}. The pipeline or `store.create` creates it") from None
     columns = view.features[0].tags.get("columns") if view.features else None
     if columns != json.dumps(history_types(spec)):
         differing = sorted(json.loads(columns or "{}").items() ^ history_types(spec).items())
@@ -40,9 +40,9 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
-    """Remove users from a repository's online store: all views, and the feed's notes; returns how many it had.
+    """Remove users from all views of a repository's online store, and from the feed's notes; returns how many it had.
 
-    A store of another kind than sqlite and redis, or one that does not answer, is a HistoryError.
+    Raises a HistoryError if the store is neither sqlite nor redis, or does not respond.
     """
     from feast.repo_config import FeastConfigError, load_repo_config
 
@@ -55,8 +55,8 @@ def forget_online(repo: Path, users: Collection[str]) -> int:
 
 
 def _module(repo: Path | str, config: RepoConfig) -> ModuleType:
-    """The module of an online store."""
+    """Return the module for the repository's type of online store."""
     kind = config.online_store.type
     if kind not in ("sqlite", "redis"):
-        raise HistoryError(f"{repo}: can't write to an online store of type {kind!r}; use sqlite or redis")
-    return import_module(f"features.online.{kind}_store")  # they import Feast, which takes seconds
+        raise HistoryError(f"{repo}: can't write to an online store of type {kind!r}. Use sqlite or redis")
+    return import_module(f"features.online.{kind}_store")  # imports Feast, which takes seconds

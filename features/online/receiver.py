@@ -1,7 +1,7 @@
-"""The feed over HTTP: CloudEvents, as the routers' shippers or a broker between them send them.
+"""Receives the feed's events over HTTP, as CloudEvents from the routers or from a broker.
 
-One event in a request (binary or structured), or a JSON batch. The answer is 204 once the events are stored durably,
-400 if they can never be taken, and 503 if they have to be sent again.
+A request contains one event (binary or structured mode) or a JSON batch. The status is 204 once the events are stored
+durably, 400 if an event is invalid, and 503 if the sender has to retry.
 """
 
 import asyncio
@@ -20,23 +20,23 @@ log = logging.getLogger(__name__)
 
 
 def application(feed: Feed) -> web.Application:
-    """The web application: POST / takes events, GET /health says that it runs, GET /metrics how full the store is."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="feed")  # one at a time, off the event loop
+    """Return the web application: POST / stores events, GET /health is for liveness, GET /metrics for memory."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="feed")  # one request at a time, off the event loop
 
     async def take(request: web.Request) -> web.Response:
         try:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            # EventError, HistoryError, and what else bad data can cause. The sender must not repeat such an event for
-            # ever: it would hold up all that the router ships after it.
+            # EventError, HistoryError, and other errors that bad data can cause. If the sender retried such an event
+            # forever, it would block all later events of the router.
             log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:
             raise
         except Exception as error:
             log.exception("not taken")
-            answer = {"error": f"{type(error).__name__}: send it again"}
+            answer = {"error": f"{type(error).__name__}: send the events again"}
             return web.json_response(answer, status=503, headers={"Retry-After": "1"})
         return web.Response(status=204)
 
@@ -55,7 +55,7 @@ def application(feed: Feed) -> web.Application:
 
 
 def serve(feed: Feed, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; then finish the requests that have begun."""
+    """Serve until SIGTERM or SIGINT; then finish the requests in progress."""
     listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     print(f"feed ready http://{host}:{listening.getsockname()[1]}", flush=True)
     web.run_app(application(feed), sock=listening, print=None, access_log=None)
@@ -74,7 +74,7 @@ def _events(request: web.Request, body: bytes) -> list[Event]:
         case _ if "ce-type" in request.headers:
             events = [{"type": request.headers["ce-type"], "data": content}]
         case _:
-            raise EventError("expected a CloudEvent: headers ce-*, or application/cloudevents+json, or a batch of them")
+            raise EventError("expected a CloudEvent: headers ce-*, application/cloudevents+json, or a batch of events")
     if not all(isinstance(event, dict) and isinstance(event.get("type"), str) for event in events):
-        raise EventError("a CloudEvent has a type")
+        raise EventError("a CloudEvent must have a type")
     return [(event["type"], event.get("data")) for event in events]

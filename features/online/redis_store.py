@@ -1,7 +1,7 @@
 """Packed histories in Feast's Redis hashes, on one server or on a Redis Cluster.
 
-Feast keeps a key in one hash: for each feature a field (murmur hash of view and name) with a serialised `Value`, and
-for each view one with its event time. A script of one key, as a cluster demands, compares and writes (`swap`).
+Feast stores a key in one hash: one field per feature (murmur hash of view and name) with a serialized `Value`, and one
+field per view with its event time. A script compares and writes (`swap`); it touches one key, as a cluster requires.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,11 +19,11 @@ from redis.exceptions import RedisError
 from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.window.window import PACKED
 
-NOTES = "mtorl:feed:"  # what keys of the feed's notes begin with
-_AT_ONCE = 500  # keys of one command
+NOTES = "mtorl:feed:"  # prefix of the keys of the feed's notes
+_AT_ONCE = 500  # keys in one command
 
-# ARGV: number of fields to compare, each with its text as it was read; seconds until the hash expires, or 0; then
-# fields and texts to write. redis-py pipelines EVAL on a cluster, but not scripts; the server compiles it once.
+# ARGV: number of fields to compare; each of these fields with the text that was read; seconds until the hash expires,
+# or 0; fields and texts to write. On a cluster, redis-py can pipeline EVAL, but not scripts. Redis compiles EVAL once.
 _SWAP = """
 local at = 2 * ARGV[1] + 2
 for i = 2, at - 1, 2 do
@@ -35,11 +35,11 @@ return 1
 """
 
 Swap = tuple[bytes, Mapping[Any, bytes | None], Mapping[Any, bytes]]
-"""Key, fields as they were read, and fields to write."""
+"""A key, the fields as they were read, and the fields to write."""
 
 
 def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
-    """Write fields of hashes in one round trip, each hash unless a compared field has changed; returns which."""
+    """Write hashes in one round trip, each unless a compared field has changed; returns which hashes were written."""
     with client.pipeline(transaction=False) as pipe:
         for key, read, new in rows:
             compared = [part for field, text in read.items() for part in (field, text or b"")]
@@ -58,7 +58,7 @@ class Store:
         self._is_cluster = config.online_store.redis_type == "redis_cluster"
 
     def read(self, users: Sequence[str]) -> list[bytes | None]:
-        """The value of each user."""
+        """Return the stored value of each user."""
         with self._client.pipeline(transaction=False) as pipe:
             for user in users:
                 pipe.hget(_key(self._config, user), self._field)
@@ -66,7 +66,7 @@ class Store:
         return [Value.FromString(value).bytes_val if value else None for value in values]
 
     def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
-        """Store values, each unless it has changed since it was read."""
+        """Store values, each unless it has changed since it was read; returns which values were stored."""
         swaps: list[Swap] = []
         for user, old, new, newest in rows:
             read = None if old is None else Value(bytes_val=old).SerializeToString()
@@ -76,7 +76,7 @@ class Store:
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store texts for a day."""
+        """Store notes (name, field, text, whether to replace an earlier text) for a day."""
         with self._client.pipeline(transaction=False) as pipe:
             for name, field, text, replace in rows:
                 (pipe.hset if replace else pipe.hsetnx)(NOTES + name, field, text)
@@ -84,21 +84,21 @@ class Store:
             pipe.execute()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """The text of each name and field."""
+        """Return the text for each name and field."""
         with self._client.pipeline(transaction=False) as pipe:
             for name, field in places:
                 pipe.hget(NOTES + name, field)
             return [text and text.decode() for text in pipe.execute()]
 
     def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """The fields of each name, with their texts."""
+        """Return the fields and texts of each name."""
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hgetall(NOTES + name)
             return [{f.decode(): text.decode() for f, text in found.items()} for found in pipe.execute()]
 
     def memory(self) -> tuple[int, int] | None:
-        """Bytes in use and the limit, of the fullest node of a cluster; None: no limit."""
+        """Return used bytes and the limit, for the fullest node of a cluster; None if there is no limit."""
         info = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
         nodes = info.values() if self._is_cluster else [info]
         found = [(int(node["used_memory"]), int(node["maxmemory"])) for node in nodes]
@@ -114,7 +114,7 @@ def forget(config: RepoConfig, users: Collection[str]) -> int:
     keys, named = [_key(config, user) for user in sorted(users)], {user.encode() for user in users}
     try:
         with closing(RedisOnlineStore()._get_client(config.online_store)) as client:
-            for name in client.scan_iter(f"{NOTES}*", count=_AT_ONCE) if users else ():  # of all nodes
+            for name in client.scan_iter(f"{NOTES}*", count=_AT_ONCE) if users else ():  # on all nodes
                 if theirs := [field for field, user in client.hgetall(name).items() if user in named]:
                     client.hdel(name, *theirs)
             batches = (keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE))

@@ -1,4 +1,4 @@
-"""Packed histories in Feast's SQLite store: Feast's own read and write, inside one write transaction."""
+"""Packed histories in Feast's SQLite store: Feast's own read and write, in one write transaction."""
 
 import itertools
 import sqlite3
@@ -36,18 +36,18 @@ class Store:
         self._store = SqliteOnlineStore()
         self._connection = self._store._get_conn(config)
         self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-        self._connection.execute("PRAGMA journal_mode = WAL")  # readers go on while this writes
-        # A commit is safe from a crash of the process; one of the machine may cost the last ones, never the file.
+        self._connection.execute("PRAGMA journal_mode = WAL")  # readers are not blocked by a writer
+        # Commits survive a crash of the process. A crash of the host may lose the last commits, but never the file.
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._lock = threading.Lock()  # threads share the connection, and so its transactions
+        self._lock = threading.Lock()  # threads share the connection and its transactions
 
     def read(self, users: Sequence[str]) -> list[bytes | None]:
-        """The value of each user."""
+        """Return the stored value of each user."""
         with self._lock:
             return self._stored(users)
 
     def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
-        """Store values, each unless it has changed since it was read."""
+        """Store values, each unless it has changed since it was read; returns which values were stored."""
         if not rows:
             return []
         with self._transaction():
@@ -62,7 +62,7 @@ class Store:
             return same
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store texts for a day."""
+        """Store notes (name, field, text, whether to replace an earlier text) for a day."""
         if not rows:
             return
         with self._transaction() as db:
@@ -74,19 +74,19 @@ class Store:
             db.commit()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """The text of each name and field."""
+        """Return the text for each name and field."""
         found = self.notes_of([name for name, _ in places])
         return [notes.get(field) for notes, (_, field) in zip(found, places, strict=True)]
 
     def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """The fields of each name, with their texts."""
+        """Return the fields and texts of each name."""
         with self._lock:
             self._connection.execute(_SCHEMA)
             query = f"SELECT field, text FROM {_NOTES} WHERE name = ?"
             return [dict(self._connection.execute(query, (name,)).fetchall()) for name in names]
 
     def memory(self) -> None:
-        """SQLite has no memory limit."""
+        """Return None, because SQLite has no memory limit."""
 
     def close(self) -> None:
         """Close the file."""
@@ -103,7 +103,7 @@ class Store:
             try:
                 yield self._connection
             finally:
-                self._connection.rollback()  # a write has committed
+                self._connection.rollback()  # no effect after a commit
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
@@ -115,7 +115,7 @@ def forget(config: RepoConfig, users: Collection[str]) -> int:
     keys = [(serialize_entity_key(_key(user), entity_key_serialization_version=version),) for user in users]
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as db:
-            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+            db.execute("PRAGMA secure_delete = ON")  # overwrites deleted data
             db.execute("BEGIN IMMEDIATE")
             db.execute(_SCHEMA)
             db.executemany(f"DELETE FROM {_NOTES} WHERE text = ?", [(user,) for user in users])
@@ -126,7 +126,7 @@ def forget(config: RepoConfig, users: Collection[str]) -> int:
                 deleted = f'DELETE FROM "{table}" WHERE entity_key = ?'
                 found |= {key for key in keys if db.execute(deleted, key).rowcount}
             db.execute("COMMIT")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds what the pages were
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log still contains the old pages
     except sqlite3.Error as error:
         raise HistoryError(f"{path}: {error}") from None
     return len(found)

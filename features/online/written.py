@@ -1,7 +1,7 @@
-"""Records the source of the online store's content, in a key of the store itself: emptying the store removes it.
+"""Records what the online store was last written from, in a key of the store: emptying the store removes it.
 
-So a job can check every minute whether the log is newer, or the store was emptied. A check needs neither Feast nor an
-engine, whose imports take seconds.
+A job can thus check every minute whether the log is newer or the store was emptied. The check avoids importing Feast or
+an engine, which takes seconds.
 """
 
 import hashlib
@@ -20,23 +20,23 @@ from mtorl.log.touchpoints import LogError
 
 
 class StoreEmptied(Exception):
-    """The store lost rows before all were written."""
+    """Raised if the store lost rows while it was being written."""
 
 
 @dataclass
 class Written:
-    """Source of the content, and what the next run needs to go on from it."""
+    """The source of the store's content, and the state from which the next run continues."""
 
     source: str
     definitions: str
-    at: float  # when writing began, seconds since 1970
-    uploaded: str = ""  # time of the newest upload to the lake; empty without one
-    until: int = 0  # of `features.offline.store.Materialized`, and so is `rows`
+    at: float  # start of writing, seconds since 1970
+    uploaded: str = ""  # time of the newest upload to the lake; empty if there is none
+    until: int = 0  # this and `rows` are those of `features.offline.store.Materialized`
     rows: int = -1
 
 
 class Repository:
-    """Settings of feature_store.yaml, read without Feast; `registry` is its file, or None if it is elsewhere."""
+    """Settings of feature_store.yaml, read without Feast; `registry` is its file, or None if not a local file."""
 
     def __init__(self, repo: Path) -> None:
         settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text()))
@@ -47,9 +47,9 @@ class Repository:
         self.registry = None if "://" in path or not path else repo / path
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
-        """A digest of the log, the registry, the data set and the added `decisions`, the digest in their snapshot.
+        """Return a digest of the log, the registry, the data set and the digest in `decisions`, a snapshot's name.
 
-        Raises a `LogError` if there is no log, or no registry.
+        Raises a `LogError` if there is no log or no registry.
         """
         if self.registry is not None and not self.registry.exists():
             raise LogError(f"no feature registry yet at {self.registry}: run mtorl-bootstrap (docs/cluster.md)")
@@ -59,32 +59,29 @@ class Repository:
         return _digest(_states(files), self.definitions(spec), decisions)
 
     def definitions(self, spec: DatasetSpec) -> str:
-        """A digest of the registry and the data set."""
+        """Return a digest of the registry and the data set."""
         return _digest(_states([self.registry] if self.registry else []), spec.model_dump(mode="json"))
 
     def written(self) -> Written | None:
-        """The source of the store's content; None: it is empty, or no Redis."""
+        """Return the source of the store's content; None if the store is empty or is not Redis."""
         client = self._client()
         text = client.get(self._key) if client else None
         return Written(**json.loads(text)) if text else None
 
     @contextmanager
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
-        """Record what the block has written all of; a `StoreEmptied` if the store lost a part meanwhile.
-
-        If the block fails, the next run goes on from `before`.
-        """
+        """Record `written` after the block, or `before` if it fails; raises `StoreEmptied` if the store lost rows."""
         client = self._client()
         if client:
             client.set(self._key, json.dumps(asdict(replace(before or Written("", "", 0.0), source=""))))
         yield
-        if client and not client.set(self._key, json.dumps(asdict(written)), xx=True):  # only if it is still there
+        if client and not client.set(self._key, json.dumps(asdict(written)), xx=True):  # only if the key still exists
             raise StoreEmptied(
-                "the online store was emptied while it was written; start it again (the CronJob does, in a minute)"
+                "the online store was emptied while it was written. Run again (the CronJob does, within a minute)"
             )
 
     def _client(self) -> Any:
-        """A connection to Redis, one server or a cluster; None: the store is another one."""
+        """Return a client for a Redis server or cluster; None if the store is not Redis."""
         kind = self._online.get("redis_type", "redis")
         if self._online.get("type") != "redis" or kind not in ("redis", "redis_cluster"):
             return None
@@ -96,7 +93,7 @@ class Repository:
         nodes = [(host, int(port or 6379)) for host, _, port in places]
         values: dict[str, Any] = dict(part.split("=", 1) for part in parts if "=" in part)
         for name in values.keys() - {"username", "password"}:
-            values[name] = yaml.safe_load(values[name])  # as Feast reads them
+            values[name] = yaml.safe_load(values[name])  # parsed as Feast does
         values["decode_responses"] = True
         if kind == "redis_cluster":
             return RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **values)
