@@ -1,15 +1,15 @@
-"""Builds the folder of a data set, as `mtorl data build` does, and reads its log again.
+"""Builds a data set folder, as `mtorl data build` does.
 
     FOLDER/dataset.yaml          the data set description
     FOLDER/touchpoints.parquet   the canonical log; absent if the log was trusted and no decisions were added
-    FOLDER/ingest.json           report on the raw log and the decisions (absent if the log is)
-    FOLDER/opportunities.parquet decisions for the value of a policy (only with decisions)
-    FOLDER/conversions-left-out.csv   rows of a second file that count for no touchpoint, if there are any
+    FOLDER/ingest.json           report on the raw log and the decisions; absent without touchpoints.parquet
+    FOLDER/opportunities.parquet decisions that a policy's value is estimated from (only with decisions)
+    FOLDER/conversions-left-out.csv   rows of a conversions file that match no touchpoint, if any
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
-A run of `mtorl run` keeps the first four in `data/`; the log is found in both kinds of folder. A folder with decisions
-is a source of the training pipeline (features/ingest/log_folder.py).
+`mtorl run` writes the first four to `data/`; `canonical_log` finds the log in either kind of folder. A folder with
+decisions can be the source of the training pipeline (features/ingest/log_folder.py).
 """
 
 import json
@@ -54,13 +54,13 @@ class CanonicalLog:
 
     path: Path
     spec: DatasetSpec
-    report: IngestReport | None  # None: the log was canonical already, or is trusted to be
+    report: IngestReport | None  # None if the log was canonical before, or is trusted to be
 
 
 def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
-    """Find the log that a path means: a file, Parquet parts, or the log of `mtorl data build` or `mtorl run`.
+    """Find the log under a path: a file, Parquet parts, or the log in a folder of `mtorl data build` or `mtorl run`.
 
-    Returns its path, the name or path of its description, which may lie beside it, and whether it is canonical.
+    Returns its path, the name or path of its description (found next to the log), and whether the log is canonical.
     """
     path, canonical = Path(log), False
     if not path.exists():
@@ -70,18 +70,18 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     if inside is not None:
         path = inside
     if path.name in (LOG_FILE, STEPS):
-        # The name alone proves nothing: a raw export may have it.
+        # The name is not enough: a raw export may have the same name.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
         description = path.parent / DATASET_FILE
         if description.exists():
             dataset = dataset or str(description)
     if not dataset:
-        raise LogError(f"{log}: which data set is this? Give --dataset: a built-in name, or the path of a YAML")
+        raise LogError(f"{log}: unknown data set. Give --dataset: a built-in name, or the path of a description")
     return path, dataset, canonical
 
 
 def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = False) -> CanonicalLog:
-    """Ingest a log into a folder, unless it has been ingested before, or is trusted to be canonical."""
+    """Ingest a log into a folder, unless the log was ingested before or is trusted to be canonical."""
     if is_remote(raw.path):
         if trusted or not raw.dataset:
             raise LogError(messages.TRUSTED_ADDRESS(log=raw.path))
@@ -104,27 +104,27 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
 def build(
     engine: Engine, raw: RawLog, out: Path, trusted: bool = False, own: str = "", step: Step = lambda _: nullcontext()
 ) -> Manifest:
-    """Make the folder of a data set from a log; it replaces an earlier one, and no other folder, once it is complete.
+    """Build a data set folder from a log; once complete, it replaces an earlier data set folder, but no other folder.
 
     Args:
-        engine: Computes features and windows, and adds decisions; DuckDB always ingests.
-        out: The folder. Faulty rows go beside it, to `OUT.quarantine.csv`.
-        trusted: Whether to take the log for canonical in any case; it is then copied only to add decisions.
-        own: Lake to compact, whose decisions are added. The folder then has a log of its own, even without any.
-        step: Returns the context in which the step with a title runs.
+        engine: Computes features and windows, and adds decisions; ingestion always uses DuckDB.
+        out: The folder. Faulty rows go to `OUT.quarantine.csv`, next to the folder.
+        trusted: Treat the log as canonical without checks. It is copied only if decisions are added.
+        own: Lake to compact, whose decisions are added. The folder then contains a log, even if there are no decisions.
+        step: Returns the context in which to run a step, given the step's title.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
-        raise LogError(f"{out}: holds more than `mtorl data build` makes, and would be replaced; name another folder")
+        raise LogError(f"{out}: contains files that `mtorl data build` did not write. Choose another --out")
     if trusted and out in Path(raw.path).absolute().parents:
-        raise LogError(f"{raw.path}: lies in the folder that --out replaces; name another folder")
+        raise LogError(f"{raw.path}: is in the folder that --out replaces. Choose another --out")
     with replacing(out) as folder:
         folder.mkdir()
         with step("validate the log"):
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
             with with_remedy(quarantine, raw.bad_rows):
                 log = canonical_log(raw, folder, quarantine, trusted)
-            ingested = log.path.name == LOG_FILE and not trusted  # else it was trusted, or is the steps of a folder
+            ingested = log.path.name == LOG_FILE and not trusted  # otherwise trusted, or the steps of a windows folder
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)
                 if ingested:
@@ -162,7 +162,7 @@ def _copy_log(log: Path, folder: Path) -> None:
 
 
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
-    """Write the log with the decisions of a lake, and its report; returns where the log is."""
+    """Write the log together with the decisions of a lake, and the report; return the path of the log."""
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
         raise LogError(messages.HAS_DECISIONS(log=log.path))
     lake, path = Lake.open(own), folder / LOG_FILE
@@ -187,7 +187,7 @@ def _note(folder: Path, more: dict[str, Any]) -> None:
 
 
 def _fingerprint(log: Path) -> str:
-    """The fingerprint of an ingested log; empty if there is none, or the log has changed since."""
+    """Return the fingerprint of an ingested log; empty if there is none, or if the log has changed since."""
     try:
         report = json.loads(log.with_name(INGEST_FILE).read_text())
         return str(report["fingerprint"]) if report["rows"] == rows_of(log) else ""
@@ -196,13 +196,13 @@ def _fingerprint(log: Path) -> str:
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
-    """Refuse a log that is taken for canonical but can't be read as such."""
+    """Raise a `LogError` if a log that should be canonical can't be read as canonical."""
     try:
         names, rows = pq.read_schema(parquet_files(path)[0]).names, rows_of(path)
     except (OSError, pa.ArrowException) as error:
         raise LogError(messages.UNREADABLE(file=path, kind="Parquet", reason=str(error).splitlines()[0])) from error
     if missing := [name for name in spec.log_columns if name not in names]:
-        hints = ["A trusted log is in the canonical layout: docs/data.md"]
+        hints = ["A trusted log must have the canonical layout: docs/data.md"]
         raise LogError(messages.MISSING_COLUMNS(file=path, dataset=spec.name, missing=missing, hints=hints))
     if not rows:
         raise LogError(messages.NO_ROWS(file=path))

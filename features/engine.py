@@ -1,11 +1,11 @@
-"""Engines for Ibis expressions: DuckDB on one machine, Spark on a cluster. The same expressions give the same rows.
+"""Engines for Ibis expressions, with equal results: DuckDB in this process, or Spark on a cluster.
 
     with open_engine() as engine:                      # $ENGINE: duckdb (default) or spark
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both work in UTC, and spill to disk. Spark takes its master, memory and executors from its own configuration, else it
-runs on this machine. On a cluster, files must be on a volume that the driver and all executors see.
+Both engines work in UTC and spill to disk. Spark takes its master, memory and executors from its own configuration;
+without one, it runs on the local host. On a cluster, files must be on a volume that the driver and all executors mount.
 """
 
 import os
@@ -29,25 +29,25 @@ from mtorl.runtime.files import remove, replacing
 from mtorl.runtime.progress import reporting_queries
 
 ENGINES = ("duckdb", "spark")
-MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; more than that goes to its temporary folder
-_FLUSH_ROWS = 16 * 1024  # that DuckDB keeps for each shard and thread before it writes them
+MEMORY_LIMIT = "2GB"  # of DuckDB's buffers, which spill to its temporary folder
+_FLUSH_ROWS = 16 * 1024  # rows that DuckDB buffers for each shard and thread
 
-# Functions that Ibis lacks. Spark has the first two under these names; each engine defines those that it lacks.
+# Functions that Ibis lacks. Spark has the first two under these names; each engine below defines the missing ones.
 
 
 @ibis.udf.scalar.builtin(signature=((dt.timestamp,), dt.int64))
 def unix_micros(time):
-    """A time as microseconds since 1970 (exact, unlike Ibis' own seconds)."""
+    """Convert a time to microseconds since 1970; exact, unlike Ibis' own seconds."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
 def timestamp_micros(micros):
-    """Microseconds since 1970 as a time."""
+    """Convert microseconds since 1970 to a time."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.string,), dt.int64))
 def user_bucket(user_id):
-    """A number in [0, 65536) from a user's id alone, the same on every engine: the last two bytes of its MD5."""
+    """Hash a user's id to a number in [0, 65536), equal on every engine: the last two bytes of its MD5."""
 
 
 BUCKETS = 65_536
@@ -55,7 +55,7 @@ Build = Callable[[ibis.Table], ibis.Table]
 
 
 class DuckDBEngine:
-    """One process, all cores; memory bounded by `MEMORY_LIMIT`. `read` and `write` take and make single files."""
+    """DuckDB in one process, on all cores; memory is bounded by `MEMORY_LIMIT`. `write` creates a single file."""
 
     name = "duckdb"
     connection: Any  # an Ibis backend
@@ -82,7 +82,7 @@ class DuckDBEngine:
         return self.connection.read_parquet([str(file) for file in parquet_files(path)])
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write a table as Parquet in its own order, replacing an earlier file in one step."""
+        """Write a table as one Parquet file, in the table's order, atomically replacing an earlier file."""
         with replacing(Path(path)) as temporary:
             self.connection.to_parquet(table, str(temporary), compression="zstd")
 
@@ -91,8 +91,8 @@ class DuckDBEngine:
     ) -> None:
         """Write `build(table)` as folder/part-00000.parquet ...: whole users, sorted by user_id and timestamp.
 
-        `build` treats each user alone. DuckDB calls it for one shard at a time, so memory does not grow with the table;
-        Spark once. A shard without users has no file. `written` is called with each file once it is complete.
+        `build` must treat each user separately. DuckDB calls it once per shard, so memory does not grow with the table;
+        Spark calls it once. A shard without users has no file. `written` is called with each completed file.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
@@ -122,7 +122,7 @@ class DuckDBEngine:
 
 
 class SparkEngine:
-    """Spark, as its own configuration says; `write` makes a folder of parts, which `read` takes."""
+    """Spark with its own configuration; `write` creates a folder of parts, and `read` reads one."""
 
     name = "spark"
     connection: Any
@@ -131,11 +131,11 @@ class SparkEngine:
         session, self._ours = _spark_session(temporary / "spark.log")
         context = session.sparkContext
         if context.master.startswith("local") and not context.getConf().contains("spark.sql.shuffle.partitions"):
-            session.conf.set("spark.sql.shuffle.partitions", str(context.defaultParallelism))  # 200 is for a cluster
+            session.conf.set("spark.sql.shuffle.partitions", str(context.defaultParallelism))  # not 200
         session.conf.set("spark.sql.session.timeZone", "UTC")
         session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         session.conf.set("spark.sql.parquet.compression.codec", "zstd")
-        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")  # one file a shard, however large
+        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")  # one file per shard, however large
         session.sql(
             "CREATE OR REPLACE TEMPORARY FUNCTION user_bucket(user_id STRING) RETURNS BIGINT RETURN "
             "CAST(conv(concat(substr(md5(user_id), 31, 2), substr(md5(user_id), 29, 2)), 16, 10) AS BIGINT)"
@@ -148,7 +148,7 @@ class SparkEngine:
         return self.connection.read_parquet(str(Path(path).absolute()))
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write a table as Parquet, in place of an earlier one."""
+        """Write a table as Parquet, replacing an earlier one."""
         with replacing(Path(path).absolute()) as temporary:
             self._frame(table).write.parquet(str(temporary))
 
@@ -178,7 +178,7 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """The session of this process, and whether it is new. A new one is configured by Spark's own means alone."""
+    """Return the session of this process, and whether it is new. Only Spark's own settings configure a new session."""
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.java_gateway import launch_gateway
@@ -187,27 +187,27 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
         raise InputError("ENGINE=spark needs PySpark: pip install 'mtorl-kubeflow[spark]'") from error
     if session := SparkSession.getActiveSession():
         return session, False
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit: the JVM runs already
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which has started the JVM
     java = os.environ.get("JAVA_HOME") or shutil.which("java")
     if not submitted and not java:
         raise InputError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
     settings = {
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
-        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # else an empty folder in the current one
+        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # instead of the current folder
     }
     conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
     gateway = SparkContext._gateway
     if gateway is None:
         try:
-            with log.open("wb") as console:  # for what Java prints before Spark's own logging is set up
+            with log.open("wb") as console:  # Java prints here until Spark sets up its logging
                 gateway = launch_gateway(conf, popen_kwargs={"stderr": console})
         except Exception as error:
             printed = log.read_text(errors="replace").strip().splitlines()[-3:]
             raise InputError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
     if conf.get("spark.master", "local").startswith("local"):
-        # By default Spark starts `python3` as its workers, which refuse to work for another version of Python.
+        # By default Spark runs its workers with `python3`; they fail if its version is not this process's.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 
@@ -224,12 +224,12 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
 
 
 def is_unfinished(path: PurePath) -> bool:
-    """Whether an interrupted write left a file of a folder, such as _temporary/... or .part-0.parquet."""
+    """Return whether an interrupted write left a file of a folder, such as _temporary/... or .part-0.parquet."""
     return any(part.startswith(("_", ".")) for part in path.parts)
 
 
 def parquet_files(path: Path | str) -> list[Path]:
-    """A Parquet file as a list, or the parts in a folder; raises `FileNotFoundError` if there are none."""
+    """Return a Parquet file as a list, or the parts in a folder; raises `FileNotFoundError` if there are none."""
     path = Path(path)
     parts = (part for part in path.rglob("*.parquet") if part.is_file())
     files = sorted(p for p in parts if not is_unfinished(p.relative_to(path))) if path.is_dir() else [path]
@@ -239,19 +239,19 @@ def parquet_files(path: Path | str) -> list[Path]:
 
 
 def batches(path: Path | str) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file, or of the parts in a folder in the order of their names."""
+    """Yield the rows of a Parquet file, or of the parts in a folder in the order of their names."""
     for file in parquet_files(path):
         with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches()
 
 
 def rows_of(log: Path | str) -> int:
-    """The number of rows of a Parquet file, or of the parts in a folder."""
+    """Count the rows of a Parquet file, or of the parts in a folder."""
     return sum(pq.read_metadata(file).num_rows for file in parquet_files(log))
 
 
 def facts_of(log: Path) -> dict[str, Any]:
-    """Rows, users and fingerprint of a log, as its report has them."""
+    """Return the rows, users and fingerprint of a log, under the names that its report uses."""
     with open_engine("duckdb") as engine:
         users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
     return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}
@@ -259,12 +259,12 @@ def facts_of(log: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_engine(name: str = "") -> Iterator[Engine]:
-    """Open one of `ENGINES` and close it at the end; InputError if Spark can't run. "" takes $ENGINE, else DuckDB."""
+    """Open one of `ENGINES`; raises InputError if Spark can't run. If `name` is empty, $ENGINE decides, then DuckDB."""
     name = name or os.environ.get("ENGINE", "") or "duckdb"
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")
     with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary, warnings.catch_warnings():
-        # Ibis calls DuckDB so. Feast, once imported, makes Python show such warnings.
+        # Ibis calls this deprecated method of DuckDB. Once imported, Feast makes Python show such warnings.
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         engine = (DuckDBEngine if name == "duckdb" else SparkEngine)(Path(temporary))
         try:

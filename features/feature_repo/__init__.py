@@ -1,4 +1,4 @@
-"""The Feast feature repository: definitions and sources of features.
+"""The Feast feature repository: feature definitions and their sources.
 
-Reading order: `sources.py` (Parquet files from the touchpoints), `views.py` (Feast's definitions).
+Reading order: `sources.py` (Parquet files computed from touchpoints), `views.py` (Feast's definitions).
 """

@@ -1,15 +1,15 @@
-"""Computes the sources of the feature views from touchpoints with Ibis: DuckDB here, Spark on a cluster.
+"""Computes the sources of the feature views from touchpoints, with Ibis on DuckDB or Spark.
 
     with open_engine() as engine:
         build_sources(engine, clean_touchpoints(engine.read("touchpoints.parquet"), spec), spec, "features/data")
 
-    user_static.parquet      static columns of a user (if the data set has such columns)
+    user_static.parquet      static columns of a user (if the data set has any)
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
 
-The aggregates count a touchpoint, and a `timed` click or conversion, in the hour in which it became known. Their time
-is the end of that hour, so they change once an hour, offline as online, and never contain the touchpoint of the
-decision that reads them.
+Each touchpoint, and each `timed` click or conversion, counts in the hour in which it became known. An aggregate's time
+is the end of that hour. So aggregates change once an hour, offline and online alike, and never contain the touchpoint
+of the decision that reads them.
 """
 
 import math
@@ -32,13 +32,13 @@ from mtorl.runtime.files import replacing
 from mtorl.window.window import STATIC, history_types
 
 USER_CHANNEL, CAMPAIGN_STATS = "user_channel", "campaign_stats"  # feature views
-USER_DAYS = 7  # that user_channel counts
-CAMPAIGN_DAYS = 1  # that campaign_stats counts
+USER_DAYS = 7  # period of user_channel
+CAMPAIGN_DAYS = 1  # period of campaign_stats
 
 _TIMES = ("timestamp", "created_timestamp")
 _LARGEST = sys.float_info.max
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
-_CLICK = 2**32  # more than a user has touchpoints
+_CLICK = 2**32  # larger than any user's number of touchpoints
 _BILLION = 10**9
 
 
@@ -53,17 +53,17 @@ def build_sources(
     """Write the Parquet sources of the feature views, replacing earlier ones one by one.
 
     Args:
-        touchpoints: Clean ones of a log (`clean_touchpoints`), optionally with `created_timestamp` (when one arrived).
+        touchpoints: Clean touchpoints of a log (`clean_touchpoints`), optionally with `created_timestamp` (arrival).
         out_dir: Folder for the files named above; each is a folder of parts if the log is large.
-        some: Touchpoints of the users whose views are wanted; None: of all.
-        only: Names of the wanted views; None: all.
+        some: Touchpoints of the users for whom to compute user views; by default all.
+        only: Names of the views to write; by default all.
     """
     out = Path(out_dir)
     some = touchpoints if some is None else some
     rows = some.count().to_pyarrow().as_py()
     if not rows and some is touchpoints:
         raise LogError("the log has no rows")
-    # As many shards as the steps have, so that the rows which are joined to a shard of steps lie near each other.
+    # Use as many shards as the steps have, so that the rows that are joined to a shard of steps are adjacent.
     shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
     def by_user(build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
@@ -94,7 +94,7 @@ def build_sources(
 
 
 def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Each user's last n touchpoints, one a row, by user and time: user_id and the columns of `history_types`."""
+    """Return each user's last n touchpoints in order, one per row: user_id and the columns of `history_types`."""
     window = ibis.window(group_by="user_id", order_by=ibis.desc("timestamp"))
     rows = touchpoints.mutate(place=ibis.row_number().over(window))
     rows = rows.filter(rows.place < spec.window)
@@ -102,16 +102,17 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
     for name, kind in history_types(spec).items():
         value = rows[name.removeprefix("hist_")]
         value = unix_micros(value) if name in times else value
-        # Windows read NaN in a column of numbers, and "" in one of texts, as null.
+        # Windows read NaN in a numeric column, and "" in a text column, as null.
         columns[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
     return rows.select("user_id", **columns).order_by("user_id", "hist_timestamp")
 
 
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
-    """The users (`user_id`) whose features at `end` differ from those at `since`, and some others.
+    """Return the users (`user_id`) whose features at `end` differ from those at `since`, and some others.
 
-    They have a touchpoint or outcome that became known since, or in the hour before, which was not counted yet; a
-    touchpoint whose outcomes may still come (`spec.outcome_hours`); or one that has left the days of `user_channel`.
+    Such a user has a touchpoint or outcome that became known since then, or in the hour before, which was not counted
+    yet; a touchpoint whose outcomes may still arrive (`spec.outcome_hours`); or one that left the days of
+    `user_channel`.
     """
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
     changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
@@ -123,10 +124,10 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 
 
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """One row a user: user_id, timestamp, created_timestamp and the static columns.
+    """Return one row per user: user_id, timestamp, created_timestamp and the static columns.
 
-    The time lies before the user's first touchpoint, for which the join, which looks strictly at the past, would find
-    nothing else. The first value counts: a later one would be news from the future.
+    The first value counts, because a later value would leak information from the future. The row's time is a day before
+    the user's first touchpoint, so that the join, which looks strictly at the past, finds it.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
@@ -138,9 +139,9 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
-    """The rows of a file that the data set description names: key, timestamp, created_timestamp and the fields.
+    """Return the rows of a team's own file: key, timestamp, created_timestamp and the fields of the view.
 
-    A file that lacks a column, or has one of another type, is a SpecError.
+    Raises a SpecError if the file lacks a column, or has one of another type.
     """
     assert view.key is not None
     created = view.created_timestamp or view.timestamp
@@ -159,9 +160,8 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "lists of numbers" if field.by_channel else "numbers"
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
-        # Infinity is no number that JSON could carry to a model, so it is missing, too (isinf() of Ibis is always false
-        # on Spark). Feast's online stores turn a null in a list of numbers into 0.0; NaN they keep, and it is read as
-        # null.
+        # JSON can't carry infinity to a model, so it counts as missing (Ibis' isinf() is always false on Spark). In a
+        # list, Feast's online stores turn null into 0.0, so lists store NaN instead, which readers take for null.
         value = value.cast(cast)
         if field.by_channel:
             value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
@@ -179,8 +179,8 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 
 
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """user_id, timestamp, created_timestamp, uc_touchpoints and uc_clicks: lists in the order of spec.channels."""
-    # Both counts of a channel are in one number, which halves the number of SQL windows.
+    """Return user_id, timestamp, created_timestamp, and one value per channel in uc_touchpoints and uc_clicks."""
+    # One number encodes both counts of a channel, which halves the number of SQL windows.
     news = _as_it_becomes_known(touchpoints, spec)
     both = news.touchpoint + news.click * _CLICK
     counts = {f"both_{i}": (news.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
@@ -195,16 +195,16 @@ def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """campaign_id, timestamp, created_timestamp and campaign_touchpoints, _click_rate, _conversion_rate, _cost (mean).
+    """Return campaign_id, timestamp, created_timestamp, campaign_touchpoints, _click_rate, _conversion_rate and _cost.
 
-    Rates and cost are null for hours without a touchpoint.
+    The cost is a mean. Rates and cost are null for hours without a touchpoint.
     """
     news = _as_it_becomes_known(touchpoints.filter(touchpoints.campaign_id.notnull()), spec)
     counts = {
         "touchpoints": news.touchpoint,
         "clicks": news.click,
         "conversions": news.conversion,
-        # Whole units and billionths: sums of floats depend on the order in which an engine adds them up.
+        # Integers, because the sum of floats depends on the order in which an engine adds them.
         "cost": news.cost.floor().cast("int64"),
         "billionths": ((news.cost - news.cost.floor()) * _BILLION).round().cast("int64"),
     }
@@ -220,9 +220,9 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The rows to count: touchpoints, and apart from them the clicks and conversions that are known later.
+    """Return the rows to count: touchpoints, and separate rows for clicks and conversions that become known later.
 
-    Columns: the keys, `known`, `touchpoint` (1, or 0 in a row of its outcome), click, conversion, cost.
+    Columns: the keys, `known`, `touchpoint` (1, or 0 in the row of an outcome), click, conversion, cost.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")
@@ -237,16 +237,16 @@ def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Tab
 
 
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
-    """Sums over the last `period` microseconds, at the end of each full hour at which they change.
+    """Sum values over the last `period` microseconds, at the end of each full hour at which a sum changes.
 
     If one hour leaves the period as another enters it, there are two equal rows.
     """
     known = unix_micros(touchpoints.known)
-    into = (known % HOUR_US + HOUR_US) % HOUR_US  # of the hour; before 1970, too
+    into = (known % HOUR_US + HOUR_US) % HOUR_US  # microseconds into the hour, positive even before 1970
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # Hours older than `period` are subtracted again, so the sum at any time is that of all changes so far.
+    # Each hour is subtracted again once it is older than `period`. The cumulative sum of the changes is the result.
     left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)

@@ -1,7 +1,7 @@
-"""Makes entities, sources, feature views and the feature service from a data set description.
+"""Defines Feast's entities, sources, feature views and feature service from a data set description.
 
-Every stored field has, as JSON in its tag `default`, the value for a key that the store does not have, or whose value
-is older than the view's TTL. So a reader needs the registry and nothing of this package.
+Every stored field has a JSON tag `default`: the value to use if the store does not have the key, or if its value is
+older than the view's TTL. So a reader needs only the registry and nothing of this package.
 """
 
 import json
@@ -20,7 +20,7 @@ from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
 
 Feature = tuple[FeastType, Any]
-"""Type, and what a reader takes where nothing is known."""
+"""The type of a feature, and its default."""
 _OWNED: dict[str, Any] = {"owner": "ads-platform", "tags": {"owner": "ads-platform"}}
 
 
@@ -34,20 +34,20 @@ class Definitions:
 
     @property
     def objects(self) -> list[Any]:
-        """All objects that a registry holds."""
+        """All objects of the registry."""
         return [*self.entities, *self.views, self.service, *(view.batch_source for view in self.views)]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
-    """Define the features of a data set; SpecError for a column with a built-in name, or an unknown view or field.
+    """Define the features of a data set; raises a SpecError for a reserved column name, or an unknown view or field.
 
     Args:
-        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes; a relative one
-            starts at the repository, wherever that is mounted.
+        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes. A relative path is
+            relative to the repository, wherever the repository is mounted.
     """
-    user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
-    campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
-    # No file holds it: training windows are built from the log, and `features.offline.store` materializes from there.
+    user = _entity("user", "user_id", "Person who sees the ads; the unit of every experiment")
+    campaign = _entity("campaign", "campaign_id", "What an advertiser books; has its own budget")
+    # Has no source file: training windows are built, and histories materialized, from the log.
     history = FeatureView(
         name=HISTORY,
         description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",
@@ -60,8 +60,8 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     static: list[FeatureView] = []
     if spec.static:
         kinds: dict[str, Feature] = {c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static}
-        # No expiry: by definition these values do not change.
-        static = [_view(STATIC, user, "What does not change about a user", kinds, data, timedelta(0))]
+        # A TTL of 0 means no expiry: static values do not change.
+        static = [_view(STATIC, user, "Columns of a user that do not change", kinds, data, timedelta(0))]
     none_yet = [0.0] * len(spec.channels)
     chosen = _chosen_defaults(spec)
     user_channel = _view(
@@ -72,7 +72,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         data,
         timedelta(days=USER_DAYS),
     )
-    # Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0.
+    # Without touchpoints, rates are null rather than 0.
     stats = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
     campaign_stats = _view(
         CAMPAIGN_STATS,
@@ -90,7 +90,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := of_the_data_set & {field.name for view in built_in for field in view.features}:
         raise SpecError(TAKEN_NAME(column=sorted(taken)[0]))
-    # A decision reads what the model reads, and no more. The history comes first.
+    # A decision reads only what the model reads. The history comes first.
     views = {view.name: view for view in (*built_in, *own)}
     read = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
     service = FeatureService(
@@ -134,7 +134,7 @@ def _view(
 
 
 def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
-    """A team's own view, from the copy of its file that `features.feature_repo.sources.own_view` makes."""
+    """Return a team's own view, which reads the copy of its file made by `features.feature_repo.sources.own_view`."""
     fields: dict[str, Feature] = {
         field.name: (
             Array(Float64) if field.by_channel else Float64 if field.kind == "numeric" else String,
@@ -146,7 +146,7 @@ def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str,
 
 
 def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
-    """Value for a missing one of each field that the model reads."""
+    """Return the default of each field that the model reads."""
     return {
         field.name: None if field.missing == "unknown" else [0.0] * len(spec.channels) if field.by_channel else 0.0
         for view in spec.features
@@ -161,16 +161,16 @@ def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
         where = f"features: view {chosen.view!r}"
         if chosen.source is not None:
             if chosen.view.lower() in {*views, HISTORY, STATIC}:
-                raise SpecError(f"{where}: a built-in view has this name; call yours otherwise")
+                raise SpecError(f"{where}: a built-in view has this name. Choose another name")
             continue
         if chosen.view not in views:
             known = ", ".join(sorted(views))
-            raise SpecError(f"{where}: not a built-in view for decisions ({known}); your own needs a source")
+            raise SpecError(f"{where}: not a built-in view ({known}). Your own view needs a source")
         types = {field.name: field.dtype for field in views[chosen.view].features}
         for field in chosen.fields:
             if field.name not in types:
-                raise SpecError(f"{where}: no field {field.name!r}; it has {', '.join(sorted(types))}")
+                raise SpecError(f"{where}: no field {field.name!r}. The view has {', '.join(sorted(types))}")
             by_channel = types[field.name] == Array(Float64)
             if field.kind != "numeric" or field.by_channel != by_channel:
                 wanted = "numeric" + ", by_channel: true" * by_channel
-                raise SpecError(f"{where}: field {field.name!r} is kind: {wanted}")
+                raise SpecError(f"{where}: field {field.name!r} must have kind: {wanted}")

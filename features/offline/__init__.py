@@ -1,4 +1,4 @@
-"""A run's feature repository: created, joined to training rows strictly in the past, and kept fresh online.
+"""A run's feature repository: creates it, joins features to training rows, and keeps the online store fresh.
 
-Reading order: `store.py`, then `asof_store.py` (Feast's point-in-time join), `backfill.py`.
+Reading order: `store.py`, `asof_store.py` (Feast's point-in-time join, strictly past), `backfill.py`, `exposures.py`.
 """

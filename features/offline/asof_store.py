@@ -1,13 +1,15 @@
-"""Feast's DuckDB offline store with a fast point-in-time join, bounded in memory and strictly past.
+"""Feast's DuckDB offline store with a fast point-in-time join: bounded memory, strictly past.
 
     offline_store:
       type: features.offline.asof_store.AsofDuckDBOfflineStore
 
-Feast joins every entity row with all earlier rows of its key and then takes the newest: time and memory grow with the
-square of the number of rows of a key. Here DuckDB's ASOF join finds, from keys and times alone, *which* source row
-belongs to an entity row. The wide columns are then read a row group at a time. The answers are those that Feast gives a
-microsecond earlier (tests/features/offline/test_asof_store.py compares value by value): its own "before or at" would
-show a touchpoint its own outcome. Rows come back in the order of the entity rows.
+Feast joins every entity row with all earlier rows of its key and then takes the newest, so time and memory grow with
+the square of the number of rows per key. This store uses DuckDB's ASOF join on keys and times alone to find *which*
+source row belongs to an entity row. It then reads the wide columns one row group at a time.
+
+The answers equal Feast's answers a microsecond earlier (tests/features/offline/test_asof_store.py compares all values).
+Feast's own condition, "before or at", would show a touchpoint its own outcome. Rows are returned in the order of the
+entity rows.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ from features.engine import parquet_files
 from mtorl.runtime.progress import without_progress_bar
 from mtorl.runtime.sql import sql_name, sql_text
 
-MEMORY_LIMIT = "1GB"  # of DuckDB while it joins keys and times; beyond, it spills
+MEMORY_LIMIT = "1GB"  # of DuckDB for joining keys and times; more spills to disk
 _UTC = pa.timestamp("us", tz="UTC")
-_SHIFT = timedelta(microseconds=1)  # before its own time: the last moment that an entity row may see
+_SHIFT = timedelta(microseconds=1)  # an entity row sees what was known this long before its time
 
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -52,7 +54,7 @@ class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class AsofDuckDBOfflineStore(DuckDBOfflineStore):
-    """The offline store. Sources are Parquet files, or folders of parts, on a disk that this process sees."""
+    """The offline store; sources are Parquet files, or folders of parts, on a disk of this process."""
 
     @staticmethod
     def get_historical_features(
@@ -65,12 +67,12 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Join to each entity row the newest feature rows that were there before its time.
+        """Join to each entity row the newest feature rows from before its time.
 
         Args:
-            feature_refs: Wanted features, as "view:feature"; on-demand ones too.
-            entity_df: Rows with the join keys and a time; a time without zone is UTC.
-            filter_by_created_timestamp: Only see feature rows whose created timestamp is in the past as well.
+            feature_refs: Names of features, as "view:feature", including on-demand features.
+            entity_df: Rows with the join keys and a time; a time without a zone is UTC.
+            filter_by_created_timestamp: Leave out feature rows that were created at or after the entity row's time.
         """
         entities, time = _entity_table(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -98,9 +100,9 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key in a period (both ends included) that was known at its end, to materialise.
+        """Return the newest row of each key in a period (both ends included) that was known at its end, to materialize.
 
-        Feast's own would also take rows that were created after the end.
+        Feast's own method also returns rows that were created after the end.
         """
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
@@ -121,10 +123,10 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
 
 @dataclass(frozen=True)
 class _View:
-    """A feature view as the join sees it."""
+    """The columns and rows of a feature view that the join needs."""
 
     rows: ParquetRows
-    names: list[str]  # of its features in the answer
+    names: list[str]  # columns of the features in the answer
     keys: dict[str, str]  # column of the source -> column of the entity rows
     time: str
     created: str | None
@@ -134,7 +136,7 @@ class _View:
     def of(cls, view: FeatureView, feature_refs: Sequence[str], full: bool, config: RepoConfig) -> _View:
         source = view.batch_source
         if source is None:
-            raise ValueError(f"feature view {view.name}: it has no batch source, so it has no past to join")
+            raise ValueError(f"feature view {view.name}: without a batch source, it has no history to join")
         prefix = f"{view.projection.name_to_use()}:"
         features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
         original = {new: old for old, new in source.field_mapping.items()}
@@ -151,9 +153,9 @@ class _View:
         )
 
     def match(self, con: duckdb.DuckDBPyConnection, count: int, by_created: bool) -> pa.Int64Array:
-        """The number of the source row that belongs to each entity row; null if there is none.
+        """Return the number of the source row that belongs to each entity row; null if there is none.
 
-        `__moment` is `_SHIFT` before the entity row's own time, at which age is measured.
+        `__moment` is `_SHIFT` before the entity row's time, and the age is measured at the entity row's time.
         """
         same = " AND ".join(f"s.{sql_name(key)} = e.{sql_name(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(_SHIFT)} - s.time"
@@ -170,21 +172,21 @@ class _View:
         return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
-        """Source rows of the entity rows' keys, one for each time `known` at which a key's newest row changes."""
+        """Return SQL for source rows of the entity keys, one per time `known` at which a key's newest row changes."""
         keys = ", ".join(map(sql_name, self.keys))
         time, created = f"{sql_name(self.time)}::TIMESTAMPTZ", f"{sql_name(self.created or self.time)}::TIMESTAMPTZ"
         relation = f"{self.rows.relation} AS s WHERE EXISTS (FROM entities AS e WHERE {same})"
         if by_created:
             relation += f" AND {created} IS NOT NULL"
         if not by_created or not con.sql(f"SELECT bool_or({created} > {time}) FROM {relation}").fetchall()[0][0]:
-            # By creation, then by place, in one number: a struct takes twice as long.
+            # Creation and row number are combined in one number; ordering by a struct takes twice as long.
             order = f"coalesce(epoch_us({created}), -1)::HUGEINT * {2**40} + {self.rows.number}"
             newest = f"arg_max({self.rows.number}, {order})"
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # A row is known from the later of its two times on. If a younger row was known before that, no entity row ever
-        # sees it. Without such rows, the newest row known is the last one that became known, which ASOF finds.
+        # A row is known from the later of its two times. If a younger row was known before, no entity row ever sees the
+        # older one, so it is removed. Of the rest, the newest known row is the last to become known, which ASOF finds.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time
@@ -194,13 +196,13 @@ class _View:
 
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
-    """Orders source rows: by time, then by creation, then by place."""
+    """Return SQL that orders source rows by time, then by creation, then by row number."""
     created = f"coalesce({sql_name(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
     return f"{{'time': {sql_name(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
 
 def _entity_table(entity_df: pd.DataFrame | pa.Table | str | None) -> tuple[pa.Table, str]:
-    """Entity rows as Arrow, their time in microseconds UTC, and the name of its column."""
+    """Return entity rows as Arrow, with their time in microseconds UTC, and the name of the time column."""
     if isinstance(entity_df, pd.DataFrame):
         table = pa.Table.from_pandas(entity_df, preserve_index=False)
     elif isinstance(entity_df, pa.Table):
@@ -220,7 +222,7 @@ def _check_columns(entities: pa.Table, time: str, views: Sequence[_View]) -> Non
         raise FeastEntityDFMissingColumnsError(sorted(needed), sorted(missing))
     if twice := present & {name for view in views for name in view.names}:
         name = sorted(twice)[0]
-        raise ValueError(f"entity rows and a view have a column {name!r}; rename it, or ask for full feature names")
+        raise ValueError(f"entity rows and a view have a column {name!r}. Rename it, or request full feature names")
 
 
 def _keys(views: Sequence[_View]) -> list[str]:
@@ -229,7 +231,7 @@ def _keys(views: Sequence[_View]) -> list[str]:
 
 @contextmanager
 def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB for one query: UTC, bounded memory, and a folder of its own to spill to."""
+    """Open DuckDB for one query: UTC, bounded memory and a temporary folder to spill to."""
     with (
         tempfile.TemporaryDirectory(prefix="mtorl-asof-") as folder,
         duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as con,
@@ -248,10 +250,10 @@ def _interval(span: timedelta) -> str:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """The answer of one call of `get_historical_features`, or of a pull: `entities` stand first in it.
+    """The answer of `get_historical_features` or of a pull; it begins with the columns of `entities`.
 
     Args:
-        parts: Of each view: its rows, the names of its columns in the answer, and the row for each row of the answer.
+        parts: For each view: its rows, the names of its columns in the answer, and the row number for each answer row.
         on_demand: On-demand views, which Feast computes last.
     """
 
@@ -269,7 +271,7 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether features are called "view__feature"."""
+        """Whether features are named "view__feature"."""
         return self._full
 
     @property
@@ -295,7 +297,7 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 def source_path(source: DataSource, config: RepoConfig) -> Path:
-    """The local path of a file source; a relative one starts at the repository."""
+    """Return the local path of a file source; a relative path is relative to the repository."""
     if not isinstance(source, FileSource):
         raise ValueError(f"source {source.name}: this offline store reads Parquet files, not {type(source).__name__}")
     return Path(str(config.repo_path or ".")) / str(source.path).removeprefix("file://")
@@ -304,7 +306,7 @@ def source_path(source: DataSource, config: RepoConfig) -> Path:
 class ParquetRows:
     """Selected columns of one Parquet file, or of a folder of parts with the same schema.
 
-    `relation` are the files as DuckDB reads them, and `number` is a row's number as an expression over it.
+    `relation` is the SQL of the files as a table, and `number` an SQL expression over it for the number of a row.
     """
 
     def __init__(self, path: Path | str, columns: Sequence[str]) -> None:
@@ -316,20 +318,20 @@ class ParquetRows:
         before = np.cumsum([0, *(file.metadata.num_rows for file in parquets[:-1])]).tolist()
         self.relation = f"read_parquet([{', '.join(map(sql_text, files))}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
-        # DuckDB writes "not null" into the schema of a part that happens to have no nulls; another part may have some.
+        # Ignore "not null": DuckDB writes it into the schema of a part without nulls, but other parts may have nulls.
         first = parquets[0].schema_arrow
         self._schema = pa.schema([pa.field(name, first.field(name).type) for name in columns])
 
     def take(self, numbers: pa.Array) -> pa.Table:
-        """Rows by number, in the order asked for; a null number is a row of nulls.
+        """Return rows by number, in the given order; a null number gives a row of nulls.
 
-        No more than one row group is in memory besides the answer. If the numbers ascend, nothing is sorted.
+        Apart from the answer, only one row group is in memory. Ascending numbers need no sorting.
         """
         present = numbers.is_valid().to_numpy(zero_copy_only=False)
         if not present.any():
             return self._schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
         wanted = numbers.fill_null(0).to_numpy()
-        # A null counts to the row group of the row before it, so rows that are in order need not be sorted.
+        # A null is assigned to the row group of the row before it, so rows in ascending order need no sorting.
         last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
         group_of = np.searchsorted(self._starts, wanted[last_present], side="right") - 1
         order = np.argsort(group_of, kind="stable")

@@ -1,8 +1,8 @@
-"""Writes the newest feature rows of the offline store into the online store, but never over newer ones.
+"""Writes the newest feature rows of the offline store into the online store, but never over newer rows.
 
-Another job may have written newer rows than a log has that ended some time ago. Feast compares the stored times on
-Redis before it writes, and on SQLite not at all. Here comparing and writing is one step: a script on Redis, a
-transaction on SQLite. Histories are merged instead (`features.online.history`).
+A log may have ended some time ago, so another job may already have written newer rows. Feast compares stored times
+before it writes on Redis, but not on SQLite. Here, comparing and writing are atomic: a script on Redis, a transaction
+on SQLite. Histories are merged instead (`features.online.history`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BUSY_TIMEOUT_MS = 30_000  # how long to wait for writers in other processes
 
 
 def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Table:
-    """The newest row of each key that had happened and was known at `end`."""
+    """Return each key's newest row that had happened and was known at `end`."""
     provider: Any = store._get_provider()
     source = view.batch_source
     assert source is not None
@@ -45,10 +45,7 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
 
 
 def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool = False) -> int:
-    """Write rows, one for each key, in short transactions; returns how many changed.
-
-    `missing`: Only rows of keys that have none.
-    """
+    """Write rows, one per key, or with `missing` only rows of new keys; returns how many rows of the store changed."""
     from feast.utils import _convert_arrow_to_proto
 
     provider: Any = store._get_provider()
@@ -56,7 +53,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     size, written = config.materialization_config.online_write_batch_size or 500, 0
     for start in range(0, rows.num_rows, size):
-        # In one piece, because Feast reads the first chunk of a column only.
+        # Chunks are combined, because Feast reads only the first chunk of a column.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
             written += _write_to_redis(online._get_client(config.online_store), config, view, batch, missing)
@@ -83,7 +80,7 @@ def _is_news(row: _Row, at: datetime | None, stored: Mapping[str, Value] | None,
 
     if at is None or stored is None:
         return True
-    event = make_tzaware(row[2]).replace(microsecond=0)  # as Feast stores times in SQLite
+    event = make_tzaware(row[2]).replace(microsecond=0)  # Feast stores times in SQLite without microseconds
     return not missing and at <= event and (at, _serialized(stored)) != (event, _serialized(row[1]))
 
 

@@ -1,12 +1,13 @@
-"""Writes the exposures of a lake that a run of `materialize` needs: all, or those of users with news.
+"""Writes the exposures of a lake that `materialize` needs: all, or those of users with news.
 
     exposures = write_exposures(Lake.open("lake"), spec, folder, until, since)
     store.materialize(root, spec, "touchpoints.parquet", since=before, exposures=exposures)
 
-`until` and `since` are the newest uploads of this run and of the previous one. A user has news if a file that was
-uploaded since holds an exposure or an outcome of the user, or if one of them has left the days that `user_channel`
-counts. An exposure is counted at the end of its hour, so files of the hour before `since` are news once more. Of users
-with news the exposures of the counted days are written, and once an hour, of all users those of `campaign_stats`.
+`until` and `since` are the times of the newest upload at this run and at the previous run. A user has news if a file
+uploaded after `since` contains an exposure or outcome of the user, or if one has left the period of `user_channel`. An
+exposure is counted at the end of its hour, so files from the hour before `since` are read again. For users with news,
+the exposures of the counted period are written. Once an hour, the exposures of all users in the period of
+`campaign_stats` are added.
 """
 
 from dataclasses import dataclass
@@ -22,23 +23,23 @@ from mtorl.log.records import Kind
 from mtorl.runtime.sql import sql_name, sql_text
 
 _KINDS: tuple[Kind, ...] = ("decision", "outcome")
-_DELAY = timedelta(minutes=10)  # of an upload
-_COUNTED_AGAIN = HOUR + _DELAY  # the hour that was not over, too
+_DELAY = timedelta(minutes=10)  # between a decision and its upload
+_COUNTED_AGAIN = HOUR + _DELAY  # includes the hour that had not ended
 
 
 @dataclass(frozen=True)
 class Exposures:
-    """Parquet files: `touchpoints` in the columns of a log, and `users` with news (user_id)."""
+    """Two Parquet files: `touchpoints`, with the columns of a log, and the `users` with news (user_id)."""
 
     touchpoints: Path
     users: Path
-    campaigns: bool  # whether the log has all columns that `campaign_stats` counts
+    campaigns: bool  # whether `touchpoints` has all exposures that `campaign_stats` counts
 
 
 def write_exposures(
     lake: Lake, spec: DatasetSpec, folder: Path, until: datetime, since: datetime | None = None
 ) -> Exposures:
-    """Write the exposures of a lake with news, or all of them without an earlier run."""
+    """Write the exposures of users with news since an earlier run, or all exposures of a lake if there was none."""
     campaigns = since is None or _hour(since - _DELAY) < _hour(until - _DELAY)
     made, lake = Exposures(folder / "exposures.parquet", folder / "users.parquet", campaigns), lake.fixed()
     with open_duckdb(lake) as db:
@@ -50,7 +51,7 @@ def write_exposures(
             db.view(f"collected_{kind}", f"SELECT * FROM {lake.records(db, kind, first, where=chosen)} AS record")
         columns = ", ".join(map(sql_name, (*spec.log_columns, *spec.outcome_times.values())))
         db.view("decided", decided_query(spec))
-        db.view("every_decided", "SELECT * FROM decided WHERE false")  # refusals say nothing of touchpoints
+        db.view("every_decided", "SELECT * FROM decided WHERE false")  # refusals do not affect touchpoints
         db.keep("refused_on", refused_query())
         observed = observed_query(spec, until, "true")
         db.write(f"SELECT {columns} FROM ({observed}) AS observed WHERE touchpoint", made.touchpoints)
@@ -61,14 +62,14 @@ def write_exposures(
 def _choose(
     db: DuckDB, lake: Lake, spec: DatasetSpec, times: tuple[datetime, datetime, datetime], campaigns: bool
 ) -> str:
-    """Make the table `changed`, users with news; returns SQL that is true of the decisions to read."""
+    """Create the table `changed` of users with news; returns an SQL condition for the decisions to read."""
     first, since, until = times
     decisions = f"(SELECT * FROM {lake.records(db, 'decision', first)} AS record WHERE expose)"
     timed = [sql_text(kind) for kind in spec.timed if kind in EVENTS]
     outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
 
     def counted(begin: datetime, end: datetime) -> str:
-        """SQL: whether an exposure, or an event that counts when it is received, counts in a period."""
+        """Return SQL: the exposure, or an event that counts when it is received, counts in a period."""
         period = f"BETWEEN {instant(begin)} AND {instant(end)}"
         received = f"SELECT decision_id FROM {outcomes} AS record WHERE received_time {period}"
         return f"(hour {period}" + (f" OR decision_id IN ({received})" if outcomes else "") + ")"

@@ -1,13 +1,14 @@
-"""A run's own Feast repository: create it, join training rows strictly in the past, keep the online store fresh.
+"""A run's own Feast repository: creates it, joins training rows strictly in the past, keeps the online store fresh.
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
-    store.materialize(root, spec, "touchpoints.parquet")               # the newest features of every key go online
-    store.without_sources(root)                                        # leaves what `install` needs
-    store.install(root, "/mnt/mtorl/features")                          # where servers and jobs look for it
+    store.materialize(root, spec, "touchpoints.parquet")               # writes the newest features of every key online
+    store.without_sources(root)                                        # keeps only what `install` needs
+    store.install(root, "/mnt/mtorl/features")                          # copies it to where servers and jobs read it
 
-The folder is self-contained. A process that reads `get_feature_service("ad_decision_v1")` online needs the registry and
-the online store, and nothing of this package if its feature_store.yaml names no offline store (the one here does).
+The folder is self-contained. To read `get_feature_service("ad_decision_v1")` online, a process needs the registry and
+the online store. If its feature_store.yaml names no offline store (the one here does), the process does not need this
+package.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
-    """Make a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
+    """Create a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
-    An existing repository is updated in place: its feature_store.yaml stays, in which a cluster names its own stores,
-    and views that the data set no longer defines are removed.
+    An existing repository is updated in place. Its feature_store.yaml stays, because a cluster configures its stores
+    there. Views that the data set no longer defines are removed.
     """
     with _quiet(), open_engine() as engine:
         touchpoints = clean_touchpoints(engine.read(log_parquet), spec)
@@ -65,19 +66,19 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
 
 
 def define(root: Path | str, spec: DatasetSpec) -> None:
-    """Make a feature repository without the sources of its views, or update the definitions of one."""
+    """Create or update the definitions of a feature repository, without writing the sources of its views."""
     from features.feature_repo.views import build
 
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    definitions = build(spec, Path("data"))  # relative: others mount the repository elsewhere
+    definitions = build(spec, Path("data"))  # relative, as mount points of the repository differ
     if not (root / CONFIG.name).exists():
         shutil.copyfile(CONFIG, root / CONFIG.name)
     store = _open(root)
     online = store.config.online_store
     if online.type == "sqlite":
         with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
-            # So readers in other processes go on while a refresh writes. The file itself remembers the mode.
+            # Readers in other processes are not blocked while a refresh writes. The mode is stored in the file.
             connection.execute("PRAGMA journal_mode = WAL")
     names = {view.name for view in definitions.views}
     removed: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
@@ -89,9 +90,9 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 
 
 def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
-    """Turn a log's folder into a feature repository and a windows folder; returns the number of windows.
+    """Build a feature repository and a windows folder from a log folder; returns the number of windows.
 
-    A log that was taken from a built folder has its windows there, and the repository gets no sources.
+    If the log was taken from a built folder, its windows are taken as well, and the repository gets no sources.
     """
     from features.sequences.builder import build_windows
 
@@ -106,10 +107,11 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add to every touchpoint of a windows folder the features that Feast knew just before it; returns the rows.
+    """Add to every touchpoint of a windows folder the features that Feast knew just before; returns the number of rows.
 
-    These are all features of `ad_decision_v1` but the history, which the rows themselves are. Static columns are
-    replaced, the others added. If Feast knows nothing, a feature has its declared default, as in the router.
+    These are all features of `ad_decision_v1` except the history, which the rows already contain. Static columns are
+    replaced, and other features are added. If Feast has no value, a feature gets its declared default, as in the
+    router.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -132,7 +134,7 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
             joined = store.get_historical_features(
                 entity_df=entities,
                 features=[reference for reference, _ in wanted.values()],
-                filter_by_created_timestamp=True,  # a touchpoint that arrived late is unknown until then
+                filter_by_created_timestamp=True,  # a late touchpoint is unknown until it arrives
             ).to_arrow()
         for name, (_, feature) in wanted.items():
             steps = _with(steps, name, _filled(joined[name].combine_chunks(), feature.tags.get("default", "null")))
@@ -150,7 +152,7 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add the model's inputs from a field: the same as `mtorl.window.window.stored_features` online."""
+    """Add the model's inputs from a field, with the values that `mtorl.window.window.stored_features` gives online."""
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
@@ -158,14 +160,14 @@ def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.
         return _with(steps, field.name, _filled(column.cast(kind), default))
     lengths = pc.list_value_length(column)
     if not pc.all(pc.equal(lengths, len(names)), min_count=0).as_py():
-        raise WindowError(f"features: {field.name} has not {len(names)} values, one a channel, in every row")
+        raise WindowError(f"features: {field.name} must have {len(names)} values in every row, one per channel")
     for place, name in enumerate(names):
         steps = _with(steps, name, _filled(pc.list_element(column, place).cast(pa.float64()), default))
     return steps
 
 
 def _filled(values: pa.Array, default: str) -> pa.Array:
-    """A column with its default (JSON) where it is null or NaN."""
+    """Return a column with its default (JSON) in place of null and NaN."""
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     rest = pa.array([json.loads(default)], values.type)
@@ -180,11 +182,11 @@ def _filled(values: pa.Array, default: str) -> pa.Array:
 class Materialized:
     """Counts of a run of `materialize`; times in microseconds since 1970."""
 
-    users: int  # users of the log that was read
-    written: int  # rows of the online store that it changed
-    newest: int  # when the newest touchpoint that counts became known
-    until: int  # the same of the log, without exposures of a lake
-    rows: int  # touchpoints of the log that were known until then
+    users: int  # users whose features were computed
+    written: int  # changed rows of the online store
+    newest: int  # when the newest counted touchpoint became known
+    until: int  # the same, for the log without the exposures of a lake
+    rows: int  # touchpoints of the log that were known at `until`
 
 
 def materialize(
@@ -197,22 +199,22 @@ def materialize(
     since: Materialized | None = None,
     exposures: Exposures | None = None,
 ) -> Materialized:
-    """Write the newest features of every key of a log to the online store, unless they are there.
+    """Write the newest features of every key of a log to the online store, unless they are already stored.
 
-    Other processes may read and append meanwhile: they see a view of a key as it was before or as it is after, and
-    appended touchpoints stay. Feast's own `materialize` would overwrite newer rows, and rewrite the registry in place,
-    where a reader could find half of it.
+    Other processes may read and append at the same time. They see each view of a key either as it was before or as it
+    is afterwards, and appended touchpoints stay. Feast's own `materialize` would overwrite newer rows. It would also
+    rewrite the registry in place, so a reader could find half of the file.
 
     Args:
         end: Leave out what happened, or became known, later. By default the whole log counts.
         users: Users to write, by default all. Campaigns are written in any case.
-        since: An earlier run on the same store, data set and log: only users that may have changed since are written.
-            If the log has lost or got rows of an earlier time, all are.
-        exposures: Of a lake, with news since then; their users are written, too.
+        since: An earlier run on the same store, data set and log: only users that may have changed since then are
+            written. If rows of an earlier time were added to or removed from the log, all users are written.
+        exposures: Exposures of a lake, with news since then; their users are written as well.
     """
     store, data, written = _open(root), Path(root) / "data", 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
-        logged = clean_touchpoints(engine.read(log), spec, clean=True)  # only counted and chosen from
+        logged = clean_touchpoints(engine.read(log), spec, clean=True)  # used for counts and for choosing users
         touchpoints = clean_touchpoints(_with_exposures(engine, logged, exposures), spec)
         newest, until = (
             microseconds(end) if end else _scalar(unix_micros(rows.known.max())) for rows in (touchpoints, logged)
@@ -248,10 +250,10 @@ def materialize(
                 written += history.merge(batches(path))
                 continue
             source: Any = view.batch_source
-            # Absolute: not every offline store of Feast lets a relative path start at the repository.
+            # Absolute, because not all of Feast's offline stores resolve relative paths from the repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # The first static value of a user counts, and the exposures of a later run do not go back to it.
+            # A user's first static value counts, and the exposures of a later run may lack it.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 
@@ -277,7 +279,7 @@ def _open(root: Path | str) -> FeatureStore:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Feast's progress report and the warnings of libraries about each other off the console."""
+    """Hide Feast's progress report, and the warnings of libraries about each other."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
@@ -288,17 +290,17 @@ REGISTRY, ONLINE = "registry.db", "online.db"
 
 
 def without_sources(repository: Path) -> None:
-    """Remove the sources from a repository with a registry and an online store in files of its own."""
+    """Remove the sources from a repository whose registry and online store are files in its folder."""
     remove(repository / "data")
     with contextlib.closing(sqlite3.connect(repository / ONLINE)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all of it is in one file then
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # merges the write-ahead log into the file
 
 
 def install(made: Path, root: Path) -> bool:
-    """Put definitions into a folder that servers and jobs mount; its settings and its online store stay.
+    """Copy definitions into a folder that servers and jobs mount; existing settings and an online store there stay.
 
-    Readers find the previous registry or the new one, never half of one. Returns whether the registry was replaced: not
-    if it has the same definitions.
+    The registry is replaced atomically, so readers find either the previous or the new one. Returns whether the
+    registry was replaced; this is skipped if the definitions are the same.
     """
     for name in (CONFIG.name, ONLINE):
         if not (root / name).exists():
@@ -315,7 +317,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _definitions(registry: Path) -> list[bytes]:
-    """Definitions in a registry, without the times at which it was made."""
+    """Return the definitions in a registry, without the times at which they were created."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
     made = Registry.FromString(registry.read_bytes())

@@ -1,5 +1,5 @@
-"""Causal sequences: clean touchpoints, sorted and sharded, from which every training window is cut.
+"""Causal sequences: clean touchpoints, sorted and sharded, from which training windows are cut.
 
-Reading order: `builder.py` (touchpoints once each, in a strict order, as steps on disk), `manifest.py` (counts and
-checksums of what was written).
+Reading order: `builder.py` (removes duplicate touchpoints, orders them strictly and writes them as steps),
+`manifest.py` (counts and checksums of the written steps).
 """

@@ -1,22 +1,23 @@
-"""Builds sorted, sharded steps from a touchpoint log, from which any causal window can be cut.
+"""Builds sorted, sharded steps from a touchpoint log; any causal window can be cut from them.
 
     with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
         manifest = build(engine, "touchpoints.parquet", spec, "windows")
 
-Windows overlap, so they are not stored one by one. Rows of whole users lie sorted by user and time: the window of a
-touchpoint is the n rows above it, cut where the journey began. `step` is the number of a touchpoint in its journey,
+Windows overlap, so they are not stored one by one. Instead, all rows of a user are adjacent and sorted by time: the
+window of a touchpoint is the n rows above it, cut where the journey began. `step` numbers the touchpoints of a journey
 from 0. A pause longer than `spec.journey_gap_days` ends a journey (`mtorl.window.history` applies the same rule).
 
-A log that was ingested here is clean, which what was written shows. In a log from elsewhere:
+A log ingested by this package is clean, and the written output proves it. A log from elsewhere is cleaned:
 
-1. Of a touchpoint that is there twice (see `SAME_TOUCHPOINT`), the one that arrived first stays.
-2. Several touchpoints of a user at one time are put one microsecond apart, so that "before" has a meaning. They are
-   ordered by campaign, channel, arrival and then the other columns, so the result does not depend on chance.
-3. A user with more than `spec.max_touchpoints` is a bot: only the first ones are kept. What came first does not depend
-   on what came later, so the future can't leak in. The exception are rows that arrived late: they count at the time
-   when they happened, and may move a touchpoint of the same time by a microsecond.
+1. If a touchpoint is repeated (see `SAME_TOUCHPOINT`), the row that arrived first stays.
+2. Touchpoints of a user at the same time are moved one microsecond apart, so that "before" is defined. They are ordered
+  by campaign, channel, arrival and then the other columns, so the result is deterministic.
+3. A user with more than `spec.max_touchpoints` is a bot, and only the first touchpoints stay. Which ones are first does
+  not depend on later rows, so the future can't leak in. Late rows are the exception: they count at the time when they
+  happened, and may move a touchpoint of the same time by a microsecond.
 
-Nothing in a row depends on a later one. `step` counts earlier touchpoints that arrived late, too, and is no feature.
+No value in a row depends on a later row. `step` also counts earlier touchpoints that arrived late, and is not a
+feature.
 """
 
 import json
@@ -47,10 +48,10 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Clean the touchpoints of a canonical log; `clean`: nothing has to be dropped or moved (None asks the engine).
+    """Clean the touchpoints of a canonical log; `clean`: no row has to be dropped or moved (None checks with a query).
 
-    The columns are those of `canonical`, and `known`: the time from which a row may be used, the later one of its time
-    and its arrival, if there is any.
+    Adds `known` to the columns of `canonical`: the time from which a row may be used, which is the later one of its own
+    time and its arrival, if recorded.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -59,7 +60,7 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
 
 
 def kept(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The rows to keep of those that `marked` has marked."""
+    """Return the rows to keep, given the output of `marked`."""
     rows = marked.filter(~marked._repeated, marked._place <= spec.max_touchpoints)
     return _known(rows.mutate(timestamp=rows._time).drop("_repeated", "_place", "_time"))
 
@@ -70,7 +71,7 @@ def _known(rows: ibis.Table) -> ibis.Table:
 
 
 def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
-    """Whether no touchpoint has to be dropped or moved."""
+    """Return whether no touchpoint has to be dropped or moved."""
     moments = log.group_by("user_id", "timestamp").aggregate(rows=log.count())
     users = moments.group_by("user_id").aggregate(rows=moments.rows.sum(), ties=moments.rows.max())
     most = users.aggregate(rows=users.rows.max(), ties=users.ties.max()).to_pyarrow().to_pylist()[0]
@@ -91,10 +92,10 @@ def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The columns of the log in canonical order and types; others are left out."""
+    """Return the columns of a log in canonical order and types, without other columns."""
     times = tuple(spec.outcome_times.values())
     if missing := [name for name in (*spec.log_columns, *times) if name not in log.columns]:
-        raise LogError(f"the log lacks {', '.join(missing)}; see `mtorl data validate`")
+        raise LogError(f"the log lacks {', '.join(missing)}. Run `mtorl data validate`")
     kinds = dict(ibis.Schema.from_pyarrow(schema(spec)).items())
     arrival = [CREATED] if CREATED in log.columns else []
     kinds |= dict.fromkeys(("timestamp", *times, *arrival), _UTC)
@@ -103,10 +104,10 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
-    """The earliest strictly increasing times that are not before a user's own: max over j <= i of t_j + (i - j).
+    """Return the earliest strictly increasing times that are not before the given times.
 
-    So touchpoints of a user at the same time are put 1 us apart. `place` numbers the rows of a user, and `so_far` is
-    the SQL window from the user's first row to this one.
+    The formula is max over j <= i of t_j + (i - j), so touchpoints of a user at the same time end up 1 us apart.
+    `place` numbers the rows of a user, and `so_far` is the SQL window from the user's first row to the current one.
     """
     return place + (micros - place).max().over(so_far)
 
@@ -114,11 +115,11 @@ def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> i
 def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Mark the rows of a canonical log.
 
-    `_repeated`: whether a row repeats an earlier one; `_place`: its number among the other rows of its user, from 1;
-    `_time`: its time without ties.
+    `_repeated`: whether a row repeats an earlier one. `_place`: the row's number among the user's rows that are not
+    repeated, from 1. `_time`: the row's time without ties.
     """
     first = list(SAME_TOUCHPOINT[1:])
-    # A row without a time of arrival was known when it happened.
+    # A row without an arrival time was known at its own time.
     arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
     order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
     in_order = ibis.window(group_by="user_id", order_by=order)
@@ -126,7 +127,7 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # Numbered once, so that rows equal in all columns keep their order in the windows below; and sorting is faster.
+    # The number keeps rows that are equal in all columns in one order in the windows below, and speeds up sorting.
     rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))
@@ -135,23 +136,23 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     return rows.mutate(_time=(moved > micros).ifelse(timestamp_micros(moved), rows.timestamp)).drop("_turn")
 
 
-ROWS_PER_SHARD = 250_000  # bounds the memory that a shard takes, about 1 GB
+ROWS_PER_SHARD = 250_000  # limits the memory for a shard to about 1 GB
 
 
 def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Place every clean touchpoint in its journey.
+    """Number every clean touchpoint within its journey.
 
     Columns: user_id, timestamp, [created_timestamp], [collected], step (int32, from 0), the remaining columns of the
-    log, and the times of `spec.timed` outcomes; in no order.
+    log, and the times of `spec.timed` outcomes. The rows are in no order.
     """
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
 
-    # Times as numbers: calendar arithmetic is slow.
+    # Times are numbers here, because calendar arithmetic is slow.
     now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
-    # Each user's first value, as in the feature view of static columns: a decision without it stays without.
+    # Each user's first value counts, null included, as in the feature view of static columns.
     static = {c.name: (rows._row == 0).ifelse(rows[c.name], None).max().over(so_far) for c in spec.static}
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"), **static)
@@ -160,7 +161,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def late_rows(touchpoints: ibis.Table) -> ibis.Table:
-    """Count the touchpoints that were known only after a younger one of the same user: one row, `late_rows`."""
+    """Count the touchpoints that became known after a younger one of the same user; returns one row, `late_rows`."""
     to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
     late = touchpoints.known > touchpoints.known.min().over(to_come)
     return touchpoints.select(late=late.fill_null(False).cast("int64")).aggregate(
@@ -171,9 +172,9 @@ def late_rows(touchpoints: ibis.Table) -> ibis.Table:
 def build(
     engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str, log_fingerprint: str = ""
 ) -> Manifest:
-    """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json, all at once or nothing.
+    """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json; the folder appears atomically.
 
-    A log from elsewhere is cleaned. One without rows, or without a column, user or time, is a `LogError`.
+    Cleans a log from elsewhere. Raises a `LogError` if the log has no rows, or lacks a column, a user or a time.
     """
     log = canonical(engine.read(log_path), spec)
     without_key = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
@@ -182,11 +183,11 @@ def build(
         raise LogError(messages.NO_ROWS(file=log_path))
     if size["without_key"]:
         without = f"{size['without_key']:,} rows without user_id or timestamp"
-        raise LogError(f"{log_path}: {without}; see `mtorl data validate`")
+        raise LogError(f"{log_path}: {without}. Run `mtorl data validate`")
     shards = math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly every log is clean, so faults are found in the output: checking first would cost one more pass.
+            # Nearly all logs are clean. Checking the output avoids the extra pass of checking the log first.
             progress.report(0, shards, f"{size['rows']:,} rows")
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
@@ -195,14 +196,14 @@ def build(
         manifest = manifest_of(surveys, spec.name, engine.name, log_fingerprint, **counts)
         accounted = manifest.rows + manifest.dropped_duplicates + manifest.dropped_by_cap
         if accounted != size["rows"]:
-            raise RuntimeError(f"{engine.name} wrote {accounted:,} of {size['rows']:,} rows; nothing was kept")
+            raise RuntimeError(f"{engine.name} wrote {accounted:,} of {size['rows']:,} rows; result discarded")
         spec.save(folder / DATASET_FILE)
         manifest.write(folder)
     return manifest
 
 
 def build_windows(log: Path, windows: Path) -> None:
-    """Build the windows of a log's folder with the engine $ENGINE."""
+    """Build the windows of a log folder with the engine in $ENGINE."""
     spec = DatasetSpec.load(log / DATASET_FILE)
     fingerprint = json.loads((log / INGEST_FILE).read_text())["fingerprint"]
     with open_engine() as engine:
@@ -211,26 +212,26 @@ def build_windows(log: Path, windows: Path) -> None:
 
 
 def take_opportunities(log: Path, windows: Path) -> None:
-    """Link the opportunities beside a log to its windows, where training reads both."""
+    """Link the opportunities of a log folder into its windows folder, where training reads both."""
     if (log / OPPORTUNITIES_FILE).exists():
         link(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 
 
 class _UncleanError(Exception):
-    """A log that was assumed to be clean is not."""
+    """Raised if a log that was assumed to be clean is not."""
 
 
 def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
-    """Write the shards; returns a survey of each, and the counts of cleaned rows."""
+    """Write the shards; returns a survey of each shard, and the counts of cleaned rows."""
     counts, scratch = Counter(dict.fromkeys(NOT_IN_ROWS, 0)), folder / ".marked"
 
     def prepare(part: ibis.Table) -> ibis.Table:
         if clean:
             touchpoints = clean_touchpoints(part, spec, clean=True)
         else:
-            engine.write(marked(part, spec), scratch)  # because it is read three times
+            engine.write(marked(part, spec), scratch)  # stored, because it is read three times
             rows = engine.read(scratch)
             counts.update(_one_row(cleaned(rows, spec)))
             touchpoints = kept(rows, spec)

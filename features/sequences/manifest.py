@@ -1,12 +1,13 @@
-"""The manifest of a windows folder: counts and checksums.
+"""Counts and checksums of a windows folder.
 
     manifest = Manifest.read("windows")
 
-The folder: manifest.json, dataset.yaml, steps/part-00000.parquet ... A shard has whole users, by a hash of the user's
-id, and is sorted by user and time.
+The folder contains manifest.json, dataset.yaml and steps/part-00000.parquet, .... A shard contains all rows of its
+users, who are assigned by a hash of their id, and is sorted by user and time.
 
-`sha256` is of a shard's file; `mtorl.window.table` compares it. `content_sha256` is of the rows: DuckDB and Spark write
-different bytes for equal rows, while equal digests of the content prove equal rows, in their order, bit for bit.
+`sha256` is the digest of a shard's file, which `mtorl.window.table` verifies. `content_sha256` is the digest of the
+rows: DuckDB and Spark write different bytes for equal rows, but equal content digests prove bit-identical rows in the
+same order.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _BATCH = 128 * 1024  # rows
 
 
 class ManifestError(LogError):
-    """A folder has no manifest that can be read; the message names the file and says what to do."""
+    """Raised if a folder has no readable manifest."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,16 @@ class Manifest:
     rows: int
     users: int
     journeys: int
-    session_breaks: int  # pauses that ended a journey: journeys - users
+    session_breaks: int  # pauses that ended a journey, equal to journeys - users
     one_touchpoint_users: int
-    late_rows: int  # known only after a younger touchpoint of the same user was
+    late_rows: int  # touchpoints that became known after a younger touchpoint of the same user
     dropped_duplicates: int
-    moved_ties: int  # touchpoints that got another time, because the user had one at that time already
-    capped_users: int  # had more than max_touchpoints
-    dropped_by_cap: int  # touchpoints of theirs
+    moved_ties: int  # touchpoints moved to another time, because the user had another one at theirs
+    capped_users: int  # users with more than max_touchpoints
+    dropped_by_cap: int  # touchpoints of capped users
     shards: tuple[Shard, ...]
     content_sha256: str
-    log_fingerprint: str  # `mtorl.log.touchpoints.fingerprint` of the log, or `content_sha256` if that is not known
+    log_fingerprint: str  # `mtorl.log.touchpoints.fingerprint` of the log, or `content_sha256` if unknown
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path | str) -> None:
@@ -80,7 +81,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
-        """Read manifest.json; a `ManifestError` if there is none, or one of another version."""
+        """Read manifest.json; raises a `ManifestError` if it is missing, invalid or of another version."""
         path = Path(folder) / FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -94,19 +95,19 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Survey:
-    """One shard, read once from end to end."""
+    """Counts and digests of one shard, found by reading it once."""
 
     shard: Shard
     columns: dict[str, str]
     journeys: int
     one_touchpoint_users: int
-    longest_user: int  # touchpoints
-    in_order: bool  # strictly by user and time
+    longest_user: int  # most touchpoints of one user
+    in_order: bool  # whether the rows are strictly sorted by user and time
     content: str  # digest of the rows
 
 
 def survey(path: Path, file: str) -> Survey:
-    """Read a shard of steps: counts, digests, and whether its rows are in order; `file` is its name in the manifest."""
+    """Read a shard of steps for its counts, digests and order; `file` is the shard's name in the manifest."""
     with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
         rows = parquet.read()
         digests = pool.map(_digest, rows.columns)
@@ -137,7 +138,7 @@ def _digest(column: pa.ChunkedArray) -> str:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """The manifest of surveyed shards, at least one; `cleaned` are the counts `NOT_IN_ROWS`."""
+    """Combine the surveys of one or more shards; `cleaned` are the counts named in `NOT_IN_ROWS`."""
     content = hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(
@@ -157,15 +158,15 @@ def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_finger
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
-    """Replace every shard by the result of `change`, and the folder once all are done; returns the number of rows.
+    """Replace every shard by the result of `change`, atomically for the whole folder; returns the number of rows.
 
-    `change` gets the rows of a shard and returns the same rows, in order, with other columns.
+    `change` gets the rows of a shard and must return the same rows in the same order; other columns may change.
     """
 
     def same_rows(before: pa.Table) -> pa.Table:
         after = change(before)
         if not after.select(_KEYS).equals(before.select(_KEYS)):
-            raise ValueError("the rows, or their order, have changed")
+            raise ValueError("the change must keep all rows and their order")
         return after
 
     manifest = Manifest.read(folder)
@@ -173,10 +174,7 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
 
 
 def remove_users(folder: Path | str, users: Collection[str]) -> int:
-    """Take users out of every shard; returns the number of removed rows.
-
-    The folder is replaced once all shards are done, or not touched if it has none of the users.
-    """
+    """Remove users from every shard, atomically for the folder; returns the number of removed rows."""
     folder, wanted = Path(folder), pa.array(sorted(users), pa.string())
     manifest = Manifest.read(folder)
     shards = (pq.read_table(folder / shard.file, columns=["user_id"]) for shard in manifest.shards)
@@ -186,7 +184,7 @@ def remove_users(folder: Path | str, users: Collection[str]) -> int:
     def without(rows: pa.Table) -> pa.Table:
         return rows.filter(pc.invert(pc.is_in(rows["user_id"], wanted)))
 
-    # It is unknown of which log these are the rows.
+    # No log is known to have exactly the remaining rows, so there is no log fingerprint.
     return manifest.rows - _replace_shards(folder, manifest, without, log_fingerprint="").rows
 
 
