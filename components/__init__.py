@@ -1,4 +1,4 @@
-"""KFP components, a folder each: a thin body that calls a room below.
+"""KFP components, one per folder: thin bodies that call other rooms.
 
 Reading order: `component.py` (the decorator), then the folders in the order of `README.md`.
 """

@@ -3,14 +3,14 @@
     @component("score both policies on test users")
     def evaluate(windows: Input[Dataset], seed: int, metrics: Output[Metrics]): ...
 
-The image holds the project itself; nothing is installed when a step starts (``packages_to_install=[]``), and the body
-of a component only calls into the rooms below. The image's reference is part of the cache key on a cluster: deploy a
-digest, not a tag that moves.
+The image contains the project. Nothing is installed when a step starts (``packages_to_install=[]``), and the body of a
+component only calls other rooms. On a cluster, the image's reference is part of the cache key, so deploy a digest
+rather than a tag that moves.
 
-A step runs the component's file in the image. KFP would send the function's text along, and Argo keeps that text seven
-times, in nodes of a workflow that is compressed from 1 MiB on. Kubeflow Pipelines can't read it then
-(https://github.com/kubeflow/pipelines/issues/6547): the rest of the run, its failure included, is not shown. So
-descriptions stay here, too, and in each component's README.
+A step runs the component's file from the image. By default, KFP would embed the function's text, and Argo stores that
+text seven times in the nodes of a workflow, which it compresses from 1 MiB on. Kubeflow Pipelines can't read a
+compressed workflow (https://github.com/kubeflow/pipelines/issues/6547), so the rest of the run, including a failure, is
+not shown. For the same reason, descriptions are only here and in each component's README.
 """
 
 import os
@@ -32,12 +32,12 @@ class StepTraits:
     """Traits of a component.
 
     Attributes:
-        title: What the step does, in a few words, for a progress bar.
-        cached: Whether the same inputs may be answered from an earlier run: False for a step that writes anywhere but
-            to its outputs, or that reads what changes.
-        trains: Whether it is worth an accelerator, and long enough for a time limit and for retries that resume from a
-            checkpoint.
-        reads_log: Whether it works on the whole log, and so needs more memory.
+        title: A few words for a progress bar.
+        cached: Whether equal inputs may be answered from an earlier run; False if the step writes anything but its
+            outputs, or reads data that changes.
+        trains: Whether the step is worth an accelerator, and long enough for a time limit and for retries that resume
+            from a checkpoint.
+        reads_log: Whether the step reads the whole log, and so needs more memory.
     """
 
     title: str
@@ -52,10 +52,10 @@ _TRAITS: dict[str, StepTraits] = {}
 def component(
     title: str, *, cached: bool = True, trains: bool = False, reads_log: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Make a KFP component of a function; the parameters are `StepTraits`."""
+    """Turn a function into a KFP component; the parameters are those of `StepTraits`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        if not hasattr(dsl, "component"):  # inside a step, where KFP has only what a function needs
+        if not hasattr(dsl, "component"):  # inside a step, which has only a part of KFP
             return function
         kfp_component = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
         spec = kfp_component.component_spec
@@ -69,5 +69,5 @@ def component(
 
 
 def traits_of(name: str) -> StepTraits:
-    """Traits by the name of a component, such as "build-features"; an unknown name is its own title."""
+    """Return the traits of a component by name, such as "build-features"; an unknown name is its own title."""
     return _TRAITS.get(name, StepTraits(name))

@@ -1,4 +1,4 @@
-"""Turns a validated log into point-in-time correct windows for training, and the definitions of its features."""
+"""Turns a validated log into training windows that are correct in time, and the definitions of their features."""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -15,14 +15,13 @@ def build_features(
     windows: Output[Dataset],
     definitions: Output[Artifact],
 ) -> int:
-    """Build the window of every touchpoint, or take it from where it was built; returns the number of windows.
+    """Build the window of every touchpoint, or take windows that were already built; returns the number of windows.
 
     Args:
-        source: Source of the log, as of `ingest`; a folder of `mtorl data build` has the windows already.
-        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact holds the windows.
+        source: Source of the log, as for `ingest`; a folder of `mtorl data build` already contains windows.
+        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact contains the windows.
         lost: Second output of the step `fingerprint`; part of the cache key.
-        definitions: Feast repository without its sources, which are as large as the log and are made of it again
-            wherever features go online.
+        definitions: Feast repository without its sources, which are as large as the log and can be rebuilt from it.
     """
     from pathlib import Path
 

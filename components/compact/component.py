@@ -3,13 +3,13 @@
 from components.component import component
 
 
-# Not cached: a cache knows the place of a lake and not its content.
+# Not cached, because the cache key has the lake's path but not its content.
 @component("compact the lake", cached=False)
 def compact(own_decisions: str, source: str) -> str:
     """Compact a lake; returns the snapshot that a training reads, "" for none.
 
     Args:
-        source: Of the log. A folder of `mtorl data build` may have decisions already: then their snapshot is returned.
+        source: Source of the log. If it is a folder of `mtorl data build` with decisions, their snapshot is returned.
     """
     from datetime import UTC, datetime
 

@@ -1,20 +1,20 @@
-"""Rolls a published challenger out to its server, in the shadow: it serves no user before an experiment does."""
+"""Rolls a published challenger out to its server; the challenger serves no users before an experiment does."""
 
 from components.component import component
 
 
-# Not cached: it changes what serves.
+# Not cached, because it changes the serving model.
 @component("roll out the challenger", cached=False)
 def deploy(published: str, experiment: str, seconds: int) -> str:
-    """Roll a published version out to the challenger's InferenceService; returns what was done, in words.
+    """Roll a published version out to the challenger's InferenceService; returns a readable summary.
 
-    A version that is not ready in time, or does not decide, is rolled back. Where an experiment serves people the
-    challenger, nothing is changed.
+    A version that is not ready in time, or does not decide, is rolled back. If an experiment serves the challenger to
+    users, nothing is changed.
 
     Args:
         published: Folder of the version in the registry, as publish returns it.
-        experiment: Where the experiments in force are, as the router reads them: a file, or a folder with several.
-        seconds: How long it may take to be ready.
+        experiment: Path of the active experiments, as the router reads them: a file, or a folder with several files.
+        seconds: Longest time for the version to become ready.
     """
     from pathlib import Path
 

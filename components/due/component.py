@@ -1,18 +1,18 @@
-"""Decides if a training is due: the monitor requests one, the newest is too old, or there was none."""
+"""Decides whether a training is due: the monitor requests one, the newest is too old, or there was none."""
 
 from components.component import component
 
 
-# Not cached: the monitor's state and the clock change without any of the parameters.
-@component("see whether a training is due", cached=False)
+# Not cached, because the monitor's state and the clock change while the parameters stay the same.
+@component("check whether a training is due", cached=False)
 def due(history: str, monitor: str, most_days: float) -> str:
-    """Return "yes" or "no".
+    """Return "yes" or "no": fixed words, because kfp.local inserts the text into a condition unchanged.
 
-    One of two fixed words, since kfp.local puts the text into a condition as it is. The reason is in the step's log.
+    The reason is in the step's log.
 
     Args:
         monitor: Folder of the monitor's state; "" for none.
-        most_days: Age of the newest training from which another one is due; 0: age is no reason.
+        most_days: Age of the newest training, in days, from which another training is due; 0 ignores the age.
     """
     from datetime import UTC, datetime
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluates both policies on users outside the training: heads, off-policy value at equal budget."""
+"""Evaluates both policies on users who were not trained on: heads, and off-policy value at equal budget."""
 
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
@@ -19,9 +19,9 @@ def evaluate(
     """Score both policies on test users.
 
     Args:
-        budget_share: Budget that both policies get, as a share of what always exposing would cost. Against an incumbent
-            without an artifact, both get what it spends.
-        metrics: The challenger's figures alone, for the pipeline's page, and the share of the test users.
+        budget_share: Budget of both policies, as a share of the cost of always exposing. If the incumbent has no
+            artifact, both policies get what the incumbent spends.
+        metrics: Figures of the challenger for the pipeline's page, and the share of the test users.
     """
     import json
     from pathlib import Path
@@ -39,4 +39,4 @@ def evaluate(
         figures["test_share"] = result["test_share"]
         for name, value in figures.items():
             metrics.log_metric(name, value)
-        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file
+        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output without a file

@@ -1,16 +1,16 @@
-"""Fingerprints the raw log: the step that reads it runs again if, and only if, the fingerprint has changed."""
+"""Computes a fingerprint of the raw log; the step that reads the log runs again only if the fingerprint changed."""
 
 from typing import NamedTuple
 
 from components.component import component
 
 
-# Not cached: a cache knows the path of a log and not its content.
-@component("see what the log holds", cached=False)
+# Not cached, because the cache key has the log's path but not its content.
+@component("fingerprint the log", cached=False)
 def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen", [("content", str), ("lost", str)]):  # type: ignore[valid-type]
     """Return a digest of a log's content, its description, and the files that the description names.
 
-    The second output counts how often the snapshot of a cached step was missing: that step then runs again.
+    The second output counts how often the snapshot of a cached step was missing. A new count makes that step run again.
 
     Args:
         snapshots: Folder of the snapshots to which artifacts point; empty for none.

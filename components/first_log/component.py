@@ -1,11 +1,11 @@
-"""Puts a log on an empty volume: a copy of a given one, or a simulated one."""
+"""Writes a log to an empty volume: a copy of a given log, or a simulated one."""
 
 from kfp.dsl import Artifact, Output
 
 from components.component import component
 
 
-# Not cached: it writes a log to the volume unless there is one.
+# Not cached, because it writes to the volume.
 @component("put the log on the volume", cached=False, reads_log=True)
 def first_log(
     volume: str,
@@ -18,12 +18,12 @@ def first_log(
     registry: str,
     quarantine: Output[Artifact],
 ) -> str:
-    """Put a log on the volume unless there is one; returns its path.
+    """Write a log to the volume unless the volume has one; returns the log's path.
 
     Args:
         volume: Folder at which the data volume is mounted.
-        log: Path of the raw log, or its address in an object store; "": the volume's own.
-        simulate: Whether to write a log of simulated users, up to yesterday, if there is none.
+        log: Path of the raw log, or its address in an object store; "" for the volume's own log.
+        simulate: Whether to simulate a log that ends yesterday if the volume has none.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Provides the incumbent: the policy that serves or, before any does, the channel frequencies of each segment."""
+"""Provides the incumbent: the serving policy or, if none serves yet, the channel frequencies of each segment."""
 
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -7,12 +7,12 @@ from components.component import component
 
 @component("fit the incumbent")
 def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_version: str, model: Output[Model]):
-    """Take the incumbent that serves, or fit the channel frequencies by segment.
+    """Take the serving incumbent, or fit the channel frequencies by segment.
 
     Args:
-        served: Artifact folder of a published model, which never changes; empty: no model serves.
-        policy: Name of a policy that serves without an artifact; empty: none does.
-        model: Artifact folder of the incumbent; of one without an artifact, its name.
+        served: Artifact folder of the serving model, which never changes; empty if no model serves.
+        policy: Name of a serving policy without an artifact; empty if there is none.
+        model: Artifact folder of the incumbent; if it has no artifact, a folder with its name.
     """
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit

@@ -1,4 +1,4 @@
-"""Decides whether a challenger may be published, by the interval of its value over the incumbent's."""
+"""Decides whether a challenger may be published, from the confidence interval of its value minus the incumbent's."""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -16,11 +16,11 @@ def gate(
 ) -> str:
     """Return "promote", "experiment" or "reject", and record the data and the result of this training.
 
-    One of three fixed words, since kfp.local puts the text into a condition as it is, and a quote in it would skip all
-    branches without an error.
+    The result is one of three fixed words, because kfp.local inserts the text into a condition unchanged. A quote in
+    the text would skip all branches without an error.
 
     Args:
-        report: JSON of the decision, for the lineage of what is published.
+        report: JSON of the decision, for the lineage of the published version.
     """
     import json
     from datetime import UTC, datetime

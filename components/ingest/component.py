@@ -27,11 +27,11 @@ def ingest(
     """Turn a raw log, or the simulator's, into a validated touchpoint log.
 
     Args:
-        content: Digest by the step `fingerprint`: part of the cache key, and compared with the log once it is read.
-        own_decisions: Lake of the step `compact`; its decisions are added to the log, unless it was built with them.
-        most_touchpoints: The most touchpoints of log and decisions that a training reads, roughly: a hash chooses whole
-            users; 0 for all. The share is in the log's metadata.
-        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact holds the log.
+        content: Digest from the step `fingerprint`: part of the cache key, and compared with the log after reading.
+        own_decisions: Lake of the step `compact`; its decisions are added, unless the log was built with them.
+        most_touchpoints: Approximate limit of the touchpoints that a training reads, from log and decisions; a hash
+            chooses whole users. 0 for no limit. The share is in the log's metadata.
+        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact contains the log.
         lost: Second output of the step `fingerprint`; part of the cache key.
     """
     import json
@@ -56,16 +56,16 @@ def ingest(
                 else:
                     ingest_raw(raw, folder, Path(quarantine.path))
             except BadRowsError as error:
-                error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
+                error.add_note("Correct the rows, or exclude them: set the pipeline's parameter bad_rows to quarantine")
                 raise
             check_unchanged(raw, content)
             if decisions and not built:
                 print(add_decisions(own_decisions, folder, decisions, most_touchpoints))
             elif not built:
                 print(bound_touchpoints(folder, most_touchpoints))
-        Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
+        Path(quarantine.path).touch()  # an output without a file is a dead link, and a miss in kfp.local's cache
         log.metadata["snapshot"] = str(located(log.path))
-        noted = json.loads((located(log.path) / INGEST_FILE).read_text())  # with the decisions that were added
+        noted = json.loads((located(log.path) / INGEST_FILE).read_text())  # includes the added decisions
         log.metadata["fingerprint"] = noted["fingerprint"]
         log.metadata["share"] = noted.get(READ, {"share": 1.0})["share"]
         log.metadata["built"] = built is not None

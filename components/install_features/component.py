@@ -1,14 +1,14 @@
-"""Copies the definitions of the features to the folder from which servers and jobs read them."""
+"""Copies the feature definitions to the folder from which servers and jobs read them."""
 
 from kfp.dsl import Artifact, Input
 
 from components.component import component
 
 
-# Not cached: it writes to a folder that lives longer than a run, and which another run may have changed since.
+# Not cached, because it writes to a folder that outlives the run and that other runs may change.
 @component("install the feature definitions", cached=False)
 def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
-    """Replace the registry in the folder if it differs; returns whether it did.
+    """Replace the registry in the folder if it differs; returns whether it was replaced.
 
     Args:
         feature_repo: Folder of the feature repository.

@@ -1,19 +1,19 @@
-"""Runs one check of the monitor: of every day that is over and not judged yet."""
+"""Runs one check of the monitor on every completed day that is not judged yet."""
 
 from components.component import component
 
 
-# Not cached: it reads the present lake, and writes its state.
-@component("judge the days that are over", cached=False)
+# Not cached, because it reads the current lake, and writes its state.
+@component("judge the completed days", cached=False)
 def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
-    """Judge every day that is over and not judged yet; returns "fine", "moved", "harm" or "not judged".
+    """Judge every completed day that is not judged yet; returns "fine", "moved", "harm" or "not judged".
 
-    The same as `mtorl monitor check`, on the same state. A finding is a result, not a failure. While another check
-    works on that state, the result is that of the previous check.
+    This is the same as `mtorl monitor check` with the same state. A finding is a result, not a failure. If another
+    check is using the state, the result is that of the previous check.
 
     Args:
-        dataset: Name of a built-in data set description, or the path of a YAML; empty: that of the newest published
-            model.
+        dataset: Name of a built-in data set, or path of a description; empty for the description of the newest
+            published model.
         state: Folder of the monitor's state and pages.
     """
     from functools import partial

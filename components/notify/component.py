@@ -1,17 +1,17 @@
-"""Reports the end of a run: for the monitor's exporter, and in this step's log."""
+"""Reports the end of a run, for the monitor's exporter and in the log of the step."""
 
 from kfp.dsl import PipelineTaskFinalStatus
 
 from components.component import component
 
 
-# Not cached: each run has its own end.
-@component("tell how the run ended", cached=False)
+# Not cached, because each run has its own end.
+@component("report the end of the run", cached=False)
 def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
-    """Record the end of a run; returns its state and, of a failed one, the step that failed and the reason.
+    """Record the end of a run; returns its state and, after a failure, the failed step and the reason.
 
     Args:
-        runs: Folder in which the newest run of each pipeline is kept; "" for none.
+        runs: Folder with the newest run of each pipeline; "" for none.
         status: KFP's state of the steps before this one.
     """
     from datetime import UTC, datetime

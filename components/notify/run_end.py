@@ -1,9 +1,9 @@
-"""Reads how the steps of a run ended, in the states of `monitoring.pipeline_runs`.
+"""Reads how the steps of a run ended, as a state of `monitoring.pipeline_runs`.
 
-On this machine, the status that the last step gets is right. On Kubeflow Pipelines 2.17 it is the state of the group of
-steps in ML Metadata, which changes only when a container of the group ends: it still says RUNNING after a branch that
-was skipped last, and can say FAILED after an attempt that was retried. So the last step reads the phase of the group
-from the workflow of Argo, which runs the steps.
+On a laptop, the status that KFP gives the last step is right. On Kubeflow Pipelines 2.17, this status is the state of
+the group of steps in ML Metadata, which changes only when a container of the group ends. It is still RUNNING if the
+last branch was skipped, and can be FAILED after a successful retry. So the last step reads the phase of the group from
+the workflow of Argo, which runs the steps.
 """
 
 import os
@@ -15,15 +15,15 @@ from components.messages import END_UNKNOWN
 from monitoring.pipeline_runs import RunEnd
 
 NODE = "MTORL_ARGO_NODE"
-"""Variable of the environment: Argo's name for the node of the last step; not set on this machine."""
-_ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # of Argo: the number in a name; phases
+"""Environment variable with Argo's name for the node of the last step; not set on a laptop."""
+_ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # Argo's number in a name, and its phases
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """State of the other steps as a whole, and the reason of a failure that no step has recorded.
+    """Return the state of all other steps together, and the reason of a failure that no step has recorded.
 
-    A run whose end can't be read counts as failed, with that reason: it must never look like a success. The arguments
-    are of the status that KFP gives the last step.
+    If the end of a run can't be read, the run counts as failed, with that reason, because it must never look like a
+    success. The arguments are from the status that KFP gives the last step.
     """
     node = os.environ.get(NODE)
     if not node:
@@ -35,7 +35,7 @@ def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
 
 
 def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd, str]:
-    """State of the steps before an exit step, and Argo's messages on the pods that failed.
+    """Return the state of the steps before an exit step, and Argo's messages about the pods that failed.
 
     Args:
         node: Name of the exit step's own node: WORKFLOW(0).root(0).exit-handler-1.onExit(0).notify(0).executor(0)
@@ -47,7 +47,7 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
     failed = {}
     for name, one in sorted(by_name.items()):
         retries = by_name.get(_ATTEMPT.sub("", name), one)
-        below = name.removeprefix(group)  # starts with a bracket where Argo retries groups, as KFP ships it
+        below = name.removeprefix(group)  # starts with a bracket if Argo retries groups, KFP's default
         ours = one["type"] == "Pod" and below != name and re.match(r"[(.](?!onExit)", below)
         if ours and {one["phase"], retries["phase"]} <= _FAILED:
             failed[step_of(name)] = one.get("message") or one["phase"]
@@ -55,7 +55,7 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
 
 
 def step_of(node: str) -> str:
-    """The step of a pod, by Argo's name for it: RUN(0).root(0).STEP(0).executor(0), or ...STEP-driver(0)."""
+    """Return the step of a pod, from Argo's name for it: RUN(0).root(0).STEP(0).executor(0), or ...STEP-driver(0)."""
     path = [part.split("(")[0] for part in node.split(".")]
     return path[-2] if path[-1] == "executor" else path[-1].removesuffix("-driver")
 

@@ -7,7 +7,7 @@ from components.component import component
 
 @component("package for TorchServe")
 def package(challenger: Input[Model], incumbent: Input[Model], model_store: Output[Artifact]):
-    """Pack both artifacts, or the challenger's alone if the incumbent has none."""
+    """Pack both artifacts, or only the challenger's if the incumbent has none."""
     from pathlib import Path
 
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent

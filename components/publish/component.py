@@ -1,4 +1,4 @@
-"""Publishes a challenger that the gate did not reject: a version in the registry never changes afterwards."""
+"""Publishes a challenger that the gate did not reject, as a version in the registry that never changes."""
 
 from kfp.dsl import Artifact, Input, Model
 
@@ -30,9 +30,9 @@ def publish(
     """Copy the challenger and its archive, with their lineage, and prune old versions; returns the new folder.
 
     Args:
-        lake: Folder or URI; the models that took decisions there stay. Empty: nothing has decided.
-        experiment: File, or folder of files, of the running experiments; the models that they name stay.
-        keep: Newest versions that stay also if nothing needs them; 0: all stay.
+        lake: Folder or URI; models that took decisions there are kept. Empty: no model has decided.
+        experiment: File, or folder of files, of the running experiments; models that they name are kept.
+        keep: Number of newest versions to keep even if nothing needs them; 0 keeps all.
     """
     from pathlib import Path
 

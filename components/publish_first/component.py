@@ -1,11 +1,11 @@
-"""Publishes a first model for each arm, under a fixed name that servers wait for."""
+"""Publishes a first model for each arm, under a fixed name for which servers wait."""
 
 from kfp.dsl import Artifact, Input, Model
 
 from components.component import component
 
 
-# Not cached: it writes to the registry.
+# Not cached, because it writes to the registry.
 @component("publish the first models", cached=False)
 def publish_first(
     incumbent: Input[Model],
@@ -24,12 +24,12 @@ def publish_first(
     run_name: str,
     run_id: str,
 ) -> str:
-    """Publish a first model of each arm unless it has one; returns the result in words.
+    """Publish a first model for each arm that has none; returns a readable summary.
 
-    Without a challenger that the gate lets pass, both arms start with the incumbent's model: an A/A test.
+    If the gate rejects the challenger, both arms start with the incumbent's model: an A/A test.
 
     Args:
-        decision: The gate's: "promote", "experiment" or "reject".
+        decision: Decision of the gate: "promote", "experiment" or "reject".
     """
     from mtorl.runtime.step import step
     from serving.versions.origin import Origin

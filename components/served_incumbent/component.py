@@ -1,16 +1,17 @@
-"""Finds the policy that a challenger has to beat: that of the incumbent's newest decision."""
+"""Finds the policy that a challenger has to beat: the policy of the incumbent's newest decision."""
 
 from typing import NamedTuple
 
 from components.component import component
 
 
-# Not cached: what serves changes without any of the parameters.
-@component("see which incumbent serves", cached=False)
+# Not cached, because the serving policy changes while the parameters stay the same.
+@component("find the serving incumbent", cached=False)
 def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
-    """Return the artifact folder of the policy that took the incumbent's newest decision, or else its name.
+    """Return the artifact folder of the policy that took the incumbent's newest decision, or the policy's name.
 
-    A request's baseline, rows of a rule and another server have no artifact. Both are empty if none has decided yet.
+    A request's baseline, the rows of a rule and another server have no artifact. Before a first decision, both are
+    empty.
     """
     from pathlib import Path
 
@@ -20,6 +21,6 @@ def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifa
 
     with step():
         artifact, policy = deciding_incumbent(lake, lambda digest: folder_of(Path(registry), digest))
-        beaten = artifact or policy or "the channel frequencies of the log, as no incumbent has decided yet"
+        beaten = artifact or policy or "the channel frequencies of the log, because no incumbent has decided yet"
         print(f"the challenger has to beat {beaten}")
         return (artifact, policy)

@@ -1,14 +1,14 @@
-"""Loads archives as a model server does, and requests a decision of each, before they are published."""
+"""Loads each archive as a model server does, and requests a decision, before the archives are published."""
 
 from kfp.dsl import Artifact, Input
 
 from components.component import component
 
 
-# Cached: the same archives answer the same.
-@component("ask both models for a decision")
+# Cached, because equal archives give equal answers.
+@component("request a decision from both models")
 def smoke_test(model_store: Input[Artifact]) -> str:
-    """Request decisions from each model; returns the answers in words."""
+    """Request a decision from each model; returns the answers as text."""
     from pathlib import Path
 
     from mtorl.runtime.step import step

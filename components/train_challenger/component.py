@@ -1,4 +1,4 @@
-"""Trains the challenger: MTORL, on the windows of training users."""
+"""Trains the challenger, MTORL, on the windows of training users."""
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
@@ -21,12 +21,12 @@ def train_challenger(
     """Train MTORL with early stopping on validation users; returns the best validation loss.
 
     Args:
-        settings: Text of the settings.yaml that a search has chosen (`mtorl.fitting.settings`); "" for the defaults.
-            Not a path, since the cache would not see that the file at a path has changed.
-        volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
-            data and settings, goes on from; "" for none.
-        pods: Settings of pods that train in place of this step, as a TrainJob (`components.trainer.train_job.Pods`);
-            the size of the data decides how many. "" to train in this step.
+        settings: Text of the settings.yaml that a search has chosen (`mtorl.fitting.settings`); "" for the defaults. It
+            is not a path, because the cache would not notice a changed file.
+        volume: Folder that outlives a pod, for TensorBoard and for checkpoints, from which a retry, or a later run with
+            equal data and settings, resumes; "" for none.
+        pods: Settings of pods that train as a TrainJob instead of this step (`components.trainer.train_job.Pods`);
+            their number depends on the size of the data. "" to train in this step.
         model: Artifact folder of the challenger.
         metrics: Seconds of training, best epoch, best validation loss.
     """
@@ -51,10 +51,10 @@ def train_challenger(
         files = KeptFiles.of(volume, data, config, budget_share, code_version, size.total if size else 1)
         given = (data, model.path, config, budget_share, files.checkpoint, files.tensorboard)
         artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each and size else fit_challenger(*given)
-        assert artifact is not None  # None is for processes that train along with another one
+        assert artifact is not None  # only secondary processes get None
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
         for name, value in figures.items():
             metrics.log_metric(name, value)
-        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file
+        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output without a file
         return figures["best_val_loss"]

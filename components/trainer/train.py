@@ -1,9 +1,9 @@
-"""Trains in pods: Kubeflow Trainer runs a TrainJob, this process waits for it and takes the artifact it leaves.
+"""Trains in pods: Kubeflow Trainer runs a TrainJob; this process waits for it and copies the resulting artifact.
 
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
-The job is named after its training, so a retried step finds the job of its first attempt and waits for that one. The
-job is removed at its end, after SIGTERM, with the step's pod (which owns it), and at its deadline.
+The job is named after its training, so a retried step finds the job of its first attempt and waits for that job. The
+job is removed when it ends, on SIGTERM, with the step's pod (which owns it), and at its deadline.
 """
 
 import logging
@@ -28,24 +28,23 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-_RETRIES = 11  # ten minutes without the API server; the job continues
-_LINES = 40  # of a failed pod's log
+_RETRIES = 11  # ten minutes without the API server, during which the job continues
+_LINES = 40  # last lines of a failed pod's log to show
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
 
 
 def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, shared: str) -> Artifact:
-    """Train as a TrainJob, and wait for it. `shared`: folder on the volume of all pods, of this training alone.
+    """Train as a TrainJob, and return its artifact once the job completes.
 
-    The windows must be on that volume, too, where the pipeline's snapshots are.
-
-    TrainingFailed: its input can't be used, it has failed, or it can't be started.
+    `shared` is a folder for this training alone, on the volume of all pods. The windows must be on the same volume, as
+    the pipeline's snapshots are. Raises TrainingFailed if the job can't be started, can't use its input, or fails.
     """
     folder = Path(shared)
     model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     replace(task, out=str(model)).save(folder / "task.json")
-    if not model.exists():  # a step that was killed may have left it
+    if not model.exists():  # a killed step may have left a model
         reports = folder / "progress.jsonl"
         pod, uid = os.environ.get(train_job.POD_NAME), os.environ.get(train_job.POD_UID)
         owner, name = (pod, uid) if pod and uid else None, f"{train_job.NAME}-{folder.name}"
@@ -81,25 +80,25 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
-    """Create a TrainJob, or find the one of an earlier attempt; pass on its reports until it is complete; remove it."""
+    """Create a TrainJob, or find that of an earlier attempt; relay its reports until it completes, then remove it."""
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
-    unfinished = False  # whether it was seen before its end
-    told: dict[str, str] = {}  # problems of pods
+    unfinished = False  # whether this process has seen the job running
+    told: dict[str, str] = {}  # logged problem of each pod
     try:
         while True:
             found = api.get(train_job.PLURAL, name)
             state = train_job.state_of(found or {})
             if found is None:
-                with suppress(Conflict):  # it was created meanwhile
+                with suppress(Conflict):  # the job was created meanwhile
                     api.create(train_job.PLURAL, job)
                     unfinished = True
-                    _LOG.info("TrainJob %s begins, on %d nodes", name, job["spec"]["trainer"]["numNodes"])
+                    _LOG.info("TrainJob %s starts, on %d nodes", name, job["spec"]["trainer"]["numNodes"])
             elif "deletionTimestamp" in found["metadata"]:
                 pass
             elif state.over and not unfinished:
                 with suppress(Conflict):
-                    # Job of an earlier attempt; the new one uses its checkpoint.
+                    # The job of an earlier attempt has ended. A new job resumes from its checkpoint.
                     api.delete(train_job.PLURAL, name)
             else:
                 unfinished = True
@@ -116,26 +115,26 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
         try:
             api.delete(train_job.PLURAL, name)
         except (Conflict, Refused, Unanswered) as error:
-            _LOG.warning("TrainJob %s stays: %s", name, error)
+            _LOG.warning("TrainJob %s was not removed: %s", name, error)
 
 
 def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs: bool) -> dict[str, str]:
-    """Log why pods of a job wait or have ended; returns the problems by pod. `told` holds those that were logged."""
+    """Log why pods of a job wait or have failed, unless `told` already has the problem; returns the problems by pod."""
     problems = dict[str, str]()
-    api = KubernetesApi(api.namespace)  # a request that only explains is not retried: a lost node has no logs
-    with suppress(Refused, Unanswered):  # the training continues without the right to read pods
+    api = KubernetesApi(api.namespace)  # no retries: these requests only explain, and a lost node has no logs
+    with suppress(Refused, Unanswered):  # training does not need the right to read pods
         pods = api.list("pods", f"{_POD_LABEL}={name}")
         problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}
         for pod, problem in problems.items():
             if told.get(pod) != problem:
                 _LOG.info("%s", problem)
         for pod in problems if with_logs else ():
-            _LOG.info("the last lines of %s:\n%s", pod, api.log(pod, _LINES))
+            _LOG.info("last lines of %s:\n%s", pod, api.log(pod, _LINES))
     return problems
 
 
 def _relay(reports: Path, offset: int) -> int:
-    """Report what the processes of a job have reported to a file since an offset; returns the next offset."""
+    """Report what the job's processes wrote to a file since an offset; returns the next offset."""
     events, offset = progress.read(reports, offset)
     for event in events:
         if "input_error" in event:

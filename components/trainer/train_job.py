@@ -1,15 +1,15 @@
-"""A training as a TrainJob of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, of Trainer 2.2 or later).
+"""A training as a TrainJob of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2 or later).
 
-    pods = Pods.of(text)                                  # what the profile gives the pods
+    pods = Pods.of(text)                                  # settings of the profile
     size = size_for(windows, pods)
     job = train_job("mtorl-train-0a1b", size, pods, task, reports, owner)
     state_of(job)
 
-Each pod runs torchrun, which finds the others by the variables that Trainer's runtime for torch sets. Everything else
-of a pod is a patch of that runtime (`runtimePatches`).
+Each pod runs torchrun, which finds the other pods through variables that Trainer's runtime for torch sets. All other
+settings of a pod are patches of that runtime (`runtimePatches`).
 
-A process that is killed ends its pod's container, and then the others' too, since they wait for it; Kubernetes starts
-the containers again, or new pods elsewhere, and they resume from the checkpoint. So torchrun itself restarts nothing.
+If a process is killed, the container of its pod stops, and so do the others, which wait for it. Kubernetes restarts the
+containers, or creates new pods elsewhere, and they resume from the checkpoint. So torchrun restarts nothing.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ USER = 10001
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAME_LABEL, NAME = "app.kubernetes.io/name", "mtorl-train"
 POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
-"""Variables of the environment of the step that starts a job: its own pod, which then owns the job."""
+"""Environment variables with the pod of the step that starts a job; this pod owns the job."""
 TOUCHPOINTS_PER_PROCESS = 5_000_000
-"""Of the windows folder. At 20 touchpoints in a window, these are 250,000 windows: 1,500 steps of 128 for training."""
-_COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, wherever the image has its scripts
+"""Touchpoints for each process. At 20 per window, this gives 250,000 windows, or 1,500 training steps of 128."""
+_COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, independent of the image's PATH
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Restarted processes would else meet at the previous address: https://github.com/pytorch/pytorch/issues/135712
+# Otherwise restarted processes meet at the previous address: https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime, with Trainer's policy for torch
 _MANAGER = "mtorl-kubeflow/pipelines"
-_JOB, _CONTAINER = "node", "node"  # of the runtime
-_SHARED_MEMORY = "2Gi"  # through which the GPUs of a node, and what loads data for them, talk
+_JOB, _CONTAINER = "node", "node"  # names in the runtime
+_SHARED_MEMORY = "2Gi"  # for communication between a node's GPUs and data loaders
 _LAST_SECONDS = 30
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-"""What the Pod Security Standard "restricted" asks of a container, with `POD_SECURITY` of its pod."""
+"""Settings that the Pod Security Standard "restricted" requires of a container; `POD_SECURITY` has those of a pod."""
 POD_SECURITY = {
     "runAsNonRoot": True,
     "runAsUser": USER,
@@ -65,10 +65,10 @@ class Pods:
     """Settings of each pod of a training.
 
     Attributes:
-        nodes: The most pods; each on a node of its own as far as GPUs make it so.
-        gpus: The most accelerators of a pod; 0 trains on CPUs, in one process of each pod.
-        folder: Mount path of the data volume, which all pods and the step share.
-        seconds: Longest training.
+        nodes: Most pods; if they have GPUs, each pod is on its own node.
+        gpus: Most accelerators of a pod; 0 trains on CPUs, with one process per pod.
+        folder: Mount path of the data volume, which the step and all pods share.
+        seconds: Longest duration of a training.
     """
 
     nodes: int
@@ -81,34 +81,34 @@ class Pods:
     seconds: int
 
     def text(self) -> str:
-        """Settings as the text of a step's parameter."""
+        """Format the settings as text for a step's parameter."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def of(cls, text: str) -> Pods:
-        """Settings from the text of a step's parameter."""
+        """Parse the settings from the text of a step's parameter."""
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
 class Size:
-    """Nodes of a training, and processes on each, one for each GPU."""
+    """Number of nodes of a training, and of processes on each node, one per GPU."""
 
     nodes: int = 1
     processes: int = 1
 
     @property
     def total(self) -> int:
-        """Processes on all nodes."""
+        """Number of processes on all nodes."""
         return self.nodes * self.processes
 
 
 def size_for(windows: str, pods: Pods) -> Size:
-    """Number of processes that a training is worth by the size of its data, up to what its pods may have.
+    """Choose the number of processes by the size of the data, up to the limits of the pods.
 
-    Each process takes `batch_size` windows of every batch, so N of them make N times fewer steps of the optimizer in an
-    epoch, of N times as many windows. With `TOUCHPOINTS_PER_PROCESS` an epoch has more than a thousand steps, however
-    many processes there are. On less data a further process would change what is learned, to save minutes.
+    Each process takes `batch_size` windows of every batch. N processes thus make N times fewer optimizer steps per
+    epoch, each with N times as many windows. `TOUCHPOINTS_PER_PROCESS` leaves an epoch more than a thousand steps with
+    any number of processes. On less data, another process would change what is learned, and save only minutes.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth, most = max(1, touchpoints // TOUCHPOINTS_PER_PROCESS), max(1, pods.gpus)
@@ -122,24 +122,24 @@ class State(NamedTuple):
 
     over: bool = False
     failed: str = ""
-    """Why it failed; empty: it did not."""
+    """Reason of a failure; empty if the job did not fail."""
 
 
 def train_job(
     name: str, size: Size, pods: Pods, task: str, reports: str, owner: tuple[str, str] | None = None
 ) -> dict[str, Any]:
-    """The Kubernetes object.
+    """Return the Kubernetes object of a TrainJob.
 
     Args:
-        size: Pods, and processes in each: as many GPUs, if the task has any.
+        size: Number of pods, and of processes in each pod; with GPUs, one GPU per process.
         task: File of the `mtorl.fitting.worker.FitTask`, on the shared volume.
-        reports: File on it that processes report to.
-        owner: Name and uid of the step's pod, with which Kubernetes removes the job.
+        reports: File on that volume to which processes report.
+        owner: Name and uid of the step's pod; Kubernetes removes the job together with this pod.
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}
     if pods.gpus:
         limits[GPU] = str(size.processes)
-    environment = {**RESTARTABLE, progress.ENV: reports, "HOME": "/tmp"}  # compiled kernels are written below HOME
+    environment = {**RESTARTABLE, progress.ENV: reports, "HOME": "/tmp"}  # compiled kernels are written to HOME
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": _RUNTIME},
         "trainer": {
@@ -161,12 +161,12 @@ def train_job(
 
 
 def labels_of(name: str, component: str) -> dict[str, str]:
-    """Recommended labels of an object."""
+    """Return the recommended labels of an object."""
     return {NAME_LABEL: name, "app.kubernetes.io/component": component, "app.kubernetes.io/part-of": "mtorl-kubeflow"}
 
 
 def _patch(pods: Pods) -> dict[str, Any]:
-    """Patch of the runtime's template for this training."""
+    """Return the patch of the runtime's template for this training."""
     container = {
         "name": _CONTAINER,
         "securityContext": CONTAINER_SECURITY,
@@ -188,7 +188,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
     }
     if pods.gpus:
         pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-    # A sidecar of Istio would go on when the training has ended.
+    # An Istio sidecar would keep running after the training has ended.
     labels = {**labels_of(NAME, "training"), "sidecar.istio.io/inject": "false"}
     template = {"metadata": {"labels": labels}, "spec": pod}
     jobs = [{"name": _JOB, "template": {"spec": {"template": template}}}]
@@ -196,7 +196,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
 
 
 def state_of(job: Mapping[str, Any]) -> State:
-    """State of a TrainJob, by its conditions."""
+    """Return the state of a TrainJob, from its conditions."""
     conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or []}
     true = {name: one for name, one in conditions.items() if one["status"] == "True"}
     if failed := true.get("Failed"):
@@ -205,11 +205,11 @@ def state_of(job: Mapping[str, Any]) -> State:
 
 
 def problem_of(pod: Mapping[str, Any]) -> str:
-    """Reason why a pod waits or has failed; empty: it does neither."""
+    """Return why a pod waits or has failed; empty if neither."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{name}: no node for it: {condition.get('message', '')}"
+            return f"{name}: not scheduled: {condition.get('message', '')}"
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeLost
         return f"{name}: {status['reason']}: {status.get('message', '')}".rstrip(": ")
     for container in status.get("containerStatuses") or []:

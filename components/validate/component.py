@@ -1,17 +1,17 @@
-"""Checks that a log has all that the newest training read: a cut-off export must not become a model."""
+"""Checks that a log contains everything that the newest training read: a truncated export must not become a model."""
 
 from kfp.dsl import Dataset, Input
 
 from components.component import component
 
 
-# Not cached: each training changes what this step compares with.
-@component("compare the log with the one before", cached=False)
+# Not cached, because each training changes the log to compare with.
+@component("compare the log with the previous one", cached=False)
 def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
-    """Refuse a log that lacks what an earlier one had; returns what has changed, in words.
+    """Raise a `LogError` if a log lacks touchpoints of an earlier log; returns a readable summary of what changed.
 
     Args:
-        shrunk: "fail" refuses a log that has lost touchpoints since the newest training; "accept" trains on it.
+        shrunk: "fail" stops if the log has lost touchpoints since the newest training; "accept" trains on the log.
     """
     import json
     from pathlib import Path
@@ -26,17 +26,17 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
             raise LogError(f"shrunk: {shrunk!r} is not one of fail, accept")
         before = newest(Path(history)) if history else None
         if before is None:
-            return "the first training here"
+            return "no earlier training to compare with"
         seen = LogFacts.of(located(log.path))
         lost = seen.lost_since(before.log)
         if lost and shrunk == "fail":
             faulty = json.loads((located(log.path) / INGEST_FILE).read_text())["quarantined"]
-            error = LogError(f"{lost}; {faulty:,} rows of the log were faulty, and left out" if faulty else lost)
-            error.add_note("Export it again; or, if they are gone for good, set the parameter shrunk to accept")
+            error = LogError(f"{lost}; {faulty:,} faulty rows of the log were left out" if faulty else lost)
+            error.add_note("Export the log again. If the loss is permanent, set the parameter shrunk to accept")
             raise error
         more = sum(seen.days.values()) - sum(before.log.days.values())
         said = [lost or f"{more:+,} touchpoints since the newest training"]
         if new := seen.new_channels(before.log):
-            said.append(f"new channels, which no earlier model knows: {', '.join(new)} (docs/data.md, A new channel)")
+            said.append(f"new channels, unknown to earlier models: {', '.join(new)} (docs/data.md, A new channel)")
         print("; ".join(said))
         return "; ".join(said)

@@ -9,16 +9,16 @@ from components.component import component
 def verdict(
     lake: str, experiment: str, gain: str, weights: str, budget: float, since: str, until: str, result: Output[Artifact]
 ) -> str:
-    """Compare the arms on the decision log; returns the verdict in one word, or the words of several experiments.
+    """Compare the arms on the decision log; returns the verdict in one word, or one word per experiment.
 
-    Each run judges the whole experiment, not its last hours alone: one error rate holds over all runs together.
+    Each run judges the whole experiment rather than its last hours, so one error rate holds over all runs together.
 
     Args:
         experiment: Path of the experiment file, or of a folder with several, as the router reads them.
         gain: The reward, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
-        weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
+        weights: Parquet with decision_id and weight, for a replay of a real log; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
-        result: JSON of the verdict; of a folder, of all verdicts by the name of the file.
+        result: JSON of the verdict; for a folder, of all verdicts, by name of the file.
     """
     import json
     from pathlib import Path

@@ -99,7 +99,7 @@ def test_a_volume_is_set_up_for_one_data_set(finished: tuple[Path, str], tmp_pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "touchpoints.parquet: put one there in the layout of docs/data.md"),
+        ([], "touchpoints.parquet. Write a log there in the layout of docs/data.md"),
         (["simulate=true", "dataset={real}"], "simulate: 'simulator' is not the simulator's data set"),
         (["log=nowhere.csv"], "nowhere.csv: no such file"),
     ],
