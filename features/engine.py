@@ -158,7 +158,7 @@ class SparkEngine:
         """Write a table in shards of whole users."""
         built = build(table)
         frame = self._frame(built.mutate(shard=_shard(built, shards)))
-        # Partition k of the job is shard k, and Spark numbers the file of a partition like the partition.
+        # Partition k of the job is shard k: Spark names the file of partition k part-k.
         frame = frame.repartitionById(shards, "shard").sortWithinPartitions("user_id", "timestamp").drop("shard")
         raw = folder.absolute() / ".raw"
         try:
@@ -224,7 +224,7 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
 
 
 def is_unfinished(path: PurePath) -> bool:
-    """Return whether an interrupted write left a file of a folder, such as _temporary/... or .part-0.parquet."""
+    """Return whether a path in a folder belongs to an unfinished write, such as _temporary/... or .part-0.parquet."""
     return any(part.startswith(("_", ".")) for part in path.parts)
 
 

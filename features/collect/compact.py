@@ -83,8 +83,8 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(KINDS):  # outcomes first: decisions in closed hours then have theirs
-            # A clock that is ahead, or a made-up id, gives an hour in the future. Such a file counts from its upload.
+        for kind in reversed(KINDS):  # outcomes first, for decisions in closed hours to have theirs
+            # If a clock is ahead or an id is made up, the hour may be in the future. Then the upload time counts.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0

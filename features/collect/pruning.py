@@ -71,7 +71,7 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
-    """Return the generations with their widths: 1 for a log without propensities, 0 without probabilities."""
+    """Return the generations; the width is 1 for a log without propensities, 0 for an arm without probabilities."""
     # Expected squared weight of a decision. A row of the log has only the propensity of the drawn channel.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
@@ -94,7 +94,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
-    """Return the share of each generation's users to keep, by arm and generation; `most_rows` is the total."""
+    """Return the share of users to keep, by arm and generation, for about `most_rows` rows in total."""
     by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))  # names break ties
     newest = {one.arm: one for one in by_age if one.arm != LOG}
     first = list(newest.values())

@@ -83,7 +83,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # Without a removed refusal, the period without money changes, so such rows have to be judged again.
+        # Removing a refusal changes its account's period without money, so these rows have to be judged again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -93,7 +93,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
 
 
 def remove_again(lake: Lake, now: datetime) -> None:
-    """Remove recently forgotten users from files that were written since."""
+    """Remove recently forgotten users from files that were written after the users were forgotten."""
     if users := {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}:
         remove_users(lake, Forgotten(users), min(users.values()) - _CLOCKS)
 
@@ -119,7 +119,7 @@ def unreadable(lake: Lake) -> list[str]:
 
 
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
-    """Delete what verdicts derived from the days of these hours, or from all days: it contains hashes of users."""
+    """Delete verdicts' sums of the days of these hours, or of all days, because sums contain hashes of users."""
     days = {hour.date() for hour in hours}
     for file in lake.derived("sums") if days else ():
         if file.hour.date() in days or is_of_past(file):

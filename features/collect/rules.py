@@ -152,7 +152,7 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 
     Args:
         mature_until: Decisions after this time are not mature: outcomes may still arrive.
-        sampled: SQL condition on rows of `decided` that is true for users all of whose decisions are present.
+        sampled: SQL condition that is true for rows of users all of whose decisions are in `decided`.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)

@@ -40,7 +40,7 @@ class Spark:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._session = SparkSession.active()
-        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # or Spark refuses files
+        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # for nanoseconds
         self._kept: list[DataFrame] = []
 
     def execute(self, query: str, /) -> _Answer:

@@ -100,7 +100,7 @@ class Decided:
         return f"{time} < {instant(self.until)}" if self.until else "true"
 
     def _read(self, lake: Lake) -> bool:
-        """List the files and rows of all decisions, and store missing rows; returns whether to keep the result."""
+        """List the files and rows of all decisions, and store missing rows; returns False if it must be repeated."""
         self.lake = lake
         fresh, blocks = self._blocks()
         derived = Derived(lake, "judged", self._spec.name, [self._query, rank_among_copies("decision")])

@@ -55,7 +55,7 @@ _AFTERWARDS = {
     *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
 }
 _MUST = ("user_id", "timestamp", "channel")
-# Check of a column's values for each column of the log, and what the check requires, in words.
+# For each column of the log: a check of the values, and the requirement in words.
 _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     "user_id": (lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows), "in every row"),
     "timestamp": (

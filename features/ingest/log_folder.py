@@ -56,7 +56,7 @@ class Origin:
 
     @classmethod
     def of(cls, path: str, spec: DatasetSpec) -> Origin:
-        """Return an origin with an absolute path, or with an unchanged address."""
+        """Return an origin, with the path made absolute unless it is an address."""
         return cls(path if is_remote(path) else str(Path(path).absolute()), spec)
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Built:
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
-        """Return the folder if `source` is such a folder, else None, or a LogError if it was `known` to be one."""
+        """Return the built folder that a source names, else None; raises a LogError if it was `known` to be one."""
         folder = Path(source)
         if known and not (folder / WINDOWS / MANIFEST).is_file():
             raise cls(folder)._replaced()

@@ -69,7 +69,7 @@ def _choose(
     outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
 
     def counted(begin: datetime, end: datetime) -> str:
-        """Return SQL: the exposure, or an event that counts when it is received, counts in a period."""
+        """Return an SQL condition for exposures that count in a period, or whose events are received in it."""
         period = f"BETWEEN {instant(begin)} AND {instant(end)}"
         received = f"SELECT decision_id FROM {outcomes} AS record WHERE received_time {period}"
         return f"(hour {period}" + (f" OR decision_id IN ({received})" if outcomes else "") + ")"

@@ -253,7 +253,7 @@ def materialize(
             # Absolute, because not all of Feast's offline stores resolve relative paths from the repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # A user's first static value counts, and the exposures of a later run may lack it.
+            # A user's first static value counts, but a later run may not read the exposure that has this value.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 
@@ -299,8 +299,8 @@ def without_sources(repository: Path) -> None:
 def install(made: Path, root: Path) -> bool:
     """Copy definitions into a folder that servers and jobs mount; existing settings and an online store there stay.
 
-    The registry is replaced atomically, so readers find either the previous or the new one. Returns whether the
-    registry was replaced; this is skipped if the definitions are the same.
+    The registry is replaced atomically, so readers find either the previous or the new one. Returns whether it was
+    replaced, which is not done if its definitions are the same.
     """
     for name in (CONFIG.name, ONLINE):
         if not (root / name).exists():
