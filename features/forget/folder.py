@@ -231,7 +231,7 @@ def _is_lake(folder: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Return whether a path is a temporary one whose process no longer works on it."""
+    """Return whether a path is temporary and its process no longer works on it."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
     except FileNotFoundError:  # its process has finished

@@ -98,7 +98,7 @@ class Cells:
     raw: ibis.Table
     adapted: ibis.Table
     called: Mapping[str, str]
-    file: str = ""  # name of the second file, if it is one
+    file: str = ""  # name of the file, if it is the second file
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
         """Yield the faults of a stage, given the rows that break its rules (from `broken`)."""
@@ -356,7 +356,7 @@ def same_times(table: ibis.Table) -> ibis.Table:
 def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Table:
     """Return users with several values in a static column, or with too few rows.
 
-    A user with several values may have too few rows once the rows that change a value are removed.
+    A user with several values may end up with too few rows, once the rows with other values are removed.
     """
     ends = {f"{end}:{name}": getattr(table[name], end)() for name in static for end in ("min", "max")}
     users = table.group_by("user_id").agg(n=table.count(), **ends)
@@ -369,5 +369,5 @@ def _declared(spec: DatasetSpec) -> tuple[Column, ...]:
 
 
 def _times(spec: DatasetSpec) -> list[str]:
-    """Return the columns of times other than the touchpoint's own, in their order."""
+    """Return the columns with times, except the touchpoint's own time, in order."""
     return [name for name in spec.optional_columns if name != TOUCHPOINT_ID]

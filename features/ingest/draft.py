@@ -33,8 +33,8 @@ from mtorl.runtime.files import naming_full_disk
 MOST_ROWS = 1_000_000  # rows to read
 MOST_CHANNELS = 200
 _RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows and a smaller share is not a channel
-_ROWS_OF_USER, _FEW_USERS = 100, 500  # values with more rows each, if fewer, are groups of users
-_FEWEST_ROWS = 100  # rows from which on different whole numbers in all rows count as ids
+_ROWS_OF_USER, _FEW_USERS = 100, 500  # fewer values with more rows each are groups of users
+_FEWEST_ROWS = 100  # fewest rows in which all-different whole numbers count as ids
 _MOST_CATEGORIES = 1000  # a text column with more values is of little use to a model
 
 # Words in the names of columns, for each column of the log; earlier words are better evidence.

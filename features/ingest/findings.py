@@ -19,7 +19,7 @@ from mtorl.log.touchpoints import LogError
 LEAST = 20  # rows with an outcome, and without; fewer are too few to judge what determines it
 _MOST = 20_000  # rows with an outcome to sample, and as many without
 _SURE = 0.99
-_BINS = 100  # of a numeric column, with equal numbers of rows
+_BINS = 100  # bins of a numeric column, with equal numbers of rows
 _DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # whole numbers, such as 1.0, are codes
 
 

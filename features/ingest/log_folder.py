@@ -185,7 +185,7 @@ def content_of(raw: RawLog) -> str:
 
 
 def check_unchanged(raw: RawLog, content: str) -> None:
-    """Raise a `LogError` if a log has changed since: the rows that were read may mix two states of the log."""
+    """Raise a `LogError` if a log no longer has this content: the rows that were read may mix two states."""
     if content_of(raw) != content:
         raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 

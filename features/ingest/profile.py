@@ -25,7 +25,7 @@ from mtorl.log.sources import TimeUnit
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.sql import sql_text
 
-FEW = 20  # most values of a column of whole numbers that count as codes
+FEW = 20  # most distinct values of a column of codes
 
 _SAMPLE = 10_000  # rows to compare with time formats
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"

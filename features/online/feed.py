@@ -130,7 +130,7 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # A concurrent feed may be writing a decision of these outcomes: not noted yet, or noted but not in the history.
+        # A concurrent feed may be writing the decision of an outcome: not noted yet, or noted but not in the history.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -167,7 +167,7 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Return key and field of the note on a decision's user; the id's minute and bucket as key keep hashes small."""
+    """Return key and field of the note on a decision's user; keys by minute and bucket of its id keep hashes small."""
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
     return decision[:8] + decision[15:17], base64.b85encode(digest).decode()

@@ -70,9 +70,9 @@ class History:
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Merge rows of a log into the histories, by user and time; returns the number of changed users.
 
-        The rows have user_id and the columns of `history_types`. If the log and the history have a touchpoint, the
-        log's values count. But an outcome that is 0 or null in the log stays, since the log may not have received it
-        yet.
+        The rows have user_id and the columns of `history_types`. If a touchpoint is in the log and in the history, the
+        log's values replace the history's. Outcomes that are 0 or null in the log are an exception: the log may not
+        have them yet.
         """
         names = ["user_id", *history_types(self._spec)]
         rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in names), strict=True))

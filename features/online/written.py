@@ -47,7 +47,7 @@ class Repository:
         self.registry = None if "://" in path or not path else repo / path
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
-        """Return a digest of the log, the registry, the data set and the digest in `decisions`, a snapshot's name.
+        """Return a digest of the log, the registry, the data set and `decisions`, which identifies the added decisions.
 
         Raises a `LogError` if there is no log or no registry.
         """

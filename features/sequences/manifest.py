@@ -66,7 +66,7 @@ class Manifest:
     one_touchpoint_users: int
     late_rows: int  # touchpoints that became known after a younger touchpoint of the same user
     dropped_duplicates: int
-    moved_ties: int  # touchpoints moved to another time, because the user had another one at theirs
+    moved_ties: int  # touchpoints moved in time, because another touchpoint of the user had the same time
     capped_users: int  # users with more than max_touchpoints
     dropped_by_cap: int  # touchpoints of capped users
     shards: tuple[Shard, ...]

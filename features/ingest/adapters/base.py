@@ -26,11 +26,11 @@ OUTCOME, CHANNEL = "an outcome, known only after the exposure", "the channel its
 class Adapter:
     """The adapter of the canonical layout, with the description's names and units; a subclass has its own layout."""
 
-    source: ClassVar[Mapping[str, str]] = {}  # `called`, in a subclass
+    source: ClassVar[Mapping[str, str]] = {}  # result of `called`, in a subclass
     never_context: ClassVar[Mapping[str, str]] = {}  # columns of the file that can't be context, and why
 
     def called(self, spec: DatasetSpec) -> Mapping[str, str]:
-        """Return the file's names of canonical columns, for those with another name in the file."""
+        """Return the file's names for canonical columns that have another name in the file."""
         return self.source or {name: own.column for name, own in spec.columns.items() if own.column is not None}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
