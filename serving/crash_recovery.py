@@ -31,7 +31,7 @@ Costs = Mapping[str, float]
 
 
 def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
-    """Settle costs by reservation, or cancel if there are none; returns errors, except for unknown reservations."""
+    """Settle reservations with costs, and cancel those without; returns the errors, except for unknown reservations."""
     told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
     unused = [name for name, costs in waiting.items() if not costs]
     answers = [

@@ -68,7 +68,7 @@ class InferenceServices:
         self._api.merge_patch(KIND, name, patch, seconds=_PATCH_SECONDS)
 
     def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the decision of the InferenceService on an item."""
+        """Request a decision on an item from the InferenceService."""
         url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
         return json.loads(send_request(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
 

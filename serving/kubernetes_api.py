@@ -117,7 +117,7 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change fields of an object or its subresource `part`; None removes a field. Raises Conflict as `replace`."""
+        """Change fields of an object or its subresource `part`; None removes one. Conflict: its version has changed."""
         return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 
     def delete(self, kind: str, name: str) -> None:

@@ -33,7 +33,7 @@ PODS_AWAITED = Words("pods-awaited", "{new} of {wanted} pods are new, {ready} of
 
 OTHER_LINEAGE = Words("other-lineage", "{artifact}: its lineage belongs to model {digest}. Train and publish again.")
 VERSION_TAKEN = Words("version-taken", "{version} exists with another model, and versions never change.")
-OTHER_KIND = Words("other-kind", "{registry} holds models of {theirs}, not of {ours}. Publish to another registry.")
+OTHER_KIND = Words("other-kind", "{registry} has models of {theirs}, not of {ours}. Publish to another registry.")
 NO_VERSION = Words("no-version", "{registry} has no version {name!r}. It has: {known}")
 SEVERAL_VERSIONS = Words("several-versions", "{name!r} names several versions. Choose one: {known}")
 SERVES_NOW = Words("serves-now", "{server} serves it")
@@ -49,7 +49,7 @@ NOT_PACED = Words("not-paced", "arm {arm}, campaign {campaign}, channel {channel
 PRICE_TOO_LOW = Words("price-too-low", "even {most:g} times its `price` is too low. Raise it, or use `period: hour`")
 PRICE_IGNORED = Words("price-ignored", "its policy ignores prices. Add a budget with `period: hour`")
 OVERSPENT = Words("overspent", "{budget}: {spent:g} spent and {reserved:g} reserved of {limit:g}. Raise the limit.")
-CLOCK_AHEAD = Words("clock-ahead", "{budget}: a clock was ahead, so this period began too early and will be longer.")
+CLOCK_AHEAD = Words("clock-ahead", "{budget}: a clock was ahead, so this period began too early and lasts longer.")
 FEW_EXPOSURES = Words("few-exposures", "{budget}, arm {arm}: {limit:g} {per} pays for {count} exposures of {channel}.")
 LOG_NOT_WRITTEN = Words("log-not-written", "The decision log can't be written: {error}")
 LOG_NEARLY_FULL = Words("log-nearly-full", "The decision log has room for {megabytes:.0f} MB. Then no ad is shown.")

@@ -181,7 +181,7 @@ class Spool:
         return whole and here == list(range(1, len(here) + 1))
 
     def written_since(self, kind: Kind, at: float) -> Iterator[dict[str, Any]]:
-        """All records of segments that were last written at or after a time, seconds since 1970."""
+        """All records of segments whose last write was at or after a time, seconds since 1970."""
         for path in segments.segments(self.folder, kind):
             if path.stat().st_mtime >= at:
                 yield from segments.read_file(path)

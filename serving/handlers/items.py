@@ -1,4 +1,4 @@
-"""Validates an item of a request: candidates, prices, costs and the random number u that come with a window.
+"""Validates an item of a request: the candidates, prices, costs and random number u next to its window.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}

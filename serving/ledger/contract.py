@@ -4,16 +4,16 @@
     whole budget is lowered below its spent and reserved amounts, these stay, and every new reservation above 0 fails.
 2.  An exposure needs a reservation. A caller that gets False, or no answer, must not expose.
 3.  Calls are idempotent: a repeated call with the same reservation id, or the same event id, changes nothing. The
-    ledger remembers a settled reservation for SETTLED_SECONDS after its last cost. It remembers a cancelled or expired
-    one for RETENTION_SECONDS, since a cost may still arrive, and the request for the same time as the reservation.
-    Afterwards `reserve` must not be repeated, a late cost is unknown and in the decision log only, and the request may
-    be paid for again. If reservations expire after a day, one without a cost is forgotten two days after its creation.
+    ledger remembers a settled reservation and its request for SETTLED_SECONDS after its last cost. It remembers a
+    cancelled or expired one for RETENTION_SECONDS, since a cost may still arrive. After that time, `reserve` must not
+    be repeated, the request may be paid for again, and a late cost is charged to no account: only the decision log has
+    it. If reservations expire after a day, one without a cost is forgotten two days after its creation.
 4.  The limit of an account with a period applies to each period separately. A reservation is settled in the period of
     its creation, even after that period has ended. Unspent money is not carried over. If a budget's time zone changes,
     the current period keeps its amounts and lasts until a day of the new zone begins, at least 23 hours after its own
-    beginning. So it may once last two days (`period_after`). Under any change of clock or time zone, two days of a
-    budget begin at least 23 hours apart, and two hours at least an hour. A clock that was ahead begins the next period
-    too early, and the limit of that period holds until it is over.
+    beginning. So it may once last two days (`period_after`). Under any change of clock or time zone, the days of a
+    budget begin at least 23 hours apart, and its hours at least one hour apart. If a clock was ahead, the next period
+    begins too early, and its limit then holds for a longer time.
 5.  The account of all arms ("*") bounds their sum, since the limits of the arms may add up to more (`spare` in
     `mtorl/experiment/paced_account.py`). When the parts of a budget change, an arm's limit in the current period
     becomes its spent amount plus its new part of the rest (`limit_after_a_change`). The next period begins with the new
@@ -41,7 +41,7 @@ class LedgerUnavailable(RuntimeError):
 
 
 class LedgerInUse(RuntimeError):
-    """Another router spends from this ledger, which only one router can use."""
+    """Another router uses this ledger, which can't be shared."""
 
 
 class AlreadyReserved(RuntimeError):
@@ -168,10 +168,10 @@ class Ledger(Protocol):
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release reserved money; errors as in `reserve_all`. If an id is not reserved yet, it never can be."""
+        """Release reserved money; errors as in `reserve_all`. An id that is cancelled first can't be reserved later."""
 
     def expire(self, ttl: float) -> int:
-        """Release some reservations that have been open for at least `ttl` seconds; returns how many, 0 at the end.
+        """Release some reservations that have been open for at least `ttl` seconds; returns how many (0: none left).
 
         Setting the clock forward makes no reservation older (`ClockJumps`). Each call also forgets some reservations
         that were finished long ago (promise 3). Their costs stay in the accounts.

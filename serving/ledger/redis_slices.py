@@ -46,7 +46,7 @@ class Slices:
         self._empty: dict[tuple[str, ...], float] = {}  # when the bank last had too little
 
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
-        """Enlarge the slices `of` a group, arm and channel to `amount`, and run a script again; returns its result."""
+        """Enlarge slices `of` a group, arm and channel until `amount` fits, and run a script again for its result."""
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
             return answer

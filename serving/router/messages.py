@@ -18,7 +18,7 @@ NO_EXPERIMENT = Words("no-experiment", "No experiment is active: {faults}")
 
 NO_ANSWER = Words("no-answer", "no answer for {seconds:.0f} s: {cause}")
 ARM_ANSWERS = Words("arm-answers", "{error}")
-MODEL_CHANGED = Words("model-changed", "model {now} since {since}, {before} before: the verdict judges the newest")
+MODEL_CHANGED = Words("model-changed", "model {now} since {since}, {before} before: the verdict judges only the newest")
 LOG_ENDED = Words("log-ended", "The thread of the decision log has stopped. Restart the router.")
 EXPERIMENT_REFUSED = Words("experiment-refused", "{faults}. The previous version stays active.")
 NOT_KEPT = Words("experiment-not-kept", "active, but a restart would lose it: {error}")

@@ -218,7 +218,7 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether a round is due at once: for example, until it has run, a changed file has the previous budgets."""
+        """Whether a round is due at once, for instance because a changed file still has the previous budgets."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:
@@ -240,7 +240,7 @@ class Router:
             self.health.experiments = {one.name: one.version for one in experiments}
 
     def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
-        """Publish all accounts, or none (None) if another router paces, which publishes them."""
+        """Publish all balances. If another router paces (None), publish none: that router publishes them."""
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()

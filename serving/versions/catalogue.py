@@ -1,4 +1,4 @@
-"""The versions of a registry, with their models and lineage.
+"""Lists and finds the versions of a registry, with their models and lineage.
 
 for version in versions(Path("registry")):
     print(version.ref, version.published, version.lineage)

@@ -50,7 +50,7 @@ class Needs:
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:
-        """A copy that adds the versions which a rollback of the serving versions among `known` would need."""
+        """A copy that also has the versions to which the serving versions among `known` could be rolled back."""
         needs = Needs((name, reason, on) for name, reasons in self._reasons.items() for reason, on in reasons.items())
         for version in known:
             if version.lineage is not None and self.serves(version):

@@ -74,7 +74,7 @@ class Admission:
     def __init__(self, most: int, seconds: float) -> None:
         self.limit = float(min(most, _INITIAL))  # of the requests in flight now
         self.inside = 0  # requests in flight
-        self.coming = 0  # requests whose head has arrived, but that have not called `admit`
+        self.coming = 0  # requests whose head has arrived, but that the application has not received yet
         self.target = _TARGET * seconds  # target latency
         self._most = most
         self._seconds = seconds

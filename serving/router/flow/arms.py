@@ -11,7 +11,7 @@ In both protocols, an answer may have these fields:
     {"channel": "search", "expose": true}                                     # sufficient
     {"channel": "search", "expose": true, "propensity": 0.7}                  # the arm can be evaluated on its log
     {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}
-                                                                              # other policies can be evaluated on it
+                                                                              # ... and so can any other policy
     {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
     {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
 

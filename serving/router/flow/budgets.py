@@ -68,8 +68,8 @@ class Budgets:
         """Reserve in one call of the ledger, which blocks.
 
         Returns for each item the amount in currency units, None if an account has too little left, or an error:
-        BudgetsClosed if the ledger still has the accounts of a previous file, AlreadyReserved if another decision on
-        the same request has the money. After LedgerUnavailable, cancel the reservations, which may have been made.
+        BudgetsClosed if the ledger still has the accounts of a previous experiment file, AlreadyReserved if another
+        decision on the request has the money. After LedgerUnavailable, cancel the reservations: some may exist.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -98,7 +98,7 @@ class Budgets:
             raise BudgetsClosed("too many reservations wait to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Define the accounts. The first call also finishes what a crash left, and then permits spending. Blocks.
+        """Define the accounts. The first call also finishes open reservations, and then permits spending. Blocks.
 
         Raises LedgerInUse (another router uses a ledger that can't be shared), LedgerUnavailable (retry), or ValueError
         (a limit is too high for this kind of ledger).

@@ -332,7 +332,7 @@ class PendingDecision:
         return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
-        """Prices by channel: all of the policy's, or else those that are known from pacing and the answer."""
+        """Prices by channel: those of the policy, or else those that are known from pacing and the answer."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 

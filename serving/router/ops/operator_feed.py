@@ -110,7 +110,7 @@ def _addresses(url: SplitResult) -> list[str]:
 
 
 def _words(error: Exception) -> str:
-    """Reason why there is no answer, in the operator's own words if it sends any."""
+    """The reason for a missing answer: the operator's message if it sent one."""
     if isinstance(error, StatusError):
         try:
             return str(orjson.loads(error.content)["error"])
