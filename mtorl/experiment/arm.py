@@ -1,7 +1,7 @@
-"""An arm of an experiment: one policy and where it answers, and the names that stand in place of an arm.
+"""An arm of an experiment: one policy and its endpoint. Also defines the names that are used in place of an arm's name.
 
-arm.url                                  # its decisions' endpoint; None: it has none
-arm_key("spring", "challenger")          # its name among those of all experiments
+arm.url                                  # endpoint for decisions; None if the arm has no server
+arm_key("spring", "challenger")          # "spring/challenger": unique among the arms of all experiments
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mtorl.runtime.http import UNIX
 from mtorl.runtime.validation import StrictModel, Text
 
 INCUMBENT = "incumbent"
-OUTSIDE = "outside"  # in place of an arm: the user is not in the experiment, and gets the incumbent
-ALL_ARMS = "*"  # whose account is the experiment's own: every arm draws on it
-OVERRIDE = "override"  # whose account pays for the users whose arm the file names: they must not spend an arm's money
+OUTSIDE = "outside"  # in place of an arm: the user is not in the experiment and gets the incumbent
+ALL_ARMS = "*"  # in place of an arm: the experiment's own account, on which every arm draws
+OVERRIDE = "override"  # account of the users whose arm the file sets, so that they do not spend an arm's money
 _RESERVED = {
     ALL_ARMS: "stands for all arms",
     OUTSIDE: "stands for users who are not in the experiment",
-    OVERRIDE: "is the account of users whose arm the file names",
+    OVERRIDE: "is the account of users in `overrides`",
 }
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 
@@ -35,30 +35,31 @@ Policy = Annotated[
     Baseline | Annotated[Rule, Tag("rows")],
     Discriminator(lambda policy: "baseline" if isinstance(policy, str) else "rows"),
 ]
-"""A policy that needs no server."""
+"""A policy that runs inside the router, without a server."""
 
 
 class Arm(StrictModel):
-    """One policy and where it answers."""
+    """One policy and its endpoint."""
 
     name: Text
-    """incumbent, or that of a challenger."""
+    """incumbent, or the name of a challenger."""
     weight: float = Field(ge=0)
-    """Share of the units at the last stage; the weights of all arms add up to 1."""
+    """Share of the units at the last stage. The weights of all arms add up to 1."""
     endpoint: Text | None = None
-    """Base URL of the server, or the whole URL to post to. Of a server on a Unix socket of this machine or pod, the
-    socket's path takes the host's place, with %2F for each slash: http+unix://%2Fsockets%2Fchallenger.sock."""
+    """Base URL of the server, or the full URL for POST requests. For a local Unix socket, write its path in place of
+    the host, with %2F for each slash: http+unix://%2Fsockets%2Fchallenger.sock."""
     policy: Policy | None = None
-    """Instead of an endpoint: what needs no server. baseline, which is what the request itself says; or rows, of which
-    the first one that fits decides."""
+    """A policy without a server, instead of an endpoint. baseline: follow the request's own baseline. rows: a list of
+    rows, of which the first matching one decides."""
     model_digest: Text | None = None
-    """Beginning of the digest of the model that must answer there; by default, any model may."""
+    """Required first characters of the digest of the model at the endpoint; by default, any model may answer."""
     model_name: Text | None = None
-    """Its name, likewise if it does not say so itself."""
+    """Name of the model, if the endpoint's answers do not contain it."""
     model_version: Text | None = None
-    """Of the model that answers there, if it does not say so itself."""
+    """Version of the model, if the endpoint's answers do not contain it."""
     explore: Exploration | None = None
-    """A share of its decisions that is left to chance; by default, none. The kill switch stops it."""
+    """Share of the arm's decisions that are explored (randomised); by default, none. The kill switch stops
+    exploration."""
 
     @field_validator("name")
     @classmethod
@@ -80,7 +81,7 @@ class Arm(StrictModel):
             return endpoint
         try:
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the port is no number up to 65535
+        except ValueError:  # the port is not a number up to 65535
             right = False
         if not right:
             raise ValueError(messages.NOT_A_URL(endpoint=endpoint))
@@ -97,12 +98,12 @@ class Arm(StrictModel):
 
     @cached_property
     def rule_digest(self) -> str | None:
-        """Identity of the policy if it is rows."""
+        """SHA-256 of the policy's rows; None if the policy is not made of rows."""
         return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
 
     @property
     def url(self) -> str | None:
-        """Endpoint of its decisions; None if it has none."""
+        """Endpoint for decisions; None if the arm has no server."""
         if self.endpoint is None:
             return None
         whole = urlsplit(self.endpoint).path.strip("/")
@@ -110,5 +111,5 @@ class Arm(StrictModel):
 
 
 def arm_key(experiment: str, arm: str) -> str:
-    """An arm's name among the arms of all experiments: spring/challenger; OUTSIDE stays."""
+    """Name of an arm that is unique among all experiments, such as spring/challenger. OUTSIDE is returned unchanged."""
     return arm if arm == OUTSIDE else f"{experiment}/{arm}"

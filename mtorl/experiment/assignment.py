@@ -1,23 +1,25 @@
-"""Sticky assignment, and the draw of each decision: hashes that every replica computes alike, after every restart.
+"""Sticky assignment of units to arms, and the random draw of each decision.
+
+Both are hashes: every replica computes the same values, also after a restart.
 
     point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `uniform`
-    arm       = the one with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
-    u         = point of all that identifies one request                         `draw`
+    arm       = the arm with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
+    u         = point of all fields that identify one request                    `draw`
 
-The parts are hashed as netstrings (`<bytes>:<text>,`), so ("ab", "c") and ("a", "bc") are different inputs and any
-language can reproduce the numbers; the tests hold golden values. 53 bits, because that is what a float keeps exactly:
-all 64 would now and then round up to 1.0, which is outside the interval.
+The hashed parts are netstrings (`<bytes>:<text>,`): ("ab", "c") and ("a", "bc") are different inputs, and any language
+can reproduce the numbers. The tests contain golden values. A float represents 53 bits exactly; with all 64 bits, some
+values would round up to 1.0, outside the interval.
 
-Each arm has a point of its own for the unit, and so an exponential clock whose rate is the arm's share. The clock that
-rings first wins: with a probability that is exactly the share, whatever the order of the arms (weighted rendezvous
-hashing). When shares change, a unit moves only to an arm whose share grew by a larger factor. When a stage grows, just
-as many units move as must, from the incumbent to challengers. For any shares a and b the part of the units that stays
-is
+Each arm gets its own point for the unit, which defines an exponential clock with the arm's share as its rate. The clock
+that rings first wins, with a probability that equals the arm's share, for any order of the arms (weighted rendezvous
+hashing). When shares change, a unit can only move to an arm whose share grew by a larger factor. When a stage grows,
+only the minimum number of units moves, from the incumbent to challengers. For any shares a and b, the fraction of units
+that stay is
 
-    sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i),
+    sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i).
 
-and no rule without memory keeps more for one pair without keeping less for another (Moulton and Jiang, "Maximally
-consistent sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
+No stateless rule keeps more units for one pair of shares without keeping fewer for another (Moulton and Jiang,
+"Maximally consistent sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
 """
 
 import hashlib
@@ -28,12 +30,12 @@ from typing import Literal
 
 
 def uniform(*parts: str) -> float:
-    """A reproducible draw from [0, 1): equal parts give equal numbers, different ones independent numbers."""
+    """Return a reproducible draw from [0, 1). Equal parts give equal draws; different parts, independent ones."""
     return _point((), *parts)
 
 
 def _point(key: tuple[str, ...], *parts: str) -> float:
-    """`uniform` of all; the key is hashed once, and not for each unit."""
+    """Return `uniform(*key, *parts)`; the hash of the key is cached, so that it is not repeated for each unit."""
     whole = _hashed(key).copy()
     whole.update(_netstrings(parts))
     return (int.from_bytes(whole.digest(), "big") >> 11) / (1 << 53)
@@ -49,9 +51,10 @@ def _netstrings(parts: Iterable[str]) -> bytes:
 
 
 def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
-    """The arm of a unit, by its share on any positive scale.
+    """Return the arm of a unit; an arm is chosen with a probability proportional to its share.
 
-    The key identifies the assignment, such as an experiment's name and salt; different keys are independent.
+    The key identifies the assignment, for example an experiment's name and salt. Different keys give independent
+    assignments. ValueError: a share is negative, or none is positive.
     """
     total = sum(shares.values())
     if not 0 < total < math.inf or min(shares.values()) < 0:
@@ -63,9 +66,9 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 def draw(
     experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
 ) -> float:
-    """The number in [0, 1) with which a decision's channel is drawn or, for `explore`, whether it is explored.
+    """Return the number in [0, 1) that selects a decision's channel or, for `explore`, decides whether it explores.
 
-    All arguments are fields of its record; `request` is the caller's id or, without one, the decision's. A caller does
-    not know the salt, so it can't search for a request that leads to the channel it wants.
+    All arguments are fields of the decision record. `request` is the caller's request id or, without one, the
+    decision's. A caller does not know the salt, and so can't search for a request id that leads to a chosen channel.
     """
     return _point((what, experiment, salt), user_id, campaign_id, request)

@@ -1,4 +1,4 @@
-"""The money of an experiment: budgets as its file gives them, and an account's part of a budget."""
+"""The money of an experiment: budgets as the file defines them, and each account's part of a budget."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mtorl.runtime.validation import NoneInWord, StrictModel, Text
 
 
 class AccountLimit(NamedTuple):
-    """Limit of one arm, or of all together, for a campaign and channel; "*" stands for any."""
+    """Spending limit of one arm, or of all arms together, for a campaign and channel; "*" means any."""
 
     arm: str
     campaign: str
     channel: str
-    part: float  # of the budget's amount
+    part: float  # fraction of the budget's amount
     limit: float
     period: Period
     timezone: str
@@ -33,16 +33,16 @@ class Budget(StrictModel):
     channel: Text
     """Channel, or "*" for any."""
     amount: float = Field(ge=0)
-    """Currency units, for all time or for each period; of all users of the layer. The arms have the experiment's
-    layer_part of it, and the rest is for users outside."""
+    """Currency units for all users of the layer, in total or for each period. The arms get the experiment's layer_part
+    of the amount; the rest is for users outside the experiment."""
     period: Period = "total"
-    """total: for all time. day, hour: anew for each one."""
+    """total: one amount for all time. day, hour: the amount is available again in each day or hour."""
     timezone: Text = "UTC"
-    """Whose days and hours: an IANA name such as Europe/Berlin."""
+    """Time zone in which a day or hour begins: an IANA name such as Europe/Berlin."""
     pacing: Annotated[Pacing | None, NoneInWord()] = Field(
         default_factory=lambda budget: Pacing() if budget.get("period", "total") != "total" else None
     )
-    """How the money is spread over its time; none, as by default for a total: first come, first served."""
+    """How the money is spread over the period. none (the default for a total): first come, first served."""
 
     @field_validator("timezone")
     @classmethod

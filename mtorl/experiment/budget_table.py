@@ -1,14 +1,14 @@
-"""Budgets of thousands of campaigns, as a CSV or Parquet file that an experiment names.
+"""Budgets of thousands of campaigns, in a CSV or Parquet file that the experiment file names.
 
-    budget_table: budgets.csv                    # in the experiment file; relative to the folder of the file
+    budget_table: budgets.csv                    # in the experiment file; relative to that file's folder
     table = BudgetTable.read(folder, "budgets.csv")
 
     campaign,channel,amount,period,timezone
     spring,*,200,day,Europe/Berlin
 
-Columns are the fields of a budget in an experiment file; those of its pacing stand beside them. An empty cell is the
-field's default. What is in force names its table with the digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. A
-router whose file has other content refuses it, and goes on with what it had until the file has arrived.
+The columns are the fields of a budget in an experiment file, and the fields of its pacing. An empty cell means the
+field's default. An active experiment names its table with a digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. If a
+router's file has a different digest, the router rejects it and keeps its previous experiment until the file arrives.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from mtorl.runtime.validation import first_fault, short
 
 MOST_ROWS = 100_000
 UNREAD = Path("-")
-"""In place of a table's folder: the budgets are not needed, and the table is not read."""
+"""Passed in place of a table's folder if the budgets are not needed: the table is not read."""
 _REQUIRED = ("campaign", "channel", "amount")
 _PACING = ("price", "traffic", "start", "end", "opportunities")
 COLUMNS = (*_REQUIRED, "period", "timezone", "pacing", *_PACING)
-_KEPT = ".budgets-"  # hidden: no glob of experiment files finds it
+_KEPT = ".budgets-"  # a hidden file, so that a glob for experiment files does not match it
 
 
 class BudgetTable:
-    """A table that was read; two are equal if their content is.
+    """A budget table in memory. Two tables are equal if their content is.
 
     Attributes:
-        name: Path, as an experiment gives it.
-        digest: 16 hexadecimal digits of the content.
+        name: Path, as the experiment file gives it.
+        digest: First 16 hexadecimal digits of the content's SHA-256.
     """
 
     def __init__(self, name: str, content: bytes) -> None:
@@ -56,7 +56,7 @@ class BudgetTable:
 
     @classmethod
     def read(cls, folder: Path, reference: str) -> BudgetTable:
-        """Read a table; ValueError names file, row and column."""
+        """Read a table. ValueError names the file, row and column of a fault."""
         name, _, digest = reference.partition("#")
         file = folder / name
         try:
@@ -70,14 +70,14 @@ class BudgetTable:
 
     @classmethod
     def unread(cls, reference: str) -> BudgetTable:
-        """A table of which only the name matters, with no budgets."""
+        """Create a table that has a name and digest but no budgets, for callers that need only the name."""
         made = cls.__new__(cls)
         made.name, _, made.digest = reference.partition("#")
         made.content, made.budgets = b"", ()
         return made
 
     def kept_in(self, folder: Path) -> BudgetTable:
-        """Copy the table to a file in `folder` unless it is there; other such files stay."""
+        """Copy the table into `folder`, unless it is there, under a name that contains its digest."""
         name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
         if not (folder / name).exists():
             with replacing(folder / name, durable=True) as unfinished:
@@ -108,7 +108,7 @@ class BudgetTable:
 
 
 def forget_tables(folder: Path, used: Sequence[BudgetTable]) -> None:
-    """Remove the files that `kept_in` wrote, but those of tables in use."""
+    """Remove all files that `kept_in` wrote, except those of the tables in use."""
     for file in folder.glob(f"{_KEPT}*"):
         if not any(table.digest in file.name for table in used):
             remove(file)
@@ -129,11 +129,11 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
 
 @lru_cache(maxsize=64)
 def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
-    """The table in a file as it was `seen`: a kill switch or another stage reads no table again."""
+    """Read a file that has this stat. Cached: a kill switch or a new stage does not read the table again."""
     return BudgetTable(name, file.read_bytes())
 
 
-_known: dict[str, tuple[Budget, ...]] = {}  # by digest: several experiments have one table
+_known: dict[str, tuple[Budget, ...]] = {}  # by digest, since several experiments may use one table
 _MOST_KNOWN = 64
 
 
@@ -148,7 +148,6 @@ def _budgets(file: str, content: bytes, digest: str) -> tuple[Budget, ...]:
 
 
 def _of_csv(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number of the line and cells of each row."""
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         _check_columns(file, list(reader.fieldnames or ()))
@@ -185,7 +184,7 @@ def _check_columns(file: str, columns: Sequence[str]) -> None:
 
 
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
-    """Budgets of rows. The model checks one row of each kind; of the others, what differs is checked here."""
+    """Yield budgets. For speed, pydantic checks only one row per combination of the columns after `amount`."""
     kinds: dict[tuple[Any, ...], Budget] = {}
     places: dict[tuple[str, str, str], int] = {}
     for row, cells in rows:
@@ -221,7 +220,7 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
 
 
 def _further(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a budget beyond those that each row has of its own."""
+    """Return the fields of a budget other than campaign, channel and amount."""
     given = {name: value for name, value in cells.items() if value is not None and value != ""}
     found: dict[str, Any] = {name: str(given[name]) for name in ("period", "timezone") if name in given}
     pacing: dict[str, Any] = {name: str(given[name]) for name in ("start", "end") if name in given}

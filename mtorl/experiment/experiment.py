@@ -1,10 +1,10 @@
-"""The experiment file: who gets which policy, with whose money, and what would count as a success.
+"""The experiment file: which users get which policy, the budgets, and the metrics that define success.
 
     experiment = Experiment.load("experiment.yaml")
     arm, probability = experiment.arm_of("user-42")
-    experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
+    experiment.accounts()                             # the spending limits of the whole and of each arm, for the ledger
 
-Every field of the file is in docs/experiment-file.md, which is tested against the classes here and in `arm.py`,
+docs/experiment-file.md describes every field. A test compares that page with the classes in this file and in `arm.py`,
 `budget.py`, `metrics.py`, `stages.py` and `rule.py`. The order of the arms does not matter.
 """
 
@@ -33,70 +33,70 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
-OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
+OVERRIDE_PART = 0.01  # fraction of the experiment's part of each budget, if the file has overrides
 MOST_OVERRIDES = 1_000
 MOST_BUDGETS = 50
-"""Lines of budgets in a file; more of them are a table."""
+"""Largest number of budgets in the file. For more budgets, use a budget table."""
 Place = Annotated[float, Field(ge=0, le=1)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
-"""Fields that no decision depends on."""
+"""Fields that do not affect any decision, and so are not part of the version."""
 
 
 class ExperimentError(InputError, ValueError):
-    """An experiment file is wrong; the message names the field."""
+    """An experiment file is invalid; the message names the field."""
 
 
 class Experiment(StrictModel):
-    """Defines an experiment: users and policies, budgets, and what counts as a success."""
+    """An experiment: its users, policies and budgets, and the metrics that define success."""
 
     name: Text
     enabled: bool = True
-    """false is the kill switch: everybody gets the incumbent."""
+    """false is the kill switch: all users get the incumbent."""
     salt: Text
-    """A new salt shuffles all users anew."""
+    """Secret input of the assignment hash. A new salt assigns all users again, independently of the previous salt."""
     unit: Literal["user_id"]
-    """What is randomised."""
+    """The unit of randomisation."""
     layer: Text
-    """Each user has one place in a layer, from 0 to 1, whatever the experiment."""
+    """Name of a layer. A user has one position from 0 to 1 in a layer, the same for all experiments of the layer."""
     layer_part: Annotated[tuple[Place, Place], FromList] = (0.0, 1.0)
-    """From which place to which (exclusive) users are in this experiment. Parts of one layer must not overlap."""
+    """First and last position (exclusive) of the users in this experiment. Parts of one layer must not overlap."""
     campaigns: Annotated[tuple[Text, ...], FromList, Field(min_length=1)] | None = None
-    """The campaigns whose requests it decides; by default, all."""
+    """The campaigns whose requests this experiment decides; by default, all campaigns."""
     stage: Stage = "shadow"
-    """Share of the experiment's units that leave the incumbent. A file with a ramp may leave it out."""
+    """Share of the experiment's units that get a challenger. Optional if the file has a ramp."""
     arms: Annotated[tuple[Arm, ...], FromList]
-    """The policies; one of them is called incumbent."""
+    """The policies. One arm must have the name incumbent."""
     default_channel: Text
-    """Named in the answer when a decision falls back, and the request has no baseline."""
+    """The channel of a fallback decision if the request has no baseline."""
     budgets: Annotated[tuple[Budget, ...], FromList] = ()
-    """Money of the whole experiment; each arm gets its share, in an account of its own. More than 50 are a table."""
+    """Budgets of the whole experiment. Each arm has its own account with its share. For more than 50, use a table."""
     budget_table: BudgetTable | None = None
-    """Instead of `budgets`: a .csv or .parquet file with a row for each of them."""
+    """A .csv or .parquet file with one row per budget, instead of `budgets`."""
     metrics: Metrics
     alpha: float = Field(gt=0, lt=1)
-    """Probability of any false verdict that is accepted: however often people look, over all stages together."""
+    """Accepted probability of any false verdict, over all stages and for any number of looks at the results."""
     min_runtime_hours: float = Field(ge=0)
-    """Before that, there is no verdict."""
+    """No verdict is given before this many hours."""
     owner: Text
-    """Whom to ask."""
+    """The person or team to contact."""
     hypothesis: Text | None = None
-    """What the challenger is expected to change, and why, in a sentence or two."""
+    """What the challenger is expected to change and why, in one or two sentences."""
     start: Moment | None = None
-    """When a ramp leaves its draft by itself; by default, a person starts it."""
+    """Time at which a ramp leaves the draft phase automatically; by default, a person starts the experiment."""
     planned_end: Moment | None = None
-    """When a ramp stops an experiment that has found nothing by then; by default, it goes on."""
+    """Time at which a ramp stops an experiment that has not won; by default, the experiment has no end."""
     ramp: Ramp | None = None
-    """The stages that it goes through by itself, with `mtorl experiment run`; by default, people set `stage`."""
+    """The stages that `mtorl experiment run` moves through automatically; by default, people set `stage`."""
     covariates: Literal["past"] | None = None
-    """What each user did in this decision log before the experiment's first decision at a stage with challengers: its
-    decisions, and what came of them. It makes intervals narrower; by default, nothing."""
+    """past: use each user's decisions and their outcomes in this decision log, from before the experiment's first
+    decision at a stage with challengers, to narrow the intervals. By default, no covariates."""
     overrides: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_OVERRIDES)
-    """Arms of single users, such as those who test it, at every stage, by user id. They never count, and the kill
-    switch ends it."""
+    """Fixed arms by user id, for example for testers. They apply at every stage until the kill switch is on. The
+    metrics do not include these users."""
     minimum_effect: float | None = Field(default=None, gt=0, lt=1)
-    """By which share the primary metric must be larger to be worth finding, as `mtorl experiment plan` was asked. Once
-    a challenger that is better by so much can be ruled out, the verdict is futile; by default, it never is."""
+    """Smallest relative gain of the primary metric that is worth finding, as given to `mtorl experiment plan`. If the
+    data rule out that a challenger has such a gain, the verdict is futile. By default, no verdict is futile."""
 
     @field_validator("arms")
     @classmethod
@@ -155,26 +155,25 @@ class Experiment(StrictModel):
 
     @cached_property
     def version(self) -> str:
-        """16 hexadecimal digits that change with everything that decides something, and not with plans."""
+        """16 hexadecimal digits that change with every field that affects decisions, and not with plans."""
         in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
-        if self.budget_table is not None:  # not its name: what is in force may have it elsewhere
+        if self.budget_table is not None:  # the digest instead of the name: an active experiment may use a renamed copy
             in_force += self.budget_table.digest
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
     @property
     def all_budgets(self) -> tuple[Budget, ...]:
-        """The budgets, of the file itself or of its table."""
+        """The budgets, from the file or from its budget table."""
         return self.budgets if self.budget_table is None else self.budget_table.budgets
 
     def _place(self, number: int) -> str:
-        """Place of one of all budgets, for messages."""
         return f"budgets[{number}]" if self.budget_table is None else f"{self.budget_table.name}, budget {number + 1}"
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
-        """The arm that serves a user, and its probability.
+        """Return the arm that serves a user, and the probability of that assignment.
 
-        That of OUTSIDE and of an arm that the file names for the user is 1. Outside the experiment's campaigns, all
-        users are OUTSIDE; without a campaign, it is one of its own.
+        Users outside the experiment, and all users of a campaign that is not in it, have the arm OUTSIDE. The
+        probability is 1 for OUTSIDE and for overrides. If `campaign_id` is None, it counts as one of the campaigns.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
@@ -185,11 +184,11 @@ class Experiment(StrictModel):
         return arm, shares[arm]
 
     def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
-        """Whether the file names the user's arm, as in `arm_of`, and the kill switch is off."""
+        """Return whether `overrides` sets the user's arm in this campaign, and the kill switch is off."""
         return self.enabled and user_id in self.overrides and self.decides(campaign_id)
 
     def decides(self, campaign_id: str | None) -> bool:
-        """Whether it decides a campaign's requests; None: of one of its campaigns."""
+        """Return whether this experiment decides a campaign's requests. None stands for one of its campaigns."""
         return self.campaigns is None or campaign_id is None or campaign_id in self._campaigns
 
     @cached_property
@@ -204,16 +203,16 @@ class Experiment(StrictModel):
         return found
 
     def budgets_of(self, campaign: str) -> list[Budget]:
-        """Budgets that a campaign's requests draw on."""
+        """Return the budgets that a campaign's requests draw on."""
         return [one for name in dict.fromkeys((campaign, "*")) for one in self._budgets_by_campaign.get(name, ())]
 
     def holds(self, user_id: str) -> bool:
-        """Whether a user has a place in its part of the layer."""
+        """Return whether a user's position is in this experiment's part of the layer."""
         start, end = self.layer_part
         return start <= uniform("layer", self.layer, user_id) < end
 
     def shares(self) -> dict[str, float]:
-        """Share of the experiment's units that each arm serves at this stage."""
+        """Return each arm's share of the experiment's units at the current stage."""
         return self._shares
 
     @cached_property
@@ -226,17 +225,17 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
-        """End of the last budget period that may have refused money now, in seconds; FOREVER for a total."""
+        """Return the latest end of the current budget periods of a channel, seconds since 1970; FOREVER for a total."""
         drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
-        """Accounts of the experiment: each whole budget, and each arm's part in proportion to its users.
+        """Return the experiment's accounts: one for each whole budget, and one for each arm's part of a budget.
 
-        Money per user is the same in every arm. Users outside the experiment have an account like an arm's: they must
-        not spend an arm's money. Users whose arm the file names have a small one, which is not paced. The whole binds
-        all accounts together, so that a change of stage, weights, names, overrides or switch, which makes other parts,
-        can't make the experiment spend more.
+        An arm's part is proportional to its number of users, so money per user is the same in every arm. Users outside
+        the experiment have their own account, so that they do not spend an arm's money. Users with an override have a
+        small account that is not paced. A change of stage, weights, names, overrides or kill switch creates other
+        parts. The experiment can't spend more through such a change, because the whole budget limits all its accounts.
         """
         start, end = self.layer_part
         inside = end - start
@@ -263,23 +262,23 @@ class Experiment(StrictModel):
         ]
 
     def key(self, arm: str) -> str:
-        """Name of one of its arms among those of all experiments."""
+        """Return an arm's name that is unique among all experiments."""
         return arm_key(self.name, arm)
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name; OUTSIDE is the incumbent."""
+        """Return the arm with this name; OUTSIDE returns the incumbent."""
         name = INCUMBENT if name == OUTSIDE else name
         return next(arm for arm in self.arms if arm.name == name)
 
     def check(self, spec: DatasetSpec) -> None:
-        """Raise ExperimentError if it names a channel, a column or an outcome that the data set lacks."""
+        """Raise ExperimentError if the file names a channel, column or outcome that the data set lacks."""
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
         except ValueError as error:
             raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
-        # No decision would draw on a budget of another channel, and each channel without a budget shows nothing.
+        # A budget of an unknown channel would never be used, and a channel without a budget is never shown.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:
@@ -294,7 +293,7 @@ class Experiment(StrictModel):
 
     @classmethod
     def load(cls, path: str | Path, tables: Path | None = None) -> Experiment:
-        """Read an experiment file (`tables`: folder of its budget table); ExperimentError names file and field."""
+        """Read an experiment file (`tables`: folder of its budget table). ExperimentError names the file and field."""
         data = read_yaml(path := Path(path), "the experiment file", ExperimentError)
         try:
             return cls.from_dict(data, tables or path.resolve().parent)
@@ -303,7 +302,7 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_yaml(cls, text: str | bytes, folder: Path | None = None) -> Experiment:
-        """Build from the content of an experiment file; ExperimentError names the field."""
+        """Build from the content of an experiment file. ExperimentError names the field."""
         try:
             data = plain_values(text)
         except ValueError as error:
@@ -312,19 +311,19 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: Path | None = None) -> Experiment:
-        """Build from plain values (`folder`: of its budget table); ExperimentError names the field."""
+        """Build from plain values (`folder`: folder of the budget table). ExperimentError names the field."""
         return validated(cls, data, ExperimentError, folder)
 
 
 def text_with_table(experiment: Experiment, folder: Path) -> str:
-    """The YAML of an experiment for a file in `folder`, where its budget table is written, too."""
+    """Return the experiment as YAML for a file in `folder`, and copy its budget table into that folder."""
     if experiment.budget_table is not None:
         experiment = experiment.replace(budget_table=experiment.budget_table.kept_in(folder))
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def is_switched_off(text: str | bytes) -> bool:
-    """Whether YAML says `enabled: false`, also if the rest is wrong."""
+    """Return whether the YAML contains `enabled: false`, even if other fields are invalid."""
     try:
         values = plain_values(text)
     except ValueError:

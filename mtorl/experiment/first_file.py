@@ -1,4 +1,4 @@
-"""A first experiment file for a data set: valid as it is, with comments on what a person decides.
+"""Writes a first experiment file for a data set: valid as written, with comments on the choices a person must make.
 
 spec = DatasetSpec.load("my-log.yaml")
 text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
@@ -16,70 +16,70 @@ from mtorl.policy.exploration import EXPLORE
 _OUTCOME_HOURS = 24.0
 
 _FILE = """\
-# {name}: who gets which policy, with whose money, and what would count as a success.
-# Every field: docs/experiment-file.md
-# Check it:    mtorl experiment check FILE --dataset {described}
+# {name}: the policies, their users and budgets, and the metrics that define success.
+# All fields: docs/experiment-file.md
+# Check it:   mtorl experiment check FILE --dataset {described}
 name: {name}
-owner: {owner}                      # whom to ask
-enabled: true                      # false is the kill switch: everybody gets the incumbent
+owner: {owner}                      # the person or team to contact
+enabled: true                      # false is the kill switch: all users get the incumbent
 
-# What is expected to change, and why? Write it down before anything is seen: it is on the experiment's page.
+# What do you expect to change, and why? Write it before you see results. The experiment's page shows it.
 hypothesis: The challenger earns more for the same money.
 
-# A hash of salt and user sends each user to an arm. Keep it from callers; a new one is another try, with other users.
+# A hash of salt and user id assigns each user to an arm. Keep the salt secret. A new salt starts a new experiment.
 salt: {salt}
 unit: user_id
-layer: channel-policy              # experiments of other layers are independent of this one
+layer: channel-policy              # experiments in different layers are independent
 
-# Whose decisions are compared. Weights are shares of the users at the last stage.
+# The policies to compare. A weight is an arm's share of the users at the last stage.
 # {explored}
 arms:
 - name: incumbent
   weight: 0.5
-  policy: baseline      # what each request says that your own logic would do
+  policy: baseline      # the choice of your own logic, which each request contains
   explore: {explore}
 - name: challenger
   weight: 0.5
-  endpoint: {endpoint}      # a model server: mtorl arm check says whether it can be an arm
+  endpoint: {endpoint}      # a model server; check it with: mtorl arm check
   explore: {explore}
-default_channel: {channel}      # answered when nothing better is known; channels are {channels}
+default_channel: {channel}      # for a fallback without a baseline; channels are {channels}
 
-# Money, {currency}: split by arm in proportion to their users, so that no arm spends another's. It is never exceeded.
-# It is that of all users: with a layer_part of [0, 0.3], the arms have 0.3 of it, and the rest is for users outside.
+# Budgets in {currency}, never exceeded. Each arm has its own part, in proportion to its users. The amount is for all
+# users of the layer: with a layer_part of [0, 0.3], the arms get 0.3 of it, and users outside get the rest.
 budgets:
-- {{campaign: "*", channel: "*", amount: {amount}}}     # of all campaigns and channels, for all time
-# - {{campaign: "*", channel: "*", amount: 100, period: day}}     # and so much a day: then it is spread over the day
+- {{campaign: "*", channel: "*", amount: {amount}}}     # for all campaigns and channels, in total
+# - {{campaign: "*", channel: "*", amount: 100, period: day}}     # a daily limit, spread over the day
 
-# What decides. How many users that takes: mtorl experiment plan, once a log is there.
+# The metrics. To find out how many users you need, run mtorl experiment plan as soon as you have a log.
 metrics:
-  primary: gain_per_decision       # the gain of the data set: {gain}. More of it is better
-  secondary: [exposure_ratio]      # reported beside it
-  guardrails:                      # what must not get worse by more than the margin: it is rolled back then
+  primary: gain_per_decision       # decides the verdict. The gain of the data set, more is better: {gain}
+  secondary: [exposure_ratio]      # reported only
+  guardrails:                      # a challenger that is worse by more than the margin is rolled back
   - {{name: cost_per_decision, direction: down, margin: 0.05}}     # {currency} per decision: choose what you accept
-  outcome_hours: {outcome_hours}              # a decision counts with what came of it in this time
-alpha: 0.05                        # of any false verdict, however often people look
-min_runtime_hours: 168             # no verdict before a whole week was seen
+  outcome_hours: {outcome_hours}              # hours after a decision in which its outcomes count
+alpha: 0.05                        # probability of any false verdict, however often you look at the results
+min_runtime_hours: 168             # no verdict before a full week
 
-# When the ramp may stop it without a win: a time with its zone.
+# Time (with a time zone) at which the ramp stops an experiment that has not won.
 # planned_end: 2027-01-31T00:00:00Z
 
-# The stages that `mtorl experiment run` takes it through. Each lasts that long at least, and until each arm has so many
-# users who count. In the shadow, challengers are asked, and nobody gets what they say.
+# The stages that `mtorl experiment run` moves through. A stage lasts for its hours, and until each arm has its
+# number of users. In the shadow stage, challengers are queried, but their answers are not used.
 ramp:
   stages:
   - {{stage: shadow, hours: 24, users: 1000}}
   - {{stage: 1%, hours: 24, users: 100}}
   - {{stage: 5%, hours: 48, users: 500}}
   - {{stage: 50%, hours: 168, users: 2000}}
-  fallback_ratio: 0.01             # a challenger may fall back that much more often than the incumbent
-  latency_seconds: 0.02            # and answer that much later
-  promote: false                   # true: a challenger that wins is promoted without a person
+  fallback_ratio: 0.01             # how much more often than the incumbent a challenger may fall back
+  latency_seconds: 0.02            # how much slower than the incumbent a challenger may be (99th percentile)
+  promote: false                   # true: promote a winning challenger automatically
 """
 
 _EXPLORED = """\
-explore: a share of the decisions is left to chance, so that the next model can be learnt and valued. 5 % cost about
-# 1 % of what the arms earn (mtorl experiment plan --model says it for yours); null switches it off."""
-_NOT_EXPLORED = "explore: {share: 0.05, scope: both} leaves a share to chance; without it the next model learns little."
+explore: the share of decisions that is randomised, so that the next model can be trained and evaluated. 5 % cost about
+# 1 % of the arms' gain (mtorl experiment plan --model computes it for your data); null disables exploration."""
+_NOT_EXPLORED = "explore: {share: 0.05, scope: both} randomises a share; without it the next model learns little."
 
 
 def first_file(
@@ -93,15 +93,15 @@ def first_file(
     amount: float = 1000.0,
     explore: float = EXPLORE,
 ) -> str:
-    """The text of an experiment file that is valid for a data set.
+    """Return the text of an experiment file that is valid for a data set.
 
     Args:
-        described: The data set as commands name it: its description's file, or a built-in one's name.
-        amount: Money of the whole experiment, currency units.
-        explore: Share of the decisions that both arms leave to chance; 0: none.
+        described: The data set as commands name it: path of its description, or name of a built-in data set.
+        amount: Total budget of the experiment, currency units.
+        explore: Share of the decisions that both arms randomise; 0 disables exploration.
 
     Raises:
-        ExperimentError: one of these can't be used.
+        ExperimentError: an argument can't be used.
     """
     text = _FILE.format(
         name=_yaml(name),
@@ -127,10 +127,8 @@ def first_file(
 
 
 def _yaml(value: str) -> Any:
-    """A text as YAML, in quotes where it needs them."""
     return yaml.safe_dump(value, width=10_000, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
 
 
 def _comment(value: str) -> str:
-    """A text within a comment: on one line."""
     return " ".join(value.split())

@@ -1,11 +1,11 @@
-"""History of an experiment: an append-only list of events, from which its state follows.
+"""History of an experiment: an append-only list of events that determines its state.
 
     state = state_of(events, experiment)
-    event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # IllegalEvent
+    event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # or IllegalEvent
     lines.write(event.line());  events = read_events(text)
 
-An event holds its origin, reason and evidence. Nothing is ever changed or removed. A new salt or name is another
-experiment: it begins as a draft, in the same history.
+An event records its origin, reason and evidence. Events are never changed or removed. A new salt or name defines
+another experiment, which begins as a draft in the same history.
 """
 
 import json
@@ -28,66 +28,66 @@ By = Literal["ramp", "person"]
 
 
 class IllegalEvent(InputError, ValueError):
-    """An event that can't happen to an experiment now; the message says why."""
+    """An event that is not allowed in the experiment's current state; the message says why."""
 
 
 class HistoryError(InputError, ValueError):
-    """A history can't be read; the message names the line."""
+    """A history that can't be read; the message names the line."""
 
 
 class Event(StrictModel):
-    """One thing that happened to an experiment."""
+    """An event of an experiment: a move, a use of the kill switch, or a handover."""
 
     number: Annotated[int, Field(ge=1)]
-    """Of the event in its history, from 1 on, without a gap."""
+    """Position in the history: 1, 2, 3 ... without a gap."""
     at: float
-    """When, seconds since 1970."""
+    """Time of the event, seconds since 1970."""
     experiment: Text
     """Name of the experiment."""
     salt: Text
-    """Its salt."""
+    """Salt of the experiment."""
     version: Text
-    """Of its file then."""
+    """Version of the experiment file at the time of the event."""
     kind: Kind
-    """move: to another phase. kill, resume: the kill switch. handed over: the incumbent's own server has the promoted
-    model, and answers again."""
+    """move: to another phase. kill, resume: kill switch on or off. handed over: the incumbent's own server now has the
+    promoted model and serves it."""
     to: Phase | None = None
-    """Of a move: where to."""
+    """Target phase of a move."""
     challenger: Text | None = None
-    """Who is promoted."""
+    """The promoted challenger."""
     by: By
-    """Whether the ramp brought it about, or a person."""
+    """Whether the ramp or a person caused the event."""
     reason: Text
-    """In words."""
+    """Reason, for people."""
     code: str | None = None
-    """Of the reason, for programs, if the ramp gave it."""
+    """Code of the reason, for programs, if the ramp gave the reason."""
     evidence: dict[str, Any] | None = None
-    """What was known then; null: nothing was asked."""
+    """Figures on which the event is based; null if no evidence was collected."""
     fixed: dict[str, Any] | None = None
-    """Of the move with which it began: what its file may not change from then on."""
+    """For the move that starts the experiment: the fields that its file may not change afterwards."""
     incumbent: dict[str, Any] | None = None
-    """Of a promotion: how the challenger answered then, which the incumbent does from then on (`answering`)."""
+    """For a promotion: how the challenger answered, and the incumbent answers from now on (`answering`)."""
     replaced: dict[str, Any] | None = None
-    """Of a promotion: how the incumbent answered until then, which a rollback goes back to."""
+    """For a promotion: how the incumbent answered before, which a rollback restores."""
     served: dict[str, str] | None = None
-    """Of what was handed over: the versions that the server served before, and serves since; and the endpoint, if the
-    previous incumbent had no server."""
+    """For a handover: the model versions that the server served before and afterwards, and the server's endpoint, if
+    the previous incumbent had none."""
 
     def line(self) -> str:
-        """The event as a line of JSON, with its end."""
+        """Return the event as a line of JSON, with the newline."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":")) + "\n"
 
 
 def read_events(text: str) -> list[Event]:
-    """The events of a history, a line each.
+    """Parse a history with one event a line.
 
-    A last line without an end was being written when its writer was killed: it has not happened.
+    The last line is ignored if it has no newline: its writer was interrupted, so the event did not take effect.
     """
     return events_of(text[: text.rfind("\n") + 1].splitlines(), "line")
 
 
 def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Event]:
-    """Events in lines of JSON or plain values. HistoryError: one is no event, or one before it is missing."""
+    """Parse events from lines of JSON or plain values. HistoryError: one is invalid, or an event is missing."""
     events: list[Event] = []
     for number, one in enumerate(given, start=1):
         try:
@@ -101,16 +101,16 @@ def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Even
 
 
 def state_of(events: Sequence[Event], experiment: Experiment) -> State:
-    """State of an experiment after all events of its history.
+    """Return the state of an experiment after all events of its history.
 
-    Events of another name or salt than the file's are those of another experiment.
+    An event with another name or salt than the file's belongs to another experiment.
     """
     state = State(events=len(events))
     for event in events:
         if (event.experiment, event.salt) != (experiment.name, experiment.salt):
-            if event.kind == "handed over":  # it is about servers: no experiment has begun or ended
+            if event.kind == "handed over":  # concerns servers; it neither starts nor ends an experiment
                 continue
-            # A later return to this salt begins anew, but what is over stays over.
+            # If this salt is used again later, its experiment starts anew, but a finished one remains finished.
             state = state if state.phase in OVER else State(events=len(events))
         else:
             state = _after(state, event)
@@ -121,7 +121,7 @@ def _after(state: State, event: Event) -> State:
     if event.kind == "kill":
         return replace(state, killed=True)
     if event.kind == "resume":
-        # What happened while it was off is no time of the stage.
+        # Time with the kill switch on does not count for the stage.
         return replace(state, killed=False, since=None if state.since is None else event.at)
     if event.kind == "handed over":
         return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced, event.served))
@@ -130,7 +130,7 @@ def _after(state: State, event: Event) -> State:
         state,
         phase=event.to,
         since=event.at,
-        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,  # from there, it is a rollback
+        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,  # after a promotion: a rollback
         replaced=event.replaced,
         fixed=event.fixed or state.fixed,
     )
@@ -139,7 +139,7 @@ def _after(state: State, event: Event) -> State:
 def _at_its_own(
     incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """Fields of a promoted challenger at the previous incumbent's server, or at the one that it was given."""
+    """Return the promoted challenger's fields with the endpoint of the incumbent's own server."""
     if incumbent is None or replaced is None:
         return None
     return {**incumbent, "endpoint": replaced["endpoint"] or (served or {}).get("endpoint")}
@@ -147,22 +147,22 @@ def _at_its_own(
 
 @dataclass(frozen=True)
 class Promoted:
-    """The newest promotion of a history, and what became of it."""
+    """The newest promotion of a history, and what happened to it afterwards."""
 
     event: Event
-    handed_over: bool = False  # the server of the previous incumbent has the promoted model
+    handed_over: bool = False  # whether the previous incumbent's server has the promoted model
     noted: Mapping[str, Any] | None = None  # `Event.served`
     rolled_back: bool = False
 
     @property
     def incumbent(self) -> Mapping[str, Any]:
-        """Fields of the incumbent by it (`answering`)."""
+        """Fields of the incumbent after the promotion (`answering`)."""
         found = self.event.incumbent
         return (_at_its_own(found, self.event.replaced, self.noted) if self.handed_over else found) or {}
 
 
 def newest_promotion(events: Sequence[Event]) -> Promoted | None:
-    """The newest promotion of a history, under any salt; None if there was none."""
+    """Return the newest promotion of a history, under any salt; None if there was none."""
     newest: Promoted | None = None
     for event in events:
         if event.to == "promoted":
@@ -176,16 +176,16 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Endpoint of the incumbent before the newest promotion, if that may still be rolled back."""
+    """Return the endpoint of the incumbent before the newest promotion, if that can still be rolled back."""
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
-    """Promotion of an earlier experiment of this history that is in force but not in the file.
+    """Return an earlier experiment's promotion that is still active but missing from the experiment file.
 
-    With another salt the file's own incumbent would silently serve all users again, unless it answers as the promoted
-    challenger does.
+    Without this check, a file with a new salt would silently return all users to the incumbent of the file. There is
+    no conflict if that incumbent answers as the promoted challenger does.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:
@@ -208,9 +208,9 @@ def next_event(
     evidence: Mapping[str, Any] | None = None,
     served: Mapping[str, str] | None = None,
 ) -> Event:
-    """The event that comes next in a history; IllegalEvent: it can't happen now.
+    """Return the next event of a history. IllegalEvent: the event is not allowed now.
 
-    "handed over" is about the newest promotion, under any salt.
+    A "handed over" event applies to the newest promotion, under any salt.
     """
     state = state_of(events, experiment)
     promotion = newest_promotion(events) if kind == "handed over" else None
@@ -243,7 +243,7 @@ def next_event(
 
 
 def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> bool:
-    """Whether a promoted challenger is not yet on the incumbent's server."""
+    """Return whether a promoted challenger is not yet on the incumbent's server, so that a handover is possible."""
     if promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
     own = _at_its_own(promotion.event.incumbent, promotion.event.replaced, served)
@@ -253,7 +253,6 @@ def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> boo
 def _refused(
     state: State, experiment: Experiment, kind: Kind, by: By, to: Phase | None, challenger: str | None
 ) -> Message | None:
-    """Reason that an event can't happen; None if it can."""
     if kind == "kill":
         if state.phase == "promoted":
             return messages.PROMOTED()

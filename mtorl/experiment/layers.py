@@ -1,15 +1,15 @@
-"""Several experiments at once: which one decides a request, and how they share the money of a campaign.
+"""Several experiments at once: which experiment decides a request, and how experiments share a campaign's money.
 
-    together = Experiments([spring, autumn])              # ExperimentError: they overlap
-    together.deciding("user-42", "shoes")                 # the experiment of this user and campaign
-    together.accounts()                                   # the budgets of all of them, for the ledger
+    together = Experiments([spring, autumn])              # ExperimentError if they overlap
+    together.deciding("user-42", "shoes")                 # the experiment that decides for this user and campaign
+    together.accounts()                                   # the spending limits of all experiments, for the ledger
 
-A decision follows one policy, so two experiments decide about different campaigns, or are in one layer, with parts of
-its users that do not overlap. Different layers are assigned independently (docs/tables/independence.md).
+A decision follows one policy. So two experiments must have different campaigns, or disjoint parts of one layer.
+Assignments in different layers are independent (docs/tables/independence.md).
 
-A campaign's money is one amount: each arm of each experiment gets its part, in proportion to its users, and the whole
-binds all of them together. Experiments with a campaign in common should give the same budgets for it; while they do
-not, the smallest amount counts.
+A campaign has one amount of money. Each arm of each experiment gets a part in proportion to its users, and the whole
+amount limits all arms together. Experiments with a common campaign should define the same budgets for it. If their
+budgets differ, the smallest amount applies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.runtime.message import Message
 
-_NOBODY = 1e-12  # a share of users, below which it is an error of rounding
+_NOBODY = 1e-12  # a smaller share of users is a rounding error
 
 
 class Experiments:
-    """Experiments that are in force together. ExperimentError: there is none, or two overlap."""
+    """Experiments that are active together. ExperimentError: there is none, or two of them overlap."""
 
     def __init__(self, experiments: Iterable[Experiment]) -> None:
         self._all = tuple(sorted(experiments, key=lambda one: (one.layer, one.layer_part, one.name)))
@@ -41,21 +41,22 @@ class Experiments:
         return iter(self._all)
 
     def holds(self, experiment: Experiment) -> bool:
-        """Whether exactly this object is among them, not another version of it."""
+        """Return whether this object is one of the experiments; another version of an experiment is not."""
         return any(experiment is one for one in self._all)
 
     def deciding(self, user_id: str, campaign_id: str) -> Experiment:
-        """The experiment that decides about a user in a campaign.
+        """Return the experiment that decides for a user in a campaign.
 
-        One that names the user's arm comes first. A user who is in none of those of the campaign is outside of the
-        first of them. A campaign without an experiment gets what is outside of the first of all, and no money.
+        An experiment that overrides the user's arm comes first, then the experiment whose part of the layer includes
+        the user. If no experiment of the campaign includes the user, the first one treats the user as OUTSIDE. If the
+        campaign has no experiment, the first of all experiments does, and there is no money to spend.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)
         return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
 
     def asks(self, arm: str) -> bool:
-        """Whether an arm, named as by `Experiment.key`, has an endpoint."""
+        """Return whether an arm, named as by `Experiment.key`, has an endpoint."""
         return arm in self._asking
 
     @cached_property
@@ -65,7 +66,7 @@ class Experiments:
         return frozenset(arm for arm, url in urls.items() if url is not None)
 
     def accounts(self) -> Sequence[AccountLimit]:
-        """Accounts of all experiments: each whole budget, each arm's part, and one for users in no experiment."""
+        """Return the accounts of all experiments: whole budgets, each arm's parts, and the part of all other users."""
         return self._accounts
 
     @cached_property
@@ -74,16 +75,16 @@ class Experiments:
         for experiment in self._all:
             for limit in experiment.accounts():
                 if limit.arm == OUTSIDE:
-                    continue  # of this experiment; perhaps in another one
+                    continue  # these users may be in another experiment; `_divided` computes the rest
                 arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
                 accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
-                if arm not in accounts or limit.limit < accounts[arm].limit:  # the whole is in each experiment
+                if arm not in accounts or limit.limit < accounts[arm].limit:  # ALL_ARMS: the smallest counts
                     accounts[arm] = limit._replace(arm=arm)
         return [limit for accounts in found.values() for limit in _divided(accounts)]
 
     @cached_property
     def differences(self) -> list[Message]:
-        """Experiments that give different amounts for the budgets that they share."""
+        """Messages for pairs of experiments that define different amounts for a common budget."""
         found = []
         for one, other in combinations(self._all, 2):
             common = _in_common(one, other)
@@ -96,7 +97,7 @@ class Experiments:
 
 
 def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
-    """The accounts of one budget, with that of the users who are in no experiment."""
+    """Return the accounts of one budget, including the account of users who are in no experiment."""
     amount = accounts[ALL_ARMS].limit
     arms = [limit for name, limit in accounts.items() if name != ALL_ARMS]
     rest = 1.0 - sum(limit.part for limit in arms)
@@ -105,7 +106,7 @@ def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
 
 
 def conflict(one: Experiment, other: Experiment) -> Message | None:
-    """Reason why two experiments can't run together; None: they can."""
+    """Return why two experiments can't run together; None if they can."""
     if one.name == other.name:
         return messages.SAME_NAME(name=one.name)
     common = _in_common(one, other)
@@ -120,14 +121,13 @@ def conflict(one: Experiment, other: Experiment) -> Message | None:
 
 
 def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
-    """Campaigns that both decide about; None: all."""
+    """Return the campaigns that both experiments decide; None means all campaigns."""
     if one.campaigns is None or other.campaigns is None:
         return other.campaigns if one.campaigns is None else one.campaigns
     return [campaign for campaign in one.campaigns if other.decides(campaign)]
 
 
 def _budgets_of(experiment: Experiment, campaign: str | None) -> set[Budget]:
-    """Budgets that a campaign's requests draw on; None: all."""
     return set(experiment.all_budgets if campaign is None else experiment.budgets_of(campaign))
 
 

@@ -1,16 +1,16 @@
-"""The metrics that an experiment file may name, each a ratio of two sums over a user's decisions, and its section.
+"""The metrics that an experiment file may name, and the file's `metrics` section.
 
     gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
-    click_per_decision, NAME_per_decision sum of one outcome: cost, click, conversion, revenue, or a further one
-    gain_per_cost, NAME_per_cost          return on spend: gain, or one outcome, a currency unit
-    cost_per_click, cost_per_NAME         what an outcome costs, and any other NAME_per_NAME
-    exposure_ratio, ...                   those of METRICS
+    click_per_decision, NAME_per_decision one outcome: cost, click, conversion, revenue, or another outcome
+    gain_per_cost, NAME_per_cost          return on spend: gain or one outcome per currency unit
+    cost_per_click, cost_per_NAME         cost of an outcome, and any other NAME_per_NAME
+    exposure_ratio, ...                   the metrics in METRICS
 
-Both sums are weighted sums of a few columns that each decision adds to: DECISION_COLUMNS, and "outcome:click" and the
-like. So a user's columns are added up once, and every metric of them is arithmetic.
+A metric is a ratio of two sums over a user's decisions. Both are weighted sums of a few columns, such as those of
+DECISION_COLUMNS and "outcome:click". So each column is added up once per user, and all metrics follow by arithmetic.
 
-A new metric is one line in METRICS, one in DECISION_COLUMNS, and its name in words in `monitoring.plain_words.METRICS`
-if the name itself does not read well.
+To add a metric, add a line to METRICS and one to DECISION_COLUMNS. If its name does not read well on a page, also add
+a text to `monitoring.plain_words.METRICS`.
 """
 
 import re
@@ -32,9 +32,9 @@ _GAIN, _DECISION, _COST = "gain", "decision", "cost"
 _NAME = "[A-Za-z][A-Za-z0-9_]*"
 _RATIO = re.compile(f"({_NAME})_per_({_NAME})")
 GAINS = f"{_NAME}_per_({_DECISION}|{_COST})"
-"""Regular expression of a primary metric's whole name. Not all that match are known: see NO_GAINS."""
+"""Regular expression of a primary metric's full name. Some matches are not gains: see NO_GAINS."""
 NO_GAINS = tuple(f"{what}_per_{per}" for what in (_COST, _DECISION) for per in (_COST, _DECISION))
-"""Names that match GAINS and are no gain."""
+"""Names that match GAINS but are not gains."""
 
 
 Terms = tuple[tuple[str, float], ...]
@@ -48,8 +48,8 @@ DECISION_COLUMNS = {
     "fallbacks": "(fallback_reason IS NOT NULL)::INT",
     "latency": "latency_seconds",
 }
-"""Columns with what one decision adds to each, as DuckDB SQL of its record (`mtorl.log.records`) and its weight: 1, or
-that of a replay."""
+"""What one decision adds to each column, as DuckDB SQL on its record (`mtorl.log.records`). `weight` is 1, or the
+weight of a decision in a replay."""
 
 
 class Metric(NamedTuple):
@@ -58,7 +58,7 @@ class Metric(NamedTuple):
     numerator: Terms
     denominator: Terms = ((DECISIONS, 1.0),)
     largest: float | None = None
-    """The numerator is at most that large in one decision, in its own unit; None: not known."""
+    """Upper bound of the numerator for one decision, in its own unit; None if unknown."""
 
 
 METRICS = {
@@ -66,12 +66,12 @@ METRICS = {
     "fallback_ratio": Metric((("fallbacks", 1.0),), largest=1.0),
     "latency_seconds": Metric((("latency", 1.0),)),
 }
-"""The metrics that are no sum of outcomes."""
-KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metric's whole name
+"""The metrics that are not sums of outcomes."""
+KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metric's full name
 
 
 def check_metric(name: str) -> str:
-    """The name itself, if an experiment file may have it; else ValueError. For outcomes: `check_outcomes`."""
+    """Return the name if an experiment file may contain it; else ValueError. `check_outcomes` checks its outcomes."""
     parts = parts_of(name)
     if (name not in METRICS and parts is None) or (parts is not None and parts[0] in (parts[1], _DECISION)):
         usual = ", ".join(f"{kind}_per_decision" for kind in OUTCOMES)
@@ -81,14 +81,14 @@ def check_metric(name: str) -> str:
 
 
 def check_gain(name: str) -> str:
-    """The name itself, if it may be the primary metric, of which more is better; else ValueError."""
+    """Return the name if it may be the primary metric (a gain, where more is better); else ValueError."""
     if not is_gain(check_metric(name)):
         raise ValueError(messages.NO_GAIN(metric=name))
     return name
 
 
 def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
-    """Raise ValueError unless a data set has the outcomes of these metrics."""
+    """Raise ValueError if a metric needs an outcome that the data set lacks."""
     there = tuple(outcomes)
     for name in names:
         for part in parts_of(name) or ():
@@ -99,30 +99,30 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
 
 
 def parts_of(name: str) -> tuple[str, str] | None:
-    """The sums that a metric divides: gain, decision or an outcome each; None if it is one of METRICS."""
+    """Return the numerator and denominator (gain, decision or an outcome); None for the metrics in METRICS."""
     found = _RATIO.fullmatch(name)
     return (found[1], found[2]) if found and name not in METRICS else None
 
 
 def is_gain(name: str) -> bool:
-    """Whether a metric is the gain, or any outcome of which more is better, per decision or currency unit."""
+    """Return whether a metric is the gain, or an outcome other than cost, per decision or per currency unit."""
     return re.fullmatch(GAINS, name) is not None and name not in NO_GAINS
 
 
 def is_per_decision(name: str) -> bool:
-    """Whether a metric divides by decisions, as those of METRICS do."""
+    """Return whether the denominator of a metric is decisions, as for all of METRICS."""
     parts = parts_of(name)
     return parts is None or parts[1] == _DECISION
 
 
 def gain_of(name: str, gain: Gain) -> Gain:
-    """Numerator of a metric that is none of METRICS: its outcome, or the gain of the data set."""
+    """Return the numerator of a metric that is not in METRICS: its outcome, or the gain of the data set."""
     parts = parts_of(name)
     return _summed(parts[0], gain) if parts is not None else gain
 
 
 def outcomes_of(name: str, gain: Gain) -> tuple[str, ...]:
-    """The outcomes whose sums a metric needs."""
+    """Return the outcomes whose sums a metric needs."""
     return tuple(outcome for part in parts_of(name) or () if part != _DECISION for outcome in _summed(part, gain).names)
 
 
@@ -131,17 +131,17 @@ def _summed(part: str, gain: Gain) -> Gain:
 
 
 def total_of(primary: str) -> str:
-    """Numerator of the primary metric: gain, or an outcome."""
+    """Return the numerator of the primary metric: gain, or an outcome."""
     return (parts_of(primary) or (_GAIN, _DECISION))[0]
 
 
 def of_primary(primary: str) -> tuple[str, str]:
-    """The metrics of the primary metric's numerator: per decision, and per cost."""
+    """Return two metrics with the primary metric's numerator: per decision, and per cost."""
     return f"{total_of(primary)}_per_{_DECISION}", f"{total_of(primary)}_per_{_COST}"
 
 
 def unit_of(name: str, gain: Gain) -> str:
-    """Unit of a metric, for people: clicks per decision, EUR per click, seconds, ratio."""
+    """Return the unit of a metric for people: clicks per decision, EUR per click, seconds, ratio."""
     parts = parts_of(name)
     if parts is None:
         return name.rpartition("_")[2]
@@ -151,7 +151,7 @@ def unit_of(name: str, gain: Gain) -> str:
 
 
 def metric(name: str, gain: Gain) -> Metric:
-    """The metric of a name, where "gain" means this; ValueError if there is none."""
+    """Return the metric with this name, with `gain` as the meaning of "gain"; ValueError if there is none."""
     parts = parts_of(check_metric(name))
     if parts is None:
         return METRICS[name]
@@ -163,12 +163,12 @@ def metric(name: str, gain: Gain) -> Metric:
 
 
 def column(outcome: str) -> str:
-    """The column with the weighted sum of an outcome; no field of the record has this name."""
+    """Return the name of the column with the weighted sum of an outcome; no field of the record has such a name."""
     return f"outcome:{outcome}"
 
 
 def total(gain: Gain) -> Terms:
-    """The gain as a weighted sum of columns."""
+    """Return the gain as a weighted sum of columns."""
     return tuple((column(name), weight) for name, weight in gain.terms)
 
 
@@ -180,27 +180,27 @@ class Guardrail(StrictModel):
     """A metric that must not get worse by more than a margin."""
 
     name: MetricName
-    """Of the metric, as `secondary` names them."""
+    """Name of the metric, as in `secondary`."""
     direction: Direction
-    """Where the metric should go: up = more is better, down = less is better."""
+    """Desired direction of the metric: up = more is better, down = less is better."""
     margin: float = Field(ge=0)
-    """Harm that is accepted, in the metric's own unit."""
+    """Accepted harm, in the metric's own unit."""
 
 
 class Metrics(StrictModel):
     """Metrics of an experiment; the primary metric decides."""
 
     primary: Annotated[Text, AfterValidator(check_gain)]
-    """The verdict is about this one: gain_per_decision, an outcome such as click_per_decision, or either per cost."""
+    """Metric that decides the verdict: gain_per_decision, an outcome such as click_per_decision, or either per cost."""
     secondary: Annotated[tuple[MetricName, ...], FromList] = ()
-    """Reported beside it; they never decide."""
+    """Metrics that are reported but never decide."""
     guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
-    """What must not get worse by more than a margin: a challenger that breaches one is rolled back."""
+    """Metrics that must not get worse by more than a margin. A challenger that breaches a guardrail is rolled back."""
     outcome_hours: Annotated[Annotated[float, Field(gt=0, le=8760)] | None, NoneInWord()] = 24.0
-    """Hours after a decision in which its outcomes happen, and are reported: later ones do not count, and a decision
-    counts once they are over. none: whatever is known counts, which is right when no more outcomes will come."""
+    """Hours after a decision in which its outcomes must happen and be reported. Later outcomes do not count, and a
+    decision counts only after these hours. none: all known outcomes count, if no more outcomes will arrive."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all metrics without repetition, the primary one first."""
+        """Names of all metrics without duplicates, the primary one first."""
         return tuple(dict.fromkeys((self.primary, *self.secondary, *(guardrail.name for guardrail in self.guardrails))))

@@ -1,13 +1,13 @@
-"""A policy that is a few lines of an experiment file: the first row that fits decides.
+"""A policy as rows of an experiment file: the first matching row decides.
 
     policy:                                                      # of an arm
     - {when: {device: phone, age: [18-24, 25-29]}, channel: video}
     - {when: {device: phone}, channel: search}
-    - {when: {placement: null}, channel: search, expose: false}  # null: nothing is known of it
-    - {channel: display}                                         # everybody else
+    - {when: {placement: null}, channel: search, expose: false}  # null: the value is unknown
+    - {channel: display}                                         # all other requests
 
-One row is a constant, rows with one column are a policy by segment, and rows with several are a table. Columns are
-those of the context and of the user. A row whose channel is not on offer does not fit. Nothing is random.
+A single row is a constant policy, rows with one column are a policy by segment, and rows with several are a table.
+Columns are those of the context and of the user. A row only matches if its channel is a candidate. Nothing is random.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ def _values(value: Any) -> Any:
 
 
 class Row(StrictModel):
-    """One line of a rule."""
+    """One row of a rule: a condition and the decision if it is true."""
 
     when: dict[Text, Annotated[tuple[str | float | None, ...], BeforeValidator(_values)]] = Field(default_factory=dict)
-    """Column -> the value that it must have, or a list of such values; by default, anything."""
+    """Column -> required value, or list of allowed values. Without `when`, the row matches every request."""
     channel: Text
-    """What is chosen then."""
+    """The channel to choose."""
     expose: bool = True
-    """Whether it is shown."""
+    """Whether to show the ad."""
 
 
 def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -46,11 +46,11 @@ def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return rows
 
 
-Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]  # the first row that fits decides
+Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]  # the first matching row decides
 
 
 def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collection[str]) -> Row | None:
-    """The row that decides; None if no row that fits has a channel on offer."""
+    """Return the first row whose condition is true and whose channel is a candidate; None if there is no such row."""
     for row in rule:
         if row.channel in candidates and all(values.get(name) in allowed for name, allowed in row.when.items()):
             return row
@@ -58,12 +58,12 @@ def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collec
 
 
 def digest(rule: Sequence[Row]) -> str:
-    """Identity of a rule: changes with every field of its rows."""
+    """Return the SHA-256 of a rule, which changes with every field of its rows."""
     return hashlib.sha256(orjson.dumps([row.model_dump(mode="json") for row in rule])).hexdigest()
 
 
 def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None:
-    """Raise ValueError if a rule, at a place of the file, names a channel, column or value that the data set lacks."""
+    """Raise ValueError if a rule (at `where` in the file) names a channel, column or value that the data set lacks."""
     kinds = {column.name: column.kind for column in (*spec.context, *spec.static)}
     for i, row in enumerate(rule):
         if row.channel not in spec.channels:

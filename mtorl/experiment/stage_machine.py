@@ -2,17 +2,17 @@
 
     state = state_of(events, experiment)          # `mtorl.experiment.history`
     consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)
-    in_force(experiment, state)                   # the file that routers decide by
+    in_force(experiment, state)                   # the experiment as routers apply it
 
     draft -> shadow -> 1% -> 5% -> 25% -> 50% -> promoted
                  any stage -> stopped (worse, or no verdict in time) | rolled back (harm)
 
-The caller, a command on a laptop or an operator on a cluster, writes a move into the history first and applies it then;
-both can be repeated after a crash.
+The caller is a command on a laptop or an operator on a cluster. It first writes a move into the history, then applies
+it. After a crash, both steps can be repeated.
 
-A futile experiment is stopped at the last stage only: before, few users are at stake. A guardrail that is breached
-rolls back at once. Its bound is always valid, so looking often does not raise the rate of false alarms above the
-experiment's alpha.
+A futile experiment is stopped only at the last stage, because earlier stages expose few users. A breached guardrail
+causes an immediate rollback. The guardrail's bound is always valid, so frequent checks do not raise the rate of false
+alarms above the experiment's alpha.
 """
 
 import math
@@ -32,41 +32,41 @@ Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stoppe
 STAGES: tuple[Stage, ...] = get_args(Stage)  # phases with traffic, in the order of the ramp
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
-"""Requirements that what happened at the beginning of a stage can leave unmet for as long as the stage lasts."""
+"""Requirements that stay unmet for the rest of a stage if its first decisions had many faults."""
 
 
 @dataclass(frozen=True)
 class State:
-    """State of an experiment."""
+    """State of an experiment, as its history determines it."""
 
     phase: Phase = "draft"
-    since: float | None = None  # when its time there began to count, seconds since 1970; None for a draft
-    killed: bool = False  # by a command; the file may pull the kill switch as well
+    since: float | None = None  # start of the phase, or of its last resume, seconds since 1970; None for a draft
+    killed: bool = False  # kill switch set by an event; the file's `enabled` is separate
     events: int = 0
-    # Fields of the incumbent's arm (`answering`); None: as in the file. Promotions and rollbacks change them.
+    # Fields of the incumbent's arm after a promotion or rollback (`answering`); None: use the file's.
     incumbent: Mapping[str, Any] | None = None
-    replaced: Mapping[str, Any] | None = None  # of a promotion: the incumbent's fields before
-    fixed: Mapping[str, Any] | None = None  # `fixed_fields` when it began; None for a draft
+    replaced: Mapping[str, Any] | None = None  # after a promotion: the previous incumbent's fields
+    fixed: Mapping[str, Any] | None = None  # `fixed_fields` at the start of the experiment; None for a draft
 
 
 class ArmEvidence(NamedTuple):
-    """Figures of an arm at the present stage."""
+    """Figures of an arm at the current stage."""
 
-    users: int  # users with counted decisions; in the shadow, users of its questions
-    fallback_ratio: float = 0.0  # share of its decisions that were default actions; in the shadow, of its faults
-    latency_seconds: float = math.nan  # 99th percentile; NaN: not known, as in the shadow
+    users: int  # users with counted decisions; in the shadow stage, users for whom the arm was queried
+    fallback_ratio: float = 0.0  # share of its decisions that fell back; in the shadow stage, share of failed answers
+    latency_seconds: float = math.nan  # 99th percentile; NaN if unknown, as in the shadow stage
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence of the decision log about an experiment."""
+    """Evidence about an experiment, from the decision log."""
 
-    token: Token  # of the verdict so far, as is the reason
+    token: Token  # of the current verdict, which also gives the reason
     reason: Message
     challenger: str
-    breached: tuple[Message, ...]  # guardrails, with the challenger and in words
-    arms: Mapping[str, ArmEvidence]  # without those that had no decision
-    effect: Mapping[str, Any] | None = None  # of that challenger, for people: the verdict's users, lift and lift_ci
+    breached: tuple[Message, ...]  # one message per breached guardrail, with the challenger's name
+    arms: Mapping[str, ArmEvidence]  # only arms that have decisions
+    effect: Mapping[str, Any] | None = None  # for people: the challenger's users, lift and lift_ci in the verdict
 
 
 class Move(NamedTuple):
@@ -78,7 +78,7 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """The experiment stays in its stage; the reasons are what it waits for."""
+    """The experiment stays in its stage; the reasons are the unmet requirements, or why it may not move."""
 
     reasons: tuple[Message, ...]
 
@@ -87,19 +87,19 @@ class Requirement(NamedTuple):
     """One requirement for leaving a stage."""
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
-    arm: str | None  # whose; None: the stage's
+    arm: str | None  # None: a requirement of the stage
     found: float
     needed: float
-    words: Message  # what is missing, if the need is not met
+    words: Message  # describes the shortfall if the requirement is not met
 
     @property
     def met(self) -> bool:
-        """Hours and users are at least as many as needed; the others at most as much as is allowed."""
+        """True if hours and users reach the needed value, or faults do not exceed the allowed value."""
         return self.found <= self.needed if self.kind in FAULTS else self.found >= self.needed
 
 
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
-    """The next move without a person; `evidence` is None while nothing is known, `now` is in seconds since 1970."""
+    """Return the next automatic move. `evidence` is None if there is none yet; `now` is in seconds since 1970."""
     ramp = experiment.ramp
     if ramp is None:
         return Hold((messages.NO_RAMP(),))
@@ -154,7 +154,7 @@ def _leave_draft(experiment: Experiment, first: Stage, now: float) -> Move | Hol
 
 
 def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
-    """Stages of the ramp after the present phase: all of a draft's, none of what is over."""
+    """Return the ramp's stages after the current phase: all for a draft, none for a finished experiment."""
     if ramp is None or state.phase in OVER:
         return []
     here = -1 if state.phase == "draft" else STAGES.index(state.phase)
@@ -164,7 +164,7 @@ def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
 def requirements(
     experiment: Experiment, state: State, evidence: Evidence | None, now: float
 ) -> tuple[Requirement, ...]:
-    """Requirements for leaving the present stage, with progress; none where the ramp does not know the stage."""
+    """Return the requirements for leaving the current stage, with progress; none if the stage is not in the ramp."""
     steps = () if experiment.ramp is None else experiment.ramp.stages
     step = next((step for step in steps if step.stage == state.phase), None)
     return () if step is None else tuple(_requirements(experiment, step, state, evidence, now))
@@ -203,7 +203,7 @@ def _requirements(
 
 
 def lacking(needed: Iterable[Requirement]) -> list[Message]:
-    """Unmet requirements in words; for faults, also how old ones cease to count."""
+    """Return a message per unmet requirement and, if one is about faults, how to make past faults not count."""
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
     return [*words, messages.OLD_FAULTS()] if any(one.kind in FAULTS for one in unmet) else words
@@ -217,10 +217,10 @@ def _grown(step: RampStage, evidence: Evidence | None) -> Message:
 
 
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message | None:
-    """Reason that a move is not allowed; None if it is.
+    """Return why a move is not allowed; None if it is allowed.
 
-    People may move a running experiment to any stage, back as well as forth. What is over stays over, but a promotion
-    can be rolled back: another try is another experiment, with a new salt.
+    A person may move a running experiment to any stage, forward or back. A finished experiment stays finished: another
+    try needs a new salt, which makes it another experiment. The exception is a promotion, which can be rolled back.
     """
     if to == "draft":
         return messages.HAS_BEGUN()
@@ -242,10 +242,10 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message 
 
 
 def in_force(experiment: Experiment, state: State) -> Experiment:
-    """Experiment that routers apply, at its present stage.
+    """Return the experiment as routers apply it, at its current stage.
 
-    Before it begins and once it is over, all users get the incumbent, overrides included. A promoted challenger *is*
-    the incumbent: that arm answers where the challenger did.
+    Before the start and after the end, all users get the incumbent, also users with an override. After a promotion,
+    the incumbent's arm answers with the challenger's policy, at the challenger's endpoint.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -258,7 +258,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 
 
 def answering(arm: Arm) -> dict[str, Any]:
-    """Fields of an arm that say how it answers, JSON-ready, independent of its name and of its file."""
+    """Return the fields that define how an arm answers, JSON-ready and independent of the arm's name and file."""
     fields = {"policy", "model_digest", "model_name", "model_version"}
     return {**arm.model_dump(mode="json", include=fields), "endpoint": arm.url}
 
@@ -274,17 +274,17 @@ FIXED: Sequence[str] = (
     "covariates",
     "minimum_effect",
 )
-"""Fields of a file that may not change once it has begun: they say what is measured, on whom, and how surely."""
+"""Fields that may not change after the start: they define what is measured, on which users, at which error rate."""
 
 
 def fixed_fields(experiment: Experiment) -> dict[str, Any]:
-    """Fields that may not change once it has begun, JSON-ready."""
+    """Return the fields that may not change after the start, JSON-ready."""
     fields = experiment.model_dump(mode="json", include=set(FIXED))
     return {**fields, "arms": sorted(arm.name for arm in experiment.arms)}
 
 
 def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Fixed fields that have changed since an experiment began."""
+    """Return the names of the fixed fields that have changed since the experiment started."""
     fields = {name: value for name, value in fixed.items() if name != "arms"}
     before = experiment.from_dict({**experiment.model_dump(mode="json"), **fields})  # with defaults for newer fields
     changed = [name for name in FIXED if getattr(before, name) != getattr(experiment, name)]

@@ -1,13 +1,13 @@
-"""The stages of an experiment, each a share of its users that leaves the incumbent, and the ramp through them.
+"""The stages of an experiment (shares of its users that get a challenger), and the ramp from stage to stage.
 
     ramp:                                        # of an experiment file
       stages:
       - {stage: shadow, hours: 24}
-      - {stage: 5%, hours: 48, users: 500}       # at least that long, and that many users in each arm
+      - {stage: 5%, hours: 48, users: 500}       # for at least 48 hours, and until each arm has 500 users
       - {stage: 50%, hours: 336}
-      fallback_ratio: 0.01                       # a challenger may fall back that much more often, and no more
+      fallback_ratio: 0.01                       # how much more often than the incumbent a challenger may fall back
 
-Moves from one to the next: `mtorl.experiment.stage_machine`.
+`mtorl.experiment.stage_machine` decides the moves between stages.
 """
 
 from collections.abc import Mapping
@@ -22,33 +22,33 @@ from mtorl.runtime.validation import FromList, StrictModel
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 
 CHALLENGER_SHARE: Mapping[Stage, float] = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
-"""Of the experiment's users, who get any challenger."""
+"""Share of the experiment's users that get a challenger (any of them) at each stage."""
 
 
 class RampStage(StrictModel):
-    """One stage of a ramp, and what it takes to leave it for the next one."""
+    """One stage of a ramp, and the requirements for leaving it."""
 
     stage: Stage
     """shadow, 1%, 5%, 25% or 50%."""
     hours: float = Field(default=24.0, ge=0)
-    """It lasts at least that long, from its start, or since it was switched on last."""
+    """Minimum duration, counted from the start of the stage or from the last time the experiment was switched on."""
     users: int = Field(default=100, ge=0)
-    """Each arm has at least that many users of this stage who count in the verdict; in the shadow, each challenger was
-    asked for at least that many."""
+    """Minimum number of users per arm that count in this stage's verdict. In the shadow stage: the minimum number of
+    users for whom each challenger was queried."""
 
 
 class Ramp(StrictModel):
-    """The stages that an experiment goes through by itself."""
+    """The stages that an experiment moves through automatically."""
 
     stages: Annotated[tuple[RampStage, ...], FromList, Field(min_length=1)]
-    """In their order, each larger than the one before."""
+    """Stages in order; each must be larger than the previous one."""
     fallback_ratio: float = Field(default=0.01, ge=0, le=1)
-    """By how much a challenger's share of default actions may be above the incumbent's; in the shadow, that of its
-    faults may be above zero."""
+    """Largest allowed excess of a challenger's fallback ratio over the incumbent's. In the shadow stage: the largest
+    share of a challenger's answers that may fail."""
     latency_seconds: float = Field(default=0.02, gt=0)
-    """By how much its decisions may take longer than the incumbent's, at the 99th percentile."""
+    """Largest allowed excess of a challenger's 99th-percentile latency over the incumbent's, seconds."""
     promote: bool = False
-    """Whether a challenger that wins is promoted without a person."""
+    """true: promote a winning challenger automatically. false: wait for a person."""
 
     @field_validator("stages")
     @classmethod
@@ -60,6 +60,6 @@ class Ramp(StrictModel):
 
 
 def stages_before(ramp: Ramp, stage: str | None) -> list[Stage]:
-    """Stages of a ramp before one, which a move there from the draft leaves out; none before an unknown one."""
+    """Return the ramp's stages before a stage: those that a direct move from the draft skips. Unknown stage: none."""
     share = next((share for name, share in CHALLENGER_SHARE.items() if name == stage), 0.0)
     return [step.stage for step in ramp.stages if CHALLENGER_SHARE[step.stage] < share]

@@ -1,7 +1,7 @@
-"""Turns users' sums into a verdict, with error rates that hold however often people look.
+"""Turns sums per user into a verdict, with error rates that are valid for any number of looks at the results.
 
-In reading order: `sums` (what users add up to, of one metric, and of all metrics part by part),
-`heavy_users` (weights of users who decide far more often than others), `statistics` (lift over all stages, always-valid
-intervals), `adjustment` (covariates), `sample_ratio` (are the arms filled as configured?), `verdict` (guardrails, one
-token), `false_discoveries` (secondary metrics) and `plan` (how many users it takes).
+In reading order: `sums` (the users' sums, for one metric or for all metrics at once), `heavy_users` (weights of users
+who decide far more often than others), `statistics` (lift over all stages, always-valid intervals), `adjustment`
+(covariates), `sample_ratio` (tests that the arms fill as configured), `verdict` (guardrails, and one token),
+`false_discoveries` (secondary metrics) and `plan` (the number of users that an experiment needs).
 """

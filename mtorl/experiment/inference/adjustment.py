@@ -1,20 +1,20 @@
-"""Regression adjustment: covariates that are known before the users meet any arm make the comparison sharper.
+"""Regression adjustment: covariates from before the experiment make the comparison of arms more precise.
 
-Such a covariate can't depend on the arm. Where the challenger's users happen to have more of it, that is chance, and
-what it explains of the metric is taken out:
+Such a covariate can't depend on the arm. If it differs between the arms' users, the difference is due to chance. The
+adjustment removes the part of the metric that the covariates explain:
 
-    adjusted ratio    R - theta' xbar                    of each arm and stage, with the mean xbar of its users
+    adjusted ratio    R - theta' xbar                    for each arm and stage; xbar is the mean over its users
     of one user       (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
     theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
 
-**One theta for both arms and all stages.** Any theta that settles leaves the lift unbiased, because the arms' means of
-x differ by chance only (Lin 2013). One of each arm by itself would, in a challenger's one per cent, fit the chance of a
-hundred users. Learnt from all users together (Deng et al. 2013, CUPED), its own error does not count beside that of the
-lift. The interval holds either way: its variance is that of the residuals. Stages count for theta by their weight in
-the lift. Sequences with covariates: Lindon et al., arXiv:2210.08589, and Waudby-Smith et al., arXiv:2103.06476.
+**One theta for both arms and all stages.** Any theta that converges leaves the lift unbiased, because the arms' means
+of x differ only by chance (Lin 2013). A separate theta for a challenger with 1 % of the traffic would overfit its
+hundred users. If theta is estimated from all users together (Deng et al. 2013, CUPED), its error is negligible compared
+with that of the lift. The interval is valid in any case: its variance is that of the residuals. A stage has the same
+weight in theta as in the lift. See also Lindon et al., arXiv:2210.08589; Waudby-Smith et al., arXiv:2103.06476.
 
-A user's x counts once for each stage that it is in. Returning to a later stage may depend on the arm; the adjusted lift
-is then that among users of equal covariates.
+A user's x counts once for each of the user's stages. Whether a user returns in a later stage may depend on the arm; the
+adjusted lift then compares users with equal covariates.
 
 Shapes: as in `sums.py`; K = covariates.
 """
@@ -24,11 +24,11 @@ import numpy as np
 from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, ONE, Floats, Sums
 
 _DISTINCT = 1e-8
-"""Covariates that agree to that share of their variance are one, and one that varies less than that does not vary."""
+"""Relative variance below which a covariate counts as constant, or as a copy of other covariates."""
 
 
 def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
-    """Slopes of the metric on each covariate, (..., K), by stages of a `weight` in the lift (..., A, S)."""
+    """Return the slope of the metric on each covariate, (..., K). `weight`: of the stages in the lift, (..., A, S)."""
     users, x = sums.users[..., None], sums.totals[..., COVARIATES:]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.where(users > 0, x / users, 0.0)
@@ -48,9 +48,12 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
 
 
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
-    """Factors of a user's figures that give its residual, in the unit of the numerator, (..., A, S, F).
+    """Return the coefficients of a user's figures whose sum is the user's residual, (..., A, S, F).
 
-    Of each arm and stage: the metric, the mean denominator of a user, the means of the covariates (..., A, S, K).
+    Args:
+        ratio: Metric, in the numerator's unit, by arm and stage, like the next two.
+        per_user: Mean denominator of a user.
+        means: Means of the covariates (..., A, S, K).
     """
     metric = np.stack([np.ones_like(ratio), -ratio], -1)
     if not means.shape[-1]:
@@ -61,7 +64,7 @@ def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> F
 
 
 def covariate_means(sums: Sums) -> Floats:
-    """Means of the covariates of each arm and stage, (..., A, S, K); 0 without users."""
+    """Return the means of the covariates in each arm and stage, (..., A, S, K); 0 if there are no users."""
     users = sums.users[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
         means: Floats = np.where(users > 0, sums.totals[..., COVARIATES:] / users, 0.0)
@@ -69,20 +72,20 @@ def covariate_means(sums: Sums) -> Floats:
 
 
 def figures_with(metric: Floats, covariates: Floats) -> Floats:
-    """The figures of rows: numerator and denominator, (R, 2), and the covariates of the row's user, (R, K)."""
+    """Return the figures of rows: numerator and denominator, (R, 2), and the covariates of the row's user, (R, K)."""
     if not covariates.shape[-1]:
         return metric
     return np.concatenate([metric, np.ones((len(metric), ONE - DENOMINATOR)), covariates], -1)
 
 
 def standardised(columns: Floats) -> Floats:
-    """Covariates, (R, K), with mean 0 and standard deviation 1, so that sums lose no digits; this changes no lift.
+    """Return covariates, (R, K), with mean 0 and standard deviation 1, which avoids rounding errors in sums.
 
-    NaN, a user without the covariate, becomes the mean and a 1 in a column of its own, so that the metric of such users
-    is whatever it is.
+    Scaling changes no lift. NaN (a user without the covariate) becomes the mean, and a 1 in an indicator column, so
+    that such users have their own mean of the metric.
     """
     missing = np.isnan(columns)
-    marks = {column.tobytes(): column for column in missing.T if column.any()}  # of one source, often all alike
+    marks = {column.tobytes(): column for column in missing.T if column.any()}  # distinct indicators: many are equal
     known = (~missing).sum(0).clip(1)
     means = np.where(missing, 0.0, columns).sum(0) / known
     centred = np.where(missing, 0.0, columns - means)

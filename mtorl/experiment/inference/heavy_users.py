@@ -1,22 +1,22 @@
-"""Weights that keep one busy user from holding, or deciding, a verdict.
+"""Weights that keep a single busy user from blocking or deciding a verdict.
 
     figures *= user_weights(decisions)[:, None]         # numerator and denominator alike
 
-A probe, a bot or an id that many visitors share may make 40 % of an arm's decisions, and its ratio then is the arm's.
-So a user counts as `HEAVIEST` typical users at most, with the weight min(1, HEAVIEST * typical / decisions). Typical is
-the median of a user's decisions in the stage, of all arms; of a stage of few users, at most that of all stages. No
-outcome has a part in it. An arm whose users decide oftener gives its busy users less weight, by which lifts differ a
-little (docs/limitations.md). `benchmarks/experiments.py` shows the error rates with bots.
+A probe, a bot or an id that many visitors share may make 40 % of an arm's decisions, and would then determine the arm's
+ratio. So a user counts as at most `HEAVIEST` typical users: the weight is min(1, HEAVIEST * typical / decisions).
+Typical is the median number of decisions per user in the stage, over all arms; in a stage with few users, at most the
+median of all stages. Outcomes do not affect weights. If one arm's users decide more often, its busy users get lower
+weights, which changes the lift slightly (docs/limitations.md). `benchmarks/experiments.py` shows error rates with bots.
 """
 
 import numpy as np
 
 from mtorl.experiment.inference.sums import Floats
 
-HEAVIEST = 10.0  # typical users that one user counts as at most
+HEAVIEST = 10.0  # largest number of typical users that one user may count as
 
 
 def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Floats:
-    """Weights of users in (0, 1], of the shape of `decisions`; `typical` by default is the median of those given."""
+    """Return weights in (0, 1], in the shape of `decisions`; `typical` is by default the median of `decisions`."""
     most = HEAVIEST * (np.median(decisions) if typical is None else typical)
     return np.minimum(1.0, most / np.maximum(decisions, 1.0))

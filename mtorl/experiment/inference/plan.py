@@ -1,14 +1,14 @@
-"""Plans the number of users of an experiment before it starts, by simulating it with users of the log.
+"""Plans the number of users of an experiment before it starts, by simulations with users of the log.
 
-    requirements(seen, experiment, effect=0.05)         # users, days and money, of the incumbent's users so far
+    requirements(seen, experiment, effect=0.05)         # users, days and money, from the incumbent's users so far
     found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
     found.users, found.power
 
-Each run draws users with replacement from the log, gives the challenger's more, or larger, outcomes by the planned
-effect, and looks as often as people may, with the functions of the verdict (`statistics.py`). So the width of
-always-valid intervals, the fewest users with a positive outcome and users who decide far oftener are part of it. The
-answer is the first number of users by which the wanted share of the runs has found the challenger better. Covariates
-are no part of it: an experiment with them needs fewer users.
+Each run draws users from the log with replacement, and gives the challenger more or larger outcomes, by the planned
+effect. It then looks at the result as often as people may, with the verdict's own functions (`statistics.py`). So the
+result accounts for always-valid intervals, the minimum number of users with a positive outcome, and very busy users.
+The answer is the smallest number of users at which the wanted share of runs (the power) has found the challenger to be
+better. Covariates are not simulated; an experiment that uses them needs fewer users.
 
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator.
 """
@@ -30,30 +30,30 @@ from mtorl.runtime.progress import report
 
 POWER = 0.8
 LOOKS = 300
-MOST_USERS = 5_000_000  # more than that nobody waits for; the effect is too small to be found
-_DRAWS = 300_000_000  # users of all runs together: what a minute or so draws
-_RUNS = (400, 2_000)  # as few as tell 80 % from 75 %; as many as tell it from 78 %
-_LOOKS_AT_ONCE = 40  # whose users are in memory
-_WHOLE_DAY = 0.9  # of a day, from its first decision to its last: a log of less does not say how many users come on one
+MOST_USERS = 5_000_000  # an experiment that needs more takes too long: the effect is too small to be found
+_DRAWS = 300_000_000  # users drawn in all runs together: takes about a minute
+_RUNS = (400, 2_000)  # fewest: distinguishes a power of 80 % from 75 %; most: from 78 %
+_LOOKS_AT_ONCE = 40  # looks whose users are in memory together
+_WHOLE_DAY = 0.9  # days from first to last decision: a shorter log does not show how many users come in a day
 
 
 @dataclass(frozen=True)
 class Population:
-    """Users of the log."""
+    """Users of the log from which simulated users are drawn."""
 
     figures_U2: Floats  # numerator and denominator of the primary metric
-    # Whether outcomes are counted, as clicks are: a better policy then has more of them. Otherwise, as of revenues, it
-    # has larger ones, which takes many more users to find where few users have any.
+    # True if outcomes are counts, such as clicks: a better policy has more of them. False for amounts such as revenue:
+    # a better policy has larger ones, and takes many more users to find if few users have an outcome.
     counts: bool = True
 
     @property
     def ratio(self) -> float:
-        """The metric; 0 without any user."""
+        """The metric; 0 if there are no users."""
         numerator, denominator = self.figures_U2.sum(0)
         return float(numerator / denominator) if denominator > 0 else 0.0
 
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
-        """A share of some users' outcomes: of each outcome by chance or, with weights, of all."""
+        """Return a random share of some users' outcomes: drawn per outcome or, with weights, per user."""
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
             rng.binomial(numerator_N.astype(np.int64), share).astype(np.float64)
@@ -64,46 +64,46 @@ class Population:
 
     @cached_property
     def _whole(self) -> bool:
-        """Whether outcomes are counted one by one, without weights."""
+        """Whether all outcomes are whole numbers, so that they can be drawn one by one."""
         numerator_U = self.figures_U2[:, 0]
         return bool(np.all((numerator_U >= 0) & (numerator_U == np.floor(numerator_U))))
 
     def deviation(self) -> float:
-        """Standard deviation of a user's contribution to the difference of two even arms."""
+        """Return the standard deviation of a user's contribution to the difference of two equal arms."""
         numerator_U, denominator_U = self.figures_U2.T
         return 2.0 * float((numerator_U - self.ratio * denominator_U).std() / denominator_U.mean())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of a planned experiment."""
+    """Planned size of an experiment."""
 
-    users: int  # of all arms together
-    power: float  # share of the runs that found the challenger better by then
+    users: int  # in all arms together
+    power: float  # share of the runs that found the challenger better with these users
     runs: int
 
 
 class IncumbentUsers(NamedTuple):
-    """The incumbent's users, and their decisions, in the time of the log."""
+    """The incumbent's users and their decisions in the period of the log."""
 
     population: Population
     decisions: int
     cost_per_decision: float
     days: float
-    unit: str  # of the primary metric
+    unit: str  # unit of the primary metric
 
 
 def requirements(
     seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
 ) -> dict[str, Any] | None:
-    """Requirements for finding an effect, for people and JSON; None and ValueError as of `needed_users`.
+    """Return what it takes to find an effect, for people and JSON; None and ValueError as for `needed_users`.
 
     Args:
-        users_a_day: 0: as many new users as were seen, in a day at least.
+        users_a_day: New users per day; 0: as in the log, if it covers a day.
 
     Returns:
-        Users of all arms, days (None: unknown), decisions, cost (currency units), power and runs of the played
-        experiments, and what was `seen`.
+        Users in all arms, days (None if unknown), decisions, cost (currency units), power, number of simulated runs,
+        and the figures of the log (`seen`).
     """
     challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
     alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
@@ -134,14 +134,14 @@ def requirements(
 
 
 def needed_users(population: Population, effect: float, share: float, alpha: float) -> Plan | None:
-    """The fewest users with which an effect is found with a wanted probability; None: more than `MOST_USERS`.
+    """Return the fewest users with which an effect is found with probability POWER; None: more than `MOST_USERS`.
 
     Args:
-        effect: By how much the challenger's metric is larger, as a share of the incumbent's.
-        share: Of the users who get the challenger.
+        effect: Increase of the metric by the challenger, as a fraction of the incumbent's metric.
+        share: Fraction of the users who get the challenger.
 
     Raises:
-        ValueError: the log says too little, or an argument makes no sense.
+        ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
     """
     for name, value in (("effect", effect), ("share", share)):
         if not 0.0 < value < 1.0:
@@ -149,7 +149,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     users = len(population.figures_U2)
     if users < MIN_USERS or not population.ratio > 0.0:
         raise ValueError(messages.PLAN_NEEDS_USERS(users=users, value=population.ratio, needed=MIN_USERS))
-    # One look at the end would need that many effective users; looking at any time at least some 1.5 times as many.
+    # One look at the end would need this many effective users; always-valid looks need about 1.5 times as many.
     one_look = (2.8 * population.deviation() / (effect * population.ratio)) ** 2 / (4.0 * share * (1.0 - share))
     most = max(2.0 * one_look, 20.0 * MIN_USERS / min(share, 1.0 - share))
     while most < 2 * MOST_USERS:
@@ -160,7 +160,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
             rng = np.random.default_rng([0, run])
             found = estimate(_play(rng, population, effect, share, looks_L))
             low, _ = confidence_sequence(found.value, found.se, found.effective_users, alpha=alpha)
-            better = low > 0.0  # NaN, where nothing is known yet, is not
+            better = low > 0.0  # False for NaN, where there is not enough data yet
             first[int(better.argmax()) :] += bool(better.any())
             report(run + 1, runs)
         reached = first / runs >= POWER
@@ -172,15 +172,15 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
 
 
 def _looks(most: float) -> np.ndarray:
-    """Numbers of users at which people look: often where the answer is likely."""
+    """Return the numbers of users at which people look: more densely where the answer is likely."""
     early, late = np.geomspace(MIN_USERS, most / 5.0, LOOKS // 5), np.linspace(most / 5.0, most, LOOKS)
     return np.unique(np.concatenate([early, late]).astype(np.int64))
 
 
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
-    """Sums of the users of one experiment at each look.
+    """Return the sums over the users of one simulated experiment at each look.
 
-    Where the challenger's outcomes are more, each of its users adds a part of the outcomes of another user.
+    If outcomes are counts, each of the challenger's users gets a share of another user's outcomes in addition.
     """
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))

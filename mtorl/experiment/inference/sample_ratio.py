@@ -1,14 +1,14 @@
-"""Sample ratio mismatch: tests at every look, with one error rate, that the arms fill as configured.
+"""Sample ratio mismatch: tests that the arms fill as configured, with one error rate for all looks together.
 
-Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567: under the
-configured shares theta, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares against theta itself,
+Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567. Under the
+configured shares theta, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares against theta,
 
     M_n = Gamma(kappa) / Gamma(kappa + n)  *  prod_a  Gamma(kappa theta_a + x_a) / (Gamma(kappa theta_a) theta_a^x_a),
 
-is a martingale, so that it ever reaches 1 / alpha with probability alpha at most: 1 / M_n is a p-value at all looks.
+is a martingale. The probability that it ever reaches 1 / alpha is at most alpha. So 1 / M_n is a p-value for all looks.
 
-A challenger's users mostly stay with it in later stages. So the stages' martingales are not independent, and must not
-be multiplied. Each stage gets its share of the error rate instead (Bonferroni).
+Most of a challenger's users stay with it in later stages. So the martingales of the stages are not independent, and
+must not be multiplied. Instead, each stage gets a share of the error rate (Bonferroni).
 """
 
 import math
@@ -17,17 +17,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-SRM_ALARM = 0.01  # probability that a healthy experiment is ever called mismatched
-CONCENTRATION = 100.0  # kappa: a stage of 300 users that is split 2 : 1 instead of evenly is found
+SRM_ALARM = 0.01  # probability of an alarm, at any look, in an experiment without a mismatch
+CONCENTRATION = 100.0  # kappa: detects a stage of 300 users that is split 2 : 1 instead of evenly
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
-"""The distinct users in each arm, and each arm's configured share (any positive scale)."""
+"""The number of distinct users in each arm, and each arm's configured share (on any positive scale)."""
 
 
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
-    """P-value that holds at all looks together; 0.0 when an arm that should be empty has users.
+    """Return a p-value that is valid for all looks together; 0.0 if an arm with share 0 has users.
 
-    The error is shared among the stages that are `planned` in all.
+    The error rate is divided by `planned`, the total number of stages.
     """
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 

@@ -1,15 +1,15 @@
-"""Sums over the users of an experiment: all that a comparison needs of them.
+"""Sums over the users of an experiment: the only data that a comparison of arms needs.
 
-    sums = Sums.of_users(values, present)           # figures of each user in each arm and stage
+    sums = Sums.of_users(values, present)           # from the figures of each user in each arm and stage
 
     users = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
-    users.add(user, cell, figures)                  # of each user, stage and arm; all rows of a user in one call
+    users.add(user, cell, figures)                  # one row per user, stage and arm; all rows of a user in one call
     sums = users.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
 
-Each user has some figures in each arm and stage: numerator and denominator of the metric and, where the lift is
-adjusted (`adjustment.py`), a 1 and its covariates. `UserSums` are those of all metrics at once, of users who do not fit
-in memory: a metric's figures are weighted sums of a user's columns, so its sums of products follow from those of the
-columns. Memory depends on numbers of stages, arms and columns, and not on users.
+A user has several figures in each arm and stage: the numerator and denominator of the metric and, if the lift is
+adjusted (`adjustment.py`), a 1 and the covariates. `UserSums` holds the sums for all metrics at once, for users that do
+not fit in memory. A metric's figures are weighted sums of a user's columns, so its sums of products follow from those
+of the columns. Memory depends on the numbers of stages, arms and columns, not on the number of users.
 
 Shapes: U = users, A = 2 arms, challenger first; S = stages; F = figures of a metric; R = rows, C = cells (stages x
 arms), B = columns.
@@ -26,15 +26,15 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)  # places of the figures; the covariates are the rest
+NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)  # indices of the figures; covariates fill the rest
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of the users' figures, and of the products of each two of them."""
+    """Sums of the users' figures, and sums of the products of each pair of figures."""
 
-    users: Floats  # of each arm and stage, (..., A, S)
-    positive: Floats  # those whose numerator is above 0, (..., A, S)
+    users: Floats  # number of users in each arm and stage, (..., A, S)
+    positive: Floats  # number of users with a numerator above 0, (..., A, S)
     totals: Floats  # (..., A, S, F)
     products: Floats  # (..., A S F, A S F)
 
@@ -50,14 +50,14 @@ class Sums:
         )
 
     def within(self) -> Floats:
-        """Sums of products of figures of the same arm and stage, (..., A, S, F, F)."""
+        """Return the sums of products of figures within each arm and stage, (..., A, S, F, F)."""
         *leading, arms, stages, figures = self.totals.shape
         cells = self.products.reshape(*leading, arms * stages, figures, arms * stages, figures)
         found: Floats = np.einsum("...cfcg->...cfg", cells)
         return found.reshape(*leading, arms, stages, figures, figures)
 
     def with_both_arms(self) -> Sums:
-        """Sums without stages in which an arm has no users or no denominator."""
+        """Return the sums with zeros in stages in which an arm has no users or a zero denominator."""
         there = (self.users > 0) & (self.totals[..., DENOMINATOR] > 0)
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
@@ -65,11 +65,11 @@ class Sums:
 
 
 class UserSums:
-    """Sums of the users' columns, and of the products of each two of them, by stage and arm.
+    """Sums of the users' columns, and of the products of each pair of columns, by stage and arm.
 
     Args:
-        numerators: Weighted sums of columns whose positive users count (`Sums.positive`), by name.
-        same: Other names of columns.
+        numerators: Weighted sums of columns by name. Users with a positive sum are counted (`Sums.positive`).
+        same: Aliases of columns.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class UserSums:
                 self._numerators_NB[number, self.index_of(name)] += weight
 
     def index_of(self, column: str) -> int:
-        """Number of a column."""
+        """Return the index of a column."""
         return self.columns.index(self._same.get(column, column))
 
     def add(self, user_R: npt.NDArray[np.uint64], cell_R: npt.NDArray[np.intp], figures_BR: Floats) -> None:
-        """Add the rows of some users, in the order of the users; a user has one row in a cell (stage x arms + arm)."""
+        """Add the rows of some users, sorted by user; a user has at most one row per cell (stage x arms + arm)."""
         cells = len(self.users_C)
         users_C = np.bincount(cell_R, minlength=cells)
         self.users_C += users_C
         ends_C = users_C.cumsum()
-        # A sort of small numbers takes little.
+        # Sorting small integers is fast.
         sorted_BR = np.take(figures_BR, np.argsort(cell_R.astype(np.min_scalar_type(cells)), kind="stable"), axis=1)
         for cell in np.flatnonzero(users_C):
             of_cell = sorted_BR[:, ends_C[cell] - users_C[cell] : ends_C[cell]]
@@ -111,7 +111,7 @@ class UserSums:
             self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
             for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
                 users[cell] += np.count_nonzero(positive)
-        # Two rows of one user: neighbours, or the next but one ...
+        # Pairs of rows of one user: adjacent rows, then rows two apart, and so on.
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
             kind = cell_R[one] * cells + cell_R[one + lag]
@@ -124,11 +124,11 @@ class UserSums:
             lag += 1
 
     def cells(self, arm: int) -> npt.NDArray[np.intp]:
-        """Cells of an arm, (S,)."""
+        """Return the cells of an arm, (S,)."""
         return np.arange(arm, len(self.users_C), self._arms)
 
     def of(self, arms: tuple[int, int], stages: Sequence[int], maps: Floats, positive: str) -> Sums:
-        """Sums of a metric of two arms; `maps` has its figures by columns, (A, S, F, B), `positive` its numerator."""
+        """Return a metric's sums for two arms: figures by `maps` of the columns, (A, S, F, B), numerator `positive`."""
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]
         by_cell = maps.reshape(len(flat), count, -1)

@@ -1,17 +1,19 @@
 """Turns an experiment's figures into a verdict (ship, stop, futile, or not yet) with its reason.
 
-    guardrail   one-sided always-valid bounds of the harm against a margin                         `check_guardrail`
-    futility    whether a challenger that is better by so much can be ruled out                    `rules_out`
+    guardrail   one-sided always-valid bounds of the harm, compared with a margin                  `check_guardrail`
+    futility    whether the wanted improvement can be ruled out                                    `rules_out`
     verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
     several     one verdict for several challengers                                                `leading`
 
-`alpha` of the experiment is the probability of *any* false verdict. Challengers share it evenly (Bonferroni). Of its
-part a challenger's primary metric has nine shares, and each guardrail one, for a false breach (`ErrorShares`).
-That a guardrail holds takes no further share, since nothing but "ship" rests on it:
+The experiment's `alpha` is the probability of *any* false verdict. Challengers share it evenly (Bonferroni). Within a
+challenger's part, the primary metric has nine shares, and each guardrail has one for a false breach (`ErrorShares`).
+A guardrail that falsely seems to hold needs no share, because only "ship" depends on it. With K guardrails:
 
-    not better    "ship" and "stop" are errors of the primary's interval: with K guardrails, 9 + K shares in all
-    better        "stop" is one, half as likely; "ship" is false if a broken guardrail seems to hold, with the
-                  probability `held`, the other half; and K - 1 other guardrails may seem to be breached
+    if the challenger is not better   "ship" and "stop" are errors of the primary metric's interval: with false
+                                      breaches, 9 + K shares in total
+    if the challenger is better       a false "stop" takes half of the primary metric's shares; a false "ship" needs a
+                                      broken guardrail that seems to hold, the other half (`held`); and the other
+                                      K - 1 guardrails may falsely seem breached
 """
 
 import math
@@ -27,21 +29,21 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
-LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes: a lift may be nothing else
+CROSSED_ALARM = 0.01  # a salted hash never changes an arm within a stage: above stray cases, assignment is broken
+LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes, which may explain the whole lift
 
-_PRIMARY = 9  # shares of the primary metric beside one of each guardrail
-FUTILITY_BETA = 0.1  # probability that a challenger which is as much better as wanted is ever called futile
+_PRIMARY = 9  # shares of the primary metric; each guardrail has 1
+FUTILITY_BETA = 0.1  # probability that a challenger with the wanted effect is ever called futile
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
 
 
 @dataclass(frozen=True)
 class GuardrailCheck:
-    """Harm done to a guardrail metric, bounded from both sides, against the margin that was allowed.
+    """Harm done to a guardrail metric, with a lower and an upper bound, compared with the allowed margin.
 
-    "breached": even the smallest plausible harm is above the margin. "held": even the largest is below it.
-    "open": the data do not say yet, and nothing ships until they do.
+    "breached": even the lower bound is above the margin. "held": even the upper bound is not above it. "open": neither
+    is known yet, and nothing ships until it is.
     """
 
     name: str
@@ -53,32 +55,32 @@ class GuardrailCheck:
 
 
 def breach(name: str, lower: float, margin: float) -> Message:
-    """A breached guardrail in one sentence; the metric is named as on the pages: "cost per decision"."""
+    """Return the message of a breached guardrail, with the metric's name as on the pages: "cost per decision"."""
     return messages.GUARDRAIL(metric=name.replace("_", " "), lower=lower, margin=margin)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A token for machines and one line for people."""
+    """A token for programs and a message for people."""
 
     reason: Message
 
     @property
     def token(self) -> Token:
-        """The code of the reason if that decides; else the verdict waits."""
+        """The code of the reason if it is a decision; otherwise "inconclusive"."""
         return _DECIDED.get(self.reason.code, "inconclusive")
 
 
 class ErrorShares(NamedTuple):
-    """Error rates of one challenger's comparisons, so that all of them together err with probability alpha at most."""
+    """Error rates of one challenger's comparisons, chosen so that the total error probability is at most alpha."""
 
-    primary: float  # that the interval of the primary metric, both sides together, misses the lift
-    breached: float  # of each guardrail: that it seems to be breached
-    held: float  # that a guardrail seems to hold
+    primary: float  # that the two-sided interval of the primary metric misses the lift
+    breached: float  # that a guardrail falsely seems breached, for each guardrail
+    held: float  # that a guardrail falsely seems to hold
 
     @classmethod
     def of(cls, alpha: float, challengers: int, guardrails: int) -> "ErrorShares":
-        """The shares of each challenger."""
+        """Return the error rates of each challenger."""
         one = alpha / (challengers * (_PRIMARY + guardrails))
         return cls(_PRIMARY * one, one, _PRIMARY * one / 2.0)
 
@@ -86,16 +88,16 @@ class ErrorShares(NamedTuple):
 def check_guardrail(
     name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, shares: ErrorShares
 ) -> GuardrailCheck:
-    """Bound the harm of the challenger on one guardrail metric, each side with its own error rate.
+    """Bound the harm of the challenger on one guardrail metric; each bound has its own error rate.
 
-    The metric should go "up" or "down"; harm up to the margin, in its own unit and never negative, is accepted.
+    `direction` is the desired one. Harm up to the margin (in the metric's unit, not negative) is accepted.
     """
     value = lift.value if direction == "down" else -lift.value
     below, above = (
         float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
     )
     lower, upper = value - below, value + above
-    state: Literal["breached", "held", "open"] = "open"  # also where a width is NaN, for want of users
+    state: Literal["breached", "held", "open"] = "open"  # also if a width is NaN because there are too few users
     if lower > margin:
         state = "breached"
     elif upper <= margin:
@@ -104,10 +106,10 @@ def check_guardrail(
 
 
 def rules_out(short_of_effect: Lift) -> bool:
-    """Whether the challenger is not as much better as wanted, or that is bad luck of probability FUTILITY_BETA.
+    """Return whether the wanted effect is ruled out; if the challenger has it, this happens with FUTILITY_BETA at most.
 
-    `short_of_effect` is challenger minus incumbent, if the incumbent had the wanted effect, too. The bound is one-sided
-    and always valid, so looking often does not raise the probability of giving up on a challenger that is worth it.
+    `short_of_effect` is the challenger minus an incumbent whose metric is raised by the wanted effect. The bound is
+    one-sided and always valid, so frequent looks do not raise the probability of giving up on such a challenger.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
     width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
@@ -128,25 +130,25 @@ def reach_verdict(
     ruled_out: float | None = None,
     challenger: str = "challenger",
 ) -> Verdict:
-    """Turn the figures into one token. The rules are in order: where one applies, the later ones do not count.
+    """Turn the figures into one verdict. The rules are in order: the first that applies decides.
 
-    A mismatch of the arms makes every number void. Before the planned run time nothing else is said: the intervals
-    allow for early looks, but not for a weekend that the experiment has not seen yet. Then a breached guardrail is harm
-    whatever the gain, and the always-valid interval of the primary metric decides; a win ships only when every
-    guardrail holds.
+    A mismatch of the arms makes every number invalid. Before the planned run time there is no other verdict: the
+    intervals allow for early looks, but not for a weekend that the experiment has not yet covered. Then a breached
+    guardrail is harm, whatever the gain. Then the always-valid interval of the primary metric decides. A win ships only
+    if every guardrail holds.
 
     Args:
-        srm_p: p-value of the sample ratio mismatch.
-        crossed_share: share of users who were seen in two arms of one stage.
-        late_gap: difference of the arms' shares of outcomes, by value, that came too late to count.
-        unbalanced: covariate by which the arms' users differ more than a draw would have it.
-        hours: hours of which decisions count, by the weight of their stages.
-        min_hours: hours that the experiment was planned to run at least.
-        with_changed: the lift with the days on which the stage was changed or the kill switch used, if they are left
-            out of the primary one. People do so on bad days, so that the others are too good; and the money of such a
-            day is not the same in both arms. What either may have brought about is no verdict.
-        ruled_out: the wanted effect, relative, if a challenger that has it can be ruled out (`rules_out`).
-        challenger: its name, where its users are counted.
+        srm_p: P-value of the sample ratio mismatch.
+        crossed_share: Share of users who were seen in two arms of one stage.
+        late_gap: Difference of the arms' shares of outcomes, by value, that came too late to count.
+        unbalanced: Covariate by which the arms' users differ more than chance allows.
+        hours: Hours whose decisions count, with the weight of their stages.
+        min_hours: Planned minimum run time, hours.
+        with_changed: Lift including the days on which the stage changed or the kill switch was used, if `primary`
+            excludes them. Such days are often bad days, so excluding them may flatter the challenger; including them
+            may bias the lift, because money differs between arms. A verdict must not depend on either choice.
+        ruled_out: Wanted relative effect, if it is ruled out (`rules_out`).
+        challenger: Name of the challenger, for messages about its users.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -157,7 +159,7 @@ def reach_verdict(
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
         return Verdict(messages.LATE_OUTCOMES(gap=late_gap))
-    # From its first decision to its last, an experiment of a week has a few minutes less than a week.
+    # From first to last decision, an experiment of a week lasts a few minutes less than a week.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
@@ -185,12 +187,12 @@ def reach_verdict(
 
 
 def _agree(one: Lift, other: Lift) -> bool:
-    """Whether neither interval says anything that the other one does not."""
+    """Return whether both intervals lead to the same conclusion on each side of zero."""
     return all((a > 0.0) == (b > 0.0) for a, b in ((one.ci[0], other.ci[0]), (-one.ci[1], -other.ci[1])))
 
 
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
-    """The challenger whose verdict is the experiment's: one that ships, else one that still may, by greatest lift."""
+    """Return the challenger whose verdict the experiment reports: first in `_LEADING`, then with the largest lift."""
 
     def rank(challenger: str) -> tuple[int, float]:
         lift = lifts[challenger].value
