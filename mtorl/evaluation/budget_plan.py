@@ -1,15 +1,16 @@
-"""Plans a budget: its expected gain, its split over campaigns and channels, and the gain of a larger one.
+"""Plans a budget: its expected gain, its split over campaigns and channels, and the gain of a larger budget.
 
     plan = budget_plan(Replay.of(rows, model, explore), rows, budget=500.0, traffic=Traffic.of(by_day, days=7))
-    plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # of one more unit of money
-    plan.more.gain, plan.added, plan.added_ci                          # of 20 % more
+    plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # marginal: gain of one more currency unit
+    plan.more.gain, plan.added, plan.added_ci                          # with a budget that is 20 % larger
 
-With one price for all money, no transfer between campaigns or channels gains (Lagrange duality). A price has one spend,
-one gain and one split, so prices trace the curve; each is a replay of journeys (`replay.py`). The figures of a budget
-lie between those of two prices. One more unit of money brings the curve's slope: the price, were forecasts right.
+If all money has the same price, no transfer between campaigns or channels can increase the gain (Lagrange duality).
+Each price leads to one spend, one gain and one split, so a series of prices traces the curve of gain by spend. Each
+price is a replay of journeys (`replay.py`); figures between two prices are interpolated. The marginal gain is the slope
+of the curve. It would equal the price if forecasts were correct.
 
-An interval is for what will be counted in such a period: users, and with them the calibration of the forecasts, are
-resampled; the number of decisions varies as that of the log's days; gains vary by chance as users' gains in the log.
+An interval covers the gain that will be observed in such a period. Users, and so the calibration of forecasts, are
+resampled. The number of decisions varies like that of the log's days, and gains vary by chance as in the log.
 
 Shapes: B decisions, K prices, R resamples, G campaigns, C channels.
 """
@@ -32,26 +33,26 @@ from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
 
 SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)
-"""Of the budget: their prices, that of today's spend and that of MORE are replayed; between them the curve is drawn."""
+"""Fractions of the budget for which the curve is computed, with today's spend and MORE; it is interpolated between."""
 MORE = 1.2
-NOTHING_BOUGHT = 2.0**40  # a price at which exploration alone spends
+NOTHING_BOUGHT = 2.0**40  # a price at which only exploration spends
 _RESAMPLES = 400
-_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # quantiles: their mean is exactly 0
-_NEAR = 0.05  # of a spend, over which a slope is taken
-_LEAST = 1e-12  # where nothing is spent or gained
-_HALVINGS = 40  # of an interval that holds a price
+_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # normal quantiles: their mean is exactly 0
+_NEAR = 0.05  # relative distance in spend for computing a slope
+_LEAST = 1e-12  # avoids a division by zero if nothing is spent or gained
+_HALVINGS = 40  # bisection steps in the search for a price
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Decisions that are expected in the period that is planned."""
+    """Expected number of decisions in the planned period."""
 
     decisions: float
     spread: float  # standard deviation
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """Forecast from the decisions on each whole day of a log, assuming that days vary independently."""
+        """Forecast from the number of decisions on each whole day of a log, assuming independent days."""
         seen = np.asarray(by_day, dtype=np.float64)
         spread = float(seen.std(ddof=1)) if len(seen) > 1 else float(np.sqrt(seen.mean()))
         return cls(days * float(seen.mean()), spread * float(np.sqrt(days + days**2 / len(seen))))
@@ -59,18 +60,18 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Point:
-    """A spend, and what it earns in the period."""
+    """A spend in the period, and its expected gain."""
 
     spend: float  # currency units
     gain: float
-    gain_ci: list[float]  # 95 %, of what will be counted
-    price: float  # at which the policy spends so much
+    gain_ci: list[float]  # 95 % interval of the gain that will be observed
+    price: float  # at which the policy has this spend
     marginal: float  # gain of one more currency unit
 
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a campaign and channel: today, scaled to the period, and as planned."""
+    """A campaign and channel's part of the money: today, scaled to the period, and as planned."""
 
     campaign: str
     channel: str
@@ -81,23 +82,23 @@ class Part:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """A plan; `today` is what the log's decisions spent and earned, scaled to the period."""
+    """A budget plan; `today` is the spend and gain of the log's decisions, scaled to the period."""
 
     traffic: Traffic
     today: Point
-    today_planned: float  # gain of today's spend by the curve: how far it is right where the truth is known
+    today_planned: float  # gain of today's spend by the curve; compare it with today's gain to check the curve
     chosen: Point
     more: Point  # with MORE times the budget
-    added: float  # gain of `more` less that of `chosen`
-    added_ci: list[float]  # of the expectation: the same users would come
+    added: float  # gain of `more` minus gain of `chosen`
+    added_ci: list[float]  # interval of the expected value, for the same users
     curve: list[Point]
     split: list[Part]
-    left_over: float  # of the budget, currency units, since no exposure is worth more than nothing
+    left_over: float  # currency units of the budget that are not spent, because no further exposure has a gain
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Gain by spend, both per decision, through the spend and gain of some prices."""
+    """Curve of gain by spend, both per decision, interpolated between a few prices."""
 
     spend_K: Floats  # ascending
     gain_K: Floats
@@ -105,13 +106,13 @@ class Curve:
 
     @classmethod
     def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
-        """A curve that never falls; noise of a replay may have made one that does."""
+        """Create a curve that never falls, although noise in the replays may produce falling values."""
         order = np.argsort(spend_K, kind="stable")
         spend_K, first = np.unique(spend_K[order], return_index=True)
         return cls(spend_K, np.maximum.accumulate(gain_K[order])[first], np.minimum.accumulate(price_K[order])[first])
 
     def gain(self, spend: float) -> float:
-        """Below the first price in proportion, above the last one at its price."""
+        """Return the gain of a spend. Below the first point, proportional; above the last, the slope is the price."""
         low, high = float(self.spend_K[0]), float(self.spend_K[-1])
         if spend <= low:
             return float(self.gain_K[0] * spend / low) if low > 0 else float(self.gain_K[0])
@@ -120,7 +121,7 @@ class Curve:
         return float(PchipInterpolator(self.spend_K, self.gain_K)(spend))
 
     def price(self, spend: float) -> float:
-        """The price at which so much is spent."""
+        """Return the price that leads to a spend."""
         return float(np.interp(spend, self.spend_K, self.price_K))
 
 
@@ -128,17 +129,17 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
     """Plan a budget (currency units) for a period.
 
     Args:
-        rows: The decisions of which the replay was made.
+        rows: The decisions from which the replay was created.
 
     Raises:
-        InputError: the budget is not positive, no exposure has gained, or gains may be negative.
+        InputError: the budget is not positive or below exploration's spend, all gains are 0, or one is negative.
     """
     if not 0 < budget < np.inf:
         raise InputError(f"budget must be a positive number, got {budget}")
     if (replay.gain_B < 0).any() or not replay.gain_B.any():
         raise InputError("the log's exposures earned nothing, or some lost: there is no calibrated gain to plan with")
     today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
-    reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)  # or the curve would end before its first point
+    reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)  # an unreachable budget has no point on the curve
     budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})
     explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
     if budget <= explored:
@@ -165,19 +166,19 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
 
 @dataclass(frozen=True)
 class Curves:
-    """The curve of all users, and those of resamples of them."""
+    """The curve for all users, and the curves for resamples of users."""
 
     played: list[Played]
     prices: list[float]
     whole: Curve
     resampled: list[Curve]
     decisions_R: Floats
-    chance_R: Floats  # of gains, in units of the square root of a gain
+    chance_R: Floats  # random variation of the gain, divided by the square root of the gain
     traffic: Traffic
 
     @classmethod
     def of(cls, replay: Replay, spends: Sequence[float], traffic: Traffic) -> Curves:
-        """Replay the prices of some spends per decision."""
+        """Replay the prices that lead to these spends per decision."""
         prices = sorted({price_of(replay, spend) for spend in spends}, reverse=True)
         played = []
         for turn, price in enumerate(prices):
@@ -185,7 +186,7 @@ class Curves:
             played.append(replay.at(price))
         users = UserResamples(replay.user_B, _RESAMPLES, replay.seed)
         gain_U = np.bincount(users.code_B, replay.gain_B, users.users)
-        dispersion = float(gain_U.var() * users.users / gain_U.sum())  # of the sum of users' gains, over that sum
+        dispersion = float(gain_U.var() * users.users / gain_U.sum())  # variance of the users' total gain / total gain
         random = np.random.default_rng([replay.seed, 1])
 
         def curve(weight_B: Floats) -> Curve:
@@ -207,12 +208,12 @@ class Curves:
         )
 
     def gains_R(self, spend: float) -> Floats:
-        """Expected gain of a spend in the period, by resample."""
+        """Return the expected gain of a spend in the period, for each resample."""
         pairs = zip(self.resampled, self.decisions_R.tolist(), strict=True)
         return np.array([decisions * curve.gain(spend / decisions) for curve, decisions in pairs])
 
     def point(self, spend: float) -> Point:
-        """Expected gain of a spend in the period."""
+        """Return the point of a spend in the period."""
         each = spend / self.traffic.decisions
         gain_R = self.gains_R(spend)
         counted_R = np.maximum(gain_R + self.chance_R * np.sqrt(np.maximum(gain_R, 0.0)), 0.0)
@@ -222,13 +223,13 @@ class Curves:
 
 
 def spend_of(replay: Replay, price: float) -> float:
-    """The policy's spend per decision at a price, at the states of the log."""
+    """Return the policy's spend per decision at a price, at the states of the log."""
     made = replay.as_logged(price)
     return float((made.exposing_BC * made.cost_BC).sum(axis=1).mean())
 
 
 def price_of(replay: Replay, spend: float) -> float:
-    """The price at which the policy spends so much per decision at the states of the log; 0 if it never spends more."""
+    """Return the price for a spend per decision at the states of the log; 0 if the policy never spends more."""
     low, high = 0.0, 1.0
     if spend_of(replay, low) <= spend:
         return 0.0
@@ -241,7 +242,7 @@ def price_of(replay: Replay, spend: float) -> float:
 
 
 def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) -> list[Part]:
-    """Spend and gain of each campaign and channel, between those of the two nearest prices."""
+    """Return each campaign and channel's spend and gain, interpolated between the two nearest prices."""
     campaign_B, campaigns = pd.factorize(rows["campaign_id"], sort=True)
     channels = replay.model.spec.channels
     decisions, each = curves.traffic.decisions, chosen.spend / curves.traffic.decisions
@@ -258,7 +259,7 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     low, share = int(at), at - int(at)
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
-    # The parts add up to the whole, which the curve draws smoothly.
+    # Scale the parts to the total, because the curve is smoother than this interpolation.
     spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
     gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]

@@ -1,17 +1,18 @@
-"""Forecasts for exposures that a log hardly shows, and how far they may be off.
+"""Forecasts for exposures that are rare in a log, and bounds of their errors.
 
     outcomes = second_opinion(windows, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
     mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
     doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
     unsure = unsure_of(left_2BC, [of_the_challenger, outcomes])
 
-Two models forecast, and the truth is taken to lie between them: half of their difference is *doubt*, by which an
-estimate may be off to one side. The second model is also *unsure*: other users would have taught it something else. An
-exposure has one truth for all arms, so a difference is in no doubt as far as both arms make it.
+The true outcome is assumed to lie between the forecasts of two models. Half of their difference is the *doubt*, a bound
+of the bias of an estimate. The second model also has a sampling error (*unsure*): other training users would lead to
+other forecasts. An exposure has the same true outcome in both arms. So doubt about exposures that both arms make
+cancels in the difference of the arms.
 
-The second opinion learns from test users, who have not shaped the challenger's choice. Each fold of users is forecast
-by a model of the others (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060); how much these models differ tells
-how sure they are (the jackknife). Why: docs/evaluation.md.
+The second model is trained on test users, who did not influence the challenger. Each fold of users is forecast by a
+model of the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060). The spread of these models
+estimates their sampling error (jackknife). docs/evaluation.md explains why.
 
 Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 the arms (challenger,
 incumbent), 3 these and their difference, X a log and its resamples.
@@ -33,32 +34,32 @@ from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
 
 FOLDS = 5
-FEWEST_USERS = 20  # to learn from; with fewer there is no second opinion
-MOST_TOUCHPOINTS = 200_000  # about so many are learned from, those of whole users: more take longer and say little more
+FEWEST_USERS = 20  # with fewer users to learn from, there is no second opinion
+MOST_TOUCHPOINTS = 200_000  # approximate limit, in whole users: more touchpoints take longer and hardly help
 
 Users = pd.Series | Iterable[str]  # the user of each row
 
 
 @dataclass(frozen=True)
 class ExpectedOutcomes:
-    """Gain and cost of an exposure in each channel, by a model that has not seen the row's outcome."""
+    """Expected gain and cost of an exposure on each channel, by a model that was not trained on the row's outcome."""
 
     gain_BC: Floats
     cost_BC: Floats
-    replicates: tuple[Floats, ...] = ()  # gain_BC by models that lack one fold of their users each
+    replicates: tuple[Floats, ...] = ()  # gain_BC by each model of the jackknife, which lacks one fold of users
 
 
 Fit = Callable[[Windows, Windows, Encoder, int], Any]
-"""`mtorl.baselines.lightgbm.fit_outcomes`: takes windows to learn from, others to stop on, the encoder and a seed."""
+"""`mtorl.baselines.lightgbm.fit_outcomes`: takes training windows, early-stopping windows, the encoder and a seed."""
 
 
 def second_opinion(
     windows: str, moments: Windows, users_B: Users, encoder: Encoder, fit: Fit, seed: int
 ) -> ExpectedOutcomes | None:
-    """Forecast moments of test users, by models of other test users; None with too few users to learn from.
+    """Forecast moments of test users with models of other test users; None if there are too few users.
 
     Args:
-        windows: Folder of windows; models learn from test users, and validation users tell when to stop.
+        windows: Folder of windows. The models are trained on test users, and stopped early on validation users.
     """
     known, stopping = (WindowTable.load(windows, split, most=MOST_TOUCHPOINTS) for split in ("test", "val"))
     learn_from, stop_on = known.on_demand("test", targets=True), stopping.on_demand("val", targets=True)
@@ -73,10 +74,10 @@ def second_opinion(
 def cross_fitted(
     known_users_L: Users, users_B: Users, expected: Callable[[Ints], ExpectedOutcomes]
 ) -> ExpectedOutcomes | None:
-    """Forecast each user by models of other users; None with too few users to learn from.
+    """Forecast each user with a model of other users; None if there are too few users.
 
     Args:
-        expected: Learns from some of the known rows, by their places, and forecasts all other rows.
+        expected: Trains on the known rows with these indices, and forecasts the rows `B`.
     """
     if pd.Series(known_users_L, dtype=object).nunique() < FEWEST_USERS:
         return None
@@ -90,7 +91,7 @@ def cross_fitted(
 def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """The mean of two models' forecasts, and half of their difference; None if there are not two."""
+    """Return the mean of two models' forecasts, and half of their difference; None if there are fewer than two."""
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:
@@ -102,7 +103,7 @@ def mean_and_doubt(
 
 
 def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
-    """Share of an arm's exposures that a budget allows."""
+    """Return the fraction of an arm's exposures that a budget allows."""
     return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
 
 
@@ -114,12 +115,12 @@ def doubts(
     share_2: Floats,
     budget_1: Floats,
 ) -> tuple[Floats, float]:
-    """The most by which both arms' values, and their difference, may be off for what forecasts say.
+    """Return bounds of the error of both arms' values, and of their difference, due to wrong forecasts.
 
     Args:
-        left_2BC: Probability of exposing, where it is left to forecasts; `half` of what two of them differ by is their
-            doubt.
-        gain_2: Gain per opportunity, before the budget thins the arms to `share_2`.
+        left_2BC: Probability of exposing, for exposures that are valued by forecasts only.
+        half: Half of the difference of the two models' forecasts.
+        gain_2: Gain per opportunity, before the budget reduces the arms' exposures to `share_2`.
     """
     by_gain_2, by_cost_2 = (
         np.array([float((left_BC * half_BC).sum()) / len(half_BC) for left_BC in left_2BC])
@@ -128,7 +129,7 @@ def doubts(
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
         by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
-    # The sum is convex in both shares, so it is largest where each is largest or smallest.
+    # The sum is convex in both shares, so its maximum is at a smallest or largest value of each share.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
         float((np.abs(of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC).sum())
@@ -139,11 +140,11 @@ def doubts(
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:
-    """Half of the 95 % intervals of the second opinion: for the challenger, the incumbent and their difference.
+    """Return half-widths of the second opinion's 95 % intervals: challenger, incumbent and difference.
 
-    All of it counts, though it is half of the mean: where the interval ends, it speaks alone. Each of its models lacks
-    one fold of the users, a delete-one-group jackknife with as many degrees of freedom as there are folds, less one.
-    `left_2BC` is the probability of exposing under the budget, where it is left to forecasts.
+    The second opinion counts in full, although the mean contains only half of it, because at an end of the interval it
+    is the only model. Each of its models lacks one fold of users: a delete-one-group jackknife, whose degrees of
+    freedom are the number of folds minus one. `left_2BC` is as in `doubts`, but reduced by the budget.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

@@ -1,23 +1,24 @@
-"""Cost and information of exploring, planned before any arm explores.
+"""Plans exploration before any arm explores: its cost, and the information that it adds to the log.
 
     plan = plan_for(rows, "registry/challenger/0a1b2c3d4e5f")
     for option in plan.options:
         print(option.share, option.cost, option.told_after)
 
-The next model is valued on the decisions of the policy that serves (`gate.py`), which teach nothing about what it never
-does. A share of decisions that is left to chance mends that, and costs what the policy would have earned instead. With
-mu(c) the probability that the serving policy, exploration included, draws and exposes channel c, t(c) that of the next
-model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu q)):
+The next model is evaluated on the decisions of the serving policy (`gate.py`), which contain no information about
+exposures that the serving policy never makes. Exploration (a share of random decisions) adds this information, at the
+cost of the gain that the policy would have earned instead. Let mu(c) be the probability that the serving policy,
+including exploration, draws and exposes channel c, t(c) that of the next model, q(c) the gain that a model expects,
+w = t / mu, and G = mean(sum(mu q)):
 
-    cost       G of the policy less G of the policy with exploration, both at the spend of the policy
-    variance   mean(sum(mu (w - 1)^2 s^2)) of the difference of both values, of one decision; s^2 the variance of a gain
-    told after (1.96 + 0.84)^2 variance / (lift G)^2 decisions of users who are held out: then a test at 95 % finds a
-               difference of `lift` times G four times of five
+    cost       G of the policy minus G of the policy with exploration, both at the spend of the policy
+    variance   mean(sum(mu (w - 1)^2 s^2)), for one decision, of the difference of both values; s^2: variance of a gain
+    told after (1.96 + 0.84)^2 variance / (lift G)^2 decisions of held-out users: enough for a test at 95 % to find a
+               difference of `lift` times G with a power of 80 %
 
-The best share costs least until then, with the lift that is forgone while waiting. A gain's variance is taken to grow
-with its mean, as that of a click does, by a factor from the log. Exposures with the largest weights, a quarter at most,
-are left to forecasts, as in `value_difference.py`; their errors are not part of the plan. Decisions of one user count
-as if they were of several.
+The best share has the lowest total cost up to that time, including the lift that is lost while waiting. The variance of
+a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. Up to a quarter of the
+exposures, those with the largest weights, are valued by forecasts, as in `value_difference.py`; the plan ignores the
+errors of these forecasts. It treats decisions of one user as independent.
 
 Shapes: B decisions, C channels.
 """
@@ -49,19 +50,19 @@ _TOLD = (1.96 + 0.84) ** 2
 
 @dataclass(frozen=True)
 class Option:
-    """One share of exploration."""
+    """One scope and share of exploration."""
 
     scope: ExplorationScope
     share: float  # of the decisions
-    cost: float  # gain per decision that is lost, by the model
-    cost_share: float  # of the gain without exploration
-    impossible: float  # share of the next model's exposures that could never have been made
-    forecast: float  # share that could so rarely have been made that it is left to forecasts, the impossible included
-    told_after: float | None  # decisions until a difference of `lift` is found, other users' included; None: never
+    cost: float  # lost gain per decision, according to the model
+    cost_share: float  # the cost as a fraction of the gain without exploration
+    impossible: float  # fraction of the next model's exposures that the arm could never make
+    forecast: float  # fraction that is so rare in the log that forecasts must value it, including the impossible
+    told_after: float | None  # decisions, of all users, until a difference of `lift` is found; None: never
 
     @property
     def judged(self) -> bool:
-        """Whether the gate would judge by such a log, and not refuse."""
+        """Whether the gate would accept such a log."""
         return self.told_after is not None and self.impossible <= MAX_IMPOSSIBLE
 
 
@@ -70,14 +71,14 @@ class ExplorationPlan:
     """All options, and figures of both policies."""
 
     decisions: int
-    overlap: float  # 1 - total variation distance of the policies' actions: expose a channel, or none
-    gain: float  # of the serving policy, per decision, by the model
-    lift: float  # the difference to find, as a share of that gain
+    overlap: float  # 1 - total variation distance between the policies' actions: expose a channel, or none
+    gain: float  # of the serving policy, per decision, according to the model
+    lift: float  # difference to find, as a fraction of that gain
     options: list[Option]
 
     @property
     def best(self) -> Option | None:
-        """The option that costs least until the difference is found; None if it never is."""
+        """The option with the lowest total cost until the difference is found; None if it is never found."""
 
         def cost(option: Option) -> float:
             return (option.told_after or 0.0) * (option.cost + self.lift * self.gain)
@@ -94,13 +95,13 @@ def exploration_plan(
     lift: float = 0.05,
     shares: Sequence[float] = SHARES,
 ) -> ExplorationPlan:
-    """Compare shares and scopes of exploration by the policy that serves, whose decisions value the target policy.
+    """Compare shares and scopes of exploration by the serving policy, in order to evaluate the target policy.
 
     Args:
-        held_out: Share of the decisions that is of users on whom a model is valued.
-        dispersion: Variance of a gain over its mean; 1 for rare events.
-        lift: The difference to find, as a share of what the serving policy earns.
-        shares: Of the decisions; 0 is one option, the same for every scope.
+        held_out: Fraction of the decisions that belong to users held out for evaluation.
+        dispersion: Variance of a gain divided by its mean; 1 for rare events.
+        lift: Difference to find, as a fraction of the serving policy's gain.
+        shares: Fractions of the decisions. A share of 0 is listed once, not for each scope.
     """
     exposing_BC = target.probs_BC * target.expose_BC
     alone_BC = served.probs_BC * served.expose_BC
@@ -138,10 +139,10 @@ def exploration_plan(
 
 
 def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
-    """Plan exploration at an arm's decisions (`served_decisions`), to value a model.
+    """Plan exploration for an arm, from its decisions (`served_decisions`), in order to evaluate a model.
 
     Args:
-        model: Artifact folder of the policy to value, at the price at which it spends what the arm does.
+        model: Artifact folder of the policy to evaluate, at the price at which it spends as much as the arm.
 
     Raises:
         WindowError: The model needs columns that the decisions lack.
@@ -162,28 +163,28 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
 
 
 def in_words(plan: ExplorationPlan) -> list[str]:
-    """The plan in sentences, without its table."""
+    """Return the plan in sentences, without its table."""
     none = next(option for option in plan.options if not option.share)
-    lines = [f"{plan.decisions:,} decisions; what both policies would do overlaps by {plan.overlap:.0%}"]
+    lines = [f"{plan.decisions:,} decisions; the actions of both policies overlap by {plan.overlap:.0%}"]
     if none.impossible > MAX_IMPOSSIBLE:
         lines.append(
-            "as it serves now, the log can't say what the model is worth: "
+            "without exploration, the log can't value the model: "
             f"{none.impossible:.0%} of its exposures are of a kind that the arm never makes"
         )
     elif none.told_after is not None:
         lines.append(
-            f"as it serves now, the log tells a difference of {plan.lift:.0%} after {none.told_after:,.0f} decisions"
+            f"without exploration, the log shows a difference of {plan.lift:.0%} after {none.told_after:,.0f} decisions"
         )
     best = plan.best
     if best is None:
-        lines.append("no share in the table would do: try the model with a part of the users instead")
+        lines.append("no share in the table is enough: test the model on a part of the users instead")
     elif best is none:
-        lines.append("no share in the table tells more than it costs")
+        lines.append("no share in the table is worth its cost")
     else:
         lines.append(
-            f"the cheapest way to tell it: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
-            f"{best.cost_share:.1%} of the gain, after {best.told_after:,.0f} decisions; {best.forecast:.0%} of the "
-            "model's exposures are left to forecasts then"
+            f"cheapest option: explore: {{share: {best.share:g}, scope: {best.scope}}}, for "
+            f"{best.cost_share:.1%} of the gain, shows it after {best.told_after:,.0f} decisions; "
+            f"{best.forecast:.0%} of the model's exposures are then valued by forecasts"
         )
     return lines
 
@@ -195,7 +196,7 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
 
 
 def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
-    """Probability of drawing and exposing each channel with exploration (`mtorl.policy.exploration`), (B, C)."""
+    """Return the probability of drawing and exposing each channel with exploration (`policy.exploration`), (B, C)."""
     probs_BC, shows_BC = served.probs_BC, served.expose_BC
     chance = share / probs_BC.shape[1]
     explored_BC: Floats = {
@@ -207,6 +208,5 @@ def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float)
 
 
 def _earned(made_BC: Floats, forecast: ExpectedOutcomes) -> tuple[float, float]:
-    """Gain and cost per decision."""
     gain, cost = ((made_BC * of_BC).sum(axis=1).mean() for of_BC in (forecast.gain_BC, forecast.cost_BC))
     return float(gain), float(cost)

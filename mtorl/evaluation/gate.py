@@ -1,22 +1,22 @@
-"""Decides by off-policy values whether a challenger may replace the incumbent.
+"""Decides from off-policy values whether a challenger may replace the incumbent.
 
-    report = gate_report(evaluate_offline(...), min_lift=0.0, margin=0.02)       # of the two policies of an evaluation
-    decision, reason = gate(value_difference(...), min_lift=0.0, margin=0.02)    # of their values alone
+    report = gate_report(evaluate_offline(...), min_lift=0.0, margin=0.02)       # from a full evaluation
+    decision, reason = gate(value_difference(...), min_lift=0.0, margin=0.02)    # from the values only
 
-| the incumbent | estimate and 95 % interval of challenger - incumbent | decision |
+| incumbent | estimate and 95 % interval of challenger - incumbent | decision |
 |---|---|---|
-| any | the log can't value one of them | reject |
-| any | the lower bound is above `min_lift` | promote |
-| our own last model | positive, the lower bound above -`margin` of the incumbent's value | promote |
-| our own last model | positive, the lower bound lower than that | experiment |
-| any | all else | reject |
+| any | the log can't value one of the policies | reject |
+| any | lower bound above `min_lift` | promote |
+| our own last model | positive estimate, lower bound above -`margin` times the incumbent's value | promote |
+| our own last model | positive estimate, lower bound not above that | experiment |
+| any | all other cases | reject |
 
-An external incumbent has to be beaten. Our own next model was trained on more data, and has to be no worse than the
-last one: of 40 next models that were better, the proof that an external incumbent asks for let 5 pass. What a log of
-this size can't settle, an experiment with users can (`benchmarks/generations.py` measures both errors).
+A challenger must be proven better than an external incumbent. Our own next model, trained on more data, only has to be
+no worse than the last one: with the rule for external incumbents, only 5 of 40 better next models were promoted. If a
+log of this size can't decide, an experiment with users can (`benchmarks/generations.py` measures both errors).
 
-A log says nothing about an exposure that could not have happened: one on a channel that was never drawn there, or that
-the logging policy never wanted to show. The mean weight does not tell. So the gate bounds the share of such exposures.
+A log has no information about an exposure that the logging policy could not have made: on a channel that it never drew
+there, or never exposed. The mean weight does not show this. So the gate bounds the share of such exposures.
 """
 
 import math
@@ -32,19 +32,19 @@ from mtorl.runtime.message import Message
 
 MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures that the log could not have made
 
-MIN_USERS = 20  # fewer users say too little of how much users differ, however many decisions they have
+MIN_USERS = 20  # with fewer users, the variation between users is unknown, however many decisions they have
 
 MIN_ESS, MIN_ESS_ROWS = 0.01, 100
-"""Smallest effective sample size of either arm: as a share of rows, and as a number of rows."""
+"""Smallest effective sample size of either arm: as a fraction of rows, and as a number of rows."""
 
 MARGIN = 0.02
-"""By which share of our own last model's value the next one's lower bound may be below it."""
+"""How far the lower bound may be below our own last model's value, as a fraction of that value."""
 
 
 def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
-    """The decision on the challenger of `evaluate_offline`, with the rule and the values that it rests on.
+    """Return the decision on the challenger of `evaluate_offline`, with the rule and values behind it.
 
-    Raises InputError: the margin is no share, such as 2 for 2 %, which would promote nearly anything.
+    Raises InputError: the margin is not a fraction. A margin of 2, meant as 2 %, would promote nearly any challenger.
     """
     if not 0.0 <= margin < 1.0:
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
@@ -59,12 +59,12 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
 def gate(
     estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | None = None
 ) -> tuple[GateDecision, Message]:
-    """The decision by the table above, and the reason.
+    """Return the decision by the table above, and its reason.
 
     Args:
         estimate: Result of `value_difference`, or its JSON.
-        min_lift: Least improvement over the incumbent, in units of gain per opportunity.
-        margin: Share of the incumbent's value, if the incumbent is our own last model. None: it is external.
+        min_lift: Least improvement over the incumbent, in gain per opportunity.
+        margin: Fraction of the incumbent's value, if the incumbent is our own last model; None for an external one.
     """
     if reason := refusal(estimate):
         return "reject", reason
@@ -83,7 +83,7 @@ def gate(
 
 
 def refusal(estimate: Mapping[str, Any]) -> Message | None:
-    """Reason not to use an estimate; None if there is none."""
+    """Return why an estimate must not be used; None if it may be used."""
     if estimate["users"] < MIN_USERS:
         return messages.TEST_USERS(users=estimate["users"], needed=MIN_USERS)
     for arm in ARMS:

@@ -1,4 +1,4 @@
-"""Action and reward metrics with intervals, on users that training never saw.
+"""Metrics of the action and reward heads with intervals, on users that training never saw.
 
     targets = LoggedTargets(channel_B, reward_B, users_B)
     evaluate(logits_BC, reward_BC, targets, seed)
@@ -6,16 +6,16 @@
     compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
 
-Intervals resample whole users (`resamples.py`); every metric takes weights, so that a ranking is sorted once.
-Predictors are compared on the same resamples, so that a difference keeps their correlation. A metric that the data
-cannot answer (AUC with one class only, no rows) is None, and so is its interval.
+Intervals resample whole users (`resamples.py`). Every metric takes weights, so that scores are sorted only once.
+Predictors are compared on the same resamples, which preserves their correlation in the difference. If the data can't
+define a metric (an AUC with one class, or no rows), the metric and its interval are None.
 
-Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins are equally
-full (equally *wide* ones would leave most of them nearly empty), and equal predictions share a bin, so that a constant
-one is judged by its mean alone. Noise alone gives a perfectly calibrated head of rate p an error of about
-0.8 sqrt(10 p (1 - p) / rows), more if users differ. Resampling would add as much again; its interval is shifted down by
-what it adds on average. The action head is judged by the confidence in its first choice ("top-label", Guo et al. 2017,
-arXiv:1706.04599), the reward head by the gain of the logged channel.
+Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins have equal
+numbers of rows, because most bins of equal *width* would be nearly empty. Equal predictions share a bin, so that a
+constant prediction is judged by its mean only. Even a perfectly calibrated head of rate p has an error of about
+0.8 sqrt(10 p (1 - p) / rows) from noise, or more if users differ. Resampling would add as much again, so its interval
+is shifted down by the mean of what it adds. The action head is judged by the confidence in its first choice
+("top-label", Guo et al. 2017, arXiv:1706.04599), the reward head by the gain of the logged channel.
 
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
@@ -32,7 +32,7 @@ from scipy.special import log_softmax
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.resamples import UserResamples, interval
 
-Metric = Callable[[Floats], float]  # of a weight for each row; NaN if there is no answer
+Metric = Callable[[Floats], float]  # takes a weight per row; returns NaN if the metric is not defined
 
 METRICS = (
     "action_accuracy",
@@ -44,39 +44,39 @@ METRICS = (
     "reward_logloss",
     "reward_ece",
 )
-_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # so that noise can only add to them
+_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # noise can only increase these
 _BINS = 10
-_TINY = 1e-12  # keeps a logarithm finite
+_TINY = 1e-12  # avoids log(0) and division by zero
 
 
 class Comparison(TypedDict):
-    """Several predictors on the same rows; plain values, ready for JSON."""
+    """Metrics of several predictors on the same rows; plain values, ready for JSON."""
 
     yardstick: str
-    metrics: dict[str, dict[str, Any]]  # by predictor: what `evaluate` returns
-    differences: dict[str, dict[str, Any]]  # by predictor, the yardstick left out: its metrics less the yardstick's
+    metrics: dict[str, dict[str, Any]]  # by predictor: the result of `evaluate`
+    differences: dict[str, dict[str, Any]]  # by predictor, except the yardstick: its metrics minus the yardstick's
 
 
 @dataclass(frozen=True)
 class LoggedTargets:
-    """Labels of the heads at each row."""
+    """Labels of the heads for each row."""
 
     channel_B: ArrayLike  # logged channel
     reward_B: ArrayLike  # reward label of the logged channel, in [0, 1]
     users_B: ArrayLike
-    # Which rows count as a success for `reward_auc`. By default those with a label of at least one half, right for a
-    # yes-or-no gain; give `revenue > 0` or the like for another.
+    # Rows that are positives for `reward_auc`. Default: a label of at least one half, for a binary gain. For another
+    # gain, pass for example `revenue > 0`.
     positive_B: ArrayLike | None = None
-    # Which rows the action head is judged by, all by default; it learns nothing from own decisions that were collected.
+    # Rows that evaluate the action head; default: all. Exclude our own collected decisions: it is not trained on them.
     clone_B: ArrayLike | None = None
 
 
 def evaluate(
     logits_BC: ArrayLike, reward_BC: ArrayLike | None, targets: LoggedTargets, seed: int, resamples: int = 200
 ) -> dict[str, Any]:
-    """Metrics of the action and the reward head (METRICS), each with a 95 % interval under `NAME_ci`.
+    """Return metrics of the action and the reward head (METRICS), each with a 95 % interval under `NAME_ci`.
 
-    Only the logged channel's reward is scored; without a reward head, its metrics are None.
+    Only the logged channel's reward is scored. Without a reward head, its metrics are None.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -88,7 +88,7 @@ def compare(
     seed: int,
     resamples: int = 200,
 ) -> Comparison:
-    """Metrics of several predictors as in `evaluate`, and the difference of each from the yardstick."""
+    """Return the metrics of several predictors as in `evaluate`, and each one's difference from the yardstick."""
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
     success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)
@@ -102,7 +102,7 @@ def compare(
         if reward_BC is not None and channel.size:
             heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], label, success_B)
 
-    # The first column is the log itself, the others are its resamples.
+    # The first column is the log, the others are its resamples.
     draws = {name: np.full((len(METRICS), 1 + resamples), np.nan) for name in predictors}
     users = UserResamples(targets.users_B, resamples, seed)
     for r, counts_U in enumerate(chain([np.ones(users.users)], users) if channel.size else ()):
@@ -126,22 +126,22 @@ def compare(
 
 
 def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools]:
-    """Probability that the action head gives to its first choice, and whether that was the logged channel."""
+    """Return the probability of the action head's first choice, and whether it was the logged channel."""
     logprob_BC = log_softmax(np.asarray(logits_BC, dtype=np.float64), axis=1)
     return np.exp(logprob_BC.max(axis=1)), logprob_BC.argmax(axis=1) == np.asarray(channel_B)
 
 
 def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
-    """Calibration error, as in the module's docstring, of predictions in [0, 1] and their outcomes."""
+    """Return the calibration error (see the module's docstring) of predictions in [0, 1] and their outcomes."""
     predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
     return _calibration_error(predicted, actual)(np.ones(len(predicted)))
 
 
 def auc(score_B: Floats, positive_B: Bools) -> Metric:
-    """Weighted area under the ROC curve: the chance that a positive outranks a negative, a tie counting half."""
+    """Return a weighted area under the ROC curve: the chance that a positive outranks a negative; ties count half."""
     order_B = np.argsort(score_B, kind="stable")
     ranked = score_B[order_B]
-    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each run of equal scores starts
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # start of each run of equal scores
     positive = positive_B[order_B].astype(np.float64)
 
     def metric(weight_B: Floats) -> float:
@@ -155,7 +155,7 @@ def auc(score_B: Floats, positive_B: Bools) -> Metric:
 
 
 def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
-    """Area under the ROC curve of outcomes; NaN without a success, or without a failure."""
+    """Return the area under the ROC curve; NaN if there is no success or no failure."""
     p_N = np.asarray(probability_N, dtype=np.float64)
     if not len(p_N):
         return float("nan")
@@ -163,10 +163,10 @@ def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
 
 
 def expected_auc(probability_N: ArrayLike) -> float:
-    """Area under the ROC curve of outcomes that are not known yet; NaN without a decision.
+    """Return the expected area under the ROC curve before outcomes are known; NaN if there are no decisions.
 
     A decision with probability p counts as p of a success and 1 - p of a failure ("confidence-based performance
-    estimation", NannyML). The estimate is as right as the calibration of the probabilities.
+    estimation", NannyML). The estimate is only as good as the calibration of the probabilities.
     """
     p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
     if not len(p_N):
@@ -176,7 +176,7 @@ def expected_auc(probability_N: ArrayLike) -> float:
 
 
 def auc_error(area: float, successes: int, failures: int) -> float:
-    """Standard error of an area under the ROC curve (Hanley and McNeil, 1982)."""
+    """Return the standard error of an area under the ROC curve (Hanley and McNeil, 1982)."""
     if not (successes and failures) or not np.isfinite(area):
         return float("nan")
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
@@ -235,7 +235,7 @@ def _reward_metrics(predicted_B: Floats, target_B: Floats, success_B: Bools) -> 
 
 
 def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
-    # By the number of smaller predictions: the order of the log must not tell equal ones apart.
+    # Bins depend on the number of smaller predictions, so that equal predictions share a bin in any order of the log.
     bin_B = np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)
     gap_B = predicted_B - actual_B
 

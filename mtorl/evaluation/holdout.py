@@ -1,9 +1,9 @@
-"""A finished artifact on a log of users that it was not trained on.
+"""Evaluates a finished artifact on a log of users that it was not trained on.
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-Propensities that the log does not have are estimated as its description says, for each half of the users from the other
-half, so that no row helps to estimate its own propensity.
+If the log has no propensities, they are estimated as the data set's description says. Each half of the users is
+estimated from the other half, so that no row contributes to its own propensity.
 
 Shapes: B rows, C channels.
 """
@@ -32,31 +32,31 @@ from mtorl.window.table import WindowTable
 
 
 class KnownUsersError(InputError):
-    """The log holds users that the artifact was trained on."""
+    """The log contains users that the artifact was trained on."""
 
 
 def evaluate_artifact(
     artifact: Artifact, table: WindowTable, yardstick: Predictor | None, seed: int, only_new: bool
 ) -> dict[str, Any]:
-    """Judge an artifact's heads and decision rule, beside those of its yardstick and the best constant channel.
+    """Evaluate an artifact's heads and decision rule; compare them with its yardstick and the best constant channel.
 
-    The yardstick's rule has its own forecasts, without a value of the future, and its own price, at which it expects to
-    spend as much as the artifact's rule.
+    The yardstick's rule uses its own forecasts, without a value of the future, and its own price, chosen so that it
+    expects to spend as much as the artifact's rule.
 
     Args:
-        table: Touchpoints of a log, those of whole users; its `split` has no meaning here.
-        yardstick: LightGBM of the same training users, which artifacts of MTORL carry.
-        only_new: Leave out the users that the artifact was trained on, instead of refusing the log.
+        table: Touchpoints of a log, with all touchpoints of each user; its `split` is ignored.
+        yardstick: LightGBM model of the same training users, which artifacts of MTORL contain.
+        only_new: Leave out the artifact's training users instead of rejecting the log.
 
     Returns:
-        ``artifact``, ``data`` (``share``: of the log's users that were read), ``compared`` (`compare`: "model" and
-        "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``spend`` (of each rule, currency units a row,
-        by its own forecast), ``target`` (the artifact's best expected gain less the best constant ``channel``, which
-        is worth ``constant``: `value_less`; channel None: the log can't tell).
+        ``artifact``, ``data`` (``share``: fraction of the log's users that was read), ``compared`` (`compare` of
+        "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy), ``spend`` (of each rule, currency
+        units per row, by its own forecast) and ``target``. ``target`` is the value of the artifact's best expected gain
+        minus that of the best constant ``channel``, which is ``constant`` (`value_less`). ``channel`` may be None.
 
     Raises:
-        KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.
-        ValueError: the log is of another data set.
+        KnownUsersError: the log contains training users and `only_new` is not set, or contains no other users.
+        ValueError: the log belongs to another data set.
     """
     if (artifact.spec.channels, artifact.spec.reward) != (table.spec.channels, table.spec.reward):
         trained, read = (f"{spec.name} ({', '.join(spec.channels)})" for spec in (artifact.spec, table.spec))
@@ -69,7 +69,7 @@ def evaluate_artifact(
         known, example = int(training_U.sum()), users[training_U][0]
         raise KnownUsersError(messages.KNOWN_USERS(known=known, users=len(users), example=example))
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
-    # A window of one description must not be read with another: the artifact's own names the columns.
+    # A window must be read with its own description: here the artifact's, which names the columns.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
@@ -131,13 +131,13 @@ def evaluate_artifact(
 
 
 def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyParams:
-    """A rule's parameters for other forecasts: scaled and priced by these to an expected spend."""
+    """Return a rule's parameters for other forecasts: with their scale, and the price for an expected spend."""
     scaled = replace(params, utility_scale=utility_scale(forecast))
     return replace(scaled, price=policy_price(forecast, scaled, max(spend, np.finfo(np.float64).tiny)))
 
 
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
-    """The channel that is best for all users of the other half (SNIPS), at each row; None if the log can't tell."""
+    """Return at each row the channel that is best for the other half of users (SNIPS); None if that is unknown."""
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
     best_B = np.zeros(len(half_B), dtype=np.int64)
     for half in (0, 1):

@@ -1,13 +1,13 @@
-"""Importance weights: how often a logged row counts for a policy that did not write the log, and what that is worth.
+"""Importance weights: how much a logged row counts for another policy, and how reliable such an estimate is.
 
-A row whose channel a was chosen with propensity p counts w = pi(a|s) / p times for policy pi (Horvitz & Thompson 1952).
-The weights say what they are worth:
+A row whose channel a was chosen with propensity p has the weight w = pi(a|s) / p for policy pi (Horvitz & Thompson
+1952). Four figures describe the reliability of the weights:
 
-- effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows that would know as much (Kish 1965);
+- effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows with as much information (Kish 1965);
 - overlap, mean(min(1, w)): estimates 1 - total variation distance between the policy and the logging policy;
-- mean weight: 1, up to noise, if the propensities are right. Another value shows that estimated propensities miss what
-  the logging policy looked at, or that rows were selected by their channel;
-- largest weight: how much a single row may move.
+- mean weight: 1, up to noise, if the propensities are right. Another value means that estimated propensities ignore an
+  input of the logging policy, or that rows were selected by their channel;
+- largest weight: the largest influence of a single row.
 
 Shapes: B rows, R resamples.
 """
@@ -23,15 +23,15 @@ from mtorl.evaluation.resamples import interval
 from mtorl.runtime.message import Message
 
 MAX_WEIGHT_ERROR = 0.05
-"""How far the mean weight may be from 1 beyond what chance explains: its whole interval must not lie further away."""
+"""Allowed distance of the mean weight from 1. The weights are rejected if the whole interval is further away."""
 
 
 class WeightSummary(TypedDict):
     """Information of a log about a policy; plain numbers, ready for JSON."""
 
-    rows: float  # logged rows; of weighted rows, their effective number
+    rows: float  # logged rows; for weighted rows, their effective number
     ess: float  # effective sample size, rows
-    ess_share: float  # of `rows`
+    ess_share: float  # fraction of `rows`
     overlap: float
     mean_weight: float
     mean_weight_ci: list[float]
@@ -39,9 +39,9 @@ class WeightSummary(TypedDict):
 
 
 def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> WeightSummary:
-    """Sum up the weights of a policy's rows, with the mean weight of each resample of users.
+    """Summarise the weights of a policy's rows, with the mean weight of each resample of users.
 
-    `count_B` is 1, or 0 for a row that is left out for a reason that has nothing to do with the channel.
+    `count_B` is 1, or 0 for a row that is left out for a reason unrelated to its channel.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)
     return WeightSummary(
@@ -56,12 +56,12 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
 
 
 def effective_size(weight_B: Floats) -> float:
-    """Number of equally weighted rows that would say as much (Kish 1965); 0 without any weight."""
+    """Return the number of equally weighted rows with as much information (Kish 1965); 0 if all weights are 0."""
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
 def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> Message | None:
-    """Reason not to use an estimate with these weights; `least` is the smallest ESS in rows."""
+    """Return why an estimate with these weights must not be used; None if it may. `least`: smallest ESS in rows."""
     if not summary["ess"] >= least:
         return messages.EFFECTIVE_SAMPLE(arm=policy, ess=summary["ess"], rows=summary["rows"], least=least)
     low, high = summary["mean_weight_ci"]

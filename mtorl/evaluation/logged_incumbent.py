@@ -1,12 +1,12 @@
-"""An incumbent without an artifact, by its decisions: a request's baseline, rows of a rule, another's server.
+"""An incumbent without an artifact, known only by its decisions: a request's baseline, a rule, or an external server.
 
-    LoggedIncumbent("our-rules 3").write("windows", "incumbent")   # where an artifact would be
-    incumbent = LoggedIncumbent.named_in("incumbent")              # None: the folder is an artifact's
+    LoggedIncumbent("our-rules 3").write("windows", "incumbent")   # in place of an artifact
+    incumbent = LoggedIncumbent.named_in("incumbent")              # None if the folder contains an artifact
     decisions = incumbent.decisions("windows", spec)
 
-Such a policy can't be evaluated at other states. At its own decisions the log has its probabilities, so it is valued
-on-policy, and a challenger off-policy at the same decisions. Decisions of other arms say nothing about this policy, and
-an earlier version of it is another policy.
+Such a policy can't be evaluated at arbitrary states. The log has its probabilities only at its own decisions. So its
+value is estimated on-policy there, and a challenger's off-policy at the same decisions. Decisions of other arms have no
+information about this policy, and an earlier version of it counts as another policy.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from mtorl.log.opportunities import ENOUGH, Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 
 _FILE = "logged_incumbent.json"
-_ARMS = ("incumbent", "outside")  # users who are in no arm get the incumbent
+_ARMS = ("incumbent", "outside")  # users outside the experiment also get the incumbent
 
 
 @dataclass(frozen=True)
 class LoggedIncumbent:
-    """The policy that serves as the incumbent, and has no artifact."""
+    """A serving incumbent without an artifact."""
 
-    policy: str  # its name in the records: digest, or else name and version
+    policy: str  # its name in the records: the digest, or else name and version
 
     @classmethod
     def named_in(cls, folder: str | Path) -> LoggedIncumbent | None:
-        """Read what `write` has written; None if the folder holds something else."""
+        """Read what `write` has written; None if the folder contains something else."""
         path = Path(folder) / _FILE
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, windows: str, folder: str) -> None:
-        """Write a folder that stands where an artifact's would.
+        """Write a folder in place of an artifact's folder.
 
         Raises:
-            WindowError: The windows have too few of its decisions. This fails before a challenger has been trained.
+            WindowError: The windows have too few of its decisions. This check runs before a challenger is trained.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / _FILE).write_text(json.dumps(asdict(self)))
 
     def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
-        """The incumbent's decisions for test users that can be evaluated.
+        """Return the incumbent's decisions for test users, as far as they can be evaluated.
 
         Raises:
-            WindowError: There are too few, or it exposed nothing in them.
+            WindowError: There are too few decisions, or none of them exposed anything.
         """
         found, own = Opportunities.load(windows, spec, "test"), None
         if found is not None:

@@ -4,8 +4,8 @@
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B, exposure)           # opportunities
     policy = PolicyOnLog.always_exposing(probs_BC)
 
-A row of a touchpoint log is an exposure, and nothing is known of the moments without one. A row of opportunities is a
-decision: a channel was drawn, and then exposed or not, both with known probabilities.
+A row of a touchpoint log is an exposure; opportunities without an exposure are not recorded. A row of an opportunity
+log is a decision: a channel was drawn, and was then exposed or not, both with known probabilities.
 
 Shapes: B rows, C channels.
 """
@@ -23,10 +23,10 @@ from mtorl.arrays import Bools, Floats, Ints
 
 @dataclass(frozen=True)
 class PolicyOnLog:
-    """A policy's choices at each logged row; `decision.action_probabilities` gives both parts."""
+    """A policy's choices at each logged row; `decision.action_probabilities` returns both parts."""
 
     probs_BC: Floats  # probability of choosing each channel
-    expose_BC: Bools | Floats  # whether it would spend on the channel if it chose it, or with what probability
+    expose_BC: Bools | Floats  # whether it exposes each channel if that is drawn, or the probability of that
 
     def __post_init__(self) -> None:
         if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
@@ -36,19 +36,19 @@ class PolicyOnLog:
 
     @classmethod
     def always_exposing(cls, probs_BC: Floats) -> PolicyOnLog:
-        """A policy that spends on each channel that it chooses."""
+        """Create a policy that exposes every channel that it chooses."""
         return cls(probs_BC, np.ones(probs_BC.shape, dtype=np.bool_))
 
     @classmethod
     def recorded(cls, probs_BC: Floats, expose_BC: Floats) -> PolicyOnLog:
-        """A policy by its records, without what their rounding has left; NaN is a channel that it never chooses."""
+        """Create a policy from its records, normalised against rounding; NaN means a channel that it never chooses."""
         known_BC = np.nan_to_num(probs_BC)
         return cls(known_BC / known_BC.sum(axis=1, keepdims=True), np.clip(np.nan_to_num(expose_BC), 0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """Decisions of a log that were exposed, and the probability with which each could have been."""
+    """Which decisions of a log were exposed, and the probabilities of exposure."""
 
     exposed_B: Bools
     probability_B: Floats  # of exposing the drawn channel
@@ -62,7 +62,7 @@ class Exposure:
 
 
 class LoggedRows:
-    """The columns of a log that off-policy estimates need, one value for each row."""
+    """The columns of a log that off-policy estimates need, with one value per row."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class LoggedRows:
         """Check the columns.
 
         Args:
-            channel_B: Number of the logged channel; of a decision, of the one that was drawn.
+            channel_B: Index of the logged channel; for a decision, of the drawn channel.
             propensity_B: Probability with which the logging policy chose that channel.
-            exposure: Of decisions. None for touchpoints: each is an exposure, and any channel was possible.
+            exposure: For decisions. None for touchpoints: each is an exposure, and every channel was possible.
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
         self.propensity_B: Floats = np.asarray(propensity_B, dtype=np.float64)
@@ -101,18 +101,18 @@ class LoggedRows:
 
     @property
     def at_channel(self) -> tuple[Ints, Ints]:
-        """Index of the logged channel: `probs_BC[log.at_channel]` has one value for each row."""
+        """Index of the logged channel: `probs_BC[log.at_channel]` has one value per row."""
         return np.arange(len(self)), self.channel_B
 
     def weight(self, policy: PolicyOnLog) -> Floats:
-        """Importance weight of each row: the policy's probability of the logged channel over its propensity."""
+        """Return the importance weight of each row: the policy's probability of the logged channel / its propensity."""
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
         return weight_B
 
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
-        """Weight of each exposure: the policy's probability of drawing and exposing it over that of the log; else 0.
+        """Return the weight of each row: the policy's probability of drawing and exposing it / the log's; else 0.
 
-        None is a policy that draws as the log does, and always exposes.
+        None stands for a policy that draws channels as the log does, and always exposes.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -123,7 +123,7 @@ class LoggedRows:
         return np.divide(weight_B, probability_B, out=np.zeros(len(self)), where=exposed_B)
 
     def impossible(self, policy: PolicyOnLog) -> Floats:
-        """Probability, at each row, of an exposure by the policy that the log could not have made."""
+        """Return at each row the probability that the policy makes an exposure that the log could not have made."""
         if self.exposure is None:
             return np.zeros(len(self))
         possible_BC = self.exposure.probs_BC > 0
@@ -131,20 +131,20 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Mask of the policy's exposures with a weight of at most `most`, (B, C); of touchpoints all."""
+        """Return the mask of the policy's exposures with a weight of at most `most`, (B, C); all for touchpoints."""
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
         exposing_BC = policy.probs_BC * policy.expose_BC
-        with np.errstate(over="ignore"):  # a weight that overflows is infinite, and so too large
+        with np.errstate(over="ignore"):  # an overflow to infinity is a weight above any bound
             np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """Expected sum(w^2 x), for probabilities of drawing and exposing each channel, or differences of them.
+        """Return the expected sum(w^2 x), for probabilities of drawing and exposing each channel, or their differences.
 
-        The observed sum is less if a rare exposure happened not to occur. Of touchpoints, only that one is known.
+        The observed sum is smaller if a rare exposure happened not to occur. Touchpoints allow only the observed sum.
         """
         of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
         if self.exposure is None:

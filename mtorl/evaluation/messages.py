@@ -1,4 +1,4 @@
-"""Messages of evaluations: reasons of the gate, and why a log can't value a policy."""
+"""Messages of evaluations: reasons of the gate, and reasons why a log can't value a policy."""
 
 from mtorl.runtime.message import Words
 
@@ -10,8 +10,8 @@ UNSETTLED = Words("unsettled", "{difference}: a gain, but not all above {least:+
 TEST_USERS = Words("test-users", "the log has too few test users: {users} of {needed}")
 IMPOSSIBLE = Words(
     "impossible-exposures",
-    "the log can't value the {arm}: no policy of the log could make {share:.0%} of its exposures, {most:.0%} may be at "
-    "most. Let arms explore what to expose, and collect what they decide from then on by itself",
+    "the log can't value the {arm}: the logging policy could not have made {share:.0%} of its exposures (at most "
+    "{most:.0%} is allowed). Let arms explore exposures, and collect only decisions made from then on",
 )
 RESAMPLES = Words("resamples", "the log can't show the difference: too few resamples of its users have a value")
 EFFECTIVE_SAMPLE = Words(
@@ -27,18 +27,18 @@ WRONG_PROPENSITIES = Words(
 ALL_KNOWN = Words("all-users-known", "all {users:,} users of the log are training users of the artifact")
 KNOWN_USERS = Words(
     "known-users",
-    "{known:,} of the log's {users:,} users are training users of the artifact, such as {example!r}: figures on them "
-    "would be too good. --only-new leaves them out",
+    "{known:,} of the log's {users:,} users are training users of the artifact, such as {example!r}: metrics on them "
+    "would be too good. --only-new leaves these users out",
 )
 OTHER_DATA_SET = Words("other-data-set", "the artifact was trained on {artifact}, the log is of {log}")
 INCUMBENT_DECISIONS = Words(
     "incumbent-decisions",
-    "the incumbent that serves, {policy}, has no artifact and {count} of {needed} usable decisions of test users. "
-    "Wait for more. If none come, see `mtorl data compact`: it has to send probabilities (docs/incumbent.md). "
-    "Until then, leave the parameter lake empty: that compares with the channel frequencies of the log",
+    "the serving incumbent, {policy}, has no artifact, and only {count} of {needed} usable decisions of test users. "
+    "Wait for more. If none arrive, `mtorl data compact` shows why: the incumbent must send probabilities "
+    "(docs/incumbent.md). Until then, leave the parameter lake empty to compare with the log's channel frequencies",
 )
-NO_COMMON_DECISION = Words("no-common-decision", "no decision was taken by both policies")
-NO_USABLE_DECISION = Words("no-usable-decision", "every decision is left out, most of them for: {reason}")
+NO_COMMON_DECISION = Words("no-common-decision", "there is no decision for which both policies answered")
+NO_USABLE_DECISION = Words("no-usable-decision", "no decision is usable; the most frequent reason is: {reason}")
 NO_INCUMBENT_PROBABILITIES = Words(
     "no-incumbent-probabilities", "the incumbent sends no probabilities (a baseline sends them as its propensity)"
 )

@@ -1,7 +1,7 @@
 """Offline evaluation of both policies on test users, for the gate that a challenger must pass.
 
-An incumbent with an artifact is evaluated at every decision of the log; one without is known at its own decisions alone
-(`logged_incumbent.py`), and there both policies are valued, at what it spends.
+An incumbent with an artifact is evaluated at every decision of the log. An incumbent without one is known only at its
+own decisions (`logged_incumbent.py`). Both policies are then evaluated at these decisions, with the incumbent's spend.
 """
 
 from dataclasses import replace
@@ -36,19 +36,20 @@ def evaluate_offline(
     """Score both policies on every step of every test journey.
 
     Args:
-        incumbent: Artifact folder, or what `LoggedIncumbent.write` has written.
-        budget_share: Budget of both policies, as a share of what always exposing would cost. With an incumbent without
-            an artifact, both get what it spends: a policy that can't be evaluated can't be paced anew.
-        fit: `lightgbm.fit_outcomes`, for a second opinion of exposures that were hardly ever made. None: there is none,
-            and every exposure counts with its weight.
+        incumbent: Artifact folder, or a folder written by `LoggedIncumbent.write`.
+        budget_share: Budget of both policies, as a fraction of the cost of always exposing. If the incumbent has no
+            artifact, its spend is the budget of both, because it can't be paced to another one.
+        fit: `lightgbm.fit_outcomes`, for a second opinion on exposures that are rare in the log. None: no second
+            opinion, and every exposure counts with its weight.
 
-    Of the result, ``challenger`` and ``incumbent`` are metrics of the heads (null without an artifact); ``valued_on``
-    is "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" for a log without own
-    decisions; ``incumbent_is`` is "own_model" for a network of ours, or "external", for which the channel frequencies
-    may stand; ``test_share`` is that of the test users who are judged (`MOST_HELD_OUT`).
+    Returns:
+        ``challenger`` and ``incumbent``: metrics of the heads (null without an artifact). ``valued_on``:
+        "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" if the log has no
+        decisions of ours. ``incumbent_is``: "own_model" for a network of ours, else "external" (as for the channel
+        frequencies). ``test_share``: fraction of the test users that is evaluated (`MOST_HELD_OUT`).
 
     Raises:
-        WindowError: no user is held out for the test, or too little is known of an incumbent without an artifact.
+        WindowError: there are no test users, or too little is known about an incumbent without an artifact.
     """
     table = WindowTable.load(windows, "test", most=MOST_HELD_OUT)
     spec, rows, tested = table.spec, table.rows, table.on_demand("test")
@@ -79,11 +80,11 @@ def evaluate_offline(
         forecasts[name] = arm.forecast(moments)
         progress.report(turn + 1, 4, name)
     opinions = [_outcomes(forecasts["challenger"])]
-    if fit is not None and log.exposure is not None:  # of touchpoints, every one counts with its weight
+    if fit is not None and log.exposure is not None:  # every touchpoint counts with its weight
         second = second_opinion(windows, moments, log.users_B, arms["challenger"].encoder, fit, seed)
         opinions += [second] if second is not None else []
     progress.report(3, 4, "second opinion")
-    full = float(np.asarray(forecasts["challenger"].cost_BC)[log.at_channel].mean())  # what always exposing would cost
+    full = float(np.asarray(forecasts["challenger"].cost_BC)[log.at_channel].mean())  # cost of always exposing
     budget = float(log.cost_B.mean()) if own else budget_share * full
     paced = {name: paced_to(forecast, arms[name].policy, budget) for name, forecast in forecasts.items()}
     policies = {name: PolicyOnLog(*action_probabilities(forecast, paced[name])) for name, forecast in forecasts.items()}
@@ -111,10 +112,10 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
-    """The policy at the price at which it spends a budget (currency units per row) here, as pacing finds it in service.
+    """Return the policy with the price at which it spends a budget (currency units per row) on these rows.
 
-    Its own price is that of other states, and of another time: a model whose price is out of date would look worse than
-    it is.
+    Pacing finds this price in service. The policy's own price belongs to other states and another time: with an
+    outdated price, a model would look worse than it is.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params
@@ -122,7 +123,7 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
 
 
 def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
-    """The propensity of test rows; one that was not logged is estimated on training users."""
+    """Return the propensity of test rows; if it was not logged, it is estimated on training users."""
     if spec.propensity == "logged":
         return logged_propensity(rows, spec)
     trained = WindowTable.load(windows, "train", most=MOST_HELD_OUT).rows
@@ -130,10 +131,10 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
-    """Mask of the rows with a propensity; exposures of an arm without probabilities have none, which is no fault.
+    """Return the mask of rows with a propensity; exposures by an arm that sends no probabilities have none.
 
     Raises:
-        WindowError: nothing is known of any test user.
+        WindowError: no row has a propensity.
     """
     known = rows["propensity"].notna().to_numpy() if spec.propensity == "logged" else np.ones(len(rows), dtype=np.bool_)
     if not known.any():

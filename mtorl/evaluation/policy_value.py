@@ -1,24 +1,22 @@
 """Off-policy value of one policy at the states of a log, on all of its rows or on those that a budget selects.
 
     policy = PolicyOnLog.always_exposing(probs_BC)
-    selected_B = top_share(score_B, 0.375, seed=0)       # score of the state, not of the logged channel
+    selected_B = top_share(score_B, 0.375, seed=0)       # a score of the state, not of the logged channel
     value = policy_value(policy, log, seed=0, gain_model_BC=q_BC, selected_B=selected_B)      # log: LoggedRows
     value["estimates"]["snips"]["value"], value["estimates"]["snips"]["value_ci"], value["not_evaluable"]
 
-Gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) what a model expects of
-the logged channel, q(pi) what it expects of the policy, n the number of rows:
+The estimates of gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) a model's
+expectation for the logged channel, q(pi) the model's expectation for the policy, and n the number of rows:
 
     IPS     sum(w g) / n                                  Horvitz & Thompson 1952; unbiased, noisy
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
     DR      sum(q(pi) + w (g - q(a))) / n                 Dudík, Langford & Li 2011, arXiv:1103.4601
 
-DR is right if either the propensities or the model are; with both right it is the least noisy. The model must have been
-fitted on *other users* than those of the log (cross-fitting: one that was fitted on these gains repeats their chance
-deviations).
+DR is right if either the propensities or the model is right; if both are, it has the least noise. The model must be
+trained on *other users* than those of the log (cross-fitting). A model trained on these gains would repeat their noise.
 
-Each estimate comes with its difference from what the same rows earned as logged ("lift"), on the same resamples of
-users. The selection itself is taken as given. Other choices at earlier steps would have led to other states, which
-these estimates do not see.
+Each estimate also has its difference from the logged gain of the same rows ("lift"), on the same resamples of users.
+The selection of rows is treated as fixed. Other choices at earlier steps would lead to other states; this is ignored.
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -35,28 +33,28 @@ from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.log.propensity import MIN_ESS_SHARE
 
 ESTIMATORS = ("ips", "snips", "dr")
-SELECTED = 150 / 400  # share of the exposures that the authors' budget buys
+SELECTED = 150 / 400  # share of the exposures that the paper's budget buys
 
 
 class Estimate(TypedDict):
-    """A value with its 95 % interval; None where the log gives no weight to anything."""
+    """A value with its 95 % interval; None if all weights are zero."""
 
     value: float | None  # gain per row
     value_ci: list[float] | None
-    lift: float | None  # value less the gain of the same rows as logged
+    lift: float | None  # value minus the logged gain of the same rows
     lift_ci: list[float] | None
 
 
 class PolicyValue(TypedDict):
     """Value of a policy; plain numbers, ready for JSON."""
 
-    logged: float  # gain per selected row as it was logged
+    logged: float  # logged gain per selected row
     logged_ci: list[float]
     estimates: dict[str, Estimate]  # ips, snips and, with a model, dr
     importance_weights: WeightSummary
-    not_evaluable: str | None  # why the estimates should not be used; None: nothing speaks against it
-    rows: int  # with a part in the estimate
-    users: int  # with such a row
+    not_evaluable: str | None  # why the estimates must not be used; None if they may be used
+    rows: int  # number of selected rows
+    users: int  # number of users with a selected row
 
 
 def policy_value(
@@ -70,10 +68,10 @@ def policy_value(
     """Estimate a policy's gain per row.
 
     Args:
-        policy: A channel that it would not spend on earns nothing.
+        policy: A channel that it does not expose earns nothing.
         gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model of other users.
-        selected_B: Which rows count. The rule may look at the state, never at the logged channel or gain. Predicted
-            gain *of the logged channel* does look: the mean weight strays from 1.
+        selected_B: Which rows count. The selection may depend on the state, but never on the logged channel or gain.
+            The predicted gain *of the logged channel* depends on it: the mean weight then differs from 1.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():
@@ -108,7 +106,7 @@ def policy_value(
 def value_less(
     policy: PolicyOnLog, other: PolicyOnLog, log: LoggedRows, seed: int, gain_model_BC: ArrayLike, resamples: int = 1000
 ) -> dict[str, Any]:
-    """``difference`` of two policies' DR values on the same rows, and its 95 % interval ``difference_ci``."""
+    """Return ``difference`` of two policies' DR values on the same rows, with its 95 % interval ``difference_ci``."""
     model_BC = np.asarray(gain_model_BC, dtype=np.float64)
     planned_BC = policy.probs_BC * policy.expose_BC - other.probs_BC * other.expose_BC
     weight_B = planned_BC[log.at_channel] / log.propensity_B
@@ -118,7 +116,6 @@ def value_less(
 
 
 def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) -> Estimate:
-    """A value and its lift over the log, with intervals from the same resamples."""
     return Estimate(
         value=float(value) if np.isfinite(value) else None,
         value_ci=interval(value_R),
@@ -128,9 +125,9 @@ def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) 
 
 
 def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
-    """Rows with the highest scores; ties are broken at random, as the order of the log is not a merit.
+    """Return the rows with the highest scores; ties are broken at random, so that the order of the log has no effect.
 
-    The score is one of the state, not of the logged channel, for instance the policy's expected gain.
+    The score must depend on the state, not on the logged channel, for example the policy's expected gain.
     """
     score = np.asarray(score_B, dtype=np.float64)
     best_first = np.lexsort((np.random.default_rng(seed).random(len(score)), -score))
@@ -140,9 +137,8 @@ def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
 
 
 def _estimates(sums: Floats) -> dict[str, Floats]:
-    """All estimates from sums over rows, (S,) or (R, S)."""
     rows, gain, weight, weighted_gain, *model = np.moveaxis(sums, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
+    with np.errstate(divide="ignore", invalid="ignore"):  # without any weight, the estimate is NaN
         estimates = {
             "logged": gain / rows,
             "mean_weight": weight / rows,

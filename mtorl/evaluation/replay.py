@@ -1,14 +1,14 @@
-"""Replays the journeys of logged users under a policy at a price: other exposures make other histories.
+"""Replays the journeys of logged users under a policy at a given price: other exposures lead to other histories.
 
     replay = Replay.of(rows, model, explore)          # rows: decisions, as `served_decisions` reads them
     played = replay.at(0.3)                           # gain per currency unit
     played.exposing_BC, played.forecast_BC, played.cost_BC
 
-Estimates at the states of a log are right for a policy that spends as the log's did. One that spends half as much knows
-less of its users. So each user's opportunities come again in their order, with the history that the policy itself
-makes: the network forecasts, and the rule of serving decides. An exposure brings what a logged one brought; that it is
-one with a gain is as probable as the calibrated forecast says (`response.py`). All outcomes are known at the user's
-next opportunity. Stored features stay those of the log.
+Estimates at the states of a log are right only for a policy that spends as much as the logging policy. A policy that
+spends half as much knows less about its users. So the replay repeats each user's opportunities in order, with the
+history that the policy creates: the network forecasts, and the serving rule decides. The outcome of an exposure is
+drawn from logged exposures. The probability of one with a gain is the calibrated forecast (`response.py`). All
+outcomes are known at the user's next opportunity. Stored features stay as logged.
 
 Shapes: B decisions, C channels, N the decisions of one turn, T the tokens of a window.
 """
@@ -37,33 +37,33 @@ from mtorl.window.window import Instance, WindowBatch
 
 @dataclass(frozen=True)
 class Played:
-    """A policy's decisions."""
+    """A policy's probabilities and forecasts at each decision."""
 
     exposing_BC: Floats  # probability of drawing and exposing a channel
-    forecast_BC: Floats  # gain, not calibrated
+    forecast_BC: Floats  # expected gain, not calibrated
     cost_BC: Floats  # currency units
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Decisions of users, and all that lets them happen again."""
+    """Decisions of users, and all data to replay them."""
 
     model: Artifact
     explore: Exploration | None
-    windows: Sequence[Instance]  # as logged; a user's decisions one after the other
+    windows: Sequence[Instance]  # as logged; each user's decisions are consecutive
     user_B: Ints
     logged: Forecast  # at the states of the log
-    channel_B: Ints  # that was drawn
+    channel_B: Ints  # the drawn channel
     exposed_B: Bools
     gain_B: Floats
-    cost_factor_C: Floats  # logged cost over forecast
+    cost_factor_C: Floats  # logged cost / forecast cost
     response: Response
     outcomes: pd.DataFrame  # of the logged exposures
     seed: int = 0
 
     @classmethod
     def of(cls, rows: pd.DataFrame, model: Artifact, explore: Exploration | None, seed: int = 0) -> Replay:
-        """Replay rows that lie in the order of user and time; their columns: `served_decisions`."""
+        """Create a replay from rows sorted by user and time, with the columns of `served_decisions`."""
         spec = model.spec
         windows = [json.loads(text) for text in rows["window"]]
         logged = _forecast(model, windows)
@@ -91,24 +91,26 @@ class Replay:
         )
 
     def refitted(self, weight_B: Floats) -> Response:
-        """The response if decisions counted so often."""
+        """Return the response, fitted with a weight for each decision."""
         at = np.flatnonzero(self.exposed_B), self.channel_B[self.exposed_B]
         forecast_N, channels = np.asarray(self.logged.gain_BC)[at], len(self.model.spec.channels)
         return Response.fit(forecast_N, at[1], self.gain_B[self.exposed_B], channels, weight_B[self.exposed_B])
 
     def as_logged(self, price: float) -> Played:
-        """The policy's decisions at the states of the log."""
+        """Return the policy's decisions at the states of the log."""
         return self._decide(self.logged, price)
 
     def at(self, price: float) -> Played:
-        """The policy's decisions at the states that they lead to; every price meets the same random numbers."""
+        """Return the policy's decisions at the states that it leads to. Every price uses the same random numbers."""
         u_B3 = np.random.default_rng(self.seed).random((len(self.windows), 3))
         parts, order = [], []
         pasts: dict[int, Instance] = {}
         for rows in self._turns():
             windows = [self._window(b, pasts.get(int(self.user_B[b]))) for b in rows]
             made = self._decide(_forecast(self.model, windows), price)
-            channel_N = (u_B3[rows, :1] >= made.exposing_BC.cumsum(axis=1)).sum(axis=1)  # past the last one: none
+            channel_N = (u_B3[rows, :1] >= made.exposing_BC.cumsum(axis=1)).sum(
+                axis=1
+            )  # number of channels: no exposure
             self._remember(pasts, rows, windows, channel_N, made, u_B3[rows, 1:])
             parts.append(made)
             order.append(rows)
@@ -123,12 +125,12 @@ class Replay:
         return Played(with_exploration(policy, scope, share), np.asarray(forecast.gain_BC), cost_BC)
 
     def _turns(self) -> list[Ints]:
-        """Yield each user's first decision, then each user's second, and so on."""
+        """Return the rows of each user's first decision, then of each user's second, and so on."""
         turn_B = pd.Series(self.user_B).groupby(self.user_B).cumcount().to_numpy()
         return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
     def _window(self, b: int, past: Instance | None) -> Instance:
-        """The window of a logged decision after a past of its own; None is the log's."""
+        """Return the window of a logged decision after a replayed past; if that is None, the logged window."""
         logged, spec = self.windows[b], self.model.spec
         if past is None:
             return logged
@@ -148,7 +150,7 @@ class Replay:
         made: Played,
         uv_N2: Floats,
     ) -> None:
-        """Add exposures to the users' pasts; a past is a window without the present context."""
+        """Add exposures to the users' pasts; a past is a window without the context of its last decision."""
         spec = self.model.spec
         chosen = np.arange(len(rows)), np.minimum(channel_N, len(spec.channels) - 1)
         outcomes = self._draw(self.response.gain(made.forecast_BC)[chosen], uv_N2)
@@ -165,7 +167,7 @@ class Replay:
                 pasts[user]["context"] = {name: values[:-1] for name, values in window["context"].items()}
 
     def _draw(self, expected_N: Floats, uv_N2: Floats) -> pd.DataFrame:
-        """Outcomes of exposures with these expected gains: those of logged exposures with a gain, or without."""
+        """Draw outcomes with these expected gains, from the logged exposures with a gain and those without."""
         gain_E = self.gain_B[self.exposed_B]
         gained, others = np.flatnonzero(gain_E > 0), np.flatnonzero(gain_E <= 0)
         with_gain_N = uv_N2[:, 0] * gain_E[gained].mean() < expected_N if len(gained) else np.zeros(len(uv_N2), bool)
@@ -185,7 +187,7 @@ def _columns(spec: DatasetSpec) -> list[str]:
 
 
 def _nothing(spec: DatasetSpec) -> dict[str, Any]:
-    """The past of a user at the start of a journey."""
+    """Return the past of a user at the start of a journey."""
     started: dict[str, Any] = {name: [0.0] for name in _columns(spec)}
     empty: dict[str, list[Any]] = {column.name: [] for column in spec.context}
     return {**started, "prev_channel": [None], "prev_timestamp": [None], "context": empty}

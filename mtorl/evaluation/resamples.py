@@ -1,6 +1,6 @@
-"""Intervals that resample users: a user's rows resemble each other, so whole users are drawn, with replacement.
+"""Confidence intervals by resampling users with replacement, because the rows of one user are not independent.
 
-A resample is a weight for each row, so estimates can be compared on the same resamples.
+A resample is a weight per row, so that several estimates can be compared on the same resamples.
 
 Shapes: B rows, U users, R resamples, S sums.
 """
@@ -16,7 +16,7 @@ _LEVEL = 0.95
 
 
 class UserResamples:
-    """Iterates over resamples: how often each user was drawn. `counts_U[code_B]` weighs the rows."""
+    """Iterates over resamples: the number of times each user was drawn. `counts_U[code_B]` gives weights of rows."""
 
     def __init__(self, users_B: ArrayLike, resamples: int, seed: int) -> None:
         users, self.code_B = np.unique(np.asarray(users_B), return_inverse=True)
@@ -31,13 +31,13 @@ class UserResamples:
             yield np.bincount(drawn, minlength=self.users).astype(np.float64)
 
     def sums(self, columns: Sequence[Floats]) -> tuple[Floats, Floats]:
-        """Sums of columns over rows: of the log itself (S,) and of each resample (R, S)."""
+        """Return the sums of columns over rows, for the log (S,) and for each resample (R, S)."""
         sums_US = np.stack([np.bincount(self.code_B, column, self.users) for column in columns], axis=1)
         return sums_US.sum(axis=0), np.array([counts_U @ sums_US for counts_U in self])
 
 
 def interval(values: ArrayLike) -> list[float] | None:
-    """Central 95 % of resampled values; None if none of them is a number."""
+    """Return the central 95 % of resampled values; None if all values are NaN."""
     numbers = np.asarray(values, dtype=np.float64)
     numbers = numbers[np.isfinite(numbers)]
     if not numbers.size:

@@ -1,10 +1,10 @@
-"""Calibrates forecasts of gain by the outcomes of users whom no training saw.
+"""Calibrates forecasts of gain with the outcomes of users that were in no training set.
 
     response = Response.fit(forecast_N, channel_N, gain_N, channels=4)
     gain_BC = response.gain(forecast_BC)
 
-A policy exposes where the forecast is high, which is also where the forecast is too high (the winner's curse). With q
-the forecast of an exposure on channel c, the expected gain is exp(a + a_c) q^b: a quasi-Poisson regression whose prior
+A policy exposes if the forecast is high, and high forecasts tend to be too high (the winner's curse). Let q be the
+forecast of an exposure on channel c. The expected gain is exp(a + a_c) q^b: a quasi-Poisson regression whose prior mean
 is a forecast that is right up to a factor. Exposures were chosen by forecasts or chance, so the fit needs no weights.
 
 Shapes: N logged exposures, B decisions, C channels, P parameters (a, b, a_c).
@@ -18,9 +18,9 @@ import numpy as np
 
 from mtorl.arrays import Floats, Ints
 
-_SPREAD = 0.3  # standard deviation of b around 1 and of a_c around 0, before anything is seen
+_SPREAD = 0.3  # prior standard deviation of b around 1, and of a_c around 0
 _STEPS = 8  # of Newton's method
-_LEAST = 1e-9  # the smallest forecast, since there is no logarithm of 0
+_LEAST = 1e-9  # smallest forecast, to avoid log(0)
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Response:
     def fit(
         cls, forecast_N: Floats, channel_N: Ints, gain_N: Floats, channels: int, weight_N: Floats | None = None
     ) -> Response:
-        """Fit to exposures, some of which may count more than once."""
+        """Fit to exposures; `weight_N` is how often each one counts."""
         weight_N = np.ones(len(gain_N)) if weight_N is None else weight_N
         count, sum_of_gains = float(weight_N.sum()), float(weight_N @ gain_N)
         prior_P = np.r_[0.0, 1.0, np.zeros(channels)]
-        if sum_of_gains <= 0:  # nothing was ever gained
+        if sum_of_gains <= 0:  # no exposure has a gain
             return cls(np.r_[np.log(_LEAST), prior_P[1:]])
         mean = sum_of_gains / count
         dispersion = float(weight_N @ (gain_N - mean) ** 2) / sum_of_gains
@@ -54,6 +54,6 @@ class Response:
         return cls(found_P)
 
     def gain(self, forecast_BC: Floats) -> Floats:
-        """Expected gain of an exposure on each channel."""
+        """Return the expected gain of an exposure on each channel."""
         level, slope, *of_channel = self.parameters_P
         return np.asarray(np.exp(level + np.array(of_channel) + slope * np.log(np.maximum(forecast_BC, _LEAST))))

@@ -1,16 +1,16 @@
-"""Agreement and value of challengers in the shadow of an incumbent.
+"""Agreement and value of challengers that run in the shadow of an incumbent.
 
     rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.experiment_decisions
     reports = shadow_report(rows, spec.channels, by=["device"])
     in_words(reports["challenger"])
 
-Agreement compares what the policies chose by themselves, beneath any exploration, with the same draw: both expose the
-same channel, or neither exposes. It needs no probabilities.
+Agreement compares the policies' own choices, before any exploration, made with the same random draw. They agree if both
+expose the same channel, or neither exposes. This needs no probabilities.
 
-Value is estimated off-policy (`gate.py`) from the outcomes of the incumbent's decisions: gain per decision of both
-policies, the challenger's at what the incumbent spends. The challenger's own forecasts make it doubly robust, if all of
-its answers have them. It needs the probabilities of both, and exploration by the incumbent; else `not_evaluable` says
-why there is no value. Only the newest model of a challenger counts.
+Value is estimated off-policy (`gate.py`) from the outcomes of the incumbent's decisions: the gain per decision of both
+policies, if the challenger spends as much as the incumbent. If all of the challenger's answers contain forecasts, the
+estimate is doubly robust. It needs the probabilities of both policies, and an incumbent that explores; otherwise
+`not_evaluable` contains the reason. Only the newest model of a challenger counts.
 """
 
 from __future__ import annotations
@@ -29,56 +29,57 @@ from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.evaluation.value_difference import ValueDifference, value_difference
 
-LARGEST_SEGMENTS = 12  # of a column that are reported
+LARGEST_SEGMENTS = 12  # number of segments per column that are reported
 
 
 class Agreement(TypedDict):
-    """Shares of the decisions that both policies took."""
+    """Shares of the decisions for which both policies answered."""
 
     same_channel: float
-    same_exposure: float  # both would expose, or neither
-    same_action: float  # both would expose the same channel, or neither would expose
+    same_exposure: float  # both expose, or neither does
+    same_action: float  # both expose the same channel, or neither exposes
     same_action_ci: list[float]
     incumbent_exposes: float
     challenger_exposes: float
 
 
 class Compared(TypedDict):
-    """Some decisions, compared; plain values, ready for JSON."""
+    """Comparison of the policies on some decisions; plain values, ready for JSON."""
 
-    decisions: int  # decisions taken by both policies
+    decisions: int  # decisions for which both policies answered
     users: int
-    agreement: Agreement | None  # None without such decisions
-    valued: int  # decisions that an estimate may rest on
+    agreement: Agreement | None  # None if there are no such decisions
+    valued: int  # decisions that the value may use
     value: ValueDifference | None
     not_evaluable: str | None  # reason why `value` is None
 
 
 class ShadowReport(Compared):
-    """One challenger."""
+    """Report on one challenger."""
 
     arm: str
-    model: str  # digest; empty: not in the challenger's answers
-    users_share: float  # of the users whose decisions are compared: below 1 if there are too many for one machine
-    left_out: dict[str, int]  # decisions without a comparison, by reason
-    not_valued: dict[str, int]  # compared decisions that no estimate may rest on, by reason
-    channels: list[dict[str, Any]]  # how often each pair of channels was chosen: incumbent, challenger, decisions
-    segments: dict[str, list[dict[str, Any]]]  # by column: `segment` (None: unknown) and the figures of `Compared`
+    model: str  # digest; empty if the challenger's answers do not contain it
+    users_share: float  # fraction of the users that is compared; below 1 if there are too many for one machine
+    left_out: dict[str, int]  # number of decisions without a comparison, by reason
+    not_valued: dict[str, int]  # number of compared decisions that the value may not use, by reason
+    channels: list[dict[str, Any]]  # counts of pairs of chosen channels: incumbent, challenger, decisions
+    segments: dict[str, list[dict[str, Any]]]  # by column: `segment` (None: unknown) and the fields of `Compared`
 
 
 def shadow_report(
     rows: pd.DataFrame, channels: Sequence[str], by: Sequence[str] = (), seed: int = 0, resamples: int = 1000
 ) -> dict[str, ShadowReport]:
-    """Compare each challenger with the incumbent; reports by the name of the challenger's arm.
+    """Compare each challenger with the incumbent; return reports by the name of the challenger's arm.
 
     Args:
-        rows: One row a decision and challenger, in the order of time: arm, model, fault (None: it answered), user_id;
-            decided (false: the incumbent took the default action); incumbent_channel, incumbent_expose,
-            challenger_channel, challenger_expose (what each chose by itself); of the incumbent's decision left_out
-            (None: an estimate may rest on it), drawn_channel, channel_probs, exposure_probs, exposed, gain, cost; of
-            the challenger challenger_channel_probs, ..._exposure_probs, ..._expected_rewards, ..._expected_costs: lists
-            in the order of `channels`, with NaN where it did not say; users_share: of the users, those who are there.
-        by: Columns that tell segments apart; the largest are reported, and the rows where the value is unknown.
+        rows: One row per decision and challenger, in time order, with the columns:
+            arm, model, fault (None if it answered), user_id; decided (false: the incumbent's default action);
+            incumbent_channel, incumbent_expose, challenger_channel, challenger_expose (each policy's own choice);
+            of the incumbent's decision: left_out (reason not to use it for the value, or None), drawn_channel,
+            channel_probs, exposure_probs, exposed, gain, cost; of the challenger: challenger_channel_probs,
+            ..._exposure_probs, ..._expected_rewards, ..._expected_costs (lists in the order of `channels`, NaN if
+            missing); users_share (fraction of users in the rows).
+        by: Columns that define segments. The largest segments are reported, and rows with an unknown value.
     """
     reports = {}
     for arm, of_arm in rows.groupby("arm", sort=True):
@@ -108,7 +109,7 @@ def shadow_report(
 
 
 def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """The largest segments, and last the rows of an unknown one, by None."""
+    """Yield the largest segments and, under None, the rows with an unknown value."""
     for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
         yield str(value), both[both[name] == value]
     if len(unknown := both[both[name].isna()]):
@@ -147,7 +148,7 @@ _WHY = {
 
 
 def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
-    """Reason that no estimate may rest on a row; empty if one may."""
+    """Return why the value may not use a row; empty if it may."""
     reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
     if both.empty:
         return reason
@@ -191,7 +192,6 @@ def _value(rows: pd.DataFrame, channels: Sequence[str], seed: int, resamples: in
 
 
 def _forecasts(rows: pd.DataFrame) -> list[ExpectedOutcomes]:
-    """The challenger's forecasts, if all of its answers have them."""
     gain_BC, cost_BC = _lists(rows, "challenger_expected_rewards"), _lists(rows, "challenger_expected_costs")
     offered_BC = _lists(rows, "challenger_channel_probs") >= 0
     if (np.isnan(gain_BC) | np.isnan(cost_BC))[offered_BC].any():
@@ -216,12 +216,12 @@ def _pairs(both: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def in_words(report: ShadowReport) -> list[str]:
-    """The report in sentences, without its segments."""
+    """Return the report in sentences, without its segments."""
     model = f" ({report['model'][:12]})" if report["model"] else ""
     size = f"{report['decisions']:,} decisions of {report['users']:,} users"
-    lines = [f"{report['arm']}{model} beside the incumbent: {size}"]
+    lines = [f"{report['arm']}{model} against the incumbent: {size}"]
     if report["users_share"] < 1:
-        lines.append(f"a sample: {report['users_share']:.1%} of the users, by their hash, with all of their decisions")
+        lines.append(f"a sample: {report['users_share']:.1%} of the users (chosen by hash), with all their decisions")
     lines += [f"left out, {reason}: {count:,}" for reason, count in report["left_out"].items()]
     if agreement := report["agreement"]:
         low, high = agreement["same_action_ci"]
@@ -237,8 +237,8 @@ def in_words(report: ShadowReport) -> list[str]:
         lines += [
             f"gain per decision: incumbent {value['incumbent']:.4f}, {arm} {value['challenger']:.4f} at the same "
             f"spend; difference {value['difference']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]",
-            f"that rests on {value['rows']:,} decisions, worth {value['ess']['challenger']:,.0f} of its own; "
-            f"{value['impossible']['challenger']:.1%} of its exposures the log could not have made",
+            f"estimated from {value['rows']:,} decisions (effective sample size {value['ess']['challenger']:,.0f}); "
+            f"{value['impossible']['challenger']:.1%} of its exposures are impossible in the log",
         ]
     else:
         lines.append(f"its value is not known: {report['not_evaluable']}")

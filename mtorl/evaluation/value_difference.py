@@ -1,29 +1,29 @@
-"""Off-policy value of a challenger against the incumbent, from a log that neither wrote, under one budget.
+"""Off-policy value of a challenger minus the incumbent's, under one budget, from the log of another policy.
 
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
     value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
 
-An exposure of the log counts w times: the policy's probability of drawing and exposing that channel over the log's.
-What a policy does not expose earns and costs nothing. With m the probability with which the policy exposes at a row, g
-the gain that was logged and q the one that models expect (zero without a model):
+An exposure of the log has the weight w: the policy's probability of drawing and exposing that channel, divided by the
+log's. Decisions without an exposure earn and cost nothing. Let m be the probability with which the policy exposes at a
+row, g the logged gain and q the gain that models expect (zero without a model):
 
     G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
-    W = the same of costs                                   cost per opportunity
+    W = the same for costs                                  cost per opportunity
     V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
 
-This is the doubly robust estimate with self-normalised weights (`policy_value.py`). The expectation of w is that of m,
-so their ratio is 1 if the probabilities are right. V makes arms comparable: both get the same b, and an arm that would
-spend more is thinned at random until it fits. Both arms are computed on the same resample of users.
+This is the doubly robust estimate with self-normalised weights (`policy_value.py`). The expectation of w equals that of
+m, so their ratio is 1 if the probabilities are right. V makes arms comparable: both get the same budget b, and an arm
+that would spend more loses a random part of its exposures. Both arms are computed on the same resamples of users.
 
-Exposures with large weights are left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205), the mean of
-two models (`expected_outcomes`). Half of their difference is the most by which the estimate may be off, and is added to
-the interval at either end. Of several largest weights that one is taken which leaves the narrowest interval: a larger
-one trades doubt in forecasts for noise. A log in which a rare exposure or gain happened not to occur looks less noisy
-than it is, so no interval is narrower than one whose gains vary in proportion to their mean, by a factor from the log.
+Exposures with large weights are valued by forecasts only (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205): by the
+mean of two models (`expected_outcomes`). Half of the models' difference bounds the error of the estimate, and is added
+at both ends of the interval. Of several bounds of the weight, the one with the narrowest interval is used: a larger
+bound means less doubt from forecasts, but more noise. If a rare exposure or gain happened not to occur, a log looks
+less noisy than it is. So no interval is narrower than that of gains with a variance proportional to their mean.
 
-It is a one-step estimate at the states of the log: other choices at earlier steps would have led to other states.
+It is a one-step estimate at the states of the log: it ignores that other choices at earlier steps lead to other states.
 
-Shapes: B rows, C channels, U users, R resamples, X the log itself and its resamples (1 + R), S sums.
+Shapes: B rows, C channels, U users, R resamples, X the log and its resamples (1 + R), S sums.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from mtorl.evaluation.resamples import UserResamples, interval
 ARMS = ("challenger", "incumbent")
 
 LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
-"""Of an exposure, to choose among: forecasts speak of those that would have more."""
+"""Candidate bounds of the weight of an exposure; forecasts value the exposures whose weight is larger."""
 
-MAX_FORECAST = 0.25  # largest share of an arm's exposures that may be left to forecasts for less noise
+MAX_FORECAST = 0.25  # largest share of an arm's exposures that forecasts may value in order to reduce noise
 
 
 class ValueDifference(TypedDict):
-    """Value of both arms under one budget; plain numbers, ready for JSON. Dicts hold one number an arm."""
+    """Values of both arms under one budget; plain numbers, ready for JSON. Dicts have one number per arm."""
 
     challenger: float  # gain per opportunity under the budget
     challenger_ci: list[float]
@@ -58,15 +58,15 @@ class ValueDifference(TypedDict):
     incumbent_ci: list[float]
     difference: float  # challenger - incumbent
     difference_ci: list[float]
-    doubt: float  # the most by which the difference may be off for what forecasts say of rare exposures
-    largest_weight: float | None  # of an exposure; None: any counts
+    doubt: float  # bound of the error of the difference due to wrong forecasts of rare exposures
+    largest_weight: float | None  # chosen bound of an exposure's weight; None: no bound
     ess: dict[str, float]
-    ess_share: dict[str, float]  # of rows
+    ess_share: dict[str, float]  # fraction of rows
     overlap: dict[str, float]
-    mean_weight: dict[str, float]  # of an exposure, over its expectation
+    mean_weight: dict[str, float]  # mean weight of an exposure / its expectation
     mean_weight_ci: dict[str, list[float]]
-    impossible: dict[str, float]  # share of the arm's exposures that the log could not have made
-    forecast: dict[str, float]  # share of those that only forecasts value, impossible ones included
+    impossible: dict[str, float]  # fraction of the arm's exposures that the log could not have made
+    forecast: dict[str, float]  # fraction that only forecasts value, including the impossible ones
     gain_per_opportunity: dict[str, float]  # before the budget
     cost_per_opportunity: dict[str, float]
     budget_per_opportunity: float
@@ -86,10 +86,9 @@ def value_difference(
     """Estimate both arms' values on the same log and budget.
 
     Args:
-        budget_share: Budget of either arm, as a share of what always exposing would cost. None: what the incumbent
-            spends.
-        forecasts: By the challenger's model, and by one of other users; neither knows the user of the row. With less
-            than two, every weight counts; with none, what the log says nothing of earns nothing.
+        budget_share: Budget of each arm, as a fraction of the cost of always exposing. None: the incumbent's spend.
+        forecasts: By the challenger's model, and by a model of other users; neither was trained on the row's user.
+            With fewer than two, there is no bound of the weights. With none, unlogged exposures have no gain.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
@@ -125,7 +124,7 @@ def value_difference(
     ess, overlap, mean_weight, mean_weight_ci = {}, {}, {}, {}
     for i, (arm, one) in enumerate(arms.items()):
         exposing = float((policies[arm].probs_BC * policies[arm].expose_BC).sum())
-        # Whether the probabilities describe the log, all exposures tell, those that are left to forecasts, too.
+        # All exposures, also those valued by forecasts, show whether the probabilities describe the log.
         weight_X, exposing_X = (of_readings[-1][:, i * _OF_ARM + place] for place in (_WEIGHT, _EXPOSING))
         mean_weight[arm], mean_weight_ci[arm] = _mean_weight(log, readings[-1][1][arm], weight_X, exposing_X)
         ess[arm] = effective_size(one.weight_B) if exposing > 0 else float(len(log))
@@ -157,9 +156,9 @@ def value_difference(
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
-    """The weight of an exposure over its expectation, which is 1 if the probabilities are right, and its interval.
+    """Return the mean weight of an exposure divided by its expectation, and its interval; 1 is right.
 
-    The interval is no narrower than the probabilities say: rare exposures may happen not to occur in all resamples.
+    The interval is at least as wide as the probabilities imply, because rare exposures may be missing in all resamples.
     """
     if not exposing_X[0] > 0:  # a policy that never exposes needs no weights
         return 1.0, [1.0, 1.0]
@@ -171,7 +170,7 @@ def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Float
 
 
 class _Noise:
-    """Standard deviation of an estimate from log to log, if gains vary in proportion to their mean."""
+    """Standard deviation of an estimate between logs, if the variance of a gain is proportional to its mean."""
 
     def __init__(self, log: LoggedRows, gain_BC: Floats | None) -> None:
         shown_B = log.gain_B[log.exposure.exposed_B] if log.exposure is not None else log.gain_B
@@ -181,22 +180,22 @@ class _Noise:
         self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
 
     def of(self, weighed_BC: Floats, share: float) -> float:
-        """Part in a value, or in a difference of values, by its probabilities of exposing, thinned to a share."""
+        """Return the part in a value, or difference of values, for probabilities of exposing, reduced to a share."""
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 
 
 _OF_LOG, _OF_ARM = 4, 6  # numbers of sums
-_WEIGHT, _EXPOSING = 0, 3  # places of an arm's
+_WEIGHT, _EXPOSING = 0, 3  # indices of two of an arm's sums
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """Terms of an arm to sum up over rows, if no exposure weighs more than a bound."""
+    """Terms of an arm to be summed over rows, for one bound of the weight of an exposure."""
 
     weight_B: Floats
-    weighed_BC: Floats  # probability of exposing, where it is not left to forecasts
-    left_BC: Floats  # and where it is
+    weighed_BC: Floats  # probability of exposing, for exposures that are weighted
+    left_BC: Floats  # the same, for exposures that forecasts value
     forecast: float
     impossible: float
     columns: tuple[Floats, ...]
@@ -222,12 +221,12 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Values:
-    """Both arms' values, of the log itself and of its resamples; all else of the log itself."""
+    """Both arms' values, for the log and its resamples; the other fields are for the log only."""
 
     value_X2: Floats
     doubt_2: Floats
     doubt_of_difference: float
-    share_2: Floats  # to which the budget thins
+    share_2: Floats  # fraction of exposures that the budget allows
     gain_2: Floats
     cost_2: Floats
     budget: float
@@ -244,12 +243,12 @@ class _Values:
         rows_X1, exposures_X1, cost_X1, planned_cost_X1 = np.split(of_log_X4, _OF_LOG, axis=1)
         arms_X26 = of_arms_X12.reshape(len(of_arms_X12), len(ARMS), _OF_ARM)
         weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2 = np.moveaxis(arms_X26, 2, 0)
-        with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN is the answer
-            # Of a policy that never exposes nothing needs to be estimated.
+        with np.errstate(divide="ignore", invalid="ignore"):  # without any weight, the estimate is NaN
+            # A policy that never exposes has a value of zero, without any estimate.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
             gain_X2 = (planned_gain_X2 + np.where(exposing_X2 > 0, per_weight_X2 * gain_X2, 0.0)) / rows_X1
             cost_X2 = (planned_cost_X2 + np.where(exposing_X2 > 0, per_weight_X2 * cost_X2, 0.0)) / rows_X1
-            # Else a share of what exposing each draw would cost.
+            # If budget_share is given: a fraction of the cost of exposing each drawn channel.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
             share_X2 = thinned(cost_X2, budget_X1)
@@ -264,7 +263,7 @@ _Z = 1.96
 
 
 def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Sequence[float]) -> int:
-    """Index of the reading, by largest weight, with the narrowest interval of the difference."""
+    """Return the index of the weight bound with the narrowest interval of the difference."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
     spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []
@@ -275,9 +274,10 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """The 95 % interval of resamples, and no less than that of a known noise (a standard deviation).
+    """Return the 95 % interval of resamples, at least as wide as that of a known noise (a standard deviation).
 
-    `doubt` is by how much the estimate may be off; `unsure`, half of the 95 % interval of what resamples do not vary.
+    `doubt` bounds the error of the estimate. `unsure` is the half-width of a 95 % interval of errors that resampling
+    does not vary.
     """
     edges = interval(value_X[1:])
     if edges is None:
