@@ -1,4 +1,4 @@
-"""Samples for the drift check: touchpoints that stand for a log, and users that stand for all."""
+"""Samples for the drift check: representative touchpoints of a log, and representative users."""
 
 from collections.abc import Mapping
 
@@ -8,16 +8,17 @@ import pandas as pd
 from mtorl.arrays import Bools
 from mtorl.log.splits import fractions_of
 
-MIN_ROWS, MIN_USERS = 100, 20  # of a period; fewer cannot tell drift from chance
-_LARGEST = 1e100  # of a number: sums of squares stay finite
-MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time grow
+MIN_ROWS, MIN_USERS = 100, 20  # of a period: with fewer, drift can't be distinguished from chance
+_LARGEST = 1e100  # largest number: keeps sums of squares finite
+MAX_ROWS = 20_000  # with more rows, distances hardly change, but memory and time grow
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
-    """Rows of a stretch of neighbouring touchpoints of each user (whole users, by time), as long as a share of them.
+    """Return the mask of one run of consecutive touchpoints per user, in total a `share` of all touchpoints.
 
-    A hash of the user says where it begins; past the end it goes on at the start. So every touchpoint is equally
-    likely. The last touchpoints would overstate some hours; single ones would hide how alike neighbours are.
+    Rows must contain whole users in time order. A hash of the user chooses the start, and the run wraps around at the
+    end, so every touchpoint is equally likely. Always taking the last touchpoints would overrepresent some hours.
+    Taking single touchpoints would hide the correlation of neighbours.
     """
     code_N, users = pd.factorize(user_ids)
     length_U = np.bincount(code_N, minlength=len(users))
@@ -29,9 +30,9 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 
 
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
-    """Whole users until there are so many rows; a hash orders them, so every period keeps the same ones.
+    """Return whole users, up to about this number of rows, in the order of a hash, so that periods keep the same users.
 
-    A sample of a sample and of further users is the sample of all of them.
+    A sample of (a sample plus further users) equals the sample of all of them.
     """
     if len(frame) <= rows:
         return frame
@@ -44,10 +45,10 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Columns of these kinds ("numeric" or "categorical") as floats and strings; values that are no number are missing.
+    """Return columns as float ("numeric") or str ("categorical"); values that are not numbers become missing.
 
-    Decimal, text and inf have no distance, and 1 against "1" would be a drift that only the file format made. Nor has a
-    number whose square is infinite: the largest double stands for "unknown" in some systems.
+    Decimals, text and inf have no distance, and 1 versus "1" would be a drift caused only by the file format. Numbers
+    with an infinite square also become missing: some systems use the largest double for "unknown".
     """
     typed = {}
     for name, kind in kinds.items():

@@ -1,25 +1,25 @@
-"""Drift thresholds that keep one false-alarm rate a period, for any size and any number of columns.
+"""Drift thresholds with a fixed false-alarm rate per period, for any size and any number of columns.
 
     grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
     grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
 
-Rows of one user are alike, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 % of
-healthy periods). So it is measured: users of the reference are held out, made into imitated periods with as many users
-as the real one, and scored against the rest. From the scores of these healthy periods
+Rows of one user are correlated, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 %
+of healthy periods). So thresholds are measured: users of the reference are held out as an imitated period with as many
+users as the real one, and scored against the rest. The scores of these healthy periods define
 
     q_c          = 99 % quantile of column c
     k            = (1 - alpha) quantile, over periods, of the largest score_c / q_c       (the max-statistic)
     threshold_c  = max(floor of the test, k * q_c)
 
-and for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c). No resampling shows a tail
-that the reference has not seen: a column as heavy-tailed as a log-normal of sigma 1.5 alarms somewhat more often.
+and, for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c). Resampling can't show a
+tail that is not in the reference: a column as heavy-tailed as a log-normal of sigma 1.5 alarms somewhat more often.
 
-The score of a healthy period falls with its users n and its rows a user m, about as sqrt(a + b / n + c / m). Between
-sizes of the grid the logarithm of a threshold is taken as linear in those of n and m, which is not too low: such a root
-is convex there. Beyond the grid its last thresholds hold, which are too high for larger periods if anything; a period
-with fewer users than its first is not checked.
+The score of a healthy period falls with its number of users n and its rows per user m, about as sqrt(a + b / n + c /
+m). Between sizes of the grid, the logarithm of a threshold is interpolated linearly in log n and log m. This is never
+too low, because such a root is convex there. Beyond the grid, its last thresholds apply, which may be too high for
+larger periods. A period with fewer users than the grid's smallest size is not checked.
 
-Shapes: U numbers of users, M numbers of rows a user.
+Shapes: U numbers of users, M numbers of rows per user.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from mtorl.drift.drift_tests import DriftTest, asked_of
 from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
 
 IMITATIONS = 400
-_BATCH = 50  # so many are scored together: a few tens of MB of weights
+_BATCH = 50  # imitated periods that are scored together, which takes a few tens of MB of weights
 ALPHA = 0.01  # probability that a healthy period raises any alarm
 Thresholds = dict[tuple[str, str], float]
-"""By column and method of the test."""
+"""By column, and method of the test."""
 
 
 class Size(NamedTuple):
@@ -54,20 +54,20 @@ class Size(NamedTuple):
 def measure(
     reference: pd.DataFrame, kinds: Mapping[str, str], size: Size, *, alpha: float, seed: int, imitations: int
 ) -> Thresholds:
-    """Limits that a healthy period of this size reaches with probability alpha in any column, without floors.
+    """Return limits that a healthy period of this size exceeds with probability alpha in any column, without floors.
 
     Args:
-        reference: The reference sample with its user_id, whole users, rows of a user in the order of time.
-        size: Of the period; fewer rows a user than in the reference make context columns noisier.
-        alpha: False-alarm rate of a period over all its columns.
+        reference: The reference sample with its user_id: whole users, with each user's rows in time order.
+        size: Size of the period. With fewer rows per user than in the reference, context columns are noisier.
+        alpha: False-alarm rate of a period, over all its columns.
     """
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, DriftTest]] = [(name, test) for name, kind in kinds.items() for test in asked_of(kind)]
     scorers = [test.scorer(reference[name]) for name, test in asked]
     journeys = _Journeys(reference["user_id"])
     scores = np.zeros((imitations, len(asked)))
-    # At most half of the users can be held out, and holding out makes the reference smaller than it really is. Both
-    # add noise; under no drift these scores shrink with the root of the noise, so it is scaled back to the real sizes.
+    # At most half of the users can be held out, which also makes the reference smaller than it is. Both add noise.
+    # Without drift, scores are proportional to the root of the noise, so they are scaled back to the real sizes.
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
     to_real_size = np.sqrt((1 / size.users + 1 / journeys.users) / noise)
@@ -84,7 +84,7 @@ def measure(
 
 
 class _Journeys:
-    """Rows by user, ready to be split into an imitated period and the rest."""
+    """Rows by user, which can be split into an imitated period and the rest."""
 
     def __init__(self, user: pd.Series) -> None:
         self._code, labels = pd.factorize(user)
@@ -93,7 +93,7 @@ class _Journeys:
         self._step = pd.Series(self._code).groupby(self._code).cumcount().to_numpy()
 
     def split(self, rng: np.random.Generator, held_out: int, rows_per_user: float) -> tuple[Floats, Floats]:
-        """Row weights of the remaining reference, and of a period of `held_out` random users."""
+        """Return the row weights of the remaining reference, and of a period of `held_out` random users."""
         chosen = np.zeros(self.users, dtype=bool)
         chosen[rng.permutation(self.users)[:held_out]] = True
         in_period = chosen[self._code]
@@ -102,7 +102,7 @@ class _Journeys:
         return (~in_period).astype(np.float64), kept.astype(np.float64)
 
     def _stretch(self, rng: np.random.Generator, share: float) -> Bools:
-        """A stretch of neighbouring touchpoints from each journey, as in a short period."""
+        """Return a run of consecutive touchpoints of each journey, as in a short period."""
         keep = np.floor(self._length * share + rng.random(self.users))
         start = rng.integers(0, self._length)
         return np.asarray((self._step - start[self._code]) % self._length[self._code] < keep[self._code])
@@ -110,20 +110,20 @@ class _Journeys:
 
 _SIZES = 6
 _Weights = list[tuple[int, float]]
-_AT_ONCE = 2  # sizes: NumPy works outside of Python's lock, and each of them takes tens of MB
+_AT_ONCE = 2  # sizes measured in parallel: NumPy releases Python's lock, and each size takes tens of MB
 
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """Measured limits of each column and test."""
+    """Measured limits of each column and test, for several sizes."""
 
-    users_U: Floats  # of a period, ascending
-    rows_M: Floats  # mean rows of a user, ascending
+    users_U: Floats  # users of a period, ascending
+    rows_M: Floats  # mean rows per user, ascending
     limits_UM: Mapping[tuple[str, str], Floats]  # by column and method, without the floors of the tests
 
     @classmethod
     def measure(cls, reference: pd.DataFrame, kinds: Mapping[str, str], imitations: int = IMITATIONS) -> ThresholdGrid:
-        """Measure the limits of each size, as `measure` does."""
+        """Measure the limits for each size (see `measure`)."""
         columns = typed(reference, kinds).assign(user_id=reference["user_id"])
         users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
@@ -136,9 +136,9 @@ class ThresholdGrid:
         return cls(users_U, rows_M, limits)
 
     def at(self, size: Size, kinds: Mapping[str, str]) -> Thresholds:
-        """Thresholds of a period, of the tests that the grid was measured for.
+        """Return the thresholds of a period, for the tests that the grid was measured for.
 
-        With fewer columns than the grid has, the false-alarm rate is below alpha: its limits are those for all of them.
+        The limits hold for all columns of the grid. With fewer columns, the false-alarm rate is below alpha.
         """
         of_users = _weights(self.users_U, size.users)
         of_rows = _weights(self.rows_M, size.rows / size.users)
@@ -150,7 +150,7 @@ class ThresholdGrid:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
+        """Return a JSON-ready form."""
         limits: dict[str, dict[str, Any]] = {}
         for (name, method), limits_UM in self.limits_UM.items():
             limits.setdefault(name, {})[method] = limits_UM.tolist()
@@ -158,7 +158,7 @@ class ThresholdGrid:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ThresholdGrid:
-        """The inverse of `to_dict`."""
+        """Create a grid from the result of `to_dict`."""
         limits = {
             (name, method): np.array(limits_UM, dtype=np.float64)
             for name, of_methods in content["limits"].items()
@@ -168,19 +168,19 @@ class ThresholdGrid:
 
 
 def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> float:
-    # The limit of a column that never varies is 0; that of values that few users miss may be below, as no rise is.
+    # A column that never varies has a limit of 0; that of a missing share may be negative, which counts as 0.
     with np.errstate(divide="ignore"):
         logs_UM = np.log(np.maximum(limits_UM, 0.0))
     return float(np.exp(_mean(_mean(logs_UM.T, of_users), of_rows)))
 
 
 def _weights(grid: Floats, value: float) -> _Weights:
-    """Neighbouring points of the grid and their weights, linear in the logarithm; the grid's end beyond it."""
+    """Return the neighbouring grid points with weights for log-linear interpolation; beyond the grid, its end."""
     place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
     low = int(place)
     return [(at, weight) for at, weight in ((low, low + 1 - place), (low + 1, place - low)) if weight > 0.0]
 
 
 def _mean(values: Floats, weights: _Weights) -> Floats:
-    """Weighted mean over the last axis; an infinite value that has no weight does no harm."""
+    """Return the weighted mean over the last axis; an infinite value without a weight is ignored."""
     return np.asarray(sum(weight * values[..., at] for at, weight in weights))

@@ -1,10 +1,10 @@
-"""Plotly charts with one look, on a light page and on a dark one.
+"""Plotly charts with a common style, on light and dark pages.
 
     trace = line("lift", users, lifts, BLUE)
     Chart(draw("lift", [trace], xaxis={"title": "users"}), "The lift as users arrived.")
 
-Colours that must follow the page (text, grid lines) are set by its style sheet (`frame.html.j2`); those below stand
-out on both. A chart has no title: the page's caption says what it shows.
+The page's style sheet (`frame.html.j2`) sets the colours of text and grid lines; the colours below are visible on light
+and dark pages. A chart has no title, because the page's caption describes it.
 """
 
 from collections.abc import Sequence
@@ -15,65 +15,65 @@ BLUE, ORANGE, GREEN, GREY = "#3f7fd9", "#d9822b", "#2f9e78", "#8a95a3"
 PALE_BLUE, PALE_GREY = "rgba(63, 127, 217, 0.45)", "rgba(138, 149, 163, 0.2)"
 PALETTE = (BLUE, ORANGE, GREEN, "#c2587a", "#7f68cf", "#35a3b8", "#a9962b")
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}  # margins with a title of the axis below
-LOW = {**WIDE, "b": 26}  # and without
+WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}  # margins of a chart whose lower axis has a title
+LOW = {**WIDE, "b": 26}  # margins of one without that title
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, and a sentence for those who can't see it."""
+    """A chart, and a sentence that describes it for screen readers."""
 
     html: str
     alt: str
 
 
 def bar(**options: Any) -> dict[str, Any]:
-    """Bars; `options` are those of `plotly.graph_objects.Bar`."""
+    """Return bars; for `options` see `plotly.graph_objects.Bar`."""
     return {"type": "bar", **options}
 
 
 def scatter(**options: Any) -> dict[str, Any]:
-    """Points or lines; `options` are those of `plotly.graph_objects.Scatter`."""
+    """Return points or lines; for `options` see `plotly.graph_objects.Scatter`."""
     return {"type": "scatter", **options}
 
 
 def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> Any:
-    """A line with an entry in the legend."""
+    """Return a line with an entry in the legend."""
     look = {"color": colour, "width": 2.2, "dash": "solid"}
     mode = "lines" if len(x) > 1 else "markers"  # a line of one point is invisible
     return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
 
 
 def vertical(x: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any]:
-    """A line across the plot at a value of x."""
+    """Return a vertical line across the plot."""
     look = {"color": colour, "width": 1.5, "dash": dash}
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": look}
 
 
 def horizontal(y: float) -> dict[str, Any]:
-    """A line across the plot at a value of y."""
+    """Return a horizontal line across the plot."""
     look = {"color": GREY, "width": 1.5, "dash": "dot"}
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": look}
 
 
 def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
-    """A word above the plot for each vertical line: (x, word, side of the word that is at the line)."""
+    """Return labels above the plot for vertical lines: (x, text, side of the text at the line)."""
     look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
 
 
 def names_axis() -> dict[str, Any]:
-    """The axis of names, one for each row."""
+    """Return an axis of names."""
     return {"type": "category", "showgrid": False, "automargin": True}
 
 
 def rows_height(rows: int) -> int:
-    """Height of a chart with one row for each name."""
+    """Return the height of a chart with one row per name, pixels."""
     return 44 + 30 * rows
 
 
 def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
-    """A horizontal bar for each name's share, first on top; `what` begins the text for readers who can't see it."""
+    """Return a horizontal bar for each name's share, first on top; `what` begins the text for screen readers."""
     upward = list(share_of)[::-1]
     names, values = [name for name, _ in upward], [share for _, share in upward]
     look = {"marker_color": BLUE, "textposition": "outside", "cliponaxis": False, "orientation": "h"}
@@ -85,7 +85,7 @@ def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
 
 
 def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -> str:
-    """An HTML fragment of this height (pixels), with `layout` over the defaults; `div` is unique on its page."""
+    """Return an HTML fragment of a height in pixels; `layout` overrides the defaults, `div` is unique on the page."""
     import plotly.graph_objects as go
 
     axis = {"zeroline": False, "ticks": "", "title_font_size": 12, "fixedrange": True}

@@ -1,8 +1,8 @@
-"""Renders a template as one file that loads nothing from outside, and writes it atomically.
+"""Renders a template as one self-contained HTML file, and writes it atomically.
 
     write_page(run / "report.html", Path(__file__).parent / "report.html.j2", content)
 
-The template extends `frame.html.j2`, which holds the style sheet and plotly.js, and may import `parts.html.j2`.
+The template extends `frame.html.j2`, which contains the style sheet and plotly.js, and may import `parts.html.j2`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from mtorl.runtime.files import replacing
 def write_page(
     path: Path, template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None
 ) -> Path:
-    """Fill a template (see `filled`) with `content`, `written` and `plotlyjs`, and write the page; returns its path."""
+    """Fill a template (see `filled`) with `content`, `written` and `plotlyjs`; write the page and return its path."""
     from plotly.offline import get_plotlyjs
 
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -28,9 +28,9 @@ def write_page(
 
 
 def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """Fill a template, which may include those of its own folder and of this one; all values are escaped.
+    """Fill a template, which may include templates of its own folder and of this one. All values are escaped.
 
-    An attribute of something absent is absent as well, so that half of the content still gives a page.
+    An attribute of a missing value is missing too, so that incomplete content still gives a page.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 

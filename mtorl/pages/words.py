@@ -1,4 +1,4 @@
-"""Numbers as people read them. Anything absent is an em dash, never an error.
+"""Formats numbers for people. A missing value becomes an em dash, never an error.
 
 The functions are filters of the page templates: `{{ row.click_rate | share }}`.
 """
@@ -14,7 +14,7 @@ ABSENT = "—"
 
 
 def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
-    """Extend a function of finite numbers: true minus signs, and `ABSENT` for anything else."""
+    """Extend a function of finite numbers: use true minus signs, and return `ABSENT` for all other values."""
 
     @wraps(show)
     def shown(value: Any, *args: Any, **options: Any) -> str:
@@ -26,31 +26,31 @@ def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
 
 @_of_finite
 def count(value: float) -> str:
-    """A whole number with thousands separated."""
+    """Format a whole number with thousands separators."""
     return f"{value:,.0f}"
 
 
 @_of_finite
 def number(value: float) -> str:
-    """A number to four digits, or to the unit where it has more."""
+    """Format a number with four significant digits, or as a whole number from 1,000 on."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 @_of_finite
 def fixed(value: float, places: int = 4) -> str:
-    """A number with fixed decimal places, so that a column of them lines up."""
+    """Format a number with fixed decimal places, so that the numbers of a column line up."""
     return f"{value:,.{places}f}"
 
 
 @_of_finite
 def signed(value: float, places: int = 4) -> str:
-    """A difference: always with its sign."""
+    """Format a difference, always with its sign."""
     return f"{value:+,.{places}f}"
 
 
 @_of_finite
 def share(value: float, places: int | None = None) -> str:
-    """A share as percent; unless places are given, a small one is not shown as zero."""
+    """Format a share as percent. Without `places`, a small share is never shown as zero."""
     if places is None and 0 < value < 1e-4:
         return "< 0.01%"
     digits = places if places is not None else 2 if 0 < abs(value) < 0.01 else 1
@@ -59,25 +59,25 @@ def share(value: float, places: int | None = None) -> str:
 
 @_of_finite
 def p_value(value: float) -> str:
-    """A p-value; very small ones only as a bound."""
+    """Format a p-value; a very small one as a bound."""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def interval(value: Any, places: int = 4, plus: bool = False) -> str:
-    """An interval in brackets."""
+    """Format an interval in brackets."""
     ends = [(signed if plus else fixed)(end, places) for end in value] if isinstance(value, list | tuple) else []
     return f"[{ends[0]}, {ends[1]}]" if len(ends) == 2 and ABSENT not in ends else ABSENT
 
 
 def estimate(value: Any, ci: Any, places: int = 4) -> str:
-    """A difference, with its interval if that is known."""
+    """Format a difference, with its interval if there is one."""
     known = interval(ci, places, plus=True)
     return signed(value, places) + (f" {known}" if known != ABSENT else "")
 
 
 @_of_finite
 def duration(seconds: float) -> str:
-    """A length of time, in the largest unit of which it has two."""
+    """Format a duration, in the largest unit of which it has at least two."""
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -85,24 +85,24 @@ def duration(seconds: float) -> str:
 
 
 def noun(value: float, singular: str, plural: str) -> str:
-    """The form of a noun that goes with a count."""
+    """Return the singular or plural of a noun, for a count."""
     return singular if value == 1 else plural
 
 
 def counted(value: int, singular: str, plural: str) -> str:
-    """A count with its noun."""
+    """Format a count with its noun."""
     return f"{value:,} {noun(value, singular, plural)}"
 
 
 def day(moment: str) -> str:
-    """The day of an ISO time."""
+    """Return the day of an ISO time."""
     return moment[:10]
 
 
 def sentence(text: Any, names: Collection[str] = ()) -> str:
-    """A reason as a sentence: capital, full stop, true minus signs.
+    """Format a reason as a sentence: with a capital, a full stop and true minus signs.
 
-    A first word among `names`, of arms and the like, stays as people write it.
+    If the first word is in `names` (for example an arm's name), it keeps its case.
     """
     words = re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)).strip().rstrip(".")
     if words.partition(" ")[0].rstrip(":,") in names:

@@ -1,5 +1,5 @@
-"""Turns predictions into a channel and a decision to spend, under a budget.
+"""Turns predictions into a channel and a decision whether to expose it, under a budget.
 
 In reading order: `decision` (the decision rule), `exploration`, `price` (the price at which spend fits a budget),
-`schedule` and `periods` (when a budget is to be spent), `pacing` (a price that follows spend).
+`schedule` and `periods` (the time over which a budget is spent), `pacing` (a price that follows spend).
 """

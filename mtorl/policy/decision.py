@@ -1,23 +1,23 @@
-"""The decision rule: from what the network predicts to a channel, its propensity, and whether to spend at all.
+"""The decision rule: turns the network's predictions into a channel, its propensity, and whether to expose it.
 
-Numpy only and without state: training, off-policy evaluation, the simulator and every server run this code.
+It uses only numpy and has no state. Training, off-policy evaluation, the simulator and every server run this code.
 
     utility      = gain - price * cost + added                       price: the Lagrange multiplier of the budget
-    added        = later gain - price * later cost                   what an exposure changes at later opportunities
+    added        = later gain - price * later cost                   effect of an exposure on later opportunities
     tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
     probability  = (1 - epsilon) * tilted + epsilon / candidates     epsilon: exploration
-    channel      = inverse of the cumulative probability at u        u in [0, 1) is supplied: a decision can be replayed
-    expose       = utility of that channel >= 0
+    channel      = inverse of the cumulative probability at u        u in [0, 1) is an input, so decisions can be
+    replayed expose       = utility of that channel >= 0
 
-The tilt is the closed form of "raise the expected utility, and pay for moving away from the logging policy in KL
-divergence": beta = 0 repeats the logging policy as the action head learned it, a large beta takes the best utility.
-``scale`` puts beta in units that mean the same on every data set: the typical spread of utility *between the channels
-of one decision* (:func:`utility_scale`). Spread between users cancels in the softmax of a row.
+The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy":
+with beta = 0 the rule follows the logging policy (as learned by the action head), with a large beta it takes the best
+utility. ``scale`` gives beta the same meaning on every data set. It is the typical spread of utility *between the
+channels of one decision* (:func:`utility_scale`), because spread between users cancels in the softmax of a row.
 
-``added`` is 0 for a model without a head for it (`mtorl.network.future_value`). An exposure may save later ones, but it
-never counts as cheaper than `LEAST_COST` of its cost: no price, however high, lets an exposure pay for itself.
+``added`` is 0 for a model without a head for it (`mtorl.network.future_value`). An exposure may reduce later costs, but
+it never counts as cheaper than `LEAST_COST` times its own cost. So savings never pay for an exposure at any price.
 
-The mixture keeps every candidate's probability at or above epsilon / candidates, which bounds the importance weights of
+The mixture keeps each candidate's probability at epsilon / candidates or above. This bounds the importance weights of
 later off-policy estimates.
 
 Shapes: B batch, C channels.
@@ -33,16 +33,16 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats, Ints
 
-LEAST_COST = 0.5  # least total cost of an exposure (with later savings), as a share of its own cost
+LEAST_COST = 0.5  # lower bound of an exposure's total cost (including later savings), as a share of its own cost
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class PolicyParams:
-    """Parameters of the decision rule; the model artifact holds them as ``policy.json``."""
+    """Parameters of the decision rule, stored in the model artifact as ``policy.json``."""
 
-    # beta: log-odds gained by one utility_scale of extra utility; 0 follows the action head
+    # beta: log-odds per utility_scale of extra utility; 0 follows the action head
     advantage_weight: Annotated[float, Field(ge=0)] = 0.0
-    # epsilon: share of decisions drawn uniformly from the candidates
+    # epsilon: share of decisions whose channel is drawn uniformly from the candidates
     exploration: Annotated[float, Field(ge=0, le=1)] = 0.1
     price: Annotated[float, Field(ge=0)] = 0.0  # gain that one currency unit must earn
     # spread of utility between the channels of a decision, from held-out data
@@ -51,7 +51,7 @@ class PolicyParams:
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision a row. Fields in ``_B`` belong to the chosen channel, fields in ``_BC`` to each."""
+    """One decision per row. Fields with ``_B`` are for the chosen channel, fields with ``_BC`` for every channel."""
 
     channel_B: Ints
     propensity_B: Floats
@@ -66,17 +66,17 @@ class Decision:
 
 
 class Forecast(NamedTuple):
-    """A model's forecast for each channel, a row for each decision."""
+    """A model's forecast for each channel, with one row per decision."""
 
-    logits_BC: ArrayLike  # action head, any scale; only differences inside a row matter
+    logits_BC: ArrayLike  # action head, on any scale: only differences within a row matter
     gain_BC: ArrayLike
-    """Expected gain (``Encoder.unreward`` of the reward head). A negative estimate is read as zero: clicks,
-    conversions and revenue cannot be negative."""
+    """Expected gain (``Encoder.unreward`` of the reward head). Negative values are replaced by zero, because clicks,
+    conversions and revenue can't be negative."""
     cost_BC: ArrayLike  # expected cost, currency units, >= 0
-    future_BC2: ArrayLike | None = None  # what an exposure adds to later gain and to later cost; None: not forecast
+    future_BC2: ArrayLike | None = None  # an exposure's effect on later gain and later cost; None if not forecast
 
     def rows(self, part: slice | Bools) -> "Forecast":
-        """Select some of the decisions."""
+        """Return the forecast for some of the decisions."""
         return Forecast(*(None if values is None else np.asarray(values)[part] for values in self))  # type: ignore[arg-type]
 
 
@@ -87,12 +87,12 @@ def decide(
     candidates_BC: ArrayLike | None = None,
     price_BC: ArrayLike | None = None,
 ) -> Decision:
-    """Choose a channel for each row and say whether to spend on it.
+    """Choose a channel for each row, and decide whether to expose it.
 
     Args:
-        u_B: One number in [0, 1) a row.
-        candidates_BC: Which channels may be chosen; all of them when None.
-        price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
+        u_B: One number in [0, 1) per row.
+        candidates_BC: Mask of the channels that may be chosen; None for all.
+        price_BC: Price that replaces ``params.price``: a number, one per row (B, 1), or a full (B, C).
     """
     utility_BC, gain, cost = _utility(forecast, params.price if price_BC is None else price_BC)
     probs_BC = choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC)
@@ -104,7 +104,7 @@ def decide(
         raise ValueError("u_B must lie in [0, 1)")
 
     cumulative_BC = probs_BC.cumsum(axis=1)
-    # Dividing makes the last column exactly 1, so rounding can never push a u just below 1 past the last candidate.
+    # The division makes the last column exactly 1, so that rounding can't push u past the last candidate.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
     chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
@@ -124,16 +124,16 @@ def decide(
 def action_probabilities(
     forecast: Forecast, params: PolicyParams, price_BC: ArrayLike | None = None
 ) -> tuple[Floats, Bools]:
-    """Probability of choosing each channel, and whether money would be spent if that channel were chosen.
+    """Return the probability of choosing each channel, and whether that channel would be exposed if chosen.
 
-    This is the whole policy of :func:`decide`, before u draws from it.
+    This is the policy of :func:`decide`, before a channel is drawn with u.
     """
     utility_BC = expected_utility(forecast, params.price if price_BC is None else price_BC)
     return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
 
 
 def utility_scale(forecast: Forecast) -> float:
-    """Root mean square deviation of utility at price 0 from its row's mean; 1.0 if channels do not differ at all."""
+    """Return the root mean square deviation of utility at price 0 from its row's mean; 1.0 if it is zero."""
     utility_BC = expected_utility(forecast, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0
@@ -142,7 +142,7 @@ def utility_scale(forecast: Forecast) -> float:
 def choice_probabilities(
     logits_BC: ArrayLike, utility_BC: Floats, params: PolicyParams, candidates_BC: ArrayLike | None = None
 ) -> Floats:
-    """The tilt and the exploration mixture of the module's docstring."""
+    """Return the probabilities of the tilt and the exploration mixture (see the module's docstring)."""
     logits: Floats = np.asarray(logits_BC, dtype=np.float64)
     if logits.shape != utility_BC.shape:
         raise ValueError(f"logits_BC must have shape {utility_BC.shape}, got {logits.shape}")
@@ -156,7 +156,7 @@ def choice_probabilities(
         allowed_BC = _allowed(candidates_BC, score_BC.shape)
         score_BC = np.where(allowed_BC, score_BC, -np.inf)
         uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
-    # A softmax does not change when a constant is added to a row, so logits need not be normalised first.
+    # Adding a constant to a row does not change its softmax, so the logits need no normalisation.
     tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
     tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
     probs_BC: Floats = (1.0 - params.exploration) * tilted_BC + params.exploration * uniform
@@ -164,7 +164,7 @@ def choice_probabilities(
 
 
 def expected_utility(forecast: Forecast, price: ArrayLike) -> Floats:
-    """Utility of each channel, as in the module's docstring; a channel is worth an exposure where this is >= 0."""
+    """Return the utility of each channel (see the module's docstring); a channel is exposed if its utility is >= 0."""
     return _utility(forecast, price)[0]
 
 
@@ -198,7 +198,6 @@ def _utility(forecast: Forecast, price: ArrayLike) -> tuple[Floats, Floats, Floa
 
 
 def _allowed(candidates_BC: ArrayLike, shape: tuple[int, ...]) -> Bools:
-    """Checked candidates: at least one a row."""
     allowed_BC: Bools = np.asarray(candidates_BC, dtype=bool)
     if allowed_BC.shape != shape:
         raise ValueError(f"candidates_BC must have shape {shape}, got {allowed_BC.shape}")

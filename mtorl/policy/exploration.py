@@ -1,22 +1,22 @@
-"""Exploration on top of any policy: a share of decisions is taken by chance, and all probabilities stay exact.
+"""Exploration on top of any policy: a share of the decisions is randomised, with exact probabilities for all decisions.
 
     how = Exploration(share=0.05, scope="both")
-    taken, explored = explore(choice, how, ("search", "video"), v)     # v: draw of this decision in [0, 1)
+    taken, explored = explore(choice, how, ("search", "video"), v)     # v: this decision's draw from [0, 1)
 
-With probability `share` (epsilon), a decision is explored:
+A decision is explored with probability `share` (epsilon). The scope defines what is randomised:
 
-    channel    the channel is drawn uniformly, and exposed if the policy would expose that channel
-    exposure   the policy's channel is exposed, whatever the policy says
+    channel    the channel is drawn uniformly, and exposed if the policy would expose it
+    exposure   the policy's channel is exposed, even if the policy would not expose it
     both       the channel is drawn uniformly, and exposed
 
-Of C candidates, with pi(c) the policy's probability of a channel and show(c) that of exposing it once it is drawn:
+Let C be the number of candidates, pi(c) the policy's probability of a channel and show(c) that of exposing it if drawn:
 
     pi'(c)   = (1 - epsilon) pi(c) + epsilon / C                                                     channel, both
     show'(c) = [(1 - epsilon) pi(c) show(c) + (epsilon / C) x] / pi'(c)     x = show(c), or 1 for both
     pi'(c)   = pi(c),   show'(c) = (1 - epsilon) show(c) + epsilon                                   exposure
 
-So pi' has a floor of epsilon / C. What the policy does not say is left out for all of its decisions alike, whether they
-were explored or not, since knowing it of some would select.
+So pi' is at least epsilon / C. If the policy does not report a probability, it is missing for all of its decisions,
+explored or not, because reporting it only for some of them would select decisions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,17 +30,17 @@ from mtorl.runtime.validation import StrictModel
 Probabilities = Mapping[str, float]  # channel -> probability
 
 EXPLORE = 0.05
-"""Share that new experiments explore. It costs about 1 % of the value; without it, the log could hardly have made what
-the next model would do, and the gate can't value that model."""
+"""Share that new experiments explore. It costs about 1 % of the value. Without it, the log would lack most of the next
+model's decisions, and the gate could not value that model."""
 
 
 class Exploration(StrictModel):
-    """Share of an arm's decisions that are explored."""
+    """Exploration settings of an arm."""
 
     share: float = Field(gt=0, le=1)
-    """Of the decisions."""
+    """Share of the decisions that are explored."""
     scope: ExplorationScope = "both"
-    """What is left to chance: the channel, whether to expose, or both."""
+    """What is randomised: the channel, the exposure, or both."""
 
 
 class Choice(NamedTuple):
@@ -48,15 +48,15 @@ class Choice(NamedTuple):
 
     channel: str
     expose: bool
-    channel_probs: Probabilities  # of each candidate; of the chosen channel alone or empty, if the others are not known
-    exposure_probs: Probabilities  # of exposing each channel, once it is drawn; without those that are not known
+    channel_probs: Probabilities  # of each candidate; if others are unknown, of the chosen channel only, or empty
+    exposure_probs: Probabilities  # of exposing each channel if it is drawn, as far as known
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:
-    """Explore a decision for some v in [0, 1) of its own; the chosen channel is one of the candidates.
+    """Explore a decision, with v a separate draw from [0, 1); the chosen channel is one of the candidates.
 
     Returns:
-        The choice, with the probabilities of policy and exploration together; and whether it was explored.
+        The choice with the joint probabilities of policy and exploration, and whether the decision was explored.
     """
     explored = v < how.share
     mixture = _exposure(choice, how.share) if how.scope == "exposure" else _mixture(choice, how, candidates)
@@ -64,7 +64,7 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # For v < share, v / share is uniform: its multiple's whole part draws the channel, its fraction the exposure.
+    # Given v < share, v / share is uniform. Times C, its integer part draws the channel, its fraction the exposure.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

@@ -1,6 +1,6 @@
-"""Periods of a budget: all time, or a day or an hour of the budget's own time zone.
+"""Periods of a budget: all time, or a day or hour in the budget's time zone.
 
-    start, end = period_at("day", "Europe/Berlin", time.time())     # 23 or 25 hours, twice a year
+    start, end = period_at("day", "Europe/Berlin", time.time())     # 23 or 25 hours when the clocks change
 
 Times are seconds since 1970.
 """
@@ -14,15 +14,15 @@ from mtorl.log.times import zone
 Period = Literal["total", "day", "hour"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 
-FOREVER = 2**53  # the end of "total": later than any clock, and still exact as a double
+FOREVER = 2**53  # end of "total": later than any clock, and exact as a double
 
 _HOUR = 3600
 _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
-"""Seconds between the beginnings of two periods at least. A day in which clocks go forward has 23 hours."""
+"""Shortest time in seconds between the beginnings of two periods. A day on which clocks go forward has 23 hours."""
 
 
 def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
-    """Beginning and end of the period that holds at a time; (0, FOREVER) for "total"."""
+    """Return the beginning and end of the period that contains a time; (0, FOREVER) for "total"."""
     if period == "total":
         return 0, FOREVER
     local = datetime.fromtimestamp(now, zone(timezone))
@@ -40,11 +40,11 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 
 
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
-    """The period in force at a time, as `period_at`, after the last period that an account had, in any time zone.
+    """Return the current period, as `period_at`, for an account that already had a period, in any time zone.
 
-    The last one, from `start` `until` then (0: not known), goes on until it is over and the next may begin. So neither
-    a change of the time zone nor a clock that was ahead begins two periods within one. Its end is then that of the
-    calendar's period at `now`.
+    The last period began at `start`, and its end was `until` (0 if unknown). It continues until it is over and the next
+    one may begin. So a change of the time zone, or a clock that was ahead, never begins two periods within one. The end
+    is that of the calendar period at `now`.
     """
     next_start, end = period_at(period, timezone, now)
     begins = until <= now and next_start - start >= _SHORTEST[period]

@@ -1,8 +1,8 @@
-"""Spending under a budget: the price at which a policy's spend fits.
+"""The price at which a policy's spend fits a budget.
 
 The paper's Lagrangian penalises cost with a multiplier s. Here that multiplier is the `price` of the decision rule: an
-exposure must earn `price` of gain per currency unit. A higher price spends less, so bisection finds a budget's price.
-Prices that follow spend: `pacing.py`.
+exposure must earn `price` of gain per currency unit. A higher price means less spend, so bisection finds the price of a
+budget. For prices that follow actual spend, see `pacing.py`.
 """
 
 from dataclasses import replace
@@ -12,17 +12,17 @@ import numpy as np
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 _MAX_PRICE = 2.0**100
-_TOLERANCE = 1e-3  # spend between (1 - that) * budget and the budget is close enough
+_TOLERANCE = 1e-3  # a spend between (1 - _TOLERANCE) * budget and the budget is close enough
 
 
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
-    """The lowest price, up to a tolerance, at which a policy's expected spend per row is within a budget.
+    """Return the lowest price, up to a tolerance, at which a policy's expected spend per row is within a budget.
 
-    0 where the budget does not bind, or nothing costs anything. A policy that moves between channels may spend a little
-    more at a higher price, and that of few rows jumps: the price is then still within the budget, if not the lowest.
+    The price is 0 if the budget does not bind, or all costs are 0. A policy that switches channels may spend slightly
+    more at a higher price, and the spend on few rows jumps. The price then fits the budget, but may not be the lowest.
 
     Raises:
-        ValueError: the budget is not positive, or no price brings spend within it.
+        ValueError: the budget is not positive, or the spend exceeds it at every price.
     """
     cost_BC = np.asarray(forecast.cost_BC)
     if not cost_BC.any():
@@ -41,7 +41,7 @@ def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> flo
         low, high = high, 2 * high
         if high > _MAX_PRICE:
             raise ValueError(f"spend stays above the budget of {budget:g} at any price")
-    # spend(low) > budget >= spend(high), whatever happens in between
+    # Invariant: spend(low) > budget >= spend(high), even if spend is not monotonic in between.
     while spent < (1 - _TOLERANCE) * budget and high - low > 1e-12 * high:
         middle = (low + high) / 2
         if (spent_here := spend(middle)) > budget:

@@ -1,6 +1,6 @@
-"""The time over which an experiment file wants a budget spent, as the plan that paces it.
+"""Pacing settings of an experiment file, turned into the schedule of a pacing plan.
 
-    pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # nights are quiet
+    pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # low traffic at night
     plan = Plan(500.0, pacing.schedule("day", "UTC", midnight, time.time()))
 
 Times are seconds since 1970.
@@ -25,27 +25,27 @@ from mtorl.runtime.validation import FromList, StrictModel
 HOUR = 3600.0
 _HOURS_OF_DAY = 24
 _CLOCKS_DIFFER = 600.0  # seconds
-_LONGEST_DAYS = 3660  # from a start to an end
+_LONGEST_DAYS = 3660  # longest time from start to end
 
 
 class Pacing(StrictModel):
     """Pacing settings of a budget."""
 
     price: float | None = Field(default=None, gt=0)
-    """Gain per currency unit to begin with, and again when it is changed; within a factor of ten of what is right. By
-    default, what the arms expect of their first decisions."""
+    """First price: gain per currency unit, within a factor of ten of the right one. A changed value is applied again as
+    the first price. By default, the price follows from the arms' forecasts for their first decisions."""
     traffic: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e9)], ...],
         FromList,
         Field(min_length=_HOURS_OF_DAY, max_length=_HOURS_OF_DAY),
     ] = (1.0,) * _HOURS_OF_DAY
-    """Traffic that is expected in each hour of the day, in the budget's time zone and in any unit."""
+    """Expected traffic in each hour of the day, in the budget's time zone and in any unit."""
     start: str | None = None
-    """ISO time with a zone; only of a budget without a period, which has no other beginning or end. Nobody is exposed
-    before it, or after the end."""
+    """ISO time with a time zone. Only for a budget without a period, which has no other beginning or end. Nothing is
+    exposed before the start or after the end."""
     end: str | None = None
     opportunities: int | None = Field(default=None, gt=0, le=10**15)
-    """Decisions of all arms that it is to last for; only of a budget without a period, instead of start and end."""
+    """Instead of start and end: the number of decisions, over all arms, that the budget should last for."""
 
     @field_validator("traffic")
     @classmethod
@@ -76,15 +76,15 @@ class Pacing(StrictModel):
         return self
 
     def check(self, period: str) -> None:
-        """Raise ValueError unless it fits a budget's period."""
+        """Raise ValueError if these settings do not fit a budget's period."""
         ends = self.start is not None or self.opportunities is not None
         if (period == "total") != ends:
             raise ValueError((NEEDS_END if period == "total" else HAS_END)(period=period))
 
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
-        """The schedule of a budget whose clock is time, for the period that `began` and holds at `now`, or just did.
+        """Return the schedule of a time-paced budget for its current period, which began at `began`.
 
-        A period is longer than usual once, after a change of the time zone.
+        The period may just have ended at `now`. After a change of the time zone, one period is longer than usual.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))
@@ -94,13 +94,13 @@ class Pacing(StrictModel):
         return _schedule(self.traffic, timezone, began, end)
 
 
-@lru_cache(maxsize=1024)  # every account of a budget has the same one, and asks for it every second
+@lru_cache(maxsize=1024)  # all accounts of a budget share a schedule and request it every second
 def _schedule(traffic: tuple[float, ...], timezone: str, start: float, end: float) -> Schedule:
     first_full = float(period_at("hour", timezone, start)[1])
     edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
     hours = [datetime.fromtimestamp(edge, zone(timezone)).hour for edge in edges[:-1]]
     expected = [traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
-    if not sum(expected) > 0:  # an hour in which none is expected
+    if not sum(expected) > 0:  # no traffic is expected between start and end
         return Schedule.even(start, end)
     return Schedule.following(expected, edges)
 

@@ -1,14 +1,14 @@
-"""The best possible forecast of the simulator's users: Bayes' rule with the market's own numbers.
+"""The best possible forecast for the simulator's users: Bayes' rule with the market's true parameters.
 
     informed = Informed(simulator)
     gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
 
-It knows every number of `market.py`, and the outcome of every ad that a user has seen, but not a user's interest in
-each channel, which is a favourite (LIKES) and chance (SPREAD). The posterior of a user is exact up to the quadrature:
+It uses all parameters of `market.py` and the outcome of every ad that a user has seen. It does not know a user's
+interest in each channel, a favourite (LIKES) plus noise (SPREAD). The posterior is exact, except for the quadrature:
 
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
 
-The difference to the true probabilities can't be learnt by any model from the same touchpoints.
+No model can learn the remaining difference from the true probabilities from the same touchpoints.
 
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """
@@ -27,9 +27,9 @@ class Informed:
     """Infers users' interests from their touchpoints.
 
     Attributes:
-        interest_FQ, log_weight_Q: The quadrature of an interest, and of its prior.
-        evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
-        rest_UC: Log-odds of a click in the present round, without the interest.
+            interest_FQ, log_weight_Q: Quadrature points of an interest, and the logarithms of their prior weights.
+            evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
+            rest_UC: Log-odds of a click in the current round, without the interest.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -42,9 +42,9 @@ class Informed:
         self.evidence_UCFQ, self.rest_UC = np.zeros(0), np.zeros(0)
 
     def click_probability(self, online: Online, round_index: int) -> Floats:
-        """P(click) of every channel for every user, given all that was seen before this round.
+        """Return P(click) of every channel for every user, given all outcomes before this round.
 
-        Call it with the rounds of one `online` in turn; another `online` begins anew with the log.
+        Call it for the rounds of one `online` in order. Another `online` starts again from the log.
         """
         if online is not self._online:
             self._begin(online)
@@ -76,7 +76,7 @@ class Informed:
         evidence_UCF = logsumexp(joint_UCFQ, axis=-1)
         posterior_UCFQ = np.exp(joint_UCFQ - evidence_UCF[..., None])
         p_UCF = (posterior_UCFQ * expit(self.rest_UC[..., None, None] + self.interest_FQ)).sum(axis=-1)
-        # That a channel is the favourite: its own evidence as one, all others' as none.
+        # For "this channel is the favourite": its evidence as the favourite, and that of all others as non-favourites.
         log_odds_UC = evidence_UCF[..., 1] - evidence_UCF[..., 0] + np.log(FAVOURITE[online.age()])
         favourite_UC = np.exp(log_odds_UC - logsumexp(log_odds_UC, axis=1, keepdims=True))
         return np.asarray(favourite_UC * p_UCF[..., 1] + (1 - favourite_UC) * p_UCF[..., 0])

@@ -1,17 +1,17 @@
-"""The users' response to ads. `simulator.py` makes a log of it, and opportunities to decide on.
+"""The users' response to ads. `simulator.py` creates a log from it, and opportunities to decide on.
 
-A user permanently likes some channels more than others. No column says so; clicks on a channel show it. The log-odds of
-a click on a channel are the sum of:
+A user permanently likes some channels more than others. This interest is in no column, but clicks reveal it. The
+log-odds of a click on a channel are the sum of:
 
     interest    latent, by user and channel; the favourite depends on the age group
     carry-over  an ad on one channel raises the response to others for a while (CARRY_OVER)
-    fatigue     every recent ad on the same channel lowers it; it recovers while the channel rests
-    season      each channel has its hour of the day
-    device      each channel has its device; placement matters alike for all channels
+    fatigue     recent ads on the same channel lower the response, which recovers while the channel pauses
+    season      each channel has its best hour of the day
+    device      each channel has its best device; placement affects all channels alike
 
-So the best channel depends on a user's clicks, on the last few ads and on the context. Nothing is drawn from a stream:
-each number is a hash of (seeds, what, user, step). Another choice for one user changes no number of any other user or
-step, so that two policies are compared on common random numbers.
+So the best channel depends on a user's clicks, the last few ads and the context. There is no random stream: each number
+is a hash of (seeds, purpose, user, step). Another choice for one user changes no number of any other user or step, so
+policies are compared on common random numbers.
 
 Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
 """
@@ -37,7 +37,7 @@ REGIONS = ("north", "south", "east", "west")
 AGE_SHARE = np.array([0.18, 0.26, 0.26, 0.18, 0.12])
 DEVICE_SHARE = np.array([0.6, 0.3, 0.1])
 PLACEMENT_SHARE = np.array([0.4, 0.25, 0.2, 0.15])
-# P(favourite channel | age group), and what the logging policy prefers by age group (log scale).
+# P(favourite channel | age group), and the logging policy's preference by age group (logits).
 FAVOURITE = np.array(
     [
         [0.10, 0.40, 0.05, 0.45],
@@ -51,31 +51,31 @@ LOGGED = np.array(
     [[0.0, 0.7, 0.5, 0.4], [0.2, 0.6, 0.6, 0.2], [0.5, 0.3, 0.8, 0.1], [0.6, 0.1, 0.9, 0.0], [0.6, 0.0, 1.0, 0.0]]
 )
 EXPLORATION = 0.3  # share of the logged decisions that are uniformly random
-BASE, LIKES, SPREAD = -3.85, 2.6, 0.45  # all users and channels; the favourite; standard deviation of the rest
+BASE, LIKES, SPREAD = -3.85, 2.6, 0.45  # log-odds: common level, bonus of the favourite, sd of a user's interest
 SEASON, PEAK_HOUR = 0.35, np.array([11.0, 20.0, 14.0, 21.0])
 DEVICE_EFFECT = np.array([[-0.2, 0.3, -0.1, 0.2], [0.4, -0.3, 0.2, -0.2], [0.0, 0.0, 0.0, 0.2]])
 PLACEMENT_EFFECT = np.array([0.25, 0.05, -0.35, 0.05])
-# Row: channel of the ad; column: channel whose response rises.
+# Row: channel of the ad; column: channel whose response increases.
 CARRY_OVER = np.array(
     [[0.0, 0.05, 0.05, 0.05], [0.20, 0.0, 0.10, 0.10], [0.35, 0.15, 0.0, 0.10], [0.35, 0.20, 0.10, 0.0]]
 )
 FATIGUE = 0.35  # log-odds lost per recent ad on the channel
-FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # what is left at the user's next opportunity
+FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # fraction that is left at the user's next opportunity
 
-PRICE = np.array([0.50, 0.30, 0.20, 0.40])  # EUR an exposure, before hour and chance
-PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # relative, both ways
-BASKET, BASKET_SPREAD = 3.2, 0.5  # of the logarithm of what a purchase is worth, EUR
+PRICE = np.array([0.50, 0.30, 0.20, 0.40])  # EUR per exposure, before the effects of hour and chance
+PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # largest relative change by the hour, and by chance, up or down
+BASKET, BASKET_SPREAD = 3.2, 0.5  # mean and standard deviation of the logarithm of a purchase's value in EUR
 BUSY_HOUR = 19.0
 
 
 def price_cap() -> dict[str, float]:
-    """The most that an exposure can cost, EUR, by channel."""
+    """Return the highest possible cost of an exposure by channel, EUR."""
     caps = PRICE * (1 + PRICE_SEASON) * (1 + PRICE_NOISE)
     return dict(zip(CHANNELS, np.round(caps, 6).tolist(), strict=True))
 
 
 class Draws:
-    """Uniform numbers in (0, 1), each a function of the seeds and of what it is for."""
+    """Uniform numbers in (0, 1), each a function of the seeds, a purpose, a user and a step."""
 
     def __init__(self, *seeds: int) -> None:
         self._key = np.zeros(1, dtype=np.uint64)
@@ -83,7 +83,7 @@ class Draws:
             self._key = _mix(self._key + np.uint64(seed + 1))
 
     def __call__(self, what: str, user: int | Ints, step: int | Ints = 0) -> Floats:
-        """The number for a purpose, a user and a step; arrays broadcast."""
+        """Return the numbers for a purpose, users and steps; arrays broadcast."""
         key = _mix(self._key + np.uint64(zlib.crc32(what.encode())))
         for index in (user, step):
             key = _mix(key + np.asarray(index).astype(np.uint64) + np.uint64(1))
@@ -91,7 +91,7 @@ class Draws:
 
 
 def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014); arrays wrap around silently, as it needs."""
+    """SplitMix64 (Steele et al. 2014); it relies on the silent wrap-around of integer arrays."""
     key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -99,36 +99,36 @@ def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def pick(probabilities: Floats, draw: Floats) -> Ints:
-    """Categories by inverse distribution; `probabilities` is one row for all or one for each."""
+    """Return categories by inverse distribution; `probabilities` has one row for all draws, or one row per draw."""
     edges = np.cumsum(probabilities, axis=-1)[..., :-1]
     return np.asarray((draw[..., None] >= edges).sum(axis=-1), dtype=np.int64)
 
 
 @dataclass
 class State:
-    """Effects of recent ads, log-odds and counts by user and channel."""
+    """Effects of recent ads by user and channel: carry-over in log-odds, fatigue as a decayed count of ads."""
 
     carry_UC: Floats
     fatigue_UC: Floats
 
     @classmethod
     def fresh(cls, users: int) -> State:
-        """Users who have seen nothing."""
+        """Create the state of users who have seen no ads."""
         return cls(np.zeros((users, len(CHANNELS))), np.zeros((users, len(CHANNELS))))
 
     def of(self, user_N: Ints) -> State:
-        """A copy for some users."""
+        """Return a copy for some users."""
         return State(self.carry_UC[user_N], self.fatigue_UC[user_N])
 
     def move(self, user_N: Ints, channel_N: Ints) -> None:
-        """Go to the next opportunity after an ad on a channel, or after none (-1)."""
+        """Update the state to the next opportunity, after an ad on a channel or no ad (-1)."""
         shown_NC = (channel_N[:, None] == np.arange(len(CHANNELS))).astype(np.float64)
         self.carry_UC[user_N] = CARRY_KEPT * self.carry_UC[user_N] + shown_NC @ CARRY_OVER
         self.fatigue_UC[user_N] = FATIGUE_KEPT * self.fatigue_UC[user_N] + shown_NC
 
 
 class Market:
-    """The users' fixed traits and their response."""
+    """The users' fixed traits, and their response to ads."""
 
     def __init__(self, users: int, seed: int) -> None:
         self.draws = draws = Draws(seed)
@@ -141,11 +141,11 @@ class Market:
         channel_C = np.arange(len(CHANNELS))
         self.interest_UC = SPREAD * ndtri(draws("interest", user_U[:, None], channel_C))
         self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
-        # The logging policy: preferences of the age group, mixed with uniform exploration.
+        # The logging policy follows the age group's preferences, mixed with uniform exploration.
         self.propensity_UC = (1 - EXPLORATION) * softmax(LOGGED, axis=1)[self.age_U] + EXPLORATION / len(CHANNELS)
 
     def static(self) -> dict[str, NDArray[Any]]:
-        """Features of each user."""
+        """Return the static features of each user."""
         return {
             "age_group": np.array(AGE_GROUPS, dtype=object)[self.age_U],
             "tenure_days": self.tenure_U,
@@ -153,35 +153,36 @@ class Market:
         }
 
     def context(self, draws: Draws, user_N: Ints, step: int | Ints) -> tuple[Ints, Ints]:
-        """Codes of device and placement; people mostly keep to their device."""
+        """Return codes of device and placement; users mostly keep to their own device."""
         other = pick(np.full(len(DEVICES), 1 / len(DEVICES)), draws("other device", user_N, step))
         device = np.where(draws("device", user_N, step) < 0.7, self.device_U[user_N], other)
         return device, pick(PLACEMENT_SHARE, draws("placement", user_N, step))
 
     def time(self, draws: Draws, user_N: Ints, step: int | Ints, day: int | Ints) -> Ints:
-        """A time on a day, microseconds since the market's start; evenings are busiest."""
+        """Return times on a day, in microseconds since the market's start; evenings are busiest."""
         traffic = 1.0 + 0.8 * np.cos((np.arange(24) - BUSY_HOUR) * (2 * np.pi / 24))
         hour = pick(traffic / traffic.sum(), draws("hour", user_N, step))
         return ((day * 24 + hour + draws("minute", user_N, step)) * 3600e6).astype(np.int64)
 
     def click_probability(self, user_N: Ints, hour_N: Ints, device_N: Ints, placement_N: Ints, state: State) -> Floats:
-        """P(click) on every channel; `state` is that of the same users."""
+        """Return P(click) on every channel; `state` is for the same users."""
         log_odds_NC = BASE + self.interest_UC[user_N] + DEVICE_EFFECT[device_N] + PLACEMENT_EFFECT[placement_N, None]
         log_odds_NC += SEASON * np.cos((hour_N[:, None] - PEAK_HOUR) * (2 * np.pi / 24))
         return np.asarray(expit(log_odds_NC + state.carry_UC - FATIGUE * state.fatigue_UC))
 
     @staticmethod
     def expected_cost(hour_N: Ints, channel_N: Ints) -> Floats:
-        """Mean cost of an exposure at an hour, EUR."""
+        """Return the mean cost of an exposure at an hour, EUR."""
         busy_N = np.cos((hour_N - BUSY_HOUR) * (2 * np.pi / 24))
         return np.asarray(PRICE[channel_N] * (1 + PRICE_SEASON * busy_N))
 
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """The outcomes of an ad on each user's channel: cost and revenue in EUR; all zero where the channel is -1.
+        """Return the outcomes of an ad on each user's channel: cost and revenue in EUR; all zero if the channel is -1.
 
-        Each outcome but the cost has its expected value (`expected_click` ...), which no real log would show.
+        Except for the cost, each outcome also has its expected value (`expected_click` ...), which real logs do not
+        have.
         """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)

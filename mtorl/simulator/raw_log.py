@@ -1,4 +1,4 @@
-"""The simulator's log as a raw file, to try the way of a real log with."""
+"""Writes the simulator's log as a raw file, so that the ingestion of a real log can be tried."""
 
 import gzip
 from pathlib import Path
@@ -11,9 +11,9 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def write_raw_log(path: Path, config: SimulatorConfig) -> int:
-    """Write a log of the built-in data set "simulator" in the format of the suffix; returns its touchpoints.
+    """Write a log of the built-in data set "simulator" in the format of the suffix; return the number of touchpoints.
 
-    The same settings give the same bytes. InputError: the suffix is not one of `SUFFIXES`.
+    The same settings give identical bytes. InputError: the suffix is not in `SUFFIXES`.
     """
     if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path}: expected a name that ends with {', '.join(SUFFIXES)}")
@@ -22,7 +22,7 @@ def write_raw_log(path: Path, config: SimulatorConfig) -> int:
         if path.name.endswith(".parquet"):
             log.to_parquet(unfinished, index=False)
         elif path.name.endswith(".gz"):
-            # Without the file's name and the time of day that gzip would write into its header.
+            # Without the file name and time that gzip would write into its header, so that the bytes are reproducible.
             with unfinished.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
                 log.to_csv(packed, index=False)
         else:

@@ -1,10 +1,10 @@
-"""A simulated market in which every probability is known: for tests, for the loop on a laptop, to check estimates.
+"""A simulated market in which every probability is known, for tests, the laptop loop, and checks of estimates.
 
     simulator = Simulator(SimulatorConfig(users=6000, seed=7))
     log = simulator.log()                                       # canonical touchpoint log with known propensities
     online = simulator.online(user_ids, rounds=5, seed=1)       # the same users, from the end of the log on
 
-How users respond is in `market.py`. The logging policy prefers some channels by age group and explores uniformly, so
+`market.py` defines how users respond. The logging policy prefers some channels by age group and explores uniformly, so
 every propensity is at least `EXPLORATION` / channels. Costs differ by channel and never exceed `Simulator.cost_cap`.
 
 Shape suffixes: U users (of the market, or of an `Online`), T steps, R rounds, N selected users, C channels.
@@ -48,44 +48,44 @@ class SimulatorConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcomes of a decision; all zero without an exposure."""
+    """Outcome of a decision; all zero without an exposure."""
 
     cost: float  # EUR
     click: int
     conversion: int
     revenue: float  # EUR
-    # What no real log would show: probabilities of a click and of a conversion, and the mean revenue, EUR.
+    # Not in real logs: probabilities of a click and of a conversion, and the mean revenue in EUR.
     expected_click: float
     expected_conversion: float
     expected_revenue: float
 
 
 class Simulator:
-    """One market: its users, its log, and its future under any policy."""
+    """A market with its users, its log, and its future under any policy."""
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
         self.spec = DatasetSpec.load("simulator")
-        self.cost_cap = price_cap()  # EUR an exposure, by channel
+        self.cost_cap = price_cap()  # highest cost of an exposure by channel, EUR
         self.user_ids = [f"u{i:06d}" for i in range(self.config.users)]
         self._market = Market(self.config.users, self.config.seed)
         self._start = microseconds(dt.datetime.fromisoformat(self.config.start).replace(tzinfo=dt.UTC))
 
     def log(self) -> pd.DataFrame:
-        """The canonical touchpoint log, with the true propensity of each logged channel."""
+        """Return the canonical touchpoint log, with the true propensity of each logged channel."""
         return self._logged[0].copy()
 
     def click_probability(self) -> Floats:
-        """P(click) of every channel at each row of `log()`: what no real log shows, for checking estimates."""
+        """Return P(click) of every channel at each row of `log()`, which real logs do not have, to check estimates."""
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """Continue with the same users after the log's end, round k on the k-th day; newcomers have no history."""
+        """Return the users after the log's end, with round k on the k-th day; newcomers have no history."""
         return Online(self, user_ids, rounds, seed, newcomers)
 
     @cached_property
     def _logged(self) -> tuple[pd.DataFrame, Floats, State]:
-        """The log, P(click) of every channel at each of its rows, and the users' state after it."""
+        """The log, P(click) of every channel at each row, and the users' state after the log."""
         market, draws, user_U = self._market, self._market.draws, np.arange(self.config.users)
         more_U = -(_MEAN_TOUCHPOINTS - 1.5) * np.log1p(-draws("journey", user_U))
         length_U = np.minimum(2 + more_U, 60).astype(np.int64)
@@ -133,7 +133,7 @@ class Simulator:
 
 
 class Online:
-    """Users of a simulator after the end of its log, with one opportunity a round each."""
+    """Users of a simulator after the end of its log, each with one opportunity per round."""
 
     def __init__(
         self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False
@@ -151,28 +151,28 @@ class Online:
         self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
-        self.state = state.of(user_U)  # of each user, after the newest exposure
+        self.state = state.of(user_U)  # state of each user after the newest exposure
         self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
         self._click_UR = np.zeros((len(user_U), rounds), dtype=np.int64)
-        self._next_U = np.zeros(len(user_U), dtype=np.int64)  # first round that a user has not been through
+        self._next_U = np.zeros(len(user_U), dtype=np.int64)  # each user's next round
         self._history = _History(log, user_ids, simulator.spec)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """A user's opportunity: campaign_id, context (column -> value) and timestamp (datetime, UTC)."""
+        """Return a user's opportunity: campaign_id, context (column -> value) and timestamp (datetime, UTC)."""
         i = self._row[user_id]
         when = pd.Timestamp(int(self._time_UR[i, round_index]) + self._simulator._start, unit="us", tz="UTC")
         return {"campaign_id": CAMPAIGN, "context": self._context(i, round_index), "timestamp": when.to_pydatetime()}
 
     def step(self, user_id: str, round_index: int, channel: str | None) -> Outcome:
-        """Expose a user to an ad, or not (None); a user's rounds come in order, and one left out is not exposed."""
+        """Expose a user to an ad, or not (None). Call it in the order of rounds; a skipped round has no exposure."""
         code = -1 if channel is None else CHANNELS.index(channel)
         outcomes = self._respond(np.array([self._row[user_id]]), round_index, np.array([code]))
         return Outcome(**{name: values.item() for name, values in outcomes.items()})
 
     def rows(self, round_index: int) -> list[dict[str, Any]]:
-        """All users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.
+        """Return users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.
 
-        `at` is the time of the opportunity, hist_timestamp those of the touchpoints before it: microseconds since 1970.
+        `at` is the time of the opportunity, hist_timestamp the times of earlier touchpoints: microseconds since 1970.
         """
         u_U = self.u(round_index)
         return [
@@ -189,45 +189,45 @@ class Online:
         ]
 
     def u(self, round_index: int, what: Literal["decision", "explore"] = "decision") -> Floats:
-        """Each user's number in [0, 1) for the draw of a channel, or for exploration."""
+        """Return each user's number in [0, 1) for the draw of a channel, or for exploration."""
         return self._draws(what, self._user_U, round_index)
 
     @property
     def users(self) -> list[str]:
-        """All users, in their order."""
+        """All users, in order."""
         return list(self._row)
 
     def age(self) -> Ints:
-        """Each user's age group, as its position."""
+        """Return the index of each user's age group."""
         return self._market.age_U[self._user_U]
 
     def interest(self) -> Floats:
-        """Each user's interest in each channel, log-odds: what no log shows."""
+        """Return each user's interest in each channel (log-odds), which real logs do not have."""
         return np.asarray(self._market.interest_UC[self._user_U])
 
     def shown(self, round_index: int) -> tuple[Ints, Ints, Ints]:
-        """Rows of the users who were exposed in a round, their channels, and whether they clicked."""
+        """Return the rows of the users exposed in a round, their channels, and their clicks (0 or 1)."""
         row_N = np.flatnonzero(self._channel_UR[:, round_index] >= 0)
         return row_N, self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index]
 
     def click_probability(self, round_index: int) -> Floats:
-        """P(click) of every channel for every user, given the exposures so far."""
+        """Return P(click) of every channel for every user, given the exposures so far."""
         return self._p(np.arange(len(self._row)), round_index)
 
     def expected_cost(self, round_index: int) -> Floats:
-        """Mean cost of an exposure on every channel for every user, EUR."""
+        """Return the mean cost of an exposure on every channel for every user, EUR."""
         hour_U1 = self._hour_UR[:, round_index, None]
         return np.asarray(self._market.expected_cost(hour_U1, np.arange(len(CHANNELS))))
 
     def advance(
         self, round_index: int, channel_N: Ints, budget: float = np.inf, users: slice = slice(None)
     ) -> dict[str, NDArray[Any]]:
-        """Take users through a round, in their order, within a budget (EUR); returns the outcomes of each.
+        """Play a round for users, in order, within a budget (EUR); return the outcomes of each user.
 
-        As with the ledger, nothing more is exposed once the highest possible cost of the next exposure no longer fits.
-        channel_N is the position of each user's channel, -1 for no exposure. Also keeps the histories for `rows`.
+        As with the ledger, exposures stop as soon as the highest possible cost of the next one exceeds the rest of the
+        budget. channel_N is the index of each user's channel, or -1 for none. The histories for `rows` are updated.
         """
-        # A cost depends on the channel and on a draw, not on what else happens, so it is known before the exposure.
+        # The cost depends only on the channel and a draw, so it can be computed before the exposure.
         row_N = np.arange(len(self._row))[users]
         args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
         cost_N = self._market.outcomes(*args, np.zeros((len(row_N), len(CHANNELS))))["cost"]
@@ -264,7 +264,7 @@ class Online:
 
     def _respond(self, row_N: Ints, round_index: int, channel_N: Ints) -> dict[str, NDArray[Any]]:
         if not 0 <= round_index < self.rounds or (self._next_U[row_N] > round_index).any():
-            raise ValueError(f"round {round_index} is over for this user, or not one of the {self.rounds}")
+            raise ValueError(f"round {round_index} is over for this user, or not one of the {self.rounds} rounds")
         while (behind := self._next_U[row_N] < round_index).any():
             self.state.move(row_N[behind], np.full(int(behind.sum()), -1))
             self._next_U[row_N[behind]] += 1
@@ -277,7 +277,7 @@ class Online:
 
 
 class _History:
-    """The last touchpoints of each user, newest last, as the feature store would hold them."""
+    """The last touchpoints of each user, newest last, as in the feature store."""
 
     def __init__(self, log: pd.DataFrame, user_ids: Sequence[str], spec: DatasetSpec) -> None:
         names = ("timestamp", "channel", *OUTCOMES, *(c.name for c in spec.context))
