@@ -5,9 +5,9 @@
     Q:       E[ huber(r + gamma Q'(s', a') - Q(s, a)) ],  a' = argmax over allowed a of Q(s', a)
     policy:  argmax over allowed a of Q(s, a)
 
-Here the policy is softmax(Q / T) over the allowed channels, with the T of the lowest log-loss on validation users. A
-share of its decisions is uniform, because a probability of zero has an infinite log-loss. The reward is a monotone map
-of Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
+Here the policy is softmax(Q / T) over the allowed channels; T minimises the log-loss on validation users. A share of
+its decisions is uniform, because a probability of zero has an infinite log-loss. The reward is a monotone map of
+Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
 import math
@@ -25,23 +25,23 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, lear
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed
-GAMMA = 0.9  # discount of a touchpoint
+TAU = 0.3  # a channel is allowed if its probability is above this share of the most likely channel's
+GAMMA = 0.9  # discount per touchpoint
 EPOCHS = 10  # of Q
 LR = 1e-3  # learning rate of Q
 EXPLORATION = 0.1  # share of decisions that are uniform over all channels
-_NEVER = -1e9  # value of a channel that is not allowed; lower than any that is learned
+_NEVER = -1e9  # value of a channel that is not allowed; below any learned value
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train the imitation, then Q; validation users stop the imitation and fit the temperature and the reward map."""
+    """Train the imitation, then Q. Validation users stop the imitation early, and fit temperature and reward map."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         imitation, q = imitate(data), mlp(*data.sizes)
         learn_values(q, q, data.train, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
     val_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
     masked_BC = masked(val_BC, answer(imitation, data.val.state_BS))
-    # At any temperature, a logged channel that is not allowed has probability zero: such rows are left out.
+    # A logged channel that is not allowed has probability zero at any temperature, so such rows are left out.
     allowed_B = masked_BC[np.arange(len(val_BC)), channel_B] > _NEVER
     t, reward = temperature(masked_BC[allowed_B], channel_B[allowed_B]), data.reward_of(val_BC)
 
@@ -54,17 +54,17 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def allowed(logits_BC: Tensor) -> Tensor:
-    """Mask of the channels to which the imitation gives enough probability."""
+    """Return the mask of the channels to which the imitation gives enough probability."""
     return logits_BC - logits_BC.max(dim=1, keepdim=True).values > math.log(TAU)
 
 
 def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
-    """Values of the channels that the imitation allows, and `_NEVER` for the others."""
+    """Return the values of the channels that the imitation allows, and `_NEVER` for the others."""
     return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
 
 
 def constrained_loss(q: nn.Module, imitation: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """Loss of Q in the module's docstring."""
+    """Return the loss of Q (see the module's docstring)."""
     logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():
         next_BC = q(step.next_BS).masked_fill(~allowed(imitation(step.next_BS)), _NEVER)

@@ -1,4 +1,4 @@
-"""Behaviour cloning: a network that imitates the logged policy, by maximum likelihood (Pomerleau 1989).
+"""Behaviour cloning: a network that imitates the logged policy by maximum likelihood (Pomerleau 1989).
 
     loss = E[ -log pi(a | s) ]
 
@@ -15,12 +15,12 @@ from mtorl.baselines.learning import Data, Learned, Schedule, answer, learn, mlp
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-EPOCHS = 15  # at most
+EPOCHS = 15  # maximum
 LR = 2e-3  # learning rate
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train the policy; validation users stop it early."""
+    """Train the policy, with early stopping on validation users."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         policy = imitate(data)

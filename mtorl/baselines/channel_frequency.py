@@ -1,11 +1,11 @@
-"""The incumbent: each channel as often as in the log, by segment. It reads no sequence and learns no weights.
+"""The incumbent: chooses each channel with its frequency in the log, by segment. It uses no sequence and no training.
 
     network = fit([batch], encoder)
     decide(Forecast(*network outputs), POLICY, u)
 
-For each value of the data set's segment column (one table if there is none) it tabulates uses, rewards and costs of
-each channel. Its network has the signature of MTORL's, so both arms share one artifact format, one server and one
-decision rule. `POLICY` follows the frequencies and makes a tenth of its decisions at random.
+For each value of the data set's segment column (or once, if there is none), it tabulates the uses, rewards and costs of
+each channel. Its network has the same signature as MTORL's, so both arms share one artifact format, one server and one
+decision rule. `POLICY` follows the frequencies, and makes a tenth of its decisions at random.
 
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
@@ -23,12 +23,12 @@ from mtorl.window.window import WindowBatch
 
 POLICY = PolicyParams(advantage_weight=0.0, exploration=0.1, price=0.0)
 
-_USES = 1.0  # pseudo-uses of each channel in a segment (Laplace)
-_PRIOR = 20.0  # uses at which a segment's own mean weighs as much as the channel's mean over all segments
+_USES = 1.0  # pseudo-uses per channel in a segment (Laplace smoothing)
+_PRIOR = 20.0  # uses at which a segment's mean has the same weight as the channel's mean over all segments
 
 
 class ChannelFrequency(nn.Module):
-    """Tables looked up by the segment in the encoded token; the same forward as `model.MTORL`."""
+    """Tables that are looked up by the segment in the encoded token; the same forward as `model.MTORL`."""
 
     logits_SC: Tensor
     reward_SC: Tensor
@@ -41,8 +41,8 @@ class ChannelFrequency(nn.Module):
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32))
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log frequency, mean reward and mean cost of each channel in each window's segment."""
-        # The segment is a static column, so every token holds it; the first token is never padding.
+        """Return log frequency, mean reward and mean cost of each channel in each window's segment."""
+        # The segment is a static column, so every token contains it; the first token is never padding.
         if self.segment is None:
             segment_BS = torch.ones_like(x_BTD[:, 0, :1])
         else:
@@ -51,7 +51,7 @@ class ChannelFrequency(nn.Module):
 
 
 def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
-    """Tabulate training windows with targets that cover each step once, in parts that fit in memory."""
+    """Create the tables from training windows that cover each step once, in parts that fit in memory."""
     segment = encoder.segment_slice()
     channels = len(encoder.channels)
     # uses, rewards and costs
@@ -68,14 +68,14 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     uses_SC = sums_3SC[0]
 
     def mean(sums_SC: Floats) -> Floats:
-        """Mean of each cell, drawn towards its channel's mean and, for a channel never used, the overall mean."""
+        """Return the mean of each cell, shrunk towards its channel's mean, which is shrunk towards the overall mean."""
         overall = sums_SC.sum() / max(uses_SC.sum(), 1.0)
         channel_C = (sums_SC.sum(0) + _PRIOR * overall) / (uses_SC.sum(0) + _PRIOR)
         mean_SC: Floats = (sums_SC + _PRIOR * channel_C) / (uses_SC + _PRIOR)
         return mean_SC
 
     frequency_C = (uses_SC.sum(0) + _USES) / (uses_SC.sum() + channels * _USES)
-    # Pseudo-uses follow the overall frequencies, so a segment without training data has exactly these.
+    # Pseudo-uses follow the overall frequencies, so that a segment without training data has exactly these.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
     return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

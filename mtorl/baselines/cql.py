@@ -3,10 +3,10 @@
     loss = alpha E[ log sum_a exp Q(s, a) - Q(s, a_logged) ] + 1/2 E[ (Q(s, a_logged) - y)^2 ]     eq. 4, CQL(H)
     y    = r + gamma Q'(s', argmax_a Q(s', a)),  Q' a slow copy of Q                      van Hasselt et al. 2016
 
-The first term is the log-loss of softmax(Q): it pushes down the values of channels that the log doesn't show.
+The first term is the log-loss of softmax(Q): it lowers the values of channels that are not in the log.
 
-The policy is softmax(Q / T) with the T of the lowest log-loss on validation users. The reward is a monotone map of
-Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
+The policy is softmax(Q / T); T minimises the log-loss on validation users. The reward is a monotone map of Q(s, a),
+fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
 ALPHA = 1.0  # weight of the conservative term
-GAMMA = 0.9  # discount of a touchpoint
+GAMMA = 0.9  # discount per touchpoint
 EPOCHS = 10
 LR = 1e-3  # learning rate
 
@@ -42,7 +42,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """Loss of Q in the module's docstring."""
+    """Return the loss of Q (see the module's docstring)."""
     q_BC = q(step.state_BS)
     logged_B = q_BC.gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Decision Transformer: predict the logged channel from the history and from the return that followed.
+"""Decision Transformer: predicts the logged channel from the history and the return that followed.
 
     loss = E[ -log pi(a_t | x_1..t, R_1..t) ],  R_t = r_t + r_{t+1} + ... to the end of the journey
 
-(Chen et al. 2021, arXiv:2106.01345.) A step is one token here, where the paper has three, because x_t already holds the
-previous action. At a decision the network is given a high return, the `TARGET` quantile of those in training.
+(Chen et al. 2021, arXiv:2106.01345.) A step is one token here and three in the paper, because x_t already contains the
+previous action. For a decision, the network gets a high return as input: the `TARGET` quantile of training returns.
 
 It does not predict rewards: its expected reward is the training mean for every window and channel, so its reward AUC is
 .5 by construction. Its cost is each channel's mean.
@@ -29,19 +29,19 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-TARGET = 0.9  # quantile of training returns that a decision aims at
+TARGET = 0.9  # quantile of training returns that a decision is conditioned on
 LAYERS = 2
-HEADS = 1  # of attention
+HEADS = 1  # attention heads
 DROPOUT = 0.1
-EPOCHS = 12  # at most
-BATCH = 64  # windows in a step
+EPOCHS = 12  # maximum
+BATCH = 64  # windows per step
 LR = 2e-3  # learning rate
 _BLOCK = 512  # windows per forward pass
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Windows laid end to end, so that each touchpoint is in exactly one."""
+    """Windows laid end to end, so that each touchpoint is in exactly one of them."""
 
     x_BTD: Tensor
     return_BT: Tensor
@@ -49,7 +49,7 @@ class Tiles:
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder) -> Tiles:
-        """Choose from windows with their targets, one for each touchpoint and in the order of the log."""
+        """Choose tiles from windows with targets, one per touchpoint and in the order of the log."""
         ends_B = ends(batch, encoder)
         assert batch.targets is not None
         first_B = np.flatnonzero(np.append(True, ends_B[:-1]))
@@ -73,7 +73,7 @@ class Tiles:
 
 
 def returns(reward_B: Floats, ends_B: Bools) -> Floats:
-    """Return to go of each touchpoint."""
+    """Return the return-to-go of each touchpoint."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]
     return_B: Floats = total_B[end_B] - total_B + reward_B
@@ -81,19 +81,19 @@ def returns(reward_B: Floats, ends_B: Bools) -> Floats:
 
 
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Returns to go of a window's steps if its last step and the later ones are to earn `target`.
+    """Return the returns-to-go of a window's steps, if the last step and later ones are to earn `target`.
 
-    For an earlier step that is the target and the earnings from that step on.
+    For an earlier step, the return is the target plus what was earned from that step on.
     """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)
-    # A token holds the reward of the step before it, so the tokens after t hold what was earned from t on.
+    # A token contains the previous step's reward, so the tokens after t contain what was earned from t on.
     since_BT = earned_BT[:, ::-1].cumsum(axis=1)[:, ::-1] - earned_BT
     return (target + since_BT).astype(np.float32)
 
 
 class Transformer(nn.Module):
-    """Causal, with learned positions."""
+    """Causal transformer with learned positions."""
 
     def __init__(self, data: Tiles, encoder: Encoder) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
         self.action = nn.Linear(HIDDEN, len(encoder.channels))
 
     def forward(self, x_BTD: Tensor, return_BT: Tensor) -> Tensor:
-        """Logits of each channel at each step."""
+        """Return logits of each channel at each step."""
         tokens = torch.cat([x_BTD, return_BT.unsqueeze(2) / self.return_scale], dim=2)
         mask_TT = nn.Transformer.generate_square_subsequent_mask(x_BTD.shape[1])
         h_BTH = self.layers(self.embedding(tokens) + self.position_TH, mask=mask_TT, is_causal=True)
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
         return logits_BTC
 
     def logged(self, data: Tiles, rows_B: Tensor) -> tuple[Tensor, Tensor]:
-        """logits_NC at the steps of some windows, and the channels that were chosen there."""
+        """Return logits_NC at the steps of some windows, and the logged channels there."""
         channel_BT = data.channel_BT[rows_B]
         logits_BTC = self(data.x_BTD[rows_B], data.return_BT[rows_B])
         return logits_BTC[channel_BT >= 0], channel_BT[channel_BT >= 0]
@@ -127,12 +127,12 @@ class DecisionTransformer:
 
     encoder: Encoder
     network: Transformer
-    target: float  # the return that a decision aims at
+    target: float  # the return that a decision is conditioned on
     reward_C: Floats
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return the heads at the last step of each window."""
         x_BTD, length_B = self.encoder.encode(batch)
         return_BT = returns_to_go(batch, self.encoder, self.target)
         logits_BC = np.empty((len(batch), len(self.cost_C)))
@@ -145,7 +145,7 @@ class DecisionTransformer:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
-    """Train the network; validation users stop it early."""
+    """Train the network, with early stopping on validation users."""
     data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
     with seeded(seed):
         network = Transformer(data, encoder)

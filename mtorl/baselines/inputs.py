@@ -1,10 +1,10 @@
-"""Inputs of the baselines: a window as a few dozen features (`Summary`), and the same as plain numbers (`States`).
+"""Inputs of the baselines: a window as a few dozen features (`Summary`), and these features as numbers (`States`).
 
-    summary = Summary.of(batch, encoder)                    # missing values and codes, as trees read them
+    summary = Summary.of(batch, encoder)                    # with missing values and codes, for trees
     state_BS = States.fit(train, encoder).of(batch)
 
-Only what the model's own tokens hold is used: channel and seen outcomes of the touchpoints in the history, and time,
-context, static columns and stored features of the present one (`mtorl.window.encoder.Encoder`).
+They use only data that is in the model's own tokens: channels and known outcomes of touchpoints in the history, and
+the time, context, static columns and stored features of the current touchpoint (`mtorl.window.encoder.Encoder`).
 
 Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, S numbers of a state, C
 channels.
@@ -22,11 +22,11 @@ from mtorl.window.encoder import Encoder, Labels
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-LATEST = 5  # newest touchpoints that have features of their own
-HALF_LIVES = (1.0, 3.0, 8.0)  # of fading means, in touchpoints
+LATEST = 5  # number of newest touchpoints that have their own features
+HALF_LIVES = (1.0, 3.0, 8.0)  # of exponentially weighted means, in touchpoints
 _CLIP = 5.0  # standard deviations, as in the encoder
 _TINY = 1e-9
-_PRIOR = 20.0  # uses at which a channel's own mean cost weighs as much as that of all channels
+_PRIOR = 20.0  # uses at which a channel's own mean cost has the same weight as that of all channels
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Summary:
 
     values_BF: Floats
     names: tuple[str, ...]
-    categorical: tuple[str, ...]  # names of the features that are codes, not amounts
+    categorical: tuple[str, ...]  # names of the features that are codes
 
     @classmethod
     def of(cls, windows: Windows, encoder: Encoder) -> Summary:
@@ -87,10 +87,10 @@ class Summary:
 
 
 def _history(batch: WindowBatch, window: int, start: int) -> Ints:
-    """Tokens that hold the touchpoints of each window's history, newest first; -1 where there is none."""
+    """Return the tokens of the touchpoints in each window's history, newest first; -1 if there is none."""
     back_BP = (np.cumsum(batch.length_B) - 1)[:, None] - np.arange(window)
     inside_BP = np.arange(window) < batch.length_B[:, None]
-    # The token that starts a journey holds no touchpoint.
+    # The token that starts a journey has no touchpoint.
     holds_BP = inside_BP & (batch.prev_channel_N[np.where(inside_BP, back_BP, 0)] != start)
     return np.where(holds_BP, back_BP, -1)
 
@@ -108,21 +108,21 @@ def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
 
 @dataclass(frozen=True)
 class States:
-    """Encoding of a summary as numbers: amounts are z-scores, codes are one-hot, missing values are 0.
+    """Encodes a summary as numbers: amounts as z-scores, codes as one-hot, missing values as 0.
 
-    An amount that is sometimes missing in training gets a flag column that tells so; equal flag columns are kept once.
+    An amount that is missing in some training rows gets a flag column for that; equal flag columns are kept once.
     """
 
     encoder: Encoder
-    amounts: tuple[int, ...]  # places of the amounts in a summary
+    amounts: tuple[int, ...]  # indices of the amounts in a summary
     mean_F: Floats  # of the amounts
     std_F: Floats
-    flags: tuple[int, ...]  # places of amounts with a flag column
-    codes: tuple[tuple[int, int], ...]  # place and number of values of each code
+    flags: tuple[int, ...]  # indices of amounts with a flag column
+    codes: tuple[tuple[int, int], ...]  # index and number of values of each code
 
     @classmethod
     def fit(cls, batch: WindowBatch, encoder: Encoder) -> States:
-        """Take the statistics from training windows."""
+        """Compute the statistics from training windows."""
         summary = Summary.of(batch, encoder)
         coded = {summary.names.index(name) for name in summary.categorical}
         amounts = tuple(i for i in range(len(summary.names)) if i not in coded)
@@ -131,7 +131,7 @@ class States:
         count_F = np.maximum(known_BF.sum(0), 1)
         mean_F = np.where(known_BF, values_BF, 0.0).sum(0) / count_F
         std_F = np.sqrt((np.where(known_BF, values_BF - mean_F, 0.0) ** 2).sum(0) / count_F)
-        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # the deviation of a constant is rounding alone
+        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # the deviation of a constant is only rounding
         seen: dict[bytes, int] = {}
         for place, known_B in zip(amounts, known_BF.T, strict=True):
             if not known_B.all():
@@ -143,7 +143,7 @@ class States:
         return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
 
     def of(self, batch: WindowBatch) -> Floats:
-        """The state of each window's decision, state_BS."""
+        """Return the state of each window's decision, state_BS."""
         values_BF = Summary.of(batch, self.encoder).values_BF
         score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
         parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]
@@ -154,12 +154,12 @@ class States:
 
 
 def mean_cost(logged: Labels, channels: int) -> Floats:
-    """Mean cost of each channel, [C]; a rarely used one is drawn towards the mean of all."""
+    """Return the mean cost of each channel, [C]; that of a rarely used channel is shrunk towards the overall mean."""
     uses_C, spent_C = (np.bincount(logged.channel_B, weights, channels) for weights in (None, logged.cost_B))
     cost_C: Floats = (spent_C + _PRIOR * logged.cost_B.mean()) / (uses_C + _PRIOR)
     return cost_C
 
 
 def everywhere(row_C: Floats, batch: WindowBatch) -> Floats:
-    """The same row for each window, [B, C]."""
+    """Return the same row for each window, [B, C]."""
     return np.tile(row_C, (len(batch), 1))

@@ -4,9 +4,9 @@
     Q:      E[ (r + gamma V(s') - Q(s, a))^2 ]                             eq. 6
     policy: E[ -exp(beta (Q(s, a) - V(s))) log pi(a | s) ]                 eq. 7
 
-Q is evaluated at logged actions only. Q' is a slow copy of Q, and Q the smaller one of two networks, as in the paper.
-The equations hold for channels as they do for continuous actions: Q has a value for each channel, and pi is a softmax.
-The reward is a monotone map of Q(s, a), fitted on validation users (`reward_of_value`), the cost each channel's mean.
+Q is evaluated only at logged actions. As in the paper, Q is the minimum of two networks, and Q' a slow copy of Q. The
+equations for continuous actions also apply to channels: Q has one value per channel, and pi is a softmax. The reward is
+a monotone map of Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
 """
 
 from functools import partial
@@ -21,29 +21,29 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, Transitions,
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-EXPECTILE = 0.7  # tau: .5 is the mean over logged actions, 1 their maximum
-BETA = 1.0  # how much an advantage counts; 0 is behaviour cloning
-GAMMA = 0.9  # discount of a touchpoint
-LARGEST = 100.0  # weight of a touchpoint in the policy's loss, at most
+EXPECTILE = 0.7  # tau: .5 gives the mean over logged actions, 1 their maximum
+BETA = 1.0  # weight of the advantage; 0 gives behaviour cloning
+GAMMA = 0.9  # discount per touchpoint
+LARGEST = 100.0  # upper bound of a touchpoint's weight in the policy's loss
 EPOCHS = 10
 LR = 1e-3  # learning rate
 
 
 class TwinQ(nn.Module):
-    """Two networks that learn the same values; the smaller value counts, against overestimation."""
+    """Two networks for the same values; the minimum is used, against overestimation."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
         self.networks = nn.ModuleList(mlp(inputs, channels) for _ in range(2))
 
     def forward(self, state_BS: Tensor) -> Tensor:
-        """The smaller value of each channel, [B, C]."""
+        """Return the smaller value of each channel, [B, C]."""
         first, second = self.networks
         return torch.minimum(first(state_BS), second(state_BS))
 
 
 class Critics(nn.Module):
-    """Q and V."""
+    """The networks of Q and V."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Critics(nn.Module):
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train Q and V, then the policy; validation users stop the policy and fit the reward map."""
+    """Train Q and V, then the policy. Validation users stop the policy early, and fit the reward map."""
     data = Data.of(train, val, encoder)
     trained, held_out = data.train, data.val
     with learning.seeded(seed):
@@ -77,12 +77,12 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
-    """The loss whose minimum is an expectile of Q over logged actions: above the mean if `expectile` is above .5."""
+    """Return the loss whose minimum is an expectile of Q over logged actions: above the mean if `expectile` > .5."""
     return ((expectile - (gap_B < 0).float()).abs() * gap_B.square()).mean()
 
 
 def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
-    """The sum of V's loss and Q's: no weight is in both, so one optimizer can minimise them together."""
+    """Return the sum of the losses of V and Q; they share no weights, so one optimizer can minimise both."""
     logged_B1 = step.channel_B[:, None]
     with torch.no_grad():
         slow_B1 = target(step.state_BS).gather(1, logged_B1)
@@ -95,7 +95,7 @@ def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
 
 @torch.no_grad()
 def advantage_weights(critics: Critics, data: Transitions) -> Tensor:
-    """exp(beta (Q(s, a) - V(s))) of each touchpoint."""
+    """Return exp(beta (Q(s, a) - V(s))) of each touchpoint, at most LARGEST."""
     q_B = critics.q(data.state_BS).gather(1, data.channel_B[:, None]).squeeze(1)
     weight_B: Tensor = (BETA * (q_B - critics.v(data.state_BS).squeeze(1))).exp().clamp(max=LARGEST)
     return weight_B

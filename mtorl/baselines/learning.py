@@ -1,7 +1,7 @@
-"""Transitions, training loop, policies from values and rewards from values, for the baselines with networks.
+"""Shared parts of the baselines with networks: transitions, training loop, temperature and reward map.
 
-A transition leads from the decision on a touchpoint to the decision on the next one of the same journey. A journey ends
-with its last touchpoint.
+A transition leads from the decision on a touchpoint to the decision on the next touchpoint of the same journey. A
+journey ends with its last touchpoint.
 
 Shapes: B windows (touchpoints), S numbers of a state, C channels.
 """
@@ -30,11 +30,11 @@ from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
 HIDDEN = 64  # width of a network's two hidden layers
-BATCH = 256  # touchpoints in a step
+BATCH = 256  # touchpoints per step
 PATIENCE = 3  # epochs without a better validation loss before stopping
 WEIGHT_DECAY = 0.01  # AdamW
-TRACKING = 0.005  # of the distance between Q' and Q that a step closes
-_LOG_T = (math.log(1e-3), math.log(1e3))  # from a policy that is nearly greedy to one that ignores the values
+TRACKING = 0.005  # fraction of the distance from Q' to Q that a step closes
+_LOG_T = (math.log(1e-3), math.log(1e3))  # from a nearly greedy policy to one that ignores the values
 _BLOCK = 4096  # rows per forward pass
 
 
@@ -43,14 +43,14 @@ class Step(NamedTuple):
 
     state_BS: Tensor
     channel_B: Tensor
-    reward_B: Tensor  # as the encoder scales it, in [0, 1]
+    reward_B: Tensor  # scaled by the encoder, in [0, 1]
     next_BS: Tensor
-    goes_on_B: Tensor  # 1; 0 where the journey ends, and next_BS is meaningless
+    goes_on_B: Tensor  # 1, or 0 if the journey ends; next_BS is then meaningless
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """One transition for each touchpoint of a log; the next state of a row is the state of the row below."""
+    """One transition per touchpoint of a log; a row's next state is the state of the row below."""
 
     state_BS: Tensor
     channel_B: Tensor
@@ -59,7 +59,7 @@ class Transitions:
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder, states: States) -> Transitions:
-        """Read windows with their targets, one for each touchpoint and in the order of the log."""
+        """Read windows with targets, one per touchpoint and in the order of the log."""
         logged = labels(batch, encoder)
         return cls(
             torch.as_tensor(states.of(batch), dtype=torch.float32),
@@ -69,7 +69,7 @@ class Transitions:
         )
 
     def at(self, rows_B: Tensor) -> Step:
-        """Transitions by their rows."""
+        """Return the transitions of some rows."""
         goes_on_B = self.goes_on_B[rows_B]
         next_BS = self.state_BS[rows_B + goes_on_B.long()]
         return Step(self.state_BS[rows_B], self.channel_B[rows_B], self.reward_B[rows_B], next_BS, goes_on_B)
@@ -79,12 +79,12 @@ class Transitions:
 
 
 def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
-    """Mask of the touchpoints that are the last of their journey, in windows as of `Transitions.of`."""
+    """Return the mask of the touchpoints that end their journey, for windows as in `Transitions.of`."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     touchpoint_B = batch.targets.touchpoint_N[last_B]
-    # A user's rows are adjacent and in the order of time: the row below is of the same journey if it has a history.
+    # A user's rows are adjacent and in time order. The row below is in the same journey if it has a history.
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & has_history_B), True)
@@ -98,12 +98,12 @@ class Data:
     train: Transitions
     val: Transitions
     logged: Labels  # of validation windows
-    cost_C: Floats  # mean in training
-    mean_reward: float  # in training
+    cost_C: Floats  # mean cost in training
+    mean_reward: float  # mean reward in training
 
     @classmethod
     def of(cls, train: WindowBatch, val: WindowBatch, encoder: Encoder) -> Data:
-        """Make the data from windows that suit `Transitions.of`."""
+        """Create the data from windows as in `Transitions.of`."""
         states, logged = States.fit(train, encoder), labels(train, encoder)
         return cls(
             states,
@@ -116,37 +116,37 @@ class Data:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of a state, and channels."""
+        """Numbers of inputs (of a state) and outputs (channels) of a network."""
         return self.train.state_BS.shape[1], len(self.cost_C)
 
     def reward_of(self, q_BC: Floats) -> Callable[[Floats], Floats]:
-        """The reward map of values of the validation windows."""
+        """Return the reward map for values of the validation windows (`reward_of_value`)."""
         return reward_of_value(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A fitted `Predictor` that reads states; an exposure costs the mean of its channel."""
+    """A fitted `Predictor` that reads states; the cost of an exposure is its channel's mean."""
 
     states: States
-    answers: Callable[[Floats], tuple[Floats, Floats]]  # action logits and expected rewards of states, (B, C) each
+    answers: Callable[[Floats], tuple[Floats, Floats]]  # state -> action logits and expected rewards, (B, C) each
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return the heads at the last step of each window."""
         return *self.answers(self.states.of(batch)), everywhere(self.cost_C, batch)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch inside the block and use one thread; afterwards torch's random state is as it was before."""
+    """Seed torch and use one thread inside the block; restore torch's random state afterwards."""
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """A network with two hidden layers."""
+    """Return a network with two hidden layers."""
     sizes = ((inputs, HIDDEN), (HIDDEN, HIDDEN))
     hidden = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(HIDDEN, outputs))
@@ -154,11 +154,11 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and pace of a training."""
+    """Number of epochs, learning rate and batch size of a training."""
 
-    epochs: int  # at most
-    lr: float  # learning rate at the start; falls to a tenth along a cosine
-    batch: int = BATCH  # rows in a step
+    epochs: int  # maximum
+    lr: float  # initial learning rate, which falls to a tenth along a cosine
+    batch: int = BATCH  # rows per step
 
 
 def learn(
@@ -168,7 +168,7 @@ def learn(
     schedule: Schedule,
     validate: Callable[[], float] | None = None,
 ) -> None:
-    """Fit a network in place by the loss of rows; keep the best epoch by `validate`, and stop when none gets better."""
+    """Train a network in place. With `validate`, stop early if the loss does not improve, and keep the best epoch."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=WEIGHT_DECAY)
     lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, eta_min=schedule.lr / 10)
     best, best_loss, best_epoch = network.state_dict(), math.inf, 0
@@ -195,7 +195,7 @@ def learn(
 def learn_values(
     network: nn.Module, q: nn.Module, data: Transitions, loss: Callable[[nn.Module, Step], Tensor], schedule: Schedule
 ) -> None:
-    """Fit a network in place, whose part `q` has a slow copy Q'; the loss is of Q' and of a batch."""
+    """Train a network in place whose part `q` has a slow copy Q'; the loss takes Q' and a batch."""
     target = copy.deepcopy(q)
 
     def of_rows(rows_B: Tensor) -> Tensor:
@@ -214,14 +214,14 @@ def follow(target: nn.Module, network: nn.Module, rate: float) -> None:
 
 @torch.inference_mode()
 def answer(network: Callable[[Tensor], Tensor], state_BS: Floats | Tensor) -> Floats:
-    """Output of a network for states, a block of rows at a time."""
+    """Return the output of a network for states, computed in blocks of rows."""
     blocks = torch.split(torch.as_tensor(state_BS, dtype=torch.float32), _BLOCK)
     output: Floats = torch.cat([network(block) for block in blocks]).double().numpy()
     return output
 
 
 def temperature(value_BC: Floats, channel_B: Ints) -> float:
-    """The T at which softmax(value / T) has the lowest log-loss on logged channels."""
+    """Return the T that minimises the log-loss of softmax(value / T) on logged channels."""
     logged = np.arange(len(channel_B)), channel_B
 
     def loss(log_t: float) -> float:
@@ -232,11 +232,11 @@ def temperature(value_BC: Floats, channel_B: Ints) -> float:
 
 
 def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
-    """A monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
+    """Return a monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
 
-    A value is the sum of all rewards to come and, in a conservative method, a lower bound of it: not the reward of the
-    next touchpoint. The map is the best prediction of that reward that ranks channels as the values do: it is fitted
-    by maximum likelihood, on validation users.
+    A value is the sum of all future rewards (in a conservative method, a lower bound), not the reward of the next
+    touchpoint. Among the predictions of that reward that rank channels as the values do, the map is the best, by
+    maximum likelihood on validation users.
     """
     mean, std = value_B.mean(), value_B.std() or 1.0
     score_B = (value_B - mean) / std

@@ -1,11 +1,11 @@
-"""Gradient-boosted trees on summaries of windows: the yardstick, since they beat most networks on logs of this kind.
+"""Gradient-boosted trees on summaries of windows: the yardstick, because they beat most networks on such logs.
 
     predictor = fit(train, val, encoder, seed=0)
-    outcomes = fit_outcomes(train, val, encoder, seed=0)      # without the channel's model
+    outcomes = fit_outcomes(train, val, encoder, seed=0)      # only the models of reward and cost
 
-Three models, each with early stopping on validation users: the channel (multi-class), the reward of a channel (its
-label is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). Reward and cost have the channel among
-their features, as MTORL's decoders have, and predict each channel in turn.
+There are three models, each with early stopping on validation users: for the channel (multi-class), the reward of a
+channel (cross-entropy, because the label is a share) and its cost (Poisson, like MTORL's cost loss). The models of
+reward and cost have the channel as a feature, like MTORL's decoders, and predict each channel in turn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.on_demand import Windows
 from mtorl.window.window import WindowBatch
 
-ROUNDS = 1000  # at most
+ROUNDS = 1000  # maximum
 PATIENCE = 30  # rounds without a better validation loss
 PARAMETERS = {
     "learning_rate": 0.05,
@@ -35,27 +35,27 @@ PARAMETERS = {
     "bagging_freq": 1,
     "verbose": -1,
     "deterministic": True,
-    "num_threads": 1,  # by default it takes the cores of the whole node, even in a pod that may use one
-    "force_row_wise": True,  # otherwise the library times both layouts and chooses one, which is not deterministic
+    "num_threads": 1,  # the default is the number of cores of the whole node, even in a pod with one core
+    "force_row_wise": True,  # otherwise LightGBM times both layouts to choose one, which is not deterministic
 }
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class BoostedOutcomes:
-    """The trees of reward and cost."""
+    """The tree models of reward and cost."""
 
     encoder: Encoder
     reward: Any  # lightgbm.Booster
-    cost: Any | None  # None: every touchpoint of the training log costs the same
+    cost: Any | None  # None: all touchpoints of the training log have the same cost
     constant_cost: float
 
     def predict(self, batch: Windows) -> tuple[Floats, Floats]:
-        """Reward and cost of each channel at the last step of each window: (B, C), (B, C)."""
+        """Return reward and cost of each channel at the last step of each window: (B, C), (B, C)."""
         return self.of(Summary.of(batch, self.encoder))
 
     def of(self, summary: Summary) -> tuple[Floats, Floats]:
-        """Answers for windows that are summarised already."""
+        """Return the same for windows that are already summarised."""
         shape = len(summary.values_BF), len(self.encoder.channels)
         reward_BC, cost_BC = np.empty(shape), np.full(shape, self.constant_cost)
         for channel in range(shape[1]):
@@ -74,20 +74,20 @@ class Boosted:
     outcomes: BoostedOutcomes
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return the heads at the last step of each window."""
         summary = Summary.of(batch, self.outcomes.encoder)
         logits_BC = np.log(np.maximum(self.action.predict(summary.values_BF), _TINY))
         return logits_BC, *self.outcomes.of(summary)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         trees = {"action": self.action, "reward": self.outcomes.reward, "cost": self.outcomes.cost}
         texts = {name: None if booster is None else booster.model_to_string() for name, booster in trees.items()}
         return {**texts, "constant_cost": self.outcomes.constant_cost}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], encoder: Encoder) -> Boosted:
-        """The inverse of `to_dict`."""
+        """Create the models from the result of `to_dict`."""
         import lightgbm
 
         action, reward, cost = (
@@ -98,22 +98,22 @@ class Boosted:
 
 
 def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
-    """Grow the trees; the seed chooses rows and features."""
+    """Train all three models; the seed selects rows and features."""
     parts = _labelled(train, val, encoder)
-    # As the network's action head does, this one learns what the log's policy chooses, and not what we chose ourselves.
+    # Like the network's action head, this model learns the choices of the log's policy, not those of our own decisions.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
     plain = [
         (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))
         for clone, (summary, logged) in zip(clones, parts, strict=True)
     ]
-    # Codes are split like amounts, because categories with many values overfit. Only the channel is a category in the
-    # trees of reward and cost: its effect is what they are for.
+    # Codes are split like amounts, because categories with many values overfit. Only the channel is categorical in the
+    # models of reward and cost, whose purpose is its effect.
     action = _grow(plain, [], seed, objective="multiclass", num_class=len(encoder.channels))
     return Boosted(action, _outcomes(parts, encoder, seed))
 
 
 def fit_outcomes(train: Windows, val: Windows, encoder: Encoder, seed: int) -> BoostedOutcomes:
-    """Grow the trees of reward and cost alone."""
+    """Train only the models of reward and cost."""
     return _outcomes(_labelled(train, val, encoder), encoder, seed)
 
 
@@ -137,7 +137,7 @@ def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
 
 
 def stored_in(artifact: Artifact) -> Boosted | None:
-    """The LightGBM that was fitted on an artifact's training users; None if the artifact has none."""
+    """Return the LightGBM that was trained on an artifact's training users; None if the artifact has none."""
     trees = artifact.yardstick()
     return None if trees is None else Boosted.from_dict(trees, artifact.encoder)
 

@@ -1,8 +1,8 @@
 """Linear models on summaries of windows: LightGBM's features without interactions.
 
-Logistic regressions for the channel (multinomial) and for the reward of a channel, a Poisson regression for its cost
-(as MTORL's cost loss). Reward and cost have the channel among their inputs, one-hot, and predict each channel in turn.
-The strength of each one's regularisation is chosen on validation users.
+There are logistic regressions for the channel (multinomial) and for the reward of a channel, and a Poisson regression
+for its cost (like MTORL's cost loss). Reward and cost have the channel as a one-hot input, and predict each channel in
+turn. The strength of each regularisation is chosen on validation users.
 
 Shapes: B windows, S numbers of a state, C channels.
 """
@@ -20,7 +20,7 @@ from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # weight of half the squared coefficients, added to the mean loss
-ITERATIONS = 200  # of a solver, at most
+ITERATIONS = 200  # maximum of a solver
 _TINY = 1e-12
 
 
@@ -31,11 +31,11 @@ class Linear:
     states: States
     action: Any  # sklearn's LogisticRegression
     reward: Any
-    cost: Any | None  # sklearn's PoissonRegressor; None: every touchpoint of the training log costs the same
+    cost: Any | None  # sklearn's PoissonRegressor; None: all touchpoints of the training log have the same cost
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return the heads at the last step of each window."""
         state_BS = self.states.of(batch)
         logits_BC = np.log(np.maximum(self.action.predict_proba(state_BS), _TINY))
         reward_BC, cost_BC = np.empty(logits_BC.shape), np.full(logits_BC.shape, self.mean_cost)
@@ -48,7 +48,7 @@ class Linear:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Linear:
-    """Solve the three regressions; each loss has one minimum, so the seed is unused."""
+    """Fit the three regressions; each loss has a single minimum, so the seed is unused."""
     del seed
     logged, val_logged = labels(train, encoder), labels(val, encoder)
     states = States.fit(train, encoder)
@@ -73,7 +73,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Li
     reward = _chosen(lambda strength: _share(inputs, logged.reward_B, strength), reward_loss)
     cost = None
     if logged.cost_B.min() < logged.cost_B.max():
-        # Cost is divided by its mean, so that the regularisation means the same in any currency.
+        # Cost is divided by its mean, so that the regularisation does not depend on the currency.
         cost = _chosen(lambda strength: _amount(inputs, logged.cost_B / mean_cost, strength), cost_loss)
     return Linear(states, action, reward, cost, mean_cost)
 
@@ -83,14 +83,13 @@ def _with_channel(state_BS: Floats, channel_B: Ints, channels: int) -> Floats:
 
 
 def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
-    """The model of the strength with the lowest validation loss."""
     return min((solve(strength) for strength in STRENGTHS), key=loss)
 
 
 def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # One extra touchpoint of each channel, in the mean state, so that a channel that was never used is a class, too.
+    # One extra touchpoint of each channel, in the mean state, so that a channel without any use is also a class.
     inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
     classes = np.concatenate([channel_B, np.arange(channels)])
     return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)

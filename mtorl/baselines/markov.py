@@ -1,6 +1,6 @@
-"""Each channel as often as it followed the previous one in training; reward and cost are the user's running means.
+"""Chooses each channel with the frequency with which it followed the previous one; predicts the user's running means.
 
-In a log whose users mostly stay on a channel its most probable channel is nearly always the last one, and the user's
+If the users of a log mostly stay on a channel, its most probable channel is nearly always the last one, and the user's
 running reward is hard to beat by much.
 
 Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
@@ -15,8 +15,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # pseudo-uses of each channel after each previous one
-_PRIOR = 2.0  # touchpoints' worth of the training mean in a user's running mean
+_USES = 1.0  # pseudo-uses of each channel after each previous channel
+_PRIOR = 2.0  # weight of the training mean in a user's running mean, in touchpoints
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Markov:
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return the heads at the last step of each window."""
         channels = len(self.encoder.channels)
         last_B = np.cumsum(batch.length_B) - 1
         reward_B = self._running(batch, self.encoder.previous_reward(batch), self.mean_reward)
@@ -44,7 +44,7 @@ class Markov:
         )
 
     def _running(self, batch: WindowBatch, value_N: Floats, mean: float) -> Floats:
-        """Mean of the touchpoints in a window's history, drawn towards the training mean."""
+        """Return the mean over a window's history, shrunk towards the training mean."""
         there_N = batch.prev_channel_N < len(self.encoder.channels)
         total_B = np.bincount(batch.row_N, value_N * there_N, len(batch))
         return (total_B + _PRIOR * mean) / (np.bincount(batch.row_N, there_N, len(batch)) + _PRIOR)

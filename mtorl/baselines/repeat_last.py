@@ -1,7 +1,7 @@
-"""The previous channel again, and the mean reward after the last outcome: the least that any method should beat.
+"""Repeats the previous channel, and predicts the mean reward after the last outcome: the baseline to beat.
 
-It counts how often a journey stays on its channel in training (one number), how often each channel is used otherwise,
-and the mean reward after a touchpoint that brought a gain, after one that did not, and at the start.
+In training, it counts how often a journey stays on its channel (one number) and how often each channel is used
+otherwise. It also computes the mean reward after a touchpoint with a gain, after one without, and at the start.
 
 Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """
@@ -16,8 +16,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # pseudo-uses of each channel, and of staying and of leaving
-_PRIOR = 20.0  # touchpoints' worth of the overall mean in a mean reward
+_USES = 1.0  # pseudo-uses of each channel, and of staying and leaving
+_PRIOR = 20.0  # weight of the overall mean in a mean reward, in touchpoints
 _MISS, _HIT, _START = 0, 1, 2
 
 
@@ -31,7 +31,7 @@ class RepeatLast:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return the heads at the last step of each window."""
         before_B = batch.prev_channel_N[np.cumsum(batch.length_B) - 1]
         reward_B = self.reward_O[_last_outcome(batch, self.encoder)]
         reward_BC = np.repeat(reward_B[:, None], len(self.cost_C), axis=1)
@@ -39,7 +39,7 @@ class RepeatLast:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> RepeatLast:
-    """Count; validation users and the seed are unused."""
+    """Fit by counting; validation users and the seed are unused."""
     del val, seed
     logged = labels(train, encoder)
     channels = len(encoder.channels)
@@ -57,7 +57,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
 
 
 def _last_outcome(batch: WindowBatch, encoder: Encoder) -> Ints:
-    """Whether the previous touchpoint brought a gain, [B]; a gain that is not known at once counts as none."""
+    """Return whether the previous touchpoint had a gain, [B]; a gain that is not known immediately counts as none."""
     last_B = np.cumsum(batch.length_B) - 1
     hit_B = encoder.previous_gain(batch)[last_B] > 0
     outcome_B: Ints = np.where(hit_B, _HIT, _MISS)

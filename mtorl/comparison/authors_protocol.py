@@ -1,9 +1,9 @@
-"""The authors' own protocol, kept to compare with their figures, and how much its test overlaps with its training.
+"""The authors' own protocol, for comparison with their figures, and the overlap of its test with its training.
 
-4,000 windows of 20 touchpoints are drawn with replacement from random places of the histories, and only *then* divided
-into training (80 %), validation and test (10 % each). Most touchpoints of the test windows are in training windows too,
-with their labels. A table that looks these labels up scores higher than any model, published or ours. So these figures
-do not say how good a model is.
+It draws 4,000 windows of 20 touchpoints with replacement from random positions of the histories, and only *then* splits
+them into training (80 %), validation and test (10 % each). So most touchpoints of the test windows are also in training
+windows, with their labels. A table that looks these labels up scores higher than any model, published or ours. So these
+figures do not show how good a model is.
 
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
@@ -29,9 +29,9 @@ LOOKUP, OURS = "lookup table", "mtorl"
 def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
     """Score a lookup table and MTORL under the authors' protocol.
 
-    ``lookup table`` and ``mtorl`` have ``metrics`` (`head_metrics.evaluate`) and ``policy_ctr``; beside them are
-    ``original_ctr`` and ``overlap``, the share of the test's touchpoints in a training window. Empty if users have too
-    few touchpoints.
+    The keys are ``lookup table`` and ``mtorl``, each with ``metrics`` (`head_metrics.evaluate`) and ``policy_ctr``,
+    ``original_ctr``, and ``overlap``: the share of test touchpoints that are in a training window. The result is empty
+    if users have too few touchpoints.
     """
     rows_WT = _draw(table, seed)
     if not len(rows_WT):
@@ -63,16 +63,16 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 
 
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
-    """The authors' "policy CTR", a biased figure: clicks on selected rows whose prediction is the logged channel.
+    """Return the authors' "policy CTR", a biased figure: clicks on selected rows whose prediction equals the log's.
 
     They divide by all selected rows, so guessing the logged channel raises it: CTR of the selection x P(match).
-    `mtorl.evaluation.policy_value` estimates what it should say.
+    `mtorl.evaluation.policy_value` estimates the figure without this bias.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
 
 def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, channels: int) -> tuple[Floats, Floats]:
-    """A table that repeats the label of a touchpoint that it was trained on, and else predicts the mean."""
+    """Predict with a table: for touchpoints that were in training their label, for others the mean."""
     share_C = np.bincount(channel_P[trained_P], minlength=channels) / trained_P.sum()
     probs_BC = np.where(trained_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
     click_B = np.where(trained_P[test_B], click_P[test_B], click_P[trained_P].mean())
@@ -82,7 +82,7 @@ def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, c
 def _learn(
     table: WindowTable, train_WT: Ints, val_WT: Ints, test_B: Ints, config: TrainConfig
 ) -> tuple[Floats, Floats]:
-    """MTORL trained on the training windows; a test touchpoint gets a window of up to `LENGTH` tokens."""
+    """Train MTORL on the training windows; a test touchpoint gets a window of up to `LENGTH` tokens."""
     from mtorl.network.ensemble import train_ensemble
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 
@@ -106,7 +106,6 @@ def _learn(
 
 
 def _draw(table: WindowTable, seed: int) -> Ints:
-    """Rows of the table in each window."""
     users = table.rows["user_id"].to_numpy()
     first_U = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
     size_U = np.diff(np.r_[first_U, len(users)])

@@ -1,7 +1,7 @@
-"""Share of all gain that a share of the money buys, by rule of choosing exposures.
+"""The share of all gain that a share of all cost buys, for several rules that choose exposures.
 
-Gain per cost, the rule that prices lead to (`mtorl.policy.price`), stands beside predicted gain (the rule of the
-authors' code), cheapest first (much of what a ranking wins is cost, not gain), random, and an oracle.
+MTORL's rule is gain per cost, to which prices lead (`mtorl.policy.price`). The others are predicted gain (the rule of
+the authors' code), cheapest first (much of a ranking's advantage comes from cost, not gain), random, and an oracle.
 
 Shapes: B logged exposures.
 """
@@ -29,7 +29,7 @@ class GainAndCost:
     cost_B: ArrayLike
 
     def arrays(self) -> tuple[Floats, Floats]:
-        """Both as arrays of numbers."""
+        """Return both as float arrays."""
         return np.asarray(self.gain_B, dtype=np.float64), np.asarray(self.cost_B, dtype=np.float64)
 
 
@@ -41,13 +41,12 @@ def budget_curve(
     users: UserResamples | None = None,
     rival: GainAndCost | None = None,
 ) -> list[dict[str, Any]]:
-    """Share of all gain that each rule buys with a share of all cost, one row a budget, ready for JSON.
+    """Return the share of all gain that each rule buys with a share of all cost, one row per budget, ready for JSON.
 
     Each rule ranks the exposures and takes them from the top until the next one would exceed the budget. Ties are
-    broken at random, because the order of the log says nothing about the exposures. Rows have the share of all gain of
-    each of the RULES, mtorl_minus_cheapest and, with a rival model, rival and mtorl_minus_rival; with resamples of
-    users, 95 % intervals under NAME_ci. All are None if nothing was gained in all. Where exposures may lose, a share
-    may be above 1.
+    broken at random, because the order of the log has no information about exposures. A row has the share of each of
+    the RULES, mtorl_minus_cheapest and, with a rival model, rival and mtorl_minus_rival. With `users`, it also has 95 %
+    intervals under NAME_ci. If the total gain is not positive, all are None. With losses, a share may exceed 1.
     """
     (gain, cost), (predicted_gain, predicted_cost) = logged.arrays(), predicted.arrays()
     random = np.random.default_rng(seed)
@@ -59,9 +58,9 @@ def budget_curve(
         def bought(weight_B: Floats) -> Floats:
             weight = weight_B[best_first]
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
-            # Sums that should equal the budget may differ from it in the last digits.
+            # The tolerance covers rounding in sums that should equal the budget.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
-            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # a resample without gain has no shares
+            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # shares are undefined in a resample without gain
             share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain
             return share_of_gain
 
@@ -82,7 +81,7 @@ def budget_curve(
     curves |= {f"mtorl_minus_{name}": curves["mtorl"] - curves[name] for name in against}
 
     drawn = ["mtorl", *(f"mtorl_minus_{name}" for name in against)]
-    draws: list[Floats] = []  # of those, by budget
+    draws: list[Floats] = []  # one per resample: (drawn, budgets)
     if users is not None:
         for counts_U in users:
             weight_B = counts_U[users.code_B]
@@ -99,5 +98,5 @@ def budget_curve(
 
 
 def _per_cost(gain: Floats, cost: Floats) -> Floats:
-    """Gain per cost; free exposures come first, unless they lose."""
+    """Return gain per cost; free exposures come first, unless they lose."""
     return np.divide(gain, cost, out=np.where(gain < 0, -np.inf, np.inf), where=cost > 0)

@@ -3,18 +3,18 @@
     result = independence(WindowTable.load("windows"))
     result["verdict"], result["tests"][0]["p_holm"]
 
-`propensity: channel-frequency` in a data set description claims that every channel was drawn at random with the same
-probabilities. Then nothing known before a touchpoint goes with its channel, in any part of the data: not the touchpoint
-before, the user, the time, nor a context or static column. Each of these is a table of levels by channels with
-Pearson's
+`propensity: channel-frequency` in a data set's description claims that all channels were drawn at random, with the same
+probabilities. Then nothing that was known before a touchpoint is related to its channel, in any part of the data: not
+the previous touchpoint, the user, the time, or a context or static column. Each of these is tested by a table of levels
+by channels with Pearson's
 
-    chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim holds.
+    chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim is true.
 
-Tables are sparse where levels are many, so p-values come from a scaled chi-square with the exact mean and variance of
-chi2 given both margins (Haldane 1940; in the form of Dawson 1954). They are corrected together (Holm 1979): if the
-claim holds, any of them is below .05 in at most 5 % of logs. Each test also says how strong a dependence is: Cramér's
-V, bias-corrected (Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on several columns
-together escapes these tests; an action_logloss better than that of channel frequencies shows it.
+Tables with many levels are sparse. So p-values come from a scaled chi-square with the exact mean and variance of chi2
+given both margins (Haldane 1940; in the form of Dawson 1954). They are corrected for multiple tests (Holm 1979): if the
+claim is true, at most 5 % of logs have a p-value below .05. Each test also reports the strength of a dependence as
+Cramér's V, bias-corrected (Bergsma 2013): 0 for none, and 1 if the level determines the channel. These tests miss a
+dependence on several columns jointly; it shows in an action_logloss better than that of channel frequencies.
 
 Shapes: B rows.
 """
@@ -32,11 +32,11 @@ from mtorl.log.columns import Codes, Values
 from mtorl.window.table import WindowTable
 
 ALPHA = 0.05
-_BINS = 10  # of a numeric column with more values than that
+_BINS = 10  # for a numeric column with more distinct values
 
 
 class Link(TypedDict):
-    """Association of channels with levels of something else."""
+    """Association of channels with the levels of another column."""
 
     levels: int
     rows: int
@@ -48,7 +48,7 @@ class Link(TypedDict):
 
 
 class IndependenceTest(Link):
-    """Channel against one thing that was known before, in one part of the data."""
+    """Test of the channel against one column that was known before, in one split."""
 
     split: str
     against: str
@@ -56,7 +56,7 @@ class IndependenceTest(Link):
 
 
 class Independence(TypedDict):
-    """All tests; plain values, ready for JSON."""
+    """Results of all tests; plain values, ready for JSON."""
 
     independent: bool
     verdict: str
@@ -64,10 +64,10 @@ class Independence(TypedDict):
 
 
 def independence(table: WindowTable) -> Independence:
-    """Test the channels of a log, in the order of time, user by user; training, validation and test users apart.
+    """Test the channels of a log that is sorted by user and time, separately for each split.
 
     Raises:
-        ValueError: there is nothing to test: nowhere two channels and two levels of anything.
+        ValueError: no test is possible, because no split has two channels and two levels of a column.
     """
     spec = table.spec
     channel_B = read.arrow_channels(read.flat(table.steps["channel"]), spec.channels, "channel")
@@ -90,7 +90,7 @@ def independence(table: WindowTable) -> Independence:
 
 
 def link(level_B: Ints, channel_B: Ints) -> Link | None:
-    """Test codes of levels and channels; None with fewer than two of either, or fewer than four rows."""
+    """Test codes of levels and channels; None if there are fewer than two of either, or fewer than four rows."""
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
     if rows < 4 or not level.any() or not channel.any():
@@ -104,7 +104,7 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
     # A scaled chi-square, scale * chi2(2 mean^2 / variance), has this mean and variance.
     scale = variance / (2 * mean)
     p = float(gammaincc(mean / scale / 2, chi2 / scale / 2)) if scale > 0 else 1.0
-    # Bergsma 2013: chance alone gives chi2 / rows about df / rows, and is taken off.
+    # Bergsma 2013: chance accounts for about df / rows of chi2 / rows, which is subtracted.
     strength = max(chi2 / rows - df / (rows - 1), 0.0)
     sizes = [n - (n - 1) ** 2 / (rows - 1) for n in (levels, channels)]
     v = float(np.sqrt(strength / (min(sizes) - 1))) if min(sizes) > 1 else 0.0
@@ -112,14 +112,14 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
 
 
 def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Values]]:
-    """Columns that were known before each touchpoint, by name."""
+    """Yield the columns that were known before each touchpoint, with their names."""
     spec, rows = table.spec, table.rows
     start_B = rows["step"].to_numpy() == 0
     before_B = np.where(start_B, -1, np.arange(len(rows)) - 1)
     yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
     for outcome in spec.immediate:
         values_B = rows[outcome].to_numpy(np.float64)
-        if np.ptp(values_B):  # else only the start of a journey differs, as above
+        if np.ptp(values_B):  # a constant outcome only marks the start of a journey, which is tested above
             yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
     yield "touchpoints before", rows["step"].to_numpy(np.float64)
     user_B, users = pd.factorize(rows["user_id"])
@@ -132,19 +132,19 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
 
 
 def _levels(values: Values) -> Ints:
-    """Codes >= 0 of a column's levels; null is one of them, and so is the start of a journey."""
+    """Return codes >= 0 of a column's levels; null is a level, and so is the start of a journey."""
     if isinstance(values, Codes):
         return values.codes + 1
     known = values[np.isfinite(values)]
     edges = np.unique(known)
     if len(edges) > _BINS:
         edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS))
-    # NaN sorts behind every number.
+    # NaN gets a code above all numbers.
     return np.where(np.isfinite(values), np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
 
 
 def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
-    """Mean and variance of chi2 over all tables with these margins, if independent (Haldane 1940, Dawson 1954)."""
+    """Return mean and variance of chi2 under independence, over all tables with these margins (Haldane, Dawson)."""
     n = float(level_sums.sum())
     sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]
     (v1, w1), (v2, w2) = (((k - 1) * (n - k) / (n - 1), (inverse - k * k) / (n - 2)) for k, inverse in sides)
@@ -153,7 +153,7 @@ def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
 
 
 def holm(p: Floats) -> Floats:
-    """Holm's corrected p-values: the smallest is multiplied by their number, the next by one less, and so on."""
+    """Return Holm's corrected p-values: the smallest times their number, the next times that minus one, and so on."""
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)

@@ -1,14 +1,14 @@
-"""The work of a comparison, divided into jobs that each write a file, so that a stopped comparison can continue.
+"""The work of a comparison, divided into jobs that each write a file, so that an interrupted comparison can continue.
 
-    for job in jobs(names): run(job, root)      # in any process; a job that is done returns at once
+    for job in jobs(names): run(job, root)      # in any process; a finished job returns at once
     results = collect(names, root)
 
-    root/data/NAME/windows                         made by the caller
-    root/answers/NAME/PROTOCOL-K/METHOD.npz .json  predictions of a method for the test rows; seconds, parameters
+    root/data/NAME/windows                         created by the caller
+    root/answers/NAME/PROTOCOL-K/METHOD.npz .json  a method's predictions for the test rows; seconds, parameters
     root/scores/NAME/PROTOCOL-K.json               figures of the task
-    root/scores/NAME/about.json  authors-K.json    independence; the authors' protocol
+    root/scores/NAME/about.json  authors-K.json    independence tests; the authors' protocol
 
-NAME is that of a data set, K the number of a fold or a seed.
+NAME is the name of a data set, K the number of a fold or seed.
 """
 
 import json
@@ -29,13 +29,13 @@ from mtorl.runtime.files import replacing
 from mtorl.window.table import WindowTable
 
 REPEATS = 5  # folds of users
-SEEDS = 3  # under the time protocol, where there is one split, and the authors'
-FIRST_FOLD = 5  # earlier folds were looked at while the model was developed
+SEEDS = 3  # for the time protocol, which has a single split, and for the authors' protocol
+FIRST_FOLD = 5  # earlier folds were used for decisions during the development of the model
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
     *(f"{OURS} {ablation}" for ablation in ABLATIONS),
 )
-# Under the time protocol, only methods that predict the reward; of the others the user protocol says enough.
+# Only methods that predict the reward run under the time protocol; for the others, the user protocol is enough.
 _BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
 ABOUT, AUTHORS = "about", "authors"
 
@@ -56,9 +56,11 @@ class Job:
 
 
 def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
-    """All jobs, in an order in which scores come after the methods that they evaluate.
+    """Return all jobs, ordered so that scores come after the methods that they evaluate.
 
-    `repeats` folds, and `SEEDS` seeds or as few; `methods` beside MTORL and the yardstick, by default all.
+    Args:
+        repeats: Number of folds; the number of seeds is the same, but at most `SEEDS`.
+        methods: Methods in addition to MTORL and the yardstick; by default all.
     """
     todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):
@@ -73,9 +75,9 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 
 
 def run(job: Job, root: Path) -> None:
-    """Do a job, unless its file is there."""
+    """Run a job, unless its file exists."""
     path = _file(job, root)
-    if path.exists() and job.method != "score":  # scores are computed again, since more methods may have answers
+    if path.exists() and job.method != "score":  # scores are computed again if more methods have answers
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:
@@ -99,7 +101,7 @@ def run(job: Job, root: Path) -> None:
 
 
 def collect(jobs_done: Sequence[Job], root: Path) -> dict[str, Any]:
-    """The figures of all jobs: dataset -> {"about": ..., "user": [of each fold], "time": [...], "authors": [...]}."""
+    """Return all jobs' figures: dataset -> {"about": ..., "user": [per fold], "time": [...], "authors": [...]}."""
     results: dict[str, Any] = {}
     for job in jobs_done:
         if job.method in ("score", AUTHORS):
@@ -125,7 +127,7 @@ def _file(job: Job, root: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def load_task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
-    """A data set under a protocol; the last one is kept, because jobs of the same task follow each other."""
+    """Return a data set under a protocol. The last one is cached, because jobs of a task are consecutive."""
     table = _table(root, dataset)
     return by_user(table, FIRST_FOLD + repeat) if protocol == "user" else by_time(table)
 

@@ -1,9 +1,9 @@
-"""Everything that is compared, by name: MTORL, its ablations and the baselines. All learn from the same windows.
+"""All compared methods by name: MTORL, its ablations and the baselines. All are trained on the same windows.
 
     answer = METHODS["lightgbm"](task, seed)
     answer.heads, answer.seconds, answer.parameters
 
-A method learns from the training and validation rows of a task and predicts its test rows.
+A method is trained on the training and validation rows of a task, and predicts its test rows.
 """
 
 import importlib
@@ -28,24 +28,24 @@ BASELINES = (
     "decision_transformer",
 )
 NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", f"{OURS} without reward task"})
-"""Methods that only choose: they predict no reward and no cost."""
+"""Methods that only choose a channel: they predict no reward and no cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "without convolutions": {"convolutions": False},  # only the decay of the memory then tells the order of the history
+    "without convolutions": {"convolutions": False},  # the order of the history is then visible only in memory decay
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},
 }
-"""MTORL with one part of the paper switched off at a time: the changed fields of `TrainConfig`."""
+"""MTORL with one part of the paper disabled at a time: the changed fields of `TrainConfig`."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions of a method for the test rows."""
+    """A method's predictions for the test rows."""
 
     heads: Heads
-    seconds: float  # of CPU, training on one thread: on a machine with other work, wall time says little
-    parameters: int | None  # of a network
+    seconds: float  # CPU time of the training on one thread, because wall time depends on the machine's other work
+    parameters: int | None  # number of a network's parameters; None for other methods
 
 
 Method = Callable[[Task, int], Answer]
@@ -73,7 +73,7 @@ def _channel_frequency(task: Task, seed: int) -> Answer:
 
 
 def mtorl_with(changes: Mapping[str, Any]) -> Method:
-    """MTORL with other settings than the usual ones: the changed fields of `TrainConfig`."""
+    """Return MTORL with changed fields of `TrainConfig`."""
 
     def answer(task: Task, seed: int) -> Answer:
         from mtorl.network.calibration import calibrate_ensemble

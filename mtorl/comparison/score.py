@@ -1,4 +1,4 @@
-"""Figures of a task, from what each method predicts for its test rows.
+"""Computes the figures of a task from each method's predictions for its test rows.
 
     figures = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
 
@@ -27,7 +27,7 @@ from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.encoder import labels
 
-_VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
+_VALUED = (YARDSTICK, OURS)  # methods that get budget curves and policy values
 _GREEDY, _CONSTANT = "best expected gain", "best constant channel"
 _RESAMPLES = 200
 _DRAWS = 200
@@ -35,7 +35,7 @@ _TINY = 1e-6
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]:
-    """All figures that the report shows of a task, from each method's heads on the test rows.
+    """Return all figures of a task in the report, from each method's heads on the test rows.
 
     ``budget`` is empty if all exposures cost the same.
     """
@@ -69,7 +69,7 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
         "compared": compared,
         "budget": curves,
         "value": values,
-        "target": _against_constant(policies, mean_C, spec.channels, rows_of_log, seed, gain_BC),  # OURS is the last
+        "target": _against_constant(policies, mean_C, spec.channels, rows_of_log, seed, gain_BC),  # variables of OURS
         "calibration_noise": calibration_noise(answers[OURS], logged.channel_B, logged.reward_B, seed),
         "rows": len(rows),
         "users": len(np.unique(users_B)),
@@ -84,7 +84,7 @@ def _against_constant(
     seed: int,
     gain_BC: Floats,
 ) -> dict[str, Any]:
-    """Greedy choice less best constant channel on all rows, and what that channel earns; None if the log can't tell."""
+    """Return the value of the greedy choice minus the best constant channel's, and the latter's; None if unknown."""
     if mean_C is None:
         return {"channel": None}
     greedy, constant = (PolicyOnLog.always_exposing(policies[name]) for name in (_GREEDY, _CONSTANT))
@@ -94,7 +94,6 @@ def _against_constant(
 
 
 def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Floats) -> dict[str, Floats]:
-    """Probability of each channel under the policies that are valued."""
     rows, channels = gain_BC.shape
     forecast = Forecast(logits_BC, gain_BC, cost_BC)
     params = price_policy(forecast, float(cost_BC.max()))
@@ -107,12 +106,12 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
 
 
 def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
-    """Noise and a changed overall rate in a predictor's calibration errors.
+    """Return how much of a predictor's calibration error comes from noise and from a changed overall rate.
 
     ``noise`` and ``noise_high`` (mean and 97.5 % quantile) are the errors of a perfectly calibrated head, with labels
-    drawn from the head's own probabilities: chance alone makes them positive. The rows of a user count as independent,
-    so the true noise is higher. ``less_shift`` is the reward head's error with the overall rate of the test, which
-    cannot be known in advance.
+    drawn from the head's own probabilities: they are positive by chance. Rows of a user count as independent, so the
+    true noise is higher. ``less_shift`` is the reward head's error after its overall rate is set to that of the test,
+    which can't be known in advance.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)
@@ -121,7 +120,7 @@ def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int
     def gap(shift: float) -> float:
         return float(expit(level + shift).mean() - target_B.mean())
 
-    # With labels all 0 or all 1 no finite shift fits; in all other cases the bracket is wide enough.
+    # If all labels are 0, or all are 1, no finite shift fits. Otherwise, the bracket is wide enough.
     shift = brentq(gap, -20.0, 20.0) if 0 < target_B.mean() < 1 else 0.0
     return {
         "action_ece": _noise(confidence_B, seed),

@@ -1,8 +1,8 @@
 """Training, validation and test rows with their windows, under a protocol.
 
-    user    whole users are held out: 80 % train, 10 % val, 10 % test. Fold k tests on other users than fold j.
-    time    rows are: before the 80 % quantile of time train, up to the 90 % quantile val, later ones test. Users stay,
-            and a test row's window reaches back into its user's training rows, as it would on a server.
+    user    whole users are held out: 80 % train, 10 % val, 10 % test. Different folds test on different users.
+    time    rows before the 80 % quantile of time are train, those up to the 90 % quantile val, later ones test. Users
+            are in all splits, and a test row's window includes its user's training rows, as on a server.
 
 Each row is evaluated once, with exactly the history that a server would have had.
 
@@ -33,8 +33,8 @@ _EDGES = (0.8, 0.9)  # quantiles of time
 class Rows:
     """Touchpoints with their windows."""
 
-    windows: WindowBatch  # of each row, with targets
-    rows: pd.DataFrame  # as `WindowTable.rows`
+    windows: WindowBatch  # one window per row, with targets
+    rows: pd.DataFrame  # as in `WindowTable.rows`
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Task:
     spec: DatasetSpec
     encoder: Encoder
     tiles: WindowBatch  # training windows that cover each training row once, for sequence models
-    val_tiles: WindowBatch  # the same of validation rows
+    val_tiles: WindowBatch  # the same for validation rows
     train: Rows
     val: Rows
     test: Rows
-    table: WindowTable  # all rows; their split is that of the protocol
+    table: WindowTable  # all rows, with the protocol's split
 
 
 def by_user(table: WindowTable, fold: int) -> Task:
-    """Hold out users: in fold 0 to 9, one tenth is tested on, the next tenth is for validation."""
+    """Hold out users: fold 0 to 9 tests on one tenth of the users, and validates on the next tenth."""
     bucket = folds_of(table.rows["user_id"], FOLDS)
     split = np.full(len(bucket), "train", dtype=object)
     split[bucket == fold % FOLDS] = "test"
@@ -82,7 +82,7 @@ def by_time(table: WindowTable) -> Task:
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """Windows with their last token as the only target, so that each row counts once."""
+    """Return windows whose only target is their last token, so that each row counts once."""
     assert windows.targets is not None
     valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True
