@@ -29,9 +29,9 @@ LOOKUP, OURS = "lookup table", "mtorl"
 def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
     """Score a lookup table and MTORL under the authors' protocol.
 
-    The keys are ``lookup table`` and ``mtorl``, each with ``metrics`` (`head_metrics.evaluate`) and ``policy_ctr``,
-    ``original_ctr``, and ``overlap``: the share of test touchpoints that are in a training window. The result is empty
-    if users have too few touchpoints.
+    The result has the keys ``lookup table`` and ``mtorl`` (each with ``policy_ctr`` and the ``metrics`` of
+    `head_metrics.evaluate`), ``original_ctr``, and ``overlap``: the share of test touchpoints that are in a training
+    window. It is empty if users have too few touchpoints.
     """
     rows_WT = _draw(table, seed)
     if not len(rows_WT):

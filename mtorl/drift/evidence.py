@@ -35,7 +35,7 @@ def e_of_p(p: float) -> float:
 
 
 def e_of_event(happened: bool, probability: float) -> float:
-    """Return the e-value of an event whose probability without a change is at most this; it bets half of the stake."""
+    """Return the e-value of betting half of the stake on an event with at most this probability without a change."""
     return 0.5 + 0.5 * happened / probability
 
 

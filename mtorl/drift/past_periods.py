@@ -10,13 +10,13 @@ model:
     value = mean + [at weekends: c] + w of its weekday + a deviation of its own + sampling error
     c: nearly uninformative prior, N(0, (WEEKEND mean)^2)      w: variance tau^2       own deviation: variance own^2
 
-Without weekdays, only mean, own deviation and sampling error remain. The variances are estimated by moments. With
-weights W = 1 / se^2 and M = W - W X (X'W X)^-1 X'W for the columns X to be projected out, the mean of y'M y is
+Without weekdays, only mean, own deviation and sampling error remain. The variances are estimated by moments. Let W be
+1 / se^2, and M = W - W X (X'W X)^-1 X'W for the columns X to be projected out. The mean of y'M y is
 tr(M Se) + own^2 tr(M), where Se contains the squared standard errors (DerSimonian and Laird, 1986; with columns,
-Thompson and Sharp, 1999; the prior of c is added to X'W X). X is mean and weekend. After two weeks, X is each weekday,
-and tau^2 is the excess of the variance between weekdays over own^2 (0 if there is none). Effects solve the equations of
-Henderson (1975), which shrink w toward 0; the shrinkage is stronger if weekdays differ less. For a weekday without
-data, the error is all of tau^2; for a first weekend, it is that of c.
+Thompson and Sharp, 1999). The prior of c is added to X'W X. X consists of mean and weekend; after two weeks, of one
+column per weekday. Then tau^2 is the variance between weekdays beyond own^2, or 0. Effects solve the equations of
+Henderson (1975). They shrink w toward 0, more strongly if weekdays differ less. For a weekday without data, the error
+variance is tau^2. Before the first weekend, it is the prior variance of c.
 
 The forecast is a t distribution; its degrees of freedom are the number of periods, minus the fitted parameters, minus
 one (Higgins, Thompson and Spiegelhalter, 2009). If neighbouring days are correlated, one bad day predicts the next. So

@@ -142,9 +142,9 @@ def doubts(
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:
     """Return half-widths of the second opinion's 95 % intervals: challenger, incumbent and difference.
 
-    The second opinion counts in full, although the mean contains only half of it, because at an end of the interval it
-    is the only model. Each of its models lacks one fold of users: a delete-one-group jackknife, whose degrees of
-    freedom are the number of folds minus one. `left_2BC` is as in `doubts`, but reduced by the budget.
+    The full width counts, although the mean of the forecasts contains only half of the second opinion: at one end of
+    the doubt, it is the only forecast. Its models each lack one fold of users (a delete-one-group jackknife, with as
+    many degrees of freedom as folds, minus one). `left_2BC` is as in `doubts`, but reduced by the budget.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

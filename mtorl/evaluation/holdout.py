@@ -51,8 +51,8 @@ def evaluate_artifact(
     Returns:
         ``artifact``, ``data`` (``share``: fraction of the log's users that was read), ``compared`` (`compare` of
         "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy), ``spend`` (of each rule, currency
-        units per row, by its own forecast) and ``target``. ``target`` is the value of the artifact's best expected gain
-        minus that of the best constant ``channel``, which is ``constant`` (`value_less`). ``channel`` may be None.
+        units per row, by its own forecast) and ``target``: the value of the artifact's best expected gain minus that of
+        the best constant ``channel``, which is ``constant`` (`value_less`). ``channel`` is None if it is unknown.
 
     Raises:
         KnownUsersError: the log contains training users and `only_new` is not set, or contains no other users.
@@ -137,7 +137,7 @@ def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyP
 
 
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
-    """Return at each row the channel that is best for the other half of users (SNIPS); None if that is unknown."""
+    """Return each row's best channel by SNIPS on the other half of the users; None if the log can't value channels."""
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
     best_B = np.zeros(len(half_B), dtype=np.int64)
     for half in (0, 1):

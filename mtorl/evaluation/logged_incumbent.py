@@ -41,7 +41,7 @@ class LoggedIncumbent:
         """Write a folder in place of an artifact's folder.
 
         Raises:
-            WindowError: The windows have too few of its decisions. This check runs before a challenger is trained.
+            WindowError: The windows have too few of the incumbent's decisions. So this fails before any training.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ class Experiments:
         return frozenset(arm for arm, url in urls.items() if url is not None)
 
     def accounts(self) -> Sequence[AccountLimit]:
-        """Return the accounts of all experiments: whole budgets, each arm's parts, and the part of all other users."""
+        """Return all accounts: whole budgets, each arm's parts, and the parts of users who are in no experiment."""
         return self._accounts
 
     @cached_property

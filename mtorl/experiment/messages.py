@@ -38,7 +38,7 @@ STARTS = Words("starts", "The start time, {start}, has been reached.")
 NO_EVIDENCE = Words("no-evidence", "The log has no decision of the incumbent at this stage yet.")
 PLANNED_END = Words("planned-end", "The planned end was reached without a win. {verdict}")
 STAGE_NOT_IN_RAMP = Words("stage-not-in-ramp", "A person moved it to {stage}, which is not in the ramp. Move it on.")
-STAGE_DONE = Words("stage-done", "{lasted} at {stage} are over, {users}, and nothing speaks against it.")
+STAGE_DONE = Words("stage-done", "{lasted} at {stage} are over, with {users}, and no check failed.")
 WINS = Words("wins", "{challenger} wins and waits for a person to promote it. {verdict}")
 LAST_STAGE = Words("last-stage", "The experiment is at its last stage. {verdict}")
 HOURS = Words("hours", "{found:.1f} of {needed:g} {unit} at {stage}")
@@ -90,7 +90,7 @@ NO_GAIN = Words("no-gain", "metric {metric!r} is no gain: use gain_per_decision,
 
 # The table of budgets.
 TABLE_UNREADABLE = Words("budget-table-unreadable", "cannot read the budgets: {fault}")
-TABLE_CHANGED = Words("budget-table-changed", "content {found} instead of {wanted}: a new file arrives in two minutes")
+TABLE_CHANGED = Words("budget-table-changed", "content {found} instead of {wanted}: wait two minutes for the new file")
 TABLE_NAME = Words("budget-table-name", "expected the name of a .csv or .parquet file, got {name}")
 TABLE_FOLDER = Words("budget-table-folder", "{name}: a budget table can't be read here, without a folder")
 NOT_UTF8 = Words("budget-table-encoding", "the file is not UTF-8 at byte {byte}. Save it as UTF-8")

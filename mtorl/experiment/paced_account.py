@@ -71,8 +71,8 @@ def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
 def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
     """Return by how many currency units an account's limit in the ledger exceeds its part.
 
-    0 for an arm that ignores the price, because it would always spend the spare. With two arms, the spare of one arm
-    can take at most this fraction of the other's part: MOST_SPARE, or the cost of SPARE exposures by the whole budget.
+    0 for an arm that ignores the price, because it would always spend the spare. With two arms, one arm's
+    spare takes at most a fraction MOST_SPARE of the other's part, or (cost of SPARE exposures) / budget if less.
     """
     if limit.pacing is None or not asks or not limit.part:
         return 0.0

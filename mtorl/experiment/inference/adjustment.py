@@ -28,7 +28,7 @@ _DISTINCT = 1e-8
 
 
 def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
-    """Return the slope of the metric on each covariate, (..., K). `weight`: of the stages in the lift, (..., A, S)."""
+    """Return the metric's slope on each covariate, (..., K); `weight` is a stage's weight in the lift, (..., A, S)."""
     users, x = sums.users[..., None], sums.totals[..., COVARIATES:]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.where(users > 0, x / users, 0.0)

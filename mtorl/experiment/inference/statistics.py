@@ -143,10 +143,10 @@ def _learnt(users: Floats, covariates: int) -> Number:
 
 
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
-    """Return the variance of the users with a positive outcome that an arm lacks to reach MIN_POSITIVE.
+    """Return the variance to add if an arm has fewer than MIN_POSITIVE users with a positive outcome.
 
-    The size of a positive outcome comes from both arms together, because one arm may have none. The missing users are
-    spread over the stages like the arm's users, and have no covariates.
+    It is the variance of the missing users. The size of their outcomes comes from both arms together, because one arm
+    may have none. They are spread over the stages like the arm's users, and have no covariates.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]

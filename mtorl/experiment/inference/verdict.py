@@ -42,8 +42,8 @@ _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardra
 class GuardrailCheck:
     """Harm done to a guardrail metric, with a lower and an upper bound, compared with the allowed margin.
 
-    "breached": even the lower bound is above the margin. "held": even the upper bound is not above it. "open": neither
-    is known yet, and nothing ships until it is.
+    "breached": the lower bound is above the margin. "held": the upper bound is not above the margin. "open": all other
+    cases, in which nothing ships.
     """
 
     name: str

@@ -74,7 +74,7 @@ def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -
     events: list[Event] = []
     for hours, what, more in steps:
         kind: Any = what if what in ("kill", "resume") else "move"
-        own = {"by": "ramp", "reason": "72 hours are over, and nothing speaks against it", **more}
+        own = {"by": "ramp", "reason": "72 hours are over, and no check failed", **more}
         to: Any = what if kind == "move" else None
         events.append(next_event(events, experiment, kind, at=START + HOUR * hours, to=to, **own))
     return events
