@@ -34,7 +34,7 @@ SIMULATED_ONLY = Words("needs-log", "data set {dataset!r} needs the path of a lo
 # ---- rows and columns
 BAD_ROWS = Words("bad-rows", "{log}: {bad:,} of {total:,} rows can't be used\n{faults:\n}")
 NO_GOOD_ROW = Words("no-good-row", "{log}: none of {total:,} rows can be used. Is it a {dataset!r} log?\n{faults:\n}")
-BAD_CONVERSIONS = Words("bad-conversions", "{faults:\n}\nCorrect these rows, or use --bad-rows quarantine")
+BAD_CONVERSIONS = Words("bad-conversions", "{faults:\n}\nCorrect these rows, or exclude them: --bad-rows quarantine")
 NO_CONVERSION_FITS = Words(
     "no-conversion-fits",
     "{file}: no row matches a touchpoint ({counts}). Check the columns and the unit of the times. Example of a "

@@ -3,7 +3,7 @@
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
 The job is named after its training, so a retried step finds the job of its first attempt and waits for that job. The
-job is removed when it ends, on SIGTERM, with the step's pod (which owns it), and at its deadline.
+job is removed when it ends, at its deadline, if this process gets SIGTERM, and with the step's pod, which owns the job.
 """
 
 import logging

@@ -10,8 +10,8 @@ If a router uploads outcomes hours late, their files are named `late-...`, so th
 (`monitoring/verdict/stored_sums.py`). These files are merged once the hour is final, into a file that is also named
 `late-...`.
 
-A compaction that was killed can be run again at any time, and two can run at once without losing records: new files are
-written before the old ones are hidden, and a merge drops copies. Unreadable files move to the lake's folder
+A compaction that was killed or failed can be run again at any time, and two can run at once without losing records: new
+files are written before the old ones are hidden, and a merge drops copies. Unreadable files move to the lake's folder
 `unreadable/`.
 """
 
@@ -83,7 +83,7 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(KINDS):  # outcomes first, for decisions in closed hours to have theirs
+        for kind in reversed(KINDS):  # outcomes first, so that closed decisions have theirs
             # If a clock is ahead or an id is made up, the hour may be in the future. Then the upload time counts.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]

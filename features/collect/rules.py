@@ -83,10 +83,13 @@ at which the router received the timed outcomes, and static columns.
 def decided_query(spec: DatasetSpec) -> str:
     """Return SQL for one row per decision of the view `collected_decision`, with what follows from the decision alone.
 
-    Columns that `JUDGED` does not have: reason (`left_out`, judged by the decision's own fields), wanted (probability
-    that an exposure was wanted), shown (an exposure took place if an outcome arrives), by_policy (not a fallback), fits
-    and lacks (an exposure would be a touchpoint, or incomplete), refuses (the arm's money was refused), and gone_until
-    (on the first of several overlapping refusals: when the last one ends).
+    Columns that `JUDGED` does not have:
+        reason: As `left_out`, but only from the decision's own fields.
+        wanted: Probability that an exposure was wanted.
+        shown, by_policy: An exposure took place if an outcome arrives; the decision is not a fallback.
+        fits, lacks: An exposure would be a touchpoint, or incomplete.
+        refuses: The arm's money was refused.
+        gone_until: On the first of several overlapping refusals, the end of the last one.
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)

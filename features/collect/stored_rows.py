@@ -6,8 +6,8 @@
     judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
 
 A *block* consists of a day's closed hours, or some of them if they are large. Hours that are still gaining decisions
-are judged at each read. In a lake that can't be written, all hours are. Outcomes are added at each read, because they
-arrive for days.
+are judged at each read, and so are all hours if the lake can't be written. Outcomes are added at each read, because
+they arrive for days.
 """
 
 import logging

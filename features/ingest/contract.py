@@ -93,7 +93,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cells:
-    """A file before (`raw`) and after (`adapted`) an adapter, and its own names (`called`) of adapted columns."""
+    """The cells of a file: `raw`, `adapted` by an adapter, and the names in the file (`called`) of adapted columns."""
 
     raw: ibis.Table
     adapted: ibis.Table

@@ -72,7 +72,7 @@ class ConversionsReport:
 
 
 class Later:
-    """The second file of a data set, in DuckDB; valid as long as its engine."""
+    """The second file of a data set, in DuckDB; valid until its engine is closed."""
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None

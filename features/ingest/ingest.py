@@ -143,7 +143,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
 
 
 class _RawTable:
-    """A raw log as a table, and its faults; valid as long as its engine."""
+    """A raw log as a table, and its faults; valid until its engine is closed."""
 
     def __init__(
         self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
@@ -161,7 +161,7 @@ class _RawTable:
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
     def validate(self, scratch: Path) -> None:
-        """Separate good rows from bad rows; `scratch` is a folder that exists as long as the engine."""
+        """Separate good rows from bad rows; the folder `scratch` must exist until the engine is closed."""
         raw, adapted = self._cells.raw, self._cells.adapted
         stages = contract.stages(self._spec, adapted.columns)
         judged = contract.judge(contract.read(adapted, self._spec), stages[0])

@@ -1,4 +1,4 @@
-"""A run's own Feast repository: creates it, joins training rows strictly in the past, keeps the online store fresh.
+"""A run's own Feast repository: creates it, joins features of the strict past to training rows, writes features online.
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows

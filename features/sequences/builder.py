@@ -48,7 +48,7 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Clean the touchpoints of a canonical log; `clean`: no row has to be dropped or moved (None checks with a query).
+    """Clean the touchpoints of a canonical log; `clean` skips this, and None checks first whether the log is clean.
 
     Adds `known` to the columns of `canonical`: the time from which a row may be used, which is the later one of its own
     time and its arrival, if recorded.

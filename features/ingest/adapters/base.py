@@ -46,7 +46,7 @@ class Adapter:
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
         """Read a log file without changes: the file's column names, text for CSV and JSON, and `files.ROW`.
 
-        The table is valid as long as the engine and the folder `scratch`.
+        The table is valid until the engine is closed or the folder `scratch` is deleted.
         """
         parts = files.parts(path)
         names = files.columns_of(path, parts, spec.file.separator)
