@@ -2,7 +2,7 @@
 
 import os
 
-# onnxruntime reports its use to its vendor unless this is set before the import, here or in a process that we start.
+# Without this, onnxruntime sends usage data to its vendor. Set before onnxruntime is imported; subprocesses inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Array types that every room uses; the shape of an array stands in its name (`gain_BC`: B rows, C channels)."""
+"""Array types that all packages share. The suffix of an array's name is its shape (`gain_BC`: B rows, C channels)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,7 @@
-"""Helpers that know nothing of the domain: nearly each file stands alone.
+"""Helpers that are independent of advertising, and mostly of each other.
 
-`files` (atomic replacement), `validation` (strict models and their error messages), `progress` (reports of a step, and
-of DuckDB's queries), `step` (how a pipeline's step ends), `snapshots` (what steps pass to each other), `sqlite_times`
-(times in SQLite beside IPython), `hardware` (what a figure was measured on), `locks` (between processes), `http`
-(requests), `object_stores` (of an address), `duckdb_files` (those of a store), `clock_jumps` (ages by a clock).
+`files` (atomic replacement), `validation` (strict models and their error messages), `progress` (of a step, and of
+DuckDB's queries), `step` (error handling of a pipeline step), `snapshots` (folders that steps pass to each other),
+`sqlite_times` (SQLite with IPython), `hardware` (of a measurement), `locks` (between processes), `http` (requests),
+`object_stores` (s3:// and others), `duckdb_files` (such a store in DuckDB), `clock_jumps` (ages if the clock jumps).
 """

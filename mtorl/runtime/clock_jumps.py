@@ -1,21 +1,21 @@
-"""Ages by a clock that may be put forward: a jump makes nothing older until as much time has passed.
+"""Computes ages that stay right when the wall clock jumps forward.
 
     jumps = ClockJumps(time.monotonic)
-    jumps.before(time.time(), 86_400.0)     # called again and again: what was made earlier is surely as old as a day
+    jumps.before(time.time(), 86_400.0)     # call it regularly: records from before this time are a day old or older
 
-A clock that is put forward by a day for a moment must neither release a reservation whose cost is on its way, nor end
-an experiment. A jump counts until as much time has passed since: by then all that was made before it is as old anyhow.
-The same holds after the machine was suspended, when no cost could be reported.
+A clock that is a day ahead for a moment must neither release a reservation whose cost is still to come, nor end an
+experiment. So `before` subtracts a jump until `age` seconds have passed since it; by then, everything from before the
+jump is at least that old. A suspension of the machine counts as a jump, because no cost could arrive meanwhile.
 """
 
 import threading
 from collections.abc import Callable
 
-_SMALL = 10.0  # seconds: reading a clock on another machine may take as long
+_SMALL = 10.0  # seconds: reading the clock of another machine may take this long, so a smaller jump is ignored
 
 
 class ClockJumps:
-    """Jumps of a clock since its first reading, by the seconds of a clock (`steady`) that is never put forward."""
+    """The forward jumps of a clock since its first reading, measured against `steady`, a clock that never jumps."""
 
     def __init__(self, steady: Callable[[], float]) -> None:
         self._steady = steady
@@ -24,7 +24,7 @@ class ClockJumps:
         self._jumps: list[tuple[float, float]] = []  # when, in steady seconds, and by how much
 
     def observe(self, now: float) -> float:
-        """Note the clock's time; returns the steady seconds."""
+        """Compare the clock's time `now` with the steady clock and return the steady seconds."""
         with self._lock:
             steady = self._steady()
             if self._last is not None:
@@ -35,6 +35,6 @@ class ClockJumps:
             return steady
 
     def before(self, now: float, age: float) -> float:
-        """The latest time, by the clock, of what is surely `age` seconds old at its time `now`."""
+        """The clock time before which every record is certainly at least `age` seconds old at the clock time `now`."""
         steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

@@ -1,4 +1,4 @@
-"""Files of a pyarrow file system for DuckDB, which reads them as `lake://NAME` wherever they lie."""
+"""Lets DuckDB read the files of a pyarrow file system, local or in an object store, as `lake://NAME`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEME = "lake://"
 
 
 class LakeFiles(ArrowFSWrapper):  # type: ignore[misc]
-    """A pyarrow file system, for reading."""
+    """A read-only fsspec view of a pyarrow file system, to register with DuckDB."""
 
     protocol = ("lake",)
 

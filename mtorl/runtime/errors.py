@@ -1,8 +1,8 @@
-"""The base of all errors that users can mend."""
+"""The base class of all errors that users can fix."""
 
 
 class InputError(Exception):
-    """Input can't be used; the message says what is wrong and what to do.
+    """The input can't be used; the message says what is wrong and what to do.
 
-    A command and a pipeline's step end with that message. Every other error is a fault of ours and shows its traceback.
+    A command or a pipeline step prints this message and exits. Any other error is a bug and shows its traceback.
     """

@@ -1,9 +1,9 @@
-"""Files and folders that appear whole or not at all, also if the process that writes them is killed.
+"""Writes files and folders atomically, even if the process is killed halfway.
 
     with replacing(Path("metrics.json")) as unfinished:
         unfinished.write_text(text)
 
-Until the end of the block, the new content lies beside the old one under a hidden name.
+Until the end of the block, the new content has a hidden name in the same folder.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)  # a shared volume may have a quota
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A path to write a file or a folder to; it replaces `path` at the end of the block, or is removed after an error.
+    """Yields a temporary path for a file or folder, which replaces `path` at the end of the block.
 
-    A file is replaced in one step. A folder is missing for a moment: the old one is renamed, then the new one. A file
-    does not replace a folder, nor a folder a file, except for Parquet: a table may be a file or a folder of parts.
+    After an error in the block, the temporary path is removed and `path` is unchanged. A file is replaced in one step.
+    A folder is missing for a moment, between the renaming of the old folder and of the new one. A file can't replace a
+    folder, nor a folder a file, except for a Parquet table, which may be one file or a folder of parts.
 
-    A `durable` file survives a power failure right after the end of the block: this waits for the disk twice, for the
-    content and for the name.
+    A `durable` file survives a power failure right after the block; content and name are synced to disk.
 
     Raises:
-        OSError: `path` can't be written to, or is a folder where a file was written, or the other way round. On a
-            full disk it has the number ENOSPC and names `path`, also where a library raises another error.
+        OSError: `path` can't be written, or a file would replace a folder or the reverse. If the disk is full, the
+            error has the number ENOSPC and names `path`, even if a library raised a different error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -53,7 +53,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn any error of a full disk into an OSError (ENOSPC) with the path of the innermost of these blocks."""
+    """Turn any error caused by a full disk into an OSError (ENOSPC) that names `path`; if nested, the inner path."""
     try:
         yield
     except Exception as error:
@@ -64,12 +64,12 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full; DuckDB and Arrow raise their own, with the system's words."""
+    """Whether an error reports a full disk. DuckDB and Arrow raise their own errors, with the system's text."""
     return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder or a link, if it is there."""
+    """Remove a file, a folder or a link, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -83,7 +83,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file durable, or the names in a folder."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -92,14 +92,14 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed a day ago left; previous content stays if nothing replaced it."""
+    """Remove temporary files that a process killed over a day ago left; the `.old` one stays if `path` is missing."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # another process removes it, or this one may not
-                # When it was made or renamed: its content may be a copy, as old as what was copied.
+            with contextlib.suppress(OSError):  # another process removes it, or this one lacks permission
+                # ctime is when the file was created or renamed; a copy has the mtime of its original.
                 if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
                     remove(Path(entry.path))
 
@@ -121,7 +121,7 @@ def _swap(new: Path, path: Path) -> None:
             os.rename(new, path)
             return
         except OSError:
-            if not os.path.lexists(path):  # else, another process put its folder there in between: the last one stays
+            if not os.path.lexists(path):  # else another process has just put its folder there: try again
                 if os.path.lexists(old):
                     os.rename(old, path)
                 raise
@@ -131,9 +131,9 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a Parquet file, or the parts in a folder; copy where the file system has no links.
+    """Hard-link a Parquet file, or the parts in a folder; copy if the file system has no links.
 
-    A changed file is always a new one in its place, so the link keeps the old content.
+    Files are replaced, never changed in place, so a link keeps the old content.
     """
     shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
 

@@ -1,4 +1,4 @@
-"""Requests over HTTP to servers of this machine or cluster; no proxy, since none could reach them.
+"""Sends HTTP requests to servers on the same host or cluster. Proxies are ignored: they can't reach these servers.
 
 send_request("http://127.0.0.1:8080/health/ready", seconds=5).content
 send_request("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 UNIX = "http+unix"
-_MOST_BYTES = 4 << 20  # of an answer
+_MOST_BYTES = 4 << 20  # of a response
 
 
 class StatusError(OSError):
-    """A server answers with another status than 2xx."""
+    """A server responded with a status other than 2xx; `content` is the body of the response."""
 
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"HTTP {status}")
@@ -26,7 +26,7 @@ class StatusError(OSError):
 
 
 class Answer(NamedTuple):
-    """An answer with a status of 2xx."""
+    """A response with a 2xx status."""
 
     status: int
     headers: HTTPMessage
@@ -34,14 +34,14 @@ class Answer(NamedTuple):
 
 
 def send_request(url: str, body: object = None, *, seconds: float, method: str | None = None) -> Answer:
-    """Send a request without a body, or with one as JSON; `http+unix` has the encoded path of a socket for the host.
+    """Send a request, with `body` as JSON if there is one. The host of an `http+unix` URL is the encoded socket path.
 
-    The limit of `seconds` is for the connection, for each wait for the answer, and for its whole content.
+    The limit of `seconds` applies to the connection, to each wait for data, and to reading the whole response.
 
-    OSError: no answer in time, half an answer, one that is not HTTP, or more than 4 MiB; StatusError: not a 2xx status.
+    StatusError: the status is not 2xx. OSError: the response is late, incomplete, not HTTP, or larger than 4 MiB.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("http", UNIX):  # a request that is meant to be encrypted must not go out in clear
+    if parts.scheme not in ("http", UNIX):  # an https request must not be sent unencrypted
         raise OSError(f"{url}: only http:// and {UNIX}:// are supported")
     with closing(HTTPConnection(parts.hostname or "localhost", parts.port, timeout=seconds)) as connection:
         if parts.scheme == UNIX:
@@ -64,10 +64,10 @@ def send_request(url: str, body: object = None, *, seconds: float, method: str |
 
 def _whole(answer: HTTPResponse, seconds: float) -> bytes:
     until, content = time.monotonic() + seconds, b""
-    while part := answer.read1(_MOST_BYTES):  # what has come, since waiting for all of it may have no end
+    while part := answer.read1(_MOST_BYTES):  # reads what has arrived: a slow server could block read() for ever
         content += part
         if len(content) > _MOST_BYTES or time.monotonic() > until:
-            raise TimeoutError(f"after {len(content):,} bytes the answer has not ended")
-    if answer.length:  # the end of the connection is not that of the answer
-        raise ConnectionError(f"the answer ended {answer.length:,} bytes early")
+            raise TimeoutError(f"the response is incomplete after {len(content):,} bytes")
+    if answer.length:  # the server closed the connection before the end of the response
+        raise ConnectionError(f"the response ended {answer.length:,} bytes early")
     return content

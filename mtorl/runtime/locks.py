@@ -1,4 +1,4 @@
-"""Locks between processes: a file that the kernel unlocks when its holder ends, even if killed.
+"""Locks between processes, on a file that the kernel unlocks when its holder exits or is killed.
 
 with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
 ...
@@ -16,10 +16,10 @@ _TRY_SECONDS = 0.05
 
 @contextlib.contextmanager
 def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[int]:
-    """Holds a lock until the end of the block, whose value is the lock file's descriptor.
+    """Holds a lock until the end of the block, and yields the descriptor of the lock file.
 
-    The file is made if it is not there, and never removed. `busy` is raised if another process still holds the lock
-    after `wait_seconds`; several may hold a `shared` one.
+    The file is created if it is missing, and never removed. If another process still holds the lock after
+    `wait_seconds`, this raises `busy`. Several processes may hold a `shared` lock at once.
     """
     try:
         lock = acquire(path, wait_seconds=wait_seconds, shared=shared)
@@ -32,7 +32,7 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
 
 def acquire(path: Path, *, wait_seconds: float = 0.0, shared: bool = False) -> int:
-    """Locks a file; returns its descriptor, which holds the lock until it is closed. BlockingIOError: it is held."""
+    """Locks a file until the returned descriptor is closed; BlockingIOError if another process keeps the lock."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
     until = time.monotonic() + wait_seconds
     try:

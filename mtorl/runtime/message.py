@@ -1,13 +1,13 @@
-"""Messages with a code: programs and tests compare codes and values, people read the words.
+"""Messages with a code and values for programs and tests, and words for people.
 
     # messages.py of a room: its catalogue
     NO_COLUMN = Words("no-column", "{file}: no column {column}. Name it under columns in {dataset}.")
 
-    # where it happens
+    # where the error occurs
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-Words say what happened, where, and what to do. A list among the values is written with commas, or with the separator
-that follows a colon in its place.
+The words say what happened, where, and what to do. A list is written with commas, or with the separator after the colon
+in its field: `{checks:; }`.
 """
 
 import string
@@ -17,46 +17,46 @@ from typing import Any, NamedTuple
 
 
 class Message(str):
-    """The words of one case, with its `code` and `values`."""
+    """The text of one message, with its `code` and `values`."""
 
     code: str
     values: dict[str, Any]
 
     def __new__(cls, text: str, code: str = "", values: dict[str, Any] | None = None) -> "Message":
-        """Make a message of its words; without a code it is like any other string."""
+        """Create a message from its text; without a code it is an ordinary string."""
         message = super().__new__(cls, text)
         message.code, message.values = code, values or {}
         return message
 
     @property
     def body(self) -> dict[str, Any]:
-        """The body of an HTTP answer: `error`, `code` and `values`."""
+        """The body of an HTTP response: `error`, `code` and `values`."""
         return {"error": self, "code": self.code, "values": self.values}
 
     @property
     def camel_code(self) -> str:
-        """The code as Kubernetes writes a reason: `no-column` is NoColumn."""
+        """The code in the form of a Kubernetes reason: `no-column` becomes NoColumn."""
         return "".join(part.capitalize() for part in self.code.split("-"))
 
 
 def rephrased(said: BaseException | str, text: str) -> Message:
-    """Other words for an error or a message, with its code and values."""
+    """A message with a new text, and the code and values of an error or message."""
     message = said.args[0] if isinstance(said, BaseException) and said.args else said
     return Message(text, getattr(message, "code", ""), getattr(message, "values", None))
 
 
 def prefixed(where: object, said: BaseException | str) -> Message:
-    """An error or a message after the file, row or field that it is about, if any; code and values stay."""
+    """A message with the file, row or field before its text, if there is one; code and values stay."""
     return rephrased(said, f"{where}: {said}" if where else str(said))
 
 
 def joined(said: Sequence[str], by: str = "; ") -> Message:
-    """Several messages as one, with code and values of the first."""
+    """Several messages as one, with the code and values of the first."""
     return rephrased(said[0], by.join(said))
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: a dataclass as its fields; of what JSON has no type for, such as a path, the text."""
+    """A value in JSON's types: a dataclass becomes a mapping, and any other type, such as a path, becomes text."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     match value:
@@ -66,7 +66,7 @@ def plain(value: Any) -> Any:
             return {str(name): plain(one) for name, one in value.items()}
         case list() | tuple():
             return [plain(one) for one in value]
-    return value.item() if hasattr(value, "item") else str(value)  # numpy's numbers have one
+    return value.item() if hasattr(value, "item") else str(value)  # `item` converts NumPy numbers
 
 
 class _Lists(string.Formatter):
@@ -77,13 +77,13 @@ class _Lists(string.Formatter):
 
 
 class Words(NamedTuple):
-    """An entry of a catalogue: its code and its words, with a `{name}` for each value."""
+    """An entry of a catalogue: a code, and a text with a `{name}` for each value."""
 
     code: str
     template: str
 
     def __call__(self, **values: Any) -> Message:
-        """Fill the words with values. TypeError, a fault of the caller: a value is missing, or one too many."""
+        """Fill in the values. TypeError, a bug of the caller: a value is missing or unknown."""
         if values.keys() != (names := self.names):
             raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")
         text = _Lists().vformat(self.template, (), values)

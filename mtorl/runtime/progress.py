@@ -1,8 +1,8 @@
-"""Progress reports of a long-running step.
+"""Reports the progress of a long-running step.
 
-A caller in the same process receives the reports through `listen`. A step may also run in a subprocess or a pod: then
-``MTORL_PROGRESS`` names a file to which every report is appended as a JSON line, and the process that started the step
-reads it and draws the bar. With neither, a report becomes a log line, at most one every five seconds.
+A caller in the same process receives the reports through `listen`. If the step runs in a subprocess or a pod,
+``MTORL_PROGRESS`` names a file to which each report is appended as a JSON line. The process that started the step reads
+this file and draws the bar. Without a listener and a file, a report becomes a log line, at most one every five seconds.
 """
 
 import json
@@ -22,18 +22,18 @@ _LOG = logging.getLogger(__name__)
 _last_line = 0.0
 _listener: Callable[[float, float, str], None] | None = None
 _newest = (0.0, 0.0, "", 1.0)  # the newest report
-_within = 0.0  # the farthest share of what comes after it
+_within = 0.0  # the largest share reported of the work that follows the newest report
 
 
 def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
-    """Report that `done` of `total` units are finished; `within` and `advance` count the next `ahead` units."""
+    """Report that `done` of `total` units are finished; `within` and `advance` refer to the next `ahead` units."""
     global _newest, _within
     _newest, _within = (done, total, note, ahead), 0.0
     _send(done, total, note)
 
 
 def within(share: float) -> None:
-    """Report which share of the work after the newest report is done; the bar never goes back."""
+    """Report the share (0 to 1) of the next `ahead` units that is done; the bar never moves backwards."""
     global _within
     done, total, note, ahead = _newest
     _within = max(_within, share)
@@ -41,7 +41,7 @@ def within(share: float) -> None:
 
 
 def advance() -> None:
-    """Report that the work after the newest report is finished, and as much follows."""
+    """Report that the next `ahead` units are finished and that as many follow."""
     done, total, note, ahead = _newest
     report(min(done + ahead, total), total, note, ahead)
 
@@ -59,7 +59,7 @@ def _send(done: float, total: float, note: str) -> None:
 
 @contextmanager
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
-    """Receive the reports of this process until the end of the block, in the thread that reports."""
+    """Pass the reports of this process to `on_report` until the end of the block, in the thread that reports."""
     global _listener
     before, _listener = _listener, on_report
     try:
@@ -69,7 +69,7 @@ def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
 
 
 def input_error(error: BaseException) -> None:
-    """Report a fault of the user's input, which the process that started the step shows without a traceback."""
+    """Report an error in the user's input; the process that started the step shows it without a traceback."""
     if path := os.environ.get(ENV):
         said = rephrased(error, str(error))
         _append(path, {"input_error": said, "code": said.code, "values": said.values})
@@ -87,13 +87,13 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 
 
 def _append(path: str, event: dict[str, object]) -> None:
-    # A short line that is appended in one write: lines of several processes do not mix.
+    # One unbuffered write for each line, so that the lines of several processes do not mix.
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(event, default=str).encode() + b"\n")
 
 
 def without_progress_bar(connection: Any) -> None:
-    """Switch the bar off where it is on: a notebook without ipywidgets, where it is off, refuses the setting."""
+    """Switch DuckDB's bar off if it is on. In a notebook without ipywidgets it is off, and the setting is refused."""
     ((drawn,),) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if drawn:
         connection.execute("SET enable_progress_bar = false")
@@ -101,7 +101,7 @@ def without_progress_bar(connection: Any) -> None:
 
 @contextmanager
 def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
-    """Report the share of each query that is done (`progress.within`) every `seconds`, until the end of the block."""
+    """Report how much of each query is done (by `within`) every `seconds` until the end of the block."""
     import duckdb
 
     try:
@@ -114,7 +114,7 @@ def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
 
     def report() -> None:
         while not ended.wait(seconds):
-            if (percent := connection.query_progress()) >= 0:  # -1: no query is at work
+            if (percent := connection.query_progress()) >= 0:  # -1: no query is running
                 within(percent / 100)
 
     thread = threading.Thread(target=report, daemon=True)

@@ -1,18 +1,18 @@
-"""Snapshots: folders by their content on a volume, to which a pipeline's artifacts point instead of holding a copy.
+"""Stores large pipeline artifacts as snapshots: folders on a volume that are named by a digest of their content.
 
     with snapshot(artifact.path, "/mnt/mtorl/snapshots", "windows") as folder:      # the step that writes
         ...
     folder = located(artifact.path)                                                 # each step that reads
 
-    snapshots/windows-3f2a.../       never changed, except that users are forgotten in it
+    snapshots/windows-3f2a.../       immutable, except that forgotten users are removed
     artifact.path/snapshot.json      {"path": ".../snapshots/windows-3f2a...", "sha256": "3f2a..."}
 
-Kubeflow Pipelines uploads and downloads artifacts whole; that is now one small file. Other content is another folder,
-so no run changes what another one reads. Without a volume, as on a laptop, the artifact itself is the folder.
+Kubeflow Pipelines then uploads and downloads only a small file that points to the folder. Other content has a
+different folder, so no run changes the input of another. Without a volume, as on a laptop, the artifact is the folder.
 
-Of each kind the `_KEPT` that were used last stay, and all that were used within a day: a run takes half of one at most.
-A cached step may point to one that is gone, as after a restore of the volume. The step that finds this out fails and
-counts it, and the count is a parameter of the steps that write: the next run writes anew.
+The `_KEPT` most recently used snapshots of each kind stay, and all that were used within a day: a run takes half a day
+at most. After a restore of the volume, a cached step may point to a missing snapshot. The step that reads it then fails
+and increments a count, which is a parameter of the writing steps. So the next run does not use their cached result.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ _USED_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
-    """A folder to write to; at the end of the block it is a snapshot, and the artifact at a path points to it.
+    """Yields a folder to write to. At the end of the block it becomes a snapshot, and the artifact points to it.
 
-    `place` is the folder of all snapshots ("": the artifact itself is the folder); those of a kind replace each other.
+    `place` is the folder of all snapshots. If it is "", the caller writes to the artifact's own path.
     """
     if not place:
         yield Path(artifact)
@@ -46,11 +46,11 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
     unfinished, forgotten = root / f".{kind}.{secrets.token_hex(4)}", _forgotten(root)
     try:
         yield unfinished
-        if _forgotten(root) != forgotten:  # of whom rows may have been written already
+        if _forgotten(root) != forgotten:  # rows of these users may have been written already
             raise RuntimeError(f"{root}: users were forgotten while a snapshot was written; run the step again")
         digest = _digest(unfinished)
         kept = root / f"{kind}-{digest[:16]}"
-        with locked(root / _LOCK, TimeoutError(f"{root}: another run has held it for a minute"), wait_seconds=60):
+        with locked(root / _LOCK, TimeoutError(f"{root}: another run locked it for a minute"), wait_seconds=60):
             if not kept.exists():
                 os.rename(unfinished, kept)
             os.utime(kept)
@@ -62,7 +62,7 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
 
 
 def located(artifact: str) -> Path:
-    """The folder of an artifact: the snapshot to which it points, or else the artifact itself."""
+    """The snapshot that an artifact points to, or the artifact's own path if it points to none."""
     pointer = Path(artifact) / _POINTER
     if not pointer.is_file():
         return Path(artifact)
@@ -71,14 +71,14 @@ def located(artifact: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder.parent / _LOST) as unfinished:
             unfinished.write_text(str(int(lost(str(folder.parent))) + 1))
-        raise FileNotFoundError(f"{folder}: this snapshot is gone; run the pipeline again, which writes it anew")
+        raise FileNotFoundError(f"{folder}: this snapshot is missing; run the pipeline again to recreate it")
     with contextlib.suppress(PermissionError):
-        os.utime(folder)  # when it was used last
+        os.utime(folder)  # marks it as used now
     return folder
 
 
 def lost(place: str) -> str:
-    """Number of times that an artifact's snapshot was missing, as a text; "" for no folder of snapshots."""
+    """The number of times that a snapshot of the folder `place` was missing, as text; "" if `place` is ""."""
     file = Path(place) / _LOST
     return "" if not place else file.read_text() if file.exists() else "0"
 
@@ -89,16 +89,16 @@ def _digest(folder: Path) -> str:
 
 
 def _forgotten(root: Path) -> list[int]:
-    """Times of the lists of forgotten users (`mtorl.log.forgotten`) that hold for a folder."""
+    """Modification times of the lists of forgotten users (`mtorl.log.forgotten`) that apply to a folder."""
     files = (folder / "forgotten.json" for folder in (root, *root.parents))
     return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def _prune(root: Path, kind: str) -> None:
-    """Remove what is neither of the newest nor in use, and what a killed process left."""
+    """Remove old snapshots, and unfinished folders that a killed process left."""
     by_use = sorted(root.glob(f"{kind}-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in [*by_use[_KEPT:], *root.glob(f".{kind}.*")]:
         if time.time() - folder.stat().st_mtime > _USED_SECONDS:
-            hidden = root / f".{kind}.{secrets.token_hex(4)}"  # a snapshot is whole or not there
+            hidden = root / f".{kind}.{secrets.token_hex(4)}"  # no reader sees a half-removed snapshot
             os.rename(folder, hidden)
             remove(hidden)

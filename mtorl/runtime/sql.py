@@ -1,13 +1,13 @@
-"""Texts and names of columns in SQL, for DuckDB and Spark."""
+"""Quotes text and column names for SQL, in DuckDB and Spark."""
 
 from pathlib import Path
 
 
 def sql_text(value: str | Path) -> str:
-    """A text in SQL."""
+    """A text as an SQL literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def sql_name(column: str) -> str:
-    """The name of a column in SQL."""
+    """The name of a column as an SQL identifier."""
     return '"' + column.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""Times that a library has written to SQLite stay readable where IPython is installed, too."""
+"""Keeps times that a library wrote to SQLite readable when IPython is installed."""
 
 import importlib
 import sqlite3
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def read_times_by(convert: Callable[[bytes], Any]) -> None:
-    """Read SQLite's times (columns of type `timestamp`) here by the converter of the library that wrote them.
+    """Read SQLite columns of type `timestamp` with `convert`, the converter of the library that wrote them.
 
-    Converters are global to a process. IPython, which DuckDB imports where it is installed, sets one of its own: stores
-    with other times can't be read from then on. So IPython comes first here.
+    Converters are global to a process. DuckDB imports IPython if it is installed, and IPython sets a converter of its
+    own, which can't read the times of other libraries. So this imports IPython first and then sets `convert`.
     """
-    with suppress(Exception):  # it is not installed, or broken: either way nothing here needs it
+    with suppress(Exception):  # IPython is not installed, or broken, so DuckDB can't import it either
         importlib.import_module("IPython.core.history")
     sqlite3.register_converter("timestamp", convert)

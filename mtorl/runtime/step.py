@@ -1,14 +1,14 @@
-"""The end of a pipeline's step on unusable input: a message that says what to mend, without a traceback.
+"""Ends a pipeline step that has unusable input with a message that says what to fix, without a traceback.
 
     with step():
         ...                             # the body of a component
 
-A cluster shows only the end of a step's log, and Kubeflow Pipelines says only that a run has failed. So the reason is
-noted in a folder that outlives the pods, and the run's last step reports it:
+A cluster shows only the end of a step's log, and Kubeflow Pipelines reports only that a run has failed. So the reason
+is written to a note in a folder that outlives the pods, and the run's last step reports it:
 
     $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
 
-Without both variables nothing is noted. A step that succeeds when it is retried removes its note.
+Unless both variables are set, no note is written. A step that succeeds when it is retried removes its note.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import is_disk_full, remove
 
 RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
-"""Variables of the environment: the folder of all runs, and the id of the present one."""
+"""Environment variables: the folder of all runs, and the id of the current run."""
 _MOST = 4_000  # characters of a note
 _KEPT = 30  # runs whose notes are kept
-_SILENT = "it said nothing at its end: killed, as when there is no memory left"
-_EMPTY = "its note is empty, as on a full disk: see the step's log"
+_SILENT = "it exited without a message: probably killed, for instance because memory ran out"
+_EMPTY = "its note is empty, perhaps because the disk is full: see the step's log"
 
 
 def run_id() -> str:
-    """Id of the present run; "" outside of a pipeline."""
+    """Id of the current run; "" outside of a pipeline."""
     return os.environ.get(RUN_ID, "")
 
 
 def note(why: str, step: str = "") -> None:
-    """Keep why a step, by default the present one, failed; "": it did not. A full disk is no reason to fail here."""
+    """Write why a step failed, by default the current step; "" removes its note. A full disk raises no error here."""
     if (folder := _folder()) is None:
         return
     with contextlib.suppress(OSError):
@@ -51,13 +51,13 @@ def note(why: str, step: str = "") -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Keep that a step has failed without a note of its own."""
+    """Write a note for a failed step that has none."""
     if step not in notes():
         note(_SILENT, step)
 
 
 def notes() -> dict[str, str]:
-    """The notes of the present run, by step; removes those of old runs."""
+    """The notes of the current run, by step; removes the notes of old runs."""
     folder = _folder()
     if folder is None or not folder.is_dir():
         return {}
@@ -78,29 +78,29 @@ def _folder() -> Path | None:
 
 
 def _step() -> str:
-    """The step of this process, as KFP's launcher names it."""
+    """The name of the step that KFP's launcher runs in this process."""
     with contextlib.suppress(ValueError, IndexError):
         return sys.argv[sys.argv.index("--function_to_execute") + 1].replace("_", "-")
     return "step"
 
 
-_PRIVATE = 0o027  # nothing for others; servers and jobs have the user or the group of the steps
+_PRIVATE = 0o027  # no access for other users; servers and jobs have the user or the group of the steps
 
 
 @contextmanager
 def step() -> Iterator[None]:
-    """Run the body of a step; SystemExit with the message and notes of an error that users can mend.
+    """Run the body of a step; an error that users can fix becomes SystemExit with its message and notes.
 
-    These are each InputError, and the errors of a volume that is full or can't be written to.
+    Users can fix an InputError, and a volume that is full or not writable.
     """
     mask = os.umask(_PRIVATE)
-    if mask & 0o002:  # somebody's own choice, as on a laptop; a launcher on a cluster leaves no mask at all
+    if mask & 0o002:  # the user's own choice, as on a laptop; a cluster's launcher sets no mask
         os.umask(mask)
     try:
         yield
         note("")
     except (OSError, InputError) as error:
-        if isinstance(error, shutil.Error) and is_disk_full(error):  # the first file stands for all
+        if isinstance(error, shutil.Error) and is_disk_full(error):  # shutil.Error lists several files: name the first
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             note(f"{type(error).__name__}: {error}")

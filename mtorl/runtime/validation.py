@@ -1,4 +1,4 @@
-"""Strict models of files and requests that people write, with one error that names the place and what to change.
+"""Strict models of files and requests that people write; errors name the field and what to change.
 
     class Arm(StrictModel):
         name: Text
@@ -6,8 +6,8 @@
 
     arm = validated(Arm, data, ExperimentError)     # weight: expected a number of at least 0, got -1
 
-Nothing is converted: the text "5%" is no number, `true` is no number, and an unknown field is an error. The
-JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernetes read.
+Types are not converted: neither the text "5%" nor `true` is a number. An unknown field is an error. Editors, docs and
+Kubernetes read the JSON schema of a model (`model_json_schema`).
 """
 
 from collections.abc import Callable, Mapping
@@ -33,14 +33,14 @@ from mtorl.runtime.messages import UNREADABLE
 
 
 class StrictModel(BaseModel):
-    """Frozen model without conversions or extra fields; the text under a field describes it in the JSON schema."""
+    """A frozen model without conversions or extra fields. A docstring under a field is its text in the JSON schema."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values in some fields, validated like a new one (ValidationError)."""
+        """A copy with changed fields, validated like a new model; raises ValidationError."""
         return self.model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     @model_validator(mode="wrap")
@@ -56,7 +56,7 @@ class StrictModel(BaseModel):
         words, known = "unknown field {key}; known: {known}", ", ".join(cls.model_fields)
         kinds = [PydanticCustomError("unknown_field", words, {"key": repr(key), "known": known}) for key in unknown]
         faults = [InitErrorDetails(type=kind, input=data[key]) for kind, key in zip(kinds, unknown, strict=True)]
-        try:  # one message names the other faults, too
+        try:  # collects the other faults, so that one message names all of them
             handler({key: value for key, value in data.items() if key in cls.model_fields})
         except ValidationError as error:
             for fault in error.errors(include_url=False):
@@ -75,13 +75,13 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 """Text that is not blank."""
 
 FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""`Annotated[tuple[Arm, ...], FromList]`: a list in the file, a tuple in the model."""
+"""`Annotated[tuple[Arm, ...], FromList]` is a list in the file and a tuple in the model."""
 
 
 class NoneInWord:
-    """`Annotated[float | None, NoneInWord()] = 24.0`: null where it is not the default, also as the word `none`.
+    """Accepts the word `none` for null: `Annotated[float | None, NoneInWord()] = 24.0`.
 
-    `kubectl apply` leaves out a null, so that the default would apply.
+    `kubectl apply` leaves out a null, so a field with another default could not be set to null.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -98,7 +98,7 @@ Model = TypeVar("Model", bound=StrictModel)
 
 
 def validated(model: type[Model], data: object, fault: type[Exception], folder: Path | None = None) -> Model:
-    """A model of plain values; a `fault` names the place and what to change. Paths are relative to `folder`."""
+    """A model from plain values; raises `fault` with the field and what to change. Paths are relative to `folder`."""
     try:
         return model.model_validate(data, context={"folder": folder})
     except ValidationError as error:
@@ -106,7 +106,7 @@ def validated(model: type[Model], data: object, fault: type[Exception], folder: 
 
 
 def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
-    """The plain values of a YAML file; `fault` with the description `what` if it can't be read or is not YAML."""
+    """The plain values of a YAML file; raises `fault`, which calls the file `what`, if it is unreadable or not YAML."""
     try:
         return plain_values(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,7 +114,7 @@ def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
 
 
 def plain_values(text: str | bytes) -> Any:
-    """The plain values of YAML; ValueError if it is none, or has an impossible value, such as the date 2026-02-30."""
+    """The plain values of a YAML text; ValueError if it is not YAML or has an invalid value, such as 2026-02-30."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -124,7 +124,7 @@ def plain_values(text: str | bytes) -> Any:
 
 
 def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception]) -> Model:
-    """A model from a YAML file; every error is a `fault` that names the file."""
+    """A model from a YAML file; raises `fault`, which names the file, for every error."""
     data = read_yaml(path, what, fault)
     try:
         return validated(model, data, fault)
@@ -133,37 +133,37 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
 
 
 def all_faults(error: ValidationError) -> Message:
-    """All faults of the input: one in a line as `first_fault`, several in a list with code `faults`."""
+    """All faults of the input as one message: one fault as in `first_fault`, several as a list with code `faults`."""
     faults = [_message(fault) for fault in _of_people(error)]
     lines = "\n  - ".join([f"{len(faults)} faults:", *faults])
     return faults[0] if len(faults) == 1 else Message(lines, "faults", {"faults": faults})
 
 
 def first_fault(error: ValidationError) -> Message:
-    """The first fault of the input in one line: where, what was expected, what was given.
+    """The first fault of the input in one line: the field, what was expected, what was given.
 
-    Its code is that of the validator's message, or else pydantic's type of the error; its value `at` is the place.
+    The code is the code of the validator's message, or else pydantic's error type. The value `at` is the field.
     """
     return _message(_of_people(error)[0])
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
-    """The faults to be mended: not that a default could not be made, which follows from another one."""
+    """The faults that the user must fix. A default that could not be computed is the result of another fault."""
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
 
 def _message(fault: ErrorDetails) -> Message:
-    error = fault.get("ctx", {}).get("error")  # of broken JSON, a text
+    error = fault.get("ctx", {}).get("error")  # an exception, or text for invalid JSON
     own = rephrased(error if isinstance(error, ValueError) else ValueError(), "")
     code = own.code or fault["type"].replace("_", "-")
     return Message(_in_words(fault), code, {"at": location(fault["loc"]), **own.values})
 
 
 def _in_words(fault: ErrorDetails) -> str:
-    # In a mapping, pydantic calls the place of a wrong key by the key itself: the message names the key anyhow.
+    # For an invalid key of a mapping, pydantic adds the key to the location; the message names it already.
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
-    if fault["type"].startswith("union_tag"):  # of a union whose field, "kind" for instance, says which model it is
+    if fault["type"].startswith("union_tag"):  # a union in which one field, such as "kind", selects the model
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
     where = location(loc)
     if fault["type"] in ("missing", "union_tag_not_found"):
@@ -181,7 +181,7 @@ def short(value: object) -> str:
 
 
 def location(loc: tuple[int | str, ...]) -> str:
-    """`arms[0].weight`, as people write it."""
+    """The path of a field as text: `arms[0].weight`."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

@@ -148,11 +148,11 @@ def test_killed_at_every_step_in_turn(tmp_path: Path, log: pd.DataFrame) -> None
 def test_one_fault_after_the_other(tmp_path: Path, log: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = Volume(tmp_path / "volume", log)
     for fault, step, words, cached in (
-        ("kill", "ingest", "it said nothing at its end: killed", set[str]()),
+        ("kill", "ingest", "it exited without a message: probably killed", set[str]()),
         ("disk", "train-challenger", "No space left on device", set()),
         ("disk", "gate", "No space left on device", MAKES - {"train-challenger", "evaluate", "package", "smoke-test"}),
         ("disk", "publish", "No space left on device", MAKES),
-        ("kill", "publish", "it said nothing at its end: killed", MAKES),
+        ("kill", "publish", "it exited without a message: probably killed", MAKES),
     ):
         kind = InputError if fault == "disk" else PipelineError
         with monkeypatch.context() as patch, pytest.raises(kind, match=str(tmp_path)) as ended:
