@@ -1,7 +1,7 @@
-"""Reading columns: from JSON lists on a server and from Arrow tables offline, into the same arrays.
+"""Reads columns into arrays, from JSON lists on a server and from Arrow tables offline.
 
-Both readers are strict about types and represent null in the same way, so that windows built online and offline are
-equal (`mtorl.window.window`).
+The two readers are equally strict about types and represent null in the same way, so that windows built online and
+offline are equal (`mtorl.window.window`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mtorl.runtime.validation import short
 
 
 class WindowError(InputError, ValueError):
-    """A window cannot be built; `index` is the position of the faulty instance or row, if there is one."""
+    """A window can't be built; `index` is the position of the faulty instance or row, if the error concerns one."""
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class WindowError(InputError, ValueError):
 
 @dataclass(frozen=True)
 class Codes:
-    """A categorical column: `codes` point into `values`; -1 is null."""
+    """A categorical column: `codes` are positions in `values`; -1 is null."""
 
     codes: Ints
     values: tuple[str, ...]
@@ -45,13 +45,13 @@ Held = TypeVar("Held", bound=Values)
 
 
 def take(values: Held, index: Ints) -> Held:
-    """The values at some positions."""
+    """The values at the positions `index`."""
     taken: Any = Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
     return cast(Held, taken)
 
 
 def take_each(columns: Mapping[str, Held], index: Ints) -> dict[str, Held]:
-    """The values of some columns at the same positions."""
+    """The values of several columns at the positions `index`."""
     return {name: take(values, index) for name, values in columns.items()}
 
 
@@ -59,20 +59,20 @@ def take_each(columns: Mapping[str, Held], index: Ints) -> dict[str, Held]:
 
 
 def as_list(values: Any) -> list[Any]:
-    """A list of what a feature store returns for a list, such as an array; null is an empty list."""
+    """Convert a list value of a feature store, which may be an array, to a list; null becomes an empty list."""
     if values is None:
         return []
     return cast(list[Any], values.tolist()) if isinstance(values, np.ndarray) else list(values)
 
 
 def as_json(values: Sequence[Any]) -> list[Any]:
-    """Values as JSON has them: NumPy scalars become plain ones; NaN, and "" in a list of text, become None."""
+    """Values in JSON's types: NumPy scalars become Python's; NaN and "" become None."""
     plain = [v.item() if isinstance(v, np.generic) else v for v in values]
     return [None if v == "" or (isinstance(v, float) and math.isnan(v)) else v for v in plain]
 
 
 def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
-    """`values`, which must be a list of `length` items."""
+    """Return `values` if it is a list of `length` items; else raise WindowError."""
     if not isinstance(values, list) or len(values) != length:
         got = len(values) if isinstance(values, list) else short(values)
         raise WindowError(f"instance {index}: {where} needs a list of {length} values, got {got}", index)
@@ -80,16 +80,16 @@ def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
 
 
 def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) -> Floats:
-    """Numbers of several instances, one after the other; `row_N` says which instance each belongs to."""
-    # NumPy would read the text "1" as a number; reading from Arrow refuses it, so this does, too.
+    """Numbers of several instances, one after the other; `row_N` is the instance of each."""
+    # NumPy would read the text "1" as a number. Reading from Arrow refuses it, so reading from JSON must.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
             i = int(row_N[position])
-            raise WindowError(f"instance {i}: {where} holds {short(value)}, expected numbers", i)
+            raise WindowError(f"instance {i}: {where} contains {short(value)}, expected numbers", i)
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     if not null and not np.isfinite(numbers).all():
         i = int(row_N[np.flatnonzero(~np.isfinite(numbers))[0]])
-        raise WindowError(f"instance {i}: {where} holds a number that is not finite", i)
+        raise WindowError(f"instance {i}: {where} contains a number that is not finite", i)
     return numbers
 
 
@@ -102,7 +102,7 @@ def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> V
     for position, value in enumerate(values):
         if value is not None and not isinstance(value, str):
             i = int(row_N[position])
-            raise WindowError(f"instance {i}: {where} holds {short(value)}, expected text", i)
+            raise WindowError(f"instance {i}: {where} contains {short(value)}, expected text", i)
         codes[position] = code.setdefault(value, len(code) - 2)
     return Codes(codes, tuple(v for v in code if v))
 
@@ -111,7 +111,7 @@ def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> V
 
 
 def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A table's column in one piece."""
+    """A table's column as one array instead of chunks."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
@@ -127,7 +127,7 @@ def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> Floats:
 
 
 def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
-    """Points in time, microseconds since 1970. A null becomes `null`, or is an error if that is None."""
+    """Times in microseconds since 1970. A null becomes `null`; if `null` is None, it raises WindowError."""
     if not pa.types.is_timestamp(values.type):
         raise WindowError(f"{where}: expected times, got {values.type}")
     if values.null_count and null is None:
@@ -139,16 +139,16 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
 
 
 def arrow_flags(table: pa.Table, name: str) -> Bools:
-    """A column of yes and no that a table may lack, which is no."""
+    """A boolean column; all false if the table does not have it."""
     if name not in table.column_names:
         return np.zeros(len(table), dtype=np.bool_)
     return cast(Bools, flat(table[name]).fill_null(False).to_numpy(zero_copy_only=False))
 
 
 def arrow_codes(values: pa.Array, where: str) -> Codes:
-    """A text column; "" is null, as it is in JSON."""
+    """A text column; "" is null, as in JSON."""
     if pa.types.is_dictionary(values.type):
-        # Its dictionary may hold a text twice, or a null.
+        # Its dictionary may contain a text twice, or a null.
         inner = arrow_codes(values.dictionary, where)
         return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
@@ -163,12 +163,12 @@ def arrow_codes(values: pa.Array, where: str) -> Codes:
 
 
 def _indices(encoded: pa.DictionaryArray) -> Ints:
-    """Places in the dictionary; -1 is null."""
+    """Positions in the dictionary; -1 is null."""
     return cast(Ints, pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
 def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Ints:
-    """Positions in `channels`; an unknown or null channel is an error, and not read as the start of a journey."""
+    """Positions in `channels`. An unknown or null channel is a WindowError: it must not look like a journey's start."""
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]
     if unknown or (names.codes < 0).any():

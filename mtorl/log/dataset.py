@@ -1,10 +1,10 @@
-"""One small YAML describes a data set: which column is what, its unit, and what a missing value means.
+"""Describes a data set in one small YAML: the role and unit of each column, and what a missing value means.
 
     spec = DatasetSpec.load("simulator")            # built in: simulator, kuairand-sequence, criteo-sequence
     spec = DatasetSpec.load("my-log.yaml")          # your own, usually with `adapter: touchpoints`
 
-Everything downstream (log validation, features, windows, model, serving) reads the columns from here and nowhere else,
-so a new data set is one new file. The description travels inside the model artifact: serving needs no other.
+Log validation, features, windows, model and serving read the columns only from here, so a new data set needs one new
+file. The model artifact contains a copy of the description, which serving reads.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ PropensitySource = Literal["logged", "channel-frequency", "markov"]
 Outcome = Literal["click", "conversion", "revenue", "cost"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
-"""What every log has of an exposure and is known only afterwards. Besides these, a description may name `outcomes`."""
+"""Outcomes that every log has, known only after the exposure. A description may name more under `outcomes`."""
 
 EVENTS = ("click", "conversion")
-"""Outcomes that happen or do not, however often they are reported; all others add up."""
+"""Outcomes that count once for a touchpoint, even if reported several times; all others add up."""
 
 _KEYS = ("user_id", "timestamp", "campaign_id", "channel")
 BASE_COLUMNS = (*_KEYS, "cost", "click", "conversion", "revenue", "propensity")
-"""The canonical touchpoint log starts with these, in this order; context, static and further outcome columns follow."""
+"""The first columns of the canonical touchpoint log, in order; context, static and further outcome columns follow."""
 
 OWN = "touchpoints"
-"""Name of the adapter of logs of one's own."""
+"""Name of the adapter for the user's own logs."""
 
 SIMULATOR = "simulator"
-"""Name of the built-in data set that the simulator makes, and of its adapter."""
+"""Name of the built-in data set that the simulator generates, and of its adapter."""
 
-# Names that other tables derived from the log use for themselves.
+# Column names that tables derived from the log use.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _QUESTION = re.compile(r"^ *# CHECK (.*(?:\n *#       .*)*)$", re.MULTILINE)
@@ -54,34 +54,34 @@ _BUILT_IN = Path(__file__).parent / "datasets"
 
 
 def free_name(name: str) -> str:
-    """The name itself if a column of a description may have it; else `log_` and the name."""
+    """Return `name` if a described column may have it, else `name` with the prefix `log_`."""
     if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
         return f"log_{name}"
     return name
 
 
 class SpecError(InputError, ValueError):
-    """A data set description is wrong; the message names the field."""
+    """A data set description is invalid; the message names the field."""
 
 
 class Column(StrictModel):
     """A context column (known before the decision), a static user column, or a further outcome."""
 
     name: Text
-    """Its name in the log: a letter, then letters, digits and _."""
+    """The column's name in the log: a letter, then letters, digits and _."""
     kind: Kind
     unit: str = ""
-    """Unit, for people; empty if there is none."""
+    """The unit that pages and reports show; empty if there is none."""
     missing: Missing = "error"
-    """A missing value: error = the row is a fault; zero = 0.0; unknown = null (mean, or unknown category)."""
+    """Treatment of a missing value: error = invalid row; zero = 0.0; unknown = null (mean, or unknown category)."""
 
     @field_validator("name")
     @classmethod
     def _name_is_free(cls, name: str) -> str:
         if name != free_name(name):
             raise ValueError(
-                f"column {name!r}: a name starts with a letter, has letters, digits and _ only, and is neither a "
-                "column of the log itself nor starts with hist_"
+                f"column {name!r}: a name starts with a letter, has only letters, digits and _, is no standard column "
+                "of the log, and does not start with hist_"
             )
         return name
 
@@ -96,63 +96,63 @@ class RewardSpec(StrictModel):
     """The learning signal: r_t = MinMaxNorm(g_t - cost_weight * w_t), gain g and cost w of one exposure."""
 
     gain: GainOfSpec
-    """An outcome, or a weighted sum of several, such as {click: 0.1, revenue: 1}. The weights are above 0; an outcome
+    """An outcome, or a weighted sum of several, such as {click: 0.1, revenue: 1}. Weights must be above 0; an outcome
     may be negative. See `mtorl.log.gain`."""
     cost_weight: float = Field(0.0, ge=0)
     """The paper's multiplier s, in gain per currency unit."""
 
 
 class FeatureField(Column):
-    """A field of a feature view that the model reads as it stood just before the decision."""
+    """A field of a feature view. The model reads its newest value from before the decision."""
 
     missing: Missing = "unknown"
-    """What an unknown key, an expired value or a null means: unknown = null; zero = 0.0."""
+    """Meaning of an unknown key, an expired value or a null: unknown = null; zero = 0.0."""
     by_channel: bool = False
-    """The field is a list with one number for each of `channels`, in their order: one input for each channel."""
+    """true: the field is a list of numbers, one for each of `channels` in that order, and gives one input each."""
 
     @model_validator(mode="after")
     def _nobody_answers_for_it(self) -> FeatureField:
         if self.missing == "error":
-            raise ValueError(f"field {self.name!r}, missing: a store may not know a key; use zero or unknown")
+            raise ValueError(f"field {self.name!r}, missing: a feature store may lack a key; use zero or unknown")
         if self.by_channel and self.kind != "numeric":
-            raise ValueError(f"field {self.name!r}, by_channel: the list must be one of numbers")
+            raise ValueError(f"field {self.name!r}, by_channel: the list must contain numbers; set kind: numeric")
         return self
 
 
 class FeatureViewSpec(StrictModel):
-    """Fields of a feature view that the model reads: of a built-in one, or of a Parquet file of your own."""
+    """Fields that the model reads from a feature view, which is built in or your own Parquet file."""
 
     view: Text
-    """Built in: user_channel, campaign_stats (see features/README.md). With `source`, a new name."""
+    """Name of the view. Built in: user_channel, campaign_stats (see features/README.md). With `source`, a new name."""
     fields: Annotated[tuple[FeatureField, ...], FromList]
     source: Text | None = None
-    """Parquet file, or folder of parts, with rows of one key at one time; relative to the folder of this file."""
+    """Parquet file, or folder of parts, with one row for each key and time; relative to the folder of this file."""
     key: Literal["user_id", "campaign_id"] | None = None
-    """Column of `source` by which a decision finds its row."""
+    """Column of `source` with the key by which a decision finds its row."""
     timestamp: Text = "timestamp"
-    """Column of `source`: from when on a row holds. A decision sees the newest row before it."""
+    """Column of `source`: the time from which a row is valid. A decision sees the newest row before it."""
     created_timestamp: Text | None = None
-    """Column of `source`: when a row was written, if later; earlier decisions did not see it."""
+    """Column of `source`: when a row was written, if later than `timestamp`. Decisions before it do not see the row."""
     ttl_hours: float | None = Field(None, ge=0.001, le=100_000)
     """A row of `source` that is older than this has expired."""
 
     @model_validator(mode="after")
     def _says_where_rows_come_from(self) -> FeatureViewSpec:
         if not _IDENTIFIER.fullmatch(self.view):
-            raise ValueError(f"view {self.view!r}: a name starts with a letter and has letters, digits and _ only")
+            raise ValueError(f"view {self.view!r}: a name starts with a letter and has only letters, digits and _")
         if not self.fields:
             raise ValueError(f"view {self.view!r}, fields: name at least one")
         if self.source is not None and self.key is None:
-            raise ValueError(f"view {self.view!r}: missing field 'key'; it is user_id or campaign_id")
+            raise ValueError(f"view {self.view!r}: missing field 'key'; set user_id or campaign_id")
         written = [name for name in ("key", "ttl_hours", "created_timestamp") if getattr(self, name) is not None]
         if self.source is None and written:
-            raise ValueError(f"view {self.view!r}, {written[0]}: is for a view with a source of its own")
+            raise ValueError(f"view {self.view!r}, {written[0]}: is only for a view with a `source`")
         return self
 
 
 def _usable(channel: str) -> str:
     if channel == "*" or channel != channel.strip():
-        raise ValueError(f"{channel!r} is not a usable name ('*' and outer spaces are taken)")
+        raise ValueError(f"{channel!r} is not a usable name: '*' is reserved, and spaces at either end are not allowed")
     return channel
 
 
@@ -167,49 +167,49 @@ class DatasetSpec(StrictModel):
     name: Text
     description: str = ""
     adapter: Text = OWN
-    """Turns the file into the canonical layout; "touchpoints": the file has it, but for the names in `columns`."""
+    """Converts the raw file to the canonical layout. "touchpoints": a file in this layout, except for column names."""
     channels: Annotated[tuple[Channel, ...], FromList]
-    """The actions; their order is the model's."""
+    """The actions, in the order that the model uses."""
     propensity: PropensitySource
-    """Where the probability of the logged channel comes from."""
+    """Source of the probability of the logged channel: in the log, or a model by which it is estimated."""
     file: FileFormat = FileFormat()
-    """How the file is written: separator and decimal mark."""
+    """Format of the file: separator and decimal mark."""
     columns: Sources = Field(default_factory=dict)
-    """What the file calls the log's columns, where it has other names: `user_id: uid`. See `Source` for more."""
+    """Names of the log's columns in the file, if they differ: `user_id: uid`. See `Source` for more."""
     conversions: Conversions | None = None
-    """A second file, with outcomes that come later than the touchpoint is logged."""
+    """A second file, with outcomes that arrive after the touchpoint was logged."""
     context: Columns = ()
-    """Known before the decision, one value per touchpoint."""
+    """Columns known before the decision, one value for each touchpoint."""
     static: Columns = ()
-    """One value per user."""
+    """Columns with one value for each user."""
     segment: str | None = None
-    """The categorical static column by which the incumbent tabulates."""
+    """The categorical static column whose values the incumbent policy tells apart."""
     reward: RewardSpec = RewardSpec.model_validate({"gain": "click"})
     currency: Text = "currency unit"
-    """Unit of cost (and revenue, unless outcome_labels says otherwise)."""
+    """Unit of cost, and of revenue unless `outcome_labels` names another."""
     window: Count = 20
-    """Touchpoints that the model sees."""
+    """Number of a user's latest touchpoints that the model sees."""
     outcomes: Columns = ()
-    """Known only afterwards, besides click, conversion, revenue and cost: kept in the log, never context. The gain and
-    `immediate` may name the numeric ones."""
+    """Further outcomes, known only afterwards; never context. The gain, `immediate` and `timed` may name the numeric
+    ones."""
     journey_gap_days: float = Field(30.0, gt=0)
-    """A longer pause ends a journey: what was before it is forgotten."""
+    """A longer pause between touchpoints starts a new journey; the model does not see the earlier ones."""
     max_touchpoints: Count = 10_000
-    """Of one user; who has more is taken for a bot, and only the first ones are used."""
+    """Most touchpoints of a user. A user with more is probably a bot, and only the first ones are used."""
     min_touchpoints: Count = 1
-    """A user with fewer is a fault of the log."""
+    """Fewest touchpoints of a user. The log of a user with fewer is invalid."""
     immediate: Annotated[tuple[Text, ...], FromList] = ("click", "cost")
-    """Outcomes that are known before the user's next touchpoint. Of the previous touchpoint, the model sees only these
-    and `timed` ones: an outcome that is reported days later is unknown when the model decides."""
+    """Outcomes that are known before the user's next touchpoint. Of a previous touchpoint, the model sees only these
+    and the `timed` ones, because an outcome that is reported days later is unknown when the model decides."""
     timed: Annotated[tuple[Text, ...], FromList] = ()
-    """Outcomes of which the log says when they became known, in a column such as `conversion_time`. The model sees
-    one of the touchpoint before if it was known when it decides."""
+    """Outcomes whose time of arrival is in the log, in a column such as `conversion_time`. The model sees such an
+    outcome of the previous touchpoint if it had arrived when the model decides."""
     outcome_hours: float = Field(0.0, ge=0)
-    """How long after a decision its outcomes may still come: the value of a policy rests on older ones."""
+    """Hours after a decision within which its outcomes may arrive. Policy values use only decisions that are older."""
     features: Annotated[tuple[FeatureViewSpec, ...], FromList] = ()
-    """Fields of feature views that the model reads beside the log's own columns."""
+    """Fields of feature views that the model reads in addition to the log's columns."""
     outcome_labels: dict[Outcome, Text] = Field(default_factory=dict)
-    """What click, conversion, revenue and cost mean in this data set."""
+    """Meaning of click, conversion, revenue and cost in this data set."""
 
     @field_validator("channels")
     @classmethod
@@ -233,7 +233,7 @@ class DatasetSpec(StrictModel):
             places = "context, static, outcomes" + ", features" * bool(self.features)
             raise ValueError(f"{places}: column {twice[0]!r} is declared twice")
         views = [feature.view for feature in self.features]
-        if len({view.lower() for view in views}) != len(views):  # Feast tells no views apart by upper and lower case
+        if len({view.lower() for view in views}) != len(views):  # Feast ignores the case of view names
             raise ValueError(f"features: a view is named twice in {views}")
         if self.segment is not None and self.segment not in [c.name for c in self.static if c.kind == "categorical"]:
             raise ValueError(f"segment: {self.segment!r} is not a categorical static column")
@@ -243,7 +243,7 @@ class DatasetSpec(StrictModel):
     def _outcomes_are_there(self) -> DatasetSpec:
         further = {column.name: column for column in self.outcomes if column.kind == "numeric"}
         if "cancel" in further:
-            raise ValueError("outcomes: reports of outcomes say 'cancel' of an ad that was not shown; use another name")
+            raise ValueError("outcomes: 'cancel' is reserved for reports of an ad that was not shown; use another name")
         *gains, _ = OUTCOMES
         for field, used, base in (
             ("reward.gain", self.reward.gain.names, gains),
@@ -255,9 +255,9 @@ class DatasetSpec(StrictModel):
             if gaps := [name for name in used if name in further and further[name].missing == "unknown"]:
                 raise ValueError(f"{field}: {gaps[0]!r} must have a value for every row; write missing: zero, or error")
         if both := [name for name in self.timed if name in self.immediate]:
-            raise ValueError(f"timed: {both[0]!r} is immediate, too; leave one of the two out")
+            raise ValueError(f"timed: {both[0]!r} is in `immediate`, too; remove it from one of the two")
         if taken := [name for name in map(outcome_time, self.timed) if name in self.log_columns]:
-            raise ValueError(f"timed: {taken[0]!r} is a column of context, static or outcomes; give that another name")
+            raise ValueError(f"timed: {taken[0]!r} is a column of context, static or outcomes; rename that column")
         return self
 
     @model_validator(mode="after")
@@ -269,7 +269,7 @@ class DatasetSpec(StrictModel):
                 known = ", ".join((*self.log_columns, *self.optional_columns))
                 raise ValueError(f"columns: the log has no column {name!r}; it has {known}")
             if name in later or name in map(outcome_time, later):
-                raise ValueError(f"columns.{name}: comes from the conversions; leave one of the two out")
+                raise ValueError(f"columns.{name}: `conversions` has it, too; remove it from one of the two")
             source.check(name, number=name in self.numbers, time=name in times)
         outcomes = [name for name in self.outcome_kinds if name != "cost"]
         if unknown := [name for name in later if name not in outcomes]:
@@ -279,12 +279,12 @@ class DatasetSpec(StrictModel):
 
     @property
     def simulated(self) -> bool:
-        """Whether the log is the simulator's: what is learned from it holds for no real user."""
+        """Whether the log comes from the simulator, so that results do not apply to real users."""
         return self.adapter == SIMULATOR
 
     @cached_property
     def window_outcomes(self) -> tuple[str, ...]:
-        """Outcomes that windows carry: those of every log, and those that the gain or `seen_outcomes` name."""
+        """Outcomes that windows contain: `OUTCOMES`, and the outcomes of the gain and of `seen_outcomes`."""
         return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.seen_outcomes)))
 
     @property
@@ -294,23 +294,23 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def outcome_times(self) -> dict[str, str]:
-        """The `timed` outcomes, each with the column of the time when it became known."""
+        """The `timed` outcomes, each with the column of its time of arrival."""
         return {name: outcome_time(name) for name in self.timed}
 
     @cached_property
     def outcome_kinds(self) -> tuple[str, ...]:
-        """The numeric outcomes, which may be reported of a decision."""
+        """The numeric outcomes, which may be reported for a decision."""
         return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
 
     @cached_property
     def numbers(self) -> frozenset[str]:
-        """The columns of the log that hold numbers."""
+        """The numeric columns of the log."""
         declared = (*self.context, *self.static)
         return frozenset((*self.outcome_kinds, "propensity", *(c.name for c in declared if c.kind == "numeric")))
 
     @cached_property
     def optional_columns(self) -> tuple[str, ...]:
-        """Columns that a raw log may have beyond `log_columns`: times of outcomes, touchpoint id, arrival time."""
+        """Columns that a raw log may have in addition to `log_columns`: outcome times, touchpoint id, arrival time."""
         declared = set(self.log_columns)
         times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
         by_id = self.conversions is not None and self.conversions.key == TOUCHPOINT_ID
@@ -323,7 +323,7 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def feature_columns(self) -> tuple[Column, ...]:
-        """Columns of `features` that the model reads, in order: one a field, or one a field and channel."""
+        """Columns of `features` in the model's order: one for each field, or for each field and channel."""
         fields = [field for view in self.features for field in view.fields]
         return tuple(
             Column(name=name, kind=field.kind, unit=field.unit, missing=field.missing)
@@ -339,7 +339,7 @@ class DatasetSpec(StrictModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> DatasetSpec:
-        """Read a built-in description by name, or a YAML file by path; SpecError says what is wrong or open."""
+        """Read a built-in description by name, or a YAML file by path; SpecError if invalid or with open checks."""
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = _BUILT_IN / f"{name_or_path}.yaml"
@@ -349,7 +349,7 @@ class DatasetSpec(StrictModel):
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
             checks = [re.sub(r"\n *# *", " ", question) for question in questions]
             raise SpecError(messages.OPEN_CHECKS(file=path, count=len(checks), checks=checks))
-        # Copies of the description lie in other folders, and name the same files.
+        # A copy of the description in another folder must name the same files, so paths become absolute.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):
             features = (v.replace(source=_absolute(v.source, path)) if v.source else v for v in spec.features)
@@ -359,13 +359,13 @@ class DatasetSpec(StrictModel):
         return spec.replace(**changes) if changes else spec
 
     def of_canonical_log(self) -> DatasetSpec:
-        """The description without the fields that say how to read the raw log."""
+        """The description of the canonical log, without the fields that describe the raw log."""
         raw = self.columns or self.conversions or self.file != FileFormat()
         return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
-        """Build from plain values, as YAML gives them; the inverse of `to_dict`. Raises SpecError."""
+        """Build a description from plain values, as read from YAML; the inverse of `to_dict`. Raises SpecError."""
         return validated(cls, data, SpecError)
 
     def to_dict(self) -> dict[str, Any]:
@@ -382,23 +382,23 @@ class DatasetSpec(StrictModel):
 
 
 def counted_gain(spec: DatasetSpec) -> Gain:
-    """The gain of a data set with units of gain and money, for people, as far as its description says."""
+    """The gain of a data set, with the units of outcomes and money from its description, for display."""
     unknown = spec.currency == DatasetSpec.model_fields["currency"].default
     money = Units().money if unknown else spec.currency
     label = spec.outcome_labels.get("revenue", spec.currency)
-    # "value of the purchase, EUR" is money, "play_time_ms (not money)" is something else
+    # Revenue is money if its label contains the currency: "value of the purchase, EUR", not "play_time_ms (not money)".
     outcomes = {"revenue": money if spec.currency in label else label}
     outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
     return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))
 
 
 def outcome_time(outcome: str) -> str:
-    """The column of the time when an outcome of a touchpoint became known."""
+    """The column with the time of arrival of an outcome."""
     return f"{outcome}_time"
 
 
 def _absolute(source: str, description: Path) -> str:
-    """Path of a file that a description names; an address stays."""
+    """The absolute path of a file that a description names; an address of an object store is unchanged."""
     return source if is_remote(source) else str((description.parent / source).resolve())
 
 

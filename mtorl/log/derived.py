@@ -1,11 +1,11 @@
-"""Files that are made of closed hours and kept in the lake, named by all that they were made of.
+"""Caches tables computed from closed hours as files in the lake, named by their inputs.
 
-    kept = Derived(lake, "judged", "shop", [sql])    # of trainings; "sums" of verdicts
-    kept.files(hour, sources)                        # [] if they have to be made
+    kept = Derived(lake, "judged", "shop", [sql])    # "judged": for trainings; "sums": for verdicts
+    kept.files(hour, sources)                        # [] if the table must be computed
     kept.name(hour, sources, number=0, of=1)         # judged/shop-SETTINGS/date=.../hour=.../SOURCES-TOKEN-0-1.parquet
 
-`SETTINGS` is a digest of what the rows depend on apart from records, and `SOURCES` one of the names of the files that
-were read, which never change. So a stored file is right, or its name is another one. Files of one token are one table.
+`SETTINGS` is a digest of all inputs other than records. `SOURCES` is a digest of the names of the files that were read;
+these files never change. So a stored file with the right name is up to date. Files with the same token form one table.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from datetime import UTC, datetime, timedelta
 from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 
 PAST = "past"
-_KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
+_KEPT_SECONDS = 2 * 3600.0  # a running query may read superseded files for this long
 _DAY = timedelta(days=1)
 _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet")
 
 
 class Derived:
-    """The files of one set of settings; older settings of the same `name` are deleted in the end."""
+    """The derived files of one name and its current settings; `supersede` deletes those of older settings."""
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
         self._lake = lake
@@ -40,20 +40,20 @@ class Derived:
                 self._there[file.hour, sources][token].append(file)
 
     def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
-        """The table that was made of some files, by its first hour; empty if it is not there, or not all of it."""
+        """The files of the table that was computed from `sources`; `hour` is its first hour. Empty if incomplete."""
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
     def name(self, hour: datetime, sources: Iterable[str], number: int | str, of: int) -> str:
-        """The name of a file to write; its number begins with `PAST` in a table of all hours until this one."""
+        """The name of a file to write. If the table covers all hours until this one, `number` begins with `PAST`."""
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
     def supersede(self, known: Collection[LakeFile]) -> None:
-        """Delete, in the end, what has become of no use: tables of older sources, and older settings.
+        """Hide, and later delete, this setting's files that are not in `known`, and the files of other settings.
 
-        Another reader at this moment may have listed other files, and other settings may be in use elsewhere: what is
-        young is left to a later call.
+        A concurrent reader may have listed other files, and another process may use other settings. So files stay until
+        they are an hour old, and other settings until their newest file is a day old.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)
@@ -69,7 +69,7 @@ class Derived:
 
 
 def is_of_past(file: LakeFile) -> bool:
-    """Whether a file is of all hours until its own."""
+    """Whether a file belongs to a table of all hours until its own."""
     return f"-{PAST}" in file.name.rpartition("/")[2]
 
 

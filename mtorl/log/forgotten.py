@@ -1,13 +1,13 @@
-"""Forgotten users: `forgotten.json`, which every writer into its folder or below it obeys.
+"""Lists forgotten users in `forgotten.json`; every writer leaves out their records in this folder and below it.
 
-    Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` does, before it removes anything
-    forgotten = Forgotten.of(folder / "lake")           # of this folder and of all above it
+    Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` calls this before it removes anything
+    forgotten = Forgotten.of(folder / "lake")           # the lists of this folder and of all its parents
     forgotten.sql("decision")                           # DuckDB: whether a record must not be written
 
-A router's spool still holds a user's records for a while, and a later upload or compaction would bring them back. So
-each of those leaves out what the file names. It names users by `unit_hash` and a time: only what happened
-before it is forgotten, and a user who comes back later is a new one. A hash is no secret: the holder of an id can tell
-that it was forgotten.
+After a removal, a router's spool still contains records of the user for a while. Without the list, a later upload or
+compaction would restore them. The list has users by `unit_hash`, each with a time; only records from before this time
+are forgotten, so a user who returns later is a new user. A hash is no secret: a person who has a user's id can find out
+that the user was forgotten.
 """
 
 import json
@@ -30,19 +30,19 @@ _LOCK = ".forgotten.lock"
 
 
 class ForgottenError(OSError):
-    """The list of forgotten users can't be read, or another run holds it; the message names the place."""
+    """The list of forgotten users can't be read, or another run has locked it; the message names the folder or file."""
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Users and ages that must not be written any more."""
+    """The records that must no longer be written, by user and time."""
 
-    users: Mapping[str, datetime] = field(default_factory=dict)  # by `unit_hash`: time up to which each is forgotten
-    before: datetime | None = None  # what happened earlier is forgotten, of all users
+    users: Mapping[str, datetime] = field(default_factory=dict)  # by `unit_hash`: earlier records are forgotten
+    before: datetime | None = None  # records of all users from before this time are forgotten
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """The users and times of a folder's file and of the files above it; raises OSError."""
+        """The merged lists of a folder and of all its parents; raises OSError."""
         found, place = cls(), Path(folder).resolve()
         for path in (above / FILE for above in (place, *place.parents)):
             if path.exists():
@@ -51,7 +51,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Note in an existing folder's file who is forgotten, and until when; raises OSError."""
+        """Add users and times to the list of an existing folder (see `extended`); raises OSError."""
         path = folder / FILE
         known = cls.parsed(path.read_text(encoding="utf-8"), str(path)) if path.exists() else cls()
         if (after := known.extended(user_ids, until, before)) != known:
@@ -59,7 +59,7 @@ class Forgotten:
                 unfinished.write_text(after.text(), encoding="utf-8")
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
-        """Add users who are forgotten until a time, and everything that happened before a time."""
+        """A copy with more users, forgotten until a time, and with a time `before` that applies to all users."""
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
     def text(self) -> str:
@@ -71,12 +71,12 @@ class Forgotten:
         return bool(self.users) or self.before is not None
 
     def has(self, user_id: str, at: datetime) -> bool:
-        """Whether something that a user did at a time is forgotten."""
+        """Whether records of a user at a time are forgotten."""
         until = self.users.get(unit_hash(user_id))
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """SQL condition, never null: whether a record must not be written; decisions and windows name their user."""
+        """SQL condition, never null: whether a record must not be written. Outcomes and shadows have no user."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind in ("decision", "window") else ():
@@ -85,7 +85,7 @@ class Forgotten:
         return f"coalesce({' OR '.join(clauses)}, false)" if clauses else "false"
 
     def _with(self, other: Self) -> Self:
-        """Both together: of two times the later one."""
+        """The union of two lists, with the later of two times."""
         users = dict(self.users)
         for name, time in other.users.items():
             users[name] = max(time, users.get(name, time))
@@ -94,20 +94,20 @@ class Forgotten:
 
     @classmethod
     def parsed(cls, text: str, path: str) -> Self:
-        """The users and times in the text of a file; raises ForgottenError."""
+        """The list in the text of a file; raises ForgottenError."""
         try:
             content = json.loads(text)
             users = {str(name): datetime.fromisoformat(time) for name, time in content["users"].items()}
             before = content["before"] and datetime.fromisoformat(content["before"])
             if not all(name.isalnum() for name in users):
-                raise ValueError("a name is no hash")
+                raise ValueError("a user's name is not a hash")
             return cls(users, before)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ForgottenError(NOT_FORGOTTEN(file=path, reason=error)) from None
 
 
 def alone(folder: Path) -> AbstractContextManager[int]:
-    """Keep others from forgetting in a folder until the end of the block; ForgottenError while another one does."""
+    """Lock the list of a folder until the end of the block; ForgottenError if another run has locked it."""
     return locked(folder / _LOCK, ForgottenError(BUSY(folder=folder, what="`mtorl data forget`")))
 
 

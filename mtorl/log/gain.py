@@ -3,9 +3,9 @@
     gain = Gain.of_spec({"click": 0.1, "revenue": 1})     # or of_spec("click")
     gain.of(rows)                                         # of a table, or any mapping of names to numbers
 
-Labels, metrics, off-policy values and the verdict all read the gain here. It may be negative, where an outcome is (a
-`profit`): labels and values count it as it is. A policy that expects a negative gain does not expose at any price,
-because it reads that as 0.
+Labels, metrics, off-policy values and the verdict all compute the gain here. If an outcome, such as `profit`, can be
+negative, so can the gain: labels and values count it unchanged. The policy treats an expected negative gain as 0, and
+so does not expose at any price.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mtorl.runtime.validation import short
 
 
 class Units(NamedTuple):
-    """Units of money and of outcomes, for people."""
+    """Units of money and of outcomes, for display."""
 
     money: str = "currency units"
-    outcomes: tuple[tuple[str, str], ...] = ()  # outcomes whose unit is known, and their units
+    outcomes: tuple[tuple[str, str], ...] = ()  # pairs of an outcome and its unit, if the unit is known
 
     def of(self, outcome: str) -> str:
         """The unit of an outcome, or of `cost`."""
@@ -40,14 +40,14 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True)
 class Gain:
-    """A weighted sum of outcomes; that of one outcome has the weight 1."""
+    """A weighted sum of outcomes; the gain `click` is one term with the weight 1."""
 
     terms: tuple[tuple[str, float], ...]  # outcomes and weights above 0, in the order of the description
-    units: Units = field(default=Units(), compare=False, repr=False)  # for people
+    units: Units = field(default=Units(), compare=False, repr=False)  # for display
 
     @classmethod
     def of_spec(cls, value: object) -> Gain:
-        """A gain from the name of an outcome, or from weights by name; raises ValueError."""
+        """A gain from the name of an outcome, or from a mapping of outcomes to weights; raises ValueError."""
         if isinstance(value, Gain):
             return value
         weights = {value: 1.0} if isinstance(value, str) else value
@@ -61,7 +61,7 @@ class Gain:
 
     @classmethod
     def of_text(cls, text: str) -> Gain:
-        """A gain from one line of YAML, as the parameter of a pipeline: `click`, `{click: 0.1, revenue: 1}`."""
+        """A gain from one line of YAML, such as a pipeline's parameter: `click`, `{click: 0.1, revenue: 1}`."""
         try:
             return cls.of_spec(yaml.safe_load(text))
         except yaml.YAMLError:
@@ -75,28 +75,28 @@ class Gain:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The outcomes that it needs."""
+        """The outcomes in the sum."""
         return tuple(name for name, _ in self.terms)
 
     @property
     def plain(self) -> str | dict[str, float]:
-        """The inverse of `of_spec`: of one outcome with the weight 1 its name."""
+        """The inverse of `of_spec`: a name if the gain is one outcome with weight 1, else a mapping to weights."""
         return self.names[0] if self.terms[0][1] == 1.0 and len(self.terms) == 1 else dict(self.terms)
 
     @property
     def unit(self) -> str:
-        """Unit for people. A weighted sum is written out, since its terms may differ in their units."""
+        """The unit, for display. For a weighted sum this is the formula, since its terms may have different units."""
         if self.plain == self.names[0]:
             return self.units.of(self.names[0])
         return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)
 
     def of(self, outcomes: Mapping[str, Any] | Any) -> Floats:
-        """The gain of each exposure, from a number or an array by the name of the outcome, such as a data frame."""
+        """The gain of each exposure, from a data frame or another mapping of outcomes to numbers or arrays."""
         parts = (weight * np.asarray(outcomes[name], dtype=np.float64) for name, weight in self.terms)
         return np.asarray(reduce(add, parts))
 
     def __str__(self) -> str:
-        """Text for people: `click`, or `0.1 click + revenue`."""
+        """Text for display: `click`, or `0.1 click + revenue`."""
         return " + ".join(name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.terms)
 
 

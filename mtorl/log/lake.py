@@ -1,22 +1,22 @@
-"""The lake: the log of record, Parquet files by the hour of the decision, in a folder or a bucket.
+"""Reads and writes the lake, the log of record: Parquet files by hour of the decision, in a folder or a bucket.
 
     lake = Lake.open("s3://ads/lake?region=eu-central-1")   # or a folder, gs://...
     with lake_database(lake) as db:
-        rows = lake.records(db, "decision", since, until)      # SQL, each record once
+        rows = lake.records(db, "decision", since, until)      # SQL that returns each record once
 
-    arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   as routers upload them
+    arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   uploaded by routers
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
-    outcomes/date=2026-11-25/hour=20/late-NAME.parquet                        some of them were uploaded hours late
-    sums/, judged/NAME-SETTINGS/date=2026-11-25/hour=20/NAME.parquet          made of closed hours (`derived.py`)
+    outcomes/date=2026-11-25/hour=20/late-NAME.parquet                        outcomes uploaded hours late
+    sums/, judged/NAME-SETTINGS/date=2026-11-25/hour=20/NAME.parquet          computed from closed hours (`derived.py`)
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
-The same folders exist for outcomes, shadows and windows, each record in the hour of its decision. The folder of an
-arrived file is the newest hour in it. Each file has the columns of its record (`sql_columns`), `hour` and `bucket`.
+Outcomes, shadows and windows have the same folders, and each record is in the hour of its decision. An uploaded file is
+in the folder of its newest hour. Each file has the columns of its record (`sql_columns`), `hour` and `bucket`.
 
-Files never change. A writer that replaces files writes the new one first, then hides what it has read and deletes it
-hours later, when no query reads it any more. So at any moment a record is in one file or in several; readers drop
-copies, and need neither locks nor an index.
+Files never change. To replace files, a writer writes the new file, hides the old ones, and deletes them hours later,
+when no query reads them any more. So each record is always in at least one file. Readers drop copies, and need neither
+locks nor an index.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ if TYPE_CHECKING:
 
 HOUR = timedelta(hours=1)
 HOUR_OF = "%Y-%m-%d-%H"
-"""Of an hour in the name of a folder `hour_of=...`, which an engine writes before its files get their names."""
+"""Format of the hour in a temporary folder `hour_of=...`, which an engine writes before its files are renamed."""
 PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
-"""Columns that say where a record belongs, with their DuckDB types."""
+"""Columns by which a record is filed, with their DuckDB types."""
 Zone = Literal["judged", "sums"]
-"""Folders of what trainings and verdicts have made of closed hours."""
+"""Folders of tables that trainings ("judged") and verdicts ("sums") computed from closed hours."""
 UNREADABLE = "unreadable"
 """Folder of files that a compaction could not read."""
 LATE = "late-"
-"""Begins the name of a closed hour's file with outcomes that were uploaded long after they were received."""
+"""Prefix of a closed hour's file whose outcomes were uploaded long after the router received them."""
 _Part = TypeVar("_Part", bound="_Sized")
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"(?:[^/=]+/)?date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
@@ -72,20 +72,20 @@ _NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
 
 
 class Queries(Protocol):
-    """A connection that runs SQL, DuckDB's or one like it."""
+    """A connection that runs SQL, such as DuckDB's."""
 
     def execute(self, query: str, /) -> Any:
-        """Run a query; the answer has `fetchall`."""
+        """Run a query; the result has the method `fetchall`."""
 
 
 @dataclass(frozen=True, order=True)
 class LakeFile:
-    """A file of records."""
+    """A file of records in the lake."""
 
-    hour: datetime  # of the decisions; of an arrived file, of the newest one
-    name: str  # in the lake
+    hour: datetime  # hour of the decisions; for an uploaded file, hour of the newest decision
+    name: str  # path relative to the lake
     size: int  # bytes
-    written: datetime | None = field(default=None, compare=False)  # as the store says
+    written: datetime | None = field(default=None, compare=False)  # modification time from the store
 
 
 class Lake:
@@ -93,13 +93,13 @@ class Lake:
 
     def __init__(self, files: pafs.FileSystem, place: str) -> None:
         self.files = files  # rooted at the lake
-        self.place = place  # for people
+        self.place = place  # for messages
         self.folder = Path(place) if "://" not in place else None
         self._fixed: dict[str, list[LakeFile]] | None = None
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
-        """Open the lake at a folder or an address of `mtorl.runtime.object_stores`; LogError: there can be none."""
+        """Open the lake in a folder or at an address of `mtorl.runtime.object_stores`; LogError if that is invalid."""
         try:
             if "://" in (text := str(place)):
                 root, path = open_store(text)
@@ -111,7 +111,7 @@ class Lake:
             raise LogError(NO_LAKE(place=without_credentials(str(place)), reason=error)) from None
 
     def fixed(self) -> Self:
-        """Lake with the files of one moment, so that several queries read the same records."""
+        """A lake that lists each folder only once, so that several queries read the same files."""
         lake = type(self)(self.files, self.place)
         lake._fixed = {}
         return lake
@@ -121,15 +121,15 @@ class Lake:
         return self._listed(f"{kind}s", since, until)
 
     def arrived(self, kind: Kind, since: datetime | None = None) -> list[LakeFile]:
-        """Files of records that no compaction has taken, oldest first."""
+        """Uploaded files that are not compacted yet, oldest first."""
         return self._listed(f"{_ARRIVED}/{kind}s", since, None)
 
     def derived(self, zone: Zone) -> list[LakeFile]:
-        """Files that were made of closed hours (`mtorl.log.derived`), by the first hour of each."""
+        """Files computed from closed hours (`mtorl.log.derived`), sorted by the first hour of each."""
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """Lake with only these closed files, and with or without the arrived files."""
+        """A lake with only these closed files, and with or without the uploaded files."""
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
         kinds: tuple[Kind, ...] = ("decision", "outcome")
@@ -137,9 +137,9 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Names of files of `fixed` that were deleted meanwhile: a user in them was forgotten, or they were too old.
+        """Names of the files in a `fixed` lake that were deleted since, because of their age or of a forgotten user.
 
-        What was made of them goes, too. A removal deletes records first, and then what it finds made of them.
+        The caller must delete tables computed from them: a removal deletes records, then the tables it finds.
         """
         folders = self._fixed or {}
         there = {
@@ -150,14 +150,14 @@ class Lake:
         return {file.name for files in folders.values() for file in files} - there
 
     def __bool__(self) -> bool:
-        """Whether it holds any decision."""
+        """Whether the lake contains any decision."""
         return bool(self.arrived("decision") or self.closed("decision"))
 
     def snapshot(self) -> str:
-        """Name the records that a training reads now, so that a repeated step reads the same ones; "" without any.
+        """An identifier of the records that a training reads now, so that a repeated step reads the same; "" if none.
 
-        It is the time of the newest upload, after which a later run leaves out what was decided or received, and a
-        digest of the file names. A new upload changes both, and so does a compaction.
+        It has the time of the newest upload and a digest of the file names. A repeated run leaves out records of later
+        decisions and receipts. A new upload or a compaction changes both parts.
         """
         if not self:
             return ""
@@ -172,7 +172,7 @@ class Lake:
             found = self._list(folder)
         else:
             kind = folder.removeprefix(f"{_ARRIVED}/")
-            for each in (f"{_ARRIVED}/{kind}", kind):  # in the order of `records`
+            for each in (f"{_ARRIVED}/{kind}", kind):  # uploaded files first, for the same reason as in `records`
                 if each not in self._fixed:
                     self._fixed[each] = self._list(each)
             found = self._fixed[folder]
@@ -183,7 +183,7 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        hidden = self.superseded()  # before the files are listed: one that is hidden later is read, its successor too
+        hidden = self.superseded()  # first: if a file is hidden in between, it and its successor are both read
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
             match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
@@ -193,16 +193,16 @@ class Lake:
         return sorted(found)
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a local file into the lake, where it appears whole; what has this name is replaced. Raises OSError."""
+        """Copy a local file into the lake atomically, replacing a file of the same name. Raises OSError."""
         if self.folder is not None:
             with replacing(self.folder / name, durable=True) as unfinished:
                 shutil.copyfile(file, unfinished)
             return
         with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
-            target.write(source.read_buffer())  # in one call: closed after a part of it, the object would be that part
+            target.write(source.read_buffer())  # one call: an error between two would leave an incomplete object
 
     def read(self, name: str) -> str | None:
-        """The text of a small file; None without one. Raises OSError."""
+        """The text of a small file; None if the file is missing. Raises OSError."""
         try:
             with self.files.open_input_stream(name) as stream:
                 return str(stream.read(), "utf-8")
@@ -210,24 +210,24 @@ class Lake:
             return None
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file, whole or not at all. Raises OSError."""
+        """Write a small file atomically. Raises OSError."""
         with tempfile.TemporaryDirectory() as scratch:
             (file := Path(scratch, "text")).write_text(text, encoding="utf-8")
             self.put(file, name)
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is still there. Raises OSError."""
+        """Delete a file, if it exists. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             self.files.delete_file(name)
 
     def superseded(self) -> set[str]:
-        """Files whose records are in newer ones; a query at work may still read them."""
+        """Names of files whose records are in newer files; a running query may still read them."""
         return {name for note in self._notes() for name in self._hidden_by(note)}
 
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
-        """Hide files whose records are in newer ones, and delete those that were hidden so long ago.
+        """Hide files whose records are in newer files, and delete files that were hidden `kept_seconds` ago.
 
-        Each call has a note of its own, so that of two writers at once neither loses what the other one has hidden.
+        Each call writes its own note, so that concurrent writers do not overwrite each other's notes.
         """
         now = time.time()
         if names := [file.name for file in files]:
@@ -242,13 +242,13 @@ class Lake:
         return sorted(info.path for info in found if _NOTE.fullmatch(info.base_name))
 
     def _hidden_by(self, note: str) -> list[str]:
-        """The files of a note; a damaged one hides none: they are copies of what newer ones hold."""
+        """The files of a note. A damaged note hides none, which is harmless: readers drop copies."""
         with contextlib.suppress(ValueError):
             return list(json.loads(self.read(note) or "[]"))
         return []
 
     def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
-        """Note in a bucket's `forgotten.json` who is forgotten, until when; whether it did not say so already."""
+        """Add users to the `forgotten.json` of a bucket (see `Forgotten.extended`); whether the list changed."""
         known = self.forgotten()
         if (after := known.extended(user_ids, until, before)) == known:
             return False
@@ -256,7 +256,7 @@ class Lake:
         return True
 
     def forgotten(self) -> Forgotten:
-        """Users and ages that must not be written into the lake any more."""
+        """The users and times whose records must no longer be written into the lake."""
         if self.folder is not None:
             return Forgotten.of(self.folder)
         text = self.read(FORGOTTEN)
@@ -265,14 +265,14 @@ class Lake:
     def records(
         self, db: Queries, kind: Kind, since: datetime | None = None, until: datetime | None = None, where: str = "true"
     ) -> str:
-        """SQL of all records of decisions in a period of whole hours, each once, for `lake_database` and for Spark.
+        """SQL for all records of decisions in a period of whole hours, each once, for `lake_database` and for Spark.
 
-        The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`). `where` is
-        SQL that chooses records by what copies have in common, such as their user.
+        The SQL names the files that exist now. If one is deleted before the query has run, the query fails
+        (`LogError`). `where` is an SQL condition on columns that are equal in all copies of a record, such as its user.
         """
-        arrived = self.arrived(kind, since)  # first: a file that is compacted meanwhile is read twice, not missed
+        arrived = self.arrived(kind, since)  # first: a file that is compacted in between is read twice, not missed
         closed = by_hour(self.closed(kind, since, until))
-        # Only there can a record have copies: a closed hour of one file was sorted by id when it was written.
+        # Only these hours can have copies of a record: a closed hour of one file had its copies dropped when written.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
         once = [file for hour, files in closed.items() if hour not in mixed for file in files]
         several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
@@ -290,12 +290,12 @@ class Lake:
 
 
 def hour_written(folder: str) -> datetime:
-    """The hour of a folder `hour_of=...`."""
+    """The hour in the name of a folder `hour_of=...`."""
     return datetime.strptime(f"{folder}Z", f"hour_of={HOUR_OF}%z").astimezone(UTC)
 
 
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
-    """The name of a file in the lake."""
+    """The path of a file in the lake: in the folder of its kind and hour, with `name` as its file name."""
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
@@ -306,7 +306,7 @@ def was_uploaded_late(file: LakeFile) -> bool:
 
 
 def by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
-    """The files of each hour."""
+    """Group files by hour."""
     found: dict[datetime, list[LakeFile]] = defaultdict(list)
     for file in files:
         found[file.hour].append(file)
@@ -314,7 +314,7 @@ def by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
 
 
 def hours_of(db: Queries, files: Sequence[LakeFile], where: str = "true") -> set[datetime]:
-    """Hours of the records in some files that a condition in SQL holds for."""
+    """Hours of the records in the files that meet the SQL condition `where`."""
     rows = db.execute(f"SELECT DISTINCT hour FROM {sql_of(files)} WHERE {where}").fetchall() if files else ()
     return {hour.astimezone(UTC) for (hour,) in rows}
 
@@ -325,7 +325,7 @@ class _Sized(Protocol):
 
 
 def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
-    """Neighbours together, of about so many bytes."""
+    """Group consecutive files into parts of at least `part_bytes` bytes; the last part may be smaller."""
     part: list[_Part] = []
     size = 0
     for file in files:
@@ -339,37 +339,37 @@ def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
 
 
 def columns_of(kind: Kind) -> str:
-    """The columns of a file, in SQL."""
+    """The columns of a kind of file, as SQL."""
     return ", ".join(f'"{name}"' for name in sql_columns(kind) | PLACED)
 
 
 def one_of_each(kind: Kind, rows: str) -> str:
-    """SQL, of DuckDB and Spark: the record that counts among copies in some rows of a lake."""
+    """SQL for DuckDB and Spark that keeps, of all copies of a record in `rows`, the one that counts."""
     columns = columns_of(kind)
     placed = f"SELECT {columns}, {rank_among_copies(kind)} AS place FROM {rows} AS record"
     return f"SELECT {columns} FROM ({placed}) AS record WHERE place = 1"
 
 
 def sql_of(files: Sequence[LakeFile]) -> str:
-    """SQL of a table of some files."""
+    """SQL for a table of the rows of some files."""
     names = ", ".join(f"'{SCHEME}{file.name}'" for file in files)
     return f"read_parquet([{names}], hive_partitioning = false)"
 
 
 def instant(at: datetime) -> str:
-    """A time in SQL."""
+    """A time as an SQL literal."""
     return f"TIMESTAMPTZ '{at.astimezone(UTC).isoformat()}'"
 
 
 @contextmanager
 def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database that reads a lake of any size, times in UTC; what does not fit into memory lies in temporary files.
+    """A DuckDB database that reads a lake of any size, with times in UTC; it spills to temporary files above `memory`.
 
-    LogError: a file was deleted while it was read, or a record has another version of the schema.
+    Raises LogError if a file was deleted during a query, or a record has another schema version.
     """
     import duckdb
 
-    # Two threads: each takes memory of its own, some 100 MB, so one for each core of a large node would not fit.
+    # Each thread needs about 100 MB, so a thread for each core of a large node would exceed the limit.
     settings = {"memory_limit": memory, "threads": "2", "preserve_insertion_order": "false"}
     with (
         naming_full_disk(Path(tempfile.gettempdir())),
@@ -389,6 +389,6 @@ def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPy
                 raise LogError(f"{lake.place}: a file was deleted while it was read; try again") from None
             if SCHEME in why:
                 raise LogError(
-                    f"{lake.place} can't be read: {why.replace(SCHEME, '')}; no router writes that: move the file away"
+                    f"{lake.place} can't be read: {why.replace(SCHEME, '')}; move the file away: no router wrote it"
                 ) from None
             raise

@@ -1,15 +1,15 @@
-"""Opportunities: the decisions of one's own policies, as training and evaluation read them.
+"""Reads opportunities: the decisions of our own policies, for training and evaluation.
 
-    test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has no decisions of one's own
+    test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has too few own decisions
     test.channel_B, test.exposed_B, test.channel_probs_BC, test.windows
 
-One row is one decision whose channel was drawn, and which was exposed or not, both with known probabilities. A log from
-elsewhere has none: there each touchpoint stands for an opportunity.
+A row is a decision whose channel was drawn, and that was exposed or not, both with known probabilities. An imported log
+has no such decisions; each of its touchpoints then counts as an opportunity.
 
-Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (of the policy that drew: its digest,
-or else name and version), channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data
-set's channels), exposed, the numeric outcomes (zero where nothing was exposed), context columns, split, and features
-(the window as the policy saw it, JSON; null for training users). Of many decisions, those of some users are here.
+Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (the policy that drew: its digest, or
+else its name and version), channel (the drawn one), channel_probs and exposure_probs (lists, in the order of the data
+set's channels), exposed, the numeric outcomes (zero if nothing was exposed), context columns, split, and features (the
+window that the policy saw, as JSON; null for training users). A large log is sampled by user.
 
 Shapes: B rows, C channels.
 """
@@ -31,39 +31,39 @@ from mtorl.log.dataset import DatasetSpec
 
 OPPORTUNITIES_FILE = "opportunities.parquet"
 ENOUGH = 500
-"""Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
+"""Fewer opportunities are not used: for a price or a value, the touchpoints of the log are then more informative."""
 MOST_TOUCHPOINTS = 20_000_000
-"""About so many touchpoints of log and decisions a training reads unless told otherwise, those of whole users."""
+"""Default limit of the touchpoints, logged or from decisions, that a training reads; approximate, by whole users."""
 MOST_WINDOWS = 100_000
-"""About so many of a part's opportunities have their window, some hundred megabytes: whole users, chosen by a hash."""
+"""Limit of a split's opportunities with a window (some 100 MB); approximate, by whole users chosen by a hash."""
 MOST_CONTEXTS = 1_000_000
-"""About so many decisions of training users are here, those of whole users: drift is measured against fewer."""
+"""Limit of the training users' decisions in the file; approximate, by whole users. Drift needs fewer."""
 _BATCH = 8192  # rows
 _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
 
 @dataclass(frozen=True)
 class Opportunities:
-    """Decisions of users of one part of the split."""
+    """The opportunities of one split (train, val or test)."""
 
     rows: pd.DataFrame  # user_id, timestamp, arm, generation, and the outcomes
-    channel_B: Ints  # that was drawn
+    channel_B: Ints  # the drawn channel
     exposed_B: Bools
     channel_probs_BC: Floats
     exposure_probs_BC: Floats
-    windows: list[str]  # as JSON; parsed, they would take several times the memory
+    windows: list[str]  # JSON text: parsed windows would take several times the memory
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def propensity_B(self) -> Floats:
-        """Probability of the channel that was drawn."""
+        """The probability of the drawn channel."""
         probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
         return probability_B
 
     def chosen(self, chosen_B: Bools) -> Opportunities:
-        """Select some of the decisions."""
+        """The opportunities that the mask selects."""
         return Opportunities(
             self.rows[chosen_B].reset_index(drop=True),
             self.channel_B[chosen_B],
@@ -75,13 +75,13 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """Decisions of a split that fit the data set's present columns and channels; None if fewer than `ENOUGH`."""
+        """The opportunities of a split that fit the data set's current columns and channels; None if under `ENOUGH`."""
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # The engine writes them in any order, and the last bits of a sum depend on it.
+        # The engine writes rows in any order, but rounding makes a sum depend on it.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
@@ -100,7 +100,7 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """User and context columns of a split, in the order of user and time; None if absent or fewer than `ENOUGH`."""
+    """User and context columns of a split, sorted by user and time; None if missing or fewer than `ENOUGH` rows."""
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
     if not path.exists() or not set(columns) <= set(ds.dataset(path, format="parquet").schema.names):
@@ -111,7 +111,7 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
 
 
 def _read(path: Path, columns: list[str], split: str, with_window: bool = False) -> pd.DataFrame:
-    """Rows of a split from a file, or from the parts in a folder; in memory are these alone and one batch of others."""
+    """Rows of a split, from a file or a folder of parts; memory holds only them and one batch of other rows."""
     wanted = pc.field("split") == split
     if with_window:
         wanted &= pc.field("features").is_valid()

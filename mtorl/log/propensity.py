@@ -1,17 +1,17 @@
-"""The probability with which the logging policy chose the logged channel.
+"""Returns or estimates the probability with which the logging policy chose the logged channel.
 
     propensity_B = logged_propensity(table.rows, spec)
-    mean_C = channel_means(rows, spec, gain_B)      # of the policies that always take one channel
+    mean_C = channel_means(rows, spec, gain_B)      # value of always choosing one channel, for each channel
 
-"logged": the log recorded its propensities. Otherwise the data set description names the simplest model of how channels
-were chosen:
+The data set description names the source. "logged": the log has its propensities. Otherwise they are estimated by a
+simple model of the logging policy:
 
     channel-frequency   P(a): the channel does not depend on the state (a log of random exposures);
-                        `mtorl.comparison.independence` tests that claim
+                        `mtorl.comparison.independence` tests this assumption
     markov              P(a | previous a): users tend to stay on a channel
 
-Both are estimated on training users only, so that test rows do not confirm themselves. If the true logging policy used
-more of the state, off-policy values are biased; the mean weight in `importance_weights.py` then strays from 1.
+Each model is estimated on training users only, so that test rows do not influence their own propensities. If the true
+policy used more of the state, off-policy values are biased, and the mean weight in `importance_weights.py` is not 1.
 
 Shapes: B rows, C channels.
 """
@@ -24,17 +24,17 @@ from mtorl.arrays import Floats
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.messages import BAD_PROPENSITY
 
-FLOOR = 0.02  # lowest estimated propensity: no row gets a weight above fifty
-MIN_ESS_SHARE = 0.1  # smallest effective sample, as a share of the rows, with which a policy's value is used
+FLOOR = 0.02  # lowest estimated propensity, so that no importance weight exceeds 50
+MIN_ESS_SHARE = 0.1  # with a smaller effective sample size, as a share of the rows, a policy's value is not used
 _SMOOTHING = 1.0  # pseudo-count of every channel
 
 
 def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     """Propensity of the logged channel of each row, in (0, 1].
 
-    The windows are touchpoints in the order of `WindowTable.rows`, with a propensity if the log has it.
+    The windows are touchpoints in the order of `WindowTable.rows`, with a propensity if the log has one.
 
-    ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no rows are for training.
+    ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no row is in training.
     """
     if spec.propensity == "logged":
         propensity_B: Floats = windows["propensity"].to_numpy(dtype=np.float64)
@@ -52,7 +52,7 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
         raise ValueError("propensity: no training rows to estimate it from")
     channels = len(spec.channels)
     before_B = np.full(len(windows), channels, dtype=np.int64)
-    if spec.propensity == "markov":  # a user's later journeys start without a previous channel, as the first one does
+    if spec.propensity == "markov":  # the first touchpoint of each journey has no previous channel
         follows_B = windows["step"].to_numpy() > 0
         before_B[follows_B] = channel_B[np.flatnonzero(follows_B) - 1]
     counts = np.full((channels + 1, channels), _SMOOTHING)
@@ -62,10 +62,10 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> Floats | None:
-    """Mean of a value if each channel were always taken (SNIPS), from the log's own rows; None if it can't tell.
+    """Mean of a value for the policies that always choose one channel (SNIPS); None if a sample is too small.
 
     Args:
-        rows: As of `logged_propensity`. Own decisions do not count: an exposure depends on the channel that was drawn.
+        rows: As for `logged_propensity`. Our own decisions are left out: their exposure depends on the drawn channel.
     """
     own_B = rows["collected"].to_numpy(dtype=np.bool_) if "collected" in rows else np.zeros(len(rows), dtype=np.bool_)
     propensity_B = logged_propensity(rows.assign(propensity=rows["propensity"].mask(own_B, 1.0)), spec)

@@ -1,17 +1,17 @@
-"""The records of the decision log: their fields, defined once.
+"""Defines the fields of the records in the decision log.
 
     record: DecisionRecord = {...}                    # a plain dict; mypy checks that every field is there
-    json_schema("decision")                           # what other systems validate against
+    json_schema("decision")                           # JSON schema, for validation by other systems
     sql_columns("decision")                           # the same fields as DuckDB columns
 
-The router writes one JSON line for each; features and monitoring read them. A decision record extends the two forms of
-the router's answer, and holds what a replay needs: the arm follows from layer, experiment, salt, shares and user
-(`mtorl.experiment.assignment`), unless the file named it (`override`), the draw from experiment, salt, user, campaign
-and request (or decision), the channel from the draw and the probabilities, in the order of the candidates. What the
-policy drew stays in the record when the default action is taken after the draw.
+The router writes each record as a JSON line; features and monitoring read them. A decision record has all fields of the
+router's response, and what a replay needs to recompute it. Layer, experiment, salt, shares and user determine the arm
+(`mtorl.experiment.assignment`), unless the experiment file named it (`override`). Experiment, salt, user, campaign and
+request (or decision) determine the random draw. The draw and the probabilities, in the order of the candidates,
+determine the channel. If the router falls back to the default action after the draw, the record keeps the draw.
 
-A field that is added, removed or renamed makes a new version of the schema (docs/architecture.md). A reader that meets
-a record of another version stops with an error that names both.
+Adding, removing or renaming a field requires a new schema version (docs/architecture.md). A reader that finds a record
+of another version stops with an error that names both versions.
 """
 
 import hashlib
@@ -28,32 +28,32 @@ from mtorl.log.touchpoints import LogError
 Kind = Literal["decision", "outcome", "shadow", "window"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VERSION: Literal[1] = 1
-"""Of the schema of each kind."""
+"""The schema version of all kinds of records."""
 
 CANCEL = "cancel"
-"""The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
+"""Kind of an outcome that reports an ad that was not shown. All other kinds are numeric outcomes of the data set."""
 
 MODEL_NAME = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
-"""SQL: the identity of a decision's policy: its digest or, if the arm gives none, name and version; null: the policy
-names itself by none of them, or none answered."""
+"""SQL: the identity of the policy of a decision: its digest, or else its name and version. Null if the policy returned
+none of these, or did not answer."""
 UNNAMED = "unnamed"
-"""What a policy is called that says nothing of itself."""
+"""Name in reports for a policy that returned no identity."""
 
 ExplorationScope = Literal["channel", "exposure", "both"]
 
 Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]
 
 FallbackReason = Literal[
-    "features",  # the feature store failed, or what it returned can't be used
+    "features",  # the feature store failed, or returned unusable values
     "model_timeout",
     "model_error",
     "ledger",  # the ledger failed, or is not set up yet
-    "no_account",  # no budget of the experiment is for this campaign and channel
-    "no_baseline",  # the user's arm is the request's own baseline, and the request has none
-    "repeated",  # another decision on the same request holds the reservation
-    "no_time",  # the deadline passed before all parts were called
-    "log",  # the record did not become durable within the deadline
-    "internal",  # a fault of the router itself
+    "no_account",  # the experiment has no budget for this campaign and channel
+    "no_baseline",  # the user's arm is the baseline of the request, but the request has none
+    "repeated",  # another decision on the same request has the reservation
+    "no_time",  # the deadline passed before all services were called
+    "log",  # the record was not durable before the deadline
+    "internal",  # a bug in the router
 ]
 
 Name = Annotated[str, Field(min_length=1)]
@@ -66,23 +66,23 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Baseline(TypedDict):
-    """Choice of the caller's own logic."""
+    """The choice of the caller's own logic, sent with the request."""
 
     channel: Name
     expose: bool
     propensity: Probability | None
-    """Probability with which that logic does so; 1: it does nothing else. null: it is not known."""
+    """Probability with which that logic makes this choice; 1 if it is deterministic, null if unknown."""
 
 
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Explored(TypedDict):
-    """Choice of an arm's policy by itself, before exploration."""
+    """The choice of an arm's policy before exploration."""
 
     share: Probability
-    """Of the arm's decisions that is explored."""
+    """Share of the arm's decisions that explore."""
     scope: ExplorationScope
     explored: bool
-    """Whether this one was."""
+    """Whether this decision explored."""
     channel: Name
     expose: bool
     channel_probs: dict[str, PossibleProbability]
@@ -90,162 +90,162 @@ class Explored(TypedDict):
 
 
 class V2Answer(TypedDict):
-    """Answer in the v2 protocol: one output tensor for each field."""
+    """The router's response in the v2 protocol: one output tensor for each field."""
 
-    decision_id: Annotated[Name, Field(description="Made by the router, unique. A second record of it withdraws it.")]
-    arm: Annotated[Name, Field(description="The arm that the user is assigned to, also when the decision fell back.")]
+    decision_id: Annotated[Name, Field(description="Unique id from the router. A second record of it withdraws it.")]
+    arm: Annotated[Name, Field(description="The user's assigned arm, even if the decision is a fallback.")]
     channel: Name
     expose: Annotated[bool, Field(description="Whether the ad may be shown, and money spent.")]
     propensity: Annotated[
         Probability | None,
         Field(
-            description="Probability of the channel; 1 on a fallback, or that of the baseline. Here and below, null: "
-            "it is not known."
+            description="Probability of the channel. On a fallback, the propensity of the request's baseline, or else "
+            "1. null: unknown, as in the fields below."
         ),
     ]
     expected_reward: float | None
     expected_cost: Amount | None
     budget_exhausted: Annotated[
-        bool, Field(description="It would have been exposed, but the ledger had no money left for it.")
+        bool, Field(description="true: the policy wanted to expose, but the budget had no money left.")
     ]
     fallback_reason: Annotated[
         FallbackReason | None,
         Field(
-            description="Why the default action was taken, which is the request's baseline if there is one; null: it "
-            "was not."
+            description="Why the router took the default action, which is the request's baseline if it has one; null: "
+            "no fallback."
         ),
     ]
 
 
 class V1Answer(V2Answer):
-    """Answer in the v1 protocol, without the model."""
+    """The router's response in the v1 protocol, without the model."""
 
     request_id: Annotated[
-        str | None, Field(description="The caller's id of the request, unique for a user and campaign.")
+        str | None, Field(description="The caller's id of the request, unique within a user and campaign.")
     ]
     experiment: Name
     reservation_id: str | None
 
 
 class History(TypedDict):
-    """Fields of the window in a decision's record; all null: none was built."""
+    """Fields of the window in a decision's record; all null if no window was built."""
 
     static: Annotated[dict[str, str | float | None] | None, Field(description="Static columns of the user, as stored.")]
-    history_length: Annotated[int | None, Field(ge=0, description="Touchpoints of the window.")]
-    last_channel: Annotated[Name | None, Field(description="Of the newest of them; null: there is none.")]
-    last_time: Annotated[Time | None, Field(description="Likewise, when it was, UTC.")]
+    history_length: Annotated[int | None, Field(ge=0, description="Number of touchpoints in the window.")]
+    last_channel: Annotated[Name | None, Field(description="Channel of the newest touchpoint; null: there is none.")]
+    last_time: Annotated[Time | None, Field(description="Time of the newest touchpoint, UTC; null: there is none.")]
 
 
 @with_config(ConfigDict(title="decision", extra="forbid", use_attribute_docstrings=True))
 class DecisionRecord(V1Answer, History):
-    """One decision of the router, with everything that an evaluation needs."""
+    """A decision of the router, with everything that an evaluation needs."""
 
     schema_version: Literal[1]
     unit_hash: Hash
-    """Pseudonym of the user, for joins that need no name."""
+    """Pseudonym of the user, for joins that do not need the user id."""
     user_id: Name
     layer: Name
     salt: Name
     experiment_version: Hash
-    """Of the experiment as it was in force: its file, without what is only planned."""
+    """Hash of the active part of the experiment file, without planned changes."""
     shares: dict[str, PossibleProbability]
-    """Of the experiment's users, by arm."""
+    """Share of the experiment's users in each arm."""
     assignment_probability: Probability
-    """Share of the arm; 1: this user was not randomised: no experiment, outside, held out, overridden."""
+    """Share of the arm. 1 if the user was not randomised: no experiment, outside it, held out, or overridden."""
     override: bool
-    """Whether the experiment file named the user's arm: the decision counts for no comparison."""
+    """Whether the experiment file named the user's arm; such a decision is left out of comparisons."""
     stage: Stage
-    """Of the experiment; off: the kill switch was on."""
+    """Stage of the experiment; off: the kill switch was on."""
     model_name: str | None
-    """Of the model that answered, whether its answer was taken or not; null, as version and digest: it did not say."""
+    """Name of the model that answered, even if its answer was not used; null (like version and digest): not given."""
     model_version: str | None
     model_digest: str | None
     feature_hash: Hash | None
-    """Of the window that the model saw; null: none was built."""
+    """Hash of the window that the model saw; null: no window was built."""
     features_found: bool
     """false: the user has no history."""
     campaign_id: Name
     context: dict[str, str | float | None]
-    """As the request gave it."""
+    """Context columns from the request."""
     request_time: Time
-    """When the opportunity arose, UTC: as the request said, or came."""
+    """Time of the opportunity, UTC: from the request, or else when the request arrived."""
     request_hash: Hash | None
-    """Of what the request said; null: it had no id. The same id has one hash."""
+    """Hash of the request's content; null: the request has no id. Requests with the same id have the same hash."""
     candidates: Annotated[list[Name], Field(min_length=1)]
-    """Channels that were on offer."""
+    """Channels that could be chosen."""
     costs: dict[str, Amount]
-    """Highest possible cost in each channel then, currency units, as far as the request said it."""
+    """Highest possible cost in each channel, currency units, for the channels whose cost the request gave."""
     baseline: Baseline | None
-    """As the request gave it."""
+    """The baseline from the request, if any."""
     exploration: Explored | None
-    """null: nothing is explored. What follows is of policy and exploration together."""
+    """The policy's choice before exploration; null: no exploration. The fields below include exploration."""
     drawn_channel: Name | None
-    """What was drawn, also where the default action was taken after all; null: no draw."""
+    """The drawn channel, even if the router then took the default action; null: no draw."""
     channel_probs: dict[str, PossibleProbability]
-    """Of drawing each candidate, in the order of the draw, or the drawn one alone; empty: no draw, or none is known."""
+    """Probability of drawing each candidate, in the order of the draw, or of the drawn one only; empty: none known."""
     exposure_probs: dict[str, PossibleProbability]
-    """Probability of wanting to expose each channel, once it is drawn; empty: it is not known."""
+    """Probability of wanting to expose each channel, given that it is drawn; empty: unknown."""
     expected_rewards: dict[str, float]
-    """Of an exposure in each channel; without those that are not known."""
+    """Expected reward of an exposure in each channel where it is known."""
     expected_costs: dict[str, Amount]
-    """Likewise, currency units."""
+    """Expected cost of an exposure in each channel where it is known, currency units."""
     price: Amount | None
-    """Gain per currency unit that the model asked for; null: it did not say."""
+    """Gain that the model required for each currency unit; null: not given."""
     prices: dict[str, Amount]
-    """The same for each channel; without those that are not known."""
+    """Price of each channel where it is known."""
     state_distance: Amount | None
-    """Distance of the user's state from those of training, in their root mean square; null: the model did not say."""
+    """Distance of the user's state from the states in training, relative to their root mean square; null: not given."""
     reserved: Amount
-    """Currency units set aside."""
+    """Currency units that the ledger reserved."""
     refused_until: Time | None
-    """Of an exhausted budget: end of the last period that may have refused it, UTC; null: one of them has no end."""
+    """If the budget was exhausted: end of the last period that may have refused it, UTC; null: one has no end."""
     withdrawn: bool
     """true: nothing was shown, even if another record of this decision has an exposure."""
     latency_seconds: Amount
     """From the request to this record."""
     event_time: Time
-    """When the decision was taken, UTC."""
+    """Time of the decision, UTC."""
 
 
 @with_config(ConfigDict(title="outcome", extra="forbid", use_attribute_docstrings=True))
 class OutcomeRecord(TypedDict):
-    """Something that became known after a decision."""
+    """An outcome that became known after a decision."""
 
     schema_version: Literal[1]
     event_id: Name
-    """The sender's id of this event: of a decision, the same id counts once."""
+    """The sender's id of this event. For a decision, events with the same id count once."""
     decision_id: Name
     kind: Name
     """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."""
     value: float
-    """Negative at most for revenue and for further outcomes."""
+    """May be negative only for revenue and for further outcomes."""
     event_time: Time
-    """When it happened, UTC."""
+    """Time of the event, UTC."""
     received_time: Time
-    """When the router heard of it, UTC."""
+    """When the router received the report, UTC."""
 
 
 @with_config(ConfigDict(title="shadow", extra="forbid", use_attribute_docstrings=True))
 class ShadowRecord(TypedDict):
-    """Decision of a challenger at stage shadow. It was never shown, and nothing was reserved for it.
+    """A decision of a challenger at stage shadow. It was never shown, and nothing was reserved for it.
 
-    Features, request and the draw are those of the decision with the same `decision_id`.
+    Features, request and the random draw are the same as in the decision with this `decision_id`.
     """
 
     schema_version: Literal[1]
     shadow_id: Name
-    """Of the decision and the arm."""
+    """Unique id for the decision and the arm."""
     decision_id: Name
-    """Of what the incumbent decided."""
+    """Id of the incumbent's decision."""
     experiment: Name
     arm: Name
     """The challenger."""
     fault: FallbackReason | None
-    """Why it did not decide; null: it did."""
+    """Why the challenger did not decide; null: it decided."""
     channel: Name | None
-    """null: it did not decide. The rest is as in a decision."""
+    """The chosen channel; null: no decision. The fields below are as in a decision record."""
     expose: bool | None
-    """Whether it would have exposed, if its budget had allowed it."""
+    """Whether the challenger would have exposed if its budget had allowed it."""
     propensity: Probability | None
     exploration: Explored | None
     channel_probs: dict[str, PossibleProbability]
@@ -260,21 +260,21 @@ class ShadowRecord(TypedDict):
     model_version: str | None
     model_digest: str | None
     event_time: Time
-    """When it answered, UTC."""
+    """When the challenger answered, UTC."""
 
 
 @with_config(ConfigDict(title="window", extra="forbid", use_attribute_docstrings=True))
 class WindowRecord(TypedDict):
-    """The window of a decision, of a sample of the users: it is larger than all the rest of a decision."""
+    """The window of a decision, for a sample of the users, since a window is larger than the rest of the record."""
 
     schema_version: Literal[1]
     decision_id: Name
     unit_hash: Hash
-    """Of its user, so that a forgotten one's is not uploaded."""
+    """Pseudonym of the user, so that windows of forgotten users are not uploaded."""
     window: dict[str, Any]
-    """As the model was asked with it."""
+    """The window in the request to the model."""
     event_time: Time
-    """Of the decision, UTC."""
+    """Time of the decision, UTC."""
 
 
 _RECORDS: dict[Kind, Any] = {
@@ -292,10 +292,10 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
-# both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
-# are copies, because the log is shipped at least once. (If a sender gave one event two values, and two routers took one
-# each, all readers must take the same; of copies the one that was received first.)
+# The order in which the first of several records with one id counts. If the record of a decision may become durable
+# too late, the router withdraws the decision: the log then has two records in either order, and the withdrawal counts.
+# Other records with one id are copies, because the log is shipped at least once. If a sender reported one event with
+# two values, to two routers, all readers must use the same value; of equal values, the first received one.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -313,35 +313,35 @@ def json_schema(kind: Kind) -> dict[str, Any]:
 
 @cache
 def sql_columns(kind: Kind) -> dict[str, str]:
-    """Columns and their DuckDB types; objects and lists stay JSON text, for their keys differ between data sets."""
+    """Columns and their DuckDB types. Objects and lists stay JSON text, since their keys differ between data sets."""
     columns = {name: _SQL_TYPES.get(type_, "VARCHAR") for name, type_ in plain_types(_RECORDS[kind]).items()}
     times = {name for name in columns if name.endswith(("_time", "_until"))}
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
 def rank_among_copies(kind: Kind) -> str:
-    """SQL: 1 for the record that counts, of those of one decision with one id.
+    """SQL: 1 for the record that counts among the records of a decision that have the same id.
 
-    An event that was reported for two decisions counts once for each: no reader compares their files.
+    An event that was reported for two decisions counts for each of them, since no reader compares their files.
     """
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
 def this_version(kind: Kind) -> str:
-    """SQL: true of a record of this version of the schema; an error that names both versions of another one."""
+    """SQL: true for a record of this schema version; for another version, an error that names both."""
     said = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({said}) ELSE true END"
 
 
 def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
-    """DuckDB SQL: a column's value as text, or null, in the record of this alias; LogError for no categorical column.
+    """DuckDB SQL for the value of a categorical column, as text or null, in the record with the alias `record`.
 
-    For "device" and "d": json_extract_string(d.context, '$.device').
+    For "device" and "d": json_extract_string(d.context, '$.device'). LogError if there is no such categorical column.
     """
     known = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
     if name not in known:
-        raise LogError(f"by: {name!r} is no categorical column; there are {', '.join(known) or 'none'}")
+        raise LogError(f"by: {name!r} is no categorical column; the data set has {', '.join(known) or 'none'}")
     of_user = name in [column.name for column in spec.static]
     return f"json_extract_string({record}.{'static' if of_user else 'context'}, '$.{name}')"
 
@@ -352,12 +352,12 @@ def unit_hash(user_id: str) -> str:
 
 
 def is_sampled(unit: str, share: float) -> bool:
-    """Whether a user, by `unit_hash`, is one of those whose windows are logged; a larger share adds users."""
+    """Whether the windows of a user (a `unit_hash`) are logged; a larger share only adds users."""
     return int(unit[8:], 16) < share * 2**32
 
 
 def plain_types(record: Any) -> dict[str, type]:
-    """The fields of a record or an answer, in order, each with its plain Python type; that of `str | None` is str."""
+    """The fields of a record or response, in order, with their plain Python types: str for `str | None`."""
     return {name: _plain(hint) for name, hint in get_type_hints(record, include_extras=False).items()}
 
 

@@ -1,4 +1,4 @@
-"""Sources of a log: where its files lie, and the names, units and zones of its columns."""
+"""Describes the raw files of a log: their paths and format, and the names, units and time zones of their columns."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mtorl.runtime.validation import StrictModel, Text, short
 TimeUnit = Literal["s", "ms", "us"]
 
 TOUCHPOINT_ID = "touchpoint_id"
-"""Column of a raw log by which conversions find their touchpoint; the canonical log has none."""
+"""Column of a raw log by which a conversion finds its touchpoint; the canonical log does not have it."""
 
 _EXAMPLE = datetime(2024, 10, 31, 13, 45)
-"""A time of which no two parts are alike, so that a format that lacks or swaps one is found."""
+"""A time with five different parts, so that a format that omits or swaps parts of the date is detected."""
 
 
 class FileFormat(StrictModel):
-    """Format of a CSV file, as far as it is unusual."""
+    """The format of a CSV file, if it differs from the default."""
 
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Between the columns; by default a comma, and a tab in a .tsv file."""
+    """Separator of the columns; by default a comma, or a tab in a .tsv file."""
     decimal: Literal[".", ","] = "."
-    """Before the decimals of a number. With ",", points may group its thousands: 1.234,56."""
+    """Decimal mark. With ",", points may group thousands: 1.234,56."""
 
 
 def is_remote(place: str | Path) -> bool:
-    """Whether a file or folder is named by an address of an object store, not by a path."""
+    """Whether a file or folder is given by an address of an object store instead of a path."""
     return "://" in str(place)
 
 
@@ -49,20 +49,20 @@ def _text_or_number(value: Any) -> Any:
 
 
 class Source(StrictModel):
-    """Source of a column of the log, if the file has it under another name or not at all."""
+    """The source of a column of the log, if the file has the column under another name or not at all."""
 
     column: Text | None = None
-    """Its name in the file."""
+    """Name of the column in the file."""
     value: Annotated[str | float, BeforeValidator(_text_or_number)] | None = None
-    """The same for every row, of a file that has no such column."""
+    """A constant for all rows, if the file does not have the column."""
     unit: TimeUnit | None = None
-    """Of a time that is a number: seconds, milliseconds or microseconds since 1970. Else it is ISO 8601 text."""
+    """Unit of a time that is a number: s, ms or us since 1970. Without a unit, times are ISO 8601 text."""
     timezone: Text | None = None
-    """IANA zone of times whose text has none, such as Europe/Berlin. Else they are in UTC."""
+    """IANA time zone of times whose text has no zone, such as Europe/Berlin; by default UTC."""
     format: Text | None = None
-    """Of a time that is text but not ISO 8601, as strptime reads it: "%d.%m.%Y %H:%M:%S"."""
+    """Format of a time that is text but not ISO 8601, for strptime: "%d.%m.%Y %H:%M:%S"."""
     per: float = Field(1.0, gt=0)
-    """The file's number is so many times too large: 1000 for a price per mille, 100 for cents, 1000000 for micros."""
+    """Divisor of the file's numbers: 1000 for a price per mille, 100 for cents, 1000000 for micros."""
 
     @field_validator("timezone")
     @classmethod
@@ -79,30 +79,30 @@ class Source(StrictModel):
         try:
             found = datetime.strptime(_EXAMPLE.astimezone().strftime(form), form)
         except ValueError as error:
-            raise ValueError(f"{form!r} is no format of a time: {error}") from None
+            raise ValueError(f"{form!r} is not a valid time format: {error}") from None
         if found.date() != _EXAMPLE.date():
-            raise ValueError(f"{form!r} lacks the day, the month or the year; write %d.%m.%Y %H:%M, for instance")
+            raise ValueError(f"{form!r} lacks the day, the month or the year; an example is %d.%m.%Y %H:%M")
         return form
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
         if (self.column is None) == (self.value is None):
-            raise ValueError("give either column, its name in the file, or value, the same for every row")
+            raise ValueError("give either `column`, its name in the file, or `value`, a constant for all rows")
         return self
 
     def check(self, name: str, number: bool, time: bool) -> None:
-        """Check that the source can fill the column of this name, of numbers or of times; raises ValueError."""
+        """Check that the source can fill the column `name`, of numbers or of times; raises ValueError."""
         for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
-                raise ValueError(f"columns.{name}, {field}: is for timestamp and other times")
+                raise ValueError(f"columns.{name}, {field}: is only for timestamp and other times")
         if self.unit and self.format:
             raise ValueError(f"columns.{name}: seconds since 1970 have no format; leave out unit or format")
         if self.unit and self.timezone:
             raise ValueError(f"columns.{name}: seconds since 1970 have no zone; leave out unit or timezone")
         if self.per != 1.0 and not number:
-            raise ValueError(f"columns.{name}, per: is for columns of numbers")
+            raise ValueError(f"columns.{name}, per: is only for columns of numbers")
         if self.value is not None and (time or name in ("user_id", "channel", TOUCHPOINT_ID, "event_id")):
-            raise ValueError(f"columns.{name}, value: differs between rows, so it must be a column of the file")
+            raise ValueError(f"columns.{name}, value: must differ between rows; name a column of the file instead")
         if self.value is not None and isinstance(self.value, str) == number:
             kind = "a number" if number else "text"
             raise ValueError(f"columns.{name}, value: expected {kind}, got {self.value!r}")
@@ -112,27 +112,27 @@ Sources = dict[str, Annotated[Source, BeforeValidator(_column_alone)]]
 
 
 class Conversions(StrictModel):
-    """A second file, with outcomes that come later: each row is one, of the newest touchpoint before it.
+    """A second file, with outcomes that arrive after the touchpoint was logged.
 
-    A row finds its touchpoint by the touchpoint's id or, where it has none, by its user.
+    A row belongs to the touchpoint that its touchpoint id names or, without such ids, to the user's newest earlier one.
     """
 
     source: Text
     """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..."""
     file: FileFormat = FileFormat()
-    """How the file is written."""
+    """Format of the file: separator and decimal mark."""
     columns: Sources
-    """What the file calls touchpoint_id or user_id, timestamp, event_id (may be left out: then a row that is there
-    twice counts once), and the outcomes that it has, such as {conversion: {value: 1}, revenue: amount}."""
+    """Columns of the file: touchpoint_id or user_id, timestamp, optionally event_id, and at least one outcome, such as
+    {conversion: {value: 1}, revenue: amount}. Without event_id, identical rows count once."""
     attribution_days: float | None = Field(None, gt=0)
-    """A touchpoint longer before a conversion gets no part of it; by default 30 by user, and no limit by id."""
+    """Most days from a touchpoint to its conversion; by default 30 if matched by user, and no limit if by id."""
 
     @model_validator(mode="after")
     def _row_finds_its_touchpoint(self) -> Conversions:
         if (TOUCHPOINT_ID in self.columns) == ("user_id" in self.columns):
             raise ValueError("columns: give either touchpoint_id or user_id, by which a row finds its touchpoint")
         if "timestamp" not in self.columns:
-            raise ValueError("columns: missing 'timestamp', when the outcome became known")
+            raise ValueError("columns: missing 'timestamp', the time when the outcome became known")
         if not self.outcomes:
             raise ValueError("columns: name at least one outcome, such as conversion: {value: 1} or revenue: amount")
         for name, source in self.columns.items():

@@ -1,10 +1,10 @@
-"""Hashes of ids that are the same everywhere, and the split of users into training, validation and test data by them.
+"""Splits users into training, validation and test data, by hashes of their ids.
 
-A user's part never changes, so a retraining on next month's log does not test on users that it trained on before.
+A user's split never changes, so a model retrained next month is not tested on users of an earlier training.
 
-`fingerprints` store the users of a training as eight bytes each, so that a log can be checked for users that the model
-has seen. A hash is no secret: the holder of an id can look it up. Among a million known users, a stranger is taken for
-one of them with a probability of about 10^-13.
+`fingerprints` store the users of a training in eight bytes each, so that a log can be checked for users that the model
+has seen. A hash is no secret: a person who has a user's id can look it up. A new user matches one of a million
+fingerprints with a probability of about 10^-13.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
 
 
 def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
-    """Part of each user id: "train" (70 %), "val" (10 %) or "test" (20 %)."""
+    """The split of each user: "train" (70 %), "val" (10 %) or "test" (20 %)."""
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
     edges = np.cumsum([share for _, share in SHARES])[:-1]
     names = np.array([name for name, _ in SHARES])
@@ -41,7 +41,7 @@ def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
 
 
 def folds_of(user_ids: pd.Series | Iterable[str], folds: int) -> NDArray[np.int64]:
-    """Fold of each user id, 0 to folds - 1, for cross-validation: independent of `split_of`."""
+    """The cross-validation fold of each user, from 0 to folds - 1, independent of `split_of`."""
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
     return (fractions_of(users, "fold") * folds).astype(np.int64)[codes]
 
@@ -53,7 +53,7 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Rows whose windows, of up to n tokens, cover every step (from 0) of their whole journeys exactly once."""
+    """Mask of rows whose windows, of up to n steps, together cover each step (from 0) of each journey exactly once."""
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
     steps_left = np.repeat(lengths, lengths) - 1 - steps
@@ -66,9 +66,9 @@ def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
 
 
 def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool_]:
-    """Mask of the users who had a part in the training."""
+    """Mask of the users whose fingerprints are in `trained`."""
     return np.isin(_fingerprint_of_each(user_ids), trained)
 
 
 def _fingerprint_of_each(user_ids: Iterable[str]) -> Fingerprints:
-    return hash_ids(user_ids, "trained").byteswap()  # artifacts hold the bytes in this order
+    return hash_ids(user_ids, "trained").byteswap()  # the byte order that artifacts use

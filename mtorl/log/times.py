@@ -1,4 +1,4 @@
-"""Points in time as whole microseconds since 1970 (UTC), the unit of every stored time; and time zones by name."""
+"""Converts times to and from microseconds since 1970 (UTC), the unit of stored times, and finds time zones by name."""
 
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,12 +11,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def microseconds(when: datetime) -> int:
-    """Microseconds since 1970 of a time that has a zone."""
+    """Microseconds since 1970, from a time with a zone."""
     return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def iso(at: int) -> str:
-    """ISO 8601 text, in UTC, of microseconds since 1970."""
+    """ISO 8601 text in UTC, from microseconds since 1970."""
     return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")
 
 
@@ -26,14 +26,14 @@ def zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of zones
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name is a folder of zones
         raise ValueError(
-            f"{name!r} is no time zone that this machine knows; write Europe/Berlin, for instance"
+            f"{name!r} is not in this computer's time zone database; an example is Europe/Berlin"
         ) from None
 
 
 def moment(value: object) -> datetime:
-    """A point in time as YAML or JSON gives it, in UTC; raises ValueError if it is none, or has no zone."""
+    """A time in UTC, from a value of YAML or JSON; raises ValueError if it is not a time, or has no zone."""
     at = value
     if isinstance(value, str):
         try:
@@ -45,5 +45,5 @@ def moment(value: object) -> datetime:
         raise ValueError(f"expected a time with its zone, such as 2026-12-01T09:00:00+01:00, got {given}")
     try:
         return at.astimezone(UTC)
-    except OverflowError:  # in the year 1 or 9999, whose first or last hours are none in UTC
+    except OverflowError:  # the first or last hours of the years 1 to 9999, which in UTC are outside them
         raise ValueError(f"expected a time between the years 1 and 9999 in UTC, got {at.isoformat()}") from None

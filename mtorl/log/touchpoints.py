@@ -1,11 +1,11 @@
-"""The touchpoint log as the rest of the project reads it: its Arrow types, how to write it, and its fingerprint.
+"""Defines the canonical touchpoint log: its Arrow types, its writer and its fingerprint.
 
-Every touchpoint is one exposure. The canonical layout is `DatasetSpec.columns`, sorted by (user_id, timestamp) with
-times strictly increasing inside a user: timestamp in UTC with microseconds, cost and revenue in currency units, click
-and conversion 0 or 1, propensity in (0, 1] or null; text is never empty. If the log says when an outcome became known,
-there is a column for it, such as `click_time`; if it says when its rows arrived, a last column is
-`created_timestamp`. Raw files become such a log in `features.ingest`. To a log with which own decisions were pooled,
-`features.collect` adds `collected`: whether a touchpoint is one of those.
+Each row is one touchpoint, which is one exposure. The columns are `DatasetSpec.log_columns`. Rows are sorted by
+(user_id, timestamp), and times strictly increase within a user. Timestamps are in UTC with microseconds, cost and
+revenue in currency units. Click and conversion are 0 or 1, propensity is in (0, 1] or null, and text is never empty.
+Optional columns are the time when an outcome became known, such as `click_time`, and `created_timestamp`, when a row
+arrived. `features.ingest` converts raw files to this log. `features.collect` adds the touchpoints of our own decisions
+and the column `collected`, which marks them.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
-"""The files of a log's folder: the canonical log, its description, and what validation said of the raw log."""
+"""The files in a log's folder: the canonical log, its description, and the results of validating the raw log."""
 
 CREATED, COLLECTED = "created_timestamp", "collected"
 _TIME = pa.timestamp("us", tz="UTC")
 
 
 class LogError(InputError):
-    """The log can't be used; the message says what to mend."""
+    """The log can't be used; the message says what to fix."""
 
 
 def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
-    """Arrow types of the canonical log, and of those of its optional columns that are named."""
+    """Arrow types of the canonical log, including the optional columns that are in `columns`."""
     times = [name for name in spec.optional_columns if name in columns and name != TOUCHPOINT_ID]
     own = {COLLECTED: pa.bool_()} if COLLECTED in columns else {}
     kinds = {"numeric": pa.float64(), "categorical": pa.string()}
@@ -51,10 +51,10 @@ def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
 
 
 def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
-    """Write a canonical log as Parquet in one step; raises LogError if a column is missing."""
+    """Write a canonical log as Parquet atomically; raises LogError if a column is missing."""
     missing = [name for name in spec.log_columns if name not in log]
     if missing:
-        raise LogError(f"{path}: the log to write lacks {', '.join(missing)}")
+        raise LogError(f"{path}: the log lacks the columns {', '.join(missing)}")
     types = schema(spec, log.columns)
     table = pa.Table.from_pandas(log[types.names], schema=types, preserve_index=False)
     with replacing(Path(path)) as unfinished:
@@ -62,14 +62,14 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 
 
 class ColumnDigest:
-    """Running digest of a column's values, lengths of texts or lists, and nulls.
+    """A running digest of a column's values, its lengths of texts or lists, and its nulls.
 
-    Neither the memory behind a null, which depends on the writer, nor the column's type counts.
+    The digest depends neither on the bytes behind a null, which differ between writers, nor on the column's type.
     """
 
     def __init__(self) -> None:
         self._values, self._lengths, self._nulls = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        self._items: ColumnDigest | None = None  # of a column of lists
+        self._items: ColumnDigest | None = None  # digest of the items, for a column of lists
         self._rows = 0
 
     def update(self, array: pa.Array) -> None:
@@ -82,7 +82,7 @@ class ColumnDigest:
             self._items.update(array.flatten())
             self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
         elif pa.types.is_string(array.type):
-            # The texts of an array lie in memory one after the other, once no null hides bytes between them.
+            # Without nulls, which may hide bytes between two texts, an array's texts are contiguous in memory.
             array = array.fill_null("") if array.null_count else array
             offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
             if len(array) and (data := array.buffers()[2]):
@@ -99,7 +99,7 @@ class ColumnDigest:
 
 
 def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
-    """SHA-256 (hex) of a canonical log's content, independent of how it is stored or cut into batches."""
+    """SHA-256 (hex) of the content of a canonical log, independent of its storage format and batches."""
     if isinstance(log, pd.DataFrame):
         return fingerprint(pa.Table.from_pandas(log, preserve_index=False).to_batches())
     columns: dict[str, ColumnDigest] = {}

@@ -1,11 +1,11 @@
-"""Notes on each training, its input and its result: one line each, for the next training to compare its log with.
+"""Records the input and the result of each training, so that the next training can compare its log with the last one.
 
     seen = LogFacts.of(log)                          # log: folder with touchpoints.parquet and dataset.yaml
-    lost = seen.lost_since(newest(history).log)      # in words; "" if nothing is
+    lost = seen.lost_since(newest(history).log)      # a sentence; "" if no rows are missing
     add(history, Training(at=now, log=seen, decision="promote", reason="..."))
 
-A log grows, and its oldest days may go. But a day that both logs have must not hold less than before: an export that
-was cut off trains a model of half a log, and every check of that log alone would pass it.
+A log may grow, and may lose its oldest days. But a day in both logs must not have fewer touchpoints than before. If an
+export was cut off, half of the log is missing, and no check of that log by itself would detect it.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from mtorl.runtime.locks import locked
 
 FILE = "trainings.jsonl"
 READ = "read"
-"""In `INGEST_FILE` of a log of which a training reads a part: `share` and `days`, as in `LogFacts`."""
+"""Key in `INGEST_FILE` if a training reads only a part of the log: `share` and `days`, as in `LogFacts`."""
 LOST = 0.01
-"""Share of the touchpoints of the common days that may be missing: users may have been forgotten since."""
+"""Share of the touchpoints on common days that may be missing, since users may have been forgotten."""
 _KEPT = 1_000
 _DAY = "%Y-%m-%d"
 
 
 class LogFacts(BaseModel):
-    """Figures of a log with which the next one is compared."""
+    """Figures of a log, for comparison with the next log."""
 
-    dataset: str  # name of its description
+    dataset: str  # name in its description
     channels: tuple[str, ...]
-    days: dict[str, int]  # touchpoints a day (UTC, as 2026-11-29), without own decisions that were added
-    share: float = 1.0  # of all touchpoints, own decisions among them, that the training read (`most_touchpoints`)
+    days: dict[str, int]  # touchpoints by day (UTC, "2026-11-29"), without those of our own decisions
+    share: float = 1.0  # share of all touchpoints, own decisions included, that was read (`most_touchpoints`)
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
-        """The facts of the folder of a log; those of its part that a training reads are no loss."""
+        """The figures of a log's folder. If a training read a part of the log, its days are those of the whole log."""
         spec = DatasetSpec.load(log / DATASET_FILE)
         noted = json.loads((log / INGEST_FILE).read_text()) if (log / INGEST_FILE).exists() else {}
         whole = noted.get(READ) or {"days": days_of(log / LOG_FILE)}
         return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
-        """Text on what this log lacks of an earlier one since its own first day; "" if hardly anything."""
+        """Report the touchpoints that this log lacks of an earlier one, after its first day; "" if at most `LOST`."""
         if self.dataset != before.dataset or not self.days:
             return ""
         first = min(self.days)
@@ -60,17 +60,17 @@ class LogFacts(BaseModel):
             return ""
         worst = max(missing, key=lambda day: (missing[day], day))
         return (
-            f"the log has lost {lost:,} of {had:,} touchpoints since the newest training, most of them on {worst}: "
-            f"{self.days.get(worst, 0):,} of {common[worst]:,}"
+            f"the log has lost {lost:,} of {had:,} touchpoints since the last training, most of them on {worst}, which "
+            f"has {self.days.get(worst, 0):,} of {common[worst]:,}"
         )
 
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:
-        """Channels that the description did not name before."""
+        """Channels that the earlier log's description does not have."""
         return tuple(channel for channel in self.channels if channel not in before.channels)
 
 
 def days_of(log: Path) -> dict[str, int]:
-    """Touchpoints a day of a log, a file or a folder of parts, without own decisions; it is read in parts."""
+    """Touchpoints by day, without own decisions, of a log (a file or a folder of parts); reads batch by batch."""
     file = ds.dataset(log, format="parquet")
     own = [COLLECTED] if COLLECTED in file.schema.names else []
     days: dict[str, int] = {}
@@ -84,35 +84,35 @@ def days_of(log: Path) -> dict[str, int]:
 
 
 class Training(BaseModel):
-    """A training that came to its end."""
+    """A finished training."""
 
-    at: AwareDatetime  # when the gate decided
-    run: str = ""  # id of the pipeline's run
+    at: AwareDatetime  # time of the gate's decision
+    run: str = ""  # id of the pipeline run
     log: LogFacts
     decision: str  # promote, experiment or reject
-    reason: str  # the gate's, in words
+    reason: str  # the gate's reason, as text
     lift: float | None = None  # challenger minus incumbent, gain per opportunity, off-policy
     lift_ci: tuple[float, float] | None = None  # 95 % interval
 
 
 def add(history: Path, training: Training) -> None:
-    """Keep a training as the newest, in a folder that is made if needed; of one run only its last one is kept."""
+    """Add a training as the newest, and create the folder if needed. A run's new training replaces its older ones."""
     history.mkdir(parents=True, exist_ok=True)
-    # Two runs may end at once, and each holds it for the moment of a write.
-    with locked(history / ".lock", TimeoutError(f"{history}: another run has held it for a minute"), wait_seconds=60):
+    # Two runs may finish at once; each holds the lock only while it writes.
+    with locked(history / ".lock", TimeoutError(f"{history}: another run locked it for a minute"), wait_seconds=60):
         kept = [one for one in read(history) if not (training.run and one.run == training.run)]
         with replacing(history / FILE, durable=True) as unfinished:
             unfinished.write_text("".join(f"{one.model_dump_json()}\n" for one in [*kept, training][-_KEPT:]))
 
 
 def newest(history: Path) -> Training | None:
-    """The training that ended last, if any."""
+    """The newest training, if any."""
     trainings = read(history)
     return trainings[-1] if trainings else None
 
 
 def read(history: Path) -> list[Training]:
-    """All trainings that are kept, the newest last; a line that can't be read is left out."""
+    """All stored trainings, the newest last; unreadable lines are skipped."""
     try:
         lines = (history / FILE).read_text().splitlines()
     except FileNotFoundError:
