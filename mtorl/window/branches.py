@@ -1,11 +1,11 @@
-"""The tokens of a user's next opportunity, one for each way in which the present one can go.
+"""Builds the tokens of a user's next opportunity, one for each possible result of the current one.
 
     tokens = branches(windows, cost_BC, later, hit)     # windows of K = 2 C + 1 tokens, one for each of `windows`
 
-The first token is that without an exposure, and takes the place of the window's last token. The others follow that
-one: one for each channel whose exposure earned nothing, then one for each channel whose exposure earned something. The
-context of the next opportunity and the pause before it come from the log, the same for all branches of a window, so
-that branches differ in nothing but what happened.
+The first token is for no exposure and replaces the window's last token. The other tokens follow that last token: first
+one for each channel after an exposure without a gain, then one for each channel after an exposure with a gain. The
+context of the next opportunity and the pause before it come from the log. They are the same for all branches of a
+window, so that branches differ only in the result of the current opportunity.
 
 Shapes: B windows, C channels, N = B K tokens.
 """
@@ -20,12 +20,12 @@ from mtorl.window.window import WindowBatch
 
 
 def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping[str, float]) -> WindowBatch:
-    """Tokens of the next opportunity: after no exposure, after one without a gain, and after one with a gain.
+    """Tokens of the next opportunity: after no exposure, after an exposure without a gain, and after one with a gain.
 
     Args:
-        cost_BC: What an exposure costs, currency units.
-        later: A window for each of `now`, whose last token is the next opportunity: its context, hour and pause.
-        hit: Outcomes of an exposure with a gain, by name; those that are missing are 0, as without a gain.
+        cost_BC: Cost of an exposure in each channel, currency units.
+        later: A window for each of `now` whose last token is the next opportunity, with its context, hour and pause.
+        hit: Outcomes of an exposure with a gain, by name. Missing outcomes are 0, as are all without a gain.
     """
     users, channels = cost_BC.shape
     each = 2 * channels + 1
@@ -33,7 +33,7 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     shown_N, hit_N, channel_N = branch_N > 0, branch_N > channels, (branch_N - 1) % channels
     last_N, later_N = (np.cumsum(windows.length_B)[user_N] - 1 for windows in (now, later))
     exposure = {name: hit_N * value for name, value in hit.items()} | {"cost": cost_BC[user_N, channel_N]}
-    waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])  # without an exposure, since the last one
+    waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])  # no exposure: the pause goes further back
     return WindowBatch(
         np.full(users, each),
         np.where(shown_N, channel_N, now.prev_channel_N[last_N]),

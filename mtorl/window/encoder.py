@@ -1,9 +1,9 @@
-"""Numbers for the model: how windows become tensors, with all statistics from training data.
+"""Encodes windows as tensors for the model, with statistics from training data only.
 
     encoder = Encoder.fit(batch, spec)
     x_BTD, length_B = encoder.encode(batch)
 
-Shape suffixes: B windows, N tokens of all windows one after the other, T padded window length, P places of tokens in
+Shape suffixes: B windows, N tokens of all windows one after the other, T padded window length, P = B T positions in
 x_BTD, D token width.
 """
 
@@ -23,31 +23,31 @@ from mtorl.log.gain import Gain
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-# A category with fewer uses in training is encoded as unknown, so that "unknown" is learned, too. Small logs keep more.
+# A category that is rarer in training is encoded as unknown, so that the model learns what "unknown" means.
 _RARE, _RARE_SHARE = 10, 0.001
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A column of a token: its source and scaling."""
+    """The source and scaling of one column, which takes `width` numbers of a token."""
 
     name: str
-    source: str  # "outcome" (of the touchpoint before), "time", "context", "static" or "feature" (stored)
+    source: str  # "outcome" (of the previous touchpoint), "time", "context", "static" or "feature" (stored)
     kind: str  # "numeric", "categorical" or "hour" (of the day)
     mean: float = 0.0
     std: float = 1.0
-    scale: float = 0.0  # above 0: the mean and std are those of asinh(value / scale)
-    values: tuple[str, ...] = ()  # frequent categories; one more place follows them for everything else
+    scale: float = 0.0  # above 0: mean and std are of asinh(value / scale)
+    values: tuple[str, ...] = ()  # frequent categories; the last number of the one-hot is for all others
 
     @property
     def width(self) -> int:
-        """Numbers in a token."""
+        """Width of the column in a token."""
         return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
 
     def scores(self, values: Floats) -> Floats:
         """z-scores of the column, clipped to +-5; null is 0."""
         values = _asinh(values, self.scale) if self.scale else values
-        # clip and nan_to_num cost a server several times as much for a few tokens.
+        # For a few tokens, np.clip and np.nan_to_num take several times as long.
         scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
         scores[np.isnan(scores)] = 0.0
         return scores
@@ -55,14 +55,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Numbers for the model: normalisation statistics, vocabularies and the reward's scale, all from training data.
+    """Normalisation statistics, vocabularies and the reward's scale, all from training data.
 
-    A token is concat(onehot(a_{t-1}) over the channels and "start", r_{t-1}, one number per outcome of the touchpoint
-    before that is seen (`spec.seen_outcomes`), the time, one block per context and static column, and at last one per
-    stored feature). r_{t-1}, too, is computed from these outcomes only. Numeric columns are z-scores clipped to +-5
-    with null = 0; categorical ones are one-hot with a place for values that training has seen rarely or never. Outcomes
-    and the pause since the touchpoint before are z-scores of asinh(value / scale), which resolves small amounts as well
-    as large ones; the hour is a point on a circle.
+    A token is the concatenation of: onehot(a_{t-1}) over the channels and "start"; r_{t-1}; a number for each seen
+    outcome of the previous touchpoint (`spec.seen_outcomes`); the time; a block for each context and static column; a
+    block for each stored feature. r_{t-1} is computed from the seen outcomes only. Numeric columns are z-scores clipped
+    to +-5, with null = 0. Categorical columns are one-hot, with one number for values that are rare or absent in
+    training. Outcomes and the pause since the previous touchpoint are z-scores of asinh(value / scale), which resolves
+    both small and large amounts. The hour is a point on a circle.
     """
 
     channels: tuple[str, ...]
@@ -76,7 +76,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
-        """Take the statistics from a batch of training windows; with targets, its last touchpoints count as well."""
+        """Compute the statistics of a batch of training windows. If it has targets, their outcomes are included."""
         not_start_N = batch.prev_channel_N < len(spec.channels)
         happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
@@ -88,7 +88,7 @@ class Encoder:
         for source, columns, held in (
             ("context", spec.context, batch.context),
             ("static", spec.static, batch.static),
-            ("feature", spec.feature_columns, batch.features),  # last: the network reads these places apart
+            ("feature", spec.feature_columns, batch.features),  # last: the network reads this part separately
         ):
             for column in columns:
                 values = held[column.name]
@@ -110,11 +110,11 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """D, numbers in a token."""
+        """D, the width of a token."""
         return len(self.channels) + 2 + sum(slot.width for slot in self.slots)
 
     def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], Ints]:
-        """Encode a batch: the tokens x_BTD, padded with zeros on the right, and the number of real ones, length_B."""
+        """Encode a batch: the tokens x_BTD, padded with zeros on the right, and the windows' lengths length_B."""
         x_BTD = np.zeros((len(batch), self.window, self.dim), dtype=np.float32)
         x_PD = x_BTD.reshape(-1, self.dim)
         place_N = batch.row_N * self.window + batch.step_N
@@ -142,36 +142,36 @@ class Encoder:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Outcomes of the previous touchpoint that a model may see."""
+        """Outcomes of the previous touchpoint that the model sees."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
 
     @property
     def stored(self) -> int:
-        """Numbers of stored features: the last ones of a token."""
+        """Width of the stored features, which are at the end of a token."""
         return sum(slot.width for slot in self.slots if slot.source == "feature")
 
     def previous_reward(self, batch: WindowBatch) -> Floats:
-        """r_{t-1} of each token from its outcomes that are seen; meaningless where a journey starts."""
+        """r_{t-1} of each token, from the seen outcomes; meaningless at the start of a journey."""
         return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.seen))
 
     def previous_gain(self, batch: WindowBatch) -> Floats:
-        """g_{t-1} of each token, of which an outcome that is not seen is no part; 0 where a journey starts."""
+        """g_{t-1} of each token, from the seen outcomes; 0 at the start of a journey."""
         return self.gain.of({name: batch.prev_outcomes[name] * (name in self.seen) for name in self.gain.names})
 
     def reward(self, gain: ArrayLike, cost: ArrayLike) -> Floats:
-        """The label MinMaxNorm(g - s w) in [0, 1], with the extremes of the training data."""
+        """The label MinMaxNorm(g - s w) in [0, 1], with minimum and maximum from the training data."""
         net = np.asarray(gain, dtype=np.float64) - self.cost_weight * np.asarray(cost, dtype=np.float64)
         return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
 
     def unreward(self, reward: ArrayLike, cost: ArrayLike) -> Floats:
-        """The gain, in its own unit, behind a reward at a cost: the inverse of `reward`."""
+        """The gain, in its own unit, from a reward and a cost: the inverse of `reward`."""
         scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
 
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
-        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding; clone_BT (bool).
+        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32), clone_BT (bool).
 
-        clone_BT: whether the action head learns the channel. Tokens without a valid target look like padding.
+        clone_BT: whether the action head learns the channel. Without a valid target, a token has -1, 0, 0 and false.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -186,7 +186,7 @@ class Encoder:
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
-        """Start and stop of the segment's one-hot in a token (its last place is unknown), or None without a segment."""
+        """Start and stop of the segment's one-hot in a token, with "unknown" last; None without a segment."""
         at = len(self.channels) + 2
         for slot in self.slots:
             if slot.name == self.segment:
@@ -195,7 +195,7 @@ class Encoder:
         return None
 
     def segment_of(self, batch: WindowBatch) -> Ints:
-        """Place of each window's segment in that one-hot; 0 without a segment."""
+        """Position of each window's segment in its one-hot; 0 without a segment."""
         slot = next((slot for slot in self.slots if slot.name == self.segment), None)
         return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
 
@@ -218,21 +218,21 @@ class Encoder:
 
 
 def _asinh(values: Floats, scale: float) -> Floats:
-    with np.errstate(over="ignore"):  # values / scale may overflow; the clip makes a number of it
+    with np.errstate(over="ignore"):  # values / scale may overflow; clipping makes it finite
         return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
 
 
 def _places(slot: Slot, values: Values) -> Ints:
-    """Place of each value in a categorical slot's one-hot."""
+    """Position of each value in a categorical slot's one-hot."""
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
-    # Null is code -1, which reads the last entry of the table: unknown.
+    # Null has the code -1, which indexes the last entry of the table: unknown.
     table = np.array([place.get(v, len(place)) for v in values.values] + [len(place)], dtype=np.int64)
     return table[values.codes]
 
 
 def _amount_slot(name: str, source: str, values: Floats) -> Slot:
-    """The scaling of an amount of any size."""
+    """A slot for amounts of any magnitude, scaled by asinh."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)
@@ -240,16 +240,16 @@ def _amount_slot(name: str, source: str, values: Floats) -> Slot:
 
 
 class Labels(NamedTuple):
-    """Outcomes at the last token of each window."""
+    """The labels at the last token of each window."""
 
     channel_B: Ints
-    reward_B: Floats  # as the encoder scales it, in [0, 1]
+    reward_B: Floats  # in [0, 1], see `Encoder.reward`
     cost_B: Floats
-    collected_B: Bools  # whether it is an own decision that was collected
+    collected_B: Bools  # whether the touchpoint comes from one of our own decisions
 
 
 def labels(windows: Windows, encoder: Encoder) -> Labels:
-    """The labels of windows that were built with targets; raises WindowError for others."""
+    """The labels of windows that were built with targets; raises WindowError if they were not."""
     parts = []
     for batch in in_chunks(windows):
         if batch.targets is None:

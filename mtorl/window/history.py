@@ -1,13 +1,13 @@
-"""The history of a decision: the one definition of which earlier touchpoints a decision may see.
+"""Defines the history of a decision: the earlier touchpoints that a decision may see.
 
-At time t these are the touchpoints of the same user that happened, and had been recorded, before t. Of these, the
-newest n count, back to the first pause longer than the journey gap; the pause between the newest one and t counts, too.
+For a decision at time t, these are the user's touchpoints that happened, and were recorded, before t. Only the newest n
+count, back to the first pause (including the pause before t) that is longer than the journey gap.
 
     Timeline.of(steps).tokens(rows, n, gap)      offline: rows of a sorted log, all at once
-    history_slice(times, at, n, gap)             online: a user's last touchpoints, as a feature store holds them
+    history_slice(times, at, n, gap)             online: a user's last touchpoints from a feature store
 
-Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n earlier touchpoints, oldest first, then its
-own), N tokens of all windows, T tokens of one window.
+Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n earlier touchpoints, oldest first, then the
+decision's own), N tokens of all windows, T tokens of one window.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from mtorl.log.times import DAY_US
 from mtorl.runtime.validation import short
 from mtorl.window.messages import HISTORY_ORDER
 
-CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
+CHUNK = 1 << 15  # windows laid out at a time, so that their slots fit into the processor's cache
 _NEVER = np.iinfo(np.int64).min
 
 
 def journey_gap_us(spec: DatasetSpec) -> int:
-    """The longest pause inside a journey, microseconds: only a longer one starts a new journey."""
+    """The longest pause inside a journey, in microseconds; a longer pause starts a new journey."""
     return round(spec.journey_gap_days * DAY_US)
 
 
 def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """The history of a decision at a time `at`, among a user's stored touchpoints, oldest first.
+    """The slice of a user's stored touchpoints, oldest first, that is the history of a decision at the time `at`.
 
-    All times and the gap, the longest pause inside a journey, are in microseconds; n is the window's length in
-    touchpoints. Times that are no numbers, or not in order, are a WindowError.
+    Times and `gap`, the longest pause inside a journey, are in microseconds; n is the window's length in touchpoints.
+    Raises WindowError if times are not numbers or not in order.
     """
     numbers = all(isinstance(time, int | float) for time in times)
     if not numbers or not all(earlier <= later for earlier, later in pairwise((-inf, *times, inf))):
@@ -57,25 +57,25 @@ def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
 
 
 class Tokens(NamedTuple):
-    """The tokens of some windows, one window after the other, as rows of the log."""
+    """The tokens of several windows, one window after the other, as rows of the log."""
 
     length_B: Ints
-    prev_N: Ints  # row of the touchpoint before; -1 at the start of a journey
+    prev_N: Ints  # row of the previous touchpoint; -1 at the start of a journey
     own_N: Ints  # row of the token's own touchpoint
-    valid_N: Bools  # whether the window's earlier touchpoints had all been recorded when this token was decided on
+    valid_N: Bools  # whether all earlier touchpoints of the window were recorded before this token's decision
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Touchpoints, whole users one after the other and each in the order of time."""
+    """Touchpoints grouped by user, and sorted by time within each user."""
 
     first_P: Ints  # row of the user's first touchpoint
     time_P: Ints  # microseconds since 1970
-    known_P: Ints  # when the touchpoint was recorded, microseconds since 1970; never before it happened
+    known_P: Ints  # when the touchpoint was recorded, microseconds since 1970; at least time_P
 
     @classmethod
     def of(cls, steps: pa.Table) -> Timeline:
-        """Read user_id, timestamp and, if present, created_timestamp; a WindowError's `index` is the faulty row."""
+        """Read user_id, timestamp and, if present, created_timestamp; WindowError with the `index` of a faulty row."""
         user_P = read.arrow_codes(read.flat(steps["user_id"]), "user_id").codes
         time_P = read.arrow_times(read.flat(steps["timestamp"]), "timestamp", null=None)
         known_P = time_P
@@ -96,7 +96,7 @@ class Timeline:
         return cls(starts[np.cumsum(new_P) - 1], time_P, known_P)
 
     def tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
-        """Lay out the windows, of up to n touchpoints, of rows of the log in any order; gap in microseconds."""
+        """The tokens of the windows, of up to n touchpoints, of rows of the log in any order; gap in microseconds."""
         chunks = np.split(rows_B, np.arange(CHUNK, len(rows_B), CHUNK))
         return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
 
@@ -106,21 +106,21 @@ class Timeline:
         # With fewer than n earlier touchpoints, an empty slot before the first one starts the journey.
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # When the last of a token's earlier touchpoints had been recorded; an empty slot never has to be waited for.
+        # The time at which all earlier touchpoints of a token were recorded; an empty slot counts as always recorded.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
         valid_BT = known_BT < self.time_P[own_BT]
         return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
 
     def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
-        """Each touchpoint's history at the right end of its slots, itself in the last slot; -1 where there is none."""
+        """Rows of each touchpoint's history, aligned right, with its own row in the last slot; empty slots are -1."""
         slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
         slots_BS[:, n] = rows_B
-        # All windows step back through the log together, one touchpoint per turn; a complete window drops out.
+        # All windows step back through the log together, one touchpoint per iteration; complete windows drop out.
         window = np.arange(len(rows_B))
         now, first = self.time_P[rows_B], self.first_P[rows_B]
         at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now
         while window.size:
-            time = self.time_P[at]  # row -1 reads the last row of the log; `at >= first` drops it
+            time = self.time_P[at]  # index -1 reads the last row of the log; `at >= first` drops it
             goes_on = (at >= first) & (slot >= 0) & (later - time <= gap)
             if not goes_on.all():
                 window, now, first, at, slot, later, time = (

@@ -1,10 +1,10 @@
-"""Windows for training: part by part from disk, batch by batch to the network.
+"""Loads windows for training: part by part from disk, batch by batch to the network.
 
     train = FolderWindows(folder, "train", encoder)
     for batch in batches(train[0], chunks, workers=0, pinned=False): ...
 
-A part holds the windows of a split in one shard of a windows folder: a random sample of the users. One part is in
-memory at a time, as flat columns; only the current batch is padded and encoded. A single shard is read once.
+A part is the windows of a split in one shard of a windows folder, which has a random sample of the users. One part is
+in memory at a time, as flat columns; only the current batch is padded and encoded. A single shard is read only once.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -29,7 +29,7 @@ from mtorl.window.window import WindowBatch
 
 
 class Batch(NamedTuple):
-    """Encoded windows and their labels, as `Encoder.targets` gives them."""
+    """Encoded windows and their labels from `Encoder.targets`."""
 
     x_BTD: Tensor
     channel_BT: Tensor  # -1 where there is no target
@@ -38,13 +38,13 @@ class Batch(NamedTuple):
     clone_BT: Tensor  # whether the action head learns the channel
 
     def to(self, device: torch.device) -> Batch:
-        """Copy to another device; from pinned memory without waiting."""
+        """Copy to another device; the copy is asynchronous if the memory is pinned."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
 @dataclass(frozen=True)
 class EncodedWindows(Dataset[Batch]):
-    """A part: windows in memory, encoded on demand."""
+    """A part: windows in memory that are encoded when they are read."""
 
     windows: WindowBatch
     encoder: Encoder
@@ -62,16 +62,16 @@ class EncodedWindows(Dataset[Batch]):
 
     @property
     def outcomes(self) -> int:
-        """Columns of a token, after the reward, that hold outcomes of the previous touchpoint."""
+        """Width of the previous touchpoint's outcomes, which follow the reward in a token."""
         return len(self.encoder.seen)
 
     @property
     def stored(self) -> int:
-        """Columns at the end of a token that hold stored features of its own decision."""
+        """Width of the stored features, which are at the end of a token."""
         return self.encoder.stored
 
     def means(self) -> tuple[float, float]:
-        """Mean reward and mean cost of a target."""
+        """Mean reward and mean cost of the valid targets."""
         targets = self.windows.targets
         assert targets is not None
         outcomes = targets.take(np.flatnonzero(targets.valid_N)).outcomes
@@ -81,7 +81,7 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """The windows of a split that tile its journeys: a part for each shard of a windows folder, read on demand."""
+    """Windows that tile the journeys of a split, with a part for each shard of a windows folder, read on demand."""
 
     folder: str | Path
     split: str
@@ -111,24 +111,24 @@ Parts = FolderWindows | list[EncodedWindows]
 class TrainingWindows:
     """The input of a training."""
 
-    train: Parts  # windows that cover each touchpoint once; each has a token with a target
-    val: Parts  # the same of users that are not in training
-    channels: int  # the labels cannot tell: a channel may be absent from a training set
+    train: Parts  # windows that cover each touchpoint once; each window has a token with a target
+    val: Parts  # the same, for validation users
+    channels: int  # number of channels; the labels may lack some of them
 
 
 def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
-    """Windows that tile the journeys of a split in one shard."""
+    """Windows that tile the journeys of a split in one shard; see `WindowTable.tiles`."""
     return WindowTable.load(folder, split, file).tiles(split)
 
 
 def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: bool) -> Iterator[Batch]:
-    """Encoded batches, by processes that work ahead if there are any; a GPU reads pinned memory without the CPU."""
+    """Encoded batches, prefetched by `workers` processes. A GPU reads `pinned` memory without the CPU."""
     loader: DataLoader[Batch] = DataLoader(
         part,
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
         collate_fn=_identity,
-        generator=torch.Generator(),  # seeds for the workers; the global generator is left to dropout
+        generator=torch.Generator(),  # seeds the workers without drawing from the global generator, which dropout uses
         pin_memory=pinned,
     )
     yield from loader

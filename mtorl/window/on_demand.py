@@ -1,9 +1,9 @@
-"""Windows that are cut when they are read: of a log of any size, a few thousand are in memory at a time.
+"""Builds windows only when they are read, so that only a few thousand are in memory, however large the log is.
 
     windows = table.on_demand("test")
     for batch in in_chunks(windows): ...
 
-Windows overlap, so those of a journey take up to `spec.window` times the memory of its touchpoints.
+Windows overlap, so the windows of a journey take up to `spec.window` times the memory of its touchpoints.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 4096  # windows in memory at a time
 
 
 class Windows(Protocol):
-    """Windows in memory (a `WindowBatch`), or such that are cut on demand."""
+    """Windows in memory (a `WindowBatch`), or built on demand (`StepWindows`)."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class StepWindows:
-    """Windows of the touchpoints at some rows of a log; for the steps see `WindowBatch.from_steps`."""
+    """Windows of the touchpoints at `rows_B` of a log, built on demand; for `steps` see `WindowBatch.from_steps`."""
 
     steps: pa.Table
     rows_B: Ints  # ascending
@@ -48,7 +48,7 @@ class StepWindows:
         return len(self.rows_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Cut some of the windows. `Targets.touchpoint_N` counts from the first step that they need."""
+        """Build some of the windows. `Targets.touchpoint_N` counts from the first step that they need."""
         rows_B = self.rows_B[rows]
         if not len(rows_B):
             return WindowBatch.from_steps(self.steps.slice(0, 0), rows_B, self.spec, self.targets)
@@ -58,12 +58,12 @@ class StepWindows:
         )
 
     def only(self, rows: Ints) -> StepWindows:
-        """Select windows without cutting them yet; `rows` must ascend."""
+        """Select windows without building them; `rows` must ascend."""
         return replace(self, rows_B=self.rows_B[rows])
 
     @cached_property
     def _first_P(self) -> Ints:
-        """Row of the first touchpoint of each row's user."""
+        """For each row, the row of its user's first touchpoint."""
         user_P = read.arrow_codes(read.flat(self.steps["user_id"]), "user_id").codes
         new_P = np.ones(len(user_P), dtype=np.bool_)
         new_P[1:] = user_P[1:] != user_P[:-1]
@@ -72,7 +72,7 @@ class StepWindows:
 
 
 def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
-    """All windows in order, at most `CHUNK` at a time; of none, one empty batch."""
+    """All windows in order, at most `CHUNK` at a time; one empty batch if there are none."""
     if isinstance(windows, WindowBatch) and len(windows) <= CHUNK:
         yield windows
         return
@@ -81,13 +81,13 @@ def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
 
 
 def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
-    """Windows from their JSON, parsed in chunks: parsed lists take some ten times the memory of arrays."""
+    """Windows from JSON texts, parsed in chunks because parsed lists take about ten times the memory of arrays."""
     parts = (texts[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK))
     return joined([WindowBatch.from_instances([json.loads(text) for text in part], spec) for part in parts])
 
 
 def joined(batches: Sequence[WindowBatch]) -> WindowBatch:
-    """The windows of batches one after the other, without targets."""
+    """Concatenate batches, without their targets."""
 
     def columns(held: str) -> dict[str, Any]:
         parts = [getattr(batch, held) for batch in batches]

@@ -1,11 +1,11 @@
-"""Packs a user's history into one value: the online store holds about 0.5 kB for 20 touchpoints.
+"""Packs a user's history into one value of the online store, about 0.5 kB for 20 touchpoints.
 
     value = pack({"hist_timestamp": [...], "hist_channel": [...], ...})      # lists of equal length, oldest first
     unpack(value)                                                            # the same lists, bit for bit
-    served(unpack(value))                                                    # what a window is made of
+    served(unpack(value))                                                    # the input of a window
 
-The value is JSON by column, compressed with a dictionary that every reader has. Times are stored as differences. Two
-columns are the feed's own: the decision of a touchpoint, and the outcomes that were added to it (`features.online`).
+The value is JSON by column, compressed with the dictionary below. Times are stored as differences. Two columns are only
+for the feed: the decision of a touchpoint, and the outcomes that were added to the touchpoint (`features.online`).
 """
 
 import json
@@ -20,8 +20,8 @@ UserHistory = dict[str, list[Any]]
 """A user's last touchpoints: the columns of `history_types`, lists of equal length."""
 
 DECISION, EVENTS = "decision", "events"
-"""The feed's columns: a digest of the decision's id, "" for a touchpoint of the log; digests of outcomes, one after the
-other, behind LOGGED if the log has given outcomes, too."""
+"""The feed's columns. DECISION: a digest of the decision's id, or "" for a touchpoint of the log. EVENTS: concatenated
+digests of the outcomes, with the prefix LOGGED if the log has outcomes for the touchpoint."""
 LOGGED = "log."
 
 _VERSION = b"\x01"  # of the dictionary and the layout
@@ -35,7 +35,7 @@ _DICTIONARY = (
 
 
 def pack(history: UserHistory) -> bytes:
-    """Pack a history; columns of the feed without any value are left out."""
+    """Pack a history; the feed's columns are left out if they are empty."""
     times = [int(time) for time in history["hist_timestamp"]]
     columns = {name: values for name, values in history.items() if name not in (DECISION, EVENTS) or any(values)}
     columns["hist_timestamp"] = [*times[:1], *(later - earlier for earlier, later in pairwise(times))]
@@ -45,7 +45,7 @@ def pack(history: UserHistory) -> bytes:
 
 
 def unpack(value: bytes) -> UserHistory:
-    """Unpack a history; raises WindowError for a value that `pack` did not make."""
+    """Unpack a history; raises WindowError if this version of `pack` did not create the value."""
     try:
         if value[:1] != _VERSION:
             raise ValueError(f"version {value[:1]!r}")
@@ -57,9 +57,9 @@ def unpack(value: bytes) -> UserHistory:
 
 
 def served(history: UserHistory) -> UserHistory:
-    """The touchpoints that took place, without the columns of the feed.
+    """The touchpoints that took place, without the feed's columns.
 
-    A decision without any outcome yet may still be cancelled: it is no touchpoint until its cost is known.
+    A decision without an outcome may still be cancelled, so it is not a touchpoint until its cost is reported.
     """
     decisions = history.get(DECISION)
     events = history.get(EVENTS) or [""] * len(history["hist_timestamp"])

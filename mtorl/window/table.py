@@ -1,4 +1,4 @@
-"""A windows folder as training and evaluation read it: touchpoints on disk, split by user, windows made on demand."""
+"""Reads a windows folder for training and evaluation: its touchpoints, split by user, and windows built from them."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from mtorl.window.window import WindowBatch
 
 SCHEMA_VERSION = 1  # of the manifest
 MOST_HELD_OUT = 500_000
-"""About so many touchpoints of held-out users calibrate and judge a model: more would say hardly more."""
+"""Approximate limit of held-out users' touchpoints that calibrate and evaluate a model; more add little precision."""
 
 _TEXT = ("user_id", "channel")
 
 
 @dataclass(frozen=True)
 class WindowTable:
-    """One row per touchpoint; whole users one after the other, each in the order of time."""
+    """Touchpoints grouped by user, and sorted by time within each user."""
 
-    steps: pa.Table  # the columns of windows; text is dictionary-encoded
-    rows: pd.DataFrame  # the same, without context and static columns, with the user's split and `collected`
+    steps: pa.Table  # one row for each touchpoint, with the columns of windows; text is dictionary-encoded
+    rows: pd.DataFrame  # the same rows without context and static columns, with the user's split and `collected`
     spec: DatasetSpec
-    fingerprint: str  # of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps of a log from elsewhere
-    share: float = 1.0  # of the users, chosen by hashes, that are here: below 1 if `load` was given a bound
+    fingerprint: str  # of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps if there is no log
+    share: float = 1.0  # share of the users in this table, chosen by hashes; below 1 if `load` had a limit
 
     @classmethod
     def load(cls, folder: str | Path, split: str = "", file: str = "", most: int = 0) -> WindowTable:
-        """Read a windows folder: users of a split ("": of all), of one file (one of its `shards`) or of all.
+        """Read a windows folder, or only a split or only one `file` of it (see `shards`); "" reads all.
 
-        Of `most` (0: all) touchpoints or more, about so many are read, those of a random sample of whole users, from as
-        few shards as hold them. Shards that are not those of the manifest are a WindowError.
+        If there are more than `most` touchpoints (0: no limit), this reads about as many: a random sample of whole
+        users, from as few shards as possible. WindowError if the shards differ from the manifest.
         """
         path = Path(folder)
         manifest = _manifest(path)
@@ -57,7 +57,7 @@ class WindowTable:
         listed = [shard for shard in manifest["shards"] if file in ("", shard["file"])]
         rows = sum(shard["rows"] for shard in listed) * dict(SHARES).get(split, 1.0)
         share = min(1.0, most / rows) if most and rows else 1.0
-        opened = listed[: math.ceil(share * len(listed))]  # a hash of the user chooses the shard
+        opened = listed[: math.ceil(share * len(listed))]  # each shard is a random sample: a user's hash selects it
         parts = [_read(path, shard, spec) for shard in opened]
         if split:
             parts = [part.filter(pa.array(_of_users(part, split_of) == split)) for part in parts]
@@ -65,28 +65,28 @@ class WindowTable:
             of_opened = share * len(listed) / len(opened)
             drawn = [_of_users(part, lambda users: fractions_of(users, "held out")) < of_opened for part in parts]
             parts = [part.filter(pa.array(kept)) for part, kept in zip(parts, drawn, strict=True)]
-        # "default": a shard without nulls may say so in its schema, and another may have some.
+        # "default": the schema of a shard without nulls may not allow nulls, while another shard has some.
         steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
-        """Rows whose user belongs to a split ("train", "val" or "test")."""
+        """Mask of the rows whose user belongs to a split ("train", "val" or "test")."""
         return (self.rows["split"] == split).to_numpy()
 
     def windows(self, split: str, targets: bool = False) -> WindowBatch:
-        """The window of every touchpoint of a split: what a server would have seen each time."""
+        """The window of every touchpoint of a split, as a server would have seen it."""
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def on_demand(self, split: str, targets: bool = False) -> StepWindows:
-        """Windows that are cut when they are read."""
+        """The same as `windows`, but built only when they are read."""
         steps = self._steps(split)
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
         """Windows whose valid targets are the touchpoints of a split, each exactly once.
 
-        Windows laid end to end do that if no touchpoint was recorded late. A touchpoint that is no valid target in any
-        of them (see `Targets`) gets a window that ends with it.
+        If no touchpoint was recorded late, consecutive windows do this. A touchpoint that is not a valid target in any
+        of them (see `Targets`) gets an additional window that ends with it.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -103,7 +103,7 @@ class WindowTable:
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
     def reference(self, share: float) -> pd.DataFrame:
-        """User, context and static columns of that share of each training user's touchpoints (`stretches`)."""
+        """User, context and static columns of a share of each training user's touchpoints (`stretches`)."""
         drawn = stretches(self.rows.loc[self.is_in("train"), "user_id"], share)
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
         return _frame(self._steps("train").select(columns).filter(pa.array(drawn)))
@@ -124,7 +124,7 @@ def shards(folder: str | Path) -> tuple[str, ...]:
 
 
 def touchpoints_per_user(folder: str | Path) -> float:
-    """Mean length of the journeys of a windows folder; raises WindowError."""
+    """Mean number of touchpoints per user in a windows folder; raises WindowError."""
     listed = _manifest(Path(folder))["shards"]
     return float(sum(shard["rows"] for shard in listed) / max(sum(shard["users"] for shard in listed), 1))
 
@@ -133,7 +133,7 @@ def _manifest(path: Path) -> Mapping[str, Any]:
     try:
         manifest: Mapping[str, Any] = json.loads((path / "manifest.json").read_text())
     except FileNotFoundError:
-        raise WindowError(f"{path}: no manifest.json, so not a windows folder; `mtorl data build` makes one") from None
+        raise WindowError(f"{path}: no windows folder (no manifest.json); create one with `mtorl data build`") from None
     except ValueError as error:
         raise WindowError(f"{path / 'manifest.json'}: not JSON: {error}") from None
     if manifest["schema_version"] != SCHEMA_VERSION:
@@ -141,7 +141,7 @@ def _manifest(path: Path) -> Mapping[str, Any]:
         raise WindowError(OTHER_SCHEMA(file=path, version=version, known=SCHEMA_VERSION))
     total = sum(shard["rows"] for shard in manifest["shards"])
     if total != manifest["rows"]:
-        raise WindowError(f"{path}: the manifest counts {manifest['rows']} rows, its shards {total}; build it anew")
+        raise WindowError(f"{path}: {manifest['rows']} rows in the manifest, {total} in its shards; rebuild the folder")
     return manifest
 
 
@@ -154,7 +154,7 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
     try:
         sha256 = sha256_of(file)
     except FileNotFoundError:
-        raise WindowError(f"{file}: missing, though the manifest names it; build the folder anew") from None
+        raise WindowError(f"{file}: named in the manifest, but missing; rebuild the folder") from None
     if sha256 != shard["sha256"]:
         raise WindowError(DAMAGED(file=file))
     with pq.ParquetFile(file, read_dictionary=text) as parquet:
@@ -173,13 +173,13 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
-    """Values of a function of each row's user."""
+    """Apply a function of user ids to each row's user."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return of(users.values)[users.codes]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """As pandas; text columns hold plain str objects, one object for all equal values."""
+    """Convert to pandas, with text columns of plain str objects; equal values share one object."""
     frame: pd.DataFrame = table.to_pandas()
     for name, kind in frame.dtypes.items():
         if isinstance(kind, pd.CategoricalDtype):

@@ -1,22 +1,22 @@
-"""The causal window: the one definition of what the model may see at a decision.
+"""Defines the causal window: what the model may see at a decision.
 
-Token t of a journey pairs the *previous* touchpoint with the *present* context (the paper's x_t, before its embedding):
+Token t of a journey pairs the *previous* touchpoint with the *current* context (the paper's x_t, before its embedding):
 
     x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-where time_t is the hour of the day and the time since touchpoint t - 1. An outcome with its own time (`spec.timed`) is
-0 in a token that was decided on before that time. Stored features are fields of the feature views in the description,
-as they stood just before the decision. A server knows them for its present decision only, so a window has them at its
-last token. In training, where each token is a decision, each token has its own.
+where time_t is the hour of the day and the time since touchpoint t - 1. An outcome with a time of arrival
+(`spec.timed`) is 0 in a token whose decision came before that time. Stored features are fields of the feature views in
+the description, with their newest values from before the decision. A server has them only for its current decision, so
+only the last token of a window has them. In training, each token is a decision and has its own.
 
-A window holds the last n tokens. It is built in two ways, and both give the same numbers, bit for bit:
+A window has the last n tokens. Two functions build it, and their results are bit-identical:
 
     WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
-    WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` makes of a stored history
+    WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` builds from stored history
 
-The touchpoints of a decision's history are defined in `history.py`. With k of them a window has T = min(k + 1, n)
-tokens. If k < n, its first token starts the journey: its previous outcomes are 0. If k = n, the window begins in the
-middle of the journey and the oldest context is dropped.
+`history.py` defines the touchpoints of a decision's history. With k touchpoints, a window has T = min(k + 1, n) tokens.
+If k < n, the first token is the start of the journey, with previous outcomes of 0. If k = n, the window begins later in
+the journey and the oldest context is dropped.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -42,37 +42,37 @@ from mtorl.runtime.validation import short
 from mtorl.window import messages
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
-_NEVER = np.iinfo(np.int64).max  # time of an outcome that is not known yet
+_NEVER = np.iinfo(np.int64).max  # time of arrival of an outcome that has not arrived
 
 HISTORY, STATIC = "user_history", "user_static"
-"""Views of the feature store from which a window is read."""
+"""The feature views that contain the inputs of a window."""
 PACKED = "history"
-"""The one field of the view HISTORY: `mtorl.window.packed`."""
+"""The only field of the view HISTORY, in the format of `mtorl.window.packed`."""
 AD_DECISION = "ad_decision_v1"
-"""Service with the features of one decision; a change of their meaning makes a new version."""
+"""Feature service for a decision; a change in the meaning of its features requires a new version."""
 
 Instance = dict[str, Any]
-"""One window as JSON. Lists with one value per token: prev_channel (null = start of the journey), prev_timestamp,
-prev_click, ..., context {column: list}. Single values: static {column: value}, timestamp (of the decision) and,
-if the data set has stored features, features {column: value}. Times are microseconds since 1970."""
+"""A window as JSON. Lists with one value for each token: prev_channel (null = start of the journey), prev_timestamp,
+prev_click, ..., context {column: list}. Single values: static {column: value}, timestamp (of the decision) and, if the
+data set has stored features, features {column: value}. Times are microseconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Outcomes at each token, the window's last token included; for training and evaluation only.
+    """The outcomes at each token, including the window's last; for training and evaluation only.
 
-    A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token can have it
-    in its history although the decision at that token was made without it: `valid_N` is False there.
+    A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token may have that
+    touchpoint in its history although its decision was made without it. Such a token has `valid_N` = False.
 
-    What the log's policy chose is the prior of the decision rule. What was chosen by this rule is not: a prior that
-    learned from its own choices would confirm itself, night after night.
+    The action head, which is the prior of the decision rule, learns the choices of the log's policy only. If it learned
+    the rule's own choices (`collected_N`), it would reinforce itself with each training.
     """
 
     channel_N: Ints  # position in spec.channels
-    outcomes: dict[str, Floats]  # those of `spec.window_outcomes`
+    outcomes: dict[str, Floats]  # by name, see `spec.window_outcomes`
     touchpoint_N: Ints  # row of the token's own touchpoint in the steps
     valid_N: Bools
-    collected_N: Bools  # whether it is one of our own decisions, and not of the log's policy
+    collected_N: Bools  # whether the touchpoint comes from one of our own decisions, not from the log's policy
 
     def take(self, token_N: Ints) -> Targets:
         """Select some tokens."""
@@ -87,18 +87,18 @@ class Targets:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows of unequal length, stored column by column without padding."""
+    """Windows of different lengths, stored column by column without padding."""
 
     length_B: Ints
     prev_channel_N: Ints  # position in spec.channels; len(spec.channels) = start of the journey
-    prev_outcomes: dict[str, Floats]  # of the previous touchpoint: `spec.window_outcomes`
-    time: dict[str, Floats]  # hour_of_day, recency_hours (NaN at the start of a journey) of each token
-    context: dict[str, Values]  # N values a column
-    static: dict[str, Values]  # B values a column
-    features: dict[str, Values] = field(default_factory=dict)  # N values a column; null where unknown
+    prev_outcomes: dict[str, Floats]  # of the previous touchpoint, by name: `spec.window_outcomes`
+    time: dict[str, Floats]  # of each token: hour_of_day, recency_hours (NaN at the start of a journey)
+    context: dict[str, Values]  # N values for each column
+    static: dict[str, Values]  # B values for each column
+    features: dict[str, Values] = field(default_factory=dict)  # N values for each column; null if unknown
     targets: Targets | None = None
-    row_N: Ints = field(init=False, repr=False)  # the window that each token belongs to
-    step_N: Ints = field(init=False, repr=False)  # 0-based place of the token in its window
+    row_N: Ints = field(init=False, repr=False)  # window of each token
+    step_N: Ints = field(init=False, repr=False)  # position of each token in its window, from 0
 
     def __post_init__(self) -> None:
         row_N = np.repeat(np.arange(len(self.length_B)), self.length_B)
@@ -128,7 +128,7 @@ class WindowBatch:
 
     @classmethod
     def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
-        """Build from the JSON form, for small batches on a server; a WindowError's `index` is the malformed one."""
+        """Build windows from JSON, for small batches on a server; WindowError with the `index` of a malformed one."""
         code = {name: i for i, name in enumerate(spec.channels)}
         start = len(spec.channels)
         lengths: list[int] = []
@@ -170,12 +170,12 @@ class WindowBatch:
         channel_N = np.array(channels, dtype=np.int64)
         at_N = read.json_numbers(at, "timestamp", row_N, null=False)
         before_N = read.json_numbers(before, "prev_timestamp", row_N)
-        # What is not a number here, or is not before, fails the second comparison.
+        # The comparison is false for a NaN as well as for a later time.
         untimely_N = np.isnan(before_N) != (channel_N == start)
         untimely_N |= (channel_N != start) & ~(before_N <= at_N)
         if untimely_N.any():
             i = int(row_N[untimely_N.argmax()])
-            raise WindowError(f"instance {i}: prev_timestamp is not one time a touchpoint, oldest first", i)
+            raise WindowError(f"instance {i}: prev_timestamp needs one time for each touchpoint, oldest first", i)
         return cls(
             length_B,
             channel_N,
@@ -188,14 +188,14 @@ class WindowBatch:
 
     @classmethod
     def from_steps(cls, steps: pa.Table, rows: Ints | None, spec: DatasetSpec, targets: bool = False) -> WindowBatch:
-        """Build the windows of some `rows` of a log (None: all), in any order; with `targets`, also what happened.
+        """Build the windows of some `rows` of a log (None: all), in any order; with `targets`, add the outcomes.
 
         Args:
-            steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
-                channel, `spec.window_outcomes`, the times of timed ones, all context and static columns, and
-                created_timestamp if rows may have arrived late, collected if own decisions are among them.
+            steps: Touchpoints grouped by user and sorted by time, without ties. Columns: user_id, timestamp, channel,
+                `spec.window_outcomes`, times of the `timed` outcomes, context, static and feature columns;
+                created_timestamp if rows may have arrived late; collected if some come from our own decisions.
 
-        WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
+        WindowError: a column is missing or has another type, rows are not sorted, or a channel is unknown.
         """
         context, static = [c.name for c in spec.context], [c.name for c in spec.static]
         features = [c.name for c in spec.feature_columns]
@@ -222,7 +222,7 @@ class WindowBatch:
             collected_P = read.arrow_flags(steps, COLLECTED)
             labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N, collected_P[tokens.own_N])
         at_N = timeline.time_P[tokens.own_N]
-        # Row -1 is what a token reads that starts a journey.
+        # A token at the start of a journey has the previous row -1, which indexes the appended value.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
         previous = {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()}
         for name, column_name in spec.outcome_times.items():
@@ -241,7 +241,7 @@ class WindowBatch:
 
 
 def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
-    """Stored features of tokens; with the lengths of the windows, only of the last token of each."""
+    """Stored features of tokens; if `length_B` is given, null except at the last token of each window."""
     of_tokens = read.take(values, own_N)
     if length_B is None:
         return of_tokens
@@ -253,24 +253,24 @@ def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
 
 
 def _clock(at_N: Floats, before_N: Floats) -> dict[str, Floats]:
-    """Hour of the day (UTC) and hours since the user's newest earlier touchpoint, whose time may be NaN."""
+    """Hour of the day (UTC), and hours since the user's previous touchpoint, whose time may be NaN."""
     return {"hour_of_day": at_N % DAY_US / HOUR_US, "recency_hours": (at_N - before_N) / HOUR_US}
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """List columns of a user's touchpoints, oldest first, without hist_timestamp; times are microseconds or null."""
+    """List columns of a user's touchpoints, oldest first, except hist_timestamp; times are microseconds or null."""
     names = ("channel", *spec.window_outcomes, *spec.outcome_times.values(), *(c.name for c in spec.context))
     return tuple(f"hist_{name}" for name in names)
 
 
 def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
-    """The columns of a history that are patched once an outcome becomes known, and their values until then."""
+    """The columns of a history that change when an outcome arrives, and their values until then."""
     times = dict.fromkeys(spec.outcome_times.values(), math.nan)
     return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
-    """The columns of a user's history, lists of the last touchpoints, with the type of their elements; times first."""
+    """The columns of a user's history, which are lists over touchpoints, with their element types; times first."""
     texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
     names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))
     return {name: "string" if name in texts else "float64" for name in names}
@@ -284,14 +284,14 @@ def instance_from_history(
     at: float,
     stored: Mapping[str, Any] | None = None,
 ) -> Instance:
-    """The window of one decision at a time `at`, microseconds since 1970, as JSON.
+    """The window of a decision at the time `at`, microseconds since 1970, as JSON.
 
     Args:
-        history: The user's hist_* lists, oldest first, as the feature store returns them, with hist_timestamp in
-            microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls.
-            Only the newest `spec.window` touchpoints before `at` are used, back to the first pause that ends a journey.
-        context: Context columns of the present opportunity. Further entries are ignored.
-        stored: Fields of feature views as the store returned them, see `stored_features`.
+        history: The user's hist_* lists from the feature store, oldest first, with hist_timestamp in microseconds since
+            1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls. Only the newest
+            `spec.window` touchpoints before `at` are used, back to the first pause that ends a journey.
+        context: Context columns of the current opportunity. Other entries are ignored.
+        stored: Fields of feature views from the store; see `stored_features`.
 
     WindowError: lists differ in length, times are missing or out of order, or a required context value is missing.
     """
@@ -309,7 +309,7 @@ def instance_from_history(
     times = times[visible]
     outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
     for name, column_name in spec.outcome_times.items():
-        # A token shows the outcomes known at its decision, as in training, not those known now.
+        # As in training, a token shows the outcomes that had arrived at its own decision, not those that have by now.
         known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
         outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {
@@ -341,9 +341,9 @@ def _absent(index: int, key: object, spec: DatasetSpec) -> Message:
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
-    """A value for each of `spec.feature_columns` at one decision, from the fields of feature views in a store's answer.
+    """The value of each of `spec.feature_columns` for a decision, from a feature store's fields.
 
-    A missing one is null or 0.0, as the description says. A field by channel without a number for each: WindowError.
+    A missing value becomes null or 0.0, as the description says. WindowError if a field by channel has another length.
     """
     values: dict[str, Any] = {}
     for each in (each for view in spec.features for each in view.fields):

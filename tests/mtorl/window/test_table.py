@@ -132,11 +132,11 @@ def _manifest(**change: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so not a windows folder; `mtorl data"),
+        (lambda folder: (folder / "manifest.json").unlink(), r"no windows folder \(no manifest.json\); create one"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not JSON"),
-        (lambda folder: (folder / "steps" / "part-00001.parquet").unlink(), "part-00001.parquet: missing, though"),
+        (lambda folder: (folder / "steps" / "part-00001.parquet").unlink(), "part-00001.parquet: named in the"),
         (_manifest(schema_version=2), "schema version 2"),
-        (_manifest(rows=7), "the manifest counts 7 rows, its shards"),
+        (_manifest(rows=7), "7 rows in the manifest, "),
         (_cut, "part-00001.parquet: damaged"),
         (_drop, "part-00001.parquet: missing columns step, hour"),
     ],
