@@ -1,16 +1,15 @@
-"""Calibrated probabilities, with personal differences between channels as far as held-out users confirm them.
+"""Calibrates an ensemble's probabilities, and shrinks its personal differences between channels, on held-out users.
 
     calibrate_ensemble(ensemble, encoder, held_out, users_B)       # in place
 
-The action logits get a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). A reward has no
-second class whose logit could move against it, so its logits get a scale and a shift, as in Platt 1999. All minimise
-the loss that training minimised.
+The action logits get a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The reward has only
+one logit for each channel, so it gets a scale and a shift, as in Platt 1999. All three minimise the training loss.
 
-The reward's logit of a channel is the mean over channels, the channel's mean effect on all users, and a rest that
-differs from user to user. A network overrates that rest, since part of it is chance. So a personal share multiplies the
-rest: the lower end of the 95 % interval of the outcomes' slope on it, within 0 and 1. With a share of 0 all users have
-the same best channel. The mean effects are then those of the log, if it can tell: the policy is the best constant
-channel of training and held-out users.
+The reward logit of a channel is the sum of the mean over channels, the channel's mean effect on all users, and a
+remainder that differs from user to user. Part of this remainder is noise, so a network overestimates it. Therefore it
+is multiplied by a personal share: the lower end of the 95 % interval of the outcomes' slope on the remainder, clipped
+to [0, 1]. If the share is 0, all users have the same best channel. The channels' mean effects then come from the log,
+if its samples are large enough, so that the policy is the best constant channel of training and held-out users.
 
 Shapes: B rows, C channels, U users.
 """
@@ -28,13 +27,13 @@ from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.on_demand import Windows
 
-_RANGE = (0.2, 5.0)  # of a scale: one outside of it would be another model, not a calibration
+_RANGE = (0.2, 5.0)  # bounds of a scale; a value outside would be a different model, not a calibration
 _TINY = 1e-7
-_PRIOR = 1.0  # rows' worth of a squared penalty on change: few rows should not move the scales much
+_PRIOR = 1.0  # weight, in rows, of a squared penalty on change, so that a few rows do not move the scales much
 _Z = 1.96  # standard errors from an estimate to the lower end of its interval
-_LEAST_SHARE = 0.1  # of the mean: a channel may have had no outcome yet
-_STEPS = 20  # of Newton's method
-_SLOPES = (-2.0, 3.0)  # within which it looks for a slope
+_LEAST_SHARE = 0.1  # lower bound of a channel's mean, as a share of the overall mean: it may have no outcome yet
+_STEPS = 20  # iterations of Newton's method
+_SLOPES = (-2.0, 3.0)  # bounds of the slope
 
 
 class Calibration(NamedTuple):
@@ -55,11 +54,11 @@ def calibrate(
     mean_C: Floats | None = None,
     clone_B: Bools | None = None,
 ) -> Calibration:
-    """Fit on held-out rows, with labels from 0 to 1.
+    """Fit the calibration on held-out rows, with labels from 0 to 1.
 
     Args:
-        mean_C: Mean label on each channel, if the log can tell (`mtorl.log.propensity.channel_means`).
-        clone_B: Rows that the action head follows.
+        mean_C: Mean label on each channel from the log, if known (`mtorl.log.propensity.channel_means`).
+        clone_B: Rows on which the action head is calibrated; None: all.
     """
     reward_logit_BC = _logit(reward_BC)
     if not len(channel_B):
@@ -101,7 +100,7 @@ def _scale_and_shift(logit_B: Floats, label_B: Floats) -> tuple[float, float]:
 
 
 def _personal_share(logit_B: Floats, rest_B: Floats, label_B: Floats, users_B: ArrayLike) -> float:
-    """Lower end of the slope's interval, within 0 and 1; the rows of a user count as dependent."""
+    """Lower end of the slope's interval, clipped to [0, 1]; standard errors are clustered by user."""
     share = 1.0
     for _ in range(_STEPS):
         p_B = expit(logit_B + share * rest_B)
@@ -121,7 +120,7 @@ def _logit(reward: ArrayLike) -> Floats:
 def calibrate_ensemble(
     ensemble: Ensemble, encoder: Encoder, batch: Windows, users_B: ArrayLike, mean_C: Floats | None = None
 ) -> Calibration:
-    """Calibrate an ensemble in place, on windows of held-out users with targets, one for each touchpoint."""
+    """Calibrate an ensemble in place, on held-out users' windows with targets, one window for each touchpoint."""
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)
     calibration = calibrate(

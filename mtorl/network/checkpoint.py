@@ -1,11 +1,11 @@
-"""Checkpoints: a killed training continues from its last one as if it had not been interrupted.
+"""Saves checkpoints, from which a killed training continues as if it had not been interrupted.
 
     checkpoint = Checkpoint(path, identity)
     checkpoint.save(state)
     state = checkpoint.load()           # None: nothing was saved yet
 
-Of several processes the leading one writes for all, so that they continue from one place whenever they are killed. Only
-tensors and plain values are read back, never code.
+In a training with several processes, only the leading one writes, so that all of them continue from the same state.
+Loading reads only tensors and plain values, never code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class CheckpointError(InputError):
-    """The checkpoint is damaged, or belongs to another training."""
+    """A checkpoint is damaged, or belongs to another training."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Checkpoint:
     """The checkpoint file of a training."""
 
     path: Path
-    # What a training must share with the file to continue from it, such as settings and data; plain values.
+    # Plain values, such as settings and data, that must be equal in the file for a training to continue from it.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def of_member(self, member: int) -> Checkpoint:
@@ -45,7 +45,7 @@ class Checkpoint:
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """Checkpoint of the same file with more to its identity."""
+        """The same checkpoint file with further values in its identity."""
         return replace(self, identity={**self.identity, **identity})
 
     def remove(self, members: int) -> None:
@@ -54,24 +54,24 @@ class Checkpoint:
             self.of_member(member).path.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file in one step: a process that is killed meanwhile leaves the previous one.
+        """Replace the file atomically, so that a process that is killed halfway leaves the previous checkpoint.
 
-        A full disk, for instance, is logged and no error: hours of training are worth more than a checkpoint.
+        An OSError, such as a full disk, is logged and not raised: hours of training are worth more than a checkpoint.
         """
         try:
             with replacing(self.path, durable=True) as unfinished:
                 write_tensors(unfinished, {"identity": dict(self.identity), "state": dict(state)})
         except OSError as error:
-            _LOG.warning("no checkpoint, training goes on: %s", error)
+            _LOG.warning("can't write the checkpoint, training continues without it: %s", error)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last, if any; raises CheckpointError."""
+        """The last saved state, if any; raises CheckpointError."""
         if not self.path.exists():
             return None
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             identity, state = content["identity"], content["state"]
-        except Exception as error:  # torch raises many types for a file that is no checkpoint
+        except Exception as error:  # torch raises many types of errors for an invalid file
             why = str(error).partition("\n")[0]
             raise CheckpointError(START_ANEW(file=self.path, what="a checkpoint", reason=why)) from None
         if identity != dict(self.identity):
@@ -81,7 +81,7 @@ class Checkpoint:
         return dict(state)
 
     def load_together(self, group: Group) -> dict[str, Any] | None:
-        """The leading process's state in every process, which all call this; CheckpointError in all of them."""
+        """The leading process's state, in all processes, which must call this together; all raise CheckpointError."""
         found: dict[str, Any] | None = None
         error = ""
         if group.leads:
@@ -96,7 +96,7 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values. On a full disk this raises OSError, where torch.save blames its format."""
+    """Write tensors and plain values. On a full disk this raises OSError; torch.save would report a format error."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     path.write_bytes(buffer.getbuffer())

@@ -1,12 +1,12 @@
-"""An ensemble: networks that differ only in their seed and predict together, calibrated. An artifact holds one.
+"""An ensemble of networks that differ only in their seed. A model artifact contains one calibrated ensemble.
 
     trained = train_ensemble(data, config)
     calibrate_ensemble(trained.ensemble, encoder, held_out)
     logits_BC, reward_BC, cost_BC = trained.ensemble(x_BTD, length_B)
 
-The mean of the members' probabilities, rewards and costs has a smaller error than a member, the more so the less the
-members agree (Lakshminarayanan et al. 2017, arXiv:1612.01474). Two small networks were better than one of twice the
-size, and take twice the time of one.
+An ensemble predicts the mean of its members' probabilities, rewards and costs. This mean has a smaller error than a
+single member, especially if members disagree (Lakshminarayanan et al. 2017, arXiv:1612.01474). In our measurements two
+small networks were better than one network of twice the size. They take twice the time of one small network.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -31,22 +31,22 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import TrainingWindows
 
 MEMBERS = 2
-_SEED_STEP = 7919  # between the seeds of members: runs with neighbouring seeds share no member
+_SEED_STEP = 7919  # difference between members' seeds, so that runs with consecutive seeds share no member
 _TINY = 1e-7
 _POLL_SECONDS = 0.5
-_rows: Any  # of a process that trains a member: where its epochs go
+_rows: Any  # in the subprocess of a member: the queue for its epochs' history rows
 
 
 class Ensemble(nn.Module):
-    """The mean of its members, calibrated.
+    """The calibrated mean of several networks.
 
         action  softmax(scale * logits)
         reward  sigmoid(scale * (m + personal_share * (l_c - m)) + shift_c)     l_c: logit of channel c, m: mean over c
 
-    The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. Once
-    `mtorl.network.user_state` has set `state_distance`, a fourth output says how far each user's state is from those of
-    the training: that of the first member, for members differ in their seed only. With a `future` as well, a fifth one
-    says what an exposure adds to later gain and cost.
+    The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. After
+    `mtorl.network.user_state` has set `state_distance`, a fourth output is the distance of each user's state from the
+    states in training. It uses the first member only, since members differ only in their seed. If `future` is set as
+    well, a fifth output is the effect of an exposure on later gain and cost.
     """
 
     action_scale: Tensor
@@ -72,7 +72,8 @@ class Ensemble(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window.
 
-        With a `state_distance`, also the distance (B,) of each window's state; with a `future`, its values (B, C, 2).
+        If they are set, `state_distance` adds the distance of each window's state (B,), and `future` its values
+        (B, C, 2).
         """
         inputs = self.decoder_inputs(x_BTD, length_B)
         heads = self.heads(inputs)
@@ -86,12 +87,12 @@ class Ensemble(nn.Module):
         return [(one.last_state(x_BTD, length_B), one.memory.at(x_BTD, length_B - 1)) for one in self.networks]
 
     def inputs_after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> DecoderInputs:
-        """Decoder inputs at tokens that may follow windows (`MTORL.after`), window after window."""
+        """Decoder inputs at tokens that may follow windows (`MTORL.after`), with all tokens of a window in sequence."""
         after = (one.after(x_BTD, length_BP, next_BPD) for one in self.networks)
         return [(h_BPH.flatten(0, 1), memory_BPCM.flatten(0, 1)) for h_BPH, memory_BPCM in after]
 
     def heads(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Action logits, expected reward and expected cost."""
+        """The calibrated action logits, expected reward and expected cost."""
         decoded = [member.decode(*own) for member, own in zip(self.networks, inputs, strict=True)]
         logits, rewards, costs = zip(*decoded, strict=True)
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
@@ -105,7 +106,7 @@ class Ensemble(nn.Module):
     def calibrate(
         self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]
     ) -> None:
-        """Set the numbers of the class's formula."""
+        """Set the parameters in the formulas of this class."""
         self.action_scale.fill_(action_scale)
         self.reward_scale.fill_(reward_scale)
         self.personal_share.fill_(personal_share)
@@ -114,14 +115,14 @@ class Ensemble(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """An ensemble in inference mode, and how each member was trained."""
+    """An ensemble in inference mode, with the training result of each member."""
 
     ensemble: Ensemble
     members: list[TrainResult]
 
     @property
     def seconds(self) -> float:
-        """Duration of the trainings, added up."""
+        """Total duration of the members' trainings."""
         return sum(member.seconds for member in self.members)
 
     @property
@@ -139,16 +140,15 @@ def train_ensemble(
     group: Group | None = None,
     at_once: bool = False,
 ) -> Trained:
-    """Train `MEMBERS` networks; their seeds follow from that of the config.
+    """Train `MEMBERS` networks, with seeds derived from the seed of the config.
 
     Args:
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
         resume: Checkpoint to continue from, if it exists, and to write; each member has its own file.
-        at_once: Whether members train at the same time on the CPU, each but the first in a subprocess; the bits are the
-            same.
+        at_once: Train members concurrently on the CPU, all but the first in subprocesses. Results are bit-identical.
 
     Raises:
-        TrainingFailed: the process of a member was killed. Other errors are those of `train`.
+        TrainingFailed: the process of a member was killed. `train` raises further errors.
     """
     tell = on_epoch or (lambda member, row: None)
     seeded = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(MEMBERS)]
@@ -161,13 +161,13 @@ def train_ensemble(
     return Trained(Ensemble([result.model for result in results]).eval(), results)
 
 
-_Training = tuple[int, TrainConfig, Checkpoint | None]  # of a member
+_Training = tuple[int, TrainConfig, Checkpoint | None]  # a member's number, settings and checkpoint
 
 
 def _train_at_once(
     data: TrainingWindows, trainings: list[_Training], tell: Callable[[int, dict[str, float]], None]
 ) -> list[TrainResult]:
-    """Train the first member in this process, and each other one in a subprocess."""
+    """Train the first member in this process, and each of the others in a subprocess."""
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
         others = [pool.submit(_train_member, data, *training) for training in trainings[1:]]
@@ -177,7 +177,7 @@ def _train_at_once(
             follow(0)
 
         def follow(seconds: float) -> bool:
-            """Pass on the epochs and the errors of the other members; whether one still trains."""
+            """Report the epochs and raise the errors of the other members; returns whether one is still training."""
             ended, unfinished = wait(others, seconds, FIRST_EXCEPTION)
             while not rows.empty():
                 tell(*rows.get())
@@ -193,8 +193,8 @@ def _train_at_once(
             return [first, *(one.result() for one in others)]
         except BrokenProcessPool as error:
             raise TrainingFailed(
-                "the process that trained another network of the ensemble ended abruptly. If its output does not say "
-                "why, memory was short: give the step more, or lower batch_size"
+                "the process that trained another network of the ensemble was killed. Unless its output shows another "
+                "cause, memory ran out: give the step more memory, or lower batch_size"
             ) from error
 
 

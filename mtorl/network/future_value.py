@@ -1,10 +1,10 @@
-"""The value of the future: what an exposure now adds to gain and cost at the user's later opportunities.
+"""Predicts the future value of an exposure: the gain and cost that it adds at the user's later opportunities.
 
     future_BC2 = ensemble.future(ensemble.decoder_inputs(x_BTD, length_B))
 
-A head on the state and the channel memory that the other decoders read; their networks stay as they are. The decision
-rule prices its two numbers like gain and cost of the exposure itself (`mtorl.policy.decision`). `mtorl.fitting.future`
-fits it, and needs the `level` beside it: later gain and cost without an exposure now.
+The head reads the same state and channel memory as the other decoders, whose weights it does not change. The decision
+rule prices its two numbers like the gain and cost of the exposure (`mtorl.policy.decision`). `mtorl.fitting.future`
+fits the head. The fit also needs the head's `level`: later gain and cost without an exposure now.
 
 Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
 """
@@ -21,7 +21,7 @@ DecoderInputs = Sequence[tuple[Tensor, Tensor]]
 
 
 class FutureHead(nn.Module):
-    """The head of one member, in units that the fit chooses: `level_scale_2` and `added_scale_2`."""
+    """The head of one member. Its outputs are in units that the fit sets: `level_scale_2` and `added_scale_2`."""
 
     level_mean_2: Tensor
     level_scale_2: Tensor
@@ -36,7 +36,7 @@ class FutureHead(nn.Module):
             self.register_buffer(name, torch.full((2,), value))
 
     def forward(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor]:
-        """Later gain and cost without an exposure (B, 2), and what one on each channel adds (B, C, 2), in its units."""
+        """Later gain and cost without an exposure (B, 2), and what an exposure on each channel adds (B, C, 2)."""
         added_BC2 = torch.stack([self.gain(h_BH, memory_BCM), self.cost(h_BH, memory_BCM)], dim=-1)
         return self.level(torch.cat([h_BH, memory_BCM.mean(1)], dim=-1)), added_BC2
 
@@ -49,11 +49,11 @@ class FutureValue(nn.Module):
         self.members = nn.ModuleList(FutureHead(network) for network in networks)
 
     def forward(self, inputs: DecoderInputs) -> Tensor:
-        """Effect of an exposure on each channel on later gain and cost (B, C, 2), in units of gain and currency."""
+        """Later gain and cost that an exposure on each channel adds (B, C, 2), in units of gain and currency."""
         return self.values(inputs)[1]
 
     def values(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
-        """Later gain and cost without an exposure (B, 2), and what one on each channel adds (B, C, 2)."""
+        """Later gain and cost without an exposure (B, 2), and what an exposure on each channel adds (B, C, 2)."""
         levels, added = [], []
         for head, own in zip(self.members, inputs, strict=True):
             level_B2, added_BC2 = head(*own)

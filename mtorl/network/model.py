@@ -10,31 +10,31 @@ From the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-
 convolutions, causal attention over the causal states inside residual + LayerNorm blocks, and decoders for action and
 reward that are trained together on labels, without bootstrapping.
 
-Our choices, because the decision rule needs them or because measurements asked for them:
+Our choices, which the decision rule needs or measurements supported:
 
-- The reward decoder answers for *each channel*, not only for the logged one: a policy has to compare channels.
-- A third decoder predicts the cost of each channel: a budget is spent in currency, not in exposures.
+- The reward decoder predicts the reward of *each channel*, not only of the logged one: a policy must compare channels.
+- A third decoder predicts the cost of each channel, because a budget is spent in currency and not in exposures.
 - Decoders also read a memory of each channel: decaying sums of its exposures and of their outcomes. The weights that
-  read it are the same for all channels, so what is learned on one channel ("a user who liked it will like it again",
-  "a user who saw it too often will not") applies to the others.
+  read the memory are the same for all channels, so patterns learned on one channel ("a user who liked it will like it
+  again", "a user who saw it too often will not") apply to the others.
 - Decoders share no weights with each other, nor do blocks; all decoders share the trunk.
-- There is no position encoding: the convolutions give the attention's inputs their order, and the memory already counts
-  how many touchpoints a window has.
-- Dropout is a module on residual branches, hence off at inference, and never applied to attention scores: dropping a
-  masked score would make the future visible.
-- Hidden width 64, where the published code has 512: it trains in seconds, and width is a field of the config.
-- Stored features, which only the token of the decision itself has when it is served, pass the sequence layers by: they
-  are added to the state that the decoders read. So what a window's earlier tokens hold there never matters.
+- There is no position encoding: the convolutions give the attention's inputs their order, and the memory counts the
+  touchpoints of a window.
+- Dropout is applied only to residual branches, and only in training. It is never applied to attention scores, because
+  dropping a masked score would make the future visible.
+- The default hidden width is 64 (published code: 512), so that training takes seconds; the config can change it.
+- Stored features bypass the sequence layers: they are added to the state that the decoders read. A served window has
+  them only at its last token, so the values at earlier tokens must not matter.
 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 
 Two parts depend on the layout of a token (`mtorl.window.encoder.Encoder`). For the channel memory, the first C columns
 are the one-hot of the previous channel, column C marks the start of a journey, column C + 1 is the reward of the
-previous touchpoint, and the `outcomes` columns after it are its other outcomes. The last `stored` columns hold the
-stored features.
+previous touchpoint, and the next `outcomes` columns are its outcomes. The last `stored` columns are the stored
+features.
 
 Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, A heads of the attention, E size of
-a head, K rates of decay, S signals of the memory, M memory, P tokens that may follow a window, J taps before the last.
+a head, K decay rates, S signals of the memory, M memory, P tokens that may follow a window, J taps before the last.
 """
 
 import math
@@ -45,26 +45,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KERNEL = 4  # taps of a convolution: with two levels it sees 10 steps; attention sees all
-RATES = 3  # K: rates of decay of the channel memory
+KERNEL = 4  # taps of a convolution; two levels see 10 steps, attention sees all
+RATES = 3  # K: decay rates of the channel memory
 
 
 @dataclass(frozen=True)
 class MTORLConfig:
-    """Sizes of the network; those that a user sets are checked by `mtorl.network.training.TrainConfig`."""
+    """Sizes of the network. `mtorl.network.training.TrainConfig` validates the ones that users set."""
 
     inputs: int  # D: width of an encoded token
     channels: int  # C
-    window: int  # most steps in a window
-    outcomes: int  # columns of a token, after the reward, that hold outcomes of the previous touchpoint
-    stored: int = 0  # columns at the end of a token that hold stored features
+    window: int  # maximum number of steps in a window
+    outcomes: int  # how many columns of a token, after the reward, are outcomes of the previous touchpoint
+    stored: int = 0  # how many columns at the end of a token are stored features
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
     heads: int = 4  # of the attention
     dropout: float = 0.1
     convolutions: bool = True
     attention: bool = True
-    cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
+    cost_scale: float = 1.0  # unit of the cost decoder, currency units; training sets it to the mean cost
 
 
 class CausalConv(nn.Module):
@@ -84,7 +84,7 @@ class CausalConv(nn.Module):
         return normed
 
     def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
-        """The same at one more step, `next`, that follows the first `length` steps of its window."""
+        """The output at one more step, `next`, that follows the first `length` steps of its window."""
         lags_J = torch.arange(self.reach, 0, -self.conv.dilation[0], device=h_BTH.device)
         step_BPJ = length_BP[..., None] - lags_J
         row_B11 = torch.arange(len(h_BTH), device=h_BTH.device)[:, None, None]
@@ -100,10 +100,10 @@ class CausalConv(nn.Module):
         return out_BHT.transpose(1, 2)
 
     def _as_product(self, h_BTH: Tensor) -> Tensor:
-        """Equal to the convolution, for an exported graph: one product of the joined taps and the weights.
+        """The convolution as one matrix product of concatenated taps and weights, for an exported graph.
 
-        How onnxruntime splits the sum of a convolution depends on the number of steps, that of a product does not: a
-        graph then gives the same bits for any number of steps. It is faster there, too, whereas torch trains slower.
+        With a convolution, the rounding in onnxruntime depends on the number of steps. With a product, an exported
+        graph gives bit-identical results for any number of steps. It is faster in onnxruntime, but slower in torch.
         """
         past_BTH = F.pad(h_BTH, (0, 0, self.reach, 0))
         lags = range(self.reach, -1, -self.conv.dilation[0])
@@ -133,10 +133,10 @@ class CausalAttention(nn.Module):
         return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
 
     def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
-        """The same at one step of each window, (B, H); of the other steps neither keys nor values are needed.
+        """The output at one step of each window, (B, H), without computing the keys and values of the other steps.
 
-        With one query q in a head, q . (W_key h_t + b_key) is (W_key^T q) . h_t and a number that no t changes, which
-        the softmax takes out; and the weights p_t, whose sum is 1, give W_value (sum_t p_t h_t) + b_value.
+        For a query q of a head, q . (W_key h_t + b_key) is (W_key^T q) . h_t plus a constant, which cancels in the
+        softmax. The weights p_t sum to 1, so the attended value is W_value (sum_t p_t h_t) + b_value.
         """
         hidden = h_BTH.shape[2]
         own_BH = step_of(h_BTH, step_B)
@@ -151,7 +151,7 @@ class CausalAttention(nn.Module):
         return self._blocks(own_BH, attended_BAE.flatten(1))
 
     def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
-        """The same at one more step, `next`, that follows the first `length` steps of its window."""
+        """The output at one more step, `next`, that follows the first `length` steps of its window."""
         query_BPH, key_BPH, value_BPH = self.query_key_value(next_BPH).chunk(3, dim=-1)
         _, key_BTH, value_BTH = self.query_key_value(h_BTH).chunk(3, dim=-1)
         query, key, value, own_key, own_value = (
@@ -172,11 +172,11 @@ class CausalAttention(nn.Module):
 
 
 class ChannelMemory(nn.Module):
-    """The recent history of each channel: decaying sums of its exposures and their outcomes, and those of all channels.
+    """The recent history of each channel and of all channels together: decaying sums of exposures and their outcomes.
 
     n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}  for the reward and each outcome o,
-    at K learned rates of decay; the memory holds asinh(n), asinh(g) and the running mean g / (1 + n), for the channel
-    and for the sum over channels.
+    at K learned decay rates. The memory is asinh(n), asinh(g) and the running mean g / (1 + n), for the channel and for
+    the sum over channels.
     """
 
     lag_TT: Tensor
@@ -187,7 +187,7 @@ class ChannelMemory(nn.Module):
         self.channels = channels
         self.signals = 2 + outcomes  # S: exposures, reward, outcomes
         self.width = 2 * rates * (2 * self.signals - 1)  # M
-        # decay = sigmoid(logit): initially from about the last two touchpoints to nearly the whole window
+        # decay = sigmoid(logit). The initial rates cover from about two touchpoints to nearly the whole window.
         self.logit_K = nn.Parameter(torch.linspace(0.0, 6.0, rates))
         lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
         self.register_buffer("lag_TT", lag_TT.clamp(min=0), persistent=False)
@@ -200,24 +200,24 @@ class ChannelMemory(nn.Module):
         return self._memory_at(decay_KTT[:, :steps, :steps], x_BTD)
 
     def at(self, x_BTD: Tensor, step_B: Tensor) -> Tensor:
-        """The same at one step of each window, (B, C, M)."""
+        """Memory (B, C, M) at one step of each window."""
         lag_BT = step_B[:, None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
         decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT.clamp(min=0)[:, None, None])
         return self._memory_at(decay_BK1T * (lag_BT >= 0)[:, None, None], x_BTD).squeeze(1)
 
     def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> Tensor:
-        """The same at one more step, `next`, (B, P, C, M), that follows the first `length` steps of its window."""
+        """Memory (B, P, C, M) at one more step, `next`, that follows the first `length` steps of its window."""
         lag_BPT = length_BP[..., None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
         decay_BKPT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BPT.clamp(min=0).unsqueeze(1))
         past_BPCKS = self._sums(decay_BKPT * (lag_BPT > 0).unsqueeze(1), x_BTD)
         return self._memory(past_BPCKS + self._signals(next_BPD).unsqueeze(3))
 
     def _memory_at(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
-        """Memory at the steps that `decay`, (..., K, steps, T), weights the tokens for."""
+        """Memory at some steps; `decay` (..., K, steps, T) has the weight of each token at each of these steps."""
         return self._memory(self._sums(decay, x_BTD))
 
     def _signals(self, x_BTD: Tensor) -> Tensor:
-        """Exposure and outcomes of the previous touchpoint (B, T, C, S), 0 for all channels but its own."""
+        """Exposure and outcomes of the previous touchpoint (B, T, C, S), 0 for all channels except its own."""
         channel_BTC1 = x_BTD[..., : self.channels, None]
         outcome_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
         return torch.cat([channel_BTC1, channel_BTC1 * outcome_BT1S], dim=-1)
@@ -252,14 +252,14 @@ class Decoder(nn.Module):
         return values
 
     def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
-        """The same for one channel per row: all that a loss at logged channels needs, for a fraction of the work."""
+        """The output for one channel of each row, which is all that a loss at logged channels needs."""
         hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
         own_N = self.own(h_NH).gather(1, channel_N.unsqueeze(1)).squeeze(1)
         values_N: Tensor = self.out(hidden_NH).squeeze(-1) + own_N
         return values_N
 
     def start_at(self, value: float) -> None:
-        """Make the output of a new decoder start near `value`, before its sigmoid or softplus."""
+        """Initialise the decoder so that its output, before a sigmoid or softplus, is near `value`."""
         nn.init.zeros_(self.own.weight)
         nn.init.constant_(self.own.bias, value)
 
@@ -272,7 +272,7 @@ def step_of(h_BTH: Tensor, step_B: Tensor) -> Tensor:
 class MTORL(nn.Module):
     """Trunk, memory and decoders.
 
-    h_t = attention(convolutions(embedding(x_t))), m_t the channel memory; from both:
+    h_t = attention(convolutions(embedding(x_t))) is the state and m_t the channel memory. The decoders read both:
         action  log pi(c | h_t, m_t), up to a constant
         reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
         cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
@@ -309,7 +309,7 @@ class MTORL(nn.Module):
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the losses: at each real step, action logits and the logged channel's reward logit and cost.
 
-        Real steps have a channel >= 0; the N of all windows are joined in the order of `channel_BT[channel_BT >= 0]`.
+        Real steps have a channel >= 0. The N real steps of all windows are in the order of `channel_BT >= 0`.
         """
         real_BT = channel_BT >= 0
         channel_N = channel_BT[real_BT]
@@ -324,7 +324,7 @@ class MTORL(nn.Module):
         return self.decode(self.last_state(x_BTD, length_B), self.memory.at(x_BTD, length_B - 1))
 
     def last_state(self, x_BTD: Tensor, length_B: Tensor) -> Tensor:
-        """The user's state (B, H) at the last real step of each window: what the decoders read beside the memory."""
+        """The user's state (B, H) at the last real step of each window, which the decoders read with the memory."""
         last_B = length_B - 1
         h_BTH = self.convolutions(self._embed(x_BTD))
         if isinstance(self.attention, CausalAttention):
@@ -334,9 +334,9 @@ class MTORL(nn.Module):
         return self._with_stored(h_BH, step_of(x_BTD, last_B))
 
     def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        """State (B, P, H) and memory (B, P, C, M) at one more token, for P tokens that may follow a window.
+        """State (B, P, H) and memory (B, P, C, M) at each of P alternative next tokens of a window.
 
-        Each follows the first `length` tokens of its window, whose states are computed once for all of them.
+        Each alternative follows the first `length` tokens of its window, whose states are computed only once.
         """
         h_BTH, next_BPH = self._embed(x_BTD), self._embed(next_BPD)
         for layer in cast("list[CausalConv]", list(self.convolutions)):
@@ -347,7 +347,7 @@ class MTORL(nn.Module):
         return self._with_stored(next_BPH, next_BPD), self.memory.after(x_BTD, length_BP, next_BPD)
 
     def decode(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs of `forward`, from the state and the memory at the last step."""
+        """The outputs of `forward`, from the state and the memory at the last step."""
         logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
@@ -360,11 +360,11 @@ class MTORL(nn.Module):
         return embedded_BTH
 
     def _with_stored(self, h: Tensor, x: Tensor) -> Tensor:
-        """The state of steps (..., H), with what the store knew at their decisions: x (..., D) of the same steps."""
+        """Add the stored features in the tokens x (..., D) to the states h (..., H) of the same steps."""
         return h if self.stored is None else h + self.stored(x[..., -self.config.stored :])
 
     def compile_trunk(self) -> None:
-        """Compile the trunk, which is most of the work, for a GPU. The weights stay the same objects."""
+        """Compile the trunk, which is most of the computation, for a GPU. The weights stay the same objects."""
         self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
 
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,19 +2,19 @@
 
     loss = action + mu * reward + nu * cost + lam * preference
 
-    action      Cross-entropy over channels at every step of the log: the paper's L_action, a clone of the logging
-                policy. Own decisions that were collected are left out, here and from the preference: the decision rule
-                tilts the clone towards what pays, and a clone of the tilted choices would tilt twice.
-    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1]: L_reward. The other
+    action      Cross-entropy over channels at every step of the log (the paper's L_action), which clones the logging
+                policy. Our own decisions are left out of this term and of the preference. The decision rule tilts the
+                clone towards profitable channels; a clone of its choices would be tilted twice.
+    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward). The other
                 channels have no label in the log and get no gradient.
     cost        Poisson deviance of the logged channel's cost, in units of the mean cost. Its minimum is the expected
-                cost, it accepts zeros, and a few expensive exposures do not dominate it as they would dominate a
-                squared error. Not in the paper.
-    preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, i the one with the higher mean reward,
-                m the mean log-probability of a window's logged actions: it leans the action head towards journeys
-                that went well. It is a pairwise ranking term and not DPO, for there is no reference policy and the
-                two windows answer different states; the paper's own term, a KL divergence between the outputs of two
-                windows, is not DPO either. It is bounded below by zero and its slope by one, so it cannot run away.
+                cost and it accepts zeros. A few expensive exposures dominate it less than a squared error. Not in the
+                paper.
+    preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, where i has the higher mean reward and
+                m is the mean log-probability of a window's logged actions. It moves the action head towards successful
+                journeys. It is a pairwise ranking term, not DPO, since there is no reference policy and the two windows
+                have different states. The paper's term, a KL divergence between the outputs of two windows, is not DPO
+                either. This term is at least 0 and its slope at most 1, so it cannot diverge.
 
 Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
 """
@@ -30,7 +30,7 @@ TERMS = ("action", "reward", "cost", "preference")
 
 
 class Objective(nn.Module):
-    """The network with its loss as one module, as `DistributedDataParallel` needs it."""
+    """The network and its loss in one module, as `DistributedDataParallel` requires."""
 
     def __init__(self, model: MTORL) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class Objective(nn.Module):
 
 
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean reward and cost loss over the real steps of a batch, those with a target; action loss over the log's steps.
+    """The terms without the preference: mean reward and cost loss over real steps, action loss over cloned steps.
 
-    The second result is the log-probability of the logged action of each step that is cloned (zero elsewhere).
+    Real steps have a target. The second result is the log-probability of the logged action at cloned steps, else 0.
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()
@@ -67,9 +67,9 @@ def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) -> Tensor:
-    """-log sigmoid(margin) over pairs of windows of unequal mean reward; zero if the batch has no such pair.
+    """-log sigmoid(margin) over pairs of windows with different mean rewards; zero if the batch has no such pair.
 
-    Means and not sums over steps: a longer window earns more without being better.
+    Windows are compared by means over steps, because a longer window has a larger sum without being better.
     """
     length_B = clone_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)

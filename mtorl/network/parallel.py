@@ -1,11 +1,11 @@
-"""The share of a machine that a training uses: one thread a process, and several processes if torchrun started several.
+"""Controls a training's threads and processes: one thread for each process, and as many processes as torchrun starts.
 
     torchrun --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
 
 A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several.
 
-One thread, because the matrices of a small network are too small to share out: threads would mostly wait for each
-other, and on a machine with other work for its scheduler too, which makes two of them several times slower than one.
+A process uses one thread, because the matrices of a small network are too small to divide. Several threads would mostly
+wait for each other. On a busy machine they also wait for the scheduler: two threads are then several times slower.
 """
 
 import multiprocessing
@@ -26,50 +26,50 @@ from mtorl.runtime.errors import InputError
 
 
 class TrainingFailed(InputError):
-    """A training in other processes has failed; the message says why, and what to do."""
+    """A training in subprocesses failed; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a training, as one of them sees it."""
+    """The group of processes of a training, from the view of the process with this rank."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that reports and saves."""
+        """Whether this process is the leading one, which reports and saves."""
         return self.rank == 0
 
     def all_of(self, value: Any) -> list[Any]:
-        """The values that all processes pass, in the order of their ranks."""
+        """Gather the values of all processes, in the order of their ranks."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def from_leader(self, value: Any) -> Any:
-        """The value that the leading process passes."""
+        """Broadcast the value of the leading process."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sum the values over all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
 
 def processors() -> int:
-    """Number of processors that this process may use: those of the machine, or OMP_NUM_THREADS if that is fewer."""
+    """Number of processors that this process may use, at most OMP_NUM_THREADS."""
     limit, present = os.environ.get("OMP_NUM_THREADS", ""), len(os.sched_getaffinity(0))
     return min(int(limit), present) if limit.isdecimal() and int(limit) else present
 
 
 def device_of(name: str) -> torch.device:
-    """The device of this process: the named one, or for "auto" its own GPU or, without any, the CPU."""
+    """The device `name`; for "auto", this process's own GPU, or the CPU if there is no GPU."""
     if name != "auto":
         return torch.device(name)
     if not torch.cuda.is_available():
@@ -79,7 +79,7 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Join the group that the launcher describes in the environment, until the block ends."""
+    """Join the group that the launcher describes in environment variables, until the end of the block."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Group()
@@ -95,7 +95,7 @@ def joined() -> Iterator[Group]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread inside the block; an accelerator is not affected."""
+    """Limit torch to one CPU thread inside the block; a GPU is not affected."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,8 +108,8 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one torch thread that start with `prepare`; they end with the block, and with this process."""
-    # A spawned process starts clean: torch and LightGBM do not survive a fork of a process that has used them.
+    """A pool of processes with one torch thread that first call `prepare`; killed at the block's end or our exit."""
+    # Processes are spawned: torch and LightGBM do not work in a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(count, context, _start_worker, (prepare, args)) as pool:
@@ -118,11 +118,11 @@ def worker_processes(
         finally:
             for child in multiprocessing.active_children():
                 if child not in others:
-                    child.terminate()  # the end of the block waits neither for its work nor for its clean-up
+                    child.terminate()  # so that the end of the block does not wait for unfinished work
 
 
 def _start_worker(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl+C, the parent terminates its workers
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:

@@ -1,6 +1,6 @@
-"""The predictions of MTORL and of every baseline: three heads for the last step of each window.
+"""Predicts with MTORL or any baseline: three heads at the last step of each window.
 
-    logits_BC, reward_BC, cost_BC = predict(network, encoder, batch)      # a network that was just trained
+    logits_BC, reward_BC, cost_BC = predict(network, encoder, batch)      # a torch network
     logits_BC, reward_BC, cost_BC = predictor.predict(batch)              # any `Predictor`
 
 Shapes: B windows, T steps of a window, D encoded token, C channels.
@@ -25,7 +25,7 @@ Heads = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.f
 """Action logits, expected reward in [0, 1] and expected cost in currency units, each [B, C]."""
 
 Network = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[NDArray[np.floating[Any]], ...]]
-"""A network as a function of arrays: (x_BTD, length_B) -> the heads, and what it may say beyond them, [B, ...]."""
+"""A network as a function of arrays: (x_BTD, length_B) -> the heads, and possibly further outputs [B, ...]."""
 
 
 class Predictor(Protocol):
@@ -36,12 +36,12 @@ class Predictor(Protocol):
 
 
 def predict(network: nn.Module, encoder: Encoder, batch: Windows) -> Heads:
-    """Heads of a torch network in inference mode, as an artifact made of it will predict them."""
+    """The heads of a torch network in inference mode."""
     return heads_of(outputs_of(network, encoder, batch))
 
 
 def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-    """The same, and what the network says beyond its heads."""
+    """All outputs of a torch network in inference mode: the heads, then any further outputs."""
     import torch
 
     from mtorl.network.parallel import one_thread
@@ -54,7 +54,7 @@ def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[ND
 
 
 def predict_each(predictor: Predictor, windows: Windows) -> Heads:
-    """The heads of windows that are cut on demand; the same bits as of all at once."""
+    """The heads of windows that are built on demand, chunk by chunk."""
     parts = [predictor.predict(chunk) for chunk in in_chunks(windows)]
     logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits_BC, reward_BC, cost_BC
@@ -67,6 +67,6 @@ def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
 
 
 def predict_in_chunks(network: Network, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Cut and encode a chunk of windows at a time and join the network's outputs."""
+    """Build and encode the windows in chunks, and concatenate the network's outputs."""
     parts = [network(*encoder.encode(chunk)) for chunk in in_chunks(batch)]
     return parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))

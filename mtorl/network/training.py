@@ -4,13 +4,13 @@
     result = train(data, TrainConfig())
     result.model, result.history, result.best_epoch
 
-AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss (without the preference
-term, which depends on how windows are paired) has not fallen for `patience` epochs; the best epoch is kept. What is
-validated and kept is a running average of the weights, which varies less from seed to seed. Validation users must not
-be training users.
+The optimizer is AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss has not
+fallen for `patience` epochs, and keeps the best epoch. This loss leaves out the preference term, which depends on how
+windows are paired. The validated and kept weights are a running average, which varies less between seeds. Validation
+users must not be training users.
 
-The order of the windows follows from the seed and the epoch alone, and a checkpoint holds everything else that changes.
-So a training that was killed and resumed ends in the same weights, bit for bit on a CPU, as one that was not killed.
+The order of the windows depends only on the seed and the epoch, and a checkpoint contains all other state. So a
+training that was killed and resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
 
 On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
 torchrun each process takes its share of every batch (`mtorl.network.parallel`).
@@ -45,15 +45,15 @@ from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
 
-_GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
-_STATEFUL = ("model", "average", "optimizer", "schedule")  # attributes of a training that a checkpoint has
-_GPU_CHECK = 50  # batches between checks of the loss on a GPU, which has to wait for each check
+_GPU_WORKERS = 4  # processes that prefetch for a GPU; none on a CPU, which is busy with training
+_STATEFUL = ("model", "average", "optimizer", "schedule")  # attributes of the loop that a checkpoint contains
+_GPU_CHECK = 50  # batches between checks of the loss on a GPU, which waits for each check
 _VAL_BATCH = 1024
-_LAYOUT = 2  # of a checkpoint's state
+_LAYOUT = 2  # version of a checkpoint's layout
 
 
 class TrainingDiverged(InputError, RuntimeError):
-    """A loss or a gradient stopped being a number."""
+    """A loss or a gradient became NaN or infinite."""
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -66,26 +66,26 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class TrainConfig:
     """Training settings; mu, nu and lam are the letters of docs/model.md."""
 
-    epochs: Count = 15  # at most
-    batch_size: Count = 128  # windows that a process works on at a time
-    lr: Positive = 3e-3  # AdamW; falls to a tenth along a cosine
+    epochs: Count = 15  # maximum; see `patience`
+    batch_size: Count = 128  # windows in a batch, for each process
+    lr: Positive = 3e-3  # initial learning rate of AdamW; falls to a tenth along a cosine
     weight_decay: Weight = 0.01
     clip: Positive = 1.0  # largest gradient norm
     patience: Count = 3  # epochs without a better validation loss before stopping
-    mu: Weight = 2.0  # of the reward loss; 0 trains without that task
-    nu: Weight = 0.3  # of the cost loss
-    lam: Weight = 0.05  # of the preference term
-    averaging: Share = 0.95  # share of the running average of weights that a step keeps
+    mu: Weight = 2.0  # weight of the reward loss; 0 trains without that task
+    nu: Weight = 0.3  # weight of the cost loss
+    lam: Weight = 0.05  # weight of the preference term
+    averaging: Share = 0.95  # decay of the running average of the weights, per step
     hidden: Count = 64
     levels: Count = 2  # convolutions; dilation doubles at each
     heads: Count = 4
     dropout: Share = 0.2
-    convolutions: bool = True  # False: attention alone reads the history
-    attention: bool = True  # False: the convolutions alone do
+    convolutions: bool = True  # False: no convolutions, only attention
+    attention: bool = True  # False: no attention, only convolutions
     seed: int = 0
-    device: str = "auto"  # "auto" takes a GPU if there is one
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # "auto" is bf16 on a GPU
-    checkpoint_batches: Count = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
+    device: str = "auto"  # "auto" uses a GPU if there is one
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # "auto" is bf16 on a GPU, fp32 on a CPU
+    checkpoint_batches: Count = 1000  # batches between checkpoints inside an epoch; each epoch ends with one
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
@@ -97,13 +97,13 @@ class TrainResult:
     """The network of the best epoch, on the CPU and in inference mode."""
 
     model: MTORL
-    history: list[dict[str, float]]  # one dict an epoch, ready for JSON
+    history: list[dict[str, float]]  # one dict for each epoch, ready for JSON
     best_epoch: int  # counts from 1
     seconds: float
 
     @property
     def best_val_loss(self) -> float:
-        """Validation loss of the epoch that was kept."""
+        """Validation loss of the best epoch."""
         return self.history[self.best_epoch - 1]["val_loss"]
 
 
@@ -118,20 +118,20 @@ def train(
     """Fit the network.
 
     Args:
-        resume: Checkpoint to continue from, if its file exists, and to write; the caller removes it. Its identity names
-            the data, and `config` is added to it.
+        resume: Checkpoint to continue from, if its file exists, and to write; the caller removes it. Its identity must
+            identify the data; `config` is added here.
 
     Raises:
         InputError: no windows (WindowError), or too few for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
-        CheckpointError: the checkpoint is damaged, or that of another training.
+        CheckpointError: the checkpoint is damaged, or belongs to another training.
     """
     group = group or Group()
     device = device_of(config.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = TrainingLoop(data, config, device, group)
-        # Each process drops out other units; they all begin with the same weights.
+        # After equal initial weights, each process draws its own dropout.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
             resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}
@@ -141,19 +141,19 @@ def train(
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
     history = loop.progress.history
-    # The epochs before a kill count, too.
+    # The seconds include epochs before a resume.
     return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
 
 
 @dataclass
 class _Progress:
-    """Progress of a training: what is neither in the network nor in the optimizer."""
+    """The state of a training that is neither in the network nor in the optimizer."""
 
-    epoch: int = 1  # the current one
-    batch: int = 0  # batches of the epoch that are done
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # of the terms, over the epoch's windows
-    windows: int = 0  # in those sums
-    seconds: float = 0.0  # spent on the epoch
+    epoch: int = 1  # current epoch
+    batch: int = 0  # finished batches of the epoch
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # sums of the terms over the epoch's windows
+    windows: int = 0  # number of windows in `sums`
+    seconds: float = 0.0  # time spent on the epoch
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)  # weights
     best_loss: float = math.inf
@@ -161,7 +161,7 @@ class _Progress:
 
 
 class TrainingLoop:
-    """A training in progress: epochs, validation, and the state that a checkpoint holds."""
+    """A training in progress: epochs, validation, and the state for checkpoints."""
 
     def __init__(self, data: TrainingWindows, config: TrainConfig, device: torch.device, group: Group) -> None:
         self.data, self.config, self.device, self.group = data, config, device, group
@@ -183,11 +183,11 @@ class TrainingLoop:
         self.objective = objective
 
     def run(self, on_epoch: Callable[[dict[str, float]], None] | None, checkpoint: Checkpoint | None) -> None:
-        """Train to the end, from the checkpoint's state if it has one."""
+        """Train to the end, starting from the checkpoint if it has a state."""
         if checkpoint is not None and (state := checkpoint.load_together(self.group)) is not None:
             self.restore(state)
             if self.group.leads:
-                _LOG.info("goes on from a checkpoint: epoch %d, batch %d", self.progress.epoch, self.progress.batch)
+                _LOG.info("resuming from a checkpoint: epoch %d, batch %d", self.progress.epoch, self.progress.batch)
         while not self.finished:
             self.train_epoch(checkpoint)
             row = self.close_epoch()
@@ -203,7 +203,7 @@ class TrainingLoop:
         return done >= self.config.epochs or (done > 0 and done - self.progress.best_epoch >= self.config.patience)
 
     def train_epoch(self, checkpoint: Checkpoint | None = None) -> None:
-        """Go through the rest of the epoch's windows."""
+        """Train on the remaining windows of the epoch."""
         self.objective.train()
         progress = self.progress
         started = time.perf_counter() - progress.seconds
@@ -253,7 +253,7 @@ class TrainingLoop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed training needs; all processes must call this together."""
+        """The state that a resumed training needs; all processes must call this together."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -263,7 +263,7 @@ class TrainingLoop:
         return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the `state` of a training that was killed."""
+        """Continue from the `state` of an interrupted training."""
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         own = state["processes"][self.group.rank]
@@ -278,7 +278,7 @@ class TrainingLoop:
             checkpoint.save(state)
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
-        """Yield this process's share of each remaining batch of the epoch, numbered from 1."""
+        """This process's share of each remaining batch of the epoch, with the batch's number from 1."""
         random = np.random.default_rng([self.config.seed, self.progress.epoch])
         done, skip = 0, self.progress.batch
         for place in random.permutation(len(self.data.train)):
@@ -309,7 +309,7 @@ class TrainingLoop:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Losses over all steps, weighted by steps, so that the batch size has no effect."""
+        """Mean losses over all steps, independent of the batch size."""
         average: MTORL = self.average.module  # type: ignore[assignment]
         average.eval()
         names = TERMS[:-1]
@@ -351,7 +351,7 @@ def _first_windows(which: str, parts: Parts) -> EncodedWindows:
 
 
 def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTORL:
-    """A network whose reward and cost heads start at the mean, so that training spends no steps on learning it."""
+    """A new network whose reward and cost heads start at the mean, so that training need not learn it first."""
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD
     read = {"channels": channels, "outcomes": part.outcomes, "stored": part.stored}
@@ -362,5 +362,5 @@ def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTOR
     model = MTORL(MTORLConfig(inputs=inputs, window=window, cost_scale=scale, **shape))
     mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
     model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
-    model.cost.start_at(math.log(math.e - 1))  # softplus of it is one mean cost
+    model.cost.start_at(math.log(math.e - 1))  # softplus of this is 1, in units of the mean cost
     return model

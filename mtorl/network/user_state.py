@@ -1,12 +1,12 @@
-"""The distance of a user's state from the states of the training: one number a decision, which the monitor watches.
+"""Measures the distance of a user's state from the states in training, which the drift monitor watches.
 
-    fit_state_distance(ensemble, encoder, train_windows)       # in place; the exported graph then has it as an output
+    fit_state_distance(ensemble, encoder, train_windows)       # in place; adds an output to the exported graph
 
     distance = sqrt(mean over the kept dimensions k of z_k^2),   z = whitened principal components of the state
 
-That is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the root of the
-number of dimensions: over the sample of the training its mean square is 1, for any network. Components of the least
-variance are left out, since their distance would be one to rounding errors.
+This is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the square root of
+the number of dimensions. So its mean square over the training sample is 1 for any network. Components with the least
+variance are left out, because their distances would mostly be rounding errors.
 
 Shapes: B windows, T steps, D encoded token, H hidden, K dimensions kept.
 """
@@ -25,12 +25,12 @@ from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 
-KEPT = 0.99  # share of the variance of the states that the kept components have
-MOST_WINDOWS = 20_000  # more would move neither mean nor components
+KEPT = 0.99  # share of the states' variance in the kept components
+MOST_WINDOWS = 20_000  # more would change neither mean nor components
 
 
 class StateDistance(nn.Module):
-    """The distance, with mean and components of the training as buffers."""
+    """Computes the distance from the training's mean and components, which are buffers."""
 
     mean_H: Tensor
     whitening_HK: Tensor  # principal components as columns, each divided by its standard deviation
@@ -41,7 +41,7 @@ class StateDistance(nn.Module):
         self.register_buffer("whitening_HK", whitening_HK)
 
     def forward(self, h_BH: Tensor) -> Tensor:
-        """Distances (B,)."""
+        """The distance of each state (B,)."""
         return ((h_BH - self.mean_H) @ self.whitening_HK).square().mean(-1).sqrt()
 
     @classmethod
@@ -58,7 +58,7 @@ class StateDistance(nn.Module):
 
 
 def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> None:
-    """Give an ensemble in inference mode its distance, from at most `MOST_WINDOWS` windows of the training."""
+    """Set `state_distance` of an ensemble in inference mode, from at most `MOST_WINDOWS` training windows."""
     if len(batch) > MOST_WINDOWS:
         batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))
     first = ensemble.networks[0]

@@ -86,7 +86,7 @@ def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: 
     end_of(client, run_id)
     again = ended(client, pipelines["mtorl-train"], long)
     assert again.state == "SUCCEEDED", again
-    assert "goes on from a checkpoint" in log_of(again.id, "train-challenger") + log_of(run_id, "train-challenger")
+    assert "resuming from a checkpoint" in log_of(again.id, "train-challenger") + log_of(run_id, "train-challenger")
     assert on_volume(LIST, "checkpoints/*").split() == []
 
 

@@ -79,7 +79,7 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
 
     def going_on() -> bool:  # the container of the other pod, which leads, is started again as well
         said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in nodes()]
-        return any("goes on from a checkpoint" in one for one in said)
+        return any("resuming from a checkpoint" in one for one in said)
 
     wait_until("a training that goes on", going_on, 300, printed)
     assert set(nodes()) - set(first), "another pod in place of the one that was killed"
