@@ -1,28 +1,28 @@
-"""The model artifact, as a server reads it: one folder that holds everything that decisions need.
+"""Reads a model artifact: a folder with everything that decisions need.
 
     artifact = load(folder)                        # checks every file; the network is loaded at the first prediction
     forecast = artifact.forecast(WindowBatch.from_instances(instances, artifact.spec))
     decide(forecast, artifact.policy, u_B)
 
-    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, of a network that has a
-                       state of its users, state_distance_B (`mtorl.network.user_state`) and perhaps future_BC2
-                       (`mtorl.network.future_value`); any B, T of the lengths
-    weights.pt         the weights alone, to continue training from
+    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, if the network has them,
+                       state_distance_B (`mtorl.network.user_state`) and future_BC2 (`mtorl.network.future_value`); for
+                       any B, and for T in the lengths of model.json
+    weights.pt         only the weights, as torch tensors
     encoder.json       vocabularies, normalisation and reward scale
     dataset.yaml       description of the data set
     policy.json        parameters of the decision rule
-    reference.parquet  sample of training touchpoints that drift is measured against; numbers instead of user ids
-    metrics.json       how well it predicts, with intervals
-    training_users.npy fingerprints of the users it was trained on (`mtorl.log.splits`)
-    drift_thresholds.json  scores from which on a period has drifted from the reference; not in every artifact
-    yardstick.json.gz  LightGBM fitted on the same training users, to compare with; not in every artifact
+    reference.parquet  sample of training touchpoints, the reference for drift; numbers instead of user ids
+    metrics.json       accuracy of the predictions, with intervals
+    training_users.npy fingerprints of the users in the training (`mtorl.log.splits`)
+    drift_thresholds.json  lowest scores that count as drift from the reference; optional
+    yardstick.json.gz  LightGBM fitted on the same training users, for comparison; optional
     model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, the
-                       lengths (`mtorl.artifact.lengths`) that the graph has, and the sha256 of every file above
+                       lengths (`mtorl.artifact.lengths`) of the graph, and the sha256 of every file above
 
-The graph is ONNX, exported by `torch.export`. It needs no Python class of ours, so a server with another version of
-this package still computes what was trained. It needs no torch either, whose overhead per operator is several times
-what a window of a small network takes. `digest` covers model.json and, through its checksums, all files; `version` is
-the first twelve characters of the digest. `mtorl.artifact.saving` writes the folder.
+The graph is ONNX, exported by `torch.export`. It does not depend on our Python classes, so a server with another
+version of this package computes the same results. It does not need torch, whose overhead for each operator is several
+times the cost of computing a window of a small network. `digest` covers model.json and, by its checksums, all files.
+`version` is the first twelve characters of the digest. `mtorl.artifact.saving` writes the folder.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -66,7 +66,7 @@ GRAPH_OUTPUTS = ("logits_BC", "reward_BC", "cost_BC", "state_distance_B", "futur
 
 
 class ArtifactError(InputError):
-    """The folder is not an artifact, or a file in it has changed since; the message names the file."""
+    """A folder is not an artifact, or a file in it was changed after saving; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Artifact:
     spec: DatasetSpec
     encoder: Encoder
     policy: PolicyParams
-    model: dict[str, Any]  # model.json
+    model: dict[str, Any]  # content of model.json
 
     @property
     def digest(self) -> str:
-        """Identifies the artifact: hex sha256 over everything in it."""
+        """The artifact's identity: hex sha256 over its content."""
         return str(self.model["digest"])
 
     @cached_property
@@ -90,32 +90,32 @@ class Artifact:
         return dict(_read_json(self.folder / "metrics.json"))
 
     def reference(self) -> pd.DataFrame:
-        """Training touchpoints that drift is measured against: user_id (a number), context and static columns."""
+        """The reference for drift: training touchpoints with user_id (a number), context and static columns."""
         return pd.read_parquet(self.folder / "reference.parquet")
 
     def drift_thresholds(self) -> ThresholdGrid | None:
-        """Thresholds that were measured for the reference; None if the artifact has none."""
+        """Drift thresholds measured on the reference; None if the artifact has none."""
         path = self.folder / DRIFT_THRESHOLDS
         return ThresholdGrid.from_dict(_read_json(path)) if path.exists() else None
 
     def training_users(self) -> Fingerprints:
-        """Fingerprints of all users that had a part in the training, in ascending order."""
+        """Fingerprints of all users in the training, in ascending order."""
         users: Fingerprints = np.load(self.folder / "training_users.npy", allow_pickle=False)
         return users
 
     def yardstick(self) -> dict[str, Any] | None:
-        """Input of `mtorl.baselines.lightgbm.Boosted.from_dict`; None if the artifact has none."""
+        """LightGBM, as the input of `mtorl.baselines.lightgbm.Boosted.from_dict`; None if the artifact has none."""
         path = self.folder / YARDSTICK
         return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else None
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Numbers of steps that the graph may compute, in ascending order."""
+        """The numbers of steps T for which the graph may be run, in ascending order."""
         return tuple(self.model["lengths"])
 
     @cached_property
     def network(self) -> Network:
-        """Exported graph with steps for the longest window; loading it imports onnxruntime."""
+        """The exported graph, which runs only as many steps as a batch needs; loading it imports onnxruntime."""
         return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
     def outputs(self, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
@@ -131,19 +131,19 @@ class Artifact:
         return forecast_of(self.outputs(batch), self.encoder)
 
     def forecast_with_state(self, batch: Windows) -> tuple[Forecast, NDArray[np.floating[Any]] | None]:
-        """As `forecast`, with the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
+        """The forecast, and the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
         outputs = self.outputs(batch)
         return forecast_of(outputs, self.encoder), outputs[3] if len(outputs) > 3 else None
 
 
 def forecast_of(outputs: Sequence[NDArray[np.floating[Any]]], encoder: Encoder) -> Forecast:
-    """Forecast for the decision rule, from the heads of any model and a network's further outputs."""
+    """Forecast for the decision rule, from the outputs of a network or only the heads of any model."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, outputs[4] if len(outputs) > 4 else None)
 
 
 def load(folder: str | Path) -> Artifact:
-    """Read an artifact, without torch; ArtifactError for a missing, damaged or exchanged file or another schema."""
+    """Read an artifact, without torch; ArtifactError for a missing, damaged or changed file, or another schema."""
     path = Path(folder)
     model = _read_json(path / "model.json")
     if not isinstance(model, dict) or model.get("schema_version") != SCHEMA_VERSION:
@@ -159,15 +159,15 @@ def load(folder: str | Path) -> Artifact:
             model=model,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read by this version of the code: {error}") from error
+        raise ArtifactError(f"{path}: this release can't read the artifact: {error}") from error
 
 
 def open_graph(path: Path) -> Network:
-    """An exported graph as a function of arrays, on one thread."""
+    """An exported graph as a function of arrays that uses one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Threads mostly wait for each other at this size (`mtorl/network/parallel.py`): servers scale by workers and pods.
+    # In a small network, threads mostly wait for each other (`mtorl.network.parallel`). Servers scale by workers, pods.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -180,7 +180,7 @@ def open_graph(path: Path) -> Network:
 
 
 def digest_of(model: Mapping[str, Any]) -> str:
-    """Hex sha256 of the content of model.json, which names the sha256 of every other file."""
+    """Hex sha256 of the content of model.json, which contains the sha256 of every other file."""
     return hashlib.sha256(json.dumps(model, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -211,23 +211,23 @@ _MODEL, _USERS = "model.json", "training_users.npy"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """A model that some users had a part in."""
+    """A model that was trained on some of the users in question."""
 
-    name: str  # of the artifact
+    name: str  # name of the artifact
     version: str
-    users: tuple[str, ...]  # of the users in question
-    places: tuple[Path, ...]  # folders with a copy of it
+    users: tuple[str, ...]  # those of the users in question that are in its training
+    places: tuple[Path, ...]  # folders with a copy of the artifact
 
 
 def is_artifact(folder: Path) -> bool:
-    """Whether a folder is that of an artifact."""
+    """Whether a folder contains an artifact."""
     return (folder / _MODEL).is_file() and (folder / _USERS).is_file()
 
 
 def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[TrainedOn]:
-    """The models that were trained on any of the users; copies of one model count once. Raises ArtifactError.
+    """The models that were trained on any of the users; copies of a model count once. Raises ArtifactError.
 
-    An artifact can't be changed: to remove a user from a model, train it again on a log without them.
+    An artifact can't be changed. To remove a user from a model, train the model again on a log without the user.
     """
     users = sorted(set(user_ids))
     found: dict[str, TrainedOn] = {}

@@ -1,13 +1,13 @@
-"""Attributions of a decision: what each earlier touchpoint adds to the forecast of a channel.
+"""Explains a decision: the effect of each earlier touchpoint on the forecast of a channel.
 
     (explanation,) = explain(artifact, [instance], [channel])
-    explanation.reward_K[0]             # expected reward, less what it would be without the oldest touchpoint
+    explanation.reward_K[0]             # expected reward minus the expected reward without the oldest touchpoint
 
-The network is an exported graph, so it predicts again for the window *without* the touchpoint: its channel, outcomes
-and context are removed, and the pause before the next touchpoint is measured from the previous one. All these windows
-share one forward pass. An attribution is an exact difference of two forecasts. Attributions do not add up to the effect
-of the history: of two touchpoints that carry the same information either can be left out without effect. The value of
-the future, a term of the utility, is not attributed.
+An attribution is the exact difference of two forecasts: for the window, and for the window *without* the touchpoint.
+Without it means that its channel, outcomes and context are removed, and that the pause before the next touchpoint is
+measured from the previous one. All windows share one forward pass. Attributions do not add up to the effect of the
+history: if two touchpoints contain the same information, either can be removed without effect. The value of the future,
+a term of the utility, is not attributed.
 
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """
@@ -29,10 +29,10 @@ METHOD = "leave-one-touchpoint-out"
 
 @dataclass(frozen=True)
 class Explanation:
-    """The dependence of a channel's forecast on the history in one window.
+    """The effect of a window's touchpoints on the forecast of one channel.
 
-    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities are those of the action head
-    over all channels: what the logging policy would do, before prices, candidates and exploration.
+    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities come from the action head over
+    all channels, which imitates the logging policy; prices, candidates and exploration are not included.
     """
 
     reward: float
@@ -44,8 +44,8 @@ class Explanation:
 
 
 def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequence[int]) -> list[Explanation]:
-    """Explain one channel, given by its position, of each window; raises WindowError for a malformed instance."""
-    WindowBatch.from_instances(instances, artifact.spec)  # so that an error names the window as it was sent
+    """Explain one channel, given by its position, for each window; raises WindowError for a malformed instance."""
+    WindowBatch.from_instances(instances, artifact.spec)  # an error then has the position in `instances`
     variants = [_variants(instance, artifact.spec) for instance in instances]
     batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)
     logits_VC, reward_VC, cost_VC = artifact.predict(batch)
@@ -70,16 +70,16 @@ def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequenc
 
 
 def touchpoints(instance: Instance) -> list[int]:
-    """Places of the touchpoints in a window's prev_* lists, oldest first; the start of the journey has none."""
+    """Positions of the touchpoints in a window's prev_* lists, oldest first, without the start of the journey."""
     return [place for place, channel in enumerate(instance["prev_channel"]) if channel is not None]
 
 
 def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
-    """The window as though the touchpoint at a place of its prev_* lists had never happened."""
+    """The window without the touchpoint at the position `place` of its prev_* lists."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # The context in which a touchpoint was decided on stands one place before it. The oldest touchpoint of a window
-    # that begins in the middle of a journey has no context there; the next one then becomes the oldest and loses its.
+    # The context of a touchpoint's decision is one position before the touchpoint. If the window begins later than the
+    # journey, its oldest touchpoint has no context. The next touchpoint then becomes the oldest and loses its context.
     own = max(place - 1, 0)
     previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {
@@ -90,7 +90,7 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
 
 
 def without_past(instance: Instance, spec: DatasetSpec) -> Instance:
-    """The window of the same moment and user with an empty history."""
+    """The window at the same time for the same user, with an empty history."""
     return {
         **instance,
         "prev_channel": [None],

@@ -1,12 +1,12 @@
-"""The number of steps that an exported graph computes: no more than the longest window of a batch needs.
+"""Limits the steps that an exported graph computes to the needs of the longest window in a batch.
 
     lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
-Windows are padded on the right, and no step sees a later one, so steps after a window's last one change nothing: to the
-last bit at multiples of four, since kernels of onnxruntime add up four at a time. An artifact carries only lengths at
-which its graph gave the bits that it gives over the whole window (`exact_lengths`). So a decision does not depend on
-the lengths of other windows in its batch.
+Windows are padded on the right and no step sees a later step, so computing more steps does not change a result. It is
+bit-identical if lengths are multiples of four, because onnxruntime's kernels add four numbers at a time. An artifact
+lists only lengths for which its graph was bit-identical to the whole window (`exact_lengths`). So a decision does not
+depend on the lengths of other windows in its batch.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -24,13 +24,13 @@ _LEAST = 4  # steps; fewer save no time
 
 
 def lengths_up_to(window: int) -> tuple[int, ...]:
-    """Powers of two below the window, and the window."""
+    """Powers of two from `_LEAST` and below the window's length, and the window's length."""
     powers = (1 << power for power in range(_LEAST.bit_length() - 1, window.bit_length()))
     return (*(length for length in powers if length < window), window)
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Lengths at which a graph of tokens of this width gives the bits that it gives over the whole window."""
+    """Lengths for which a graph's results are bit-identical to the whole window's; `width` is that of its tokens."""
     random = np.random.default_rng(0)
 
     def exact(length: int) -> bool:
@@ -47,7 +47,7 @@ def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
 
 
 def shortened(graph: Network, lengths: Sequence[int]) -> Network:
-    """A graph that computes the smallest of the ascending lengths that holds the longest window of a batch."""
+    """A graph that runs with the smallest of the (ascending) lengths that fits the longest window of a batch."""
 
     def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:
         steps = lengths[bisect_left(lengths, length_B.max(initial=1))]

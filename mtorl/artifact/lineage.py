@@ -1,10 +1,10 @@
-"""Origin of a published model: data, code, figures, the gate's report, and the models beside it.
+"""Records the origin of a published model: data, code, figures, the gate's report, and the models compared with it.
 
     lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
-    lineage.write(unfinished)                                           # beside the artifact, before it is published
+    lineage.write(unfinished)                                           # next to the artifact, before it is published
 
-`lineage.json` lies beside the artifact and not in it: an artifact's version follows from what it holds, and which other
-model it was compared with changes no decision of its own. What is null is not known.
+`lineage.json` is not part of the artifact, whose version depends on its content: a comparison with another model does
+not change the artifact's decisions. A null value is unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 Time = Annotated[
     AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
 ]
-"""With its zone; ISO text in the file."""
+"""A time with a zone; ISO text in the file."""
 
 
 class LineageError(ValueError):
@@ -36,78 +36,78 @@ class Figure(StrictModel):
     value: float
     """The estimate."""
     low: float | None = None
-    """Lower end of the interval; null: it has none."""
+    """Lower end of the interval; null: no interval."""
     high: float | None = None
-    """Upper end."""
+    """Upper end of the interval; null: no interval."""
 
 
 class Data(StrictModel):
-    """Data of the training."""
+    """The data of the training."""
 
     name: Text
-    """Of the data set, as its description says."""
+    """Name of the data set in its description."""
     log: Text
-    """Fingerprint of the touchpoint log that training read, with the decisions that were added to it."""
+    """Fingerprint of the touchpoint log that the training read, including decisions that were added to it."""
     source: Text | None = None
-    """Digest of the raw log and of its description, as the pipeline's first step found them."""
+    """Digest of the raw log and its description, from the pipeline's first step."""
     collected: Text | None = None
-    """Snapshot of the decisions that were added; null: none were, or it is not known."""
+    """Snapshot of the decisions that were added; null: no decisions were added, or unknown."""
     rows: Annotated[int, Field(ge=0)] | None = None
-    """Rows of test users that the figures rest on."""
+    """Number of the test users' rows from which the figures were computed."""
     users: Annotated[int, Field(ge=0)] | None = None
-    """Test users."""
+    """Number of test users."""
 
 
 class Code(StrictModel):
-    """Version of the code of the training."""
+    """The version of the code of the training."""
 
     package: Text | None = None
     """Version of this package."""
     git_revision: Text | None = None
-    """Commit, where the code knows it."""
+    """Git commit, if known."""
 
 
 GateDecision = Literal["promote", "experiment", "reject"]
-"""promote: it may replace the incumbent. experiment: only after an experiment with users. reject: neither."""
+"""promote: it may replace the incumbent. experiment: only after an experiment with users. reject: it may not."""
 
 
 class GateReport(StrictModel):
-    """Decision of the gate, with the rule that it followed."""
+    """The decision of the gate, and the rule that it applied."""
 
     decision: GateDecision
-    """promote, or experiment: published, but rolled out by a person, for an experiment. Of a rejected challenger there
-    is no version; a first installation serves the incumbent's model in its place."""
+    """promote; or experiment: published, and a person starts an experiment with it. A rejected challenger is not
+    published; a first installation then serves the incumbent's model instead."""
     reason: Text
-    """In words."""
+    """The reason, as text."""
     code: str = ""
-    """Of the reason, for programs."""
+    """The code of the reason, for programs."""
     values: dict[str, Any] = Field(default_factory=dict)
-    """In the reason."""
+    """The values in the reason."""
     min_lift: float
     """Gain per opportunity that the lower end of the lift had to exceed."""
     margin: float | None
-    """Instead, a positive lift was enough if its lower end was above minus this share of the value of our own last
-    model; null: the incumbent was external, and had to be beaten."""
+    """Alternative rule: a positive lift was enough if its lower end was above minus this share of the value of our own
+    last model; null: the incumbent was external, and had to be beaten."""
     lift: Figure | None
     """Challenger minus incumbent: gain per opportunity at an equal budget, off-policy, on test users; null: the log
-    says nothing of one of them."""
+    does not allow an estimate for one of them."""
     valued_on: Text
-    """Which rows it was valued on: opportunities, incumbent_decisions or touchpoints."""
+    """Rows from which the lift was estimated: opportunities, incumbent_decisions or touchpoints."""
 
 
 class Parent(StrictModel):
-    """A model that this one was measured against."""
+    """A model that this model was compared with."""
 
     relation: Literal["compared with"] = "compared with"
-    """compared with: what the gate compared it with."""
+    """compared with: the gate compared the two models."""
     digest: Text | None = None
-    """Of its artifact; null: it has none."""
+    """Digest of its artifact; null: it has no artifact."""
     policy: Text | None = None
-    """What a policy without an artifact is called in the decision log."""
+    """If it has no artifact: the policy's name in the decision log."""
 
 
 class PipelineRun(StrictModel):
-    """The run that made it."""
+    """The pipeline run that created the model."""
 
     pipeline: Text | None = None
     """Name of the pipeline."""
@@ -118,30 +118,30 @@ class PipelineRun(StrictModel):
 
 
 class Lineage(StrictModel):
-    """Origin of a published version, in addition to its artifact."""
+    """The origin of a published version."""
 
     schema_version: Literal[1] = 1
-    """Of this file."""
+    """Schema version of this file."""
     digest: Text
-    """Of the artifact."""
+    """Digest of the artifact."""
     name: Text
-    """Of the artifact: challenger, incumbent."""
+    """Name of the artifact: challenger or incumbent."""
     published: Time
-    """When it was published."""
+    """Time of publication."""
     data: Data
-    """What it was trained on."""
+    """Data of the training."""
     code: Code = Code()
-    """Code of the training."""
+    """Version of the code of the training."""
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Of its training."""
+    """Settings of the training."""
     metrics: dict[str, Figure] = Field(default_factory=dict)
-    """`value`: gain per opportunity at the gate's budget; and the most telling figures of its heads, on test users."""
+    """Figures on test users: `value`, the gain per opportunity at the gate's budget, and main metrics of the heads."""
     gate: GateReport | None = None
-    """Null: no gate has judged it."""
+    """Report of the gate; null: no gate has judged the model."""
     parents: Annotated[tuple[Parent, ...], FromList] = ()
-    """The models that it was compared with."""
+    """Models that this model was compared with."""
     run: PipelineRun = PipelineRun()
-    """Which run made it."""
+    """Pipeline run that created the model."""
 
     @classmethod
     def read(cls, version: Path) -> Lineage:
@@ -155,5 +155,5 @@ class Lineage(StrictModel):
             raise LineageError(f"{path}: cannot be read: {error}") from None
 
     def write(self, version: Path) -> None:
-        """Write it into the folder of a version that is not published yet."""
+        """Write the lineage into the folder of a version that is not published yet."""
         (version / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
     policy = TrainedPolicy(name="challenger", kind="mtorl", network=network, encoder=encoder, ...)
     artifact = save(folder, policy)
 
-What lies in the folder: see `mtorl.artifact.artifact`, which reads it.
+`mtorl.artifact.artifact` describes the files of the folder, and reads them.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that is ready to be served, with its origin; ArtifactError for cost caps that reserve too little."""
+    """A policy that is ready to be served, with its origin; ArtifactError if a cost cap is missing or invalid."""
 
-    name: str  # for people: "challenger"
+    name: str  # for display: "challenger"
     kind: str  # "mtorl" or "channel-frequency"
-    network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC, and perhaps state_distance_B
-    encoder: Encoder  # that the network was trained with
+    network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC and optional outputs
+    encoder: Encoder  # the encoder of the network's inputs
     spec: DatasetSpec
-    params: PolicyParams  # of the decision rule
+    params: PolicyParams  # parameters of the decision rule
     cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel, which a server reserves
-    default_channel: str  # a server's answer without time or data
-    metrics: Mapping[str, Any]  # plain numbers; null for what could not be computed
+    default_channel: str  # a server's answer if it lacks time or data
+    metrics: Mapping[str, Any]  # plain numbers; null if one could not be computed
     reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
-    training_users: Fingerprints  # of all users in the training
-    data_fingerprint: str  # of the log that it was trained on
-    git_revision: str  # of the code
-    thresholds: ThresholdGrid | None = None  # of the reference's context columns
+    training_users: Fingerprints  # all users in the training
+    data_fingerprint: str  # fingerprint of the training's log
+    git_revision: str  # commit of the code
+    thresholds: ThresholdGrid | None = None  # drift thresholds of the reference's columns
     yardstick: Mapping[str, Any] | None = None  # LightGBM fitted on the same users and encoder (`Boosted.to_dict`)
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class TrainedPolicy:
 
 
 def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
-    """Write an artifact in one step, in place of an older one; ArtifactError if the graph differs from the network."""
+    """Write an artifact, replacing an older one; ArtifactError if the exported graph differs from the network."""
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
         unfinished.chmod(0o755)  # independent of the umask, since a server may run as another user
@@ -82,7 +82,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
         _write_json(unfinished / "policy.json", asdict(policy.params))
-        users, _ = pd.factorize(policy.reference["user_id"])  # anonymous: only rows of one user must stay together
+        users, _ = pd.factorize(policy.reference["user_id"])  # anonymous: drift only needs to group rows by user
         reference = policy.reference.assign(user_id=[f"reference-{user}" for user in users])
         reference.to_parquet(unfinished / "reference.parquet", index=False)
         _write_json(unfinished / "metrics.json", policy.metrics)
@@ -91,7 +91,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             _write_json(unfinished / DRIFT_THRESHOLDS, policy.thresholds.to_dict())
         if policy.yardstick is not None:
             text = json.dumps(policy.yardstick, separators=(",", ":")).encode()
-            # Without a time in the header, equal content gives equal bytes.
+            # Without a time in the header, equal content has equal bytes.
             (unfinished / YARDSTICK).write_bytes(gzip.compress(text, mtime=0))
         model = {
             "schema_version": artifact.SCHEMA_VERSION,
@@ -127,7 +127,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    # The graph has no such bounds, but with them torch is done sooner; it is compared at one window, too.
+    # Bounds make torch's export faster. The graph does not have them, so one window works, which is compared below.
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}
@@ -137,8 +137,8 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         graph = torch.onnx.export(
             program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False, optimize=False
         )
-        assert graph is not None, "what is exported to memory is returned"
-        # What torch calls by default infers each node's shape as well, which takes long and makes no better graph.
+        assert graph is not None, "torch returns a graph that is exported to memory"
+        # By default torch's optimizer also infers each node's shape, which takes long and does not improve the graph.
         optimize_ir(graph.model, onnx_shape_inference=False)
     graph.save(folder / NETWORK)
     write_tensors(folder / "weights.pt", network.state_dict())
@@ -155,7 +155,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _undisturbed_export() -> Iterator[None]:
-    """Hide torch's deprecations and what the optimizer logs, and collect no garbage: that takes a tenth of the time."""
+    """Hide deprecations and the optimizer's logs, and pause garbage collection, which takes a tenth of the time."""
     collects, disabled = gc.isenabled(), logging.root.manager.disable
     gc.disable()
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Fits incumbent and challenger on the training users of a windows folder, and saves their artifacts.
+"""Fits the incumbent and the challenger on the training users of a windows folder, and saves their artifacts.
 
     incumbent = fit_incumbent("runs/latest/windows", "incumbent")
     challenger = fit_challenger("runs/latest/windows", "challenger", TrainConfig(), budget_share=0.5)
@@ -63,22 +63,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Of a training user in the reference, on average: enough to show how alike a user's touchpoints are.
+# Mean touchpoints of a training user in the drift reference, enough to show how similar a user's touchpoints are.
 REFERENCE_TOUCHPOINTS = 5
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Facts about the training users of a windows folder, collected shard by shard so that memory stays bounded."""
+    """Facts about the training users of a windows folder, collected shard by shard to limit memory."""
 
     spec: DatasetSpec
-    fingerprint: str  # of the log
-    encoding_digest: str  # of description and encoder: equal digests mean equal inputs and labels from equal data
+    fingerprint: str  # fingerprint of the log
+    encoding_digest: str  # digest of description and encoder; if equal, the same data give the same inputs and labels
     encoder: Encoder
-    first_shard: str  # the first one with training users; a random sample of them
+    first_shard: str  # the first shard with training users, a random sample of them
     users: Fingerprints
     channel_uses: Counter[str]
-    highest_cost: dict[str, float]  # of an exposure on each channel that training saw
+    highest_cost: dict[str, float]  # highest cost of an exposure, by channel, for the channels in training
 
     @classmethod
     def of(cls, windows: str) -> TrainingSummary:
@@ -89,7 +89,7 @@ class TrainingSummary:
         for file in shards(windows):
             table = WindowTable.load(windows, file=file)
             rows = table.rows[table.is_in("train")]
-            # Validation users count as training users: they decide when training stops, and calibrate the heads.
+            # Validation users count as training users, because they determine early stopping and the calibration.
             users.append(fingerprints(table.rows.loc[~table.is_in("test"), "user_id"].unique()))
             if not len(rows):
                 continue
@@ -122,8 +122,8 @@ class TrainingSummary:
         metrics: Mapping[str, Any],
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
-        """A policy that was trained on these users, ready to be saved; measures the thresholds of drift."""
-        # A channel that training never saw gets the highest cost of all channels: a cap must not be too small.
+        """A policy trained on these users, ready to be saved; measures its drift thresholds."""
+        # A cap must not be too small, so a channel that is not in training gets the highest cost of all channels.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
             name=name,
@@ -133,7 +133,7 @@ class TrainingSummary:
             spec=self.spec,
             params=params,
             cost_cap={channel: self.highest_cost.get(channel, highest) for channel in self.spec.channels},
-            # The most used channel; of several, the first in alphabetical order.
+            # The most used channel; in a tie, the first in alphabetical order.
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
             reference=reference,
@@ -145,30 +145,30 @@ class TrainingSummary:
 
 
 def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
-    """User, context and static columns of training users, with which requests are compared later."""
+    """The reference for drift of later requests: user, context and static columns of training users."""
     if (decided := contexts(windows, spec, "train")) is not None:
-        # A policy decides on all opportunities, exposed or not.
+        # Later requests are opportunities, exposed or not, so decisions are a better reference than touchpoints.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
         return sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
     share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
     reference = pd.DataFrame()
     for file in shards(windows):
-        # A hash chooses users, so a part at a time gives the same sample as all at once.
+        # A hash chooses users, so sampling shard by shard gives the same users as sampling all at once.
         rows = WindowTable.load(windows, "train", file).reference(share)
         reference = sample_users(pd.concat([reference, rows], ignore_index=True))
     return reference
 
 
 def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGrid | None:
-    """Thresholds of drift from a reference; None if it has too few users to measure any."""
+    """Thresholds of drift from a reference; None if it has too few users to measure them."""
     if reference["user_id"].nunique() < 2 * MIN_USERS:
         return None
-    columns = (*spec.context, *spec.static)  # of own decisions, static columns may not be known
+    columns = (*spec.context, *spec.static)  # a reference of our own decisions may lack static columns
     return ThresholdGrid.measure(reference, {c.name: c.kind for c in columns if c.name in reference})
 
 
 def git_revision() -> str:
-    """Commit of the code: from the checkout, else from the image's MTORL_REVISION."""
+    """Git commit of the code: from the checkout, or else from the image's MTORL_REVISION."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -176,13 +176,13 @@ def git_revision() -> str:
         return os.environ.get("MTORL_REVISION", "unknown")
 
 
-ADVANTAGE_WEIGHT = 5.0  # beta: one utility_scale of extra utility multiplies the odds of a channel by e^5
-EXPLORATION = 0.05  # epsilon: every channel keeps some probability, so later off-policy estimates stay possible
+ADVANTAGE_WEIGHT = 5.0  # beta: an additional utility of one utility_scale multiplies the odds of a channel by e^5
+EXPLORATION = 0.05  # epsilon: each channel keeps some probability, so that later off-policy estimates are possible
 _Result = TypeVar("_Result")
 
 
 def fit_incumbent(windows: str, out: str) -> Artifact:
-    """Tabulate channel frequencies by segment and save them as an artifact."""
+    """Compute channel frequencies by segment and save them as an artifact."""
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
     params, reference = channel_frequency.POLICY, drift_reference(windows, summary.spec)
@@ -190,20 +190,20 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
 
 
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
-    """Copy the artifact of a policy that serves, to compare with on the test users of the windows.
+    """Copy the artifact of the serving policy, for comparison on the test users of the windows.
 
-    A user's part of the split never changes, so an earlier night has not trained on these test users either. An
-    artifact of other columns or channels than the windows have is a WindowError.
+    A user's split never changes, so the serving policy was not trained on these test users. WindowError if the artifact
+    has other columns or channels than the windows.
     """
     artifact, spec = load(Path(served)), DatasetSpec.load(Path(windows) / DATASET_FILE)
     theirs, ours = (one.model_dump(exclude={"name", "description"}) for one in (artifact.spec, spec))
     if differ := [name for name in ours if ours[name] != theirs[name]]:
         error = WindowError(
-            f"the incumbent that serves, {served}, was trained on another description of the data: {', '.join(differ)} "
-            "differ. To train on this one, compare with the channel frequencies (lake: empty)"
+            f"the serving incumbent, {served}, was trained on another data set description: {', '.join(differ)} "
+            "differ. To train on this description, compare with the channel frequencies (lake: empty)"
         )
         if more := [name for name in spec.channels if name not in artifact.spec.channels]:
-            error.add_note(f"How a channel ({', '.join(more)}) comes to what serves: docs/data.md, A new channel")
+            error.add_note(f"To add a channel ({', '.join(more)}) to serving, see docs/data.md, A new channel")
         raise error
     with replacing(Path(out)) as unfinished:
         shutil.copytree(served, unfinished)
@@ -215,16 +215,16 @@ def fit_challenger(
 ) -> Artifact | None:
     """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
 
-    The artifact also gets LightGBM, fitted on the same users or, if the folder has several shards, on those of the
-    first one. Returns None in a process that does not lead.
+    The artifact also contains LightGBM for comparison, fitted on the training users of the first shard. Returns None
+    except in the leading process.
 
     Args:
-        budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
-        checkpoint: Start of the names of files from which a killed training continues; "" for none.
+        budget_share: Budget as a share of the cost of always exposing; determines the price of the budget.
+        checkpoint: Prefix of the checkpoint files from which a killed training continues; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
 
     Raises:
-        InputError: the budget share is not a positive number, or no exposure costs anything. Else as `train_ensemble`.
+        InputError: the budget share is not a positive number, or every exposure costs 0. `train_ensemble` raises more.
     """
     if not 0 < budget_share < math.inf:
         raise InputError(f"budget_share must be a positive number, got {budget_share}")
@@ -234,13 +234,13 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
-        # Two networks on two processors take as long as one; a GPU is one that both would share.
+        # Two networks train as fast as one on two processors, but not on a GPU, which they would have to share.
         at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             epochs[member] = row["epoch"]
-            if not at_once:  # those before have ended, if early
+            if not at_once:  # earlier members have finished, perhaps by early stopping
                 epochs.update(dict.fromkeys(range(member), config.epochs))
             progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
             write(member, row)
@@ -259,7 +259,7 @@ def fit_challenger(
     progress.report(1, 1, "LightGBM, to compare with")
     trained_on = WindowTable.load(windows, "train", summary.first_shard, MOST_HELD_OUT)
     train_windows, val_windows = trained_on.on_demand("train", targets=True), val.on_demand("val", targets=True)
-    # Trees take one processor, and Python's lock seldom.
+    # LightGBM uses one processor and rarely holds Python's global lock, so it can run in a thread.
     trees = _in_background(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
     metrics = _calibrate(trained, val, trained_on, summary, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
@@ -280,7 +280,7 @@ def fit_challenger(
 
 
 def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
-    """Work in a daemon thread, which holds up neither Ctrl-C nor an error here."""
+    """Run in a daemon thread, which delays neither Ctrl+C nor an error in the main thread."""
     future: Future[_Result] = Future()
 
     def do() -> None:
@@ -296,7 +296,7 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 def _calibrate(
     trained: Trained, val: WindowTable, trained_on: WindowTable, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble on validation users; training users help with channels' mean outcomes only."""
+    """Calibrate the ensemble on validation users; training users are used only for the channels' mean outcomes."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
     rows = pd.concat([trained_on.rows, val.rows])
@@ -312,9 +312,9 @@ def _calibrate(
         **evaluate(logits_BC, reward_BC, targets, seed),
         "calibration": calibration._asdict(),
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
-        "measured_share": val.share,  # of the validation users
+        "measured_share": val.share,  # share of the validation users
         "seconds": trained.seconds,
-        # Of the first member; the others differ in their seed only.
+        # The next four are of the first member.
         "best_epoch": first.best_epoch,
         "best_val_loss": first.best_val_loss,
         "epochs": len(first.history),
@@ -330,7 +330,7 @@ def _price(
     summary: TrainingSummary,
     budget_share: float,
 ) -> PolicyParams:
-    """Parameters whose price meets the budget, at every opportunity where they are known, not only at the exposed."""
+    """Parameters whose price meets the budget on all opportunities, exposed or not, or else on the touchpoints."""
     if opportunities is None:
         batch: Windows = val.on_demand("val", targets=True)
         always_exposing = float(val.rows["cost"].mean())
@@ -352,7 +352,7 @@ def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
 
 @contextmanager
 def _epoch_log(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A function that writes an epoch's history row of a member, a TensorBoard run each; "" writes nothing."""
+    """A function that writes history rows for TensorBoard, with a run for each member; none if `folder` is ""."""
     if not folder:
         yield lambda member, row: None
         return

@@ -1,19 +1,20 @@
-"""Fits the value of the future to a network's own look-ahead, if the network foresees what an exposure changes.
+"""Fits the value of the future by simulating later opportunities with the network, if its predictions are good enough.
 
     z = foresight(ensemble, encoder, val, seed)               # on validation users
     if z > CLEAR: ensemble.future = fit_future(ensemble, encoder, train_windows, price, seed)
 
-Fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training's windows, with the network as the model of
-what follows. For each window: no exposure, and one on each channel, without and with a gain (`mtorl.window.branches`).
-With d the discount of the drawn pause and p the probability of a gain, from level = added = 0 on, at one price:
+The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. The network is the
+model of the next opportunity. The branches of a window are no exposure, and an exposure on each channel, without and
+with a gain (`mtorl.window.branches`). With the discount d of the sampled pause, the probability p of a gain, a fixed
+price, and level = added = 0 at the start, each iteration computes:
 
     later(branch) = level + max(0, max_c gain_c - price cost_c + added_c)   at the next opportunity
     level         = d later(no exposure)
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
 
-`later` is kept as gain and cost apart. `STEPS` iterations look that many opportunities ahead. The network is run once
-for each branch: its states do not change, so every step only fits the head again. All branches of a window share the
-states of its tokens (`MTORL.after`).
+`later` has gain and cost as separate numbers. `STEPS` iterations look that many opportunities ahead. The network's
+states do not change, so it runs once for each branch, and each iteration only fits the head again. All branches of a
+window share the states of its tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
@@ -38,15 +39,15 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 STEPS = 3  # opportunities ahead
-HALF_LIFE_DAYS = 14.0  # an opportunity after so long a pause counts half
-CLEAR = 2.33  # standard errors by which the network must foresee what an exposure changes
-_TOKENS = 350_000  # of windows and their branches: a few CPU seconds
+HALF_LIFE_DAYS = 14.0  # an opportunity after a pause of this length counts half
+CLEAR = 2.33  # the least foresight, in standard errors, with which the future value is used
+_TOKENS = 350_000  # tokens of the sampled windows and their branches: a few CPU seconds
 _AT_ONCE = 1024  # windows whose branches are in memory at a time
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
 
 
 class Answers(NamedTuple):
-    """Inputs of an ensemble's decoders, and its action logits, expected gain and expected cost (B, C)."""
+    """An ensemble's decoder inputs and outputs: action logits, expected gain and expected cost (B, C)."""
 
     inputs: DecoderInputs
     logits_BC: Tensor
@@ -55,7 +56,7 @@ class Answers(NamedTuple):
 
 
 def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: float, seed: int) -> FutureValue:
-    """Fit the head to windows of the training, at the price of the budget; the ensemble stays as it is."""
+    """Fit the head to training windows, at the price of the budget; the ensemble's weights do not change."""
     random = np.random.default_rng(seed)
     rows = random.permutation(len(windows))[: 2 * _most_windows(encoder)]
     drawn = windows.take(np.sort(rows))
@@ -78,16 +79,15 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
 
 
 def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: int) -> float:
-    """Standard errors by which the network foresees how a channel changes the next gain of the same user.
+    """Measure how well the network predicts the effect of a channel on the user's next gain, in standard errors.
 
-    The gain of a touchpoint, at its logged channel, is forecast from the window of the touchpoint before, twice: after
-    an exposure on the channel that was logged there, and after one on any that the log's policy might have drawn.
-    Whether that exposure gained anything is left open in both, for that tells of the user and not of the channel. The
-    second forecast's error is multiplied by the difference of both and added up by user: 0 in the mean where the
-    channel changes nothing that the network foresees.
+    For each touchpoint, the network predicts the gain of the user's next touchpoint in two ways: given the logged
+    channel, and averaged over the channels that the log's policy might have drawn. Both average over whether the
+    exposure had a gain, which tells about the user. The error of the second prediction is multiplied by the difference
+    of the two, and summed by user. If the network can't predict the channel's effect, this product is 0 on average.
 
-    0 if there is nothing to compare, or if propensities are estimated from the channel before (`markov`): there users'
-    tastes may have chosen the channel, and the channel tells of them, too.
+    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`).
+    Channels may then depend on the users' tastes, and so be related to the next gain without causing it.
     """
     if table.spec.propensity == "markov":
         return 0.0
@@ -99,7 +99,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # A policy of ours draws channels by what it forecasts of the user, as tastes do.
+    # Our own policies choose channels by their forecasts for the user, so these touchpoints have the same problem.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0
@@ -119,7 +119,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # A window's own tokens are read once for all branches, each of which adds one.
+    # A window's tokens are computed once for all branches, and each branch adds one token.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 
@@ -139,7 +139,7 @@ def _joined(parts: Sequence[Answers]) -> Answers:
 def _look_ahead(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
 ) -> tuple[Tensor, Answers, Answers]:
-    """Probability (B, C) that an exposure gains something, and the ensemble's answers at all branches, and now."""
+    """Probability (B, C) that an exposure has a gain, and the ensemble's answers at all branches and at `now`."""
     gain_N = encoder.previous_gain(now)
     won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
     hit = {name: float(values_N[won_N].mean()) for name, values_N in now.prev_outcomes.items()} if won_N.any() else {}
@@ -155,30 +155,30 @@ def _look_ahead(
 def _branch_answers(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch, hit: Mapping[str, float]
 ) -> tuple[Answers, Answers]:
-    """The ensemble's answers now, and at all branches."""
+    """The ensemble's answers at `now`, and at all branches."""
     x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
-    # A window holds at most T tokens: a full one makes room by dropping its first.
+    # A window has at most T tokens, so a full window drops its first token to make room.
     full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1) & (x_BTD.shape[1] > 1)
     kept_BT = (torch.arange(x_BTD.shape[1]) + full_B1).clamp(max=x_BTD.shape[1] - 1)
     x_BTD, length_B = x_BTD[torch.arange(len(x_BTD))[:, None], kept_BT], length_B - full_B1.squeeze(1).long()
     answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
     tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
     next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
-    follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()  # without an exposure, the token replaces the last one
+    follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()  # without an exposure, the new token replaces the last one
     kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)  # a window of one token keeps none
     inputs = ensemble.inputs_after(x_BTD, kept_BK, next_BKD)
     return answers, _answers(ensemble, encoder, inputs)
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
-    """The mean over outcomes of an exposure on each channel."""
+    """The mean for an exposure on each channel, over having a gain or not."""
     channels = hit_BC.shape[1]
     return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
 
 
 @torch.no_grad()
 def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
-    """Gain and cost (M, 2) of the next opportunity of each branch, by the decision rule, and of those after it."""
+    """Gain and cost (M, 2) of each branch under the decision rule: of its next opportunity and of all later ones."""
     own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
     level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
     if future is not None:
@@ -186,13 +186,13 @@ def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
     utility_MC = expected_utility(Forecast(after.logits_BC, after.gain_BC, after.cost_BC, added_MC2), price)
     utility_M, best_M = torch.from_numpy(utility_MC).max(dim=1)
     in_all_MC2 = own_MC2 + added_MC2
-    in_all_MC2[..., 1] = torch.maximum(in_all_MC2[..., 1], LEAST_COST * after.cost_BC)  # as the rule has it
+    in_all_MC2[..., 1] = torch.maximum(in_all_MC2[..., 1], LEAST_COST * after.cost_BC)  # as in the decision rule
     chosen_M2 = in_all_MC2[torch.arange(len(best_M)), best_M]
     return level_M2 + chosen_M2 * (utility_M > 0)[:, None]
 
 
 def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2: Tensor) -> None:
-    """Fit each member's head to the same targets, in units of their spread."""
+    """Fit each member's head to the same targets, which are scaled by their spread."""
     mean_2, level_scale_2 = level_B2.mean(0), level_B2.std(0).clamp(min=1e-6)
     added_scale_2 = added_BC2.square().mean((0, 1)).sqrt().clamp(min=1e-6)
     level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2

@@ -3,5 +3,5 @@
 from mtorl.runtime.message import Words
 
 NO_TRIAL = Words("no-trial", "no trial was completed: all diverged. Check for extreme inputs (mtorl data validate)")
-OTHER_SEARCH = Words("other-search", "{folder}: holds a search with another {what}. Name another folder, or delete it")
+OTHER_SEARCH = Words("other-search", "{folder}: has a search with another {what}. Use another folder or delete it")
 UNKNOWN_SETTING = Words("unknown-setting", "settings: unknown name {name}. Known: {known}")

@@ -1,18 +1,18 @@
-"""A search for hyper-parameters on one machine: Optuna proposes settings, `Trials` measures them.
+"""Searches hyper-parameters on one machine: Optuna proposes settings, and `Trials` measures them.
 
     report = search("runs/latest/windows", "best", SearchConfig(trials=30))
     report.best.settings, report.best.loss, report.default_loss
 
-The first trial is the default, so that the best one is never worse than it on validation users. The others are proposed
-by TPE (Bergstra et al. 2011), each from the seed and the finished trials: a killed search proposes the same as one that
-was not. A trial ends early when, at an epoch, its loss is above the median of those that got there.
+The first trial has the default settings, so the best trial is at least as good on validation users. TPE (Bergstra et
+al. 2011) proposes the others, from the seed and the finished trials only, so a killed and continued search makes the
+same proposals. A trial stops early if its loss at an epoch is above the median of the trials that reached this epoch.
 
-A trial trains one network. Its objective is the validation loss with the *default* weights, action + 2 reward + 0.3
-cost in the epoch whose weights are kept, for the weights that it trains with are part of the search. No test user is
-read. Why not policy value: docs/training.md.
+A trial trains one network. The objective is the validation loss of the kept epoch with the *default* weights, action +
+2 reward + 0.3 cost, because the weights used in training are part of the search. Test users are not read. For why it is
+not the policy value, see docs/training.md.
 
-The folder holds `trials.db` (the study as SQLite, which optuna-dashboard opens too) and, after each trial,
-`settings.yaml`: the best settings so far.
+The folder contains `trials.db` (the study as SQLite, which optuna-dashboard can open) and, after each trial,
+`settings.yaml` with the best settings so far.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ if TYPE_CHECKING:
 
 STUDY, TRIALS_FILE, SETTINGS_FILE = "mtorl", "trials.db", "settings.yaml"
 _LOCK = ".lock"
-METRIC = "validation_loss"  # name of the objective, in what a trial prints
+METRIC = "validation_loss"  # name of the objective in the output of a trial
 
 WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
-"""Of the losses in the objective, whatever weights a trial trains with."""
+"""Weights of the losses in the objective, independent of the weights that a trial trains with."""
 
 OnEpoch = Callable[[int, float], None]
-"""Called with the epoch, from 1, and the loss of the weights that would be kept if training ended with it."""
-_RANDOM_TRIALS = 8  # before TPE proposes, and before a trial may end early
-_EPOCHS_AT_LEAST = 2  # of a trial that ends early
+"""Called with the epoch, from 1, and the loss of the weights that are kept if training stops after it."""
+_RANDOM_TRIALS = 8  # random trials before TPE proposes settings, and before a trial may stop early
+_EPOCHS_AT_LEAST = 2  # fewest epochs of a trial that stops early
 
 
 class Trials:
-    """Trials on a windows folder, one after the other."""
+    """Runs trials on a windows folder, one after the other."""
 
     def __init__(self, windows: str) -> None:
         self.windows = windows
@@ -70,22 +70,22 @@ class Trials:
 
     @cached_property
     def data(self) -> TrainingWindows:
-        """The windows of training and of validation users; those of one shard stay in memory from trial to trial."""
+        """The windows of training and validation users; a single shard stays in memory between trials."""
         encoder, channels = self._encoder()
         return TrainingWindows(
             FolderWindows(self.windows, "train", encoder), FolderWindows(self.windows, "val", encoder), channels
         )
 
     def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> float:
-        """Train with some settings; the objective of the weights that are kept.
+        """Train with some settings, and return the objective of the kept weights.
 
-        What `on_epoch` raises ends the trial. Without training or validation users this is a WindowError.
+        If `on_epoch` raises an error, the trial stops. WindowError if there are no training or validation users.
         """
         kept: dict[str, float] = {}
 
         def on_row(row: dict[str, float]) -> None:
             nonlocal kept
-            if not kept or row["val_loss"] < kept["val_loss"]:  # as training keeps weights
+            if not kept or row["val_loss"] < kept["val_loss"]:  # the rule by which training keeps weights
                 kept = row
             if on_epoch is not None:
                 on_epoch(int(row["epoch"]), objective(kept))
@@ -95,7 +95,7 @@ class Trials:
         return objective(result.history[result.best_epoch - 1])
 
     def _encoder(self) -> tuple[Encoder, int]:
-        """The encoder that the training itself would fit, and the number of channels."""
+        """The same encoder as in a training, and the number of channels."""
         for file in self._files:
             table = WindowTable.load(self.windows, "train", file)
             if len(table.rows):
@@ -104,31 +104,31 @@ class Trials:
 
 
 def objective(row: dict[str, float]) -> float:
-    """The objective of an epoch, from its row of the training's history."""
+    """The objective of an epoch, from its row in the training's history."""
     return sum(weight * row[f"val_{name}"] for name, weight in WEIGHTS.items())
 
 
 class SearchError(InputError, ValueError):
-    """A search that can't be made or continued."""
+    """A search can't be started or continued."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
     """Length and seed of a search."""
 
-    trials: int = 30  # finished ones of the folder, earlier calls included
-    timeout: float = 0.0  # seconds of this call after which no trial begins; 0 for no limit
-    epochs: int = TrainConfig.epochs  # of a trial at most; best those of the training that will have the settings
-    seed: int = 7  # of the proposals and of each trial's training
+    trials: int = 30  # finished trials in the folder, including those of earlier calls
+    timeout: float = 0.0  # seconds of this call after which no trial starts; 0 for no limit
+    epochs: int = TrainConfig.epochs  # maximum for a trial; use the number of the later training
+    seed: int = 7  # seed of the proposals and of each trial's training
 
 
 @dataclass(frozen=True)
 class Tried:
     """A finished trial."""
 
-    number: int  # from 0: the default settings
+    number: int  # from 0, which has the default settings
     settings: Settings
-    loss: float | None  # of a trial that ended early, at its last epoch; None if there is none
+    loss: float | None  # for a trial that stopped early, at its last epoch; None if it diverged
     ended: str  # "complete", "early" or "diverged"
     epochs: int
     seconds: float
@@ -136,16 +136,16 @@ class Tried:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """Result of a search."""
+    """The result of a search."""
 
-    trials: list[Tried]  # all finished ones
+    trials: list[Tried]  # all finished trials
     importance: dict[str, float]  # share of the loss's variance (fANOVA, Hutter et al. 2014); empty with too few trials
 
     @property
     def best(self) -> Tried:
-        """The complete trial of the least loss."""
+        """The complete trial with the lowest loss."""
         best = _best(self.trials)
-        assert best is not None, "a search without one is an error"
+        assert best is not None, "`search` raises an error if no trial is complete"
         return best
 
     @property
@@ -165,17 +165,17 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Search, or continue a search. SearchError: the folder holds another search, or no trial was completed."""
+    """Start or continue a search. SearchError: the folder has another search, or no trial was completed."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    # Another search would take this one's trial for one that was killed.
+    # The lock is needed because a second search would treat this search's running trial as killed.
     with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
         for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            study.tell(killed.number, state=optuna.trial.TrialState.FAIL)  # the same are proposed again
+            study.tell(killed.number, state=optuna.trial.TrialState.FAIL)  # the same settings are proposed again
         started = time.monotonic()
         while (done := len(_finished(study))) < config.trials:
             if done and config.timeout and time.monotonic() - started >= config.timeout:
@@ -189,7 +189,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
 
 
 def distributions() -> dict[str, optuna.distributions.BaseDistribution]:
-    """The search space in Optuna's terms."""
+    """The search space as Optuna's distributions."""
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
     def of(parameter: Parameter) -> BaseDistribution:
@@ -222,7 +222,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """Facts that trials must have in common to be compared."""
+    """The facts that must be equal for trials to be comparable."""
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])
@@ -278,7 +278,7 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
 
 
 def _tried(study: optuna.Study) -> list[Tried]:
-    """The finished trials, numbered without those that were killed."""
+    """The finished trials, numbered without killed trials."""
 
     def of(number: int, trial: optuna.trial.FrozenTrial) -> Tried:
         ended = trial.user_attrs["ended"]
@@ -295,7 +295,7 @@ def _best(tried: list[Tried]) -> Tried | None:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """Importance of each setting, greatest first."""
+    """The importance of each setting, largest first."""
     import optuna
 
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -311,7 +311,7 @@ def _write_best(folder: Path, study: optuna.Study, config: SearchConfig) -> None
     if best is None:
         return
     head = (
-        f"# Trial {best.number}: loss {best.loss:.6f} of validation users, in at most {config.epochs} epochs\n"
+        f"# Trial {best.number}: loss {best.loss:.6f} on validation users, in at most {config.epochs} epochs\n"
         f"# mtorl train WINDOWS OUT --epochs {config.epochs} --settings {SETTINGS_FILE}\n"
     )
     with replacing(folder / SETTINGS_FILE) as unfinished:

@@ -1,16 +1,16 @@
-"""The hyper-parameters that a search may change, and their bounds: the one definition that every search reads.
+"""Defines the hyper-parameters that a search may change, and their bounds.
 
-`mtorl search` (Optuna, on a laptop), the Katib experiment of manifests/katib and the table of docs/training.md are made
-of `SPACE`. Not in it:
+`mtorl search` (Optuna, on a laptop), the Katib experiment of manifests/katib and the table of docs/training.md use
+`SPACE`. These fields are not in it:
 
-    lam         The preference term makes the clone of the log a worse one, on purpose. By any measure of how well the
+    lam         The preference term makes the clone of the log less accurate on purpose. By any measure of how well the
                 log is predicted, its best weight is zero.
-    epochs      The length of the learning rate's fall. Early stopping finds the best epoch of each trial.
-    seed        Its spread is noise; choosing the luckiest one would be choosing noise.
+    epochs      It sets how fast the learning rate falls. Early stopping finds the best epoch of each trial.
+    seed        Differences between seeds are noise, so choosing the best seed would fit noise.
     averaging, clip, heads, patience
-                Thirty trials say little enough about eight settings.
+                Thirty trials are hardly enough for eight settings.
     convolutions, attention
-                The ablations of docs/results.md are about them.
+                The ablations of docs/results.md examine them.
 """
 
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ class Parameter:
     """A field of `TrainConfig` and the values that it may take."""
 
     name: str
-    scale: Scale  # between `low` and `high`, both included, or "choice"
+    scale: Scale  # scale between `low` and `high` (inclusive), or "choice" of `choices`
     meaning: str
-    low: float = 0.0  # a whole number if the field is one
+    low: float = 0.0  # a whole number if the field is an integer
     high: float = 0.0
     choices: tuple[int, ...] = ()
 
     @property
     def default(self) -> int | float:
-        """Value of a training without a search."""
+        """The default of `TrainConfig`."""
         value: int | float = getattr(TrainConfig(), self.name)
         return value
 
@@ -45,7 +45,7 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """The values in words."""
+        """The values, as text."""
         if self.scale == "choice":
             return ", ".join(map(str, self.choices))
         return f"{self.low:g} to {self.high:g}"
@@ -64,12 +64,12 @@ SPACE = (
 
 
 def defaults() -> dict[str, int | float]:
-    """Settings of a training without a search."""
+    """The default settings of a training."""
     return {parameter.name: parameter.default for parameter in SPACE}
 
 
 def table() -> str:
-    """The space as a table in Markdown, as docs/training.md has it."""
+    """The space as the Markdown table in docs/training.md."""
     lines = ["| setting | what it is | values | scale | default |", "|---|---|---|---|---|"]
     lines += [f"| `{p.name}` | {p.meaning} | {p.range} | {p.scale} | {p.default:g} |" for p in SPACE]
     return "\n".join(lines) + "\n"

@@ -1,10 +1,10 @@
-"""Chosen settings of a training, in YAML or JSON as `mtorl search` writes them, and the files that it keeps by them.
+"""Reads the settings of a training, in YAML or JSON as written by `mtorl search`, and names its files on a volume.
 
     config = with_settings(TrainConfig(epochs=15), read_settings(Path("best/settings.yaml").read_text()))
     files = KeptFiles.of(volume, windows, config, budget_share, code_version)
 
-Only what decides how good the model becomes can be set. Epochs, seed and the machine's side (device, precision,
-checkpoints) are arguments where a training is started.
+Settings affect how good the model becomes. Epochs, seed, device, precision and checkpoints are not settings but
+arguments of the command or step that trains.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ NAMES = (
     *("lr", "weight_decay", "batch_size", "hidden", "levels", "heads", "dropout"),
     *("mu", "nu", "lam", "averaging", "clip", "patience"),
 )
-"""Fields of `TrainConfig` that can be set."""
+"""Fields of `TrainConfig` that are settings."""
 
 
 class SettingsError(InputError, ValueError):
-    """Settings that no training can have."""
+    """Settings are invalid; the message names the setting."""
 
 
 def read_settings(text: str) -> Settings:
-    """Settings of a text, in YAML or JSON; an empty one has none. SettingsError for an unknown name or value."""
+    """Settings from a YAML or JSON text, which may be empty; SettingsError for an unknown name or invalid value."""
     try:
         values = plain_values(text)
     except ValueError as error:
-        raise SettingsError(f"settings: no YAML: {error}") from None
+        raise SettingsError(f"settings: not YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, Mapping):
@@ -54,7 +54,7 @@ def read_settings(text: str) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """Settings of a file; SettingsError names the file."""
+    """Settings from a file; SettingsError names the file."""
     try:
         return read_settings(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -64,7 +64,7 @@ def load_settings(path: Path) -> Settings:
 
 
 def parse_settings(pairs: Iterable[str]) -> Settings:
-    """Settings of "name=value" words, as a command line has them; numbers in any notation."""
+    """Settings from "name=value" arguments of a command line; numbers in any notation."""
     values: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -77,7 +77,7 @@ def parse_settings(pairs: Iterable[str]) -> Settings:
 
 
 def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
-    """A training with these settings; SettingsError if they are no numbers, out of range, or do not fit together."""
+    """A config with these settings; SettingsError if they are not numbers, out of range, or inconsistent."""
     try:
         return replace(config, **settings)
     except ValidationError as error:
@@ -89,14 +89,14 @@ def _checked(values: Mapping[Any, Any]) -> Settings:
     for name, value in values.items():
         if not isinstance(name, str) or name not in NAMES:
             raise SettingsError(UNKNOWN_SETTING(name=short(name), known=NAMES))
-        if isinstance(value, str) and _number(value) is not value:  # YAML takes 1e-3, without a point, for text
-            raise SettingsError(f"settings: {name}: expected a number, got {short(value)}; YAML wants a point: 1.0e-3")
+        if isinstance(value, str) and _number(value) is not value:  # in YAML, 1e-3 without a point is text
+            raise SettingsError(f"settings: {name}: expected a number, got {short(value)}; write a point: 1.0e-3")
     config = with_settings(TrainConfig(), values)
     return {name: getattr(config, name) for name in values}
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text is, or the text."""
+    """The text as a number if possible, else unchanged."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -106,30 +106,30 @@ def _number(text: str) -> int | float | str:
 
 
 CHECKPOINT_DAYS, CURVE_DAYS = 7, 90
-"""How long a file is kept after it was written last. The checkpoints of a training that ended well go at its end."""
+"""Days for which a file is kept after its last write. A training that succeeds removes its checkpoints."""
 _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard": CURVE_DAYS}
 
 
 @dataclass(frozen=True)
 class KeptFiles:
-    """Names of the files of a training that outlive its run; empty: it keeps none.
+    """Paths of the files of a training that outlive its run; empty if there are none.
 
-    The names follow from everything that decides how a training goes. So a training continues where an earlier one of
-    the same data, settings and code was stopped, in any run; and two that differ in anything never share a file.
+    The names are a digest of everything that affects the training. So a training continues where an earlier training
+    with the same data, settings and code was stopped, in any run. Different trainings never share a file.
     """
 
-    checkpoint: str  # start of the names of files
+    checkpoint: str  # prefix of the paths of checkpoints
     tensorboard: str  # folder
-    shared: str  # folder in which pods of other nodes find their task and leave the artifact
+    shared: str  # folder in which pods on other nodes read their task and write the artifact
 
     @classmethod
     def of(
         cls, volume: str, windows: str, config: TrainConfig, budget_share: float, code_version: str, processes: int = 1
     ) -> KeptFiles:
-        """Name the files of a training, on a volume that outlives the process; empty for none.
+        """Name the files of a training on a volume that outlives the process; no files if `volume` is "".
 
-        The version of the code and its git revision count, and so does the number of processes that train together: a
-        checkpoint of two is none for four, since their batches differ.
+        The names depend on the version and git revision of the code, and on the number of processes: four processes
+        can't continue from a checkpoint of two, since their batches differ.
         """
         if not volume:
             return cls("", "", "")
@@ -149,7 +149,7 @@ class KeptFiles:
 
 
 def prune(volume: str, now: float | None = None) -> list[Path]:
-    """Remove files of unfinished trainings and old curves, by their days; returns what was removed."""
+    """Remove old files of unfinished trainings and old curves (see `_DAYS`); returns the removed paths."""
     if not volume:
         return []
     now = time.time() if now is None else now
@@ -163,7 +163,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """Time of the last write to an entry or anything in it; now, if another process has just removed it."""
+    """Time of the last write to a file or folder, including its content; now, if another process just removed it."""
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

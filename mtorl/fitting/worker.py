@@ -1,10 +1,10 @@
-"""A training as a file, and the process that trains it, of which torchrun starts several.
+"""Runs a training from a task file; torchrun starts several of these processes.
 
     FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
     torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
-An error that another attempt would meet too is reported (`mtorl.runtime.progress.input_error`) and no failure of the
-process: its launcher would start all of them again.
+If an error would occur again in a retry, the process reports it (`mtorl.runtime.progress.input_error`) and exits with
+status 0, because the launcher restarts all processes if one fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mtorl.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class FitTask:
-    """Arguments of `mtorl.fitting.fit.fit_challenger`, which explains them."""
+    """The arguments of `mtorl.fitting.fit.fit_challenger`, which documents them."""
 
     windows: str
     out: str
@@ -34,22 +34,22 @@ class FitTask:
     log: str = ""
 
     def run(self) -> Artifact | None:
-        """Train; None in a process that does not lead."""
+        """Train; returns None except in the leading process."""
         return fit_challenger(self.windows, self.out, self.config, self.budget_share, self.checkpoint, self.log)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the task as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2))
 
     @classmethod
     def load(cls, path: Path) -> FitTask:
-        """Read what `save` has written."""
+        """Read a task that `save` wrote."""
         kept = json.loads(path.read_text())
         return cls(**{**kept, "config": TrainConfig(**kept["config"])})
 
 
 def main(task: str) -> None:
-    """Train a `FitTask`'s file, together with the other processes."""
+    """Run the `FitTask` in the file `task`, together with the other processes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         FitTask.load(Path(task)).run()

@@ -60,7 +60,7 @@ def test_the_policy_that_serves_is_the_one_to_beat(
     shutil.copytree(windows.path, other)
     spec = DatasetSpec.load(other / "dataset.yaml")
     for changed, words in (
-        (spec.replace(window=3), "another description of the data: window differ"),
+        (spec.replace(window=3), "another data set description: window differ"),
         (spec.replace(channels=(*spec.channels, "mail")), r"(?s)channels differ.*a channel \(mail\) comes"),
     ):
         changed.save(other / "dataset.yaml")

@@ -39,12 +39,12 @@ def test_a_mapping_is_read_in_yaml_and_in_json(text: str) -> None:
         ("learning_rate: 0.1", "unknown name 'learning_rate'"),
         ("seed: 3", "unknown name 'seed'"),
         ("lr: fast", "lr: expected a number, got 'fast'"),
-        ("lr: 1e-3", "lr: expected a number, got '1e-3'; YAML wants a point: 1.0e-3"),
+        ("lr: 1e-3", "lr: expected a number, got '1e-3'; write a point: 1.0e-3"),
         ("hidden: 64.5", "hidden: expected a whole number, got 64.5"),
         ("hidden: true", "hidden: expected a whole number, got True"),
         ("lr: .inf", "lr: expected a finite number, got inf"),
         ("- lr", "expected a mapping such as 'lr: 0.003'"),
-        ("lr: [", "no YAML"),
+        ("lr: [", "not YAML"),
     ],
 )
 def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
