@@ -1,4 +1,4 @@
-"""Names the hardware and versions under every table. Each script of this folder imports it first."""
+"""Common options and output of the scripts, including hardware and versions. Each script imports this module first."""
 
 import argparse
 import json
@@ -8,27 +8,27 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# A script is run by its path, so modules are looked for in its folder first, where `features.py` hides the package of
-# that name. From here on the folder comes last; the processes that a script starts find this module there.
+# A script is run by its path, so Python searches its folder first, where `features.py` would hide the package
+# `features`. So the folder moves to the end of the path, where subprocesses of a script still find this module.
 _FOLDER = ROOT / "benchmarks"
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 
-from mtorl.runtime.hardware import environment  # noqa: E402  # not before its folder can be found
+from mtorl.runtime.hardware import environment  # noqa: E402  # needs the path above
 
 __all__ = ["ROOT", "environment", "finish", "kept_markets", "parser"]
 
 
 def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
-    """The options of every script: --json, and --quick with what it makes smaller."""
+    """A parser with the options of every script: --json and, if `quick` describes the smaller run, --quick."""
     made = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", default="", metavar="FILE", help="also write the figures there")
+    made.add_argument("--json", default="", metavar="FILE", help="also write the figures to this file")
     if quick:
         made.add_argument("--quick", action="store_true", help=quick)
     return made
 
 
 def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The markets that a file of figures has, if there is one; exits if they were measured with other settings."""
+    """The markets in a file of figures, if it exists; exits if they were measured with other settings."""
     kept = json.loads(Path(path).read_text()) if Path(path).is_file() else {"settings": settings, "markets": {}}
     if kept["settings"] != settings:
         options.error(f"{path} was measured with other settings: {kept['settings']}")
@@ -37,7 +37,7 @@ def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str
 
 
 def finish(figures: dict[str, Any], path: str) -> None:
-    """Print the environment and, when a path is given, write the figures as JSON."""
+    """Print the environment; if `path` is not "", write the figures as JSON."""
     print("  ".join(f"{name} {value}" for name, value in figures["environment"].items()))
     if path:
         Path(path).write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Helpers for all tables of measurements."""
+"""Formats tables of measurements as Markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table_of(columns: Mapping[str, Show], rows: Sequence[Figures]) -> str:
-    """A Markdown table of a row for each result, and a column for each figure."""
+    """A Markdown table with a row for each result and a column for each figure."""
     return table(list(columns), [[show(row) for show in columns.values()] for row in rows])
 
 
 def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[str]]:
-    """The cells of a table that has a row for each figure, and a column for each result."""
+    """The cells of a table with a row for each figure and a column for each result."""
     return [[name, *(show(result) for result in results)] for name, show in rows.items()]
 
 
 def targets(aims: Sequence[tuple[str, float, float, str]]) -> str:
-    """A goal: name, target, measured value, and its format; the value as shown has to meet the target."""
+    """A table of targets, each with name, target, measured value and format; the rounded value must meet the target."""
     rows = []
     for what, aim, value, form in aims:
         shown = f"{value:{form}}"

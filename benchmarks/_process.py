@@ -1,13 +1,12 @@
-"""Run one task in a process of its own, with its time and its peak memory.
+"""Runs a task in a subprocess and measures its time and peak memory.
 
-    figures = run(task, rows=1000)  # {"seconds": 0.1, "cpu_seconds": 0.2, "peak_mib": 90.0, ...what task returned}
+    figures = run(task, rows=1000)  # {"seconds": 0.1, "cpu_seconds": 0.2, "peak_mib": 90.0, ...the task's result}
 
-A task is a function at the top of a module; it returns a dictionary, usually with what `clock` measured. It imports the
-project inside its body: the parent stays small, and what the parent holds is in no figure. A task that fails raises
-RuntimeError here.
+A task is a top-level function that returns a dictionary, usually with the figures of `clock`. It imports the project in
+its body, so that the parent process stays small. If a task fails, `run` raises RuntimeError.
 
-Peak memory is the sum of the high-water marks of all processes of the task's tree, from /proc/PID/status. It is not
-`ru_maxrss`, which a child inherits from the process that started it.
+Peak memory is the sum of the high-water marks (VmHWM in /proc/PID/status) of all processes that the task started.
+`ru_maxrss` would be wrong, because a child inherits it from its parent.
 """
 
 import importlib
@@ -34,7 +33,7 @@ _POLL = 0.05  # seconds between two readings of the memory
 
 @contextmanager
 def clock() -> Iterator[dict[str, float]]:
-    """Wall and CPU seconds (all threads of this process) of the block; the dictionary is filled at its end."""
+    """Measure wall and CPU seconds (of all threads of this process); fills the dictionary at the end of the block."""
     figures: dict[str, float] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield figures
@@ -42,12 +41,12 @@ def clock() -> Iterator[dict[str, float]]:
 
 
 def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Run a task (arguments as JSON) in a new process, print a line, and add `peak_mib` to its figures."""
+    """Run a task with JSON arguments in a subprocess, print a line, and return its figures with `peak_mib`."""
     name = f"{task.__module__}:{task.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="mtorl-bench-child-") as folder:
         answer, console = Path(folder) / "answer.json", Path(folder) / "console.txt"
         command = [sys.executable, "-m", "benchmarks._process", name, json.dumps(arguments, default=str), str(answer)]
-        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}  # as `mtorl` has it
+        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}  # as the command `mtorl` sets it
         with console.open("w") as output:
             process = psutil.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -61,7 +60,7 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
                 time.sleep(_POLL)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the task's session: it, and processes that it has left
+                os.killpg(process.pid, signal.SIGKILL)  # the task, and processes that it left running
             process.wait()
         if process.returncode:
             last = console.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
@@ -75,7 +74,7 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
 
 @contextmanager
 def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
-    """Start Redis on a port, a free one if none is named, and give the port; names of settings have "_" for "-"."""
+    """Start Redis and yield its port (0: a free one). Settings are Redis' options, with "_" instead of "-"."""
     from redis import Redis
     from redis.backoff import ConstantBackoff
     from redis.retry import Retry
@@ -98,7 +97,7 @@ def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
 
 
 def _peak_mib(pid: int | str) -> float:
-    """VmHWM of a process; 0 once it has ended."""
+    """Peak memory of a process (VmHWM), MiB; 0 after it has exited."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -107,7 +106,7 @@ def _peak_mib(pid: int | str) -> float:
 
 
 def main() -> None:
-    """The entry point of the new process."""
+    """The entry point of the subprocess."""
     name, arguments, answer = sys.argv[1:]
     module, function = name.split(":")
     figures = getattr(importlib.import_module(module), function)(**json.loads(arguments))

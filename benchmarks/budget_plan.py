@@ -1,19 +1,19 @@
-"""Checks plans of budgets against what the budgets then earn, on the simulator.
+"""Compares the planned gain of a budget with its realised gain, on the simulator.
 
     python benchmarks/budget_plan.py --json FILE             # fifty markets; FILE is written after each
-    python benchmarks/budget_plan.py --json FILE --resume    # keep the markets that FILE has
+    python benchmarks/budget_plan.py --json FILE --resume    # keep the markets in FILE
     python benchmarks/budget_plan.py --quick                 # two small markets
 
-A network is trained once in each 25 markets. In each market, newcomers are served for a week, paced, with exploration.
-Their decisions are the log from which 50, 100 and 150 % of that week's budget are planned. Then other newcomers are
+Every 25 markets share a trained network. In each market, new users are served for a week, with pacing and exploration.
+From the log of their decisions, plans are made for 50, 100 and 150 % of the week's budget. Then other new users are
 served for a week with each of these budgets.
 
-    counted       gain that the week's log has; the interval of the plan is for this
-    expected      its expectation, which no real log shows: what the plan is off by, without the week's chance
-    not replayed  the calibrated forecasts at the states of the log, in place of the replay
-    forecast      the network's forecasts there, not calibrated
+    counted       realised gain in the second week's log; the interval of the plan is for this figure
+    expected      expectation of that gain, known only on a simulator; the plan's error without the week's noise
+    not replayed  gain from the calibrated forecasts at the states of the log, instead of the replay
+    forecast      gain from the network's forecasts there, without calibration
 
-Nothing here depends on the machine's speed.
+The results do not depend on the computer's speed.
 """
 
 import json
@@ -27,17 +27,17 @@ from _environment import environment, finish, kept_markets, parser
 
 from benchmarks._markdown import Figures, measured_on, table, targets
 
-BUDGETS = (0.5, 1.0, 1.5)  # of the week that was logged
+BUDGETS = (0.5, 1.0, 1.5)  # planned budgets, as shares of the logged week's budget
 MARKETS, USERS, EPOCHS, ROUNDS = 50, 600, 6, 7
-LEARNED_FROM = 2500  # users
-EVERY = 25  # markets share a network
-BUDGET_SHARE = 0.25  # of the mean cost of an exposure, a decision
+LEARNED_FROM = 2500  # users on whom the network is trained
+EVERY = 25  # markets that share a network
+BUDGET_SHARE = 0.25  # budget for a decision, as a share of the mean cost of an exposure
 EXPLORE = 0.05
 
 
 def main() -> None:
     options = parser(__doc__, "two markets of 150 users a week, two epochs, one network")
-    options.add_argument("--resume", action="store_true", help="keep the markets of FILE; measure the others")
+    options.add_argument("--resume", action="store_true", help="keep the markets in FILE; measure the others")
     arguments = options.parse_args()
     settings: dict[str, Any] = {"markets": MARKETS, "users": USERS, "epochs": EPOCHS, "learned_from": LEARNED_FROM}
     if arguments.quick:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
-    """Planned and realised gain of each budget; the network is trained if its folder is not there."""
+    """Planned and realised gain of each budget; trains the network if its folder does not exist."""
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
     from mtorl.evaluation.replay import Replay
@@ -107,7 +107,7 @@ def _train(network: Path, seed: int, users: int, epochs: int) -> None:
 
 
 def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float, price: float) -> pd.DataFrame:
-    """Serve newcomers for a week within a budget (EUR a decision); rows as of `served_decisions`, and the truth."""
+    """Serve new users for a week with a budget (EUR a decision); rows like `served_decisions`, with the truth."""
     from benchmarks.generation_runs.night import explored
     from mtorl.policy.decision import action_probabilities
     from mtorl.policy.pacing import Plan, Schedule
@@ -147,7 +147,7 @@ def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float,
 
 
 def budget_plan_table(figures: Figures) -> str:
-    """Planned against realised gain by budget."""
+    """A table of planned and realised gain by budget."""
     settings, markets = figures["settings"], figures["markets"].values()
     text = (
         f"Markets: {len(markets)}; {settings['users']:,} newcomers in the week that is logged and as many in the week "

@@ -1,20 +1,20 @@
-"""Counts wrong verdicts, and experiments that reach a verdict, in simulation.
+"""Measures how often verdicts on simulated experiments are wrong, and how often a verdict is reached.
 
-    export OPENBLAS_NUM_THREADS=1    # threads only cost time here
+    export OPENBLAS_NUM_THREADS=1    # more threads are slower here
     python benchmarks/experiments.py                                              # a quarter of an hour
-    python benchmarks/experiments.py --json benchmarks/results/experiments.json   # likewise, and keep the figures
+    python benchmarks/experiments.py --json benchmarks/results/experiments.json   # the same, and write the figures
     python benchmarks/experiments.py --quick                                      # few runs
 
-Experiments are judged at every look by the functions that the verdict calls (`mtorl.experiment`), at alpha = 0.05.
+Each experiment is judged at many looks, with the functions of the verdict (`mtorl.experiment`) at alpha = 0.05.
 
-    A/A         both arms alike: how often the always-valid interval ever leaves zero, at any look
-    ramps       1 -> 5 -> 25 -> 50 %, users come back in later stages and move to the challenger; also with covariates
-    returning   one stage, users come back: their sums grow while people look every hour
-    coverage    the challenger is better: how often the interval ever misses the true lift
-    power       the same: how often a verdict is reached at all, beside a test of one look at the end
-    guarded     guardrails share the error: false verdicts, and users until one
-    uneven      users decide by a factor of hundreds more or less often
-    paced       both arms alike, under a budget a day that pacing spreads: what a small arm loses by its size
+    A/A         identical arms: how often the always-valid interval excludes zero at any look
+    ramps       identical arms, 1 -> 5 -> 25 -> 50 %: users return and move to the challenger; also with covariates
+    returning   identical arms, one stage: users return, so their sums grow between hourly looks
+    coverage    a better challenger: how often the interval excludes the true lift at any look
+    power       a better challenger: how often a verdict is reached, compared with a test of one look at the end
+    guarded     guardrails share the error: false verdicts, and the number of users until a verdict
+    uneven      identical arms; some users decide hundreds of times as often as others
+    paced       identical arms with a paced budget a day: what a small arm loses by its size
 """
 
 import time
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(runs: int, seed: int) -> dict[str, Any]:
-    """All figures, from `runs` experiments of each kind."""
+    """All figures except `paced`, from `runs` experiments of each kind, or fewer of the slow kinds."""
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
     start = time.monotonic()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("uneven", "same", "ramps", "returning", "better")}
@@ -84,7 +84,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
 
     for market, kind, share in product(MARKETS, KINDS, SHARES):
         add("same", market, one_stage(market, share, kind), looks=kind, share=share)
-    few = runs // 4  # the users of these take most of the time
+    few = runs // 4  # fewer runs, because returning users take most of the time
     for market in MARKETS[:2]:
         sums = returning.ramps(market, market.population, 8, few, next(streams))
         add("ramps", market, sums, adjusted=False)

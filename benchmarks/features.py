@@ -1,13 +1,13 @@
-"""The feature layer in figures: sequence builder, point-in-time retrieval, online path.
+"""Measures the feature layer: sequence builder, point-in-time retrieval, online path.
 
-    python benchmarks/features.py                                          # all of it, up to 5e7 rows
+    python benchmarks/features.py                                          # all measures, up to 5e7 rows
     python benchmarks/features.py --quick                                  # smaller, same code, under a minute
     python benchmarks/features.py --json benchmarks/results/features.json  # then benchmarks/tables.py
     python benchmarks/features.py --only builder --only online             # some measures; --json keeps the others
 
-Each figure comes from a process of its own; measures that are compared take turns in one run. A failure ends the run;
---json has the measures before it. Needs redis-server on the PATH, and in the temporary folder ($TMPDIR) about 200
-bytes a row of the largest log.
+Each figure is measured in its own process, and measures that are compared alternate. If one fails, the script stops;
+the file of --json has the measures before it. The script needs redis-server on the PATH, and about 200 bytes for each
+row of the largest log in the temporary folder ($TMPDIR).
 """
 
 import json
@@ -27,13 +27,13 @@ PACKAGES = ("duckdb", "ibis-framework", "feast", "redis", "pandas", "pyarrow", "
 
 def main() -> None:
     options = parser(__doc__, "smaller, same code")
-    options.add_argument("--only", action="append", choices=list(MEASURES), help="this measure only; may be repeated")
+    options.add_argument("--only", action="append", choices=list(MEASURES), help="only this measure; may be repeated")
     arguments = options.parse_args()
     figures: dict[str, Any] = {"quick": arguments.quick, "environment": environment(*PACKAGES)}
     if arguments.only and arguments.json and Path(arguments.json).exists():
         there = json.loads(Path(arguments.json).read_text())
         if any(there[key] != figures[key] for key in figures):
-            options.error(f"{arguments.json}: figures of another kind of run, machine or versions; name another file")
+            options.error(f"{arguments.json}: measured with another --quick, hardware or versions; name another file")
         figures = there
     for name in arguments.only or MEASURES:
         with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as folder:

@@ -1,27 +1,27 @@
-"""Learning from one's own decisions, night after night, where the truth is known: on the simulator.
+"""Measures repeated learning from our own decisions, night after night, on the simulator, whose truth is known.
 
     python benchmarks/generations.py --json FILE                 # five markets, eight nights: some hours
-    python benchmarks/generations.py --json FILE --attacked --markets 2     # a faulty training asks, too, each night
-    python benchmarks/generations.py --json FILE --margin 0      # each next model has to be proven better
+    python benchmarks/generations.py --json FILE --attacked --markets 2     # the gate also judges faulty trainings
+    python benchmarks/generations.py --json FILE --margin 0      # each next model must be proven better
     python benchmarks/generations.py --quick                     # one small market, one night
 
-With a FILE, a market that is in it already is not run again, so an interrupted run resumes, and more markets are added.
+Markets that are in FILE are not run again. So an interrupted run can resume, and markets can be added.
 
-A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are uploaded,
-the next model learns from all decisions so far, and the gate decides whether it serves from then on.
+The first model learns from a log whose channels vary widely. Each night, new users are served, their decisions are
+uploaded, the next model learns from all decisions so far, and the gate decides whether this model serves from then on.
 
-    worth        clicks per decision of the model that serves, at equal money, with newcomers of whom no model learns
-    AUC          of the newest model's reward head, on states of the first log
-    estimate     the evaluation's value of the newest model, over the true one at the same decisions
-    covered      how often the estimate's 95 % interval holds the true value
-    gate         what it promoted of the models that are worth more, at the very states of the log, than the one that
-                 serves: by 5 % or more, by 2 % or more, by less; and of those that are worth less
-    attack       after each night's own model, one of a faulty training asks: of outcomes that were shuffled, of a log
-                 that lacks a channel, of the first log alone. The test users' log is whole
-    drift        no simulator: each night's model is worse by the same share, and estimates are drawn with the errors
-                 that their intervals tell (`generation_runs/drift.py`)
+    worth        clicks per decision of the serving model with the same budget, on new users from whom no model learns
+    AUC          AUC of the newest model's reward head, on states of the first log
+    estimate     estimated value of the newest model, relative to its true value at the same decisions
+    covered      how often the 95 % interval of the estimate contains the true value
+    gate         how many models the gate promoted, by their true gain over the serving model at the states of the log:
+                 5 % or more, 2 % or more, less, or negative
+    attack       after each night's model, the gate also judges the model of a faulty training: on shuffled outcomes, on
+                 a log without one channel, or only on the first log. The log of the test users is correct
+    drift        no simulator: each night's model is worse by the same share, and the errors of estimates are drawn
+                 according to their intervals (`generation_runs/drift.py`)
 
-Nothing here depends on the machine's speed.
+The results do not depend on the computer's speed.
 """
 
 import json
@@ -40,7 +40,7 @@ from mtorl.log.splits import SHARES
 
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
 FALL = 0.02
-"""Of the value below that of the best generation: the most that may ever be lost."""
+"""The largest acceptable fall of the value below the best generation's, as a share."""
 DRIFT_NIGHTS = (8, 40)
 AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")  # over nights
 RULES = {
@@ -51,8 +51,8 @@ RULES = {
 
 
 def one_market(seed: int, users: int, epochs: int, number: int, **how: Any) -> list[dict[str, Any]]:
-    """Figures of each night; `how`: margin and attack of the `Market`."""
-    from benchmarks.generation_runs.market import Market, nights  # brings torch, which --help does not need
+    """Figures of each night; `how` has `margin` and `attacked` of the `Market`."""
+    from benchmarks.generation_runs.market import Market, nights  # imports torch, which --help does not need
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def one_market(seed: int, users: int, epochs: int, number: int, **how: Any) -> l
 
 
 def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
-    """Means over markets and nights, with the worst of what has a bound; `users` are newcomers a night."""
+    """Means over markets and nights, and the worst fall; `users` is the number of new users in a night."""
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
@@ -102,17 +102,17 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
 
 
 def _gain(row: dict[str, Any]) -> float:
-    """True gain of a model over the one that serves, as a share of the latter's value."""
+    """True gain of a model over the serving model, as a share of the serving model's value."""
     return float(row["true_difference"] / (row["truth"] - row["true_difference"]))
 
 
 def _by_margin(row: dict[str, Any]) -> bool:
-    """Whether the margin as shipped would promote a model that was judged by another one."""
+    """Whether the gate's default margin would promote a model that was judged with another margin."""
     return bool(row["difference"] > 0 and row["lower_bound"] > -MARGIN * (row["estimate"] - row["difference"]))
 
 
 def _largest_fall(market: list[dict[str, Any]]) -> float:
-    """Largest fall of the served model's value below the best generation that has served before."""
+    """Largest fall of the serving model's value below the best earlier generation's."""
     best, fall = market[0]["worth"], 0.0
     for row in market[1:]:
         best = max(best, row["worth"], row["candidate_worth"] if row["promoted"] else 0.0)
@@ -121,7 +121,7 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 
 
 def drifts(half_width: float) -> list[dict[str, Any]]:
-    """Drift of each rule at each loss a night; `half_width` is that of a night's interval, as a share of the value."""
+    """Drift for each rule and loss per night; `half_width` is half of a night's interval, as a share of the value."""
     return [
         {"rule": name, "worse": worse, "nights": nights, **asdict(drift(rule, worse, half_width, nights))}
         for name, rule in RULES.items()
@@ -136,9 +136,9 @@ def _half_width(row: dict[str, Any]) -> float:
 
 
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
-    """Test users with which 80 % of models better by a share of the value pass, since intervals narrow with users.
+    """The number of test users with which 80 % of the models with a gain (a share of the value) pass the gate.
 
-    A gain passes in 80 % if it exceeds the half-width, which is 1.96 standard errors, by .84 more of them.
+    A gain passes with a probability of 80 % if it is 1.96 + 0.84 standard errors; the half-width is 1.96 of them.
     """
     share = dict(SHARES)["test"]
     of_one = np.mean([_half_width(row) * (share * users * row["night"]) ** 0.5 for of in markets for row in of[1:]])
@@ -152,8 +152,8 @@ def _promoted(decisions: list[bool]) -> list[int]:
 def main() -> None:
     options = parser(__doc__, "one small market, one night, one epoch, attacked")
     options.add_argument("--markets", type=int, default=5, help="number of markets; their seeds are 1, 2, ...")
-    options.add_argument("--margin", type=float, default=MARGIN, help="of the gate; 0: a proof of superiority")
-    options.add_argument("--attacked", action="store_true", help="a faulty training asks for promotion each night")
+    options.add_argument("--margin", type=float, default=MARGIN, help="margin of the gate; 0: a proof of superiority")
+    options.add_argument("--attacked", action="store_true", help="the gate also judges a faulty training each night")
     arguments = options.parse_args()
     users, epochs, number = (400, 1, 1) if arguments.quick else (USERS, EPOCHS, NIGHTS)
     figures: dict[str, Any] = {"users": users, "nights": number, "runs": {}}
@@ -182,14 +182,14 @@ def _changes(each: list[float]) -> str:
 
 
 def _enough(one: Figures) -> str:
-    """Numbers of test users, of which two digits are known; where the gate refuses or errs, more do not help."""
+    """Numbers of test users, to two digits; none if the log is unsuitable or intervals fail: more users do not help."""
     if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
         return "no number"
     return ", ".join(f"{float(format(one['test_users_for'][gain], '.2g')):,.0f}" for gain in ("5%", "2%"))
 
 
 def generations_table(figures: Figures) -> str:
-    """Learning from own decisions, a column a run; and what losses in a row would do."""
+    """A table of learning from our own decisions, with a column for each run, and the tables of drift."""
     runs = figures["runs"]
     columns = [_rows(run) for run in runs.values()]
     names = list(dict.fromkeys(name for column in columns for name in column))
@@ -238,7 +238,7 @@ def _rows(run: Figures) -> dict[str, str]:
 
 
 def _drift_tables(found: Figures) -> str:
-    """A table for each number of nights: a row a rule, a column a loss."""
+    """A table for each number of nights, with a row for each rule and a column for each loss."""
     text = (
         "\n**Many small losses.** Each night's model is worse than the one that serves, by the same share. A cell has "
         "the share of them that is promoted, the change of the value until the last night, and the share of markets "

@@ -2,7 +2,7 @@
 
 Commands:
 
-    python benchmarks/loop.py                       # as `make run`
+    python benchmarks/loop.py                       # the same as `make run`
     python benchmarks/loop.py --quick               # fewer users and epochs, same code
     python benchmarks/loop.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
 """
@@ -19,14 +19,14 @@ from benchmarks._markdown import Figures, Show, compared, measured_on, table
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run import run_loop
 
-_SHORT = 2.0  # seconds: steps that take less have no row
+_SHORT = 2.0  # seconds; shorter steps have no row in the table
 
 
 def main() -> None:
     options = parser(__doc__, "1,000 users, 2 epochs, 2 rounds")
     options.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
-    options.add_argument("--dataset", default="simulator", help="name of its description")
-    options.add_argument("--runtime", default=LoopConfig.runtime, help="what serves the models; default: %(default)s")
+    options.add_argument("--dataset", default="simulator", help="name of its data set description")
+    options.add_argument("--runtime", default=LoopConfig.runtime, help="model server; default: %(default)s")
     arguments = options.parse_args()
     small: dict[str, Any] = {"users": 1000, "epochs": 2, "rounds": 2} if arguments.quick else {}
     with tempfile.TemporaryDirectory() as root:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def loop_table(results: Sequence[Figures]) -> str:
-    """The whole loop and its longer steps, a column for each data set."""
+    """A table of the whole loop and its longer steps, with a column for each data set."""
     results = sorted(results, key=lambda result: result["true_lift"] is None)
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

@@ -1,12 +1,12 @@
-"""Measures the monitor: rate of false alarms, days until a true one, and the cost of a check.
+"""Measures the monitor: rate of false alarms, days until a true alarm, and the cost of a check.
 
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
     python benchmarks/monitoring.py --quick
 
-Days of markets whose truth is known (`monitoring_runs/days.py`) are judged one after the other, as by `mtorl monitor
-check`. Some are only healthy: their alarms are false. In others something changes after two weeks
-(`monitoring_runs/shifts.py`): counted are the days until the first alarm, and until the first of the right kind.
-The mean run between false alarms, longer than any such simulation, is tested in tests/mtorl/drift/test_evidence.py.
+Simulated days of markets with known truth (`monitoring_runs/days.py`) are judged one after the other, like `mtorl
+monitor check` does. In healthy markets, every alarm is false. In the others, something changes after two weeks
+(`monitoring_runs/shifts.py`), and the script counts the days until the first alarm, and until the first alarm of the
+right kind. The mean time between false alarms is longer than these simulations: see tests/mtorl/drift/test_evidence.py.
 """
 
 import os
@@ -30,18 +30,18 @@ from benchmarks.monitoring_runs.shifts import SCENARIOS
 from benchmarks.monitoring_runs.table import monitoring_tables
 
 COLUMNS = 40
-NAMED = 3  # columns of a market's context that mean something
-LOOKED = 6  # days after a shift
-HEALTHY = 14  # days before one
+NAMED = 3  # columns of a market's context that the market uses; the others are noise
+LOOKED = 6  # days simulated after a shift
+HEALTHY = 14  # days before a shift
 
 
 class Size(NamedTuple):
     """Size of the simulation."""
 
     clean_markets: int = 6
-    clean_days: int = 95  # 9 of them are learnt from
+    clean_days: int = 95  # the first 9 are for learning
     users_of_clean: int = 1_000
-    markets: tuple[tuple[int, int], ...] = ((500, 12), (2_000, 12), (10_000, 6))  # users a day, markets
+    markets: tuple[tuple[int, int], ...] = ((500, 12), (2_000, 12), (10_000, 6))  # users a day, number of markets
     season_markets: int = 8
     season_days: int = 35
     decisions: int = 1_000_000
@@ -52,13 +52,13 @@ QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 
 def clean(seed: int, size: Size) -> dict[str, int]:
-    """Days of a market in which nothing is wrong, with forty columns."""
+    """False alarms in a healthy market with forty columns."""
     days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
     return _false_alarms(Monitored(days), size.clean_days)
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
-    """Weekends have a quarter fewer clicks and another mix of devices."""
+    """False alarms in a healthy market whose weekends have 25 % fewer clicks and another mix of devices."""
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 
@@ -73,7 +73,7 @@ def _false_alarms(market: Monitored, days: int) -> dict[str, int]:
 
 
 def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
-    """Days until an alarm, of each scenario in one market; None: not within LOOKED."""
+    """Days until an alarm in each scenario of one market; None if more than `LOOKED`."""
     market = Monitored(Days(users, seed, moving_context=False, further=5))
     for _ in range(HEALTHY):
         market.day()
@@ -95,7 +95,7 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
 
 
 def cost(size: Size) -> dict[str, Any]:
-    """One check of a large day, with and without Evidently's page of it."""
+    """The cost of checking a large day, with and without Evidently's page."""
     with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
         run(write_log, folder=scratch, decisions=size.decisions, part=size.part, further=COLUMNS - NAMED)
         runs = {name: run(check_day, folder=scratch, page=page) for name, page in (("page", True), ("no_page", False))}
@@ -103,7 +103,7 @@ def cost(size: Size) -> dict[str, Any]:
 
 
 def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Results in the order of the calls, two at a time."""
+    """Run calls in two processes; results are in the order of the calls."""
     started, results = time.monotonic(), []
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as processes:
         for future in [processes.submit(function, *call) for call in calls]:

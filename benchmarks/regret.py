@@ -1,20 +1,20 @@
-"""Measures what policies earn with a budget, as a share of the best informed policy, on the simulator.
+"""Measures the gain of policies with a budget, as a share of the best informed policy's, on the simulator.
 
     python benchmarks/regret.py --json FILE             # ten markets; FILE is written after each
-    python benchmarks/regret.py --json FILE --resume    # keep the markets that FILE has
+    python benchmarks/regret.py --json FILE --resume    # keep the markets in FILE
     python benchmarks/regret.py --json FILE --larger 24000    # add three markets with a longer log
     python benchmarks/regret.py --quick                 # one small market, 5 rounds
 
-In each market MTORL is trained on some users; held-out ones are served for 5, 15 and 40 rounds, with the same money for
-each opportunity. All policies are paced alike (`mtorl/policy/pacing.py`), and both forecasts are played in the same
-greedy rule, gain less price times cost:
+In each market, MTORL is trained on some users. Held-out users are served for 5, 15 and 40 rounds, with the same budget
+for each opportunity. All policies have the same pacing (`mtorl/policy/pacing.py`). Both kinds of forecasts are used in
+the same greedy rule, gain minus price times cost:
 
     learned     MTORL's network, or LightGBM with the same inputs
-    informed    Bayes' rule with the market's own numbers (`mtorl/simulator/informed.py`)
+    informed    Bayes' rule with the market's true parameters (`mtorl/simulator/informed.py`)
 
-The best informed policy looks three opportunities ahead. The difference to the served policy is split into when to
-expose, the value of the future, the choice of the channel, and the soft draw with its exploration. Nothing here depends
-on the machine's speed.
+The best informed policy looks three opportunities ahead. Its advantage over the served policy is split into when to
+expose, the value of the future, the choice of the channel, and the random draw with exploration. The results do not
+depend on the computer's speed.
 """
 
 import json
@@ -32,8 +32,8 @@ SEEDS = tuple(range(1, 11))
 
 def main() -> None:
     options = parser(__doc__, "one market of 1,000 users, two epochs, 5 rounds")
-    options.add_argument("--resume", action="store_true", help="keep the markets of FILE; measure the others")
-    options.add_argument("--larger", type=int, metavar="USERS", help="three markets of so many users, beside FILE's")
+    options.add_argument("--resume", action="store_true", help="keep the markets in FILE; measure the others")
+    options.add_argument("--larger", type=int, metavar="USERS", help="add three markets with this many users to FILE")
     arguments = options.parse_args()
     settings: dict[str, Any] = {"users": SimulatorConfig.users, "epochs": 12, "rounds": [5, 15, 40]}
     if arguments.quick:

@@ -1,21 +1,22 @@
-"""Measures how costs grow: of a lake of four weeks, the ledger, the start of a router, and traffic of two routers.
+"""Measures how costs grow: for a lake of four weeks, the ledger, the start of a router, and traffic of two routers.
 
     export TMPDIR=/large/disk                                    # 10 GB for 100M decisions
-    python benchmarks/scale.py --quick                           # a look: small sizes, same code
+    python benchmarks/scale.py --quick                           # small sizes, same code
     python benchmarks/scale.py --json benchmarks/results/scale.json
     python benchmarks/scale.py --decisions 1e6 1e7 1e8 --json FILE
-    python benchmarks/scale.py --only lake traffic               # some parts; FILE keeps what it has of the others
+    python benchmarks/scale.py --only lake traffic               # some parts; FILE keeps the others
 
-    lake        D decisions in 28 days, D/10 users, ten experiments, outcomes up to 7 days late. Measured is the last
-                day: compaction, judged rows, the monitor's measures, and a look at one experiment
-    hour        3.6M decisions of one hour, a thousand a second: compaction, judged rows, a look
+    lake        D decisions in 28 days, D/10 users, ten experiments, outcomes up to 7 days late. The last day is
+                measured: compaction, judged rows, the monitor's measures, and a look at one experiment
+    hour        3.6M decisions in one hour, a thousand a second: compaction, judged rows, a look
     evaluation  memory of an evaluation by the rows of its log
     ledger      memory of a reservation, and Redis' work for an exposure and for pacing, by campaigns and routers
-    histories   bytes of Redis a user of the online store, and CPU of an event of the feed
-    start       a router with a spool of an outage, and with 5,000 campaigns in ten experiments, and the kill switch
-    traffic     two routers with a real Redis and an S3 server: nothing lost, doubled or overspent
+    histories   Redis' memory for each user of the online store, and CPU for each event of the feed
+    start       start of a router after an outage, by the size of its spool; start with 5,000 campaigns in ten
+                experiments, and the kill switch
+    traffic     two routers with a real Redis and an S3 server: no record lost or doubled, no budget overspent
 
-Each measure is a process of its own. The table marks a limit that does not hold; the run does not fail.
+Each measure runs in its own process. The table marks limits that are not met; the script does not fail.
 """
 
 import json
@@ -34,19 +35,19 @@ from benchmarks.scale_runs.table import scale_tables
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes to measure; `decisions` are those of a lake."""
+    """Sizes to measure."""
 
-    decisions: tuple[int, ...] = (1_000_000, 10_000_000)
+    decisions: tuple[int, ...] = (1_000_000, 10_000_000)  # of a lake
     days: int = 28
-    hour: int = 3_600_000  # at a thousand a second
+    hour: int = 3_600_000  # a thousand decisions a second
     rows: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
     shard_rows: int = 250_000
     campaigns: tuple[int, ...] = (1, 100, 5_000)
     exposures: int = 5_000
     paced_seconds: int = 600  # simulated
-    segments: tuple[int, ...] = (2, 16, 160)  # of 64 MiB
+    segments: tuple[int, ...] = (2, 16, 160)  # of a spool, 64 MiB each
     experiments: int = 10
-    traffic: int = 3_600_000  # an hour at a thousand a second
+    traffic: int = 3_600_000  # an hour with a thousand decisions a second
     users: int = 5_000
 
 
@@ -54,7 +55,7 @@ QUICK = Size((20_000,), 8, 20_000, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3,
 
 
 def lake(size: Size) -> dict[str, Any]:
-    """The batch node's work for the last day, by decisions."""
+    """The batch node's work for the last day of a lake, by the lake's decisions."""
     from benchmarks.scale_runs import batch
 
     found = {}
@@ -77,7 +78,7 @@ def lake(size: Size) -> dict[str, Any]:
 
 
 def hour(size: Size) -> dict[str, Any]:
-    """The batch node's work for one busy hour, by itself."""
+    """The batch node's work for one busy hour."""
     from benchmarks.scale_runs import batch
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -122,7 +123,7 @@ def ledger(size: Size) -> dict[str, Any]:
 
 
 def histories(size: Size) -> dict[str, Any]:
-    """The online store."""
+    """Costs of histories in the online store."""
     from benchmarks.scale_runs.histories import measure
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -130,7 +131,7 @@ def histories(size: Size) -> dict[str, Any]:
 
 
 def start(size: Size) -> dict[str, Any]:
-    """Starts of a router."""
+    """Starts of a router: with spools of several sizes, and with many campaigns."""
     from benchmarks.scale_runs.start import kill_and_start, start_with_spool
 
     spools = {}
@@ -144,7 +145,7 @@ def start(size: Size) -> dict[str, Any]:
 
 
 def traffic(size: Size) -> dict[str, Any]:
-    """Two routers, Redis and an object store; and bytes of a record."""
+    """Traffic of two routers with Redis and an object store, and the bytes of a record."""
     from benchmarks.scale_runs.records import record_bytes
     from benchmarks.scale_runs.traffic import play
 
@@ -159,8 +160,8 @@ PARTS = {part.__name__: part for part in (lake, hour, evaluation, ledger, histor
 def main() -> None:
     made = parser(__doc__, "small sizes")
     made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
-    made.add_argument("--decisions", nargs="+", type=float, help="sizes of the lake")
-    made.add_argument("--traffic", type=float, help="decisions of the traffic")
+    made.add_argument("--decisions", nargs="+", type=float, help="sizes of the lake, decisions")
+    made.add_argument("--traffic", type=float, help="number of decisions in the traffic")
     options = made.parse_args()
     usual = QUICK if options.quick else Size()
     decisions = tuple(map(int, options.decisions or usual.decisions))

@@ -1,15 +1,15 @@
-"""Measures the request path, and where its time goes: in one run on one machine, compared as ratios.
+"""Measures the request path and the time of its parts, in one run on one computer, so that ratios are comparable.
 
-    python benchmarks/serving.py --run runs/latest          # of a finished `mtorl run`
+    python benchmarks/serving.py --run runs/latest          # folder of a finished `mtorl run`
     python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
 
-    forward      reading a window and the challenger's network in a loop: the limit
+    forward      a loop that reads a window and runs the challenger's network: the lower limit
     handler      TorchServe with our handler, which gathers requests into batches of eight
     predictor    the same artifact on a plain kserve.Model
-    router       the whole path: features, model, ledger, log; with the predictor on a Unix socket, too
+    router       the whole path: features, model, ledger, log; also with the predictor on a Unix socket
 
-CPU is that of the servers alone, from the system's own accounts: on a machine that the load generator shares with
-them, the firm figure. Latency is what the load generator sees.
+CPU is the time of the servers only, as the operating system counts it. This is the reliable figure, because the load
+generator runs on the same computer. Latency is measured by the load generator.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ from benchmarks.request_path.load import Plan
 from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
-CAPACITY_CONNECTIONS = 16  # of the router: about as many as it serves at once
-PATHS = ("sqlite", "redis", "predictor")  # the ledger, with TorchServe; or SQLite with the models on the predictor
-USERS = 500  # users of the requests
-OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # loads, in the best closed loop's decisions a second
-ROUNDS = 5  # through all loads, so that other work on the machine slows each of them alike
+CAPACITY_CONNECTIONS = 16  # about as many requests as the router serves concurrently
+PATHS = ("sqlite", "redis", "predictor")  # ledger on SQLite or Redis, with TorchServe; SQLite with the predictor
+USERS = 500  # users in the requests
+OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # offered loads, relative to the best closed loop's decisions/s
+ROUNDS = 5  # rounds through all loads, so that other work on the computer affects each load alike
 
 
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
-    """Run a plan in a process of its own; what it measured, and the CPU seconds that the servers took meanwhile."""
+    """Run a plan in a subprocess; returns its figures, with the servers' CPU milliseconds for each decision."""
     before = cpu_seconds(pids)
     command = [sys.executable, "-m", "benchmarks.request_path.load"]
     done = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, Any] = json.loads(done.stdout)
-    # Of the warm-up as well: a share of the whole time.
+    # The measured CPU time includes the warm-up; this is the share of the measured time.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
     measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured
 
 
 def family(pids: list[int]) -> list[Any]:
-    """Processes and all that they have started."""
+    """Processes and all their descendants."""
     import psutil
 
     return [member for one in map(psutil.Process, pids) for member in (one, *one.children(recursive=True))]
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of a family of processes."""
+    """User and system time of processes and their descendants, seconds."""
     return sum(times.user + times.system for times in (member.cpu_times() for member in family(pids)))
 
 
 def memory_mib(pids: list[int]) -> float:
-    """Resident memory of a family of processes."""
+    """Resident memory of processes and their descendants, MiB."""
     return sum(member.memory_info().rss for member in family(pids)) / 2**20
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
-    """CPU milliseconds a window by batch size: of reading and encoding it, and of the graph as served."""
+    """CPU milliseconds for a window by batch size: for reading and encoding it, and for the served graph."""
     from mtorl.artifact.artifact import load as load_artifact
     from mtorl.window.window import WindowBatch
 
@@ -95,7 +95,7 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
 
 
 def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
-    """Windows of known users as the router builds them, and bodies for the model servers and for the router."""
+    """Windows of known users, built like the router builds them; request bodies for model servers and the router."""
     import pyarrow.parquet as pq
 
     from mtorl.log.dataset import DatasetSpec
@@ -155,7 +155,7 @@ def main() -> None:
 def measure_models(
     figures: dict[str, Any], artifact: Path, root: Path, model_bodies: list[str], seconds: float
 ) -> None:
-    """Servers of a model alone."""
+    """Measure the model servers without a router."""
     from serving.archive import package
     from serving.local.ports import free_ports
     from serving.local.predictor import LocalPredictor
@@ -174,7 +174,7 @@ def measure_models(
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
-    """The whole path: the first decision, closed loops, stages, and open loops up to more than it can do."""
+    """Measure the whole path: first decision, closed loops, stages, and open loops up to four times the capacity."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
@@ -194,7 +194,7 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
 
 
 def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float) -> dict[str, dict[str, Any]]:
-    """Open loops by load, each load once a round."""
+    """Figures of open loops by offered load; each round runs every load once."""
     visits: dict[str, list[dict[str, Any]]] = {f"{share:g}": [] for share in OFFERED}
     for turn in range(ROUNDS if seconds > 5 else 1):
         for share in OFFERED:
@@ -204,7 +204,7 @@ def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float
 
 
 def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several runs of one load as one: counts added up, times of the middle averaged, the longest of the long ones."""
+    """Merge runs of the same load: counts are summed, medians averaged, and the largest p99 is kept."""
 
     def added(name: str) -> dict[str, int]:
         return dict(sum((Counter(visit[name]) for visit in visits), Counter()))
@@ -225,7 +225,7 @@ def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(name: str, loads: dict[str, Any], unit: str = "c=") -> None:
-    """Print loops."""
+    """Print a line for each load."""
     for load_, measured in loads.items():
         print(f"{name:<16} {unit + load_:<5} {in_short(measured)}", flush=True)
 

@@ -1,10 +1,10 @@
-"""Minutes of everything at once: decisions, outcomes, requests that are none, and model workers that are killed.
+"""Runs decisions, outcomes and invalid requests concurrently, and kills model workers.
 
     python benchmarks/soak.py --run runs/latest                       # five minutes
-    python benchmarks/soak.py --run runs/latest --seconds 30          # a look
+    python benchmarks/soak.py --run runs/latest --seconds 30          # a short run
 
-No answer may be a 5xx, and what the router holds may not grow: file descriptors by a few connections, memory by what it
-knows of each record of its log (an index of the newest million) and no more. Exits with 1 otherwise.
+The script exits with 1 if a response is a 5xx, or if the router's use of resources grows. File descriptors may grow by
+a few connections, and memory by the index entry of each record in its log (of the newest million).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from benchmarks.scale_runs.market import outcome
 from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
-SETTLED = 0.2  # of the time, after which nothing should grow any more
-MOST_BYTES_A_RECORD = 1000.0  # a decision in the index and, with a request id, its answer, which is repeated on demand
+SETTLED = 0.2  # share of the time after which nothing should grow
+MOST_BYTES_A_RECORD = 1000.0  # a decision's index entry and, if it has a request id, its response for retries
 
 
 class Callers:
-    """Two callers beside the load: one that reports outcomes and asks again, and one that sends rubbish."""
+    """Two additional callers: one reports outcomes and repeats requests, the other sends invalid requests."""
 
     def __init__(self, url: str, bodies: list[str]) -> None:
         self._path = urlsplit(url).path
@@ -66,7 +66,7 @@ class Callers:
     def _decently(self, client: httpx.Client, chance: random.Random, number: int) -> None:
         body = chance.choice(self._bodies)
         body["instances"][0]["request_id"] = f"soak-{number}"
-        for _ in range(2):  # the second time it is an answer that was given
+        for _ in range(2):  # the second request is a retry, answered from the cache
             answer = self._post(client, self._path, json.dumps(body).encode(), "decisions")
         for decision in json.loads(answer).get("predictions", []):
             if decision["expose"]:
@@ -100,12 +100,12 @@ class Callers:
 
 
 def descriptors(pid: int) -> int:
-    """Open files and sockets of a process and all that it has started."""
+    """Number of open files and sockets of a process and its descendants."""
     return sum(member.num_fds() for member in family([pid]))
 
 
 def kill_a_worker(pid: int) -> None:
-    """One of TorchServe's Python workers; TorchServe starts another."""
+    """Kill one of TorchServe's Python workers, which TorchServe then replaces."""
     if workers := [p for p in family([pid]) if any("model_service_worker" in word for word in p.cmdline())]:
         random.choice(workers).send_signal(signal.SIGKILL)
 
@@ -113,7 +113,7 @@ def kill_a_worker(pid: int) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--run", default="runs/latest", help="folder of a finished run")
-    options.add_argument("--seconds", type=float, default=300.0, help="how long (default: %(default)g)")
+    options.add_argument("--seconds", type=float, default=300.0, help="duration (default: %(default)g)")
     arguments = options.parse_args()
 
     from benchmarks.request_path.servers import router, samples
@@ -164,12 +164,12 @@ def main() -> None:
     bad = [name for name in statuses if name.split(" ")[1].startswith("5") or not name.split(" ")[1].isdigit()]
     grown = figures["descriptors"][1] - figures["descriptors"][0]
     if bad or measured["broken_connections"] or grown > 20 or figures["bytes_a_record"] > MOST_BYTES_A_RECORD:
-        print(f"not as it should be: {', '.join(bad) or 'something grows'}", file=sys.stderr)
+        print(f"failed: {', '.join(bad) or 'descriptors or memory grow, or connections broke'}", file=sys.stderr)
         sys.exit(1)
 
 
 def soak_table(result: Figures) -> str:
-    """Minutes of everything at once."""
+    """The table of a run."""
     answers: dict[str, str] = {}
     for name, count in result["statuses"].items():
         what, status = name.split(" ")

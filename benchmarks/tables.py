@@ -1,6 +1,6 @@
-"""Write the tables of measurements, docs/tables/*.md, from benchmarks/results.
+"""Writes the tables of measurements, docs/tables/*.md, from benchmarks/results.
 
-The results come from these commands, the last of which writes the tables:
+These commands write the results; the last one writes the tables:
 
     python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # each data set
     python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # each data set
@@ -39,13 +39,13 @@ TABLES = ROOT / "docs" / "tables"
 
 
 class Page(NamedTuple):
-    """One page of tables."""
+    """A page of tables."""
 
     title: str
     explained_in: str
-    """Page of docs/ that says what is measured, and how."""
+    """Page of docs/ that explains what is measured, and how."""
     tables: Callable[[Any], str]
-    """Markdown of the figures of results/NAME.json, or of a list of those in results/NAME/, one for each data set."""
+    """Formats the figures of results/NAME.json as Markdown, or a list of those in results/NAME/, one per data set."""
 
 
 PAGES = {
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """Name and text of each page of tables."""
+    """The text of each page of tables, by name."""
     return {name: _text(name, page) for name, page in PAGES.items()}
 
 

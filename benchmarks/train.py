@@ -5,7 +5,7 @@ Commands:
     python benchmarks/train.py                       # on a simulated log
     python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
     python benchmarks/train.py --quick
-    python benchmarks/train.py --device cuda         # on a GPU instead: windows a second, compiling
+    python benchmarks/train.py --device cuda         # only on a GPU: windows per second, compile time
 """
 
 import tempfile
@@ -20,19 +20,19 @@ from _environment import environment, finish, parser
 from benchmarks._markdown import Figures, Show, compared, measured_on
 from benchmarks._markdown import table as markdown
 
-WINDOWS, STEPS, BATCH = 3200, 20, 512  # of the authors' training set
-USERS, USERS_GPU = 6_000, 20_000  # simulated
+WINDOWS, STEPS, BATCH = 3200, 20, 512  # the size of the authors' training set
+USERS, USERS_GPU = 6_000, 20_000  # simulated users
 
 
 def cpu(work: Callable[[], Any]) -> float:
-    """CPU seconds of some work: wall time on a shared machine says little."""
+    """CPU seconds of `work`; wall time is unreliable on a shared computer."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def preparation(table: Any) -> float:
-    """CPU seconds of encoding the training windows of a whole log."""
+    """CPU seconds of encoding all training windows of a log."""
     from mtorl.window.encoder import Encoder
 
     def encode() -> None:
@@ -43,7 +43,7 @@ def preparation(table: Any) -> float:
 
 
 def epochs(table: Any, quick: bool) -> dict[str, float]:
-    """CPU seconds of one epoch of equally many windows, one thread."""
+    """CPU seconds of one epoch by width and precision, with the same number of windows, on one thread."""
     import numpy as np
     import torch
 
@@ -65,7 +65,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
 
 
 def to_best(table: Any) -> dict[str, float]:
-    """The default model, to its best validation loss and to its end, on one thread."""
+    """Time of training the default model to its best validation loss and to its end, on one thread."""
     import torch
 
     from mtorl.network.ensemble import train_ensemble
@@ -86,7 +86,7 @@ def to_best(table: Any) -> dict[str, float]:
 
 
 def data_of(table: Any) -> tuple[Any, int]:
-    """Encoded windows to train and validate on, and how many of them a training epoch has."""
+    """Encoded training and validation windows, and the number of training windows."""
     from mtorl.window.encoder import Encoder
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 
@@ -97,7 +97,7 @@ def data_of(table: Any) -> tuple[Any, int]:
 
 
 def on_device(table: Any, device: str, quick: bool) -> str:
-    """A table of trainings on an accelerator; the first epoch, in which kernels are compiled, stands apart."""
+    """A table of trainings on a GPU. The compile time is the additional time of the first epoch."""
     import torch
 
     from mtorl.network.parallel import device_of
@@ -121,8 +121,8 @@ def on_device(table: Any, device: str, quick: bool) -> str:
 def main() -> None:
     options = parser(__doc__, "600 users, 512 windows")
     options.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
-    options.add_argument("--dataset", default="simulator", help="name of its description")
-    options.add_argument("--device", default="", help="cuda or auto: measure there, and print it, instead")
+    options.add_argument("--dataset", default="simulator", help="name of its data set description")
+    options.add_argument("--device", default="", help="cuda or auto: only measure this device and print the table")
     arguments = options.parse_args()
 
     from mtorl.window.table import WindowTable
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def train_table(results: Sequence[Figures]) -> str:
-    """Costs of training, a column for each data set."""
+    """A table of the costs of training, with a column for each data set."""
     epoch = "epoch_cpu_seconds"
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

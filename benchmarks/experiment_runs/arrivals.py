@@ -1,4 +1,4 @@
-"""Experiments of one stage whose users come once, looked at while they arrive."""
+"""Simulates experiments of one stage whose users come once, with several looks while users arrive."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +11,12 @@ from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.sums import Sums
 
 HOURS = 28 * 24
-_AT_ONCE = 100  # runs
-USERS, SIGMA = 10_000, 1.5  # of `uneven`: standard deviation of the logarithm of decisions
+_AT_ONCE = 100  # runs simulated at a time
+USERS, SIGMA = 10_000, 1.5  # for `uneven`; SIGMA is the standard deviation of the logarithm of decisions
 
 
 def looks(kind: str, users: int) -> np.ndarray:
-    """Numbers of users at which people look: geometric, 20 times; hourly, over four weeks."""
+    """The numbers of users at each look: "geometric" is 20 looks, "hourly" a look each hour for four weeks."""
     sizes = {
         "geometric": lambda: np.geomspace(100, users, 20),
         "hourly": lambda: np.linspace(users / HOURS, users, HOURS),
@@ -27,7 +27,7 @@ def looks(kind: str, users: int) -> np.ndarray:
 def runs(
     market: Clicks | Revenue, share: float, users: np.ndarray, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Sums with the axes (runs, looks), some runs at a time."""
+    """Sums with the axes (runs, looks), up to `_AT_ONCE` runs at a time."""
     new = np.diff(users, prepend=0)
     for first in range(0, count, _AT_ONCE):
         challengers = rng.binomial(new, share, (min(_AT_ONCE, count - first), len(new)))
@@ -43,9 +43,9 @@ def runs(
 
 
 def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Error rates of A/A experiments whose users differ in how often they decide; the busy ones click less.
+    """Error rates of A/A experiments whose users differ in how often they decide; the most active users click less.
 
-    At each look the users have the weights (`heavy_users.py`) of the decisions seen until then.
+    At each look, users have the weights (`heavy_users.py`) that follow from the decisions until then.
     """
     looked = looks("geometric", USERS)
     judged = judge((_uneven(share, looked, rng) for _ in range(runs)), 0.0)

@@ -1,7 +1,7 @@
-"""Experiments with guardrails: how often a verdict is false, and after how many users it is reached.
+"""Simulates experiments with guardrails: how often a verdict is false, and after how many users it is reached.
 
-The primary metric is clicks. A guardrail is what half of the decisions cost, of which `MARGIN` more is allowed. Clicks
-and guardrails are drawn independently: errors that never coincide add up to the most.
+The primary metric is clicks. A guardrail is a cost that half of the decisions have; the challenger's may be higher by
+`MARGIN`. Clicks and guardrails are drawn independently, which is the worst case, since errors then add up most.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from mtorl.experiment.inference.verdict import ErrorShares
 
 USERS, LOOKS = 150_000, 300
 MARGIN, RATE = 0.05, 0.5
-_COUNTS = (0, 1, 3)  # of guardrails
+_COUNTS = (0, 1, 3)  # numbers of guardrails
 
 
 def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Rows for no guardrail (unless they are harmed), one and three, harmed alike, in the same experiments."""
+    """Rows for 0, 1 and 3 guardrails in the same experiments, all harmed equally; without harm > 0 for none."""
     looks = np.linspace(USERS / LOOKS, USERS, LOOKS).astype(np.int64)
 
     def found(market: Clicks) -> tuple[np.ndarray, ...]:

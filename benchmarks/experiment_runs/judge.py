@@ -13,11 +13,10 @@ ALPHA = 0.05
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
-    """Rates over all runs, sums with the axes (looks) or (runs, looks), each judged at every look.
+    """Rates over all runs, each judged at every look. The sums of `runs` have the axes (looks) or (runs, looks).
 
-    Shares of runs: in which the interval missed the true lift at any look (`missed`), in which a verdict was reached
-    (`decided`, after `users_share` of the users on average), and in which a test of one look at the end would have
-    decided (`fixed`).
+    The rates are shares of runs. `missed`: the interval excluded the true lift at some look. `decided`: a verdict was
+    reached, after `users_share` of the users on average. `fixed`: a test with one look at the end was significant.
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
     misses, decided, fixed, users_share = map(np.concatenate, parts)
@@ -33,7 +32,7 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
 
 
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
-    """Missed, decided and fixed of each run, and the users' share of those that decided."""
+    """`missed`, `decided` and `fixed` for each run, and `users_share` for the runs that decided."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))

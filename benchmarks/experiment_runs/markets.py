@@ -1,4 +1,4 @@
-"""Users of a simulated market: clicks over several decisions, or rare revenues with a heavy tail."""
+"""Simulates users of two markets: clicks over several decisions, or rare revenues with a heavy tail."""
 
 from dataclasses import dataclass
 
@@ -14,30 +14,30 @@ _MOST_DECISIONS = 9
 
 @dataclass(frozen=True)
 class Market:
-    """Users of both arms, who decide and gain something at a rate."""
+    """A market whose users decide, and have a gain at a rate."""
 
     name: str
-    rate: float
-    users: int  # who come once
-    population: int  # who come back
-    lift: float = 0.0  # share by which a challenger's gain is higher
+    rate: float  # gain per decision of the incumbent
+    users: int  # number of users who come once
+    population: int  # number of users who return
+    lift: float = 0.0  # relative lift of the challenger's gain
     typical: float = 1.0  # median decisions of a user
-    bots: float = 0.0  # share of their decisions among those of users who come once
+    bots: float = 0.0  # share of the bots' decisions among those of users who come once
     bot_rate: float = 0.0  # a bot's gain per decision
 
     @property
     def true_lift(self) -> float:
-        """True lift of the gain per decision."""
+        """The true (absolute) lift of the gain per decision."""
         return self.rate * self.lift
 
     def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Sums of users who are no bots."""
+        """Sums of the users who are not bots."""
         raise NotImplementedError
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes.
+        """Sums of an arm at each look, for users who come once; `users` (R, L) are the new users of each run and look.
 
-        Bots decide thousands of times, with the weight that the verdict gives them.
+        Bots decide thousands of times, and have the weight that the verdict gives them.
         """
         of_people = self.bots / (1.0 - self.bots) * self.typical / DECISIONS_OF_A_BOT
         bots = rng.binomial(users, of_people / (1.0 + of_people))
@@ -54,7 +54,7 @@ class Market:
 
 @dataclass(frozen=True)
 class Clicks(Market):
-    """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1)."""
+    """Users decide 1 + Poisson(2) times and click at their own rate, drawn from Beta(1, 1 / rate - 1)."""
 
     name: str = "clicks"
     rate: float = 0.1
@@ -63,7 +63,7 @@ class Clicks(Market):
     typical: float = 3.0
 
     def _table(self, rate: float) -> tuple[Floats, Floats]:
-        """Kinds of users: their clicks and decisions, (K, 2), and how likely each kind is, (K,)."""
+        """Kinds of users: clicks and decisions (K, 2), and the probability of each kind (K,)."""
         decisions, clicks = np.indices((_MOST_DECISIONS + 1, _MOST_DECISIONS + 1))
         likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
         possible = (decisions > 0) & (clicks <= decisions)
@@ -83,18 +83,18 @@ class Clicks(Market):
         )
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """Rate of each returning user, (U,)."""
+        """The rate of each returning user, (U,)."""
         return rng.beta(1.0, 1.0 / self.rate - 1.0, users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:
-        """Clicks and decisions of users at one visit, (U, 2)."""
+        """Clicks and decisions of users at a visit, (U, 2)."""
         decisions = 1 + rng.poisson(2.0, len(rates))
         return np.stack([rng.binomial(decisions, rates), decisions], -1).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Revenue(Market):
-    """A user decides once and buys at a rate of `rate`; revenues are lognormal with mean 1."""
+    """Users decide once and buy with the probability `rate`; revenues are lognormal with mean 1."""
 
     name: str = "revenue"
     rate: float = 0.02

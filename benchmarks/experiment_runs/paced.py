@@ -1,12 +1,13 @@
-"""Identical arms under one budget a day, paced as when served: what a small arm loses by the size of its account.
+"""Simulates identical arms with a paced daily budget, to measure what a small arm loses by the size of its account.
 
-The pacing controller, the file's accounts and their limits are the real ones, with a ledger in memory. Opportunities
-are a Poisson process whose rate has the shape of a day, and noise of its own each hour; each is one user's, and is
-taken if its gain is worth its cost at the arm's price and the ledger has room for the highest cost. No price is stated:
-the first one is the median forecast, about half of the right one. Prices are updated every six minutes.
+The pacing controller, and the accounts and limits of the experiment file, are the real ones; the ledger is in memory.
+Opportunities are a Poisson process with a daily pattern and random noise for each hour. Each opportunity is of a
+different user. It is taken if its gain is worth its cost at the arm's price and the ledger has money for the highest
+cost. The experiment file has no price, so the first price is the median forecast, about half of the right one. Prices
+are updated every six minutes.
 
-Much of a lift is luck in users. What the same opportunities earn at one constant price without a budget has the same
-luck and a mean difference of 0: the lift is adjusted by its regression on that (a control variate).
+Much of a lift is noise in the users. The gain of the same opportunities at a constant price without a budget has the
+same noise and a true lift of 0. So the lift is adjusted by its regression on that gain (a control variate).
 """
 
 from collections.abc import Mapping
@@ -25,19 +26,19 @@ from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Lease, Prices
 
 DAYS = 10
-DECISIONS = (2_000, 13_600)  # a day: at 5 %, the challenger has money for 25 and for 170 exposures
+DECISIONS = (2_000, 13_600)  # decisions a day: at 5 %, the challenger has money for 25 and 170 exposures
 STAGES = ("1%", "5%", "25%", "50%")
 _ARMS = ("challenger", INCUMBENT)
 _KEYS = [arm_key("a-a", arm) for arm in _ARMS]
 _CHANNEL, _CAMPAIGN = "search", "campaign"
 _COSTS, _COST_CAP = (0.1, 0.3), 0.4
-_MONEY = 0.25 * sum(_COSTS) / 2  # of one decision: for about every fourth
+_MONEY = 0.25 * sum(_COSTS) / 2  # budget for a decision: enough to expose about every fourth
 _TRAFFIC = (0.4,) * 6 + (0.8, 1.0, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.4, 1.6, 1.8, 1.8, 1.4, 1.0, 0.6)
 _DAY, _STEPS, _MIDNIGHT = 86_400.0, 240, 1_796_083_200.0
 
 
 def paced(runs: int, seed: int) -> list[dict[str, Any]]:
-    """A row for each stage and size."""
+    """A row for each stage and number of decisions."""
     found = []
     for decisions in DECISIONS:
         for stage in STAGES:
@@ -48,7 +49,7 @@ def paced(runs: int, seed: int) -> list[dict[str, Any]]:
 
 
 class _MemoryLedger:
-    """Accounts of one budget and day, of which every reservation is settled at once; its own pacing store."""
+    """The accounts of one budget for a day, settling each reservation immediately; also the pacing store."""
 
     def __init__(self, experiments: Experiments) -> None:
         accounts = {one.arm: one.limit for one in ledger_accounts(experiments, {_CHANNEL: _COST_CAP})}
@@ -57,7 +58,7 @@ class _MemoryLedger:
         self.pacing = self
 
     def take(self, arm_N: np.ndarray, cost_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-        """Opportunities that are taken: costs never fall, so what does not fit once fits no more."""
+        """Mask of the taken opportunities. If one does not fit into an account, no later one does: sums never fall."""
         fits_N = wanted_N.copy()
         for arm in range(2):
             fits_N &= (arm_N != arm) | self._room(self.limits[arm], self.spent[arm], cost_N * (fits_N & (arm_N == arm)))
@@ -94,13 +95,13 @@ class _MemoryLedger:
 
 
 def _draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gain (a probability of a click) and cost of so many opportunities."""
+    """Gain (probability of a click) and cost of `count` opportunities."""
     return np.minimum(0.9, rng.lognormal(-2.9, 0.92, count)), rng.uniform(*_COSTS, count)
 
 
 @cache
 def _prices_of_market() -> tuple[float, float]:
-    """The median gain of a currency unit, and the constant price at which the market spends the budget."""
+    """The median gain per currency unit, and the constant price at which the market spends the budget."""
     gain, cost = _draw(np.random.default_rng(0), 1_000_000)
     order = np.argsort(gain / cost)[::-1]
     last = int(np.searchsorted(np.cumsum(cost[order]), len(cost) * _MONEY))
@@ -108,7 +109,7 @@ def _prices_of_market() -> tuple[float, float]:
 
 
 def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
-    """Decisions, gain, gain at the constant price and mean share of the part that is spent, of both arms: (2, 4)."""
+    """For each arm, (2, 4): decisions, gain, gain at the constant price, and mean spent share of its budget."""
     budget = {"campaign": "*", "channel": "*", "amount": decisions * _MONEY, "period": "day"}
     budgets = [{**budget, "pacing": {"traffic": _TRAFFIC}}]
     arms = [{"name": arm, "weight": 0.5, "endpoint": "http://arm"} for arm in _ARMS]
@@ -134,10 +135,10 @@ def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
 
 
 def _over_seeds(stage: str, decisions: int, runs: list[np.ndarray]) -> dict[str, Any]:
-    """Lift in gain per decision, a ratio of sums over the seeds, with its interval by the delta method."""
+    """Lift in gain per decision, as a ratio of sums over the seeds, with an interval by the delta method."""
     made = np.stack(runs)
     totals = made.sum(axis=0)
-    residual = made[:, :, 1:3] - made[:, :, :1] * (totals[:, 1:3] / totals[:, :1])  # per seed, arm and column
+    residual = made[:, :, 1:3] - made[:, :, :1] * (totals[:, 1:3] / totals[:, :1])  # by seed, arm and column
     influence = residual / (totals[:, :1] / len(runs)) / (totals[1, 1:3] / totals[1, 0])
     lift, control = (influence[:, 0] - influence[:, 1]).T
     slope = np.cov(lift, control)[0, 1] / control.var(ddof=1)

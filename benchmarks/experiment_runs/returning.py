@@ -1,6 +1,6 @@
-"""A/A experiments whose users come back: in every stage of a ramp, or in every hour of one stage.
+"""Simulates A/A experiments whose users return: in several stages of a ramp, or in several hours of one stage.
 
-Over a ramp, users leave the incumbent for the challenger as its share grows, and take their habits along.
+In a ramp, users move from the incumbent to the challenger as its share grows, and keep their own rates.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ RAMP = (0.01, 0.05, 0.25, 0.5)
 _COMES = 0.6  # probability that a user comes in a stage
 _HOURLY = 0.1  # share of all users who come in an hour
 _FIELDS = ("users", "positive", "totals", "products")
-VISITS_BEFORE = 20
-NEW = 0.2  # share of the users who have no past
-_NOISE = 0.3  # standard deviation of the logarithm of a forecast about a user's own rate
+VISITS_BEFORE = 20  # visits before the experiment, for covariates
+NEW = 0.2  # share of the users without earlier visits
+_NOISE = 0.3  # standard deviation of the logarithm of a forecast, around the user's own rate
 
 
 def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats) -> Floats:
-    """Covariates of users, (U, K): decisions and what came of them before, and a forecast; NaN without a past."""
+    """Covariates of users, (U, K): gain and decisions before the experiment, and a forecast; NaN for new users."""
     if isinstance(market, Clicks):
         decisions = VISITS_BEFORE + rng.poisson(2 * VISITS_BEFORE, len(rates))
         gain = rng.binomial(decisions, rates).astype(np.float64)
@@ -36,9 +36,9 @@ def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats
 def ramps(
     market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator, adjusted: bool = False
 ) -> Iterator[Sums]:
-    """Sums with the axis (looks), one run at a time; most of the users come in several stages of `looks` looks each."""
+    """Sums with the axis (looks), one run at a time. Most users come in several stages, each with `looks` looks."""
     for _ in range(count):
-        point = rng.random(users)  # as the salted hash: a challenger's users stay with it
+        point = rng.random(users)  # like the salted hash: the challenger keeps its users as its share grows
         rates = market.rates(rng, users)
         known = covariates(market, rng, rates) if adjusted else np.zeros((users, 0))
         growing = _Growing(users, len(RAMP), known)
@@ -52,7 +52,7 @@ def ramps(
 def hours(
     market: Clicks | Revenue, share: float, users: int, looks: int, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Sums with the axis (looks), one run at a time; a look is at the end of each hour."""
+    """Sums with the axis (looks), one run at a time, with a look at the end of each hour."""
     for _ in range(count):
         arm = (rng.random(users) >= share).astype(np.intp)
         rates, growing = market.rates(rng, users), _Growing(users, 1, np.zeros((users, 0)))
@@ -63,7 +63,7 @@ def hours(
 
 
 class _Growing:
-    """The sums of an experiment, look after look."""
+    """The sums of a growing experiment at each look."""
 
     def __init__(self, users: int, stages: int, covariates: Floats) -> None:
         self._row = figures_with(np.zeros((users, 2)), covariates)
@@ -77,7 +77,7 @@ class _Growing:
         return [getattr(sums, field) for field in _FIELDS]
 
     def add(self, group: np.ndarray, arm: np.ndarray, stage: int, figures: Floats) -> None:
-        """Users of a group have come, each once; people look."""
+        """Add a visit of each user in a group, then record a look."""
         before = self._of(group)
         self._values[group, arm, stage, :2] += figures
         self._values[group, arm, stage, 2:] = self._row[group, 2:]
@@ -86,5 +86,5 @@ class _Growing:
         self._looks.append(self._now)
 
     def sums(self) -> Sums:
-        """Sums at each look at the verdict, (L, ...)."""
+        """The sums at each look, (L, ...)."""
         return Sums(*(np.stack(field) for field in zip(*self._looks, strict=True)))

@@ -1,4 +1,4 @@
-"""The figures of `experiments.py` as tables."""
+"""Formats the figures of `experiments.py` as tables."""
 
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of
 from benchmarks.experiment_runs import arrivals, guarded, paced
@@ -17,7 +17,7 @@ _MARKETS = (
 
 
 def experiment_tables(figures: Figures) -> str:
-    """False verdicts, coverage and power."""
+    """Tables of false verdicts, coverage and power."""
     return (
         f"{_worst(figures)}\n{_MARKETS}\n"
         f"**A/A: false verdicts at any look.** Users come once.\n\n{_same(figures)}\n"

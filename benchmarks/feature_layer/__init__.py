@@ -1,5 +1,5 @@
-"""The measures of `features.py`, one module each; what a module measures runs in processes of its own.
+"""The measures of `features.py`, one in each module. Measured code runs in subprocesses.
 
-In reading order: `log.py` (sizes, the synthetic log), then the measures `builder.py`, `retrieval.py` and `online.py`,
-and their tables, `table.py`.
+In reading order: `log.py` (sizes, the synthetic log), the measures `builder.py`, `retrieval.py` and `online.py`, and
+`table.py`.
 """

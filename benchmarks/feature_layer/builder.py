@@ -1,4 +1,4 @@
-"""The sequence builder, against the engine's own scan and sort of the file."""
+"""Measures the sequence builder, in comparison with the engine's scan and sort of the same file."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .log import Plan, generate
 
 
 def build(log: str, out: str) -> dict[str, Any]:
-    """The project's builder, from the log to shards and manifest."""
+    """Measure the project's builder, from the log to shards and manifest."""
     from features.engine import open_engine
     from features.sequences.builder import build
     from mtorl.log.dataset import DatasetSpec
@@ -23,7 +23,7 @@ def build(log: str, out: str) -> dict[str, Any]:
 
 
 def scan_sort(log: str, out: str) -> dict[str, Any]:
-    """The limit: the builder's engine, as it is set up, reads the file, sorts it and writes it as the builder does."""
+    """Measure the lower limit: the builder's engine, with the same settings, reads, sorts and writes the file."""
     from features.engine import open_engine
 
     with open_engine("duckdb") as engine, clock() as figures:
@@ -34,13 +34,13 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The run of median time, with the highest peak."""
+    """The run with the median time, and the highest peak memory of all runs."""
     chosen = sorted(runs, key=lambda figures: figures["seconds"])[(len(runs) - 1) // 2]
     return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs)}
 
 
 def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """One entry for each size of the plan, and one for a raw log; the builder and the limit take turns."""
+    """An entry for each size in the plan, and one for a raw log; the builder and the limit alternate."""
     entries = []
     for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:
         log = folder / "log.parquet"

@@ -1,14 +1,14 @@
-"""Sizes of the measures, and a synthetic touchpoint log of any size in the canonical layout, in the order of time.
+"""Generates a synthetic touchpoint log of any size in the canonical layout, sorted by time; and defines the sizes.
 
-Journey lengths have a heavy tail: the share of all touchpoints that the busiest fraction q of the users has is about
-the square root of q (Pareto, exponent 2), on average `MEAN` a user. Rows of different users are interleaved, as a
-platform writes them: what reads the log has to sort it.
+Journey lengths have a heavy tail and a mean of `MEAN`. The most active fraction q of the users has about the square
+root of q of all touchpoints (Pareto, exponent 2). Rows of different users are interleaved, as a platform writes them,
+so a reader must sort the log by user.
 
-A clean log is as ingestion leaves it. A raw one also has 1 % of its rows twice, 1 % that arrived up to a
-day late, times of whole seconds, and at 1e7 rows users beyond the bot limit.
+A clean log is like the result of ingestion. In a raw log, 1 % of the rows are duplicated, 1 % arrive up to a day late,
+and times are whole seconds. With 1e7 rows, a raw log also has users above the bot limit.
 
-Every value is a function of the row's number, so DuckDB streams any number of rows in little memory and the same
-numbers come out each time.
+Every value is a function of the row's number. So DuckDB streams any number of rows with little memory, and the log is
+the same each time.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ from benchmarks._process import clock
 DATASET = "simulator-aggregates"  # the description that the layout follows
 MEAN = 12  # touchpoints a user
 DAYS = 90
-_MOST = 8_000  # touchpoints of the busiest user of a clean log, on average
+_MOST = 8_000  # expected touchpoints of the most active user in a clean log
 
 
 def users_of(rows: int) -> int:
-    """Number of users that a log of so many rows is drawn for; a few of them may get no row."""
+    """The number of users in a log with `rows` rows; a few of them may have no row."""
     return max(rows // MEAN, 10)
 
 
@@ -31,7 +31,7 @@ def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
     """Write a log of about `rows` touchpoints, as one zstd Parquet file.
 
     Returns:
-        rows, users (with at least one touchpoint), longest (touchpoints of the busiest user), columns, file_mib.
+        rows, users (with at least one touchpoint), longest (most touchpoints of a user), columns, file_mib.
     """
     import duckdb
 
@@ -57,11 +57,11 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
     users = users_of(rows)
     names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
     apart = DAYS * 86_400_000_000 // rows  # microseconds between two rows
-    # User u gets rows / (2 * sqrt(users * u)) touchpoints: leaving out the first ones caps them at `_MOST`.
+    # User u has rows / (2 * sqrt(users * u)) touchpoints. Leaving out the first users limits them to `_MOST`.
     least = 0.0 if raw else MEAN / (2 * _MOST)
 
     def luck(what: int, of: str = "i") -> str:
-        """A number in [0, 1), always the same for one row (or user) and purpose."""
+        """A number in [0, 1) that depends only on the row (or user) and the purpose `what`."""
         return f"(hash({of} * 64 + {what}) / 18446744073709551616.0)"
 
     def pick(values: str, what: int, of: str = "i") -> str:
@@ -99,12 +99,12 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
 
 
 class Plan(NamedTuple):
-    """Sizes of all measures; the defaults are the whole."""
+    """Sizes of all measures; the defaults are those of a full run."""
 
     turns: tuple[tuple[int, int], ...] = ((100_000, 5), (1_000_000, 5), (10_000_000, 3), (50_000_000, 1))
-    """Rows of a log, and turns of the builder and of the limit."""
-    raw_rows: int = 10_000_000  # of a raw log (see `generate`), once
-    entity_rows: int = 1_100_000  # point-in-time retrieval
+    """Rows of a log, and the number of runs of the builder and of the limit."""
+    raw_rows: int = 10_000_000  # rows of the raw log (see above), for one run
+    entity_rows: int = 1_100_000  # for point-in-time retrieval
     online_users: int = 7_500
     reads: int = 5_000
     appends: int = 3_000

@@ -1,7 +1,7 @@
-"""The online path in one process: the router's read, appends, and how soon a read shows an append.
+"""Measures the online path in one process: the router's read, appends, and the time until a read shows an append.
 
-Beside an append on Redis stands a PING, the shortest round trip there is; the two take turns. Redis runs for this
-measure alone, in memory, on a port of its own.
+An append on Redis is compared with a PING, the shortest possible round trip; the two alternate. Redis runs only for
+this measure, in memory, on its own port.
 """
 
 import time
@@ -14,11 +14,11 @@ from benchmarks._process import clock, redis_server, run
 
 from .log import DATASET, DAYS, MEAN, Plan, generate
 
-MANY = 64  # requests of a batch read
+MANY = 64  # requests in a batch read
 
 
 def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) -> dict[str, Any]:
-    """Fill an online store from a log and measure it; times in milliseconds."""
+    """Fill an online store from a log and measure it; latencies are in milliseconds."""
     import random
 
     import duckdb
@@ -40,7 +40,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
         materialize(repo, spec, log)
     with duckdb.connect() as connection:
         users = [user for (user,) in connection.sql(f"SELECT DISTINCT user_id FROM '{log}' ORDER BY ALL").fetchall()]
-    end = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=DAYS)  # the log's
+    end = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=DAYS)  # the end of the log
     context = {"hour": 9.0, "device": "phone", "placement": "feed"}
 
     def request(user: str, at: datetime) -> DecisionRequest:
@@ -77,7 +77,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
 
 
 def configure(repo: Path, online_store: dict[str, Any] | None) -> None:
-    """Write the project's feature_store.yaml into a new folder, with another online store if one is given."""
+    """Write the project's feature_store.yaml into a new folder, with `online_store` instead of its own if given."""
     import yaml
 
     from features.offline.store import CONFIG
@@ -99,7 +99,7 @@ def _percentiles(times: Sequence[int]) -> dict[str, float]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Both stores, filled from the same log."""
+    """Measure both stores, filled from the same log."""
     log, times = folder / "log.parquet", {"reads": plan.reads, "appends": plan.appends}
     figures: dict[str, Any] = {"log": run(generate, rows=plan.online_users * MEAN, path=log)}
     with redis_server(folder) as port:

@@ -1,7 +1,7 @@
-"""Point-in-time retrieval of the training features, all views of the service.
+"""Measures point-in-time retrieval of the training features, for all views of the service.
 
-Every touchpoint of a log is an entity row, in the order in which the window store has them (by user and time). The
-answer is an Arrow table.
+Every touchpoint of a log is an entity row, sorted by user and time, as in the windows folder. The result is an Arrow
+table.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from .log import DATASET, Plan, generate
 
 def prepare(log: str, root: str) -> dict[str, Any]:
     """Create the feature repository of a log."""
-    import features.feature_repo.views  # noqa: F401 - Feast's own start is not part of the figure
+    import features.feature_repo.views  # noqa: F401 - imports Feast, which is not part of the figure
     from features.offline.store import create
     from mtorl.log.dataset import DatasetSpec
 
@@ -24,14 +24,14 @@ def prepare(log: str, root: str) -> dict[str, Any]:
 
 
 def retrieve(log: str, root: str) -> dict[str, Any]:
-    """`get_historical_features` for every touchpoint."""
+    """Measure `get_historical_features` for every touchpoint."""
     import duckdb
     from feast import FeatureStore
 
     from mtorl.window.window import HISTORY
 
     store = FeatureStore(repo_path=root)
-    views = [view for view in store.list_feature_views() if view.name != HISTORY]  # that one is online only
+    views = [view for view in store.list_feature_views() if view.name != HISTORY]  # HISTORY is only online
     features = [f"{view.name}:{field.name}" for view in views for field in view.features]
     columns = "user_id, campaign_id, timestamp AS event_timestamp"
     with duckdb.connect() as connection:
@@ -46,7 +46,7 @@ def retrieve(log: str, root: str) -> dict[str, Any]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """All views."""
+    """Measure preparation and retrieval of all views."""
     log, root = folder / "log.parquet", folder / "repository"
     figures = {"log": run(generate, rows=plan.entity_rows, path=log), "prepare": run(prepare, log=log, root=root)}
     return figures | {"asof": run(retrieve, log=log, root=root)}

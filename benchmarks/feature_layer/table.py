@@ -1,4 +1,4 @@
-"""The tables of the feature layer: sequence builder, retrieval, online store."""
+"""Formats the tables of the feature layer: sequence builder, retrieval, online store."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _ONLINE = {
 
 
 def feature_tables(figures: Figures) -> str:
-    """The feature layer, a table for each measure that was run."""
+    """A table for each measure that was run."""
     parts: dict[str, Callable[[Any], str]] = {"builder": _builder, "retrieval": _retrieval, "online": _online}
     text = "" if figures["quick"] or not parts.keys() <= figures.keys() else _targets(figures)
     text += "".join(part(figures[name]) + "\n" for name, part in parts.items() if name in figures)
@@ -24,7 +24,7 @@ def feature_tables(figures: Figures) -> str:
 
 
 def _targets(figures: Figures) -> str:
-    """Targets, all of them upper limits, and what was measured."""
+    """A table of targets, which are all upper limits, and measured values."""
     built = {entry["rows"]: entry for entry in figures["builder"] if not entry["raw"]}
     largest, asof, redis = built[50_000_000], figures["retrieval"]["asof"], figures["online"]["redis"]
     sizes = {"1e6": 1_000_000, "1e7": 10_000_000, "5e7": 50_000_000}
@@ -68,7 +68,7 @@ def _rows(entry: Figures) -> str:
 
 
 def _per_row(entry: Figures) -> float:
-    """The builder's seconds a row."""
+    """The builder's seconds for each row."""
     return float(entry["builder"]["seconds"] / entry["rows"])
 
 

@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/generations.py`: `night.py`, `market.py` (nights in a row), `drift.py` (many small losses)."""
+"""Parts of `benchmarks/generations.py`: `night.py`, `market.py` (several nights), `drift.py` (many small losses)."""

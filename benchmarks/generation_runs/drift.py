@@ -1,11 +1,11 @@
-"""Many small losses in a row: what a rule of the gate lets a policy lose, if every next model is worse.
+"""Simulates many small losses: how much value a rule of the gate allows to be lost if every next model is worse.
 
     drift(Rule(margin=0.02), worse=0.01, half_width=0.09, nights=8)
 
-Estimates are drawn instead of made, so that thousands of markets take seconds. The log of a night adds to those before
-it, so the error of a generation's value is the mean of one error a night, and the half-width of a difference's interval
-falls with the square root of the nights. The worst case: each night's model is worse than the one that serves by the
-same share, and the gate knows nothing but estimates.
+Estimates are drawn at random instead of computed, so that thousands of markets take seconds. Each night adds its log to
+the earlier ones. So the error of a generation's estimated value is the mean of one error for each night, and the
+half-width of a difference's interval falls with the square root of the nights. This is the worst case: each night's
+model is worse than the serving model by the same share, and the gate has only estimates.
 
 Shapes: M markets, N nights, G generations.
 """
@@ -22,12 +22,12 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of the gate: the margin of `mtorl.evaluation.gate`, and the model that the next one is compared with.
+    """A rule of the gate: the margin of `mtorl.evaluation.gate`, and the model that the next model is compared with.
 
     Attributes:
-        margin: Share of the value; 0 asks for a proof of superiority.
-        best: Whether that is the one with the best estimate, on all nights so far, of those that have served; else the
-            last one.
+        margin: Share of the value; 0 requires a proof of superiority.
+        best: Compare with the model that has the best estimate (on all nights so far) of all models that have served,
+            instead of with the last one.
     """
 
     margin: float
@@ -36,28 +36,28 @@ class Rule:
 
 @dataclass(frozen=True)
 class Drift:
-    """The result of a rule, of all markets."""
+    """The results of a rule over all markets."""
 
-    passed: float  # share of the models
-    end: float  # value after the last night over the first, mean
-    fell: float  # share of the markets whose value is ever more than 2 % below that of the best generation
+    passed: float  # share of the models that the gate promoted
+    end: float  # mean value after the last night, relative to the first value
+    fell: float  # share of the markets whose value is at some time over 2 % below the best generation's
 
 
 def drift(rule: Rule, worse: float, half_width: float, nights: int, seed: int = 0) -> Drift:
-    """Let each night's model be worse than the one that serves by a share of its value.
+    """Simulate nights whose models are worse than the serving model by the share `worse`.
 
     Args:
-        half_width: Of the difference's interval after one night, as a share of the value.
+        half_width: Half-width of the difference's interval after one night, as a share of the value.
     """
     random = np.random.default_rng(seed)
-    # Two generations' errors make the error of a difference.
+    # The error of a difference is the difference of two generations' errors.
     a_night = half_width / _Z / np.sqrt(2.0)
 
     def errors_NM() -> Floats:
         drawn_NM = random.normal(0.0, a_night, (nights, MARKETS))
         return np.asarray(drawn_NM.cumsum(axis=0) / np.arange(1, nights + 1)[:, None])
 
-    value_GM, error_GNM = [np.ones(MARKETS)], [errors_NM()]  # true values of the generations, and what estimates add
+    value_GM, error_GNM = [np.ones(MARKETS)], [errors_NM()]  # true values of the generations, and errors of estimates
     has_served_GM = [np.ones(MARKETS, dtype=np.bool_)]
     serves_M = np.zeros(MARKETS, dtype=int)
     best_M, fell_M, passed, each_M = np.ones(MARKETS), np.zeros(MARKETS, dtype=np.bool_), 0.0, np.arange(MARKETS)

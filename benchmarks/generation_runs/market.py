@@ -1,4 +1,4 @@
-"""Nights in a row in one market: serve, collect, train, gate, promote; and the truth about each step."""
+"""Simulates consecutive nights in one market: serve, collect, train, gate, promote; with the truth about each step."""
 
 import json
 import shutil
@@ -35,21 +35,21 @@ from pipelines.loop.simulated_lift import play, policy_of
 
 BUDGET_SHARE = 0.6  # as in `make run`
 ROUNDS = 6  # opportunities of a user
-EXPLORE = 0.05  # share of the decisions
+EXPLORE = 0.05  # share of the decisions that explore
 SHUFFLED = {"a fifth shuffled": 0.2, "half shuffled": 0.5, "all shuffled": 1.0}
-"""Broken logs: the share of the touchpoints whose outcomes are those of other touchpoints."""
+"""Broken logs: the share of the touchpoints whose outcomes are exchanged with those of other touchpoints."""
 ATTACKS = ("half shuffled", "stale", "no channel", "a fifth shuffled", "all shuffled")
-"""Faulty trainings, one a night in turn. stale: the first model again. no channel: the log lacks a channel."""
+"""Faulty trainings, one each night in turn. stale: the first model again. no channel: the log lacks a channel."""
 
 
 @dataclass(frozen=True)
 class Market:
-    """One market, and how its models are trained and judged.
+    """A market, and the training and gate of its models.
 
     Attributes:
-        users: Newcomers of the first log, and of each night.
-        margin: Of the gate.
-        attacked: Whether a faulty training asks for promotion each night, after the night's own one.
+        users: New users in the first log, and in each night.
+        margin: Margin of the gate.
+        attacked: Whether the gate also judges the model of a faulty training each night, after the night's own model.
     """
 
     seed: int
@@ -63,12 +63,12 @@ class Market:
 def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     """Figures of the first model, and of each night.
 
-    Worth is the served policy's value at equal money; AUC is of the new model's reward head on random states; the
-    gate's figures stand beside the new model's value at the very states of the log.
+    `worth` is the served policy's value at an equal budget, and `auc` the AUC of the new model's reward head on random
+    states. The gate's figures come with the new model's true value at the states of the log.
     """
     seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
-    # Users of the first log, of each night, and those with whom a model's worth is measured, whom no model learns from.
+    # Users of the first log and of each night. No model learns from the last group, on whom worth is measured.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
@@ -113,7 +113,7 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
-    """A log's folder, as ingestion leaves it."""
+    """Write a log's folder in the format of ingestion."""
     folder.mkdir()
     spec.save(folder / DATASET_FILE)
     write_log(log, folder / LOG_FILE, spec)
@@ -121,7 +121,7 @@ def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None
 
 
 def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
-    """AUC of the reward head on test users of the first log, whose channels were drawn widely."""
+    """AUC of the reward head on test users of the first log, whose channels vary widely."""
     table = WindowTable.load(windows)
     rows, batch = table.rows[table.is_in("test")], table.windows("test")
     logits_BC, reward_BC, _ = artifact.predict(batch)
@@ -133,7 +133,7 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
 
 
 def _windows(night: int, root: Path) -> Path:
-    """Log of a night's training: the first log, and all decisions until then."""
+    """The windows of a night's training: the first log, and all decisions until then."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "lake", data)
@@ -148,7 +148,7 @@ def _fit(windows: Path, model: Path, config: TrainConfig) -> Artifact:
 
 
 def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
-    """A model that learned from a broken log; the log of the test users, by whom the gate judges, is whole."""
+    """A model trained on a broken log; the log of the test users, on whom the gate judges, is correct."""
     data, windows = root / f"faulty-data-{night:02d}", root / f"faulty-windows-{night:02d}"
     shutil.copytree(root / f"data-{night:02d}", data)
     table = pq.read_table(data / LOG_FILE)
@@ -168,12 +168,12 @@ def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
 
 @dataclass(frozen=True)
 class Judge:
-    """The gate of a night, and the truth at the states that it judges by.
+    """The gate of a night, and the truth at the states by which it judges.
 
     Attributes:
-        data: Folder of the log with the night's opportunities.
+        data: Folder of the log, with the opportunities until this night.
         truth: P(click) of every channel at each decision so far, by decision_id.
-        margin: Of the gate.
+        margin: Margin of the gate.
     """
 
     windows: Path
@@ -183,7 +183,7 @@ class Judge:
     margin: float
 
     def figures(self, candidate: Artifact, served: Artifact) -> dict[str, Any]:
-        """The gate's decision on a candidate, and how far its estimates are right."""
+        """The gate's decision on a candidate, with its estimates and their true values."""
         made = evaluate_offline(
             str(self.windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, self.seed, fit_outcomes
         )
@@ -210,7 +210,7 @@ class Judge:
 
 
 def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
-    """Expected clicks per decision of a policy at the states of the log, thinned to a budget."""
+    """Expected clicks per decision of a policy at the states of the log, scaled down to a budget."""
     batch = WindowBatch.from_instances([json.loads(text) for text in decided["features"]], artifact.spec)
     forecast = artifact.forecast(batch)
     probs_BC, expose_BC = action_probabilities(forecast, replace(artifact.policy, price=price))

@@ -1,9 +1,9 @@
-"""A night of traffic: one policy serves, paced and exploring, and uploads its decisions into a lake.
+"""Simulates a night of traffic: a policy serves with pacing and exploration, and uploads its decisions into a lake.
 
-Decisions are taken as the router takes them: a channel is drawn, an exposure wanted or not, and the ledger pays as long
-as money is left. The records are those of `mtorl.log.records`, so what follows reads them as it reads a router's.
+Decisions follow the router: draw a channel, decide whether to expose, and pay while the budget has money. The records
+have the fields of `mtorl.log.records`, so that collection and training read them like a router's.
 
-Shapes: U users, C channels, N the users of one step of the pacing.
+Shapes: U users, C channels, N users in a step of the pacing.
 """
 
 import json
@@ -25,17 +25,17 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Online
 from mtorl.window.window import WindowBatch, instance_from_history
 
-_STEPS = 50  # of the price, in a round
+_STEPS = 50  # updates of the price in a round
 
 
 @dataclass(frozen=True)
 class Served:
-    """A policy, and how it serves a night.
+    """A policy and its settings for a night.
 
     Attributes:
-        budget: Currency units a decision.
-        price: Gain per currency unit to begin with.
-        explore: Share of the decisions that are drawn uniformly and always exposed.
+        budget: Currency units for each decision.
+        price: The first price, in gain per currency unit.
+        explore: Share of the decisions whose channel is drawn uniformly and that are always exposed.
     """
 
     policy: Artifact
@@ -46,12 +46,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Night:
-    """The result of a night, and its truth, which the simulator alone knows.
+    """The result of a night, and the truth from the simulator.
 
     Attributes:
         truth: P(click) of every channel at each decision, by decision_id.
-        spent_share: Share of the budget.
-        entropy: Entropy of the drawn channels, mean over decisions, nats.
+        spent_share: Spent share of the budget.
+        entropy: Mean entropy of the channel's distribution, nats.
     """
 
     truth: pd.DataFrame
@@ -60,7 +60,7 @@ class Night:
 
 
 def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -> Night:
-    """Serve all users of a simulator for some rounds, and add the night to a lake."""
+    """Serve all users of a simulator for some rounds, and add the records to a lake."""
     users, spec = len(online.users), how.policy.spec
     random = np.random.default_rng([number, 17])
     total = how.budget * users * len(rounds)
@@ -103,7 +103,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
 
 
 def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:
-    """Probabilities of drawing, and of exposing what was drawn, if a share is drawn uniformly and always exposed."""
+    """Probabilities of drawing a channel, and then of exposing it, if a share draws uniformly and always exposes."""
     uniform = share / probs_NC.shape[1]
     draw_NC = (1 - share) * probs_NC + uniform
     return draw_NC, ((1 - share) * probs_NC * show_NC + uniform) / draw_NC
@@ -112,7 +112,7 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
 def _decisions(
     rows: list[dict[str, Any]], windows: list[Any], drawn: dict[str, Any], digest: str, number: int, turn: int
 ) -> pd.DataFrame:
-    """The records of a round, each with its window; their ids are the same in each run."""
+    """The decision records of a round, each with its window; ids are the same in each run of the script."""
     seconds = [row["at"] / 1e6 for row in rows]
     times = [decision_id(row["user_id"], f"{number:08x}", at)[:17] for row, at in zip(rows, seconds, strict=True)]
     shown, channel = drawn["wants"] & (drawn["cost"] > 0), np.array(CHANNELS)[drawn["channel"]]
@@ -137,7 +137,7 @@ def _decisions(
 
 
 def _outcomes(decided: pd.DataFrame, drawn: dict[str, Any]) -> list[pd.DataFrame]:
-    """The costs of a round's exposures, and the other outcomes that are not 0."""
+    """The outcome records of a round: the costs of exposures, and all other outcomes that are not 0."""
     found = []
     for kind in ("cost", "click", "conversion", "revenue"):
         of = decided["expose"].to_numpy() & ((kind == "cost") | (drawn[kind] != 0))

@@ -1,5 +1,5 @@
-"""The measurements of `monitoring.py`.
+"""The parts of `monitoring.py`.
 
-`days`: days of a market whose truth is known; `shifts`: what is done to them; `monitored`: how the monitor judges
-them; `one_check`: a large check as a process of its own; `table`: the tables.
+In reading order: `days` (simulated days with known truth), `shifts` (changes of these days), `monitored` (the monitor's
+judgement of each day), `one_check` (a large check in a subprocess), `table`.
 """

@@ -1,12 +1,12 @@
-"""A decision log of many days whose truth is known: who came, what the model expected, what came of it.
+"""Simulates a decision log of many days with known truth: users, the model's expectations, and outcomes.
 
     days = Days(users_a_day=2_000, seed=1)
     rows = days.rows(12)                # healthy
-    rows = days.rows(12, shift)         # what a `Shift` makes of it
+    rows = days.rows(12, shift)         # changed by a `Shift`
     add_to_lake(folder, days.records(12, rows))
 
-Days differ as real ones do: all of a day's click rates and prices share a factor of their own, and weekdays differ.
-Some users come back the next day. The model's expectations are calibrated for the average day.
+Days differ like real days: each day has a random factor on all its click rates and one on all its prices, and weekends
+differ. Some users return the next day. The model's expectations are calibrated for the average day.
 """
 
 import json
@@ -25,7 +25,7 @@ from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
 from mtorl.log.records import Kind, sql_columns
 
-START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday; the past, for what is dated later than now counts for no model
+START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday, in the past: records with a future date are not used
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
 
@@ -36,7 +36,7 @@ Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 _SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
 _SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
 _SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
-_database = cache(duckdb.connect)  # one for all files: to open it takes longer than to write a small file
+_database = cache(duckdb.connect)  # one for all files, since opening it takes longer than writing a small file
 
 
 def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -46,15 +46,15 @@ def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Days:
-    """Makes days.
+    """Simulates days.
 
     Attributes:
-        users_a_day: Users who come on a day; each decides 1.5 times on average.
-        spread: Standard deviation of a day's own factor, on click rates and on prices.
-        weekend: By how much click rates are lower on a Saturday or Sunday, as a share.
-        moving_context: Whether another mix of devices comes on a Saturday or Sunday.
-        further: Number of numeric columns that mean nothing.
-        pool: Users of whom a day's are drawn; 0: eight times as many.
+        users_a_day: Users who come on a day, with 1.5 decisions each on average.
+        spread: Standard deviation of a day's random factors (in logarithms), on click rates and on prices.
+        weekend: Share by which click rates are lower on a Saturday or Sunday.
+        moving_context: Whether the mix of devices differs on a Saturday or Sunday.
+        further: Number of numeric columns that are noise.
+        pool: Number of users from whom a day's users are drawn; 0: eight times `users_a_day`.
     """
 
     users_a_day: int = 2_000
@@ -67,17 +67,17 @@ class Days:
 
     @property
     def users(self) -> int:
-        """Number of users from whom each day's are drawn."""
+        """Number of users from whom each day's users are drawn."""
         return self.pool or self.users_a_day * 8
 
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
-        """Decisions of a day with their outcomes and context, a row each."""
+        """The decisions of a day, one in each row, with outcomes and context."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
         return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])
 
     def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> dict[Kind, pd.DataFrame]:
-        """The same as records of decisions and outcomes."""
+        """Convert the rows of a day to records of decisions and outcomes."""
         decided, rows = START + timedelta(days=number), rows.reset_index(drop=True)
         times = (pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
         columns = self.columns if with_context else ()
@@ -117,11 +117,11 @@ class Days:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the context."""
+        """The context columns."""
         return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
 
     def sample(self, days: int = 14) -> pd.DataFrame:
-        """A model's training data: user and context columns of two weeks without a monitor."""
+        """A model's training data: user and context columns of two weeks that are not monitored."""
         rows = pd.concat([self._rows(n, np.random.default_rng([self.seed, n])) for n in range(700, 700 + days)])
         return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)
 
@@ -155,7 +155,7 @@ class Days:
 
 
 def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
-    """Add records as a router does: a file of each kind, of the newest decision's hour; other fields are null."""
+    """Add records like a router: a file for each kind, in the newest decision's hour; missing fields are null."""
     for kind, rows in records.items():
         there = {field: f'"{field}"' if field in rows else "NULL" for field in sql_columns(kind)}
         typed = ", ".join(f'CAST({there[field]} AS {type_}) AS "{field}"' for field, type_ in sql_columns(kind).items())

@@ -1,7 +1,7 @@
-"""A monitored market: the monitor's judgement of each day.
+"""Applies the monitor to each day of a simulated market.
 
-Days are judged as `monitoring.watch.check` judges them, by the same functions in the same order, except that a day's
-columns are taken from its rows: a context's way through JSON and back is left out, which is most of the time.
+Days are judged by the same functions in the same order as in `monitoring.watch.check`, with one difference. A day's
+columns come from its rows instead of the records, because converting contexts to JSON and back takes most of the time.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ SPEC = DatasetSpec.load("simulator")
 
 
 class DayResult(NamedTuple):
-    """Of a day."""
+    """The result of a day."""
 
-    judged: bool  # whether enough days had been seen
-    kinds: frozenset[str]  # groups of the open alarms
-    of_measures: bool  # whether one that is a ticket is about a measure
-    of_columns: bool  # ... about a column
+    judged: bool  # whether the monitor had learned from enough days
+    kinds: frozenset[str]  # kinds of the open alarms
+    of_measures: bool  # whether a ticket is about a measure
+    of_columns: bool  # whether an alarm is about a column
 
 
 def columns_of(days: Days) -> tuple[Column, ...]:
-    """Of the context."""
+    """The context columns of simulated days, with their kinds."""
     kinds = {"device": "categorical", "placement": "categorical"}
     return tuple(Column(name=name, kind=kinds.get(name, "numeric")) for name in days.columns)
 
 
 @dataclass
 class Monitored:
-    """A market, and what is known of it."""
+    """A market and the monitor's state."""
 
     days: Days
     state: State = field(default_factory=State)
@@ -61,13 +61,13 @@ class Monitored:
         self.grid = ThresholdGrid.measure(self.reference, kinds, imitations=IMITATIONS)
 
     def branch(self) -> Monitored:
-        """The same market, which may go on in another way."""
+        """A copy that can continue with other days."""
         other = copy.copy(self)
         other.state = self.state.model_copy(deep=True)
         return other
 
     def day(self, shift: Shift = healthy) -> DayResult:
-        """The next day."""
+        """Simulate and judge the next day."""
         rows = self.days.rows(self.next, shift)
         end = START + timedelta(days=self.next + 1)
         with tempfile.TemporaryDirectory() as name:
@@ -94,7 +94,7 @@ class Monitored:
         return check(self.reference, sample_users(rows), self.columns, self.grid, out_dir=folder, page="never")
 
     def hours_until_broken(self, shift: Shift) -> int | None:
-        """Hours of the next day until the look at the last 24 hours finds a column without values."""
+        """Hours of the next day until a check of the last 24 hours finds a column without values; None: not found."""
         before, after = self.days.rows(self.next - 1), self.days.rows(self.next, shift)
         for hours in range(1, 25):
             last = pd.concat([before[before["hour"] >= hours], after[after["hour"] < hours]])

@@ -1,4 +1,4 @@
-"""One check of a large day, as tasks for processes of their own: write the day, and judge it and its last hours."""
+"""Measures a check of a large day, by tasks for subprocesses: write the day, and judge it and its last hours."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from mtorl.log.lake import Lake
 
 
 def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
-    """Judge the day of a folder that `write_log` has filled, with or without Evidently's page."""
+    """Judge the day in a folder that `write_log` filled, with or without Evidently's page."""
     folder = Path(folder)
     columns = tuple(Column(**each) for each in json.loads((folder / "columns.json").read_text()))
     spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
@@ -29,16 +29,16 @@ def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     faults = {name: why for name, group in state.groups.items() if (why := group.not_judged) is not None}
     assert "context" not in faults and all(why.reason == "learning" for why in faults.values()), faults
-    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # CPU of the whole process, its imports as well
+    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # CPU of the whole process, including imports
 
 
 def write_log(folder: str | Path, decisions: int, part: int, further: int) -> dict[str, Any]:
-    """A day of many decisions, in as many files as routers upload, and the sample that it is compared with."""
+    """Write a day of many decisions, in files of `part` decisions like uploads of routers, and its reference sample."""
     from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
     from mtorl.drift.reference import sample_users
 
     users = round(part / 1.5)
-    pool = max(decisions // 10, users)  # of a large day, each user decides ten times
+    pool = max(decisions // 10, users)  # on a large day, each user decides ten times
     sample = Days(users_a_day=users, seed=decisions, further=further, pool=pool)
     columns = columns_of(sample)
     reference = sample_users(sample.sample(2))

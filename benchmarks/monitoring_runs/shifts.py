@@ -1,4 +1,4 @@
-"""Shifts of a market's days: harm, changes that do none, and faults of the data."""
+"""Defines shifts of a market's days: harmful ones, harmless ones, and data errors."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ COLUMN = "number_0"  # the numeric column that changes
 
 @dataclass(frozen=True)
 class Scenario:
-    """A shift, its title in the table, and the right kind of alarm; `by_hours`: the look at the last hours finds it."""
+    """A shift, its title in the table, and the right kind of alarm; `by_hours`: a check of the last hours finds it."""
 
     title: str
     kind: Kind
@@ -23,17 +23,17 @@ class Scenario:
 
 
 def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Each exposure costs a quarter more."""
+    """Increase the cost of each exposure by 25 %."""
     return rows.assign(cost=rows["cost"] * 1.25)
 
 
 def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A fifth of the clicks stays away; what the model expects does not change."""
+    """Remove a fifth of the clicks, without a change of the model's expectations."""
     return rows.assign(rate=rows["rate"] * 0.8)
 
 
 def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A tenth of the users is new: on another device, twice as likely to see a story, and as good as others."""
+    """Replace a tenth of the users by new ones: on another device, more often on stories, with equal click rates."""
     users = rows["user_id"].unique()
     new = rows["user_id"].isin(set(users[rng.random(len(users)) < 0.1])).to_numpy()
     story = new & (rng.random(len(rows)) < 0.3)
@@ -45,12 +45,12 @@ def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def other_unit(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Cents instead of euros."""
+    """Multiply a column by 100, like cents instead of euros."""
     return rows.assign(**{COLUMN: rows[COLUMN] * 100.0})
 
 
 def null(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Empties a column."""
+    """Empty a column."""
     return rows.assign(**{COLUMN: np.nan})
 
 

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/monitoring.py`."""
+"""Formats the tables of `benchmarks/monitoring.py`."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -13,7 +13,7 @@ MOST_CPU, MOST_MIB, MOST_PAGES, MOST_MEDIAN = 10, 1_024, 0.05, 2
 
 
 def monitoring_tables(figures: Figures) -> str:
-    """False alarms, delays and costs."""
+    """Tables of false alarms, delays and costs."""
     return _false_alarms(figures) + _power(figures) + _cost(figures["cost"]) + measured_on(figures, "monitoring.py")
 
 

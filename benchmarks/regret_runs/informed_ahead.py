@@ -1,8 +1,8 @@
-"""The informed policy, looking several opportunities ahead: the best policy that is known.
+"""The informed policy that looks several opportunities ahead, which is the best known policy.
 
-Each later opportunity has a context, drawn once for all branches of a user. In a branch the user has seen no ad, or one
-on a channel, with a click or without. The posterior of the interests moves with the click; carry-over and fatigue move
-with the ad (`mtorl/simulator/market.py`).
+The context of each later opportunity is drawn once for all branches of a user. The branches of a decision are no ad,
+and an ad on each channel, with or without a click. A click changes the posterior of the user's interests, and an ad
+changes carry-over and fatigue (`mtorl/simulator/market.py`).
 
 Shapes: N users, B branches so far, C channels, K = 2 C + 1 branches of a decision, F favourite (no, yes), Q quadrature.
 """
@@ -17,7 +17,7 @@ from mtorl.simulator import market
 from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
 
-_USERS = 8  # at a time: their branches at depth 3 fit in the processor's cache
+_USERS = 8  # users at a time, so that their branches at depth 3 fit into the processor's cache
 _TINY = np.float32(1e-30)
 _CHANNELS = len(market.CHANNELS)
 _TRAFFIC = 1.0 + 0.8 * np.cos((np.arange(24) - market.BUSY_HOUR) * (2 * np.pi / 24))
@@ -27,14 +27,14 @@ _CARRIED_KC = _SHOWN_KC @ market.CARRY_OVER
 
 
 class Later(NamedTuple):
-    """A drawn later opportunity: log-odds of its context by channel and mean costs, (N, 1, C)."""
+    """A random later opportunity: log-odds of a click from its context, and mean costs, both (N, 1, C)."""
 
     odds: Floats
     cost: Floats
 
 
 class Users(NamedTuple):
-    """Users in branches: likelihood of the interests (N, B, C, F, Q), carry-over and fatigue (N, B, C)."""
+    """Users' states in each branch: likelihood of the interests (N, B, C, F, Q), carry-over and fatigue (N, B, C)."""
 
     likelihood: Floats
     carry: Floats
@@ -42,14 +42,14 @@ class Users(NamedTuple):
 
 
 class InformedAhead:
-    """The gain of an exposure with what it adds at `depth` later opportunities."""
+    """Scores an exposure by its own gain plus the value that it adds at the next `depth` opportunities."""
 
     def __init__(self, informed: Informed, depth: int, seed: int) -> None:
         self._informed, self._depth = informed, depth
         self._draws = np.random.default_rng(seed)
 
     def __call__(self, online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
-        """See `pipelines.loop.simulated_lift.GainAt`; `informed` has forecast this round."""
+        """See `pipelines.loop.simulated_lift.GainAt`. `informed` must have computed its forecast for this round."""
         depth = min(self._depth, online.rounds - 1 - round_index)
         rows = np.arange(len(online.users))[part]
         added = [self._added(online, rows[i : i + _USERS], depth, price) for i in range(0, len(rows), _USERS)]
@@ -76,15 +76,15 @@ class InformedAhead:
 
 
 class _Tree:
-    """The branches of some users at a price."""
+    """The tree of the branches of some users, at a price."""
 
     def __init__(self, interest_FQ: Floats, favourite_N1C: Floats, price: float) -> None:
         self._interest_FQ, self._favourite_N1C, self._price = interest_FQ, favourite_N1C, price
 
     def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
-        """Value that later opportunities add to an exposure, (N, B, C), and their value without one, (N, B).
+        """The value that an exposure adds at later opportunities (N, B, C), and their value without one (N, B).
 
-        `p` and `p_FQ` are the clicks of the present opportunity, see `clicks`.
+        `p` and `p_FQ` are the click probabilities of the current opportunity, see `clicks`.
         """
         if not later:
             return np.zeros(p.shape), np.zeros(p.shape[:2])
@@ -101,14 +101,14 @@ class _Tree:
         return p * clicked + (1 - p) * missed - none, none[..., 0]
 
     def _value(self, users: Users, later: list[Later]) -> Floats:
-        """Value of the first of some later opportunities and of those after it, (N, B)."""
+        """The total value of all later opportunities, (N, B)."""
         now, *then = later
         p, p_FQ = self.clicks(users, now.odds + users.carry - market.FATIGUE * users.fatigue)
         added, after = self.added(users, p, p_FQ, then)
         return np.maximum((p + added - self._price * now.cost).max(axis=-1), 0.0) + after
 
     def clicks(self, users: Users, rest: Floats) -> tuple[Floats, Floats]:
-        """P(click) by channel, (N, B, C), and given the interest, (N, B, C, F, Q); as `Informed` predicts it."""
+        """P(click) by channel (N, B, C), and given the interest (N, B, C, F, Q); the same as in `Informed`."""
         p_FQ = -(rest[..., None, None].astype(np.float32) + self._interest_FQ)
         np.exp(p_FQ, out=p_FQ)
         p_FQ += 1

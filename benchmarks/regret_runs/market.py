@@ -1,4 +1,4 @@
-"""One market: a training on some of its users, and what each policy earns from the others with the same budget."""
+"""Simulates one market: trains on some of its users, and measures each policy's gain on the others at equal budgets."""
 
 import tempfile
 from collections.abc import Collection
@@ -19,14 +19,14 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.loop.simulated_lift import Policy, play, policy_of
 
-DECISIONS = 12_000  # of a policy, at most: fewer users are served in more rounds
-DEPTHS = (1, 2, 3)  # of the informed policy: later opportunities
+DECISIONS = 12_000  # maximum for a policy, so that more rounds serve fewer users
+DEPTHS = (1, 2, 3)  # later opportunities that the informed policy considers
 
 
 def market(
     seed: int, users: int, epochs: int, rounds: tuple[int, ...], played: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Clicks a decision and share of the budget spent, by number of rounds and policy; None plays all policies."""
+    """Clicks per decision and spent share of the budget, by number of rounds and policy (`played`; None: all)."""
     simulator = Simulator(SimulatorConfig(users=users, seed=seed))
     log = simulator.log()
     ids = log["user_id"].drop_duplicates()
@@ -55,7 +55,7 @@ def market(
 
 
 def policies(simulator: Simulator, trained: Artifact, seed: int) -> dict[str, Policy]:
-    """The policies by name."""
+    """The policies except the incumbent, by name."""
     served, trees, informed = policy_of(trained, None), stored_in(trained), Informed(simulator)
     assert trees is not None
     learned, known = one_step(served.forecasts), of_informed(informed)

@@ -1,4 +1,4 @@
-"""Greedy policies over forecasts, and mixtures of two: one forecast chooses the channel, another one when to expose.
+"""Defines greedy policies on forecasts, and mixtures: one forecast chooses the channel, another decides when to expose.
 
 Shapes: U users of a round, N some of them, C channels.
 """
@@ -13,11 +13,11 @@ from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
 from pipelines.loop.simulated_lift import Forecasts, Policy, windows_of
 
-GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # the channel of the greatest utility
+GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # chooses the channel with the highest utility
 
 
 def once_a_round(forecasts: Forecasts) -> Forecasts:
-    """The same forecasts, computed at the first call of a round."""
+    """Cache forecasts, so that they are computed only at the first call of a round."""
     held: list[tuple[Online, int, Forecast]] = []
 
     def of_round(online: Online, round_index: int) -> Forecast:
@@ -29,19 +29,19 @@ def once_a_round(forecasts: Forecasts) -> Forecasts:
 
 
 def one_step(forecasts: Forecasts) -> Forecasts:
-    """The same forecasts without the value of the future."""
+    """Remove the value of the future from forecasts."""
     return lambda online, round_index: forecasts(online, round_index)._replace(future_BC2=None)
 
 
 def of_predictor(predictor: Predictor, trained: Artifact) -> Forecasts:
-    """Forecasts of another predictor on an artifact's inputs."""
+    """Forecasts of another predictor, with the inputs of an artifact."""
     return lambda online, round_index: forecast_of(
         predictor.predict(windows_of(online, round_index, trained.spec)), trained.encoder
     )
 
 
 def of_informed(informed: Informed) -> Forecasts:
-    """The best possible forecast of gains, with the true mean costs."""
+    """The best possible forecasts of gains, with the true mean costs."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
         gain_UC = informed.click_probability(online, round_index)
@@ -51,7 +51,7 @@ def of_informed(informed: Informed) -> Forecasts:
 
 
 def one_channel(forecasts: Forecasts, channel: int) -> Policy:
-    """Exposes on one channel only, when the forecast says that it is worth its price."""
+    """A policy with only one channel, which exposes if the forecast gain is worth the price."""
 
     def of_channel(online: Online, round_index: int) -> Forecast:
         forecast = forecasts(online, round_index)
@@ -61,7 +61,7 @@ def one_channel(forecasts: Forecasts, channel: int) -> Policy:
 
 
 def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
-    """The channel of the greatest utility by one forecast, exposed when another forecast says that it is worth it."""
+    """A policy that takes the channel with the highest utility in one forecast, and exposes if another is worth it."""
     choosing = once_a_round(choosing)
 
     def gain_at(online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
@@ -72,6 +72,6 @@ def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
 
 
 def _only(channel_N: Floats, forecast: Forecast) -> Floats:
-    """The gain on one channel a row; no gain on the others, which are never worth their price then."""
+    """The gain on one channel for each row, and 0 on the others, which are then never worth their price."""
     gain_NC = np.asarray(forecast.gain_BC)
     return np.where(np.arange(gain_NC.shape[1]) == channel_N[:, None], gain_NC, 0.0)

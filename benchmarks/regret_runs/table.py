@@ -1,6 +1,6 @@
-"""Tables of `benchmarks/regret.py`: shares of the best informed policy, and what the served policy loses to it.
+"""Formats the tables of `benchmarks/regret.py`: shares of the best informed policy, and the served policy's losses.
 
-All intervals are Student's, over markets; policies are compared in the same market.
+All intervals are Student's t intervals over markets; policies are compared within the same market.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from mtorl.arrays import Floats
 from mtorl.simulator.market import CHANNELS
 
 BEST = "informed_3"
-TARGETS = {"5": 0.95, "15": 0.90}  # share of the best informed policy that the served one should reach
+TARGETS = {"5": 0.95, "15": 0.90}  # by rounds: share of the best informed policy that the served policy should reach
 SHOWN = {
     "incumbent": "incumbent: frequencies of the log",
     "constant": "best constant channel, exposed when MTORL says so",
@@ -31,7 +31,7 @@ SHOWN = {
 
 
 def regret_tables(figures: Figures) -> str:
-    """Gain of policies with a budget by number of rounds, and the losses of the served one."""
+    """Tables of the gain of policies by number of rounds, and of the served policy's losses."""
     seeds = ", ".join(figures["markets"])
     users = figures["settings"]["users"]
     text = (
@@ -53,7 +53,7 @@ def regret_tables(figures: Figures) -> str:
 
 
 def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
-    """Clicks a decision by policy, a market each; of the constant channels, the best in hindsight."""
+    """Clicks per decision in each market, by policy; "constant" is the best constant channel in hindsight."""
     names = next(iter(markets.values()))[rounds]
     found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
     constant = [values for channel in CHANNELS if (values := found.get(f"only_{channel}")) is not None]
@@ -61,9 +61,9 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
-    """Loss of the served policy to the best informed one, part by part.
+    """The served policy's loss against the best informed policy, by part.
 
-    Channel and exposure are replaced one after the other, in both orders; each part is the mean of both.
+    The choice of the channel and of when to expose are replaced in both orders; the loss is the mean of the two orders.
     """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
@@ -79,7 +79,7 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Mean loss of replacing one part: in the informed policy, and in the one whose other part is learned."""
+    """Mean loss of replacing one part: in the informed policy, and in the policy whose other part is learned."""
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
 
@@ -96,7 +96,7 @@ def _future(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _longer_log(figures: Figures) -> str:
-    """Share that the served policy reaches with longer logs, in the same seeds."""
+    """A table of the share that the served policy reaches with longer logs, for the seeds in all of them."""
     sizes = {str(figures["settings"]["users"]): figures["markets"], **figures.get("larger", {})}
     common = [seed for seed in figures["markets"] if all(seed in markets for markets in sizes.values())]
     rows = []

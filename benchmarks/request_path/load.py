@@ -1,10 +1,10 @@
-"""A load generator for HTTP/1.1: keeps connections open, sends prepared bodies, notes each answer's status and time.
+"""A load generator for HTTP/1.1: sends prepared bodies on open connections and measures the responses.
 
-    python -m benchmarks.request_path.load < plan.json          # prints what it measured as JSON
+    python -m benchmarks.request_path.load < plan.json          # prints the figures as JSON
 
-Closed loop: each connection sends as soon as it has its answer. Open loop (`rate`): requests are due at fixed times
-whether or not a connection is free, and their time counts from when they were due. A request takes tens of
-microseconds of a core: on a machine that it shares with the servers, judge them by their own CPU time.
+Closed loop: each connection sends its next request when it has the response. Open loop (`rate`): requests are due at
+fixed times, whether or not a connection is free, and latency counts from the time when a request was due. A request
+takes tens of microseconds of CPU, so if the servers run on the same computer, judge them by their own CPU time.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from urllib.parse import urlsplit
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _REASON = re.compile(rb'"fallback_reason":"([^"]*)"')
-_TICK_SECONDS = 0.001  # uvloop's clock counts milliseconds: a shorter sleep would be a busy one
+_TICK_SECONDS = 0.001  # uvloop's clock counts milliseconds, so a shorter sleep would be a busy loop
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Requests to send."""
+    """The requests of a run."""
 
     url: str
-    bodies: list[str]  # taken at random
+    bodies: list[str]  # chosen at random
     connections: int
-    seconds: float
+    seconds: float  # measured time
     rate: float = 0.0  # requests a second; 0: closed loop
-    warm_seconds: float = 1.0  # at the start, not counted
+    warm_seconds: float = 1.0  # warm-up before the measured time
     seed: int = 0
 
 
 class Load:
-    """One run of a plan."""
+    """A run of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -48,7 +48,7 @@ class Load:
         self._requests = [f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode() for body in plan.bodies]
         self._random = random.Random(plan.seed)
         self._idle: deque[_Connection] = deque()
-        self._due: deque[float] = deque()  # times at which requests were due that no connection was free for
+        self._due: deque[float] = deque()  # due times of requests that wait for a free connection
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._from = time.perf_counter() + plan.warm_seconds
         self._until = self._from + plan.seconds
@@ -57,7 +57,7 @@ class Load:
         self.broken = 0
 
     async def run(self) -> dict[str, object]:
-        """Send for the time of the plan."""
+        """Send requests for the time of the plan, and return the figures."""
         loop, connections = asyncio.get_running_loop(), self._plan.connections
         connected = (loop.create_connection(lambda: _Connection(self), *self._address) for _ in range(connections))
         transports = [transport for transport, _ in await asyncio.gather(*connected)]
@@ -65,7 +65,7 @@ class Load:
         await asyncio.wait([self._ended], timeout=self._until - time.perf_counter())
         arriving.cancel()
         if self._ended.done():
-            self._ended.result()  # raises its error, which ends the measurement
+            self._ended.result()  # raises the error that ended the run
         answered = {status: sorted(times) for status, times in self.times.items()}
         for transport in transports:
             transport.abort()
@@ -80,7 +80,7 @@ class Load:
         return {**found, "latency_ms": latency_ms, **faults, "never_answered": len(self._due)}
 
     def next(self, connection: "_Connection") -> None:
-        """Send the next request on a connection that is free."""
+        """Send the next request on a free connection; in an open loop, wait until one is due."""
         if not self._plan.rate:
             connection.ask(self._random.choice(self._requests), time.perf_counter())
         elif self._due:
@@ -99,7 +99,7 @@ class Load:
                 self.next(self._idle.popleft())
 
     def count(self, due: float, status: int, body: bytes) -> None:
-        """Count an answer that was due, and came, within the measured time."""
+        """Count a response if its request was due, and the response came, in the measured time."""
         now = time.perf_counter()
         if self._from <= due and now <= self._until:
             self.times.setdefault(status, []).append(now - due)
@@ -107,13 +107,13 @@ class Load:
                 self.fallbacks[reason[1].decode()] += 1
 
     def fail(self, fault: Exception) -> None:
-        """End the run with a fault."""
+        """End the run with an error."""
         if not self._ended.done():
             self._ended.set_exception(fault)
 
 
 class _Connection(asyncio.Protocol):
-    """Sends one request after the other, until the connection breaks. Streams would take three times as much CPU."""
+    """Sends one request after the other until the connection breaks; asyncio streams would need three times the CPU."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -132,7 +132,7 @@ class _Connection(asyncio.Protocol):
         if (end := self._answer.find(b"\r\n\r\n")) < 0:
             return
         if (length := _LENGTH.search(self._answer, 0, end)) is None:
-            self._load.fail(RuntimeError(f"an answer without content-length: {self._answer[:end]!r}"))
+            self._load.fail(RuntimeError(f"a response without content-length: {self._answer[:end]!r}"))
             return
         if len(self._answer) >= end + 4 + int(length[1]):
             status, body, self._answer = int(self._answer[9:12]), self._answer[end:], b""

@@ -1,17 +1,17 @@
-"""The tables of docs/tables/serving.md."""
+"""Formats the tables of docs/tables/serving.md."""
 
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of, targets
 
 Aim = tuple[str, float, float, str]
-"""What is aimed at, the target, what was measured, and its format."""
+"""Name, target, measured value, and its format."""
 CONNECTIONS = {"1": "1 connection", "8": "8 connections", "32": "32 connections"}
 _NO_ANSWER = {"p50": float("nan"), "p99": float("nan")}
 PATHS = {"SQLite": "router_sqlite", "Redis": "router_redis", "predictor": "router_predictor"}
-_OF_LIMIT = {"SQLite": (4.5, 3.5, 9), "predictor": (3.3, 3, 7)}  # CPU at 1 and 8 connections, p99 at 1
+_OF_LIMIT = {"SQLite": (4.5, 3.5, 9), "predictor": (3.3, 3, 7)}  # targets: CPU at 1 and 8 connections, p99 at 1
 
 
 def serving_tables(figures: Figures) -> str:
-    """The request path: targets, closed loops, stages, overload."""
+    """Tables of the request path: targets, closed loops, stages, overload."""
     paths = {name: figures[key] for name, key in PATHS.items()}
     aims: list[Aim] = [("handler, CPU ms a decision, at most", 0.6, figures["handler"]["32"]["cpu_ms"], ".2f")]
     for name, path in paths.items():
@@ -53,7 +53,7 @@ def serving_tables(figures: Figures) -> str:
 
 
 def _path_aims(path: Figures) -> list[Aim]:
-    """Targets of the whole path: at a few connections, and at twice and four times the best closed loop."""
+    """Targets of the whole path, at a few connections and at two and four times the best closed loop."""
     loads, one = path["loads"], path["loads"]["1"]["latency_ms"]["200"]
     grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
     aims: list[Aim] = [
@@ -80,7 +80,7 @@ def _path_aims(path: Figures) -> list[Aim]:
 
 
 def _limit_aims(of_limit: tuple[float, float, float], path: Figures, figures: Figures) -> list[Aim]:
-    """Targets of the path's cost in those of its arithmetic: reading, encoding and the network alone."""
+    """Targets of the path's cost relative to the limit: only reading, encoding and the network."""
     forward, one, eight = figures["forward_cpu_ms"], path["loads"]["1"], path["loads"]["8"]
     limit = {size: forward["encoding"][size] + forward["graph"][size] for size in ("1", "8")}
     aim, p99 = "the limit of that batch, at most", one["latency_ms"]["200"]["p99"]
@@ -92,17 +92,17 @@ def _limit_aims(of_limit: tuple[float, float, float], path: Figures, figures: Fi
 
 
 def decided(result: Figures) -> int:
-    """Decisions answered in full: neither refused nor a default action. What anything costs is the cost of these."""
+    """Number of full decisions, neither refused nor a default action; costs are divided by this number."""
     return int(result["statuses"].get("200", 0) - sum(result["fallbacks"].values()))
 
 
 def goodput(result: Figures) -> float:
-    """Decisions answered in full, a second."""
+    """Full decisions a second."""
     return float(result["per_second"]) * decided(result) / max(result["requests"], 1)
 
 
 def in_short(result: Figures) -> str:
-    """A cell of the table: goodput, latency and CPU of a load, and its default and refused answers."""
+    """A cell of the table: goodput, latency and CPU of a load, and the shares of default and refused responses."""
     if (ok := result["latency_ms"].get("200")) is None:
         return "no answer"
     requests = result["requests"]
@@ -114,7 +114,7 @@ def in_short(result: Figures) -> str:
 
 
 def _failed(result: Figures) -> int:
-    """Answers 5xx."""
+    """Number of 5xx responses."""
     return sum(count for status, count in result["statuses"].items() if status.startswith("5"))
 
 

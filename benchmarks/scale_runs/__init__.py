@@ -1,1 +1,1 @@
-"""Parts of benchmarks/scale.py: a lake of four weeks (`made_lake.py`), and what is measured of its last day."""
+"""Parts of benchmarks/scale.py: a lake of four weeks (`made_lake.py`), work on its last day (`batch.py`), and more."""

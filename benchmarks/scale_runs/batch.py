@@ -1,4 +1,4 @@
-"""The batch node's tasks after a day, for one subprocess each, over a lake of `made_lake.py`."""
+"""The batch node's tasks after a day, each for a subprocess, on a lake of `made_lake.py`."""
 
 import shutil
 import tempfile
@@ -25,7 +25,7 @@ def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
 
 
 def arrive(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write the arrivals of the last day."""
+    """Write the uploads of the last day."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         new = made.write_arrivals()
@@ -48,7 +48,7 @@ def compact_day(folder: str) -> dict[str, Any]:
 
 
 def make_hour(folder: str, decisions: int) -> dict[str, Any]:
-    """Write the arrivals of one hour."""
+    """Write the uploads of one hour."""
     made = MadeLake(Path(folder), decisions * 24 * 28)
     with clock() as figures:
         new = made.write_last_hour()
@@ -56,7 +56,7 @@ def make_hour(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def compact_hour(folder: str) -> dict[str, Any]:
-    """Compact after the last hour; `scratch_mib` is the most that its temporary files took."""
+    """Compact after the last hour; `scratch_mib` is the peak size of its temporary files."""
     from features.collect.compact import compact
 
     tempfile.tempdir = scratch = tempfile.mkdtemp(dir=Path(folder).parent)
@@ -65,7 +65,7 @@ def compact_hour(folder: str) -> dict[str, Any]:
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.2):
-            with suppress(FileNotFoundError):  # files go meanwhile
+            with suppress(FileNotFoundError):  # the compaction deletes files concurrently
                 peak = max(peak, sum(file.stat().st_size for file in Path(scratch).rglob("*")))
 
     watcher = threading.Thread(target=watch)
@@ -81,7 +81,7 @@ def compact_hour(folder: str) -> dict[str, Any]:
 
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
-    """Judge what the decisions teach, as a training does before it reads them, so many days before the last night."""
+    """Judge the decisions' rows, the first step of a training, as of `days_before` days before the last night."""
     from features.collect.training_log import learnable
 
     with clock() as figures, _opened() as opened:
@@ -90,7 +90,7 @@ def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
 
 
 def measure_day(folder: str) -> dict[str, Any]:
-    """The measures of a monitor's check, for the last day."""
+    """Compute the measures of a monitor's check for the last day."""
     from monitoring.decision_log import DecisionLog, Period
     from monitoring.watch.measures import measure
     from mtorl.log.gain import Gain
@@ -102,7 +102,7 @@ def measure_day(folder: str) -> dict[str, Any]:
 
 
 def look_once(folder: str) -> dict[str, Any]:
-    """Reads one of ten experiments once: verdict, evidence and channels."""
+    """Look at one of ten experiments once: verdict, evidence and channels."""
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.findings import findings_of
     from mtorl.experiment.experiment import Experiment
@@ -122,7 +122,7 @@ def look_once(folder: str) -> dict[str, Any]:
 
 
 def definition(name: str, **changes: Any) -> dict[str, Any]:
-    """An experiment whose arms are rules: it needs no model server."""
+    """An experiment whose arms are rules, so that it needs no model server."""
     rules = (("incumbent", CHANNELS[0]), ("challenger", CHANNELS[1]))
     made: dict[str, Any] = {"name": name, "enabled": True, "salt": "s", "unit": "user_id", "layer": "default"}
     made |= {"stage": "50%", "default_channel": CHANNELS[0], "alpha": 0.05, "min_runtime_hours": 0}
@@ -134,7 +134,7 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def _opened() -> Iterator[set[str]]:
-    """Names of the files of a lake that are opened in the block, stored sums included."""
+    """Collect the names of the lake's files that are opened in the block, including stored sums."""
     from monitoring.verdict.stored_sums import _Sums
     from mtorl.runtime.duckdb_files import LakeFiles
 

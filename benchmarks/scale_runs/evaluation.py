@@ -1,4 +1,4 @@
-"""Memory of an evaluation by the size of its log: tasks that write steps of windows, fit small models, and evaluate."""
+"""Measures an evaluation's memory by the size of its log; the tasks write windows, fit small models, and evaluate."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from typing import Any
 
 from benchmarks._process import clock
 
-SHARD_ROWS, LENGTH = 250_000, 25  # rows of a shard, of a user
-DISTINCT = 40  # shards that are written: an evaluation reads no more, and the manifest lists all
+SHARD_ROWS, LENGTH = 250_000, 25  # rows of a shard, rows of a user
+DISTINCT = 40  # shards that are written; the manifest lists more, but an evaluation does not read them
 
 
 def write_steps(folder: str, rows: int, shard_rows: int = SHARD_ROWS) -> dict[str, Any]:
-    """Write the steps of a log as the builder does."""
+    """Write the steps of a log in the builder's format."""
     from mtorl.log.dataset import DatasetSpec
     from mtorl.window.table import SCHEMA_VERSION
 
@@ -35,7 +35,7 @@ def write_steps(folder: str, rows: int, shard_rows: int = SHARD_ROWS) -> dict[st
 
 
 def fit(windows: str, models: str) -> dict[str, Any]:
-    """Fit both models, as small as they may be."""
+    """Fit both models, as small as possible."""
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
     from mtorl.network.training import TrainConfig
 
@@ -46,7 +46,7 @@ def fit(windows: str, models: str) -> dict[str, Any]:
 
 
 def evaluate(windows: str, models: str) -> dict[str, Any]:
-    """Evaluate the challenger against the incumbent, with the second opinion."""
+    """Compare the challenger with the incumbent, including the second estimate by LightGBM."""
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
 

@@ -1,8 +1,8 @@
-"""The online store: bytes of Redis a user, and what the feed costs.
+"""Measures the online store: Redis' memory for each user, and the costs of the feed.
 
-A real redis-server with the settings of manifests/base/redis/redis.conf. Users have `window` touchpoints of the
-simulator's data set each. `materialized`: from a log, so decisions and outcomes have no digests yet. `fed`: all from
-the feed, with both. The feed keeps a note of an exposure for some hours.
+This uses a real redis-server with the settings of manifests/base/redis/redis.conf. Each user has `window` touchpoints
+of the simulator's data set. `materialized`: touchpoints from a log, without digests of decisions and outcomes. `fed`:
+touchpoints from the feed, with digests. The feed also stores a note of each exposure for some hours.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from benchmarks.feature_layer.online import configure
 if TYPE_CHECKING:
     import pandas as pd
 
-BASE_MS = 1_767_268_800_000  # of the decisions' ids
+BASE_MS = 1_767_268_800_000  # time in the ids of decisions
 
 
 def redis_options() -> dict[str, str]:
-    """Options of the shipped redis.conf that decide how a user is stored."""
+    """The options in the shipped redis.conf that affect how a user is stored."""
     text = (ROOT / "manifests" / "base" / "redis" / "redis.conf").read_text()
     return {name.replace("-", "_"): value for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M)}
 
 
 def log_of(users: int) -> pd.DataFrame:
-    """Journeys of the simulator, cut so that each user has a full window."""
+    """A log of the simulator, cut so that each user has a full window."""
     import pandas as pd
 
     from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -38,7 +38,7 @@ def log_of(users: int) -> pd.DataFrame:
     rows = pd.concat([rows] * (1 + users * window // len(rows)), ignore_index=True).head(users * window)
     number = rows.index // window
     rows["user_id"] = [f"u{user:06d}" for user in number]
-    first = number * (28 * 86_400_000_000 // users)  # each of four weeks has its users
+    first = number * (28 * 86_400_000_000 // users)  # users are spread over four weeks
     step = pd.to_timedelta(first + (rows.index % window) * 7_200_000_417, unit="us")
     rows["timestamp"] = rows["timestamp"].min() + step
     for column in simulator.spec.static:
@@ -47,7 +47,7 @@ def log_of(users: int) -> pd.DataFrame:
 
 
 def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, dict[str, Any]]]:
-    """A touchpoint's decision and outcomes, as a router ships them."""
+    """The events of a touchpoint's decision and outcomes, in the format that a router ships."""
     hexes, when = f"{BASE_MS + number * 10:012x}", row["timestamp"].isoformat()
     decision = f"{hexes[:8]}-{hexes[8:]}-7{number % 64:02x}0-8000-{number:012x}"
     shown = {"user_id": row["user_id"], "channel": row["channel"], "expose": True, "withdrawn": False}
@@ -61,7 +61,7 @@ def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, di
 
 
 def measure(folder: str, users: int) -> dict[str, Any]:
-    """Bytes of a user from a log and from the feed, of a note of the feed, and CPU of an event."""
+    """Bytes for a user from a log and from the feed, bytes for a note of the feed, and CPU for an event."""
     from redis import Redis
 
     from features.offline import store

@@ -1,8 +1,8 @@
-"""The budget ledger on Redis: memory of a reservation, and the work of an exposure.
+"""Measures the budget ledger on Redis: memory for a reservation, and work for an exposure.
 
-A real redis-server with the append-only file, which it does not sync here: the time of a sync is the disk's. CPU is
-that of the server (`used_cpu_user`), of all its work for the calls. Each exposure has a request id, a budget in all and
-one a day, of the campaign, in two arms.
+This uses a real redis-server with an append-only file, without syncs, whose time depends only on the disk. CPU is the
+server's user time (`used_cpu_user`) for all its work. Each exposure has a request id. Each campaign has a total and a
+daily budget, for two arms and as a whole.
 """
 
 import uuid
@@ -18,7 +18,7 @@ PERIODS: tuple[Period, ...] = ("total", "day")
 
 
 def memory(port: int, number: int) -> dict[str, float]:
-    """Bytes of an open, a settled and an expired reservation, each with its request."""
+    """Bytes for an open, a settled and an expired reservation, each with its request."""
     ledger, found = _ledger(port, 100), {}
     for end in ("settled", "expired"):
         before, made = _work(port), _exposures(number, 100)
@@ -36,7 +36,7 @@ def memory(port: int, number: int) -> dict[str, float]:
 
 
 def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, float]:
-    """Work of an exposure (a reservation and its settlement), among so many campaigns and routers."""
+    """Work for an exposure (a reservation and its settlement), with a number of campaigns and routers."""
     ledgers = [_ledger(port, campaigns) for _ in range(routers)]
     for ledger in ledgers:
         ledger.expire(1e9)
@@ -51,7 +51,7 @@ def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, 
 
 
 def _ledger(port: int, campaigns: int) -> Ledger:
-    """A router's, with the accounts of campaigns: as a whole and by arm, in all and a day."""
+    """A router's ledger with the accounts of campaigns: as a whole and by arm, total and daily."""
     ledger, arms = open_ledger(f"redis://127.0.0.1:{port}?name=ads", 30.0), ("*", "e0/incumbent", "e0/challenger")
     ledger.define(
         [Account(arm, f"c{c}", "*", 1e6, period) for c in range(campaigns) for arm in arms for period in PERIODS]
@@ -60,7 +60,7 @@ def _ledger(port: int, campaigns: int) -> Ledger:
 
 
 def _exposures(number: int, campaigns: int) -> list[Wanted]:
-    """Reservations of as many decisions, with ids and requests like a router's."""
+    """Reservations for `number` decisions, with ids and requests like a router's."""
     names = [str(uuid.uuid4()) for _ in range(number)]
     return [
         Wanted(name, "e0/challenger", f"c{i % campaigns}", "video", 0.05, uuid.uuid4().hex)
@@ -69,7 +69,7 @@ def _exposures(number: int, campaigns: int) -> list[Wanted]:
 
 
 def _work(port: int) -> dict[str, float]:
-    """Work that the server has done so far."""
+    """The server's total work so far."""
     with Redis(port=port) as client:
         stats, calls = client.info("stats"), client.info("commandstats")
         return {

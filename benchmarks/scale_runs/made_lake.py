@@ -1,12 +1,12 @@
-"""A lake of four weeks, written directly: closed hours before the last day, and the last day as routers upload it.
+"""Generates a lake of four weeks: closed hours before the last day, and uploads of routers on the last day.
 
     made = MadeLake(folder, decisions=10_000_000)
     made.write_history()                 # 27 days of closed hours
-    made.write_arrivals()                # the last day as routers uploaded it, outcomes of older decisions included
+    made.write_arrivals()                # the uploads of the last day, including outcomes of older decisions
 
-Ten experiments share the users, ten decisions each; 60 % of the decisions expose. A cost follows within minutes, a
-click (5 %) within hours, a conversion (1 %) within seven days. Objects of the records are the same text for an arm, so
-that a hundred million decisions fit on 10 GB: bytes on disk are no figure of this benchmark.
+Each user has ten decisions on average and belongs to one of ten experiments. 60 % of the decisions expose. A cost
+follows within minutes, a click (5 %) within hours, a conversion (1 %) within seven days. Objects in the records are
+constant texts, so that a hundred million decisions fit on 10 GB. So this benchmark does not measure bytes on disk.
 """
 
 import json
@@ -22,8 +22,8 @@ from mtorl.log.records import Kind, sql_columns
 
 EXPERIMENTS, ROUTERS = 10, 2
 END = datetime(2026, 3, 29, tzinfo=UTC)
-LATEST = timedelta(days=7)  # after its decision, an outcome
-FILES_AN_HOUR = 60  # of a router
+LATEST = timedelta(days=7)  # longest time from a decision to an outcome
+FILES_AN_HOUR = 60  # files that a router uploads in an hour
 CHANNELS = ("search", "social", "display", "video")
 SPEC = DatasetSpec(
     name="scale",
@@ -77,7 +77,7 @@ _VALUES = {
 
 
 class MadeLake:
-    """A lake of `decisions` in some days, four weeks by default."""
+    """A generated lake with `decisions` in `days` days."""
 
     def __init__(self, folder: Path, decisions: int, days: int = 28) -> None:
         self.folder = folder
@@ -90,11 +90,11 @@ class MadeLake:
 
     @property
     def last_day(self) -> list[datetime]:
-        """Its hours."""
+        """The hours of the last day."""
         return list(self._hours(self.today, END))
 
     def write_history(self) -> None:
-        """Write the closed hours, with the outcomes that have come by the last day."""
+        """Write the closed hours, with the outcomes received before the last day."""
         with self._database() as db:
             for hour in self._hours(self.begin, self.today):
                 self._decide(db, hour)
@@ -103,7 +103,7 @@ class MadeLake:
                 self._write(db, "outcome", hour, name_of("outcome", hour, "made-0"), came)
 
     def write_arrivals(self) -> int:
-        """Write what routers upload in the last day; returns the decisions."""
+        """Write the uploads of the last day; returns the number of decisions."""
         decisions = 0
         with self._database() as db:
             for hour in self._hours(self.today - LATEST, END):
@@ -119,13 +119,13 @@ class MadeLake:
         return decisions
 
     def write_last_hour(self) -> int:
-        """Write what routers upload in the last hour, with all outcomes of its decisions; returns the decisions."""
+        """Write the uploads of the last hour, with all outcomes of its decisions; returns the number of decisions."""
         with self._database() as db:
             self._decide(db, END - HOUR)
             return self._upload(db, END - HOUR, "outcomes")
 
     def _upload(self, db: duckdb.DuckDBPyConnection, hour: datetime, outcomes: str) -> int:
-        """Write the decisions of an hour and some outcomes, a file a minute of each router."""
+        """Write the decisions of an hour and some outcomes, with a file for each minute and router."""
         files = ROUTERS * FILES_AN_HOUR
         parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", outcomes))
         for kind, records in parts:
@@ -147,7 +147,7 @@ class MadeLake:
         return db
 
     def _decide(self, db: duckdb.DuckDBPyConnection, hour: datetime) -> None:
-        """Make the tables `decided` and `outcomes` of an hour's decisions, the same each time."""
+        """Create the tables `decided` and `outcomes` for the decisions of an hour; their content is deterministic."""
         start = round(hour.timestamp())
         columns = ", ".join(
             f"CAST({_VALUES.get(name, 'NULL')} AS {type_}) AS {name}" for name, type_ in sql_columns("decision").items()

@@ -1,4 +1,4 @@
-"""Routers of this process without models: arms are rules, and each user has a full window of made-up touchpoints."""
+"""Creates routers in this process without models: arms are rules, and each user has a window of random touchpoints."""
 
 import random
 import zlib
@@ -20,10 +20,10 @@ WINDOW_SHARE = 0.05
 
 
 class MadeFeatures:
-    """A feature store that knows all users."""
+    """A feature store that has random touchpoints for every user."""
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
-        """A window of touchpoints for each."""
+        """Features with a full window of touchpoints for each request."""
         return [UserFeatures(_history(request), {"age_group": "30-39"}, has_history=True) for request in requests]
 
 
@@ -35,7 +35,7 @@ def _history(request: DecisionRequest) -> dict[str, Any]:
 
 @cache
 def _touchpoints(number: int) -> dict[str, Any]:
-    """All but their times; making them for each request would cost as much as a fifth of the decision."""
+    """Touchpoints without times; cached, because generating them would take a fifth of a decision's time."""
     chance, steps = random.Random(number), range(SPEC.window)
     made = {
         "channel": [chance.choice(CHANNELS) for _ in steps],
@@ -50,7 +50,7 @@ def _touchpoints(number: int) -> dict[str, Any]:
 
 
 def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any) -> Router:
-    """A router with its spool in a folder; `budget` is each campaign's, of the experiment `scale`."""
+    """A router with its spool in a folder; `budget` is the amount of each campaign in the experiment `scale`."""
     import yaml
 
     from serving.router.ops.settings import RouterSettings
@@ -67,13 +67,13 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
 
 
 def outcome(decision_id: str, kind: str, value: float) -> dict[str, Any]:
-    """Outcome of a decision, dated now."""
+    """An outcome of a decision, at the current time."""
     event = {"event_id": f"{kind}-{decision_id}", "decision_id": decision_id, "kind": kind, "value": value}
     return {**event, "event_time": datetime.now(UTC).isoformat()}
 
 
 def instances(numbers: Sequence[int], chance: random.Random, users: int) -> list[dict[str, Any]]:
-    """A request for decisions with ids of their own."""
+    """The instances of a request for decisions, each with its own request id."""
     return [
         {
             "user_id": f"u{chance.randrange(users)}",

@@ -1,8 +1,8 @@
-"""Measures pacing by campaigns and routers: CPU a second of all routers together, and of their Redis.
+"""Measures pacing by campaigns and routers: CPU for each second, of all routers together and of their Redis.
 
-Time is simulated: routers and ledger share a clock on which a second passes in each round, and a round's own work. So
-ten minutes are measured in less than one. They begin at noon, with half of each budget spent and traffic as planned;
-the first two minutes are not counted, since a router that begins to pace writes all accounts once.
+Time is simulated: routers and ledger share a clock that advances by a second in each round, or by the round's work if
+that takes longer. So ten minutes are measured in less than one. They begin at noon, with half of each budget spent and
+traffic as planned. The first two minutes are not counted: a router that starts to pace writes all accounts once.
 """
 
 import random
@@ -22,7 +22,7 @@ ARMS = ("incumbent", "challenger")
 
 
 class _Clock:
-    """Seconds since 1970 by a clock that is put forward."""
+    """A clock, in seconds since 1970, that can be set forward."""
 
     def __init__(self) -> None:
         self._then, self._set = END.timestamp() + 43_200, time.perf_counter()
@@ -31,12 +31,12 @@ class _Clock:
         return self._then + time.perf_counter() - self._set
 
     def next_second(self, at: float) -> None:
-        """A second after `at`, or now if more has passed."""
+        """Set the clock to a second after `at`, unless it is later already."""
         self._then, self._set = max(at + 1, self()), time.perf_counter()
 
 
 def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
-    """Let so many routers keep prices for some simulated seconds, while exposures spend."""
+    """Let routers update prices for some simulated seconds, while exposures spend money."""
     from redis import Redis
 
     from mtorl.experiment.experiment import Experiment
@@ -66,7 +66,7 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
             used = client.info("cpu")
             return float(used["used_cpu_sys"] + used["used_cpu_user"])
 
-        for i in range(campaigns):  # spend of the morning
+        for i in range(campaigns):  # the spend before noon
             ledgers[0].reserve_all([spend(f"morning-{i}-{arm}", arm, i, budget / 4) for arm in ARMS])
         began, open_before = time.perf_counter(), list[Wanted]()
         cpu = dict.fromkeys(("leader_ms", "readers_ms", "redis_ms"), 0.0)

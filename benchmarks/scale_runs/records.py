@@ -1,4 +1,4 @@
-"""Bytes of a record, in the spool and in the lake, where a model decides: its figures are what compresses least."""
+"""Measures the bytes of a record in the spool and the lake, for a model's decisions: their numbers compress least."""
 
 import asyncio
 import random
@@ -9,11 +9,11 @@ from benchmarks._process import clock
 from benchmarks.scale_runs.made_lake import CHANNELS
 from mtorl.log.records import KINDS
 
-RECORDS = 1_000  # of a file, each with a window of its own
+RECORDS = 1_000  # records in a file, each with its own window
 
 
 def record_bytes(folder: str) -> dict[str, Any]:
-    """Log as many decisions with their outcomes and windows, and upload them."""
+    """Log `RECORDS` decisions with outcomes and windows, and upload them."""
     with clock() as figures:
         found = asyncio.run(_logged(Path(folder)))
     return {**figures, **found}

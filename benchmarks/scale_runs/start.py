@@ -1,4 +1,4 @@
-"""Measures a router's start: after an outage has filled its spool, and with thousands of campaigns' budgets."""
+"""Measures the start of a router: with a spool that filled up in an outage, and with budgets of many campaigns."""
 
 import asyncio
 import itertools
@@ -18,9 +18,9 @@ KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))  # shares of the 
 
 
 def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
-    """Start a router whose spool has so many segments of 64 MiB, of the last minutes; hard links of one for each kind.
+    """Start a router whose spool has `segments` segments of 64 MiB with recent records.
 
-    Its ledger is a Redis, and the reservations are open.
+    The segments of a kind are hard links of one. The ledger is on Redis, and its reservations are open.
     """
     place = Path(folder)
     place.mkdir(parents=True)
@@ -50,7 +50,7 @@ async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
 
 
 async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, Any]]]:
-    """Records that a router writes for so many decisions, by kind."""
+    """Records that a router writes for `count` decisions, by kind."""
     import json
     import random
 
@@ -68,7 +68,7 @@ async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, An
 
 
 def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> Path:
-    """A whole segment of records with ids of their own."""
+    """Write a full segment with copies of records, each with new ids."""
     import orjson
 
     identity = (spool / "identity").read_text().strip()
@@ -84,7 +84,7 @@ def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> P
 
 
 def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) -> dict[str, Any]:
-    """Copy of a record with new ids, dated now."""
+    """A copy of a record with new ids and the current time."""
     from mtorl.log.decision_ids import decision_id
 
     name, now = decision_id(f"u{number % 5000}", identity), datetime.now(UTC).isoformat()
@@ -97,7 +97,7 @@ def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) 
 
 
 def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, Any]:
-    """Read experiments with a table of budgets each, and switch one off: by its key, and by its file."""
+    """Read experiments, each with a table of budgets, and switch one off: by its `.off` key, and by its file."""
     import yaml
 
     from serving.router.ops.health import Health
@@ -115,7 +115,7 @@ def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, A
         live = LiveExperiments(ExperimentFiles(files), SPEC, Health(), Path(folder) / "last-good")
         one = live.experiments.deciding("u1", "c7")
         accounts = len(live.experiments.accounts())
-    assert one.enabled, "the experiment is not in force"
+    assert one.enabled, "the experiment is not active"
     over = threading.Event()
 
     def follow() -> None:
@@ -125,7 +125,7 @@ def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, A
     def seconds_until(enabled: bool) -> float:
         began = time.perf_counter()
         while live.experiments.deciding("u1", "c7").enabled is not enabled:
-            assert time.perf_counter() - began < 120, "it did not happen in two minutes"
+            assert time.perf_counter() - began < 120, "the switch took more than two minutes"
             time.sleep(0.01)
         return time.perf_counter() - began
 

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/scale.py`."""
+"""Formats the tables of `benchmarks/scale.py`."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -21,7 +21,7 @@ STEPS = {
 
 
 def scale_tables(figures: Figures) -> str:
-    """All parts that were measured, with the limits that do not hold."""
+    """Tables of all parts that were measured, with limits and whether they are met."""
     parts = {"lake": _lake, "hour": _hour, "evaluation": _evaluation, "ledger": _ledger}
     parts |= {"histories": _histories, "start": _start, "traffic": _traffic}
     text = "\n".join(made(figures[name]) for name, made in parts.items() if name in figures)

@@ -1,9 +1,9 @@
-"""Traffic of two routers that share a ledger on Redis and a lake in an object store, and what became of each of it.
+"""Plays traffic on two routers that share a ledger on Redis and a lake in an object store, and checks every record.
 
-Each router is a process, and plays every second part of twenty requests, as fast as it answers. One request in fifty
-is repeated at its router, one in a hundred at the other, which may decide it first. Costs and clicks are reported to
-either router, one report in fifty twice; some exposures are cancelled, some never reported. Budgets pay for part of the
-exposures only, so the cap is met.
+Each router is a process that receives every second group of twenty decisions, as fast as it answers. 2 % of the
+decisions are requested again at the same router and 1 % at the other router, which may be the first to decide them.
+Costs and clicks are reported to either router, and 2 % of the reports twice. Some exposures are cancelled, and some are
+never reported. Budgets are enough for only some of the exposures, so that the cap is reached.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances
 from mtorl.log.records import Kind
 from serving.router.flow import idempotency_cache
 
-PART, WORKERS = 20, 4  # instances of a request; requests at once
-PAID_SHARE = 0.7  # of the exposures that the budgets pay for
+PART, WORKERS = 20, 4  # instances in a request; concurrent requests
+PAID_SHARE = 0.7  # share of the exposures for which the budgets are enough
 UPLOAD_SECONDS = 10.0
 KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
-COST = 0.03  # on average
+COST = 0.03  # mean cost of an exposure
 SAMPLE_SECONDS = 0.5  # between two readings of the memory
 
 
 def play(folder: str, decisions: int) -> dict[str, Any]:
-    """Play traffic, let the routers end, and compare the lake and the ledger with what was acknowledged."""
+    """Play traffic, stop the routers, and compare the lake and the ledger with what the routers acknowledged."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -63,13 +63,13 @@ def play(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def play_one(folder: str, number: int, decisions: int, ledger: str, lake: str) -> dict[str, Any]:
-    """Play the part of one router."""
+    """Play the traffic of one router."""
     return asyncio.run(_Played(Path(folder), number, decisions).run(ledger, lake))
 
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """A server that speaks S3 in a process of its own; gives the URI of a lake in its one bucket."""
+    """Start a server with the S3 API in a subprocess, and yield the URI of a lake in its only bucket."""
     import pyarrow.fs as pafs
 
     from serving.local.ports import free_ports
@@ -93,7 +93,7 @@ def object_store() -> Iterator[str]:
 
 
 class _Played:
-    """One router of the two, and who calls it. The other one gets reports through a socket, a line each."""
+    """One of the two routers, and its callers. They send reports to the other router as lines on a socket."""
 
     def __init__(self, folder: Path, number: int, decisions: int) -> None:
         self.folder, self.number, self.decisions = folder, number, decisions
@@ -103,7 +103,7 @@ class _Played:
         self.others_end = asyncio.Event()
         self.answers = 0
         self.memory: list[tuple[int, float]] = []  # answers so far, MiB
-        # Ids that were acknowledged: on disk, not in this memory.
+        # Acknowledged ids are on disk, so that they do not count in this process' memory.
         self.decided = (folder / f"decided-{number}.txt").open("w")
         self.reported = (folder / f"reported-{number}.txt").open("w")
 
@@ -127,7 +127,7 @@ class _Played:
             while any(shipper.pending for shipper in self.router.shippers.values()):
                 await asyncio.sleep(0.1)
             times = {"seconds": seconds, "cpu_seconds": cpu, "uploaded_after_seconds": time.perf_counter() - late}
-            # The spool is whole, if it took less than ten minutes.
+            # The spool is complete only if the run took less than ten minutes.
             return {**times, "memory": self._memory(), "spool_bytes": self.router.spool.size, "seen": self.seen}
 
     def _socket(self, number: int) -> Path:
@@ -135,7 +135,7 @@ class _Played:
 
     async def _connect(self) -> asyncio.StreamWriter:
         while True:
-            with suppress(OSError):  # it does not listen yet
+            with suppress(OSError):  # the other router does not listen yet
                 return (await asyncio.open_unix_connection(self._socket(1 - self.number)))[1]
             await asyncio.sleep(0.05)
 
@@ -146,9 +146,9 @@ class _Played:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _memory(self) -> dict[str, float]:
-        """MiB at the begin and, once each answer that a router remembers was replaced, in the first and last fifth.
+        """Memory in MiB at the start, and in the first and last fifth of the readings with a full cache of responses.
 
-        The heap that new answers share with old ones is not as large as it gets when the last old one is gone.
+        Readings start when every cached response has been replaced once, because the heap still grows until then.
         """
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5
@@ -156,7 +156,7 @@ class _Played:
         return {"begin": self.memory[0][1], **then}
 
     def _body(self, part: int) -> dict[str, Any]:
-        """Body of a request, equal for both routers."""
+        """The body of a request, which is the same at both routers."""
         first = part * PART
         return {"instances": instances(range(first, first + PART), random.Random(part), self.decisions // 10)}
 
@@ -232,7 +232,7 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
             found[f"{kind}s_in_lake"] = rows
             found[f"{kind}s_doubled"] = rows - number(f"count(DISTINCT {key}) FROM lake_{kind}")
             found[f"{kind}s_lost"] = number(f"count(*) FROM ({acknowledged}) ANTI JOIN lake_{kind} ON id = {key}")
-        found["paid_twice"] = number(  # but for exposures that were cancelled: those may be decided anew
+        found["paid_twice"] = number(  # without cancelled exposures, whose requests may be decided again
             """count(*) FROM (
                 SELECT request_id FROM lake_decision
                 WHERE expose AND decision_id NOT IN (SELECT decision_id FROM lake_outcome WHERE kind = 'cancel')
