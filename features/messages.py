@@ -25,7 +25,7 @@ UNREADABLE_ADDRESS = Words(
 CHANGED = Words("log-changed", "{log}: the log changed while it was being read. Run again once the log is complete")
 
 # ---- descriptions
-NO_DESCRIPTION_NEEDED = Words("no-description-needed", "{log}: needs no description: --dataset {dataset}")
+NO_DESCRIPTION_NEEDED = Words("no-description-needed", "{log}: already has a description: --dataset {dataset}")
 UNCLEAR_COLUMNS = Words("unclear-columns", "{log}: which columns are {roles}? Set:{options}\nin the file: {columns}")
 UNKNOWN_ADAPTER = Words("unknown-adapter", "adapter: {adapter!r} is not one of {known}")
 FIXED_FILES = Words("fixed-files", "{field}: adapter {adapter!r} finds its own files. Remove {field}")
@@ -65,11 +65,13 @@ STILL_THERE = Words("still-there", "{file}: still contains {rows:,} rows of forg
 FILE_GONE = Words("file-gone", "{file}: no longer exists, so it was not searched")
 
 # ---- folders of `mtorl data build`
-TRUSTED_ADDRESS = Words("trusted-address", "{log}: a log in an object store is checked. Replace --trusted by --dataset")
+TRUSTED_ADDRESS = Words(
+    "trusted-address", "{log}: in an object store, so not trusted. Replace --trusted with --dataset"
+)
 TRUSTED_CONVERSIONS = Words(
     "trusted-conversions", "{log}: a trusted log already contains its outcomes. Remove --trusted, or conversions"
 )
-HAS_DECISIONS = Words("has-decisions", "{log}: already has own decisions. Give a log without, or no --own-decisions")
+HAS_DECISIONS = Words("has-decisions", "{log}: already has own decisions. Use a log without, or remove --own-decisions")
 BUILT = Words("built", "{folder}: {rows:,} touchpoints, {exposures:,} of them from {decisions:,} own decisions")
 WITHOUT_LOG = Words("without-log", "{folder}: contains windows, but no log. Build it again, with --own-decisions")
 WITHOUT_DECISIONS = Words(

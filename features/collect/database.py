@@ -148,6 +148,6 @@ def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
 
 @contextmanager
 def open_duckdb(lake: Lake) -> Iterator[DuckDB]:
-    """Open DuckDB for a lake, whatever $ENGINE is set to."""
+    """Open DuckDB for a lake, without regard to $ENGINE."""
     with lake_database(lake, _MEMORY) as connection:
         yield DuckDB(connection, lake)

@@ -147,7 +147,7 @@ class _Drafting:
             if role in asked:
                 self._find(role)
         times = [name for name in facts if facts[name].time and name not in roles.values()]
-        if "timestamp" not in roles and len(times) == 1:  # the only column of times, whatever its name
+        if "timestamp" not in roles and len(times) == 1:  # under any name, as the only column of times
             roles["timestamp"] = times[0]
         if missing := [role for role in _MUST if role not in roles]:
             options = "".join(f"\n--column {role}=NAME, with values {_FITS[role][1]}" for role in missing)

@@ -71,7 +71,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class RawLog:
-    """Where a raw log is, and how to read it."""
+    """The location of a raw log, and settings for reading it."""
 
     path: str = ""  # a file, a folder or an address in an object store; empty runs the simulator
     dataset: str = SIMULATOR  # name of a built-in data set, or path of a description
