@@ -84,7 +84,7 @@ def _against_constant(
     seed: int,
     gain_BC: Floats,
 ) -> dict[str, Any]:
-    """Return the value of the greedy choice minus the best constant channel's, and the latter's; None if unknown."""
+    """Return the greedy choice's value minus that of the best constant channel, and the latter; None if unknown."""
     if mean_C is None:
         return {"channel": None}
     greedy, constant = (PolicyOnLog.always_exposing(policies[name]) for name in (_GREEDY, _CONSTANT))

@@ -4,9 +4,9 @@ from mtorl.runtime.message import Words
 
 PROVEN = Words("proven", "{difference}: all above {least:g}")
 NOT_PROVEN = Words("not-proven", "{difference}: not all above {least:g}")
-NOT_BETTER = Words("not-better", "{difference}: no gain over our own last model")
-NOT_WORSE = Words("not-worse", "{difference}: a gain, all above {least:+.4g}, {margin:.3g} of our last model's value")
-UNSETTLED = Words("unsettled", "{difference}: a gain, but not all above {least:+.4g}: an experiment can tell")
+NOT_BETTER = Words("not-better", "{difference}: not a gain over our own last model")
+NOT_WORSE = Words("not-worse", "{difference}: a gain, all above {least:+.4g} ({margin:.3g} of our last model's value)")
+UNSETTLED = Words("unsettled", "{difference}: a gain, but not all above {least:+.4g}. An experiment can decide")
 TEST_USERS = Words("test-users", "the log has too few test users: {users} of {needed}")
 IMPOSSIBLE = Words(
     "impossible-exposures",

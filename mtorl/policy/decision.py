@@ -6,8 +6,8 @@ It uses only numpy and has no state. Training, off-policy evaluation, the simula
     added        = later gain - price * later cost                   effect of an exposure on later opportunities
     tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
     probability  = (1 - epsilon) * tilted + epsilon / candidates     epsilon: exploration
-    channel      = inverse of the cumulative probability at u        u in [0, 1) is an input, so decisions can be
-    replayed expose       = utility of that channel >= 0
+    channel      = inverse of the cumulative probability at u        u in [0, 1) is an input: a decision can be replayed
+    expose       = utility of that channel >= 0
 
 The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy":
 with beta = 0 the rule follows the logging policy (as learned by the action head), with a large beta it takes the best

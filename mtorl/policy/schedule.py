@@ -84,7 +84,7 @@ class Pacing(StrictModel):
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
         """Return the schedule of a time-paced budget for its current period, which began at `began`.
 
-        The period may just have ended at `now`. After a change of the time zone, one period is longer than usual.
+        Clocks differ, so `now` may be slightly after its end. After a change of the time zone, one period is longer.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))

@@ -128,7 +128,7 @@ class UserSums:
         return np.arange(arm, len(self.users_C), self._arms)
 
     def of(self, arms: tuple[int, int], stages: Sequence[int], maps: Floats, positive: str) -> Sums:
-        """Return a metric's sums for two arms: figures by `maps` of the columns, (A, S, F, B), numerator `positive`."""
+        """Return a metric's sums for two arms. `maps`, (A, S, F, B), turns columns into figures."""
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]
         by_cell = maps.reshape(len(flat), count, -1)
