@@ -14,7 +14,7 @@ MAX_ROWS = 20_000  # with more rows, distances hardly change, but memory and tim
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
-    """Return the mask of one run of consecutive touchpoints per user, in total a `share` of all touchpoints.
+    """Return the mask of one run of consecutive touchpoints per user, which covers a `share` of the user's touchpoints.
 
     Rows must contain whole users in time order. A hash of the user chooses the start, and the run wraps around at the
     end, so every touchpoint is equally likely. Always taking the last touchpoints would overrepresent some hours.

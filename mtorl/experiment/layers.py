@@ -48,8 +48,8 @@ class Experiments:
         """Return the experiment that decides for a user in a campaign.
 
         An experiment that overrides the user's arm comes first, then the experiment whose part of the layer includes
-        the user. If no experiment of the campaign includes the user, the first one treats the user as OUTSIDE. If the
-        campaign has no experiment, the first of all experiments does, and there is no money to spend.
+        the user. If no experiment of the campaign includes the user, the user is OUTSIDE of the first one. If the
+        campaign has no experiment, the user is OUTSIDE of the first of all experiments, without any budget.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)

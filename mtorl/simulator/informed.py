@@ -27,9 +27,9 @@ class Informed:
     """Infers users' interests from their touchpoints.
 
     Attributes:
-            interest_FQ, log_weight_Q: Quadrature points of an interest, and the logarithms of their prior weights.
-            evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
-            rest_UC: Log-odds of a click in the current round, without the interest.
+        interest_FQ, log_weight_Q: Quadrature points of an interest, and the logarithms of their prior weights.
+        evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
+        rest_UC: Log-odds of a click in the current round, without the interest.
     """
 
     def __init__(self, simulator: Simulator) -> None:
