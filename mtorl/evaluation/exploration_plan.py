@@ -7,8 +7,8 @@
 The next model is evaluated on the decisions of the serving policy (`gate.py`), which contain no information about
 exposures that the serving policy never makes. Exploration (a share of random decisions) adds this information, at the
 cost of the gain that the policy would have earned instead. Let mu(c) be the probability that the serving policy,
-including exploration, draws and exposes channel c, t(c) that of the next model, q(c) the gain that a model expects,
-w = t / mu, and G = mean(sum(mu q)):
+including exploration, draws and exposes channel c. Let t(c) be that of the next model, and q(c) the gain that a model
+expects. With w = t / mu and G = mean(sum(mu q)):
 
     cost       G of the policy minus G of the policy with exploration, both at the spend of the policy
     variance   mean(sum(mu (w - 1)^2 s^2)), for one decision, of the difference of both values; s^2: variance of a gain

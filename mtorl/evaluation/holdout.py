@@ -51,8 +51,8 @@ def evaluate_artifact(
     Returns:
         ``artifact``, ``data`` (``share``: fraction of the log's users that was read), ``compared`` (`compare` of
         "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy), ``spend`` (of each rule, currency
-        units per row, by its own forecast) and ``target``: the value of the artifact's best expected gain minus that of
-        the best constant ``channel``, which is ``constant`` (`value_less`). ``channel`` is None if it is unknown.
+        units per row, by its own forecast) and ``target`` (`value_less`): the value of always choosing the artifact's
+        best expected gain, minus the value ``constant`` of the best constant ``channel`` (None: unknown).
 
     Raises:
         KnownUsersError: the log contains training users and `only_new` is not set, or contains no other users.

@@ -5,8 +5,8 @@
     value = policy_value(policy, log, seed=0, gain_model_BC=q_BC, selected_B=selected_B)      # log: LoggedRows
     value["estimates"]["snips"]["value"], value["estimates"]["snips"]["value_ci"], value["not_evaluable"]
 
-The estimates of gain per selected row, with w the weight of a row (`importance_weights.py`), g its gain, q(a) a model's
-expectation for the logged channel, q(pi) the model's expectation for the policy, and n the number of rows:
+The estimates are gains per selected row. Let w be the weight of a row (`importance_weights.py`), g its gain and n the
+number of rows. A model expects the gain q(a) for the logged channel, and q(pi) for the policy:
 
     IPS     sum(w g) / n                                  Horvitz & Thompson 1952; unbiased, noisy
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels

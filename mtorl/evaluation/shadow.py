@@ -72,13 +72,13 @@ def shadow_report(
     """Compare each challenger with the incumbent; return reports by the name of the challenger's arm.
 
     Args:
-        rows: One row per decision and challenger, in time order, with the columns:
-            arm, model, fault (None if it answered), user_id; decided (false: the incumbent's default action);
-            incumbent_channel, incumbent_expose, challenger_channel, challenger_expose (each policy's own choice);
-            of the incumbent's decision: left_out (reason not to use it for the value, or None), drawn_channel,
-            channel_probs, exposure_probs, exposed, gain, cost; of the challenger: challenger_channel_probs,
-            ..._exposure_probs, ..._expected_rewards, ..._expected_costs (lists in the order of `channels`, NaN if
-            missing); users_share (fraction of users in the rows).
+        rows: One row per decision and challenger, in time order. Columns: arm, model, fault (None if it answered),
+            user_id, users_share (fraction of users in the rows), decided (false: the incumbent's default action).
+            Each policy's own choice: incumbent_channel, incumbent_expose, challenger_channel, challenger_expose.
+            The incumbent's decision: left_out (reason not to use it for the value, or None), drawn_channel,
+            channel_probs, exposure_probs, exposed, gain, cost. The challenger's answer, as lists in the order of
+            `channels` with NaN for missing values: challenger_channel_probs, challenger_exposure_probs,
+            challenger_expected_rewards, challenger_expected_costs.
         by: Columns that define segments. The largest segments are reported, and rows with an unknown value.
     """
     reports = {}

@@ -9,8 +9,8 @@ It uses only numpy and has no state. Training, off-policy evaluation, the simula
     channel      = inverse of the cumulative probability at u        u in [0, 1) is an input: a decision can be replayed
     expose       = utility of that channel >= 0
 
-The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy":
-with beta = 0 the rule follows the logging policy (as learned by the action head), with a large beta it takes the best
+The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy".
+With beta = 0 the rule follows the logging policy (as learned by the action head); with a large beta it takes the best
 utility. ``scale`` gives beta the same meaning on every data set. It is the typical spread of utility *between the
 channels of one decision* (:func:`utility_scale`), because spread between users cancels in the softmax of a row.
 
