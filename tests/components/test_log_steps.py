@@ -84,7 +84,7 @@ def test_steps_pass_a_place_and_no_copy(output: Output, tmp_path: Path) -> None:
     add(history, Training(at=NOW, log=LogFacts.of(located(log.path)), decision="promote", reason="better"))
     assert validate.python_func(log, str(history), "fail").startswith("+0 touchpoints")
     shutil.rmtree(log.metadata["snapshot"])
-    with pytest.raises(FileNotFoundError, match="is gone"):
+    with pytest.raises(FileNotFoundError, match="is missing"):
         validate.python_func(log, str(history), "fail")
     assert fingerprint.python_func(name, "simulator", place) == (content, "1"), "so the next run reads the log anew"
 

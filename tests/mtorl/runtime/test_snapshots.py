@@ -67,7 +67,7 @@ def test_what_was_used_last_stays_and_what_is_in_use(tmp_path: Path) -> None:
         write(tmp_path, text, text)
     assert kept(tmp_path) == ["a", "b", "c", "d", "e", "w"], "runs of a day may use more than stay after it"
     before = lost(str(tmp_path / "snapshots"))
-    with pytest.raises(FileNotFoundError, match=r"log-.*is gone"):
+    with pytest.raises(FileNotFoundError, match=r"log-.*is missing"):
         located(str(tmp_path / "f"))
     assert before == "0" and lost(str(tmp_path / "snapshots")) == "1", "part of the cache key of the next run"
 

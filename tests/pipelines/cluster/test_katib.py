@@ -126,7 +126,7 @@ def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_cannot_be_is_one_line(tmp_path: Path) -> None:
-    for words, complaint in ((["--set", "width=3"], "unknown name 'width'"), ([], "not a windows folder")):
+    for words, complaint in ((["--set", "width=3"], "unknown name 'width'"), ([], "no windows folder")):
         answer = CliRunner().invoke(app, ["trial", str(tmp_path), *words])
         assert answer.exit_code == 2 and complaint in answer.output and answer.output.count("\n") == 1
 
