@@ -182,7 +182,7 @@ def _changes(each: list[float]) -> str:
 
 
 def _enough(one: Figures) -> str:
-    """Numbers of test users, to two digits; none if the log is unsuitable or intervals fail: more users do not help."""
+    """Numbers of test users, to two digits; "no number" if more users would not help, as with too narrow intervals."""
     if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
         return "no number"
     return ", ".join(f"{float(format(one['test_users_for'][gain], '.2g')):,.0f}" for gain in ("5%", "2%"))

@@ -32,7 +32,7 @@ from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
 SETTLED = 0.2  # share of the time after which nothing should grow
-MOST_BYTES_A_RECORD = 1000.0  # a decision's index entry and, if it has a request id, its response for retries
+MOST_BYTES_A_RECORD = 1000.0  # for a decision's index entry and, if it has a request id, its response for retries
 
 
 class Callers:

@@ -21,7 +21,7 @@ _COUNTS = (0, 1, 3)  # numbers of guardrails
 
 
 def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Rows for 0, 1 and 3 guardrails in the same experiments, all harmed equally; without harm > 0 for none."""
+    """Rows for 0 (only if `harm` is 0), 1 and 3 guardrails in the same experiments; all of them are harmed equally."""
     looks = np.linspace(USERS / LOOKS, USERS, LOOKS).astype(np.int64)
 
     def found(market: Clicks) -> tuple[np.ndarray, ...]:

@@ -63,7 +63,7 @@ def hours(
 
 
 class _Growing:
-    """The sums of a growing experiment at each look."""
+    """The sums of an experiment, recorded at each look."""
 
     def __init__(self, users: int, stages: int, covariates: Floats) -> None:
         self._row = figures_with(np.zeros((users, 2)), covariates)

@@ -23,7 +23,7 @@ _MOST = 8_000  # expected touchpoints of the most active user in a clean log
 
 
 def users_of(rows: int) -> int:
-    """The number of users in a log with `rows` rows; a few of them may have no row."""
+    """The number of users for a log of `rows` rows; a few of them may get no row."""
     return max(rows // MEAN, 10)
 
 

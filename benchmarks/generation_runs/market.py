@@ -113,7 +113,7 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
-    """Write a log's folder in the format of ingestion."""
+    """Write a log's folder with the same files as ingestion."""
     folder.mkdir()
     spec.save(folder / DATASET_FILE)
     write_log(log, folder / LOG_FILE, spec)

@@ -51,7 +51,7 @@ class Night:
     Attributes:
         truth: P(click) of every channel at each decision, by decision_id.
         spent_share: Spent share of the budget.
-        entropy: Mean entropy of the channel's distribution, nats.
+        entropy: Mean entropy of the distributions from which channels are drawn, nats.
     """
 
     truth: pd.DataFrame

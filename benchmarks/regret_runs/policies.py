@@ -61,7 +61,7 @@ def one_channel(forecasts: Forecasts, channel: int) -> Policy:
 
 
 def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
-    """A policy that takes the channel with the highest utility in one forecast, and exposes if another is worth it."""
+    """A policy that chooses the channel by the forecasts `choosing`, and whether to expose by `exposing`."""
     choosing = once_a_round(choosing)
 
     def gain_at(online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:

@@ -81,7 +81,7 @@ def compact_hour(folder: str) -> dict[str, Any]:
 
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
-    """Judge the decisions' rows, the first step of a training, as of `days_before` days before the last night."""
+    """Find the decisions that a training can learn from ("judged rows"), `days_before` days before the last night."""
     from features.collect.training_log import learnable
 
     with clock() as figures, _opened() as opened:

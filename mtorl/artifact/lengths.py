@@ -30,7 +30,7 @@ def lengths_up_to(window: int) -> tuple[int, ...]:
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Lengths for which a graph's results are bit-identical to the whole window's; `width` is that of its tokens."""
+    """Lengths for which a graph gives the same bits as for the whole window; `width` is the width of its tokens."""
     random = np.random.default_rng(0)
 
     def exact(length: int) -> bool:

@@ -314,7 +314,7 @@ def _calibrate(
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "measured_share": val.share,  # share of the validation users
         "seconds": trained.seconds,
-        # The next four are of the first member.
+        # The next four figures are those of the first member.
         "best_epoch": first.best_epoch,
         "best_val_loss": first.best_val_loss,
         "epochs": len(first.history),

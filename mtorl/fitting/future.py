@@ -40,7 +40,7 @@ from mtorl.window.window import WindowBatch
 
 STEPS = 3  # opportunities ahead
 HALF_LIFE_DAYS = 14.0  # an opportunity after a pause of this length counts half
-CLEAR = 2.33  # the least foresight, in standard errors, with which the future value is used
+CLEAR = 2.33  # standard errors: with less `foresight`, the future value is not used
 _TOKENS = 350_000  # tokens of the sampled windows and their branches: a few CPU seconds
 _AT_ONCE = 1024  # windows whose branches are in memory at a time
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3

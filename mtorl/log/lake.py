@@ -156,8 +156,8 @@ class Lake:
     def snapshot(self) -> str:
         """An identifier of the records that a training reads now, so that a repeated step reads the same; "" if none.
 
-        It has the time of the newest upload and a digest of the file names. A repeated run leaves out records of later
-        decisions and receipts. A new upload or a compaction changes both parts.
+        It has the time of the newest upload and a digest of the file names. A repeated run leaves out records that were
+        decided or received after that time. A new upload or a compaction changes both parts.
         """
         if not self:
             return ""

@@ -35,7 +35,7 @@ ENOUGH = 500
 MOST_TOUCHPOINTS = 20_000_000
 """Default limit of the touchpoints, logged or from decisions, that a training reads; approximate, by whole users."""
 MOST_WINDOWS = 100_000
-"""Limit of a split's opportunities with a window (some 100 MB); approximate, by whole users chosen by a hash."""
+"""Limit of a split's opportunities with a window (about 100 MB); approximate, by whole users chosen by a hash."""
 MOST_CONTEXTS = 1_000_000
 """Limit of the training users' decisions in the file; approximate, by whole users. Drift needs fewer."""
 _BATCH = 8192  # rows

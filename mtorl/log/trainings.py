@@ -49,7 +49,7 @@ class LogFacts(BaseModel):
         return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
-        """Report the touchpoints that this log lacks of an earlier one, after its first day; "" if at most `LOST`."""
+        """A message if touchpoints of an earlier log, from after this log's first day, are missing here; else ""."""
         if self.dataset != before.dataset or not self.days:
             return ""
         first = min(self.days)
@@ -70,7 +70,7 @@ class LogFacts(BaseModel):
 
 
 def days_of(log: Path) -> dict[str, int]:
-    """Touchpoints by day, without own decisions, of a log (a file or a folder of parts); reads batch by batch."""
+    """Count the touchpoints of each day in a log (a file or a folder of parts), except those of our own decisions."""
     file = ds.dataset(log, format="parquet")
     own = [COLLECTED] if COLLECTED in file.schema.names else []
     days: dict[str, int] = {}

@@ -108,7 +108,7 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes with one torch thread that first call `prepare`; killed at the block's end or our exit."""
+    """A pool of processes with one torch thread that first call `prepare`; they end with the block or this process."""
     # Processes are spawned: torch and LightGBM do not work in a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()

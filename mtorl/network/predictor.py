@@ -61,7 +61,7 @@ def predict_each(predictor: Predictor, windows: Windows) -> Heads:
 
 
 def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
-    """The heads among a network's outputs."""
+    """The heads, which are the first three outputs of a network."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return logits_BC, reward_BC, cost_BC
 

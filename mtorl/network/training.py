@@ -64,7 +64,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class TrainConfig:
-    """Training settings; mu, nu and lam are the letters of docs/model.md."""
+    """Training settings; mu, nu and lam are the symbols in docs/model.md."""
 
     epochs: Count = 15  # maximum; see `patience`
     batch_size: Count = 128  # windows in a batch, for each process
@@ -118,8 +118,8 @@ def train(
     """Fit the network.
 
     Args:
-        resume: Checkpoint to continue from, if its file exists, and to write; the caller removes it. Its identity must
-            identify the data; `config` is added here.
+        resume: Checkpoint to continue from, if its file exists, and to write. The caller must put the data into its
+            identity, and removes the file; `train` adds `config` to the identity.
 
     Raises:
         InputError: no windows (WindowError), or too few for the processes.

@@ -35,6 +35,6 @@ class ClockJumps:
             return steady
 
     def before(self, now: float, age: float) -> float:
-        """The clock time before which every record is certainly at least `age` seconds old at the clock time `now`."""
+        """The time such that records with an earlier clock time are at least `age` seconds old, in spite of jumps."""
         steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

@@ -1,6 +1,6 @@
 """Messages with a code and values for programs and tests, and words for people.
 
-    # messages.py of a room: its catalogue
+    # messages.py of a package: its catalogue
     NO_COLUMN = Words("no-column", "{file}: no column {column}. Name it under columns in {dataset}.")
 
     # where the error occurs

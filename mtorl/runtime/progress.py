@@ -22,18 +22,18 @@ _LOG = logging.getLogger(__name__)
 _last_line = 0.0
 _listener: Callable[[float, float, str], None] | None = None
 _newest = (0.0, 0.0, "", 1.0)  # the newest report
-_within = 0.0  # the largest share reported of the work that follows the newest report
+_within = 0.0  # the largest share that `within` reported since the newest report
 
 
 def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
-    """Report that `done` of `total` units are finished; `within` and `advance` refer to the next `ahead` units."""
+    """Report that `done` of `total` units are finished, and that work on the next `ahead` units starts."""
     global _newest, _within
     _newest, _within = (done, total, note, ahead), 0.0
     _send(done, total, note)
 
 
 def within(share: float) -> None:
-    """Report the share (0 to 1) of the next `ahead` units that is done; the bar never moves backwards."""
+    """Report the finished share (0 to 1) of the units in work (`ahead` in `report`); the bar never moves backwards."""
     global _within
     done, total, note, ahead = _newest
     _within = max(_within, share)
@@ -41,7 +41,7 @@ def within(share: float) -> None:
 
 
 def advance() -> None:
-    """Report that the next `ahead` units are finished and that as many follow."""
+    """Report that the units in work are finished, and that work on as many others starts."""
     done, total, note, ahead = _newest
     report(min(done + ahead, total), total, note, ahead)
 

@@ -106,7 +106,7 @@ class Timeline:
         # With fewer than n earlier touchpoints, an empty slot before the first one starts the journey.
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # The time at which all earlier touchpoints of a token were recorded; an empty slot counts as always recorded.
+        # The time when all earlier touchpoints of a token were recorded; an empty slot counts as recorded at any time.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
         valid_BT = known_BT < self.time_P[own_BT]
         return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
