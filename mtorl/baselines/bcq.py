@@ -27,7 +27,7 @@ from mtorl.window.window import WindowBatch
 
 TAU = 0.3  # a channel is allowed if its probability is above this share of the most likely channel's
 GAMMA = 0.9  # discount per touchpoint
-EPOCHS = 10  # of Q
+EPOCHS = 10  # epochs for Q
 LR = 1e-3  # learning rate of Q
 EXPLORATION = 0.1  # share of decisions that are uniform over all channels
 _NEVER = -1e9  # value of a channel that is not allowed; below any learned value

@@ -23,7 +23,7 @@ from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
 LATEST = 5  # number of newest touchpoints that have their own features
-HALF_LIVES = (1.0, 3.0, 8.0)  # of exponentially weighted means, in touchpoints
+HALF_LIVES = (1.0, 3.0, 8.0)  # half-lives of exponentially weighted means, in touchpoints
 _CLIP = 5.0  # standard deviations, as in the encoder
 _TINY = 1e-9
 _PRIOR = 20.0  # uses at which a channel's own mean cost has the same weight as that of all channels
@@ -115,7 +115,7 @@ class States:
 
     encoder: Encoder
     amounts: tuple[int, ...]  # indices of the amounts in a summary
-    mean_F: Floats  # of the amounts
+    mean_F: Floats  # means of the amounts
     std_F: Floats
     flags: tuple[int, ...]  # indices of amounts with a flag column
     codes: tuple[tuple[int, int], ...]  # index and number of values of each code

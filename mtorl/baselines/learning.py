@@ -97,7 +97,7 @@ class Data:
     states: States
     train: Transitions
     val: Transitions
-    logged: Labels  # of validation windows
+    logged: Labels  # labels of the validation windows
     cost_C: Floats  # mean cost in training
     mean_reward: float  # mean reward in training
 

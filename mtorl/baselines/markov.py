@@ -1,4 +1,4 @@
-"""Chooses each channel with the frequency with which it followed the previous one; predicts the user's running means.
+"""Predicts each channel by how often it followed the previous one in training, and the user's running means.
 
 If the users of a log mostly stay on a channel, its most probable channel is nearly always the last one, and the user's
 running reward is hard to beat by much.

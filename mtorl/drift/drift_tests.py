@@ -25,7 +25,7 @@ class Words(NamedTuple):
 
     kind: Literal["drift", "data_quality"]  # drift: values changed; data quality: the policy's input is broken
     summary: str  # follows the column's name in an alert
-    label: str  # in the report
+    label: str  # text in the report
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DriftTest:
     method: str  # name of the score
     scorer: Callable[[pd.Series], Score]  # creates the score of a column
     floor: float  # smallest relevant score, even if it is significant
-    message: str  # with score, threshold, method, missing (share) and reference_missing
+    message: str  # text with placeholders: score, threshold, method, missing (share) and reference_missing
     evidently: bool = False  # whether Evidently has this method, so that its page shows it and its value is used
     joint: bool = True  # whether the false-alarm rate holds for all columns together, or for each column
 

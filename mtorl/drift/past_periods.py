@@ -64,8 +64,7 @@ class Forecast:
         Args:
             past: Values and standard errors, newest last; only the last MOST are used.
             se: Standard error of the next period.
-            smallest: Lower bound of a period's standard deviation, in the measure's unit, for a measure that was always
-                0.
+            smallest: Least standard deviation of a period, in the measure's unit, for a share that was always 0.
             weekdays: Of each past period and, last, of the next one; Monday is 0. None if periods are not days.
         """
         if len(past) < FEWEST:

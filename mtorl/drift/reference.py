@@ -8,7 +8,7 @@ import pandas as pd
 from mtorl.arrays import Bools
 from mtorl.log.splits import fractions_of
 
-MIN_ROWS, MIN_USERS = 100, 20  # of a period: with fewer, drift can't be distinguished from chance
+MIN_ROWS, MIN_USERS = 100, 20  # smallest size of a period: with less, drift can't be distinguished from chance
 _LARGEST = 1e100  # largest number: keeps sums of squares finite
 MAX_ROWS = 20_000  # with more rows, distances hardly change, but memory and time grow
 

@@ -65,7 +65,7 @@ class Point:
     spend: float  # currency units
     gain: float
     gain_ci: list[float]  # 95 % interval of the gain that will be observed
-    price: float  # at which the policy has this spend
+    price: float  # price at which the policy has this spend
     marginal: float  # gain of one more currency unit
 
 
@@ -88,7 +88,7 @@ class BudgetPlan:
     today: Point
     today_planned: float  # gain of today's spend by the curve; compare it with today's gain to check the curve
     chosen: Point
-    more: Point  # with MORE times the budget
+    more: Point  # result for MORE times the budget
     added: float  # gain of `more` minus gain of `chosen`
     added_ci: list[float]  # interval of the expected value, for the same users
     curve: list[Point]

@@ -53,7 +53,7 @@ class Option:
     """One scope and share of exploration."""
 
     scope: ExplorationScope
-    share: float  # of the decisions
+    share: float  # fraction of the decisions that are explored
     cost: float  # lost gain per decision, according to the model
     cost_share: float  # the cost as a fraction of the gain without exploration
     impossible: float  # fraction of the next model's exposures that the arm could never make
@@ -72,7 +72,7 @@ class ExplorationPlan:
 
     decisions: int
     overlap: float  # 1 - total variation distance between the policies' actions: expose a channel, or none
-    gain: float  # of the serving policy, per decision, according to the model
+    gain: float  # gain per decision of the serving policy, according to the model
     lift: float  # difference to find, as a fraction of that gain
     options: list[Option]
 

@@ -51,8 +51,8 @@ class Exposure:
     """Which decisions of a log were exposed, and the probabilities of exposure."""
 
     exposed_B: Bools
-    probability_B: Floats  # of exposing the drawn channel
-    probs_BC: Floats  # of drawing and exposing each channel
+    probability_B: Floats  # probability of exposing the drawn channel
+    probs_BC: Floats  # probability of drawing and exposing each channel
 
     def __post_init__(self) -> None:
         if not ((self.probability_B >= 0) & (self.probability_B <= 1)).all():

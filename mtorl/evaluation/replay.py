@@ -52,13 +52,13 @@ class Replay:
     explore: Exploration | None
     windows: Sequence[Instance]  # as logged; each user's decisions are consecutive
     user_B: Ints
-    logged: Forecast  # at the states of the log
+    logged: Forecast  # forecast at the states of the log
     channel_B: Ints  # the drawn channel
     exposed_B: Bools
     gain_B: Floats
     cost_factor_C: Floats  # logged cost / forecast cost
     response: Response
-    outcomes: pd.DataFrame  # of the logged exposures
+    outcomes: pd.DataFrame  # outcomes of the logged exposures
     seed: int = 0
 
     @classmethod

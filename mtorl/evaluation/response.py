@@ -19,7 +19,7 @@ import numpy as np
 from mtorl.arrays import Floats, Ints
 
 _SPREAD = 0.3  # prior standard deviation of b around 1, and of a_c around 0
-_STEPS = 8  # of Newton's method
+_STEPS = 8  # steps of Newton's method
 _LEAST = 1e-9  # smallest forecast, to avoid log(0)
 
 

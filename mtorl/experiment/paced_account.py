@@ -71,8 +71,8 @@ def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
 def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
     """Return by how many currency units an account's limit in the ledger exceeds its part.
 
-    0 for an arm that ignores the price, because it would always spend the spare. With two arms, one arm's
-    spare takes at most a fraction MOST_SPARE of the other's part, or (cost of SPARE exposures) / budget if less.
+    An arm that ignores the price gets no spare, because it would always spend the spare. With two arms, one arm's spare
+    takes at most a fraction MOST_SPARE of the other's part, or (cost of SPARE exposures) / budget if less.
     """
     if limit.pacing is None or not asks or not limit.part:
         return 0.0
@@ -141,8 +141,8 @@ KEPT = TypeAdapter(Kept, config=ConfigDict(allow_inf_nan=False))
 class Clock:
     """The clock of a paced account: seconds, or a count of opportunities."""
 
-    began: float  # as in `Kept`
-    schedule: Schedule  # of the spending, by this clock
+    began: float  # beginning of the period, as in `Kept`
+    schedule: Schedule  # planned spending, by this clock
     at: float  # current time of this clock
     counted: bool  # whether the clock counts opportunities
     open: bool  # whether spending is allowed now

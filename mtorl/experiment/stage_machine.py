@@ -286,6 +286,6 @@ def fixed_fields(experiment: Experiment) -> dict[str, Any]:
 def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
     """Return the names of the fixed fields that have changed since the experiment started."""
     fields = {name: value for name, value in fixed.items() if name != "arms"}
-    before = experiment.from_dict({**experiment.model_dump(mode="json"), **fields})  # with defaults for newer fields
+    before = experiment.from_dict({**experiment.model_dump(mode="json"), **fields})  # newer fields get defaults
     changed = [name for name in FIXED if getattr(before, name) != getattr(experiment, name)]
     return changed + ["arms: their names"] * (fixed["arms"] != fixed_fields(experiment)["arms"])

@@ -48,8 +48,8 @@ class Choice(NamedTuple):
 
     channel: str
     expose: bool
-    channel_probs: Probabilities  # of each candidate; if others are unknown, of the chosen channel only, or empty
-    exposure_probs: Probabilities  # of exposing each channel if it is drawn, as far as known
+    channel_probs: Probabilities  # all candidates; if others are unknown, only the chosen channel, or empty
+    exposure_probs: Probabilities  # probability of exposing each channel if it is drawn, as far as known
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:

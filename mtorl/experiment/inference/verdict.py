@@ -74,9 +74,9 @@ class Verdict:
 class ErrorShares(NamedTuple):
     """Error rates of one challenger's comparisons, chosen so that the total error probability is at most alpha."""
 
-    primary: float  # that the two-sided interval of the primary metric misses the lift
-    breached: float  # that a guardrail falsely seems breached, for each guardrail
-    held: float  # that a guardrail falsely seems to hold
+    primary: float  # probability that the two-sided interval of the primary metric misses the lift
+    breached: float  # probability, for each guardrail, that it falsely seems breached
+    held: float  # probability that a guardrail falsely seems to hold
 
     @classmethod
     def of(cls, alpha: float, challengers: int, guardrails: int) -> "ErrorShares":
