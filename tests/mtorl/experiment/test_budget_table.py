@@ -74,7 +74,7 @@ def test_a_table_is_the_same_as_lines_of_the_file(tmp_path: Path, kind: str) -> 
         (f"{HEAD}\n ,*,1", "row 2", messages.CELL, {"value": "' '", "column": "campaign"}),
         (f"{HEAD}\nspring,*", "row 2", messages.CELLS, {"needed": 3}),
         (f"{HEAD},period\na,*,1,day\nb,*,2,week", "row 3: period: 'week' is not one of", None, {}),
-        (f"{HEAD},period,opportunities\na,*,1,day,5", "row 2: a budget with period day has", None, {}),
+        (f"{HEAD},period,opportunities\na,*,1,day,5", "row 2: a budget with period day", None, {}),
         (f"{HEAD},period,price\na,*,1,day,0", "row 2: pacing.price: expected a number above 0", None, {}),
         (f"{HEAD},pacing\na,*,1,yes", "row 2", messages.CELL, {"value": "'yes'", "column": "pacing"}),
         (f"{HEAD},pacing,price\na,*,1,none,2", "row 2", messages.PACING_NONE, {"column": "price"}),
