@@ -1,4 +1,4 @@
-"""A small data set with everything that can go wrong, and a slow, obvious history to compare with."""
+"""A small data set with every irregularity, and a slow, simple history for comparison."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ SPEC = DatasetSpec(
     channels=("search", "social", "video"),
     context=(
         Column(name="hour", kind="numeric", missing="unknown"),
-        Column(name="order", kind="categorical", missing="unknown"),  # a word of SQL
+        Column(name="order", kind="categorical", missing="unknown"),  # an SQL keyword
     ),
     static=(Column(name="age", kind="categorical"), Column(name="tenure", kind="numeric", missing="unknown")),
-    outcomes=(Column(name="seconds", kind="numeric", missing="unknown"),),  # known afterwards, such as play time
+    outcomes=(Column(name="seconds", kind="numeric", missing="unknown"),),  # known after the exposure: play time
     segment="age",
     propensity="logged",
     window=4,
@@ -29,17 +29,17 @@ START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
 @dataclass(frozen=True)
 class Toy:
-    """What the tests of this room share."""
+    """The toy data set: its description, random logs, and the expected history of a user."""
 
     spec: DatasetSpec
 
     def log(self, seed: int = 0, users: int = 12, late: float = 0.0) -> pd.DataFrame:
-        """Journeys of 1 to 9 touchpoints, some 1 us apart, some at the same time as another user's.
+        """Returns journeys of 1 to 9 touchpoints, some 1 us apart, some at the same time as another user's.
 
         Args:
-            seed: Seed.
+            seed: Seed of all draws.
             users: Number of users.
-            late: Share of touchpoints that arrive up to a few touchpoints late; 0 leaves `created_timestamp` out.
+            late: Share of touchpoints that arrive up to 3 hours late; 0 leaves `created_timestamp` out.
         """
         rng = np.random.default_rng(seed)
         rows = []
@@ -55,7 +55,7 @@ class Toy:
         return log
 
     def touchpoint(self, user: str, at: pd.Timestamp, step: int, rng: np.random.Generator) -> dict[str, Any]:
-        """One row of a canonical log; revenue is always twice the cost."""
+        """Returns one row of a canonical log. Its revenue is twice its cost."""
         cost = float(step) + rng.random()
         return {
             "user_id": user,
@@ -75,15 +75,15 @@ class Toy:
         }
 
     def write(self, log: pd.DataFrame, path: Path) -> Path:
-        """Write a log as Parquet, types as in the canonical layout."""
+        """Writes a log as Parquet with the types of the canonical layout."""
         times = {c: "datetime64[us, UTC]" for c in log if c.endswith(("timestamp", "_time"))}
         log.astype({**times, "hour": float, "tenure": float, "seconds": float}).to_parquet(path, index=False)
         return path
 
     def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
-        """The last n touchpoints of a user that happened, and were known, strictly before a time: row by row, by hand.
+        """Returns a user's last n touchpoints that happened and were known strictly before a time.
 
-        Numbers are floats, as in the feature store.
+        The numbers are floats, as in the feature store.
         """
         arrived = log["created_timestamp"] if "created_timestamp" in log else log["timestamp"]
         known = log[(log["user_id"] == user) & (log["timestamp"] < before) & (arrived < before)]
@@ -104,7 +104,7 @@ def toy() -> Toy:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """Of a server that speaks S3."""
+    """Address of a server that speaks S3."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)

@@ -1,4 +1,4 @@
-"""A run's feature repository and window store of a toy log, read as the router reads it, and the same by hand."""
+"""A run's feature repository and windows of a toy log, and the same values computed slowly, row by row."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ AGGREGATES: list[dict[str, Any]] = yaml.safe_load("""
 
 @dataclass(frozen=True)
 class FeatureRun:
-    """A folder with log.parquet, features/ and windows/; the model reads all aggregates, if `spec` names none."""
+    """A folder with log.parquet, features/ and windows/. If `spec` names no aggregates, the model reads all."""
 
     toy: Any
     folder: Path
     log: pd.DataFrame
     spec: DatasetSpec
-    redis_port: int = 0  # of the online store; 0 for SQLite
+    redis_port: int = 0  # of the online store; 0 means SQLite
     root: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class FeatureRun:
 
     @property
     def path(self) -> Path:
-        """The log, written anew."""
+        """Writes the log and returns its path."""
         return self.toy.write(self.log, self.folder / "log.parquet")
 
     def create(self) -> FeatureRun:
@@ -71,12 +71,12 @@ class FeatureRun:
             settings = yaml.safe_load(store.CONFIG.read_text())
             settings["online_store"] = {"type": "redis", "connection_string": f"127.0.0.1:{self.redis_port}"}
             self.root.mkdir()
-            (self.root / store.CONFIG.name).write_text(yaml.safe_dump(settings))  # stands, as a cluster's does
+            (self.root / store.CONFIG.name).write_text(yaml.safe_dump(settings))  # `create` keeps it, as on a cluster
         store.create(self.root, self.spec, self.path)
         return self
 
     def build(self) -> pd.DataFrame:
-        """Steps with what Feast adds to them."""
+        """Builds the windows and returns the steps with Feast's features."""
         with open_engine() as engine:
             sequences.build(engine, self.path, self.spec, self.folder / "windows")
         assert store.training_windows(self.root, self.folder / "windows", self.spec) == len(self.log)
@@ -89,12 +89,12 @@ class FeatureRun:
         return WindowTable.load(self.folder / "windows")
 
     def read(self, users: Sequence[str], at: pd.Timestamp, campaign: str = "c1") -> dict[str, UserFeatures]:
-        """What the router knows of each user."""
+        """Returns the features that the router reads for each user."""
         requests = [DecisionRequest(user, campaign, {}, micros(at)) for user in users]
         return dict(zip(users, FeastSource(self.root, AD_DECISION).read(requests), strict=True))
 
     def empty_redis(self) -> None:
-        """Forget all that is online, if it is in Redis."""
+        """Empties the online store if it is in Redis."""
         if self.redis_port:
             with redis.Redis(port=self.redis_port) as client:
                 client.flushall()
@@ -105,13 +105,13 @@ def micros(at: pd.Timestamp) -> int:
 
 
 def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.DataFrame:
-    """Touchpoints 1 us to 40 days apart, with nulls, and late ones.
+    """Returns touchpoints 1 us to 40 days apart, some of them with nulls or late.
 
     Args:
         toy: The fixture.
-        seed: Seed.
-        late: Share of late touchpoints; some of the others do not say when they arrived.
-        batch: Whether they arrive just after a full hour, many at once.
+        seed: Seed of all draws.
+        late: Share of late touchpoints. Some of the others lack an arrival time.
+        batch: Whether touchpoints arrive in batches, just after a full hour.
     """
     rng = np.random.default_rng(seed)
     log = toy.log(seed, users=8, late=late)
@@ -129,7 +129,7 @@ def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False)
 
 
 def with_times(log: pd.DataFrame, outcomes: Sequence[str], seed: int) -> pd.DataFrame:
-    """The log with a time for each outcome that happened, from at once to days later; of some nobody says when."""
+    """Adds times of outcomes, up to ten days after the touchpoint. A tenth of the outcomes stay without a time."""
     rng = np.random.default_rng(seed)
     for name in outcomes:
         delay = pd.Series(rng.choice([0, 1, 60_000_000, 5_400_000_000, 10 * 86_400_000_000], len(log)), log.index)
@@ -139,18 +139,18 @@ def with_times(log: pd.DataFrame, outcomes: Sequence[str], seed: int) -> pd.Data
 
 
 def known_since(log: pd.DataFrame) -> pd.Series:
-    """When each row could be used."""
+    """Returns the time at which each row became known."""
     return log[["timestamp", "created_timestamp"]].max(axis=1) if "created_timestamp" in log else log["timestamp"]
 
 
 def expected_features(
     spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | None, at: pd.Timestamp
 ) -> dict[str, Any]:
-    """Joined features of one decision, from a look at each row of the log."""
+    """Computes the joined features of one decision row by row from the log."""
     since = known_since(log)
     seen = log[since < at]
     mine = seen[seen["user_id"] == user]
-    hour = (at - US).floor("h")  # the last one that was over
+    hour = (at - US).floor("h")  # the end of the last full hour
 
     def of_last(rows: pd.DataFrame, days: int) -> pd.DataFrame:
         return rows[(since[rows.index] >= hour - days * DAY) & (since[rows.index] < hour)]
@@ -169,7 +169,7 @@ def expected_features(
 
 
 def nearly_equal(found: Any, expected: Any) -> bool:
-    """Equal, but for the last digits of what was added up in another order; every missing value is the same one."""
+    """Whether two features are equal up to rounding. All kinds of missing values are equal."""
     if isinstance(found, list | np.ndarray):
         return list(found) == expected
     found = none_if_missing(found)
@@ -185,7 +185,7 @@ def none_if_missing(value: Any) -> Any:
 def with_one_more_touchpoint(
     toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, after: pd.Timedelta = HOUR
 ) -> pd.DataFrame:
-    """The log with one more touchpoint of some users, all at the same time."""
+    """Returns the log with one more touchpoint of each given user, all at the same time."""
     rng = np.random.default_rng(seed)
     more = pd.DataFrame([toy.touchpoint(user, log["timestamp"].max() + after, 7, rng) for user in users])
     for name in ("age", "tenure"):
@@ -197,12 +197,12 @@ def with_one_more_touchpoint(
 
 
 def plain(values: Any) -> list[Any]:
-    """With None for all that stands for a missing value."""
+    """Replaces each kind of missing value by None."""
     return [None if v == "" or pd.isna(v) else v for v in values]
 
 
 def check_router_reads(run: FeatureRun, log: pd.DataFrame, users=None, campaign: str = "c1") -> None:
-    """Compare all that the router reads just after the end of the log with the log itself."""
+    """Compares all features that the router reads just after the end of the log with the log."""
     at = known_since(log).max() + US
     users = list(users if users is not None else log["user_id"].unique())
     for user, found in run.read(users, at, campaign).items():

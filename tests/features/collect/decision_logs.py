@@ -1,4 +1,4 @@
-"""Lakes as routers write them, for tests: a few records, or many of a market whose truth is known."""
+"""Helpers that write lakes as routers do, and that read them back with short names of decisions."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ SPEC = DatasetSpec(
 
 
 def decision(name: str, minutes: float = 0.0, **changes: Any) -> dict[str, Any]:
-    """A decision record; minutes after `START`."""
+    """Returns a decision record, `minutes` after `START`. `changes` replace its fields."""
     record = json.loads((_GOLDEN / "decision.json").read_text())
     at = (START + timedelta(minutes=minutes)).isoformat()
     own = {"decision_id": name, "request_id": name, "reservation_id": name, "event_time": at, "request_time": at}
@@ -40,7 +40,7 @@ def decision(name: str, minutes: float = 0.0, **changes: Any) -> dict[str, Any]:
 
 
 def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minutes: float = 1.0) -> dict[str, Any]:
-    """An outcome record."""
+    """Returns an outcome record, `minutes` after `START`."""
     record = json.loads((_GOLDEN / "outcome.json").read_text())
     at = (START + timedelta(minutes=minutes)).isoformat()
     own = {"event_id": event, "decision_id": of, "kind": kind, "value": value, "event_time": at, "received_time": at}
@@ -48,7 +48,7 @@ def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minute
 
 
 def write(folder: Path, *records: Sequence[dict[str, Any]], **by_kind: Sequence[dict[str, Any]]) -> Path:
-    """Write a lake anew, as `add` does. Decisions may have names in place of ids (`tests.lakes.ids_in`)."""
+    """Writes a new lake in place of the old one. Decisions may have names in place of ids (`tests.lakes.ids_in`)."""
     shutil.rmtree(folder / "arrived", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     ids_in(folder).clear()
@@ -61,7 +61,7 @@ def add(
     outcomes: Sequence[dict[str, Any]] = (),
     shadows: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """Upload more records into a lake; returns the folder. The `window` of a decision is a record of its own."""
+    """Uploads more records into a lake and returns its folder. Each `window` of a decision becomes a record."""
     shared = ("schema_version", "decision_id", "event_time")
     windows = [{name: one[name] for name in (*shared, "window")} for one in decisions if "window" in one]
     by_kind: dict[Kind, Sequence[dict[str, Any]]] = {
@@ -82,12 +82,12 @@ def _table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def named(folder: Path, ids: pd.Series) -> pd.Series:
-    """The names of decisions in a lake."""
+    """Returns the names under which a lake's decisions were written."""
     return ids.replace({made: name for name, made in ids_in(folder).items()})
 
 
 def stored(place: Path, kind: Kind) -> list[dict[str, Any]]:
-    """All records of a lake as its readers see them, sorted by id, with the short names of decisions."""
+    """Returns all records of a lake as its readers see them, sorted by id, with short names of decisions."""
     lake = Lake.open(place)
     with lake_database(lake) as db:
         rows = db.execute(f"FROM {lake.records(db, kind)}").df().astype(object).to_dict("records")

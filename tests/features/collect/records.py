@@ -1,4 +1,4 @@
-"""Decisions and outcomes of several hours, with everything that a lake has to cope with."""
+"""Decisions and outcomes of several hours: late, repeated, withdrawn and dangling records."""
 
 from typing import Any
 

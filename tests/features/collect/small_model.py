@@ -1,4 +1,4 @@
-"""A model of the data set of `decision_logs.py`: an untrained network, saved in a moment."""
+"""A saved model of the data set of `decision_logs.py`. Its network is untrained, so it is ready at once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A lake has the same records before, while and after it is compacted, however often and wherever that is killed."""
+"""Compaction of a lake: readers see the same records before, during and after it, even if it is killed and repeated."""
 
 import contextlib
 import math
@@ -32,12 +32,12 @@ KINDS: tuple[Kind, ...] = ("decision", "outcome")
 
 
 def content(place: Path) -> list[list[dict[str, str]]]:
-    """What readers see, as text: NaN equals nothing."""
+    """Returns the records that readers see, as text, so that NaN equals NaN."""
     return [[{name: str(value) for name, value in row.items()} for row in stored(place, kind)] for kind in KINDS]
 
 
 def small(lake: Path) -> Path:
-    """Two routers' uploads; the second one has outcomes of decisions of the first."""
+    """Creates a lake with uploads of two routers. The second upload has outcomes of decisions in the first one."""
     write(lake, DECISIONS[:5], OUTCOMES[:3])
     return add(lake, DECISIONS[5:], OUTCOMES[3:])
 
@@ -62,8 +62,8 @@ def test_records_lie_in_the_hour_of_their_decision(tmp_path: Path) -> None:
     assert events == ["a-click", "a-cost", "c-cost", "e-cost", "x-cost"]
 
 
-def test_an_event_told_of_many_decisions_is_one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether they lie in one file, one slice of an hour that is sorted, or one hour, or not."""
+def test_an_event_id_shared_by_decisions_counts_once_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Duplicates are removed per decision, even if their records share a file, a sorted slice or an hour."""
     monkeypatch.setattr(database, "_SLICE_ROWS", 1)
     users = {name: f"u{number}" for number, name in enumerate("abcdef")}
     decisions = [decision(name, user_id=user) for name, user in users.items()]
@@ -78,7 +78,7 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     lake = Lake.open(write(tmp_path, DECISIONS[:1]))
     assert compact(lake, START + timedelta(minutes=69)).files == 0 and not lake.closed("decision")
     assert compact(lake, START + timedelta(minutes=70)).files == 1 and len(stored(tmp_path, "decision")) == 1
-    assert compact(lake, START + timedelta(minutes=70)) == Compacted(), "nothing is done twice"
+    assert compact(lake, START + timedelta(minutes=70)) == Compacted(), "a second run does nothing"
 
 
 @settings(max_examples=examples(3, 8))
@@ -86,13 +86,13 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=13, max_size=13),
     again=st.lists(st.integers(0, 12), max_size=6),
 )
-def test_nothing_depends_on_files_runs_or_order(places: list[tuple[int, int]], again: list[int]) -> None:
-    """Each record comes in any file of any run, some twice: an outcome before its decision, an hour in parts."""
+def test_records_do_not_depend_on_files_runs_or_order(places: list[tuple[int, int]], again: list[int]) -> None:
+    """Records arrive in any file of any run, and some arrive twice. An outcome may arrive before its decision."""
     records: list[dict[str, Any]] = [*DECISIONS, *OUTCOMES]
     sent = [*zip(places, records, strict=True), *((places[-i], records[i]) for i in again)]
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         write(Path(one), DECISIONS, OUTCOMES)
-        ids_in(Path(other)).update(ids_in(Path(one)))  # made by the decisions, which may come later here
+        ids_in(Path(other)).update(ids_in(Path(one)))  # decisions define the ids, but may arrive later here
         for run in range(4):
             for file in range(3):
                 here = [record for place, record in sent if place == (run, file)]
@@ -102,7 +102,7 @@ def test_nothing_depends_on_files_runs_or_order(places: list[tuple[int, int]], a
         assert content(Path(other)) == content(Path(one))
 
 
-# ---- killed, twice at once, forgotten
+# ---- killed runs, concurrent runs and forgotten records
 
 
 class Killed(BaseException):
@@ -110,7 +110,7 @@ class Killed(BaseException):
 
 
 def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], object], folder: Path) -> list[Path]:
-    """Compact lakes, and call `then` before or after the first, second ... change of one; returns the lakes."""
+    """Compacts one lake per change. Calls `then` before or after the first, second, ... change; returns the lakes."""
     originals = {name: getattr(Lake, name) for name in ("put", "write", "supersede")}
     lakes = []
     for stop in range(1, 100):
@@ -143,7 +143,7 @@ def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], objec
     raise AssertionError
 
 
-def test_killed_at_any_change_it_loses_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_compaction_loses_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = content(small(tmp_path / "expected"))
 
     def killed(_: Path) -> None:
@@ -158,7 +158,7 @@ def test_killed_at_any_change_it_loses_and_repeats_nothing(tmp_path: Path, monke
 
 
 def test_two_compactors_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one does all its work between two steps of the first."""
+    """The second compactor does all its work between two steps of the first."""
     expected = content(small(tmp_path / "expected"))
     for place in at_each_change(monkeypatch, lambda lake: compact(Lake.open(lake), LATER), tmp_path):
         assert content(place) == expected, place
@@ -175,7 +175,7 @@ def test_a_file_that_a_listing_misses_is_taken_by_the_next_run(tmp_path: Path, m
 
 
 def test_records_that_are_all_too_old_are_taken(tmp_path: Path) -> None:
-    """A router that was away has uploaded them after their hours were removed."""
+    """A router that was offline uploads records after their hours were removed."""
     lake = Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
     Forgotten.add(tmp_path, [], LATER, before=LATER)
     assert compact(lake, LATER).files == 2
@@ -191,7 +191,7 @@ def cut(file: Path) -> None:
 
 def damage(file: Path) -> None:
     whole = file.read_bytes()
-    file.write_bytes(whole[:4] + bytes(200) + whole[204:])  # its footer is whole
+    file.write_bytes(whole[:4] + bytes(200) + whole[204:])  # the footer stays valid
 
 
 def foreign(file: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_file_that_cant_be_read_does_not_keep_a_forgotten_user_in_the_lake(tmp
 
 
 def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_path: Path) -> None:
-    """By a router's clock that is ahead, or for an outcome of an id that no router made."""
+    """Such a file comes from a router whose clock is ahead, or from an outcome whose id no router created."""
     now = datetime.now(UTC)
     ahead = decision("ahead", (now + timedelta(days=400) - START) / timedelta(minutes=1))
     lake = Lake.open(write(tmp_path, [*DECISIONS, ahead]))
@@ -232,7 +232,7 @@ def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_p
     assert len(stored(tmp_path, "decision")) == 6 and lake.closed("decision", since=now)
 
 
-def test_a_record_of_another_version_stops_it(tmp_path: Path) -> None:
+def test_a_record_of_another_schema_version_stops_the_compaction(tmp_path: Path) -> None:
     lake = Lake.open(write(tmp_path, [decision("a", schema_version=2)]))
     with raises(LogError, OTHER_RECORDS, lake=lake.place):
         compact(lake, LATER)
@@ -243,8 +243,8 @@ def test_a_record_of_another_version_stops_it(tmp_path: Path) -> None:
 
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 1000), min_size=168, max_size=168), first=st.integers(1, 10**6))
-def test_a_late_outcome_is_rewritten_a_few_times_however_many_files_come(sizes: list[int], first: int) -> None:
-    """Hourly files of a week; sizes stand for outcomes."""
+def test_a_late_outcome_is_rewritten_only_a_few_times(sizes: list[int], first: int) -> None:
+    """Merges a week of hourly files. The size of a file stands for its number of outcomes."""
     files, rewritten, most = [LakeFile(START, "0", first)], 0, 0
     for number, size in enumerate([*sizes, 0], 1):
         files += [LakeFile(START, str(number), size)] if size else []
@@ -256,9 +256,9 @@ def test_a_late_outcome_is_rewritten_a_few_times_however_many_files_come(sizes: 
         most = max(most, len(files))
     assert sum(file.size for file in files) == first + sum(sizes)
     assert rewritten <= 8 * (first + sum(sizes)) and most <= 24
-    # A file that stays has more than four times the size of all smaller ones together.
+    # Each remaining file is more than four times as large as all smaller ones together.
     smallest = min(file.size for file in files)
-    assert len(files) <= 1 + math.log(sum(file.size for file in files) / smallest, 5), "a week later"
+    assert len(files) <= 1 + math.log(sum(file.size for file in files) / smallest, 5), "few files remain"
 
 
 def test_files_of_one_size_are_merged_and_hours_of_a_week_ago_are_one_file(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_files_of_one_size_are_merged_and_hours_of_a_week_ago_are_one_file(tmp_p
 # ---- snapshots
 
 
-def test_a_snapshot_names_what_was_there(tmp_path: Path) -> None:
+def test_a_snapshot_changes_with_the_records(tmp_path: Path) -> None:
     lake = Lake.open(write(tmp_path, DECISIONS[:4]))
     until, digest = lake.snapshot().split()
     assert lake.snapshot() == f"{until} {digest}"

@@ -1,4 +1,4 @@
-"""Files of the lake are written in bounded memory."""
+"""The database of a lake: it writes files in bounded memory."""
 
 from pathlib import Path
 

@@ -27,18 +27,18 @@ NEVER = pd.Series([None] * 300, dtype="datetime64[us, UTC]")
 ODD = SPEC.replace(
     context=(
         *SPEC.context,
-        Column(name="order", kind="numeric", missing="zero"),  # a word of SQL
+        Column(name="order", kind="numeric", missing="zero"),  # an SQL keyword
         Column(name="Group", kind="categorical", missing="unknown"),
     ),
     timed=("conversion",),
-    outcomes=(Column(name="reserved", kind="numeric", missing="zero"),),  # called like a field of the record
+    outcomes=(Column(name="reserved", kind="numeric", missing="zero"),),  # also the name of a record field
 )
 LONG_AGO = {"order": 1.0, "Group": None, "reserved": 0.0, "conversion_time": NEVER}
 Records = list[dict[str, Any]]
 
 
 def everything() -> tuple[Records, Records]:
-    """Decisions of every rule, money that is gone, faults, several models and arms; outcomes of every kind."""
+    """Returns decisions of every rule, with exhausted budgets, faults and models, and outcomes of all kinds."""
     decisions = [*records.DECISIONS]
     outcomes = [*records.OUTCOMES]
     for i, (changes, told, _) in enumerate(RULES):
@@ -59,7 +59,7 @@ def everything() -> tuple[Records, Records]:
         decision("nothing", 202, context={}, static=None),
         decision("young", 5001, campaign_id="autumn"),
     ]
-    # Their sum is another one in another order.
+    # The floating-point sum of these values depends on their order.
     costs = [0.1, 0.2, 0.3, 1e9, -0.7, 1e-9]
     outcomes += [outcome(f"odd-{i}", "odd", "revenue", cost, minutes=210 + i) for i, cost in enumerate(costs)]
     outcomes += [outcome(f"odd-c{i}", "odd", "cost", 0.1 * i) for i in range(7)]
@@ -70,12 +70,12 @@ def everything() -> tuple[Records, Records]:
 
 @pytest.fixture(scope="module")
 def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One lake, compacted by each engine in three runs: two routers, late outcomes, copies, a file that is cut off."""
+    """One lake per engine, compacted in three runs: two routers, late outcomes, copies, and a truncated file."""
     folder = tmp_path_factory.mktemp("lakes")
     decisions, outcomes = everything()
     some = (decisions[0:4000:2], decisions[1::2], decisions[5:50:14])
     parts = [(rows, outcomes[number::3]) for number, rows in enumerate(some)]
-    with open_engine("spark"):  # one for all runs
+    with open_engine("spark"):  # one session for all runs
         for number, part in enumerate(parts):
             for engine in ("duckdb", "spark"):
                 lake = Lake.open((write if number == 0 else add)(folder / engine, *part))
@@ -93,13 +93,13 @@ def sorted_rows(file: Path, *keys: str) -> pa.Table:
 
 
 def same(one: pa.Table, other: pa.Table) -> bool:
-    """Whether names, types and all bits of the values are the same; where there are no nulls is not always said."""
+    """Whether names, types and values are bit-identical. Nullability is ignored: not every writer declares it."""
     columns = [[(field.name, str(field.type).replace(" not null", "")) for field in t.schema] for t in (one, other)]
     return columns[0] == columns[1] and repr(one.to_pydict()) == repr(other.to_pydict())
 
 
 @pytest.mark.long
-def test_closed_hours_are_the_same(lakes: Path) -> None:
+def test_closed_hours_are_identical(lakes: Path) -> None:
     for kind in KINDS:
         found, hours = [], []
         for engine in ("duckdb", "spark"):
@@ -109,7 +109,7 @@ def test_closed_hours_are_the_same(lakes: Path) -> None:
                 rows = pq.read_table(lakes / engine / file.name, partitioning=None)
                 assert set(rows["hour"].to_pylist()) == {file.hour}
                 keys = list(zip(rows["bucket"].to_pylist(), rows["decision_id"].to_pylist(), strict=True))
-                assert keys == sorted(keys), "the rows of a file are in order"
+                assert keys == sorted(keys), "the rows of a file are sorted"
             with open_duckdb(lake) as db:
                 found.append(sorted(map(repr, db.execute(f"FROM {lake.records(db, kind)}").fetchall())))
         assert hours[0] == hours[1] and found[0] == found[1] and len(found[0]) > 1000, kind
@@ -117,7 +117,7 @@ def test_closed_hours_are_the_same(lakes: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("most_touchpoints", [0, 500])
-def test_a_training_reads_the_same(lakes: Path, tmp_path: Path, most_touchpoints: int) -> None:
+def test_training_data_are_identical(lakes: Path, tmp_path: Path, most_touchpoints: int) -> None:
     found, noted = [], []
     for engine in ("duckdb", "spark"):
         folder = data_folder(tmp_path / engine, 300, ODD.replace(outcome_hours=1.0), **LONG_AGO)

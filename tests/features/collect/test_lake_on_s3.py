@@ -1,4 +1,4 @@
-"""A lake in a bucket: upload, compaction, and what a training reads, on moto's server."""
+"""A lake in a bucket on moto's S3 server: upload, compaction, and the training data read from it."""
 
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.features.collect.test_compact import LATER
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Address of an empty lake."""
+    """Creates a bucket and returns the address of an empty lake in it."""
     import boto3
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -25,12 +25,12 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://ads/lake?endpoint_override={endpoint.removeprefix('http://')}&scheme=http&region=us-east-1"
 
 
-def test_a_bucket_is_a_lake_as_a_folder_is(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_a_lake_like_a_folder(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake, folder = Lake.open(bucket), Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
     assert not lake and lake.snapshot() == ""
     for file in (*folder.arrived("decision"), *folder.arrived("outcome")):
         lake.put(tmp_path / file.name, file.name)
-        lake.put(tmp_path / file.name, file.name)  # as a router that did not hear of the first time
+        lake.put(tmp_path / file.name, file.name)  # a router retries if it got no answer
     (tmp_path / "rubbish").write_bytes(b"PAR1")
     rubbish = "arrived/outcomes/date=2026-01-01/hour=12/rubbish.parquet"
     lake.put(tmp_path / "rubbish", rubbish)

@@ -1,4 +1,4 @@
-"""Log and opportunities may be folders of parts, as Spark writes them: training reads the same."""
+"""Folders of parts, as Spark writes log and opportunities: training reads the same rows as from single files."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.features.collect.test_rules import COST, collected, data_folder
 
 
 def in_parts(file: Path) -> None:
-    """Replace a file by a folder of three parts and of what an interrupted write left."""
+    """Replaces a file with a folder of three parts and Spark's marker file."""
     rows = pq.read_table(file)
     file.unlink()
     file.mkdir()

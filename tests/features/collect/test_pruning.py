@@ -1,4 +1,4 @@
-"""Which exposures a training keeps when there are too many: the newest of each arm, and then the widest."""
+"""Choice of exposures if there are too many for a training: each arm's newest generation first, then the widest."""
 
 import json
 from pathlib import Path
@@ -32,17 +32,17 @@ GENERATIONS = st.lists(
 
 
 @given(generations=GENERATIONS, most=st.integers(1, 4000))
-def test_no_more_are_kept_and_none_is_left_out_that_would_fit(generations: list[Touchpoints], most: int) -> None:
+def test_the_bound_is_filled_and_never_exceeded(generations: list[Touchpoints], most: int) -> None:
     shares = kept_shares(generations, most)
     rows = [shares[one.arm, one.generation] * one.rows for one in generations]
     total = sum(one.rows for one in generations)
     assert all(0 <= share <= 1 for share in shares.values())
     assert abs(sum(rows) - min(most, total)) <= len(generations)  # rounding
-    assert sum(0 < share < 1 for share in shares.values()) <= 1, "one generation at most is cut"
+    assert sum(0 < share < 1 for share in shares.values()) <= 1, "at most one generation is kept in part"
 
 
 @given(generations=GENERATIONS, most=st.integers(1, 4000))
-def test_of_old_generations_a_wider_one_stays_longer(generations: list[Touchpoints], most: int) -> None:
+def test_wider_old_generations_stay_longer(generations: list[Touchpoints], most: int) -> None:
     shares = kept_shares(generations, most)
     newest = {
         arm: max((one for one in generations if one.arm == arm), key=lambda one: (one.newest, one.generation))
@@ -58,7 +58,7 @@ def test_of_old_generations_a_wider_one_stays_longer(generations: list[Touchpoin
         assert all(shares[one.arm, one.generation] == 1 for one in newest.values() if one.arm != LOG)
 
 
-def test_a_log_without_decisions_is_bounded_too_and_has_lost_nothing(tmp_path: Path) -> None:
+def test_a_log_without_decisions_is_bounded_and_counts_as_complete(tmp_path: Path) -> None:
     users = [f"u{i // 3:04d}" for i in range(3000)]
     at = pd.Timestamp("2026-01-01", tz="UTC").as_unit("us") + pd.to_timedelta(np.arange(3000), unit="min")
     whole, folder = (data_folder(tmp_path / name, 3000, user_id=users, timestamp=at) for name in ("whole", "data"))
@@ -96,7 +96,7 @@ def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
         assert found.pruned == 900 - len(log)
         noted = json.loads((folder / INGEST_FILE).read_text())
         assert noted["rows"] == len(log) and LogFacts.of(folder).share == pytest.approx(len(log) / 900)
-        assert LogFacts.of(folder).days == LogFacts.of(whole).days, "as the next training compares it"
+        assert LogFacts.of(folder).days == LogFacts.of(whole).days, "pruning looks like a loss to the next training"
         return log["user_id"].str[:2].value_counts().to_dict()
 
     assert pruned(900) == {"ol": 300, "g0": 200, "g1": 200, "g2": 200} == pruned(0)
@@ -104,4 +104,4 @@ def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
     assert (some["ol"], some["g1"], some["g2"], some.get("g0", 0)) == (300, 200, 200, 0)
     few = pruned(350)
     assert few["g2"] == 200 and "g0" not in few and "g1" not in few
-    assert np.isclose(few["ol"], 150, atol=30), "of what fits in part, users by a hash"
+    assert np.isclose(few["ol"], 150, atol=30), "a generation kept in part is thinned by a hash of users"

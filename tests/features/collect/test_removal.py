@@ -1,4 +1,4 @@
-"""A user leaves a lake, whatever else is written into it at that moment; the others keep every row."""
+"""Removal of users from a lake, even during other writes: all rows of other users stay."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -30,13 +30,13 @@ USERS = ["gone", *(f"stays{i}" for i in range(9))]
 
 
 def bucket_at(folder: Path) -> Lake:
-    """A lake that knows of no folder, as in an object store."""
+    """A lake on a generic file system, as in an object store: it has no local folder."""
     files = pafs.PyFileSystem(pafs.FSSpecHandler(LocalFileSystem(auto_mkdir=True)))
     return Lake(pafs.SubTreeFileSystem(str(folder), files), "s3://ads/lake")
 
 
 def fill(folder: Path, first: int = 0, number: int = 60, router: str = "r") -> None:
-    """Decisions of ten users in turn, one each five minutes, each with its cost and a shadow."""
+    """Uploads decisions of ten users in turn, one every five minutes, each with a cost, a shadow and a window."""
     records: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in get_args(Kind)}
     for i in range(first, first + number):
         user, at = USERS[i % 10], START + timedelta(minutes=5 * i)
@@ -62,8 +62,8 @@ def files_with(folder: Path, user: str) -> list[str]:
     return [path.name for path in folder.rglob("*.parquet") if user in pd.read_parquet(path).to_csv()]
 
 
-def test_a_window_goes_whose_decision_was_left_out_before(tmp_path: Path) -> None:
-    """By an upload or a compaction, between the note and the removal."""
+def test_a_window_is_removed_although_its_decision_is_gone(tmp_path: Path) -> None:
+    """An upload or a compaction dropped the decision between the note and the removal."""
     fill(tmp_path)
     for path in (tmp_path / "arrived" / "decisions").rglob("*.parquet"):
         path.unlink()
@@ -76,7 +76,7 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
     lake = make(tmp_path)
     fill(tmp_path, number=40)
     compact(Lake.open(tmp_path), NOW)
-    fill(tmp_path, first=30, number=30)  # some of them once more, as after a crash
+    fill(tmp_path, first=30, number=30)  # some records are repeated, as after a crash
     assert len(files_with(tmp_path, "gone")) > 2
     removed = forget_in_bucket(lake, {"gone"}, NOW)
     assert set(removed.values()) == {7}
@@ -85,7 +85,7 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
         assert rows(lake, kind) == kept()
     for file in lake.closed("decision"):
         table = pd.read_parquet(tmp_path / file.name)
-        assert table.equals(table.sort_values(["bucket", "decision_id"])), "a file keeps its order"
+        assert table.equals(table.sort_values(["bucket", "decision_id"])), "a file stays sorted"
     again = forget_in_bucket(lake, {"gone"}, NOW)
     assert len(again) == 4 and not any(again.values())
 
@@ -97,7 +97,7 @@ def test_only_the_past_is_forgotten(tmp_path: Path) -> None:
     assert len(rows(Lake.open(tmp_path), "decision")) == 57
 
 
-def test_what_is_interrupted_anywhere_is_completed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_removal_is_completed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put = Lake.put
     for steps in count():
         folder = tmp_path / str(steps)
@@ -106,7 +106,7 @@ def test_what_is_interrupted_anywhere_is_completed_by_the_next(tmp_path: Path, m
         left = iter(range(steps))
 
         def killed(*args: Any, left: Any = left) -> None:
-            put(*args)  # and is killed before the old file is deleted
+            put(*args)  # killed before the old file is deleted
             if next(left, None) is None:
                 raise Killed
 
@@ -122,10 +122,10 @@ def test_what_is_interrupted_anywhere_is_completed_by_the_next(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["goes on", "is killed"])
-def test_a_compaction_at_work_does_not_bring_the_user_back(
+def test_a_concurrent_compaction_does_not_bring_a_user_back(
     is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user is forgotten at each of the moments at which a compaction touches the lake, or at every other one."""
+    """A user is forgotten at each moment at which a compaction touches the lake (in a quick run, every second one)."""
     names = ("put", "forgotten", "supersede")
     real = {name: getattr(Lake, name) for name in names}
     for after in count(int(is_killed), examples(2, 1)):
@@ -152,7 +152,7 @@ def test_a_compaction_at_work_does_not_bring_the_user_back(
                 compact(Lake.open(folder), NOW)
         if next(moments) <= after:
             break
-        assert is_killed or rows(Lake.open(folder), "decision") == kept(20), "not even until the next one"
+        assert is_killed or rows(Lake.open(folder), "decision") == kept(20), "the user returned until the next run"
         compact(Lake.open(folder), NOW + timedelta(hours=1))
         lake = Lake.open(folder)
         assert rows(lake, "decision") == kept(20)
@@ -161,24 +161,24 @@ def test_a_compaction_at_work_does_not_bring_the_user_back(
     assert after > 10
 
 
-def test_a_compaction_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+def test_a_compaction_removes_rows_that_a_killed_writer_left(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     forget_in_bucket(bucket_at(tmp_path), {"gone"}, NOW)
-    fill(tmp_path)  # a writer that had looked for forgotten users before
+    fill(tmp_path)  # a writer that read the forgotten users before
     remove_again(lake, NOW + timedelta(hours=30))
     assert rows(lake, "decision") == kept() and rows(lake, "outcome") == kept()
     fill(tmp_path)
     remove_again(lake, NOW + timedelta(days=3))
-    assert len(rows(lake, "decision")) == 60, "it looks again for two days"
+    assert len(rows(lake, "decision")) == 60, "removal is repeated for two days only"
 
 
-def test_two_who_forget_at_once_lose_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_removals_keep_both_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     write, others = Lake.write, iter([True])
 
     def overwritten(self: Lake, name: str, text: str) -> None:
         write(self, name, text)
-        if next(others, False):  # has read the file before
+        if next(others, False):  # another writer that read the file earlier
             write(self, name, Forgotten().extended(["stays1"], NOW).text())
 
     monkeypatch.setattr(Lake, "write", overwritten)
@@ -186,10 +186,10 @@ def test_two_who_forget_at_once_lose_no_note(tmp_path: Path, monkeypatch: pytest
     assert set(bucket_at(tmp_path).forgotten().users) == {unit_hash("gone"), unit_hash("stays1")}
 
 
-def test_hours_that_are_too_old_are_dropped_whole(tmp_path: Path) -> None:
+def test_old_hours_are_dropped_with_all_files(tmp_path: Path) -> None:
     fill(tmp_path, number=40)
     compact(Lake.open(tmp_path), START + timedelta(hours=10))
-    fill(tmp_path, first=12, number=3)  # late: of an hour that goes as well
+    fill(tmp_path, first=12, number=3)  # late records of an hour that is dropped
     lake = Lake.open(tmp_path)
     removed = drop_hours(lake, START + timedelta(hours=2, minutes=30))
     assert removed == Counter(decisions=27, outcomes=27, shadows=27, windows=27)

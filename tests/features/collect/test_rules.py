@@ -1,4 +1,4 @@
-"""Which decisions teach something, and that a policy's value comes out right when the rules are followed."""
+"""Rules that decide which decisions a policy can learn from. Rows kept by them give the right value of a policy."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ BASELINE: dict[str, Any] = {"drawn_channel": None, "channel_probs": {}, "exposur
 
 
 def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns: Any) -> Path:
-    """A log's folder with so many touchpoints of long ago."""
+    """Creates a log's folder with `rows` touchpoints from nine days before `START`."""
     folder.mkdir(parents=True)
     spec.save(folder / DATASET_FILE)
     old = {
@@ -49,12 +49,12 @@ def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns
 
 
 def collected(folder: Path, decisions: list[dict[str, Any]], outcomes: list[dict[str, Any]]) -> Path:
-    """A lake with some records."""
+    """Creates a lake with the given records."""
     return write(folder / "lake", decisions, outcomes)
 
 
 def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Opportunities and touchpoints."""
+    """Adds a lake's decisions to a log; returns its opportunities and touchpoints."""
     add_decisions(store, data_folder(folder / "data"))
     opportunities = pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE)
     opportunities["decision_id"] = named(store, opportunities["decision_id"])
@@ -64,7 +64,7 @@ def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({}, COST, "exposed"),
     ({}, [*COST, outcome("d-cancel", "d", "cancel")], "exposed"),
-    ({}, [], "not exposed"),  # nothing was heard of it
+    ({}, [], "not exposed"),  # no outcome arrived
     ({}, [outcome("d-cancel", "d", "cancel", 0.0)], "not exposed"),
     (NOTHING, [], "not exposed"),
     ({"fallback_reason": "ledger", **NOTHING}, [], "not exposed"),
@@ -74,7 +74,7 @@ RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"fallback_reason": "features", **BEFORE_THE_DRAW}, [], "no_draw"),
     ({"exposure_probs": {}}, COST, "no_probabilities"),
     ({"channel_probs": {}}, COST, "no_probabilities"),
-    ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # of the drawn channel alone
+    ({"channel_probs": {"video": 0.4}}, COST, "no_probabilities"),  # only the drawn channel's
     ({"exposure_probs": {"video": 1.0}}, COST, "no_probabilities"),
     ({"channel_probs": {"video": 1.0}, "exposure_probs": {"video": 1.0}}, COST, "exposed"),
     ({"fallback_reason": "model_error", **BASELINE}, COST, "no_draw"),
@@ -82,13 +82,13 @@ RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"context": {"device": "phone"}}, [], "other_columns"),
     ({"override": True, "assignment_probability": 1.0}, COST, "override"),
     ({"override": True, "fallback_reason": "repeated", **NOTHING}, [], "override"),
-    ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
+    ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy still decided
 ]
-"""Changes to a decision, its outcomes, and what it counts as."""
+"""Changes to a decision, its outcomes, and how the decision counts."""
 
 
 @pytest.mark.parametrize(("changes", "outcomes", "expected"), RULES)
-def test_each_kind_of_decision_has_its_rule(
+def test_each_kind_of_decision_follows_its_rule(
     tmp_path: Path, changes: dict[str, Any], outcomes: list[dict[str, Any]], expected: str
 ) -> None:
     found = learnable(collected(tmp_path, [decision("d", **changes)], outcomes), SPEC)
@@ -98,10 +98,10 @@ def test_each_kind_of_decision_has_its_rule(
         assert (found.opportunities, found.left_out) == (0, {expected: 1})
 
 
-def test_what_is_written_is_what_happened(tmp_path: Path) -> None:
+def test_written_rows_contain_the_outcomes(tmp_path: Path) -> None:
     outcomes = [
         *(outcome("c1", "d", value=0.02), outcome("c2", "d", value=0.01)),  # costs add up
-        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # a click is a click
+        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # two clicks count as one
         *(outcome("r1", "d", "revenue", 2.0), outcome("r2", "d", "revenue", 3.0)),
     ]
     store = collected(tmp_path, [decision("d"), decision("e", 1, user_id="u2", **NOTHING)], outcomes)
@@ -118,7 +118,7 @@ def test_what_is_written_is_what_happened(tmp_path: Path) -> None:
     assert (touchpoint["click"], touchpoint["revenue"], touchpoint["age_group"]) == (1, 5.0, "30-39")
 
 
-def test_the_exposures_of_who_tries_it_out_are_a_part_of_its_history(tmp_path: Path) -> None:
+def test_an_exposure_by_override_is_a_touchpoint_but_no_opportunity(tmp_path: Path) -> None:
     store = collected(tmp_path, [decision("d", override=True), decision("e", 1, user_id="u2")], COST)
     opportunities, touchpoints = tables(tmp_path, store)
     assert opportunities["decision_id"].tolist() == ["e"]
@@ -126,8 +126,8 @@ def test_the_exposures_of_who_tries_it_out_are_a_part_of_its_history(tmp_path: P
     assert learnable(store, SPEC).left_out == {"override": 1}
 
 
-def test_what_a_caller_showed_instead_is_a_touchpoint_and_no_exposure_of_the_policy(tmp_path: Path) -> None:
-    """After a fault the default action may be exposed: what the caller's own logic would do."""
+def test_a_default_action_is_a_touchpoint_but_no_exposure_of_the_policy(tmp_path: Path) -> None:
+    """After a fault, the caller may expose the default action: the choice of its own logic."""
     instead = decision("d", fallback_reason="model_timeout", channel="search", propensity=None)
     later = decision("e", 1, user_id="u2", fallback_reason="ledger", channel="search", propensity=None)
     outcomes = [*COST, outcome("e-cost", "e"), *(outcome(f"{of}-click", of, "click", 1.0) for of in "de")]
@@ -149,7 +149,7 @@ def test_an_exposure_that_does_not_fit_the_data_set_is_no_touchpoint(tmp_path: P
     assert touchpoints.empty and opportunities.empty
 
 
-def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_kept_for_the_splits_that_read_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     users = [decision(f"d{i}", user_id=f"u{i // 4}", window={"number": i}) for i in range(1600)]
     store = collected(tmp_path, users, [])
     opportunities, _ = tables(tmp_path, store)
@@ -162,12 +162,12 @@ def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytes
     fewer, _ = tables(tmp_path, store)
     kept = fewer[fewer["features"].notna()]
     assert 50 < (kept["split"] == "test").sum() < 150 and 150 < (fewer["split"] == "train").sum() < 450
-    assert len(kept) == (fewer["split"] != "train").sum(), "all that are here are read"
-    assert (fewer.groupby("user_id").size() == 4).all(), "whole users"
+    assert len(kept) == (fewer["split"] != "train").sum(), "each held-out opportunity has its window"
+    assert (fewer.groupby("user_id").size() == 4).all(), "users are kept or dropped with all their rows"
 
 
-def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tmp_path: Path) -> None:
-    """One of them is called like a field of the record."""
+def test_outcomes_of_the_description_and_times_of_the_log_are_kept(tmp_path: Path) -> None:
+    """One of the outcomes has the name of a record field."""
     further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "reserved"))
     spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"click": 1, "profit": 2}))
     told = [("profit", -3.0), ("profit", 1.5), ("reserved", 7)]
@@ -184,7 +184,7 @@ def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tm
 
 
 def test_exposures_that_lack_a_column_are_counted(tmp_path: Path) -> None:
-    """Of a newcomer, whom the store does not know."""
+    """The feature store does not know the new user, so a static column is missing."""
     strict = SPEC.replace(static=(Column(name="age_group", kind="categorical"),))
     known, unknown = {"age_group": "18-24"}, {"age_group": None}
     told = [outcome("d-1", "d"), outcome("e-1", "e")]
@@ -194,7 +194,7 @@ def test_exposures_that_lack_a_column_are_counted(tmp_path: Path) -> None:
     assert learnable(store, SPEC).incomplete == 0
 
 
-def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> None:
+def test_a_timed_outcome_is_known_once_the_router_has_received_it(tmp_path: Path) -> None:
     told = [
         *COST,
         {**outcome("d-1", "d", "conversion", 1.0, 50.0), "received_time": (START + timedelta(hours=2)).isoformat()},
@@ -203,7 +203,7 @@ def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path
         outcome("d-4", "d", "revenue", 3.0, 40.0),
         outcome("d-5", "d", "revenue", 0.0, 90.0),
         outcome("e-1", "e"),
-        outcome("e-2", "e", "conversion", 1.0, -7.0),  # a clock is behind
+        outcome("e-2", "e", "conversion", 1.0, -7.0),  # a clock was behind
     ]
     spec = SPEC.replace(timed=("conversion", "revenue"))
     store = collected(tmp_path, [decision("d"), decision("e", 1.0)], told)
@@ -215,11 +215,11 @@ def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path
     assert (d["conversion"], d["conversion_time"]) == (1, START + timedelta(minutes=50))
     assert (d["revenue"], d["revenue_time"]) == (5.0, START + timedelta(minutes=40))
     assert e["conversion_time"] == START + timedelta(minutes=1) and pd.isna(e["revenue_time"])
-    build_windows(data, tmp_path / "windows")  # nothing is missing
+    build_windows(data, tmp_path / "windows")  # fails if a column is missing
     assert sorted(WindowTable.load(tmp_path / "windows").rows["collected"]) == [False, True, True]
 
 
-def test_the_log_that_was_there_stays_and_is_another_one_now(tmp_path: Path) -> None:
+def test_decisions_are_appended_and_the_fingerprint_changes(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", rows=3)
     found = add_decisions(collected(tmp_path, [decision("d")], COST), data)
     log, noted = pd.read_parquet(data / LOG_FILE), json.loads((data / INGEST_FILE).read_text())
@@ -236,7 +236,7 @@ def decisions_until_money_is_gone() -> list[dict[str, Any]]:
     return [
         decision("before", 0),
         decision("refused", 10, refused_until=until, **gone),
-        decision("cheap", 20),  # had enough, but not what a dearer channel would have needed
+        decision("cheap", 20),  # affordable, but a dearer channel would not have been
         decision("other-campaign", 20, campaign_id="summer"),
         decision("other-arm", 20, arm="incumbent"),
         decision("tried-out", 1, campaign_id="summer", override=True, refused_until=until, **gone),
@@ -247,13 +247,13 @@ def decisions_until_money_is_gone() -> list[dict[str, Any]]:
     ]
 
 
-def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) -> None:
+def test_decisions_after_a_refusal_are_left_out_until_the_period_ends(tmp_path: Path) -> None:
     opportunities, _ = tables(tmp_path, collected(tmp_path, decisions_until_money_is_gone(), []))
     assert set(opportunities["decision_id"]) == {"before", "other-campaign", "other-arm", "edited", "next-hour"}
 
 
-def test_whose_money_is_gone_is_as_said_of_each_refusal_before(tmp_path: Path) -> None:
-    """Refusals overlap, come at one time, end before they begin, lack an end or an account's name."""
+def test_left_out_decisions_are_those_during_an_earlier_refusal(tmp_path: Path) -> None:
+    """Refusals overlap, start at the same time, end before they start, or lack an end or an account's name."""
     random = np.random.default_rng(3)
     decisions, refusals = [], []
     for i in random.permutation(600):
@@ -277,17 +277,17 @@ def test_whose_money_is_gone_is_as_said_of_each_refusal_before(tmp_path: Path) -
     assert sorted(opportunities["decision_id"]) == sorted(expected) and 100 < len(expected) < 500
 
 
-def test_decisions_become_opportunities_as_they_grow_old(tmp_path: Path) -> None:
+def test_decisions_become_opportunities_once_mature(tmp_path: Path) -> None:
     store = collected(tmp_path / "1", [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC.replace(outcome_hours=1.0)).left_out == {"not_mature": 2}
     assert learnable(store, SPEC, START + timedelta(minutes=100)).decisions == 2
-    # A clock that was ahead makes nothing old.
+    # Decisions from a clock that is ahead don't make others mature.
     now = (datetime.now(UTC) - START).total_seconds() / 60
     store = collected(tmp_path / "2", [decision("young", now - 5), decision("ahead", now + 10_000)], [])
     assert learnable(store, SPEC.replace(outcome_hours=24.0)).left_out == {"not_mature": 2}
 
 
-def test_a_withdrawal_counts_though_it_came_in_another_hour(tmp_path: Path) -> None:
+def test_a_withdrawal_in_another_hour_counts(tmp_path: Path) -> None:
     both = [decision("d", 59.99), decision("d", 60.01, withdrawn=True, fallback_reason="log", **NOTHING)]
     found = learnable(collected(tmp_path, both, [outcome("c", "d", minutes=59.995)]), SPEC)
     assert (found.decisions, found.exposures) == (1, 0)
@@ -296,11 +296,11 @@ def test_a_withdrawal_counts_though_it_came_in_another_hour(tmp_path: Path) -> N
 # ---- a market whose truth is known
 
 ROWS = 12_000
-KINDS = 2  # of users
+KINDS = 2  # kinds of users
 GAIN = np.array([[0.30, 0.10, 0.35, 0.05], [0.05, 0.25, 0.10, 0.30]])
 PRICES = np.array([0.10, 0.20, 0.15, 0.10])
 DRAW = np.array([[0.4, 0.2, 0.3, 0.1], [0.1, 0.3, 0.2, 0.4]])
-EXPLORED = 0.1  # probability of exposing where the policy would not
+EXPLORED = 0.1  # probability of an exposure that the policy would not choose
 SHOW = np.where([[True, True, False, False], [False, True, True, True]], 1.0, EXPLORED)
 TARGET = np.array([[0.1, 0.2, 0.6, 0.1], [0.2, 0.4, 0.2, 0.2]])
 TARGET_SHOW = np.array([[True, False, True, True], [True, True, False, True]])
@@ -308,13 +308,13 @@ TRUTH = float((TARGET * TARGET_SHOW * GAIN).sum(axis=1).mean())
 
 
 def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = False) -> tuple[list[Any], list[Any]]:
-    """Decisions and outcomes of a policy that draws by DRAW and exposes by SHOW.
+    """Returns decisions and outcomes of a policy that draws by DRAW and exposes by SHOW.
 
     Args:
-        seed: Seed.
-        faults: Share of the exposures that the ledger fails to pay for.
+        seed: Seed of all draws.
+        faults: Share of the wanted exposures for which the ledger fails.
         lost: Share of the exposures that are cancelled.
-        budget: Whether the money of an hour is gone after two thirds of it, where dear channels are refused sooner.
+        budget: Whether each hour's budget runs out halfway. Dear channels are refused earlier than cheap ones.
     """
     random = np.random.default_rng(seed)
     decisions, outcomes = [], []
@@ -347,7 +347,7 @@ def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = Fal
 
 
 def value_of_target(opportunities: pd.DataFrame) -> tuple[float, list[float], float]:
-    """Value of TARGET, its interval, and the mean weight."""
+    """Estimates the value of TARGET; returns it with its interval and the mean importance weight."""
     kind_B = opportunities["hour"].to_numpy(int)
     channel_B = opportunities["channel"].map(CHANNELS.index).to_numpy()
     probs_BC, show_BC = (np.stack(opportunities[name].to_numpy()) for name in ("channel_probs", "exposure_probs"))

@@ -1,4 +1,4 @@
-"""Decisions of an experiment: shadows beside those of the incumbent, and an arm's for a plan."""
+"""Decisions of an experiment: shadow decisions next to the incumbent's, and the decisions of one arm for a plan."""
 
 import json
 from math import nan
@@ -37,7 +37,7 @@ def shadow(of: str, arm: str = "challenger", **changes: Any) -> dict[str, Any]:
     return {**record, "shadow_id": f"{of}.{arm}", "decision_id": of, "experiment": "first", "arm": arm, **changes}
 
 
-def test_a_shadow_stands_beside_what_was_decided_and_what_came_of_it(tmp_path: Path) -> None:
+def test_a_shadow_is_joined_to_its_decision_and_outcomes(tmp_path: Path) -> None:
     theirs = {
         "channel": "video",
         "expose": False,
@@ -50,7 +50,7 @@ def test_a_shadow_stands_beside_what_was_decided_and_what_came_of_it(tmp_path: P
         tmp_path / "log",
         [decision("d", **MINE, **SURE), decision("other", 1, **{**MINE, "salt": "old"}, **SURE)],
         [outcome("c", "d", "cost", 0.3), outcome("k", "d", "click", 1.0)],
-        [shadow("d", **theirs), shadow("d", **theirs), shadow("other", **theirs)],  # shipped at least once
+        [shadow("d", **theirs), shadow("d", **theirs), shadow("other", **theirs)],  # delivery is at least once
     )
     (row,) = shadows(log, SPEC, OURS, ["device", "age_group"]).to_dict("records")
     assert (row["incumbent_channel"], row["incumbent_expose"], row["decided"]) == ("search", True, True)
@@ -70,19 +70,19 @@ GONE = {"expose": False, "budget_exhausted": True, "reservation_id": None}
 @pytest.mark.parametrize(
     ("changes", "of_shadow", "expected"),
     [
-        # What a policy chose counts, and not what exploration made of it.
+        # The policy's own choice counts, not the explored one.
         (
             {"exploration": {**EXPLORED, "channel_probs": {}, "exposure_probs": {}}},
             {},
             {"incumbent_channel": "video", "incumbent_expose": False},
         ),
-        # A budget that is gone is no wish not to expose.
+        # A refusal for lack of budget does not mean that the policy chose not to expose.
         (GONE, {}, {"incumbent_expose": True, "left_out": "budget_gone"}),
         ({}, {"fault": "model_timeout", **UNSAID}, {"fault": "model_timeout", "incumbent_expose": True}),
     ],
     ids=["exploration", "budget", "fault"],
 )
-def test_each_policy_is_asked_for_its_own_choice(
+def test_each_policys_own_choice_is_compared(
     tmp_path: Path, changes: dict[str, Any], of_shadow: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     log = write(tmp_path / "log", [decision("d", **MINE, **SURE | changes)], [], [shadow("d", **of_shadow)])
@@ -104,7 +104,7 @@ def test_a_log_without_shadows_of_the_experiment_is_refused(tmp_path: Path) -> N
         shadows(write(tmp_path / "other", [decision("d", **SURE)], [], [shadow("d")]), SPEC, OURS)
 
 
-def test_a_decision_is_valued_once_its_outcomes_are_in(tmp_path: Path) -> None:
+def test_a_decision_is_valued_once_it_is_mature(tmp_path: Path) -> None:
     late = OURS.replace(metrics=OURS.metrics.replace(outcome_hours=24.0))
     decisions = [decision("d", **MINE, **SURE), decision("e", 60 * 30, **MINE, **SURE)]
     log = write(tmp_path / "log", decisions, [outcome("c", "d")], [shadow("d"), shadow("e")])
@@ -113,9 +113,7 @@ def test_a_decision_is_valued_once_its_outcomes_are_in(tmp_path: Path) -> None:
     assert shadows(log, SPEC, OURS)["left_out"].tolist() == [None, None]
 
 
-def test_of_very_many_whole_users_are_read_and_below_the_bound_nothing_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_above_the_bound_a_sample_of_whole_users_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n % 12}") for n in range(60)]
     log = write(tmp_path / "log", decisions, [], [shadow(f"d{n}") for n in range(60)])
     everything = shadows(log, SPEC, OURS)
@@ -129,7 +127,7 @@ def test_of_very_many_whole_users_are_read_and_below_the_bound_nothing_changes(
         pd.testing.assert_frame_equal(some.drop(columns="users_share"), whole.reset_index(drop=True))
 
 
-# ---- decisions of an arm, for a plan of its exploration
+# ---- decisions of an arm, to plan its exploration
 
 SERVED = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
 
@@ -143,11 +141,11 @@ def test_an_arms_decisions_come_with_their_probabilities_and_windows(tmp_path: P
     decisions = [
         ours("d0", 0),
         ours("d1", 1, expose=False, withdrawn=True),
-        ours("d2", 2, channel_probs={}),  # it does not say
+        ours("d2", 2, channel_probs={}),  # without probabilities
         ours("d3", 3, arm="challenger"),
         ours("d4", 4, salt="old"),
         ours("d5", 5, expose=False),
-        ours("d6", 2 * 24 * 60),  # its outcomes may still come
+        ours("d6", 2 * 24 * 60),  # not mature
     ]
     log = write(tmp_path / "log", decisions, [outcome("c", "d0"), outcome("k", "d0", "click", 1.0)])
     rows = served_decisions(log, SPEC, SERVED, "incumbent").set_index("timestamp").sort_index()
@@ -156,7 +154,7 @@ def test_an_arms_decisions_come_with_their_probabilities_and_windows(tmp_path: P
     assert json.loads(rows["window"].iloc[0])["context"]["device"] == ["phone"]
 
 
-def test_without_probabilities_there_is_nothing_to_plan_with(tmp_path: Path) -> None:
+def test_decisions_without_probabilities_are_refused_for_a_plan(tmp_path: Path) -> None:
     log = write(tmp_path / "log", [ours("d", 0, channel_probs={}, exposure_probs={})], [outcome("c", "d")])
     with raises(LogError, messages.NO_PROBABILITIES, arm="incumbent"):
         served_decisions(log, SPEC, SERVED, "incumbent")

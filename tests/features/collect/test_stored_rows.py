@@ -1,4 +1,4 @@
-"""Judged decisions are kept in the lake: each night judges new ones alone, with the rows of a lake that has none."""
+"""Stored rows of judged decisions: a night judges only new decisions, and reads the rows of a lake without a store."""
 
 import os
 import random
@@ -29,7 +29,7 @@ Tables = tuple[pd.DataFrame, pd.DataFrame, Learnable]
 
 
 def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
-    """Decisions of a day and what comes of them, some days later; refusals of hours, of days and without an end."""
+    """Returns decisions of a day and their late outcomes. Refusals last for hours, for days or without an end."""
     decisions, outcomes = [], []
     for i in range(120):
         minutes, name = day * 1440 + chance.uniform(-700, 700), f"{day}-{i}"
@@ -55,7 +55,7 @@ def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
 
 
 def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) -> Tables:
-    """What a training reads of a lake."""
+    """Returns the tables that a training reads from a lake."""
     shutil.rmtree(folder, ignore_errors=True)
     data = data_folder(folder, 20, SPEC.replace(outcome_hours=outcome_hours))
     found = add_decisions(place, data, **which)
@@ -65,7 +65,7 @@ def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) ->
 
 
 def anew(place: Path, folder: Path, **which: Any) -> Tables:
-    """The same of a copy of the lake that has no stored rows."""
+    """Reads a copy of the lake from which all stored rows were removed."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place, folder / "lake", ignore=shutil.ignore_patterns("judged"))
     return read(folder / "lake", folder / "data", **which)
@@ -78,7 +78,7 @@ def same(one: Tables, other: Tables) -> None:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of decisions that are judged from now on to be stored, by block."""
+    """Returns a list that grows by the number of decisions in each block that is judged from now on."""
     counts: list[int] = []
     usual = Decided._store
 
@@ -91,7 +91,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_each_night_a_training_reads_what_a_first_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_night_reads_the_same_rows_as_without_stored_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outcomes are late, refusals last for days, a decision comes a day late, users are forgotten, old hours go."""
     chance, place, late = random.Random(5), tmp_path / "lake", []
     counts, nights = judged(monkeypatch), list[int]()
@@ -106,7 +106,7 @@ def test_each_night_a_training_reads_what_a_first_one_would(tmp_path: Path, monk
         if day == 3:
             decisions += delayed
         add(place, decisions, known)
-        compact(Lake.open(place), end - timedelta(hours=3))  # some hours are open
+        compact(Lake.open(place), end - timedelta(hours=3))  # the last hours stay open
         if day == 3:
             forget_in_bucket(Lake.open(place), {"u1", "u7"}, end)
             drop_hours(Lake.open(place), START.replace(hour=0) + timedelta(hours=3))
@@ -119,12 +119,12 @@ def test_each_night_a_training_reads_what_a_first_one_would(tmp_path: Path, monk
         if day > 2:
             few = {"most_touchpoints": 60}
             same(read(place, tmp_path / "data", **few), anew(place, tmp_path / "anew", **few))
-    assert max(*nights[:3], nights[4]) < 300, "a day, and the one before"
+    assert max(*nights[:3], nights[4]) < 300, "a night judges at most two days"
     assert {"budget_gone", "not_mature", "other_columns"} <= set(found[2].left_out)
     assert len(found[0]) > 300 and len(found[1]) > 300
 
 
-def test_of_very_many_decisions_those_of_some_users_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_above_the_bound_decisions_of_some_users_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, chance = tmp_path / "lake", random.Random(1)
     for day in range(4):
         add(place, *of_day(day, chance))
@@ -132,7 +132,7 @@ def test_of_very_many_decisions_those_of_some_users_are_read(tmp_path: Path, mon
     whole = read(place, tmp_path / "data")
     monkeypatch.setattr(stored_rows, "MOST_SAMPLED", 240)
     found = read(place, tmp_path / "data")
-    assert found[1].equals(whole[1]), "all touchpoints are read"
+    assert found[1].equals(whole[1]), "a bound on decisions dropped touchpoints"
     report = found[2]
     assert 0.3 < report.decisions / whole[2].decisions < 0.7 and report.share == 0.5
     assert set(found[0]["user_id"]) < set(whole[0]["user_id"])
@@ -147,11 +147,11 @@ def test_of_very_many_decisions_those_of_some_users_are_read(tmp_path: Path, mon
 
     monkeypatch.setattr(Decided, "judge", counting)
     few = read(place, tmp_path / "data", most_touchpoints=60)
-    assert 30 < len(few[1]) < 90 and counts[-1] < whole[2].decisions, "generations that are left out are not read"
+    assert 30 < len(few[1]) < 90 and counts[-1] < whole[2].decisions, "read generations that are left out"
     assert learnable(place, SPEC).decisions == report.decisions
 
 
-def test_a_lake_that_can_not_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_lake_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = add(tmp_path / "lake", *of_day(0, random.Random(2)))
     compact(Lake.open(place), START + 2 * DAY)
     expected = anew(place, tmp_path / "anew")
@@ -164,8 +164,8 @@ def test_a_lake_that_can_not_be_written_is_read(tmp_path: Path, monkeypatch: pyt
     assert not Lake.open(place).derived("judged")
 
 
-def test_a_user_forgotten_while_rows_are_stored_is_not_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the note was there before, and the removal of an hour that is too old meanwhile."""
+def test_a_user_forgotten_while_rows_are_stored_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note from an earlier run exists already, and another process drops the old hour in between."""
     place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
@@ -180,7 +180,7 @@ def test_a_user_forgotten_while_rows_are_stored_is_not_in_them(tmp_path: Path, m
                 remove_users(Lake.open(place), Forgotten({unit_hash("u3"): now}))
             if len(begun) == 2:
                 drop_hours(Lake.open(place), START)
-        put(self, file, name)  # the writer is slower
+        put(self, file, name)  # this writer is slower
 
     monkeypatch.setattr(Lake, "put", forgetting)
     assert "u3" not in set(read(place, tmp_path / "data")[1]["user_id"])
@@ -195,8 +195,8 @@ def with_user(place: Path, user: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("user", "left"), [("u1", 14), ("u3", 13), ("u4", 4)])
-def test_forgetting_keeps_other_rows(user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless a refusal of the user stood for later ones, or ended the time without money."""
+def test_forgetting_keeps_others_rows(user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of others are judged again only if a refusal of the forgotten user bounds a time without budget."""
     gone = {3: START + timedelta(minutes=8), 4: START + DAY}
     decisions = [
         decision(
@@ -215,11 +215,11 @@ def test_forgetting_keeps_other_rows(user: str, left: int, tmp_path: Path, monke
     forget_in_bucket(lake, {user}, START + DAY)
     after = read(place, tmp_path / "data")
     same(after, anew(place, tmp_path / "anew"))
-    assert counts[:-1] == ([] if user == "u1" else [16]), "and what `anew` has judged"
+    assert counts[:-1] == ([] if user == "u1" else [16]), "the last count comes from `anew`"
     assert before[2].left_out == {"budget_gone": 17} and after[2].left_out == {"budget_gone": left}
 
 
-def test_a_forgotten_user_leaves_stored_rows_also_those_of_a_writer_that_was_killed(tmp_path: Path) -> None:
+def test_a_forgotten_user_leaves_rows_stored_by_a_killed_writer(tmp_path: Path) -> None:
     place, now = add(tmp_path / "lake", *of_day(0, random.Random(4))), datetime.now(UTC)
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
@@ -229,12 +229,12 @@ def test_a_forgotten_user_leaves_stored_rows_also_those_of_a_writer_that_was_kil
     forget_in_bucket(lake, {"u3"}, now)
     assert not with_user(place, "u3")
     (place / name).parent.mkdir(parents=True, exist_ok=True)
-    (place / name).write_bytes(table)  # by a training that was killed before it looked again
+    (place / name).write_bytes(table)  # from a training killed before it checked for forgotten users again
     remove_again(lake, now)
     assert not with_user(place, "u3")
 
 
-def test_old_rows_and_those_of_another_description_go_in_the_end(tmp_path: Path) -> None:
+def test_old_rows_and_rows_of_another_description_are_removed(tmp_path: Path) -> None:
     place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
@@ -242,7 +242,7 @@ def test_old_rows_and_those_of_another_description_go_in_the_end(tmp_path: Path)
     (old,) = lake.derived("judged")
     narrower = SPEC.replace(context=SPEC.context[:1])
     learnable(place, narrower)
-    assert len(lake.derived("judged")) == 2, "both may be in use"
+    assert len(lake.derived("judged")) == 2, "a running training may use either"
     forget_in_bucket(lake, {"u3"}, START + DAY)
     assert not with_user(place, "u3") and len(with_user(place, "u4")) == 2
     (old,) = (file for file in lake.derived("judged") if file.name.startswith(old.name.partition(".")[0]))

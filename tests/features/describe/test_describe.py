@@ -1,4 +1,4 @@
-"""The figures of a description equal those of pandas; the page is drawn from any log."""
+"""Descriptions of a log: figures equal those of pandas, and every log can be drawn as a page."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def spec() -> DatasetSpec:
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
-    """Everything: sessions, users of one touchpoint, a bot, free touchpoints, rare propensities, nulls, late rows."""
+    """A log with sessions, single-touchpoint users, a bot, free touchpoints, rare propensities, nulls and late rows."""
     random = np.random.default_rng(5)
     lengths = [1, 1, 1, 30, *random.integers(2, 20, 60)]
     user = np.repeat([f"u{i:03}" for i in range(len(lengths))], lengths)
@@ -143,7 +143,7 @@ def test_periods_and_propensities(description: Description, log: pd.DataFrame) -
 
 
 def charts_of(description: Description, folder: Path) -> list[str]:
-    """The words for each chart of the page."""
+    """Returns the text alternative of each chart of the page."""
     text = render(description, folder / "pages" / "page.html").read_text(encoding="utf-8")
     words = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", text)
     assert not {"None", "nan", "NaN"} & set(words.split()) and "<b>channel" not in text
@@ -156,14 +156,14 @@ def test_the_page_has_a_chart_for_each_figure(description: Description, tmp_path
     assert len(list(_notes(description, {}))) == 5
 
 
-def test_one_row(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_a_log_of_one_row_is_drawn(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     description = described(engine, log.head(1), spec, tmp_path)
     assert (description.journeys, description.lengths) == (1, [(1, 1)])
     assert charts_of(description, tmp_path)
 
 
 @pytest.mark.parametrize("propensity", ["markov", "logged"])
-def test_no_cost_no_outcome_no_propensity(
+def test_a_log_without_costs_outcomes_and_propensities_is_drawn(
     engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path, propensity: str
 ) -> None:
     bare = log.assign(cost=0.0, click=0, conversion=0, propensity=np.nan).drop(columns="created_timestamp")
@@ -209,12 +209,14 @@ def test_no_rows_or_columns_is_refused(engine: Engine, log: pd.DataFrame, spec: 
 
 
 @pytest.mark.long
-def test_spark_finds_the_same(description: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_spark_gives_the_same_figures(
+    description: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
+) -> None:
     with open_engine("spark") as spark:
         assert spark.name == "spark"
         other = described(spark, log, spec, tmp_path)
     for field in dataclasses.fields(Description):
-        if field.name not in ("channels", "columns"):  # with sums of floats, and sketches
+        if field.name not in ("channels", "columns"):  # they contain sums of floats, and sketches
             assert getattr(other, field.name) == getattr(description, field.name), field.name
     for one, two in zip(description.channels, other.channels, strict=True):
         assert (one.channel, one.rows, one.click, one.conversion) == (two.channel, two.rows, two.click, two.conversion)

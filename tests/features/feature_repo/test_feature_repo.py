@@ -1,4 +1,4 @@
-"""The definitions of features: what every data set has, what a reader takes where nothing is known."""
+"""Feature definitions of each data set, and the values that a reader uses if nothing is known of a user."""
 
 import json
 import re
@@ -17,12 +17,12 @@ FOLDER = store.CONFIG.parent
 
 @pytest.fixture(scope="module")
 def opened(toy, tmp_path_factory) -> FeatureStore:
-    """What `features.offline.store` makes of the toy data set."""
+    """The feature repository that `features.offline.store` creates for the toy data set."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
     return FeatureStore(repo_path=str(run.root))
 
 
-def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(toy, opened):
+def test_every_stored_field_declares_its_default(toy, opened):
     defaults = {f.name: json.loads(f.tags["default"]) for view in opened.list_feature_views() for f in view.features}
     lists = {name: value for name, value in defaults.items() if isinstance(value, list)}
     assert defaults[PACKED] is None
@@ -43,7 +43,7 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     assert [p.name for p in made.service.feature_view_projections] == known
 
 
-# ---- the page about this room
+# ---- the README of this room
 
 
 def test_the_readme_names_every_file_and_tests_that_exist():

@@ -1,4 +1,4 @@
-"""A team's own features, from a file that the data set description names: what is taken, and what is refused."""
+"""A team's own features, from a file that the data set description names: accepted files, and errors for others."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +21,13 @@ START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
 
 def described(toy, source: Path, *fields: dict[str, Any], **view: Any) -> DatasetSpec:
-    """The toy data set with a view of a file."""
+    """Returns the toy data set's description with a view of a file."""
     chosen = {"view": "weather", "source": str(source), "key": "campaign_id", "timestamp": "at", **view}
     return toy.spec.replace(features=[{**chosen, "fields": list(fields)}])
 
 
 def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **view: Any) -> pd.DataFrame:
-    """What the feature repository makes of the file."""
+    """Writes the file and returns the feature repository's copy of it."""
     rows.to_parquet(folder / "own.parquet", index=False)
     spec = described(toy, folder / "own.parquet", *fields, **view)
     with open_engine("duckdb") as engine:
@@ -40,16 +40,16 @@ def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **vie
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", None])
 def test_times_of_any_kind_become_utc_and_keys_text(toy, tmp_path, unit, zone):
     at = pd.Series([START, START + timedelta(hours=1), START])
-    own = at.dt.tz_convert(zone) if zone else at.dt.tz_localize(None)  # without a zone a time is in UTC
+    own = at.dt.tz_convert(zone) if zone else at.dt.tz_localize(None)  # a time without a zone is in UTC
     rows = pd.DataFrame({"campaign_id": [7, 7, None], "at": own.dt.as_unit(unit), "degrees": [1, 2, 3]})
     rows["campaign_id"] = rows["campaign_id"].astype("Int64")
     copy = copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"})
-    assert copy["campaign_id"].tolist() == ["7", "7"], "a row without a key is nobody's"
+    assert copy["campaign_id"].tolist() == ["7", "7"], "a row without a key is dropped"
     assert copy["timestamp"].tolist() == copy["created_timestamp"].tolist() == at[:2].tolist()
     assert copy["degrees"].dtype == np.float64
 
 
-def test_a_row_is_known_once_it_is_written_and_never_before_it_holds(toy, tmp_path):
+def test_a_row_is_known_once_written_and_valid(toy, tmp_path):
     hour = timedelta(hours=1)
     rows = pd.DataFrame({"campaign_id": ["a", "b", "c"], "at": START, "degrees": 0.0})
     rows["written"] = [START + hour, START - hour, pd.NaT]
@@ -76,7 +76,7 @@ def test_infinity_is_a_missing_value(toy, tmp_path):
         ({"name": "degrees", "kind": "numeric", "by_channel": True}, VIEW_TYPE, {"wanted": "lists of numbers"}),
     ],
 )
-def test_a_file_that_does_not_fit_is_named(toy, tmp_path, field, words, values):
+def test_an_invalid_file_is_named(toy, tmp_path, field, words, values):
     rows = pd.DataFrame({"campaign_id": ["a"], "at": [START], "sky": ["clear"], "degrees": [1.0]})
     with raises(SpecError, words, view="weather", **values):
         copied(toy, rows, tmp_path, field)
@@ -84,7 +84,7 @@ def test_a_file_that_does_not_fit_is_named(toy, tmp_path, field, words, values):
         copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"}, timestamp="sky")
 
 
-def test_a_view_has_the_life_that_its_description_says(toy, tmp_path):
+def test_a_view_has_the_lifetime_of_its_description(toy, tmp_path):
     field = {"name": "degrees", "kind": "numeric", "missing": "zero"}
     view = build(described(toy, tmp_path, field, ttl_hours=1.5), tmp_path).views[-1]
     assert (view.name, view.entities, view.ttl) == ("weather", ["campaign"], timedelta(hours=1.5))

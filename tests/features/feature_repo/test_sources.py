@@ -40,7 +40,7 @@ def rows_of(table: pd.DataFrame) -> list[str]:
 
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), window=st.sampled_from([1, 4, 50]))
-def test_the_newest_touchpoints_of_each_user_lie_together_in_the_order_of_time(toy, tmp_path, seed, late, window):
+def test_the_newest_touchpoints_of_a_user_are_together_in_order_of_time(toy, tmp_path, seed, late, window):
     spec = toy.spec.replace(window=window)
     log = toy.log(seed, users=6, late=late)
     path = toy.write(log.sample(frac=1, random_state=seed), tmp_path / "log.parquet")
@@ -87,7 +87,7 @@ def test_no_static_columns_no_static_file(toy, tmp_path):
 
 
 def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.DataFrame:
-    """Rows known in the full hours of a span that ends at a full hour."""
+    """Returns the rows known in the full hours of a span that ends at a full hour."""
     at = known(log)
     return log[(at >= end - span) & (at < end)]
 
@@ -96,7 +96,7 @@ def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.Da
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]), stretch=st.sampled_from([1, 30]))
 def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_path, seed, late, stretch):
     log = toy.log(seed, users=5, late=late)
-    for name in ("timestamp", "created_timestamp"):  # over days: rows leave the span as others come
+    for name in ("timestamp", "created_timestamp"):  # stretched to days, so that rows leave the span
         if name in log:
             log[name] = log[name].min() + (log[name] - log[name].min()) * stretch
     made = sources(toy, log, tmp_path)
@@ -107,7 +107,7 @@ def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_pa
         for value, rows in log.groupby(key):
             mine = table[table[key] == value]
             ends = {end + wait for end in known(rows).dt.floor("h") + HOUR for wait in (pd.Timedelta(0), span)}
-            assert set(mine["timestamp"]) == ends, "a row where, and only where, the sums change"
+            assert set(mine["timestamp"]) == ends, "a row exists only at a change of the sums"
             for row in mine.itertuples():
                 counted = slow_sums(rows, row.timestamp, span)
                 if name == USER_CHANNEL:
@@ -148,11 +148,11 @@ def test_a_timed_outcome_counts_in_the_hour_in_which_it_became_known(toy, tmp_pa
         assert row.uc_clicks.tolist() == clicks
 
 
-# ---- what holds for all of them
+# ---- all sources
 
 
-def test_times_in_nanoseconds_mean_the_same(toy, tmp_path):
-    """pandas writes them so when it has grown the log."""
+def test_times_in_nanoseconds_give_the_same_sources(toy, tmp_path):
+    """pandas writes nanoseconds after it has extended a log."""
     log = toy.log()
     for name in ("us", "ns"):
         (tmp_path / name).mkdir()
@@ -164,7 +164,7 @@ def test_times_in_nanoseconds_mean_the_same(toy, tmp_path):
     pd.testing.assert_frame_equal(one, other)
 
 
-def test_the_machines_time_zone_does_not_matter(toy, tmp_path, monkeypatch):
+def test_the_local_time_zone_does_not_matter(toy, tmp_path, monkeypatch):
     here = sources(toy, toy.log(), tmp_path)
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("TZ", "Asia/Tokyo")
@@ -197,13 +197,13 @@ def test_a_large_log_has_a_folder_of_parts_each_sorted(toy, tmp_path, monkeypatc
     tables = [pd.read_parquet(part)[["user_id", "timestamp"]] for part in parts]
     assert len(parts) > 1
     users = [user for table in tables for user in table["user_id"].unique()]
-    assert len(users) == len(set(users)), "a user lies in two parts"
+    assert len(users) == len(set(users)), "a user is in two parts"
     for table in tables:
         pd.testing.assert_frame_equal(table, table.sort_values(["user_id", "timestamp"]))
 
 
 @pytest.mark.long
-def test_spark_gives_the_same_rows(toy, tmp_path):
+def test_spark_computes_the_same_rows(toy, tmp_path):
     log = with_times(toy.log(seed=3, users=30, late=0.3), ("conversion",), 3)
     spec = toy.spec.replace(timed=("conversion",))
     here, there = (sources(toy, log, tmp_path, spec, engine) for engine in ("duckdb", "spark"))
