@@ -1,4 +1,4 @@
-"""Histories of users in SQLite and in Redis, and the plain list that both must be equal to."""
+"""Users' histories in SQLite and Redis, and the plain list that both must equal."""
 
 import math
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ Lists = dict[str, list[Any]]
 
 @dataclass
 class OnlineStore:
-    """One of the stores."""
+    """An online store, SQLite or Redis, with a repository for the toy data set."""
 
     kind: str
     repo: Path
@@ -52,7 +52,7 @@ class OnlineStore:
         self.history = open_history(self.repo, SPEC)
 
     def read(self, user: str) -> Lists | None:
-        """As any reader of Feast gets it."""
+        """Returns a history as every reader of Feast gets it."""
         value = self.packed(user)
         return None if value is None else served(unpack(value))
 
@@ -63,21 +63,21 @@ class OnlineStore:
         return value
 
     def event_time(self, user: str) -> datetime | None:
-        """The view's event time; SQLite keeps whole seconds."""
+        """Returns the view's event time. SQLite stores whole seconds."""
         online = get_online_store_from_config(self.store.config.online_store)
         key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
         ((found, _),) = online.online_read(self.store.config, self.store.get_feature_view(HISTORY), [key])
         return found
 
     def store_value(self, user: str, value: bytes) -> None:
-        """Any bytes in place of a history."""
+        """Writes any bytes in place of a history."""
         row = {"user_id": user, "timestamp": START, "created_timestamp": START, PACKED: value}
         self.store.write_to_online_store(HISTORY, pd.DataFrame([row]))
 
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """An ad that a user has seen, with its outcomes and the times at which they became known (its own by default)."""
+    """An exposure with its outcomes. Outcomes became known at the times in `known`, or else at once."""
 
     timestamp: datetime
     channel: str
@@ -91,7 +91,7 @@ class Touchpoint:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Its outcomes as records; its cost is always reported."""
+        """The outcomes as records. The cost is always reported."""
         return [self.event(kind, value, self.known.get(kind)) for kind, value in {"cost": 0.0, **self.outcomes}.items()]
 
     def event(self, kind: str, value: float, known: datetime | None = None, event: str = "") -> dict[str, Any]:
@@ -101,19 +101,19 @@ class Touchpoint:
         }
 
     def changes(self, history: History) -> list[Change]:
-        """What the feed writes of it."""
+        """Returns the changes that the feed writes for this touchpoint."""
         shown = {"decision_id": self.decision, "request_time": self.timestamp.isoformat()}
         exposure = history.exposure({**shown, "channel": self.channel, "context": self.context})
         return [exposure, *map(history.outcome, self.events)]
 
 
 def append(history: History, user: str, seen: Touchpoint) -> bool:
-    """Write a touchpoint with its outcomes; returns whether the history has changed."""
+    """Writes a touchpoint with its outcomes; returns whether the history changed."""
     return bool(history.change({user: seen.changes(history)}))
 
 
 def hear(history: History, user: str, event: Mapping[str, Any]) -> bool:
-    """Write a further outcome; returns whether the history has changed."""
+    """Writes a further outcome; returns whether the history changed."""
     return bool(history.change({user: [history.outcome(event)]}))
 
 
@@ -132,18 +132,18 @@ def seconds_after_start(lists: Lists | None) -> list[float]:
 
 @dataclass
 class Entry:
-    """A touchpoint of a plain history, and what is known of it."""
+    """A touchpoint of a plain history, with its outcomes and the times at which they became known."""
 
     seen: Touchpoint
     outcomes: dict[str, Any]
     known: dict[str, datetime]
-    decision: str = ""  # empty: of a log
-    logged: bool = False  # whether a log has given outcomes, too
+    decision: str = ""  # empty if a log added the touchpoint
+    logged: bool = False  # whether a log has also provided outcomes
     events: list[str] = field(default_factory=list)
 
 
 class PlainHistory:
-    """A list of touchpoints, kept sorted."""
+    """A sorted list of touchpoints."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -151,7 +151,7 @@ class PlainHistory:
 
     @property
     def touchpoints(self) -> list[Touchpoint]:
-        """The touchpoints with their outcomes."""
+        """The touchpoints with their current outcomes."""
         return [Touchpoint(e.seen.timestamp, e.seen.channel, e.seen.context, e.outcomes, e.known) for e in self._sorted]
 
     def append(self, new: Touchpoint) -> bool:
@@ -176,7 +176,7 @@ class PlainHistory:
             here = self.entries.get(new.timestamp)
             outcomes = {name: new.outcomes.get(name, 0.0) for name in OUTCOMES}
             merged = Entry(new, outcomes, dict(new.known))
-            if here and here.seen.channel == new.channel:  # else it is another touchpoint
+            if here and here.seen.channel == new.channel:  # otherwise a different touchpoint
                 unknown = [name for name, value in outcomes.items() if value in (0, None)]
                 merged.outcomes |= {name: here.outcomes[name] for name in unknown}
                 merged.known = {**here.known, **new.known}
@@ -208,7 +208,7 @@ class PlainHistory:
         self.entries = {entry.seen.timestamp: entry for entry in self._sorted[-self.n :]}
 
     def rows(self, *users: str) -> list[pa.RecordBatch]:
-        """As a batch job brings it: some rows at a time, of each user."""
+        """Returns the rows as a batch job does: three at a time, for each user."""
         lists = self.lists()
         assert lists is not None
         table = pa.concat_tables(

@@ -1,4 +1,4 @@
-"""A Feast repository on each online store that we write to."""
+"""Feast repositories for tests, on each supported online store."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ STORES = ("sqlite", "redis")
 
 
 def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> None:
-    """Write feature_store.yaml for an online store."""
+    """Writes feature_store.yaml for an online store."""
     where = {"sqlite": {"path": "online.db"}, "redis": {"connection_string": f"127.0.0.1:{port}"}}.get(kind, {})
     settings = {
         "project": "mtorl",
@@ -27,6 +27,6 @@ def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> No
 
 
 def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
-    """Define the views in a repository that has its settings."""
+    """Defines the views in a repository that has its settings."""
     define(repo, spec)
     return FeatureStore(repo_path=str(repo))

@@ -1,4 +1,4 @@
-"""A small log of a shop: a description with columns of all kinds, and rows that are all good."""
+"""A small log of a shop: a description with columns of all kinds, and valid rows."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def rows() -> pd.DataFrame:
-    """Two users of three touchpoints; everything as text, as in a CSV file."""
+    """Returns three touchpoints for each of two users, all values as text, as in a CSV file."""
     return pd.DataFrame(
         {
             "user_id": ["007", "007", "007", "b", "b", "b"],
@@ -39,7 +39,7 @@ def rows() -> pd.DataFrame:
 
 
 def canonical(path: Path, spec: DatasetSpec, bad_rows: str = "fail") -> tuple[pd.DataFrame, IngestReport]:
-    """Ingest any log into `out.parquet` beside it."""
+    """Ingests any log into `out.parquet` in the same folder."""
     out = path.with_name("out.parquet")
     report = ingest_log(path, spec, out, path.with_name("faulty.csv"), bad_rows)
     return pd.read_parquet(out), report

@@ -17,7 +17,7 @@ from tests.features.collect.test_engines import LONG_AGO, ODD, everything, same,
 from tests.features.collect.test_rules import data_folder
 
 
-def test_windows_have_the_features_that_the_data_set_description_chooses(tmp_path):
+def test_windows_have_the_features_chosen_by_the_description(tmp_path):
     with open_engine() as engine:
         manifest = build(engine, RawLog("", "simulator-aggregates", "fail", 40), tmp_path / "data")
     table = WindowTable.load(tmp_path / "data" / "windows")
@@ -33,7 +33,7 @@ def test_windows_have_the_features_that_the_data_set_description_chooses(tmp_pat
 def test_spark_builds_the_same_log_with_decisions_and_the_same_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
 ) -> None:
-    """That the sources are the same is tested where they are made."""
+    """The sources have tests of their own, so they are not built here."""
     monkeypatch.setattr("features.data_folder.build_sources", lambda *_: None)
     write(tmp_path / "lake", *everything())
     log = data_folder(tmp_path / "log", 300, ODD, **LONG_AGO)
@@ -46,7 +46,7 @@ def test_spark_builds_the_same_log_with_decisions_and_the_same_windows(
         report = json.loads((tmp_path / name / INGEST_FILE).read_text())
         noted.append({key: report[key] for key in ("rows", "users")})
         assert manifests[-1].log_fingerprint == report["fingerprint"]
-        assert (tmp_path / name / LOG_FILE).is_dir() == (name == "spark"), "each task writes a part"
+        assert (tmp_path / name / LOG_FILE).is_dir() == (name == "spark"), "each Spark task writes a part"
         there = pq.read_table(tmp_path / name / "windows" / OPPORTUNITIES_FILE)
         assert there.equals(pq.read_table(tmp_path / name / OPPORTUNITIES_FILE)) and len(there) > 300
     assert manifests[0].content_sha256 == manifests[1].content_sha256

@@ -32,7 +32,7 @@ def by_key(table: pa.Table) -> pa.Table:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_what_is_written_can_be_read_and_replaces_what_was_there(tmp_path, name):
+def test_a_written_table_can_be_read_and_replaces_the_previous_one(tmp_path, name):
     pq.write_table(rows(), tmp_path / "log.parquet")
     with open_engine(name) as engine:
         assert engine.name == name
@@ -42,12 +42,12 @@ def test_what_is_written_can_be_read_and_replaces_what_was_there(tmp_path, name)
             found = engine.read(tmp_path / "out.parquet").to_pyarrow()
             expected = rows().to_pandas().query("value >= @least").sort_values("value")
             assert sorted(found["value"].to_pylist()) == expected["value"].tolist()
-    assert {path.name for path in tmp_path.iterdir()} == {"log.parquet", "out.parquet"}, "something was left behind"
+    assert {path.name for path in tmp_path.iterdir()} == {"log.parquet", "out.parquet"}, "temporary files are left"
 
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("shards", [1, 3])
-def test_shards_hold_whole_users_in_order(tmp_path, name, shards):
+def test_shards_contain_whole_users_in_order(tmp_path, name, shards):
     pq.write_table(rows(), tmp_path / "log.parquet")
     told: list[Path] = []
     with open_engine(name) as engine:
@@ -78,7 +78,7 @@ def test_times_are_exact_to_the_microsecond(tmp_path, name):
 
 
 def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
-    """The digest is MD5's, so that a user lies in the same shard whatever engine or version wrote it."""
+    """The digest is MD5, so that a user is in the same shard whichever engine or version wrote the shard."""
     import hashlib
 
     users = ["", "u1", "ü", "a longer id with blanks", "漢字"]
@@ -91,7 +91,7 @@ def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
         assert bucket == digest[14] + 256 * digest[15]
 
 
-def test_which_engine(monkeypatch):
+def test_the_engine_is_chosen_by_the_environment(monkeypatch):
     monkeypatch.delenv("ENGINE", raising=False)
     with open_engine() as engine:
         assert engine.name == "duckdb"
@@ -109,7 +109,7 @@ with open_engine("spark"):
 
 
 @pytest.mark.long
-def test_sparks_python_is_this_one_whatever_is_called_python3(tmp_path):
+def test_spark_uses_this_interpreter_not_the_paths_python3(tmp_path):
     (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python3").chmod(0o755)
     env = {name: value for name, value in os.environ.items() if name != "PYSPARK_PYTHON"}

@@ -209,9 +209,7 @@ def test_no_rows_or_columns_is_refused(engine: Engine, log: pd.DataFrame, spec: 
 
 
 @pytest.mark.long
-def test_spark_gives_the_same_figures(
-    description: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path
-) -> None:
+def test_spark_equals_duckdb(description: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     with open_engine("spark") as spark:
         assert spark.name == "spark"
         other = described(spark, log, spec, tmp_path)

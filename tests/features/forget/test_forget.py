@@ -1,4 +1,4 @@
-"""A folder with all that a run or a data volume keeps: one user leaves it, the others stay as they are, bit for bit."""
+"""Removal of a user from all files of a run or a data volume: other users' rows stay bit-identical."""
 
 import fcntl
 import json
@@ -67,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.write_parquet(str(root / "flat" / f"{kind}s.parquet"))
     shutil.copy(root / "flat" / "decisions.parquet", root / "windows" / "opportunities.parquet")
     compact(lake, NOW)
-    write(root / "lake", DECISIONS, OUTCOMES)  # a router has repeated its upload
+    write(root / "lake", DECISIONS, OUTCOMES)  # a router repeats its upload
     (root / "data" / "quarantine.csv").write_text(
         f'row,uid,words,fault\n1,{WHO},"a, ""b""",bad\n2,{OTHER},"c\nd",bad\n'
     )
@@ -82,7 +82,7 @@ def volume(made: Path, tmp_path: Path) -> Path:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """The bytes of all files; of a database its rows."""
+    """Returns the bytes of each file, or the rows of a database."""
     found = {}
     for path in sorted(root.rglob("*")):
         if path.suffix == ".db" and path.name != "registry.db":
@@ -94,7 +94,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 
 def names(root: Path, user: str) -> list[str]:
-    """The files in which an id stands: their bytes as they lie on disk, and the values of Parquet tables."""
+    """Returns the files that contain an id, in their bytes or in the values of a Parquet table."""
     found = []
     for path in sorted(root.rglob("*")):
         if path.is_file():
@@ -110,7 +110,7 @@ def tables(root: Path) -> dict[str, pd.DataFrame]:
 
 
 def in_lake(root: Path, kind: Kind) -> pd.DataFrame:
-    """The records of the lake, each once."""
+    """Returns the records of the lake without duplicates."""
     lake = Lake.open(root / "lake")
     with lake_database(lake) as db:
         return db.sql(f"SELECT * FROM {lake.records(db, kind)} ORDER BY ALL").df()
@@ -137,7 +137,7 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
         kept = before[name] if key is None else before[name][~before[name][key].isin([WHO, *THEIRS])]
         pd.testing.assert_frame_equal(rows, kept.reset_index(drop=True))
         assert pq.read_schema(volume / name).equals(pq.read_schema(made / name), check_metadata=True), name
-    # What was written of logs and windows stays true.
+    # The metadata of logs and windows fit the remaining rows.
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     noted = json.loads((volume / "data" / "ingest.json").read_text())
     users = log["user_id"].nunique()
@@ -145,8 +145,8 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
     manifest = Manifest.read(volume / "windows")
     (shard,) = manifest.shards
     assert (shard.rows, shard.users, manifest.journeys) == (len(log), users, manifest.users)
-    assert len(WindowTable.load(volume / "windows").rows) == len(log), "checksums fit"
-    # A second time changes nothing.
+    assert len(WindowTable.load(volume / "windows").rows) == len(log), "a checksum does not fit"
+    # Forgetting again changes nothing.
     found = content(volume)
     report = forget(volume, frozenset({WHO, "a stranger"}), NOW)
     assert report.removed and not any(report.removed.values()) and not report.failed
@@ -154,10 +154,10 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
     assert found.items() <= content(volume).items()
 
 
-def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
+def test_an_interrupted_removal_is_completed_by_the_next_run(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After one file, four, seven ... that were looked at; the last try is not interrupted."""
+    """Interrupted after one, four, seven ... files. The last run is not interrupted."""
     monkeypatch.setattr(removal.secrets, "token_hex", lambda _: "new")
     whole = Path(shutil.copytree(made, tmp_path / "whole"))
     forget(whole, frozenset({WHO}), NOW)
@@ -181,8 +181,8 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
         shutil.rmtree(volume)
 
 
-def test_a_forgotten_user_is_not_compacted_again_but_comes_back_as_a_new_one(volume: Path) -> None:
-    """A router that was killed has uploaded its spool once more, which holds the user; features are refreshed."""
+def test_a_forgotten_user_stays_out_of_compaction_but_may_return_as_new(volume: Path) -> None:
+    """A router that was killed repeats its upload with records of the user, and features are refreshed."""
     forget(volume, frozenset({WHO}), NOW)
     feature_store.materialize(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
     assert names(volume / "features", WHO) == [] and names(volume / "features", OTHER) != []
@@ -197,7 +197,7 @@ TYPES = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
 
 
 def test_a_feed_does_not_bring_a_user_back(volume: Path) -> None:
-    """Not with the outcomes of decisions that it has noted, and not with decisions that come late."""
+    """Neither outcomes of noted decisions nor late decisions of the user may bring the history back."""
     with open_history(volume / "features", SPEC) as history:
         feed = Feed(history, volume / "features", place=volume / "features")
         feed.take([(TYPES[0], {**record, **SHOWN}) for record in DECISIONS])
@@ -222,21 +222,21 @@ def test_a_user_forgotten_while_a_feed_writes_does_not_stay(volume: Path, monkey
     assert names(volume, WHO) == []
 
 
-def test_what_is_old_goes_and_does_not_come_back(volume: Path) -> None:
+def test_old_rows_are_removed_and_do_not_return(volume: Path) -> None:
     report = forget(volume, frozenset(), NOW, before=START + timedelta(minutes=100))
     assert report.removed["lake/decisions"] == 2 and report.removed["windows/opportunities.parquet"] == 3
     assert report.removed["features (online store)"] == report.removed["windows"] == 0
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     assert (log["timestamp"] >= START + timedelta(minutes=100)).all()
-    compact(Lake.open(volume / "lake"), NOW)  # takes an upload that is young enough, and leaves out what is old in it
+    compact(Lake.open(volume / "lake"), NOW)  # takes an upload with young records, and drops its old ones
     write(volume / "lake", DECISIONS, OUTCOMES)
     compact(Lake.open(volume / "lake"), NOW)
-    kept = {IDS[name] for name in "cde"}  # of c's hour a part is young enough
+    kept = {IDS[name] for name in "cde"}  # some records of c's hour are young enough
     assert set(in_lake(volume, "decision")["decision_id"]) == kept
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b""])
-def test_an_unreadable_file_is_said_and_the_others_are_done(volume: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_an_unreadable_file_is_reported_and_skipped(volume: Path, damage: Callable[[bytes], bytes]) -> None:
     path = volume / "flat" / "decisions.parquet"
     path.write_bytes(damage(path.read_bytes()))
     report = forget(volume, frozenset({WHO}), NOW)
@@ -244,7 +244,7 @@ def test_an_unreadable_file_is_said_and_the_others_are_done(volume: Path, damage
     assert report.failed and report.removed["data/touchpoints.parquet"]
 
 
-def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume: Path) -> None:
+def test_old_leftovers_of_a_killed_process_are_reported(volume: Path) -> None:
     for name, hours in ((".touchpoints.parquet.0123abcd", 30), (".ingest.json.0123abcd", 1)):
         (volume / "data" / name).write_bytes(b"half of a file")
         os.utime(volume / "data" / name, (time.time() - hours * 3600,) * 2)
@@ -256,7 +256,7 @@ def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume
     assert named == ["data/.touchpoints.parquet.0123abcd", "flat/.scratch-k1ll3d_x"]
 
 
-def test_two_do_not_forget_in_one_folder(volume: Path) -> None:
+def test_a_second_concurrent_removal_is_refused(volume: Path) -> None:
     with (volume / ".forgotten.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with raises(ForgottenError, BUSY, folder=volume):
@@ -265,7 +265,7 @@ def test_two_do_not_forget_in_one_folder(volume: Path) -> None:
         forget(volume, frozenset({WHO}), NOW, feature_repo=volume / "data")
 
 
-def test_parts_of_a_table_and_what_spark_says_of_them(tmp_path: Path) -> None:
+def test_parts_of_a_table_and_sparks_checksums(tmp_path: Path) -> None:
     log = tmp_path / "touchpoints.parquet"
     log.mkdir()
     for part, users in enumerate((["u1", "u2"], ["u3"])):
@@ -278,21 +278,21 @@ def test_parts_of_a_table_and_what_spark_says_of_them(tmp_path: Path) -> None:
     assert not (log / ".part-0.parquet.crc").exists() and (log / ".part-1.parquet.crc").exists()
 
 
-def test_ids_that_a_table_holds_as_numbers(tmp_path: Path) -> None:
+def test_numeric_ids_of_a_table_are_removed(tmp_path: Path) -> None:
     pd.DataFrame({"user_id": [1, 12, 2], "x": 0.5}).to_parquet(tmp_path / "raw.parquet")
     assert Rows(frozenset({"1"})).remove(tmp_path / "raw.parquet") == 1
     assert pd.read_parquet(tmp_path / "raw.parquet")["user_id"].to_list() == [12, 2]
 
 
-def test_everybody_may_leave(volume: Path) -> None:
+def test_all_users_may_be_removed(volume: Path) -> None:
     everyone = frozenset(pd.read_parquet(volume / "data" / "touchpoints.parquet")["user_id"])
     report: Report = forget(volume, everyone, NOW)
     assert not report.failed and Manifest.read(volume / "windows").rows == 0
     assert not any(forget(volume, everyone, NOW).removed.values())
 
 
-def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_path: Path) -> None:
-    """They are somebody's own: they stay as they are, byte for byte."""
+def test_raw_files_that_still_contain_the_user_are_reported(tmp_path: Path) -> None:
+    """The files belong to their owner: they stay unchanged, byte for byte."""
     own, volume = tmp_path / "own", tmp_path / "volume"
     own.mkdir()
     hours = pd.date_range("2026-01-01", periods=40, freq="h", tz="UTC").astype(str)
@@ -313,7 +313,7 @@ def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_
         timed: [revenue], reward: {gain: revenue}}"""
     )
     ingest(RawLog(str(own / "log.csv"), str(own / "own.yaml")), volume / "data", volume / "quarantine.csv")
-    shutil.copytree(volume / "data", volume / "pipeline" / "log")  # said once
+    shutil.copytree(volume / "data", volume / "pipeline" / "log")  # a copy is not reported twice
     before = content(own)
     left_out = volume / "data" / "conversions-left-out.csv"
     left_out.write_text("row,uid,reason\n3,u1,no_touchpoint\n4,u2,no_touchpoint\n")

@@ -1,4 +1,4 @@
-"""Ingestion of rows of the shop's log."""
+"""Fixtures that ingest rows of the shop's log."""
 
 import pandas as pd
 import pytest
@@ -10,7 +10,7 @@ from tests.features.shop_log import SPEC
 
 @pytest.fixture
 def ingest(tmp_path):
-    """Write rows as CSV and ingest them."""
+    """Writes rows as CSV and ingests them."""
 
     def run(frame: pd.DataFrame | None, bad_rows: str = "fail", spec: DatasetSpec = SPEC, name: str = "log.csv"):
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Each adapter on small files in the exact layout that its owners publish."""
+"""Adapters, each on small files in the exact layout of the published data set."""
 
 import gzip
 
@@ -31,16 +31,16 @@ def kuairand_sample() -> pd.DataFrame:
     return frame
 
 
-def test_kuairand_sample_ties_in_time_are_put_in_file_order(tmp_path):
+def test_kuairand_sample_ties_are_put_in_file_order(tmp_path):
     spec = DatasetSpec.load("kuairand-sequence")
     frame = kuairand_sample()
-    frame.loc[1, ["short", "mid"]] = [1.0, 0.0]  # also the same channel: two touchpoints all the same
+    frame.loc[1, ["short", "mid"]] = [1.0, 0.0]  # same time and channel, and still two touchpoints
     frame.to_csv(tmp_path / "log.csv", index=False)
     log, report = canonical(tmp_path / "log.csv", spec)
     assert log["user_id"].tolist() == ["2"] * 3 + ["5"] * 3
     assert log["channel"].tolist() == ["short", "short", "long", "short", "mid", "long"]
     assert log["timestamp"].diff().iloc[1:3].tolist() == [pd.Timedelta("1us")] * 2
-    assert log["timestamp"][0] == pd.Timestamp("2024-01-04", tz="UTC")  # .1 of 30 days
+    assert log["timestamp"][0] == pd.Timestamp("2024-01-04", tz="UTC")  # time 0.1 of 30 days
     assert set(log["activity"]) == {"full_active"} and (log["cost"] == 1).all()
     assert report.moved_ties == 2
 
@@ -93,7 +93,7 @@ CRITEO_HEADER = (
     "click_nb\tcost\tcpo\ttime_since_last_click\tcat1\tcat2\tcat3\tcat4\tcat5\tcat6\tcat7\tcat8\tcat9"
 )
 CRITEO = [
-    # Invented; same columns, marks and magnitudes. The file is in the order of time; users are mixed.
+    # Invented rows with real columns, marks and magnitudes. They are sorted by time, not by user.
     "0\t101\t9001\t0\t-1\t-1\t0\t0\t-1\t-1\t1e-05\t0.39\t-1\t11\t21\t31\t41\t51\t61\t71\t29196072\t91",
     "2\t102\t9002\t0\t-1\t-1\t0\t0\t-1\t-1\t1e-05\t0.05\t423858\t11\t21\t31\t41\t51\t61\t72\t9312274\t91",
     "7\t101\t9001\t1\t1449193\t3063962\t1\t1\t0\t7\t0.000183\t0.15\t-1\t12\t21\t31\t41\t51\t61\t71\t29841067\t92",
@@ -111,13 +111,13 @@ def test_criteo_raw(tmp_path):
     assert log["campaign_id"].tolist() == ["9001"] * 3 + ["9002", "9003"]
     assert log["channel"].tolist() == [*["Type_29196072"], *["Type_29841067"] * 2, *["Type_9312274"] * 2]
     start = pd.Timestamp("2024-01-01", tz="UTC")
-    # Two banners of one page view differ in cat2: both are kept, 1 us apart.
+    # Two banners of one page view differ in cat2. Both rows are kept, 1 us apart.
     seconds = [0, 7, 7.000001, 2, 2671199]
     assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and report.moved_ties == 1
     assert log["cost"].tolist() == [1e-05, 0.000183, 0.000183, 1e-05, 0.0002]
     assert log[["click", "conversion", "attribution"]].sum().tolist() == [2, 2, 2]
     assert (log["revenue"] == 0).all() and log["propensity"].isna().all()
-    for column in ("click_pos", "click_nb"):  # -1 = missing
+    for column in ("click_pos", "click_nb"):  # -1 means missing
         assert log[column].notna().tolist() == [False, True, True, False, False]
     assert log["time_since_last_click"].fillna(-9).tolist() == [-9, -9, -9, 423858, 8879]
     assert log["cat1"].tolist() == ["11", "12", "12", "11", "11"]
@@ -188,7 +188,7 @@ def test_kuairand_raw(kuairand):
     log, report = canonical(kuairand, spec)
     assert report.faults == () and report.users == 2
     assert log["user_id"].tolist() == ["3", "3", "3", "7"]
-    # Two videos at the same time are two touchpoints, in the order of the file.
+    # Two videos at the same time are two touchpoints, in file order.
     times = [1649419140000000, 1650614400500000, 1650614400500001, 1650700000000000]
     assert log["timestamp"].astype("int64").tolist() == times and report.moved_ties == 1
     assert log["channel"].tolist() == ["short", "mid", "short", "long"]  # 49.999, 87.4, 9 and 209.9 s
@@ -213,7 +213,7 @@ def test_kuairand_raw_needs_its_user_features(kuairand, tmp_path):
         validate_log(tmp_path / "empty", spec)
 
 
-# ---- outcomes in disguise
+# ---- columns that contain outcomes
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_an_ingested_log_is_read_again_with_the_description_of_the_raw_one(tmp_p
     assert report.fingerprint == first.fingerprint
 
 
-def test_no_raw_layout_could_be_taken_for_the_canonical_one():
+def test_no_raw_layout_is_mistaken_for_the_canonical_one():
     for spec in map(DatasetSpec.load, built_in()):
         if spec.adapter not in ("touchpoints", "simulator"):
             assert not set(adapter_of(spec).required(spec)) >= set(ADAPTERS["touchpoints"].required(spec))

@@ -1,4 +1,4 @@
-"""A built folder as a source: what is taken of it, what is refused, and what happens if it is replaced meanwhile."""
+"""A built folder as a source: accepted and refused requests, and a folder that is replaced while it is read."""
 
 import json
 import os
@@ -30,12 +30,12 @@ from tests.messages import assert_says, raises
 
 @pytest.fixture
 def decisions(tmp_path: Path) -> str:
-    """A lake with two of them, one exposed."""
+    """Returns the path of a lake with two decisions, one of them exposed."""
     return str(write(tmp_path / "lake", [decision("d"), decision("e", 1, expose=False)], [outcome("d-cost", "d")]))
 
 
 def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
-    """Build a folder from a log of long ago; a trusted log is a folder of parts."""
+    """Builds a folder from an old log. A trusted log is a folder of parts."""
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
     if trusted:
@@ -64,7 +64,7 @@ def take(built: Built, out: Path, most_touchpoints: int = 0, **wanted: int) -> s
     return built.take_log(named(built, **wanted), built.decisions() or "", most_touchpoints, out)
 
 
-def test_log_and_windows_are_those_of_a_run(built: Built, tmp_path: Path) -> None:
+def test_log_and_windows_equal_those_of_a_run(built: Built, tmp_path: Path) -> None:
     said = take(built, tmp_path / "log")
     assert_says(said, messages.BUILT, folder=built.folder, rows=301, exposures=1, decisions=2)
     for name in (LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE):
@@ -74,12 +74,12 @@ def test_log_and_windows_are_those_of_a_run(built: Built, tmp_path: Path) -> Non
     build_windows(tmp_path / "log", tmp_path / "of-its-own")
     taken, own = (Manifest.read(tmp_path / name) for name in ("windows", "of-its-own"))
     assert taken == own and taken.log_fingerprint == json.loads((built.folder / INGEST_FILE).read_text())["fingerprint"]
-    assert len(WindowTable.load(tmp_path / "windows").steps) == 301, "which compares the digests of files"
+    assert len(WindowTable.load(tmp_path / "windows").steps) == 301, "loading verifies the files' digests"
     assert len(pd.read_parquet(tmp_path / "windows" / OPPORTUNITIES_FILE)) == 2
 
 
 def test_large_files_are_not_copied_and_the_folder_may_change_afterwards(built: Built, tmp_path: Path) -> None:
-    take(built, tmp_path / "log", users=301, most_touchpoints=301)  # all users are no sample
+    take(built, tmp_path / "log", users=301, most_touchpoints=301)  # all users, so no sample is drawn
     built.take_windows(tmp_path / "log", tmp_path / "windows")
     shard = Manifest.read(tmp_path / "windows").shards[0].file
     for one, other in ((built.folder, tmp_path / "log"), (built.folder / "windows", tmp_path / "windows")):
@@ -88,7 +88,7 @@ def test_large_files_are_not_copied_and_the_folder_may_change_afterwards(built: 
                 assert (one / name).samefile(other / name)
         for name in ("ingest.json", "manifest.json", "dataset.yaml"):
             if (one / name).exists():
-                assert not (one / name).samefile(other / name), "these are written in place"
+                assert not (one / name).samefile(other / name), "files that are written in place must be copies"
     before = (tmp_path / "log" / LOG_FILE).read_bytes()
     assert not forget(built.folder, frozenset({"old3"}), NOW).failed
     assert (tmp_path / "log" / LOG_FILE).read_bytes() == before
@@ -104,20 +104,20 @@ def test_on_another_file_system_files_are_copied(built: Built, tmp_path: Path, m
     assert len(WindowTable.load(tmp_path / "windows").steps) == 301
 
 
-def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Built, decisions: str) -> None:
+def test_the_content_digest_reads_small_files_and_changes_with_a_build(built: Built, decisions: str) -> None:
     before = content_of(named(built))
     for file in (built.folder / LOG_FILE, *(built.folder / "windows" / "steps").iterdir()):
         file.write_bytes(b"")
-    assert content_of(named(built)) == before, "large files are not read"
+    assert content_of(named(built)) == before, "large files must not be read"
     made(built.folder, decisions)
-    assert content_of(named(built)) == before, "of the same log"
+    assert content_of(named(built)) == before, "a rebuild from the same log"
     made(built.folder, decisions, rows=301)
     assert content_of(named(built)) != before
     with raises(LogError, messages.CHANGED):
         check_unchanged(named(built), before)
 
 
-def test_before_the_first_decision_there_is_a_log_all_the_same(tmp_path: Path) -> None:
+def test_a_folder_without_any_decision_yet_has_a_log(tmp_path: Path) -> None:
     own = str(tmp_path / "lake")
     for trusted in (False, True):
         built = Built(made(tmp_path / f"built-{trusted}", own, trusted=trusted))
@@ -132,7 +132,7 @@ def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: str, tm
     one, other = (json.loads((built.folder / INGEST_FILE).read_text()) for built in (ingested, trusted))
     for name in ("rows", "users", "fingerprint", "collected", "decisions"):
         assert one[name] == other[name]
-    assert other["raw"]["log"].endswith("parts"), "where `mtorl data forget` looks for users"
+    assert other["raw"]["log"].endswith("parts"), "`mtorl data forget` looks for users there"
     contents = {Manifest.read(built.folder / "windows").content_sha256 for built in (ingested, trusted)}
     assert len(contents) == 1 and other["users"] == 301
 
@@ -149,7 +149,7 @@ REFUSED: list[tuple[Callable[[Built], Any], dict[str, int], Words, dict[str, Any
 
 
 @pytest.mark.parametrize(("change", "wanted", "words", "values"), REFUSED)
-def test_what_is_not_wanted_is_refused(
+def test_a_mismatch_with_the_request_is_refused(
     built: Built, tmp_path: Path, change: Callable[[Built], None], wanted: dict[str, int], words: Words, values: Any
 ) -> None:
     change(built)
@@ -158,7 +158,7 @@ def test_what_is_not_wanted_is_refused(
     assert not (tmp_path / "log").exists()
 
 
-def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
+def test_a_folder_built_without_decisions_does_not_serve_them(tmp_path: Path) -> None:
     built = Built(made(tmp_path / "built", ""))
     assert built.decisions() is None
     with raises(LogError, messages.WITHOUT_DECISIONS):
@@ -167,7 +167,7 @@ def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
     assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 300
 
 
-def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
+def test_a_folder_replaced_during_reading_is_refused(
     built: Built, decisions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, before = log_folder.link, built.decisions()
@@ -195,14 +195,14 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
         built.take_log(named(built), before or "", 0, tmp_path / "log-4")
 
 
-def test_the_same_log_by_another_description_has_other_windows(built: Built, decisions: str, tmp_path: Path) -> None:
+def test_the_same_log_with_another_description_has_other_windows(built: Built, decisions: str, tmp_path: Path) -> None:
     take(built, tmp_path / "log")
     SPEC.replace(journey_gap_days=1).save(tmp_path / "log" / DATASET_FILE)
     with raises(LogError, messages.REPLACED):
         built.take_windows(tmp_path / "log", tmp_path / "windows")
 
 
-def test_other_sources_are_no_built_folders_and_one_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_other_sources_are_no_built_folders_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
     assert not any(map(Built.at, ("simulator", "s3://logs/built", "none.csv", "")))
     with raises(LogError, messages.REPLACED):
         Built.at(tmp_path / "built", known=True)
@@ -217,4 +217,4 @@ def test_decisions_are_not_added_twice(built: Built, decisions: str, tmp_path: P
     again = Built(tmp_path / "again")
     assert again.decisions() == built.decisions()
     assert (again.folder / OPPORTUNITIES_FILE).read_bytes() == (built.folder / OPPORTUNITIES_FILE).read_bytes()
-    assert (again.folder / "windows" / OPPORTUNITIES_FILE).exists(), "which training reads"
+    assert (again.folder / "windows" / OPPORTUNITIES_FILE).exists(), "training reads this file"

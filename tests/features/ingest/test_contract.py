@@ -1,4 +1,4 @@
-"""Ingestion against a slow, obvious reference, on random faulty logs."""
+"""The data contract, compared with a slow and simple reference on random faulty logs."""
 
 import math
 import tempfile
@@ -77,7 +77,7 @@ def finite(text: str) -> float | None:
 
 
 def instant(text: str) -> int | None:
-    """Microseconds since 1970."""
+    """Parses a time as microseconds since 1970."""
     if not text.strip()[:4].isdigit() or text.strip().isdigit():
         return None
     time = pd.Timestamp(text.strip())
@@ -86,7 +86,7 @@ def instant(text: str) -> int | None:
 
 
 def first_broken(name: str, text: str) -> str | None:
-    """Name of the rule that a cell breaks, looked at alone."""
+    """Returns the first rule that a cell breaks on its own."""
     missing = text in BLANK if name in NUMBERS else not text.strip()
     lenient = {c.name for c in (*SPEC.context, *SPEC.static, *SPEC.outcomes) if c.missing != "error"}
     if name == "timestamp":
@@ -106,7 +106,7 @@ def first_broken(name: str, text: str) -> str | None:
 
 
 def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tuple[str, int, int]], int]:
-    """Faults by row number; (user, time in us, row number) of the good rows in their order; rows moved in time."""
+    """Returns faults by row number, good rows as sorted (user, time in us, row number), and the count of moved rows."""
     faults: dict[int, set[str]] = {}
     for number, row in enumerate(rows, 1):
         for name in SPEC.log_columns:
@@ -149,7 +149,7 @@ def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tup
 @given(logs)
 def test_validation_agrees_with_a_slow_reference(rows):
     faults, good, moved = reference(rows)
-    assume(not good or any(float(rows[number - 1]["cost"]) > 0 for *_, number in good))  # else: no budget
+    assume(not good or any(float(rows[number - 1]["cost"]) > 0 for *_, number in good))  # otherwise refused
     with tempfile.TemporaryDirectory() as folder:
         path, out, side = (Path(folder) / name for name in ("log.csv", "log.parquet", "quarantine.csv"))
         frame = pd.DataFrame(rows)
@@ -177,9 +177,9 @@ def test_validation_agrees_with_a_slow_reference(rows):
         assert fault.example == ("" if fault.rule == "missing_value" or not value else repr(value))
 
 
-def test_every_rule_has_words_and_they_are_the_documented_ones():
+def test_every_rule_has_the_documented_message():
     stages = contract.stages(SPEC.replace(immediate=("cost",), timed=("click",)), SPEC.optional_columns)
-    assert all(len(dict(stage.rules())) == len(stage.rules()) for stage in stages), "the rules of a column are together"
+    assert all(len(dict(stage.rules())) == len(stage.rules()) for stage in stages), "a column is listed twice"
     rules = {rule.fault for stage in stages for rule in stage.checked}
     assert rules == set(contract.MEANING)
     page = (ROOT / "docs" / "faulty-rows.md").read_text()

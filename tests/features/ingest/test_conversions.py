@@ -1,4 +1,4 @@
-"""A second file with outcomes: each counts for one touchpoint or for none, at its time, and nothing gets lost."""
+"""A second file with outcomes: each outcome counts for one touchpoint at its time, or is left out with a reason."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ conversions: {source: orders.csv, attribution_days: 2, columns: {
 
 
 def log(*shown: tuple[str, int]) -> pd.DataFrame:
-    """A touchpoint of a user at a time in seconds after START, each."""
+    """Returns a log with one touchpoint for each user and time (in seconds after START)."""
     rows = [(f"i{row}", user, START + at, "search", 0.5, 0) for row, (user, at) in enumerate(shown)]
     return pd.DataFrame(rows, columns=["imp", "uid", "at", "slot", "cost", "click"])
 
@@ -55,7 +55,7 @@ def sold(*told: tuple[Any, ...]) -> pd.DataFrame:
 
 
 class Shop:
-    """Two files and their description in a folder."""
+    """Two log files and their description in a folder."""
 
     def __init__(self, folder: Path, shown: pd.DataFrame, later: pd.DataFrame, description: dict[str, Any]) -> None:
         self.folder, self.log = folder, folder / "log.csv"
@@ -75,13 +75,13 @@ class Shop:
 def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Path) -> None:
     shown = log(("a", 0), ("a", DAY), ("b", 0), ("c", 60))
     told = orders(
-        ("o1", "i0", "2024-01-05 13:00:00", 1250),  # days after the next touchpoint
+        ("o1", "i0", "2024-01-05 13:00:00", 1250),  # after the user's next touchpoint
         ("o2", "i0", "2024-01-02 13:00:00", -250),
-        ("o3", "i2", "2024-01-01 01:00:00", 100),  # at the time of the touchpoint: midnight UTC
-        ("o4", "i3", "2024-01-01 01:00:30", 100),  # before it
+        ("o3", "i2", "2024-01-01 01:00:00", 100),  # at the touchpoint's time: midnight UTC
+        ("o4", "i3", "2024-01-01 01:00:30", 100),  # before its touchpoint
         ("o5", "i9", "2024-01-09 01:00:00", 100),
         ("o6", "", "2024-01-09 01:00:00", 100),
-        ("o1", "i1", "2024-01-09 01:00:00", 77),  # the first of an order counts
+        ("o1", "i1", "2024-01-09 01:00:00", 77),  # only the first row of an order counts
     )
     shop = Shop(tmp_path, shown, told, DESCRIPTION)
     found, report = shop.ingest()
@@ -144,17 +144,17 @@ def test_every_outcome_counts_once_or_is_left_out_with_a_reason(
     assert shop.left_out() == reasons and len(reasons) == known.left_out
 
 
-def test_what_is_faulty_in_the_second_file_is_said_and_left_out_where_wanted(tmp_path: Path) -> None:
+def test_faulty_rows_of_the_second_file_are_reported_or_left_out(tmp_path: Path) -> None:
     told = orders(
         ("o1", "i0", "soon", 100),
-        ("o1", "i0", "2024-01-02 13:00:00", 300),  # the first one of this order is faulty, so this one counts
+        ("o1", "i0", "2024-01-02 13:00:00", 300),  # counts, because the first row of this order is faulty
         ("o3", "i0", "2024-01-02 13:00:00", "many"),
         ("o4", "i0", "2024-01-02 13:00:00", None),
     )
     shop = Shop(tmp_path, log(("a", 0)), told, DESCRIPTION)
     with pytest.raises(LogError) as caught:
         shop.ingest()
-    assert not isinstance(caught.value, BadRowsError), "there is no quarantine file to point to"
+    assert not isinstance(caught.value, BadRowsError), "there is no quarantine file to mention"
     assert {(f["file"], f["rule"], f["column"], f["row"]) for f in caught.value.args[0].values["faults"]} == {
         ("orders.csv", "unparsable_timestamp", "ordered", 1),
         ("orders.csv", "not_a_number", "cents", 3),
@@ -178,18 +178,18 @@ def test_outcomes_of_rows_that_are_quarantined_are_left_out(tmp_path: Path) -> N
     assert shop.left_out() == [(1, "no_touchpoint")]
 
 
-def test_a_file_that_does_not_fit_the_log_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_the_described_columns_is_refused(tmp_path: Path) -> None:
     of_another_log = orders(("o1", "imp-7", "2024-01-05 13:00:00", 100))
     with raises(LogError, messages.NO_CONVERSION_FITS, theirs="'imp-7'", own="'i0'"):
         Shop(tmp_path, log(("a", 0)), of_another_log, DESCRIPTION).ingest()
     with raises(LogError, messages.MISSING_COLUMNS, missing=["imp", "order"]):
         Shop(tmp_path, log(("a", 0)), sold(), DESCRIPTION).ingest()
-    found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()  # one without rows is no fault
+    found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()  # an empty file is valid
     assert found["revenue"].tolist() == [0.0] and found["revenue_time"].isna().all()
     assert report.conversions is not None and report.conversions.rows == 0
 
 
-def test_the_logs_folder_needs_the_second_file_no_more(tmp_path: Path) -> None:
+def test_the_logs_folder_is_independent_of_the_second_file(tmp_path: Path) -> None:
     told = orders(("o1", "i0", "2024-01-05 13:00:00", 100), ("o2", "", "2024-01-05 13:00:00", 200))
     shop = Shop(tmp_path, log(("a", 0), ("b", 0)), told, DESCRIPTION)
     raw = RawLog(str(shop.log), str(tmp_path / "shop.yaml"))
@@ -198,17 +198,17 @@ def test_the_logs_folder_needs_the_second_file_no_more(tmp_path: Path) -> None:
     assert plain == shop.spec.of_canonical_log() and "conversions" not in plain.to_dict()
     assert (tmp_path / "a" / FILE).exists()
     assert canonical_log(RawLog(str(tmp_path / "a"), ""), tmp_path / "x", tmp_path / "f.csv").spec == plain
-    # As on a volume: read again with the description of the raw files.
+    # The description of the raw files also reads the canonical log, as on a volume.
     again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
     assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
     with raises(LogError, messages.TRUSTED_CONVERSIONS):
         canonical_log(RawLog(str(shop.log), str(tmp_path / "shop.yaml")), tmp_path / "x", tmp_path / "f.csv", True)
     before = content_of(raw)
     orders().to_csv(tmp_path / "orders.csv", index=False)
-    assert content_of(raw) != before, "a cached step would go on with the old outcomes"
+    assert content_of(raw) != before, "a cached step would keep the old outcomes"
 
 
-def test_a_log_may_say_itself_when_an_outcome_became_known(tmp_path: Path) -> None:
+def test_a_log_may_contain_the_time_at_which_an_outcome_became_known(tmp_path: Path) -> None:
     bought = {"conversion": [1, 0, 1, 0], "revenue": 0.0, "bought": [START + 9, None, START - 1, None]}
     columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
     shown = log(("a", 0), ("a", 60), ("b", 0), ("b", 60)).assign(**bought)
@@ -218,7 +218,7 @@ def test_a_log_may_say_itself_when_an_outcome_became_known(tmp_path: Path) -> No
     assert found["conversion_time"].astype(str).tolist() == ["2024-01-01 00:00:09+00:00", "NaT", "NaT"]
 
 
-def test_an_outcome_that_is_timed_says_when_it_became_known(tmp_path: Path) -> None:
+def test_a_timed_outcome_needs_its_time(tmp_path: Path) -> None:
     shown = log(("a", 0), ("a", 60), ("b", 0)).assign(conversion=[1, 1, 0], revenue=0.0, bought=[START + 9, None, None])
     columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
     timed = {**BY_USER, "columns": columns, "conversions": None, "timed": ["conversion"]}
@@ -229,13 +229,13 @@ def test_an_outcome_that_is_timed_says_when_it_became_known(tmp_path: Path) -> N
     shop = Shop(tmp_path, shown, sold(), {**timed, "columns": BY_USER["columns"]})
     with raises(LogError, messages.MISSING_COLUMNS, missing=["conversion_time"]):
         shop.ingest()
-    # With a second file, that has the times.
+    # A second file provides the times.
     both = {**BY_USER, "timed": list(BY_USER["conversions"]["columns"].keys() & {"conversion", "revenue"})}
     found, _ = Shop(tmp_path, log(("a", 0), ("a", 60)), sold(("a", START + 70, 100)), both).ingest()
     assert found["revenue_time"].notna().sum() == 1
 
 
-def test_a_touchpoint_that_is_moved_is_not_later_than_what_came_at_once(tmp_path: Path) -> None:
+def test_a_moved_touchpoint_is_not_later_than_its_immediate_outcomes(tmp_path: Path) -> None:
     told = sold(("a", START, 100))
     shown = log(("a", 0), ("a", 0)).assign(slot=["search", "social"])
     found, report = Shop(tmp_path, shown, told, BY_USER).ingest()
@@ -256,7 +256,7 @@ def test_a_touchpoint_that_is_moved_is_not_later_than_what_came_at_once(tmp_path
     ],
     ids=str,
 )
-def test_a_second_file_that_is_described_wrongly_is_refused(change: dict[str, Any]) -> None:
+def test_a_wrong_description_of_a_second_file_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="conversions"):
         DatasetSpec.from_dict({**BY_USER, "conversions": {**BY_USER["conversions"], **change}})
 

@@ -1,4 +1,4 @@
-"""A first description of a log that nobody described: it loads, it fits its log, and asks what it can't know."""
+"""A drafted description of an unknown log: it loads, fits the log, and asks about everything that is uncertain."""
 
 import json
 import re
@@ -25,7 +25,7 @@ ROWS = 600
 
 
 def foreign(**changes: Any) -> dict[str, Any]:
-    """Columns of a log as an agency might have it."""
+    """Returns the columns of a log with names and values that an agency might use."""
     random = np.random.default_rng(3)
     user = random.integers(0, 60, ROWS)
     return {
@@ -49,7 +49,7 @@ def foreign(**changes: Any) -> dict[str, Any]:
 
 
 class Drafted:
-    """A description of a file, as it is once its questions are answered with yes."""
+    """A drafted description of a file, with all its questions answered by yes."""
 
     def __init__(self, path: Path, **named: str) -> None:
         self.path, self.text = path, draft_description(path, named)
@@ -91,9 +91,9 @@ def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
-def test_units_of_time_are_told_by_size(tmp_path: Path, unit: str, factor: int) -> None:
+def test_units_of_time_are_recognised_by_size(tmp_path: Path, unit: str, factor: int) -> None:
     columns = {name: values for name, values in foreign().items() if name in ("uid", "slot", "shown_at")}
-    columns["when"] = columns.pop("shown_at") * factor  # a name that says nothing: it is the only time
+    columns["when"] = columns.pop("shown_at") * factor  # an unknown name, but the only column of times
     time = draft(tmp_path, columns).spec.columns["timestamp"]
     assert (time.column, time.unit) == ("when", unit)
 
@@ -105,7 +105,7 @@ def test_typed_times_and_logged_propensities(tmp_path: Path) -> None:
     assert validate_log(found.path, found.spec).quarantined == 0
 
 
-def test_a_column_that_somebody_names_is_taken(tmp_path: Path) -> None:
+def test_a_column_named_by_the_caller_is_used(tmp_path: Path) -> None:
     found = draft(tmp_path, foreign(), channel="os", cost="tier")
     assert (found.sources["channel"], found.sources["cost"]) == ("os", "tier")
     for named in ({"channel": "medium"}, {"user": "uid"}, {"channel": "request"}):
@@ -113,7 +113,7 @@ def test_a_column_that_somebody_names_is_taken(tmp_path: Path) -> None:
             draft(tmp_path, foreign(), **named)
 
 
-def test_what_it_does_not_see_it_asks_for(tmp_path: Path) -> None:
+def test_roles_that_are_not_found_are_questions(tmp_path: Path) -> None:
     columns = foreign()
     columns["who"], columns["what"] = columns.pop("uid"), columns.pop("slot")
     with raises(LogError, messages.UNCLEAR_COLUMNS, roles=["user_id", "channel"]):
@@ -129,8 +129,8 @@ def test_a_built_in_log_is_recognised_and_a_canonical_one_needs_no_names(tmp_pat
     assert validate_log(found.path, found.spec).quarantined == 0
 
 
-def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
-    """One row of 600 with a typo, and a small channel of ten rows, which stays; outer spaces are no part of it."""
+def test_a_very_rare_value_is_no_channel(tmp_path: Path) -> None:
+    """One row of 600 has a typo. A small channel of ten rows stays. Outer spaces are removed."""
     columns = foreign()
     slots = ["seach", *["audio", " audio\t"] * 5, *columns["slot"][11:]]
     found = draft(tmp_path, columns | {"slot": slots})
@@ -138,7 +138,7 @@ def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
     assert re.search(r"# NOTE channels: .* 'seach' \(1\)", found.text)
     (fault,) = validate_log(found.path, found.spec).faults
     assert (fault.rule, fault.count) == ("unknown_channel", 1)
-    alone = {**columns, "slot": ["a"] * (ROWS - 1) + ["b"]}  # there are no others
+    alone = {**columns, "slot": ["a"] * (ROWS - 1) + ["b"]}  # the only other value
     assert draft(tmp_path, alone, channel="slot").spec.channels == ("a", "b")
 
 
@@ -185,10 +185,10 @@ def test_an_amount_in_another_unit_is_known_by_its_name(name: str, per: int, tmp
     assert (cost.column, cost.per) == (name, per)
 
 
-def test_marks_of_missing_numbers_are_no_text_and_ids_and_times_no_context(tmp_path: Path) -> None:
+def test_marks_of_missing_numbers_are_no_text_and_ids_no_context(tmp_path: Path) -> None:
     numbers = np.arange(ROWS)
     score = np.where(numbers % 9 == 0, "NA", (numbers % 50 * 0.5).astype(str))
-    clicked = pd.Series(1_704_067_200 + numbers * 60).where(numbers % 2 == 0)  # of some rows: not the exposure's
+    clicked = pd.Series(1_704_067_200 + numbers * 60).where(numbers % 2 == 0)  # some rows only, so not the exposure's
     found = draft(tmp_path, {"": numbers, "click_ts": clicked, "score": score} | foreign())
     kinds = {column.name: (column.kind, column.missing) for column in found.spec.context}
     assert kinds["score"] == ("numeric", "unknown")
@@ -196,11 +196,11 @@ def test_marks_of_missing_numbers_are_no_text_and_ids_and_times_no_context(tmp_p
     assert not {"Unnamed_0", "click_ts"} & {*kinds, *(column.name for column in found.spec.outcomes)}
 
 
-# ---- what is unlikely is asked
+# ---- questions about unlikely roles
 
 
 def bandit(**changes: Any) -> dict[str, Any]:
-    """A log of a uniform policy over twelve items; no column is the user."""
+    """Returns a log of a uniform policy over twelve items. No column contains the user."""
     random = np.random.default_rng(8)
     log = {
         "row": np.arange(ROWS),
@@ -235,7 +235,7 @@ def test_an_unlikely_user_and_the_channel_of_a_propensity_are_questions(tmp_path
         ("propensity", 33, None),
     ],
 )
-def test_a_column_of_the_right_name_and_the_wrong_values_is_asked_about(
+def test_a_column_with_a_known_name_and_unlikely_values_is_a_question(
     role: str, value: Any, rest: int | None, tmp_path: Path
 ) -> None:
     columns = foreign(**{role: [value] * ROWS})
@@ -247,7 +247,7 @@ def test_a_column_of_the_right_name_and_the_wrong_values_is_asked_about(
     assert found.sources.get(role) == rest
 
 
-# ---- logs that are not written as usual
+# ---- logs in unusual formats
 
 TIMES = pd.date_range("2024-10-05 09:00", periods=ROWS, freq="h")
 
@@ -306,7 +306,7 @@ def test_points_between_thousands_are_no_decimals(tmp_path: Path) -> None:
 
 def test_commas_that_may_group_thousands_and_days_that_may_be_months_are_questions(tmp_path: Path) -> None:
     assert {*written(tmp_path / "log.csv", plain(cost="1,250")).checks} == {"file"}
-    minutes = [i % 9 * 24 * 60 + i for i in range(ROWS)]  # no day above 12
+    minutes = [i % 9 * 24 * 60 + i for i in range(ROWS)]  # no day of the month above 12
     first = pd.Timestamp("2024-10-01 09:00") + pd.to_timedelta(minutes, unit="min")
     found = written(tmp_path / "log.csv", plain(time=first.strftime("%d/%m/%Y %H:%M")))
     assert {*re.findall(r"%\S+/%Y", found.checks["timestamp"])} == {"%d/%m/%Y", "%m/%d/%Y"}
@@ -315,8 +315,8 @@ def test_commas_that_may_group_thousands_and_days_that_may_be_months_are_questio
     assert {*log["timestamp"].dt.day} == {10} and log["timestamp"].dt.month.max() == 9
 
 
-def test_the_hour_that_autumn_repeats_is_counted(tmp_path: Path) -> None:
-    # 2024-10-27 02:30 in Berlin is twice; 01:30 and 03:30 are once. An offset says which one it is.
+def test_times_in_the_repeated_hour_of_autumn_are_counted(tmp_path: Path) -> None:
+    # In Berlin, 2024-10-27 02:30 exists twice; 01:30 and 03:30 exist once. An offset removes the ambiguity.
     at = ["2024-10-27 02:30", "2024-10-27 01:30", "2024-10-27 03:30", "2024-10-27T02:30:00+02:00"] * (ROWS // 4)
     found = written(tmp_path / "log.csv", plain(time=at))
     assert validate_log(found.path, found.spec).warnings == ()
@@ -331,7 +331,7 @@ def test_the_hour_that_autumn_repeats_is_counted(tmp_path: Path) -> None:
 
 
 def nested(row: Any) -> dict[str, Any]:
-    """A row of `plain` as a platform might send it."""
+    """Returns a row of `plain` as a platform might send it."""
     return {
         "user": {"id": row.user},
         "time": row.time.replace(" ", "T") + ":00Z",
@@ -360,7 +360,7 @@ def test_nested_json_is_a_log_by_the_paths_of_its_fields(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}\n{"a":\n', "[1, 2]\n", "7\n", "\n{}\n", "\n\n"])
-def test_what_is_not_json_lines_is_refused(text: str, tmp_path: Path) -> None:
+def test_invalid_json_lines_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(text)
     with pytest.raises(LogError):
         draft_description(tmp_path / "log.jsonl")

@@ -1,4 +1,4 @@
-"""Files that are no log, or not quite: what is read, and what the message says where it can't be."""
+"""Unusual and invalid log files: which of them are read, and the message for each of the others."""
 
 import csv
 import errno
@@ -34,7 +34,7 @@ GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
         ("log.json", b"[]", messages.UNKNOWN_KIND),
     ],
 )
-def test_a_file_that_is_no_log_is_refused_in_one_message(ingest, tmp_path, name, content, message):
+def test_an_invalid_file_is_refused_with_one_message(ingest, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with raises(LogError, message, file=tmp_path / name):
@@ -77,7 +77,7 @@ def test_parts_of_a_folder_are_one_log(ingest, tmp_path, kind):
         ingest(None, name="none")
 
 
-def test_columns_that_differ_only_in_case_are_refused_where_it_matters(ingest):
+def test_used_columns_that_differ_only_in_case_are_refused(ingest):
     assert ingest(rows().assign(NOTE="x", note="y")).rows == 6
     with raises(LogError, messages.SAME_COLUMNS, columns=["cost", "Cost"]):
         ingest(rows().assign(Cost="1"))

@@ -1,4 +1,4 @@
-"""Faults of whole columns: every row is good, and no policy can learn from the log."""
+"""Faults of whole columns whose rows are valid: no policy can learn from such a log."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.features.shop_log import SPEC, rows
 from tests.messages import assert_says, raises
 
 
-def test_a_log_in_which_nothing_costs_anything_is_refused_by_the_columns_name(tmp_path: Path) -> None:
+def test_a_log_without_costs_is_refused_by_the_columns_name(tmp_path: Path) -> None:
     rows().assign(cost="0").rename(columns={"cost": "net price"}).to_csv(tmp_path / "log.csv", index=False)
     spec = SPEC.replace(columns={"cost": {"column": "net price"}})
     with raises(LogError, NO_COST, column="net price"):
@@ -25,13 +25,13 @@ def test_a_log_in_which_nothing_costs_anything_is_refused_by_the_columns_name(tm
     assert not (tmp_path / "log.parquet").exists()
 
 
-# ---- a context column that tells the outcome
+# ---- a context column that reveals the outcome
 
 ROWS = 2000
 
 
 def exposures(**columns: Any) -> pd.DataFrame:
-    """Rows of a log of which a tenth was clicked, and a tenth of these bought."""
+    """Returns exposures of which a tenth was clicked. A quarter of the clicks led to a purchase."""
     random = np.random.default_rng(11)
     click = (np.arange(ROWS) % 10 == 0).astype(int)
     amount = np.where(np.arange(ROWS) % 40 == 0, random.random(ROWS).round(2) + 0.01, 0.0)
@@ -51,7 +51,7 @@ def exposures(**columns: Any) -> pd.DataFrame:
 
 
 def described(**kinds: str) -> DatasetSpec:
-    """With context columns of these kinds, which have other names in the file."""
+    """Returns a description with context columns of these kinds, which have other names in the file."""
     further = [{"name": name, "kind": kind, "missing": "unknown"} for name, kind in kinds.items()]
     shop = {"name": "mine", "channels": ["search", "social"], "propensity": "channel-frequency"}
     columns = {"columns": {name: f"{name}, raw" for name in kinds}}
@@ -86,14 +86,14 @@ def test_columns_that_determine_an_outcome_are_refused_by_name_and_others_may_be
     assert validate_log(path, described(**{f"told_{name}": kind for name, (kind, _) in HINTS.items()})).rows == ROWS
 
 
-def test_a_scaled_amount_is_refused_where_every_row_has_one(tmp_path: Path) -> None:
+def test_a_scaled_amount_in_every_row_is_refused(tmp_path: Path) -> None:
     path, profit = tmp_path / "log.csv", np.random.default_rng(2).normal(9, 1, ROWS)
     exposures(revenue=lambda *_: profit, **{"told, raw": lambda *_: 7 - 3 * profit}).to_csv(path, index=False)
     with raises(LogError, messages.LEAKS, leaks=[Leak("told, raw", "revenue", "equal after scaling")]):
         validate_log(path, described(told="numeric"))
 
 
-def test_a_decimal_number_as_a_category_is_warned_of(tmp_path: Path) -> None:
+def test_a_decimal_number_as_a_category_is_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     exposures(**{"told, raw": lambda random, *_: random.random(ROWS)}).to_csv(path, index=False)
     (warning,) = validate_log(path, described(told="categorical")).warnings

@@ -45,7 +45,7 @@ def test_other_formats_give_the_same_log(ingest, tmp_path, kind):
     assert ingest(frame if kind == "log.csv.gz" else None, name=kind).fingerprint == wanted
 
 
-def test_whole_numbers_are_names_as_well(ingest, tmp_path):
+def test_whole_numbers_are_valid_names(ingest, tmp_path):
     frame = rows().assign(user_id=[1.0, 1.0, 1.0, 2.0, 2.0, 2.0], campaign_id=[7] * 6)
     frame = frame.astype({name: float for name in ("cost", "click", "conversion", "revenue", "hour")})
     frame.assign(tenure=1.0).to_parquet(tmp_path / "n.parquet")
@@ -74,7 +74,7 @@ FAULTS = {
 
 
 def test_each_bad_row_is_named_and_quarantined(ingest):
-    """One of three rows of each user."""
+    """Each user has three rows, one of them faulty."""
     cells = [(rule, *cell) for rule, of_rule in FAULTS.items() for cell in of_rule]
     users = [rows()[:3].assign(user_id=f"u{i:02d}") for i in range(len(cells))]
     frame = pd.concat(users, ignore_index=True).assign(created_timestamp="2024-06-01T00:00:00Z", propensity="0.5")
@@ -98,7 +98,7 @@ def test_a_user_with_one_touchpoint_is_a_fault_unless_the_data_set_allows_it(ing
     frame = rows().iloc[:4]
     assert ingest(frame, "quarantine").users == 1
     assert ingest(frame, spec=SPEC.replace(min_touchpoints=1)).users == 2
-    report = ingest(rows().assign(cost=["1"] * 4 + ["-1"] * 2), "quarantine")  # one good touchpoint is left
+    report = ingest(rows().assign(cost=["1"] * 4 + ["-1"] * 2), "quarantine")  # leaves user b one good touchpoint
     assert [(f.rule, f.count) for f in report.faults] == [("negative_cost", 2), ("single_touchpoint", 1)]
     assert (report.rows, report.quarantined) == (3, 3)
 
@@ -132,7 +132,7 @@ def test_ties_are_moved_apart_in_the_order_of_the_file(ingest):
     assert log["channel"].tolist()[3:5] == ["social", "search"]
 
 
-def test_times_become_utc_and_the_time_when_a_row_arrived_is_kept_as_the_last_column(ingest):
+def test_times_become_utc_and_the_arrival_time_is_the_last_column(ingest):
     frame = rows().assign(created_timestamp="2024-06-01 12:00:00+02:00")
     frame.loc[0, "timestamp"] = "2024-05-03 12:00:00+02:00"
     frame.loc[3, "timestamp"] = "2024-05-01 10:00:00"
@@ -145,7 +145,7 @@ def test_times_become_utc_and_the_time_when_a_row_arrived_is_kept_as_the_last_co
     assert (written.names, written.types) == (wanted.names, wanted.types)
 
 
-def test_no_good_row_is_an_error_and_an_old_quarantine_file_does_not_survive_a_good_log(ingest):
+def test_a_log_without_good_rows_fails_and_a_good_log_removes_old_quarantine(ingest):
     with raises(BadRowsError, messages.NO_GOOD_ROW, total=6, dataset="shop"):
         ingest(rows().assign(channel="tv"), "quarantine")
     assert not ingest.out.exists() and len(pd.read_csv(ingest.quarantine)) == 6
@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file(ingest, monkeypatch):
     assert ingest.out.read_bytes() == before and os.listdir(ingest.out.parent) == ["log.parquet"]
 
 
-def test_propensity_is_needed_where_the_data_set_says_it_is_logged(ingest):
+def test_propensity_is_required_if_described_as_logged(ingest):
     logged = SPEC.replace(propensity="logged")
     with raises(LogError, messages.MISSING_COLUMNS, missing=["propensity"]):
         ingest(rows(), spec=logged)
@@ -188,8 +188,8 @@ def test_validation_alone_writes_no_log(ingest, tmp_path):
     assert with_file == report and len(pd.read_csv(tmp_path / "q.csv")) == 1
 
 
-def test_a_quarantine_file_can_be_given_back_once_mended(ingest, tmp_path):
-    frame = rows().assign(row="own", fault="own")  # names that the quarantine file uses itself
+def test_a_corrected_quarantine_file_can_be_ingested(ingest, tmp_path):
+    frame = rows().assign(row="own", fault="own")  # the quarantine file's own column names
     frame.loc[1, "cost"] = "-1"
     ingest(frame, "quarantine")
     side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)

@@ -1,4 +1,4 @@
-"""The folder that every run starts from: a validated log with its description."""
+"""The folder with a validated log and its description, from which every run starts."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def test_a_sample_keeps_whole_users(tmp_path: Path) -> None:
     assert log.groupby("user_id").size().equals(chosen.groupby("user_id").size())
     assert set(sample(users=5, seed=2)["user_id"]) != set(log["user_id"])
     assert sample(users=0, seed=1)["user_id"].nunique() == whole["user_id"].nunique()
-    assert ingest(RawLog(users=30, seed=1), folder, quarantine).users == 30, "the simulator makes its own log"
+    assert ingest(RawLog(users=30, seed=1), folder, quarantine).users == 30, "the simulator simulates 30 users"
 
 
 @pytest.mark.parametrize(("path", "words"), [("", messages.SIMULATED_ONLY), ("none.csv", messages.NO_FILE)])
@@ -61,13 +61,13 @@ def of(path: Path, dataset: str | Path = "simulator") -> str:
     return content_of(RawLog(str(path), str(dataset)))
 
 
-def test_a_file_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
+def test_the_content_of_a_file_is_independent_of_its_path(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     for path in (first, second):
         path.write_text("user_id,cost\na,1\n")
     os.utime(second, (0, 0))
     assert of(first) == of(second)
-    second.write_text("user_id,cost\na,2\n")  # of the same size
+    second.write_text("user_id,cost\na,2\n")  # same size, other content
     assert of(first) != of(second)
 
 

@@ -1,4 +1,4 @@
-"""A log in an object store, on a server that speaks S3."""
+"""A log in an object store, read from a server that speaks S3."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3FileSystem:
-    """The store, as the environment describes it, with an empty bucket `logs`."""
+    """The store that the environment describes, with an empty bucket `logs`."""
     for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_ENDPOINT_URL", endpoint)):
         monkeypatch.setenv(name, value)
     store = S3FileSystem(region="us-east-1", endpoint_override=endpoint, allow_bucket_creation=True)
@@ -67,7 +67,7 @@ def test_messages_name_the_address(store: S3FileSystem, tmp_path: Path) -> None:
         validate_log("ftp://x/y", SPEC)
 
 
-def test_a_store_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("ENDPOINT_URL", "http://127.0.0.1:1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     with raises(LogError, messages.UNREADABLE_ADDRESS, address="s3://logs/log.csv"):

@@ -1,4 +1,4 @@
-"""A log whose columns have other names and units, read by what its description says of them."""
+"""A log whose columns have other names and units, read as its description defines them."""
 
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ def test_units_of_typed_columns(tmp_path: Path) -> None:
     assert found["cost"].tolist() == [2.0, 0.001, 0.01]
 
 
-def test_times_without_a_zone_are_of_the_descriptions(tmp_path: Path) -> None:
+def test_times_without_a_zone_get_the_descriptions_zone(tmp_path: Path) -> None:
     spec = SPEC.replace(columns={**SPEC.columns, "timestamp": {"column": "shown_at", "timezone": "America/New_York"}})
-    texts = ["2024-01-31 12:00:00", "2024-07-31T12:00:00.5", "2024-01-31T12:00:00+01:00"]  # winter, summer, its own
+    texts = ["2024-01-31 12:00:00", "2024-07-31T12:00:00.5", "2024-01-31T12:00:00+01:00"]  # winter, summer, own zone
     found = ingested(tmp_path, log(shown_at=texts), spec)
     assert found["timestamp"].dt.hour.tolist() == [17, 16, 11]
     texts = ["2024-01-31 12:00:00 PST", "2024-01-31 12:00:00 UTC", "2024-07-31 12:00:00 Europe/Berlin"]
@@ -78,7 +78,7 @@ def test_times_without_a_zone_are_of_the_descriptions(tmp_path: Path) -> None:
     assert (fault.rule, fault.column, fault.example) == ("unparsable_timestamp", "shown_at", "'soon'")
 
 
-def test_faults_and_what_is_missing_have_the_names_of_the_file(tmp_path: Path) -> None:
+def test_faults_and_missing_columns_have_the_names_of_the_file(tmp_path: Path) -> None:
     log(shown_at=["1704067200", "soon", "1"], cpm=["x", "1", "-1"]).to_csv(tmp_path / "log.csv", index=False)
     faults = validate_log(tmp_path / "log.csv", SPEC).faults
     assert {(fault.rule, fault.column, fault.example, fault.row) for fault in faults} == {
@@ -108,13 +108,13 @@ def test_faults_and_what_is_missing_have_the_names_of_the_file(tmp_path: Path) -
     ],
     ids=str,
 )
-def test_a_name_that_does_not_fit_is_refused(columns: dict[str, Any]) -> None:
+def test_an_invalid_column_mapping_is_refused(columns: dict[str, Any]) -> None:
     (name,) = columns
     with pytest.raises(SpecError, match=rf"columns(: |\.).*{name}"):
         DatasetSpec.from_dict({**DESCRIPTION, "columns": columns})
 
 
-def test_all_faults_of_a_description_are_said_at_once() -> None:
+def test_all_faults_of_a_description_are_reported_together() -> None:
     faulty = {**DESCRIPTION, "colour": "red", "window": 0, "columns": {"cost": {"column": "c", "unit": "weeks"}}}
     del faulty["channels"]
     with pytest.raises(SpecError) as caught:

@@ -1,4 +1,4 @@
-"""The real samples, whole: `../shared/data` beside the repository."""
+"""The complete public samples in `../shared/data`, next to the repository."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ COUNTS = [("kuairand-sequence", 105_936, 5_063, 3), ("criteo-sequence", 92_399, 
 def test_a_sample_has_no_fault_and_windows_are_strictly_past(
     name: str, count: int, users: int, ties: int, tmp_path: Path
 ) -> None:
-    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
+    """Compares log, features and windows with shifted columns of the log, without lists, joins or SQL."""
     report = ingest(RawLog(sample(name), name), tmp_path / "log", tmp_path / "quarantine.csv")
     found = (report.rows, report.users, report.quarantined, report.faults, report.moved_ties)
     assert found == (count, users, 0, (), ties)
@@ -54,7 +54,7 @@ def test_a_sample_has_no_fault_and_windows_are_strictly_past(
     windows = WindowBatch.from_steps(table.steps, None, spec)
     length = np.minimum(steps["step"].to_numpy() + 1, spec.window)
     assert (windows.length_B == length).all()
-    last = np.cumsum(length) - 1  # the decision itself; its previous touchpoint is that of the row above
+    last = np.cumsum(length) - 1  # the decision; its previous touchpoint is in the row above it
     for name in ("channel", *OUTCOMES):
         shifted = log.groupby(journey, sort=False)[name].shift(1)
         if name == "channel":

@@ -16,7 +16,7 @@ _folders = itertools.count()
 
 @pytest.fixture
 def make(toy, tmp_path, redis_port):
-    """A run in a folder of its own, on an empty online store; each example of a property test has one."""
+    """Creates runs, each in its own folder with an empty online store. A property test creates one per example."""
 
     def run(log: pd.DataFrame, kind: str = "sqlite", **changes: Any) -> FeatureRun:
         port = redis_port if kind == "redis" else 0
@@ -27,7 +27,7 @@ def make(toy, tmp_path, redis_port):
 
 @pytest.fixture(scope="module")
 def finished_run(toy, tmp_path_factory) -> FeatureRun:
-    """One run with everything done to it; tests only read it."""
+    """A run with windows and online features. Tests only read it."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("finished_run"), toy.log(seed=3), toy.spec).create()
     run.build()
     store.materialize(run.root, run.spec, run.path)

@@ -1,4 +1,4 @@
-"""The point-in-time join against Feast's own, value by value."""
+"""The point-in-time join of our offline store, compared value by value with Feast's own join."""
 
 import shutil
 from datetime import timedelta
@@ -27,7 +27,7 @@ ON_DEMAND = ["python_sum:both", "pandas_twice:twice"]
 
 
 def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
-    """Few keys and few times, so that rows meet: at one time, just before, just at the end of their TTL."""
+    """Returns few keys and times, so that rows often coincide: at one time, just before it, or at the end of a TTL."""
 
     def times(size: int) -> pd.DataFrame:
         at = rng.integers(0, 12, size) * 1_000_000 + rng.integers(0, 2, size)
@@ -52,7 +52,7 @@ def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
     )
     pair = times(rows).assign(user_id=keys("u", rows), place=keys("p", rows), score=rng.random(rows))
     place = times(rows).assign(place=keys("p", rows), name=[text() for _ in range(rows)])
-    # Of rows with equal key and times, Feast's choice is a matter of chance.
+    # Among rows with equal keys and times, Feast's choice is random.
     return {
         "user_past": user.drop_duplicates(["user_id", "at", "made"]),
         "pair_past": pair.drop_duplicates(["user_id", "place", "at", "made"]),
@@ -87,7 +87,7 @@ def write(data: dict[str, pd.DataFrame], folder: Path) -> None:
 
 
 class Stores:
-    """Our offline store; and "earlier": Feast's own, asked a microsecond earlier, with TTLs a microsecond shorter."""
+    """Our offline store, and "earlier": Feast's own, queried 1 us earlier with TTLs that are 1 us shorter."""
 
     def __init__(self, root: Path) -> None:
         self.data = root / "data"
@@ -155,7 +155,7 @@ class Stores:
         return self.job("strict", entities.copy(), features, **kw).to_df()
 
     def feast(self, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
-        """Feast's own answer a microsecond earlier, at the time of the entity rows."""
+        """Returns Feast's own answer 1 us earlier, labelled with the time of the entity rows."""
         earlier = entities.assign(event_timestamp=entities["event_timestamp"] - pd.Timedelta(1, "us"))
         answer = self.job("earlier", earlier, features, **kw).to_df()
         return answer.assign(event_timestamp=answer["event_timestamp"] + pd.Timedelta(1, "us"))
@@ -167,7 +167,7 @@ def stores(tmp_path_factory) -> Stores:
 
 
 def by_row(answer: pd.DataFrame) -> list[list[object]]:
-    """Rows as plain values, sorted by the entity row's number."""
+    """Returns rows as plain values, sorted by the number of the entity row."""
     names = sorted(answer.columns)
     ordered = answer.sort_values("mine")[names]
     return [[plain(value) for value in row] for row in ordered.itertuples(index=False)]
@@ -179,7 +179,7 @@ def plain(value: object) -> object:
     return None if pd.isna(value) else value
 
 
-# ---- equal to Feast's own
+# ---- equal to Feast's own store
 
 
 @PROPERTY
@@ -190,7 +190,7 @@ def test_answers_are_feasts_own(stores, seed, rows, by_created, full):
     write(sources(rng, 40), stores.data)
     entities = entity_rows(rng, rows)
     options = {"filter_by_created_timestamp": by_created, "full_feature_names": full}
-    if not rows:  # Feast itself fails
+    if not rows:  # Feast's own store fails
         assert len(stores.ask(entities, **options)) == 0
         return
     found = stores.ask(entities, [*REFS, *ON_DEMAND], **options)
@@ -227,7 +227,7 @@ def test_join_keys_can_be_mapped(stores):
     assert by_row(answers[0]) == by_row(answers[1])
 
 
-# ---- what Feast's own can't
+# ---- beyond Feast's own store
 
 
 def test_a_source_may_be_a_folder_of_parts(stores):
@@ -244,17 +244,17 @@ def test_a_source_may_be_a_folder_of_parts(stores):
         (path / "_temporary" / "part-9.parquet").write_bytes(b"half")
         for i in range(3):
             part = table.slice(i * 15, 15)
-            if name == "pair_past" and i:  # as DuckDB does where there are no nulls
+            if name == "pair_past" and i:  # DuckDB writes columns without nulls like this
                 at = part.schema.get_field_index("score")
                 part = part.cast(part.schema.set(at, part.schema.field(at).with_nullable(False)))
             pq.write_table(part, path / f"part-{i}.parquet", row_group_size=4)
     assert by_row(stores.ask(entities, filter_by_created_timestamp=True)) == whole
 
 
-# ---- mistakes
+# ---- errors
 
 
-def test_what_is_missing_is_named(stores):
+def test_invalid_requests_and_missing_files_are_named(stores):
     entities = entity_rows(np.random.default_rng(0), 5)
     with pytest.raises(FeastEntityDFMissingColumnsError, match="'user_id'"):
         stores.job("strict", entities.drop(columns="user_id"))

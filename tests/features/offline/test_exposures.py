@@ -1,4 +1,4 @@
-"""Exposures that the lake alone has come online: a run that reads what is new leaves what one that reads all does."""
+"""Exposures from the lake in the online store: an incremental run leaves the same state as a full run."""
 
 import os
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ Records = list[tuple[pd.Timestamp, dict[str, Any]]]
 
 
 def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) -> tuple[Records, Records]:
-    """Decisions and outcomes that tell of the rows of a log: outcomes up to a day later, some uploads hours late."""
+    """Returns decisions and outcomes for the rows of a log. Outcomes come up to a day later, some uploads late."""
     decisions, outcomes = [], []
     for name, row in zip(rows.index.astype(str), rows.to_dict("records"), strict=True):
         at = row["timestamp"]
@@ -47,14 +47,14 @@ def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) 
 
 
 def dated(files: Iterable[Path], at: pd.Timestamp, known: set[Path]) -> None:
-    """Date what is new in a folder."""
+    """Sets the modification time of files that are new in a folder."""
     for file in set(files) - known:
         os.utime(file, (at.timestamp(), at.timestamp()))
         known.add(file)
 
 
 @pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
-def test_a_run_that_reads_what_is_new_leaves_what_one_that_reads_all_does(toy, tmp_path, redis_port, kind, seed, timed):
+def test_an_incremental_run_leaves_the_state_of_a_full_run(toy, tmp_path, redis_port, kind, seed, timed):
     spec, rng = toy.spec.replace(timed=timed, outcome_hours=48), np.random.default_rng(seed)
     log, lake = random_journeys(toy, seed, late=0.0), Lake.open(tmp_path / "lake")
     log["campaign_id"] = log["campaign_id"].fillna("c1")

@@ -1,4 +1,4 @@
-"""Training and serving read the same, bit for bit: from the log, from Feast offline and from the router."""
+"""Training and serving read bit-identical features: from the log, from Feast offline, and from the router."""
 
 import json
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")
 Known = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # history, static and stored features
 
 
-# ---- what a data set description may choose
+# ---- features that a data set description may choose
 
 
 def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
-    """A team's own features of campaigns, some of them at the very time of a touchpoint, some written later."""
+    """Writes a team's own campaign features. Some rows have the exact time of a touchpoint, some arrive later."""
     rng = np.random.default_rng(seed)
     moments = log.sample(12, replace=True, random_state=seed)["timestamp"].reset_index(drop=True)
     rows = pd.DataFrame(
@@ -57,7 +57,7 @@ def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
 
 
 def chosen_features(own: Path) -> list[dict[str, Any]]:
-    """Fields of two built-in views and of a file, with every rule for what is missing."""
+    """Returns fields of two built-in views and of a file, with every rule for missing values."""
     return [
         {"view": "user_channel", "fields": [{"name": "uc_clicks", "kind": "numeric", "by_channel": True}]},
         {
@@ -73,7 +73,7 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
             "key": "campaign_id",
             "timestamp": "at",
             "created_timestamp": "written",
-            "ttl_hours": 24.5,  # not a day: SQLite keeps whole seconds, and rows of a day ago would be on the edge
+            "ttl_hours": 24.5,  # not a full day: SQLite stores whole seconds, so rows of a day ago would be ambiguous
             "fields": [
                 {"name": "sky", "kind": "categorical"},
                 {"name": "degrees", "kind": "numeric", "missing": "zero"},
@@ -83,7 +83,7 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
     ]
 
 
-# ---- three ways to the features of some rows
+# ---- three ways to read the features of some rows
 
 
 def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
@@ -91,7 +91,7 @@ def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
 
 
 def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
-    """Feast's point-in-time join, at the time of each row; the history, which is online only, by hand."""
+    """Reads Feast's point-in-time join at the time of each row. Histories exist only online: they are computed here."""
     entities = run.steps().loc[list(rows), ["user_id", "campaign_id", "timestamp"]]
     features = [f"{STATIC}:{column.name}" for column in run.spec.static]
     features += [f"{view.view}:{field.name}" for view in run.spec.features for field in view.fields]
@@ -105,7 +105,7 @@ def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
 
 
 def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
-    """A user's last touchpoints that were known before a time, as a history has them."""
+    """Returns a user's last touchpoints that were known before a time, in the form of a history."""
     known = run.log[(run.log["user_id"] == user) & (known_since(run.log) < at)]
     last = known.sort_values("timestamp").tail(run.spec.window)
     names = [name.removeprefix("hist_") for name in history_types(run.spec)]
@@ -119,7 +119,7 @@ def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
 
 
 def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
-    """The router's read at the time of each row, when all is online that was known just before."""
+    """Reads as the router does at the time of each row, from a store with all rows that were known just before."""
     found = []
     for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
         store.materialize(run.root, run.spec, run.path, (at - US).to_pydatetime())
@@ -136,7 +136,7 @@ def is_list(value: Any) -> bool:
 
 
 def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> WindowBatch:
-    """Windows through the JSON that the model's server gets."""
+    """Builds windows from the JSON that the model's server receives."""
     instances = [
         instance_from_history(history, step, static, run.spec, micros(pd.Timestamp(step["timestamp"])), stored)
         for step, (history, static, stored) in zip(run.table().steps.take(rows).to_pylist(), known, strict=True)
@@ -145,7 +145,7 @@ def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> Wind
 
 
 def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
-    """Where two batches differ; categories are compared by text, all else bit for bit."""
+    """Returns the differences of two batches. Categories are compared as text, all other values bit for bit."""
 
     def plain(values: Values) -> bytes | list[str | None]:
         if isinstance(values, Codes):
@@ -162,7 +162,7 @@ def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
     return [f"{name}: {found[name]!r} != {expected[name]!r}" for name in found if found[name] != expected[name]]
 
 
-# ---- the same
+# ---- equal features
 
 
 @PROPERTY
@@ -181,7 +181,7 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
     places = sorted(np.random.default_rng(seed).choice(len(every), 5, replace=False))
-    some = [every[place] for place in places]  # in the order of time: the online store is filled step by step
+    some = [every[place] for place in places]  # in time order, because the online store is filled step by step
     online = from_the_router(run, some)
     windows = served(run, some, [read_features(found) for found in online])
     assert differences(from_the_log(run, some), windows) == []

@@ -1,4 +1,4 @@
-"""What a run's repository serves online, and what a refresh may do to it."""
+"""A run's feature repository: the features that it serves online, and what a refresh may change."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ from tests.repository import ROOT
 # ---- online
 
 
-def test_the_router_reads_what_the_log_says(finished_run):
+def test_the_router_reads_the_features_of_the_log(finished_run):
     for campaign in ("c1", "c2", "of another log"):
         check_router_reads(finished_run, finished_run.log, campaign=campaign)
 
@@ -77,12 +77,12 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     (fresh,), (stale,) = (finished_run.read(["u1"], at).values() for at in (newest + US, late))
     assert fresh.has_history and not stale.has_history
     assert stale.history == {}
-    assert stale.static == fresh.static, "what does not change does not expire"
+    assert stale.static == fresh.static, "static features do not expire"
     assert stale.aggregates == {
         **{"uc_touchpoints": [0.0] * 3, "uc_clicks": [0.0] * 3, "campaign_touchpoints": 0.0},
         **dict.fromkeys(["campaign_click_rate", "campaign_conversion_rate", "campaign_cost"]),
     }
-    # Each view has a life of its own.
+    # Each view has its own TTL.
     (later,) = finished_run.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
     assert later.has_history and later.aggregates["campaign_touchpoints"] == 0.0
     assert sum(later.aggregates["uc_touchpoints"]) > 0
@@ -93,7 +93,7 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     assert served(unpack(answer[PACKED][0]))["hist_channel"] == fresh.history["hist_channel"]
 
 
-def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make):
+def test_an_unknown_user_differs_from_a_user_with_nulls_only(toy, make):
     log = toy.log(seed=9).assign(age=None, tenure=None, hour=None, order=None)
     run = make(log)
     store.materialize(run.root, run.spec, run.path)
@@ -106,7 +106,7 @@ def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make
     assert other["prev_channel"] == [None] and other["context"] == {"hour": [None], "order": [None]}
 
 
-# ---- the log grows
+# ---- a growing log
 
 
 def test_refresh_can_write_some_users_or_views_only_and_brings_all_up_to_date(toy, make):
@@ -121,15 +121,15 @@ def test_refresh_can_write_some_users_or_views_only_and_brings_all_up_to_date(to
     assert {name: plain(values) for name, values in left.history.items()} == toy.past(run.log, "u0", at)
     expected = expected_features(run.spec, log, "u0", "c1", at)
     assert left.aggregates["campaign_touchpoints"] == expected["campaign_touchpoints"]
-    assert store.materialize(run.root, run.spec, path, views=[STATIC]).written == 1, "the newcomer's"
-    assert repr(run.read(["u0"], at)) == repr({"u0": left})  # as text, for NaN is not NaN
+    assert store.materialize(run.root, run.spec, path, views=[STATIC]).written == 1, "the new user's row"
+    assert repr(run.read(["u0"], at)) == repr({"u0": left})  # as text, because NaN != NaN
     assert store.materialize(run.root, run.spec, path).users == log["user_id"].nunique()
     check_router_reads(run, log)
-    assert (run.root / "registry.db").read_bytes() == registry, "a router may be reading it"
+    assert (run.root / "registry.db").read_bytes() == registry, "a router may be reading the registry"
 
 
 @pytest.mark.parametrize("delay", [US, HOUR])
-def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, make, delay):
+def test_a_late_touchpoint_comes_with_the_next_refresh(toy, make, delay):
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])
     late = log.sort_values("timestamp").groupby("user_id").nth(-2).index
     run = make(log.drop(late))
@@ -140,7 +140,7 @@ def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, make, d
 
 
 @pytest.mark.parametrize("pause", [US, pd.Timedelta("300ms"), HOUR])
-def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause):
+def test_a_refresh_keeps_touchpoints_appended_online(toy, make, pause):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec, run.path)
     newest = run.log.loc[run.log["user_id"] == "u1", "timestamp"].max()
@@ -150,11 +150,11 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     at = run.log["timestamp"].max() + DAY
     (appended,) = run.read(["u1"], at).values()
     assert appended.history["hist_click"][-1] == 1.0
-    for log in (run.log, with_one_more_touchpoint(toy, run.log, ["u0"], after=2 * HOUR)):  # neither has the touch
+    for log in (run.log, with_one_more_touchpoint(toy, run.log, ["u0"], after=2 * HOUR)):  # neither has the touchpoint
         store.materialize(run.root, run.spec, replace(run, log=log).path)
         (kept,) = run.read(["u1"], at).values()
         assert kept.history == appended.history
-    # Nor does one that has a newer touch of the user, and still lacks this one.
+    # A log with a newer touchpoint of the user, but without the appended one, does not remove it either.
     newer = with_one_more_touchpoint(toy, run.log, ["u1"], after=30 * HOUR)
     store.materialize(run.root, run.spec, replace(run, log=newer).path)
     (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
@@ -162,12 +162,12 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     assert both.history["hist_click"][-2] == 1.0
 
 
-# ---- what has changed
+# ---- incremental refreshes
 
 
 @pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
-def test_a_resumed_run_leaves_what_a_whole_one_does_and_writes_changes(toy, tmp_path, redis_port, kind, seed, timed):
-    """Over weeks, so touchpoints also leave the days that are counted; one run is killed in the middle."""
+def test_a_resumed_run_leaves_the_state_of_a_full_run_and_writes_changes(toy, tmp_path, redis_port, kind, seed, timed):
+    """The log covers weeks, so touchpoints also leave the counted days. One run is killed halfway."""
     spec = toy.spec.replace(timed=timed)
     log = with_times(random_journeys(toy, seed), timed, seed)
     going_on = FeatureRun(toy, tmp_path / "going-on", log, spec, redis_port if kind == "redis" else 0)
@@ -177,7 +177,7 @@ def test_a_resumed_run_leaves_what_a_whole_one_does_and_writes_changes(toy, tmp_
     for number, end in enumerate(pd.date_range(known_since(log).quantile(0.2), known_since(log).max(), periods=6)):
         then = log[known_since(log) <= end]
         path = replace(going_on, log=then).path
-        if number == 3:  # killed in the middle: the next one begins where this one did
+        if number == 3:  # killed halfway: the next run starts where this one did
             store.materialize(going_on.root, spec, path, views=[HISTORY], since=since)
         since = store.materialize(going_on.root, spec, path, since=since)
         looked_at.append(since.users)
@@ -187,11 +187,11 @@ def test_a_resumed_run_leaves_what_a_whole_one_does_and_writes_changes(toy, tmp_
         users = sorted(then["user_id"].unique())
         assert repr(going_on.read(users, end + US)) == repr(whole.read(users, end + US)), number
     assert store.materialize(going_on.root, spec, path, since=since).written == 0, "nothing is new"
-    assert store.materialize(going_on.root, spec, path).written == 0, "nor is anything missing"
+    assert store.materialize(going_on.root, spec, path).written == 0, "nothing is missing"
     assert min(looked_at[1:]) < len(users)
 
 
-def test_rows_that_turn_up_with_an_earlier_time_are_found(toy, make):
+def test_new_rows_with_earlier_times_are_found(toy, make):
     log = toy.log(seed=3)
     early = log.groupby("user_id").head(1).index[:1]
     run = make(log.drop(early))
@@ -203,7 +203,7 @@ def test_rows_that_turn_up_with_an_earlier_time_are_found(toy, make):
 # ---- the repository
 
 
-def test_create_again_updates_in_place_and_drops_what_the_data_set_no_longer_defines(toy, make):
+def test_a_second_create_updates_in_place_and_drops_removed_definitions(toy, make):
     run = make(toy.log())
     settings = (run.root / "feature_store.yaml").read_text() + "# mine\n"
     (run.root / "feature_store.yaml").write_text(settings)
@@ -223,7 +223,7 @@ def test_create_again_updates_in_place_and_drops_what_the_data_set_no_longer_def
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_feast_keeps_quiet(toy, make, capfd):
+def test_feast_prints_nothing(toy, make, capfd):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = make(toy.log())
@@ -252,9 +252,9 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mtorl"]
 
 
 @pytest.mark.integration
-def test_another_process_reads_what_is_stored_with_feast_alone(finished_run, tmp_path):
+def test_another_process_reads_the_store_with_feast_alone(finished_run, tmp_path):
     settings = yaml.safe_load((finished_run.root / "feature_store.yaml").read_text())
-    del settings["offline_store"]  # which is this package's; who only reads needs none_if_missing
+    del settings["offline_store"]  # this package's own store, which a reader does not need
     settings["registry"]["path"], settings["online_store"]["path"] = (
         str(finished_run.root / name) for name in ("registry.db", "online.db")
     )
@@ -267,7 +267,7 @@ def test_another_process_reads_what_is_stored_with_feast_alone(finished_run, tmp
     at = finished_run.log["timestamp"].max() + US
     (here,) = finished_run.read(["u1"], at).values()
     expected = {**here.history, **here.static, **here.aggregates, "user_id": "u1", "campaign_id": "c1"}
-    assert json.dumps(said, sort_keys=True) == json.dumps(expected, sort_keys=True)  # text: NaN != NaN
+    assert json.dumps(said, sort_keys=True) == json.dumps(expected, sort_keys=True)  # as text, because NaN != NaN
 
 
 READER = """
@@ -297,7 +297,7 @@ print(reads, len(states))
 
 
 @pytest.mark.integration
-def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make, tmp_path):
+def test_reads_and_appends_continue_during_a_refresh(toy, make, tmp_path):
     users, rounds = 200, 3
     run, stop = make(toy.log(seed=4, users=users)), tmp_path / "stop"
     store.materialize(run.root, run.spec, run.path)
@@ -308,7 +308,7 @@ def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make,
     appended: list[int] = []
 
     def write() -> None:
-        """Touches of one user, all newer than what the log will have."""
+        """Appends touchpoints of one user, all newer than the log's."""
         with open_history(run.root, run.spec) as history:
             for second in itertools.count():
                 if stop.exists():
@@ -338,7 +338,7 @@ def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make,
     assert found.history["hist_cost"] == [float(second) for second in appended[-run.spec.window :]]
 
 
-# ---- moved to where it is served
+# ---- installation in the serving folder
 
 
 @pytest.fixture(scope="module")
@@ -353,11 +353,11 @@ def made(folder: Path, spec: DatasetSpec, log: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_a_registry_is_replaced_only_when_it_defines_something_else(toy, toy_log, tmp_path):
+def test_a_registry_is_replaced_only_by_other_definitions(toy, toy_log, tmp_path):
     place = tmp_path / "features"
     assert install(made(tmp_path / "first", toy.spec, toy_log), place)
     before = (place / REGISTRY).read_bytes()
-    # Made anew, so with other times and ids inside.
+    # A rebuilt registry contains other times and ids.
     again = made(tmp_path / "again", toy.spec, toy_log)
     assert (again / REGISTRY).read_bytes() != before
     assert not install(again, place)
@@ -368,7 +368,7 @@ def test_a_registry_is_replaced_only_when_it_defines_something_else(toy, toy_log
 
 
 @pytest.mark.integration
-def test_what_is_installed_serves_features_and_settings_that_are_there_stay(toy, toy_log, tmp_path):
+def test_an_installed_repository_serves_features_and_keeps_settings(toy, toy_log, tmp_path):
     place, repository = tmp_path / "features", made(tmp_path / "made", toy.spec, toy_log)
     place.mkdir()
     settings = yaml.safe_load(store.CONFIG.read_text()) | {"entity_key_serialization_version": 3, "flags": {}}

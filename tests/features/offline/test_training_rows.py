@@ -1,4 +1,4 @@
-"""What a run's repository adds to training rows: what was known strictly before each of them."""
+"""Features that a run's repository adds to training rows: only facts known strictly before each row."""
 
 import json
 
@@ -38,13 +38,13 @@ def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
         assert {n: (row[n], expected[n]) for n in expected if not nearly_equal(row[n], expected[n])} == {}
 
 
-def test_training_rows_hold_the_log_and_the_features_of_a_decision(toy, finished_run):
+def test_training_rows_contain_the_log_and_the_features_of_a_decision(toy, finished_run):
     steps = finished_run.steps()
     expected = finished_run.log.sort_values(["user_id", "timestamp"], ignore_index=True)
     pd.testing.assert_frame_equal(
         steps[list(toy.spec.log_columns)], expected[list(toy.spec.log_columns)], check_dtype=False
     )
-    inputs = {column.name for column in finished_run.spec.feature_columns}  # one a channel, where the field is a list
+    inputs = {column.name for column in finished_run.spec.feature_columns}  # a list field has one column per channel
     assert set(steps) == {*toy.spec.log_columns, "step", *COUNTED, *inputs}
 
 
@@ -78,7 +78,7 @@ def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
     made, other = make(log), make(changed)
     before, after = (run.build()[lambda rows: known_since(rows) <= now] for run in (made, other))
     places = before.index.to_numpy(), after.index.to_numpy()
-    # `step` counts late touchpoints too: it chooses windows, no model reads it.
+    # `step` also counts late touchpoints. It selects windows, but no model reads it.
     before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
     assert len(before) >= len(log) // 2
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)

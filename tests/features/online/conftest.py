@@ -1,4 +1,4 @@
-"""Both online stores, opened for the histories of users."""
+"""Fixtures that open both online stores for users' histories."""
 
 import itertools
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def store(request: pytest.FixtureRequest, stores: dict[str, OnlineStore]) -> Onl
 
 @pytest.fixture(scope="session")
 def user_ids() -> Iterator[str]:
-    """Ids of users of whom no store holds anything yet."""
+    """Ids of users that no store contains yet."""
     return (f"user {i}" for i in itertools.count())
 
 

@@ -1,4 +1,4 @@
-"""A Redis Cluster of three nodes as online store: Feast's own `redis_type: redis_cluster`, and what this room adds."""
+"""A Redis Cluster of three nodes as online store: Feast's own `redis_type: redis_cluster`, and our additions."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.redis_server import redis_cluster
 
 
 @pytest.mark.integration
-def test_all_that_reads_and_writes_goes_to_the_node_that_has_the_key(tmp_path: Path) -> None:
+def test_reads_and_writes_use_the_node_that_has_the_key(tmp_path: Path) -> None:
     simulator = Simulator(SimulatorConfig(users=40, seed=1))
     spec, repo, log = simulator.spec, tmp_path / "features", tmp_path / "log.parquet"
     simulator.log().to_parquet(log, index=False)
@@ -59,7 +59,7 @@ def test_all_that_reads_and_writes_goes_to_the_node_that_has_the_key(tmp_path: P
                 events += [("mtorl.outcome.v1", cost), ("mtorl.decision.v1", decision)]
             for event in events:
                 feed.take([event])
-            assert feed.take(events) == 0, "all are there already"
+            assert feed.take(events) == 0, "all events were written before"
         at += 1
         assert sum(found()) == 40
         assert forget_online(repo, users[:20]) == 20 and sum(found()) == 20

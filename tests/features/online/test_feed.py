@@ -1,4 +1,4 @@
-"""The feed: whatever comes in whatever order, twice, and over whatever faults, a history has what was shown, once."""
+"""The feed: events in any order, repeated, and despite faults add each exposure to a history exactly once."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def outcome(of: str, kind: str, value: float, event: str = "") -> Event:
 
 
 class FakeStore:
-    """The packed histories and the notes of a store, in memory."""
+    """An in-memory store of packed histories and notes."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
@@ -119,12 +119,12 @@ EVENTS = [
     outcome("d1", "revenue", 3.0, "another sale"),
     decision("d2", user_id="u1"),
     outcome("d2", "cost", 0.01),
-    outcome("d2", "cancel", 0.0),  # decided, and not shown
+    outcome("d2", "cancel", 0.0),  # the ad was not shown
     decision("d3", user_id="u1"),  # no outcome arrives
     decision("d4", user_id="u1"),
     decision("d4", user_id="u1", expose=False, withdrawn=True),  # withdrawn
     outcome("d4", "cost", 0.02),
-    decision("d5", user_id="u2", expose=False, fallback_reason=None),  # the policy did not want it
+    decision("d5", user_id="u2", expose=False, fallback_reason=None),  # the policy chose not to expose
     outcome("d5", "click", 1.0),
     outcome("nobody's", "click", 1.0),
     ("com.example.other", {"what": "ever"}),
@@ -137,13 +137,13 @@ def costs(store: FakeStore, user: str = "u1") -> list[float]:
     return [seen["cost"] for seen in store.of(user)]
 
 
-def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_exposures_become_touchpoints(tmp_path: Path) -> None:
     made, store = feed(tmp_path)
     assert made.take(EVENTS) == 1
     assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}] and store.of("u2") == []
 
 
-def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path) -> None:
+def test_repeated_events_change_nothing_and_a_withdrawal_stays(tmp_path: Path) -> None:
     made, store = feed(tmp_path)
     made.take([decision("d1", user_id="u1"), decision("d1", user_id="u1", expose=False, withdrawn=True)])
     made.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)])  # shipped again after a crash
@@ -155,7 +155,7 @@ def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path
     assert [(seen["cost"], seen["revenue"]) for seen in store.of("u1")] == [(pytest.approx(0.8), 1.0)]
 
 
-def test_an_outcome_is_known_once_the_router_has_it(tmp_path: Path) -> None:
+def test_an_outcome_is_known_once_the_router_has_received_it(tmp_path: Path) -> None:
     made, store = feed(tmp_path, SPEC.replace(timed=("conversion", "revenue")))
 
     def heard(kind: str, value: float, event: str, received: str) -> Event:
@@ -164,11 +164,11 @@ def test_an_outcome_is_known_once_the_router_has_it(tmp_path: Path) -> None:
 
     made.take([decision("d1", user_id="u1"), heard("cost", 0.1, "1", "12:00")])
     for event in (
-        heard("conversion", 0.0, "2", "12:10"),  # nothing happened yet
+        heard("conversion", 0.0, "2", "12:10"),  # no conversion yet
         heard("conversion", 1.0, "3", "14:00"),
-        heard("conversion", 1.0, "4", "13:00"),  # reported by another router, sooner
+        heard("conversion", 1.0, "4", "13:00"),  # another router received it earlier
         heard("revenue", 2.0, "5", "14:00"),
-        heard("revenue", 3.0, "6", "15:00"),  # the sum is known with its last part
+        heard("revenue", 3.0, "6", "15:00"),  # a sum is known once its last part is
     ):
         made.take([event])
     (seen,) = store.of("u1")
@@ -191,9 +191,9 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
             try:
                 chance.choice(several).take(sent[start : start + size])
                 break
-            except OSError:  # not acknowledged: the sender sends it again
+            except OSError:  # not acknowledged, so the sender retries
                 continue
-    # What came before its withdrawal or cancellation was shown by then.
+    # An exposure that arrives before its withdrawal or cancellation counts as shown.
     first, *others = store.of("u1")
     assert first == {**KNOWN, "cost": pytest.approx(0.53), "timestamp": microseconds(SHOWN)}
     assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])
@@ -201,8 +201,8 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
 
 
 @pytest.mark.parametrize("step", ["note", "swap", "notes_of"])
-def test_an_outcome_amid_its_decision_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """One feed writes the decision; just before each of its steps another one takes the outcome."""
+def test_an_outcome_during_its_decision_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """One feed writes the decision. Just before one of its steps, another feed takes the outcome."""
     made, store = feed(tmp_path)
     other, take_step, begun = Feed(History(SPEC, store), tmp_path), getattr(store, step), []
 
@@ -217,8 +217,8 @@ def test_an_outcome_amid_its_decision_is_not_lost(tmp_path: Path, monkeypatch: p
     assert begun and costs(store) == [0.5]
 
 
-def test_what_a_log_has_given_is_not_added_again(tmp_path: Path) -> None:
-    """A feed that was away for hours finds the touchpoints of its backlog there, from the lake."""
+def test_touchpoints_from_a_log_are_not_added_again(tmp_path: Path) -> None:
+    """The lake has already added the touchpoints in the backlog of a feed that was down for hours."""
     made, store = feed(tmp_path)
     history = History(SPEC, store)
     values = {"hist_timestamp": float(microseconds(SHOWN)), "hist_channel": "video", "hist_click": 0.0}
@@ -227,7 +227,7 @@ def test_what_a_log_has_given_is_not_added_again(tmp_path: Path) -> None:
     history.merge([logged])
     made.take(EVENTS[:6])
     assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
-    # The other way round: the log has a part of what the feed has.
+    # The reverse order: the log has some of the feed's outcomes.
     again, store = feed(tmp_path)
     again.take(EVENTS[:4])
     History(SPEC, store).merge([logged])
@@ -235,7 +235,7 @@ def test_what_a_log_has_given_is_not_added_again(tmp_path: Path) -> None:
     assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
 
 
-def test_a_decision_without_outcomes_takes_no_place_of_a_touchpoint(tmp_path: Path) -> None:
+def test_a_decision_without_outcomes_displaces_no_touchpoint(tmp_path: Path) -> None:
     made, store = feed(tmp_path, SPEC.replace(window=2))
     made.take([e for i in (1, 2) for e in (decision(f"d{i}", user_id="u1"), outcome(f"d{i}", "cost", i / 10))])
     made.take([decision(f"d{i}", user_id="u1") for i in (3, 4, 5)])
@@ -261,14 +261,14 @@ def test_a_decision_without_outcomes_takes_no_place_of_a_touchpoint(tmp_path: Pa
         ("mtorl.policy.decision.v2", decision("d1")[1]),
     ],
 )
-def test_what_is_no_record_is_refused_and_the_rest_is_not_taken(tmp_path: Path, event: Event) -> None:
+def test_an_invalid_event_refuses_its_whole_batch(tmp_path: Path, event: Event) -> None:
     made, store = feed(tmp_path)
     with pytest.raises(EventError):
         made.take([decision("d2"), outcome("d2", "cost", 0.1), event])
     assert not store.values and not store.notes
 
 
-def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
+def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None:
     made, history = feed(tmp_path)
 
     async def scenario() -> None:
@@ -290,7 +290,7 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
             assert await post({}, "application/cloudevents-batch+json") == 400
             assert await post([7], "application/cloudevents-batch+json") == 400
             assert await post(b"[" * 100_000) == 400
-            nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # a text that no store can write
+            nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # not valid UTF-8, so no store can write it
             assert await post(nobody, **{"ce-type": DECISION}) == 400
             assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
             history.faults = 1
@@ -308,7 +308,7 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
-    """The real command, its crash, and the router's own shipper: the history is there, once and whole."""
+    """Runs the real command with a crash, and the router's own shipper. Feast serves each touchpoint once."""
     repo, port = tmp_path / "repo", 0
     write_settings(repo, "sqlite")
     apply_history(repo, SPEC)

@@ -1,4 +1,4 @@
-"""Histories in the online store: whatever is written in whatever order, the same in SQLite and in Redis."""
+"""Histories in the online store: any writes in any order leave equal histories in SQLite and Redis."""
 
 import math
 import re
@@ -48,7 +48,7 @@ others = dict(
     device=st.text(printable, min_size=1, max_size=3),
 )
 touchpoint_values = st.builds(touchpoint, whens, st.sampled_from(SPEC.channels), outcomes, **others)
-unsure = st.dictionaries(st.sampled_from(OUTCOMES), numbers | st.none(), max_size=4)  # a log may have nulls
+unsure = st.dictionaries(st.sampled_from(OUTCOMES), numbers | st.none(), max_size=4)  # a log may contain nulls
 logged = st.builds(touchpoint, whens, st.sampled_from(SPEC.channels), unsure, **others)
 operations = st.lists(
     st.tuples(st.just("append"), touchpoint_values)
@@ -59,7 +59,7 @@ operations = st.lists(
 )
 
 
-def test_of_further_outcomes_a_history_keeps_those_that_windows_carry(tmp_path: Path) -> None:
+def test_a_history_keeps_the_further_outcomes_that_windows_contain(tmp_path: Path) -> None:
     further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "seconds"))
     spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"profit": 2.0}))
     write_settings(tmp_path, "sqlite")
@@ -76,7 +76,7 @@ def test_of_further_outcomes_a_history_keeps_those_that_windows_carry(tmp_path: 
 
 @pytest.mark.parametrize("kind", STORES)
 @given(operations=operations)
-def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
+def test_any_writes_in_any_order_equal_a_sorted_list(
     kind: str, stores: dict[str, OnlineStore], user_ids: Iterator[str], operations: list[Any]
 ) -> None:
     store, plain, user = stores[kind], PlainHistory(SPEC.window), next(user_ids)
@@ -99,7 +99,7 @@ def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
         assert store.event_time(user) == (newest.replace(microsecond=0) if kind == "sqlite" else newest)
 
 
-def test_a_shorter_window_of_the_data_set_takes_hold_with_the_next_touchpoint(store: OnlineStore, user: str) -> None:
+def test_a_shorter_window_applies_from_the_next_touchpoint(store: OnlineStore, user: str) -> None:
     for s in (1, 2, 3, 4):
         append(store.history, user, touchpoint(s))
     with open_history(store.repo, SPEC.replace(window=2)) as shorter:
@@ -124,7 +124,7 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
 
 
 def test_a_default_window_takes_less_than_a_kilobyte() -> None:
-    """The limit of a user is 1 kB in Redis, with the other views: benchmarks/history_bytes.py measures it."""
+    """A user may take 1 kB in Redis with all views: benchmarks/history_bytes.py measures the total."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     log, types = simulator.log(), history_types(simulator.spec)
     sizes = []
@@ -149,18 +149,18 @@ def test_a_log_adds_to_a_history_and_takes_nothing_back(store: OnlineStore, user
     log = PlainHistory(SPEC.window)
     for second in (0, 1, 3):
         log.merge([touchpoint(second, outcomes={"click": 1.0, "cost": 0.4} if second == 1 else {})])
-    for changed in (1, 0):  # a second time there is nothing new
+    for changed in (1, 0):  # the second merge changes nothing
         assert store.history.merge(log.rows(user)) == changed
         found = store.read(user)
         assert found is not None and seconds_after_start(found) == [0, 1, 2, 3]
         assert (found["hist_click"], found["hist_conversion"]) == ([0, 1, 1, 0], [0, 1, 0, 0])
-        assert found["hist_cost"] == [0, 0.4, 0, 0], "the log knows the cost better, but not the conversion"
-        assert found["hist_conversion_time"][1] == 1e6 * bought_at.timestamp(), "nor when it became known"
+        assert found["hist_cost"] == [0, 0.4, 0, 0], "the log's cost wins, but not its missing conversion"
+        assert found["hist_conversion_time"][1] == 1e6 * bought_at.timestamp(), "the conversion keeps its time"
     assert append(store.history, user, touchpoint(4))
     assert seconds_after_start(store.read(user)) == [0, 1, 2, 3, 4][-SPEC.window :]
 
 
-# ---- what can't be written
+# ---- values that can't be written
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_a_log_adds_to_a_history_and_takes_nothing_back(store: OnlineStore, user
         (touchpoint(0, outcomes={"click": math.nan}), "click is nan"),
     ],
 )
-def test_a_touchpoint_that_misfits_is_refused(store: OnlineStore, user: str, wrong: Touchpoint, message: str) -> None:
+def test_an_invalid_touchpoint_is_refused(store: OnlineStore, user: str, wrong: Touchpoint, message: str) -> None:
     with pytest.raises(HistoryError, match=message):
         append(store.history, user, wrong)
     assert store.read(user) is None
 
 
-def test_a_value_that_is_no_history_is_replaced(store: OnlineStore, user: str) -> None:
-    """As that of another release: the next touchpoint and the next log write it anew."""
+def test_an_invalid_value_is_replaced(store: OnlineStore, user: str) -> None:
+    """Another release may have written the value. The next touchpoint or log replaces it."""
     store.store_value(user, b"rubbish")
     assert append(store.history, user, touchpoint(6)) and seconds_after_start(store.read(user)) == [6]
     store.store_value(other := f"{user}, too", b"rubbish")
@@ -189,7 +189,7 @@ def test_a_value_that_is_no_history_is_replaced(store: OnlineStore, user: str) -
     assert store.history.merge(log.rows(other)) == 1 and seconds_after_start(store.read(other)) == [5]
 
 
-def test_a_column_that_the_data_set_did_not_have_is_unknown(store: OnlineStore, user: str) -> None:
+def test_a_new_column_is_unknown_for_earlier_touchpoints(store: OnlineStore, user: str) -> None:
     before = SPEC.replace(context=tuple(column for column in SPEC.context if column.name != "rank"))
     append(History(before, store.history.store), user, touchpoint(1))
     assert append(store.history, user, touchpoint(2))
@@ -202,10 +202,10 @@ def test_another_data_set_is_refused(store: OnlineStore) -> None:
         open_history(store.repo, SPEC.replace(context=tuple(c for c in SPEC.context if c.name != "rank")))
 
 
-# ---- Redis alone
+# ---- Redis only
 
 
-def test_a_hash_expires_only_where_feast_is_told_so(stores: dict[str, OnlineStore], tmp_path: Path, user: str) -> None:
+def test_a_hash_expires_only_if_configured_in_feast(stores: dict[str, OnlineStore], tmp_path: Path, user: str) -> None:
     import redis
 
     port = stores["redis"].port
@@ -219,11 +219,11 @@ def test_a_hash_expires_only_where_feast_is_told_so(stores: dict[str, OnlineStor
     assert [0 < client.ttl(key) <= 500 for key in client.keys(f"*{user}, againmtorl")] == [True]
 
 
-# ---- many writers at the same time
+# ---- concurrent writers
 
 
 def test_a_batch_job_loses_no_touchpoint_appended_meanwhile(store: OnlineStore, user_ids: Iterator[str]) -> None:
-    """Each user has a touchpoint, the job brings a younger one, and an even younger one happens while it writes."""
+    """Each user has a touchpoint. The job adds a younger one, and the youngest one is appended during the job."""
     users = [next(user_ids) for _ in range(450)]  # several batches, the last one not full
     for user in users:
         append(store.history, user, touchpoint(1))
@@ -253,10 +253,10 @@ def test_threads_share_a_history(store: OnlineStore, user: str) -> None:
     assert seconds_after_start(store.read(user)) == list(range(120))
 
 
-# ---- a user leaves, and may come back
+# ---- removed users, who may return
 
 
-def test_one_leaves_and_the_others_stay(store: OnlineStore, user_ids: Iterator[str]) -> None:
+def test_a_removed_user_is_gone_and_others_stay(store: OnlineStore, user_ids: Iterator[str]) -> None:
     gone, stays, never = next(user_ids), next(user_ids), next(user_ids)
     for user in (gone, stays):
         append(store.history, user, touchpoint(1))
@@ -267,8 +267,8 @@ def test_one_leaves_and_the_others_stay(store: OnlineStore, user_ids: Iterator[s
     assert append(store.history, gone, touchpoint(2))
 
 
-def test_what_is_deleted_is_in_no_file_of_the_store(store: OnlineStore, user: str) -> None:
-    """SQLite leaves deleted rows in its file unless it is told not to; Redis has none here."""
+def test_a_removed_user_is_in_no_file_of_the_store(store: OnlineStore, user: str) -> None:
+    """SQLite keeps deleted rows in its file unless secure deletion is on. The Redis server has no files here."""
     name = f"{user} by name"
     append(store.history, name, touchpoint(1))
     forget_online(store.repo, {name})
@@ -276,7 +276,7 @@ def test_what_is_deleted_is_in_no_file_of_the_store(store: OnlineStore, user: st
     assert files and all(name.encode() not in path.read_bytes() for path in files)
 
 
-def test_a_store_that_does_not_answer_or_is_of_another_kind_is_named(store: OnlineStore, tmp_path: Path) -> None:
+def test_an_unreachable_or_invalid_store_is_named(store: OnlineStore, tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     repo.mkdir()
     shutil.copy(store.repo / "feature_store.yaml", repo)

@@ -1,4 +1,4 @@
-"""When a store counts as written: only if it still holds what the run began with."""
+"""The record of a complete write: it is valid only while the store contains the state from the start of the run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ def of(source: str) -> Written:
     return Written(source, "definitions", 1.0)
 
 
-def test_a_store_that_was_emptied_or_not_finished_does_not_count_as_written(tmp_path: Path) -> None:
+def test_an_emptied_or_unfinished_store_does_not_count_as_written(tmp_path: Path) -> None:
     with redis_server(tmp_path) as port:
         write_settings(tmp_path, "redis", port)
         repository, client = Repository(tmp_path), redis.Redis(port=port)
@@ -29,13 +29,13 @@ def test_a_store_that_was_emptied_or_not_finished_does_not_count_as_written(tmp_
         assert before is not None and before.source == "old"
         with pytest.raises(KeyboardInterrupt), repository.writing(of("new"), before):
             raise KeyboardInterrupt
-        assert repository.written() == replace(before, source=""), "the next run goes on from there"
-        with repository.writing(of("new")), repository.writing(of("newer")):  # two runs at once
+        assert repository.written() == replace(before, source=""), "the next run continues from this record"
+        with repository.writing(of("new")), repository.writing(of("newer")):  # two concurrent runs
             pass
         assert set(client.keys()) == {b"the rest", b"mtorl:written:mtorl"}
 
 
-def test_a_store_without_such_a_key_is_written_all_the_same(tmp_path: Path) -> None:
+def test_a_store_that_keeps_no_record_can_be_written(tmp_path: Path) -> None:
     write_settings(tmp_path, "sqlite")
     with Repository(tmp_path).writing(of("log")):
         pass

@@ -1,4 +1,4 @@
-"""The sequence builder against a slow loop over users, on logs with all that can be wrong with a log."""
+"""The sequence builder, compared with a slow loop over users on logs with every irregularity."""
 
 import json
 import math
@@ -32,7 +32,7 @@ PROPERTY = settings(
 
 
 def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
-    """A log from nowhere: pauses, duplicates, rows of one user at one time, in no order, static values that change."""
+    """Returns a shuffled log with pauses, duplicates, ties, late rows and static values that change."""
     rng = np.random.default_rng(seed)
     log = toy.log(seed, users=users, late=late)
     log["tenure"] = log["tenure"].where(rng.random(len(log)) < 0.8, rng.choice([np.nan, 1.0, 2.0], len(log)))
@@ -52,7 +52,7 @@ def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
 
 
 def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows of all users, and the counts: a loop that does what `features.sequences.builder` and `steps` say."""
+    """Computes the rows of all users and the counts with a plain loop that follows the builder's docstrings."""
     counts = dict.fromkeys((*NOT_IN_ROWS, "journeys", "one_touchpoint_users"), 0)
     arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
     log = log.assign(arrival=arrival)
@@ -114,7 +114,7 @@ def steps_of(folder: Path) -> pd.DataFrame:
     most=st.sampled_from([3, 10_000]),
 )
 @example(seed=0, late=0.4, shards=3, most=3)
-def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, monkeypatch, seed, late, shards, most):
+def test_steps_and_counts_equal_those_of_a_loop(toy, tmp_path, monkeypatch, seed, late, shards, most):
     spec = toy.spec.replace(max_touchpoints=most)
     log = messy(toy, seed, late)
     path = toy.write(log, tmp_path / "log.parquet")
@@ -188,7 +188,7 @@ def test_a_large_log_has_several_shards(toy, tmp_path, monkeypatch):
     shards = math.ceil(len(log) / 50)
     assert [s.file for s in made.shards] == [f"steps/part-{i:05d}.parquet" for i in range(shards)] and shards > 3
     assert made.rows == len(log) and sum(s.users for s in made.shards) == 60
-    noted = [done for done, total in heard if total == shards and isinstance(done, int)]  # DuckDB's own are no integers
+    noted = [done for done, total in heard if total == shards and isinstance(done, int)]  # DuckDB reports floats
     assert noted == list(range(shards + 1))
 
 
@@ -196,7 +196,7 @@ def test_a_large_log_has_several_shards(toy, tmp_path, monkeypatch):
 
 
 def read_back(folder: Path) -> Manifest:
-    """The manifest of a folder; every shard must be the file that it lists, by checksum."""
+    """Reads the manifest of a folder after verifying each shard's checksum."""
     WindowTable.load(folder)
     return Manifest.read(folder)
 
@@ -210,7 +210,7 @@ def windows(toy, tmp_path, monkeypatch) -> Path:
     return tmp_path / "windows"
 
 
-def test_what_lies_in_the_folder(toy, windows):
+def test_the_folder_contains_steps_manifest_and_description(toy, windows):
     assert {path.relative_to(windows).as_posix() for path in windows.rglob("*") if path.is_file()} == {
         "manifest.json",
         "dataset.yaml",
@@ -224,7 +224,7 @@ def test_what_lies_in_the_folder(toy, windows):
     assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 1
 
 
-def test_a_manifest_that_is_none_is_refused(windows):
+def test_an_invalid_manifest_is_refused(windows):
     path = windows / "manifest.json"
     for content in ("[]", '{"schema_version": 99}', None):
         path.unlink() if content is None else path.write_text(content)
@@ -232,7 +232,7 @@ def test_a_manifest_that_is_none_is_refused(windows):
             Manifest.read(windows)
 
 
-def test_rows_get_new_columns_but_never_others(windows):
+def test_a_rewrite_may_add_columns_but_not_change_rows(windows):
     before = Manifest.read(windows)
     rewrite_shards(windows, lambda rows: rows.append_column("twice", pa.compute.multiply(rows["cost"], 2.0)))
     after = read_back(windows)
@@ -244,7 +244,7 @@ def test_rows_get_new_columns_but_never_others(windows):
         assert read_back(windows) == after
 
 
-def test_equal_rows_have_equal_digests_whatever_the_file_looks_like(windows, tmp_path):
+def test_equal_rows_have_equal_digests_in_any_file_layout(windows, tmp_path):
     made = Manifest.read(windows)
     path = windows / made.shards[0].file
     table = pq.read_table(path)
@@ -258,10 +258,10 @@ def test_equal_rows_have_equal_digests_whatever_the_file_looks_like(windows, tmp
     assert manifest_module.survey(tmp_path / "other.parquet", "").content != manifest_module.survey(path, "").content
 
 
-# ---- mistakes
+# ---- errors
 
 
-def test_a_log_that_is_none_is_refused(toy, tmp_path):
+def test_an_invalid_log_is_refused(toy, tmp_path):
     log = toy.log()
     nobody, never = (log.assign(**{name: log[name].where(log.index != 3)}) for name in ("user_id", "timestamp"))
     for rows in (log.drop(columns="cost"), log.head(0), nobody, never):

@@ -1,4 +1,4 @@
-"""The artifact: complete, protected by checksums, light to load, and equal to the network it was made from."""
+"""The model artifact: complete, protected by checksums, loadable without torch, and equal to the trained network."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def copy(saved, tmp_path) -> Path:
     return Path(shutil.copytree(saved[0], tmp_path / "copy"))
 
 
-def test_predictions_are_those_of_the_network(saved):
+def test_predictions_equal_those_of_the_network(saved):
     folder, network = saved
     loaded = load(folder)
     for rows in (1, 2, 7, 300):
@@ -116,7 +116,7 @@ def test_optional_parts_are_stored_and_protected_by_their_checksums(saved, tmp_p
             load(folder)
 
 
-def test_everything_comes_back(saved):
+def test_a_loaded_artifact_equals_the_saved_policy(saved):
     policy = trained_policy()
     loaded = load(saved[0])
     assert loaded.spec == SPEC
@@ -137,7 +137,7 @@ def test_everything_comes_back(saved):
 
 
 def test_saving_logs_nothing(tmp_path, caplog):
-    """A step on a cluster shows what libraries log, too."""
+    """A pipeline step on a cluster also shows the log messages of libraries."""
     with caplog.at_level("INFO"):
         save(tmp_path / "artifact", trained_policy())
     assert caplog.records == []
@@ -215,7 +215,7 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_save_that_fails_leaves_the_old_artifact_as_it_was(copy):
+def test_a_failed_save_leaves_the_old_artifact_unchanged(copy):
     before = load(copy).digest
     with pytest.raises(ValueError, match="JSON"):
         save(copy, trained_policy(metrics={"reward_auc": float("nan")}))
@@ -230,7 +230,7 @@ def trained(folder: Path, digest: str, users: list[str]) -> Path:
     return folder
 
 
-def test_each_model_is_said_once_with_all_its_places(tmp_path: Path) -> None:
+def test_each_model_is_listed_once_with_all_its_folders(tmp_path: Path) -> None:
     first = trained(tmp_path / "a", "123456", ["u1", "u2"])
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     old = trained(tmp_path / "old", "654321", ["u2"])

@@ -1,4 +1,4 @@
-"""Attributions: exact for a network of known formula, zero for what it does not read, and for an empty history."""
+"""Attributions: exact for a network with a known formula, also for empty histories and windows that begin midway."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ MINUTE = 60_000_000
 
 
 def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0) -> Instance:
-    """The window after touchpoints with these clicks, on channels by turns, at minutes 0, 1, 2 ..."""
+    """Returns the window after touchpoints with these clicks, on alternating channels, at minutes 0, 1, 2 ..."""
     k = len(clicks)
     history: dict[str, Any] = {
         "hist_channel": [spec.channels[i % 2] for i in range(k)],
@@ -36,7 +36,7 @@ def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0
 
 
 class Additive:
-    """Reward 0.05 per click, on every channel; the first logit is the number of touchpoints."""
+    """A network with reward 0.1 + 0.05 per click on every channel. Its first logit is the number of touchpoints."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -74,14 +74,14 @@ def test_attributions_are_exact_and_share_one_forward_pass() -> None:
     assert second.log_prob_without_past == pytest.approx(log_prob(0, 1))
 
 
-def test_a_negative_gain_is_no_gain() -> None:
+def test_a_negative_gain_counts_as_zero() -> None:
     box = artifact(Additive())
     box.encoder = SimpleNamespace(unreward=lambda reward, cost: reward - 0.15)
     (why,) = explain(box, [journey([2])], [0])
     assert (why.reward, why.reward_without_past) == (pytest.approx(0.05), 0.0)
 
 
-def test_without_any_touchpoint_a_window_is_that_of_a_user_without_a_past() -> None:
+def test_without_touchpoints_a_window_equals_that_of_a_new_user() -> None:
     window = journey([1, 0, 3])
     alone = journey([])
     assert without_past(window, SPEC) == {**alone, "timestamp": window["timestamp"]}
@@ -90,17 +90,17 @@ def test_without_any_touchpoint_a_window_is_that_of_a_user_without_a_past() -> N
     assert window == {**alone, "timestamp": window["timestamp"]}
 
 
-def test_a_missing_touchpoint_takes_its_context_along_and_the_pause_closes() -> None:
+def test_a_removed_touchpoint_takes_its_context_and_pause_along() -> None:
     window = without(journey([1, 2, 3]), 2, SPEC)
     assert window["prev_channel"] == [None, "search", "search"]
     assert window["prev_timestamp"] == [None, 0, 2 * MINUTE]
     assert window["prev_click"] == [0.0, 1, 3]
-    assert window["context"]["hour"] == [0.0, 2.0, 99.0], "that of touchpoint 1 is gone"
+    assert window["context"]["hour"] == [0.0, 2.0, 99.0], "the context of touchpoint 1 is removed"
     batch = WindowBatch.from_instances([window], SPEC)
     np.testing.assert_allclose(batch.time["recency_hours"][1:], [2 / 60, 1 / 60])
 
 
-def test_a_window_that_begins_midway_goes_on_doing_so() -> None:
+def test_a_window_that_begins_midway_still_does_without_a_touchpoint() -> None:
     window = journey([1, 2, 3, 4, 5])
     assert window["prev_channel"] == ["video", "search", "video", "search"]
     assert without(window, 0, SPEC)["context"]["hour"] == window["context"]["hour"][1:]
@@ -109,7 +109,7 @@ def test_a_window_that_begins_midway_goes_on_doing_so() -> None:
     assert None not in without(window, 2, SPEC)["prev_channel"]
 
 
-def test_a_malformed_window_is_said() -> None:
+def test_a_malformed_window_is_reported() -> None:
     with pytest.raises(WindowError, match="instance 1"):
         explain(artifact(Additive()), [journey([1]), {**journey([1]), "prev_click": []}], [0, 0])
 

@@ -1,4 +1,4 @@
-"""A graph that computes only as many steps as its windows need: the same bits, whatever the windows and the batch."""
+"""Shortened graphs: they compute only the steps that a batch needs, with bit-identical outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=SIZES)
 def artifact(request, tmp_path_factory) -> Artifact:
-    """Of an untrained network, with the distance of a user's state."""
+    """An artifact of an untrained network, with the distance of a user's state as an output."""
     sizes = SIZES[request.param]
     spec = SPEC.replace(window=sizes["window"])
     torch.set_num_threads(1)
@@ -41,27 +41,27 @@ def artifact(request, tmp_path_factory) -> Artifact:
 
 
 @given(data=st.data())
-def test_every_output_has_the_bits_that_the_whole_window_gives(artifact, data):
+def test_every_output_is_bit_identical_to_that_of_the_whole_window(artifact, data):
     window, width = artifact.spec.window, artifact.encoder.dim
     whole, short = open_graph(artifact.folder / NETWORK), artifact.network
     longest = data.draw(st.sampled_from(artifact.lengths))
     length_B = np.array(data.draw(st.lists(st.integers(1, longest), min_size=1, max_size=20)))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     x_BTD = random.normal(size=(len(length_B), window, width)).astype(np.float32)
-    x_BTD[..., :5] = np.eye(5)[random.integers(5, size=x_BTD.shape[:2])]  # as encoded: one channel, or the start
+    x_BTD[..., :5] = np.eye(5)[random.integers(5, size=x_BTD.shape[:2])]  # one-hot: a channel, or the start
     x_BTD[np.arange(window) >= length_B[:, None]] = 0.0
     outputs, expected = short(x_BTD, length_B), whole(x_BTD, length_B)
     assert len(outputs) == len(expected) == 4
     for output, of_whole in zip(outputs, expected, strict=True):
         assert np.isfinite(of_whole).all()
         np.testing.assert_array_equal(output, of_whole)
-    # What stands in the padding can't be seen, to the last bit.
+    # The content of the padding must not change a single bit.
     x_BTD[np.arange(window) >= length_B[:, None]] = 7.0
     for output, of_whole in zip(short(x_BTD, length_B), expected, strict=True):
         np.testing.assert_array_equal(output, of_whole)
 
 
-def test_an_artifact_says_its_lengths(artifact):
+def test_an_artifact_lists_its_lengths(artifact):
     window = artifact.spec.window
     assert artifact.lengths == tuple(artifact.model["lengths"]) == lengths_up_to(window)
     assert artifact.lengths[:2] == (4, 8) and artifact.lengths[-1] == window
@@ -74,7 +74,7 @@ def test_lengths_are_powers_of_two_and_the_window():
     assert [lengths_up_to(window) for window in (1, 2, 3, 4)] == [(1,), (2,), (3,), (4,)]
 
 
-def test_a_batch_takes_the_smallest_length_that_holds_its_longest_window():
+def test_a_batch_uses_the_smallest_length_that_fits_its_longest_window():
     taken = []
 
     def graph(x_BTD, length_B):
@@ -88,9 +88,9 @@ def test_a_batch_takes_the_smallest_length_that_holds_its_longest_window():
     assert taken == [4, 4, 8, 8, 20, 20, 4]
 
 
-def test_a_length_whose_bits_differ_is_not_carried():
+def test_a_length_with_different_bits_is_left_out():
     def graph(x_BTD, length_B):
-        # Of 8 steps, and of 8 only, the last bit of an output is another.
+        # With 8 steps, and only then, an output differs in its last bit.
         return (np.nextafter(length_B + 0.5, np.inf) if x_BTD.shape[1] == 8 else length_B + 0.5,)
 
     assert exact_lengths(graph, window=20, width=3) == (4, 16, 20)

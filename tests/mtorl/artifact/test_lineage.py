@@ -1,4 +1,4 @@
-"""The lineage of a version: read as it was written, or refused with the name of its file."""
+"""The lineage of a model: a round trip through its file, and errors that name an invalid file."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.serving.small_versions import digest, lineage
 KNOWN = lineage(1, parent=2)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_lineage_is_read_back(tmp_path: Path) -> None:
     KNOWN.write(tmp_path)
     assert Lineage.read(tmp_path) == KNOWN
     written = json.loads((tmp_path / FILE).read_text())

@@ -1,4 +1,4 @@
-"""Models this small take twice as long where threads wait for each other: each test runs on one thread."""
+"""Runs each test on one thread: with more threads, models this small take twice as long."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Every baseline learns what there is to learn, predicts for all channels and stops where validation says so."""
+"""All baselines: each learns the pattern of a small log, predicts for every channel and stops by validation."""
 
 from types import ModuleType
 
@@ -29,11 +29,11 @@ WITHOUT_REWARD = [behaviour_cloning, decision_transformer]
 BASELINES = [*COUNTING, logistic, lightgbm, cql, iql, bcq, *WITHOUT_REWARD]
 
 
-def test_markov_counts_what_follows_what():
+def test_markov_counts_transitions():
     train = windows([*journey("a", "sss"), *journey("b", "oso")])
     encoder = Encoder.fit(train, SPEC)
     fitted = markov.fit(train, train, encoder, seed=0)
-    # after search: search twice, social once; after social: search once; at the start: one of each; and one more each
+    # after search: search twice, social once; after social: search once; at the start: one of each; each count plus 1
     expected = np.array([[3, 2], [2, 1], [2, 2]], dtype=float)
     np.testing.assert_allclose(np.exp(fitted.logits_SC), expected / expected.sum(axis=1, keepdims=True))
     logits_BC, reward_BC, cost_BC = fitted.predict(train)
@@ -48,7 +48,7 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
     encoder = Encoder.fit(train, SPEC)
     torch_before = torch.get_rng_state()
     fitted = baseline.fit(train, val, encoder, seed=0)
-    assert torch.equal(torch_before, torch.get_rng_state()), "nobody else's chance is touched"
+    assert torch.equal(torch_before, torch.get_rng_state()), "the global random state must not change"
     logits_BC, reward_BC, cost_BC = fitted.predict(test)
     for head_BC in (logits_BC, reward_BC, cost_BC):
         assert head_BC.shape == (len(test), 2) and np.isfinite(head_BC).all()
@@ -57,20 +57,20 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
     targets = LoggedTargets(logged.channel_B, logged.reward_B, np.arange(len(test)))
     metrics = evaluate(logits_BC, reward_BC, targets, 0, resamples=2)
     assert metrics["action_auc"] > 0.8
-    # A Decision Transformer does not do what the log does, but what earned most.
+    # A Decision Transformer imitates not the whole log but its best journeys.
     assert metrics["action_logloss"] < 0.36 or baseline is decision_transformer
     if baseline in WITHOUT_REWARD:
         np.testing.assert_allclose(reward_BC, labels(train, encoder).reward_B.mean())
     else:
         assert metrics["reward_auc"] > (0.6 if baseline in COUNTING else 0.78)
-        assert metrics["reward_logloss"] < 0.57, "that of the mean is .575"
-    torch.rand(1)  # what others draw changes nothing
+        assert metrics["reward_logloss"] < 0.57, "the constant mean has .575"
+    torch.rand(1)  # other draws must not change the result
     again = baseline.fit(train, val, encoder, seed=0).predict(test)
     assert all(one.tobytes() == two.tobytes() for one, two in zip(fitted.predict(test), again, strict=True))
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-def test_a_channel_that_training_never_used_has_an_answer(baseline: ModuleType):
+def test_a_channel_unused_in_training_has_predictions(baseline: ModuleType):
     spec = SPEC.replace(channels=("search", "social", "mail"))
     train, val = (windows(sticky_log(users=60, seed=seed), spec) for seed in (1, 2))
     used = windows([*journey("u", "so"), *[{"user_id": "v", "channel": "mail"}] * 2], spec)
@@ -80,18 +80,18 @@ def test_a_channel_that_training_never_used_has_an_answer(baseline: ModuleType):
 
 
 @pytest.mark.parametrize(("baseline", "margin"), [(lightgbm, 0.4), (logistic, 0.1)])
-def test_regressions_know_what_each_channel_costs_and_earns(baseline: ModuleType, margin: float):
+def test_regressions_learn_the_cost_and_reward_of_each_channel(baseline: ModuleType, margin: float):
     train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
     encoder, test = Encoder.fit(train, SPEC), windows(journey("u", "ss"))
     _, reward_BC, cost_BC = baseline.fit(train, val, encoder, seed=0).predict(test)
     assert cost_BC == pytest.approx(np.array([[1.0, 5.0]] * 2), rel=0.1)
-    assert reward_BC[1, 0] > reward_BC[1, 1] + margin, "after search, search is liked, and social is not"
+    assert reward_BC[1, 0] > reward_BC[1, 1] + margin, "after search, search earns more than social"
     for price in (0.0, 2.0):
         same = windows([{**row, "cost": price} for row in sticky_log(seed=1)])
-        assert (baseline.fit(same, same, encoder, seed=0).predict(test)[2] == price).all(), "one price needs no model"
+        assert (baseline.fit(same, same, encoder, seed=0).predict(test)[2] == price).all(), "a single price is exact"
 
 
-def test_repeat_last_counts_how_often_it_holds():
+def test_repeat_last_counts_repetitions():
     train = windows([*journey("a", "ssS"), *journey("b", "oSs"), *journey("c", "o")])
     encoder = Encoder.fit(train, SPEC)
     logits_BC, reward_BC, cost_BC = repeat_last.fit(train, train, encoder, seed=0).predict(train)
@@ -99,7 +99,7 @@ def test_repeat_last_counts_how_often_it_holds():
     start_C = np.array([5 + 1, 2 + 1]) / (7 + 2)
     expected = [start_C, [stay, 1 - stay], [stay, 1 - stay], start_C, [1 - stay, stay], [stay, 1 - stay], start_C]
     np.testing.assert_allclose(np.exp(logits_BC), expected)
-    mean = 2 / 7  # of the clicks
+    mean = 2 / 7  # of all clicks
     after_start, after_hit, after_miss = (0 + 20 * mean) / 23, (0 + 20 * mean) / 21, (2 + 20 * mean) / 23
     outcomes = [after_start, after_miss, after_miss, after_start, after_miss, after_hit, after_start]
     np.testing.assert_allclose(reward_BC, np.repeat(np.array(outcomes)[:, None], 2, axis=1))
@@ -113,7 +113,7 @@ def test_repeat_last_does_not_see_a_late_gain():
     assert rewards[1, 0] == rewards[2, 0]
 
 
-def test_a_rare_channel_costs_what_all_do():
+def test_the_cost_of_a_rare_channel_is_shrunk_to_the_mean():
     train = windows([*journey("a", "s" * 40), {"user_id": "b", "channel": "social", "cost": 1000.0}])
     logged = labels(train, Encoder.fit(train, SPEC))
     np.testing.assert_allclose(
@@ -121,15 +121,15 @@ def test_a_rare_channel_costs_what_all_do():
     )
 
 
-def test_linear_models_choose_their_strength(monkeypatch: pytest.MonkeyPatch):
+def test_linear_models_choose_their_regularisation(monkeypatch: pytest.MonkeyPatch):
     train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
     monkeypatch.setattr(logistic, "STRENGTHS", (100.0, 1e-4))
     fitted = logistic.fit(train, val, Encoder.fit(train, SPEC), seed=0)
     assert fitted.predict(windows(journey("u", "ss")))[2] == pytest.approx(np.array([[1.0, 5.0]] * 2), rel=0.1)
 
 
-def test_a_share_is_a_reward_between_success_and_failure():
-    """The reward is revenue: .25 of the most on search, .75 on social."""
+def test_a_reward_may_be_a_fraction():
+    """The reward is revenue relative to its maximum: .25 on search, .75 on social."""
     spec = SPEC.replace(reward=SPEC.reward.replace(gain="revenue"))
     earned = {"search": 1.0, "social": 3.0}
     rows = [{**row, "revenue": earned[row["channel"]]} for row in sticky_log(users=100)]
@@ -139,17 +139,17 @@ def test_a_share_is_a_reward_between_success_and_failure():
     assert reward_BC.mean(0) == pytest.approx([0.25, 0.75], abs=0.02)
 
 
-def test_the_temperature_is_that_of_the_log():
+def test_the_temperature_fits_the_log():
     random = np.random.default_rng(0)
     value_BC = random.normal(size=(20_000, 3)) * 3
     share_BC = np.exp(value_BC / 2)
     share_BC /= share_BC.sum(1, keepdims=True)
     channel_B = (random.random((len(share_BC), 1)) > share_BC.cumsum(1)).sum(1)
     assert learning.temperature(value_BC, channel_B) == pytest.approx(2, rel=0.05)
-    assert learning.temperature(-value_BC, channel_B) > 500, "values that mislead are ignored"
+    assert learning.temperature(-value_BC, channel_B) > 500, "misleading values are ignored"
 
 
-def test_rewards_follow_values_and_never_turn_them_round():
+def test_rewards_increase_with_values():
     random = np.random.default_rng(0)
     value_B = random.normal(5, 3, size=20_000)
     reward_B = (random.random(20_000) < 1 / (1 + np.exp(3 - 0.5 * value_B))).astype(float)
@@ -173,8 +173,8 @@ def test_training_keeps_the_best_epoch_and_stops():
 
 
 @pytest.mark.parametrize("baseline", [behaviour_cloning, iql, decision_transformer])
-def test_validation_users_say_when_to_stop(baseline: ModuleType):
+def test_validation_users_determine_when_to_stop(baseline: ModuleType):
     train, other = windows(sticky_log()), windows([row for i in range(50) for row in journey(f"u{i}", "soso")])
     encoder = Encoder.fit(train, SPEC)
     one, two = (baseline.fit(train, val, encoder, seed=0).predict(train)[0] for val in (train, other))
-    assert abs(one).mean() > abs(two).mean(), "who does something else stops it earlier"
+    assert abs(one).mean() > abs(two).mean(), "validation users who behave differently stop training earlier"

@@ -1,4 +1,4 @@
-"""The incumbent: tables by segment, smoothing, and the signature of the challenger."""
+"""The channel-frequency incumbent: tables by segment, smoothing, and the challenger's outputs."""
 
 import numpy as np
 import pytest
@@ -46,14 +46,14 @@ def test_a_segment_has_its_own_frequencies_rewards_and_costs():
     assert reward[1] == pytest.approx(1.0, abs=0.01) and reward[0] < 0.1
     np.testing.assert_allclose(cost[:2], [0.6, 0.2], atol=0.01)
     assert probs.sum() == pytest.approx(1.0)
-    assert 0 < probs[2] < 0.01 and 0 < reward[2] < 1 and 0.2 < cost[2] < 0.6, "also of a channel that was never used"
+    assert 0 < probs[2] < 0.01 and 0 < reward[2] < 1 and 0.2 < cost[2] < 0.6, "a channel that was never used"
     probs, reward, _ = heads("tv")
     np.testing.assert_allclose(probs, [1.0, 0.0, 0.0], atol=0.01)
     assert reward[0] < 0.01
 
 
 @pytest.mark.parametrize("device", [None, "watch"])
-def test_an_unknown_segment_gets_the_overall_picture(device):
+def test_an_unknown_segment_gets_the_overall_table(device):
     np.testing.assert_allclose(heads(device)[0], [0.625, 0.375, 0.0], atol=0.01)
 
 

@@ -1,4 +1,4 @@
-"""What the baselines read: summaries, states, transitions and trajectories of windows."""
+"""Inputs of the baselines: summaries, states, transitions and trajectories of windows."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from mtorl.window.window import WindowBatch
 from tests.mtorl.baselines.tiny_log import SPEC, journey, steps, windows
 
 
-def test_a_summary_counts_what_a_window_holds():
+def test_a_summary_describes_its_window():
     batch = windows(journey("u", "SosO", hour=9.0, age=30.0))
     encoder = Encoder.fit(batch, SPEC)
     summary = Summary.of(batch, encoder)
@@ -52,7 +52,7 @@ def test_neither_the_present_outcome_nor_a_late_one_is_seen():
     assert not [name for name in Summary.of(batch, late).names if name.startswith("click")]
 
 
-def test_a_state_is_standardised_and_knows_what_is_unknown():
+def test_a_state_is_standardised_with_flags_for_missing_values():
     train = windows([*journey("a", "sos", hour=7.0, age=0.1), *journey("b", "s", hour=9.0, device="phone")])
     encoder = Encoder.fit(train, SPEC)
     states = States.fit(train, encoder)
@@ -66,10 +66,10 @@ def test_a_state_is_standardised_and_knows_what_is_unknown():
     assert np.isfinite(state_BS).all() and (abs(amounts_BF) <= 5).all()
     flags_BF = state_BS[:, len(states.amounts) : len(states.amounts) + len(states.flags)]
     np.testing.assert_array_equal(flags_BF, np.isnan(values_BF[:, states.flags]))
-    assert len({flag.tobytes() for flag in flags_BF.T}) == len(states.flags), "no flag twice"
+    assert len({flag.tobytes() for flag in flags_BF.T}) == len(states.flags), "a flag occurs twice"
     patterns = {flag.tobytes() for flag in np.isnan(values_BF[:, states.amounts]).T if flag.any()}
-    assert len(patterns) == len(states.flags), "and none forgotten"
-    devices_B2 = state_BS[:, -2:]  # phone and tv: the last of the context columns' codes
+    assert len(patterns) == len(states.flags), "a pattern of missing values has no flag"
+    devices_B2 = state_BS[:, -2:]  # phone and tv: codes of the last context column
     np.testing.assert_array_equal(devices_B2, [[0, 1]] * 3 + [[1, 0]])
     unseen = windows(journey("c", "s", device="watch", hour=1e9))
     state_S = states.of(unseen)[0]
@@ -80,7 +80,7 @@ def test_a_journey_ends_with_its_user_or_a_long_pause():
     rows = [*journey("a", "sOs"), *journey("b", "o"), *journey("c", "so")]
     touchpoints = steps(rows)
     times = touchpoints["timestamp"].cast(pa.int64()).to_pylist()
-    times[5] += 40 * 86_400_000_000  # c comes back after 40 days
+    times[5] += 40 * 86_400_000_000  # user c pauses for 40 days
     place = touchpoints.column_names.index("timestamp")
     touchpoints = touchpoints.set_column(place, "timestamp", pa.array(times, pa.timestamp("us", "UTC")))
     batch = WindowBatch.from_steps(touchpoints, None, SPEC, targets=True)
@@ -108,7 +108,7 @@ def test_tiles_show_each_touchpoint_once_with_its_return():
     assert data.return_BT[real_BT].tolist() == [2, 1, 1, 0, 0, 0, 1, 1] == data.return_N.tolist()
 
 
-def test_what_is_asked_grows_backwards_by_what_was_earned():
+def test_the_return_to_go_is_the_target_plus_later_rewards():
     batch = windows(journey("u", "SoSo"))
     asked_BT = returns_to_go(batch, Encoder.fit(batch, SPEC), target=3.0)
     assert asked_BT[3].tolist() == [5, 4, 4, 3] and asked_BT[0, 0] == 3

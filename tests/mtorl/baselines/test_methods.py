@@ -1,4 +1,4 @@
-"""What sets each learned baseline apart: the terms of its loss, and what they make it do."""
+"""Learned baselines: the terms of each method's loss, and the behaviour that they cause."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from mtorl.baselines.learning import Step, Transitions
 from mtorl.window.encoder import Encoder
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
-# Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). From state 0 on to 1; from state 1 nowhere.
+# Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). State 0 leads to state 1, which is terminal.
 STATE = torch.eye(2)
 STEP = Step(STATE, torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), STATE.flip(0), torch.tensor([1.0, 0.0]))
 
@@ -24,11 +24,11 @@ def table(rows: list[list[float]]) -> torch.nn.Module:
 
 
 Q = [[1.0, 5.0, 2.0], [4.0, 3.0, 0.0]]
-SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]  # another Q, the slow copy
+SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]  # the slow copy of Q, with other values
 
 
 def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.MonkeyPatch):
-    # From state 0 to 1, where Q likes channel 0 best, which the slow copy gives .25; from state 1 nowhere.
+    # State 0 leads to state 1. There Q prefers channel 0, to which the slow copy gives .25. State 1 is terminal.
     gaps = np.array([1 - (0.5 + cql.GAMMA * 0.25), 3 - 1.0])
     term = np.mean([np.log(np.exp(Q[0]).sum()) - 1, np.log(np.exp(Q[1]).sum()) - 3])
     monkeypatch.setattr(cql, "ALPHA", 0.7)
@@ -36,7 +36,7 @@ def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.Mo
     assert loss.item() == pytest.approx(0.7 * term + 0.5 * (gaps**2).mean(), rel=1e-5)
 
 
-def test_an_expectile_lies_above_the_mean():
+def test_an_expectile_is_above_the_mean():
     value_B = torch.tensor([0.0, 0.0, 0.0, 1.0])
     at = torch.linspace(0, 1, 1001)
     best = {
@@ -46,13 +46,13 @@ def test_an_expectile_lies_above_the_mean():
     assert best == pytest.approx({0.5: 0.25, 0.9: 0.9 / 1.2}, abs=2e-3)
 
 
-def test_iql_looks_at_logged_actions_alone():
+def test_iql_uses_only_logged_actions():
     critics = iql.Critics(2, 3)
     critics.q.networks = torch.nn.ModuleList([table(Q), table(SLOW)])
     critics.v = table([[2.0], [3.0]])
     target = iql.TwinQ(2, 3)
     target.networks = torch.nn.ModuleList([table(SLOW), table([[0.5, 0.0, 0.0], [0.0, 9.0, 0.0]])])
-    slow = np.array([0.5, 7.0])  # the smaller of two, at the logged action
+    slow = np.array([0.5, 7.0])  # the smaller of two values at the logged action
     y = np.array([0.5 + iql.GAMMA * 3, 1.0])
     gap = slow - np.array([2.0, 3.0])
     expectile = np.mean([(1 - iql.EXPECTILE) * gap[0] ** 2, iql.EXPECTILE * gap[1] ** 2])
@@ -60,7 +60,7 @@ def test_iql_looks_at_logged_actions_alone():
     loss = iql.critics_loss(critics, target, STEP)
     assert loss.item() == pytest.approx(expectile + squares, rel=1e-5)
     torch.autograd.backward(loss)
-    # d expectile / d V alone: nothing of Q's loss reaches V
+    # The gradient is only that of the expectile: Q's loss must not reach V.
     assert critics.v.weight.grad[0].tolist() == pytest.approx(
         [-(1 - iql.EXPECTILE) * gap[0], -iql.EXPECTILE * gap[1]], rel=1e-5
     )
@@ -75,8 +75,8 @@ def test_advantages_weigh_the_policy_up_to_a_bound(monkeypatch: pytest.MonkeyPat
     assert weights.tolist() == pytest.approx([np.exp(-2.0), iql.LARGEST])
 
 
-def test_bcq_looks_ahead_to_allowed_channels_alone():
-    # The imitation of state 1 rules out channel 0, Q's favourite; of the others Q likes 1, which the slow copy gives 7.
+def test_bcq_looks_ahead_only_to_allowed_channels():
+    # In state 1, the imitation rules out channel 0. Of the others, Q prefers channel 1, to which the slow copy gives 7.
     imitation = table([[0.0, 0.0, 0.0], [-3.0, 1.0, 1.0]])
     loss = bcq.constrained_loss(table(Q), imitation, table(SLOW), STEP)
     gaps = np.array([1 - (0.5 + bcq.GAMMA * 7), 3 - 1.0])
@@ -86,7 +86,7 @@ def test_bcq_looks_ahead_to_allowed_channels_alone():
 
 
 def test_bcq_never_picks_a_channel_below_the_threshold(monkeypatch: pytest.MonkeyPatch):
-    """Social is used a tenth of the time and pays; search does not."""
+    """Social is used a tenth of the time and earns clicks. Search is used most and earns none."""
     random = np.random.default_rng(0)
     rows = [
         {"user_id": f"u{i}", "channel": channel, "click": int(channel == "social")}
@@ -103,7 +103,7 @@ def test_bcq_never_picks_a_channel_below_the_threshold(monkeypatch: pytest.Monke
     assert (bcq.fit(train, train, encoder, seed=0).predict(train)[0].argmax(1) == 1).mean() > 0.95
 
 
-def test_a_decision_transformer_does_what_earns_the_return_that_is_asked_for():
+def test_a_decision_transformer_follows_the_requested_return():
     random = np.random.default_rng(0)
     rows = [
         {"user_id": f"u{i}", "channel": channel, "click": int(channel == "search")}

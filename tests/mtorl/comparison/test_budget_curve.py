@@ -1,4 +1,4 @@
-"""How much gain a share of the money buys: the order of the rules, by hand, with intervals of users."""
+"""The share of all gain that a share of the cost buys: the rules' order, hand-computed values, and intervals."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def exposures(rows: int = 20_000, seed: int = 0):
     return probability, expected_cost, gain, expected_cost * random.uniform(0.8, 1.2, size=rows)
 
 
-def test_curve_orders_the_rules_as_they_deserve():
+def test_better_rules_gain_more():
     rows = curve(*exposures(), seed=1)
     assert [row["share"] for row in rows] == list(SHARES) == [0.1, 0.25, 0.375, 0.5, 0.75, 1.0]
     for row in rows[:-1]:
@@ -34,17 +34,17 @@ def test_curve_orders_the_rules_as_they_deserve():
 
 
 def test_three_eighths_of_the_cost_by_hand():
-    # Eight exposures of cost 1: the budget is three of them. Predicted costs tell the rules apart.
+    # Eight exposures of cost 1, and a budget for three of them. The rules differ because predicted costs differ.
     gain_pred, cost_pred = [8, 7, 6, 5, 4, 3, 2, 1], [9, 1, 1, 5, 0.5, 5, 5, 5]
     gain = [1, 1, 0, 1, 0, 1, 0, 0]
     (row,) = curve(gain_pred, cost_pred, gain, np.ones(8), shares=[0.375])
-    assert row["mtorl"] == 0.25  # the fifth, second and third: 8, 7 and 6 per cost
+    assert row["mtorl"] == 0.25  # chooses the fifth, second and third, with 8, 7 and 6 of gain per cost
     assert row["predicted_gain"] == 0.5
     assert row["cheapest"] == 0.25
     assert row["oracle"] == 0.75
 
 
-def test_intervals_cover_what_many_more_users_show():
+def test_intervals_cover_the_values_of_a_larger_log():
     whole = curve(*exposures(100_000, seed=99), shares=[0.375])[0]
     covered = {"mtorl": 0, "mtorl_minus_cheapest": 0}
     for seed in range(20):
@@ -61,23 +61,23 @@ def test_free_exposures_are_taken_first():
     assert row["mtorl"] == row["oracle"] == 0.5
 
 
-def test_where_exposures_may_lose_a_good_rule_gains_more_than_all_of_them():
-    """Five exposures of one cost gain 4, 3, -1, -2 and, the last one at no cost, -3: all gain 1."""
+def test_with_negative_gains_a_good_rule_gains_more_than_all_exposures():
+    """Four exposures of equal cost gain 4, 3, -1 and -2. A free one gains -3. All of them together gain 1."""
     (row,) = curve([4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], [4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], shares=[0.5])
     assert row["mtorl"] == row["oracle"] == 7.0
     (loss,) = curve([4, 3], [1.0, 1], [-4, 3], [1.0, 1], shares=[0.5])
     assert loss["mtorl"] is None and loss["oracle"] is None
 
 
-def test_a_log_without_gain_has_no_shares_of_it():
+def test_a_log_without_gain_has_no_shares():
     probability, expected_cost, gain, cost = exposures(rows=100)
     (row,) = curve(probability, expected_cost, 0 * gain, cost, shares=[0.5])
     assert row == dict.fromkeys(curve(*exposures(rows=100))[0]) | {"share": 0.5}
     (usual,) = curve(*exposures(rows=100), shares=[0.5])
-    assert usual["mtorl_ci"] is None and usual["mtorl_minus_cheapest"] is not None, "no intervals without users"
+    assert usual["mtorl_ci"] is None and usual["mtorl_minus_cheapest"] is not None, "without users, no intervals"
 
 
-def test_a_rival_is_met_on_the_same_resamples():
+def test_a_rival_is_compared_on_the_same_resamples():
     random = np.random.default_rng(3)
     gain, cost = (random.random(600) < 0.3).astype(float), random.uniform(0.5, 2.0, 600)
     users, good = np.repeat(np.arange(60), 10), gain + random.normal(0, 0.3, 600)
@@ -86,7 +86,7 @@ def test_a_rival_is_met_on_the_same_resamples():
     same = curve(good, cost, gain, cost, users_B=users, rival=GainAndCost(good, cost))
     for row, equal in zip(rows, same, strict=True):
         assert row["mtorl_minus_rival"] == pytest.approx(row["mtorl"] - row["rival"])
-        assert equal["rival"] == pytest.approx(equal["mtorl"], abs=0.02)  # ties are broken anew
+        assert equal["rival"] == pytest.approx(equal["mtorl"], abs=0.02)  # each draw breaks ties differently
     low, high = rows[0]["mtorl_minus_rival_ci"]
     assert 0 < low < rows[0]["mtorl_minus_rival"] < high
     assert "rival" not in curve(good, cost, gain, cost)[0]

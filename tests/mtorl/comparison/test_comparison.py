@@ -1,4 +1,4 @@
-"""The comparison: no row is trained and tested on, jobs are done once, and the report shows what was measured."""
+"""The comparison: training and test rows are disjoint, finished jobs don't run again, the report has the figures."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def table(log) -> WindowTable:
     return WindowTable(pa.Table.from_pandas(log, preserve_index=False), log.assign(split="none"), SPEC, "print")
 
 
-def test_folds_hold_out_other_users_each(table):
+def test_each_fold_holds_out_different_users(table):
     tasks = [by_user(table, fold) for fold in range(10)]
     tested = [set(task.test.rows["user_id"]) for task in tasks]
     assert sum(map(len, tested)) == len(set.union(*tested)) == table.rows["user_id"].nunique()
@@ -58,7 +58,7 @@ def test_under_the_time_protocol_training_ends_before_the_test_begins(table):
     shares = [len(rows.rows) / len(table.rows) for rows in (task.train, task.val, task.test)]
     np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
     assert task.tiles.targets.valid_N.sum() == len(task.train.rows)
-    # A test row sees its user's whole past, training rows included, and what is to come changes nothing.
+    # A test row sees its user's whole past, training rows included. Later rows change nothing.
     x, length = task.encoder.encode(task.test.windows)
     whole, whole_length = task.encoder.encode(table_windows(table, task.table.is_in("test")))
     assert x.tobytes() == whole.tobytes() and (length == whole_length).all() and length.max() > 5
@@ -73,13 +73,13 @@ def table_windows(table: WindowTable, rows: np.ndarray) -> WindowBatch:
     return WindowBatch.from_steps(table.steps, np.flatnonzero(rows), table.spec)
 
 
-def test_a_row_counts_once_whatever_came_before_it(table):
+def test_each_row_counts_once(table):
     windows = by_user(table, 0).val.windows
     assert windows.targets.valid_N.sum() > len(windows)
     assert last_only(windows).targets.valid_N.sum() == len(windows)
 
 
-def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
+def test_a_shifted_head_has_a_larger_calibration_error_than_noise():
     random = np.random.default_rng(0)
     level_B = random.normal(size=20_000)
     probability_B = 1 / (1 + np.exp(-level_B))
@@ -98,7 +98,7 @@ def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
     assert action < noise["action_ece"]["noise_high"] * 1.2
 
 
-def test_every_method_has_a_name_and_answers(table):
+def test_every_method_has_a_name_and_predicts(table):
     assert set(METHODS) == set(NAMES) and set(BASELINES) < set(METHODS)
     task = by_user(table, 0)
     for name in ("channel_frequency", "markov"):
@@ -127,7 +127,7 @@ def results(root):
     return collect(todo, root)
 
 
-def test_jobs_leave_what_the_report_needs(results, root):
+def test_jobs_write_the_files_of_the_report(results, root):
     text = report(results, {"cores": "2"})
     for heading in (
         "### Protocol `user`",
@@ -142,14 +142,14 @@ def test_jobs_leave_what_the_report_needs(results, root):
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
-def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
+def test_a_finished_job_does_not_run_again(results, root, monkeypatch):
     monkeypatch.setattr(jobs, "load_task", lambda *_: pytest.fail("a task was made"))
     for job in jobs.jobs(["simulator"], repeats=2, methods=SOME):
         jobs.run(job, root)
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
     with pytest.raises(pytest.fail.Exception):
         jobs.run(Job("simulator", "user", 0, "markov"), root)
-    # A score is made again when there are answers of more methods; an unfinished file is no answer.
+    # A score is computed again if there are answers of more methods. An unfinished file does not count as an answer.
     (root / "answers" / "simulator" / "user-1" / ".markov.npz.17").write_bytes(b"half")
     jobs.run(Job("simulator", "user", 1, "score"), root)
     with pytest.raises(pytest.fail.Exception):
@@ -171,7 +171,7 @@ def test_a_lookup_table_wins_where_test_windows_overlap_with_training(table):
     assert authors_protocol(short, seed=0) == {}
 
 
-def test_folds_of_other_users_know_more_than_one():
+def test_several_folds_are_more_precise_than_one():
     folds = [{"auc": 0.1, "auc_ci": [0.0, 0.2]}, {"auc": 0.3, "auc_ci": [0.2, 0.4]}]
     mean, low, high = combined(folds, "auc", disjoint=True)
     assert mean == pytest.approx(0.2) and high - low == pytest.approx(0.2 / np.sqrt(2))
@@ -189,7 +189,7 @@ def test_the_target_is_met_if_the_interval_rules_out_a_loss_above_the_margin(low
 
 
 def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
-    """Channels that nobody can predict: a third of the true value, whatever the policy is worth."""
+    """The channels can't be predicted, so this metric shows a third of the true value for any policy."""
     random = np.random.default_rng(0)
     rows = 300_000
     taste, channel = random.random(rows), random.choice(3, rows, p=[0.5, 0.3, 0.2])

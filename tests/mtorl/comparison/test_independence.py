@@ -1,4 +1,4 @@
-"""Independence of the channel: false alarms, planted dependence of each kind, and exact moments."""
+"""The independence test: rate of false alarms, power against planted dependences, and exact moments."""
 
 import json
 
@@ -16,7 +16,7 @@ TEXT = {"device": ["mobile", "desktop"], "placement": ["feed", "story"], "age_gr
 
 
 def log(users: int = 300, steps: int = 12, seed: int = 0) -> pd.DataFrame:
-    """Channels from one urn, whatever else happens."""
+    """Returns a log whose channels are drawn independently of all other columns."""
     random = np.random.default_rng(seed)
     rows = users * steps
     hours = np.cumsum(random.exponential(5.0, size=(users, steps)), axis=1)
@@ -61,12 +61,12 @@ def test_an_urn_is_independent():
     }  # fmt: skip
     assert train["user"]["levels"] == 100 and train["user"]["df"] == 198
     assert train["user"]["chi2_per_df"] == pytest.approx(1.0, abs=0.3)
-    assert train["previous channel"]["levels"] == 4  # three channels and the start
+    assert train["previous channel"]["levels"] == 4  # three channels, and the start of a journey
     json.dumps(result, allow_nan=False)
 
 
 def test_false_alarms_are_as_rare_as_promised():
-    """Few touchpoints a user and a rare channel: tables as sparse as they come."""
+    """Few touchpoints per user and a rare channel: the sparsest tables."""
     alarms = [not judge(log(users=90, steps=6, seed=seed))["independent"] for seed in range(100)]
     assert np.mean(alarms) <= 0.1
 
@@ -75,7 +75,7 @@ def before(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame.groupby("user_id")[column].shift()
 
 
-PLANTED = {  # rows of which half get channel c
+PLANTED = {  # conditions; half of the rows that meet one get channel c
     "previous channel": lambda frame: before(frame, "channel") == "c",
     "previous click": lambda frame: before(frame, "click") == 1,
     "previous cost": lambda frame: before(frame, "cost") > frame["cost"].quantile(0.85),
@@ -100,8 +100,8 @@ def test_a_planted_dependence_is_found_and_named(against):
     assert strongest["against"] in result["verdict"]
 
 
-def test_what_happens_at_a_touchpoint_is_not_what_was_known_before_it():
-    """A click goes with the channel that got it; that says nothing about how the channel came about."""
+def test_outcomes_of_the_same_touchpoint_do_not_count_as_dependence():
+    """A click depends on the channel that received it. This is no evidence about the choice of the channel."""
     frame = log(users=600)
     frame["click"] = ((frame["channel"] == "c") | (frame["click"] == 1)).astype(int)
     assert judge(frame)["independent"]
@@ -113,7 +113,7 @@ def test_the_first_touchpoint_of_a_user_does_not_follow_the_last_of_another():
     assert judge(frame.assign(channel=channel))["independent"]
 
 
-def test_moments_are_those_of_shuffled_channels():
+def test_moments_equal_those_of_shuffled_channels():
     random = np.random.default_rng(0)
     level = np.repeat(np.arange(60), random.integers(1, 9, size=60))
     channel = random.choice(5, size=len(level), p=[0.7, 0.1, 0.1, 0.07, 0.03])
@@ -122,7 +122,7 @@ def test_moments_are_those_of_shuffled_channels():
     mean, variance = chi2_moments(np.bincount(level), np.bincount(channel))
     assert chi2.mean() == pytest.approx(mean, abs=4 * chi2.std() / 4000**0.5)
     assert chi2.var() == pytest.approx(variance, rel=0.1)
-    assert abs(variance / (2 * shuffled[0]["df"]) - 1) > 0.1  # the textbook's variance would not do
+    assert abs(variance / (2 * shuffled[0]["df"]) - 1) > 0.1  # the asymptotic variance would be wrong
     for alpha in (0.01, 0.05):
         assert np.mean([one["p"] < alpha for one in shuffled]) == pytest.approx(alpha, abs=0.012)
 
@@ -132,15 +132,15 @@ def test_cramers_v_is_one_for_a_copy_and_none_for_an_urn():
     level = random.integers(3, size=3000)
     assert link(level, level)["cramers_v"] == pytest.approx(1.0, abs=0.01)
     many = np.repeat(np.arange(300), 10)
-    assert link(many, level)["cramers_v"] < 0.1  # uncorrected, chance alone would give 0.3
+    assert link(many, level)["cramers_v"] < 0.1  # without the correction, chance would give 0.3
 
 
 @pytest.mark.parametrize(("level", "channel"), [([0, 0, 0, 0], [0, 1, 0, 1]), ([0, 1, 0, 1], [2, 2, 2, 2]), ([0], [1])])
-def test_nothing_to_tell_apart_is_no_test(level, channel):
+def test_a_single_level_or_channel_is_not_tested(level, channel):
     assert link(np.array(level), np.array(channel)) is None
 
 
-def test_a_level_of_one_row_each_tells_nothing():
+def test_levels_of_one_row_each_are_no_evidence():
     found = link(np.arange(50), np.arange(50) % 3)
     assert found["p"] == 1.0
 

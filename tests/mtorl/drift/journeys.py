@@ -1,4 +1,4 @@
-"""Touchpoints to try drift on: rows of a user resemble each other, as in real logs."""
+"""Touchpoints for drift tests. The rows of a user resemble each other, as in real logs."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Scores are those of Evidently, computed in one pass."""
+"""Drift scores: they equal Evidently's and are computed in one pass."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ SCORERS = [(name, NumericDistance if kind == "numeric" else CategoricalDistance)
 
 
 @pytest.mark.integration
-def test_fast_scores_are_evidentlys() -> None:
+def test_fast_scores_equal_evidentlys() -> None:
     import os
 
     os.environ["DO_NOT_TRACK"] = "1"
@@ -36,12 +36,12 @@ def test_fast_scores_are_evidentlys() -> None:
         assert scorer(both[name])(in_reference * 1.0, ~in_reference * 1.0) == pytest.approx(expected, rel=1e-9)
 
 
-def test_many_periods_at_once_score_as_each_alone() -> None:
+def test_scores_of_many_periods_equal_those_of_each_period() -> None:
     rng = np.random.default_rng(6)
     table = touchpoints(rng, 90)
     table.loc[:30, ["hour", "region"]] = [np.nan, None]
     period_NP = (rng.random((len(table), 7)) < 0.3) * 1.0
-    period_NP[:, 3] = 0.0  # nobody is in it
+    period_NP[:, 3] = 0.0  # a period without rows
     for name, scorer in (*SCORERS, *((name, MissingShareRise) for name in KINDS)):
         score = scorer(table[name])
         alone = [score(1.0 - period_N, period_N) for period_N in period_NP.T]
@@ -55,7 +55,7 @@ def test_a_column_without_values_has_not_moved() -> None:
 
 
 @pytest.mark.parametrize("huge", [1e12, 1e100])
-def test_a_huge_value_that_nobody_has_changes_no_score(huge: float) -> None:
+def test_a_huge_value_without_weight_changes_no_score(huge: float) -> None:
     rng = np.random.default_rng(7)
     x = pd.Series(rng.normal(size=400))
     reference = (rng.random(400) < 0.8) * 1.0

@@ -1,4 +1,4 @@
-"""Evidence: its average does not grow while nothing changes, and alarms are as rare as promised."""
+"""Sequential evidence: its mean does not grow without a change, and false alarms are as rare as promised."""
 
 import itertools
 import math
@@ -17,11 +17,11 @@ EVIDENCE = st.dictionaries(st.sampled_from(NAMES), st.floats(0.0, 1e7), min_size
 
 
 def test_e_values_average_one_at_most() -> None:
-    # In steps of the logarithm: nearly all of the integral is near 0. Below the smallest p the value stays as it is.
+    # The integral is over log p, since most of its mass is near 0. Below the smallest p, e is constant.
     average, _ = quad(lambda x: e_of_p(math.exp(x)) * math.exp(x), math.log(1e-14), 0.0, limit=500)
     assert 0.9 < average <= 1.0 + 1e-9
     assert e_of_p(0.0) == e_of_p(1e-12) and e_of_p(1.0) == 0.5
-    assert e_of_p(1 - 1e-5) == pytest.approx(0.5, abs=1e-3), "no jump where the formula ends"
+    assert e_of_p(1 - 1e-5) == pytest.approx(0.5, abs=1e-3), "continuous where the formula ends"
     for probability in (0.001, 0.02, 0.5, 1.0):
         happened, not_ = e_of_event(True, probability), e_of_event(False, probability)
         assert probability * happened + (1 - probability) * not_ == pytest.approx(1.0)
@@ -41,7 +41,7 @@ def test_an_alarm_means_that_mean_evidence_is_large(evidence: dict[str, float], 
         assert sum(evidence.values()) / streams >= mean_run * (1 - 1e-12)
         weakest = min(evidence[name] for name in found)
         assert weakest >= needed(streams, mean_run) / len(found)
-        assert {name for name in evidence if evidence[name] > weakest} <= set(found), "the strongest are named"
+        assert {name for name in evidence if evidence[name] > weakest} <= set(found), "the strongest streams are found"
     elif evidence:
         assert max(evidence.values()) < needed(streams, mean_run)
 
@@ -54,7 +54,7 @@ def test_more_evidence_takes_no_alarm_away(evidence: dict[str, float], name: str
 
 
 @given(EVIDENCE, st.sampled_from(NAMES), st.floats(0.0, 1e3))
-def test_only_what_was_judged_gains_evidence(evidence: dict[str, float], name: str, e_value: float) -> None:
+def test_only_judged_streams_gain_evidence(evidence: dict[str, float], name: str, e_value: float) -> None:
     grown = add(evidence, {name: e_value}, streams=len(NAMES))
     assert grown[name] == min((evidence.get(name, 0.0) + 1.0) * e_value, MOST * needed(len(NAMES)))
     assert {other: grown[other] for other in grown if other != name} == {
@@ -66,11 +66,11 @@ def test_only_what_was_judged_gains_evidence(evidence: dict[str, float], name: s
 def test_false_alarms_are_as_rare_as_promised(streams: int, alike: bool) -> None:
     run_R = _runs(streams, alike, MEAN_RUN, runs=300 if streams == 1 else 60, most=3_000)
     assert run_R.mean() - 3 * run_R.std() / math.sqrt(len(run_R)) >= MEAN_RUN
-    if streams == 1:  # the bound can fail: a detector that promises a tenth does not keep it
+    if streams == 1:  # the check has power: a detector that promises a tenth breaks the bound
         assert _runs(streams, alike, MEAN_RUN / 10, runs=300, most=3_000).mean() < MEAN_RUN
 
 
-def test_the_simulation_does_what_the_module_does() -> None:
+def test_the_simulation_equals_the_module() -> None:
     rng = np.random.default_rng(3)
     e_TRJ = _e_of_p(rng.random((400, 1, 5)) ** 3)
     evidence: dict[str, float] = {}
@@ -84,7 +84,7 @@ def test_the_simulation_does_what_the_module_does() -> None:
     assert _e_of_p(np.array([1e-9, 0.2, 0.9])) == pytest.approx([e_of_p(p) for p in (1e-9, 0.2, 0.9)])
 
 
-def test_a_strong_change_is_found_in_two_periods_and_ends_some_after_it() -> None:
+def test_a_strong_change_is_found_in_two_periods_and_the_alarm_ends() -> None:
     rng, evidence, judged = np.random.default_rng(2), dict[str, float](), NAMES[:8]
     found: list[tuple[str, ...]] = []
     for period in range(80):
@@ -98,7 +98,7 @@ def test_a_strong_change_is_found_in_two_periods_and_ends_some_after_it() -> Non
     assert not any(found[60:]), "evidence is bounded, so an alarm ends"
 
 
-def test_many_streams_that_move_at_once_need_less_each() -> None:
+def test_streams_that_change_together_need_less_evidence_each() -> None:
     evidence = dict.fromkeys(NAMES[:4], needed(8) / 4)
     assert set(alarming(evidence, 8)) == set(NAMES[:4])
     assert alarming({**evidence, "s0": 0.0}, 8) == ()
@@ -117,7 +117,7 @@ def _e_of_p(p: Floats) -> Floats:
 
 
 def _first_alarms(e_TRJ: Floats, mean_run: float) -> Floats:
-    """Period of each run's first alarm, the last one if there was none: T periods, R runs, J streams."""
+    """Returns the period of each run's first alarm, or T without an alarm: T periods, R runs, J streams."""
     most, runs, streams = e_TRJ.shape
     m_RJ, first_R = np.zeros((runs, streams)), np.full(runs, float(most))
     threshold_J = needed(streams, mean_run) / np.arange(1, streams + 1)

@@ -1,4 +1,4 @@
-"""What earlier periods lead one to expect: p-values are as rare as they say, also of what never varies."""
+"""Forecasts from earlier periods: p-values are calibrated, also for measures that never vary."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from mtorl.drift.past_periods import FEWEST, MOST, SMALLEST, WEEKEND, Forecast
 @pytest.mark.parametrize("periods", [FEWEST, 14, MOST])
 @pytest.mark.parametrize("between", [0.0, 0.04, 0.1])
 def test_p_values_of_healthy_periods_are_uniform(periods: int, between: float) -> None:
-    """Values around .1: a period's own deviation, as a share of that, and the chance of who comes."""
+    """Values are near .1. They vary between periods (`between`, relative) and by the sampling of users (`se`)."""
     rng, runs = np.random.default_rng(periods), 3_000
     se_RP = 0.004 * np.exp(rng.normal(0.0, 0.2, (runs, periods + 1)))
     value_RP = 0.1 + 0.1 * between * rng.normal(size=(runs, periods + 1)) + se_RP * rng.normal(size=se_RP.shape)
     p_R3 = np.array([_p_values(value_P, se_P) for value_P, se_P in zip(value_RP, se_RP, strict=True)])
     share_3 = (p_R3 < 0.05).mean(axis=0)
-    assert (share_3 < 0.068).all(), "more would be false alarms"
-    assert ((p_R3 < 0.001).mean(axis=0) < 0.003).all(), "evidence is made of the small ones"
-    if between > SMALLEST:  # where days hardly differ, they are taken to differ by SMALLEST all the same
-        assert (share_3 > 0.02).all(), "fewer would hide what has changed"
+    assert (share_3 < 0.068).all(), "too many false alarms"
+    assert ((p_R3 < 0.001).mean(axis=0) < 0.003).all(), "evidence depends on the small p-values"
+    if between > SMALLEST:  # smaller spreads are treated as SMALLEST, so their p-values are larger
+        assert (share_3 > 0.02).all(), "the test would miss changes"
 
 
 def _p_values(value_P: np.ndarray, se_P: np.ndarray) -> tuple[float, float, float]:
@@ -33,7 +33,7 @@ def _p_values(value_P: np.ndarray, se_P: np.ndarray) -> tuple[float, float, floa
     return forecast.p_below(value_P[-1]), forecast.p_above(value_P[-1]), forecast.p_apart(value_P[-1])
 
 
-def test_too_few_periods_say_nothing() -> None:
+def test_too_few_periods_give_no_forecast() -> None:
     past = [(0.1, 0.01)] * (FEWEST - 1)
     assert Forecast.of(past, 0.01) is None
     assert Forecast.of([*past, (0.1, 0.01)], 0.01) is not None
@@ -52,14 +52,14 @@ def test_both_directions() -> None:
     assert forecast.p_apart(0.1) == pytest.approx(1.0)
 
 
-def test_a_share_that_was_always_zero() -> None:
+def test_a_share_that_was_always_zero_may_rise_a_little() -> None:
     always = [(0.0, 0.0)] * 20
     forecast = Forecast.of(always, se=1e-4, smallest=0.005)
     assert forecast is not None
-    assert forecast.p_apart(1e-4) > 0.5, "one fallback in ten thousand is no news"
-    assert forecast.p_apart(0.05) < 1e-6, "one in twenty is"
+    assert forecast.p_apart(1e-4) > 0.5, "one fallback in ten thousand is normal"
+    assert forecast.p_apart(0.05) < 1e-6, "one fallback in twenty is not"
     assert forecast.p_apart(0.0) == 1.0
-    # Without a smallest spread, what has never been is news as soon as it is more than chance.
+    # Without a smallest spread, any share beyond chance is significant.
     strict = Forecast.of(always, se=1e-4)
     assert strict is not None and strict.p_apart(1e-4) > 0.1 > 1e-6 > strict.p_apart(0.002)
 
@@ -77,7 +77,7 @@ ALL_DIFFER = (-0.1, 0.0, 0.02, 0.05, 0.1, -0.15, -0.25)
 
 
 def days(rng: np.random.Generator, number: int, effects: Sequence[float], between: float, se: float) -> np.ndarray:
-    """Weekday, value and standard error of days around .1, a column each, from any day of the week on."""
+    """Returns weekday, value and standard error of days (columns), with values near .1, from a random weekday on."""
     weekday_P = (rng.integers(7) + np.arange(number)) % 7
     se_P = 0.1 * se * np.exp(rng.normal(0.0, 0.2, number))
     value_P = 0.1 * (1.0 + np.array(effects)[weekday_P]) * (1.0 + between * rng.normal(size=number))
@@ -101,16 +101,16 @@ def test_p_of_healthy_days_is_uniform(periods: int, effects: Sequence[float], be
         forecast = of_last(made)
         p.append([forecast.p_below(made[-1, 1]), forecast.p_above(made[-1, 1])])
     p_R2 = np.array(p)
-    assert ((p_R2 < 0.05).mean(axis=0) < 0.068).all(), "more would be false alarms"
-    assert ((p_R2 < 0.001).mean(axis=0) < 0.004).all(), "evidence is made of the small ones"
+    assert ((p_R2 < 0.05).mean(axis=0) < 0.068).all(), "too many false alarms"
+    assert ((p_R2 < 0.001).mean(axis=0) < 0.004).all(), "evidence depends on the small p-values"
 
 
 @pytest.mark.parametrize(
     ("effects", "periods", "share"),
     [(WEEKENDS, 12, 0.9), (WEEKENDS, MOST, 0.97), (SUNDAYS, MOST, 0.97), (ALL_DIFFER, MOST, 0.97)],
 )
-def test_what_weekdays_explain_hides_no_loss(effects: Sequence[float], periods: int, share: float) -> None:
-    """A fifth is lost, with 10,000 users a day; the weekend needs two weeks, other weekdays four."""
+def test_weekday_effects_hide_no_loss(effects: Sequence[float], periods: int, share: float) -> None:
+    """A fifth is lost, with 10,000 users a day. Weekend effects need two weeks of data, other weekdays four."""
     rng, with_them, without = np.random.default_rng(1), [], []
     for _ in range(300):
         made = days(rng, periods + 1, effects, 0.02, 0.026)
@@ -123,7 +123,7 @@ def test_what_weekdays_explain_hides_no_loss(effects: Sequence[float], periods: 
     assert np.median(with_them) < 0.1 * np.median(without)
 
 
-def test_a_first_weekend_is_anyones_guess() -> None:
+def test_a_first_weekend_has_a_wide_forecast() -> None:
     rng = np.random.default_rng(2)
     past = [(0.1 * (1.0 + 0.01 * rng.normal()), 0.001) for _ in range(20)]
     weekdays = [day % 5 for day in range(20)]
@@ -133,11 +133,11 @@ def test_a_first_weekend_is_anyones_guess() -> None:
     assert saturday.sd == pytest.approx(WEEKEND * 0.1, rel=0.1) and saturday.p_below(0.02) > 0.05
     once = Forecast.of([*past, (0.05, 0.001)], 0.001, weekdays=[*weekdays, 5, 6])
     assert once is not None and once.mean == pytest.approx(0.05, rel=0.05)
-    assert once.sd / once.mean > 1.4 * friday.sd / friday.mean, "one Saturday says less of Sunday than all of Friday"
+    assert once.sd / once.mean > 1.4 * friday.sd / friday.mean, "one Saturday says little about the weekend"
 
 
-def test_a_weekday_that_was_never_seen_has_the_error_of_one() -> None:
-    """Where weekdays differ, and there was never a Tuesday."""
+def test_a_weekday_that_was_never_seen_has_a_wide_forecast() -> None:
+    """Weekdays differ, and no Tuesday was seen."""
     made = days(np.random.default_rng(3), 35, (0.1, 0.0, -0.1, 0.15, -0.15, 0.0, 0.0), 0.01, 0.01)
     seen = made[made[:, 0] != 1]
     tuesday, wednesday = (of_last(np.vstack([seen, [day, 0.1, 0.001]])) for day in (1, 2))
@@ -145,8 +145,8 @@ def test_a_weekday_that_was_never_seen_has_the_error_of_one() -> None:
     assert wednesday.mean == pytest.approx(0.09, rel=0.03)
 
 
-def test_weekdays_that_hardly_differ_are_not_told_apart() -> None:
-    """Nor do they cost more than the weekend's degree of freedom."""
+def test_weekdays_that_hardly_differ_share_a_forecast() -> None:
+    """Weekday effects then use no more degrees of freedom than a weekend effect."""
     made = days(np.random.default_rng(7), MOST + 1, ALIKE, 0.05, 0.001)
     monday, tuesday = (of_last(np.vstack([made[:-1], [day, 0.1, 1e-4]])) for day in (0, 1))
     assert monday.mean == pytest.approx(tuesday.mean, rel=0.03) and monday.degrees > MOST - 9
@@ -158,8 +158,8 @@ def test_weekdays_that_hardly_differ_are_not_told_apart() -> None:
     unit=st.floats(1e-3, 1e6),
     kept=st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True),
 )
-def test_any_days_have_a_forecast_in_any_unit(seed: int, number: int, unit: float, kept: list[int]) -> None:
-    """Whichever weekdays there are: the same forecast in cents, never narrower than what it is made of."""
+def test_any_weekdays_have_a_forecast_in_any_unit(seed: int, number: int, unit: float, kept: list[int]) -> None:
+    """For any weekdays, the forecast scales with the unit, and is never narrower than the errors of its inputs."""
     rng = np.random.default_rng(seed)
     made = days(rng, number, ALL_DIFFER, 0.05, 0.02)
     made[:, 0] = rng.choice(kept, number)

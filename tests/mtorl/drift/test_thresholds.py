@@ -1,4 +1,4 @@
-"""Thresholds for every size: those of the grid at its points, never much below those of a size between them."""
+"""Drift thresholds for any size: equal to the calibration at grid points, and never much too low between them."""
 
 import json
 from itertools import product
@@ -17,12 +17,12 @@ GRID = ThresholdGrid.measure(REFERENCE, KINDS, imitations=100)
 ROWS = len(REFERENCE) / 300
 
 
-def test_it_survives_a_file() -> None:
+def test_a_grid_survives_a_round_trip_through_json() -> None:
     again = ThresholdGrid.from_dict(json.loads(json.dumps(GRID.to_dict(), allow_nan=False)))
     assert again.at(Size(77, 300), KINDS) == GRID.at(Size(77, 300), KINDS)
 
 
-def test_at_its_points_it_says_what_a_calibration_says() -> None:
+def test_at_grid_points_thresholds_equal_a_calibration() -> None:
     for users, rows in ((MIN_USERS, MIN_USERS), (80, 80), (MAX_ROWS, round(MAX_ROWS * ROWS))):
         size = Size(users, rows)
         asked = measure(REFERENCE, KINDS, size, alpha=0.01, seed=0, imitations=100)
@@ -32,8 +32,8 @@ def test_at_its_points_it_says_what_a_calibration_says() -> None:
 
 
 @pytest.mark.parametrize(("a", "b", "c"), [(0.0, 4.0, 0.0), (0.0, 1.0, 4.0), (1e-3, 1.0, 4.0)])
-def test_where_noise_falls_with_the_root_exact_and_else_too_high_not_too_low(a: float, b: float, c: float) -> None:
-    """Limits as sqrt(a + b / n + c / (n m)): what a mean over users has."""
+def test_between_grid_points_thresholds_are_exact_or_slightly_high(a: float, b: float, c: float) -> None:
+    """Limits have the form sqrt(a + b / n + c / (n m)), as for a mean over users."""
 
     def limit(n: float, m: float) -> float:
         return float(np.sqrt(a + b / n + c / (n * m)))
@@ -46,12 +46,12 @@ def test_where_noise_falls_with_the_root_exact_and_else_too_high_not_too_low(a: 
         assert b != 4.0 or ratio < 1 + 1e-6
 
 
-def test_columns_and_tests_that_it_lacks_have_no_threshold() -> None:
+def test_columns_and_tests_outside_the_grid_have_no_threshold() -> None:
     size = Size(100, 500)
     assert GRID.at(size, KINDS | {"price": "numeric"}) == GRID.at(size, KINDS)
     assert GRID.at(size, {"hour": "categorical"}).keys() == {("hour", "missing_share_rise")}
     fewer, all_of_them = GRID.at(size, {"hour": "numeric"}), GRID.at(size, KINDS)
-    assert fewer == {key: all_of_them[key] for key in fewer}, "a column that a period lacks changes no other's"
+    assert fewer == {key: all_of_them[key] for key in fewer}, "a missing column changed another column's threshold"
 
 
 def test_columns_without_values_or_variation_have_the_floor() -> None:
@@ -63,8 +63,8 @@ def test_columns_without_values_or_variation_have_the_floor() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_column_that_hardly_any_user_lacks_has_the_floor() -> None:
-    """Among the few users of a small period none may lack it, so that its share of missing values falls."""
+def test_a_column_that_few_users_lack_has_the_floor() -> None:
+    """In a small period no user may lack the column, so that its share of missing values falls."""
     rare = REFERENCE.assign(rare=np.where(np.arange(len(REFERENCE)) < 2, np.nan, 1.0))
     grid = ThresholdGrid.measure(rare, {"rare": "numeric"}, imitations=50)
     assert grid.limits_UM["rare", "missing_share_rise"].min() < 0
@@ -92,7 +92,7 @@ def test_a_healthy_period_rarely_alarms_and_a_fixed_threshold_would() -> None:
             scores = {name: scorer(both[name])(*weights) for name, scorer in SCORERS}
             alarms += any(score >= distance(limits, name) for name, score in scores.items())
             fixed += any(score >= 0.1 for score in scores.values())
-    assert alarms <= 12, "80 periods at 5 %"
+    assert alarms <= 12, "expected: 5 % of 80 periods"
     assert fixed > 60
 
 
@@ -102,8 +102,8 @@ def test_thresholds_shrink_with_users_not_with_rows() -> None:
     many = measure(reference, KINDS, Size(users=200, rows=1_600), alpha=0.01, seed=0, imitations=100)
     thin = measure(reference, KINDS, Size(users=200, rows=400), alpha=0.01, seed=0, imitations=100)
     assert all(distance(many, name) < distance(few, name) for name in KINDS)
-    assert distance(thin, "placement") > distance(many, "placement"), "fewer rows a user make a context column noisier"
-    assert distance(thin, "region") == pytest.approx(distance(many, "region"), rel=0.25), "but hardly a static one"
+    assert distance(thin, "placement") > distance(many, "placement"), "fewer rows per user: noisier context column"
+    assert distance(thin, "region") == pytest.approx(distance(many, "region"), rel=0.25), "static: hardly noisier"
     again = measure(reference, KINDS, Size(users=40, rows=320), alpha=0.01, seed=0, imitations=100)
     assert again == few
 
