@@ -14,7 +14,7 @@ _MOST_DECISIONS = 9
 
 @dataclass(frozen=True)
 class Market:
-    """A market whose users decide, and have a gain at a rate."""
+    """A market whose users make decisions with a mean gain of `rate` each."""
 
     name: str
     rate: float  # gain per decision of the incumbent

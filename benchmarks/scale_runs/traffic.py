@@ -148,7 +148,7 @@ class _Played:
     def _memory(self) -> dict[str, float]:
         """Memory in MiB at the start, and in the first and last fifth of the readings with a full cache of responses.
 
-        Readings start when every cached response has been replaced once, because the heap still grows until then.
+        The cache counts as full when every response in it was replaced once, because the heap grows until then.
         """
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5

@@ -4,7 +4,7 @@
     explanation.reward_K[0]             # expected reward minus the expected reward without the oldest touchpoint
 
 An attribution is the exact difference of two forecasts: for the window, and for the window *without* the touchpoint.
-Without it means that its channel, outcomes and context are removed, and that the pause before the next touchpoint is
+To remove a touchpoint, its channel, outcomes and context are left out, and the pause before the next touchpoint is
 measured from the previous one. All windows share one forward pass. Attributions do not add up to the effect of the
 history: if two touchpoints contain the same information, either can be removed without effect. The value of the future,
 a term of the utility, is not attributed.

@@ -3,8 +3,8 @@
     lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
-Windows are padded on the right and no step sees a later step, so computing more steps does not change a result. It is
-bit-identical if lengths are multiples of four, because onnxruntime's kernels add four numbers at a time. An artifact
+Windows are padded on the right and no step sees a later step, so computing more steps does not change a result. The
+bits are equal if lengths are multiples of four, because onnxruntime's kernels add four numbers at a time. An artifact
 lists only lengths for which its graph was bit-identical to the whole window (`exact_lengths`). So a decision does not
 depend on the lengths of other windows in its batch.
 

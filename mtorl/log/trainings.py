@@ -5,7 +5,7 @@
     add(history, Training(at=now, log=seen, decision="promote", reason="..."))
 
 A log may grow, and may lose its oldest days. But a day in both logs must not have fewer touchpoints than before. If an
-export was cut off, half of the log is missing, and no check of that log by itself would detect it.
+export was cut off, a part of the log is missing, and no check of that log by itself would detect it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class LogFacts(BaseModel):
             return ""
         worst = max(missing, key=lambda day: (missing[day], day))
         return (
-            f"the log has lost {lost:,} of {had:,} touchpoints since the last training, most of them on {worst}, which "
-            f"has {self.days.get(worst, 0):,} of {common[worst]:,}"
+            f"the log has lost {lost:,} of {had:,} touchpoints since the newest training, most of them on {worst}, "
+            f"which has {self.days.get(worst, 0):,} of {common[worst]:,}"
         )
 
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Ensemble(nn.Module):
         return [(one.last_state(x_BTD, length_B), one.memory.at(x_BTD, length_B - 1)) for one in self.networks]
 
     def inputs_after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> DecoderInputs:
-        """Decoder inputs at tokens that may follow windows (`MTORL.after`), with all tokens of a window in sequence."""
+        """Decoder inputs at tokens that may follow windows (`MTORL.after`), grouped by window."""
         after = (one.after(x_BTD, length_BP, next_BPD) for one in self.networks)
         return [(h_BPH.flatten(0, 1), memory_BPCM.flatten(0, 1)) for h_BPH, memory_BPCM in after]
 

@@ -124,7 +124,7 @@ def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: 
     faulty = Artifact(uri=str(shutil.copytree(log.path, tmp_path / "log")))
     report = Path(faulty.path) / INGEST_FILE
     report.write_text(json.dumps({**json.loads(report.read_text()), "quarantined": 2_000}))
-    for shrunk, words in (("fail", r"10,000 of .* on 2199-01-01.*; 2,000 rows"), ("perhaps", "'perhaps'")):
+    for shrunk, words in (("fail", r"10,000 of .* on 2199-01-01.*; 2,000 faulty rows"), ("perhaps", "'perhaps'")):
         with pytest.raises(SystemExit, match=words):
             validate.python_func(faulty, history, shrunk)
 
