@@ -1,4 +1,4 @@
-"""A router with everything around it faked: arms that misbehave on demand, a feature store made of a dictionary."""
+"""A router with fakes around it: arms that fail on demand, and a feature store made of a dictionary."""
 
 import asyncio
 import errno
@@ -48,7 +48,7 @@ SPEC = DatasetSpec(
     window=3,
 )
 CONTEXT = {"hour": 14, "device": "phone", "slot": "top"}
-SHORT_DEADLINE = 2000  # ms: of tests that wait until it is over
+SHORT_DEADLINE = 2000  # ms: for tests that wait until it is over
 COST_CAP = {"search": 0.6, "video": 0.05}
 
 
@@ -57,7 +57,7 @@ def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
 
 
 def event(decision_id: str, kind: str = "cost", value: float = 0.01, event_id: str = "e1") -> dict[str, Any]:
-    """An outcome, as callers report it."""
+    """An outcome as callers report it."""
     at = "2026-01-01T12:00:00Z"
     return {"event_id": event_id, "decision_id": decision_id, "kind": kind, "value": value, "event_time": at}
 
@@ -81,10 +81,10 @@ def decision(**changes: Any) -> dict[str, Any]:
 
 
 class FakeArm:
-    """Both arms on one port.
+    """A server for both arms on one port.
 
-    Its mode: "ok", "hold" (answer once `release` is set), "hang", "hang-up" (or "hang-up once"), a status, raw bytes
-    for the body, or a function from an item to its prediction.
+    `mode` is "ok", "hold" (answer once `release` is set), "hang", "hang-up", "hang-up once", a status, the bytes of a
+    body, or a function from an item to its prediction.
     """
 
     url: str
@@ -135,7 +135,7 @@ class FakeArm:
 
 @dataclass
 class FakeFeatures:
-    """Users by id; anyone else is unknown."""
+    """A feature store of users by id. All other users are unknown."""
 
     users: dict[str, UserFeatures] = field(default_factory=dict)
     fault: Exception | None = None
@@ -150,7 +150,7 @@ class FakeFeatures:
 
 
 def known_user() -> UserFeatures:
-    """One click on a video, an hour ago."""
+    """A user who clicked on a video an hour ago."""
     lists = {"channel": ["video"], "click": [1], "conversion": [0], "revenue": [0.0], "cost": [0.03]}
     lists |= {"timestamp": [float(int(time.time() - 3600) * 1_000_000)]}
     context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
@@ -174,12 +174,12 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         "lake": "lake",
         "cost_cap": COST_CAP,
         "auth": {"kind": "none"},
-        "deadline_ms": 20_000,  # a busy machine is no fault; tests of slowness set SHORT_DEADLINE
+        "deadline_ms": 20_000,  # enough on a busy host; tests of slow parts set SHORT_DEADLINE
         **settings,
     }
     (folder / "router.yaml").write_text(yaml.safe_dump(content))
     file = folder / content["experiment"]
-    if not file.suffix:  # a folder of several
+    if not file.suffix:  # a folder of experiments
         file.mkdir(exist_ok=True)
         file /= "first.yaml"
     file.write_text(yaml.safe_dump(experiment(endpoint, **changes)))
@@ -187,7 +187,7 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
 
 
 def made_feast_repo(folder: Path) -> Path:
-    """A real feature repository that knows one user."""
+    """Create a real feature repository with one user."""
     import pandas as pd
 
     from features.offline.store import create, materialize
@@ -219,7 +219,7 @@ class Harness:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://router")
 
     async def restart(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """End the router, and start another one in its folder."""
+        """Stop the router, and start another one in its folder."""
         await self.router.__aexit__(None, None, None)
         meanwhile()
         self.router = await Router(self.settings, self.features).__aenter__()
@@ -234,13 +234,13 @@ class Harness:
         return self.router.ledger
 
     def put(self, **changes: Any) -> None:
-        """Replace the experiment file, in one step as a ConfigMap does."""
+        """Replace the experiment file atomically, as a ConfigMap does."""
         draft = self.folder / "experiment.draft"
         draft.write_text(yaml.safe_dump(experiment(self.arm.url, **changes)))
         draft.replace(self.folder / "experiment.yaml")
 
     async def change(self, **changes: Any) -> None:
-        """Replace the experiment file, and wait until it is in force, with its accounts."""
+        """Replace the experiment file, and wait until the router applies it and has set its accounts."""
         before = self.router.live.experiments
         self.put(**changes)
         await self.until(lambda: self.router.live.experiments is not before)
@@ -265,7 +265,7 @@ class Harness:
         return list(self.spool.read("decision"))
 
     def records_of(self, answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """In the order of the answers: each arm has a thread, and the first one to write comes first in the log."""
+        """Return the records in the order of the answers, because the threads of the arms write in any order."""
         by_id = {record["decision_id"]: record for record in self.records()}
         return [by_id[answer["decision_id"]] for answer in answers]
 
@@ -273,7 +273,7 @@ class Harness:
         return next(b for b in self.ledger.balances() if b.arm.rpartition("/")[2] == arm)
 
     def holds_nothing(self) -> bool:
-        """Whether no money is reserved, and the ledger says so."""
+        """Whether the ledger answers and no money is reserved."""
         try:
             return self.ledger.open_reservations() == [] and all(one.reserved == 0 for one in self.ledger.balances())
         except LedgerUnavailable:
@@ -291,7 +291,7 @@ _quiet_once = cache(quiet)
 
 @asynccontextmanager
 async def running(folder: Path, changes: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Harness]:
-    """Start a router; `changes` go to the experiment file, `settings` to the router's."""
+    """Start a router; `changes` go into the experiment file, `settings` into the router's file."""
     arm, features = FakeArm(), FakeFeatures({"u1": known_user()})
     config = write_settings(folder, await arm.start(), changes or {}, **settings)
     _quiet_once()
@@ -307,7 +307,7 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
 
 
 def run(scenario: Callable[[Harness], Awaitable[None]], folder: Path, **options: Any) -> None:
-    """Run a scenario against a router of its own; `options` as of `running`."""
+    """Run a scenario with a new router; `options` are those of `running`."""
 
     async def inside() -> None:
         async with running(folder, **options) as harness:
@@ -317,7 +317,7 @@ def run(scenario: Callable[[Harness], Awaitable[None]], folder: Path, **options:
 
 
 def in_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Makes a test of a coroutine function."""
+    """Turn a coroutine function into a test."""
 
     @wraps(scenario)
     def test(**given: Any) -> None:
@@ -330,7 +330,7 @@ def in_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
-    """Makes a test of a scenario, whose first parameter is a router of its own; `options` as of `running`.
+    """Turn a scenario, whose first parameter is a new router, into a test; `options` are those of `running`.
 
     Parameters `changes`, `ledger` and `deadline_ms` of the test are options as well.
     """
@@ -353,12 +353,12 @@ def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
 
 def full_disk(file: int, data: Any) -> int:
-    """In place of `os.write`."""
+    """Fail like `os.write` on a full disk."""
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def sample(name: str, **labels: str) -> float:
-    """A metric's present value; of an arm, that of the experiment `test` or, where it has none, of no experiment."""
+    """Current value of a metric. If only an arm is given, the experiment is `test`, or else none."""
     if "arm" not in labels or "experiment" in labels:
         return REGISTRY.get_sample_value(name, labels) or 0.0
     return sample(name, experiment="test", **labels) or sample(name, experiment="", **labels)

@@ -1,4 +1,4 @@
-"""The router as a process of its own, in front of arms that live in the test."""
+"""The router as a separate process, in front of arms that run in the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serving.router_fixtures import FakeArm, write_settings
 
 
 class Process:
-    """`python -m serving.router` with a real Feast repository and arms that live in a thread of the test."""
+    """`python -m serving.router` with a real Feast repository, and arms in a thread of the test."""
 
     def __init__(self, folder: Path, ready: bool = True, **settings: Any) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Process:
         return self
 
     def said(self, start: str) -> str:
-        """Wait for a message of the router's log; its last word."""
+        """Waits for a message in the router's log, and returns its last word."""
         message = next((one for one in self._messages if one.startswith(start)), None)
         assert message is not None, self._log.read_text()
         return message.split()[-1]
@@ -70,7 +70,7 @@ class Process:
 
 
 def follow(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
-    """The lines of a file that grows, until whoever writes it has ended."""
+    """Yields the lines of a growing file until its writer has ended."""
     with path.open() as file:
         line = ""
         while True:

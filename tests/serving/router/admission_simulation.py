@@ -1,8 +1,8 @@
-"""A server under load in virtual time: the real `Admission` before a simulated machine.
+"""A server under load in virtual time: the real `Admission` in front of a simulated machine.
 
-The machine works on one batch at a time, of what waits, up to eight requests: 1 ms and .7 ms for each request, times a
-log-normal factor, divided by its speed. It may stall, as if others used it. A refusal costs it .04 ms. A
-request that is not done by 0.85 of its deadline gets the default action.
+The machine works on one batch of up to eight waiting requests at a time. A batch takes 1 ms, and 0.7 ms for each
+request, times a log-normal factor, divided by the speed of the machine. The machine may stall, as if other processes
+used the host. A refusal costs 0.04 ms. A request that is not done by 0.85 of its deadline gets the default action.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from serving.router.flow import admission
 from serving.router.flow.admission import CURRENT, Admission, Saturated
 
 DEADLINE = 0.05
-_END = 0.85 * DEADLINE  # of the work on a request
+_END = 0.85 * DEADLINE  # time limit of the work on a request
 _PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # seconds
 _LARGEST = 8
 _SPREAD = 0.25
-_THINK_SECONDS = 0.0003  # of a client in a closed loop
+_THINK_SECONDS = 0.0003  # pause of a client in a closed loop
 
 
 class _Selector(selectors.DefaultSelector):
-    """Goes on at once, and sets the clock to when it would have."""
+    """A selector that never waits, and advances the clock by the timeout instead."""
 
     loop: VirtualLoop
 
@@ -38,7 +38,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only while nothing is left to do."""
+    """An event loop whose clock advances only while no task can run."""
 
     def __init__(self) -> None:
         selector = _Selector()
@@ -56,31 +56,31 @@ class Answers:
     full: int = 0
     default: int = 0
     refused: int = 0
-    times: list[float] = field(default_factory=list)  # seconds, of those in full
+    times: list[float] = field(default_factory=list)  # latencies of full answers, seconds
 
     @property
     def goodput(self) -> float:
-        """Answers in full, a second."""
+        """Full answers a second."""
         return self.full / self.seconds
 
     @property
     def default_share(self) -> float:
-        """Of the answers that are no refusals."""
+        """Share of default actions among the answers that are not refusals."""
         return self.default / max(self.full + self.default, 1)
 
     @property
     def p99(self) -> float:
-        """Of answers in full, seconds."""
+        """99th percentile of the latencies of full answers, seconds."""
         return sorted(self.times)[int(0.99 * len(self.times))]
 
 
 @dataclass
 class Machine:
-    """A machine behind admission, by the time of an arrival."""
+    """A machine behind admission. `speed` and `hangs` depend on the time in seconds."""
 
     speed: Callable[[float], float] = lambda now: 1.0
     hangs: Callable[[float, random.Random], bool] = lambda now, chance: False  # the request is never answered
-    stalls: float = 0.0  # a second
+    stalls: float = 0.0  # number per second
     stall_seconds: float = 0.06
 
 
@@ -89,12 +89,12 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.admission = Admission(64, DEADLINE)
         self.chance = random.Random(seed)
-        self._stalls = random.Random(seed)  # at the same times, whatever the limit
+        self._stalls = random.Random(seed)  # stalls come at the same times for any limit
         self._stall = self._stalls.expovariate(machine.stalls or 1e-9)  # when the next one begins
         self._machine, self._from, self.answers = machine, warm, Answers(seconds)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._arrives = asyncio.Event()
-        self._refusals = 0.0  # seconds of work
+        self._refusals = 0.0  # seconds of work on refusals
 
     async def work(self) -> None:
         while True:
@@ -154,12 +154,11 @@ def simulate(
     seed: int = 0,
     fixed: int = 0,
 ) -> Answers:
-    """Load a machine for `warm` and then `seconds`, which count.
+    """Load a machine for `warm` seconds, and then for `seconds`; returns the answers of the latter.
 
-    Args:
-        clients: Clients that ask again as soon as they have an answer (a closed loop); 0: an open loop.
-        rate: Requests a second at a time, in an open loop.
-        fixed: A limit that stays as it is.
+    Args: | clients: Clients that send a request as soon as they have an answer (closed loop). 0 means an open loop. |
+    rate: Requests a second as a function of the time in seconds (open loop). | fixed: A limit that never changes. 0
+    means that admission adapts its limit.
     """
 
     async def load() -> Answers:

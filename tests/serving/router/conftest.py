@@ -10,7 +10,7 @@ from tests.serving.router_fixtures import made_feast_repo, running
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Posts bodies to one router, which must still decide afterwards, and of which none leaves anything behind."""
+    """Posts bodies to one router, which must still decide at the end, and must have kept nothing of the bodies."""
     runner = asyncio.Runner()
     context = running(tmp_path_factory.mktemp("router"))
     h = runner.run(context.__aenter__())
@@ -36,5 +36,5 @@ def folder(feast_repo: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(place: Place) -> str:
-    """Where the router of a test keeps its accounts: see `with_router`."""
+    """Location of the ledger that `with_router` gives to the router of a test."""
     return place.where

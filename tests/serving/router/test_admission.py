@@ -1,4 +1,4 @@
-"""How many requests are worked on at once."""
+"""Admission: the adaptive limit on concurrent requests, and the requests that wait for room."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ async def stay(admission: Admission, end: asyncio.Event) -> None:
     st.lists(st.tuples(st.booleans(), st.sampled_from([0.001, 0.04, 0.2])), max_size=100),
 )
 @settings(deadline=None)
-def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
+def test_concurrency_and_the_limit_stay_within_bounds(
     most: int, patience: float, steps: list[tuple[bool, float]]
 ) -> None:
     async def scenario() -> None:
@@ -57,8 +57,8 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
 
 
 @in_loop
-async def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
-    admission = Admission(1, 10.0)  # room is waited for 1.5 s
+async def test_a_request_without_room_waits_in_order_for_a_limited_time() -> None:
+    admission = Admission(1, 10.0)  # requests wait up to 1.5 s for room
     order: list[str] = []
     end = asyncio.Event()
 
@@ -83,13 +83,13 @@ async def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
 
 
 @in_loop
-async def test_a_wait_that_ends_and_is_cancelled_at_once_leaves_no_room_taken() -> None:
+async def test_a_wait_that_times_out_and_is_cancelled_takes_no_room() -> None:
     admission = Admission(1, 0.05)
     async with admission.admit():
         late = asyncio.create_task(admission.admit().__aenter__())
         await asyncio.sleep(0)
         asyncio.get_running_loop().call_later(0.03, late.cancel)
-        time.sleep(0.1)  # both timers are due when the loop goes on
+        time.sleep(0.1)  # both timers are due when the loop continues
         with pytest.raises((asyncio.CancelledError, Saturated)):
             await late
         assert admission.inside == 1
@@ -97,20 +97,20 @@ async def test_a_wait_that_ends_and_is_cancelled_at_once_leaves_no_room_taken() 
 
 
 @in_loop
-async def test_whoever_leaves_as_its_turn_comes_passes_it_on() -> None:
+async def test_a_request_that_is_cancelled_at_its_turn_passes_its_room_on() -> None:
     admission = Admission(1, 10.0)
     first, *others = [admission.admit() for _ in range(3)]
     await first.__aenter__()
     gone, following = (asyncio.create_task(other.__aenter__()) for other in others)
     await asyncio.sleep(0)
     await first.__aexit__(None, None, None)
-    gone.cancel()  # its turn has come, and its task has not run since
+    gone.cancel()  # it has just got the room, and its task has not run since
     await asyncio.wait_for(following, 1.0)
     assert gone.cancelled() and admission.inside == 1
 
 
 class Rounds:
-    """Requests that come together and leave together, on a clock that is set by hand."""
+    """Groups of requests that arrive and leave together, on a fake clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 64) -> None:
         self.now = 0.0
@@ -131,12 +131,12 @@ class Rounds:
 
 
 @in_loop
-async def test_what_is_no_sign_of_load_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_faults_and_delays_without_load_do_not_change_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch)
     limit, target = rounds.admission.limit, rounds.admission.target
-    await rounds.all_there_is(100, 0.001, failed=True)  # a part is broken: quick, and says nothing
+    await rounds.all_there_is(100, 0.001, failed=True)  # a broken part answers fast, whatever the load
     for _ in range(100):
-        await rounds.of(1, 0.2, late=True)  # a bad moment of a machine with nothing to do
+        await rounds.of(1, 0.2, late=True)  # a delay on an idle host
     assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
 
 
@@ -158,7 +158,7 @@ def test_late_answers_within_a_deadline_cut_the_limit_once(gaps: list[float]) ->
 
 
 @in_loop
-async def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_low_limit_is_forgotten_in_a_quiet_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch)
     await rounds.all_there_is(200, 0.06, late=True)
     assert rounds.admission.limit == 1
@@ -168,9 +168,9 @@ async def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: p
 
 
 @in_loop
-async def test_who_can_get_no_room_in_time_is_refused_without_queueing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_would_wait_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch, most=8)
-    await rounds.all_there_is(200, 0.012)  # 8 at once leave in 12 ms, so 5 in the 7.5 ms that one waits
+    await rounds.all_there_is(200, 0.012)  # 8 requests leave in 12 ms, so 5 within the longest wait of 7.5 ms
     admission, end = rounds.admission, asyncio.Event()
     guests = [asyncio.create_task(stay(admission, end)) for _ in range(20)]
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The router does what its OpenAPI document says: asked by schemathesis, and each status that it promises is real."""
+"""The OpenAPI document of the router: answers to schemathesis conform to it, and each of its statuses can occur."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ from tests.serving.router_process import Process
 TOKEN = "0123456789abcdef-token"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 V1 = "/v1/models/ads:predict"
-OF_THE_CONNECTION = {"408", "431"}  # tests/serving/test_connection_limits.py
+OF_THE_CONNECTION = {"408", "431"}  # tested in tests/serving/test_connection_limits.py
 
 
 @with_router()
-async def test_the_document_is_that_of_the_routers_data_set(h: Harness) -> None:
+async def test_the_document_describes_the_routers_data_set(h: Harness) -> None:
     document = (await h.client.get("/openapi.json")).json()
     schemas = document["components"]["schemas"]
     assert set(schemas["Context"]["properties"]) == {"hour", "device", "slot"}
@@ -35,8 +35,8 @@ async def test_the_document_is_that_of_the_routers_data_set(h: Harness) -> None:
 
 
 @pytest.mark.integration
-def test_no_request_of_the_document_is_answered_otherwise(feast_repo: Path, tmp_path: Path) -> None:
-    # A short deadline: schemathesis injects faults, too. Whatever they do to a decision, its answer is in the document.
+def test_all_answers_conform_to_the_document(feast_repo: Path, tmp_path: Path) -> None:
+    # The deadline is short, because schemathesis injects faults, too. Even then, answers must conform to the document.
     token = {"kind": "token", "file": "token.txt"}
     (tmp_path / "token.txt").write_text(TOKEN)
     (tmp_path / "features").symlink_to(feast_repo)
@@ -45,7 +45,7 @@ def test_no_request_of_the_document_is_answered_otherwise(feast_repo: Path, tmp_
         command += ["--header", f"Authorization: Bearer {TOKEN}", "--no-color"]
         command += ["--seed", "1", "--generation-deterministic", "--max-examples", str(examples(50, 150))]
         command += ["--phases", "examples,coverage,fuzzing", "--continue-on-failure"]
-        # What the document can't say is refused as well: a time in the future, a baseline that is not on offer.
+        # The router also refuses what a schema can't express: a time in the future, a baseline outside the candidates.
         command += ["--exclude-checks", "positive_data_acceptance"]
         ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -56,7 +56,7 @@ def test_no_request_of_the_document_is_answered_otherwise(feast_repo: Path, tmp_
     assert "Traceback" not in log, log
 
 
-def test_every_status_of_the_document_is_real(tmp_path: Path) -> None:
+def test_every_documented_status_can_occur(tmp_path: Path) -> None:
     (tmp_path / "token.txt").write_text(TOKEN)
 
     async def scenario(h: Harness) -> None:
@@ -65,7 +65,7 @@ def test_every_status_of_the_document_is_real(tmp_path: Path) -> None:
         left = {(*at, status) for at, one in operations.items() for status in one["responses"]}
 
         async def asked(status: str, *paths: str, **options: Any) -> None:
-            """Ask all operations that promise this status, by default with the document's example."""
+            """Call all operations with this status, by default with the document's example, and check the answers."""
             for method, path, _ in sorted(one for one in left if one[2] == status and (not paths or one[1] in paths)):
                 given = {"headers": HEADERS, **options}
                 if (body := operations[method, path].get("requestBody")) and not given.keys() & {"content", "json"}:
@@ -91,7 +91,7 @@ def test_every_status_of_the_document_is_real(tmp_path: Path) -> None:
         h.router.drills = None
         await asked("404")
         h.router.health.waiting_for = STARTING()
-        left.remove(("get", "/health/live", "503"))  # an event loop that hangs
+        left.remove(("get", "/health/live", "503"))  # it needs an event loop that hangs
         await asked("503")
         assert {status for _, _, status in left} == OF_THE_CONNECTION
 

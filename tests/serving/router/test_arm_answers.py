@@ -1,4 +1,4 @@
-"""An arm may be anybody's: it answers as little as a channel and whether to expose, and hears what it lacks."""
+"""Answers of arms: channel and expose suffice, several forms are accepted, and each fault names its cause."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def read(candidates: tuple[str, ...] = CHANNELS, **answer: Any) -> ArmAnswer:
 
 
 @with_router()
-async def test_channel_and_expose_are_enough_and_the_rest_is_not_known(h: Harness) -> None:
+async def test_channel_and_expose_suffice_and_other_fields_are_unknown(h: Harness) -> None:
     h.arm.mode = lambda _: {**LEAST, "state_distance": 1.25}
     (answer,) = await h.predict()
     assert (answer["channel"], answer["expose"], answer["fallback_reason"]) == ("video", True, None)
@@ -49,7 +49,7 @@ FORMS: list[tuple[int, Callable[[list[Any]], Any]]] = [
 
 @pytest.mark.parametrize("path", ["", "/v2/models/mine/infer"], ids=["asked by v1", "asked by v2"])
 @with_router()
-async def test_an_answer_is_read_by_its_form(h: Harness, path: str) -> None:
+async def test_each_form_of_an_answer_is_accepted(h: Harness, path: str) -> None:
     await h.change(arms=arms(endpoint=f"{h.arm.url}{path}"), salt="another")
     h.arm.mode = lambda item: {**LEAST, "propensity": 0.25}
     for count, h.arm.form in FORMS:
@@ -60,7 +60,7 @@ async def test_an_answer_is_read_by_its_form(h: Harness, path: str) -> None:
 
 
 @with_router(changes={"arms": arms(model_name="bidder")})
-async def test_a_model_is_known_by_its_answer_or_a_header_or_the_experiment_file(h: Harness) -> None:
+async def test_the_model_comes_from_the_answer_a_header_or_the_experiment_file(h: Harness) -> None:
     h.arm.mode = lambda _: LEAST
     assert (await h.predict())[0]["model"] == {"name": "bidder", "version": None, "digest": None}
     h.arm.headers = {"x-model-name": "ranker", "x-model-version": "7"}
@@ -70,7 +70,7 @@ async def test_a_model_is_known_by_its_answer_or_a_header_or_the_experiment_file
 
 
 @with_router()
-async def test_a_fault_is_the_same_sentence_in_log_health_and_metric(
+async def test_a_fault_has_the_same_message_in_log_and_health_and_is_counted(
     h: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm = only(h.router.live).arm_of("u1")[0]
@@ -94,7 +94,7 @@ async def test_a_fault_is_the_same_sentence_in_log_health_and_metric(
     assert health() == sentence and counted("channel") == before["channel"] + 1
     h.arm.mode = "ok"
     await h.predict()
-    assert health() == sentence  # others may still hear it
+    assert health() == sentence  # other requests may still get this fault
     h.arm.mode = 500
     await h.predict(instance(), instance(same_arm))
     assert "HTTP 500" in str(health()) and counted("status") == before["status"] + 2
@@ -136,7 +136,7 @@ def test_probabilities_are_those_of_all_candidates_or_of_the_chosen_channel() ->
     assert read(propensity=0.4).channel_probs == {"video": 0.4}
     both = read(channel_probs={"video": 0.25, "search": 0.75, "tv": 0}, candidates=("search", "video"))
     assert (both.propensity, list(both.channel_probs.items())) == (0.25, [("search", 0.75), ("video", 0.25)])
-    with pytest.raises(ArmError):  # the rest is on a channel that is not on offer
+    with pytest.raises(ArmError):  # the rest is for a channel outside the candidates
         read(channel_probs={"video": 0.75, "tv": 0.25}, candidates=("search", "video"))
 
 
@@ -152,11 +152,11 @@ anything = st.recursive(
         st.sampled_from(sorted(decision().keys() | {"exposure_probs", "prices", "state_distance"})), anything
     )
 )
-def test_whatever_an_arm_answers_is_a_decision_or_a_sentence(answer: dict[str, Any]) -> None:
+def test_any_answer_is_a_decision_or_a_fault_with_a_message(answer: dict[str, Any]) -> None:
     try:
         found = read_answer({**LEAST, **answer}, CHANNELS, CHANNELS, NOBODY)
     except ArmError as error:
-        assert str(error) and error.cause in ALLOWED_CAUSES  # a label: few, whatever an arm answers
+        assert str(error) and error.cause in ALLOWED_CAUSES  # the cause is a label of a metric, so its values are few
         return
     assert found.channel in CHANNELS and isinstance(found.expose, bool)
     assert found.propensity is None or 0 < found.propensity <= 1

@@ -1,4 +1,4 @@
-"""Connections are kept, an answer has its limits, and a broken one is a single kind of error."""
+"""The HTTP client for arms: connections are reused, time and size are limited, and a broken answer is an ArmError."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ OK = b"HTTP/1.1 200 OK\r\nx-model-name: m\r\ncontent-length: 2\r\n\r\nok"
 
 @contextmanager
 def arm(*talks: Talk, path: Path | None = None) -> Iterator[tuple[str, list[bytes]]]:
-    """A server: the n-th connection is talked to by the n-th function; its URL, and what it was asked."""
+    """Starts a server whose n-th connection runs the n-th function. Yields its URL, and the data that it receives."""
     if path is None:
         listening = socket.create_server(("127.0.0.1", 0))
         place = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -81,7 +81,7 @@ def post(client: ArmClient, url: str, seconds: float = 10.0) -> tuple[int, bytes
     return status, body
 
 
-def test_a_connection_is_used_again() -> None:
+def test_a_connection_is_reused() -> None:
     client = ArmClient()
     pieces = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
     with arm(answering(OK, pieces, OK)) as (url, asked):
@@ -99,7 +99,7 @@ def test_a_connection_is_used_again() -> None:
         (OK, 0.0),  # each connection has been idle for too long
     ],
 )
-def test_a_connection_for_each_question_is_no_fault(
+def test_a_new_connection_for_each_request_is_no_fault(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, idle_seconds: float
 ) -> None:
     monkeypatch.setattr(arm_client, "_IDLE_SECONDS", idle_seconds)
@@ -108,12 +108,12 @@ def test_a_connection_for_each_question_is_no_fault(
         assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
 
 
-def test_many_that_were_closed_while_they_were_idle_are_no_fault() -> None:
+def test_idle_connections_that_the_arm_has_closed_are_no_fault() -> None:
     client, together = ArmClient(), threading.Barrier(3, timeout=10)
 
     def talk(connection: socket.socket) -> None:
         question(connection)
-        together.wait()  # so that there are three connections
+        together.wait()  # so that three connections are open
         connection.sendall(OK)
 
     with arm(talk, talk, talk, answering(OK)) as (url, _):
@@ -123,7 +123,7 @@ def test_many_that_were_closed_while_they_were_idle_are_no_fault() -> None:
         assert post(client, url) == (200, b"ok")
 
 
-def test_what_an_arm_sends_unasked_is_no_answer_to_the_next_question() -> None:
+def test_unrequested_data_is_not_the_answer_to_the_next_request() -> None:
     client = ArmClient()
     with arm(answering(OK + OK.replace(b"ok", b"no")), answering(OK)) as (url, _):
         assert post(client, url) == (200, b"ok")
@@ -131,7 +131,7 @@ def test_what_an_arm_sends_unasked_is_no_answer_to_the_next_question() -> None:
         assert post(client, url) == (200, b"ok")
 
 
-def test_what_comes_behind_an_interim_answer_is_no_answer_to_the_next_question() -> None:
+def test_an_interim_answer_is_a_fault_and_the_next_request_gets_its_own_answer() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
     client = ArmClient()
     with arm(answering(hints), answering(OK)) as (url, _):
@@ -150,7 +150,7 @@ def test_what_comes_behind_an_interim_answer_is_no_answer_to_the_next_question()
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", b"x"),
     ],
 )
-def test_an_answer_has_its_time_however_it_comes(head: bytes, piece: bytes) -> None:
+def test_an_answer_times_out_even_if_data_keeps_arriving(head: bytes, piece: bytes) -> None:
     def talk(connection: socket.socket) -> None:
         question(connection)
         connection.sendall(head)
@@ -176,7 +176,7 @@ def test_an_answer_has_its_time_however_it_comes(head: bytes, piece: bytes) -> N
         b"",
     ],
 )
-def test_rubbish_is_one_error_and_the_connection_is_not_used_again(answer: bytes) -> None:
+def test_a_garbage_answer_is_an_error_and_its_connection_is_not_reused(answer: bytes) -> None:
     client = ArmClient()
     with arm(answering(answer), answering(answer), answering(OK)) as (url, _):
         for _ in range(2):
@@ -195,7 +195,7 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch,
         post(ArmClient(), url)
 
 
-def test_a_password_goes_to_the_arm_and_into_no_message() -> None:
+def test_a_password_is_sent_to_the_arm_and_is_in_no_message() -> None:
     client = ArmClient()
     with arm(answering(OK, b"rubbish\r\n\r\n")) as (url, asked):
         secret = url.replace("//", "//user:s%40cret@")
@@ -207,7 +207,7 @@ def test_a_password_goes_to_the_arm_and_into_no_message() -> None:
         assert "cret" not in str(error.value) and url in str(error.value)
 
 
-def test_on_a_unix_socket_it_is_the_same(tmp_path: Path) -> None:
+def test_an_arm_on_a_unix_socket(tmp_path: Path) -> None:
     client, path = ArmClient(), tmp_path / "Models"
     with arm(answering(OK, OK), lambda connection: time.sleep(1), path=path) as (url, _):
         assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
@@ -220,6 +220,6 @@ def test_on_a_unix_socket_it_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "https://127.0.0.1:9/x", "http://no-such-host.invalid/x"])
-def test_nobody_there_is_one_error(url: str) -> None:
+def test_an_unreachable_arm_is_an_error(url: str) -> None:
     with pytest.raises(ArmError):
         post(ArmClient(), url)

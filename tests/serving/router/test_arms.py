@@ -1,4 +1,4 @@
-"""An arm that does not answer is noticed, also without traffic; and an arm is a model, which must not change unseen."""
+"""Arms: a silent arm is reported even without traffic, and a change of an arm's model is detected."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from tests.serving.router_fixtures import Harness, arms, decision, instance, onl
 
 
 @with_router()
-async def test_a_file_with_a_wrong_host_is_in_force_and_says_so(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_file_with_a_wrong_host_is_applied_and_reported(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     assert h.router.health.parts["test/challenger"] == "ok"
     incumbent, challenger = arms()
     h.put(arms=[incumbent, {**challenger, "endpoint": "http://127.0.0.1:9"}], stage="shadow")
@@ -23,14 +23,14 @@ async def test_a_file_with_a_wrong_host_is_in_force_and_says_so(h: Harness, capl
     assert ready.json()["parts"]["test/challenger"].startswith("no answer for ")
     assert ready.json()["parts"]["test/incumbent"] == "ok"
     assert "http://127.0.0.1:9/v1/models/challenger:predict" in caplog.text
-    h.put(stage="shadow")  # mended: found at once, without traffic
+    h.put(stage="shadow")  # corrected: noticed at once, without traffic
     await h.until(lambda: h.router.health.parts.get("test/challenger") == "ok")
     await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") == 0)
     assert not h.arm.asked
 
 
 @with_router()
-async def test_an_idle_arm_is_polled_and_a_former_one_is_forgotten(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_arm_is_probed_and_a_removed_arm_forgotten(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.5)
     h.arm.mode = 500
     await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 1)
@@ -47,17 +47,17 @@ async def test_an_idle_arm_is_polled_and_a_former_one_is_forgotten(h: Harness, m
 @with_router()
 async def test_probes_that_hang_do_not_delay_the_kill_switch(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.0)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # of the rest of the housekeeping
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # shared with the rest of the housekeeping
     h.arm.mode = "hold"
     probes = asyncio.create_task(h.router._arm_watch.probe())
     h.put(enabled=False)
-    await h.until(lambda: not only(h.router.live).enabled, seconds=8.0)  # two probes, one after the other: 10 s
+    await h.until(lambda: not only(h.router.live).enabled, seconds=8.0)  # two probes in sequence would take 10 s
     h.arm.release.set()
     await probes
 
 
 @with_router()
-async def test_decisions_that_ask_an_arm_spare_the_look(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_arm_that_answers_decisions_is_not_probed(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     predict = h.router._arms.predict
 
@@ -96,7 +96,7 @@ async def test_swapped_endpoints_log_nothing_under_the_wrong_arm(h: Harness, cap
 
 
 @with_router()
-async def test_a_model_that_changes_is_said_until_the_experiment_is_another(h: Harness) -> None:
+async def test_a_model_change_is_reported_until_the_experiment_changes(h: Harness) -> None:
     changes = sample("mtorl_arm_model_changes_total", arm="incumbent")
     users = [user for user in map(str, range(40)) if only(h.router.live).arm_of(user)[0] == "incumbent"]
     await h.predict(instance(users[0]))

@@ -1,4 +1,4 @@
-"""A bad request is a 4xx that says where, and the router decides on."""
+"""Bad requests: each gets a 4xx that names the place of its fault, and the router continues to decide."""
 
 import json
 import re
@@ -59,7 +59,7 @@ NOT_A_REQUEST: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("body", "place"), NOT_A_REQUEST)
-def test_a_bad_request_is_a_400_that_says_where(ask: Any, body: Any, place: str) -> None:
+def test_a_bad_request_is_a_400_that_names_the_place(ask: Any, body: Any, place: str) -> None:
     response = ask("/v1/outcomes" if "outcomes" in body else "/v1/models/ads:predict", body)
     assert response.status_code == 400 and place in response.json()["error"], response.text
     assert response.json().keys() == {"error", "code", "values"} and response.json()["code"]
@@ -88,13 +88,13 @@ def test_a_body_that_is_no_request_is_a_4xx(ask: Any, path: str, body: bytes, co
 
 
 @with_router()
-async def test_an_empty_text_is_a_category_that_is_not_known(h: Harness) -> None:
+async def test_an_empty_text_is_an_unknown_category(h: Harness) -> None:
     await h.predict(instance(context={**CONTEXT, "slot": ""}), instance(context={**CONTEXT, "slot": None}))
     assert [item["window"]["context"]["slot"][-1] for _, item in h.arm.asked] == [None, None]
 
 
 @with_router()
-async def test_json_is_understood_whatever_it_is_called(h: Harness) -> None:
+async def test_json_is_accepted_with_any_content_type(h: Harness) -> None:
     body = json.dumps({"instances": [instance()]}).encode()
     for name in ("application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded"):
         response = await h.post("/v1/models/ads:predict", None, content=body, headers={"content-type": name})
@@ -102,7 +102,7 @@ async def test_json_is_understood_whatever_it_is_called(h: Harness) -> None:
 
 
 def test_every_numeric_outcome_may_be_reported_and_only_an_amount_may_be_negative() -> None:
-    """Of the data set's description, and that an ad was not shown."""
+    """A caller may report the numeric outcomes of the data set, and a cancellation if the ad was not shown."""
     never_negative, other = ("cost", "click", "conversion", "cancel"), ("revenue", "profit", "seconds")
     good = [(kind, 2.5) for kind in (*never_negative, *other)] + [(kind, -3.0) for kind in other]
     bad = [(kind, 1.0) for kind in ("profits", "verdict", "", "hour")] + [(kind, -3.0) for kind in never_negative]

@@ -1,4 +1,4 @@
-"""What the caller's own logic would do is an arm, and the default action; it is paid for like anything else."""
+"""The caller's baseline as an arm and as the default action: it is logged and paid for like any other decision."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ def of_arm(h: Harness, arm: str, count: int = 1, **changes: Any) -> list[dict[st
 
 
 @with_router(changes={"arms": ARMS})
-async def test_users_of_the_arm_get_what_the_request_says(h: Harness) -> None:
+async def test_users_of_a_baseline_arm_get_the_baseline_of_the_request(h: Harness) -> None:
     (shown,) = await h.predict(*of_arm(h, "incumbent", baseline=SEARCH))
     assert (shown["channel"], shown["expose"], shown["propensity"]) == ("search", True, 0.4)
     assert (shown["fallback_reason"], shown["expected_reward"]) == (None, None)
@@ -35,12 +35,12 @@ async def test_users_of_the_arm_get_what_the_request_says(h: Harness) -> None:
     assert (first["baseline"], first["channel_probs"], first["exposure_probs"]) == (SEARCH, {"search": 0.4}, {})
     assert second["baseline"] == {"channel": "video", "expose": False, "propensity": None}
     assert (second["drawn_channel"], second["channel_probs"]) == ("video", {})
-    assert second["model_name"] == "baseline"  # the verdict tells it from a model that served the arm before
+    assert second["model_name"] == "baseline"  # tells it from a model that served the arm before
     assert not h.arm.asked
 
 
 @with_router(changes={"arms": ARMS})
-async def test_an_arm_without_baseline_shows_nothing_and_says_why(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_arm_without_baseline_exposes_nothing(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     (answer,) = await h.predict(*of_arm(h, "incumbent"))
     assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("no_baseline", "search", False)
     assert h.holds_nothing() and "no baseline" in caplog.text
@@ -48,7 +48,7 @@ async def test_an_arm_without_baseline_shows_nothing_and_says_why(h: Harness, ca
 
 
 @with_router(changes={"arms": ARMS})
-async def test_it_needs_no_feature_store(h: Harness) -> None:
+async def test_a_baseline_arm_needs_no_feature_store(h: Harness) -> None:
     h.features.fault = OSError("gone")
     (answer,) = await h.predict(*of_arm(h, "incumbent", baseline=SEARCH))
     assert (answer["fallback_reason"], answer["expose"]) == (None, True)
@@ -69,13 +69,13 @@ async def test_a_default_action_that_is_not_logged_is_no_exposure(h: Harness, mo
 
 
 @with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 3.0, "period": "day", "pacing": None}]})
-async def test_the_default_action_spends_no_more_than_there_is(h: Harness) -> None:
+async def test_the_default_action_stays_within_the_budget(h: Harness) -> None:
     h.arm.mode = 500
     answers = await h.predict(*(instance(f"u{i}", baseline=SEARCH) for i in range(40)))
     assert {answer["fallback_reason"] for answer in answers} == {"model_error"}
     for arm in ("incumbent", "challenger"):
         of_it = [answer for answer in answers if answer["arm"] == arm]
-        assert sum(answer["expose"] for answer in of_it) == 2 < len(of_it)  # of a limit of 1.5
+        assert sum(answer["expose"] for answer in of_it) == 2 < len(of_it)  # from a limit of 1.5
         assert all(answer["expose"] != answer["budget_exhausted"] for answer in of_it)
         assert h.balance(arm).reserved <= h.balance(arm).limit
     refused = next(record for record in h.records() if record["budget_exhausted"])
@@ -83,7 +83,7 @@ async def test_the_default_action_spends_no_more_than_there_is(h: Harness) -> No
 
 
 @with_router(changes={"arms": ARMS})
-async def test_the_kill_switch_and_a_restart_leave_it_in_force(h: Harness) -> None:
+async def test_the_baseline_applies_under_the_kill_switch_and_after_a_restart(h: Harness) -> None:
     (challenged,) = of_arm(h, "challenger", baseline=SEARCH)
     assert (await h.predict(challenged))[0]["channel"] == "video"
     await h.change(arms=ARMS, enabled=False)
@@ -96,7 +96,7 @@ async def test_the_kill_switch_and_a_restart_leave_it_in_force(h: Harness) -> No
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_an_own_exposure_that_is_logged_too_late_is_none(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_baseline_that_is_logged_too_late_is_not_exposed(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     log, late = Stages._log, threading.Event()
 
     def slow(stages: Stages, decisions: Any) -> None:

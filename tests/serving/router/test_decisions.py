@@ -1,4 +1,4 @@
-"""What the router decides, writes into its log and answers."""
+"""Decisions of the router: the answer, the log record and the reservation."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -67,7 +67,7 @@ async def test_the_arm_gets_the_window_and_a_reproducible_draw(h: Harness) -> No
 
 
 @with_router()
-async def test_a_decision_sees_what_was_before_its_own_time(h: Harness) -> None:
+async def test_a_decision_sees_only_what_precedes_its_time(h: Harness) -> None:
     shown = datetime.fromtimestamp(h.features.users["u1"].history["hist_timestamp"][0] / 1e6, UTC)
     soon = datetime.now(UTC) + timedelta(seconds=50)  # a caller's clock may be a little ahead
     for when in (shown, shown + timedelta(microseconds=1), soon):
@@ -78,7 +78,7 @@ async def test_a_decision_sees_what_was_before_its_own_time(h: Harness) -> None:
 
 
 @with_router()
-async def test_the_feature_hash_is_that_of_all_features(h: Harness) -> None:
+async def test_the_feature_hash_covers_all_features(h: Harness) -> None:
     known = h.features.users["u1"]
     now = datetime.now(UTC).isoformat()
     for aggregates in ({}, {"campaign_touchpoints": 5.0}, {"campaign_touchpoints": 6.0}, {"campaign_touchpoints": 5.0}):
@@ -95,7 +95,7 @@ async def test_a_user_outside_the_experiment_gets_the_incumbent_and_is_marked(h:
     outside = [answer["arm"] == "outside" for answer in answers]
     assert sum(outside) == sum(record["assignment_probability"] == 1 for record in h.records())
     assert h.balance("outside").limit == 50 and h.balance("outside").reserved == sum(outside) * COST_CAP["video"]
-    assert "outside" not in h.router.health.parts, "the arms are watched, and that is none"
+    assert "outside" not in h.router.health.parts, "only arms are watched, and outside is none"
 
 
 @with_router(changes={"budgets": [{**BUDGET, "period": "day", "pacing": {"price": 0.4}}]})
@@ -108,7 +108,7 @@ async def test_a_paced_budget_has_a_price_for_each_channel(h: Harness) -> None:
 
 @with_router(changes={"budgets": [{**BUDGET, "pacing": {"opportunities": 1000}}]})
 async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
-    """The file has no first price, and the clock of the budget is the number of decisions."""
+    """The file sets no initial price, and the budget is paced by the number of decisions."""
     for number in range(60):
         (answer,) = await h.predict(instance(f"u{number}"))
     pacer = h.router.budgets.pacer
@@ -119,7 +119,7 @@ async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
 
 
 @with_router()
-async def test_a_store_without_history_is_counted_and_decisions_go_on(h: Harness) -> None:
+async def test_users_without_features_are_counted_and_get_decisions(h: Harness) -> None:
     before = {found: sample("mtorl_features_total", found=found) for found in ("yes", "no")}
     await h.predict(instance("u1"))
     await h.predict(*(instance(f"stranger-{i}") for i in range(3)))
@@ -130,7 +130,7 @@ async def test_a_store_without_history_is_counted_and_decisions_go_on(h: Harness
 
 
 @with_router()
-async def test_what_the_arm_does_not_expose_costs_nothing(h: Harness) -> None:
+async def test_a_decision_without_exposure_costs_nothing(h: Harness) -> None:
     h.arm.mode = lambda _: decision(expose=False, price=0.4)
     (answer,) = await h.predict()
     assert (answer["expose"], answer["channel"], answer["fallback_reason"]) == (False, "video", None)
@@ -138,7 +138,7 @@ async def test_what_the_arm_does_not_expose_costs_nothing(h: Harness) -> None:
 
 
 @with_router(changes={"budgets": [{"campaign": "spring", "channel": "video", "amount": 24}]})
-async def test_a_campaign_that_no_budget_is_for_says_so(h: Harness) -> None:
+async def test_a_campaign_without_a_budget_is_reported_as_no_account(h: Harness) -> None:
     def counted() -> float:
         return sum(sample("mtorl_fallbacks_total", arm=arm, reason="no_account") for arm in ("incumbent", "challenger"))
 
@@ -155,7 +155,7 @@ async def test_a_campaign_that_no_budget_is_for_says_so(h: Harness) -> None:
 
 @with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.24}]})
 async def test_an_exhausted_budget_is_no_fault_and_no_exposure(h: Harness) -> None:
-    answers = [(await h.predict())[0] for _ in range(4)]  # 0.12 for the arm, 0.05 a decision
+    answers = [(await h.predict())[0] for _ in range(4)]  # each arm has 0.12, and each decision takes 0.05
     assert [a["expose"] for a in answers] == [True, True, False, False]
     assert [a["budget_exhausted"] for a in answers] == [False, False, True, True]
     assert {a["fallback_reason"] for a in answers} == {None} and {a["channel"] for a in answers} == {"video"}

@@ -1,4 +1,4 @@
-"""The router's end: it finishes what it can, and a store that hangs keeps it no longer than its grace time."""
+"""The router's shutdown: it finishes pending work, and a store that hangs delays it no longer than the grace period."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.integration
 
-_LONG = 3_600_000  # ms: a deadline, and so the time for which a call waits for the ledger's lock
+_LONG = 3_600_000  # ms: the deadline, and so the time for which a call waits for the ledger's lock
 _COST = 0.01
 
 
@@ -35,7 +35,7 @@ def locked(ledger: Path) -> Iterator[sqlite3.Connection]:
 
 
 class Report(threading.Thread):
-    """What a decision cost, reported; the answer may never come."""
+    """A thread that reports the cost of a decision. The answer may never arrive."""
 
     def __init__(self, process: Process, decision_id: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def logged(folder: Path, kind: Any) -> list[str]:
         return [record["decision_id"] for record in spool.read(kind)]
 
 
-def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(folder: Path) -> None:
+def test_a_hanging_ledger_does_not_block_shutdown_and_the_next_start_settles(folder: Path) -> None:
     with Process(folder, deadline_ms=_LONG) as process:
         (answer,) = process.predict(instance("u1"))
         assert answer["expose"]
@@ -91,7 +91,7 @@ def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(folder:
         assert spent(folder) == pytest.approx(_COST)
 
 
-def test_what_ends_in_time_is_not_cut_off(folder: Path) -> None:
+def test_work_that_ends_in_time_is_not_aborted(folder: Path) -> None:
     with Process(folder, deadline_ms=_LONG) as process:
         (answer,) = process.predict(instance("u1"))
         with locked(folder / "ledger.sqlite") as holder:
@@ -106,25 +106,25 @@ def test_what_ends_in_time_is_not_cut_off(folder: Path) -> None:
     assert said(folder, "critical") == []
 
 
-def test_a_thread_that_hangs_in_housekeeping_leaves_nothing_undone(folder: Path) -> None:
+def test_a_thread_that_hangs_in_housekeeping_does_not_fail_the_shutdown(folder: Path) -> None:
     with Process(folder, deadline_ms=_LONG) as process:
         (answer,) = process.predict(instance("u1"))
         with locked(folder / "ledger.sqlite"):
-            time.sleep(3)  # in which housekeeping comes to the ledger, once a second
+            time.sleep(3)  # housekeeping reaches the ledger, once a second
             process.router.send_signal(signal.SIGTERM)
             assert ended(process) == 0
     assert said(folder, "critical") == []
     assert logged(folder, "decision") == [answer["decision_id"]]
 
 
-def test_a_disk_that_hangs_does_not_keep_it_and_what_was_answered_is_there(folder: Path) -> None:
+def test_a_hanging_disk_does_not_block_shutdown_and_answered_decisions_are_logged(folder: Path) -> None:
     with Process(folder, deadline_ms=1000) as process:
         (answer,) = process.predict(instance("u1"))
         segment = path_of(folder / "spool", "outcome", 1)
-        os.mkfifo(segment)  # whoever opens it to write waits for a reader, as on a disk that hangs
+        os.mkfifo(segment)  # a writer blocks until a reader opens it, as on a disk that hangs
         report = Report(process, answer["decision_id"])
         (unlogged,) = process.predict(instance("u2"))
-        while unlogged["fallback_reason"] != "log":  # the report has not come to the disk yet
+        while unlogged["fallback_reason"] != "log":  # the report has not reached the disk yet
             (unlogged,) = process.predict(instance("u2"))
         process.router.send_signal(signal.SIGTERM)
         assert ended(process) == 4

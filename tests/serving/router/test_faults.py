@@ -1,4 +1,4 @@
-"""The real stack under traffic while its parts are killed: each request is answered, the books agree with the log."""
+"""The real stack under traffic while its parts are killed: every request is answered, and ledger and log agree."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.serving.small_run import small_run
 pytestmark = pytest.mark.integration
 
 _CLIENTS = 6
-_CAP = 500.0  # of each arm
+_CAP = 500.0  # budget of each arm
 
 
 class Traffic:
-    """Callers that ask, show, report what it cost, and ask again with the same request id when a connection breaks."""
+    """Callers that request decisions, report costs of exposures, and retry with the same request id after a fault."""
 
     def __init__(self, url: str, run: Path) -> None:
         log = pd.read_parquet(run / "data" / "touchpoints.parquet")
@@ -93,7 +93,7 @@ class Traffic:
 
 
 def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
-    """What the ledger says is what the log says, and what callers were told."""
+    """Checks that the ledger, the log and the answers to callers agree."""
     ledger = open_ledger(where or str(run / "serving" / "ledger.sqlite"), 5.0)
     with ExitStack() as stack:
         spool = Spool(run / "serving" / "spool")
@@ -117,7 +117,7 @@ def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """URL of the ledger, and a way to kill it and bring it back; None, None: it is the file of the run."""
+    """Yields the ledger's URL and a function that kills and restarts it, or two times None for the run's own file."""
     if request.param == "sqlite":
         yield None, None
         return
@@ -150,7 +150,7 @@ def mostly_decided(traffic: Traffic) -> bool:
 
 
 def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any, wait_for: Callable[..., bool]) -> None:
-    """Models, the store, and at last the router itself, which repeats its answers."""
+    """First model workers and the ledger's Redis are killed, then the router, which repeats its answers afterwards."""
     where, restart_redis = store
     run = small_run(tmp_path)
     (port,) = free_ports(1)
@@ -158,13 +158,13 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any, wa
         time.sleep(3)
         for process in psutil.Process(stack.pids["models"]).children(recursive=True):
             if any("model_service_worker" in part for part in process.cmdline()):
-                process.kill()  # TorchServe starts it again
+                process.kill()  # TorchServe restarts it
         if restart_redis:
             time.sleep(3)
             restart_redis()
         assert wait_for(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240), traffic.reasons
-        # An outcome that the disk or the store can't take is asked for again. So is a decision, by 429 alone, for which
-        # a machine that is busy with other work has no room. Most are answered: a part that fails is no sign of load.
+        # If the disk or the store can't take an outcome, the caller must retry it. If a busy host has no room for a
+        # decision, the caller gets a 429. Most requests are answered, because a failing part is no sign of load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
         os.killpg(stack.pids["router"], signal.SIGKILL)

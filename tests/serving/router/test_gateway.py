@@ -1,4 +1,4 @@
-"""What every request passes first: authentication, a limit to its size, and room."""
+"""The gateway in front of all requests: authentication, a limit on the body size, and admission."""
 
 import asyncio
 from pathlib import Path
@@ -21,7 +21,7 @@ def bearer(token: str) -> list[tuple[bytes, bytes]]:
     return [(b"authorization", f"Bearer {token}".encode())]
 
 
-def test_who_has_no_token_decides_nothing_and_reports_nothing(tmp_path: Path) -> None:
+def test_a_caller_without_a_token_can_neither_decide_nor_report(tmp_path: Path) -> None:
     (tmp_path / "token.txt").write_text(TOKEN + "\n")
     before = sample("mtorl_refused_requests_total", status="401")
 
@@ -56,7 +56,7 @@ def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Pa
     assert tokens.admits(bearer("another-0123456789"))
     file.unlink()
     assert tokens.admits(bearer("another-0123456789"))
-    assert not tokens.admits(bearer("another-0123456789") * 2)  # which of two was meant?
+    assert not tokens.admits(bearer("another-0123456789") * 2)  # two headers are ambiguous
 
     file.write_text("short\n")
     for useless in (file, tmp_path / "absent"):
@@ -78,7 +78,7 @@ async def test_a_large_or_endless_body_is_refused_before_it_is_read(h: Harness) 
     assert (await h.predict())[0]["expose"]
 
 
-def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_beyond_the_limit_get_429_and_a_retry_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 0.001)
     monkeypatch.setattr("serving.router.flow.admission._REFUSAL", 0.001)
 
@@ -86,15 +86,15 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pyte
         h.arm.mode = "hold"
         waiting = [asyncio.create_task(h.post(PREDICT, BODY)) for _ in range(3)]
         await h.until(lambda: h.gateway.decisions.inside == 3)
-        h.gateway.decisions._mean = 20.0  # an answer takes as long as that
+        h.gateway.decisions._mean = 20.0  # mean time of an answer, seconds
         assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
-        h.gateway.decisions.inside = 1  # many heads at once: only as many pass as find room
+        h.gateway.decisions.inside = 1  # of several heads at once, only as many pass as there is room for
         assert [h.gateway.sheds(b"POST", PREDICT.encode()) for _ in range(4)] == [False, False, True, True]
         h.gateway.decisions.inside, h.gateway.decisions.coming = 3, 0
         refused = await h.post(PREDICT, BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
-        # Outcomes have room of their own.
+        # Outcomes have a separate limit.
         await h.outcome(id_of("d"), "click", 1)
         h.arm.release.set()
         assert [(await answer).status_code for answer in waiting] == [200] * 3

@@ -1,4 +1,4 @@
-"""An answer that exposes is repeated while its money is set aside or spent, whoever gave the money back."""
+"""Retries of an exposure: repeated while its money is reserved or spent, and decided again after it was released."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.serving.ledgers import Place, cancel, settle
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, running, with_router
 
 
-def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Path, lasting_redis: int) -> None:
+def test_an_exposure_that_another_router_cancelled_is_decided_again(tmp_path: Path, lasting_redis: int) -> None:
     async def scenario() -> None:
         async with running(tmp_path / "b", ledger=where) as other:
             async with running(tmp_path / "a", ledger=where) as h:
@@ -23,18 +23,18 @@ def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Pat
                 assert await h.predict(instance(request_id="r1")) == [second]
                 assert h.balance(first["arm"]).reserved == 0.05
                 await other.outcome(second["decision_id"], "cancel", 0.0)
-            async with running(tmp_path / "a", ledger=where) as h:  # its log knows of no cancellation
+            async with running(tmp_path / "a", ledger=where) as h:  # its log has no cancellation
                 (third,) = await h.predict(instance(request_id="r1"))
                 assert third["expose"] and third["decision_id"] not in (first["decision_id"], second["decision_id"])
                 await other.outcome(third["decision_id"], "cost", 0.04)
-                assert await h.predict(instance(request_id="r1")) == [third]  # it is paid for
+                assert await h.predict(instance(request_id="r1")) == [third]  # its cost is settled
                 balance = h.balance(first["arm"])
                 assert (balance.spent, balance.reserved, balance.excess) == (0.04, 0.0, 0.0)
                 (elsewhere,) = await h.predict(instance(request_id="r2"))
                 await other.outcome(elsewhere["decision_id"], "cancel", 0.0)
                 assert (await other.predict(instance(request_id="r2")))[0]["expose"]
                 (last,) = await h.predict(instance(request_id="r2"))
-                assert (last["expose"], last["fallback_reason"]) == (False, "repeated"), "it is not exposed twice"
+                assert (last["expose"], last["fallback_reason"]) == (False, "repeated"), "the ad is not exposed twice"
                 assert h.balance(first["arm"]).reserved == 0.05
 
     where = Place("redis", tmp_path, lasting_redis).where
@@ -45,7 +45,7 @@ def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Pat
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "late"])
 @with_router()
-async def test_each_instance_and_each_caller_gets_the_one_new_decision(h: Harness, ledger: str, how: str) -> None:
+async def test_concurrent_retries_all_get_the_same_new_decision(h: Harness, ledger: str, how: str) -> None:
     paid, lost = await h.predict(instance(request_id="paid"), instance(request_id="r1"))
     settle(h.ledger, paid["decision_id"], 0.04, "e")
     if how == "expired":
@@ -58,7 +58,7 @@ async def test_each_instance_and_each_caller_gets_the_one_new_decision(h: Harnes
     one, other = await asyncio.gather(h.predict(*batch), h.predict(*batch))
     assert one == other and one[0] == one[3] and one[1] == paid and one[2]["expose"]
     assert one[0]["decision_id"] != lost["decision_id"]
-    assert one[0]["fallback_reason"] == ("repeated" if how == "late" else None)  # it was shown after all
+    assert one[0]["fallback_reason"] == ("repeated" if how == "late" else None)  # the late cost proves an exposure
     assert one[0]["expose"] is (how != "late")
     assert await h.predict(*batch) == one and not h.router.decider.cache._pending
     open_now = [answer["decision_id"] for answer in (one[0], one[2]) if answer["expose"]]

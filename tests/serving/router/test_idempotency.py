@@ -1,4 +1,4 @@
-"""A request that comes again gets its answer, and its money is reserved once."""
+"""Retries of a request: each gets the first answer, and the money is reserved once."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.serving.router_fixtures import CONTEXT, SHORT_DEADLINE, Harness, in_l
 
 
 @with_router()
-async def test_a_request_that_comes_again_gets_its_answer_and_one_reservation(h: Harness) -> None:
+async def test_a_retry_gets_the_first_answer_and_one_reservation(h: Harness) -> None:
     (first,) = await h.predict(instance(request_id="r1"))
     h.arm.mode = 500
     again, twice = await h.predict(instance(request_id="r1"), instance(request_id="r1"))
@@ -26,7 +26,7 @@ async def test_a_request_that_comes_again_gets_its_answer_and_one_reservation(h:
     assert await h.predict(instance(request_id="r0")) == fallen and fallen[0]["fallback_reason"] == "model_error"
     others = await h.predict(instance("u2", request_id="r1"), instance(request_id="r1", campaign_id="summer"))
     ids = {answer["decision_id"] for answer in (first, *others)}
-    assert len(ids) == 3  # a request id is the caller's for a user and a campaign
+    assert len(ids) == 3  # a request id identifies a request of one user and campaign
     both = await asyncio.gather(*(h.predict(instance(request_id="r2")) for _ in range(5)))
     assert len({answer["decision_id"] for (answer,) in both}) == 1 and len(h.records()) == 5
     plain = await asyncio.gather(*(h.predict() for _ in range(3)))
@@ -34,7 +34,7 @@ async def test_a_request_that_comes_again_gets_its_answer_and_one_reservation(h:
 
 
 @with_router()
-async def test_it_gets_it_after_a_restart_too(h: Harness) -> None:
+async def test_a_retry_after_a_restart_gets_the_first_answer(h: Harness) -> None:
     (shown,) = await h.predict(instance(request_id="r1"))
     h.arm.mode = 500
     (fallen,) = await h.predict(instance(request_id="r2"))
@@ -95,7 +95,7 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @with_router()
-async def test_the_same_request_may_be_written_otherwise(h: Harness) -> None:
+async def test_a_retry_may_spell_the_same_request_differently(h: Harness) -> None:
     first = await h.predict(*(instance(request_id=f"r{i}", **said) for i, (said, _) in enumerate(SAME)))
     assert await h.predict(*(instance(request_id=f"r{i}", **same) for i, (_, same) in enumerate(SAME))) == first
 
@@ -108,7 +108,7 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     answers = IdempotencyCache()
 
     def given(key: str) -> str | None:
-        """The decision that a retry gets; None: it is decided anew."""
+        """Returns the decision that a retry gets, or None if it is decided again."""
         found = answers.claim(key, "said")
         if isinstance(found, asyncio.Future):
             return str(found.result()["decision_id"])
@@ -128,14 +128,14 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     clock[0] += SECONDS + 1
     assert given("4") is None
     complete("4", "anew")
-    answers.forget("d4")  # a late report says that the first exposure was given back
+    answers.forget("d4")  # a late report that the first exposure was cancelled
     assert given("4") == "anew"
-    assert len(answers._keys) == len(answers._answers), "memory does not grow with every decision on a request"
+    assert len(answers._keys) == len(answers._answers), "memory does not grow with each decision on a request"
 
 
 @with_router(drills=True, deadline_ms=SHORT_DEADLINE)
 async def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(h: Harness) -> None:
-    """Another router, or one that has forgotten: the ledger alone knows that the request is paid for."""
+    """On a router without the cached answer, only the ledger has a record that the request is paid for."""
     (first,) = await h.predict(instance(request_id="r1"))
     for stage, fault, reasons in (
         (None, None, {"repeated"}),
@@ -172,7 +172,7 @@ BUGS: dict[str, tuple[type, str, Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
 @with_router()
-async def test_a_bug_is_the_default_action_too_for_all_who_wait_and_holds_no_money(
+async def test_a_bug_gives_all_waiting_callers_the_default_action_and_reserves_nothing(
     h: Harness, monkeypatch: pytest.MonkeyPatch, bug: tuple[type, str, Callable[..., Any]]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -188,7 +188,7 @@ async def test_a_bug_is_the_default_action_too_for_all_who_wait_and_holds_no_mon
 
 
 @with_router()
-async def test_a_bug_of_the_check_of_a_repeated_answer_repeats_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_in_the_check_of_a_retry_repeats_the_answer(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     (first,) = await h.predict(instance(request_id="r1"))
     with monkeypatch.context() as patch:
         patch.setattr(h.ledger, "reserve_all", lambda _: [])
@@ -198,7 +198,7 @@ async def test_a_bug_of_the_check_of_a_repeated_answer_repeats_it(h: Harness, mo
 
 
 @with_router()
-async def test_a_caller_that_gives_up_leaves_a_record_and_harms_nobody(h: Harness) -> None:
+async def test_a_caller_that_disconnects_leaves_a_record_and_affects_no_other(h: Harness) -> None:
     h.arm.mode = "hold"
     body = {"instances": [instance(request_id="r1"), instance()]}
     impatient = [asyncio.create_task(h.post("/v1/models/ads:predict", body)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Whatever breaks inside is the default action, never a 5xx, and leaves no money reserved."""
+"""Internal faults: each gives the default action, never a 5xx, and leaves no money reserved."""
 
 import asyncio
 import os
@@ -71,7 +71,7 @@ FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> None:
+def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault: str) -> None:
     reason, strike = FAULTS[fault]
 
     async def scenario(h: Harness) -> None:
@@ -86,7 +86,7 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
         assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 2
         record, of_own = h.records_of([answer, own])
         assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
-        # The caller's own logic is the default action where the request has it; and without a ledger, nothing is shown.
+        # The request's baseline, if there is one, is the default action. Without a ledger, nothing is exposed.
         assert (own["channel"], own["propensity"], of_own["baseline"]) == ("search", 0.4, OWN_LOGIC)
         assert own["expose"] == (reason != "ledger") == (own["reservation_id"] is not None)
         assert of_own["reserved"] == 0.6 * own["expose"]
@@ -100,17 +100,17 @@ def test_a_fault_inside_is_the_default_action(tmp_path: Path, fault: str) -> Non
 
 
 def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, and for an hour."""
+    """Makes circuit breakers open at once after so many failures, for an hour."""
     for name, value in (("FAILURES", failures), ("SILENT_SECONDS", 0.0), ("_PAUSE_SECONDS", 3600.0)):
         monkeypatch.setattr(f"serving.router.flow.stages.{name}", value)
 
 
 @pytest.mark.parametrize("part", ["model", "features"])
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
+async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
     h: Harness, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    clock = [1000.0]  # stands still while the part is left alone
+    clock = [1000.0]  # stands still while the circuit breaker is open
     monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     open_breaker_after(6, monkeypatch)
     reads = 0
@@ -126,25 +126,25 @@ async def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
     h.features.fault = OSError("away") if part == "features" else None
     one = instance("u1", request_id=None)
     arm = (await h.predict(one))[0]["arm"]
-    for _ in range(6):  # more at once than are sent to it at a time
+    for _ in range(6):  # so many at once that some of them wait in the lane
         await asyncio.gather(*(h.predict(one) for _ in range(6)))
     asked, read_before = len(h.arm.asked), reads
     answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
-    # Not "model_timeout": nobody waited for it.
+    # Not "model_timeout", because no request waits for the part.
     assert {answer["fallback_reason"] for (answer,) in answers} == {"model_error" if part == "model" else "features"}
     assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
     h.arm.mode, h.features.fault = "ok", None
-    clock[0] += 3601.0  # the moment is over
+    clock[0] += 3601.0  # the pause is over
     (found,) = await h.predict(one)
     assert found["expose"] and found["arm"] == arm
     assert all(answer["expose"] for (answer,) in await asyncio.gather(*(h.predict(one) for _ in range(5))))
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_feature_redis_that_hangs_is_given_up_in_time_and_found_again(
+async def test_a_feature_redis_that_hangs_times_out_and_is_used_again_later(
     h: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It accepts, and answers nothing; with the cluster's own settings, its stage ends by itself."""
+    """A stopped Redis accepts connections but never answers. The cluster's settings make the stage itself time out."""
     settings = yaml.safe_load((ROOT / "manifests/base/router/config/feature_store.yaml").read_text())["online_store"]
     options = [one for one in settings["connection_string"].split(",")[1:] if not one.startswith("password=")]
     with redis_server(tmp_path) as port:
@@ -159,7 +159,7 @@ async def test_a_feature_redis_that_hangs_is_given_up_in_time_and_found_again(
             (answer,) = await h.predict(instance(baseline=OWN_LOGIC))
         finally:
             os.kill(process, signal.SIGCONT)
-        assert answer["fallback_reason"] == "features" and answer["expose"], "and not taken over, which exposes nothing"
+        assert answer["fallback_reason"] == "features" and answer["expose"], "not taken over, which exposes nothing"
         assert (await h.predict())[0]["fallback_reason"] is None
 
 
@@ -179,7 +179,7 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
         assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
         await h.until(lambda: said() == LOG_NOT_WRITTEN(error="[Errno 28] No space left on device"))
         assert sample("mtorl_spool_writable") == 0
-    # The disk has room again: the decision above is logged after all, so that whoever judges counts its fallback.
+    # Once the disk has room again, the decision above is logged, so that verdicts count its default action.
     await h.until(lambda: len(h.records()) == 1)
     (record,) = h.records()
     assert record["decision_id"] == answer["decision_id"] and record["withdrawn"]
@@ -193,10 +193,10 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
 
 @pytest.mark.parametrize("seconds", [0.1, 60.0])
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_log_that_hangs_says_that_nothing_was_shown_before_the_money_is_released_but_not_for_ever(
+async def test_money_is_released_after_its_withdrawal_is_logged_or_the_log_has_hung_for_long(
     h: Harness, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """Killed in between, a router would leave an exposure in the log that the ledger knows as cancelled."""
+    """Otherwise, a kill in between would leave an exposure in the log whose reservation is cancelled in the ledger."""
     monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", seconds)
     released: list[list[bool]] = []
     gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel_all
@@ -237,35 +237,35 @@ async def test_a_stage_that_is_too_late_does_not_start(h: Harness, monkeypatch: 
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_stage_that_is_held_up_may_use_what_the_others_do_not_need(h: Harness) -> None:
+async def test_a_slow_stage_may_use_the_time_that_others_do_not_need(h: Harness) -> None:
     h.features.seconds = 0.4 * SHORT_DEADLINE / 1000
     (answer,) = await h.predict()
     assert answer["fallback_reason"] is None and answer["expose"]
 
 
-def test_a_stage_gets_what_the_ones_before_it_left() -> None:
+def test_a_stage_gets_the_time_that_earlier_stages_left() -> None:
     deadline = Deadline(1.0)
     assert 0 < deadline.left("features") < deadline.left("model") < deadline.left("ledger") < deadline.left("log") <= 1
     spent = Deadline(1e-9)
     assert spent.left("ledger") < 0 < spent.left("log")
 
 
-def test_a_part_is_left_alone_only_if_it_is_silent_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_circuit_breaker_opens_only_after_a_period_of_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     breaker = CircuitBreaker()
-    for _ in range(10 * FAILURES):  # all that one bad moment held up
+    for _ in range(10 * FAILURES):  # all requests that one short delay affected
         breaker.report(False, 1)
     assert [breaker.allows_call() for _ in range(3)] == [True] * 3
     clock[0] += SILENT_SECONDS
     breaker.report(False, 1)
-    assert [breaker.allows_call() for _ in range(3)] == [True, False, False]  # one finds out
+    assert [breaker.allows_call() for _ in range(3)] == [True, False, False]  # a single test call
     breaker.report(True, 1)
     assert breaker.allows_call()
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_hung_ledger_is_left_alone_and_one_refusing_is_not(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hung_ledger_is_not_called_but_a_refusing_one_is(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     open_breaker_after(3, monkeypatch)
     calls = 0
     released = threading.Event()
@@ -280,7 +280,7 @@ async def test_a_hung_ledger_is_left_alone_and_one_refusing_is_not(h: Harness, m
     monkeypatch.setattr(h.router.budgets, "reserve", counted)
     answers = [await h.predict() for _ in range(15)]
     assert {answer["fallback_reason"] for (answer,) in answers} == {"ledger"}
-    assert calls == 8 + 3  # none finds out while as many hang
+    assert calls == 8 + 3  # no test call while three calls hang
     released.set()
     await h.until(lambda: not h.router.decider.at_work)
     await asyncio.sleep(0.1)
@@ -289,8 +289,8 @@ async def test_a_hung_ledger_is_left_alone_and_one_refusing_is_not(h: Harness, m
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_part_that_always_answers_too_late_is_left_alone(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says by then is no sign that it answers."""
+async def test_a_part_that_always_answers_too_late_is_not_called(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer after the time limit does not count as an answer."""
     open_breaker_after(4, monkeypatch)
     calls = back = 0
     read = h.features.read

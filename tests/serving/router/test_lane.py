@@ -1,4 +1,4 @@
-"""Lanes: a thread takes all that waits, what hangs is taken over in time, and no decision has two ends."""
+"""Lanes: a thread takes all waiting decisions as a batch, late ones are taken over, and each decision ends once."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ LONG = 60.0
 
 
 def some(count: int = 1) -> list[Any]:
-    """In place of decisions."""
+    """Minimal fakes of decisions."""
     return [SimpleNamespace(taken_over=False, done=False) for _ in range(count)]
 
 
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @in_loop
-async def test_what_waits_shares_a_batch() -> None:
+async def test_waiting_decisions_share_a_batch() -> None:
     batches: list[int] = []
     go = threading.Event()
 
@@ -48,8 +48,8 @@ async def test_what_waits_shares_a_batch() -> None:
 
 
 @in_loop
-async def test_threads_that_hang_with_answered_decisions_hold_up_no_others() -> None:
-    """As in the lane of repeats: of a batch some were repeated, and the others taken over."""
+async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None:
+    """In the lane of repeated requests, some decisions of a batch may be answered and the others taken over."""
     go, began = threading.Event(), threading.Semaphore(0)
 
     def work(decisions: Sequence[Any]) -> None:
@@ -72,7 +72,7 @@ async def test_threads_that_hang_with_answered_decisions_hold_up_no_others() -> 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once some hang, the others get the default action at once, and it is paid for."""
+    """Once some calls hang, further decisions get the default action at once, with a paid exposure."""
     go, predict, calls = threading.Event(), Arms.predict, 0
 
     def hang(arms: Arms, experiment: Any, arm: Any, *asked: Any) -> Any:
@@ -100,8 +100,8 @@ async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, mon
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_whom_a_stage_does_not_concern_does_not_wait_for_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ledger hangs for one that is to be exposed; one that is not shares its batch."""
+async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger hangs for a decision with an exposure. A decision without one is in the same batch."""
     go, reserve_all = threading.Event(), h.ledger.reserve_all
     monkeypatch.setattr(h.ledger, "reserve_all", lambda wanted: (go.wait(LONG), reserve_all(wanted))[1])
     shown, kept = [user for user in map(str, range(99)) if only(h.router.live).arm_of(user)[0] == "incumbent"][:2]
@@ -114,8 +114,8 @@ async def test_whom_a_stage_does_not_concern_does_not_wait_for_it(h: Harness, mo
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_a_decision_is_its_threads_or_is_taken_over(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer, record and reservation agree, however near to the end of its time the ledger or the log returns."""
+async def test_a_decision_is_completed_or_taken_over_not_both(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer, record and reservation agree, even if the ledger or the log returns close to its time limit."""
     chance, ends = random.Random(0), SHORT_DEADLINE / 1000
     began = time.monotonic()
     reserve_all, write = h.ledger.reserve_all, h.spool.write

@@ -1,4 +1,4 @@
-"""A ledger that has lost what was spent grants no fresh budget, and two routers share no file."""
+"""A ledger that has lost its records grants no new budget, and two routers can't share a ledger file."""
 
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ def lose(place: Place, how: str) -> None:
 async def test_nothing_is_spent_until_agreed(h: Harness, place: Place, ledger: str, how: str, log_alone: bool) -> None:
     def lost() -> None:
         lose(place, how)
-        if log_alone:  # the folder has kept nothing but the log
+        if log_alone:  # only the log is left
             (h.folder / "spool" / "ledger").unlink()
 
-    for cost in (0.03, 0.01):  # of two decisions, events of one name
+    for cost in (0.03, 0.01):  # the costs of two decisions have the same event id
         (answer,) = await h.predict()
         await h.outcome(answer["decision_id"], "cost", cost)
     await h.restart(lost)
@@ -81,8 +81,8 @@ async def test_a_log_without_exposures_needs_no_ledger(h: Harness, place: Place,
 
 
 @in_loop
-async def test_a_second_router_on_one_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    """Each gave back the reservations of the other: 119.61 of 60 were spent."""
+async def test_a_second_router_on_one_ledger_file_is_refused(tmp_path: Path) -> None:
+    """Two routers on one file released each other's reservations, and spent 119.61 of a budget of 60."""
     where = str(tmp_path / "ledger.sqlite")
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Which channels are on offer, and what they cost at most, may differ from request to request."""
+"""Candidates and costs in a request: the channels on offer and their highest costs may differ between requests."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ ONLY_SEARCH = {"channel": "search", "channel_probs": {"search": 1.0, "video": 0.
 
 
 @with_router()
-async def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(h: Harness) -> None:
+async def test_an_arm_gets_the_candidates_and_may_choose_only_them(h: Harness) -> None:
     h.arm.mode = lambda item: decision(**ONLY_SEARCH) if item["candidates"] == ["search"] else decision()
     shown, plain = await h.predict(instance("u1", candidates=["search"]), instance("u2"))
     assert (shown["channel"], shown["expose"], plain["channel"]) == ("search", True, "video")
     first, second = h.records_of([shown, plain])
     assert (first["candidates"], first["channel_probs"]) == (["search"], {"search": 1.0})
     assert second["candidates"] == ["search", "video"]
-    h.arm.mode = "ok"  # and now it does not listen
+    h.arm.mode = "ok"  # the arm now ignores the candidates
     (refused,) = await h.predict(instance(candidates=["search"]))
     assert (refused["fallback_reason"], refused["expose"]) == ("model_error", False)
     h.arm.mode = 500
@@ -25,7 +25,7 @@ async def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(h: Harness) -> Non
     assert (default["channel"], default["expose"], default["fallback_reason"]) == ("video", False, "model_error")
 
 
-def test_rows_baselines_and_exploration_keep_to_it(tmp_path: Path) -> None:
+def test_rows_baselines_and_exploration_choose_only_candidates(tmp_path: Path) -> None:
     async def by_rows(h: Harness) -> None:
         answers = await h.predict(*(instance(f"u{i}", candidates=["search"]) for i in range(8)))
         assert {(answer["channel"], answer["propensity"]) for answer in answers} == {("search", 1.0)}
@@ -46,15 +46,15 @@ def test_rows_baselines_and_exploration_keep_to_it(tmp_path: Path) -> None:
 
 
 @with_router()
-async def test_what_the_request_says_it_costs_is_reserved_and_recorded(h: Harness) -> None:
+async def test_the_cost_in_a_request_is_reserved_and_recorded(h: Harness) -> None:
     (cheap,) = await h.predict(instance("u1", costs={"video": 0.02}))
     assert h.balance(cheap["arm"]).reserved == 0.02
     assert h.arm.asked[-1][1]["costs"] == {"video": 0.02}
-    (other,) = await h.predict(instance("u1", costs={"search": 0.1}))  # not of the channel that is chosen
+    (other,) = await h.predict(instance("u1", costs={"search": 0.1}))  # a cost of a channel that is not chosen
     assert other["arm"] == cheap["arm"] and h.balance(cheap["arm"]).reserved == pytest.approx(0.07)
     first, second = h.records()
     assert (first["costs"], first["reserved"], second["reserved"]) == ({"video": 0.02}, 0.02, 0.05)
-    await h.outcome(cheap["decision_id"], "cost", 0.05)  # the request was wrong
+    await h.outcome(cheap["decision_id"], "cost", 0.05)  # the cost in the request was too low
     balance = h.balance(cheap["arm"])
     assert balance.spent + balance.reserved <= balance.limit and balance.spent == 0.02
     assert balance.excess == pytest.approx(0.03)

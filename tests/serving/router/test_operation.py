@@ -1,4 +1,4 @@
-"""What operators see and change: the experiment's file, metrics, probes, drills, a ledger that comes later."""
+"""Operation of the router: changes of the experiment file, metrics, probes, drills, and a ledger that starts later."""
 
 import re
 import threading
@@ -35,7 +35,7 @@ BUDGET = {"campaign": "*", "channel": "*"}
 
 
 @with_router()
-async def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(h: Harness) -> None:
+async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h: Harness) -> None:
     kept = h.folder / "last-good-experiments" / "experiment.yaml"
     assert sample("mtorl_experiment_enabled", experiment="test") == 1
     before = h.router.live.experiments
@@ -48,20 +48,20 @@ async def test_the_experiment_is_hot_and_a_broken_file_changes_nothing(h: Harnes
     assert kept.read_text() == good
     assert only(h.router.live).enabled and h.router.live.experiments is before
 
-    h.put(enabled=False)  # the kill switch, found without a nudge
+    h.put(enabled=False)  # the router notices the kill switch by polling
     await h.until(lambda: h.router.live.experiments is not before)
     assert {p["arm"] for p in await h.predict(*(instance(f"u{i}") for i in range(20)))} == {"incumbent"}
     assert sample("mtorl_experiment_enabled", experiment="test") == 0 and sample("mtorl_experiment_refused") == 0
     assert (await h.client.get("/health/ready")).json()["parts"]["experiment"] == "ok"
-    assert not Experiment.load(kept).enabled  # the switch outlives a restart
+    assert not Experiment.load(kept).enabled  # the kill switch survives a restart
     assert {record["stage"] for record in h.records()} == {"off"}
     await h.until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
 
 
 @pytest.mark.parametrize("call", ["expire", "define", "balances"])
 @with_router()
-async def test_the_switch_waits_for_no_ledger(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """A backlog of 300,000 reservations that expire used to delay it by six seconds; here the ledger hangs for good."""
+async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The ledger hangs here. A backlog of 300,000 expiring reservations once delayed the switch by six seconds."""
     may_answer = threading.Event()
     answer = getattr(h.ledger, call)
     hanging = threading.Event()
@@ -82,8 +82,8 @@ async def test_the_switch_waits_for_no_ledger(h: Harness, monkeypatch: pytest.Mo
 
 
 @with_router(changes={"budgets": [{**BUDGET, "amount": 6.0}]})
-async def test_a_switch_under_traffic_spends_no_more_than_the_campaign_has(h: Harness) -> None:
-    """The incumbent's limit became the whole amount, whatever the challenger had spent: 17.6 of 12 on a cluster."""
+async def test_the_kill_switch_under_traffic_keeps_spend_within_the_budget(h: Harness) -> None:
+    """Once, the incumbent's limit became the whole budget despite the challenger's spend, and 17.6 of 12 were spent."""
 
     async def spend(rounds: int) -> set[str]:
         arms = set()
@@ -97,7 +97,7 @@ async def test_a_switch_under_traffic_spends_no_more_than_the_campaign_has(h: Ha
     assert await spend(2) == {"incumbent", "challenger"}
     spent = h.balance("challenger").spent
     h.put(enabled=False, budgets=[{**BUDGET, "amount": 6.0}])
-    assert await spend(1)  # goes on meanwhile
+    assert await spend(1)  # traffic continues meanwhile
     await h.until(lambda: h.balance("incumbent").limit > 3.0)
     assert await spend(4) == {"incumbent"}
     whole = h.balance("*")
@@ -134,10 +134,10 @@ async def test_metrics_are_shown(h: Harness) -> None:
     ids=["free", "fixed", "unsaid"],
 )
 @with_router()
-async def test_draws_are_counted_of_policies_that_could_draw_otherwise(
+async def test_draws_of_policies_with_a_choice_are_counted(
     h: Harness, changes: Any, probs: dict[str, float] | None, counted: bool
 ) -> None:
-    """Beneath exploration, and not of decisions that fell back."""
+    """The policy's own draws are counted, under exploration as well. Default actions are not."""
     name = "mtorl_drawn_channels_total"
     before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
     said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}
@@ -161,7 +161,7 @@ async def test_the_router_starts_before_its_ledger_and_spends_once_it_is_there(h
 
 
 @with_router(reservation_ttl_hours=1e-5)
-async def test_money_of_which_nothing_is_heard_comes_back(h: Harness) -> None:
+async def test_a_reservation_without_an_outcome_expires(h: Harness) -> None:
     before = sample("mtorl_budget_expired_total")
     (answer,) = await h.predict()
     assert answer["expose"]
@@ -171,8 +171,8 @@ async def test_money_of_which_nothing_is_heard_comes_back(h: Harness) -> None:
     assert h.balance(answer["arm"]).spent == 0.02
 
 
-def test_a_reservation_shows_once_and_an_arm_that_is_renamed_no_more() -> None:
-    """One of 0.449 in three accounts used to show as 1.348, and the gauges of an arm lived on after its name."""
+def test_gauges_count_a_reservation_once_and_drop_a_renamed_arm() -> None:
+    """0.449 reserved in three accounts once showed as 1.348, and the gauges of a renamed arm stayed."""
 
     def of(arm: str, campaign: str, channel: str, period: Period = "total") -> Balance:
         return Balance(arm, campaign, channel, 9.0, spent=0.25, reserved=0.449, excess=0.0, period=period)
@@ -183,11 +183,11 @@ def test_a_reservation_shows_once_and_an_arm_that_is_renamed_no_more() -> None:
     assert sample("mtorl_budget_reserved", arm="a", period="total") == 0.449
     assert sample("mtorl_budget_reserved", arm="a", period="day") == 0.449
     shown = [sample(f"mtorl_budget_{what}", arm="b", period="total") for what in ("limit", "spent", "reserved")]
-    assert shown in ([18.0, 0.5, 0.898], [9.0, 0.25, 0.449])  # of accounts that overlap, some that do not
+    assert shown in ([18.0, 0.5, 0.898], [9.0, 0.25, 0.449])  # sums over accounts that do not overlap
     assert sample("mtorl_budget_spend_ratio", arm="a") == 0.25 / 9.0
     fuller = Balance("a", "*", "*", 1.0, spent=0.9, reserved=0.0, excess=0.0, period="day")
     metrics.show_budget([of("a", "*", "*"), fuller, Balance("b", "*", "*", 0.0, spent=0.0, reserved=0.0, excess=0.0)])
-    assert [sample("mtorl_budget_spend_ratio", arm=arm) for arm in "ab"] == [0.9, 0.0], "of the fullest account"
+    assert [sample("mtorl_budget_spend_ratio", arm=arm) for arm in "ab"] == [0.9, 0.0], "ratio of the fullest account"
     metrics.show_budget([of("renamed", "*", "*")])
     metrics.show_prices({"a": 0.5})
     metrics.show_prices({"renamed": 0.5})
@@ -199,8 +199,8 @@ def test_a_reservation_shows_once_and_an_arm_that_is_renamed_no_more() -> None:
     assert not re.search(r'mtorl_budget_\w+\{arm="[ab]"', text)
 
 
-def test_a_gap_is_that_of_the_account_furthest_away() -> None:
-    """One campaign is far ahead, another far behind; in the sums of both, nothing shows."""
+def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
+    """One campaign is far ahead and another far behind, which their sums would hide."""
     metrics.show_pace(
         [
             Pace("spring/a", "c1", "*", "day", planned=50.0, committed=80.0, largest_gap=10.0),
@@ -217,8 +217,8 @@ def test_a_gap_is_that_of_the_account_furthest_away() -> None:
     assert not re.search(r'mtorl_budget_\w+\{arm="[ab]",experiment="spring"', generate_latest().decode())
 
 
-def test_the_ledgers_room_says_where_it_is() -> None:
-    """A file on the disk of the decision log is not told twice that this fills."""
+def test_the_ledgers_free_space_is_labelled_by_its_store() -> None:
+    """A file on the decision log's disk has its own label, so that a full disk raises one alert, not two."""
 
     def shown() -> dict[str, float]:
         lines = re.findall(r'^mtorl_ledger_(\w+)_bytes\{store="(\w+)"\} (.+)$', generate_latest().decode(), re.M)
@@ -235,7 +235,7 @@ def test_the_ledgers_room_says_where_it_is() -> None:
 
 
 @with_router()
-async def test_an_amount_below_the_spend_is_said_loudly(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_budget_below_its_spend_is_reported_once(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     (answer,) = await h.predict()
     await h.outcome(answer["decision_id"], "cost", 0.04)
     h.put(budgets=[{**BUDGET, "amount": 0.03}])
@@ -258,13 +258,13 @@ async def test_an_amount_below_the_spend_is_said_loudly(h: Harness, caplog: pyte
         ("unknown", 0.5, None),  # nothing is reserved there
     ],
 )
-def test_an_arm_whose_money_shows_next_to_nothing_is_said(channel: str, limit: float, said: Any) -> None:
+def test_an_arm_whose_money_pays_for_few_ads_is_reported(channel: str, limit: float, said: Any) -> None:
     whole, arm = (Balance(arm, "*", channel, limit, 0.0, 0.0, 0.0, "day") for arm in ("*", "challenger"))
     found = budget_warnings([whole, arm], 0.0, {"video": 0.4, "search": 0.75})
     assert len(found) == (said is not None)
     for warning in found:
         assert_says(warning, FEW_EXPOSURES, **said)
-    tomorrow = Balance("*", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", start=86_400)  # the period began too early
+    tomorrow = Balance("*", "*", "*", 1.0, 0.0, 0.0, 0.0, "day", start=86_400)  # begun too early by a clock ahead
     assert not budget_warnings([tomorrow], 86_390.0, {}) and budget_warnings([tomorrow], 3_600.0, {})
 
 
@@ -277,7 +277,7 @@ def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, last
 
 
 @with_router()
-async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_probes_report_the_faults_of_parts(h: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await h.predict()
     assert [(await h.client.get(f"/health/{p}")).status_code for p in ("live", "ready")] == [200] * 2
     ready = (await h.client.get("/health/ready")).json()
@@ -298,7 +298,7 @@ async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch
     (tmp_path / "ledger.sqlite").unlink()
     await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")
     away = await h.client.get("/health/ready")
-    assert away.status_code == 200 and away.json()["parts"]["ledger"].startswith("no answer")  # it still decides
+    assert away.status_code == 200 and away.json()["parts"]["ledger"].startswith("no answer")  # the router decides
     h.router.health.draining = True
     assert (await h.client.get("/health/ready")).status_code == 503
     h.router.health.draining = False
@@ -311,7 +311,7 @@ async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch
 
 
 @with_router(drills=True)
-async def test_a_drill_is_the_fault_that_it_plays(h: Harness) -> None:
+async def test_a_drill_has_the_effect_of_a_real_fault(h: Harness) -> None:
     for stage, reason in {"features": "features", "model": "model_error", "ledger": "ledger", "log": "log"}.items():
         assert (await h.post("/v1/drills", {"stage": stage, "fault": "error"})).json()["drills"][0]["stage"] == stage
         (answer,) = await h.predict()

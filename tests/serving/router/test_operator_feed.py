@@ -1,4 +1,4 @@
-"""What a router takes for in force when the operator answers, is silent, comes back, or says rubbish."""
+"""The operator feed: the experiments that a router applies if operators answer, are down, or send garbage."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class FakeOperator:
         self.address = address
         self.answer: str | int = answer(text())
         self.said = b""
-        """The text of a status."""
+        """The body of an error answer."""
         self.leads = True
         self.gone = False
         self.asked: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ class FakeOperator:
 
 @pytest.fixture
 def operators(monkeypatch: pytest.MonkeyPatch) -> list[FakeOperator]:
-    """The last one leads; how requests are sent: tests/mtorl/runtime/test_http.py."""
+    """Two operators, of which the last one leads. tests/mtorl/runtime/test_http.py tests how requests are sent."""
     made = [FakeOperator(address) for address in ("127.0.0.1:8", "127.0.0.1:9")]
 
     def send(url: str, has: dict[str, Any], seconds: float) -> Answer:
@@ -99,14 +99,14 @@ def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None
 
 
 def told(feed: OperatorFeed, operator: FakeOperator | None = None, said: str | int = 204) -> Experiment:
-    """What a poll gives, of an operator that answers so from now on."""
+    """Returns the experiment after one poll. `said` becomes the answer of `operator` first."""
     if operator is not None:
         operator.answer = said
     (content,) = feed.texts({"test": "version"}, False).values()
     return Experiment.from_yaml(content)
 
 
-def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOperator, live: LiveExperiments) -> None:
+def test_a_poll_sends_the_active_versions_and_applies_the_answer(operator: FakeOperator, live: LiveExperiments) -> None:
     assert only(live).enabled and operator.asked == [{"router": "router-0", "has": {}, "everything": False}]
     before = only(live).version
     operator.answer = answer(text(enabled=False))
@@ -116,10 +116,10 @@ def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOper
     assert not live.refresh() and not only(live).enabled
 
 
-def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
+def test_the_leader_is_preferred_and_without_it_another_operator_counts(
     operators: list[FakeOperator], operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name stands for several addresses, in any order; behind one of them a node may be gone."""
+    """The operators' name resolves to several addresses in any order, and the host of one address may be down."""
     other, gone = operators[0], FakeOperator("127.0.0.1:7")
     gone.gone, other.leads = True, False
     operators.append(gone)
@@ -132,21 +132,21 @@ def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
     before = len(other.asked)
     addresses.sort(key=lambda one: one != operator.address)
     told(feed)
-    assert len(other.asked) == before, "the leader has answered"
+    assert len(other.asked) == before, "the leader answered first"
     operator.gone = True
-    assert not told(feed, other, answer(text(enabled=False))).enabled, "its kill switch waits for no lease"
+    assert not told(feed, other, answer(text(enabled=False))).enabled, "a kill switch applies without a leader"
     other.said = b'{"error": "the API server is away"}'
     assert not told(feed, other, 503).enabled
 
 
-def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operators_name_is_resolved_to_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(0, 0, 0, "", ("10.0.0.1", 8080)), (0, 0, 0, "", ("fd00::1", 8080, 0, 0))]
     monkeypatch.setattr("socket.getaddrinfo", lambda host, port, **_: found if (host, port) == ("op", 8080) else [])
     url = operator_feed.urlsplit("http://op:8080/v1/in-force")
     assert operator_feed._addresses(url) == ["10.0.0.1:8080", "[fd00::1]:8080"]
 
 
-def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
+def test_experiments_are_added_and_removed_and_an_invalid_one_affects_no_other(
     operator: FakeOperator, live: LiveExperiments, health: Health, tmp_path: Path
 ) -> None:
     def tell(*texts: str) -> dict[str, bool]:
@@ -160,10 +160,10 @@ def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
     assert tell("alpha: 7", second) == {"test": True, "second": True} and live.refused
     assert_says(health.problems["experiment"][0], messages.EXPERIMENT_REFUSED)
     assert tell(first, second) == {"test": True, "second": True} and not live.refused
-    assert health.parts["experiment"] == "ok", "the return to what was in force ends the refusal"
-    assert operator.asked[-1]["everything"], "it has the same version, and was told another"
+    assert health.parts["experiment"] == "ok", "returning to the active experiment ends the refusal"
+    assert operator.asked[-1]["everything"], "after a refusal, the router requests all experiments"
     swapped = text(layer_part=[0.5, 1.0]), text(name="second", layer_part=[0.0, 0.5])
-    assert tell(*swapped) == {"test": True, "second": True}, "both at once"
+    assert tell(*swapped) == {"test": True, "second": True}, "both change at once"
     assert [one.name for one in live.experiments] == ["second", "test"]
     assert tell(first) == {"test": True}
     assert [file.name for file in (tmp_path / "last-good").iterdir()] == ["0.yaml"]
@@ -172,11 +172,11 @@ def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
 def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: OperatorFeed, tmp_path: Path) -> None:
     told(feed)
     written(tmp_path / "mounted", text(salt="old"), at=1_000_000)
-    assert told(feed, operator, 503).salt == "s", "the mounted file was written before the operator's answer"
+    assert told(feed, operator, 503).salt == "s", "the mounted file is older than the operator's answer"
     written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
-    assert not told(feed).enabled, "a person has changed the ConfigMap by hand"
+    assert not told(feed).enabled, "a person has edited the ConfigMap"
     assert told(feed, operator, answer(text(salt="new"))).salt == "new"
-    # What the operator has just confirmed is newer than a file: a kubelet brings an older ConfigMap late.
+    # The operator's latest answer counts as newer than a file, since a kubelet may mount an older ConfigMap late.
     told(feed, operator, answer(text(enabled=False)))
     written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)
@@ -185,7 +185,7 @@ def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: Operato
 
 
 @pytest.mark.parametrize(("mounted_at", "salt"), [(1_000_000, "kept"), (3_000_000, "mounted")])
-def test_a_start_without_an_operator_takes_what_was_written_last(
+def test_a_start_without_an_operator_uses_the_newest_file(
     operator: FakeOperator, tmp_path: Path, mounted_at: float, salt: str
 ) -> None:
     operator.answer = 503
@@ -194,7 +194,7 @@ def test_a_start_without_an_operator_takes_what_was_written_last(
     assert told(feed_of(operator, tmp_path)).salt == salt
 
 
-def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path) -> None:
+def test_a_start_without_any_experiment_fails_with_the_reason(operator: FakeOperator, tmp_path: Path) -> None:
     operator.answer, operator.said = 503, b'{"error": "no object"}'
     with pytest.raises(ExperimentError, match=r"http://127\.0\.0\.1:9/v1/in-force says: no object"):
         feed_of(operator, tmp_path).texts({}, False)
@@ -204,7 +204,7 @@ def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path
 def test_rubbish_changes_nothing(operator: FakeOperator, live: LiveExperiments, health: Health, rubbish: str) -> None:
     for said in (rubbish, json.dumps([rubbish]), json.dumps({"../x.yaml": rubbish}), json.dumps({"0.yaml": 1})):
         operator.answer = said
-        assert not live.refresh() and health.parts["experiment"] == "ok", "that is no answer"
+        assert not live.refresh() and health.parts["experiment"] == "ok", "an unreadable answer is ignored"
     operator.answer = answer(rubbish)
     assert not live.refresh() and only(live) == Experiment.from_dict(yaml.safe_load(text()))
     (problem,) = health.problems["experiment"]
@@ -212,7 +212,7 @@ def test_rubbish_changes_nothing(operator: FakeOperator, live: LiveExperiments, 
     assert problem.startswith("0.yaml: ")
 
 
-def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
+def test_an_off_file_works_even_if_the_budget_table_is_invalid(
     operator: FakeOperator, feed: OperatorFeed, tmp_path: Path, health: Health
 ) -> None:
     (tmp_path / "mounted").mkdir()
@@ -224,7 +224,7 @@ def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
     live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
     assert only(live).enabled and only(live).all_budgets[0].campaign == "spring"
     table.write_text("campaign,channel,amount\nspring,*,1\n")
-    assert not live.refresh() and live.refused, "its content is not what is in force, and what was goes on"
+    assert not live.refresh() and live.refused, "the table does not match its digest, so the active one stays"
     assert only(live).all_budgets[0].amount == 100
     operator.answer = json.dumps({"test.yaml": text, "test.off": ""})
     assert live.refresh() and not only(live).enabled and only(live).all_budgets[0].amount == 100
@@ -234,4 +234,4 @@ def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
     operator.gone = True
     table.unlink()
     again = LiveExperiments(feed_of(operator, tmp_path), SPEC, health, tmp_path / "last-good")
-    assert only(again) == only(live), "a start finds table and experiment where the router kept them"
+    assert only(again) == only(live), "a restart loads the kept experiment and table"

@@ -1,4 +1,4 @@
-"""What became of decisions: logged, settled, and put in order after a crash."""
+"""Outcomes of decisions: logged, settled exactly once, and reconciled with the ledger after a crash."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from tests.serving.shipping import RECORDS
 
 
 @with_router()
-async def test_a_cost_settles_a_cancel_gives_back_and_nothing_counts_twice(h: Harness) -> None:
+async def test_a_cost_settles_a_cancel_releases_and_nothing_counts_twice(h: Harness) -> None:
     first, second = [(await h.predict())[0] for _ in range(2)]
     arm, ids = first["arm"], (first["decision_id"], second["decision_id"])
     costs = [(ids[0], "cost", 0.02, event) for event in ("c1", "c2", "c2")]  # two costs add up, an event counts once
@@ -38,7 +38,7 @@ async def test_a_cost_settles_a_cancel_gives_back_and_nothing_counts_twice(h: Ha
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
-async def test_an_outcome_is_kept_while_the_ledger_is_away_and_settled_when_it_is_back(h: Harness) -> None:
+async def test_an_outcome_is_kept_during_a_ledger_outage_and_settled_afterwards(h: Harness) -> None:
     (answer,) = await h.predict()
     blocker = sqlite3.connect(h.ledger.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
@@ -53,7 +53,7 @@ def report(*decisions: str, kind: str = "click") -> dict[str, Any]:
 
 
 def unknown(*names: object) -> list[str]:
-    """Ids of decisions of other routers."""
+    """Returns ids of decisions of another router."""
     return [id_of(str(name)) for name in names]
 
 
@@ -101,7 +101,7 @@ async def test_a_decision_does_not_wait_for_costs_that_are_settled(h: Harness, m
 
 
 @with_router()
-async def test_of_a_report_that_fails_in_the_middle_all_is_sent_again_and_counts_once(
+async def test_a_report_that_failed_halfway_is_retried_and_counts_once(
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (answer,) = await h.predict()
@@ -122,7 +122,7 @@ async def test_of_a_report_that_fails_in_the_middle_all_is_sent_again_and_counts
 
 
 @with_router()
-async def test_a_decision_says_whose_log_holds_it(h: Harness) -> None:
+async def test_a_decision_id_contains_the_identity_of_its_log(h: Harness) -> None:
     answers = [*await h.predict(instance(), instance("u2")), *await h.predict(instance())]
     names = {answer["decision_id"] for answer in answers}
     assert len(names) == 3 and all(name.endswith(h.spool.identity) and is_decision_id(name) for name in names)
@@ -140,7 +140,7 @@ def told(spool: Spool, name: str, **changes: Any) -> None:
     ).result()
 
 
-def test_a_router_finishes_only_what_is_its_own(place: Place, tmp_path: Path) -> None:
+def test_a_router_reconciles_only_its_own_decisions(place: Place, tmp_path: Path) -> None:
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
     others = ("another's", "another's, with a cost")
@@ -162,7 +162,7 @@ def test_a_router_finishes_only_what_is_its_own(place: Place, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("removed", ["all", "oldest", "newest"])
-def test_segments_that_are_gone_release_no_money(tmp_path: Path, removed: str) -> None:
+def test_deleted_segments_release_no_money(tmp_path: Path, removed: str) -> None:
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool", segment_bytes=1)
     ledger.define([Account("a", "*", "*", 1.0)])
@@ -182,7 +182,7 @@ def test_segments_that_are_gone_release_no_money(tmp_path: Path, removed: str) -
 
 
 def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids of the hour ahead stand before those that a start reads, and are later."""
+    """The log begins with an id of an hour ahead, which a start must find although it reads only the newest records."""
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
@@ -201,7 +201,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
 
 
 def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cost at a time, fifty thousand of them were ten seconds of a start."""
+    """With one call per cost, a start took ten seconds for fifty thousand costs."""
     place = Place("redis", tmp_path, lasting_redis)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
@@ -211,7 +211,7 @@ def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, mo
     records = [{**RECORDS["outcome"], "event_id": f"of-{name}", "decision_id": name, "value": 0.04} for name in made]
     kinds = ["cancel" if i in (600, 601) else "cost" for i in range(1_200)]
     spool.submit("outcome", *({**one, "kind": kind} for one, kind in zip(records, kinds, strict=True))).result()
-    told(spool, made[600])  # it was shown after all
+    told(spool, made[600])  # a cost after the cancellation means that the ad was shown
     calls: list[int] = []
     settle = ledger.settle_all
     monkeypatch.setattr(ledger, "settle_all", lambda costs: calls.append(len(costs)) or settle(costs))
@@ -233,17 +233,17 @@ _STEPS = st.lists(
 @given(steps=_STEPS)
 @example(steps=[("expose", 0), ("expire", 0), ("missed", 0), ("start", 0), ("forget", 0)])
 @example(steps=[("expose", 0), ("cost", 0), ("missed", 0), ("start", 0)])
-def test_however_often_a_router_starts_each_cost_is_charged_once(
+def test_each_cost_is_charged_once_over_any_number_of_restarts(
     kind: str, tmp_path_factory: pytest.TempPathFactory, lasting_redis: int, steps: list[tuple[str, int]]
 ) -> None:
-    """A cost that the ledger missed may be lost with its reservation, which is forgotten; no cost is charged twice."""
+    """A cost that the ledger missed may be lost if its reservation is forgotten, but no cost is charged twice."""
     folder = tmp_path_factory.mktemp("starts")
     place = Place(kind, folder, lasting_redis)
     ledger, spool = place.open(), Spool(folder / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
     exposed: set[str] = set()
     forgotten: set[str] = set()
-    waiting: dict[str, int] = {}  # costs that the ledger has not heard of, by decision
+    waiting: dict[str, int] = {}  # costs that did not reach the ledger, by decision
     charged = events = 0
     for step, i in [*steps, ("start", 0), ("start", 0)]:
         name = id_of(f"d{i}")
@@ -262,7 +262,7 @@ def test_however_often_a_router_starts_each_cost_is_charged_once(
                 charged += 1
         elif step == "expire":
             ledger.expire(0)
-        elif step == "forget":  # what is not open
+        elif step == "forget":  # reservations that are not open
             place.clock.now += RETENTION_SECONDS + 1
             still_open = set(ledger.open_reservations())
             ledger.expire(1e9)

@@ -1,4 +1,4 @@
-"""Who tries an arm out gets it for real, at every stage, with money of its own."""
+"""Overrides: listed users get their arm at every stage, paid from a separate account."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ VIDEO = COST_CAP["video"]
 
 
 @with_router(changes={"stage": "shadow", "overrides": QA})
-async def test_in_the_shadow_it_is_served_for_real_and_asked_no_shadow(h: Harness) -> None:
+async def test_in_shadow_an_overridden_user_gets_the_arm_without_a_shadow_decision(h: Harness) -> None:
     counted = sample("mtorl_decisions_total", arm="challenger", expose="true")
     anna, ben, other = await h.predict(instance("qa-anna"), instance("qa-ben"), instance("u1"))
     assert [answer["arm"] for answer in (anna, ben, other)] == ["challenger", "incumbent", "incumbent"]
@@ -34,7 +34,7 @@ async def test_in_the_shadow_it_is_served_for_real_and_asked_no_shadow(h: Harnes
 
 
 @with_router(changes={"overrides": QA})
-async def test_they_spend_no_more_than_their_account_and_starve_nobody(h: Harness) -> None:
+async def test_overridden_users_spend_only_their_account(h: Harness) -> None:
     answers = [answer for _ in range(30) for answer in await h.predict(instance("qa-anna"), instance("qa-ben"))]
     assert sum(answer["expose"] for answer in answers) == 20 and answers[-1]["budget_exhausted"]
     assert h.balance("override").reserved == pytest.approx(1.0)
@@ -42,7 +42,7 @@ async def test_they_spend_no_more_than_their_account_and_starve_nobody(h: Harnes
 
 
 @with_router(changes={"overrides": QA})
-async def test_a_repeated_answer_is_paid_for_by_the_same_account_also_after_a_restart(h: Harness) -> None:
+async def test_a_retry_is_paid_from_the_override_account_also_after_a_restart(h: Harness) -> None:
     for _ in range(2):
         (answer,) = await h.predict(instance("qa-anna", request_id="r1"))
         assert answer["expose"] and await h.predict(instance("qa-anna", request_id="r1")) == [answer]
@@ -54,7 +54,7 @@ DAILY = {"campaign": "*", "channel": "*", "amount": 10.0, "period": "day", "paci
 
 
 @with_router(changes={"overrides": QA, "budgets": [{**DAILY, "pacing": {"price": 0.4}}]})
-async def test_a_paced_arm_neither_counts_nor_prices_them(h: Harness) -> None:
+async def test_pacing_ignores_overridden_users(h: Harness) -> None:
     await h.until(lambda: h.router.budgets.pacer.prices("test/challenger", "spring"))
     await h.predict(instance("qa-anna"), instance("u1"))
     asked = {item["user_id"]: item for _, item in h.arm.asked}
@@ -63,7 +63,7 @@ async def test_a_paced_arm_neither_counts_nor_prices_them(h: Harness) -> None:
 
 
 @with_router(changes={"budgets": [DAILY]})
-async def test_an_edit_in_mid_period_takes_nothing_back_and_adds_nothing(h: Harness) -> None:
+async def test_an_edit_during_a_period_keeps_spend_and_cap(h: Harness) -> None:
     for i in range(60):
         await h.predict(instance(f"u{i}"))
     spent = {name: h.balance(name).reserved for name in ("incumbent", "challenger", "*")}
@@ -77,18 +77,18 @@ async def test_an_edit_in_mid_period_takes_nothing_back_and_adds_nothing(h: Harn
     await h.change(budgets=[DAILY])
     assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
     assert h.balance("*").reserved == pytest.approx(3.0 + VIDEO)
-    await h.outcome(anna["decision_id"], "cost", 0.04)  # what was reserved before is settled all the same
+    await h.outcome(anna["decision_id"], "cost", 0.04)  # earlier reservations are still settled
     assert (h.balance("*").spent, h.balance("*").reserved) == (0.04, pytest.approx(3.0))
     for i in range(300):
         await h.predict(instance(f"v{i}"))
     whole = h.balance("*")
     assert whole.spent + whole.reserved <= whole.limit
     await h.change(budgets=[DAILY], overrides=QA)
-    assert h.balance("override").spent == 0.04, "the period goes on where it was"
+    assert h.balance("override").spent == 0.04, "the period continues with its earlier spend"
 
 
 @with_router(changes={"overrides": QA, "enabled": False})
-async def test_the_kill_switch_gives_them_the_incumbent(h: Harness) -> None:
+async def test_the_kill_switch_gives_overridden_users_the_incumbent(h: Harness) -> None:
     (anna,) = await h.predict(instance("qa-anna"))
     (record,) = h.records()
     assert (anna["arm"], record["override"], record["stage"]) == ("incumbent", False, "off")
@@ -96,7 +96,7 @@ async def test_the_kill_switch_gives_them_the_incumbent(h: Harness) -> None:
 
 
 def test_accounts_follow_a_changed_file_before_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # a round of housekeeping, longer than `until` waits
+    monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # between rounds of housekeeping: longer than `until` waits
     monkeypatch.setattr(router, "_POLLS", 6000)
 
     async def scenario(h: Harness) -> None:

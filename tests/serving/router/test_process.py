@@ -1,4 +1,4 @@
-"""The router as a process: it reads Feast, drains, and starts again after it was killed."""
+"""The router as a process: it reads Feast, waits for a missing registry, drains on SIGTERM, and starts again."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from tests.serving.router_process import Process
 @pytest.mark.integration
 def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path) -> None:
     with Process(folder) as process:
-        at = "2026-01-01T12:00:00Z"  # a caller may ask about another moment than now
+        at = "2026-01-01T12:00:00Z"  # a caller may set another time than now
         known, unknown = process.predict(instance("u1", request_id="r1", timestamp=at), instance("stranger"))
         assert known["expose"] and unknown["expose"]
         u = draw("test", "s", "u1", "spring", "r1")
@@ -61,7 +61,7 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
     spool = Spool(folder / "spool")
     assert answered == {record["decision_id"] for record in spool.read("decision")}
     spool.close()
-    with DecisionLog.of(str(folder / "lake")).opened() as db:  # a scale-down leaves nothing on the volume alone
+    with DecisionLog.of(str(folder / "lake")).opened() as db:  # after a scale-down, the lake has all records
         assert answered == {one for (one,) in db.sql("SELECT decision_id FROM decision_log").fetchall()}
     with Process(folder) as process:
         assert process.predict(instance("u1"))[0]["expose"]
@@ -69,7 +69,7 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
 
 
 @pytest.mark.integration
-def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo: Path, tmp_path: Path) -> None:
+def test_a_router_reports_a_missing_feature_registry_and_waits_for_it(feast_repo: Path, tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     shutil.copy(feast_repo / "feature_store.yaml", tmp_path / "features")
     (tmp_path / "features" / "online.db").symlink_to(feast_repo / "online.db")
@@ -93,7 +93,7 @@ def test_a_router_waits_for_the_feature_registry_says_so_and_goes_on(feast_repo:
 
     with Process(tmp_path, ready=False) as process:
         wait(process)
-        assert not (tmp_path / "features" / "registry.db").exists()  # Feast would have written an empty one
+        assert not (tmp_path / "features" / "registry.db").exists()  # Feast would have created an empty file
         (tmp_path / "features" / "registry.db").write_bytes(b"\0half of one")
         while "being written" not in httpx.get(f"{process.url}/health/ready").text:
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A decision can be computed again from its record, and from nothing else."""
+"""Replay: the record of a decision is enough to compute the decision again."""
 
 import json
 import re
@@ -21,7 +21,7 @@ BUDGETS = [
 
 
 def drawn(probs: dict[str, float], u: float) -> str:
-    """The channel at u, in the order of the candidates."""
+    """The channel at u in the cumulative probabilities, in the order of the candidates."""
     cumulative = np.cumsum(list(probs.values()))
     return list(probs)[int(np.searchsorted(cumulative / cumulative[-1], u, side="right"))]
 
@@ -46,13 +46,13 @@ def policy(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
-    """A figure of a record, as the table of docs/replay.md says that it is computed."""
+    """Computes a figure of a record with its formula in the table of docs/replay.md."""
     (formula,) = re.findall(rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "replay.md").read_text(), re.MULTILINE)
     return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
 async def window_of(h: Harness, record: dict[str, Any]) -> dict[str, Any]:
-    """The window of a decision, which follows its record."""
+    """Waits for the window of a decision, which is logged after its record."""
 
     def known() -> dict[str, dict[str, Any]]:
         return {one["decision_id"]: one["window"] for one in h.spool.read("window")}
@@ -62,7 +62,7 @@ async def window_of(h: Harness, record: dict[str, Any]) -> dict[str, Any]:
 
 
 @with_router(changes={"layer_part": [0.25, 1], "budgets": BUDGETS, "overrides": {"u7": "challenger"}})
-async def test_arm_draw_channel_and_question_follow_from_the_record(h: Harness) -> None:
+async def test_arm_draw_channel_and_item_follow_from_the_record(h: Harness) -> None:
     h.arm.mode = policy
     await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
     users = [instance(f"u{i}", request_id="r" if i % 2 else None) for i in range(60)]
@@ -137,7 +137,7 @@ ALL_EXPLORED = arms(explore={"share": 1.0})
 
 
 @with_router(changes={"arms": ALL_EXPLORED, "budgets": SMALL})
-async def test_exploration_spends_no_more_than_there_is_and_stops_with_the_switch(h: Harness) -> None:
+async def test_exploration_stays_in_budget_and_stops_with_the_kill_switch(h: Harness) -> None:
     h.arm.mode = lambda _: decision(expose=False)
     answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
     assert any(answer["expose"] for answer in answers) and any(answer["budget_exhausted"] for answer in answers)
@@ -148,7 +148,7 @@ async def test_exploration_spends_no_more_than_there_is_and_stops_with_the_switc
 
 
 @with_router(changes={"arms": arms(explore={"share": 0.5})})
-async def test_an_endpoint_that_says_no_probabilities_leaves_none_when_it_is_explored(h: Harness) -> None:
+async def test_exploring_an_endpoint_without_probabilities_records_none(h: Harness) -> None:
     h.arm.mode = lambda _: {"channel": "video", "expose": True}
     answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
     assert {answer["channel"] for answer in answers} == {"search", "video"}
@@ -164,7 +164,7 @@ async def test_an_endpoint_that_says_no_probabilities_leaves_none_when_it_is_exp
     ],
 )
 @with_router()
-async def test_a_refusal_says_until_when(h: Harness, changes: Any, hours: int | None) -> None:
+async def test_a_refusal_records_when_it_ends(h: Harness, changes: Any, hours: int | None) -> None:
     await h.predict()
     (record,) = h.records()
     assert record["budget_exhausted"] and not record["expose"] and record["drawn_channel"] == "video"
@@ -176,7 +176,7 @@ async def test_a_refusal_says_until_when(h: Harness, changes: Any, hours: int | 
 
 
 @with_router()
-async def test_a_record_says_when_and_under_which_experiment(h: Harness) -> None:
+async def test_a_record_contains_its_times_and_experiment_version(h: Harness) -> None:
     earlier = datetime.now(UTC) - timedelta(hours=2)
     late, now = instance(timestamp=earlier.isoformat()), instance(context={**CONTEXT, "slot": None})
     first, second = h.records_of(await h.predict(late, now))
@@ -190,7 +190,7 @@ async def test_a_record_says_when_and_under_which_experiment(h: Harness) -> None
 
 
 @with_router()
-async def test_the_prices_that_are_known_are_recorded_of_a_policy_that_does_not_name_them(h: Harness) -> None:
+async def test_a_price_is_recorded_for_its_channel_only_if_others_are_unknown(h: Harness) -> None:
     h.arm.mode = lambda _: decision(price=0.3)
     await h.predict()
     assert h.records()[0]["prices"] == {"video": 0.3}
@@ -198,4 +198,4 @@ async def test_the_prices_that_are_known_are_recorded_of_a_policy_that_does_not_
     await h.predict()
     fallback = h.records()[1]
     assert (fallback["prices"], fallback["price"], fallback["model_version"]) == ({}, None, None)
-    assert await window_of(h, fallback) == h.arm.asked[1][1]["window"]  # what was known is kept
+    assert await window_of(h, fallback) == h.arm.asked[1][1]["window"]  # a default action keeps the window, too

@@ -1,4 +1,4 @@
-"""Reading features for decisions: the same from SQLite and Redis, with Feast's own values, and never an expired one."""
+"""Feature reads for decisions: SQLite and Redis give Feast's own values, and never an expired or a future value."""
 
 import itertools
 import os
@@ -50,7 +50,7 @@ _ids = itertools.count()
 
 @dataclass
 class Stage:
-    """A repository as a run has it, and a user, a campaign of each test's own."""
+    """A feature repository, with a user and a campaign that are unique to each test."""
 
     repo: Path
     store: FeatureStore
@@ -67,7 +67,7 @@ class Stage:
         self.store.write_to_online_store(view, pd.DataFrame([row]))
 
     def write_all(self) -> None:
-        """Two touchpoints, one and three hours ago, and everything else as of now."""
+        """Writes two touchpoints, one and three hours before NOON, and all other features."""
         times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
         packed = pack({f"hist_{k}": v for k, v in {"timestamp": times, **LISTS}.items()})
         self.write(HISTORY, NOON - HOUR, **{PACKED: packed})
@@ -107,7 +107,7 @@ def stage(request: pytest.FixtureRequest, stages: dict[str, Stage]) -> Stage:
     return found
 
 
-def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> None:
+def test_features_equal_those_that_feast_reads(stage: Stage) -> None:
     stage.write_all()
     at = NOON + timedelta(minutes=30)
     found = stage.read(at)
@@ -131,7 +131,7 @@ def test_a_decision_without_outcomes_is_in_no_window(stage: Stage) -> None:
     assert stage.history.change({stage.user: [cost]}) and stage.read(NOON).history["hist_cost"] == [0.0, 0.5]
 
 
-def test_who_is_unknown_has_the_declared_defaults_and_a_known_campaign_is_no_known_user(stage: Stage) -> None:
+def test_unknown_users_and_campaigns_have_the_declared_defaults(stage: Stage) -> None:
     stage.write_all()
     at = NOON + TICK
     stranger, elsewhere = stage.read(at, user_id="stranger"), stage.read(at, campaign_id="elsewhere")
@@ -148,13 +148,13 @@ def test_a_value_ends_at_its_ttl(stage: Stage, feature: str, written: datetime, 
     stage.write_all()
     assert stage.read(written + life).aggregates[feature] != default
     ended = stage.read(written + life + TICK)
-    assert ended.aggregates[feature] == default and ended.static == {"age": "30-39"}  # which has no TTL
+    assert ended.aggregates[feature] == default and ended.static == {"age": "30-39"}  # static features have no TTL
     assert ended.has_history and ended.history["hist_channel"]
 
 
-def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) -> None:
+def test_values_that_are_not_older_than_the_decision_are_not_read(stage: Stage) -> None:
     stage.write_all()
-    found = stage.read(NOON)  # the aggregates are of this very moment
+    found = stage.read(NOON)  # the aggregates have this time
     assert {**UNKNOWN, **NO_CAMPAIGN}.items() <= found.aggregates.items()
     early = stage.read(NOON - 2 * HOUR)  # between the two touchpoints
     assert early.has_history
@@ -181,7 +181,7 @@ def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
     assert [user.aggregates["campaign_touchpoints"] for user in found[:3]] == [8.0, 0.0, 0.0]
 
 
-def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> None:
+def test_concurrent_reads_do_not_mix_up_rows(stage: Stage) -> None:
     users = [f"{stage.user} {n}" for n in range(12)]
     for n, stage.user in enumerate(users):
         stage.write(USER_CHANNEL, NOON, uc_touchpoints=[float(n), 1.0], uc_clicks=[0.0, 0.0])
@@ -189,7 +189,7 @@ def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> Non
     expected = [[float(n), 1.0] for n in range(12)]
 
     def reads(thread: int) -> list[int]:
-        """Numbers of the reads that were answered wrongly."""
+        """Returns the numbers of the reads with a wrong answer."""
         wrong = []
         for read in range(400):
             n = (read + 3 * thread) % 12
@@ -202,7 +202,7 @@ def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> Non
         assert list(threads.map(reads, range(4))) == [[], [], [], []]
 
 
-def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_path: Path) -> None:
+def test_an_unsuitable_repository_is_refused_with_a_reason(stages: dict[str, Stage], tmp_path: Path) -> None:
     write_settings(tmp_path, "sqlite")
     made = build(SPEC, tmp_path / "data")
     score, source = [Field(name="score", dtype=Float64)], made.views[0].batch_source  # without a default
@@ -212,7 +212,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     services = [FeatureService(name=view.name, features=[view]) for view in (bare, by_channel)]
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply([*made.objects, channel, bare, by_channel, *services])
-    with raises(RegistryAwaited, REGISTRY_UNFINISHED):  # Feast writes in place: what is wrong may be half done
+    with raises(RegistryAwaited, REGISTRY_UNFINISHED):  # Feast writes in place, so a write may be incomplete
         FeastSource(tmp_path, "absent")
     os.utime(tmp_path / "registry.db", (0, 0))
     for service in ("bare", "per_channel", "absent"):
@@ -224,7 +224,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
         FeastSource(tmp_path, AD_DECISION, SPEC)
 
 
-def test_the_model_is_told_what_the_data_set_description_chooses(stage: Stage) -> None:
+def test_the_model_gets_the_features_that_the_data_set_description_names(stage: Stage) -> None:
     stage.write_all()
     reader = FeatureReader(stage.source, SPEC)
     known, stranger = reader.read([stage.request(NOON + HOUR), stage.request(NOON + HOUR, user_id="?")])
@@ -234,10 +234,10 @@ def test_the_model_is_told_what_the_data_set_description_chooses(stage: Stage) -
     columns |= {f"uc_touchpoints_{channel}": 1.0 for channel in SPEC.channels} | {f"uc_clicks_{SPEC.channels[1]}": 1.0}
     assert known.window["features"] == {**columns, **CAMPAIGN}
     assert known.window["prev_channel"] == [None, "video", "search"]
-    assert known.window["context"]["slot"] == ["top", None, "top"]  # "" in the log: nothing is known
+    assert known.window["context"]["slot"] == ["top", None, "top"]  # "" in the log means unknown
 
 
-def test_a_request_that_breaks_the_store_breaks_no_other() -> None:
+def test_a_request_that_fails_in_the_store_fails_no_other() -> None:
     class Source:
         def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
             if any(request.user_id == "bad" for request in requests):

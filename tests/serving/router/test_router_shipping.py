@@ -1,4 +1,4 @@
-"""The router ships its log: beside its decisions, to where it is told, to the end."""
+"""Shipping by the router: its log reaches the configured sink and the lake, at the latest when the router stops."""
 
 import time
 from functools import partial
@@ -31,7 +31,7 @@ def no_knative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("K_SINK", raising=False)
 
 
-def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_and_environment_choose_the_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sink(**settings: Any) -> Any:
         return open_sink(write_settings(tmp_path, "http://x", {}, **settings))
 
@@ -59,7 +59,7 @@ async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> 
         assert 0 < sample("mtorl_spool_oldest_pending_seconds", to="sink") < 60
         assert 0 < sample("mtorl_spool_bytes") < sample("mtorl_spool_limit_bytes")
         server.mode = "ok"
-    assert server.ids("decision") == [answer["decision_id"] for answer in answers]  # at the latest at the end
+    assert server.ids("decision") == [answer["decision_id"] for answer in answers]  # all are shipped when it stops
     assert server.ids("outcome") == ["e0"]
     assert sample("mtorl_shipped_records_total", to="sink", kind="decision") == shipped + 5
     assert sample("mtorl_spool_pending_bytes", to="sink") == 0
@@ -67,7 +67,7 @@ async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> 
 
 
 @in_loop
-async def test_a_sink_that_stays_away_stops_no_exposure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sink_that_stays_down_stops_no_exposure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     monkeypatch.setattr(router_module, "Spool", partial(Spool, segment_bytes=20_000))
     monkeypatch.setattr(router_module, "_KEPT_SECONDS", -60.0)
@@ -95,12 +95,12 @@ async def test_a_sink_that_stays_away_stops_no_exposure(tmp_path: Path, monkeypa
 
 
 @with_router(spool_max_bytes=3000)
-async def test_a_full_spool_is_the_default_action_and_outcomes_come_again(h: Harness) -> None:
+async def test_a_full_spool_gives_the_default_action_and_503_for_outcomes(h: Harness) -> None:
     answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(10)]
     full = [answer for answer in answers if answer["fallback_reason"] == "log"]
     assert full and not any(answer["expose"] for answer in full)
     assert answers[0]["fallback_reason"] is None
-    logged = [r["decision_id"] for r in h.records() if not r["withdrawn"]]  # a withdrawal may just fit
+    logged = [r["decision_id"] for r in h.records() if not r["withdrawn"]]  # a withdrawal may still fit
     assert logged == [a["decision_id"] for a in answers if a not in full]
     clicks = [event(id_of("d"), "click", 1, f"e{i}") for i in range(30)]
     response = await h.post("/v1/outcomes", {"outcomes": clicks})
@@ -108,7 +108,7 @@ async def test_a_full_spool_is_the_default_action_and_outcomes_come_again(h: Har
 
 
 @with_router()
-async def test_everything_is_in_the_lake_when_the_router_has_ended(h: Harness) -> None:
+async def test_all_records_are_in_the_lake_when_the_router_has_stopped(h: Harness) -> None:
     answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(5)]
     await h.outcome(answers[0]["decision_id"], "click", 1)
     await h.restart()

@@ -1,4 +1,4 @@
-"""An arm whose policy is rows of the experiment file is answered in the router, and loaded anew with the file."""
+"""Arms whose policy is rows of the experiment file: the router applies these rows and reloads them with the file."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ async def test_only_columns_of_the_user_need_the_feature_store(h: Harness, chang
 
 
 @with_router(changes=by({"channel": "video"}))
-async def test_edited_rows_are_in_force_at_once_and_another_model(h: Harness) -> None:
+async def test_edited_rows_apply_at_once_as_another_model(h: Harness) -> None:
     assert (await h.predict())[0]["channel"] == "video"
     before = only(h.router.live)
     h.put(**by({"channel": "tv"}))

@@ -1,4 +1,4 @@
-"""A wrong setting is named before the router starts."""
+"""Settings of the router: an invalid or missing setting is named before the router starts."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ from tests.serving.router_fixtures import FakeFeatures, write_settings
         ({"tracing": {"endpoint": "http://user:s3cret@host"}}, "tracing.endpoint"),
     ],
 )
-def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], place: str) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path, settings: dict[str, Any], place: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(place)) as refused:
         write_settings(tmp_path, "http://x", {}, **settings)
     assert "s3cret" not in str(refused.value)

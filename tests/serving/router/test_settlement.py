@@ -1,4 +1,4 @@
-"""What the ledger can't take now is finished later: all of it, in spite of some, and a cost is never undone."""
+"""Settlement that the ledger can't take at once: it is retried, a fault blocks no other, and no cost is undone."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ def ledger(tmp_path: Path) -> SqliteLedger:
     ids=["a cancel undoes no cost", "costs add up"],
 )
 @in_loop
-async def test_what_waits_settles_together(ledger: SqliteLedger, waiting: Any, spent: float, reserved: float) -> None:
+async def test_pending_costs_are_merged(ledger: SqliteLedger, waiting: Any, spent: float, reserved: float) -> None:
     settler = Settler(ledger)
     for reservation, costs in waiting:
         settler.finish_later(reservation, costs)
@@ -43,7 +43,7 @@ async def test_what_waits_settles_together(ledger: SqliteLedger, waiting: Any, s
 
 
 @in_loop
-async def test_what_can_not_be_finished_blocks_nothing(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_settlement_blocks_no_other(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     settlement = ledger._settlement
 
     def stubborn(name: str, *cost: Any) -> Any:
@@ -58,7 +58,7 @@ async def test_what_can_not_be_finished_blocks_nothing(ledger: SqliteLedger, mon
     monkeypatch.setattr(budgets, "TOGETHER", 2)
     async with asyncio.timeout(20):
         task = asyncio.create_task(settler.run())
-        await settler.finish([(name, {"e": 0.5}) for name in ("r1", "r2")], 5.0)  # no fault is the caller's
+        await settler.finish([(name, {"e": 0.5}) for name in ("r1", "r2")], 5.0)  # the caller gets no error
         for i in range(3, 7):
             settler.finish_later(f"r{i}", {"e": 0.5})
         while ledger.balances()[0].spent < 1.5:
@@ -71,7 +71,7 @@ async def test_what_can_not_be_finished_blocks_nothing(ledger: SqliteLedger, mon
 
 
 @in_loop
-async def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
+async def test_a_flush_stops_at_a_ledger_outage_and_memory_is_bounded(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -91,7 +91,7 @@ async def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
 
 
 @in_loop
-async def test_calls_that_hang_hold_up_no_other_work(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_hang_delay_no_other_work(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     settler, back = Settler(ledger), threading.Event()
     settle_all = ledger.settle_all
 
@@ -100,7 +100,7 @@ async def test_calls_that_hang_hold_up_no_other_work(ledger: SqliteLedger, monke
         return settle_all(costs)
 
     monkeypatch.setattr(ledger, "settle_all", hangs)
-    for i in range(40):  # more than the event loop's own threads
+    for i in range(40):  # more than the event loop's executor has threads
         await settler.finish([(f"r{1 + i % 6}", {f"e{i}": 0.01})], 0.001)
     async with asyncio.timeout(5):
         await asyncio.to_thread(ledger.now)

@@ -1,4 +1,4 @@
-"""One router serves several experiments: each has its users, arms, switch and history, and all of them one cap."""
+"""Several experiments on one router: each has its own users, arms, kill switch and history, and they share one cap."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ USERS = [instance(f"u{number}") for number in range(60)]
 
 
 def put(h: Harness, name: str, **changes: Any) -> dict[str, Any]:
-    """Put an experiment beside the others, as a ConfigMap does: in one step."""
+    """Writes the file of an experiment atomically, as an update of a ConfigMap does."""
     content = experiment(h.arm.url, name=name, salt=f"{name} 1", **{"budgets": DAY, **changes})
     (h.folder / "draft").write_text(yaml.safe_dump(content))
     (h.folder / "draft").replace(h.folder / "experiments" / f"{name}.yaml")
@@ -38,7 +38,7 @@ async def started(h: Harness, *experiments: Experiment) -> Experiments:
 
 
 @with_router(**SEVERAL)
-async def test_each_user_is_in_one_and_all_of_them_share_the_money(h: Harness) -> None:
+async def test_each_user_is_in_one_experiment_and_all_share_one_budget(h: Harness) -> None:
     spring = write(h, "spring", layer_part=[0.0, 0.5])
     together = await started(h, spring, write(h, "autumn", layer_part=[0.5, 0.9]))
     await h.until(lambda: {b.arm for b in h.ledger.balances()} >= {"spring/challenger", "outside"})
@@ -53,7 +53,7 @@ async def test_each_user_is_in_one_and_all_of_them_share_the_money(h: Harness) -
     balances = {b.arm: b for b in h.ledger.balances()}
     assert balances["*"].reserved == approx(sum(b.reserved for arm, b in balances.items() if arm != "*"), abs=1e-9)
     assert balances["*"].reserved <= 1.0
-    assert shown == round(balances["*"].reserved / COST_CAP["video"]) < len(USERS), "the cap is that of all"
+    assert shown == round(balances["*"].reserved / COST_CAP["video"]) < len(USERS), "all experiments share one cap"
     for arm in ("incumbent", "challenger"):
         for name in ("spring", "autumn"):
             assert sample("mtorl_decisions_total", experiment=name, arm=arm, expose="true") > 0
@@ -61,18 +61,18 @@ async def test_each_user_is_in_one_and_all_of_them_share_the_money(h: Harness) -
 
 
 @with_router(**SEVERAL)
-async def test_the_switch_of_one_is_not_that_of_the_other(h: Harness) -> None:
+async def test_the_kill_switch_of_one_experiment_leaves_the_other_running(h: Harness) -> None:
     spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
     await started(h, spring, autumn)
     (before,) = (one for one in h.router.live.experiments if one.name == "spring")
     off = write(h, "autumn", layer_part=[0.5, 1.0], enabled=False)
     together = await started(h, spring, off)
-    assert together.holds(before), "the other one is the same object: nothing of it begins anew"
+    assert together.holds(before), "the other experiment is the same object and continues"
     arms = {(answer["experiment"], answer["arm"]) for answer in await h.predict(*USERS)}
     assert arms == {("spring", "incumbent"), ("spring", "challenger"), ("autumn", "incumbent")}
     (h.folder / "experiments" / "autumn.yaml").write_text("half of it: [")
     await h.until(lambda: "autumn.yaml" in h.router.health.parts["experiment"])
-    assert list(h.router.live.experiments) == [spring, off], "a wrong file harms nobody"
+    assert list(h.router.live.experiments) == [spring, off], "an invalid file changes nothing"
     write(h, "winter", layer_part=[0.4, 0.6])
     await h.until(lambda: "winter.yaml" in h.router.health.parts["experiment"])
     assert list(h.router.live.experiments) == [spring, off] and "overlap" in h.router.health.parts["experiment"]
@@ -86,11 +86,11 @@ async def test_the_switch_of_one_is_not_that_of_the_other(h: Harness) -> None:
     (h.folder / "experiments" / "renamed.yaml").write_text("half of it: [")
     (h.folder / "experiments" / "spring.yaml").unlink()
     await h.until(lambda: "renamed.yaml" in h.router.health.parts["experiment"])
-    assert list(h.router.live.experiments) == [spring], "it may be the one that is replaced by a broken one"
+    assert list(h.router.live.experiments) == [spring], "the broken file may be its replacement"
 
 
 @with_router(**SEVERAL)
-async def test_a_campaign_that_no_experiment_is_about_is_in_no_arm(h: Harness) -> None:
+async def test_a_campaign_without_an_experiment_is_in_no_arm(h: Harness) -> None:
     of_shoes = [{**DAY[0], "campaign": "shoes"}]
     await started(h, write(h, "shoes", campaigns=["shoes"], budgets=of_shoes, overrides={"u1": "challenger"}))
     answers = await h.predict(*(instance(f"u{number}", campaign_id="hats") for number in range(30)))
@@ -101,7 +101,7 @@ async def test_a_campaign_that_no_experiment_is_about_is_in_no_arm(h: Harness) -
 
 @pytest.mark.parametrize("wrong", [{"layer_part": [0.0, 0.6]}, {"default_channel": "tv"}, {"alpha": 7}])
 @with_router(**SEVERAL)
-async def test_a_switch_that_is_off_in_a_wrong_file_is_off(h: Harness, wrong: dict[str, Any]) -> None:
+async def test_an_invalid_file_can_still_turn_its_experiment_off(h: Harness, wrong: dict[str, Any]) -> None:
     spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
     await started(h, spring, autumn)
     put(h, "spring", **{"layer_part": [0.0, 0.5], "enabled": False, **wrong})
@@ -111,11 +111,11 @@ async def test_a_switch_that_is_off_in_a_wrong_file_is_off(h: Harness, wrong: di
     put(h, "spring", **{"layer_part": [0.0, 0.5], **wrong})
     changed = write(h, "autumn", layer_part=[0.5, 1.0], owner="seen with it, or after it")
     await h.until(lambda: changed in h.router.live.experiments)
-    assert list(h.router.live.experiments) == [off, changed], "a wrong file switches nothing on"
+    assert list(h.router.live.experiments) == [off, changed], "an invalid file switches nothing on"
 
 
 @with_router(**SEVERAL)
-async def test_a_request_that_comes_again_is_paid_once_whichever_experiment_decides(h: Harness) -> None:
+async def test_a_retry_is_paid_once_even_if_another_experiment_decides(h: Harness) -> None:
     spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
     await started(h, spring, autumn)
     asked = [instance(f"u{number}", request_id=f"r{number}") for number in range(12)]
@@ -124,13 +124,13 @@ async def test_a_request_that_comes_again_is_paid_once_whichever_experiment_deci
     (h.folder / "experiments" / "spring.yaml").unlink()
     await started(h, autumn)
     assert await h.predict(*asked) == first and h.balance("*").reserved == reserved > 0
-    h.router.decider.cache = IdempotencyCache()  # as another router, which does not remember
+    h.router.decider.cache = IdempotencyCache()  # as on another router, which has no cached answers
     again = await h.predict(*asked)
     assert {answer["fallback_reason"] for answer in again} == {"repeated"} and h.balance("*").reserved == reserved
 
 
 @with_router(**SEVERAL)
-async def test_a_router_says_which_experiments_give_one_budget_different_amounts(h: Harness) -> None:
+async def test_experiments_that_define_one_budget_differently_are_reported(h: Harness) -> None:
     spring = write(h, "spring", layer_part=[0.0, 0.5])
     await started(h, spring, write(h, "autumn", layer_part=[0.5, 1.0], budgets=[{**DAY[0], "amount": 0.5}]))
     await h.until(lambda: "spring and autumn give different budgets" in h.router.health.parts["budgets"])
@@ -138,8 +138,8 @@ async def test_a_router_says_which_experiments_give_one_budget_different_amounts
 
 
 @with_router(**SEVERAL)
-async def test_one_that_is_added_and_one_that_ends_never_overspend(h: Harness) -> None:
-    """The parts of the day's money are others then; what was spent stays, and the whole holds."""
+async def test_adding_and_ending_experiments_never_overspends(h: Harness) -> None:
+    """Each change redistributes the daily budget. Earlier spend stays, and the whole budget is never exceeded."""
     parts = [[0.0, 0.5], [0.5, 0.75], [0.75, 1.0]]
     for turn in range(6):
         names = [f"e{n}" for n in range(1 + turn % 3)]
@@ -151,4 +151,4 @@ async def test_one_that_is_added_and_one_that_ends_never_overspend(h: Harness) -
         await asyncio.gather(*(h.predict(instance(f"t{turn}-{number}")) for number in range(12)))
         whole = h.balance("*")
         assert whole.spent + whole.reserved <= whole.limit == 1.0
-    assert h.balance("*").reserved == 1.0, "and all of it is used"
+    assert h.balance("*").reserved == 1.0, "the whole budget is used"

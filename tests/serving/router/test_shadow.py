@@ -1,4 +1,4 @@
-"""In the shadow a challenger is asked what it would have done: nobody sees it, nothing is spent, no caller waits."""
+"""Shadow decisions: the challenger is called without any effect on users, spend and latency."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def shadows(h: Harness) -> list[dict[str, Any]]:
 
 
 @with_router(changes=IN_SHADOW)
-async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, tmp_path: Path) -> None:
+async def test_the_challengers_decision_is_logged_beside_the_incumbents(h: Harness, tmp_path: Path) -> None:
     answers = await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
     assert {(one["arm"], one["channel"], one["expose"]) for one in answers} == {("incumbent", "search", True)}
     await h.until(lambda: len(shadows(h)) == 5)
@@ -34,7 +34,7 @@ async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, t
 
 
 @with_router(changes=IN_SHADOW)
-async def test_no_caller_waits_and_what_is_too_much_is_counted(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_caller_waits_and_dropped_shadows_are_counted(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     def dropped() -> float:
         return sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped")
 
@@ -42,7 +42,7 @@ async def test_no_caller_waits_and_what_is_too_much_is_counted(h: Harness, monke
     monkeypatch.setattr(stages, "_SHADOW_SECONDS", 60.0)
     before, turn = dropped(), 0
     h.arm.mode = "hold"
-    while dropped() == before:  # two batches are at work by then, and a third one waits
+    while dropped() == before:  # until two batches are in progress and a third one waits
         answers = await h.predict(*(instance(f"u{turn}{i}", baseline=BASELINE) for i in range(4)))
         assert all(answer["expose"] and answer["fallback_reason"] is None for answer in answers)
         turn += 1
@@ -52,7 +52,7 @@ async def test_no_caller_waits_and_what_is_too_much_is_counted(h: Harness, monke
 
 
 @with_router(changes=IN_SHADOW)
-async def test_faults_of_a_challenger_are_its_own(h: Harness) -> None:
+async def test_a_fault_of_the_challenger_changes_no_answer(h: Harness) -> None:
     async def ask() -> dict[str, Any]:
         before = len(shadows(h))
         (answer,) = await h.predict(instance(baseline=BASELINE))
@@ -73,7 +73,7 @@ async def test_faults_of_a_challenger_are_its_own(h: Harness) -> None:
 
 
 @with_router(changes={**IN_SHADOW, "enabled": False})
-async def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(h: Harness) -> None:
+async def test_the_kill_switch_stops_shadow_decisions(h: Harness) -> None:
     asked = len(h.arm.asked)
     await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
     await h.change(**IN_SHADOW)
@@ -83,8 +83,8 @@ async def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(h: H
 
 
 @with_router(changes={"stage": "shadow"})
-async def test_users_of_a_stage_that_has_just_begun_are_not_refused_for_want_of_money(h: Harness) -> None:
-    """The accounts follow the file a moment later; a total that seems gone would count as gone for good."""
+async def test_a_stage_that_has_just_begun_reports_no_exhausted_budget(h: Harness) -> None:
+    """The accounts are set shortly after the file is read. Until then, the total must not count as exhausted."""
 
     def ledger_is_busy(*_: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""What callers and probes hear while the router starts."""
+"""The start of the router: its answers to callers and probes, and the experiment that it begins with."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ from tests.messages import assert_says
 from tests.serving.router_fixtures import FakeFeatures, in_loop, instance, only, sample, write_settings
 
 
-def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_slow_to_read_delays_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_read = threading.Event()
     read = Spool.__init__
 
@@ -45,7 +45,7 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
             assert (await client.get("/health/live")).status_code == 200
             decide = {"instances": [instance()]}
             for path, body in (("/v1/models/ads:predict", decide), ("/v2/models/ads/infer", {}), ("/v1/outcomes", {})):
-                assert (await client.post(path, json=body)).status_code == 401  # strangers hear no reasons here
+                assert (await client.post(path, json=body)).status_code == 401  # without a token, no reason is given
                 early = await client.post(path, json=body, headers=token)
                 assert early.status_code == 503 and early.headers["retry-after"] == "2"
                 assert early.json() == reading
@@ -62,7 +62,7 @@ def test_a_log_that_takes_long_to_read_holds_up_no_probe(tmp_path: Path, monkeyp
     asyncio.run(scenario())
 
 
-def test_a_part_says_since_when_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_reports_since_when_a_part_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("serving.router.ops.health.monotonic", lambda: now)
     health = Health()
@@ -100,8 +100,8 @@ def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
         FeastSource(tmp_path, "any")
 
 
-def test_a_wrong_experiment_file_at_the_start_leaves_what_was_in_force(tmp_path: Path) -> None:
-    """A restarted router has what the running one had, also the kill switch, whatever the experiment is called."""
+def test_an_invalid_experiment_file_at_a_restart_keeps_the_last_good_one(tmp_path: Path) -> None:
+    """A restarted router keeps the active experiment and kill switch, even if the invalid file names another one."""
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "first", "enabled": False})
     good = only(Router(settings, FakeFeatures()).live)
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second", "stage": "9%"})
@@ -115,7 +115,7 @@ def test_a_wrong_experiment_file_at_the_start_leaves_what_was_in_force(tmp_path:
     assert sample("mtorl_experiment_refused") == 0 and router.health.parts["experiment"] == "ok"
 
 
-def test_without_a_last_good_experiment_a_wrong_file_leaves_none(tmp_path: Path) -> None:
+def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Path) -> None:
     wrong = {"stage": "9%"}
     settings = write_settings(tmp_path, "http://127.0.0.1:9", wrong)
     with pytest.raises(ExperimentError, match="stage"):
@@ -124,10 +124,10 @@ def test_without_a_last_good_experiment_a_wrong_file_leaves_none(tmp_path: Path)
     kept = tmp_path / "last-good-experiments" / "experiment.yaml"
     assert not kept.exists()
     kept.parent.mkdir()
-    kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # of another data set
+    kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # for another data set
     with pytest.raises(ExperimentError, match="stage"):
         _ = only(Router(settings, FakeFeatures()).live)
-    # Another router may have a newer experiment in force: the limits of an old one must not come back.
+    # Routers that share a ledger may have a newer experiment, whose limits an old copy must not overwrite.
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9")))
     shared = write_settings(tmp_path, "http://127.0.0.1:9", wrong, ledger="redis://127.0.0.1:9")
     with pytest.raises(ExperimentError, match="stage"):
@@ -135,11 +135,11 @@ def test_without_a_last_good_experiment_a_wrong_file_leaves_none(tmp_path: Path)
     assert only(Router(settings, FakeFeatures()).live).name == "test"
     shared = write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False}, ledger="redis://127.0.0.1:9")
     assert not only(Router(shared, FakeFeatures()).live).enabled
-    assert not Experiment.load(kept).enabled, "kept for people: what the runbook puts back"
+    assert not Experiment.load(kept).enabled, "kept for the runbook, which restores it"
 
 
-def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restart beside a refused file would undo a kill switch with it."""
+def test_an_experiment_that_is_not_kept_leaves_no_older_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart with an invalid file, the older copy would undo the kill switch."""
     Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
 
     def full(*_: object, **__: object) -> None:
@@ -154,7 +154,7 @@ def test_what_cannot_be_kept_leaves_no_older_one(tmp_path: Path, monkeypatch: py
 
 
 @in_loop
-async def test_a_router_without_an_experiment_waits_and_goes_on_when_the_file_is_mended(tmp_path: Path) -> None:
+async def test_a_router_waits_until_an_invalid_experiment_file_is_corrected(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"})
     router = Router(settings, FakeFeatures())
     entering = asyncio.create_task(router.__aenter__())
@@ -167,7 +167,7 @@ async def test_a_router_without_an_experiment_waits_and_goes_on_when_the_file_is
     await router.__aexit__()
 
 
-def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
+def test_the_last_good_copy_equals_the_experiment(tmp_path: Path) -> None:
     pacing = {"price": 0.3, "start": "2026-01-01T00:00:00Z", "end": "2026-02-01T00:00:00Z"}
     budgets = [{"campaign": "*", "channel": "*", "amount": 1e-05, "pacing": pacing}]
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"budgets": budgets, "salt": "1e3", "owner": "Jürgen: x"})
@@ -176,7 +176,7 @@ def test_a_last_good_experiment_is_as_it_was(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_switch_that_is_thrown_while_the_router_waits_is_in_force_from_the_start(tmp_path: Path) -> None:
+async def test_a_kill_switch_that_is_set_during_a_start_applies_from_the_start(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {})
     router = Router(settings, FakeFeatures())
     write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": False})

@@ -1,4 +1,4 @@
-"""Traces of requests: their spans, who decides which are recorded, and what a span may say."""
+"""Traces of requests: their spans, which requests are recorded, and which data a span may contain."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ PREDICT = "/v1/models/ads:predict"
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """In place of a collector; the spans are complete once the router has ended."""
+    """An exporter in memory instead of a collector. The spans are complete once the router has stopped."""
     memory = InMemorySpanExporter()
     monkeypatch.setattr(tracing, "_exporter", lambda endpoint: memory)
     return memory
@@ -56,7 +56,7 @@ def said(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def test_the_stages_of_a_decision_are_in_its_callers_trace(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+def test_the_stages_of_a_decision_belong_to_the_callers_trace(tmp_path: Path, collected: InMemorySpanExporter) -> None:
     found: list[Any] = []
 
     async def scenario(h: Harness) -> None:
@@ -82,7 +82,7 @@ def test_the_stages_of_a_decision_are_in_its_callers_trace(tmp_path: Path, colle
     assert root.resource.attributes["service.name"] == "mtorl-router"
 
 
-def test_no_span_says_anything_of_a_user_or_of_money(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: InMemorySpanExporter) -> None:
     async def scenario(h: Harness) -> None:
         secret = instance("the-user", campaign_id="the-campaign", costs={"video": 0.0421}, request_id="the-request")
         headers = {"traceparent": SAMPLED, "authorization": "Bearer the-token", "baggage": "user=the-user"}
@@ -101,7 +101,7 @@ def test_no_span_says_anything_of_a_user_or_of_money(tmp_path: Path, collected: 
     assert len(names(collected)) > 15 and "model_error" in text
     for word in ("the-", "0.0421", "Bearer"):
         assert word not in text
-    # A fault is named where it happened, by its kind.
+    # The span of the stage that failed names the kind of fault.
     _, model, _ = (span for span in collected.get_finished_spans() if span.name == "model")
     assert model.status.status_code is StatusCode.ERROR and model.status.description is None and not model.events
     assert said(model)["error.type"] == "ArmError"
@@ -111,8 +111,8 @@ def test_no_span_says_anything_of_a_user_or_of_money(tmp_path: Path, collected: 
     assert found.status.status_code is StatusCode.UNSET, "the caller got its answer"
 
 
-def test_a_caller_who_is_wrong_or_unknown(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    """A bad request is traced with its status; who has no token decides nothing about our traces."""
+def test_traces_of_bad_and_unauthenticated_requests(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+    """A bad request is traced with its status. A caller without a valid token cannot start a trace."""
     (tmp_path / "token.txt").write_text("right-right-right\n")
 
     async def scenario(h: Harness) -> None:
@@ -137,10 +137,10 @@ def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
     stages = ["decide", *["features", "model", "ledger", "log"] * 2]  # two arms, each for some of the users
     assert names(collected) == sorted(stages if sampled else [])
     logged = [said(span)["mtorl.decision_ids"] for span in collected.get_finished_spans() if span.name == "log"]
-    assert sum(map(len, logged)) == 8 * sampled, "a line of the log leads to its trace by the decision's id"
+    assert sum(map(len, logged)) == 8 * sampled, "the decision id in a log line leads to its trace"
 
 
-def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+def test_a_shadow_decision_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected: InMemorySpanExporter) -> None:
     baseline = {"channel": "search", "expose": True, "propensity": 1.0}
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]
 
@@ -164,7 +164,7 @@ def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected
     assert "error.type" not in said(well) and said(broken)["error.type"] == "ArmError"
 
 
-def test_a_call_that_traces_share_belongs_to_one_and_is_linked_to_the_others(collected: InMemorySpanExporter) -> None:
+def test_a_call_shared_by_traces_is_linked_to_each(collected: InMemorySpanExporter) -> None:
     async def scenario() -> str:
         tracing.start(tracing.Tracing(endpoint="http://collector", share=0.0))
         try:
@@ -192,7 +192,7 @@ def test_without_the_setting_nothing_is_sent(tmp_path: Path) -> None:
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes OTLP, and never ends its answer: no time limit between two bytes is ever exceeded."""
+    """Receives OTLP but never finishes its answer. Each byte arrives in time, so no read timeout is exceeded."""
 
     received: list[tuple[str, str | None, list[str]]]
 
@@ -208,7 +208,7 @@ class Collector(BaseHTTPRequestHandler):
 
 
 @pytest.mark.integration
-def test_a_collector_gets_spans_and_holds_up_no_decision_or_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_collector_delays_neither_decisions_nor_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-collector")
     Collector.received = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
@@ -219,7 +219,7 @@ def test_a_collector_gets_spans_and_holds_up_no_decision_or_end(folder: Path, mo
                 (answer,) = process.predict(instance(f"u{turn}"), headers={"traceparent": SAMPLED})
                 assert answer["fallback_reason"] is None
             process.router.send_signal(signal.SIGTERM)
-            assert process.router.wait(120) == 0, "the collector would have kept it for ever"
+            assert process.router.wait(120) == 0, "otherwise the router would wait for the collector forever"
         collector.shutdown()
     path, authorization, spans = Collector.received[0]
     assert (path, authorization) == ("/v1/traces", "Bearer of-the-collector")

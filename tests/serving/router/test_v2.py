@@ -1,4 +1,4 @@
-"""Protocol v2: the same decisions."""
+"""Protocol v2: the same decisions as in v1, and a 4xx for each bad request."""
 
 import json
 from typing import Any
@@ -97,5 +97,5 @@ def test_a_callers_mistake_leaves_no_traceback_in_the_log(ask: Any, caplog: pyte
     explained = ask("/v1/models/ads:explain", {"instances": [instance()]})
     assert explained.status_code == 501 and explained.json().keys() == {"error", "code", "values"}
     for absent in ("v1/models/absent:predict", "v2/repository/models/ads/unload", "v2/repository/models/ads/load"):
-        assert ask(f"/{absent}", {"instances": [instance()]}).status_code == 404, "also: nobody unloads the model"
+        assert ask(f"/{absent}", {"instances": [instance()]}).status_code == 404, "and callers can't unload the model"
     assert not [record for record in caplog.records if record.exc_info]
