@@ -1,6 +1,7 @@
-"""A process that spends from many threads: python ledger_writer.py WHERE WORKER THREADS ROUNDS.
+"""A process that spends from many threads: python ledger_writer.py LEDGER WORKER THREADS ROUNDS.
 
-It waits for a line on stdin, so that none of several starts before all are there, and ends with a line of JSON.
+The process waits for a line on stdin, so that all workers start together. At the end it prints the charged cost of each
+settled reservation as one line of JSON.
 """
 
 import json
@@ -23,7 +24,7 @@ def main() -> None:
     def spend(thread: int) -> dict[str, float]:
         charged = {}
         for i in range(rounds):
-            # Every fourth id is also everybody else's.
+            # All workers and threads use every fourth id.
             name = f"all-{i}" if i % 4 == 0 else f"{worker}-{thread}-{i}"
             if ledger.reserve_all([Wanted(name, "a", f"c{i % 2}", "x", 0.05)]) != [True]:
                 continue
@@ -32,7 +33,7 @@ def main() -> None:
                 assert isinstance(settled, Settlement)
                 charged[name] = settled.charged
                 ledger.settle_all([Cost(name, 0.02)])
-            elif i % 4:  # one that is everybody's may be exposed elsewhere
+            elif i % 4:  # a shared id may have been exposed by another thread
                 ledger.cancel_all([name])
             if i % 7 == 0:
                 ledger.expire(3600)

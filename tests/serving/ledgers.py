@@ -1,4 +1,4 @@
-"""All kinds of ledger, a clock that tests set, and a look behind the ledger's back."""
+"""Ledgers of all kinds, a clock that tests set, and direct reads of what a ledger has stored."""
 
 import json
 import sqlite3
@@ -39,7 +39,7 @@ class Clock:
 
 
 class ClusterLedger(RedisLedger):
-    """Ids of tests don't hold the slot of their campaign; so it is kept here, for all that share the place."""
+    """A cluster's ledger for ids of tests. They lack their campaign's slot, so all users of a place share `groups`."""
 
     def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -76,7 +76,7 @@ class Place:
     port: int
     clock: Clock = field(default_factory=Clock)
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
-    groups: dict[str, str] = field(default_factory=dict)  # of a cluster's reservations
+    groups: dict[str, str] = field(default_factory=dict)  # groups of a cluster's reservations, by id
 
     @property
     def path(self) -> Path:
@@ -105,7 +105,7 @@ class Place:
         return self.client()
 
     def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
-        """Of Redis: whether the bank has it; arm, campaign, channel, period, start; cap, spent, reserved and excess."""
+        """Yields for each account in Redis: whether it is the bank's, its key as in `books`, and cap and amounts."""
         for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
             tag, _, rest = key.partition("}:")
             kind, _, rest = rest.partition(":")
@@ -127,7 +127,7 @@ class Place:
                     yield bank, (arm, campaign, channel, period, words[3] if now else start), amounts
 
     def books(self) -> dict[tuple[str, ...], list[int]]:
-        """(arm, campaign, channel, period, start) -> spent, reserved and excess of every book that is not empty."""
+        """(arm, campaign, channel, period, start) -> spent, reserved and excess in nano-units, for nonzero accounts."""
         found: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.path)) as db:
@@ -146,7 +146,7 @@ class Place:
 def reserve(
     ledger: Ledger, name: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
 ) -> bool:
-    """A single reservation; its error is raised."""
+    """Makes one reservation, or raises its error."""
     return _only(ledger.reserve_all([Wanted(name, arm, campaign, channel, amount, request)]))
 
 
@@ -172,19 +172,19 @@ def balance(ledger: Ledger, arm: str = "a", campaign: str = "*", channel: str = 
 
 
 def accounts_of(**changes: Any) -> list[Account]:
-    """Of an experiment with these changes."""
+    """Accounts of an experiment with these changes."""
     found = Experiment.from_dict(experiment("http://x", **changes)).accounts()
     return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
 
 
 def arms(**weights: float) -> list[dict[str, Any]]:
-    """Challengers of an experiment by their weights; the incumbent has the rest."""
+    """Arms with the weights of the challengers. The incumbent has the rest."""
     rest = 1.0 - sum(weights.values())
     return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A ledger of its own for each sequence of calls; `cases` gives the kind and the port."""
+    """A state machine with a new ledger for each sequence of calls. `cases` sets the kind and the port."""
 
     kind: ClassVar[str]
     port: ClassVar[int]
@@ -211,7 +211,7 @@ def cases(machine: type[LedgerMachine], steps: int) -> list[Any]:
             max_examples=examples(4, 10) if kind == "cluster" else examples(40, 100),
             stateful_step_count=steps,
             deadline=None,
-            phases=[phase for phase in Phase if kind != "cluster" or phase is not Phase.shrink],  # it takes minutes
+            phases=[phase for phase in Phase if kind != "cluster" or phase is not Phase.shrink],  # shrinking is slow
             suppress_health_check=list(HealthCheck),
         )
 

@@ -1,4 +1,4 @@
-"""What every ledger promises, asked of both: spent + reserved never exceeds the limit, whatever is repeated."""
+"""Promises of every ledger: spent + reserved never exceeds the limit, and a repeated call changes nothing."""
 
 import math
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def ledger(place: Place) -> Ledger:
     return ledger
 
 
-def test_costs_beyond_all_measure_do_not_stop_the_ledger(ledger: Ledger) -> None:
+def test_huge_costs_do_not_stop_the_ledger(ledger: Ledger) -> None:
     for number in range(3):
         assert reserve(ledger, f"r{number}", "a", "c1", "video", 0.1)
         for event in range(12):
@@ -51,7 +51,7 @@ def test_costs_beyond_all_measure_do_not_stop_the_ledger(ledger: Ledger) -> None
     assert balance(ledger).reserved == 0
 
 
-def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger, place: Place) -> None:
+def test_a_request_is_paid_once_and_a_cancelled_attempt_makes_room(ledger: Ledger, place: Place) -> None:
     other = place.open()
     assert reserve(ledger, "r1", "a", "c1", "video", 0.1, "q")
     assert reserve(ledger, "r1", "a", "c1", "video", 0.1, "q")  # the same attempt
@@ -59,7 +59,7 @@ def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger
         with pytest.raises(AlreadyReserved):
             reserve(other, attempt, "a", "c1", channel, 0.1, "q")
     assert reserve(other, "r4", "a", "c1", "video", 0.1, "another") and reserve(other, "r5", "a", "c1", "video", 0.1)
-    cancel(other, "r2")  # an attempt that did not get it takes nothing with it
+    cancel(other, "r2")  # a refused attempt has nothing to release
     assert balance(ledger).reserved == pytest.approx(0.3)
     cancel(ledger, "r1")
     assert reserve(other, "r6", "a", "c1", "video", 0.1, "q")
@@ -68,12 +68,12 @@ def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger
         reserve(ledger, "r7", "a", "c1", "video", 0.1, "q")
     assert balance(ledger).spent == 0.05 and balance(ledger).reserved == pytest.approx(0.2)
     cancel(other, "r4")
-    settle(ledger, "r4", 0.05)  # it was shown after all
+    settle(ledger, "r4", 0.05)  # a late cost, since the ad was shown
     with pytest.raises(AlreadyReserved):
         reserve(other, "r8", "a", "c1", "video", 0.1, "another")
 
 
-def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Ledger) -> None:
+def test_reservations_in_one_call_are_granted_independently(ledger: Ledger) -> None:
     def wanted(name: str, request: str | None = None) -> Wanted:
         return Wanted(name, "a", "c1", "video", 0.4, request)
 
@@ -85,7 +85,7 @@ def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Led
 
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf, 1e10])
-def test_amounts_that_are_no_money(ledger: Ledger, amount: float) -> None:
+def test_invalid_amounts_are_refused(ledger: Ledger, amount: float) -> None:
     with pytest.raises(ValueError, match="amount"):
         reserve(ledger, "r", "a", "c", "x", amount)
     with pytest.raises(ValueError, match="limit"):
@@ -119,7 +119,7 @@ def test_an_id_stands_for_one_scope_and_amount(ledger: Ledger) -> None:
     assert reserve(ledger, "r1", "a", "c1", "video", 0.4) and not reserve(ledger, "r1", "a", "c1", "video", 0.3)
 
 
-def test_more_expires_at_once_than_fits_a_batch(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reservations_expire_in_batches(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (sqlite_ledger, redis_ledger):
         monkeypatch.setattr(module, "_BATCH", 4)
     for i in range(13):
@@ -128,7 +128,7 @@ def test_more_expires_at_once_than_fits_a_batch(ledger: Ledger, monkeypatch: pyt
     assert balance(ledger, "b").reserved == 0 and ledger.open_reservations() == []
 
 
-def test_a_day_is_the_budgets_own(ledger: Ledger, place: Place) -> None:
+def test_a_day_is_that_of_the_budgets_time_zone(ledger: Ledger, place: Place) -> None:
     """In Berlin, 2026-03-29 has 23 hours and 2026-10-25 has 25."""
     ledger.define([Account("a", "*", "*", 1.0, "day", "Europe/Berlin")])
     for midnight, hours in ((1_774_738_800, 23), (1_792_879_200, 25)):
@@ -139,7 +139,7 @@ def test_a_day_is_the_budgets_own(ledger: Ledger, place: Place) -> None:
             assert balance(ledger, period="day").start == (midnight if moment < hours * HOUR else place.clock.now)
 
 
-def test_a_budget_that_comes_back_in_another_time_zone_goes_on(ledger: Ledger, place: Place) -> None:
+def test_a_budget_that_returns_in_another_time_zone_continues(ledger: Ledger, place: Place) -> None:
     ledger.define([Account("a", "*", "*", 1.0, "day")])
     assert reserve(ledger, "r1", "a", "c", "x", 1.0)
     ledger.define([Account("a", "*", "*", 9.0)])
@@ -148,8 +148,8 @@ def test_a_budget_that_comes_back_in_another_time_zone_goes_on(ledger: Ledger, p
     assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
-# Zone, hours after noon UTC, and whether a limit that was spent at noon is granted anew. Midnight in Tokyo is at 15:00
-# UTC, too soon after the one that began the day; Kathmandu's hours begin at a quarter past.
+# Zone, hours after noon UTC, and whether a limit that was spent at noon is granted again. Midnight in Tokyo is at 15:00
+# UTC, too soon after the one that began the day. Kathmandu's hours begin at a quarter past.
 CHANGES: dict[Period, list[tuple[str, float, bool]]] = {
     "day": [
         *(("Asia/Tokyo", hours, hours == 27) for hours in (0, 3, 27 - 1e-3, 27)),
@@ -168,7 +168,7 @@ def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place
 
 
 def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledger: Ledger, place: Place) -> None:
-    """The budget of all arms is still in its first day, which a time zone made longer, when that of the arm is over."""
+    """A time zone made the first day of the whole budget longer, so it still runs when the arm's day is over."""
     both = [Account("*", "*", "*", 1.0, "day"), Account("a", "*", "*", 1.0, "day")]
     ledger.define(both)
     assert reserve(ledger, "r1", "a", "c", "x", 1.0)
@@ -184,7 +184,7 @@ def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledg
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
-    """It used to divide anew what was left, so that an arm which had spent its part got more."""
+    """Once, such a change divided the rest again, so that an arm that had spent its part got more."""
     for zone in ("UTC", "Asia/Tokyo"):
         limits = {"*": 2.0, "a": 1.0, "b": 1.0}
         ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])
@@ -194,8 +194,8 @@ def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("jump", [25 * HOUR, 365 * DAY])
-def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_way(place: Place, jump: float) -> None:
-    """It said for some seconds that the reservations of the last day were older: 17.95 of 12 were spent."""
+def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, jump: float) -> None:
+    """A clock that was ahead for seconds once expired the reservations of the last day, and 17.95 of 12 were spent."""
     steady, ledger = Clock(), place.open()
     ledger._jumps = ClockJumps(steady)  # type: ignore[attr-defined]
     ledger.define([Account("*", "*", "*", 1.0), Account("a", "*", "*", 1.0)])
@@ -212,7 +212,7 @@ def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_
         assert ledger.expire(DAY) == 0 and not reserve(ledger, f"{seconds}", "a", "c", "x", 0.75)
     pass_time(22 * HOUR)
     assert ledger.expire(DAY) == 0
-    pass_time(2 * HOUR)  # the jumps are a day ago, too
+    pass_time(2 * HOUR)  # now the jumps are a day ago as well
     assert ledger.expire(DAY) == 1
     assert balance(ledger, "a").reserved == 0.0
     assert settle(ledger, "r1", 0.75) == Settlement(0.75, 0.0)
@@ -220,7 +220,7 @@ def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
 def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """SQLite forgets it in `expire`, which the model of test_ledger_model.py knows. Costs stay in the accounts."""
+    """Costs stay in the accounts. SQLite forgets in `expire`, which test_ledger_model.py tests."""
     place = Place(kind, tmp_path, request.getfixturevalue(f"lasting_{kind}"))
     ledger: Any = place.open()
     ledger.define([Account("a", "*", "*", 10.0)])
@@ -231,13 +231,13 @@ def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, req
 
         for name in ("open", "settled", "cancelled", "late", "taken"):
             assert reserve(ledger, name, "a", "c", "x", 0.1, name)
-            assert remembered(name) == [-1, -1], "until it is finished"
+            assert remembered(name) == [-1, -1], "no expiry time while it is open"
         settle(ledger, "settled", 0.1)
         for name in ("cancelled", "late", "taken", "never"):
             cancel(ledger, name)
         settle(ledger, "late", 0.2)
         assert reserve(ledger, "next", "a", "c", "x", 0.1, "taken") and remembered("taken")[1] == -1
-        settle(ledger, "taken", 0.1)  # it was shown after all, which must not end the request of the next one
+        settle(ledger, "taken", 0.1)  # a late cost, which must not end the request of the next attempt
         assert remembered("taken")[1] == -1
         settle(ledger, "settled", 0.1, "later")
         ages = {"settled": SETTLED_SECONDS, "late": SETTLED_SECONDS, "cancelled": RETENTION_SECONDS}
@@ -249,7 +249,7 @@ def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, req
 
 
 @pytest.mark.parametrize("others", [0, 200])
-def test_a_decision_costs_as_many_commands_whatever_there_is(tmp_path: Path, others: int) -> None:
+def test_a_decision_costs_the_same_commands_with_many_accounts(tmp_path: Path, others: int) -> None:
     with redis_server(tmp_path, appendonly="yes") as port:
         place = Place("redis", tmp_path, port)
         ledger = open_ledger(place.where, 5.0)
@@ -264,15 +264,15 @@ def test_a_decision_costs_as_many_commands_whatever_there_is(tmp_path: Path, oth
                 call()
                 return sum(stats["calls"] for stats in client.info("commandstats").values()) - before - 1
 
-            assert commands(lambda: reserve(ledger, "r1", "a", "c", "x", 0.1, "q")) == 10  # of 12 accounts
+            assert commands(lambda: reserve(ledger, "r1", "a", "c", "x", 0.1, "q")) == 10  # for 12 accounts
             assert commands(lambda: settle(ledger, "r1", 0.1, "e")) == 10
             assert commands(ledger.balances) < 20 + others
             assert commands(ledger.balances) == 4, "nothing has changed"
             assert reserve(ledger, "r2", "a", "c", "x", 0.1)
-            assert commands(ledger.balances) == 6, "a campaign, and all campaigns"
+            assert commands(ledger.balances) == 6, "one campaign and all campaigns have changed"
 
 
-def test_names_may_be_anything(ledger: Ledger) -> None:
+def test_names_may_have_any_characters(ledger: Ledger) -> None:
     assert not reserve(ledger, "r0", "unheard-of", "c1", "video", 0.0), "an arm without an account has no money"
     odd = ['a"b', "c:d\n", "{e}", "é\u2028", "*,", "1:x"]
     assert reserve(ledger, "r1", "a", "c2", "video", 0.9)

@@ -1,4 +1,4 @@
-"""The money of an experiment: whatever is edited in its middle, no budget is ever exceeded. Both ledgers."""
+"""Money of an experiment under any sequence of edits: no budget is ever exceeded, in any kind of ledger."""
 
 import contextlib
 from collections import Counter
@@ -31,7 +31,7 @@ def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
 
 
 class Machine(LedgerMachine):
-    """Any edit of stage, weights, names, number of arms, switch and time zone between any calls."""
+    """Edits of stage, weights, names, number of arms, kill switch and time zone, between any calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Machine(LedgerMachine):
         self.changes |= changes
         self.ledger.define(accounts(**self.changes))
         before = self.ledger.balances()
-        for router in (self.ledger, self.place.open()):  # the same again, by another router too
+        for router in (self.ledger, self.place.open()):  # the same accounts again, also from another router
             router.define(accounts(**self.changes))
         assert self.ledger.balances() == before
 
@@ -121,7 +121,7 @@ def ledger(place: Place) -> Ledger:
 
 
 def spend(ledger: Ledger, arm: str, amount: float) -> float:
-    """Spend up to an amount, a tenth at a time; returns what was granted."""
+    """Spends up to an amount in steps of 0.1, and returns the granted amount."""
     spent = 0
     for i in range(round(10 * amount)):
         name = f"{arm}-{len(ledger.open_reservations())}-{balance(ledger, '*').spent}-{i}"
@@ -135,9 +135,9 @@ def total(amount: float) -> dict[str, Any]:
     return {"budgets": [{"campaign": "*", "channel": "*", "amount": amount}]}
 
 
-# Edits one after the other; after each, by arm: its limit, what it tries to spend, and what it can.
+# Edits in order. After each of them, by arm: its limit, the amount that it tries to spend, and the amount it can spend.
 EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
-    # It used to spend 15 of 10: the incumbent's limit became the whole amount, whatever the challenger had spent.
+    # Once, 15 of 10 were spent, because the incumbent's limit became the whole amount despite the challenger's spend.
     "a switch": [
         ({}, {"incumbent": (5, 2, 2), "challenger": (5, 99, 5)}),
         ({"enabled": False}, {"incumbent": (5, 99, 3), "challenger": (5, 1, 0)}),
@@ -174,7 +174,7 @@ def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -
     assert reserve(ledger, "r1", "incumbent", "c", "x", 7.0)
     ledger.define(accounts(**daily))
     limits = {b.arm: b.limit for b in ledger.balances()}
-    assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent: all arms together bind
+    assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent yet: the whole budget binds
     assert reserve(ledger, "r2", "challenger", "c", "x", 3.0) and not reserve(ledger, "r3", "challenger", "c", "x", 1)
     place.clock.now += 86_400
     assert {b.arm: b.limit for b in ledger.balances()} == {"*": 10, "incumbent": 5, "challenger": 5}

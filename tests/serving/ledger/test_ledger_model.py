@@ -1,4 +1,4 @@
-"""Any sequence of calls, each of them made twice, against a model that is a dictionary: all ledgers."""
+"""Any sequence of calls, each of them made twice, on all kinds of ledger, compared with a model of dictionaries."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ CENT = 10**7  # nano-units
 SECONDS = {"total": math.inf, "day": 86_400.0, "hour": 3_600.0}
 SCOPES = (("*", "total"), ("*", "day"), ("c1", "hour"))
 
-NAMES = st.sampled_from("abcdefghij")  # so few that calls meet
+NAMES = st.sampled_from("abcdefghij")  # few, so that calls meet the same reservations
 
 Scope = tuple[str, str]
 Page = tuple[Scope, int]  # an account and the start of a period
@@ -26,7 +26,7 @@ Page = tuple[Scope, int]  # an account and the start of a period
 @dataclass
 class Book:
     cap: int
-    ceiling: int  # of what may be committed: a lowered limit takes nothing back
+    ceiling: int  # of committed money: a lowered limit takes nothing back
     spent: int = 0
     reserved: int = 0
     excess: int = 0
@@ -46,7 +46,7 @@ class Reservation:
 
 
 class Machine(LedgerMachine):
-    """Amounts are cents."""
+    """A ledger and its model. Amounts are in cents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Machine(LedgerMachine):
         for found in overdue:
             self._give_back(found, "expired")
         assert self.ledger.expire(ttl) == 0
-        if self.kind == "sqlite":  # Redis goes by its own clock
+        if self.kind == "sqlite":  # Redis forgets by its own clock
             kept = {"open": math.inf, "settled": SETTLED_SECONDS, "late": SETTLED_SECONDS}
             now = self.clock.now
             self.known = {
@@ -209,7 +209,7 @@ class Machine(LedgerMachine):
             assert (b.limit, b.spent, b.reserved) == (book.cap / 100, book.spent / 100, book.reserved / 100)
             assert b.start == self.starts[scope]
         with closing(self.place.open()) as new:
-            assert new.balances() == self.ledger.balances(), "everything, and what has changed"
+            assert new.balances() == self.ledger.balances(), "a full read and a read of changes agree"
         assert set(self.ledger.open_reservations()) == {n for n, r in self.known.items() if r.state == "open"}
 
 

@@ -1,4 +1,4 @@
-"""Many threads of several processes at one ledger, and processes that are killed in the middle."""
+"""Races of many threads and processes on one ledger, and processes that are killed halfway."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CAPS = {(a.arm, a.campaign, a.channel, a.period): money.limit(a.limit) for a in 
 
 
 def _writers(where: str, count: int, threads: int, rounds: int) -> list[subprocess.Popen[str]]:
-    """Processes that write at the same time: none starts before all are there."""
+    """Starts processes that write at the same time, because each waits until all are ready."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "serving" / "ledger_writer.py"), where]
     writers = [
@@ -58,13 +58,13 @@ def test_processes_and_threads_that_race_for_the_last_cent(place: Place) -> None
     ledger = open_ledger(place.where, 5.0)
     spent = {(b.campaign, b.period): b.spent for b in ledger.balances()}
     assert spent["*", "total"] == pytest.approx(sum(charged.values()), abs=1e-9)
-    assert spent["*", "total"] > 4.4 or spent["c1", "total"] > 2.9  # it was a race for the last cent
+    assert spent["*", "total"] > 4.4 or spent["c1", "total"] > 2.9  # the budget was nearly used up
     assert all(name.startswith("all-") for name in ledger.open_reservations())
     _caps_hold(place)
 
 
 @pytest.mark.integration
-def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(place: Place) -> None:
+def test_a_writer_killed_halfway_leaves_a_consistent_ledger(place: Place) -> None:
     for turn in range(5):
         (writer,) = _writers(place.where, 1, 1, 10**6)
         time.sleep(0.05 + 0.07 * turn)
@@ -73,6 +73,6 @@ def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(place: Place) -> No
         _caps_hold(place)
     ledger = open_ledger(place.where, 5.0)
     own = [name for name in ledger.open_reservations() if not name.startswith("all-")]
-    assert len(own) <= 5  # at most the one in flight at each kill
+    assert len(own) <= 5  # at most one in flight at each kill
     ledger.expire(0)
     assert all(b.reserved == 0 for b in ledger.balances())

@@ -1,4 +1,4 @@
-"""The shared ledger's Redis: away, emptied, forgetful, slow or protected; and URLs that lead to one."""
+"""The Redis of the shared ledger: down, emptied, full, slow or protected, and the URLs that name one."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def _every_call_is_refused(ledger: Ledger, match: str) -> None:
             call()
 
 
-def test_no_accounts_no_spend(place: Place) -> None:
+def test_without_accounts_nothing_is_spent(place: Place) -> None:
     ledger = place.open()
     with unavailable("no accounts"):
         reserve(ledger, "r1", "a", "c", "x", 0.1)
@@ -88,14 +88,14 @@ def test_a_ledger_in_a_file_is_not_waited_for(tmp_path: Path) -> None:
     assert (answer.exit_code, answer.output) == (0, "")
 
 
-def test_ledgers_of_one_redis_know_nothing_of_each_other(place: Place, tmp_path: Path) -> None:
+def test_ledgers_in_one_redis_are_independent(place: Place, tmp_path: Path) -> None:
     other = Place("redis", tmp_path, place.port).open()
     for ledger in (place.open(), other):
         ledger.define(ACCOUNTS)
         assert reserve(ledger, "r1", "a", "c", "x", 10.0)
 
 
-def test_the_servers_clock_counts_and_scripts_that_it_forgot_are_sent_again(place: Place) -> None:
+def test_the_servers_clock_counts_and_flushed_scripts_are_sent_again(place: Place) -> None:
     ledger = open_ledger(place.where, 5.0)
     with pytest.raises(ValueError, match="limit: "):
         ledger.define([Account("a", "*", "*", 9_000_001.0)])  # Lua could not add it exactly
@@ -109,7 +109,7 @@ def test_the_servers_clock_counts_and_scripts_that_it_forgot_are_sent_again(plac
 
 
 @pytest.mark.integration
-def test_a_store_restarted_without_its_files_is_not_a_fresh_budget(tmp_path: Path) -> None:
+def test_a_store_restarted_without_its_files_grants_no_new_budget(tmp_path: Path) -> None:
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     with redis_server(tmp_path / "before", appendonly="yes") as port:
@@ -121,7 +121,7 @@ def test_a_store_restarted_without_its_files_is_not_a_fresh_budget(tmp_path: Pat
     with redis_server(tmp_path / "after", port, appendonly="yes"), place.client() as client:
         _every_call_is_refused(ledger, "LOST")
         assert client.dbsize() == 0
-        place.open().define(ACCOUNTS)  # somebody decided to begin anew; this process did not
+        place.open().define(ACCOUNTS)  # another process starts a new ledger; this one must not use it
         _every_call_is_refused(ledger, "LOST")
     with redis_server(tmp_path / "before", port, appendonly="yes"):  # restored
         assert balance(ledger).reserved == 9.0
@@ -148,12 +148,12 @@ def test_a_store_that_may_forget_is_refused(tmp_path: Path, settings: dict[str, 
             assert reserve(ledger, "r1", "a", "c", "x", 0.1)
             client.config_set("appendonly", "no")
         with unavailable("appendonly yes"):
-            ledger.expire(3600)  # the router's housekeeping
+            ledger.expire(3600)  # as the router's housekeeping does
         with unavailable("appendonly yes"):
             reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
-def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_store_refuses_calls_and_loses_nothing(tmp_path: Path) -> None:
     with redis_server(tmp_path, appendonly="yes", maxmemory="100mb", maxmemory_policy="noeviction") as port:
         place = Place("redis", tmp_path, port)
         ledger = place.open()
@@ -174,7 +174,7 @@ def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -
                 with unavailable("memory"):
                     call()
             client.config_set("maxmemory", "0")
-        assert ledger.room() is None, "nothing bounds it"
+        assert ledger.room() is None, "without maxmemory, nothing limits it"
         assert place.books() == before and ledger.open_reservations() == ["r1"]
         assert settle(ledger, "r1", 0.5).charged == 0.5
     with unavailable("refused"):
@@ -182,7 +182,7 @@ def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -
 
 
 @pytest.mark.integration
-def test_a_store_that_hangs_is_given_up_within_its_patience(tmp_path: Path) -> None:
+def test_calls_to_a_store_that_hangs_time_out(tmp_path: Path) -> None:
     with redis_server(tmp_path, appendonly="yes") as port:
         place = Place("redis", tmp_path, port)
         ledger = place.open(patience=0.2)
@@ -201,7 +201,7 @@ def test_a_store_that_hangs_is_given_up_within_its_patience(tmp_path: Path) -> N
         assert not reserve(ledger, "r1", "a", "c", "x", 1.0)
 
 
-def test_a_password_is_from_the_environment_and_goes_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_from_the_environment_and_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis_server(tmp_path, appendonly="yes", requirepass="s3cret") as port:
         url = f"redis://127.0.0.1:{port}"
         with unavailable("uthentication"):
@@ -218,7 +218,7 @@ def test_a_password_is_from_the_environment_and_goes_nowhere(tmp_path: Path, mon
             assert password not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_user_without_config_may_keep_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_user_without_admin_rights_suffices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis_server(tmp_path, appendonly="yes") as port:
         with redis.Redis(port=port) as client:
             rules = ["~{mtorl-ledger:*", "+@all", "-@admin", "-@dangerous", "+info"]
@@ -264,14 +264,14 @@ def test_a_url_is_a_redis() -> None:
         ("sqlite:///ledger", "redis://host:port"),
     ],
 )
-def test_a_url_that_is_none(url: str, message: str) -> None:
+def test_an_invalid_url_is_refused(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         open_ledger(url, 1.0)
     assert "s3" not in "".join(traceback.format_exception(caught.value)).split("ValueError")[-1]
 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
-def test_a_router_whose_time_is_ahead_at_midnight_makes_no_day_longer(
+def test_a_router_whose_clock_is_ahead_at_midnight_makes_no_day_longer(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(kind, tmp_path, request.getfixturevalue(f"lasting_{kind}"))
@@ -280,7 +280,7 @@ def test_a_router_whose_time_is_ahead_at_midnight_makes_no_day_longer(
     ledger.define(accounts)
     place.clock.now = NOON + 12 * 3600 - 1
     assert reserve(ledger, "r1", "a", "c", "x", 1.0)
-    with monkeypatch.context() as patch:  # the nodes of a cluster have clocks of their own
+    with monkeypatch.context() as patch:  # nodes of a cluster have different clocks
         patch.setattr(ledger, "now", lambda: place.clock.now + 2)
         ledger.define([*accounts, Account("b", "*", "*", 1.0, "day")])
     assert not reserve(ledger, "r2", "a", "c", "x", 0.5)

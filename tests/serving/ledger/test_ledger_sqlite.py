@@ -1,4 +1,4 @@
-"""The embedded ledger's file: absent, foreign, locked, or replaced."""
+"""The file of the embedded ledger: missing, foreign, locked or replaced."""
 
 import os
 import sqlite3
@@ -23,7 +23,7 @@ def ledger(tmp_path: Path) -> SqliteLedger:
     return ledger
 
 
-def test_no_file_no_spend(tmp_path: Path) -> None:
+def test_without_a_file_nothing_is_spent(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "absent.sqlite")
     for call in (ledger.balances, lambda: reserve(ledger, "r", "a", "c", "x", 0.1), lambda: cancel(ledger, "r")):
         with pytest.raises(LedgerUnavailable, match="absent"):
@@ -33,7 +33,7 @@ def test_no_file_no_spend(tmp_path: Path) -> None:
         SqliteLedger(tmp_path / "no-folder" / "ledger.sqlite").define([])
 
 
-def test_a_file_that_vanishes_is_not_a_fresh_budget(ledger: SqliteLedger) -> None:
+def test_a_file_that_vanishes_gives_no_new_budget(ledger: SqliteLedger) -> None:
     ledger.path.unlink()
     with pytest.raises(LedgerUnavailable):
         reserve(ledger, "r", "a", "c", "x", 0.1)
@@ -53,8 +53,8 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
         SqliteLedger(other).define([])
 
 
-def test_what_its_disk_has_left(ledger: SqliteLedger, tmp_path: Path) -> None:
-    """Also while somebody else holds the file."""
+def test_room_is_the_free_space_of_the_disk(ledger: SqliteLedger, tmp_path: Path) -> None:
+    """Even while another process locks the file."""
     blocker = sqlite3.connect(ledger.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     room = SqliteLedger(ledger.path, patience=0.05).room()
@@ -84,7 +84,7 @@ def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
     blocker.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(reserve, ledger, f"r{i}", "a", "c", "x", 1.5) for i in range(8)]
-        while len(ledger._database._waiting) < 7:  # the first one has the lock, and waits for the other process
+        while len(ledger._database._waiting) < 7:  # the first call has the lock, and waits for the other process
             time.sleep(0.001)
         blocker.execute("ROLLBACK")
     assert sum(one.result() for one in answers) == 6, "the budget pays for six"
@@ -92,7 +92,7 @@ def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
     blocker.close()
 
 
-def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
+def test_the_database_itself_enforces_the_cap(ledger: SqliteLedger) -> None:
     reserve(ledger, "r", "a", "c", "x", 0.1)
     db = sqlite3.connect(ledger.path, isolation_level=None)
     with pytest.raises(sqlite3.IntegrityError, match="limit"):
@@ -120,7 +120,7 @@ def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedg
 
 
 def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None:
-    """A file of 100,000 accounts is set at each start, and after each change of one of them."""
+    """At each start, and after each change of one account, the router sets all accounts, perhaps 100,000."""
     accounts = [Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a", "b") for i in range(100)]
     ledger.define(accounts)
     db = ledger._database._open()
@@ -131,7 +131,7 @@ def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None
     assert db.total_changes - before < 10
 
 
-def test_a_second_forgets_more_than_a_second_makes(tmp_path: Path) -> None:
+def test_one_expiry_forgets_more_than_a_second_adds(tmp_path: Path) -> None:
     clock = Clock()
     ledger = SqliteLedger(tmp_path / "ledger.sqlite", clock=clock)
     ledger.define([])

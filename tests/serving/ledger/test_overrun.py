@@ -1,4 +1,4 @@
-"""What counts as an overrun of a budget: more than was allowed, however the limit was changed meanwhile."""
+"""Overruns of a budget: money committed above the limit, except for what was committed before the limit was lowered."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def _above(watch: LimitWatch, ledger: Ledger) -> float:
 
 
 @pytest.mark.parametrize("change", [{"enabled": False}, {"stage": "shadow"}, {"stage": "5%"}])
-def test_a_roll_back_is_none_if_costs_exceed_reservations(ledger: Ledger, place: Place, change: dict[str, Any]) -> None:
+def test_a_roll_back_after_excess_costs_is_no_overrun(ledger: Ledger, place: Place, change: dict[str, Any]) -> None:
     watch = LimitWatch()
     assert reserve(ledger, "1", ARM, "c1", "x", 2.0) and reserve(ledger, "2", ARM, "c1", "x", 1.0)
     settle(ledger, "1", 4.0)
@@ -49,7 +49,7 @@ def test_a_roll_back_is_none_if_costs_exceed_reservations(ledger: Ledger, place:
     assert _above(watch, ledger) == 0 and _above(LimitWatch(), ledger) == 0
 
 
-def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledger) -> None:
+def test_a_lowered_amount_is_no_overrun_until_more_is_committed(ledger: Ledger) -> None:
     watch = LimitWatch()
     assert reserve(ledger, "1", ARM, "c1", "x", 2.0) and reserve(ledger, "2", ARM, "c1", "x", 2.0)
     assert _above(watch, ledger) == 0
@@ -65,13 +65,11 @@ def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledge
     assert _above(watch, ledger) == 0
     ledger.define(_accounts(1.0))
     assert _above(watch, ledger) == 0
-    assert watch.overruns(more)["*", "day"] == pytest.approx(3.0), "as much as was taken when it was lowered again"
+    assert watch.overruns(more)["*", "day"] == pytest.approx(3.0), "less was committed when it was lowered again"
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_amount(
-    ledger: Ledger, place: Place, late: bool
-) -> None:
+def test_partial_or_late_costs_of_earlier_reservations_are_no_overrun(ledger: Ledger, place: Place, late: bool) -> None:
     watch = LimitWatch()
     for number in range(4):
         assert reserve(ledger, str(number), ARM, "c1", "x", 1.0)
@@ -92,22 +90,22 @@ def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_
     assert _above(watch, ledger) > 1.0
 
 
-def test_costs_beyond_the_amount_of_all_arms_are_one(ledger: Ledger) -> None:
+def test_costs_beyond_the_whole_budget_are_an_overrun(ledger: Ledger) -> None:
     watch = LimitWatch()
     assert reserve(ledger, "1", ARM, "c1", "x", 4.0)
     assert _above(watch, ledger) == 0
     settle(ledger, "1", 12.5)
     found = watch.overruns(ledger.balances())
     assert found["*", "day"] == 2.5 and found[ARM, "day"] == 0
-    assert watch.overruns(ledger.balances())["*", "day"] == 2.5, "until it is over"
+    assert watch.overruns(ledger.balances())["*", "day"] == 2.5, "until the period is over"
 
 
-def test_an_arm_that_took_too_much_is_seen_also_by_a_new_router(ledger: Ledger) -> None:
-    """SQLite refuses it by a trigger of its own, so it is in the balances alone."""
+def test_a_new_router_sees_an_arm_above_its_limit(ledger: Ledger) -> None:
+    """In the database, a trigger of SQLite prevents this, so the test changes the balances only."""
     broken = [replace(each, reserved=7.0) if each.arm == ARM else each for each in ledger.balances()]
     assert LimitWatch().overruns(broken)[ARM, "day"] == pytest.approx(2.0)
 
 
-def test_a_campaign_does_not_hide_another() -> None:
+def test_a_campaign_does_not_hide_the_overrun_of_another() -> None:
     balances = [Balance("a", campaign, "*", 10.0, spent, 0.0, 0.0) for campaign, spent in (("c1", 11.0), ("c2", 0.0))]
     assert LimitWatch().overruns(balances) == {("a", "total"): 1.0}

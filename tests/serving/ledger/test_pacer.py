@@ -1,4 +1,4 @@
-"""Prices from the ledger's own books: one sequence of updates for all routers, and spend that follows the schedule."""
+"""Prices from the balances of the ledger: one sequence of updates for all routers, and spend on schedule."""
 
 import cProfile
 import pstats
@@ -26,7 +26,7 @@ from tests.serving.router_fixtures import arms
 
 HOUR, DAY = 3600.0, 86_400.0
 MIDNIGHT = NOON - 12 * HOUR
-CHANNELS = {"search": 0.15, "video": 0.15}  # and what an exposure costs at most
+CHANNELS = {"search": 0.15, "video": 0.15}  # with the highest cost of an exposure
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def define(ledger: Ledger, found: Experiments) -> None:
 
 
 def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
-    """A ledger with the accounts, and a pacer after its first update."""
+    """Returns a ledger with the accounts, and a pacer after its first update."""
     ledger = place.open()
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
@@ -53,7 +53,7 @@ def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
 
 
 def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
-    """A minute after an arm has reserved most of its money for the day at once."""
+    """Returns the same, a minute after an arm has reserved most of its daily money at once."""
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
@@ -67,7 +67,7 @@ def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing
 
 
 def steady(place: Place) -> Callable[[], float]:
-    """A clock that goes on with the place's, and never back."""
+    """A clock that advances with that of the place, and never goes back."""
     seen = [place.clock.now, 0.0]
 
     def read() -> float:
@@ -91,11 +91,11 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
     ):
         define(ledger, of(only))
         pacer.refresh(of(only))
-        assert pacer.prices("test/challenger", "spring") == prices  # a channel that is not paced has the model's own
+        assert pacer.prices("test/challenger", "spring") == prices  # without pacing, the model's own price applies
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
-    """The kill switch in the middle of a day: the incumbent's budget is what the challenger has left, and no more."""
+    """After the kill switch, the incumbent's budget is the whole without the challenger's spend."""
     ledger = place.open()
     define(ledger, of(day(200.0)))
     for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
@@ -110,8 +110,8 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
     assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5 * STOP_MULTIPLIER}
 
 
-def test_how_far_an_arm_is_from_its_plan(place: Place) -> None:
-    """A tenth of a day's 100 is due at 2:24; a gap of 5 is the largest that pacing waits for."""
+def test_the_gap_between_an_arm_and_its_plan(place: Place) -> None:
+    """At 2:24, a tenth of the day's 100 is scheduled. Gaps are in units of 5, the largest that pacing tolerates."""
     ledger, pacer = paced(place, of(day(200.0)))
     reserve(ledger, "spent", "test/challenger", "c", "video", 20.0)
     settle(ledger, "spent", 20.0)
@@ -134,10 +134,9 @@ PLAN = Plan(100.0, next(iter(PACED)).budgets[0].pacing.schedule("day", "UTC", MI
 
 
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
-    """The rest of a day: opportunities of random value and cost, more of them in the afternoon than was expected.
+    """Simulates a day from an hour on: random opportunities, of which the afternoon has more than expected.
 
-    Yields:
-        What is spent after each minute.
+    Yields: | Spend of the challenger after each minute.
     """
     chance, number = random.Random(1), 0
     for minute in range(60 * from_hour, 60 * 24):
@@ -161,11 +160,11 @@ def test_spend_follows_the_schedule_and_never_exceeds_the_budget(place: Place) -
         worst = max(worst, abs(spent - PLAN.scheduled(place.clock.now + 60)))
         furthest = max(furthest, *(abs(pace.ahead) for pace in pacer.pace() if pace.arm == "test/challenger"))
     assert worst < 5.0, "within five percent of the budget at any time of the day"
-    assert 0.0 < furthest < 2.0, "nobody is told that it is too fast or too slow"
+    assert 0.0 < furthest < 2.0, "never reported as too fast or too slow"
     assert spent > 95.0
 
 
-def test_the_price_lives_on_over_midnight(place: Place) -> None:
+def test_the_price_continues_over_midnight(place: Place) -> None:
     ledger = place.open()
     define(ledger, PACED)
     pacer = Pacer(ledger, CHANNELS, place.clock)
@@ -189,13 +188,13 @@ def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experi
     return Experiments([Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))])
 
 
-def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: Place) -> None:
-    """The usual forecast of all arms: one that is seldom asked has a price as soon as the others, and the same."""
-    found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced, as nobody said otherwise
+def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place) -> None:
+    """The median forecast of all arms counts, so an arm with few decisions has the same price at the same time."""
+    found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced by default
     _, pacer = paced(place, found)
     for number in range(20):
         pacer.refresh(found)
-        assert pacer.prices("test/challenger", "c") is None, "the model's own price, until more is known"
+        assert pacer.prices("test/challenger", "c") is None, "the model's own price applies at first"
         pacer.count("test/challenger", "c", None, None)
         pacer.count("test/incumbent", "c", 1e308 if number == 7 else 0.1 + 0.01 * number, 0.5)
     pacer.refresh(found)
@@ -203,11 +202,11 @@ def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: P
     assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c")
     late = Pacer(place.open(), CHANNELS, place.clock)
     late.refresh(found)
-    assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), "all routers know it"
+    assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), "all routers use it"
 
 
-def test_a_small_arm_goes_by_the_price_of_the_largest_at_first(place: Place) -> None:
-    """Its limit lies a little above its part; the whole and the largest arm's are as the file says, or nearly."""
+def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> None:
+    """The limit of a small arm is a little above its part. Those of the whole and of the largest arm hardly change."""
     found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day()], stage="5%"))])
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "early", "test/incumbent", "c", "video", 3.0)
@@ -220,8 +219,8 @@ def test_a_small_arm_goes_by_the_price_of_the_largest_at_first(place: Place) -> 
 
 
 @pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])
-def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, policy: Any) -> None:
-    """Its money is gone by noon whatever the price says; a budget by the hour is what spreads it."""
+def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> None:
+    """No price slows such an arm, so its money may be used up by noon. An hourly budget spreads it."""
     incumbent, challenger = arms()
     both = [{**incumbent, "policy": policy}, {**challenger, "endpoint": "http://x"}]
     found = Experiments([Experiment.from_dict(experiment("http://x", arms=both, budgets=[day()]))])
@@ -230,8 +229,8 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
     assert_says(fault, messages.NOT_PACED, arm="test/incumbent", channel="*", why=messages.PRICE_IGNORED())
 
 
-def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
-    """No multiplier reached the market's price, nothing said so, and another price in the file changed nothing."""
+def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Place) -> None:
+    """Once, no multiplier reached the market's price, no message reported this, and a new price had no effect."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
     _, pacer = after_a_rush(place, low, "test/challenger")
     (fault,) = pacer.faults
@@ -245,8 +244,8 @@ def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) ->
     assert pacer.prices("test/challenger", "c") == {"search": 0.5, "video": 0.5}
 
 
-def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(place: Place) -> None:
-    """One median of all of them was off by a thousand for some, beyond what any multiplier reaches."""
+def test_each_campaign_starts_with_a_price_from_its_own_forecasts(place: Place) -> None:
+    """One median of all campaigns was wrong by a factor of 1,000 for some, beyond the reach of any multiplier."""
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
     _, pacer = paced(place, found)
     for _ in range(20):
@@ -259,7 +258,7 @@ def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(
     assert pacer.prices("test/challenger", "none") is None and not pacer.faults
 
 
-def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None:
+def test_a_budget_without_usable_forecasts_is_reported(place: Place) -> None:
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})
     _, pacer = paced(place, found)
     for _ in range(500):
@@ -274,7 +273,7 @@ def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None
 
 
 @pytest.mark.parametrize("text", ["{", '[{"at":1,"spent":1,"multiplier":1,"price_unit":1},0.5,0,3,0,0,0]'])
-def test_a_state_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> None:
+def test_an_unreadable_state_is_replaced(place: Place, text: str) -> None:
     ledger = place.open()
     define(ledger, of(day()))
     lease = ledger.pacing.lease("before")
@@ -286,7 +285,7 @@ def test_a_state_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> N
 
 
 class Market:
-    """Opportunities of both arms on a ledger, one a minute, each at a random router."""
+    """A simulated market: one opportunity a minute, for a random arm at a random router."""
 
     def __init__(self, place: Place, found: Experiments, routers: int = 1) -> None:
         self.place, self.ledger, self.number = place, place.open(), 0
@@ -301,7 +300,7 @@ class Market:
             pacer.refresh(found)
 
     def run(self, opportunities: int) -> dict[str, float]:
-        """Share of its opportunities that each arm exposes."""
+        """Returns the share of opportunities with an exposure, by arm."""
         chance, had, shown = random.Random(self.number), Counter[str](), Counter[str]()
         for number in range(self.number, self.number + opportunities):
             self.place.clock.now += 60.0
@@ -320,7 +319,7 @@ class Market:
         return {arm: shown[arm] / number for arm, number in had.items()}
 
     def spent(self) -> dict[str, float]:
-        """Share of its limit that each arm has spent."""
+        """Returns the share of its limit that each account has spent."""
         return {b.arm: b.spent / b.limit for b in self.ledger.balances() if b.limit}
 
 
@@ -331,8 +330,8 @@ def week(amount: float, **changes: Any) -> Experiments:
 
 
 @pytest.mark.parametrize("routers", [1, 3])
-def test_a_total_lasts_for_as_many_opportunities_as_are_expected(place: Place, routers: int) -> None:
-    """Each router counts its own."""
+def test_a_total_budget_lasts_for_the_expected_opportunities(place: Place, routers: int) -> None:
+    """Each router counts its own opportunities."""
     market = Market(place, counted(4000, amount=150.0), routers)
     market.run(2000)
     assert all(abs(share - 0.5) < 0.05 for share in market.spent().values()), market.spent()
@@ -341,7 +340,7 @@ def test_a_total_lasts_for_as_many_opportunities_as_are_expected(place: Place, r
 
 
 @pytest.mark.parametrize("ramp", [partial(counted, 10_000, amount=300.0), partial(week, 300.0)])
-def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place, ramp: Callable[[str], Experiments]) -> None:
+def test_after_a_change_of_stage_both_arms_expose_alike(place: Place, ramp: Callable[[str], Experiments]) -> None:
     market = Market(place, ramp(stage="5%"))
     market.run(3000)
     market.set(ramp(stage="50%"))
@@ -355,7 +354,7 @@ def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place, ramp: Calla
 @pytest.mark.parametrize(
     "paced", [{"opportunities": 4000}, {"start": "2026-01-01T13:00:00Z", "end": "2026-01-03T13:00:00Z"}]
 )
-def test_pacing_that_is_switched_on_in_the_middle_spreads_the_rest(place: Place, paced: dict[str, Any]) -> None:
+def test_pacing_that_is_switched_on_halfway_spreads_the_rest(place: Place, paced: dict[str, Any]) -> None:
     def total(pacing: dict[str, Any] | None) -> Experiments:
         return of({"campaign": "*", "channel": "*", "amount": 150.0, "pacing": pacing})
 
@@ -367,7 +366,7 @@ def test_pacing_that_is_switched_on_in_the_middle_spreads_the_rest(place: Place,
 
 
 def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
-    """One router goes on with the file before a budget was added, and paces for a while."""
+    """A router whose file lacks the new budget paces for a while."""
     both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
     market.run(1000)
@@ -394,11 +393,11 @@ def test_one_account_that_can_not_be_paced_stops_no_other(place: Place, monkeypa
     pacer.refresh(found)
     assert len(pacer.faults) == 1 and "campaign x" in pacer.faults[0]
     assert pacer.prices("test/incumbent", "x") is not None and pacer.prices("test/challenger", "c") is not None
-    assert (pacer.prices("test/challenger", "x") or {})["video"] == pytest.approx(1.0, rel=0.1), "as it was"
+    assert (pacer.prices("test/challenger", "x") or {})["video"] == pytest.approx(1.0, rel=0.1), "its price stays"
 
 
-def test_reservations_that_held_everything_at_a_change_hold_it_up_no_longer_than_they_last(place: Place) -> None:
-    """Costs come hours later, and until then the highest possible ones are reserved."""
+def test_an_arm_without_free_money_at_a_change_is_stopped_only_until_costs_arrive(place: Place) -> None:
+    """Costs arrive hours later. Until then, the highest possible costs are reserved."""
     market = Market(place, week(10.0))
     for number in range(33):
         assert reserve(market.ledger, f"r{number}", "test/challenger", "c", "video", 0.15)
@@ -424,10 +423,10 @@ def test_a_clock_that_was_ahead_is_forgotten(place: Place) -> None:
     assert all(0.1 < share < 0.6 for share in shown), shown
 
 
-def test_outside_the_time_of_a_total_nobody_is_exposed(place: Place) -> None:
+def test_nothing_is_exposed_outside_the_period_of_a_total_budget(place: Place) -> None:
     place.clock.now = MIDNIGHT - 5 * HOUR
     market = Market(place, week(300.0))
-    assert set(market.run(250).values()) == {0.0} and not market.pacer.pace(), "behind nothing"
+    assert set(market.run(250).values()) == {0.0} and not market.pacer.pace(), "no arm is behind"
     assert all(share > 0 for share in market.run(250).values()) and len(market.pacer.pace()) == 2
     place.clock.now = MIDNIGHT + 7 * DAY
     market.pacer.refresh(market.found)
@@ -435,7 +434,7 @@ def test_outside_the_time_of_a_total_nobody_is_exposed(place: Place) -> None:
 
 
 def test_calls_of_a_refresh_grow_linearly_with_the_campaigns(place: Place) -> None:
-    """Four times the campaigns: comparing each with all others would take sixteen times as many."""
+    """With four times the campaigns, a comparison of all pairs would take sixteen times as many calls."""
 
     def calls(campaigns: int) -> int:
         rows = "".join(f"c{number},*,200,day,0.5\n" for number in range(campaigns))
@@ -444,7 +443,7 @@ def test_calls_of_a_refresh_grow_linearly_with_the_campaigns(place: Place) -> No
         _, pacer = paced(place, found)
         place.clock.now += 6  # each account is due again
         (profile := cProfile.Profile()).runcall(pacer.refresh, found)
-        pacer.release()  # the next one leads, too
+        pacer.release()  # so that the next pacer leads
         return pstats.Stats(profile).total_calls
 
     assert calls(600) < 6 * calls(150)

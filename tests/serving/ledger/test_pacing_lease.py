@@ -1,4 +1,4 @@
-"""The lease of the router that paces: one writes, the others read, and a dead one is replaced."""
+"""The lease of the router that paces: one router writes prices, the others read them, and a dead one is replaced."""
 
 from array import array
 from pathlib import Path
@@ -22,14 +22,14 @@ def place(place: Place) -> Place:
 
 @pytest.fixture
 def shared(lasting_redis: int, tmp_path: Path) -> Place:
-    """A ledger that several routers have."""
+    """A ledger that several routers share."""
     place = Place("redis", tmp_path, lasting_redis)
     place.clock.now = MIDNIGHT
     return place
 
 
 def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
-    """Pacers on a ledger with the accounts; the first one leads."""
+    """Pacers of a ledger in which the accounts are set. The first one leads."""
     define(place.open(), found)
     made = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(number)]
     for pacer in made:
@@ -46,7 +46,7 @@ def test_one_router_paces_and_the_others_read_its_prices(shared: Place) -> None:
         balances = [pacer.refresh(found) for pacer in pacers]
         assert [one is not None for one in balances] == [True, False, False]
         assert len({str(pacer.prices("test/challenger", "c")) for pacer in pacers}) == 1
-    assert ledger.pacing.prices()[0] <= 20, "one write a step, and none where no price moves"
+    assert ledger.pacing.prices()[0] <= 20, "at most one write a step, and none if no price changes"
     late = Pacer(shared.open(), CHANNELS, steady(shared))
     late.refresh(found)
     assert late.prices("test/challenger", "c") == pacers[0].prices("test/challenger", "c")
@@ -64,7 +64,7 @@ def test_a_router_that_paces_and_dies_is_replaced_within_seconds(shared: Place) 
         seconds += 1
         other.refresh(found)
         if not other.leads:
-            assert other.prices("test/challenger", "c") == before, "until then, the prices stay"
+            assert other.prices("test/challenger", "c") == before, "until then, prices do not change"
     assert seconds <= SILENT_SECONDS + 1
     shared.clock.now += 10.0
     other.refresh(found)
@@ -73,7 +73,7 @@ def test_a_router_that_paces_and_dies_is_replaced_within_seconds(shared: Place) 
     assert dead.prices("test/challenger", "c") == other.prices("test/challenger", "c")
 
 
-def test_a_router_that_ends_gives_the_lease_back(shared: Place) -> None:
+def test_a_router_that_stops_releases_the_lease(shared: Place) -> None:
     found = of(day())
     first, other = routers(shared, 2, found)
     first.release()
@@ -82,7 +82,7 @@ def test_a_router_that_ends_gives_the_lease_back(shared: Place) -> None:
 
 
 def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, monkeypatch: Any) -> None:
-    """It read the balances, slept while another took the lease, and woke up with its old prices in hand."""
+    """It reads the balances, is suspended while another router takes the lease, and wakes up with outdated prices."""
     found, ledger = of(day()), shared.open()
     slow, other = routers(shared, 2, found)
     balances = slow._ledger.balances
@@ -100,7 +100,7 @@ def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, 
 
     monkeypatch.setattr(slow._ledger, "balances", sleeps)
     shared.clock.now += 10.0
-    assert slow.refresh(found) is None, "it paces no more"
+    assert slow.refresh(found) is None, "it no longer paces"
     written = ledger.pacing.states(), ledger.pacing.prices()
     assert slow.prices("test/challenger", "c") == other.prices("test/challenger", "c")
     other.refresh(found)
@@ -108,7 +108,7 @@ def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, 
 
 
 def test_the_wall_clock_decides_nothing_about_the_lease(shared: Place) -> None:
-    """An hour forward or back on the server: its holder keeps it, and is replaced no later when it dies."""
+    """A clock that jumps by an hour takes no lease from a live holder, and delays no replacement of a dead one."""
     found = of(day())
     define(shared.open(), found)
     ticks = [0.0]
@@ -137,7 +137,7 @@ def test_the_lease_of_a_ledger(shared: Place) -> None:
     assert store.publish(mine, {"x": "1", "y": "2"}, first)
     theirs = other.lease("b", mine)
     assert theirs == Lease("b", mine.number + 1, 0)
-    assert store.lease("a", mine) == theirs, "it is not as the first has seen it"
+    assert store.lease("a", mine) == theirs, "the lease has changed since this router saw it"
     assert not store.publish(mine, {"x": "old"}, first)
     assert other.publish(theirs, {"x": "", "z": "3"}, second)
     assert store.lease("a").version == 2 and store.prices() == again.pacing.prices() == (2, second)
@@ -157,7 +157,7 @@ def test_states_are_kept_until_they_are_empty_and_opportunities_add_up(
     assert pacing.states() == {"y": "2", "z": "3"}
     pacing.report({"y": 2}, {"c": 0.5})
     pacing.report({"y": 1, "z": 1}, {})
-    assert pacing.reports() == ({"y": 3, "z": 1}, {} if kind == "sqlite" else {"c": 0.5}), "gains of all are shared"
+    assert pacing.reports() == ({"y": 3, "z": 1}, {} if kind == "sqlite" else {"c": 0.5}), "routers share the gains"
     if kind != "sqlite":
         assert pacing.prices() == (2, prices)
 
@@ -174,7 +174,7 @@ def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypat
     steps = ({"x": 1.0, "y": 2.0}, {"x": 1.5, "y": 2.0}, {"x": 1.5, "y": 2.5}, {"y": 2.5, "x": 1.5}, {"y": 2.0})
     for version, prices in enumerate(steps, 1):
         assert store.publish(lease, {}, Prices.of(prices)) and reader.prices() == (version, Prices.of(prices))
-    assert read == [3, 4, 3, 3, 3, 4, 3, 4], "an order of accounts is another one"
+    assert read == [3, 4, 3, 3, 3, 4, 3, 4], "another order of accounts counts as a change"
     older = shared.open().pacing
     older.prices()
     with shared.client() as client:
@@ -183,7 +183,7 @@ def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypat
 
 
 def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Place) -> None:
-    """A command a second while no price moves, and one more after a change."""
+    """A reader sends one command per refresh while no price changes, and one more after a change."""
     found = of(*(day(campaign=f"c{number}") for number in range(50)))
     ledger = shared.open()
     leader, reader = routers(shared, 2, found)

@@ -1,4 +1,4 @@
-"""Slices of a budget of all campaigns: routers that race and die between two steps never take more than the budget."""
+"""Slices of a budget in a Redis Cluster: routers that race, or die between two steps, never exceed the budget."""
 
 import contextlib
 import threading
@@ -29,14 +29,14 @@ _STEPS = st.lists(
         ),
         st.integers(0, 1),  # the router
         st.integers(0, 11),  # the reservation, and so its campaign
-        st.sampled_from([0, 0, 0, 1, 2, 3, 4]),  # it dies before or after so many steps of the lease; 0: not
+        st.sampled_from([0, 0, 0, 1, 2, 3, 4]),  # 0: lives; 1: dies before its next script; n: after n - 1 scripts
     ),
     max_size=40,
 )
 
 
 class Dies:
-    """A router that dies before or after one of the next scripts on slices."""
+    """A router that dies before or after one of its next scripts on slices."""
 
     def __init__(self, ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
@@ -60,7 +60,7 @@ class Dies:
 
 
 def _accounts(place: Place) -> tuple[dict[str, tuple[int, int]], dict[str, list[int]]]:
-    """By arm: limit, and what is spent and reserved in the bank; the sums of caps and of what is taken in the slots."""
+    """Returns by arm: limit and committed money in the bank, and sums of caps and committed money in the slices."""
     bank: dict[str, tuple[int, int]] = {}
     slots: dict[str, list[int]] = {}
     for of_bank, (arm, campaign, *_), (cap, spent, reserved, _) in place.accounts():
@@ -118,7 +118,7 @@ def test_slices_never_exceed_the_budget_when_a_router_dies(
     routers[0]._slices.recall()
     bank, slots = _accounts(place)
     assert {arm: leased for arm, (_, leased) in bank.items()} == {arm: taken for arm, (_, taken) in slots.items()}, (
-        "nothing is stranded"
+        "no slice keeps unused money"
     )
     for router in routers:
         router.close()
@@ -141,7 +141,7 @@ def test_a_node_that_returns_without_its_keys_grants_no_fresh_budget(tmp_path: P
 
 
 @pytest.mark.integration
-def test_a_lowered_budget_binds_what_is_leased_meanwhile(tmp_path: Path, lasting_cluster: int) -> None:
+def test_a_lowered_budget_binds_money_that_is_leased_meanwhile(tmp_path: Path, lasting_cluster: int) -> None:
     place = Place("cluster", tmp_path, lasting_cluster)
     one, other = place.open(), place.open()
     one.define([Account(arm, "*", "*", 16.0) for arm in "*a"])
@@ -160,7 +160,7 @@ def test_a_lowered_budget_binds_what_is_leased_meanwhile(tmp_path: Path, lasting
 
 
 @pytest.mark.integration
-def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> None:
+def test_a_node_that_is_down_fails_only_its_own_campaigns(tmp_path: Path) -> None:
     with redis_cluster(tmp_path, appendonly="yes", appendfsync="no", cluster_require_full_coverage="no") as ports:
         place = Place("cluster", tmp_path, ports[0])
         made: Any = RedisLedger(RedisLocation.parse(place.where), None, 5.0)
@@ -177,7 +177,7 @@ def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> No
             on = {c: client.get_node_from_key(made._group(c)).port for c in names}
         port = away.get_connection_kwargs()["port"]
         away.shutdown(nosave=True)
-        alive.script_flush()  # that node was started again
+        alive.script_flush()  # as if that node was restarted
         for c in names:
             if on[c] == port:
                 with pytest.raises(LedgerUnavailable):
@@ -215,7 +215,7 @@ def test_an_empty_bank_is_asked_once_a_second(tmp_path: Path, lasting_cluster: i
     monkeypatch.setattr(made._slices, "_run", lambda *of: sent.append(of[1]) or run(*of))
     names = [decision_id("u", "0" * 8, campaign=f"c{i % 3}") for i in range(40)]
     granted = made.reserve_all([Wanted(name, "a", f"c{i % 3}", "x", 0.1) for i, name in enumerate(names)])
-    assert sum(granted) == 10, "the last cent is found, in whichever slice it is"
+    assert sum(granted) == 10, "the last cent is found in any slice"
     assert sent.count("lease") <= 60
     sent.clear()
     assert not any(made.reserve_all([Wanted(f"{n[:-1]}1", "a", f"c{i % 3}", "x", 0.1) for i, n in enumerate(names)]))
@@ -231,7 +231,7 @@ def test_nodes_have_equal_parts_of_a_ledger() -> None:
 
 @pytest.mark.integration
 def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluster: int) -> None:
-    """The client asked a node for the keys of each script."""
+    """Once, the client also asked a node for the keys of each script."""
     place = Place("cluster", tmp_path, lasting_cluster)
     ledger = place.open()
     ledger.define([Account("a", f"c{i}", "*", 9.0) for i in range(20)])
@@ -281,7 +281,7 @@ def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cl
         thread.start()
     for thread in threads:
         thread.join()
-    for i in range(60):  # what a race has left to no slice is recalled
+    for i in range(60):  # recalls money that the race has left in slices
         granted.extend([f"r{i}"] if reserve(routers[0], f"r{i}", "a", "c1", "x", 0.1) else [])
     shown = {b.arm: b.reserved for b in routers[1].balances()}
     assert len(granted) == 50 and shown == {"*": 5.0, "a": 5.0}
