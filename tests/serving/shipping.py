@@ -1,4 +1,4 @@
-"""Records to ship, and sinks that misbehave on demand."""
+"""Records to ship, and sinks that fail on demand."""
 
 import asyncio
 import json
@@ -25,13 +25,13 @@ def record(kind: Kind, name: str, /, **changes: Any) -> dict[str, Any]:
 
 
 def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> None:
-    """Log records of these ids."""
+    """Logs records with these ids in one batch."""
     for done in [spool.submit(kind, record(kind, name, **changes)) for name in names]:
         done.result(timeout=60)
 
 
 def put_in_turn(spool: Spool, kind: Kind, *names: str) -> None:
-    """The same, each in a batch of its own."""
+    """Logs records with these ids, each in its own batch."""
     for name in names:
         put(spool, kind, name)
 
@@ -41,7 +41,7 @@ def names(prefix: str, number: int) -> list[str]:
 
 
 class MemorySink:
-    """Keeps ids; `fault` may raise in place of it."""
+    """A sink that keeps the ids of what it received. `fault` may raise instead of accepting a batch."""
 
     def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
         self.largest = largest
@@ -69,12 +69,10 @@ def ids(batch: Batch) -> list[str]:
 
 
 class WebSink:
-    """An HTTP server.
+    """An HTTP server that receives events and answers as `mode` says.
 
-    Attributes:
-        mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these.
-        got: Events, in order.
-        requests: Content type and number of events of each request, and the answer.
+    Attributes: | mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these. |
+    got: Accepted events, in order. | requests: Content type, number of events and answer of each request.
     """
 
     def __init__(self, mode: Any = "ok", headers: dict[str, str] | None = None) -> None:
@@ -116,7 +114,7 @@ class WebSink:
 
 
 def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
-    """The events of a request, by the CloudEvents SDK."""
+    """Parses the events of a request with the CloudEvents SDK."""
     from cloudevents.http import from_dict, from_http
 
     if headers.get("Content-Type", headers.get("content-type")) == "application/cloudevents-batch+json":
@@ -127,7 +125,7 @@ def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Poll, note and retry without long pauses."""
+    """Shortens the pauses between polls, notes and retries."""
     for name, seconds in {
         "POLL_SECONDS": 0.005,
         "NOTE_SECONDS": 0.0,
@@ -162,7 +160,7 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def ship_all(spool: Spool, sink: Any, prune_before: float | None = None) -> None:
-    """Ship what is pending, and delete what was last written before a Unix time."""
+    """Ships all pending records, then deletes segments that were last written before a Unix time."""
 
     async def scenario() -> None:
         async with shipping(spool, sink) as running:
