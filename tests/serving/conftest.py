@@ -27,13 +27,13 @@ def _wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
 
 @pytest.fixture
 def wait_for() -> Callable[..., bool]:
-    """Wait until a condition holds; False when it does not within the time."""
+    """Waits until a condition is true. Returns False if it is not true in time."""
     return _wait_for
 
 
 @pytest.fixture
 def remains(tmp_path: Path) -> Callable[[], list[str]]:
-    """What still lives after a second of grace, of all that has the test's folder in command line or environment."""
+    """Lists the processes with the test's folder in command line or environment, after at most 30 seconds of grace."""
 
     def living() -> list[str]:
         found = []
@@ -65,7 +65,7 @@ _RECORDS = {
 
 @pytest.fixture(autouse=True)
 def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test logs must be what the schema says, unless its schema_version is not that of today's records."""
+    """Checks each logged record against the schema, if its schema_version is the current one."""
     enqueue, faults = Spool._enqueue, []
 
     def checked(spool: Spool, entry: Any) -> Any:
@@ -84,25 +84,25 @@ def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lasting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of a Redis that keeps what it is told. Each ledger in it has a name of its own."""
+    """Port of a Redis that keeps its data. Each ledger in it has a different name."""
     with redis_server(tmp_path_factory.mktemp("redis"), appendonly="yes", appendfsync="no") as port:
         yield port
 
 
 @pytest.fixture(scope="session")
 def lasting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of a node of a Redis Cluster of three."""
+    """Port of one of the three nodes of a Redis Cluster."""
     with redis_cluster(tmp_path_factory.mktemp("cluster"), appendonly="yes", appendfsync="no") as ports:
         yield ports[0]
 
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
-    """The place of a ledger, of each kind in turn."""
+    """The place of a new ledger, of each kind in turn."""
     return Place(request.param, tmp_path, lasting_redis)
 
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A real artifact, which no test changes."""
+    """A real artifact, which no test may change."""
     return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")

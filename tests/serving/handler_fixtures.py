@@ -1,4 +1,4 @@
-"""Handlers with a network of three lines, what TorchServe would hand to them, and an artifact of the real kind."""
+"""Handlers with a tiny network, the requests that TorchServe passes to them, and an artifact with a real network."""
 
 import json
 import urllib.error
@@ -36,7 +36,7 @@ NAN_HOUR = 99.0  # at this hour the network fails
 
 
 class Network:
-    """Heads that depend on the last hour of a window, and a count of the calls."""
+    """A network whose logits depend on the last hour of a window, and which counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -71,7 +71,7 @@ class Context:
 
 
 def forecast(logits: Any, reward: Any, cost: Any, future: Any = None) -> Forecast:
-    """Of a network whose rewards go from 0 to 2."""
+    """Forecast of a network whose rewards are scaled from 0 to 2."""
     return Forecast(logits, 2 * reward, cost, future)
 
 
@@ -122,7 +122,7 @@ def v2(*texts: str, request_id: str | None = None, **changes: Any) -> dict[str, 
 
 
 def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int] = ()) -> tuple[list[Any], Context]:
-    """One batch; `explain` says which of its requests ask for explanations."""
+    """Handles one batch. `explain` lists the indices of requests that ask for explanations."""
     context = Context(explain=explain)
     bodies = handler.handle(list(requests), context)
     assert len(bodies) == len(requests)
@@ -130,7 +130,7 @@ def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int
 
 
 def save_policy(folder: Path, network: Any, encoder: Encoder, spec: DatasetSpec, **fields: Any) -> Any:
-    """An artifact of a network, named after its folder."""
+    """Saves a network as an artifact with the name of its folder."""
     import pandas as pd
 
     from mtorl.artifact.saving import TrainedPolicy, save
@@ -148,7 +148,7 @@ def save_policy(folder: Path, network: Any, encoder: Encoder, spec: DatasetSpec,
 
 
 def save_artifact(folder: Path) -> Any:
-    """An artifact with an untrained network of the real kind."""
+    """Saves an artifact with an untrained MTORL network."""
     import torch
 
     from mtorl.network.ensemble import Ensemble

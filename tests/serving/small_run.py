@@ -1,4 +1,4 @@
-"""A run that can be served: small, and made in seconds."""
+"""A small run that can be served, created in seconds."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.serving.handler_fixtures import save_policy
 
 
 def small_run(folder: Path) -> Path:
-    """A run of a few simulated users whose two policies are untrained networks."""
+    """Creates a run of a few simulated users, with an untrained network as the policy of each arm."""
     import torch
 
     from features.offline import store

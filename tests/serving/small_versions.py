@@ -1,4 +1,4 @@
-"""Published versions that hold next to nothing, for tests of what a registry keeps and removes."""
+"""Published versions with minimal contents, for tests of what a registry keeps and removes."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def lineage(number: int, parent: int | None = None, **fields: Any) -> Lineage:
 def version(
     registry: Path, number: int, arm: str = "challenger", name: str = "", known: Lineage | None = None, **fields: Any
 ) -> str:
-    """Publish one; returns its ARM/NAME."""
+    """Publishes a version and returns its ARM/NAME."""
     content = model(number, **fields)
     folder = registry / arm / (name or content["version"])
     (folder / "artifact").mkdir(parents=True)

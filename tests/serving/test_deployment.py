@@ -1,4 +1,4 @@
-"""A version goes to its server and stays only if it decides; under an experiment that serves, nothing changes."""
+"""Deployment of a version to its server: it stays only if it decides, and a server under experiment is not changed."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def told(version: str, instead_of: str | None = None) -> Served:
 
 
 class Servers(InferenceServices):
-    """Those of a test: a version is ready when it was looked at so many times."""
+    """Fake servers whose version is ready after `looks` status reads."""
 
     def __init__(
         self, version: str | None = OLD, looks: int = 3, answer: Any = None, instead_of: str | None = None
@@ -37,7 +37,7 @@ class Servers(InferenceServices):
         super().__init__(FakeCluster())
         self.all = [None if version is None else told(version, instead_of)]
         self._left = looks
-        self.away = 0  # calls that nobody answers
+        self.away = 0  # calls to fail, as if the API server did not answer
         self._answer = answer if answer is not None else {"model": {"digest": DIGEST}, "channel_probs": {"a": 1.0}}
 
     def served(self, name: str) -> Served | None:
@@ -79,34 +79,34 @@ def run(servers: InferenceServices, *experiments: Experiment, version: str = NEW
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds pass between two looks at it."""
+    """Lets two seconds pass between two polls of the server."""
     passed = iter(range(0, 100_000, 2))
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(passed))
     monkeypatch.setattr("serving.deployment.time", clock)
 
 
-@pytest.mark.parametrize(  # the last one is of other servers
+@pytest.mark.parametrize(  # the last experiment uses other servers
     "experiments", [(), (at("shadow"),), (at("shadow", model_digest="dddd"),), (made(stage="50%"),)]
 )
 def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> None:
     servers = Servers()
     assert run(servers, *experiments) == f"challenger serves {NEW}"
-    assert servers.all == [told(OLD), told(NEW, OLD)], "one roll-out"
+    assert servers.all == [told(OLD), told(NEW, OLD)], "one rollout"
     assert run(servers, *experiments) == f"challenger serves {NEW}, as before"
-    assert len(servers.all) == 2, "nothing is told anew"
+    assert len(servers.all) == 2, "no second rollout"
 
 
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
-def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> None:
+def test_under_an_experiment_that_serves_users_nothing_changes(stage: str) -> None:
     servers = Servers()
-    for found in (at(stage), at(stage).replace(enabled=False)):  # it goes on when the kill switch is turned off
+    for found in (at(stage), at(stage).replace(enabled=False)):  # the kill switch may be turned off later
         assert_says(run(servers, found), messages.UNDER_TEST, experiment="mtorl-vs-rules", stage=stage)
     assert servers.all == [told(OLD)]
 
 
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
-def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None:
-    """Until the incumbent's own server has it; after an end of another kind the server is free."""
+def test_the_server_of_a_promoted_model_is_not_changed(phase: Phase) -> None:
+    """The incumbent's own server does not have the model yet. After any other end, the server is free."""
     experiment = at("50%")
     moves = {"promoted": ["promoted"], "stopped": ["stopped"], "rolled back": ["promoted", "rolled back"]}[phase]
     servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))
@@ -133,7 +133,7 @@ def test_without_a_server_there_is_nothing_to_do() -> None:
         (OSError("no route"), "OSError: no route"),
     ],
 )
-def test_what_does_not_decide_is_taken_back(answer: Any, detail: str) -> None:
+def test_a_version_that_does_not_decide_is_rolled_back(answer: Any, detail: str) -> None:
     servers = Servers(answer=answer, looks=3 if answer else 1_000)
     with pytest.raises(DeployError, match=detail) as error:
         run(servers)
@@ -143,8 +143,8 @@ def test_what_does_not_decide_is_taken_back(answer: Any, detail: str) -> None:
 
 
 @pytest.mark.parametrize("rolled_out", [NEW, "challenger/killed-too"])
-def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(rolled_out: str) -> None:
-    """It had told the server a version that nobody has seen deciding."""
+def test_the_next_run_repairs_what_a_killed_run_left(rolled_out: str) -> None:
+    """The killed run had rolled out a version that was never seen to decide."""
     good = Servers(rolled_out, instead_of=OLD)
     bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
     assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW, OLD)
@@ -154,12 +154,12 @@ def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(rolled_out: st
 
 
 @pytest.mark.parametrize("decided", ["challenger/dddddddddddd", "challenger/first"])
-def test_a_version_that_decides_is_what_a_deployment_goes_back_to(decided: str) -> None:
+def test_a_deployment_rolls_back_to_the_version_that_decides(decided: str) -> None:
     servers = Servers(decided, looks=1, instead_of=OLD)
     assert run(servers) == f"challenger serves {NEW}" and servers.all[-1] == told(NEW, decided)
 
 
-def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> None:
+def test_a_deployment_survives_an_outage_of_the_api_server() -> None:
     servers = Servers()
     servers.away = 5
     assert run(servers) == f"challenger serves {NEW}"
@@ -176,7 +176,7 @@ def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> No
 
 
 @pytest.mark.parametrize(("status", "why"), [(403, messages.FORBIDDEN), (422, messages.KUBERNETES_REFUSES)])
-def test_what_the_api_server_refuses_is_not_asked_again(status: int, why: Words) -> None:
+def test_a_request_that_the_api_server_refuses_is_not_retried(status: int, why: Words) -> None:
     class Denied(Servers):
         def serve(self, name: str, version: str, mark: Any = None, instead_of: str | None = None) -> None:
             self.all.append(told(version, instead_of))
@@ -188,14 +188,14 @@ def test_what_the_api_server_refuses_is_not_asked_again(status: int, why: Words)
     assert servers.all == [told(OLD), told(NEW, OLD)], "once"
 
 
-def test_what_can_not_be_is_said_before_anything_changes() -> None:
+def test_a_digest_other_than_the_experiments_is_refused_before_any_change() -> None:
     servers = Servers()
     with raises(DeployError, messages.OTHER_DIGEST, expected="eeee", version=NEW, found="d" * 12):
         run(servers, at("shadow", model_digest="eeee"))
     assert servers.all == [told(OLD)]
 
 
-def test_what_a_person_rolled_out_meanwhile_stays() -> None:
+def test_a_version_that_a_person_rolled_out_meanwhile_stays() -> None:
     class Changed(Servers):
         def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
             self.all.append(told("challenger/by-hand"))
@@ -207,8 +207,8 @@ def test_what_a_person_rolled_out_meanwhile_stays() -> None:
     assert servers.all[-1] == told("challenger/by-hand")
 
 
-def test_kserves_own_writes_are_no_obstacle() -> None:
-    """KServe writes its status into the object all the time: what was read is read again before the next try."""
+def test_a_write_conflict_with_kserve_is_retried() -> None:
+    """KServe keeps writing its status into the object, so each retry reads the object again."""
 
     class Busy(FakeCluster):
         def get(self, kind: str, name: str) -> Any:
@@ -228,7 +228,7 @@ def test_kserves_own_writes_are_no_obstacle() -> None:
     assert cluster.services["mtorl-challenger"]["metadata"]["annotations"] == {INSTEAD_OF: OLD}
 
 
-def test_a_roll_out_is_over_when_all_pods_are_new_and_ready() -> None:
+def test_a_rollout_is_complete_when_all_pods_are_new_and_ready() -> None:
     annotations = {VERSION: NEW}
     status = {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
     spec = {"replicas": 1, "template": {"metadata": {"annotations": annotations}}}

@@ -1,4 +1,4 @@
-"""How the servers log: an event a line, each cause once a minute, with what was left out."""
+"""Logging of the servers: one event a line, and each cause at most once a minute with the number of lines left out."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_cause_is_said_at_once_and_then_once_a_minute_with_what_was_left_out(clock: list[float]) -> None:
+def test_a_cause_is_logged_at_once_then_each_minute_with_the_number_left_out(clock: list[float]) -> None:
     log, stream = logger()
     for second in range(125):
         clock[0] = 1000.0 + second
@@ -53,7 +53,7 @@ def test_a_cause_is_said_at_once_and_then_once_a_minute_with_what_was_left_out(c
     assert [line["message"] for line in lines(stream)[-3:]] == ["default, features: 1", *["router ready"] * 2]
 
 
-def test_causes_without_end_take_no_memory_without_end() -> None:
+def test_the_number_of_remembered_causes_is_bounded() -> None:
     once = OncePerCause()
     for n in range(5000):
         record = logging.LogRecord("x", logging.ERROR, "", 0, "%s", (f"fault {n}",), None)
@@ -73,7 +73,7 @@ def test_a_traceback_is_part_of_its_line() -> None:
 
 
 @given(st.text(), st.text())
-def test_whatever_is_logged_is_one_line_of_json(text: str, id_: str) -> None:
+def test_any_message_is_one_line_of_json(text: str, id_: str) -> None:
     log, stream = logger()
     log.warning("why: %s", text, extra={"request_id": id_})
     (line,) = stream.getvalue().splitlines()
@@ -94,7 +94,7 @@ async def test_a_default_action_is_logged_with_ids_and_no_user(h: Harness, caplo
 
 
 @pytest.mark.integration
-def test_kserve_uvicorn_and_python_itself_log_alike() -> None:
+def test_kserve_uvicorn_and_python_warnings_share_one_format() -> None:
     program = """
 import logging, warnings
 from serving.kserve_sdk import quiet

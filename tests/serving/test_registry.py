@@ -1,4 +1,4 @@
-"""The model registry: versions that are complete, unchangeable, and of one kind of data."""
+"""The model registry: versions are complete and immutable, and one registry never mixes simulated and real data."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, 
     assert {stat.S_IMODE(path.stat().st_mode) for path in place.rglob("*") if path.is_dir()} == {0o750}
 
 
-def test_its_lineage_is_published_and_is_that_of_no_other_model(artifact: Any, archive: Path, tmp_path: Path) -> None:
+def test_the_lineage_of_another_model_is_refused(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry, known = tmp_path / "registry", lineage_of(artifact.model)
     with raises(RegistryError, messages.OTHER_LINEAGE, digest="0" * 12):
         publish(artifact.folder, archive, registry, "challenger", known.replace(digest="0" * 64))
@@ -58,8 +58,8 @@ def test_its_lineage_is_published_and_is_that_of_no_other_model(artifact: Any, a
 
 
 @pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx", "a byte"])
-def test_the_incomplete_is_no_version_and_is_replaced(artifact: Any, archive: Path, tmp_path: Path, lacks: str) -> None:
-    """An empty folder, say, which a mount of a version that is not there has left."""
+def test_an_incomplete_version_is_replaced(artifact: Any, archive: Path, tmp_path: Path, lacks: str) -> None:
+    """For example, a mount of a version that does not exist leaves an empty folder."""
     registry = tmp_path / "registry"
     place = put(artifact.folder, archive, registry, "challenger")
     if lacks == "everything":
@@ -75,7 +75,7 @@ def test_the_incomplete_is_no_version_and_is_replaced(artifact: Any, archive: Pa
     assert published_digest(place) == artifact.digest
 
 
-def test_a_version_is_never_given_another_model(artifact: Any, archive: Path, tmp_path: Path) -> None:
+def test_a_version_never_changes_its_model(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     put(artifact.folder, archive, registry, "incumbent", FIRST)
     other = changed(artifact, tmp_path / "other", git_revision="another")
@@ -92,7 +92,7 @@ def test_models_of_simulated_data_and_of_a_real_log_do_not_mix(
     one = changed(artifact, tmp_path / "one", simulated=first_simulated)
     other = changed(artifact, tmp_path / "other", simulated=not first_simulated)
     with pytest.raises(FileNotFoundError):
-        put(other, archive.with_name("missing.mar"), registry, "challenger")  # decides nothing
+        put(other, archive.with_name("missing.mar"), registry, "challenger")  # a failure decides nothing
     put(one, archive, registry, "challenger")
     with raises(RegistryError, messages.OTHER_KIND, registry=registry):
         put(other, archive, registry, "challenger")
@@ -111,12 +111,12 @@ def test_a_damaged_artifact_is_not_published(artifact: Any, archive: Path, tmp_p
 def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: Path) -> None:
     place = put(artifact.folder, archive, tmp_path / "registry", "challenger", FIRST)
     (tmp_path / "registry" / "challenger" / "empty").mkdir()
-    shutil.copytree(place, place.with_name(".first.0123abcd"))  # what a process was killed at
+    shutil.copytree(place, place.with_name(".first.0123abcd"))  # left by a process that was killed
     assert folder_of(tmp_path / "registry", artifact.digest) == place / "artifact"
     assert folder_of(tmp_path / "registry", "0" * 64) is None
 
 
-def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archive: Path, tmp_path: Path) -> None:
+def test_the_newest_model_is_found(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     assert newest(registry) is None and folder_of(registry, None) is None
     for name, created in (("a", "2026-01-02T00:00:00Z"), ("b", "2026-01-01T23:00:00Z"), ("c", "rubbish"), ("d", None)):
@@ -129,7 +129,7 @@ def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archi
 
 
 def test_a_model_that_needs_an_experiment_is_not_the_newest(tmp_path: Path) -> None:
-    """It does not serve by itself: an alert that asks for a new model must not rest because of it."""
+    """Such a model does not serve by itself, so it must not stop an alert that requests a new model."""
     gate = lineage(2).gate
     assert gate is not None
     version(tmp_path, 1)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.integration  # runs torch-model-archiver
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    """The shape of an artifact; nothing here reads what is in it."""
-    folder = tmp_path / "a,rti[fact]"  # characters that the archiver itself would stumble over
+    """A folder in the shape of an artifact. The archiver does not read its contents."""
+    folder = tmp_path / "a,rti[fact]"  # characters that torch-model-archiver itself can't handle
     folder.mkdir()
     (folder / "network.onnx").write_bytes(bytes(range(256)) * 40)
     (folder / "encoder.json").write_text('{"channels": ["search"]}\n')
@@ -26,7 +26,7 @@ def artifact(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_artifact_is_inside_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
+def test_an_archive_contains_the_artifact_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
     mar = package(artifact, "challenger", tmp_path / "store")
     assert mar == tmp_path / "store" / "challenger.mar"
     with zipfile.ZipFile(mar) as archive:
@@ -40,13 +40,13 @@ def test_the_artifact_is_inside_byte_for_byte(artifact: Path, tmp_path: Path) ->
     assert manifest["createdOn"] == "2026-01-02T03:04:05Z"
     assert (unpacked / manifest["model"]["handler"]).exists()
     config = yaml.safe_load((unpacked / manifest["model"]["configFile"]).read_text())
-    assert config["batchSize"] == 1 and "maxBatchDelay" not in config  # else a lone request waits for others
+    assert config["batchSize"] == 1 and "maxBatchDelay" not in config, "a single request must not wait for others"
 
 
-def test_for_callers_of_its_own_a_model_gathers_their_requests(artifact: Path, tmp_path: Path) -> None:
+def test_with_gather_a_model_batches_the_requests_of_several_callers(artifact: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(package(artifact, "challenger", tmp_path / "store", gather=True)) as archive:
         config = yaml.safe_load(archive.read("model-config.yaml"))
-    assert (config["batchSize"], config["maxBatchDelay"]) == (8, 1), "a delay of 0 would be one of 100 ms"
+    assert (config["batchSize"], config["maxBatchDelay"]) == (8, 1), "TorchServe takes a delay of 0 as 100 ms"
 
 
 def test_the_same_artifact_gives_the_same_bytes_and_a_failure_leaves_them(artifact: Path, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, text: str | Non
 
 
 def test_the_handler_in_an_archive_finds_its_base_in_the_package(artifact: Path, tmp_path: Path) -> None:
-    """As TorchServe's worker does: the file alone, from the unpacked archive, with the package installed."""
+    """TorchServe's worker loads only this file from the unpacked archive, with the package installed."""
     mar = package(artifact, "challenger", tmp_path / "store")
     with zipfile.ZipFile(mar) as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -82,6 +82,6 @@ base = type(entry.__self__).__mro__[1]
 print(module.__file__, f"{{base.__module__}}.{{base.__name__}}")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    # A published archive imports this name: it never changes.
+    # Published archives import this name, so it must never change.
     base = "serving.handlers.policy_handler.PolicyHandler"
     assert done.stdout.split() == [str(tmp_path / "unpacked" / "policy.py"), base], done

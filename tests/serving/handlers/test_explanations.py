@@ -1,4 +1,4 @@
-"""Explanations beside decisions: in the same batch, at no decision's expense."""
+"""Explanations in the same batch as decisions: they cost the decisions nothing and change none of them."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
-    """Reward 0.05, and 0.1 more for each past click; later, an exposure adds 0.05 of gain and 0.1 of cost."""
+    """Predicts reward 0.05 plus 0.1 for each past click. An exposure later adds a gain of 0.05 and a cost of 0.1."""
 
     def predict(self, batch: WindowBatch) -> Any:
         logits, reward, cost = super().predict(batch)
@@ -21,7 +21,7 @@ class Clicks(Network):
         return logits, reward + 0.1 * clicks_B[:, None], cost, np.full((len(batch), 3, 2), [0.05, 0.1])
 
 
-def test_an_explanation_is_of_the_channel_that_the_decision_names() -> None:
+def test_an_explanation_explains_the_channel_of_the_decision() -> None:
     handler = made(Clicks().predict)
     (decided, explained), context = ask(handler, v1(item(u=0.9)), v1(item(u=0.9), None), explain=[1])
     decision, (why, bad) = decided["predictions"][0], explained["explanations"]
@@ -43,7 +43,7 @@ def test_an_explanation_is_of_the_channel_that_the_decision_names() -> None:
     assert context.status == {}
 
 
-def test_a_decision_in_the_same_batch_needs_its_one_forward_pass_only() -> None:
+def test_explanations_do_not_add_forward_passes_for_decisions() -> None:
     network = Clicks()
     sizes: list[int] = []
 
@@ -54,11 +54,11 @@ def test_a_decision_in_the_same_batch_needs_its_one_forward_pass_only() -> None:
     (alone,), _ = ask(made(predict), v1(item(1.0), item(2.0)))
     assert sizes == [2]
     (beside, _), _ = ask(made(predict), v1(item(1.0), item(2.0)), v1(item(3.0)), explain=[1])
-    assert sizes[1:] == [2, 1, 3], "decisions; the decision to explain; with, without the touchpoint, without a past"
+    assert sizes[1:] == [2, 1, 3], "decisions, the decision to explain, and its window in three variants"
     assert beside == alone
 
 
-def test_v2_and_the_probe() -> None:
+def test_explanations_in_v2_and_beside_a_readiness_probe() -> None:
     (answer, ready), _ = ask(made(), v2(json.dumps(item()), "{", request_id="7"), {"body": b""}, explain=[0, 1])
     (output,) = answer["outputs"]
     assert (answer["id"], output["name"], output["shape"]) == ("7", "explanations", [2])
@@ -68,7 +68,7 @@ def test_v2_and_the_probe() -> None:
     assert ready["ready"] is True
 
 
-def test_few_are_explained_at_once() -> None:
+def test_a_request_with_too_many_items_to_explain_is_refused() -> None:
     too_many = v1(*[item()] * (MAX_EXPLAINED + 1))
     (decided, refused), context = ask(made(), too_many, too_many, explain=[1])
     assert len(decided["predictions"]) == MAX_EXPLAINED + 1
@@ -76,7 +76,7 @@ def test_few_are_explained_at_once() -> None:
     assert str(MAX_EXPLAINED) in refused["error"]
 
 
-def test_a_model_that_fails_on_fewer_touchpoints_is_an_error_of_the_explanation_alone() -> None:
+def test_a_model_that_fails_on_fewer_touchpoints_fails_only_the_explanation() -> None:
     def moody(batch: WindowBatch) -> Any:
         logits, reward, cost = Network().predict(batch)
         return logits, np.where(batch.length_B[:, None] == 1, np.nan, reward), cost

@@ -27,7 +27,7 @@ from tests.serving.handler_fixtures import (
 )
 
 
-def test_a_decision_is_what_the_decision_rule_says() -> None:
+def test_a_decision_equals_that_of_the_decision_rule() -> None:
     (answer,), context = ask(made(), v1(item(10.0, u=0.7), item(3.0, u=0.1)))
     cost = np.full((2, 3), 0.2)
     expected = decide(Forecast([[1, 0, -1], [0.3, 0, -0.3]], np.full((2, 3), 0.1), cost), POLICY, [0.7, 0.1])
@@ -51,8 +51,8 @@ def test_a_decision_is_what_the_decision_rule_says() -> None:
     assert context.content_type == {0: "application/json"}
 
 
-def test_how_far_a_user_is_from_those_of_the_training_goes_with_its_answer() -> None:
-    """A distance that is no number is no reason not to decide."""
+def test_an_answer_contains_the_distance_of_the_user_from_the_training_users() -> None:
+    """If the distance is not finite, the handler still decides."""
     handler, network = made(), Network()
     hours = [10.0, NAN_HOUR, 3.0, 5.0]
     found = np.array([1.5, 1.0, 0.75, np.inf], dtype=np.float32)
@@ -61,10 +61,10 @@ def test_how_far_a_user_is_from_those_of_the_training_goes_with_its_answer() -> 
     assert [each.get("state_distance", "none") for each in answer["predictions"]] == [1.5, "none", 0.75, None]
     (without,), _ = ask(made(), v1(*(item(hour) for hour in hours)))
     for one, other in zip(answer["predictions"], without["predictions"], strict=True):
-        assert {**one, "state_distance": 0} == {**other, "state_distance": 0}, "and changes nothing else"
+        assert {**one, "state_distance": 0} == {**other, "state_distance": 0}, "only the distance differs"
 
 
-def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
+def test_candidates_and_price_of_an_item_apply_to_that_item_only() -> None:
     dear_items = item(price=100.0), item(price={"search": 100.0})
     (answer,), _ = ask(made(), v1(item(), item(candidates=["video"], price=0), *dear_items, item()))
     free, only, dear, dear_search, same = answer["predictions"]
@@ -77,7 +77,7 @@ def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
     assert same == free
 
 
-def test_a_single_candidate_gives_the_budget_decision_and_its_cost_is_no_higher_than_possible() -> None:
+def test_a_single_candidate_gives_the_budget_decision_with_its_cost_capped() -> None:
     asked = [item(candidates=[channel], u=u) for channel in SPEC.channels for u in (0.0, 0.9)]
     limited = [{**one, "costs": {one["candidates"][0]: 0.001}} for one in asked]
     beside = [{**one, "costs": {"search" if one["candidates"] == ["video"] else "video": 0.001}} for one in asked]
@@ -85,17 +85,17 @@ def test_a_single_candidate_gives_the_budget_decision_and_its_cost_is_no_higher_
     found = answer["predictions"]
     assert [one["channel"] for one in found] == [one["candidates"][0] for one in asked] * 3
     assert [one["expected_cost"] for one in found] == [0.2] * 6 + [0.001] * 6 + [0.2] * 6
-    assert found[::2] == found[1::2], "whatever the draw"
+    assert found[::2] == found[1::2], "the draw does not matter"
 
 
-def test_the_items_of_the_router_suit() -> None:
+def test_fields_that_only_the_router_needs_are_ignored() -> None:
     more = {"user_id": "u1", "campaign_id": "c", "timestamp": "2026-01-01T12:00:00+00:00", "context": {"hour": 1.0}}
     (plain, told), _ = ask(made(), v1(item(price=0.5)), v1({**item(price=0.5), **more, "baseline": None}))
     assert plain == told and "error" not in told["predictions"][0]
 
 
 def test_all_requests_share_one_forward_pass() -> None:
-    """Also one whose body TorchServe has decoded."""
+    """This includes a request whose body TorchServe has already decoded."""
     network = Network()
     texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
     (first, second, ready, third), _ = ask(
@@ -193,7 +193,7 @@ def test_an_unreadable_request_gets_400_and_fails_no_other(request_: dict[str, A
     assert "error" not in before["predictions"][0]
 
 
-def test_a_network_that_fails_is_an_error_of_each_item() -> None:
+def test_a_failing_network_gives_each_item_an_error() -> None:
     def fail(batch: WindowBatch) -> Any:
         raise RuntimeError("broken")
 
@@ -215,7 +215,7 @@ def test_a_negative_cost_is_an_error_of_its_item() -> None:
     assert "channel" in answer["predictions"][1]
 
 
-def test_a_fault_of_ours_is_status_500_and_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_fault_is_status_500_and_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("bug")
 
@@ -232,8 +232,7 @@ def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.integration
-def test_decisions_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
-    """Many clients at once, with good and bad requests."""
+def test_concurrent_decisions_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
     from serving.archive import package
     from serving.local.ports import free_ports
     from serving.local.torchserve import TorchServe

@@ -1,4 +1,4 @@
-"""The artifact on KServe's own server: the same answers as through TorchServe's handler."""
+"""The predictor on KServe's own server: its answers equal those of TorchServe's handler."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def broken(draw: st.DrawFn, good: st.SearchStrategy[dict[str, Any]]) -> Any:
-    """An item with one field gone or replaced by something odd; it may still be a good one by chance."""
+    """An item with one field removed or replaced by an odd value. By chance, the item may still be valid."""
     odd = draw(good)
     odd["window"] = dict(odd["window"])
     where = odd if draw(st.booleans()) else odd["window"]
@@ -125,7 +125,7 @@ def same_answer(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(item=ITEMS)
-def test_a_good_item_is_never_an_error(handler: Any, item: dict[str, Any]) -> None:
+def test_a_valid_item_never_gets_an_error(handler: Any, item: dict[str, Any]) -> None:
     (answer,), _ = ask(handler, v1(item))
     assert "channel" in answer["predictions"][0]
 
@@ -157,13 +157,13 @@ BAD_PAYLOADS = [
 
 
 @pytest.mark.parametrize("payload", BAD_PAYLOADS, ids=range(len(BAD_PAYLOADS)))
-def test_a_request_that_cannot_be_read_is_the_clients_fault(predictor: Predictor, payload: Any) -> None:
+def test_an_unreadable_request_is_a_client_error(predictor: Predictor, payload: Any) -> None:
     for explain in (False, True):
         with pytest.raises(InvalidInput):
             of_kserve(predictor, payload, explain)
 
 
-def test_callers_at_the_same_time_share_a_pass() -> None:
+def test_concurrent_callers_share_a_forward_pass() -> None:
     model, network = Predictor("challenger", Path("nowhere")), Network()
     model.handler = made(network.predict)
     payloads = [{"instances": [item(hour=float(hour))]} for hour in range(20)]
@@ -180,7 +180,7 @@ def test_text_that_kserve_did_not_decode_is_decoded(predictor: Predictor) -> Non
     assert "channel" in of_kserve(predictor, v1(item())["body"])["predictions"][0]
 
 
-def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_fault_is_not_a_client_error(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         raise ValueError("bug")
 
@@ -192,7 +192,7 @@ def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeyp
 
 @pytest.fixture
 def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
-    """URL."""
+    """Starts the predictor and yields its URL."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
     command += ["--port", str(port)]
@@ -207,7 +207,7 @@ def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
             assert server.poll() is None, log.read_text()
             yield url
             assert not list(messages(log.read_text().splitlines())), "a request must not write to the log"
-            assert not (tmp_path / ".cache").exists(), "onnxruntime keeps what it is about to report there"
+            assert not (tmp_path / ".cache").exists(), "onnxruntime stores telemetry there before it sends it"
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(120) == 0
@@ -248,7 +248,7 @@ def test_kserves_own_server(handler: Any, served: str) -> None:
 
 
 @pytest.mark.integration
-def test_what_it_cannot_serve_and_where_it_cannot_listen_it_says_so(artifact: Any, tmp_path: Path) -> None:
+def test_an_invalid_artifact_or_port_is_reported_without_a_traceback(artifact: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving.predictor", "--name", "challenger", "--artifact"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Batches of all that has arrived: each caller gets its own answers, and a fault concerns its own batch only."""
+"""Micro-batches of all waiting calls: each caller gets its own answers, and a fault affects its own batch only."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tests.serving.router_fixtures import in_loop
 
 
 @in_loop
-async def test_calls_that_have_arrived_share_a_batch_without_those_that_gave_up() -> None:
+async def test_waiting_calls_share_a_batch_and_cancelled_calls_are_left_out() -> None:
     batches: list[list[int]] = []
 
     def work(items: list[int]) -> list[int]:
@@ -30,7 +30,7 @@ async def test_calls_that_have_arrived_share_a_batch_without_those_that_gave_up(
 
 
 @in_loop
-async def test_a_fault_is_that_of_its_batch_and_the_next_one_is_none_the_worse() -> None:
+async def test_a_fault_affects_its_batch_only() -> None:
     def work(items: list[int]) -> list[int]:
         if 7 in items:
             raise OSError("away")
@@ -46,7 +46,7 @@ async def test_a_fault_is_that_of_its_batch_and_the_next_one_is_none_the_worse()
 
 @given(st.lists(st.integers(1, 5), max_size=30), st.integers(1, 8))
 @settings(deadline=None)
-def test_no_batch_is_too_large_and_no_item_gets_lost(sizes: list[int], largest: int) -> None:
+def test_no_batch_is_too_large_and_no_item_is_lost(sizes: list[int], largest: int) -> None:
     calls = [[(call, item) for item in range(size)] for call, size in enumerate(sizes)]
 
     async def scenario() -> None:
