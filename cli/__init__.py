@@ -1,4 +1,4 @@
-"""The console command `mtorl`: reads options, calls a room below, draws progress and a table. It owns no logic.
+"""The console command `mtorl`: reads options, calls the other packages, draws progress and tables. It has no logic.
 
 Reading order: `main.py` (the command and its groups), `run.py`, `data.py`, `model.py`, `search.py`,
 `pipeline.py`, `cluster.py`, `arm.py`, `ledger.py`, `versions.py`, `monitor.py`, `experiment/` (the commands),

@@ -1,4 +1,4 @@
-"""`mtorl arm`: policies of one's own."""
+"""`mtorl arm`: checks an endpoint of your own before it becomes an arm of an experiment."""
 
 from typing import Annotated
 
@@ -12,16 +12,18 @@ app = CommandGroup("Policies of your own, as arms of an experiment.")
 
 @app.command()
 def check(
-    endpoint: Annotated[str, typer.Argument(metavar="URL", help="As the experiment file would name it.")],
+    endpoint: Annotated[str, typer.Argument(metavar="URL", help="Endpoint, as in the experiment file.")],
     dataset: Dataset,
-    name: Annotated[str, typer.Option(help="Name of the arm; in the URL if the endpoint has no path.")] = "challenger",
+    name: Annotated[
+        str, typer.Option(help="Name of the arm. If the endpoint has no path, the name becomes part of the URL.")
+    ] = "challenger",
 ) -> None:
-    """Check an endpoint with the router's requests, ordinary and malformed, and print its faults.
+    """Send an endpoint valid and malformed requests, as the router does, and print its faults.
 
         mtorl arm check http://my-policy:8080/decide --dataset my-log.yaml
 
-    Exit code 0: it can be an arm; what its decisions would lack in the log is noted. 1: users would get the default
-    action, and why. What an arm receives and may answer: docs/arm-protocol.md.
+    Exit code 0: the endpoint can be an arm; notes list the fields that its decisions would lack in the log. 1: users
+    would get the default action, for the printed faults. Requests and answers of an arm: docs/arm-protocol.md.
     """
     with exit_codes():
         from mtorl.log.dataset import DatasetSpec
@@ -32,6 +34,7 @@ def check(
         typer.echo(str(finding))
     faults = sum(finding.fault for finding in found)
     typer.echo(
-        f"{endpoint}: {'no arm yet' if faults else 'can be an arm'}; {faults} faults, {len(found) - faults} notes"
+        f"{endpoint}: {'not ready as an arm' if faults else 'can be an arm'}: {faults} faults, "
+        f"{len(found) - faults} notes"
     )
     raise typer.Exit(1 if faults else 0)

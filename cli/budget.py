@@ -1,4 +1,4 @@
-"""`mtorl budget`: money, before it is spent."""
+"""`mtorl budget`: forecasts what a budget would earn."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from cli.experiment.log import ExperimentOption, LogArgument, named, step
 if TYPE_CHECKING:
     from pipelines.budget_plan import Planned
 
-app = CommandGroup("Money: what a budget would earn, and how to split it.")
+app = CommandGroup("Forecast what a budget would earn, and how to split it.")
 
 
 @app.callback()
 def group() -> None:
-    """Keep `plan` a command of the group; Typer drops the name of an only one."""
+    """Keep `plan` as a subcommand: without a callback, Typer drops the name of a group's only command."""
 
 
 @app.command()
 def plan(
     folder: LogArgument,
-    model: Annotated[Path, typer.Option(help="Artifact folder of the policy that is to spend it.")],
+    model: Annotated[Path, typer.Option(help="Artifact folder of the policy that will spend the budget.")],
     budget: Annotated[float, typer.Option(help="Money for the period, in the data set's currency.")],
     days: Annotated[float, typer.Option(help="Length of the period.", min=0.04)] = 7.0,
-    arm: Annotated[str, typer.Option(help="Whose decisions are replayed.")] = "challenger",
+    arm: Annotated[str, typer.Option(help="Arm whose decisions are replayed.")] = "challenger",
     experiment: ExperimentOption = None,
     start: Annotated[
-        datetime | None, typer.Option(help="With --write: when the period starts, UTC. None: after the log's last day.")
+        datetime | None, typer.Option(help="With --write: start of the period, UTC. Default: after the log's last day.")
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the experiment file anew, with the plan's budgets.")
+        Path | None, typer.Option(metavar="FILE", help="Write a copy of the experiment file with the plan's budgets.")
     ] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the response curve.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a budget would earn, how it splits over campaigns and channels, and what 20 % more would bring.
+    """Forecast what a budget would earn, its best split over campaigns and channels, and the gain from 20 % more.
 
         mtorl budget plan first-day.yaml --model runs/latest/artifacts/challenger --budget 500 --days 7 --page plan.html
         mtorl budget plan first-day.yaml --model model --budget 500 --write next-week.yaml
 
-    Users' journeys are replayed with the model at several prices: docs/budget-plan.md. It takes a minute or two.
+    The command replays users' journeys with the model at several prices (docs/budget-plan.md), which takes a minute or
+    two.
     """
     with exit_codes():
         from dataclasses import asdict
@@ -57,7 +58,7 @@ def plan(
 
         for name, path in (("write", write), ("page", page)):
             if path is not None and not path.absolute().parent.is_dir():
-                stop(f"--{name}: {path.parent} is no folder", 2)
+                stop(f"--{name}: there is no folder {path.parent}", 2)
         file = named(folder, "experiment", experiment)
         if arm not in (names := [one.name for one in Experiment.load(file).arms]):
             stop(f"--arm: {arm!r} is not one of {', '.join(names)}", 2)
@@ -99,6 +100,6 @@ def _print(planned: Planned) -> None:
         split.add_row(part.campaign, part.channel, *money, f"{part.gain:,.1f}")
     low, high = found.added_ci
     more = f"20 % more would bring {found.added:,.1f} more {planned.gain} [{low:,.1f}, {high:,.1f}] in expectation."
-    left = f" {found.left_over:,.2f} {unit} would be left over: no exposure is worth it." if found.left_over else ""
-    seen = f" Today's spend earned {found.today.gain:,.1f}; the curve says {found.today_planned:,.1f}."
+    left = f" {found.left_over:,.2f} {unit} would stay unspent: no exposure is worth it." if found.left_over else ""
+    seen = f" Today's spend earned {found.today.gain:,.1f}. The curve predicts {found.today_planned:,.1f}."
     Console().print(points, split, f"{more}{left}{seen} {_based_on(planned)}.", highlight=False)

@@ -1,4 +1,4 @@
-"""Commands that a cluster runs: the jobs of the CronJobs, and the feed of the online store."""
+"""`mtorl materialize` and `mtorl feed`: keep the online feature store up to date."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FeatureRepo = Annotated[Path, typer.Option(help="Feast repository.")]
 @app.command()
 def materialize(
     feature_repo: FeatureRepo,
-    log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now.")],
+    log: Annotated[Path, typer.Option(help="Current touchpoint log.")],
     dataset: Dataset,
     own_decisions: OwnDecisions = "",
     bad_rows: BadRows = "fail",
     trusted: Trusted = False,
     every_minutes: Annotated[
-        float, typer.Option(help="A log that has grown is written at most this often; an emptied store at once.")
+        float, typer.Option(help="Minimum minutes between two writes of new rows. An emptied store is filled at once.")
     ] = 0.0,
     everything: Annotated[
-        bool, typer.Option("--everything", help="Compare all users with the log, and not only those with news.")
+        bool, typer.Option("--everything", help="Compare all users with the log, not only users with new rows.")
     ] = False,
 ) -> None:
     r"""Bring the online store up to date with the touchpoint log.
@@ -43,13 +43,14 @@ def materialize(
         mtorl materialize --feature-repo runs/latest/features --log log.csv --dataset my-log.yaml \
             --own-decisions lake --bad-rows quarantine
 
-    Give it what the run was given: the log, the lake, and whether to go on without faulty rows, which stop it
-    otherwise, before anything is written.
+    Give this command the same log, lake and --bad-rows as the run. By default, a faulty row stops the command before
+    it writes anything.
 
-    What is there already stays; the next run completes an interrupted one. On Redis a run writes users with news since
-    the last one alone, and ends within a second if there are none, so it may be started every minute: an emptied store
-    is filled by the next. News are uploads to the lake, touchpoints and outcomes of the log with later times, and all
-    its touchpoints of the last `outcome_hours`. If you correct older outcomes in the log, run it with --everything.
+    Existing entries stay, and the next call completes an interrupted one. On Redis, a call writes only the users with
+    new rows since the last call, and exits within a second if there are none. You can therefore call it every minute:
+    the next call fills an emptied store. New rows are uploads to the lake, touchpoints and outcomes with later times
+    in the log, and all touchpoints of the last `outcome_hours`. After correcting older outcomes in the log, run the
+    command with --everything.
     """
     import time
 
@@ -60,7 +61,7 @@ def materialize(
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
 
-    # A missing registry or log fails, also before the first install: success would hide a lost volume.
+    # Fail if the registry or the log is missing, even before the first run: success would hide a lost volume.
     with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
@@ -72,7 +73,7 @@ def materialize(
                 typer.echo("up to date")
                 return
             if before and not everything and (left := before.at + every_minutes * 60 - time.time()) > 0:
-                typer.echo(f"the log has grown; it is written in {left:.0f} s")
+                typer.echo(f"the log has new rows; the next write is due in {left:.0f} s")
                 return
             now = Written(source, repository.definitions(spec), time.time(), uploaded)
             goes_on = before and before.definitions == now.definitions and not everything
@@ -80,7 +81,7 @@ def materialize(
                 raw = RawLog(str(log), dataset, bad_rows)
                 _write_online(feature_repo, raw, trusted, own_decisions, now, before if goes_on else None)
             if own_decisions and not decisions:
-                typer.echo(f"{own_decisions}: no decisions here yet")
+                typer.echo(f"{own_decisions}: there are no decisions yet")
         except RedisError as error:
             stop(_first_line(error), 2)
 
@@ -118,13 +119,13 @@ def _write_online(
     except (duckdb.Error, sqlite3.Error) as error:
         stop(_first_line(error), 2)
     if log.report is not None and log.report.quarantined:
-        typer.echo(f"left out {log.report.quarantined:,} faulty rows; mtorl data validate shows them")
-    typer.echo(f"looked at {done.users:,} users, and wrote {done.written:,} rows")
+        typer.echo(f"skipped {log.report.quarantined:,} faulty rows; mtorl data validate lists them")
+    typer.echo(f"checked {done.users:,} users and wrote {done.written:,} rows")
     gap_days = log.spec.journey_gap_days
     if datetime.now(UTC) - newest > timedelta(days=gap_days):
         typer.echo(
-            f"the newest touchpoint is of {newest:%Y-%m-%d}, and a history ends after {gap_days:g} days: "
-            "decisions of today will find nothing"
+            f"the newest touchpoint is from {newest:%Y-%m-%d}, and a history expires after {gap_days:g} days: "
+            "today's decisions will find empty histories"
         )
 
 
@@ -137,11 +138,11 @@ def feed(
     feature_repo: FeatureRepo,
     dataset: Dataset,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8090,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8090,
 ) -> None:
-    """Receive the events of routers' decision logs, and add exposures to users' online histories.
+    """Receive decision-log events from routers, and add the exposures to users' online histories.
 
-    A router sends them with the setting `sink: http://HOST:PORT/`.
+    Routers send events if their settings contain `sink: http://HOST:PORT/`.
     """
     from features.online.feed import Feed
     from features.online.open_history import open_history

@@ -1,4 +1,4 @@
-"""Groups of commands whose docstrings are their help, and the options that several commands share."""
+"""Defines command groups that take help texts from docstrings, and the options that several commands share."""
 
 import inspect
 import json
@@ -10,7 +10,7 @@ import typer
 
 
 class CommandGroup(typer.Typer):
-    """Commands whose help is their docstring; what is indented there, commands to copy, keeps its lines."""
+    """A Typer group that shows each command's docstring as its help, and keeps the line breaks of indented examples."""
 
     def __init__(self, help: str = "", **settings: Any) -> None:
         super().__init__(help=examples(help), no_args_is_help=True, rich_markup_mode=None, **settings)
@@ -28,13 +28,13 @@ class CommandGroup(typer.Typer):
 
 
 def examples(text: str) -> str:
-    """A help text whose indented paragraphs, commands to copy, keep their lines."""
+    """Mark the indented paragraphs of a help text, so that Typer does not rewrap these examples."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.startswith("    ") else part for part in paragraphs)
 
 
 def _built_in(start: str) -> list[str]:
-    """Names of data sets that begin with some letters; without an import of mtorl, since a shell waits for it."""
+    """List the built-in data sets that begin with `start`. Importing mtorl would make shell completion slow."""
     folder = Path(__file__).parents[1] / "mtorl" / "log" / "datasets"
     return sorted(path.stem for path in folder.glob(f"{start}*.yaml"))
 
@@ -43,30 +43,30 @@ DATASET_OPTION = typer.Option(
     help="Built-in data set name, or the path of its YAML description.", autocompletion=_built_in
 )
 Dataset = Annotated[str, DATASET_OPTION]
-Users = Annotated[int, typer.Option(help="Users to simulate, or to keep of a real log. 0: 6000, or all.", min=0)]
-Epochs = Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
-Trusted = Annotated[
-    bool, typer.Option("--trusted", help="The log is canonical Parquet, a file or a folder: don't check its rows.")
+Users = Annotated[
+    int, typer.Option(help="Users to simulate (0: 6000), or to keep from a real log (0: all of them).", min=0)
 ]
+Epochs = Annotated[int, typer.Option(help="Maximum epochs of training; early stopping may need fewer.", min=1)]
+Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
+Trusted = Annotated[bool, typer.Option("--trusted", help="Do not check the rows of a log in canonical Parquet.")]
 BadRows = Annotated[
     Literal["fail", "quarantine"],
-    typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows."),
+    typer.Option(help="fail: stop if a row is faulty. quarantine: set faulty rows aside and continue."),
 ]
 OwnDecisions = Annotated[
-    str, typer.Option(metavar="LAKE", help="Lake, a folder or URI, whose decisions are added to the log.")
+    str, typer.Option(metavar="LAKE", help="Add the decisions of this lake (folder or URI) to the log.")
 ]
 Explore = Annotated[
     float,
     typer.Option(
-        help="Share of the decisions that both arms leave to chance, so that the next model learns; 0: none.",
+        help="Share of both arms' decisions made at random, so that the next model learns from them. 0: none.",
         min=0,
         max=1,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")]
 
 
 def print_json(found: Any) -> None:
-    """Print something as JSON, and nothing else: `--json > file` keeps it."""
+    """Print an object as indented JSON on standard output."""
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

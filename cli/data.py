@@ -1,6 +1,6 @@
-"""A log of your own: check it, look at it, prepare it for training.
+"""Check, describe and prepare a log of your own for training.
 
-    mtorl data simulate log.csv.gz                      a log to try the rest on
+    mtorl data simulate log.csv.gz                      an example log for the commands below
     mtorl data init log.csv                             writes log.yaml, a first description of it
     mtorl data validate log.csv --dataset my-log.yaml
     mtorl data describe log.csv --dataset my-log.yaml --out page.html
@@ -8,7 +8,7 @@
     mtorl data compact lake --dataset my-log.yaml
     mtorl data forget runs/latest --user u1
 
-A data set is described once, in a small YAML (docs/data.md); for some public logs it is built in.
+A short YAML file describes each data set (docs/data.md). Descriptions of some public logs are built in.
 """
 
 import tempfile
@@ -34,13 +34,14 @@ class EngineName(StrEnum):
 
 
 LogArgument = Annotated[
-    str, typer.Argument(metavar="LOG", help="Raw log, s3://..., or a folder of data build or run. None: the simulator.")
+    str,
+    typer.Argument(metavar="LOG", help="Raw log, s3://..., or a folder of data build or run. Empty: the simulator."),
 ]
 RawLogArgument = Annotated[
     str, typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://...")
 ]
 EngineOption = Annotated[
-    EngineName, typer.Option(envvar="ENGINE", help="duckdb: this machine. spark: what spark-submit says, else local.")
+    EngineName, typer.Option(envvar="ENGINE", help="duckdb: local. spark: spark-submit's cluster, else local Spark.")
 ]
 
 
@@ -48,16 +49,16 @@ EngineOption = Annotated[
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write: .csv, .csv.gz or .parquet.")],
     users: Annotated[int, typer.Option(help="Users; each has 12 touchpoints on average.", min=1)] = 6000,
-    seed: Annotated[int, typer.Option(help="Seed of the users and of all that they do.", min=0)] = 7,
+    seed: Annotated[int, typer.Option(help="Random seed of the simulation.", min=0)] = 7,
 ) -> None:
-    """Write a raw log of the built-in simulator, as an example to try the other commands on.
+    """Write an example log from the built-in simulator, to try the other commands on.
 
         mtorl data simulate raw.csv.gz --users 2000
         mtorl data validate raw.csv.gz --dataset simulator
         mtorl run --data raw.csv.gz --dataset simulator
 
-    The last one treats it as any real log: what users would have done otherwise is not known, so the online part
-    replays what held-out users did.
+    The last command treats the example as a real log: the outcomes of other actions are unknown, so the online part of
+    the run replays the logged behaviour of held-out users.
     """
     from mtorl.simulator.raw_log import write_raw_log
     from mtorl.simulator.simulator import SimulatorConfig
@@ -72,19 +73,21 @@ def init(
     log: RawLogArgument,
     out: Annotated[Path | None, typer.Option(help="File to write; LOG's name with .yaml by default.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="LOG_COLUMN=NAME", help="What you know already; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="LOG_COLUMN=NAME", help="A column that you know already; may be repeated."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draft a description of a log. CHECK marks a question that you must answer, NOTE a remark.
+    """Draft a description of a log. CHECK marks questions that you must answer, NOTE marks remarks.
 
         mtorl data init log.csv
         mtorl data init log.csv --column channel=slot --column campaign_id=line_item
         mtorl data validate log.csv --dataset log.yaml
 
-    It goes by names and by values: a column is a time because its values are times. Read the file before you use it. No
-    command reads it before each CHECK is answered: mend the line below or leave it, and delete the comment. A second
-    file, with outcomes that came later, is described by hand: docs/data.md.
+    The draft is inferred from column names and values: a column of times becomes the timestamp, for example. Read the
+    file before you use it. To answer a CHECK, correct the line below it if needed, and delete the comment. No command
+    accepts the file while a CHECK is left. If later outcomes are in a second file, describe that file yourself:
+    docs/data.md.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -93,15 +96,15 @@ def init(
         named = dict(pair.partition("=")[::2] for pair in column or [])
         target = out or Path(f"{file_stem(log)}.yaml")
         if target.exists() and not force:
-            stop(f"{target}: is there already; give --out another name, or --force to replace it", 2)
-        with ProgressBars() as bars, bars.step("look at the log"):
+            stop(f"{target} already exists. Give another name with --out, or --force to replace it", 2)
+        with ProgressBars() as bars, bars.step("inspect the log"):
             text = draft_description(log, named)
         target.write_text(text, encoding="utf-8")
     typer.echo(text)
     if questions := text.count("# CHECK"):
         typer.echo(
-            f"answer each CHECK ({questions}) in {target}: mend the line below it, or leave it if it is right, and "
-            "delete the comment; or say which column it is: --column"
+            f"answer each CHECK ({questions}) in {target}: correct the line below if needed, and delete the comment. "
+            "Or name the column with --column"
         )
     typer.echo(f"next: mtorl data validate {log} --dataset {target}")
 
@@ -111,15 +114,15 @@ def validate(
     log: RawLogArgument,
     dataset: Dataset,
     quarantine: Annotated[
-        Path | None, typer.Option(help="Write the faulty rows to this CSV, whole, each with its reasons.")
+        Path | None, typer.Option(help="Write each faulty row, with the reasons, to this CSV file.")
     ] = None,
 ) -> None:
-    """Check a log row by row. Nothing is written but the quarantine file.
+    """Check a log row by row. The only file written is the quarantine file.
 
         mtorl data validate log.csv.gz --dataset kuairand-sequence
         mtorl data validate log.csv --dataset my-log.yaml --quarantine faulty.csv
 
-    Exit code 0: every row can be used. 1: some can't. 2: the file can't be read, or is not such a log.
+    Exit code 0: all rows are valid. 1: some rows are faulty. 2: the file can't be read or does not fit the description.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -138,17 +141,17 @@ def validate(
 def describe(
     log: LogArgument = "",
     dataset: Dataset = "",
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("description.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("description.html"),
     trusted: Trusted = False,
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
-    """Draw a log on a page. Journeys, channels, rewards, propensities, cost, missing values.
+    """Write an HTML page about a log: journeys, channels, rewards, propensities, cost and missing values.
 
         mtorl data describe                            the simulator
         mtorl data describe log.csv --dataset my-log.yaml --out page.html
         mtorl data describe runs/latest                the log of a run
 
-    Faulty rows are left out; the page says how many, and why.
+    The page leaves out faulty rows, and counts them by fault.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -158,7 +161,7 @@ def describe(
         from features.engine import open_engine
         from features.ingest.log_folder import RawLog
 
-        # Beside the page, not in /tmp, which may be small or in memory: a canonical log may be large.
+        # A canonical log may be large, and /tmp small or in memory, so the temporary folder is next to the page.
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
             ProgressBars() as bars,
@@ -177,13 +180,13 @@ def describe(
             render(figures, out)
     typer.echo(f"{figures.rows:,} touchpoints of {figures.users:,} users")
     if figures.quarantined:
-        typer.echo(f"left out: {figures.quarantined:,} faulty rows; see them with: mtorl data validate")
+        typer.echo(f"left out: {figures.quarantined:,} faulty rows; list them with: mtorl data validate")
     typer.echo(f"page: {out}")
 
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="Folder to make; an earlier build there is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; replaces an earlier build.")],
     log: LogArgument = "",
     dataset: Dataset = "",
     bad_rows: BadRows = "fail",
@@ -191,7 +194,7 @@ def build(
     own_decisions: OwnDecisions = "",
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
-    r"""Build the inputs of a training. A folder with canonical log, feature sources and causal windows.
+    r"""Build a folder of training inputs: canonical log, feature sources and causal windows.
 
         mtorl data build --out data/simulated          the simulator
         mtorl data build log.csv --dataset my-log.yaml --out data/my-log
@@ -199,18 +202,18 @@ def build(
         mtorl data build log.csv --dataset my-log.yaml --out data/my-log --own-decisions lake
         mtorl run --data data/my-log --dataset my-log.yaml
 
-    Tell it to go on without faulty rows by --bad-rows quarantine; they are kept in OUT.quarantine.csv.
+    With --bad-rows quarantine, faulty rows go to OUT.quarantine.csv instead of stopping the build.
 
-    On a Spark cluster it is the same command under spark-submit; log and folder are then on a volume that all pods see.
-    A log of hundreds of millions of rows is best exported in the canonical layout (docs/data.md) and trusted:
+    On a Spark cluster, run the same command under spark-submit, with log and folder on a volume that all pods share.
+    Export a log of hundreds of millions of rows in the canonical layout (docs/data.md), and skip the check of its rows:
 
         ENGINE=spark mtorl data build /data/touchpoints.parquet --trusted \
             --dataset my-log.yaml --out /data/my-log
 
-    Repeated rows, ties in time and bots are taken care of even then.
+    Repeated rows, ties in time and bots are still handled.
 
-    With --own-decisions, the folder's log has the exposures among a lake's decisions, too, whether there are any yet or
-    not. Such a folder is a source of the training pipeline, which then builds no windows of its own.
+    With --own-decisions, the log includes the exposures among a lake's decisions. The lake may still be empty. The
+    training pipeline accepts such a folder as its source, and then builds no windows.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -231,25 +234,25 @@ def compact(
     lake: Annotated[
         str, typer.Argument(metavar="LAKE", help="Folder or URI of the lake, as `lake:` in the router's settings.")
     ],
-    dataset: Annotated[str, typer.Option(help="Say what decisions teach: built-in data set, or its YAML.")] = "",
+    dataset: Annotated[str, typer.Option(help="Also count usable decisions: data set name, or its YAML.")] = "",
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
-    """Move uploaded records into the hours of their decisions, in few sorted files. Run it every hour.
+    """Move uploaded records into a few sorted files for each hour of decisions. Run this command every hour.
 
         mtorl data compact /mnt/mtorl/lake
         mtorl data compact "s3://ads/lake?region=eu-central-1"
         mtorl data compact runs/latest/lake --dataset simulator
         mtorl run --data log.csv --dataset my-log.yaml --own-decisions lake
 
-    Routers upload a file each minute; readers get slower with each file that waits. An hour is closed ten minutes after
-    its end, and gains the outcomes that come later. A run that was killed can be repeated, two runs at once lose
-    nothing, and readers need not stop. On a Spark cluster it is the same command under spark-submit.
+    Routers upload one file a minute, and each file that is not compacted makes reads slower. An hour is closed ten
+    minutes after its end. Outcomes that arrive later are added to that hour. You can repeat a killed run, start two
+    runs at once and read the lake meanwhile: no record is lost. On a Spark cluster, run it under spark-submit.
 
-    With --dataset, it says what a training would learn from the decisions. A decision whose outcome may still come, or
-    whose probabilities are unknown, says nothing about a policy's value: such decisions are counted by reason.
+    With --dataset, the command counts the decisions that a training could use. Decisions whose outcomes are pending or
+    whose probabilities are unknown can't be used. They are counted by reason.
 
-    Exit code 0: done. 1: a file could not be read; it lies in unreadable/ now, and all others were taken. 2: the lake
-    can't be read or written.
+    Exit code 0: done. 1: an unreadable file was moved to unreadable/, and all others were compacted. 2: the lake can't
+    be read or written.
     """
     with exit_codes():
         from datetime import UTC, datetime
@@ -266,7 +269,7 @@ def compact(
                 done = compact_lake(Lake.open(lake), datetime.now(UTC), engine)
             lines = [f"{lake}: {done}"]
             if spec is not None:
-                with bars.step("see what its decisions teach"):
+                with bars.step("count usable decisions"):
                     lines.append(str(learnable(lake, spec, engine=engine)))
     typer.echo("\n".join(lines))
     raise typer.Exit(1 if done.unreadable else 0)
@@ -275,22 +278,22 @@ def compact(
 @app.command()
 def forget(
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Of a run, a data volume, or a part of one; or a lake in a bucket.")
+        str, typer.Argument(metavar="FOLDER", help="Run folder, data volume or part of one; or a lake in a bucket.")
     ],
-    user: Annotated[list[str] | None, typer.Option(metavar="ID", help="Whom to forget; may be repeated.")] = None,
-    users_file: Annotated[Path | None, typer.Option(help="More of them, an id a line.")] = None,
+    user: Annotated[list[str] | None, typer.Option(metavar="ID", help="User to remove; may be repeated.")] = None,
+    users_file: Annotated[Path | None, typer.Option(help="File with more users to remove, one id per line.")] = None,
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Decisions, outcomes and touchpoints that are older go too.")
+        float | None, typer.Option(metavar="DAYS", help="Also remove older decisions, outcomes and touchpoints.")
     ] = None,
     feature_repo: Annotated[
         Path | None, typer.Option(help="Feast repository outside FOLDER that names the online store.")
     ] = None,
     log: Annotated[
-        str, typer.Option(help="Raw log to look into, besides those that FOLDER's logs were read from.")
+        str, typer.Option(help="Another raw log to search; the sources of FOLDER's logs are always searched.")
     ] = "",
     dataset: Annotated[str, typer.Option(help="Description of --log.")] = "",
 ) -> None:
-    """Remove users, or old records, from all that a folder keeps: logs, features, windows, decisions, online store.
+    """Remove users or old records from a folder's logs, features, windows, decisions and online store.
 
         mtorl data forget runs/latest --user u000017
         mtorl data forget /mnt/mtorl --users-file ids.txt --feature-repo /etc/mtorl/features
@@ -298,15 +301,15 @@ def forget(
         mtorl data forget "s3://ads/lake?region=eu-central-1" --user u1
         mtorl data forget /mnt/mtorl --user u1 --log log.csv --dataset my-log.yaml
 
-    What it finds it knows by what it is; docs/privacy.md has a table of all stores. Name the folder that holds
-    everything: what is uploaded or compacted into it or below it later leaves these users' past out.
-    Nothing is done twice: run it again whenever it was interrupted, or to see that nothing is left.
+    The command finds all stores in FOLDER; docs/privacy.md lists them. Name the top folder: uploads and compactions
+    into it or its subfolders then leave out the users' past records. If the command was interrupted, run it again. Run
+    it once more to confirm that nothing is left.
 
-    Models stay as they are. Those that were trained on the users are named. So are your own files from which a log was
-    read, if the users are still in them: remove them there, or the next read brings them back.
+    Models do not change. The command lists the models that were trained on the users, and your own source files that
+    still contain them. Remove the users from those files, or the next read restores them.
 
-    Exit code 0: nothing of the users is left but what the command names. 1: a store could not be read or written. 2:
-    there is no such folder, or another run is at work in it.
+    Exit code 0: no records of the users are left, except those that the command lists. 1: a store could not be read or
+    written. 2: there is no such folder, or another command is using it.
     """
     with exit_codes():
         from datetime import UTC, datetime, timedelta
@@ -338,7 +341,7 @@ def forget(
         origin = Origin.of(log, DatasetSpec.load(dataset)) if log else None
         now = datetime.now(UTC)
         before = None if older_than is None else now - timedelta(days=older_than)
-        with ProgressBars() as bars, bars.step("look for what is kept, and remove it"):
+        with ProgressBars() as bars, bars.step("find and remove records"):
             if bucket:
                 lake, spools = Lake.open(folder), {}
                 report = Report(forget_in_bucket(lake, users, now, before), [*map(ASIDE.format, unreadable(lake))])

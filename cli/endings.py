@@ -1,8 +1,12 @@
-"""Ends a command with one line that says why, and an exit code.
+"""Turns errors into one line that gives the reason, and an exit code.
 
-0 done; 1 a step failed; 2 the input can't be used; 3 (`mtorl monitor`) something moved; 4 an experiment is
-held, or (`mtorl model rm`) something needs the version: a person must do something first; 5 an experiment did harm, or
-is switched off, or the monitor found harm; 6 (`monitor`) something could not be judged; 130 stopped by a signal.
+0    done
+1    a step failed
+2    the input is invalid
+3    `mtorl monitor`: drift without harm; 6: a check was impossible
+4    an experiment is held until a person acts; `mtorl model rm`: the version is needed
+5    an experiment did harm or is switched off; `mtorl monitor`: harm
+130  stopped by a signal
 """
 
 import signal
@@ -15,13 +19,13 @@ import typer
 from mtorl.runtime.errors import InputError
 
 HELD, HARM = 4, 5
-"""Of `mtorl experiment status` and `verdict`."""
+"""Exit codes of `mtorl experiment status` and `verdict`."""
 
 _signalled = False
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Say why the command ends, and end it."""
+    """Print the reason on standard error and exit with a code."""
     typer.echo(f"mtorl: {message}", err=True)
     raise typer.Exit(code)
 
@@ -30,19 +34,19 @@ def stop(message: str, code: int) -> NoReturn:
 def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[None]:
     """Turn errors that users can fix into one line and an exit code.
 
-    The code is 1 for the exceptions in `failed`, which say that a step has failed, and 2 for any other InputError or
-    OSError. Ctrl-C and SIGTERM print `stopped` and exit with 130: both raise an exception, so that cleanup runs, even
+    The code is 1 for the exceptions in `failed`, which mean that a step failed, and 2 for any other InputError or
+    OSError. Ctrl-C and SIGTERM print `stopped` and exit with 130. Both signals raise an exception, so cleanup runs even
     if the shell ignores SIGINT. Any other error prints its traceback.
     """
     _stop_on_signals()
     try:
         yield
-    except typer.Exit:  # it is a RuntimeError, and no failure
+    except typer.Exit:  # a subclass of RuntimeError, but not a failure
         raise
     except KeyboardInterrupt as error:
         stop(_words(stopped, error), 130)
     except Exception as error:
-        if _signalled:  # DuckDB turns the exception into one of its own
+        if _signalled:  # DuckDB replaces KeyboardInterrupt by its own exception
             stop(_words(stopped, error), 130)
         if isinstance(error, (InputError, OSError, *failed)):
             from mtorl.experiment.experiment import ExperimentError
@@ -54,7 +58,6 @@ def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[N
 
 
 def _words(said: str, error: BaseException) -> str:
-    """A message with the notes of the error below."""
     return "\n".join([said, *getattr(error, "__notes__", ())])
 
 

@@ -1,4 +1,4 @@
-"""`mtorl ledger`: what people do with the budget ledger."""
+"""`mtorl ledger`: accepts a new budget ledger after a loss, and waits for one at startup."""
 
 import time
 from pathlib import Path
@@ -9,20 +9,21 @@ import typer
 from cli.commands import CommandGroup
 from cli.endings import exit_codes
 
-app = CommandGroup("The budget ledger after a loss, and before the first router.")
+app = CommandGroup("Accept a new budget ledger after a loss, or wait for one at startup.")
 
 Settings = Annotated[Path, typer.Argument(metavar="ROUTER.yaml", help="The router's settings: its ledger and log.")]
 
 
 @app.command()
 def agree(settings: Settings) -> None:
-    """Go on with a ledger that does not know what the decision log was paid for: the old one is lost.
+    """Accept a new ledger after the old one was lost, although it lacks the spend in the decision log.
 
         mtorl ledger agree /etc/mtorl/config/router.yaml
 
-    A router whose ledger was deleted, emptied or replaced spends nothing: a new ledger would grant the whole budget
-    again. Restore the old one if there is a copy. If not, lower the amounts of the budgets by what was spent, then
-    agree; the router may run meanwhile, and spends within a second. The sum is of all routers that share the lake.
+    If a ledger was deleted, emptied or replaced, its routers spend nothing: a new ledger would grant the whole budget
+    again. If you have a copy of the old ledger, restore it. If not, lower the budgets by the amounts already spent, and
+    run this command. Routers may keep running, and spend within a second. The printed sum covers all routers that
+    share the lake.
     """
     from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
@@ -35,16 +36,16 @@ def agree(settings: Settings) -> None:
         found = RouterSettings.load(settings)
         ledger = open_ledger(found.ledger, patience=30.0)
         spent = agree_to(ledger, found.spool, Lake.open(found.lake))
-    typer.echo(f"{ledger}: the router goes on with it; the costs in {found.lake} and {found.spool} add up to {spent:g}")
+    typer.echo(f"{ledger}: accepted; the costs in {found.lake} and {found.spool} add up to {spent:g}")
 
 
 @app.command()
 def wait(settings: Settings) -> None:
-    """Wait until the shared ledger has accounts: before that, only the first router may start, which makes them.
+    """Wait until the first router has created the accounts of the shared ledger. Other routers start after that.
 
         mtorl ledger wait /etc/mtorl/config/router.yaml
 
-    A new router does not know that a ledger was lost, and would grant the whole budget again.
+    A new router can't tell an empty ledger from a lost one, and would grant the whole budget again.
     """
     from serving.ledger import open_ledger
     from serving.ledger.contract import LedgerUnavailable

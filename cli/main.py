@@ -1,27 +1,27 @@
 """`mtorl`: the loop on a laptop, the local servers, and the jobs that a cluster runs.
 
-    mtorl run                                  the whole loop on the simulator
+    mtorl run                                  run the whole loop on the simulator
     mtorl run --data log.csv.gz --dataset kuairand-sequence
-    mtorl serve --run runs/latest              the servers of that run
-    mtorl data init|validate|describe|build    describe, check, look at, prepare a log
-    mtorl data simulate|compact|forget         make one; compact a lake; take users out
-    mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
-    mtorl search | katib                       the settings of training, here or by Katib on a cluster
-    mtorl benchmark paper                      MTORL, its ablations and other methods
-    mtorl pipeline compile                     pipelines as YAML for a cluster
-    mtorl pipeline upload|schedule             them, and recurring runs, on a Kubeflow Pipelines server
-    mtorl pipeline run                         one of them on this machine
-    mtorl model list|show|rm|versions          the registry: what each version was trained on; what a cluster serves
-    mtorl materialize                          what the CronJob of manifests/ calls
-    mtorl feed                                 the decision log's events into Feast's online store
-    mtorl ledger wait|agree                    before a further router starts; after the ledger was lost
-    mtorl arm check URL                        whether an endpoint of your own can be an arm
-    mtorl experiment init|check|plan           its file; who gets what; how large it must be, what exploring costs
-    mtorl experiment run|move|status|verdict   through its stages with a page, by hand; what is known of it
-    mtorl budget plan                          what a budget would earn, and how to split it
-    mtorl monitor check|status|export|accept   has anything moved, does it do harm, what does it cost
+    mtorl serve --run runs/latest              start the servers of that run
+    mtorl data init|validate|describe|build    draft a log's description; check, describe and prepare the log
+    mtorl data simulate|compact|forget         write an example log; compact a lake; remove users
+    mtorl train | evaluate                     train a model; evaluate one on users outside its training set
+    mtorl search | katib                       search training settings, locally or with Katib
+    mtorl benchmark paper                      compare MTORL with its ablations and other methods
+    mtorl pipeline compile                     write the pipelines as YAML for a cluster
+    mtorl pipeline upload|schedule             upload pipelines and recurring runs to a Kubeflow Pipelines server
+    mtorl pipeline run                         run a pipeline locally
+    mtorl model list|show|rm|versions          list, show and remove registered models; print the served versions
+    mtorl materialize                          update the online store from the log
+    mtorl feed                                 add the decision log's events to the online store
+    mtorl ledger wait|agree                    wait for a ledger before a router starts; accept a new one after a loss
+    mtorl arm check URL                        check whether an endpoint of your own can be an arm
+    mtorl experiment init|check|plan           write an experiment's file, check it, and plan its size
+    mtorl experiment run|move|status|verdict   run its stages, move it yourself, and see its results
+    mtorl budget plan                          forecast what a budget would earn, and how to split it
+    mtorl monitor check|status|export|accept   find drift and harm, and their cost
 
-`mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
+`mtorl COMMAND -h` shows details. `mtorl --install-completion` lets the shell complete commands, options and data sets.
 """
 
 import os
@@ -36,7 +36,7 @@ from mtorl import __version__
 
 # Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-# Arrow's usual allocator gives memory back at once, and takes it anew for each piece of a large table.
+# Arrow's default allocator releases memory at once and allocates it again for each piece of a large table.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 app = CommandGroup(__doc__ or "", context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +67,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Declare the options that precede a command."""
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Commands of the monitor: checks of decisions and outcomes, on a laptop as on a cluster.
+"""Monitor decisions and outcomes, on a laptop and on a cluster.
 
     mtorl monitor check --lake runs/latest/lake --registry runs/latest/registry
-    mtorl monitor status                                # what the last check found, in words
-    mtorl monitor export --port 9102                    # the same for Prometheus
+    mtorl monitor status                                # print the findings of the last check
+    mtorl monitor export --port 9102                    # serve them to Prometheus
     mtorl monitor accept outcomes/cost_per_exposure --reason "new contract"
 
-A check judges every day that is over and not judged yet, and says at once where a column has lost its values. What
-harms gain or costs money is kept apart from what has only moved (docs/monitoring.md).
+A check judges each completed day once, and reports at once if a column has lost its values. Findings that reduce gain
+or cost money are separate from drift without harm (docs/monitoring.md).
 """
 
 from __future__ import annotations
@@ -53,22 +53,20 @@ def check(
     lake: Annotated[str, typer.Option(help="Folder or URI of the lake to which routers upload their logs.")],
     dataset: Dataset = "simulator",
     registry: Annotated[
-        Path | None, typer.Option(help="Registry with the models' training samples. None: columns are not judged.")
+        Path | None, typer.Option(help="Registry with the models' training samples. Empty: columns are not judged.")
     ] = None,
-    artifact: Annotated[Path | None, typer.Option(help="Instead: the artifact of the model that decides.")] = None,
+    artifact: Annotated[Path | None, typer.Option(help="Artifact of the model to use instead of --registry.")] = None,
     state: StateFolder = _STATE,
     hours: Annotated[
-        int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1, max=8784)
+        int, typer.Option(help="Period length. Use whole days, or the time of day looks like drift.", min=1, max=8784)
     ] = 24,
-    job: Annotated[
-        bool, typer.Option("--job", help="Exit with 0 after every finding: the check has done its work.")
-    ] = False,
+    job: Annotated[bool, typer.Option("--job", help="Exit with 0 after any finding, for scheduled jobs.")] = False,
 ) -> None:
-    """Judge every period that is over and not judged yet.
+    """Judge every completed period that was not judged before.
 
-    Exit code 0: nothing is wrong. 3: something has moved (a ticket). 5: gain or money is lost, or a column has no
-    values. 6: something could not be judged, and the output says why; the first days, in which it learns what is
-    usual, are no reason. With --job, 0 for all of these.
+    Exit code 0: nothing is wrong. 3: drift without harm (a ticket). 5: gain or money is lost, or a column has no
+    values. 6: something could not be judged, and the output gives the reason. The first days, in which the monitor
+    learns expected values, do not count as a failure. With --job, the code is 0 in all of these cases.
 
         mtorl monitor check --lake runs/latest/lake --artifact runs/latest/artifacts/challenger
     """
@@ -80,7 +78,7 @@ def check(
     from serving.registry import newest
 
     if 24 % hours and hours % 24:
-        stop(f"--hours: {hours} neither divides a day nor is whole days, such as 6, 24 or 168", 2)
+        stop(f"--hours: {hours} neither divides a day nor is a number of whole days. Use 6, 24 or 168, for example", 2)
     with exit_codes(BusyError, OSError):
         spec = DatasetSpec.load(dataset)
         watched = Watched(
@@ -98,13 +96,12 @@ def check(
 @app.command()
 def status(
     state: StateFolder = _STATE,
-    json: Annotated[bool, typer.Option("--json", help="The state as it is, and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the state file.")] = False,
 ) -> None:
     """Print the findings of the last check: faults, their cost, next steps, and whether a training is due.
 
-    Exit codes as of `check`.
-
-    Runs of pipelines that failed are shown, too, if their folder `runs` is beside that of the state.
+    The exit codes are those of `check`. If the folder `runs` is next to the state folder, failed pipeline runs are
+    shown.
 
         mtorl monitor status --state volume/monitor
     """
@@ -129,12 +126,12 @@ def status(
 def export(
     state: StateFolder = _STATE,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder with the newest run of each pipeline. None: no metrics of runs.")
+        Path | None, typer.Option(help="Folder with the newest run of each pipeline. Empty: no metrics of runs.")
     ] = None,
     port: Annotated[int, typer.Option(help="Port of /metrics.", min=1, max=65535)] = 9102,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
 ) -> None:
-    """Serve the last result to Prometheus, with its age; the file is read at every scrape.
+    """Serve the last result and its age to Prometheus. Each scrape reads the state file.
 
     mtorl monitor export --state volume/monitor --runs volume/runs --port 9102
     """
@@ -142,19 +139,19 @@ def export(
     from monitoring.watch.state import STATE_FILE
 
     of_runs = [] if runs is None else [RunsCollector(runs)]
-    with exit_codes(), suppress(KeyboardInterrupt):  # the usual way to end it
+    with exit_codes(), suppress(KeyboardInterrupt):  # the usual way to stop the server
         serve(host, port, MonitorCollector(state / STATE_FILE), *of_runs)
 
 
 @app.command()
 def accept(
-    streams: Annotated[list[str], typer.Argument(metavar="STREAM...", help="As `status` names them.")],
-    reason: Annotated[str, typer.Option(help="Why this is what is to be expected from now on.")],
+    streams: Annotated[list[str], typer.Argument(metavar="STREAM...", help="Names from `mtorl monitor status`.")],
+    reason: Annotated[str, typer.Option(help="Why the new value is expected from now on.")],
     state: StateFolder = _STATE,
 ) -> None:
-    """Accept a measure's present value as healthy: its alarm ends, and the monitor learns its expected value anew.
+    """Accept a measure's current value as healthy: its alarm stops, and the monitor learns a new expected value.
 
-    Of a column nothing can be accepted: its training sample belongs to a model, and changes with it.
+    Columns can't be accepted: they are compared with the model's training sample, which changes with the model.
 
         mtorl monitor accept outcomes/cost_per_exposure --reason "new contract with the publisher since Monday"
     """
@@ -163,11 +160,11 @@ def accept(
     with exit_codes(BusyError, OSError), alone(state):
         found = State.read(state / STATE_FILE)
         if not reason.strip():
-            stop("--reason: say why this is to be expected from now on: others will read it", 2)
+            stop("--reason: explain to later readers why the new value is expected from now on", 2)
         for name in streams:
             found.accept(name, reason, datetime.now(UTC))
         found.write(state / STATE_FILE)
-    typer.echo(f"accepted: {', '.join(streams)}; what is usual is learnt anew")
+    typer.echo(f"accepted: {', '.join(streams)}. The monitor now learns new expected values")
 
 
 def exit_code(found: State) -> int:
@@ -188,7 +185,7 @@ def _progress(end: datetime, left: int) -> None:
 
 
 def _show(state: State, folder: Path) -> None:
-    """Print a state; `folder` holds it and its pages."""
+    """Print a monitor state; `folder` contains the state file and the pages of its periods."""
     console = Console(highlight=False, soft_wrap=True)
     alarms = sorted(state.alarms().items(), key=lambda item: (_ORDER[item[1].kind], item[0]))
     if not alarms:
@@ -200,10 +197,10 @@ def _show(state: State, folder: Path) -> None:
         console.print(Text.assemble((f"{word:6}", style), since))
     if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
         console.print("two measures may be two views of one loss: do not add them up")
-    if alarms:  # the worst come first, and their page says what to make of the others
+    if alarms:  # the worst alarm is first, and its runbook covers the others
         console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
     if state.retrain is not None:
-        console.print(f"a new training is requested since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
+        console.print(f"a training is due since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
     counts = (Column(name, justify="right") for name in ("decisions", "users"))
     table = Table("group", "period until, UTC", *counts, "judged", box=None, pad_edge=False)
     for name, group in state.groups.items():
@@ -216,11 +213,11 @@ def _show(state: State, folder: Path) -> None:
         hours = (datetime.now(UTC) - state.checked).total_seconds() / 3600
         console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC, {hours:,.1f} hours ago")
     if next((folder / "periods").glob("*/drift.html"), None) is not None:
-        console.print(f"columns of each period beside the training sample: {folder / 'periods'}/*/drift.html")
+        console.print(f"columns of each period compared with the training sample: {folder / 'periods'}/*/drift.html")
 
 
 def _show_failed(runs: Sequence[PipelineRun]) -> None:
-    """Print which pipelines fail, and what their steps said; nothing if none does."""
+    """Print the failing pipelines with the errors of their steps; print nothing if no pipeline fails."""
     console = Console(highlight=False, soft_wrap=True)
     failed = [run for run in runs if run.failed_in_a_row]
     for run in failed:

@@ -1,4 +1,4 @@
-"""`mtorl pipeline`: the pipelines, compiled for a cluster, on a Kubeflow Pipelines server, or run on this machine.
+"""Compile the pipelines for a cluster, upload them to a Kubeflow Pipelines server, or run them locally.
 
     export KFP_ENDPOINT=https://kubeflow.example.com/pipeline KFP_NAMESPACE=mtorl
     export KFP_EXISTING_TOKEN=...
@@ -6,7 +6,7 @@
     mtorl pipeline schedule manifests/pipelines/schedule.yaml
     mtorl pipeline run train --volume volume -p source=log.csv -p dataset=my-log.yaml
 
-Endpoint, namespace and token are those of the `kfp` command, which starts and shows runs on the server:
+The `kfp` command reads the same endpoint, namespace and token. Use it to start and show runs on the server:
 docs/pipelines.md.
 """
 
@@ -30,10 +30,10 @@ def options(
         str, typer.Option(envvar="KFP_NAMESPACE", help="Namespace (Kubeflow profile) of the runs.")
     ] = "",
     existing_token: Annotated[
-        str, typer.Option(envvar="KFP_EXISTING_TOKEN", help="Bearer token; better in the environment than here.")
+        str, typer.Option(envvar="KFP_EXISTING_TOKEN", help="Bearer token; safer in the environment.")
     ] = "",
 ) -> None:
-    """Take the options that stand before a command."""
+    """Declare the options that precede a command."""
     context.obj = (endpoint, namespace, existing_token)
 
 
@@ -41,13 +41,13 @@ def options(
 def compile_pipelines(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("manifests/pipelines/compiled"),
 ) -> None:
-    """Write the pipelines as YAML that a Kubeflow Pipelines server takes.
+    """Write the pipelines as YAML for a Kubeflow Pipelines server.
 
         MTORL_IMAGE=registry.example.org/mtorl/train:TAG mtorl pipeline compile --out pipelines
         MTORL_GPUS=0 mtorl pipeline compile --out pipelines     for a cluster without GPUs
 
-    The image, $MTORL_IMAGE, is compiled in, and how many GPUs a training may use: $MTORL_GPUS of each of $MTORL_NODES
-    nodes, 1 if not set.
+    The YAML contains the image ($MTORL_IMAGE) and the GPUs of a training: $MTORL_GPUS on each of $MTORL_NODES nodes.
+    Both numbers default to 1.
     """
     from pipelines.cluster.compile import compile_all
 
@@ -59,32 +59,32 @@ def compile_pipelines(
 def upload(
     context: typer.Context, files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Compiled pipelines.")]
 ) -> None:
-    """Upload compiled pipelines. A version is named after its content, so uploading twice makes one version.
+    """Upload compiled pipelines. A version is named after its content, so a repeated upload creates no new version.
 
     mtorl pipeline upload manifests/pipelines/compiled/*.yaml
     """
     from pipelines.cluster import kfp_server
 
     with exit_codes(kfp_server.ServerError):
-        for file in files:  # before any request to a server
+        for file in files:  # find invalid files before any request to a server
             kfp_server.pipeline_name(file)
         client = kfp_server.connect(*context.obj)
         for file in files:
             uploaded = kfp_server.upload(client, file)
-            typer.echo(f"{uploaded.version}: {'uploaded' if uploaded.new else 'was there'}")
+            typer.echo(f"{uploaded.version}: {'uploaded' if uploaded.new else 'already there'}")
 
 
 @app.command()
 def schedule(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The recurring runs, as in manifests/pipelines/schedule.yaml.")],
+    file: Annotated[Path, typer.Argument(help="Recurring runs, as in manifests/pipelines/schedule.yaml.")],
 ) -> None:
-    """Apply a file of recurring runs to a server. Repeating it changes nothing.
+    """Apply a file of recurring runs to a server. The command is idempotent.
 
         mtorl pipeline schedule manifests/pipelines/schedule.yaml
 
-    An entry that has changed is replaced; one that is gone from the file is removed, if this command has made it. Runs
-    that are under way go on. If it is cut off, call it again.
+    A changed entry replaces its recurring run. An entry missing from the file is removed if this command created it.
+    Active runs continue. If the command was interrupted, call it again.
     """
     from pipelines.cluster.kfp_server import ServerError, connect
     from pipelines.cluster.schedule import Schedule, apply
@@ -98,18 +98,18 @@ def schedule(
 @app.command()
 def run(
     pipeline: Annotated[str, typer.Argument(help="bootstrap, train, retrain or monitor.")],
-    volume: Annotated[Path, typer.Option(help="Folder in place of a cluster's data volume.")],
+    volume: Annotated[Path, typer.Option(help="Local folder used as the data volume.")],
     parameters: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="One for each parameter.")
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter; may be repeated.")
     ] = None,
 ) -> None:
-    """Run a pipeline on this machine, without a server.
+    """Run a pipeline locally, without a server.
 
         mtorl pipeline run bootstrap --volume volume -p dataset=simulator -p simulate=true -p users=800 -p epochs=2
         mtorl pipeline run train --volume volume -p source=log.csv -p dataset=my-log.yaml
 
-    What an earlier run made of the same log and settings is used again. Exit code 1: the run fails; 2: a step can't use
-    what it was given.
+    Results of earlier runs with the same log and settings are reused. Exit code 1: the run failed. 2: a step got
+    invalid input.
     """
     from cli.progress_bars import ProgressBars
     from pipelines.local import PipelineError
@@ -121,7 +121,7 @@ def run(
     with exit_codes(PipelineError), ProgressBars() as bars:
         ended = run_on(volume, pipeline, values, bars.on_step)
     if ended.cached:
-        typer.echo(f"from earlier runs, since nothing they depend on has changed: {', '.join(ended.cached)}")
+        typer.echo(f"reused from earlier runs, with unchanged inputs: {', '.join(ended.cached)}")
     for step in ("gate", "publish-first"):
         if step in ended.steps:
             typer.echo(f"{step}: {ended.steps[step].values['Output']}")

@@ -1,4 +1,4 @@
-"""Progress as a person sees it: a bar for each step on a terminal; elsewhere a line every ten seconds."""
+"""Shows progress: a bar for each step on a terminal, and a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mtorl.runtime import progress
 from pipelines.steps import Step
 
 LINE_SECONDS = 10.0
-"""Time between two lines about a step where no bar can be drawn."""
-_COUNTS = 100  # from such a total on, units are things that people count, such as decisions
+"""Time between two progress lines of a step, if the console is not a terminal."""
+_COUNTS = 100  # a total of at least this is a count of things, such as decisions; a smaller one is shown in percent
 
 
 class ProgressBars:
-    """Bars; on a stream that is not a terminal, plain lines. The console is standard error by default."""
+    """Progress bars, or plain lines if the console is not a terminal. The default console is standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
@@ -62,7 +62,7 @@ class ProgressBars:
             self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
         task = next(task for task in self.progress.tasks if task.id == self._running[step.name])
         part = task.fields["part"]
-        if total != (task.total or 0) or done < task.completed:  # a step may have several parts, which begin at 0 each
+        if total != (task.total or 0) or done < task.completed:  # a step may have several parts; each begins at 0
             part = (self.progress.get_time(), done)
         note = note or task.fields["note"]
         self.progress.update(task.id, total=total or None, completed=done, note=note, part=part)
@@ -72,7 +72,7 @@ class ProgressBars:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Follow a long function of this process by its `progress.report` calls; finished when the block is."""
+        """Show the `progress.report` calls of the block as one step, which finishes with the block."""
         step = Step(title, title)
 
         def on_report(done: float, total: float, note: str) -> None:
@@ -86,7 +86,7 @@ class ProgressBars:
         except BaseException:
             del self._running[title]
             raise
-        self.on_step(step, 1, 1, " ")  # the last note was about the way, not the end
+        self.on_step(step, 1, 1, " ")  # the last note described work in progress
 
     def print_running(self) -> None:
         """Print a line about each step that has not finished."""
@@ -112,7 +112,7 @@ class _PaceColumn(ProgressColumn):
 
 
 def _pace(task: Task) -> str:
-    """Progress of a step, its speed, and the remaining time of this part at that speed."""
+    """Format a step's progress, its speed, and the remaining time of its current part at this speed."""
     if not task.total or task.finished:
         return ""
     since, before = task.fields["part"]

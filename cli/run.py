@@ -1,4 +1,4 @@
-"""`mtorl run` and `mtorl serve`: the whole loop, and the servers of a finished run."""
+"""`mtorl run` runs the whole loop. `mtorl serve` starts the servers of a finished run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Runtime = Annotated[
     Literal["torchserve", "predictor"],
-    typer.Option(help="What serves the models: TorchServe, or KServe's own server, which needs no Java."),
+    typer.Option(help="Model server: TorchServe, or KServe's own, which needs no Java."),
 ]
 
 app = CommandGroup()
@@ -41,27 +41,27 @@ def run(
     epochs: Epochs = 12,
     seed: Seed = 7,
     rounds: Annotated[
-        int, typer.Option(help="Opportunities per held-out user at the last stage; on average for a real log.", min=1)
+        int, typer.Option(help="Opportunities per held-out user at the last stage. Real log: the average.", min=1)
     ] = 5,
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
     ] = 0.0,
     explore: Explore = 0.05,
     runtime: Runtime = "torchserve",
-    root: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
+    root: Annotated[Path, typer.Option(help="Folder with all runs.")] = Path("runs"),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the newest run, after the last stage that it has finished.")
+        bool, typer.Option("--resume", help="Resume the newest run after its last finished stage.")
     ] = False,
 ) -> None:
     """Run the whole loop: log, features, training, gate, serving, A/B test, monitor, report.
 
         mtorl run                                      the simulator, about two minutes
-        mtorl run --users 800 --epochs 2 --rounds 3    a small one
+        mtorl run --users 800 --epochs 2 --rounds 3    a small run
         mtorl run --data log.csv.gz --dataset my-log.yaml --bad-rows quarantine
-        mtorl run --resume                             after an interruption, with the settings of the run
+        mtorl run --resume                             after an interruption, with the same settings
 
-    Everything that it makes lies in a folder of its own; runs/latest points to the last one. Open
-    runs/latest/report.html, or read runs/latest/summary.json.
+    Each run writes to a folder of its own, and runs/latest links to the newest. Open runs/latest/report.html, or read
+    runs/latest/summary.json.
     """
     from cli.progress_bars import ProgressBars
     from cli.tables import print_summary
@@ -90,15 +90,15 @@ def serve(
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/latest"),
     experiment: Annotated[
         list[Path] | None,
-        typer.Option(help="An experiment file of yours, not the run's; a change is read at once. May be given again."),
+        typer.Option(help="Your experiment file, instead of the run's. Changes apply at once. May be repeated."),
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Folder for ledger and decision log; by default the first file without its suffix."),
+        typer.Option(help="Folder for ledger and decision log. Default: the first file's path without its suffix."),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the router; 0 takes a free one.")] = 8080,
     models_port: Annotated[
-        int, typer.Option(help="Port of the run's models, as your experiment names it; 0 takes a free one.")
+        int, typer.Option(help="Port of the run's models, as in your experiment file; 0 takes a free one.")
     ] = 8085,
     runtime: Runtime = "torchserve",
 ) -> None:
@@ -107,18 +107,18 @@ def serve(
         mtorl serve
         curl -s localhost:8080/v1/models/ads
 
-    docs/serving-by-hand.md asks it for decisions. With an experiment of your own, an arm whose endpoint is
-    http://127.0.0.1:8085 is the run's model of the arm's name; others answer where the file says, or need no server:
+    docs/serving-by-hand.md shows requests for decisions. In an experiment file of your own, an arm with the endpoint
+    http://127.0.0.1:8085 uses the run's model with the arm's name. Other arms use their own endpoint, or need none:
 
         mtorl serve --experiment first-day.yaml
 
-    docs/first-day.md does that. Several experiments in parts of one layer, or about different campaigns, share the
-    router, its ledger and its log:
+    docs/first-day.md is a walkthrough. Experiments with different campaigns, or different parts of a layer, can share
+    the router, its ledger and its log:
 
         mtorl serve --experiment spring.yaml --experiment autumn.yaml
     """
     if experiment is None and state is not None:
-        stop("--state is that of an experiment of yours: name its file, --experiment", 2)
+        stop("--state needs your experiment file: add --experiment FILE", 2)
     from pipelines.experiments.folder import ExperimentFolder
     from pipelines.experiments.local_servers import LocalServers, settle
     from pipelines.loop.ramp import experiment_of, port_of_models
@@ -126,7 +126,7 @@ def serve(
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
     if not can_be_served(run):
-        stop(f"{run}: no trained run there; make one with mtorl run, or finish one that stopped: mtorl run --resume", 2)
+        stop(f"{run}: there is no trained run. Use mtorl run, or mtorl run --resume after an interruption", 2)
     run = run.resolve()
     with exit_codes():
         ctx.with_resource(at_work(run, shared=True))
@@ -141,14 +141,14 @@ def serve(
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
     stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
     with exit_codes(RuntimeError):
-        stack.claim()  # another one's models must not change while they run
+        stack.claim()  # the next lines change model files, which another running stack might serve
         for standing in settle(folders, run, first, models_port):
             typer.echo(f"promotion: {standing}")
-    # After that: a file that names the model which was promoted there as its incumbent's own can be used now.
+    # Only now: promotions are applied, so a file that names a promoted model as its incumbent's is valid.
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:
         share_log(first, other)
-    with exit_codes(RuntimeError):  # StackError: its text holds the log's tail
+    with exit_codes(RuntimeError):  # StackError, whose text contains the end of the log
         try:
             typer.echo(f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.name} ...")
             with stack:
@@ -161,12 +161,12 @@ def serve(
                     typer.echo(f"arm {arm}: {words}: see its endpoint in the experiment file, and router.log", err=True)
                 servers = LocalServers(run, stack.serving, models_port, stack.restart_models)
                 stack.wait(each_second=rollbacks(folders, servers))
-        except KeyboardInterrupt:  # the usual way to end it
+        except KeyboardInterrupt:  # the usual way to stop the servers
             typer.echo("stopped")
 
 
 def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
-    """Returns a function that lets running models follow rollbacks; it prints each obstacle once."""
+    """Return a function that applies rollbacks to the running models, and prints each obstacle once."""
     from pipelines.experiments.local_servers import follow_rollbacks
 
     said: str | None = None
@@ -181,7 +181,7 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 
 
 def silent_arms(router: str) -> dict[str, str]:
-    """Arms that do not answer, with the router's message; empty while the router itself does not answer."""
+    """Return the arms that do not answer, with the router's messages; empty if the router does not answer."""
     try:
         problems = json.loads(send_request(f"{router}/health/ready", seconds=10).content)["problems"]
     except (OSError, ValueError):
@@ -190,7 +190,7 @@ def silent_arms(router: str) -> dict[str, str]:
 
 
 def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
-    """Files that the router reads of several experiments, by name; `states` has the folder of each one's state."""
+    """Return the files that the router reads, by name; `states` maps each experiment file to its state folder."""
     from mtorl.experiment.experiment import Experiment, ExperimentError
     from mtorl.experiment.layers import Experiments
 
@@ -204,9 +204,9 @@ def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
 
 
 def share_log(first: Path, other: Path) -> None:
-    """Lead from the state of an experiment to the log that it shares with the first one's, as all commands read it.
+    """Link the decision log of the first experiment into the state folder of another, where its commands expect it.
 
-    So to the models that promotions have changed: they are the servers' of both.
+    The folder of promoted models is linked as well: both experiments use the same model servers.
     """
     other.mkdir(parents=True, exist_ok=True)
     (first / "models").mkdir(parents=True, exist_ok=True)
@@ -220,9 +220,10 @@ def share_log(first: Path, other: Path) -> None:
 
 
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
-    """File that the router reads: the experiment's own or, if it has a ramp or has begun, the one in force.
+    """Return the file that the router reads.
 
-    A file with a mistake ends the command before any server starts.
+    If the experiment has a ramp or has begun, this is its applied copy in the state folder, else the experiment file.
+    An invalid file stops the command before any server starts.
     """
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.controller import apply_experiment
@@ -232,7 +233,7 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
     with exit_codes():
         folder = ExperimentFolder.of(file, state, dataset)
         experiment, stands = state_of(folder)
-        if experiment.ramp is None and stands == State(events=stands.events):  # people set its stage by hand
+        if experiment.ramp is None and stands == State(events=stands.events):  # the stage is set in the file
             return file
         apply_experiment(folder)
         return folder.in_force

@@ -1,4 +1,4 @@
-"""`mtorl search`, and the same on a cluster: `mtorl katib` writes the search, `mtorl trial` is what its pods run."""
+"""`mtorl search` searches settings locally, and `mtorl katib` on a cluster, whose pods run `mtorl trial`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 app = CommandGroup()
 
 Epochs = Annotated[
-    int, typer.Option(help="Most epochs of a trial: as many as the training will have that gets the settings.", min=1)
+    int, typer.Option(help="Maximum epochs of a trial. Use the number of the training that gets the settings.", min=1)
 ]
-_TABLE = 10  # trials in the table; all are in the JSON
+_TABLE = 10  # trials in the printed table; the JSON has all of them
 
 
 @app.command()
 def search(
-    windows: Annotated[Path, typer.Argument(help="Windows folder, as `mtorl data build` or a run leaves it.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the search; one that was stopped goes on.")],
-    trials: Annotated[int, typer.Option(help="Trials in all, those that the folder has included.", min=1)] = 30,
-    timeout: Annotated[float, typer.Option(help="Seconds after which no trial begins. 0: no limit.", min=0)] = 0.0,
+    windows: Annotated[Path, typer.Argument(help="Windows folder from `mtorl data build` or a run.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the search; an interrupted search resumes.")],
+    trials: Annotated[int, typer.Option(help="Total trials, including those already in the folder.", min=1)] = 30,
+    timeout: Annotated[float, typer.Option(help="Seconds after which no new trial starts. 0: no limit.", min=0)] = 0.0,
     epochs: Epochs = 15,
     seed: Seed = 7,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all trials to this file.")] = None,
 ) -> None:
-    """Search for the settings of training that predict validation users best.
+    """Search for the training settings that predict validation users best.
 
         mtorl search runs/latest/windows best --trials 30
         mtorl train runs/latest/windows model --settings best/settings.yaml
 
-    The first trial is the defaults. Settings are proposed by TPE (Optuna), and unpromising trials end early. No test
-    user is read. The pipeline takes the same file:
+    The first trial uses the defaults. TPE (Optuna) proposes the other settings, and stops unpromising trials early. No
+    test user is read. The training pipeline accepts the same file:
 
         kfp run create -e mtorl -f mtorl-train.yaml ... settings="$(cat best/settings.yaml)"
     """
@@ -48,8 +48,8 @@ def search(
     from mtorl.fitting.search import search as run_search
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
-        stop(f"--json: {json_file.parent} is no folder", 2)
-    stopped = f"stopped; the same command goes on from {out}"
+        stop(f"--json: there is no folder {json_file.parent}", 2)
+    stopped = f"stopped; the same command resumes from {out}"
     with exit_codes(stopped=stopped), ProgressBars() as bars, bars.step("search"):
         config = SearchConfig(trials=trials, timeout=timeout, epochs=epochs, seed=seed)
         report = run_search(str(windows), str(out), config)
@@ -63,23 +63,23 @@ def search(
 def trial(
     windows: Annotated[Path, typer.Argument(help="Windows folder.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting; once for each.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting; may be repeated.")
     ] = None,
     epochs: Epochs = 15,
     seed: Seed = 7,
 ) -> None:
-    """Train one network with some settings, and print how well it predicts validation users. It writes nothing.
+    """Train one network with given settings, and print its validation loss. No file is written.
 
         mtorl trial runs/latest/windows --set lr=0.01 --set hidden=128
 
-    Each epoch is a line for Katib's collector: the time, and validation_loss=VALUE of the weights that would be kept.
+    Each epoch prints a line for Katib's collector: the time, and validation_loss=VALUE of the best weights so far.
     """
     from mtorl.fitting.search import METRIC, Trials
     from mtorl.fitting.settings import parse_settings, with_settings
     from mtorl.network.training import TrainConfig, TrainingDiverged
 
     def on_epoch(epoch: int, loss: float) -> None:
-        # Katib reads a time at the start of the line; without one, all lines have the same.
+        # Katib reads the time at the start of a line. Without it, all lines get the same time.
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         print(f"{now} {METRIC}={loss:.6f} epoch={epoch}", flush=True)
 
@@ -91,18 +91,18 @@ def trial(
 @app.command()
 def katib(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("manifests/katib/experiment.yaml"),
-    windows: Annotated[str, typer.Option(help="Windows folder, as pods see it.")] = "/mnt/mtorl/built/windows",
-    trials: Annotated[int, typer.Option(help="Trials in all.", min=1)] = 30,
-    parallel: Annotated[int, typer.Option(help="Trials at a time.", min=1)] = 3,
+    windows: Annotated[str, typer.Option(help="Windows folder inside the pods.")] = "/mnt/mtorl/built/windows",
+    trials: Annotated[int, typer.Option(help="Total trials.", min=1)] = 30,
+    parallel: Annotated[int, typer.Option(help="Parallel trials.", min=1)] = 3,
     epochs: Epochs = 15,
     seed: Seed = 7,
 ) -> None:
-    """Write the search as an experiment for Katib, which runs trials in parallel on a cluster.
+    """Write the search as a Katib experiment, which runs trials in parallel on a cluster.
 
         MTORL_IMAGE=registry.example.com/mtorl/train:TAG mtorl katib --out search.yaml
         kubectl -n mtorl create -f search.yaml
 
-    What the cluster needs for it: manifests/katib/README.md
+    Requirements of the cluster: manifests/katib/README.md
     """
     from pipelines.cluster.katib import write
 
@@ -112,7 +112,6 @@ def katib(
 
 
 def _print_search(report: SearchReport) -> None:
-    """Print the best trials, what mattered, and what the best one gains over the defaults."""
     from rich.console import Console
     from rich.table import Column
 
@@ -120,7 +119,7 @@ def _print_search(report: SearchReport) -> None:
 
     figures = (Column(name, justify="right", no_wrap=True) for name in ("trial", "loss", "epochs"))
     table = titled(f"{len(report.trials)} trials, the best first", *figures, "settings")
-    # The default's row is always there, to compare with.
+    # The row of the defaults is always shown for comparison.
     ranked = sorted(report.trials, key=lambda one: (one.ended != "complete", one.loss or 0.0))
     for one in [*ranked[:_TABLE], *(one for one in ranked[_TABLE:] if one.number == 0)]:
         name = "default" if one.number == 0 else str(one.number)

@@ -1,4 +1,4 @@
-"""The tables that commands print at their end."""
+"""Prints the results of commands as tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(run: Path, root: Path) -> None:
-    """Print the figures of a run that people look for first, and where the report is."""
+    """Print the main figures of a run, and the path of its report."""
     summary = json.loads((run / "summary.json").read_text())
     title = f"{summary['dataset']}: {summary['rows']:,} touchpoints of {summary['users']:,} users"
     table, latest = titled(title, "what", "result"), root / "latest"
@@ -43,13 +43,13 @@ def print_evaluation(figures: dict[str, Any]) -> None:
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
-    """Print what is wrong with the rows of a log, and how many can be used."""
+    """Print the faults found in a log, and the number of valid rows."""
     if report.faults:
         rows, row = (Column(name, justify="right") for name in ("rows", "row"))
         rule, column = (Column(name, no_wrap=True) for name in ("rule", "column"))
         table = Table(rule, column, rows, Column("example", overflow="fold"), row)
         for fault in report.faults:
-            # As text: square brackets in someone's log are no markup.
+            # Text, because Rich would read square brackets in a log as markup.
             example = f"{fault.example}{fault.hint}".removeprefix("; ")
             cells = (fault.rule, fault.column, f"{fault.count:,}", example, f"{fault.row:,}")
             table.add_row(*map(Text, cells))
@@ -57,7 +57,7 @@ def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> Non
     total = report.rows + report.quarantined
     lines = [f"{log}: {report.rows:,} of {total:,} rows can be used, of {report.users:,} users"]
     if report.moved_ties:
-        lines.append(f"ties: {report.moved_ties:,} rows at the time of another one of their user count as 1 us later")
+        lines.append(f"ties: {report.moved_ties:,} rows share a user and time with another row; moved 1 us later each")
     if report.quarantined and quarantine:
         lines.append(f"faulty: {report.quarantined:,} rows, in {quarantine}, each with its reasons")
     elif report.quarantined:
@@ -97,7 +97,7 @@ def print_build(manifest: Manifest, out: Path) -> None:
 
 
 def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
-    """Print what was taken out of each store, what could not be, what stays, and which models were trained on it."""
+    """Print the records removed from each store, failures, remaining records, and models trained on removed users."""
     removed = {**report.removed, **{name: spool.removed for name, spool in spools.items() if not spool.left}}
     for name, count in sorted(removed.items()):
         if count:
@@ -105,28 +105,28 @@ def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWitho
     if nothing := [name for name, count in sorted(removed.items()) if not count]:
         typer.echo(f"nothing left in {', '.join(nothing)}")
     if not removed:
-        typer.echo(f"{folder}: holds nothing in which users could be")
+        typer.echo(f"{folder}: has no stores with user records")
     for name, spool in spools.items():
         if spool.left and spool.removed:
             typer.echo(f"{spool.removed:>9,} removed from {name}")
         if spool.left and spool.held:
             typer.echo(
-                f"stays in {name}: {spool.left:,} decisions, until the router that holds it deletes them, within "
-                "75 minutes of their upload, which leaves them out"
+                f"left in {name}: {spool.left:,} decisions. Its router deletes them within 75 minutes of their upload, "
+                "and the upload skips these users"
             )
         elif spool.left:
             typer.echo(
-                f"stays in {name}: {spool.left:,} decisions whose reservation may be open; run this again in 24 hours"
+                f"left in {name}: {spool.left:,} decisions whose reservations may be open; run this again in 24 hours"
             )
     for model in report.models:
         places = ", ".join(str(place) for place in model.places)
         users = ", ".join(model.users) if len(model.users) <= 5 else f"{len(model.users):,} of them"
         typer.echo(f"trained on {users}: {model.name} {model.version} in {places}")
     if report.raw:
-        typer.echo("your own files stay as they are; a user who is still in one comes back when it is read again:")
+        typer.echo("your own files did not change; a user who is still in one returns when it is read again:")
         for line in report.raw:
             typer.echo(f"  {line}")
-        typer.echo("remove them there, in the file and wherever it is made from, then run this again")
+        typer.echo("remove the users from these files and from their sources, then run this again")
     for line in report.failed:
         typer.echo(f"not done: {line}", err=True)
 
@@ -175,7 +175,7 @@ def _alarms(monitor: dict[str, Any]) -> str:
     from monitoring.plain_words import TRAFFIC
 
     counts = [f"{len(monitor[name]['alarms'])} on {traffic}" for name, traffic in TRAFFIC.items()]
-    asked = "; it asks for a new training" if monitor["shifted"]["retrain"] else ""
+    asked = "; it requests a training" if monitor["shifted"]["retrain"] else ""
     faults = "".join(
         f"; {traffic} was not judged: {monitor[name]['not_judged']}"
         for name, traffic in TRAFFIC.items()
@@ -193,9 +193,9 @@ def _stages(stages: dict[str, Any]) -> list[tuple[str, str]]:
     moves = stages["moves"]
     lines = [("stages", ", ".join(move["to"] for move in moves))]
     if stages["phase"] in ("stopped", "rolled back"):
-        lines.append((stages["phase"], f"everybody gets the incumbent: {moves[-1]['reason']}"))
+        lines.append((stages["phase"], f"all users get the incumbent: {moves[-1]['reason']}"))
     if stages["waits"]:
-        lines.append((f"at {stages['phase']}", f"it would go on. {'; '.join(stages['waits'])}"))
+        lines.append((f"at {stages['phase']}", f"a longer run would continue here. {'; '.join(stages['waits'])}"))
     if after := stages["after_promotion"]:
         told = f"{after['promoted_model']:,} of {after['decisions']:,} decisions by the challenger's model"
         lines.append(("after the promotion", f"{told}, {after['incumbent']:,} in the arm of the incumbent"))
@@ -211,7 +211,7 @@ def _next_night(learned: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def _heads(figures: dict[str, Any]) -> Table:
     data, compared = figures["data"], figures["compared"]
-    left_out = f", {data['left_out_users']:,} training users left out" if data["left_out_users"] else ""
+    left_out = f", without {data['left_out_users']:,} training users" if data["left_out_users"] else ""
     rows = f"{data['rows']:,} touchpoints of {data['users']:,} users{left_out}"
     others = list(compared["differences"])
     differences = (f"{name} less {compared['yardstick']}" for name in others)
@@ -240,12 +240,12 @@ def _target(target: dict[str, Any]) -> str:
     from mtorl.evaluation.gate import MARGIN
 
     if target["channel"] is None:
-        return "target, never below the best constant channel: the log can't tell which channel that is"
+        return "target, not below the best constant channel: the log can't tell which channel is the best"
     least, ends = -MARGIN * target["constant"], target["difference_ci"]
     met = "not defined" if ends is None else "met" if ends[0] >= least else "not met"
     less = f"best expected gain less the best constant channel ({target['channel']})"
     figures = with_interval(target, "difference", sign="+", places=4)
-    return f"target, {less}: {figures}; the lower end has to be at least {least:.4f}: {met}"
+    return f"target, {less}: {figures}; the lower end must be at least {least:.4f}: {met}"
 
 
 def _share(share: float | None) -> str:
@@ -253,12 +253,12 @@ def _share(share: float | None) -> str:
 
 
 def titled(title: str, *columns: str | Column) -> Table:
-    """A table with its title on the left."""
+    """Create a table with a left-aligned title."""
     return Table(*columns, title=title, title_justify="left")
 
 
 def with_interval(figures: dict[str, Any], name: str, sign: str = "", places: int = 3) -> str:
-    """A figure with its interval, `NAME` and `NAME_ci`."""
+    """Format the figure `NAME` with its interval `NAME_ci`."""
     if figures.get(name) is None or figures.get(f"{name}_ci") is None:
         return "not defined"
     form = f"{sign}.{places}f"

@@ -1,4 +1,4 @@
-"""`mtorl model`: the versions of a model registry."""
+"""`mtorl model`: lists, shows and removes the versions of a model registry."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from serving.messages import SERVING_UNKNOWN
 if TYPE_CHECKING:
     from pipelines.experiments.versions_in_use import VersionsInUse
 
-app = CommandGroup("""The versions of a model registry: what each was trained on, what serves, what may go.
+app = CommandGroup("""List, show and remove the versions of a model registry, and print those that serve.
 
     mtorl model list
     mtorl model show challenger/0a1b2c3d4e5f
     mtorl model rm challenger/0a1b2c3d4e5f
     mtorl model versions -n mtorl --write models.yaml
 
-A version is named ARM/NAME, or NAME or the start of its digest where that names one model only.
-docs/registry.md says how another version comes to serve.
+Name a version ARM/NAME. NAME or the start of its digest is enough if only one version matches.
+docs/registry.md describes how to serve another version.
 """)
 
 RegistryOption = Annotated[
     Path | None,
     typer.Option(
-        "--registry", help="Root of the registry; by default runs/latest/registry, or else /mnt/mtorl/registry."
+        "--registry", help="Root of the registry. Default: runs/latest/registry if it exists, or /mnt/mtorl/registry."
     ),
 ]
 LakeOption = Annotated[
-    str | None, typer.Option("--lake", help="Folder or URI of the lake of decisions; by default the one beside it.")
+    str | None, typer.Option("--lake", help="Folder or URI of the lake. Default: the lake next to the registry.")
 ]
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the state of mtorl serve; by default that of the run.")
@@ -60,12 +60,12 @@ def list_versions(
     namespace: NamespaceOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the versions by arm, the newest first: age, data, gate, figures, and which ones serve.
+    """List the versions by arm, newest first: age, data, gate, figures, and which versions serve.
 
         mtorl model list
         mtorl model list --registry /mnt/mtorl/registry -n mtorl --json
 
-    A version serves if it took its arm's newest decision, if mtorl serve is to serve it, or, with -n, if an
+    A version serves if it made its arm's newest decision, if mtorl serve is set to serve it, or, with -n, if an
     InferenceService names it. Exit code 2: there is no registry.
     """
     from serving.versions.catalogue import versions
@@ -90,7 +90,7 @@ def show(
     namespace: NamespaceOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show a version: data, code, settings, figures, the gate's report, what needs it, and its parents.
+    """Show a version: data, code, settings, figures, gate report, uses that prevent its removal, and parents.
 
     mtorl model show challenger/0a1b2c3d4e5f
     """
@@ -110,16 +110,17 @@ def show(
 def versions_of_cluster(
     namespace: NamespaceOption = "mtorl",
     write: Annotated[
-        Path | None, typer.Option("--write", help="models.yaml of an overlay, whose versions are replaced.")
+        Path | None, typer.Option("--write", help="models.yaml of an overlay, in which to replace the versions.")
     ] = None,
 ) -> None:
-    """Print the version that each arm's InferenceService is to serve, and write it into an overlay's models.yaml.
+    """Print the version that each arm's InferenceService should serve, and write it into an overlay's models.yaml.
 
         mtorl model versions -n mtorl
         mtorl model versions -n mtorl --write overlays/production/models.yaml
 
-    That is what it serves. If an apply has undone a promotion or a rollback, it is what that asked for.
-    manifests/examples/gitops commits the file. Exit code 2: the cluster does not answer, or the file has no such line.
+    This is normally the version that it serves. If an apply has undone a promotion or a rollback, it is the version
+    that the promotion or rollback set. manifests/examples/gitops commits the file. Exit code 2: the cluster does not
+    answer, or the file has no line for an arm.
     """
     from serving.inference_services import versions_to_write
     from serving.messages import NO_SERVED_VERSION
@@ -145,12 +146,13 @@ def remove(
     state: StateOption = None,
     namespace: NamespaceOption = "",
 ) -> None:
-    """Remove a version that nothing needs.
+    """Remove a version that is no longer needed.
 
         mtorl model rm challenger/0a1b2c3d4e5f
 
-    A version stays that serves, has taken a decision that is still in the log, is named by an experiment, is what a
-    rollback goes back to, or is of the first installation. Exit code 4: it is needed, or nothing says what serves.
+    A version is needed if it serves, made a decision that is still in the log, is named by an experiment, is the target
+    of a rollback, or belongs to the first installation. Exit code 4: the version is needed, or no source tells which
+    versions serve.
     """
     from serving.versions.catalogue import find, versions
     from serving.versions.pruning import locked, remove_version
@@ -163,20 +165,19 @@ def remove(
             found = find(uses.registry, version)
             needs = uses.needs().with_rollbacks(versions(uses.registry))
             if reasons := needs.reasons(found):
-                stop(f"{found.ref} stays: {'; '.join(reasons)}", HELD)
+                stop(f"{found.ref} can't be removed: {'; '.join(reasons)}", HELD)
             remove_version(found)
     typer.echo(f"removed {found.ref}")
 
 
 def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace: str) -> VersionsInUse:
-    """A registry and what uses it, as the options name them."""
     from mtorl.experiment.budget_table import UNREAD
     from mtorl.experiment.experiment import Experiment
     from pipelines.experiments.versions_in_use import VersionsInUse, default_registry
 
     root = registry or default_registry()
     if not root.is_dir():
-        stop(f"{root}: no registry there; name one with --registry", 2)
+        stop(f"{root}: there is no registry; name one with --registry", 2)
     services: list[dict[str, Any]] | None = None
     experiments: list[Experiment] = []
     if namespace:
@@ -191,7 +192,7 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
 
 
 def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
-    """Objects of a kind, from the cluster of kubectl's context; ends the command where it does not say."""
+    """List a namespace's objects of a kind, from kubectl's cluster; exits if the cluster does not answer."""
     from serving.kubernetes_api import KubernetesApi
 
     with exit_codes():
@@ -199,7 +200,6 @@ def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
 
 
 def _print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: Sequence[str]) -> None:
-    """Print a table of versions, and what says which ones serve."""
     console = Console()
     names = ("version", "serves", "age", "gate", "lift", "AUC", "data")
     columns = (Column(name, no_wrap=name != "lift", overflow="fold") for name in names)
@@ -218,12 +218,11 @@ def _print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: 
             f"{lineage.get('data', {}).get('name', '')} {data[:7]}".strip(),
         )
     console.print(table)
-    says = f"what serves: by {', '.join(sources)}" if sources else "nothing says what serves: see the options in -h"
+    says = f"serving, according to {', '.join(sources)}" if sources else "serving versions unknown: see -h for sources"
     console.print(Text(says), soft_wrap=True)
 
 
 def _print_version(found: Mapping[str, Any]) -> None:
-    """Print all that is known of a version."""
     console = Console()
     lineage, model = found["lineage"] or {}, found["model"]
     data, code, run = lineage.get("data") or {}, lineage.get("code") or {}, lineage.get("run") or {}
@@ -231,7 +230,7 @@ def _print_version(found: Mapping[str, Any]) -> None:
     revision = code.get("git_revision") or model["git_revision"]
     lines = [
         ("digest", found["digest"]),
-        ("serves", "yes" if found["serves"] else "not as far as is known"),
+        ("serves", "yes" if found["serves"] else "not known to serve"),
         *[("needed", reason) for reason in found["needed"]],
         ("published", found["published"] or f"{_UNKNOWN}; trained {model['created']}"),
         ("kind", model["kind"]),
@@ -253,7 +252,7 @@ def _print_version(found: Mapping[str, Any]) -> None:
     table.add_row("gate", Text(f"{gate['decision']}: {gate['reason']}" if gate else "none" if lineage else _UNKNOWN))
     console.print(table)
     if found["problem"]:
-        console.print(Text(f"its lineage can't be read: {found['problem']}"), soft_wrap=True)
+        console.print(Text(f"the version's lineage can't be read: {found['problem']}"), soft_wrap=True)
     tree = Tree(Text(found["version"]))
     _grow(tree, found["parents"], known=bool(lineage))
     console.print(tree)
@@ -275,7 +274,7 @@ def _figure(figure: Mapping[str, Any] | None, form: str = ".4f") -> str:
     text = format(figure["value"], form)
     if figure["low"] is None or figure["high"] is None:
         return text
-    return f"{text} \\[{figure['low']:{form}}, {figure['high']:{form}}]"  # a bracket would be Rich's markup
+    return f"{text} \\[{figure['low']:{form}}, {figure['high']:{form}}]"  # escaped: Rich reads brackets as markup
 
 
 def _age(published: str | None) -> str:

@@ -1,16 +1,16 @@
-"""An experiment: its file, stages and results.
+"""Check, run and analyse an experiment.
 
     mtorl experiment init first-day.yaml --dataset my-log.yaml
     mtorl experiment check first-day.yaml --dataset my-log.yaml
     mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
-    mtorl experiment plan first-day.yaml --effect 0.05       how many users, days and how much money
-    mtorl experiment run first-day.yaml                      from stage to stage, with a page at http://127.0.0.1:8088/
-    mtorl experiment move first-day.yaml shadow              a stage, off, on, promoted, stopped or "rolled back"
-    mtorl experiment status first-day.yaml                   what is known, and what to do
-    mtorl experiment verdict first-day.yaml                  the verdict on a log, also by segment; or on its shadow
+    mtorl experiment plan first-day.yaml --effect 0.05       users, days and money needed
+    mtorl experiment run first-day.yaml                      runs all stages; page at http://127.0.0.1:8088/
+    mtorl experiment move first-day.yaml shadow              to a stage, off, on, promoted, stopped or "rolled back"
+    mtorl experiment status first-day.yaml                   current state and next action
+    mtorl experiment verdict first-day.yaml                  verdict on a log, also by segment; or on the shadow
 
-On a cluster, an Experiment object takes the place of the file, and `spec.move` that of `move`: docs/cluster.md.
-With --json, each prints JSON alone.
+On a cluster, an Experiment object replaces the file, and its field `spec.move` replaces `move`: docs/cluster.md.
+With --json, each command prints only JSON.
 """
 
 from cli.commands import CommandGroup

@@ -1,4 +1,4 @@
-"""Reads an experiment from a lake: before it begins, in the shadow, and as a verdict."""
+"""Analyses an experiment's log: the plan before it begins, the shadow report and the verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _state_of(place: str) -> str:
-    """The folder beside an experiment file, where its state is; any other place stays as it is."""
+    """Replace the path of an experiment file by its state folder; other paths and URIs are unchanged."""
     return str(Path(place).with_suffix("")) if Path(place).is_file() else place
 
 
@@ -31,44 +31,45 @@ LogArgument = Annotated[
     typer.Argument(
         metavar="FILE|FOLDER",
         callback=_state_of,
-        help="Experiment file that mtorl serve serves, or the folder of its state; or a lake, folder or URI.",
+        help="Experiment file of mtorl serve, its state folder, or a lake (folder or URI).",
     ),
 ]
 ExperimentOption = Annotated[
-    Path | None, typer.Option(help="The experiment file. None: that of mtorl serve, if FOLDER is its state.")
+    Path | None, typer.Option(help="Experiment file. Default: that of mtorl serve, if FOLDER is its state.")
 ]
-DatasetOption = Annotated[str | None, typer.Option(help="The data set's description. None: likewise.")]
+DatasetOption = Annotated[str | None, typer.Option(help="The data set's description. Default: that of mtorl serve.")]
 
 
 def plan(
     folder: LogArgument,
-    effect: Annotated[float, typer.Option(help="Difference to find, as a share of what the arm earns.")] = 0.05,
+    effect: Annotated[float, typer.Option(help="Difference to detect, as a share of the arm's gain.")] = 0.05,
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
-    share: Annotated[float, typer.Option(help="Of the users who get the challenger.")] = 0.5,
+    share: Annotated[float, typer.Option(help="Share of users who get the challenger.")] = 0.5,
     users_a_day: Annotated[
-        float, typer.Option(help="Users of the experiment who come on a day. 0: as many new ones as in the log.")
+        float, typer.Option(help="New users of the experiment per day. 0: as many as in the log.")
     ] = 0.0,
     model: Annotated[
-        Path | None, typer.Option(help="Artifact folder: what exploring costs, and teaches of this policy.")
+        Path | None, typer.Option(help="Artifact folder: print the cost and benefit of exploration for this policy.")
     ] = None,
     arm: Annotated[str, typer.Option(help="With --model: the arm that would explore.")] = "incumbent",
     decisions_a_day: Annotated[
-        float, typer.Option(help="With --model: of the arm, to count in days. 0: count in decisions.", min=0)
+        float, typer.Option(help="With --model: the arm's decisions per day. 0: report decisions, not days.", min=0)
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how many users, days and how much money it takes to find an effect, before the experiment begins.
+    """Plan the users, days and money needed to detect an effect, before the experiment begins.
 
         mtorl experiment plan first-day.yaml --effect 0.05
         mtorl experiment plan runs/latest/lake --effect 0.05 --experiment runs/latest/serving.yaml
         mtorl experiment plan first-day.yaml --model runs/latest/artifacts/challenger --decisions-a-day 50000
 
-    The experiment is played some hundred times with the incumbent's users of the log, and with the verdict's own
-    functions, until 80 of 100 played experiments find a challenger that is so much better.
+    The command simulates the experiment some hundred times, with the incumbent's users in the log and the functions of
+    the verdict. It finds the number of users with which 80 of 100 simulated experiments detect the effect.
 
-    With --model: an arm that always does the same teaches nothing about anything else. The plan says what exploring a
-    share of its decisions costs, and after how many decisions the log can tell such a difference of the model.
+    With --model, it plans exploration: without exploration, a log tells nothing about other policies. The plan shows
+    the cost of exploring several shares of the arm's decisions, and the number of decisions after which the log detects
+    the effect for this model.
     """
     with exit_codes():
         from cli.experiment.table import print_exploration, print_plan
@@ -90,16 +91,16 @@ def _plan(lake: str, spec: DatasetSpec, file: str, effect: float, share: float, 
     from mtorl.log.dataset import counted_gain
     from mtorl.log.touchpoints import LogError
 
-    with step("add up the incumbent's users"):
+    with step("aggregate the incumbent's users"):
         planned = Experiment.load(file)
         seen = incumbent_users(DecisionLog.of(lake), planned, counted_gain(spec))
     try:
-        with step("play the experiment"):
+        with step("simulate the experiment"):
             found = requirements(seen, planned, effect, share, users_a_day)
     except ValueError as error:
         raise LogError(str(error)) from None
     if found is None:
-        stop(f"an effect of {effect:.1%} would take more than {MOST_USERS:,} users: plan with a larger one", 1)
+        stop(f"an effect of {effect:.1%} needs more than {MOST_USERS:,} users: plan with a larger --effect", 1)
     return found
 
 
@@ -110,9 +111,9 @@ def _exploration(lake: str, spec: DatasetSpec, file: str, arm: str, model: Path,
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
-    with step("read what was decided"):
+    with step("read the decisions"):
         rows = served_decisions(lake, spec, Experiment.load(file), arm)
-    with step("ask the model"):
+    with step("evaluate the model"):
         return plan_for(rows, model, effect)
 
 
@@ -125,28 +126,27 @@ def verdict(
         str,
         typer.Option(
             metavar="TIME",
-            help="Until when decisions count, and everything is known, ISO time: for traffic that has ended. Empty: "
-            "the log ends with its newest decision.",
+            help="For traffic that has ended: ISO time until which decisions count. All their outcomes must be known. "
+            "Empty: the time of the newest decision.",
         ),
     ] = "",
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Instead, what challengers would have done in the shadow.")
+        bool, typer.Option("--shadow", help="Report the challengers' shadow decisions instead of the verdict.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the verdict so far. Checking it often changes no error rate.
+    """Print the current verdict. Frequent checks do not raise its error rate.
 
         mtorl experiment verdict first-day.yaml
         mtorl experiment verdict first-day.yaml --by device
         mtorl experiment verdict first-day.yaml --shadow
         mtorl experiment verdict runs/latest/lake --experiment first-day.yaml --dataset my-log.yaml
 
-    The words and figures are explained in docs/verdict.md. Lifts by segment are no part of the verdict.
-    Exit codes: 4 users are not split as configured; 5 a guardrail is breached; else 0.
+    docs/verdict.md explains the words and figures. Lifts by segment do not affect the verdict.
+    Exit code 4: users are not split as configured. 5: a guardrail is breached. 0 otherwise.
 
-    With --shadow: how often challengers agree with the incumbent is known from the first decision on. What they would
-    earn is estimated from the outcomes of the incumbent's decisions, so let the incumbent explore
-    (docs/experiments.md).
+    With --shadow, agreement with the incumbent is known from the first decision on. The challengers' gain is estimated
+    from the outcomes of the incumbent's decisions, so let the incumbent explore (docs/experiments.md).
     """
     from monitoring.decision_log import PeriodError
 
@@ -188,13 +188,13 @@ def _shadows(lake: str, spec: DatasetSpec, file: str, by: list[str]) -> dict[str
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
 
-    with step("compare what was decided"):
+    with step("compare the decisions"):
         return shadow_report(shadows(lake, spec, Experiment.load(file), by), spec.channels, by)
 
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Show a bar while something is done."""
+    """Show a progress bar while the block runs."""
     from cli.progress_bars import ProgressBars
 
     with ProgressBars() as bars, bars.step(title):
@@ -202,7 +202,7 @@ def step(title: str) -> Iterator[None]:
 
 
 def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[str, DatasetSpec, str]:
-    """The lake, the data set's description, and the experiment file."""
+    """Return the lake, the data set's description, and the experiment file."""
     from mtorl.log.dataset import DatasetSpec
     from pipelines.experiments.evidence import lake_of
 
@@ -211,7 +211,7 @@ def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[
 
 
 def named(folder: str, name: str, given: Path | str | None) -> str:
-    """A file that the command was given, or that the router of a state reads."""
+    """Return the given file or, by default, the file that the router of the state folder reads."""
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, read_by_router
 
@@ -219,7 +219,7 @@ def named(folder: str, name: str, given: Path | str | None) -> str:
         return str(given)
     state = Path(folder)
     found: Path | str | None
-    if name == "experiment":  # of several files, the one with the state's name
+    if name == "experiment":  # if the router reads several files, take the one named like the state folder
         files = read_by_router(state)
         found = next((file for file in files if len(files) == 1 or file.stem == state.resolve().name), None)
     else:

@@ -1,7 +1,7 @@
-"""`mtorl experiment move`: what people do to an experiment, from its first stage to its end.
+"""`mtorl experiment move`: moves an experiment to a stage, switches it off and on, or ends it.
 
-The file belongs to people. What is in force and the history lie in the folder of its state, where `mtorl serve` keeps
-its own: first-day.yaml and first-day/.
+People edit the experiment file, such as first-day.yaml. The applied version and the history are in its state folder
+first-day/, which `mtorl serve` uses as well.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ To = Literal["shadow", "1%", "5%", "25%", "50%", "off", "on", "promoted", "stopp
 def move(
     file: FileArgument,
     to: Annotated[To, typer.Argument(metavar="TO", help="A stage, off, on, promoted, stopped or 'rolled back'.")],
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "by hand",
-    challenger: Annotated[str | None, typer.Option(help="Who is promoted. None: the only one.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason, recorded in the history.")] = "by hand",
+    challenger: Annotated[str | None, typer.Option(help="Challenger to promote. Default: the only one.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Promote also if no decision of it is in the log, or it can't be read.")
+        bool,
+        typer.Option("--force", help="Promote even if the log has no decision of the challenger or is unreadable."),
     ] = False,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -38,17 +39,17 @@ def move(
     """Move an experiment: to a stage, off and on, or to its end.
 
         mtorl experiment move first-day.yaml shadow --reason "agreed on Monday"      begin with the first stage
-        mtorl experiment move first-day.yaml 5%                                      on or back, by hand
+        mtorl experiment move first-day.yaml 5%                                      to a later or an earlier stage
         mtorl experiment move first-day.yaml off --reason "clicks are gone"          kill switch: within five seconds
-        mtorl experiment move first-day.yaml on                                      on again, at its stage
+        mtorl experiment move first-day.yaml on                                      on again, at the same stage
         mtorl experiment move first-day.yaml promoted                                the challenger for all users
         mtorl experiment move first-day.yaml stopped                                 the incumbent, permanently
         mtorl experiment move first-day.yaml "rolled back"                           the previous incumbent
 
-    off and "rolled back" work while the file is broken, too. After on, the time of the stage begins anew; earlier
-    decisions still count in the verdict. promoted, stopped and "rolled back" end the experiment: another try needs a
-    new salt. A promotion is in force at once; "rolled back" undoes it. Without --force, a challenger of which nothing
-    is known is not promoted; one that has not won is, with a warning.
+    off and "rolled back" work even if the file is invalid. After on, the time of the stage restarts, and earlier
+    decisions still count in the verdict. promoted, stopped and "rolled back" end the experiment. To repeat it, change
+    the salt. A promotion applies at once, and "rolled back" undoes it. A challenger without decisions in the log is
+    promoted only with --force. A challenger that has not won is promoted with a warning.
     """
     with exit_codes():
         from mtorl.experiment.messages import NO_RAMP
@@ -64,8 +65,8 @@ def move(
         check_router(folder)
         reason = reason.strip() or "by hand"
         if force and to != "promoted":
-            stop("--force is about a promotion", 2)
-        if to == "off" or to == "on":  # compared one by one, which narrows the type
+            stop("--force works only with promoted", 2)
+        if to == "off" or to == "on":  # `to in (...)` would not narrow the type
             serving = act(folder, "kill" if to == "off" else "resume", by="person", reason=reason, at=now)
             _tell(to, serving, as_json)
             return
@@ -91,8 +92,8 @@ def _tell(to: To, serving: Experiment, as_json: bool) -> None:
     gets = shares_in_words(serving.shares())
     if to == "promoted":
         gets = (
-            "all users get the challenger's decisions, in the arm incumbent; the next start of mtorl serve makes it "
-            "the incumbent's own model"
+            "all users get the challenger's decisions, in the arm incumbent; the next start of mtorl serve makes the "
+            "challenger's model the incumbent's"
         )
     typer.echo(f"{serving.name}: {to}: {gets}")
 
@@ -103,21 +104,21 @@ def _tell_what_follows(folder: ExperimentFolder, to: To, serving: Experiment, be
 
     if before is not None and not serving.enabled:
         on = f"with: mtorl experiment move {folder.file} on" if before.killed else "when the file says `enabled: true`"
-        typer.echo(f"it is switched off: it goes on at {to} at once {on}")
+        typer.echo(f"the experiment is switched off: it continues at {to} at once {on}")
     ramp = serving.ramp if before is not None and before.phase == "draft" else None
     if ramp is not None and (passed := stages_before(ramp, to)):
-        typer.echo(f"it leaves out {', '.join(passed)}: no challenger was watched there")
+        typer.echo(f"this skips {', '.join(passed)}: no challenger was watched there")
     if to == "rolled back" and (newest := newest_promotion(folder.events())) is not None:
         made = newest.event
         if not newest.rolled_back and made.salt != serving.salt:
             typer.echo(
-                f"the promotion of {made.challenger} under salt {made.salt!r} stays: to undo it, give the file that "
-                f'salt again, then: mtorl experiment move {folder.file} "rolled back"'
+                f"the promotion of {made.challenger} under salt {made.salt!r} remains. To undo it, restore that salt "
+                f'in the file, then: mtorl experiment move {folder.file} "rolled back"'
             )
 
 
 def _tell_doubts(folder: ExperimentFolder, findings: Findings, challenger: str) -> None:
-    """Warn of a promotion without a verdict for it."""
+    """Warn if the verdict does not support the promotion."""
     from monitoring.experiments.findings import unsupported
 
     missing, found = unsupported(findings, challenger), findings.evidence

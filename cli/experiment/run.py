@@ -1,4 +1,4 @@
-"""Takes experiments from stage to stage, files on a laptop and objects on a cluster, and shows results."""
+"""Runs the stages of experiments (files on a laptop, objects on a cluster) and shows their state."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ def run(
     files: FilesArgument,
     state: StateOption = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the log.")] = 60.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, without a page, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Read the log once, without serving a page, and exit.")] = False,
     host: Annotated[
-        str, typer.Option(help="Address of the page. Each client that reaches it can read all of it.")
+        str, typer.Option(help="Address of the page. It has no login: every client that reaches it can read it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the page. 0 takes a free one.")] = 8088,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each thing that it says.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
 ) -> None:
-    """Take experiments from stage to stage, and serve their page, until they are over or Ctrl-C.
+    """Run the stages of experiments and serve a page about them, until they end or you press Ctrl-C.
 
         mtorl serve --experiment first-day.yaml          in one terminal
         mtorl experiment move first-day.yaml shadow
         mtorl experiment run first-day.yaml              in another: http://127.0.0.1:8088/
         curl -s http://127.0.0.1:8088/metrics            Prometheus gauges
-        curl -s http://127.0.0.1:8088/experiments.json   what the page is made from
+        curl -s http://127.0.0.1:8088/experiments.json   the data of the page
 
-    It may be away: what is in force stays in force, and it goes on from the history. An edit of the file is applied
-    within two seconds; a file that can't be used is reported, and changes nothing. A clock that is put forward is
-    believed after an hour. Of a file without a ramp, people set the stage, and it serves the page alone.
+    While this command is stopped, the applied stage stays active. After a restart, it continues from the history. An
+    edited file is applied within two seconds. An invalid file is reported and changes nothing. If the clock is set
+    forward, the new time counts after an hour. If the file has no ramp, you set the stage in it, and this command only
+    serves the page.
     """
     with exit_codes():
         from monitoring.experiments.web import Unavailable, serving, site
@@ -97,21 +98,22 @@ def status(
     state: StateOption = None,
     by: ByOption = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the page: one HTML file, to keep or to send.")
+        Path | None, typer.Option(metavar="FILE", help="Write the page as a self-contained HTML file.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the present state: next action, stage, users, effect, guardrails, money, history, next stage.
+    """Print the current state: next action, stage, users, effect, guardrails, money, history, next stage.
 
         mtorl experiment status first-day.yaml
-        mtorl experiment status *.yaml                            of each, what to do, its stage and what comes next
-        mtorl experiment status first-day.yaml --json             the document from which table and page are made
+        mtorl experiment status *.yaml                            short form: next action, stage and next stage of each
+        mtorl experiment status first-day.yaml --json             the data of the tables and the page
         mtorl experiment status first-day.yaml --page first-day.html --by device
 
-    It changes nothing, and no server has to run; `mtorl experiment run` moves the stages. The page loads nothing,
-    runs no script, and has neither salt nor users in it. Of several files, --json prints a list. Exit codes: 4 it is
-    held, and a person must do something first (users are not split as configured, a challenger fails or is slow,
-    something can't be read); 5 it was rolled back, or is switched off; else 0. Of several files, the highest.
+    This command only reads, and needs no running server; `mtorl experiment run` moves the stages. The page loads
+    nothing, runs no script, and contains neither the salt nor users. With several files, --json prints a list.
+
+    Exit code 4: held until a person acts (users are not split as configured, a challenger fails or is slow, something
+    can't be read). 5: rolled back or switched off. 0 otherwise. With several files, the highest of their codes.
     """
     with exit_codes():
         from cli.experiment.table import print_experiments
@@ -132,20 +134,20 @@ def status(
 
 
 def operator(
-    dataset: Annotated[Path, typer.Option(help="The data set's description, which each experiment must fit.")],
+    dataset: Annotated[Path, typer.Option(help="The data set's description; each experiment must fit it.")],
     lake: Annotated[str, typer.Option(help="Folder or URI of the lake to which routers upload their logs.")],
-    namespace: Annotated[str, typer.Option(help="Whose experiments. Empty: that of the pod.")] = "",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of routers' requests and of the page.")] = 8080,
+    namespace: Annotated[str, typer.Option(help="Namespace of the experiments. Empty: the pod's.")] = "",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page and of routers' requests.")] = 8080,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the log.")] = 60.0,
     user_header: Annotated[
-        str, typer.Option(help="Header in which a gateway names the page's user, such as kubeflow-userid.")
+        str, typer.Option(help="HTTP header in which a gateway names the page's user, such as kubeflow-userid.")
     ] = "",
 ) -> None:
-    """Take the Experiment objects of a Kubernetes namespace through their stages, as run does files.
+    """Run the stages of the Experiment objects in a Kubernetes namespace, as `run` does for files.
 
         mtorl experiment operator --dataset dataset.yaml --lake /mnt/mtorl/lake
 
-    manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
+    manifests/base/operator runs this command. Outside a cluster, it uses kubectl's configuration.
     """
     from pipelines.experiments.cluster_api import ClusterApi
     from pipelines.experiments.operator.start import run as run_operator

@@ -1,4 +1,4 @@
-"""Options that the commands of `mtorl experiment` share, and what they have to do with a router."""
+"""Defines the options that the commands of `mtorl experiment` share, and a check of the router's files."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")]
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The experiment files.")]
 StateOption = Annotated[
-    Path | None, typer.Option(help="Folder of its state; by default that file without its suffix, as of mtorl serve.")
+    Path | None, typer.Option(help="State folder. Default: the file's path without its suffix, as for mtorl serve.")
 ]
 ByOption = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN", help="Also by segment, of this column; may be repeated.")
+    list[str] | None, typer.Option(metavar="COLUMN", help="Also show segments by this column; may be repeated.")
 ]
 
 
 def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]:
-    """Folders of the experiments of some files."""
+    """Open the state folder of each experiment file."""
     from pipelines.experiments.folder import ExperimentFolder
 
     if state is not None and len(files) > 1:
-        stop("--state is that of one experiment: name one file", 2)
+        stop("--state needs exactly one experiment file", 2)
     return [ExperimentFolder.of(file, state) for file in files]
 
 
 def check_router(folder: ExperimentFolder) -> None:
-    """Refuse if the router does not read the experiment."""
+    """Exit if the running router reads the experiment file instead of the applied version."""
     if folder.router_reads_file():
         stop(
-            f"{folder.state}: its router was started when {folder.file.name} had no ramp, and reads that file itself: "
-            "`enabled: false` there is its kill switch, `stage` its stage. To use this command, give it a ramp and "
-            "start mtorl serve again",
+            f"{folder.state}: the router was started when {folder.file.name} had no ramp, and reads it directly. "
+            "Set `stage` and `enabled: false` (the kill switch) in the file, or add a ramp, restart mtorl serve, and "
+            "use this command",
             2,
         )
 
 
 def shares_in_words(shares: dict[str, float]) -> str:
-    """Share of the users of each arm, in words."""
+    """Describe each arm's share of the users."""
     return ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())

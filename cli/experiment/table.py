@@ -1,7 +1,7 @@
-"""Tables of experiments in a terminal, from the documents of `monitoring.experiments` and the reports on a log.
+"""Prints experiments in a terminal, from the documents of `monitoring.experiments` and the reports on a log.
 
 print_experiments([view])     # `mtorl experiment status`
-print_verdict(verdict)        # `mtorl experiment verdict`: the part of it that is the verdict
+print_verdict(verdict)        # `mtorl experiment verdict`
 print_shadow(report)          # `mtorl experiment verdict --shadow`
 print_plan(plan)              # `mtorl experiment plan`; with --model: `print_exploration`
 """
@@ -34,13 +34,13 @@ _BAR = 20
 
 
 def print_experiments(views: Sequence[View]) -> None:
-    """Print all of one experiment; of each of several what to do, its stage, and what comes next."""
+    """Print one experiment in full, or the next action and stages of each of several experiments."""
     parts = _whole(views[0]) if len(views) == 1 else (Group(_head(v), _steps(v["steps"]), _next(v)) for v in views)
     Console().print(_spaced(parts), highlight=False)
 
 
 def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """Print a verdict, and the arms that it compares."""
+    """Print a verdict with its arms, checks and notes."""
     headline = Text(f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}")
     Console().print(_spaced([headline, *_verdict(verdict)]), highlight=False)
 
@@ -50,7 +50,6 @@ def _spaced(parts: Iterable[RenderableType]) -> Group:
 
 
 def _whole(view: View) -> Iterator[RenderableType]:
-    """Print the advice, the stages, the needs of the next one, the verdict, money and history."""
     yield _head(view)
     yield _steps(view["steps"])
     if view["next"]["needs"]:
@@ -117,13 +116,12 @@ def _next(view: View) -> Text:
     if (newest := view["newest"]) is not None:
         age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
         text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
-    if view["in_force"] is False:  # None: unknown, of an object, since this command asks no router
-        text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
+    if view["in_force"] is False:  # None: unknown for objects of a cluster, because this command contacts no router
+        text.append("\nThe file or the history has changed. The change has not reached the routers yet.", style="red")
     return text
 
 
 def _verdict(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Effect, checks and arms of a verdict, and what to know of its figures."""
     challengers, units = verdict["challengers"], verdict["units"]
     columns = ("challenger", "verdict", "effect", "relative", "always-valid interval")
     effects = titled(f"effect, {named_in(verdict['metric'], units)}", *columns)
@@ -173,7 +171,7 @@ def _notes(verdict: Mapping[str, Any]) -> Iterator[str]:
 def _segments(segments: Segments, alpha: float) -> Iterator[RenderableType]:
     for column, lifts in segments["lifts"].items():
         columns = (column, "arm", "users", "decisions", "lift per decision")
-        table = titled(f"by {column}, no part of the verdict", *columns)
+        table = titled(f"by {column}, not part of the verdict", *columns)
         for lift in lifts:
             segment = "unknown" if lift["segment"] is None else lift["segment"]
             what = with_interval(dict(lift), "lift", "+", 4) if lift["lift_ci"] else "not known yet"
@@ -181,10 +179,10 @@ def _segments(segments: Segments, alpha: float) -> Iterator[RenderableType]:
             table.add_row(*map(Text, cells))
         yield table
         if smaller := segments["smaller"][column]:
-            yield Text(f"{smaller:,} decisions are of smaller segments")
+            yield Text(f"{smaller:,} decisions belong to smaller segments")
     yield Text(
-        f"all of these intervals hold together with {1 - alpha:.0%} at every look, which makes each of them wide "
-        f"({segments['confidence']:.2%}); other columns tomorrow are another chance to be misled"
+        f"All of these intervals hold jointly with {1 - alpha:.0%} confidence at every look, so each is wide "
+        f"({segments['confidence']:.2%}). Looking at more columns later raises the chance of a false finding."
     )
 
 
@@ -235,7 +233,7 @@ def _time(iso: str) -> str:
 
 
 def print_shadow(report: ShadowReport) -> None:
-    """Print what a challenger would have done, also by segment if the report has segments."""
+    """Print a challenger's shadow report, with its segments if there are any."""
     from mtorl.evaluation.shadow import in_words
 
     console = Console()
@@ -252,11 +250,11 @@ def print_shadow(report: ShadowReport) -> None:
             )
         console.print(table)
         if smaller := report["decisions"] - sum(segment["decisions"] for segment in segments):
-            typer.echo(f"{smaller:,} decisions are of smaller segments")
+            typer.echo(f"{smaller:,} decisions belong to smaller segments")
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
-    """Print what exploring would cost and teach; in days, if it is known how many decisions there are in one."""
+    """Print the cost and benefit of exploration, in days if `decisions_a_day` is not 0, else in decisions."""
     from mtorl.evaluation.exploration_plan import in_words
 
     typer.echo("\n".join(in_words(plan)))
@@ -280,29 +278,27 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Print what an experiment needs."""
+    """Print the users, decisions, money and days that an experiment needs."""
     seen = plan["seen"]
     lines = [
         f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}, {seen['decisions']:,} "
         f"decisions, {seen['value']:.4g} {seen['unit']}",
-        f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
+        f"to detect {plan['effect']:+.1%} with a share of {plan['share']:.0%}, checked as often as you like, takes "
         f"about {plan['users']:,} users",
-        f"which found it in {plan['power']:.0%} of {plan['runs']:,} experiments that were played",
+        f"with these users, {plan['power']:.0%} of {plan['runs']:,} simulated experiments detected the effect",
         f"decisions of these users: {plan['decisions']:,.0f}, for {plan['cost']:,.2f} at the incumbent's cost",
     ]
     if (days := plan["days"]) is None:
-        lines.append("days: not known from less than a day; say --users-a-day")
+        lines.append("days: unknown, because the log covers less than a day; give --users-a-day")
     else:
         lines.append(f"days at the last stage: {days:,.2f}")
     if plan["covariates"] is not None:
-        lines.append(
-            "covariates are no part of the plan: the better the users' past forecasts them, the fewer it takes"
-        )
+        lines.append("the plan ignores covariates: the better they predict the outcomes, the fewer users are needed")
     typer.echo("\n".join(lines))
 
 
 def _span(days: float) -> str:
-    """A time in the unit that tells it."""
+    """Format a duration in days, hours or minutes, depending on its length."""
     if days >= 1:
         return f"{days:.2f} days"
     return f"{24 * days:.1f} hours" if 24 * days >= 1 else f"{1440 * days:.0f} minutes"

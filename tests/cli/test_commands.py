@@ -27,7 +27,7 @@ from tests.redis_server import redis_server
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serve", "--run", "{tmp}"], ["no trained run there", "mtorl run --resume"]),
+        (["serve", "--run", "{tmp}"], ["there is no trained run", "mtorl run --resume"]),
         (["materialize", "--feature-repo", "{tmp}", "--log", "{tmp}/x", "--dataset", "nope"], ["nope", "simulator"]),
         (["pipeline", "run", "other", "--volume", "{tmp}"], ["no pipeline 'other'; there are bootstrap, train,"]),
         (["pipeline", "run", "train", "-p", "source", "--volume", "{tmp}"], ["-p source: expected NAME=VALUE"]),
@@ -123,14 +123,14 @@ def test_materialize_fails_on_bad_input_and_goes_on_if_mended(tmp_path: Path, mo
         arguments += ["--every-minutes", "15"]
         assert written() and redis.Redis(port=port).dbsize() > 30
         rows.head(20).to_parquet(log)
-        assert run()[0] == 0 and "has grown" in run()[1]
+        assert run()[0] == 0 and "has new rows" in run()[1]
         redis.Redis(port=port).flushall()
-        assert run()[1].startswith("looked at")
+        assert run()[1].startswith("checked")
         redis.Redis(port=port).flushall()
         with monkeypatch.context() as patch:
             patch.setattr("features.offline.store.materialize", flushed)
             assert run()[0] == 1, "emptied while it was written"
-        assert run()[1].startswith("looked at")
+        assert run()[1].startswith("checked")
 
 
 def test_what_the_feed_has_lost_comes_from_the_lake_once(tmp_path: Path) -> None:

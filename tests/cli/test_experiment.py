@@ -57,7 +57,7 @@ SEARCH = {"campaign": "*", "channel": "search", "amount": 100}
         ({"enabled": False}, 0, ["first, switched off\n"]),
         ({"default_channel": "radio"}, 2, ["'radio' is not one of search", "docs/experiment-file.md"]),
         ({"budgets": [{**SEARCH, "channel": "TV"}]}, 2, ["budgets[0]: 'TV' is not one of search, social"]),
-        ({"budgets": [SEARCH]}, 0, ["no budget is for social, display, video: nothing is shown there"]),
+        ({"budgets": [SEARCH]}, 0, ["no budget covers social, display, video: nothing is shown there"]),
     ],
 )
 def test_a_file_says_who_gets_what(files: dict[str, str], changes: dict[str, Any], code: int, words: list[str]) -> None:

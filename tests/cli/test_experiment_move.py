@@ -85,7 +85,7 @@ def test_people_move_it_through_its_life(file: Path) -> None:
         (("on",), NOT_SWITCHED_OFF()),
         (("promoted",), NOT_BEGUN()),
         (("10%",), "Invalid value"),
-        (("shadow", "--force"), "--force is about a promotion"),
+        (("shadow", "--force"), "--force works only with promoted"),
     ],
 )
 def test_a_move_that_can_not_be_made_changes_nothing(file: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -133,7 +133,7 @@ def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(f
     (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": str(state / "none.yaml")}))
     for command in (("move", file, "off"), ("move", file, "shadow"), ("run", file)):
         done = mtorl(*command)
-        assert done.exit_code == 2 and "its kill switch" in done.stderr
+        assert done.exit_code == 2 and "kill switch" in done.stderr
     file.write_text(yaml.safe_dump({**FILE, "ramp": None, "stage": "5%"}))
     assert f"waits: {NO_RAMP()}" in mtorl("run", file, "--once").stdout, "its page is served all the same"
     done = mtorl("move", file, "shadow", "--state", state / "no-router")

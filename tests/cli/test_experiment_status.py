@@ -60,7 +60,7 @@ def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
     assert mtorl("check", file, "--dataset", tmp_path / "dataset.yaml").exit_code == 0
     assert [arm.explore for arm in made_.arms] == [Exploration(share=0.05, scope="both")] * 2
     again = mtorl("init", file, "--dataset", "simulator")
-    assert again.exit_code == 2 and "is there already" in again.stderr and file.read_text() == text
+    assert again.exit_code == 2 and "already exists" in again.stderr and file.read_text() == text
     other = tmp_path / "other.yaml"
     assert mtorl("init", other, "--dataset", "simulator", "--explore", 0).exit_code == 0
     assert Experiment.load(other).salt != made_.salt, "nobody can guess it"

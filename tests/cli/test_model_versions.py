@@ -142,7 +142,7 @@ def test_what_a_cluster_is_to_serve_is_written_into_models_yaml(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("list", "--registry", "nowhere"), "no registry there"),
+        (("list", "--registry", "nowhere"), "there is no registry"),
         (("show", "typo"), "no version 'typo'"),
         (("rm", "typo"), "no version 'typo'"),
     ],

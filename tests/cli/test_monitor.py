@@ -91,7 +91,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         (("status", "--state", tmp_path / "broken"), "not a monitor's state"),
         (("check", "--lake", tmp_path, "--state", tmp_path / "broken"), "move it away"),
         ((*check, "--dataset", "nope"), "nope"),
-        ((*check, "--hours", "5"), "5 neither divides a day nor is whole days"),
+        ((*check, "--hours", "5"), "5 neither divides a day nor is a number of whole days"),
         (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path), "no measure of this state"),
         (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "broken"), "not a monitor's state"),
     ):

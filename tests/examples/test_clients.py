@@ -76,7 +76,7 @@ def test_with_the_adapter_a_service_can_be_an_arm(example: Any, monkeypatch: pyt
         assert "missing field 'channel'" in check(service)
         monkeypatch.setattr(adapter, "OURS", f"{service}/ads")
         with at_work(type("Adapter", (handler,), {"answer": staticmethod(adapter.answer)})) as url:
-            assert "can be an arm; 0 faults" in check(url)
+            assert "can be an arm: 0 faults" in check(url)
 
 
 def test_the_page_shows_the_whole_adapter() -> None:
