@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Finds Pythons that can run this project: a supported version (3.11 to 3.13) that can make an environment (venv and ensurepip).
+# Finds Pythons that can run this project: a supported version (3.11 to 3.13) with venv and ensurepip.
 #
-# Usage: scripts/find-python.sh            the newest one; or the one that $PYTHON names, if it will do
-#        scripts/find-python.sh --every    one of each supported version, the newest first
+# Usage: scripts/find-python.sh            prints the newest one, or $PYTHON if it is set and suitable
+#        scripts/find-python.sh --every    prints one of each supported version, newest first
 set -euo pipefail
 SUPPORTED=(3.13 3.12 3.11)     # as in pyproject.toml (requires-python)
 
-# The path of a command's Python, if it has that version and can make an environment. Asked by running it, because a name says
-# little: pyenv puts a python3.12 on the PATH that ends with an error unless that version is selected.
+# will_do COMMAND VERSION: prints the path of a Python with this version, venv and ensurepip. It runs the command, because a name
+# is not enough: pyenv puts a python3.12 on the PATH that fails unless this version is selected.
 will_do() {
   "$1" -c "import sys, ensurepip, venv; sys.exit(1) if '%d.%d' % sys.version_info[:2] != '$2' else print(sys.executable)" 2>/dev/null
 }
@@ -24,7 +24,7 @@ if [ -n "${PYTHON:-}" ]; then
   for version in "${SUPPORTED[@]}"; do
     if will_do "$PYTHON" "$version"; then exit; fi
   done
-  echo "$PYTHON can't be used: a Python of version ${SUPPORTED[*]} with venv is needed" >&2
+  echo "$PYTHON can't be used: the project needs Python ${SUPPORTED[*]} with venv" >&2
   exit 1
 fi
 
@@ -35,5 +35,5 @@ for version in "${SUPPORTED[@]}"; do
     [ "${1:-}" = --every ] || exit 0
   fi
 done
-[ -n "$any" ] || { echo "no Python ${SUPPORTED[*]} with venv here. On Debian 13 and Ubuntu 24.04: apt-get install python3-venv
-Elsewhere install one of them; name it if it is not on the PATH: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+[ -n "$any" ] || { echo "found no Python ${SUPPORTED[*]} with venv. On Debian 13 and Ubuntu 24.04: apt-get install python3-venv
+On other systems, install one. If it is not on the PATH, give its path: make PYTHON=/path/to/python3.13" >&2; exit 1; }

@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# Builds the images of manifests/images, and pushes them to a registry or loads them into a cluster that runs on this machine.
+# Builds the images of manifests/images, and pushes them to a registry or loads them into a local cluster.
 #
-# Usage: scripts/images.sh build [NAME...]             those that are not there yet; NAME is router, redis, torchserve, train or spark
-#        scripts/images.sh push REGISTRY [NAME...]     builds and pushes them as REGISTRY/NAME:TAG
-#        scripts/images.sh load [NAME...]              builds them and hands each to the command LOAD
-#        scripts/images.sh list [NAME...]              name with tag, and size or "not built"
-#        scripts/images.sh lock [NAME...]              with uv: the newest versions that pyproject.toml allows, and their hashes, into
-#                                                      manifests/images/NAME/requirements.txt, from which images are built
+# Usage: scripts/images.sh build [NAME...]             builds missing images; NAME is router, redis, torchserve, train or spark
+#        scripts/images.sh push REGISTRY [NAME...]     builds images, and pushes them as REGISTRY/NAME:TAG
+#        scripts/images.sh load [NAME...]              builds images, and loads each with the command LOAD
+#        scripts/images.sh list [NAME...]              prints names with tags, and their size or "not built"
+#        scripts/images.sh lock [NAME...]              writes the newest versions that pyproject.toml allows, with hashes, into
+#                                                      manifests/images/NAME/requirements.txt, which the images install; needs uv
 #
-# build, push and load end with a kustomize component that names the images, for an overlay of yours to list as its last component:
+# build, push and load print a kustomize component with the images. List it as the last component of your overlay:
 #        scripts/images.sh push registry.example.org/mtorl >my-overlay/images/kustomization.yaml
 #
-# A tag is the project's version and a hash of what goes into the image: its Dockerfile, the files that it copies (as they lie in
-# the folder, committed or not) and where torch comes from. Packages from PyPI are locked by hashes, but for torch, whose builds
-# differ; torch and packages of Debian are those of the day of the build. What a push prints names digests, so that an overlay changes
-# only when you change it.
+# A tag is the project's version and a hash of the image's inputs: its Dockerfile, the files that it copies (as they are in the
+# working tree, committed or not) and TORCH_FROM. Packages from PyPI are locked by hashes, except torch, whose builds differ. torch
+# and Debian packages are the newest at build time. After a push, the component contains digests, so your overlay changes only when
+# you replace the component.
 #
-#   CONTAINER_ENGINE  docker, podman or buildah; by default the first that is found
-#   TORCH_FROM        words for pip that say where torch comes from. By default PyTorch's index of CPU builds; a mirror is "--index-url
-#                     https://mirror/whl/cpu", a folder with wheels "--find-links /wheels" (podman, buildah: BUILD_OPTIONS="-v /wheels:/wheels:ro").
-#                     "torch" is the build on PyPI, with CUDA: for train only, if its steps run on GPU nodes; it adds 5 GB
-#   BUILD_OPTIONS     more options of the engine's build: --network=host, --build-arg PIP_INDEX_URL=https://mirror/simple, ...
-#   SBOM              folder for a list of each image's contents: NAME.cdx.json by syft, or else NAME.pip.json and NAME.dpkg.txt
-#   SIGN              words for `cosign sign`, which signs the digest that was pushed: "--key cosign.key"; unset: no signature
-#   LOAD              command that takes the name of an image: "kind load docker-image", "minikube image load", "k3d image import", ...
+#   CONTAINER_ENGINE  docker, podman or buildah; default: the first one found
+#   TORCH_FROM        pip arguments that install torch. Default: PyTorch's index of CPU builds. For a mirror: "--index-url
+#                     https://mirror/whl/cpu"; for a folder with wheels: "--find-links /wheels" (podman, buildah: BUILD_OPTIONS="-v /wheels:/wheels:ro").
+#                     "torch" is the PyPI build with CUDA, which adds 5 GB: only for train, if its steps run on GPU nodes
+#   BUILD_OPTIONS     more options for the engine's build: --network=host, --build-arg PIP_INDEX_URL=https://mirror/simple, ...
+#   SBOM              folder for lists of each image's contents: NAME.cdx.json from syft, or else NAME.pip.json and NAME.dpkg.txt
+#   SIGN              arguments of `cosign sign`, which signs the pushed digest: "--key cosign.key"; unset: no signature
+#   LOAD              command that loads an image by name: "kind load docker-image", "minikube image load", "k3d image import", ...
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 images=manifests/images
-ours=ghcr.io/mtorl-kubeflow         # as the manifests name them
+ours=ghcr.io/mtorl-kubeflow         # registry in the manifests
 
 die() { echo "images.sh: $*" >&2; exit 1; }
 usage() { sed -n '/^# Usage/,/^set /p' scripts/images.sh | sed '$d; s/^# \{0,1\}//'; }
@@ -36,12 +36,12 @@ usage() { sed -n '/^# Usage/,/^set /p' scripts/images.sh | sed '$d; s/^# \{0,1\}
 engine() {
   if [ -z "${CONTAINER_ENGINE:-}" ]; then
     for CONTAINER_ENGINE in docker podman buildah; do ! command -v "$CONTAINER_ENGINE" >/dev/null || return 0; done
-    die "none of docker, podman and buildah is installed; one of them builds the images (or name another: CONTAINER_ENGINE=nerdctl)"
+    die "found neither docker, podman nor buildah; install one, or set another engine: CONTAINER_ENGINE=nerdctl"
   fi
   command -v "$CONTAINER_ENGINE" >/dev/null || die "CONTAINER_ENGINE=$CONTAINER_ENGINE: no such command"
 }
 
-# The files that a Dockerfile copies from the repository; "." is what .dockerignore lets through.
+# Lists the files that a Dockerfile copies from the repository; "." means the files that .dockerignore admits.
 copied() {
   local word words=()
   for word in $(sed -nE 's/^COPY (--chmod=\S+ )?([^-].*) \S+$/\2/p' "$images/$1/Dockerfile"); do
@@ -69,11 +69,11 @@ build() {
   ! has_torch "$1" || [ -z "${TORCH_FROM+set}" ] || options+=(--build-arg "TORCH_FROM=$TORCH_FROM")
   [ "$1" != train ] || options+=(--build-arg "MTORL_REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
   read -ra more <<<"${BUILD_OPTIONS:-}"
-  # BUILDAH_LAYERS: buildah alone keeps no layers of an earlier build unless it is told to.
+  # BUILDAH_LAYERS: by default, buildah does not cache layers, unlike the other engines.
   BUILDAH_LAYERS=true "$CONTAINER_ENGINE" build -f "$images/$1/Dockerfile" -t "$image" "${options[@]}" "${more[@]}" . >&2
 }
 
-push() { # NAME TAG REGISTRY: prints the digest, if the registry says one
+push() { # NAME TAG REGISTRY: prints the digest, if the registry returns one
   local image=$3/$1:$2 file
   "$CONTAINER_ENGINE" tag "$ours/$1:$2" "$image"
   case $CONTAINER_ENGINE in
@@ -83,7 +83,7 @@ push() { # NAME TAG REGISTRY: prints the digest, if the registry says one
   esac
 }
 
-lock() { # "python<3" is never: torch is installed from TORCH_FROM before, and brings what it needs
+lock() { # the marker python_version < "3" excludes torch, which the Dockerfile installs with its dependencies from TORCH_FROM
   local extras=()
   case $1 in
     router) extras=(--extra router --extra operator) ;;
@@ -112,7 +112,7 @@ load_command() {
     :kind-*) echo "kind load docker-image --name ${context#kind-}" ;;
     :k3d-*) echo "k3d image import -c ${context#k3d-}" ;;
     :minikube) echo "minikube image load" ;;
-    *) die "LOAD is not set, and the context '$context' is no kind, k3d or minikube: LOAD=\"COMMAND\" scripts/images.sh load, or push to a registry" ;;
+    *) die "LOAD is not set, and the context '$context' is not kind, k3d or minikube. Use LOAD=\"COMMAND\" scripts/images.sh load, or push to a registry" ;;
   esac
 }
 
@@ -142,7 +142,7 @@ for name in "${names[@]}"; do
   case $command in
     load) $load "$image" >&2 ;;
     push) digest=$(push "$name" "$tag" "$registry"); [ -z "$digest" ] || version="digest: $digest"
-          [ -z "${SIGN:-}" ] || [ -n "$digest" ] || die "$name: the registry named no digest, so nothing is signed"
+          [ -z "${SIGN:-}" ] || [ -n "$digest" ] || die "$name: the registry returned no digest, so there is nothing to sign"
           [ -z "${SIGN:-}" ] || cosign sign --yes $SIGN "$registry/$name@$digest" >&2 ;;
   esac
   echo "$image  $(size "$image")" >&2

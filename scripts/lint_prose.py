@@ -1,9 +1,9 @@
-"""Counts habits of prose that slow a reader down, in code and pages, and fails if a count is above its ceiling.
+"""Counts hard-to-read habits of prose in code and pages, and fails if a count is above its ceiling.
 
-    python scripts/lint_prose.py                    the counts, and each hit of a habit above its ceiling
-    python scripts/lint_prose.py cli docs/api.md    each hit in these folders and files
+    python scripts/lint_prose.py                    prints the counts, and each hit of a habit above its ceiling
+    python scripts/lint_prose.py cli docs/api.md    prints each hit in these folders and files
 
-Reads docstrings, comments and strings of Python, and Markdown; not tests, results, changelog and generated pages.
+Checks docstrings, comments and strings in Python, and Markdown, except tests, results, changelog and generated pages.
 """
 
 import ast
@@ -25,7 +25,7 @@ TEXT, MODULE, DOCSTRING, ENTRY = "text", "module docstrings", "other docstrings"
 
 
 class Habit(NamedTuple):
-    """A pattern searched in texts of one kind. `ceiling` counts hits; if `kind` is given, in percent of its texts."""
+    """A pattern to find in texts of one kind. `ceiling` is a number of hits or, for a `kind`, a percentage of texts."""
 
     ceiling: float
     advice: str
@@ -33,7 +33,7 @@ class Habit(NamedTuple):
     kind: str = TEXT
 
 
-# A ceiling only goes down: the commit that lowers a count lowers its ceiling.
+# Never raise a ceiling. A commit that lowers a count also lowers its ceiling.
 HABITS = {
     "question": Habit(0.2, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
     "riddle": Habit(0.1, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
@@ -47,14 +47,14 @@ MARKDOWN_WORDS = 60_000
 
 
 def files(places: list[str]) -> list[str]:
-    """Paths of the files to read, relative to the root."""
+    """List the files to check, relative to the root."""
     listed = subprocess.run(["git", "ls-files", "--", *places], cwd=ROOT, capture_output=True, text=True, check=True)
     paths = (path for path in listed.stdout.split() if path.endswith((".py", ".md")) and not LEFT_OUT.match(path))
     return [path for path in paths if (ROOT / path).exists()]
 
 
 def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
-    """Kind, first line and text of each docstring, Args entry, string and block of comments."""
+    """Yield kind, first line and text of each docstring, Args entry, string and block of comments."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield TEXT, node.lineno, node.value
@@ -90,7 +90,7 @@ def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
 
 
 def main(places: list[str]) -> int:
-    """Prints what `places` hold or, of the whole repository, each count; 1 if one is above its ceiling."""
+    """Print the hits in `places` or, without places, all counts; returns 1 if a count is above its ceiling."""
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     words = 0

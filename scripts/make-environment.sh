@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a virtual environment with this project in it, editable, and all that its commands and tests need. `make` calls it.
+# Creates a virtual environment with this project (editable) and the dependencies of its commands and tests. Called by `make`.
 #
-#   PYTHON   which Python; by default the newest supported one found. An environment that is there keeps the Python it has.
-#   TORCH    which build of torch, by its name in PyTorch's own index: cpu (about 200 MB), cu128, ...; or the address of an index.
-#            By default the one on PyPI, which on Linux x86_64 brings CUDA, 3 GB of it.
+#   PYTHON   Python to use; default: the newest supported one found. An existing environment keeps its Python.
+#   TORCH    build of torch, by its name in PyTorch's index: cpu (about 200 MB), cu128, ...; or the URL of an index.
+#            Default: the build on PyPI, which on Linux x86_64 includes 3 GB of CUDA.
 #
-# Usage: scripts/make-environment.sh FOLDER [EXTRAS]      EXTRAS of pyproject.toml, by default all,dev
+# Usage: scripts/make-environment.sh FOLDER [EXTRAS]      EXTRAS of pyproject.toml; default: all,dev
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
@@ -14,7 +14,7 @@ extras=${2:-all,dev}
 if ! "$folder/bin/python" -c "import pip" 2>/dev/null; then
   "$(scripts/find-python.sh)" -m venv --clear "$folder"
 elif [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -V)" != "$("$folder/bin/python" -V)" ]; then
-  echo "$folder has $("$folder/bin/python" -V), not $("$PYTHON" -V): remove it first (make clean)" >&2
+  echo "$folder has $("$folder/bin/python" -V), not $("$PYTHON" -V): remove the folder first (make clean)" >&2
   exit 1
 fi
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Renders every overlay and every combination of the manifests, and checks the result offline.
 #
-# Prerequisites: kubectl. For the check also a validator, named by two variables:
+# Prerequisites: kubectl. The check also needs a validator, set by two variables:
 #   VALIDATOR   script that reads rendered YAML from standard input (--crds, --refs, --external)
-#   CRDS        its bundle of CRDs
-# Without them the pair in ../shared/kubernetes is used when it is there; else the check is skipped, and said so.
-# It runs with $PYTHON (default: the repository's .venv), which needs kubernetes-validate and, for CEL rules, cel-expr-python.
+#   CRDS        bundle of CRDs for the validator
+# By default, both come from ../shared/kubernetes. Without them, the script only renders, and prints that the check was skipped.
+# The validator runs with $PYTHON (default: the repository's .venv), which needs kubernetes-validate and, for CEL rules, cel-expr-python.
 #
-# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays, tests, katib and examples of manifests/
+# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays, tests, katib and examples in manifests/
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,8 +22,9 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
   skipped="$PYTHON has no kubernetes-validate"
 fi
 
-# What comes from elsewhere: the role and the ConfigMap are Kubernetes' own, the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
-# and the pods of mtorl-search are made by Katib, those of mtorl-training by Kubeflow Trainer.
+# Objects that the manifests refer to but do not define: Kubernetes has the role and the ConfigMap, the platform team creates the
+# Secrets (manifests/README.md), manifests/foundation has the volume, Katib creates the pods of mtorl-search, and Kubeflow Trainer
+# creates those of mtorl-training.
 external=(--external 'ClusterRole/admin' --external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data'
           --external 'NetworkPolicy/mtorl-search' --external 'NetworkPolicy/mtorl-training' --external 'Secret/mtorl-git' --external 'ConfigMap/kube-root-ca.crt')
 

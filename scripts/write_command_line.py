@@ -1,8 +1,8 @@
-"""Write docs/command-line.md from the commands themselves.
+"""Writes docs/command-line.md from the commands' help texts.
 
-    python scripts/write_command_line.py    after a command has changed; a test fails until then
+    python scripts/write_command_line.py    run this after changing a command; a test compares the page
 
-A command's row is the first paragraph of its help.
+Each command's row contains the first paragraph of its help.
 """
 
 import sys
@@ -20,18 +20,18 @@ HEAD = """# The command line
     mtorl --help
 
 - `-h` after any command shows its options, with examples to copy.
-- `--json` of a command of `mtorl experiment` prints JSON alone.
+- With `--json`, the commands of `mtorl experiment` print only JSON.
 - `mtorl --install-completion` adds completion to bash, zsh or fish.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a step failed; for `mtorl data validate`: some rows cannot be used |
-| 2 | the input cannot be used: an option, a file, a description |
-| 3 | only `mtorl monitor check` and `status`: something moved, without harm |
-| 4 | only `mtorl experiment status` and `verdict`: held, a person must act; `mtorl model rm`: the version is needed |
-| 5 | the same commands: rolled back, guardrail breached, or switched off; `mtorl monitor`: harm, or a broken column |
-| 6 | only `mtorl monitor check` and `status`: something could not be judged |
+| 1 | a step failed; `mtorl data validate`: some rows are faulty |
+| 2 | the input is invalid: an option, a file or a description |
+| 3 | `mtorl monitor check`, `status`: drift without harm |
+| 4 | `mtorl experiment status`, `verdict`: held until a person acts; `mtorl model rm`: the version is needed |
+| 5 | `mtorl experiment status`, `verdict`: rolled back, harm or switched off; `mtorl monitor`: harm, broken column |
+| 6 | `mtorl monitor check`, `status`: a check was impossible |
 | 130 | stopped by Ctrl-C |
 
 *Written by `scripts/write_command_line.py`; do not edit.*
@@ -42,7 +42,7 @@ HEAD = """# The command line
 
 
 def page() -> str:
-    """The page, with a row for each command."""
+    """Build the page, with a row for each command."""
     import typer
 
     from cli.main import app
@@ -52,7 +52,7 @@ def page() -> str:
 
 
 def _rows(command: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Name and first paragraph of the help of each command below one."""
+    """Yield the name and the first paragraph of the help of each subcommand, recursively."""
     if not hasattr(command, "commands"):
         yield name, " ".join(command.help.split("\n\n")[0].split())
     for part, below in getattr(command, "commands", {}).items():

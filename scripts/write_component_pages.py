@@ -1,9 +1,9 @@
-"""Generate the page of each component, components/NAME/README.md, from its code.
+"""Generates the page of each component, components/NAME/README.md, from its code.
 
-    python scripts/write_component_pages.py    after a change of a component; a test fails if a page is out of date
+    python scripts/write_component_pages.py    run this after changing a component; a test compares the pages
 
-Names, types and defaults are those of the compiled component, words those of its docstring; which pipelines use it is
-read from the pipelines themselves.
+Names, types and defaults come from the compiled component, descriptions from its docstring, and the list of pipelines
+that use the component from the pipelines.
 """
 
 import importlib
@@ -19,9 +19,9 @@ SHARED = {
     "source": 'Path of the raw log or of a folder of `mtorl data build`, or "simulator".',
     "dataset": "Name of a built-in data set, or path of a description.",
     "bad_rows": '"fail" or "quarantine".',
-    "users": "Users to simulate (0 for 6,000), or most users to keep of a real log (0 for all).",
+    "users": "Users to simulate (0: 6,000), or the maximum number to keep from a real log (0: all).",
     "seed": "Seed of all random numbers.",
-    "epochs": "Most epochs; early stopping may end training sooner.",
+    "epochs": "Maximum epochs; early stopping may end training sooner.",
     "budget_share": "Budget as a share of the cost of always exposing; it sets the price of the budget.",
     "settings": 'Text of the settings.yaml that a search has chosen (`mtorl.fitting.settings`); "" for the defaults.',
     "code_version": "Version of the library; part of the cache key.",
@@ -48,16 +48,16 @@ SHARED = {
     "run_name": "Name of the run.",
     "run_id": "Id of the run.",
 }
-"""Meaning of the inputs and outputs that several components share; a component's docstring may say it otherwise."""
+"""Descriptions of inputs and outputs that several components share. A component's docstring takes precedence."""
 
 
 def names() -> list[str]:
-    """Names of all components, one for each folder."""
+    """List the folder names of all components."""
     return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
 
 
 def page(name: str) -> str:
-    """The page of a component, by the name of its folder and its function."""
+    """Build a component's page; `name` is the name of its folder and its function."""
     import docstring_parser
 
     from components.component import traits_of
@@ -91,18 +91,18 @@ def _type(it: Any) -> str:
 
 def _facts(traits: Any) -> Iterator[str]:
     yield (
-        "**Cached**: the same inputs take the outputs of an earlier run."
+        "**Cached**: with the same inputs, a run reuses the outputs of an earlier run."
         if traits.cached
-        else "**Not cached**: it writes outside of its outputs, or reads what changes without its inputs."
+        else "**Not cached**: the step writes outside its outputs, or reads data that may change with the same inputs."
     )
     if traits.trains:
-        yield "**Trains**: it gets the accelerator and more time; a retry continues from its checkpoint."
+        yield "**Trains**: the step gets the accelerator and more time; a retry continues from its checkpoint."
     elif traits.reads_log:
-        yield "**Reads the whole log**: it gets more memory."
+        yield "**Reads the whole log**: the step gets more memory."
 
 
 def users_of(step: str) -> list[str]:
-    """The pipelines that have a step."""
+    """List the pipelines that contain a step."""
     return [f"`{name}`" for name, steps in _steps_by_pipeline().items() if step in steps]
 
 

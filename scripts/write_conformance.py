@@ -1,11 +1,11 @@
-"""Write docs/conformance.md: which features of a cluster were tried, where and when, and with what result.
+"""Writes docs/conformance.md, which shows the cluster features that were tested, with place, date and result.
 
-    make cluster-test                                      runs the tests, and then this script on their results
-    python scripts/write_conformance.py RESULTS.xml        adds a run (JUnit) on the cluster of $KUBECONFIG
-    python scripts/write_conformance.py                    writes the page anew: the list of features has changed
+    make cluster-test                                      runs the tests, then this script on their results
+    python scripts/write_conformance.py RESULTS.xml        adds a test run (JUnit XML) on the cluster of $KUBECONFIG
+    python scripts/write_conformance.py                    rewrites the page after a change of the list of features
 
-The list of features is tests/cluster/features.yaml. docs/conformance.json keeps the newest result of each test,
-once for API servers without real nodes and once for nodes that run containers.
+The list of features is tests/cluster/features.yaml. docs/conformance.json stores the newest result of each test,
+separately for API servers without real nodes and for nodes that run containers.
 """
 
 import json
@@ -26,16 +26,16 @@ RECORD = ROOT / "docs" / "conformance.json"
 FEATURES = ROOT / "tests" / "cluster" / "features.yaml"
 SERVER, NODE = "API server", "node"
 ADMITTED = "test_admission.py::test_a_target_is_admitted_whole"
-HEAD = """# Conformance: what was tried on a cluster
+HEAD = """# Conformance: features tested on a cluster
 
     KUBECONFIG=... make cluster-test          # runs tests/cluster and updates this page
 
-- **API server**: the newest run without a node that runs containers. *Admitted*: the server took the objects, no test
-  used them. *Ran*: a test used them; operator and routers are processes then.
-- **Node**: the newest run on nodes that run the images. *No recorded run*: none since this page began, on 2026-12-01.
-  *No test*: no test tries it.
+- **API server**: the newest run without a node that runs containers. *Admitted*: the server accepted the objects, but
+  no test used them. *Ran*: a test used them, with operator and routers as local processes.
+- **Node**: the newest run on nodes that run the images. *No recorded run*: no run since this page began, on 2026-12-01.
+  *No test*: no test covers the feature.
 
-A cell has the date of its oldest result and the version of Kubernetes.
+A cell shows the date of its oldest result and the version of Kubernetes.
 
 *Written by `scripts/write_conformance.py`; do not edit.*
 
@@ -46,7 +46,7 @@ Results = dict[str, dict[str, dict[str, str]]]
 
 
 def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
-    """File and test, its parameters, and whether it passed; skipped tests are left out."""
+    """Yield file and name, parameters and success of each test; skipped tests are left out."""
     for case in ET.parse(junit).iter("testcase"):
         if case.find("skipped") is None:
             file = case.get("classname", "").rpartition(".")[2]
@@ -55,7 +55,7 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Replace the results of the tests, and of the kinds of objects in the targets: passed if all were admitted."""
+    """Replace the results of the tests, and of each kind of object: a kind passes if all its targets were admitted."""
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
         targets = (f"manifests/{parameters}", "manifests/foundation/dev") if test == ADMITTED else ()
@@ -66,18 +66,18 @@ def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, whe
     sources = {path.name: path.read_text(encoding="utf-8") for path in FEATURES.parent.glob("test_*.py")}
     for file, _, test in (name.partition("::") for name in list(record)):
         if test and f"def {test}(" not in sources.get(file, ""):
-            del record[f"{file}::{test}"]  # it was removed, or has another name
+            del record[f"{file}::{test}"]  # the test was removed or renamed
 
 
 @cache
 def kinds_of(folder: str) -> set[str]:
-    """The kinds of the objects that a target renders."""
+    """Return the kinds of the objects in a rendered target."""
     rendered = subprocess.check_output(["kubectl", "kustomize", str(ROOT / folder)])
     return {made["kind"] for made in yaml.load_all(rendered, yaml.CSafeLoader)}
 
 
 def cluster() -> tuple[str, dict[str, str]]:
-    """Whether containers run on the cluster of $KUBECONFIG, and its version with today's date."""
+    """Return the column for the cluster of $KUBECONFIG, and its version with today's date."""
     said = [("version",), ("get", "nodes")]
     version, nodes = (json.loads(subprocess.check_output(["kubectl", *words, "-o", "json"])) for words in said)
     real = [n for n in nodes["items"] if "kwok.x-k8s.io/node" not in n["metadata"].get("annotations", {})]
@@ -86,7 +86,7 @@ def cluster() -> tuple[str, dict[str, str]]:
 
 
 def page(record: Results | None = None) -> str:
-    """The page, of the list of features, the test files that it does not name, and the recorded results."""
+    """Build the page from the list of features, test files missing from the list, and the recorded results."""
     kept = json.loads(RECORD.read_text(encoding="utf-8")) if record is None else record
     features = yaml.safe_load(FEATURES.read_text(encoding="utf-8"))
     named = {test.partition("::")[0] for feature in features for test in feature.get("tests", ())}

@@ -1,8 +1,8 @@
-"""Write the Grafana dashboards: manifests/base/dashboards/*.json.
+"""Writes the Grafana dashboards: manifests/base/dashboards/*.json.
 
-    python scripts/write_dashboards.py         after a change in scripts/dashboards/ or of an alert
+    python scripts/write_dashboards.py         run this after changing scripts/dashboards/ or an alert
 
-A test fails until then. A new dashboard is one module, and one line in BOARDS and in the component's
+A test compares the files. To add a dashboard, add a module, a line in BOARDS, and a line in the component's
 kustomization.yaml.
 """
 
@@ -21,12 +21,12 @@ BOARDS = (decisions, experiment, budget, drift, serving, pipelines)
 
 
 def texts() -> dict[str, str]:
-    """Content of each file, by its name."""
+    """Return the content of each file by name."""
     return {f"{module.BOARD.uid}.json": json.dumps(document(module.BOARD), indent=1) + "\n" for module in BOARDS}
 
 
 def main() -> None:
-    """Write every dashboard, and remove those that are gone."""
+    """Write every dashboard, and remove files of deleted dashboards."""
     written = texts()
     for path in FOLDER.glob("*.json"):
         if path.name not in written:

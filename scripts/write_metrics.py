@@ -1,8 +1,8 @@
-"""Write docs/metrics.md from the metrics that router, monitor and operator define.
+"""Writes docs/metrics.md from the metrics that router, monitor and operator define.
 
-    python scripts/write_metrics.py    after a metric has changed; a test fails until then
+    python scripts/write_metrics.py    run this after changing a metric; a test compares the page
 
-Names, labels and words are those of the code; KServe's and TorchServe's own metrics are not listed.
+Names, labels and descriptions come from the code. Metrics of KServe and TorchServe are not listed.
 """
 
 import sys
@@ -23,7 +23,7 @@ Table = Mapping[str, tuple[str, Sequence[str]]]
 
 
 def page() -> str:
-    """The page, with a table for each process."""
+    """Build the page, with a table for each process."""
     from monitoring.experiments import gauges
     from monitoring.watch import exporter
 

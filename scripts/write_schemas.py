@@ -1,11 +1,11 @@
-"""Write the JSON schemas of what people write, and of what the router writes and answers: docs/schemas/*.json.
+"""Writes JSON schemas of configuration files, records and requests (docs/schemas/*.json), and the CRD of experiments.
 
-The definition of the custom resource `Experiment` is made of the same model: manifests/crds/experiments.yaml.
+The custom resource definition (manifests/crds/experiments.yaml) comes from the model of the experiment file.
 
-    python scripts/write_schemas.py            after a model has changed; a test fails until then
+    python scripts/write_schemas.py            run this after changing a model; a test compares the files
 
-An editor that reads `# yaml-language-server: $schema=docs/schemas/experiment.json` on top of a file completes and
-checks it. A new model is one line in MODELS.
+With `# yaml-language-server: $schema=docs/schemas/experiment.json` at the top of a file, an editor completes and checks
+the file. To add a model, add a line to MODELS.
 """
 
 import json
@@ -33,7 +33,7 @@ MODELS = {
     "shadow-record": "mtorl.log.records:ShadowRecord",
     "window-record": "mtorl.log.records:WindowRecord",
 }
-"""File name and, as module:class, the pydantic model or typed dictionary that it describes."""
+"""Pydantic model or typed dictionary, as module:class, by the schema's file name."""
 
 
 OPENAPI = "openapi"
@@ -41,7 +41,7 @@ NAMES = (*MODELS, OPENAPI)
 
 
 def schema_text(name: str) -> str:
-    """The schema of a model, or the router's OpenAPI document."""
+    """Build the schema of a model, or the router's OpenAPI document."""
     if name == OPENAPI:
         from serving.router.http.openapi import generic_document
 
@@ -52,11 +52,11 @@ def schema_text(name: str) -> str:
 
 
 def crd_text() -> str:
-    """The definition of the custom resource."""
+    """Build the definition of the custom resource."""
     from pipelines.experiments.crd import definition
 
     class Plain(yaml.SafeDumper):
-        """Writes YAML without anchors, since kubectl and people read the file."""
+        """A YAML writer without anchors, to keep the file readable."""
 
         def ignore_aliases(self, _: object) -> bool:
             return True
@@ -67,7 +67,7 @@ def crd_text() -> str:
 
 
 def main() -> None:
-    """Write every schema, and remove those of models that are gone."""
+    """Write every schema, and remove schemas of deleted models."""
     CRD.write_text(crd_text(), encoding="utf-8")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.json"):

@@ -1,4 +1,4 @@
-"""A whole dashboard: variables, links to the others, its alerts, and the panels in sections."""
+"""Builds a dashboard with its variables, links, alerts, and panels in sections."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,33 +9,33 @@ from scripts.dashboards.panels import SOURCE, Column, Panel, link, override, pro
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
 _USUAL = {"includeAll": False, "auto": False, "auto_min": "10s", "auto_count": 30}
-# Of the operator, and of routers: an experiment file has no operator.
+# The operator exports the stage, routers export `enabled`. Without an operator, only routers know an experiment.
 _EXPERIMENTS = '{__name__=~"mtorl_experiment_(stage|enabled)", namespace="$namespace"}'
 
 
 class Board(NamedTuple):
     """A dashboard."""
 
-    name: str  # with the prefix `mtorl-` the uid by which addresses name it: it never changes
-    description: str  # the question that the board answers
-    period: str  # how far back it looks at first, such as 6h
-    alerts: Sequence[str]  # labels of its alerts, which are listed behind the numbers of the first section
-    sections: Mapping[str, Sequence[Panel]]  # by title; the first section is what one looks at first, and has none
-    experiment: bool = False  # whether one experiment is chosen
+    name: str  # never changes, because URLs contain `mtorl-NAME`
+    description: str  # the question that the dashboard answers
+    period: str  # initial time range, such as 6h
+    alerts: Sequence[str]  # labels of the dashboard's alerts, listed in a table after the first section's numbers
+    sections: Mapping[str, Sequence[Panel]]  # panels by section title; the first section, an overview, has no title
+    experiment: bool = False  # whether the dashboard has a variable that selects one experiment
 
     @property
     def uid(self) -> str:
-        """Id of the dashboard in its address."""
+        """Id of the dashboard in its URL."""
         return f"mtorl-{self.name}"
 
 
 def or_nothing(expr: str) -> str:
-    """A count that is 0, and not unknown, where nothing is counted but a router is known."""
+    """Return a query whose result is 0 instead of empty, if there is nothing to count but a router exports metrics."""
     return f"{expr} or 0 * max(mtorl_ready{{NS}})"
 
 
 def document(board: Board) -> dict[str, Any]:
-    """The JSON that Grafana reads."""
+    """Build the dashboard's JSON for Grafana."""
     source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "skipUrlSync": False}
     variables = [
         {**source, "query": "prometheus", "multi": False, "allowCustomValue": True, **_USUAL},
@@ -68,9 +68,9 @@ def document(board: Board) -> dict[str, Any]:
 
 
 def _placed(board: Board) -> list[Panel]:
-    """The panels of all sections from left to right, with their places and numbers."""
+    """Lay out the panels of all sections from left to right, and number them."""
     placed: list[Panel] = []
-    x = y = below = 0  # where the next panel is, and where the next line of panels
+    x = y = below = 0  # position of the next panel, and y of the next line of panels
     for title, panels in board.sections.items():
         if title:
             panels = [{"type": "row", "collapsed": False, "id": 0, "panels": [], "title": title}, *panels]
@@ -79,7 +79,7 @@ def _placed(board: Board) -> list[Panel]:
         numbers = sum(panel["type"] == "stat" for panel in panels)
         for panel in panels:
             size = {"h": 1, "w": 24} if panel["type"] == "row" else panel["gridPos"]
-            if panel["type"] == "stat":  # the numbers of a section fill a line
+            if panel["type"] == "stat":  # a section's numbers together fill one line
                 size = {**size, "w": 24 // numbers}
             if x + size["w"] > 24:
                 x, y = 0, below
@@ -90,18 +90,18 @@ def _placed(board: Board) -> list[Panel]:
 
 
 def _with_alerts(board: Board, panels: Sequence[Panel]) -> list[Panel]:
-    """A section with the number of alerts that fire as its last number, and a table of them behind it."""
+    """Add the number of firing alerts after a section's numbers, and then a table of the alerts."""
     numbers = [panel for panel in panels if panel["type"] == "stat"]
     names, by = _names(board), ["alertname", "severity", "alertstate", *board.alerts]
     count = stat(
         "Alerts",
-        "Alerts that fire, of those that lead to this dashboard. They are listed below.",
+        "Number of firing alerts that link to this dashboard. The table below lists them.",
         or_nothing(f'count(ALERTS{{NS, alertstate="firing", alertname=~"{names}"}})'),
         bad={1: "orange"},
     )
     table = rows(
         "Alerts",
-        "Pending: its condition holds, but not for long enough yet. A click on the name leads to the runbook.",
+        "Pending: the condition is true, but not for long enough yet. Click a name to open its runbook.",
         by,
         [Column("", f'max by ({", ".join(by)}) (ALERTS{{NS, alertname=~"{names}"}})')],
         empty="no alert",

@@ -1,4 +1,4 @@
-"""Budget: is spend below the cap, as fast as planned, and what does an exposure cost?"""
+"""Budget dashboard: is spend below the cap and on plan, and what does an exposure cost?"""
 
 from functools import partial
 
@@ -14,12 +14,12 @@ _money = partial(lines, axis="currency units")
 
 
 def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str = "NS") -> str:
-    """Routers that share a ledger all show the same."""
+    """Query a figure of the accounts. `max`, because all routers that share a ledger export the same values."""
     return f"max by ({labels}) ({what.replace('NS', which)})"
 
 
 def _spend(which: str, labels: str = "experiment, arm") -> str:
-    """Currency units of the last hour. A new period begins at 0: to `increase` a counter that begins anew."""
+    """Query the spend of the last hour in currency units. `increase` handles the reset to 0 at a new period."""
     return f"max by ({labels}) (increase(mtorl_budget_spent{{NS{which}}}[1h]))"
 
 
@@ -28,49 +28,49 @@ _LEFT = "mtorl_budget_limit{NS} - mtorl_budget_spent{NS} - mtorl_budget_reserved
 _TOP = [
     stat(
         "Spent",
-        "Of all arms together in the present period, in currency units.",
+        "Spend of all arms in the current period, in currency units.",
         _of_accounts("mtorl_budget_spent{NS}", "period", _NS_WHOLE),
         legend="{{period}}",
     ),
     share(
         "Used of the amount",
-        "Spent and reserved, as a share of what all arms together may spend.",
+        "Spent and reserved money, as a share of the limit of all arms together.",
         _of_accounts(_USED, "period", _NS_WHOLE),
         legend="{{period}}",
         limit="MtorlBudgetNearlySpent",
     ),
-    stat("Spend an hour", "Currency units of the last hour, all arms together.", f"max({_spend(_WHOLE, 'period')})"),
+    stat("Spend an hour", "Spend of all arms in the last hour, currency units.", f"max({_spend(_WHOLE, 'period')})"),
     duration(
         "Gone in",
-        "When all is spent, if spend goes on as in the last hour. Longer than the period lasts: it is enough.",
+        "Time until the budget is spent, at the rate of the last hour. Enough, if longer than the rest of the period.",
         f"""min({_of_accounts(_LEFT, "period", _NS_WHOLE)}
             / ({_spend(_WHOLE, "period")} > 0)) * 3600""",
-        empty="nothing is spent",
+        empty="no spend",
     ),
     stat(
         "Above a budget",
-        "Money above the limit of the account where that is most, currency units. It must be 0: a budget is a "
-        "hard cap.",
+        "Money above the limit, in the account with the highest excess, currency units. Must be 0: a budget is a hard "
+        "cap.",
         "max(mtorl_budget_overrun{NS})",
         limit="MtorlBudgetInvariantBroken",
     ),
     stat(
         "Off the plan",
-        "Of the account that is furthest ahead of its plan, or behind it. 1: pacing does all that it can.",
+        "Gap of the account furthest ahead of or behind its plan. At 1, pacing reacts as strongly as it can.",
         'max({__name__=~"mtorl_budget_(ahead|behind)_ratio", namespace="$namespace"})',
         limit="MtorlBudgetTooFast",
         empty="nothing is paced",
     ),
     share(
         "Room of the ledger",
-        "What its disk or its Redis still has. Once it is full, every decision is the default action.",
+        "Free share of the ledger's disk or Redis memory. If the ledger is full, every decision is the default action.",
         "min(mtorl_ledger_free_bytes{NS} / mtorl_ledger_limit_bytes{NS})",
         limit="MtorlLedgerNearlyFull",
         empty="not limited",
     ),
     shares(
         "Used of the amount",
-        "Spent and reserved, as a share of each arm's limit; arm *: all together. At 100 %, the arm shows no ad.",
+        "Spent and reserved money, as a share of each arm's limit; arm *: all arms. At 100 %, the arm shows no ads.",
         {_ACCOUNT: _of_accounts(_USED)},
         limit="MtorlBudgetNearlySpent",
     ),
@@ -78,8 +78,8 @@ _TOP = [
 _ACCOUNTS = [
     rows(
         "Amounts",
-        "Of the present period, in currency units; arm *: all arms together. A campaign is no label: these are "
-        "sums over campaigns.",
+        "Amounts of the current period, in currency units; arm *: all arms. Sums over campaigns, because a campaign is "
+        "never a label.",
         _BY,
         [
             *(
@@ -93,11 +93,11 @@ _ACCOUNTS = [
         width=24,
     ),
     _money(
-        "Spend an hour", "Of the last hour. Arms with equal shares should spend alike.", {_ARM: _spend(', arm!="*"')}
+        "Spend an hour", "In the last hour. Arms with equal shares should spend alike.", {_ARM: _spend(', arm!="*"')}
     ),
     _money(
         "Cost of an exposure",
-        "Spent over exposed decisions of the last hour, in currency units. Costs arrive later than exposures.",
+        "Spend per exposed decision in the last hour, currency units. Costs arrive later than exposures.",
         {
             _ARM: f"""{_spend(', arm!="*"')}
                 / (sum by (experiment, arm) (increase(mtorl_decisions_total{{NS, expose="true"}}[1h])) > 0)"""
@@ -105,22 +105,22 @@ _ACCOUNTS = [
     ),
     _money(
         "Reserved",
-        "Exposures whose cost is not known yet, in currency units. What only grows waits for outcomes that do "
-        "not come.",
+        "Money reserved for exposures without a reported cost, currency units. If the value only grows, outcomes are "
+        "missing.",
         {_ACCOUNT: _of_accounts('mtorl_budget_reserved{NS, arm!="*"}')},
     ),
     lines(
-        "Reservations given back",
-        "Within an hour, since no cost was reported in time. Many of them: the platform does not report costs.",
-        {"given back": "sum(increase(mtorl_budget_expired_total{NS}[1h]))"},
+        "Reservations released",
+        "Reservations of the last hour without a cost in time. If there are many, the platform does not report costs.",
+        {"released": "sum(increase(mtorl_budget_expired_total{NS}[1h]))"},
     ),
 ]
-_GAP = "A gap of 1 is one at which pacing does all that it can, so above 2 no price holds it, or helps."
+_GAP = "At a gap of 1, pacing reacts as strongly as it can, so above 2 it has lost control of the spend."
 _AHEAD, _BEHIND = (_of_accounts(f"mtorl_budget_{way}_ratio{{NS}}") for way in ("ahead", "behind"))
 _PACING = [
     _money(
         "Plan",
-        "What pacing wants spent by now, and what is spent and reserved.",
+        "Planned spend up to now, and the actual spend including reservations.",
         {
             f"{_ACCOUNT}: planned": _of_accounts("mtorl_budget_planned{NS}"),
             f"{_ACCOUNT}: spent": _of_accounts("mtorl_budget_paced{NS}"),
@@ -130,7 +130,7 @@ _PACING = [
     *(
         lines(
             title,
-            f"Of the account that is furthest {way}. {_GAP}",
+            f"Gap of the account furthest {way}. {_GAP}",
             {_ACCOUNT: expr},
             limit=alert,
             axis="gaps",
@@ -143,14 +143,14 @@ _PACING = [
     ),
     lines(
         "Price",
-        "Highest pacing price of an arm: the gain that a currency unit has to bring. 0: nothing is held back.",
+        "Highest pacing price of an arm: the gain that a currency unit must bring. 0: no exposure is held back.",
         {_ARM: "max by (experiment, arm) (mtorl_budget_price{NS})"},
         axis="gain per currency unit",
     ),
 ]
 BOARD = Board(
     "budget",
-    "Is spend below the cap, as fast as planned, and what does an exposure cost?",
+    "Is spend below the cap and on plan, and what does an exposure cost?",
     "24h",
     alerts=[*_BY, "store", "persistentvolumeclaim"],
     sections={"": _TOP, "Accounts": _ACCOUNTS, "Pacing": _PACING},

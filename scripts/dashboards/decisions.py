@@ -1,4 +1,4 @@
-"""Decisions: are they asked for, what is decided, and what comes of it?"""
+"""Decisions dashboard: do requests arrive, which decisions are made, and which outcomes follow?"""
 
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import lines, rates, share, shares, stat
@@ -9,7 +9,7 @@ _FOUND = """sum(rate(mtorl_features_total{NS, found="yes"}[5m])) / sum(rate(mtor
 
 
 def _shares(window: str) -> str:
-    """Share of each channel in the draws of an arm that could have been another one."""
+    """Query the share of each channel among an arm's random draws between several channels."""
     drawn = f"(increase(mtorl_drawn_channels_total{{NS}}[{window}]))"
     return f"""sum by (experiment, arm, channel) {drawn}
         / on (experiment, arm) group_left () sum by (experiment, arm) {drawn}"""
@@ -26,18 +26,18 @@ _TOP = [
     ),
     share(
         "Exposed",
-        "Share of the decisions that expose: money is spent on them.",
+        "Share of decisions with an exposure, which costs money.",
         f"sum(rate({_EXPOSED}[5m])) / sum(rate(mtorl_decisions_total{{NS}}[5m]))",
     ),
     stat(
         "Outcomes",
-        "Received a second: costs, clicks, conversions. Without them budgets are not settled, and nothing is learnt.",
+        "Outcomes received per second: costs, clicks, conversions. Budget settlement and training depend on them.",
         "sum(rate(mtorl_outcomes_total{NS}[5m]))",
         unit="eps",
     ),
     rates(
         "Decisions",
-        "Answered a second, and at the same time yesterday.",
+        "Decisions per second, now and at the same time yesterday.",
         {
             "now": "sum(rate(mtorl_decisions_total{NS}[5m]))",
             "yesterday": "sum(rate(mtorl_decisions_total{NS}[5m] offset 1d))",
@@ -47,35 +47,35 @@ _TOP = [
 _DECIDED = [
     rates(
         "Decisions by arm",
-        "Answered a second.",
+        "Decisions per second.",
         {_ARM: "sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))"},
         stacked=True,
     ),
     shares(
         "Exposed by arm",
-        "Share of an arm's decisions that expose.",
+        "Share of an arm's decisions with an exposure.",
         {
             _ARM: f"""sum by (experiment, arm) (rate({_EXPOSED}[5m]))
                 / sum by (experiment, arm) (rate(mtorl_decisions_total{{NS}}[5m]))"""
         },
     ),
     shares(
-        "Share of the channel that an arm prefers",
-        "Over six hours, of draws that could have been another channel. Near 1 the arm no longer looks at who asks.",
+        "Share of each arm's most frequent channel",
+        "Share in six hours of random draws between several channels. Near 1, the arm ignores the user.",
         {_ARM + ": {{channel}}": f"topk by (experiment, arm) (1, {_shares('6h')})"},
         limit="MtorlPolicyCollapsed",
     ),
     shares(
         "Channels by arm",
-        "Share of each channel in an arm's draws of the last half hour.",
+        "Share of each channel in an arm's random draws of the last half hour.",
         {_ARM + ": {{channel}}": _shares("30m")},
     ),
 ]
 _KNOWN = [
     shares(
         "Users with a history",
-        "Share of the decisions. The alert compares it with half of the last day's: below that, the store was "
-        "emptied or is old.",
+        "Share of decisions for users with a stored history. The alert fires below half of the last day's share: then "
+        "the store is empty or outdated.",
         {
             "now": _FOUND,
             "half of the last day's": """0.5 * sum(increase(mtorl_features_total{NS, found="yes"}[1d]))
@@ -84,7 +84,7 @@ _KNOWN = [
     ),
     rates(
         "Decisions in the shadow",
-        "Of challengers at stage shadow, a second: answered, failed, or dropped for want of time.",
+        "Decisions per second of challengers at stage shadow: answered, failed, or dropped for lack of time.",
         {_ARM + ": {{result}}": "sum by (experiment, arm, result) (rate(mtorl_shadow_decisions_total{NS}[5m]))"},
         empty="no challenger is in the shadow",
     ),
@@ -92,13 +92,13 @@ _KNOWN = [
 _OUTCOMES = [
     lines(
         "Outcomes by kind",
-        "Received a second, retries included.",
+        "Outcomes received per second, including retries.",
         {"{{kind}}": "sum by (kind) (rate(mtorl_outcomes_total{NS}[5m]))"},
         unit="eps",
     ),
     shares(
-        "Outcomes that are not as usual",
-        "Share of all: late, or not stored (failed).",
+        "Late or failed outcomes",
+        "Share of outcomes that were late, or not stored (failed).",
         {
             "{{status}}": """sum by (status) (rate(mtorl_outcomes_total{NS, status!="accepted"}[5m]))
                 / on () group_left () sum(rate(mtorl_outcomes_total{NS}[5m]))"""
@@ -108,8 +108,8 @@ _OUTCOMES = [
 ]
 BOARD = Board(
     "decisions",
-    "Are decisions asked for, what is decided, and what comes of it?",
+    "Do requests arrive, which decisions are made, and which outcomes follow?",
     "6h",
     alerts=["experiment", "arm", "channel"],
-    sections={"": _TOP, "What is decided": _DECIDED, "What is known of users": _KNOWN, "What comes of it": _OUTCOMES},
+    sections={"": _TOP, "Decisions": _DECIDED, "Users and shadow": _KNOWN, "Outcomes": _OUTCOMES},
 )

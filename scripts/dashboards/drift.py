@@ -1,4 +1,4 @@
-"""Drift: what the monitor has found in the last days, what it costs, and whether it can see."""
+"""Drift dashboard: the monitor's findings of the last days, their cost, and the health of the monitor."""
 
 from scripts.dashboards.board import Board, or_nothing
 from scripts.dashboards.limits import color_of
@@ -10,7 +10,7 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Query of each measure with an alarm; others get an empty number, so that columns keep their names."""
+    """Query a figure of each measure with an alarm. NaN rows keep the column if all its values are missing."""
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
 
@@ -20,10 +20,10 @@ def _count(title: str, kind: str, alert: str, description: str) -> Panel:
 
 
 def _measures(title: str, description: str, which: str, legend: str, width: int = 12) -> Panel:
-    """Values of measures, beside what earlier days lead one to expect."""
+    """Build a panel with the values of measures, and the values expected from earlier days."""
     return lines(
         title,
-        f"{description} Expected: what earlier days lead one to expect.",
+        f"{description} Expected: the value predicted from earlier days.",
         {
             legend: f"max by ({_BY}) (mtorl_monitor_value{{NS, {which}}})",
             f"{legend}: expected": f"max by ({_BY}) (mtorl_monitor_expected{{NS, {which}}})",
@@ -38,20 +38,20 @@ _TOP = [
         "Harm",
         "harm",
         "MtorlHarm",
-        "Measures of gain that fall, and of cost that rise, for longer than chance explains.",
+        "Measures whose gain falls, or whose cost rises, by more than chance explains.",
     ),
     _count(
         "Broken columns",
         "data_quality",
         "MtorlDataBroken",
-        "Columns that the policy reads and that have lost their values.",
+        "Columns read by the policy that have lost their values.",
     ),
     _count(
-        "Moved", "drift", "MtorlDrift", "Anything else that differs from what is usual, and does no harm by itself."
+        "Moved", "drift", "MtorlDrift", "Other measures that differ from their expected values, without direct harm."
     ),
     stat(
         "Lost a day",
-        "By the measures that stand for harm: gain, or money where costs rise.",
+        "Daily loss by measure with a harm alarm: gain, or money if costs rise.",
         f"""max by (measure, counted_in) (mtorl_monitor_loss{{NS}}
             and on (namespace, {_BY}) mtorl_monitor_alarm{{NS, kind="harm"}} == 1)""",
         legend="{{measure}}, {{counted_in}}",
@@ -60,27 +60,27 @@ _TOP = [
     ),
     stat(
         "Not judged",
-        "Groups of measures of which the monitor can't say whether anything is wrong.",
+        "Groups of measures that the monitor could not judge.",
         or_nothing('count(max by (group) (mtorl_monitor_not_judged{NS, reason!="learning"}) == 1)'),
         bad={1: color_of("MtorlNotJudged")},
     ),
     duration(
         "Age of the result",
-        "Since the hourly job ended.",
+        "Time since the hourly job ended.",
         "time() - max(mtorl_monitor_checked_timestamp_seconds{NS})",
         limit="MtorlMonitorStale",
         empty="no result",
     ),
     stat(
         "New training",
-        "Whether the monitor asks for one. What is trained meets the gate as ever.",
+        "Whether the monitor requests a training. The new model must pass the gate as usual.",
         "max(mtorl_monitor_retrain_requested{NS})",
-        texts={"0": ("not needed", "green"), "1": ("asked for", color_of("MtorlRetrainRequested"))},
+        texts={"0": ("not needed", "green"), "1": ("requested", color_of("MtorlRetrainRequested"))},
     ),
     rows(
-        "What stands",
-        "Measures with an alarm. Of a column (group context), value is its distance to the training sample, and "
-        "expected its threshold. Evidence: 1 is what an alarm needs alone. Lost: a day, in the unit above.",
+        "Active alarms",
+        "Measures with an alarm. For a column (group context), value is the distance to the training sample, and "
+        "expected is its threshold. Evidence of 1 is enough for an alarm. Lost: per day, in the unit above.",
         ["group", "experiment", "arm", "measure"],
         [
             *(Column(of, _of_alarms(f"mtorl_monitor_{of}")) for of in ("value", "expected")),
@@ -93,25 +93,25 @@ _TOP = [
 _MONEY = [
     _measures(
         "Gain a decision",
-        "Of all arms, as if all budgets had lasted.",
+        "Gain per decision of all arms, as if no budget had run out.",
         'group="outcomes", measure="gain_per_decision"',
         "gain",
         8,
     ),
-    _measures("Gain a currency unit", "Of all arms.", 'group="outcomes", measure="gain_per_cost"', "gain", 8),
+    _measures("Gain a currency unit", "For all arms.", 'group="outcomes", measure="gain_per_cost"', "gain", 8),
     _measures("Cost of an exposure", "In currency units.", 'group="outcomes", measure="cost_per_exposure"', "cost", 8),
 ]
 _EVIDENCE = [
     lines(
         "Evidence of a change",
-        "The ten measures that have most. 1 is what an alarm needs alone; it is added up over days, and falls "
-        "on usual ones.",
+        "The ten measures with the most evidence. It accumulates over days, falls on normal days, and raises an alarm "
+        "at 1.",
         {_STREAM: f'topk(10, max by ({_BY}) (mtorl_monitor_evidence_ratio{{NS, group!="context"}}))'},
         line_at=1,
     ),
     lines(
-        "Columns, over their thresholds",
-        "The ten that are furthest. Distance to the training sample over its threshold: above 1 for days is an alarm.",
+        "Columns relative to their thresholds",
+        "Distance to the training sample / threshold, of the ten highest columns. Several days above 1 are an alarm.",
         {
             "{{measure}}": """topk(10, max by (measure) (
                 mtorl_monitor_value{NS, group="context"} / (mtorl_monitor_expected{NS, group="context"} > 0)))"""
@@ -122,24 +122,24 @@ _EVIDENCE = [
 _MORE = [
     _measures(
         "Predictions",
-        "Calibration: what came, over what was expected. AUC, and what it should be by the model's own "
-        "probabilities. Distance of the users' states to those of the training, of which 1 is usual.",
+        "Calibration: observed over predicted outcomes. AUC, and the AUC expected from the model's probabilities. "
+        "Distance of the users' states to those of the training; 1 is normal.",
         'group="performance"',
         "{{experiment}} {{arm}} {{measure}}",
     ),
     shares(
         "Decisions of the incumbent",
-        "Shares of channels, exposures, default actions and spent budgets in its decisions.",
+        "Shares of channels, exposures, default actions and spent budgets in the incumbent's decisions.",
         {"{{measure}}": f'max by ({_BY}) (mtorl_monitor_value{{NS, group="decisions", measure=~".+_ratio"}})'},
     ),
     lines(
         "Histories that the model reads",
-        "Length in touchpoints, hours since the last one, shares of users without one and of its channel.",
+        "Length in touchpoints, hours since the last one, share of users without history, shares of the last channel.",
         {"{{measure}}": f'max by ({_BY}) (mtorl_monitor_value{{NS, group="journeys"}})'},
     ),
     rows(
         "Groups",
-        "What was judged last.",
+        "Last judged period of each group.",
         ["group"],
         [
             Column("until", "max by (group) (mtorl_monitor_period_end_timestamp_seconds{NS}) * 1000", "dateTimeAsIso"),
@@ -157,7 +157,7 @@ _MORE = [
 ]
 BOARD = Board(
     "drift",
-    "What has the monitor found, what does it cost, and can it see? Each day is judged once: docs/monitoring.md.",
+    "Findings of the monitor, their cost, and its health. Each day is judged once: docs/monitoring.md.",
     "30d",
     alerts=["group", "experiment", "arm", "measure"],
     sections={"": _TOP, "Gain and cost": _MONEY, "Evidence": _EVIDENCE, "More measures": _MORE},

@@ -1,4 +1,4 @@
-"""An experiment: where is it, what is found, does it harm anybody, does it need a person?"""
+"""Experiment dashboard: what are the stage and the verdict, is there harm, must a person act?"""
 
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, lines, rows, shares, stat, states
@@ -6,7 +6,7 @@ from scripts.dashboards.panels import Column, duration, lines, rows, shares, sta
 _TOP = [
     stat(
         "Stage",
-        "Where the experiment is, or how it ended. The operator says it.",
+        "Stage of the experiment, or how it ended, reported by the operator.",
         "max by (stage) (mtorl_experiment_stage{NS, EXP})",
         legend="{{stage}}",
         named=True,
@@ -14,7 +14,7 @@ _TOP = [
     ),
     stat(
         "Verdict",
-        "So far. People may look at any time.",
+        "Current verdict, valid at every look.",
         "max by (verdict) (mtorl_experiment_verdict{NS, EXP})",
         legend="{{verdict}}",
         named=True,
@@ -22,7 +22,7 @@ _TOP = [
     ),
     stat(
         "Needs a person",
-        "Held: nothing moves until somebody has looked. Harm: a challenger did harm, and was rolled back.",
+        "Held: the experiment stays at its stage until a person acts. Harm: a challenger did harm and was rolled back.",
         "max by (condition) (mtorl_experiment_attention{NS, EXP}) == 1",
         legend="{{condition}}",
         bad={1: "orange"},
@@ -31,10 +31,10 @@ _TOP = [
     ),
     stat(
         "Kill switch",
-        "What the routers have in force. On: everybody gets the incumbent.",
+        "State of the kill switch on the routers. On: all users get the incumbent.",
         "min(mtorl_experiment_enabled{NS, EXP})",
         texts={"0": ("on", "orange"), "1": ("off", "green")},
-        empty="not in force",
+        empty="not active",
     ),
     stat(
         "Guardrails broken",
@@ -45,14 +45,14 @@ _TOP = [
     ),
     stat(
         "Files refused",
-        "1 while a router refuses what is in force: it goes on with what it had, and a change has NOT taken effect "
-        "there.",
+        "1 while a router refuses an invalid experiment: the router keeps its previous version, and the change has NOT "
+        "taken effect.",
         "max(mtorl_experiment_refused{NS})",
         texts={"0": ("none", "green"), "1": ("refused", "red")},
     ),
     duration(
         "Age of the figures",
-        "Since the operator looked. It looks once a minute at what is at a stage.",
+        "Time since the operator read the log, once a minute for experiments at a stage.",
         """time() - max(mtorl_experiment_looked_timestamp_seconds{NS, EXP}
             and on (namespace, experiment) mtorl_experiment_stage{NS, stage=~"shadow|1%|5%|25%|50%"})""",
         limit="MtorlOperatorDown",
@@ -60,7 +60,7 @@ _TOP = [
     ),
     lines(
         "Lift",
-        "Challenger less incumbent in the primary metric, and its always-valid interval. All above zero: it is better.",
+        "Challenger minus incumbent in the primary metric, with an always-valid interval. Entirely above 0: better.",
         {
             "{{arm}}: estimate": "max by (arm) (mtorl_experiment_lift{NS, EXP})",
             "{{arm}}: lower end": "max by (arm) (mtorl_experiment_lift_lower{NS, EXP})",
@@ -74,13 +74,13 @@ _TOP = [
 _USERS = [
     lines(
         "Users in the verdict",
-        "Of each arm. Who moved from one to another at a new stage is in both.",
+        "Users of each arm. A user who changed arms at a new stage counts in both arms.",
         {"{{arm}}": "max by (arm) (mtorl_experiment_users{NS, EXP})"},
         empty="no verdict yet",
     ),
     shares(
         "Shares of users",
-        "Configured now, and counted in the verdict. They differ after a change of stage; see the p-value.",
+        "Configured shares, and shares counted in the verdict. They differ after a change of stage; see the p-value.",
         {
             "{{arm}}: configured": "max by (arm) (mtorl_experiment_share_ratio{NS, EXP})",
             "{{arm}}: counted": """max by (arm) (mtorl_experiment_users{NS, EXP})
@@ -90,13 +90,13 @@ _USERS = [
     ),
     lines(
         "p-value of the sample ratio",
-        "Near 0, users are not split as configured: no figure counts, and the experiment is held. Valid at every look.",
+        "Near 0, users are not split as configured, all figures are invalid, and the experiment is held. Always valid.",
         {"p": "max(mtorl_experiment_srm_p_value{NS, EXP})"},
         empty="no verdict yet",
     ),
     states(
         "Guardrails",
-        "Of each challenger: whether even the smallest plausible harm is above the margin that the experiment allows.",
+        "Breached: even the lower bound of a challenger's harm is above the allowed margin.",
         "max by (arm, metric) (mtorl_experiment_guardrail_breached{NS, EXP})",
         {"0": ("within its margin", "green"), "1": ("breached", "red")},
         legend="{{arm}}: {{metric}}",
@@ -106,7 +106,7 @@ _USERS = [
 _MONEY = [
     shares(
         "Spent",
-        "Of an arm's limit, in the present period; arm *: all arms together.",
+        "Spend in the current period, as a share of each arm's limit; arm *: all arms together.",
         {
             "{{arm}} ({{period}})": """max by (arm, period) (mtorl_experiment_spent{NS, EXP})
                 / (max by (arm, period) (mtorl_experiment_budget{NS, EXP}) > 0)"""
@@ -116,7 +116,7 @@ _MONEY = [
     ),
     rows(
         "Promotions of this namespace",
-        "Whether the incumbent's model server serves what follows from a promotion.",
+        "Whether the incumbent's model server serves the promoted model yet or, after a rollback, the previous one.",
         ["experiment", "reason"],
         [
             Column(
@@ -136,9 +136,9 @@ _MONEY = [
 ]
 BOARD = Board(
     "experiment",
-    "Where is an experiment, what is found, does it harm anybody, does it need a person?",
+    "What are the stage and the verdict, is there harm, must a person act?",
     "7d",
     alerts=["experiment", "arm", "metric", "stage"],
-    sections={"": _TOP, "Users and guardrails": _USERS, "Money, and afterwards": _MONEY},
+    sections={"": _TOP, "Users and guardrails": _USERS, "Money and promotions": _MONEY},
     experiment=True,
 )

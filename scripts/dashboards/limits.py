@@ -1,9 +1,9 @@
-"""The alerts, as the dashboards need them: their limits, pages and dashboards, all out of the rules themselves.
+"""Reads the alerts' limits, runbooks and dashboards from the alert rules.
 
     limit("MtorlFallbackRatioHigh")     # Limit(value=0.05, above=True, color="orange")
-    alerts_of("mtorl-budget")           # the alerts whose annotation dashboard_url leads to that dashboard
+    alerts_of("mtorl-budget")           # the alerts whose annotation dashboard_url links to this dashboard
 
-A number that a rule and a picture of it share is written once.
+A dashboard therefore always shows the threshold of its alert rule.
 """
 
 import functools
@@ -16,11 +16,11 @@ import yaml
 
 RULES = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "rules.yaml"
 COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
-_COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"  # operator, and number or product
+_COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"  # operator, then a number or a product
 
 
 class Limit(NamedTuple):
-    """Limit above or below which an alert fires."""
+    """The limit of an alert, which fires above or below it."""
 
     value: float
     above: bool
@@ -29,7 +29,7 @@ class Limit(NamedTuple):
 
 @functools.cache
 def rules() -> dict[str, dict[str, Any]]:
-    """All alerts, by name; of an alert with several severities the first rule, which is that of the highest."""
+    """Return the alert rules by name. If an alert has several severities, the first rule has the highest one."""
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
     found: dict[str, dict[str, Any]] = {}
     for rule in (rule for group in groups for rule in group["rules"]):
@@ -38,7 +38,7 @@ def rules() -> dict[str, dict[str, Any]]:
 
 
 def limit(alert: str) -> Limit:
-    """The limit of an alert: the last number in its rule, other than 0, that something is compared with."""
+    """Return the limit of an alert: the last non-zero number in its rule that follows a comparison operator."""
     compared = re.findall(_COMPARED, rules()[alert]["expr"])
     found = [(sign, math.prod(map(float, number.split(" * ")))) for sign, number in compared]
     sign, value = [one for one in found if one[1] != 0][-1]
@@ -46,10 +46,10 @@ def limit(alert: str) -> Limit:
 
 
 def color_of(alert: str) -> str:
-    """The color of an alert's severity."""
+    """Return the color of an alert's severity."""
     return COLORS[rules()[alert]["labels"]["severity"]]
 
 
 def alerts_of(uid: str) -> list[str]:
-    """The alerts that lead to a dashboard."""
+    """List the alerts that link to a dashboard."""
     return [name for name, rule in rules().items() if f"/d/{uid}?" in rule["annotations"].get("dashboard_url", "")]

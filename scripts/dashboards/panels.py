@@ -1,14 +1,14 @@
-"""Panels of the dashboards, as Grafana 11.6 reads them: a number, lines over time, states over time, a table.
+"""Builds panels for Grafana 11.6: a number, lines over time, states over time, or a table.
 
     stat("Decisions", "Requests a second.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
 
-`{NS` in a query stands for the chosen namespace, `EXP` for the chosen experiment. All panels have a title, and a
-description of what they show. Widths are in 24ths of a page. Parameters that several panels have:
+In a query, `{NS` stands for the selected namespace, and `EXP` for the selected experiment. All panels have a title and
+a description. Widths are in 24ths of the page. Several panels share these parameters:
 
     legend  name of a query's series
-    limit   an alert: its limit colors the number, or is a line
-    texts   value -> the word shown in its place, and its color
-    empty   shown without data
+    limit   name of an alert, whose limit colors the number or is drawn as a line
+    texts   value -> the text shown instead of the value, and its color
+    empty   text shown if there is no data
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _COLORED = {"id": "custom.cellOptions", "value": {"type": "color-text"}}
 
 
 class Column(NamedTuple):
-    """A column of a table that has a value of a query."""
+    """A table column with the values of a query."""
 
     title: str
     expr: str
@@ -39,13 +39,13 @@ class Column(NamedTuple):
 
 
 def promql(expr: str) -> str:
-    """A query with the variables of the dashboard."""
+    """Insert the dashboard's variables into a query."""
     written = expr.replace("{NS", '{namespace="$namespace"').replace("EXP", 'experiment="$experiment"')
     return " ".join(written.split())
 
 
 def link(title: str, **changes: Any) -> dict[str, Any]:
-    """A link of a panel or dashboard."""
+    """Build a link of a panel or dashboard."""
     usual = {"icon": "", "tooltip": "", "tags": [], "asDropdown": False, "targetBlank": True}
     return {"title": title, "type": "link", **usual, "includeVars": False, "keepTime": False, **changes}
 
@@ -63,17 +63,17 @@ def stat(
     named: bool = False,
     empty: str = "no data",
 ) -> Panel:
-    """A number of this moment, or one for each series.
+    """Build a panel with the current number of a query, or one number for each series.
 
     Args:
-        bad: In place of a limit: the color from a value on.
-        named: Shows the names of series, and not their values.
+        bad: Colors by the values at which they begin, instead of a limit.
+        named: Show the names of the series instead of their values.
     """
     options = {"graphMode": "none", "colorMode": "value", "justifyMode": "auto"}
     options |= {"textMode": "name" if named else "auto", "wideLayout": True, "showPercentChange": False}
     options |= {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}}
     options |= {"percentChangeColorMode": "standard", "orientation": "auto"}
-    no_number = _no_number(empty)  # a share of nothing, for instance
+    no_number = _no_number(empty)  # for a division by zero, for example
     mappings = {"mappings": [no_number] if texts is None else [_words(texts), no_number]}
     targets = [_target(query, "A", legend, instant=True)]
     fields = {**mappings, **_colors(empty, limit, bad or {})}
@@ -94,12 +94,12 @@ def lines(
     empty: str = "no data",
     width: int = 12,
 ) -> Panel:
-    """Lines over time.
+    """Build a panel with lines over time.
 
     Args:
-        line_at: In place of a limit: the value of a line.
-        least: Where the axis begins at the latest; None: at the least value.
-        axis: What is counted, if the unit does not say it.
+        line_at: Value of a horizontal line, instead of a limit.
+        least: The y axis starts here, or at a smaller value of the data; None: at the smallest value.
+        axis: Label of the y axis, if the unit is not enough.
     """
     custom: dict[str, Any] = {"thresholdsStyle": {"mode": "dashed"}} if limit or line_at is not None else {}
     custom |= {"lineWidth": 1, "fillOpacity": 30 if stacked else 0, "showPoints": "never"}
@@ -118,7 +118,7 @@ shares, durations, rates = (partial(lines, unit=unit) for unit in ("percentunit"
 
 
 def states(title: str, description: str, query: str, texts: Texts, *, legend: str, empty: str) -> Panel:
-    """The state of each series over time."""
+    """Build a panel with the state of each series over time."""
     options: dict[str, Any] = {"showValue": "never", "rowHeight": 0.9, "legend": _NO_LEGEND}
     options |= {"tooltip": {"mode": "single", "sort": "asc"}, "mergeValues": True, "alignValue": "left", "perPage": 20}
     fields = {"unit": "short", "mappings": [_words(texts)], **_colors(empty)}
@@ -128,11 +128,11 @@ def states(title: str, description: str, query: str, texts: Texts, *, legend: st
 def rows(
     title: str, description: str, by: Sequence[str], columns: Sequence[Column], *, empty: str = "none", width: int = 12
 ) -> Panel:
-    """A table: a row for each set of labels, and a column for each query.
+    """Build a table with a row for each set of labels, and a column for each query.
 
     Args:
-        by: The labels, which are the first columns.
-        columns: Their queries give those labels, and no others.
+        by: Names of the labels, which are the first columns.
+        columns: Columns whose queries return exactly these labels.
     """
     names = [f"Value #{ascii_uppercase[n]}" for n in range(len(columns))] if len(columns) > 1 else ["Value"]
     targets = [_target(one.expr, ascii_uppercase[n], instant=True, format="table") for n, one in enumerate(columns)]
@@ -150,12 +150,12 @@ def rows(
 
 
 def override(column: str, *properties: dict[str, Any]) -> dict[str, Any]:
-    """Other properties of a column, by its name."""
+    """Set properties of a table column by its title."""
     return {"matcher": {"id": "byName", "options": column}, "properties": list(properties)}
 
 
 def worded(texts: Texts) -> list[dict[str, Any]]:
-    """Properties of a column whose values are shown as words."""
+    """Return the properties of a column that shows texts instead of values."""
     return [{"id": "mappings", "value": [_words(texts)]}, _COLORED]
 
 
@@ -194,7 +194,7 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """Colors by value: green, beyond the limit the color of the alert; and the text shown without data."""
+    """Return the thresholds: green, and the alert's color beyond its limit; and the text shown if there is no data."""
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)

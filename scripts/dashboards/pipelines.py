@@ -1,4 +1,4 @@
-"""Pipelines: do data get from the router to the jobs, and from there back into decisions?"""
+"""Pipelines dashboard: do data flow from the routers to the jobs, and back into decisions?"""
 
 from scripts.dashboards.board import Board, or_nothing
 from scripts.dashboards.limits import color_of
@@ -11,40 +11,39 @@ _OWNED = """* on (namespace, job_name) group_left (owner_name) kube_job_owner{NS
 _TOP = [
     duration(
         "Age of online features",
-        "Since the job mtorl-materialize succeeded. Decisions are made on histories as old as this, unless the "
-        "feed adds to them.",
+        "Time since the job mtorl-materialize last succeeded. Without the feed, decisions use histories of this age.",
         'time() - max(kube_cronjob_status_last_successful_time{NS, cronjob="mtorl-materialize"})',
         limit="MtorlMaterializationStale",
         empty="never",
     ),
     duration(
         "Waits for the lake",
-        "Age of the oldest record that is not in the lake, of the router where that is longest. 0: none waits.",
+        "Age of the oldest record on any router that is not yet in the lake. 0: no record waits.",
         'max(mtorl_spool_oldest_pending_seconds{NS, to="lake"})',
         limit="MtorlLakeUploadStalled",
     ),
     duration(
         "Waits for the sink",
-        "Age of the oldest record that the sink has not acknowledged. Where no sink is set: 0.",
+        "Age of the oldest record that the sink has not acknowledged. 0 if no sink is set.",
         'max(mtorl_spool_oldest_pending_seconds{NS, to="sink"})',
         limit="MtorlLogShippingStalled",
     ),
     share(
         "Room of the spool",
-        "What a router's spool may still grow by, as a share of its quota. Once it is full, every decision is the "
+        "Free share of a router's spool quota, lowest of all routers. If the spool is full, every decision is the "
         "default action.",
         "min(mtorl_spool_free_bytes{NS} / mtorl_spool_limit_bytes{NS})",
         limit="MtorlSpoolNearlyFull",
     ),
     stat(
         "Failed jobs",
-        "Of those that Kubernetes still keeps: a few of each CronJob.",
+        "Failed jobs that Kubernetes still keeps, a few for each CronJob.",
         or_nothing("count(max by (job_name) (kube_job_status_failed{NS}) > 0)"),
         bad={1: "orange"},
     ),
     rows(
         "CronJobs",
-        "How long ago each succeeded and was started. mtorl-bootstrap is suspended: people start it.",
+        "Time since the last success and the last start. mtorl-bootstrap is suspended, because people start it.",
         ["cronjob"],
         [
             Column("succeeded ago", "time() - max by (cronjob) (kube_cronjob_status_last_successful_time{NS})", "s"),
@@ -56,13 +55,13 @@ _TOP = [
                 texts={"0": ("no", "green"), "1": ("yes", "text")},
             ),
         ],
-        empty="kube-state-metrics is not there",
+        empty="kube-state-metrics is missing",
     ),
 ]
 _LOG = [
     lines(
         "Records of the decision log",
-        "A second: made durable on the router's disk, and taken by the lake, and by the sink, where one is set.",
+        "Records per second: stored on the routers' disks, uploaded to the lake, and sent to the sink, if one is set.",
         {
             "durable": "sum(rate(mtorl_spool_records_total{NS}[5m]))",
             "{{to}}: {{kind}}": "sum by (to, kind) (rate(mtorl_shipped_records_total{NS}[5m]))",
@@ -71,7 +70,7 @@ _LOG = [
     ),
     lines(
         "Size of the spool",
-        "On each router's disk, and the size beyond which nothing more is logged.",
+        "Size on each router's disk, and the quota at which logging stops.",
         {
             "{{pod}}": "max by (pod) (mtorl_spool_bytes{NS})",
             "{{pod}}: quota": "max by (pod) (mtorl_spool_limit_bytes{NS})",
@@ -80,20 +79,19 @@ _LOG = [
     ),
     durations(
         "Age of the oldest record that waits",
-        "Of each router, for the lake and for the sink. Verdicts, the monitor and the next training lack what the "
-        "lake does not have.",
+        "Age by router, for lake and sink. Verdicts, the monitor and the next training see only records in the lake.",
         {"{{pod}}: {{to}}": "max by (pod, to) (mtorl_spool_oldest_pending_seconds{NS})"},
         limit="MtorlLakeUploadStalled",
     ),
     lines(
         "Log that waits",
-        "Of each router, for the lake and for the sink, in bytes of its spool.",
+        "Backlog by router, for lake and sink, in bytes of the spool.",
         {"{{pod}}: {{to}}": "max by (pod, to) (mtorl_spool_pending_bytes{NS})"},
         unit="bytes",
     ),
     lines(
         "Shipping that failed",
-        "Attempts a second, by reason, and records a second that lake or sink refused and that were set aside.",
+        "Failed attempts per second by reason, and records per second that were refused and set aside.",
         {
             "{{to}} failed: {{reason}}": "sum by (to, reason) (rate(mtorl_ship_failures_total{NS}[5m]))",
             "{{to}} refused: {{kind}}": "sum by (to, kind) (rate(mtorl_poison_records_total{NS}[5m]))",
@@ -102,8 +100,8 @@ _LOG = [
         empty="none",
     ),
     lines(
-        "Records that are lost, logs that can't be written",
-        "Withdrawn decisions of which no record is left, and routers that can't write their log. Both should be 0.",
+        "Lost records, unwritable logs",
+        "Withdrawn decisions without a record, and routers that can't write their log. Both should be 0.",
         {
             "lost": "sum(mtorl_spool_lost_records{NS})",
             "routers that can't write": "count(mtorl_spool_writable{NS}) - sum(mtorl_spool_writable{NS})",
@@ -113,7 +111,7 @@ _LOG = [
 _JOBS = [
     durations(
         "Duration of jobs",
-        "Of each CronJob's last complete one.",
+        "Duration of each CronJob's last completed job.",
         {
             "{{owner_name}}": f"""max by (owner_name) (
                 (kube_job_status_completion_time{{NS}} - kube_job_status_start_time{{NS}}) {_OWNED})"""
@@ -128,14 +126,13 @@ _JOBS = [
     ),
     lines(
         "New models",
-        "Times within a day that an arm's model became another one: a training that was published, a roll-out, "
-        "or a roll-back.",
+        "Changes of an arm's model within a day: by a published training, a rollout or a rollback.",
         {"{{experiment}} {{arm}}": "sum by (experiment, arm) (increase(mtorl_arm_model_changes_total{NS}[1d]))"},
         empty="none",
     ),
     rows(
         "Runs of pipelines",
-        "How the newest run of each ended, but for cancelled ones. `mtorl monitor status` says why one failed.",
+        "Result of each pipeline's newest run, except cancelled runs. `mtorl monitor status` shows the errors.",
         ["pipeline"],
         [
             Column(
@@ -155,14 +152,14 @@ _JOBS = [
     ),
     rows(
         "Training sample",
-        "Whose training sample the monitor compares columns with, and whether it asks for a new training.",
+        "Model whose training sample the monitor compares columns with, and whether it requests a training.",
         ["model_version"],
         [
             Column(
                 "new training",
                 """max by (model_version) (mtorl_monitor_state_info{NS}
                 * on (namespace) group_left () max by (namespace) (mtorl_monitor_retrain_requested{NS}))""",
-                texts={"0": ("not needed", "green"), "1": ("asked for", "blue")},
+                texts={"0": ("not needed", "green"), "1": ("requested", "blue")},
             )
         ],
         empty="no result",
@@ -170,7 +167,7 @@ _JOBS = [
     ),
     shares(
         "Room on volumes",
-        "Free share of each volume, as the kubelet says it.",
+        "Free share of each volume, reported by the kubelet.",
         {
             "{{persistentvolumeclaim}}": """min by (persistentvolumeclaim) (
                 kubelet_volume_stats_available_bytes{NS} / kubelet_volume_stats_capacity_bytes{NS})"""
@@ -180,7 +177,7 @@ _JOBS = [
 ]
 BOARD = Board(
     "pipelines",
-    "Do data get from the router to the jobs, and from there back into decisions?",
+    "Do data flow from the routers to the jobs, and back into decisions?",
     "24h",
     alerts=["pod", "to", "kind", "pipeline"],
     sections={"": _TOP, "Decision log": _LOG, "Jobs, trainings, volumes": _JOBS},

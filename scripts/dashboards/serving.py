@@ -1,4 +1,4 @@
-"""Serving: does every request get a decision in time, and what fails or is slow behind it?"""
+"""Serving dashboard: does every request get a decision in time, and which part fails or is slow?"""
 
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, durations, lines, rates, rows, share, shares
@@ -20,7 +20,7 @@ def _quantile(share: float, by: str, rate: str) -> str:
 
 
 def _each(sum_of: str) -> str:
-    """Microseconds a request, in seconds."""
+    """Query the mean time per request in seconds, from a sum in microseconds."""
     return f"""sum by (model_name) (rate({sum_of}{{NS}}[5m]))
         / (sum by (model_name) (rate(ts_inference_requests_total{{NS}}[5m])) > 0) / 1e6"""
 
@@ -28,40 +28,40 @@ def _each(sum_of: str) -> str:
 _TOP = [
     share(
         "Routers that decide",
-        "Routers that are ready, of those that are wanted. With none, callers get no decisions at all.",
+        "Ready routers, as a share of the desired number. At 0, callers get no decisions.",
         """sum(mtorl_ready{NS}) / max(kube_statefulset_replicas{NS, statefulset="mtorl-router"})
             or avg(mtorl_ready{NS})""",
         bad={0: "red", 0.01: "orange", 1: "green"},
     ),
     duration(
         "p99 of decisions",
-        "From request to answer, of the slowest arm. Callers give up at the deadline and use their own default.",
+        "Latency of the slowest arm. After the deadline, callers use their own default.",
         f"max({_quantile(0.99, 'experiment, arm, le', _LATENCY)})",
         limit=_LATE,
     ),
     share(
         "Default actions",
-        "Share of the decisions that are the default action, of the arm that has most. They show no ad.",
+        "Share of default actions, which show no ad, in the arm with the highest share.",
         """max(sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
             / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m])))
             or 0 * max(mtorl_ready{NS})""",
         limit=_FALLBACKS,
     ),
     share(
-        "Asked to come again",
-        "Share of the requests that a router is too busy for (status 429). Callers use their own default meanwhile.",
+        "Refused with 429",
+        "Share of requests that a router refuses because it is too busy. Callers then use their own default.",
         f"{_BUSY} or 0 * max(mtorl_ready{{NS}})",
         limit="MtorlRouterSaturated",
     ),
     duration(
         "Longest silence of an arm",
-        "For how long an arm has not answered; 0 while all do.",
+        "Time since an arm's last answer; 0 while all arms answer.",
         "max(mtorl_arm_silent_seconds{NS}) or 0 * max(mtorl_ready{NS})",
         limit="MtorlArmSilent",
     ),
     durations(
         "p99 of decisions",
-        "From request to answer, each arm.",
+        "Latency by arm.",
         {_ARM: _quantile(0.99, "experiment, arm, le", _LATENCY)},
         limit=_LATE,
     ),
@@ -69,8 +69,8 @@ _TOP = [
 _ROUTER = [
     rates(
         "Decisions and other requests",
-        "A second: decisions, requests that were refused by status, and repeated ones, which are answered as "
-        "the first time.",
+        "Requests per second: decisions, refused requests by status, and repeated requests, which get the first answer "
+        "again.",
         {
             "decisions": "sum(rate(mtorl_decisions_total{NS}[5m]))",
             "refused: {{status}}": "sum by (status) (rate(mtorl_refused_requests_total{NS}[5m]))",
@@ -78,19 +78,18 @@ _ROUTER = [
         },
     ),
     lines(
-        "Requests at work",
-        "What may be at work at once follows from how fast the router is; above it, requests are asked to come again.",
-        {"at work": "sum(mtorl_in_flight_requests{NS})", "may be": "sum(mtorl_admission_limit{NS})"},
+        "Requests in flight",
+        "Requests in flight, and their limit, which follows the routers' speed. Above the limit, requests get 429.",
+        {"in flight": "sum(mtorl_in_flight_requests{NS})", "limit": "sum(mtorl_admission_limit{NS})"},
     ),
     durations(
-        "Where a decision's time goes",
-        "p99 of each stage: features (online store), model, ledger (reservation), log (made durable).",
+        "Latency by stage",
+        "p99 of each stage of a decision: features (online store), model, ledger (reservation), log (durable write).",
         {"{{stage}}": _quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}")},
     ),
     rates(
         "Default actions by reason",
-        "Decisions a second that took the default action, and why: a store, a model or the ledger that failed "
-        "or was slow.",
+        "Default actions per second by reason: a store, a model or the ledger failed or was slow.",
         {"{{reason}}": "sum by (reason) (rate(mtorl_fallbacks_total{NS}[5m]))"},
         empty="none",
     ),
@@ -98,7 +97,7 @@ _ROUTER = [
 _ARMS = [
     shares(
         "Default actions by arm",
-        "Share of an arm's decisions. Unequal shares bias the comparison of the arms.",
+        "Share of default actions in an arm's decisions. Unequal shares bias the comparison of the arms.",
         {
             _ARM: """sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
                 / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))"""
@@ -107,8 +106,8 @@ _ARMS = [
         empty="none",
     ),
     shares(
-        "Answers that are no decision",
-        "Share of an arm's answers, by cause. /health/ready says in a sentence what the arm has to change.",
+        "Invalid answers",
+        "Share of invalid answers of an arm, by cause. /health/ready describes what the arm must change.",
         {
             _ARM + ": {{cause}}": f"""sum by (experiment, arm, cause) (rate({_FAULTS}[15m]))
                 / on (experiment, arm) group_left sum by (experiment, arm) (rate({_ANSWERS}[15m]))"""
@@ -120,7 +119,7 @@ _ARMS = [
 _MODELS = [
     rates(
         "Requests of model servers",
-        "A second, as TorchServe counts them, and those that it could not answer.",
+        "Requests per second counted by TorchServe, and requests that it refused or failed to answer.",
         {
             "{{model_name}}": "sum by (model_name) (rate(ts_inference_requests_total{NS}[5m]))",
             "refused (4xx)": "sum(rate(Requests4XX{NS}[5m]))",
@@ -129,7 +128,7 @@ _MODELS = [
     ),
     durations(
         "Time of a model server's request",
-        "Mean of all of it, and of the part in which it waited for a worker. Much waiting wants another replica.",
+        "Mean total time of a request, and its wait for a worker. If the wait is long, add a replica.",
         {
             "{{model_name}}: all": _each("ts_inference_latency_microseconds"),
             "{{model_name}}: waiting": _each("ts_queue_latency_microseconds"),
@@ -137,30 +136,30 @@ _MODELS = [
     ),
     rows(
         "Model servers of KServe",
-        "Pods that serve, of those wanted. Stuck: for ten minutes no pod of a new version has become ready; the "
-        "one before serves.",
+        "Ready and desired pods. Stuck: no pod of a new version has become ready for ten minutes, and the previous "
+        "version still serves.",
         ["deployment"],
         [
             Column("ready", f"max by (deployment) (kube_deployment_status_replicas_ready{{NS, {_PREDICTORS}}})"),
-            Column("wanted", f"max by (deployment) (kube_deployment_spec_replicas{{NS, {_PREDICTORS}}})"),
+            Column("desired", f"max by (deployment) (kube_deployment_spec_replicas{{NS, {_PREDICTORS}}})"),
             Column(
-                "roll-out",
+                "rollout",
                 "max by (deployment) (kube_deployment_status_condition"
                 f'{{NS, {_PREDICTORS}, condition="Progressing", status="false"}})',
-                texts={"0": ("goes on, or done", "green"), "1": ("stuck", "orange")},
+                texts={"0": ("in progress or done", "green"), "1": ("stuck", "orange")},
             ),
         ],
     ),
     lines(
         "Restarts of containers",
-        "Within an hour, of router and model servers.",
+        "Restarts of routers and model servers within an hour.",
         {"{{pod}}": f"sum by (pod) (increase(kube_pod_container_status_restarts_total{{NS, {_PODS}}}[1h])) > 0"},
         empty="none",
     ),
 ]
 BOARD = Board(
     "serving",
-    "Does every request get a decision in time, and what fails or is slow behind it?",
+    "Does every request get a decision in time, and which part fails or is slow?",
     "6h",
     alerts=["experiment", "arm", "cause", "deployment"],
     sections={"": _TOP, "Router": _ROUTER, "Arms": _ARMS, "Model servers": _MODELS},
