@@ -1,13 +1,13 @@
-"""The pipeline of the first installation: makes all that the volume needs before the first decision.
+"""Defines the pipeline of the first installation, which creates the log, features and models on an empty volume.
 
-    mtorl pipeline run bootstrap --volume /mnt/mtorl -p dataset=my-log.yaml     # here, or in a job on a cluster
+    mtorl pipeline run bootstrap --volume /mnt/mtorl -p dataset=my-log.yaml     # locally, or in a job on a cluster
     kfp run create -e mtorl -f mtorl-bootstrap.yaml dataset=...     # on Kubeflow Pipelines: docs/pipelines.md
 
-The steps are those of a training, between two of its own, and leave on the volume
+The pipeline creates a first log, trains on it, and publishes the models. Its results on the volume are
 
-    touchpoints.parquet                        the log that features are kept up to date from
+    touchpoints.parquet                        the log from which features are updated
     features/                                  the feature repository
-    registry/{incumbent,challenger}/first/     a model for each arm, under a name that is known beforehand
+    registry/{incumbent,challenger}/first/     a model for each arm, under the fixed name `first`
 
 A second run publishes nothing. If the gate rejects the challenger, both arms start with the incumbent's model (an A/A
 test) until a training passes the gate.
@@ -30,7 +30,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
     name = "mtorl-bootstrap"
 
-    @profile.pipeline(name, "An empty volume to a log, features, and a first model of each arm.")
+    @profile.pipeline(name, "Creates a log, features and a first model of each arm on an empty volume.")
     def mtorl_bootstrap(
         dataset: str,
         log: str = "",
@@ -52,7 +52,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         with profile.exit_handler(name):
             given.source = profile.add(first_log, given, volume=profile.folder).outputs["Output"]
             given.lake, given.shrunk = "", "fail"
-            given.own_decisions = profile.on_volume("lake")  # a setting of the step that reads the log, as each night
+            given.own_decisions = profile.on_volume("lake")  # as in each nightly training
             trained = add_training(profile, given)
             models = {"incumbent": trained.incumbent, "challenger": trained.challenger}
             profile.add(publish_first, given, decision=trained.decision, **models, **trained.lineage)

@@ -1,4 +1,4 @@
-"""`mtorl budget plan`: from the decisions of an experiment's lake to a plan, and from the plan to a file's budgets."""
+"""Plans a budget from an experiment's decisions, and writes it into an experiment file: `mtorl budget plan`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mtorl.runtime.files import replacing
 if TYPE_CHECKING:
     from mtorl.evaluation.budget_plan import BudgetPlan
 
-MOST_TURNS = 200  # decisions of a user that are replayed: each is a run of the network at every price
-_READ = 5  # decisions that are read for each one replayed: a model of this log has seen four of five users
+MOST_TURNS = 200  # replayed decisions per user: each one runs the network at every price
+_READ = 5  # decisions read per replayed decision: a model trained on this log has seen four of five users
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
-"""The budgets of an experiment file, with lines that are commented out."""
+"""Matches the budgets of an experiment file, including lines that are commented out."""
 
 
 class Planned(NamedTuple):
-    """A plan, and what people have to know with it."""
+    """A budget plan with the data behind it."""
 
     plan: BudgetPlan
     days: float
@@ -36,7 +36,7 @@ class Planned(NamedTuple):
 
 
 def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float, days: float) -> Planned:
-    """Plan a budget on an arm's decisions of users whom the model was not trained on."""
+    """Plan a budget from an arm's decisions, limited to users outside the model's training set."""
     from features.collect.experiment_decisions import MOST_SERVED, decisions_by_hour, served_decisions
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Traffic, budget_plan
@@ -49,7 +49,7 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
     rows = rows[~are_among(rows["user_id"], loaded.training_users())]
     rows = whole_users(rows[rows.groupby("user_id").cumcount() < MOST_TURNS], MOST_SERVED)
     if not rows["exposed"].any():
-        raise InputError(f"{model}: no exposure in {lake} is of a user on whom the model was not trained")
+        raise InputError(f"{model}: all users with exposures in {lake} are in the model's training set")
     rows = rows.sort_values(["user_id", "timestamp"], ignore_index=True)
     by_hour = decisions_by_hour(lake, loaded.spec, experiment)
     plan = budget_plan(Replay.of(rows, loaded, explore), rows, budget, Traffic.of(_by_day(by_hour), days))
@@ -59,24 +59,24 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
 
 
 def whole_users(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Leave out the user with whom rows, which lie user by user, become more than `most`, and all after that one."""
+    """Keep the first whole users with at most `most` rows in total; the rows are sorted by user."""
     return rows if len(rows) <= most else rows.iloc[: int((rows["user_id"] == rows["user_id"].iloc[most]).argmax())]
 
 
 def _by_day(by_hour: pd.Series) -> list[float]:
-    """Decisions on each day; the first and the last one, which may not be whole, only if there are no others."""
+    """Return the decisions of each day. The first and last day may be incomplete, so they count only if alone."""
     found = by_hour.resample("D").sum()
     whole: list[float] = (found.iloc[1:-1] if len(found) > 2 else found).tolist()
     return whole
 
 
 def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None = None) -> list[dict[str, object]]:
-    """A budget for each campaign, as an experiment file has them: paced over the period, by the log's hours.
+    """Return a budget for each campaign in the format of an experiment file, paced by the log's traffic per hour.
 
-    Channels have no budgets of their own: with one price for a campaign, each gets the money that is worth most there.
+    Channels have no budgets of their own: a campaign's single price splits the money where it earns most.
 
     Args:
-        start: Of the period; by default the midnight (UTC) after the log's last decision.
+        start: Start of the period. By default, the midnight (UTC) after the log's last decision.
     """
     last = planned.by_hour.index[-1].to_pydatetime()
     begins = start or (last.astimezone(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -98,7 +98,7 @@ def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None 
 
 
 def write_budgets(planned: Planned, file: str | Path, out: Path, start: datetime | None = None) -> None:
-    """Write an experiment file anew, with the plan's budgets in place of its own; all else stays, comments included."""
+    """Write a copy of an experiment file with the plan's budgets. Everything else is kept, including comments."""
     path = Path(file)
     text, experiment = path.read_text(encoding="utf-8").rstrip() + "\n", Experiment.load(path)
     found = _BLOCK.search(text)
@@ -107,6 +107,6 @@ def write_budgets(planned: Planned, file: str | Path, out: Path, start: datetime
     budgets = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     changed, own = text[: found.start()] + budgets + _BLOCK.sub("", text[found.end() :]), {"budgets", "budget_table"}
     if Experiment.from_dict(yaml.safe_load(changed)).model_dump(exclude=own) != experiment.model_dump(exclude=own):
-        raise InputError(f"{path}: its budgets can't be told from the rest; begin their lines with spaces or a dash")
+        raise InputError(f"{path}: can't find the end of the budgets; begin each of their lines with spaces or a dash")
     with replacing(out) as unfinished:
         unfinished.write_text(changed, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Evaluates a finished artifact on any log, from the raw file on: `mtorl evaluate`."""
+"""Evaluates an artifact on a raw log: `mtorl evaluate`."""
 
 import tempfile
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int) -> dict[str, Any]:
-    """Ingest a log (an empty one simulates), build its windows, and evaluate an artifact on them.
+    """Ingest a log, or simulate one if `log` is empty, build its windows, and evaluate an artifact on them.
 
-    `only_new` leaves out users of the training set; else they are a KnownUsersError. `users`: see `RawLog`.
+    `only_new` skips users of the training set. Without it, such users raise KnownUsersError. `users`: see `RawLog`.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows

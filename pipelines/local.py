@@ -1,8 +1,8 @@
-"""Runs a pipeline on this machine through kfp.local, with progress, a log and results.
+"""Runs a pipeline locally through kfp.local, with progress, a log and results.
 
-kfp.local prints everything, leaks temporary folders, names the run's folder itself and raises exceptions that hide the
-cause. This wrapper gives each run its own root, keeps the output in ``<root>/pipeline.log`` and reads the results from
-the ``executor_output.json`` of every step.
+kfp.local prints everything, leaks temporary folders, chooses the run's folder, and raises exceptions that hide the
+cause. This wrapper gives each run its own root, writes the output to ``<root>/pipeline.log``, and reads the results
+from each step's ``executor_output.json``.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from mtorl.runtime.step import RUN_ID, RUNS, note_silent_end
 from pipelines.steps import OnStep, Step
 
 TEMPORARY = "tmp"
-"""Folder below that of a run with the temporary files of its steps."""
+"""Subfolder of a run for its steps' temporary files."""
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '?([\w-]+)'?")
 _CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
 CACHED = "cached"
-"""The note of a step that was answered from an earlier run."""
+"""Progress note of a step whose outputs are reused from an earlier run."""
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
-_RESULT = "executor_output.json"  # of a step, at its end
+_RESULT = "executor_output.json"  # each step writes it at its end
 _EVENTS = "progress.jsonl"
 _CODE = ("mtorl", "features", "serving", "monitoring", "components")
 
 
 class PipelineError(RuntimeError):
-    """A step failed; the message holds its last error line and the path of the log."""
+    """A step failed; the message contains its last error line and the path of the log."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Outputs of a step: parameters by name ("Output": an only return value), `metrics`, artifact paths."""
+    """Outputs of a step: parameters by name ("Output" is a single return value), `metrics`, and artifact paths."""
 
     values: dict[str, Any]
     metrics: dict[str, Any]
@@ -70,13 +70,12 @@ def run(
     cache: Path | None = None,
     notes: Path | None = None,
 ) -> dict[str, StepResult]:
-    """Run a pipeline and wait for it; returns the results of the steps that ran in this folder, by name.
+    """Run a pipeline and wait for it; returns the results of the steps with outputs in this folder, by name.
 
     Args:
-        root: Folder for the run's outputs and log. In the folder of an earlier run, steps that the cache answers have
-            their results from there.
-        cache: Folder of the keys by which outputs of earlier runs are found; None: no caching.
-        notes: Folder of `mtorl.runtime.step`; None: none are kept.
+        root: Folder for the run's outputs and log. If it has an earlier run's outputs, cached steps return those.
+        cache: Folder of kfp's cache, which finds outputs of earlier runs; None: no caching.
+        notes: Folder for the notes of `mtorl.runtime.step`; None: no notes.
     """
     root = root.resolve()
     workspace, temporary = root / "workspace", root / TEMPORARY
@@ -85,7 +84,7 @@ def run(
     events = root / _EVENTS
     events.unlink(missing_ok=True)
     log = root / "pipeline.log"
-    # kfp deletes the workspace it is given after every run: it must be a fresh folder of ours, never the user's.
+    # kfp deletes its workspace after each run, so the workspace must be a new folder without the user's files.
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -104,15 +103,15 @@ def run(
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
             try:
                 pipeline(**arguments)
-            except Exception as raised:  # kfp raises RuntimeError for a step, many other types for its own faults
+            except Exception as raised:  # RuntimeError if a step failed; faults of kfp have many other types
                 error = raised
-            except BaseException:  # Ctrl-C, which reaches the step, or a SIGTERM, which does not: kfp leaves it running
+            except BaseException:  # Ctrl-C or SIGTERM; only Ctrl-C reaches the step, and kfp leaves it running
                 _end(psutil.Process().children(recursive=True))
                 raise
     if watcher.input_error:
         raise InputError(watcher.input_error)
     if error is not None:
-        whole = f"its log could not be written whole: {output.fault}" if output.fault else f"whole log: {log}"
+        whole = f"the log is incomplete: {output.fault}" if output.fault else f"full log: {log}"
         raise PipelineError(f"{_last_error(log) or error} ({whole})") from error
     return _results(root)
 
@@ -133,7 +132,7 @@ def _environment(**values: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Undo what kfp.local does to this process: it indents ``print`` and reconfigures the root logger."""
+    """Restore ``print`` and the root logger, which kfp.local changes in this process."""
     root = logging.getLogger()
     before = builtins.print, root.handlers[:], root.level
     with warnings.catch_warnings():
@@ -146,7 +145,7 @@ def _restored() -> Iterator[None]:
 
 
 def code_version(rooms: Sequence[str] = _CODE) -> str:
-    """A digest of the project's code, so that no step is answered by the outputs of other code."""
+    """Return a digest of the project's code. As part of cache keys, it prevents reuse of outputs of other code."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in rooms:
@@ -157,23 +156,23 @@ def code_version(rooms: Sequence[str] = _CODE) -> str:
 
 
 def text_of(log: Path) -> str:
-    """A log's text. A full disk, or a power failure, may have cut it off inside a character."""
+    """Return a log's text. Invalid bytes are replaced: a full disk or power failure may have cut a character."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove the outputs of a run's unfinished steps: they are unused, and may be what has filled the disk."""
+    """Remove the outputs of a run's unfinished steps. They are never reused, and may have filled the disk."""
     for step in root.glob("*/*/"):
         if step.parent.name != TEMPORARY and not (step / _RESULT).exists():
             remove(step)
 
 
 def end_steps_of(root: Path) -> None:
-    """Stop the steps that a killed run has left running: they would write at the same time as the next run's."""
+    """Stop the steps that a killed run has left running. They would write concurrently with the next run's steps."""
     events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # somebody else's
+        with contextlib.suppress(psutil.Error):  # a process of another user
             if process.pid != os.getpid() and process.environ().get(progress.ENV) == events:
                 left.append(process)
     _end(left)
@@ -206,7 +205,7 @@ def _results(root: Path) -> dict[str, StepResult]:
 
 
 def step_at_work(log: str) -> str:
-    """The step that is unfinished at the end of a log without colours; "" if there is none."""
+    """Return the step that is unfinished at the end of a plain log; "" if there is none."""
     started = list(_STARTED.finditer(log))
     if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
         return ""
@@ -214,13 +213,14 @@ def step_at_work(log: str) -> str:
 
 
 class PlainLog(io.TextIOBase):
-    """Writes text without its colours to a file, and passes every whole line on.
+    """A text stream that removes colours, writes to a file, and passes each complete line to a callback.
 
-    A full disk must end a step, not the reporting of that: `fault` keeps why something could not be written.
+    If the disk is full, the stream keeps the error in `fault` instead of raising it, so that the failure of the step
+    can still be reported.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
-        self._file = path.open("wb", buffering=0)  # what can't be written now is not tried again at the end
+        self._file = path.open("wb", buffering=0)  # unbuffered: a failed write is not repeated when the file is closed
         self._path, self._on_line, self._rest = path, on_line, ""
         self.fault: OSError | None = None
 
@@ -230,7 +230,7 @@ class PlainLog(io.TextIOBase):
         super().close()
 
     def write(self, text: str) -> int:
-        """Write text, which need not end with its line."""
+        """Write text, which may end within a line."""
         plain = _ANSI.sub("", text)
         content = plain.encode(errors="backslashreplace")
         try:
@@ -245,17 +245,17 @@ class PlainLog(io.TextIOBase):
 
 
 class CacheHits(logging.StreamHandler[PlainLog]):
-    """Writes kfp.local's messages on its cache, which go to the root logger alone."""
+    """A log handler for kfp.local's cache messages, which reach only the root logger."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a message is about a step that was found in the cache."""
+        """Return whether a message reports a cache hit."""
         return _CACHED.search(record.getMessage()) is not None
 
 
 class StepWatcher(threading.Thread):
-    """Turns the runner's lines and the steps' progress file into calls of ``on_step``.
+    """A thread that turns the runner's output and the steps' progress file into calls of ``on_step``.
 
-    `input_error` is the first refusal of the user's input; the last step may have another one in consequence.
+    `input_error` is the first message about invalid input. Later steps may report errors that follow from it.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:
@@ -275,7 +275,7 @@ class StepWatcher(threading.Thread):
         self.join()
 
     def on_line(self, text: str) -> None:
-        """Parse a line of the runner."""
+        """Parse a line of the runner's output."""
         if started := _STARTED.search(text):
             self._poll()
             with self._lock:
@@ -291,7 +291,7 @@ class StepWatcher(threading.Thread):
             self._tell(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
 
     def run(self) -> None:
-        """Read the progress file, until the end of the block."""
+        """Poll the progress file until the block ends."""
         while not self._stop_asked.wait(0.2):
             self._poll()
         self._poll()
@@ -305,7 +305,7 @@ class StepWatcher(threading.Thread):
                 said = Message(str(text), str(event.get("code", "")), event.get("values"))  # type: ignore[arg-type]
                 self.input_error = self.input_error or said
             else:
-                # A step that says it has finished still has to write its outputs: only kfp's own line ends its bar.
+                # A step that reports 100 % still has to write its outputs. Only kfp's own line completes its bar.
                 done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
                 self._tell(running, min(done, 0.99 * total), total, str(event["note"]))
 

@@ -1,4 +1,4 @@
-"""The monitoring pipeline: decision log -> verdict of the experiments, a check of the monitor."""
+"""Defines the monitoring pipeline, which judges the running experiments and checks for drift and harm."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
     name = "mtorl-monitor"
 
-    @profile.pipeline(name, "Verdict on the experiments so far; a check of the monitor.")
+    @profile.pipeline(name, "Judges the running experiments, and checks decisions and outcomes for drift and harm.")
     def mtorl_monitor(
         registry: str = profile.on_volume("registry"),
         experiment: str = EXPERIMENT_MOUNT,

@@ -1,17 +1,17 @@
-"""Runs a pipeline on this machine, on a folder that outlives its runs: same steps and same caching as on a cluster.
+"""Runs a pipeline locally on a persistent folder, with the same steps and caching as on a cluster.
 
     ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
 
-    volume/runs/mtorl-train.json        end of its newest run
-    volume/runs/.lock                   the run in progress; after a kill, the killed one
-    volume/runs/local/...               outputs and log of the newest runs, and of those whose outputs they use
-    volume/runs/cache/                  outputs by their inputs
+    volume/runs/mtorl-train.json        result of the newest run
+    volume/runs/.lock                   the active run; after a kill, the killed run
+    volume/runs/local/...               outputs and log of the newest runs, and of the runs whose outputs they reuse
+    volume/runs/cache/                  cached outputs by their inputs
 
-A step's outputs are reused if the log's content, all settings and the project's code are unchanged: kfp's cache knows
-neither the content nor the code, so both are parameters of the steps. Runs exclude each other.
+A step's outputs are reused if the log's content, all settings and the project's code are unchanged. kfp's cache key
+includes neither content nor code, so both are parameters of the steps. Only one run at a time can use a folder.
 
-The last step records the end of a run (components/notify). If it can't, the run itself does or, after a kill, the next
-run: a failed run must never look like yesterday's success.
+The last step records the result of a run (components/notify). If this step fails, `run_on` records the result. After a
+kill, the next run does: a failed run must never look like yesterday's success.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "retrain": training.build_retrain,
     "monitor": monitoring.build,
 }
-"""The pipelines by the name that people type."""
+"""Functions that build the pipelines, by their command-line names."""
 _TYPES: Mapping[str, tuple[type, str]] = {
     "NUMBER_INTEGER": (int, "a whole number"),
     "NUMBER_DOUBLE": (float, "a number"),
@@ -55,7 +55,7 @@ _LOG = "pipeline.log"
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that came to its end: its folder, the steps that were answered from earlier runs, results of the others."""
+    """A finished run: its folder, the steps reused from earlier runs, and the results of the other steps."""
 
     folder: Path
     cached: tuple[str, ...]
@@ -66,11 +66,11 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     """Run a pipeline on a folder and wait for it.
 
     Args:
-        name: See `PIPELINES`; with or without "mtorl-".
-        parameters: As text. Those with a default on a cluster have the same here, below the folder.
+        name: A key of `PIPELINES`, with or without the prefix "mtorl-".
+        parameters: Values as text. Defaults are those of a cluster, with paths below the folder.
 
     Raises:
-        InputError: No such pipeline; a wrong parameter; another run in progress; or a step refused the input.
+        InputError: The pipeline is unknown, a parameter is wrong, another run is active, or a step refused its input.
         PipelineError: A step failed.
     """
     from google.protobuf.json_format import MessageToDict
@@ -98,7 +98,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # first: on a full disk this makes room for the note on the end
+            with contextlib.suppress(OSError):  # before the result is recorded: it may free space on a full disk
                 _prune(runs, folder)
                 if is_disk_full(error):
                     local.remove_unfinished(folder)
@@ -111,11 +111,11 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
 
 def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters in their own types. InputError: one is unknown, missing, or not of its type."""
+    """Convert parameters to the pipeline's types. InputError: one is unknown, missing, or has the wrong type."""
     if unknown := sorted(set(parameters) - set(known)):
         raise InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
     if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
-        raise InputError(f"parameters that this pipeline can't do without: {', '.join(missing)}")
+        raise InputError(f"required parameters are missing: {', '.join(missing)}")
     return {name: _typed(name, text, known[name]["parameterType"]) for name, text in parameters.items()}
 
 
@@ -128,21 +128,21 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
-    """Defaults of whole numbers: kfp.local makes 7.0 of them, which is another key of its cache than 7."""
+    """Return integer defaults as integers: kfp.local turns 7 into 7.0, which has a different cache key."""
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
     return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
 
 
 @contextmanager
 def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which names the run until the end of the block; after a kill, the name stays."""
+    """Hold the lock of a folder during the block. The lock file names the run, and keeps the name after a kill."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
     with locked(file, InputError(messages.RUN_AT_WORK(folder=runs))) as lock:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)
-        with contextlib.suppress(OSError):  # a full disk, which the run itself says, and tells
+        with contextlib.suppress(OSError):  # if the disk is full, the run reports that
             os.write(lock, json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
         try:
             yield
@@ -151,33 +151,33 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
 
 
 def _finish_killed(runs: Path, held: str) -> None:
-    """Note that a killed run failed, and end the step that it may have left running."""
+    """Record a killed run as failed, and stop the step that it may have left running."""
     try:
         killed = json.loads(held)
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
-    except (ValueError, KeyError, TypeError):  # killed while it wrote this: it had not begun
+    except (ValueError, KeyError, TypeError):  # killed while it wrote the lock file, before its first step
         return
     local.end_steps_of(runs / "local" / run)
     log = runs / "local" / run / _LOG
     step, at = "", datetime.now(UTC)
     with contextlib.suppress(OSError):
         step, at = step_at_work(local.text_of(log)), datetime.fromtimestamp(log.stat().st_mtime, UTC)
-    why = f"killed at this step, or its machine was: {log}" if step else "killed before its first step"
+    why = f"the run was killed, or its machine stopped, at this step: {log}" if step else "killed before its first step"
     _tell(runs, PipelineRun(pipeline=pipeline, run=run, state=RunEnd.FAILED, at=at, why={step or "run": why}))
 
 
 def _tell(runs: Path, ended: PipelineRun) -> None:
-    """Keep how a run ended, unless its own last step has done so."""
+    """Record the result of a run, unless its last step has done so."""
     if any(known.run == ended.run for known in newest_runs(runs)):
         return
-    with contextlib.suppress(OSError):  # a full disk: the reason of the end itself is what people must see
+    with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
         ended.write(runs)
 
 
 def _check_writable(volume: Path) -> None:
-    """Name the owner of a folder that can't be written: a step's error does not tell what a volume lacks."""
+    """Check that the volume is writable, and report its owner if not: a step's error would not show the cause."""
     if not volume.parent.is_dir():
-        raise InputError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
+        raise InputError(f"{volume} does not exist: mount the data volume, or name another folder with --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):
         if not path.exists() or os.access(path, os.W_OK | os.X_OK):
             continue
@@ -192,10 +192,10 @@ def _check_writable(volume: Path) -> None:
 
 
 def _prune(runs: Path, newest: Path) -> None:
-    """Remove old runs and their cache keys, but not what the newest run has read, nor what the next one may.
+    """Remove old runs and their cache keys, except outputs that the newest run has read or the next run may reuse.
 
-    A run that fails at its first steps makes nothing: three such nights must not remove the training of the night
-    before, which has yet to be evaluated.
+    A run that fails at its first steps has no outputs. Three such runs must not remove an earlier training that is not
+    evaluated yet.
     """
     folders = sorted((runs / "local").glob("*"), key=lambda folder: folder.name.split("-", 2)[-1])
     log = newest / _LOG
@@ -211,5 +211,4 @@ def _prune(runs: Path, newest: Path) -> None:
 
 
 def _runs_named_in(path: Path, runs: Path) -> set[str]:
-    """Runs whose folders a file names."""
     return set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", local.text_of(path)))

@@ -22,7 +22,7 @@ from mtorl.runtime.errors import InputError
 from pipelines.local import code_version
 
 OnJob = Callable[[float, float, str], None]
-"""Jobs done, all jobs, what was done last."""
+"""Called with the number of finished jobs, the number of all jobs, and the label of the last finished job."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class PaperConfig:
     """Settings of a comparison.
 
     Attributes:
-        logs: Raw log by the data set's name; an empty path simulates.
-        methods: Some of the methods; empty for all.
-        users: Users to simulate or to keep of each log; 0 for all.
+        logs: Paths of raw logs by data set name. An empty path simulates a log.
+        methods: Methods to compare; empty for all.
+        users: Users to simulate, or to keep from each log; 0 for all.
     """
 
     logs: Mapping[str, str]
@@ -44,20 +44,20 @@ class PaperConfig:
 
 
 def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
-    """Do all unfinished jobs; returns the figures of `mtorl.comparison.jobs.collect`."""
+    """Run all unfinished jobs; returns the figures of `mtorl.comparison.jobs.collect`."""
     settings, settings_file = _settings(config), config.root / "settings.json"
     earlier = json.loads(settings_file.read_text()) if settings_file.exists() else settings
     if differing := ", ".join(name for name in settings if earlier.get(name) != settings[name]):
-        raise InputError(f"{config.root}: holds a comparison of other {differing}; delete it, or give another --root")
+        raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # Only now: a log that can't be used leaves no folder that a later call would have to fit.
+    # Write the settings only now: an invalid log must not leave a file that a later call has to match.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     on_job(done, len(todo), "")
-    # Read when a library is loaded, which in a spawned process is before any function of ours.
+    # Libraries read these when they are loaded. In a spawned process, that is before any function of this module.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with worker_processes(config.workers) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):
@@ -70,7 +70,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
 
 
 def _settings(config: PaperConfig) -> dict[str, Any]:
-    """Settings that results must share to stand in one table."""
+    """Return the settings that all results in one table must share."""
     return {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,
@@ -79,7 +79,7 @@ def _settings(config: PaperConfig) -> dict[str, Any]:
 
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
-    """Cut a log into windows, under the working folder, unless they are there."""
+    """Build the windows of a log in the working folder, unless they exist."""
     from features.ingest.log_folder import RawLog, ingest
     from features.offline.store import build_training_data
     from features.sequences.builder import build_windows

@@ -1,4 +1,4 @@
-"""Profiles: settings that a laptop or a cluster gives to each step of a pipeline."""
+"""Defines profiles: the settings of a laptop or a cluster for each step of a pipeline."""
 
 import os
 from collections.abc import Callable
@@ -16,29 +16,29 @@ from components.trainer.train_job import GPU, POD_NAME, POD_UID, USER, VOLUME, P
 from mtorl.runtime.step import RUN_ID, RUNS
 
 EXPERIMENT, MODEL_REGISTRY = "mtorl-experiment", "mtorl-model-registry"
-"""ConfigMap of the running experiments; optional Secret of a Kubeflow Model Registry."""
+"""Names of the ConfigMap with the active experiments, and of the optional Secret for a Kubeflow Model Registry."""
 LAKE = {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-"""Of the Secret `mtorl-lake`: credentials of a lake in a bucket (manifests/components/object-store)."""
+"""Environment variables from the Secret `mtorl-lake`, for a lake in a bucket (manifests/components/object-store)."""
 TRAINING_SECONDS, PIPELINE_SECONDS = 6 * 3600, 12 * 3600
-"""Longest run of a step that trains, and of a pipeline: that also ends a run whose pods find no node."""
+"""Time limits of a training step and of a whole pipeline. The second one also stops a run whose pods find no node."""
 _RETRIES, _TRAINING_RETRIES = 2, 3
 _MARGIN_SECONDS = 300
 MOUNT = "/mnt/mtorl"
-"""Where the volume lies in every step on a cluster."""
+"""Mount path of the data volume in every step on a cluster."""
 
 EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
-"""Where the router's experiments lie in a step on a cluster: a file each, as the router reads them."""
+"""Mount path of the active experiments in a step on a cluster, one file per experiment."""
 
 MODEL_REGISTRY_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN")
-"""Of the environment of the step that publishes, and keys of the Secret that they come from."""
+"""Environment variables of the step `publish`, and the Secret's keys of the same names."""
 
 
 class ProfileError(SystemExit):
-    """The environment sets a profile that can't be."""
+    """The environment variables of a profile are invalid."""
 
 
 def number_in(variable: str, least: int) -> int:
-    """A whole number of the environment when pipelines are compiled; 1 if it is not set."""
+    """Read a whole number from an environment variable; the default is 1."""
     text = os.environ.get(variable, "1")
     if not text.isdecimal() or int(text) < least:
         raise ProfileError(f"mtorl: {variable} must be a whole number of at least {least}, got {text!r}")
@@ -48,8 +48,8 @@ def number_in(variable: str, least: int) -> int:
 class Resources(NamedTuple):
     """Requests and limits of a step's container, in Kubernetes' units.
 
-    Memory has no other limit than its request: a node that runs out of memory first evicts pods that use more than
-    that, and KFP retries an evicted step only if the platform says so (docs/pipelines.md).
+    The memory limit equals the request. A node that runs out of memory first evicts pods that use more than their
+    request, and KFP retries an evicted step only if the platform is configured to (docs/pipelines.md).
     """
 
     memory: str
@@ -58,20 +58,20 @@ class Resources(NamedTuple):
 
 
 SMALL, LARGE = Resources("2Gi", cpu="250m"), Resources("4Gi")
-"""Of a step that neither trains nor reads the whole log; of one that reads it."""
+"""Resources of a step that neither trains nor reads the whole log, and of a step that reads the whole log."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of the place where a pipeline runs.
+    """Settings of a laptop or a cluster that runs pipelines.
 
     Attributes:
-        folder: Where everything lies that outlives a run; "" for nowhere.
-        cluster: Whether it runs on a cluster, where the data volume is mounted at `folder`.
-        gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU.
-        nodes: The most nodes that a training uses. With one GPU or none on one node, the step itself trains. With more,
-            Kubeflow Trainer trains in pods of their own (`components.trainer`), as many as the size of the data is
-            worth.
+        folder: Folder for files that outlive a run; "" for none.
+        cluster: Whether the pipeline runs on a cluster, where the data volume is mounted at `folder`.
+        gpus: Maximum number of accelerators per node for a training; 0 trains on the CPU.
+        nodes: Maximum number of nodes for a training. On one node with at most one GPU, the step itself trains.
+            Otherwise, Kubeflow Trainer trains in separate pods (`components.trainer`). Their number depends on the size
+            of the data.
     """
 
     folder: str = ""
@@ -81,21 +81,21 @@ class Profile:
 
     @property
     def runs(self) -> str:
-        """Folder in which the newest run of each pipeline is kept; "" for none."""
+        """Folder with the result of each pipeline's newest run; "" for none."""
         return self.on_volume("runs")
 
     def on_volume(self, name: str) -> str:
-        """Path below the folder for files that outlive a run; "" if there is no folder."""
+        """Return a path in the persistent folder; "" if there is no folder."""
         return f"{self.folder}/{name}" if self.folder else ""
 
     @property
     def training(self) -> Resources:
-        """Resources of a step, or pod, that trains."""
+        """Resources of a step or pod that trains."""
         return Resources("16Gi", cpu="4", cpu_limit="8") if self.gpus else Resources("4Gi", cpu="1", cpu_limit="4")
 
     @property
     def training_pods(self) -> str:
-        """Settings of the pods that train in place of a step, as its parameter; "" if the step trains."""
+        """Settings of separate training pods, as a parameter of the training step; "" if the step itself trains."""
         if not self._trains_in_pods:
             return ""
         pods = Pods(
@@ -104,7 +104,7 @@ class Profile:
             image=IMAGE,
             folder=self.folder,
             **self.training._asdict(),
-            seconds=TRAINING_SECONDS - _MARGIN_SECONDS,  # Trainer says why; the step's own limit would not
+            seconds=TRAINING_SECONDS - _MARGIN_SECONDS,  # below the step's limit, because only Trainer reports a reason
         )
         return pods.text()
 
@@ -113,7 +113,7 @@ class Profile:
         return self.cluster and (self.gpus > 1 or self.nodes > 1)
 
     def pipeline(self, name: str, description: str) -> Callable[[Callable[..., Any]], dsl.base_component.BaseComponent]:
-        """The decorator of a pipeline."""
+        """Return the decorator that defines a pipeline."""
         config = dsl.PipelineConfig(active_deadline_seconds=PIPELINE_SECONDS if self.cluster else None)
         return dsl.pipeline(name=name, description=description, pipeline_config=config)
 
@@ -131,7 +131,7 @@ class Profile:
         task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=self.folder)
         kubernetes.use_secret_as_env(task, "mtorl-lake", LAKE, optional=True)
-        # Without a policy, which is the platform's (docs/pipelines.md), and never after wrong input.
+        # The platform sets the retry policy (docs/pipelines.md). A step is never retried after invalid input.
         retries = _TRAINING_RETRIES if traits.trains else _RETRIES
         task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
         task.set_env_variable(RUNS, self.runs)
@@ -140,27 +140,27 @@ class Profile:
         return task
 
     def add(self, component: Any, given: SimpleNamespace, **more: Any) -> PipelineTask:
-        """Add a step; an input that is not in `more` is the pipeline's parameter of the same name."""
+        """Add a step. Inputs that are not in `more` are taken from the pipeline's parameters of the same name."""
         inputs = component.component_spec.inputs or {}
         named = {name: value for name, value in vars(given).items() if name in inputs}
         return self.step(component(**{**named, **more}))
 
     def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
-        """A group of steps after which, also after a failure, the step `notify` keeps how the run ended."""
+        """Return a group of steps after which the step `notify` records the run's result, even after a failure."""
         task = notify(pipeline=pipeline, runs=self.runs)
         if self.cluster:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
         return dsl.ExitHandler(self.step(task))
 
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
-        """Mount the running experiment in a step; returns the step."""
+        """Mount the active experiments in a step; returns the step."""
         if self.cluster:
-            # Optional, so that a missing one is an error of the step, with words, and not a pod that never starts.
+            # Optional: without the ConfigMap, the step fails with a message, instead of a pod that never starts.
             kubernetes.use_config_map_as_volume(task, EXPERIMENT, EXPERIMENT_MOUNT, optional=True)
         return task
 
     def with_model_registry(self, task: PipelineTask) -> PipelineTask:
-        """Give a step the environment in which it registers a published version."""
+        """Give a step the environment variables for registering a published version."""
         if self.cluster:
             task.set_env_variable("MTORL_CLAIM", VOLUME)
             keys = {name: name for name in MODEL_REGISTRY_VARIABLES}
@@ -183,7 +183,7 @@ class Profile:
 
 
 def on_cluster(gpus: int, nodes: int = 1) -> Profile:
-    """The profile of a cluster, whose trainings use up to so many GPUs of each of so many nodes; 0: its CPUs."""
+    """Return the profile of a cluster; trainings use up to `gpus` GPUs (0: CPUs) on each of up to `nodes` nodes."""
     return Profile(MOUNT, cluster=True, gpus=gpus, nodes=nodes)
 
 

@@ -1,4 +1,4 @@
-"""Progress of a run: its steps, how far each is, and how long each took."""
+"""Tracks the progress and duration of a run's steps."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,34 +8,34 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a run, with a name for machines ("train-challenger") and a title for people ("train MTORL")."""
+    """A step of a run, with an identifier ("train-challenger") and a title ("train MTORL")."""
 
     name: str
     title: str
 
 
 OnStep = Callable[[Step, float, float, str], None]
-"""Called with (step, done, total, note); total 0 means that the step does not say how far it is."""
+"""Called with (step, done, total, note). A total of 0 means that the step reports no progress."""
 
 
 @dataclass
 class StepTimes:
-    """Passes a run's progress on and keeps the seconds of each finished step."""
+    """A progress callback that forwards each call to `on_step`, and records the seconds of each finished step."""
 
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)
     before: float = 0.0
-    """Seconds of the run before it was interrupted."""
+    """Seconds that the run took before it was interrupted."""
     _began: float = field(default_factory=time.monotonic)
     _started: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
-        """Seconds of the run until now, without its interruptions."""
+        """Seconds of the run so far, without interruptions."""
         return self.before + time.monotonic() - self._began
 
     def __call__(self, step: Step, done: float, total: float, note: str) -> None:
-        """An `OnStep`."""
+        """Record and forward a progress call; this object is an `OnStep`."""
         started = self._started.setdefault(step.name, time.monotonic())
         if total and done >= total:
             self.seconds[step.name] = time.monotonic() - started
@@ -43,7 +43,7 @@ class StepTimes:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:
-        """Report the start and the end of a step of this process."""
+        """Report the block as a step: its start, and its end unless the block raises."""
         self(Step(name, title), 0, 0, "")
         yield
         self(Step(name, title), 1, 1, "")

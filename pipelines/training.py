@@ -1,9 +1,9 @@
-"""The training pipelines: touchpoint log and decisions -> features -> two policies -> evaluation -> gate -> registry.
+"""Defines the training pipelines: log and decisions -> features -> two policies -> evaluation -> gate -> registry.
 
-`mtorl-train` trains whenever it runs. `mtorl-retrain` trains if a training is due, by age or because the monitor asks
-for one. One definition serves the laptop and the cluster:
+`mtorl-train` trains in every run. `mtorl-retrain` trains only if the newest training is too old or the monitor has
+requested one. The same definition is used on a laptop and on a cluster:
 
-    mtorl run                      # runs mtorl-train here through kfp.local
+    mtorl run                      # runs mtorl-train locally through kfp.local
     make compile                   # writes manifests/pipelines/compiled/*.yaml
 """
 
@@ -37,19 +37,19 @@ from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 class Trained(NamedTuple):
-    """Outputs of a training's steps: placeholders while the pipeline is built."""
+    """Outputs of the training steps, as KFP placeholders."""
 
     incumbent: Any
     challenger: Any
     model_store: Any
     decision: Any
-    """The gate's: promote, experiment or reject."""
+    """The gate's decision: promote, experiment or reject."""
     lineage: Mapping[str, Any]
-    """Where the challenger comes from, as parameters of the steps that publish."""
+    """Origin of the challenger, as parameters of the steps that publish."""
 
 
 def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
-    """Add the steps of a training, from the log to the gate, to a pipeline with these parameters."""
+    """Add the steps of a training, from the log to the gate; `given` has the pipeline's parameters."""
     step, history = profile.add, profile.on_volume("trainings")
     given.snapshots = profile.on_volume("snapshots")
     seen, decisions = step(fingerprint, given).outputs, step(compact, given).output
@@ -87,7 +87,7 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
             publish, given, keep=given.keep_versions, pipeline=pipeline, **models, **trained.lineage
         )
         profile.with_model_registry(profile.with_experiment(published))
-        if profile.cluster:  # on a laptop no server keeps running
+        if profile.cluster:  # a laptop has no permanent server
             # What needs an experiment, a person rolls out for it.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
@@ -95,18 +95,18 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline that trains whenever it runs, for a profile."""
-    return _build(profile, "mtorl-train", "Touchpoint logs to a gated MTORL policy.", when_due=False)
+    """Build the pipeline that trains in every run, for a profile."""
+    return _build(profile, "mtorl-train", "Trains an MTORL policy on touchpoint logs, and gates it.", when_due=False)
 
 
 def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline that trains if a training is due, for a profile."""
-    what = "A training, if the monitor asks for one or the newest is too old."
+    what = "Trains if the monitor has requested it, or if the newest training is too old."
     return _build(profile, "mtorl-retrain", what, when_due=True)
 
 
 def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl.base_component.BaseComponent:
-    # The source has no default: a forgotten parameter must not publish a simulated market's policy.
+    # The source has no default, so that a forgotten parameter can't publish a policy from simulated data.
     def pipeline(
         source: str,
         dataset: str,
@@ -139,7 +139,7 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    if not when_due:  # KFP takes the parameters from the signature: without the last two, which only `due` reads
+    if not when_due:  # KFP reads the parameters from the signature; drop the last two, which only `due` needs
         signature = inspect.signature(pipeline)
         pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]
     return profile.pipeline(name, description)(pipeline)

@@ -1,4 +1,4 @@
-"""Compiles the pipelines to the YAML that a Kubeflow Pipelines server takes (KFP IR, schema 2.1)."""
+"""Compiles the pipelines to YAML for a Kubeflow Pipelines server (KFP IR, schema 2.1)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipelines.profile import CLUSTER, Profile
 
 
 def compile_all(folder: Path, profile: Profile = CLUSTER) -> list[Path]:
-    """Write PIPELINE.yaml of every pipeline; returns the files. Compiling twice gives the same bytes."""
+    """Write PIPELINE.yaml for each pipeline and return the paths. The output is deterministic."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for build in PIPELINES.values():

@@ -1,13 +1,14 @@
-"""The search for hyper-parameters as a Katib experiment: the space of `mtorl search`, each trial a Job.
+"""Writes the hyper-parameter search of `mtorl search` as a Katib experiment, with one Job per trial.
 
 Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
-the output of `mtorl trial`. Three choices follow from how Katib works:
+the output of `mtorl trial`. Three choices follow from the way Katib works:
 
-- The container has a `command`: Katib's webhook wraps it into a shell to catch its output, and would otherwise ask the
-  image's registry for the entry point. The words are joined without quotes, so no value may need any.
-- The metric of a trial is its latest value, that of the weights which training keeps.
-- No early stopping: Katib runs that service as a second container without a security context, which a namespace of the
-  Pod Security Standard "restricted" refuses.
+- The container has a `command`. Katib's webhook wraps this command into a shell to capture its output. Without it,
+  Katib would query the image's registry for the entry point. The arguments are joined without quotes, so no value may
+  need quotes.
+- The metric of a trial is its latest value, which belongs to the weights that training keeps.
+- Early stopping is off: Katib runs it as a second container without a security context, and a namespace with the Pod
+  Security Standard "restricted" refuses such a container.
 """
 
 from pathlib import Path
@@ -33,13 +34,13 @@ _HEAD = f"""# A search for the hyper-parameters of training, on a cluster: READM
 
 
 def write(path: Path, windows: str, trials: int, parallel: int, epochs: int, seed: int) -> None:
-    """Write the experiment's manifest; `windows` is the folder as pods see it. InputError: Katib can't run it."""
+    """Write the experiment's manifest; `windows` is the folder's path in pods. InputError: Katib can't run it."""
     if parallel > trials:
         raise InputError(f"parallel must be at most trials, got {parallel} and {trials}")
     if not windows.startswith(f"{MOUNT}/"):
-        raise InputError(f"windows must lie on the data volume, {MOUNT}, got {windows}")
+        raise InputError(f"windows must be on the data volume, {MOUNT}, got {windows}")
     if strange := sorted({sign for sign in windows if not (sign.isalnum() or sign in "/._-")}):
-        raise InputError(f"windows: a shell would take {''.join(strange)!r} for more than a letter of a path")
+        raise InputError(f"windows: a shell would interpret {''.join(strange)!r}; use letters, digits, / . _ and -")
     job = _job(["trial", windows, f"--epochs={epochs}", f"--seed={seed}"])
     made = _experiment(trials, parallel, seed, job)
     with replacing(path) as unfinished:
@@ -95,7 +96,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _job(command: list[str]) -> dict[str, Any]:
-    """A trial: the volume read-only, no token, nothing to write but scratch."""
+    """Build the Job of a trial: the data volume is read-only, there is no token, and only /tmp is writable."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
     resources = on_cluster(gpus=0).training
     container = {
@@ -105,7 +106,7 @@ def _job(command: list[str]) -> dict[str, Any]:
         "args": [*command, *settings],
         "resources": {
             "requests": {"cpu": resources.cpu, "memory": resources.memory},
-            # One thread trains; the rest of a step's limit would stay idle.
+            # A trial trains with one thread, so the larger limit of a training step would stay idle.
             "limits": {"cpu": "2", "memory": resources.memory},
         },
         "securityContext": CONTAINER_SECURITY,

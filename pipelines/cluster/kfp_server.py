@@ -1,9 +1,9 @@
-"""A Kubeflow Pipelines server, by the KFP SDK: connects, uploads, and reports a failed call in one line.
+"""Connects to a Kubeflow Pipelines server through the KFP SDK, uploads pipelines, and reports errors in one line.
 
     client = connect("https://kubeflow.example.com/pipeline", "mtorl", token)
     print(upload(client, Path("manifests/pipelines/compiled/mtorl-train.yaml")).version)
 
-Runs, their logs and their state are the `kfp` command's and the user interface's: docs/pipelines.md.
+Use the `kfp` command or the user interface for runs, their logs and their state: docs/pipelines.md.
 """
 
 import contextlib
@@ -24,39 +24,39 @@ from mtorl.runtime.errors import InputError
 
 
 class ServerError(RuntimeError):
-    """The server can't be reached, or refuses; the message says what to do."""
+    """The server can't be reached, or refuses a call; the message contains the remedy."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A version of a pipeline; its name follows from the file's content, and `new` says if it was not there before."""
+    """A pipeline version, named after a hash of the file's content; `new` is False if the server had it already."""
 
     version: str
     new: bool
 
 
 def connect(endpoint: str, namespace: str, token: str) -> Any:
-    """A `kfp.Client`. Empty settings come from the SDK's own environment variables, files and kubeconfig.
+    """Return a connected `kfp.Client`. The SDK's environment variables, files and kubeconfig replace empty settings.
 
-    ServerError: no answer, not one of Kubeflow Pipelines, or a namespace is needed.
+    ServerError: the server does not answer, is no Kubeflow Pipelines server, or needs a namespace.
     """
     with kfp_calls(endpoint):
         from kfp import Client
 
         client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
         multi_user = client.get_kfp_healthz(sleep_duration=1).multi_user
-    if multi_user is None:  # a proxy's login page, which the SDK takes for an empty answer
+    if multi_user is None:  # a proxy's login page, which the SDK parses as an empty answer
         raise ServerError(
-            f"{endpoint or 'the endpoint that the KFP SDK has found'}: answers, but not as Kubeflow Pipelines. "
+            f"{endpoint or 'the endpoint that the KFP SDK has found'}: the answer is not from Kubeflow Pipelines. "
             f"Check --endpoint; or {_NEW_TOKEN}"
         )
     if multi_user and not client.get_user_namespace():
-        raise ServerError("this server has namespaces: name yours with --namespace or $KFP_NAMESPACE")
+        raise ServerError("the server needs a namespace: name yours with --namespace or $KFP_NAMESPACE")
     return client
 
 
 def upload(client: Any, path: Path) -> Uploaded:
-    """Upload a compiled pipeline, unless the server has this content."""
+    """Upload a compiled pipeline, unless the server has a version with the same content."""
     name = pipeline_name(path)
     version = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
     with kfp_calls():
@@ -68,29 +68,29 @@ def upload(client: Any, path: Path) -> Uploaded:
 
 
 def pipeline_name(path: Path) -> str:
-    """The name of a compiled pipeline. InputError: the file is not one."""
+    """Return the name of a compiled pipeline. InputError: the file is not a compiled pipeline."""
     try:
         spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         return str(spec["pipelineInfo"]["name"])
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, StopIteration):
-        raise InputError(f"{path}: not a compiled pipeline; mtorl pipeline compile writes them") from None
+        raise InputError(f"{path}: not a compiled pipeline. Write one with mtorl pipeline compile") from None
 
 
 def find_pipeline(client: Any, name: str) -> str:
-    """The id of a pipeline; "" if there is none. The SDK's `get_pipeline_id` looks in no namespace."""
+    """Return the id of a pipeline; "" if there is none. The SDK's `get_pipeline_id` ignores the namespace."""
     found = client.list_pipelines(filter=_named(name), namespace=client.get_user_namespace() or None).pipelines
     return str(found[0].pipeline_id) if found else ""
 
 
 def find_version(client: Any, pipeline_id: str, version: str) -> str:
-    """The id of a version of a pipeline; "" if there is none."""
+    """Return the id of a pipeline version; "" if there is none."""
     found = client.list_pipeline_versions(pipeline_id, filter=_named(version)).pipeline_versions
     return str(found[0].pipeline_version_id) if found else ""
 
 
 @contextmanager
 def kfp_calls(endpoint: str = "") -> Iterator[None]:
-    """Wrap calls of the SDK: silences its output, and turns its errors into a ServerError of one line."""
+    """Silence the SDK's output in the block, and turn its errors into a ServerError of one line."""
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -102,22 +102,22 @@ def kfp_calls(endpoint: str = "") -> Iterator[None]:
             yield
     except ApiException as error:
         raise ServerError(_explained(error)) from None
-    except (HTTPError, TimeoutError) as error:  # TimeoutError: the SDK has asked for the server's health five times
+    except (HTTPError, TimeoutError) as error:  # TimeoutError: five health checks of the SDK have failed
         where = endpoint or "the endpoint that the KFP SDK has found"
         raise ServerError(
-            f"{where}: no answer of Kubeflow Pipelines ({type(error).__name__}). "
-            "Check --endpoint or $KFP_ENDPOINT, and that its port is open"
+            f"{where}: Kubeflow Pipelines does not answer ({type(error).__name__}). "
+            "Check --endpoint or $KFP_ENDPOINT, and that the port is open"
         ) from None
     finally:
         logging.disable(disabled)
 
 
 _NEW_TOKEN = (
-    "the token ($KFP_EXISTING_TOKEN) may have expired; a new one: "
+    "the token ($KFP_EXISTING_TOKEN) may have expired; create a new one: "
     "kubectl -n NAMESPACE create token default-editor --audience pipelines.kubeflow.org"
 )
 _HINTS = {401: f"{_NEW_TOKEN}. ", 403: f"check --namespace; or {_NEW_TOKEN}. "}
-_SAID = 300  # characters of a server's message
+_SAID = 300  # characters of the server's message that are shown
 
 
 def _explained(error: Any) -> str:
@@ -127,7 +127,7 @@ def _explained(error: Any) -> str:
     except (TypeError, ValueError):
         text = str(error.body or error.reason)
     hint = _HINTS.get(error.status, "")
-    return f"status {error.status}: {hint}The server says: {' '.join(text.split())[:_SAID]}"
+    return f"status {error.status}: {hint}Message of the server: {' '.join(text.split())[:_SAID]}"
 
 
 def _named(name: str) -> str:
@@ -135,7 +135,7 @@ def _named(name: str) -> str:
 
 
 def _create_pipeline(client: Any, name: str) -> str:
-    """Create a pipeline without a version: the SDK's `upload_pipeline` would name the first one like the pipeline."""
+    """Create a pipeline without a version: the SDK's `upload_pipeline` would name its first version like itself."""
     from kfp_server_api import V2beta1Pipeline
 
     pipeline = V2beta1Pipeline(display_name=name, namespace=client.get_user_namespace() or None)

@@ -1,11 +1,11 @@
-"""Recurring runs of a Kubeflow Pipelines server, declared in a small file.
+"""Applies recurring runs, declared in a small YAML file, to a Kubeflow Pipelines server.
 
     for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
         print(name, change)
 
-Applying is idempotent. KFP can't change a recurring run, only turn it on and off, so a changed one is created turned
-off, the old one is deleted, and the new one is turned on; the next call finishes one that was cut off. A mark in the
-description, with a digest of the content, says which recurring runs are ours: KFP has no labels.
+Applying is idempotent. KFP can enable or disable a recurring run, but not change it. A changed one is therefore created
+disabled, the old one is deleted, and the new one is enabled. The next call completes an interrupted one. KFP has no
+labels, so a mark in the description, with a digest of the content, identifies the recurring runs of a schedule.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml
 from pipelines.cluster.kfp_server import ServerError, find_pipeline, find_version, kfp_calls
 
 KFP_EXPERIMENT = "mtorl"
-"""KFP's group of the runs of this project."""
+"""The KFP experiment that groups this project's runs."""
 
 _MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.")
 
 
 def _cron(text: str) -> str:
     fields = text.split()
-    if len(fields) != 5:  # KFP would read another number of fields as seconds first
+    if len(fields) != 5:  # KFP would read a sixth field, the first, as seconds
         raise ValueError(f"expected minute hour day month weekday, such as '0 3 * * *' for 03:00, got {text!r}")
     return " ".join(fields)
 
 
 class RecurringRun(StrictModel):
-    """A pipeline that runs again and again. It never runs twice at a time, and missed times are not made up for."""
+    """A pipeline that runs on a schedule. Runs never overlap, and missed runs are not repeated."""
 
     name: Annotated[Text, Field(max_length=100)]
-    """Name of the recurring run on the server; another name is another recurring run."""
+    """Name of the recurring run on the server. A changed name creates another recurring run."""
     pipeline: Text
     """Name of an uploaded pipeline, such as mtorl-train."""
     cron: Annotated[Text, AfterValidator(_cron)]
-    """When: minute, hour, day of the month, month, weekday (0 is Sunday), in the server's time zone."""
+    """Time of the runs: minute, hour, day of the month, month, weekday (0 is Sunday), in the server's time zone."""
     parameters: Mapping[str, str | int | float | bool] = {}
     """Parameters of the pipeline, by name."""
     version: Text | None = None
-    """A version of the pipeline, as `mtorl pipeline upload` prints it; left out, each run takes the newest."""
+    """Version of the pipeline, as printed by `mtorl pipeline upload`. By default, each run uses the newest version."""
     enabled: bool = True
-    """false: it stays on the server and does not run."""
+    """false: the recurring run stays on the server but is paused."""
 
 
 class Schedule(StrictModel):
     """The recurring runs of a Kubeflow Pipelines server, for `mtorl pipeline schedule FILE`."""
 
     name: Annotated[Text, Field(max_length=50, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
-    """Name of the schedule. Only recurring runs that a schedule of this name has made are replaced or removed."""
+    """Name of the schedule. Only recurring runs created by a schedule with this name are replaced or removed."""
     runs: Annotated[tuple[RecurringRun, ...], FromList]
     """The recurring runs."""
 
@@ -75,11 +75,11 @@ class Schedule(StrictModel):
 
 
 def apply(client: Any, schedule: Schedule) -> dict[str, str]:
-    """Make the recurring runs of a server what a schedule says; returns the change of each by name.
+    """Apply a schedule to a server; returns the change of each recurring run by name.
 
     Raises:
-        InputError: A pipeline or version is not on the server, or a recurring run of that name is another's.
-        ServerError: The server refuses, maybe half way; the next call does the rest.
+        InputError: The server lacks a pipeline or version, or another creator has used the name of a recurring run.
+        ServerError: The server refuses, possibly halfway. The next call completes the changes.
     """
     with kfp_calls():
         there = _recurring_runs(client)
@@ -87,8 +87,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
     others = {one.display_name for one in there if _mark(one)[0] != schedule.name}
     if taken := sorted(others & wanted.keys()):
         raise InputError(
-            f"schedule {schedule.name!r} has not made the recurring run {taken[0]!r} that is there: delete it, or give "
-            "the entry another name"
+            f"the recurring run {taken[0]!r} exists, but schedule {schedule.name!r} did not create it. Delete it, or "
+            "give the entry another name"
         )
     ours = [one for one in there if _mark(one)[0] == schedule.name]
     changes = {}
@@ -97,7 +97,7 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
             with kfp_calls():
                 changes[name] = _apply(client, body, [one for one in ours if one.display_name == name])
         except ServerError as error:
-            raise ServerError(f"{name}: {error}. Call this again after that: it does the rest") from None
+            raise ServerError(f"{name}: {error}. Then run the command again to complete the changes") from None
     for one in ours:
         if one.display_name not in wanted:
             with kfp_calls():
@@ -109,8 +109,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # A disabled schedule beside an older one was left by an interrupted call. It is created anew: enabled, it would
-    # start the periods that the older schedule has started already.
+    # A disabled recurring run next to an older one was left by an interrupted call. It is created again: if it were
+    # enabled instead, it would repeat runs that the older one has started already.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "was there"
     if keep is None:
@@ -129,7 +129,7 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
 
 
 def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
-    """The recurring run to create. The SDK's `create_recurring_run` asks for a version, and would pin it."""
+    """Build the recurring run to create. The SDK's `create_recurring_run` requires a version, and would pin it."""
     import kfp_server_api as api
 
     pipeline_id = find_pipeline(client, run.pipeline)
@@ -157,7 +157,7 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
 
 
 def _recurring_runs(client: Any) -> list[Any]:
-    """Recurring runs of the namespace, the oldest first."""
+    """List the recurring runs of the namespace, oldest first."""
     found: list[Any] = []
     token = ""
     while True:
@@ -170,7 +170,7 @@ def _recurring_runs(client: Any) -> list[Any]:
 
 
 def _mark(one: Any) -> tuple[str, str]:
-    """Schedule that made a recurring run, and digest of its content; empty for another's."""
+    """Return the schedule that created a recurring run, and the digest of its content; empty for other creators."""
     found = _MARK.search(one.description or "")
     return (found[1], found[2]) if found else ("", "")
 
@@ -180,6 +180,6 @@ def _is_on(one: Any) -> bool:
 
 
 def _delete(client: Any, one: Any) -> None:
-    # By default Kubernetes would end running runs with the recurring run that has started them.
+    # By default, Kubernetes would stop active runs together with the recurring run that started them.
     service = client.recurring_runs
     service.recurring_run_service_delete_recurring_run(one.recurring_run_id, propagation_policy="ORPHAN")

@@ -1,13 +1,13 @@
-"""Requests to a Kubernetes API server: experiments, events, and the ConfigMap that routers read.
+"""Reads and writes experiments, events and the ConfigMap of routers through the Kubernetes API server.
 
     config_map = api.in_force()
-    api.entries(config_map)["spring"].experiment     # of the key spring.yaml
-    api.write(config_map, {"spring": experiment})    # on condition that it has not changed meanwhile
-    api.switch_off(config_map, "spring")             # the key spring.off, with any spring.yaml
+    api.entries(config_map)["spring"].experiment     # read from the key spring.yaml
+    api.write(config_map, {"spring": experiment})    # only if the ConfigMap has not changed since it was read
+    api.switch_off(config_map, "spring")             # adds the key spring.off; spring.yaml may be invalid
 
-The ConfigMap has a key for each experiment in force, and digests of what the operator wrote. The kill switch is a key
-of its own: nothing else is read, validated or written for it, and it needs no experiment that can be read. The operator
-alone writes the ConfigMap. In an emergency without an operator, a person may write that key.
+The ConfigMap has a key for each active experiment, and digests of the keys that the operator wrote. The kill switch is
+a separate key, so it works even if the experiment's key can't be read. Only the operator writes the ConfigMap. In an
+emergency without an operator, a person may write the kill switch's key.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ VERSION = "v1alpha1"
 KIND = "Experiment"
 PLURAL = "experiments"
 REASON = "mtorl-kubeflow/reason"
-"""Annotation of an experiment in which people say why they use the kill switch."""
+"""Annotation of an experiment with the reason for using the kill switch."""
 CONFIG_MAP = "mtorl-experiment"
 SUFFIX = ".yaml"
-"""Of the keys that routers read."""
+"""Suffix of the keys with experiments."""
 OFF = ".off"
-"""Of the keys that switch an experiment off."""
+"""Suffix of the keys that switch an experiment off."""
 _SWITCHED_OFF = "switched off; the operator wrote this"
 _WRITTEN = f"{GROUP}/written"  # annotation: digest of each key that the operator wrote
 _SECONDS = (2.0, 3.0)
@@ -43,50 +43,50 @@ log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """One experiment in a ConfigMap."""
+    """An experiment's keys in the ConfigMap."""
 
     text: str
     experiment: Experiment | None
-    """None: it can't be read."""
+    """None: the text can't be read."""
     off: str | None
-    """Content of the key that switches it off; None: there is none."""
+    """Content of the key that switches the experiment off; None: there is no such key."""
     edited: bool
-    """Whether it is not what the operator wrote."""
+    """Whether a key differs from the content that the operator wrote."""
 
     @property
     def switched_off(self) -> bool:
-        """Whether its kill switch is on, in the key of its own or in the experiment."""
+        """Whether the kill switch is on, as a separate key or in the experiment."""
         return self.off is not None or (self.experiment is not None and not self.experiment.enabled)
 
 
 class ClusterApi(KubernetesApi):
-    """The API server of one namespace, whose ConfigMap `CONFIG_MAP` holds the experiments in force."""
+    """API client for one namespace, whose ConfigMap `CONFIG_MAP` contains the active experiments."""
 
     tables: Path | None = Path("/etc/mtorl/budgets")
-    """Folder of the budget tables that experiments name."""
+    """Folder of the budget tables to which experiments refer."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__(namespace, _SECONDS)
 
     def experiments(self) -> list[Object]:
-        """All experiments, the oldest first."""
+        """List all experiments, oldest first."""
         found = self.list(PLURAL)
         return sorted(found, key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
 
     def experiment(self, name: str) -> Object | None:
-        """An experiment as it is now; None: there is none of that name."""
+        """Read an experiment; None: there is none with this name."""
         return self.get(PLURAL, name)
 
     def replace_status(self, found: Mapping[str, Any]) -> Object:
-        """Write an experiment's status; returns the new object. Conflict: its `resourceVersion` is another one."""
+        """Write an experiment's status; returns the new object. Conflict: its `resourceVersion` has changed."""
         return self.replace(PLURAL, found["metadata"]["name"], found, "status")
 
     def in_force(self) -> Object | None:
-        """The ConfigMap that the routers read; None: there is none yet."""
+        """Read the ConfigMap of active experiments; None: there is none yet."""
         return self.get("configmaps", CONFIG_MAP)
 
     def apply_config_map(self, config_map: Mapping[str, Any]) -> Object:
-        """Write the ConfigMap; returns the new one. Conflict: it has changed, or was created meanwhile."""
+        """Write the ConfigMap; returns the new one. Conflict: it was changed or created concurrently."""
         metadata = {**config_map["metadata"], "name": CONFIG_MAP}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:
@@ -94,7 +94,7 @@ class ClusterApi(KubernetesApi):
         return self.create("configmaps", body)
 
     def entries(self, config_map: Object | None) -> dict[str, Entry]:
-        """Experiments by the name of their object. A key that the operator wrote and that is gone is unreadable."""
+        """Return the ConfigMap's experiments by object name. A key that was removed counts as unreadable."""
         if config_map is None:
             return {}
         written, data = _written(config_map), config_map.get("data") or {}
@@ -111,11 +111,11 @@ class ClusterApi(KubernetesApi):
         return found
 
     def write(self, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
-        """Write what is in force, unless it is there; returns the new ConfigMap. Conflict: it has changed since.
+        """Write active experiments where they differ; returns the ConfigMap. Conflict: it has changed since the read.
 
         Args:
             before: The ConfigMap as it was read; None: there was none.
-            changes: By the name of the object; None removes its key.
+            changes: Experiments by object name; None removes the key.
         """
         found = before or {"metadata": {}}
         data, written = dict(found.get("data") or {}), _written(found)
@@ -125,7 +125,7 @@ class ClusterApi(KubernetesApi):
                 data.pop(key, None)
             else:
                 data[key] = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            if experiment is None or experiment.enabled:  # else it says so itself
+            if experiment is None or experiment.enabled:  # a disabled experiment may keep its kill switch key
                 data.pop(owner + OFF, None)
             for one in (key, owner + OFF):
                 written.pop(one, None)
@@ -134,7 +134,7 @@ class ClusterApi(KubernetesApi):
         return self._put(found, data, written)
 
     def switch_off(self, before: Object | None, owner: str) -> Object | None:
-        """Switch an experiment off, unless it is; returns the new ConfigMap. Conflict: it has changed since."""
+        """Switch an experiment off, if it is on; returns the ConfigMap. Conflict: it has changed since the read."""
         data = dict((before or {}).get("data") or {})
         if before is None or owner + SUFFIX not in data or owner + OFF in data:
             return before
@@ -149,9 +149,9 @@ class ClusterApi(KubernetesApi):
         return self.apply_config_map({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
     def end_orphans(self) -> list[str]:
-        """Give all users the incumbent where what is in force has no object; returns the names.
+        """Switch off active experiments whose objects were deleted, so that all users get the incumbent.
 
-        A promoted challenger is the incumbent, and stays it. A copy under another name is removed.
+        A promoted challenger remains the incumbent. A copy under another name is removed. Returns the changed names.
         """
         config_map = self.in_force()
         changes: dict[str, Experiment | None] = {}
@@ -164,7 +164,7 @@ class ClusterApi(KubernetesApi):
         return list(changes)
 
     def write_event(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event for `kubectl describe`; a failure is only logged, since the history says the same."""
+        """Write an event for `kubectl describe`. A failure is only logged, because the history has the same content."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -192,20 +192,20 @@ class ClusterApi(KubernetesApi):
 
 
 def micro_time() -> str:
-    """The present, in Kubernetes' form of a time with microseconds."""
+    """Return the current time in Kubernetes' format with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 @lru_cache(maxsize=512)
 def _read(text: str, tables: Path | None, off: bool) -> Experiment:
-    """The experiment in a text. Cached: texts rarely change, and are read each second."""
+    """Parse an experiment. Cached, because texts are read each second and rarely change."""
     if off:
         return _read(text, tables, False).replace(enabled=False)
     return Experiment.from_yaml(text, tables)
 
 
 def _written(config_map: Object) -> dict[str, Any]:
-    """The annotation's content; after an edit by hand, perhaps nothing."""
+    """Return the digests in the annotation; empty if a manual edit has broken or removed it."""
     try:
         found = json.loads((config_map["metadata"].get("annotations") or {}).get(_WRITTEN, "{}"))
     except ValueError:

@@ -1,10 +1,10 @@
-"""Applies the steps of people and of the ramp to an experiment; each is safe to be killed in.
+"""Applies moves by people and by the ramp to an experiment. A crash at any point is safe.
 
     act(store, "kill", by="person", reason="clicks are gone", at=time.time())
     step = next_step(store, read_evidence, time.time())         # polled by `mtorl experiment run` and the operator
 
-The order is always: read definition and history, write the event, apply what follows. After a crash in between, the
-next call applies what the history already says.
+Each move reads the definition and the history, appends an event to the history, then applies the resulting active
+experiment. If the process crashes before the last step, the next call applies the event.
 """
 
 import math
@@ -23,52 +23,52 @@ from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
 
 BELIEVED_AFTER = 3600.0
-"""Seconds after which a clock that was put forward is believed: by then a fault of it is mended."""
+"""Seconds after which a clock that jumped forward is trusted: a faulty clock is repaired by then."""
 ReadEvidence = Callable[[Experiment, float], Evidence | None]
-"""Returns the evidence on an experiment in force, at its stage since a time in seconds since 1970."""
+"""Returns the evidence on an active experiment, at its stage since a time in seconds since 1970."""
 
 
 class ExperimentStore(Protocol):
-    """Keeps an experiment: a folder on a laptop, an object on a cluster."""
+    """Storage of an experiment: a folder on a laptop, an object on a cluster."""
 
     @property
     def name(self) -> str:
-        """The place of the definition, for messages: a file or an object."""
+        """Name of the file or object with the definition, for messages."""
 
     def definition(self) -> Experiment:
-        """The definition that people wrote. ExperimentError: it can't be used."""
+        """Read the definition that people wrote. ExperimentError: it is invalid."""
 
     def switched_off(self) -> bool:
-        """Whether people wrote `enabled: false`, also in a definition that can't be used."""
+        """Return whether the definition has `enabled: false`, even if it is invalid otherwise."""
 
     def events(self) -> list[history.Event]:
-        """The history, the oldest event first. HistoryError: it can't be read."""
+        """Read the history, oldest event first. HistoryError: it can't be read."""
 
     def append(self, event: history.Event) -> None:
-        """Add an event durably; the store is locked."""
+        """Append an event durably; the caller holds the lock."""
 
     def last_in_force(self) -> Experiment | None:
-        """The experiment that routers got last; None: none, or it can't be read any more."""
+        """Return the active experiment; None: there is none, or it can't be read."""
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Send an experiment to the routers, unless they have it; the store is locked."""
+        """Make an experiment the active one, unless it is already; the caller holds the lock."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Exclusive access until the end of the block."""
+        """Hold exclusive access during the block."""
 
 
 def state(store: ExperimentStore) -> tuple[Experiment, State]:
-    """The definition, and where the experiment stands.
+    """Return the definition and the state that follows from the history.
 
-    ExperimentError: the definition can't be used, or changes what may not change any more. HistoryError: the history
-    can't be read.
+    ExperimentError: the definition is invalid, or changes a field that is fixed after the start. HistoryError: the
+    history can't be read.
     """
     experiment = store.definition()
     return experiment, follows(store.name, experiment, store.events())
 
 
 def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) -> State:
-    """State of an experiment by its history; `name` is the place of its definition. Raises as `state`."""
+    """Return an experiment's state by its history; `name` is its file or object. Raises the errors of `state`."""
     found = history.state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(prefixed(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
@@ -78,7 +78,7 @@ def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) 
 
 
 def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message:
-    """Refusal of an experiment that would silently revert a promotion, with the line to write instead."""
+    """Build the message for an experiment that would silently revert a promotion, with the correct line for its arm."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
@@ -89,9 +89,9 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 
 
 def apply_experiment(store: ExperimentStore) -> Experiment:
-    """Compute the experiment from its definition and history, send it to the router, and return it.
+    """Compute the active experiment from definition and history, apply it, and return it.
 
-    Raises the errors of `state`; the kill switch of the definition takes effect even then.
+    Raises the errors of `state`. Even then, `enabled: false` in the definition is applied.
     """
     with store.locked():
         try:
@@ -117,13 +117,13 @@ def act(
     served: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
 ) -> Experiment:
-    """Add an event at a time in seconds since 1970, and return what is in force from then on.
+    """Add an event at a time in seconds since 1970, and return the active experiment after it.
 
     Raises:
-        IllegalEvent: It can't happen now.
-        ExperimentError: The definition can't be used. Kill switch, rollback and hand-over work all the same, on what is
-            in force.
-        HistoryError: The history can't be read. The kill switch works all the same, until it can be.
+        IllegalEvent: The event is not allowed in the present state.
+        ExperimentError: The definition is invalid. Kill switch, rollback and hand-over do not raise this error: they
+            use the active experiment instead.
+        HistoryError: The history can't be read. A kill is applied nevertheless, but not recorded.
     """
     with store.locked():
         try:
@@ -140,7 +140,7 @@ def act(
             store.apply_experiment(in_use.replace(enabled=False))
             raise history.HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
         if kind == "kill" and (found := history.state_of(store.events(), experiment)).killed:
-            serving = in_force(experiment, found)  # a second kill is no error
+            serving = in_force(experiment, found)  # a kill is idempotent
             store.apply_experiment(serving)
             return serving
         event = {"by": by, "reason": reason, "at": at, "to": to, "challenger": challenger, "served": served}
@@ -150,11 +150,11 @@ def act(
 def next_step(
     store: ExperimentStore, read_evidence: ReadEvidence, now: float, reached: float | None = None
 ) -> Move | Hold:
-    """Let the ramp take its next step, if there is one.
+    """Make the ramp's next move, or return the reasons to wait.
 
-    Reading a large log takes minutes. Nothing is locked meanwhile, so the kill switch does not wait; a move is made
-    only if nothing has happened since. `reached` is a time that has surely come, if the clock was put forward lately:
-    a stage, and the experiment, last until then.
+    Reading a large log takes minutes. The store is not locked meanwhile, so the kill switch does not wait. If the
+    experiment's state has changed during the read, no move is made. If the clock may have jumped forward, `reached` is
+    a time that has certainly passed; the durations of the stage and of the experiment are measured up to it.
     """
     serving = apply_experiment(store)
     experiment, before = state(store)
@@ -176,7 +176,7 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
     events = store.events()
     try:
         made = history.next_event(events, experiment, kind, **event)
-    except history.IllegalEvent:  # perhaps it has happened, and its writer died before it was in force
+    except history.IllegalEvent:  # an earlier process may have recorded the event and crashed before applying it
         store.apply_experiment(in_force(experiment, history.state_of(events, experiment)))
         raise
     store.append(made)
@@ -186,7 +186,7 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:
-    """Evidence as a history keeps it: unknown values are null."""
+    """Convert evidence to the history's JSON form, with null for unknown values."""
     found = asdict(evidence)
     found["arms"] = {
         name: {

@@ -1,10 +1,10 @@
-"""The custom resource `Experiment`: its definition for Kubernetes, generated from the model of the experiment file.
+"""Generates the Kubernetes definition of the custom resource `Experiment` from the model of the experiment file.
 
     definition()        # manifests/crds/experiments.yaml, written by scripts/write_schemas.py
 
-`spec` is an experiment file without its name, which is the object's, and with `move`. Kubernetes wants a *structural*
-schema: no references, no alternatives, null by `nullable`. Where a field may be of several kinds, any value is let in,
-and the operator reports what is wrong. The model sets defaults, not the API server.
+`spec` is an experiment file plus `move`, without the name, because the object has a name. Kubernetes requires a
+*structural* schema: no references, no alternatives, and `nullable` for null. If a field allows several types, the
+schema accepts any value, and the operator reports invalid values. The model sets defaults, not the API server.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from pipelines.experiments.moves import MoveRequest
 from pipelines.experiments.resource import BY_HAND
 
 _MOST = 50
-"""Arms, budgets or metrics of an experiment: a bound that no file meets, without which a rule might cost too much."""
+"""Maximum number of arms, budgets or metrics, far above real files. Kubernetes limits the cost of rules by it."""
 _TIME = {"type": "string", "format": "date-time"}
 _TEXT = {"type": "string"}
-_GENERATION = {"type": "integer", "format": "int64", "description": "Of the spec that this is about."}
+_GENERATION = {"type": "integer", "format": "int64", "description": "Generation of the spec that this refers to."}
 
 
 def definition() -> dict[str, Any]:
-    """The CustomResourceDefinition."""
+    """Build the CustomResourceDefinition."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -82,11 +82,11 @@ def _columns() -> list[dict[str, Any]]:
 
 def _schema() -> dict[str, Any]:
     spec = structural(Experiment.model_json_schema())
-    spec["description"] = "An experiment file without its name, which is the object's: docs/experiment-file.md."
+    spec["description"] = "An experiment file without the name, because the object has one: docs/experiment-file.md."
     del spec["properties"]["name"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
-    spec["properties"]["enabled"]["default"] = True  # what git does not name, its next apply leaves as it is
+    spec["properties"]["enabled"]["default"] = True  # so manifests in git can omit the kill switch and never reset it
     _name_metrics(spec["properties"]["metrics"]["properties"])
     spec["x-kubernetes-validations"] = [
         {"rule": "has(self.ramp) || has(self.stage)", "message": "give a ramp, or else a stage"},
@@ -101,7 +101,7 @@ def _schema() -> dict[str, Any]:
     ]
     return {
         "type": "object",
-        "description": "A/B test of advertising policies: what it is (spec), and how it goes (status).",
+        "description": "A/B test of advertising policies: its definition (spec) and its progress (status).",
         "required": ["spec"],
         "properties": {
             "apiVersion": _TEXT,
@@ -115,18 +115,18 @@ def _schema() -> dict[str, Any]:
 
 
 def _name_metrics(fields: dict[str, Any]) -> None:
-    """Refuse names that no data set can give a meaning; the operator knows which outcomes this one has."""
+    """Refuse metric names that are invalid for every data set; the operator checks this data set's outcomes."""
     forbidden = ", ".join(f"'{name}'" for name in NO_GAINS)
     fields["primary"]["x-kubernetes-validations"] = [
         {
             "rule": f"self.matches('^({GAINS})$') && !(self in [{forbidden}])",
-            "message": "the primary metric is gain_per_decision, that of one outcome such as click_per_decision, or "
-            "either of them per cost, such as gain_per_cost",
+            "message": "the primary metric must be gain_per_decision, an outcome per decision such as "
+            "click_per_decision, or one of these per cost, such as gain_per_cost",
         }
     ]
     known = {
         "rule": f"self.matches('^({KNOWN})$')",
-        "message": f"a metric is {', '.join(METRICS)}, or an outcome per decision or per another outcome, such as "
+        "message": f"a metric must be {', '.join(METRICS)}, or an outcome per decision or per another outcome, such as "
         "cost_per_click",
     }
     for named in (fields["secondary"]["items"], fields["guardrails"]["items"]["properties"]["name"]):
@@ -153,7 +153,7 @@ def _once_begun(rule: str, what: str) -> dict[str, str]:
     draft = "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase == 'draft'"
     return {
         "rule": f"{draft} || self.spec.salt != oldSelf.spec.salt || {rule}",
-        "message": f"{what} may not change once it has begun: give it a new salt for another try",
+        "message": f"{what} may not change after the experiment has begun: set a new salt to start another one",
     }
 
 
@@ -163,11 +163,11 @@ def _status() -> dict[str, Any]:
         "required": ["type", "status", "lastTransitionTime", "reason", "message"],
         "properties": {
             "type": {**_TEXT, "description": "Accepted, InForce, Progressing, Settled ... (docs/cluster.md)."},
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Its status."},
             "observedGeneration": _GENERATION,
-            "lastTransitionTime": {**_TIME, "description": "When its status changed last."},
-            "reason": {**_TEXT, "description": "Why, in one word for programs."},
-            "message": {**_TEXT, "description": "Why, in a sentence for people."},
+            "lastTransitionTime": {**_TIME, "description": "Time of the last change of the status."},
+            "reason": {**_TEXT, "description": "Reason as one word, for programs."},
+            "message": {**_TEXT, "description": "Reason as a sentence, for people."},
         },
     }
     conditions = {
@@ -175,32 +175,32 @@ def _status() -> dict[str, Any]:
         "items": condition,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
-        "description": "What holds of it now.",
+        "description": "Current conditions.",
     }
     texts = {
         "phase": "draft, a stage, promoted, stopped or rolled back.",
-        "lift": "Of the challenger over the incumbent, in the metric's own unit, and relative.",
-        "interval": "Of the lift in the metric's own unit, valid however often people look.",
-        "spend": "Of all arms together, whether it counts in the verdict or not, currency units.",
+        "lift": "Lift of the challenger over the incumbent, in the metric's unit and relative.",
+        "interval": "Interval of the lift in the metric's unit, valid at every look.",
+        "spend": "Spend of all arms in currency units, including spend outside the verdict.",
         "verdict": "ship, stop, futile, inconclusive, guardrail or srm.",
-        "reason": "Of the verdict, in words.",
-        "code": "Of that reason, for programs.",
-        "version": "Of what is in force: what routers say that they have.",
-        "move": "The newest move that a person requested, and how far it was handled.",
-        BY_HAND: "While somebody has switched it off in the ConfigMap: the reason that stood in the object then.",
+        "reason": "Reason of the verdict, in words.",
+        "code": "Code of that reason, for programs.",
+        "version": "Version of the active experiment, as routers report it.",
+        "move": "Digest of the newest move in the spec that was handled.",
+        BY_HAND: "While switched off in the ConfigMap: the object's reason annotation at the time of the switch.",
     }
     return {
         "type": "object",
         "properties": {
             "observedGeneration": _GENERATION,
             **{name: {**_TEXT, "description": text} for name, text in texts.items()},
-            "since": {**_TIME, "description": "When its time at this stage began to count."},
-            "enabled": {"type": "boolean", "description": "Whether it is switched on in what routers read."},
-            "users": {"type": "integer", "description": "Who count in the verdict, of all arms together, each once."},
+            "since": {**_TIME, "description": "Time from which the duration of this stage counts."},
+            "enabled": {"type": "boolean", "description": "Whether the active experiment is switched on."},
+            "users": {"type": "integer", "description": "Distinct users of all arms that count in the verdict."},
             "conditions": conditions,
             "history": {
                 "type": "array",
-                "description": "All that has happened to it. Nothing is ever changed or removed.",
+                "description": "All events of the experiment. The history is append-only.",
                 "items": structural(Event.model_json_schema()),
             },
         },
@@ -208,7 +208,7 @@ def _status() -> dict[str, Any]:
 
 
 def structural(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A pydantic model's JSON schema as Kubernetes wants it."""
+    """Convert a pydantic model's JSON schema to a structural schema of Kubernetes."""
     return _structural(schema, schema.get("$defs", {}))
 
 
@@ -220,7 +220,7 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
         made = {**_structural(kinds[0], defs), **described, "nullable": True}
-        if made.pop("enum", None):  # the API server's can't hold null
+        if made.pop("enum", None):  # an enum in the API server's schema can't include null
             made["maxLength"] = 1_000
         return made
     if kinds or "oneOf" in schema or not schema.get("type"):

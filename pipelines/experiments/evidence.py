@@ -1,7 +1,7 @@
-"""Evidence on an experiment on a laptop, from its file, history, lake and ledger; nothing is changed.
+"""Reads the evidence on a laptop's experiment from its file, history, lake and ledger. Read-only.
 
 findings = findings_or_error(folder, served, since, now)   # for the ramp
-view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.experiments`
+view = view_of(folder, time.time(), by=["device"])   # for tables and pages: `monitoring.experiments`
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from serving.ledger.contract import LedgerUnavailable
 from serving.local.stack import runs
 
 _REPLAY = "replay.parquet"
-_PATIENCE = 1.0  # seconds that a ledger may take
+_PATIENCE = 1.0  # timeout of the ledger, seconds
 
 
 def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
-    """Findings on the experiment in force; if the log can't be read, the reason is their `problem`."""
+    """Return the findings on the active experiment. If the log can't be read, their `problem` has the reason."""
     experiment, stands = state_in(folder)
     try:
         return findings_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
@@ -52,9 +52,9 @@ def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
 def findings_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
 ) -> Findings:
-    """Read the router's log; `by` adds the effect by segment of these columns.
+    """Compute the findings from the router's log; `by` adds effects by segment for these columns.
 
-    LogError and ExperimentError: log, table or column can't be used.
+    LogError, ExperimentError: the log, the budget table or a column can't be used.
     """
     with _opened(folder) as (log, spec):
         values = {name: segment_sql(spec, name, "record") for name in by}
@@ -66,7 +66,7 @@ def findings_or_error(
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
-    """Mark the traffic as a replay: verdicts use these weights (`decision_id`, `weight`) and an arm's budget."""
+    """Mark the traffic as a replay: verdicts use these `weights` (`decision_id`, `weight`) and this budget."""
     with replacing(folder.state / _REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 
@@ -77,15 +77,15 @@ def view_of(
     by: Sequence[str] = (),
     findings: Mapping[tuple[str, float], Findings] | None = None,
 ) -> View:
-    """Build the document of an experiment; a file or log that can't be read is its `problem`.
+    """Build an experiment's document. If the file or log can't be read, its `problem` has the reason.
 
     Args:
-        by: Columns whose segments get an effect each.
-        findings: Findings of a moment ago, by version and start of the stage; with them, the log is not read again.
+        by: Columns for effects by segment.
+        findings: Recent findings by version and start of the stage, used instead of reading the log again.
 
     Raises:
-        ExperimentError: The file can't be used, and nothing is in force that could be shown instead.
-        LogError: A column can't tell segments apart.
+        ExperimentError: The file is invalid, and there is no active experiment to show instead.
+        LogError: A column can't define segments.
     """
     events = folder.events()
     problem = None
@@ -135,7 +135,7 @@ def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
-    """Balances of the router's ledger; None: the ledger is not available."""
+    """Read the balances of the router's ledger; None: the ledger is not available."""
     where = named_by_router(folder.state, "ledger")
     if where is None or ("://" not in where and not Path(where).exists()):
         return None
@@ -159,7 +159,6 @@ def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
 
 @contextmanager
 def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec]]:
-    """The router's log and its data set."""
     import duckdb
 
     named = folder.dataset or named_by_router(folder.state, "dataset")
@@ -179,9 +178,9 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
 
 
 def lake_of(place: str | Path) -> str:
-    """The lake (folder or URI) of the router whose state is in a folder; any other place is that of a lake itself.
+    """Return the lake (folder or URI) of the router with this state folder. Any other `place` must be a lake.
 
-    LogError: No router was started there, and no decision is there.
+    LogError: the place is neither a state folder of a router nor a lake with decisions.
     """
     named = named_by_router(Path(place), "lake")
     if named is None and not Lake.open(place):

@@ -1,12 +1,12 @@
-"""An experiment on a laptop: its file, its history, and what is in force.
+"""Stores an experiment on a laptop: its file, its history, and the active experiment.
 
-    folder = ExperimentFolder.of(Path("first-day.yaml"))     # its state is in first-day/, as that of `mtorl serve`
+    folder = ExperimentFolder.of(Path("first-day.yaml"))     # the state folder is first-day/, as for `mtorl serve`
     with folder.locked():
         folder.append(event)                                 # first-day/history.jsonl, durable
-        folder.apply_experiment(experiment)                      # first-day/experiment.yaml, which the router reads
+        folder.apply_experiment(experiment)                  # first-day/experiment.yaml, which the router reads
 
-The file belongs to people and stays as it is. A writer holds the lock, writes the history first, and then applies what
-follows from file and history; after a crash in between, the next writer does so.
+People write the experiment file; this module never changes it. A writer holds the lock, appends to the history, and
+then writes the active experiment that follows from file and history. After a crash in between, the next writer does so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines import messages
 
 
 def named_by_router(state: Path, name: str) -> str | None:
-    """A path in the settings that the router of a state was started with; None: no router was started there."""
+    """Return a path from the router's settings in a state folder; None: no router was started there."""
     settings = state / "router.yaml"
     if not settings.exists():
         return None
@@ -40,7 +40,7 @@ def named_by_router(state: Path, name: str) -> str | None:
 
 
 def read_by_router(state: Path) -> list[Path]:
-    """The experiment files that the router of a state reads; empty: no router was started there."""
+    """Return the experiment files that the router of a state folder reads; empty: no router was started there."""
     named = named_by_router(state, "experiment")
     if not named:
         return []
@@ -48,7 +48,7 @@ def read_by_router(state: Path) -> list[Path]:
 
 
 _LOCK_SECONDS = 10.0
-_HEAD = "# What is in force. Written by mtorl; the file to edit is {file}\n"
+_HEAD = "# The active experiment. Written by mtorl; edit {file} instead\n"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class ExperimentFolder:
     """Paths of an experiment.
 
     Attributes:
-        file: Written by people.
-        state: Folder with everything else; made when it is needed.
-        dataset: The data set's description, which the file must fit; None: that of the router, once one was started.
+        file: The experiment file, written by people.
+        state: Folder for all other files, created on demand.
+        dataset: The data set's description, which the file must fit; None: that of the router, if one was started.
     """
 
     file: Path
@@ -67,7 +67,7 @@ class ExperimentFolder:
 
     @classmethod
     def of(cls, file: Path, state: Path | None = None, dataset: Path | str | None = None) -> ExperimentFolder:
-        """The folder of a file; by default its state is in the folder of the same name without the suffix."""
+        """Return the paths for an experiment file; the default state folder is the file's path without its suffix."""
         return cls(file, state or file.with_suffix(""), dataset)
 
     @property
@@ -77,19 +77,19 @@ class ExperimentFolder:
 
     @property
     def history(self) -> Path:
-        """JSON lines, one an event."""
+        """The file of events, one JSON object per line."""
         return self.state / "history.jsonl"
 
     @property
     def in_force(self) -> Path:
-        """The file that the router reads."""
+        """The file of the active experiment, which the router reads."""
         return self.state / "experiment.yaml"
 
     def definition(self) -> Experiment:
-        """The experiment in the file. ExperimentError: it can't be used, or does not fit the router's data set."""
+        """Load the experiment file. ExperimentError: it is invalid, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
         dataset = self.dataset or named_by_router(self.state, "dataset")
-        if dataset is not None and Path(dataset).exists():  # without its run's folder, a router may still be stopped
+        if dataset is not None and Path(dataset).exists():  # if the run's folder is gone, a kill must still work
             try:
                 experiment.check(DatasetSpec.load(dataset))
             except (ExperimentError, SpecError) as error:
@@ -97,25 +97,25 @@ class ExperimentFolder:
         return experiment
 
     def switched_off(self) -> bool:
-        """Whether the file has `enabled: false`, also if nothing else of it can be used."""
+        """Return whether the file has `enabled: false`, even if it is invalid otherwise."""
         try:
             return is_switched_off(self.file.read_bytes())
         except OSError:
             return False
 
     def router_reads_file(self) -> bool:
-        """Whether the router of this state reads the file itself, instead of what is in force."""
+        """Return whether the router reads the experiment file directly, instead of the active file."""
         return any(file.resolve() == self.file.resolve() for file in read_by_router(self.state))
 
     def last_in_force(self) -> Experiment | None:
-        """The experiment that was applied last; None: none, or it can't be read any more."""
+        """Return the active experiment; None: there is none, or it can't be read."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
-        except ExperimentError:  # of another version, or edited by hand: the next change replaces it
+        except ExperimentError:  # edited manually or of another version; the next change replaces it
             return None
 
     def events(self) -> list[Event]:
-        """The history, the oldest event first. HistoryError: it can't be read."""
+        """Read the history, oldest event first. HistoryError: it can't be read."""
         try:
             return read_events(self.history.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -125,7 +125,7 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclusive access. OSError: a process holds the lock for longer than moments; it was suspended, perhaps."""
+        """Hold exclusive access during the block. OSError: another process, perhaps suspended, keeps the lock."""
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
         busy = TimeoutError(messages.LOCK_HELD(path=path, seconds=_LOCK_SECONDS))
@@ -133,18 +133,18 @@ class ExperimentFolder:
             yield
 
     def append(self, event: Event) -> None:
-        """Write an event durably; the lock is held."""
+        """Append an event durably; the caller holds the lock."""
         with open(self.history, "ab+") as file:
             file.seek(0)
             content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)  # a line without its end has not happened
+            file.truncate(content.rfind(b"\n") + 1)  # drop an incomplete line of a crashed writer
             file.write(event.line().encode())
             file.flush()
             os.fsync(file.fileno())
         sync(self.state)
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Hand an experiment to the router, unless it has it; the lock is held."""
+        """Write the active experiment, unless it is unchanged; the caller holds the lock."""
         content = _HEAD.format(file=self.file.name) + text_with_table(experiment, self.state)
         if self.in_force.exists() and self.in_force.read_bytes() == content.encode():
             return

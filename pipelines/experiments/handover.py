@@ -1,14 +1,14 @@
-"""Hand-over after a promotion: the incumbent's server takes the model that won, and the previous one after a rollback.
+"""Moves a promoted model to the incumbent's server, and restores the previous model after a rollback.
 
     standing = hand_over(store, servers, others, time.time())
 
-A promotion applies at once: the incumbent's arm answers where the challenger did. That leaves the challenger's server
-no room for the next challenger, whose model would answer as the incumbent. So the incumbent's server is changed to the
-version that won, and then its arm answers there again. An incumbent without a server (a baseline, or rows) may be given
-the one that `for_incumbent` names.
+A promotion applies at once: the incumbent's arm then answers at the challenger's endpoint. This blocks the challenger's
+server for the next challenger, whose model would answer as the incumbent. Therefore, the incumbent's server is changed
+to the promoted version, and then the incumbent's arm answers there again. An incumbent without a server (a baseline, or
+rows) can use the server that `for_incumbent` returns.
 
-A mark on the server holds the previous and the new version, so that a crash and a rollback find what to restore. No
-change is made twice, and none that a person has overridden since.
+A mark on the server stores the previous and the new version, from which a restart or a rollback continues. Each change
+is made only once, and a person's later change is never overwritten.
 """
 
 from collections.abc import Iterable
@@ -25,38 +25,38 @@ from serving.model_servers import Mark, ModelServers, Served
 
 
 class Neighbour(NamedTuple):
-    """Another experiment that routers read."""
+    """Another active experiment."""
 
     experiment: Experiment
-    """As they read it."""
+    """The version that routers read."""
     over: bool
-    """Whether it compares nothing, and never will again as it is: one that is switched off may go on."""
+    """Whether the experiment has ended. An experiment that is switched off may continue, so it has not ended."""
     before: str | None = None
-    """Where its incumbent answered before a promotion that may still be rolled back; None: there is none."""
+    """The incumbent's endpoint before a promotion that may still be rolled back; None: there is none."""
 
 
 class Standing(NamedTuple):
-    """State of the hand-over."""
+    """State of a hand-over."""
 
     done: bool
-    """Whether nothing is left to do."""
+    """Whether the hand-over is complete."""
     words: Message
 
 
 def hand_over(
     store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float, *, late: bool = False
 ) -> Standing | None:
-    """Take the next step, if there is one.
+    """Take the next step of the hand-over, and return its state.
 
     Args:
-        others: Experiments in force that may need the same server.
-        late: Whether a promotion is handed over also under another salt, which names its challenger's server.
+        others: Active experiments that may need the same server.
+        late: Whether to hand over a promotion after the salt has changed, if the new incumbent is the promoted one.
 
     Returns:
-        None: nothing was promoted, or another experiment follows and its incumbent is not the promoted one.
+        None: nothing was promoted, or a new experiment has begun whose incumbent is not the promoted one.
 
     Raises:
-        ExperimentError: The definition can't be used, and what it promoted is not in force.
+        ExperimentError: The definition is invalid, and there is no active experiment.
         OSError: A server can't be read or changed now.
     """
     promotion = newest_promotion(store.events())
@@ -88,7 +88,7 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    if target.mark == mark and servers.applied:  # it was changed once: a second change would be undone again
+    if target.mark == mark and servers.applied:  # changed before, and undone by an apply from git: don't repeat it
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
         return Standing(False, words)
@@ -97,7 +97,7 @@ def hand_over(
 
 
 def _present(store: ExperimentStore) -> Experiment:
-    """The definition; if it can't be used, the experiment in force."""
+    """Return the definition or, if it is invalid, the active experiment."""
     try:
         return state(store)[0]
     except ExperimentError:
@@ -114,13 +114,13 @@ def _is_of(promotion: Promoted, experiment: Experiment) -> bool:
 def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: float, given: str | None) -> Standing:
     versions = {"name": name, "after": mark.after, "before": mark.before}
     if problem:
-        return Standing(False, messages.ROLLING_OUT(**versions, problem=f", and does not yet: {problem}"))
+        return Standing(False, messages.ROLLING_OUT(**versions, problem=f"; not ready yet: {problem}"))
     done = messages.HANDED_OVER(**versions)
     try:
-        # With the versions: a server that is made anew has lost its mark.
+        # Record the versions, because a recreated server has lost its mark.
         served = mark.model_dump() if given is None else {**mark.model_dump(), "endpoint": given}
         act(store, "handed over", by="ramp", reason=done, at=now, served=served)
-    except IllegalEvent as error:  # rolled back meanwhile
+    except IllegalEvent as error:  # the promotion was rolled back concurrently
         return Standing(False, prefixed("", error))
     return Standing(True, done)
 
@@ -139,7 +139,7 @@ def _give_back(store: ExperimentStore, promotion: Promoted, servers: ModelServer
     if target.version != mark.before:
         return Standing(True, messages.GONE_ON(name=name, served=target.version))
     if target.problem:
-        problem = f", and does not yet: {target.problem}"
+        problem = f"; not ready yet: {target.problem}"
         return Standing(False, messages.ROLLING_BACK(name=name, before=mark.before, after=mark.after, problem=problem))
     return Standing(True, messages.ROLLED_BACK(name=name, before=mark.before))
 
@@ -157,20 +157,20 @@ def _afterwards(promotion: Promoted, name: str | None, target: Served | None) ->
     mark = None if target is None else _ours(promotion, target)
     if target is not None and mark is not None and target.version == mark.after:
         return Standing(True, messages.HANDED_OVER(name=name, after=mark.after, before=mark.before))
-    wanted = "what was promoted" if mark is None else mark.after
+    wanted = "the promoted version" if mark is None else mark.after
     served = "no version" if target is None else target.version
     return Standing(False, messages.CHANGED(name=name, served=served, wanted=wanted, salt=promotion.event.salt))
 
 
 def _at_its_endpoint(promotion: Promoted) -> Standing:
-    where = (promotion.event.incumbent or {}).get("endpoint") or "where the challenger did"
+    where = (promotion.event.incumbent or {}).get("endpoint") or "the challenger's endpoint"
     return Standing(True, messages.AT_ITS_ENDPOINT(where=where))
 
 
 def _in_the_way(
     promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
 ) -> Message | None:
-    """Reason why another experiment needs the server's present version; None: none does."""
+    """Return the reason why another experiment needs the server's current version; None: none needs it."""
     for other, over, before in others:
         if other.name == promotion.event.experiment:
             continue
@@ -190,7 +190,7 @@ def _in_the_way(
 
 
 def _ours(promotion: Promoted, target: Served) -> Mark | None:
-    """The mark of a promotion on a server; None: there is none, or another promotion has changed it since."""
+    """Return the promotion's mark on a server; None: there is none, or another promotion has replaced it."""
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None

@@ -1,10 +1,10 @@
-"""The model servers of `mtorl serve` on this machine, which follow promotions and rollbacks.
+"""Applies promotions and rollbacks to the local model servers of `mtorl serve`.
 
-    STATE/models/incumbent.mar                 symlink to the version that is served in place of the run's
+    STATE/models/incumbent.mar                 symlink to the version that replaces the run's
     STATE/models/incumbent.json                the mark of the newest promotion
-    STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept also if their run is removed
+    STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept even if their run is removed
 
-The mark is written before the version changes, so that the next call repairs what a crash leaves in between.
+The mark is written before the version changes. After a crash in between, the next call completes the change.
 
     for words in settle(folders, run, state, port):  # before the models start
         print(words)
@@ -40,9 +40,9 @@ _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 
 @dataclass(frozen=True)
 class LocalServers:
-    """The model servers of one `mtorl serve`, by the folders of its run and of its state.
+    """The model servers of one `mtorl serve`, given its run folder and its state folder.
 
-    `restart` lets running servers serve the versions that are there now; None: they start later.
+    `restart` restarts running servers, which then serve the new versions; None: the servers have not started yet.
     """
 
     applied: ClassVar[bool] = False
@@ -52,27 +52,27 @@ class LocalServers:
     restart: Callable[[], None] | None = None
 
     def name_at(self, url: str | None) -> str | None:
-        """The name of the model that answers at a URL; None: it is none of these."""
+        """Return the name of the model that answers at a URL; None: no server of this object answers there."""
         parts = urlsplit(url or "")
         model = _PATH.fullmatch(parts.path)
         here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self.port
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """URL of the incumbent's model in the run of another URL's model; None: the run has none."""
+        """Return the URL of the incumbent's model, if `url` is a model of the same run; None: there is none."""
         if url is None or self.name_at(url) is None:
             return None
         own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """The version that is served under a name; None: none. ArchiveError: a file can't be read."""
+        """Return the version that is served under a name; None: there is none. ArchiveError: a file can't be read."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(version_of(archive), "", self._mark(name))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Serve a version under a name, after a restart if the models are running. OSError: it can't be copied."""
-        assert mark is not None and instead_of is None, "here, nothing but a promotion changes what serves"
+        """Serve a version under a name, restarting servers that are running. OSError: the version can't be copied."""
+        assert mark is not None and instead_of is None, "locally, only a promotion changes the served version"
         versions = self.state / "models" / "versions"
         versions.mkdir(parents=True, exist_ok=True)
         known = {version_of(archive): archive for archive in self._archives().values()}
@@ -81,7 +81,7 @@ class LocalServers:
                 with replacing(target, durable=True) as unfinished:
                     shutil.copyfile(known[kept], unfinished)
         if not (versions / f"{version}.mar").exists():
-            raise FileNotFoundError(f"{versions}: no version {version}, and neither has {self.run}")
+            raise FileNotFoundError(f"version {version} is neither in {versions} nor in {self.run}")
         with replacing(self.state / "models" / f"{name}.json", durable=True) as unfinished:
             unfinished.write_text(mark.model_dump_json())
         with replacing(self.state / "models" / f"{name}.mar") as unfinished:
@@ -97,14 +97,14 @@ class LocalServers:
         try:
             return Mark.model_validate_json(path.read_text()) if path.exists() else None
         except ValueError:
-            return None  # written by hand
+            return None  # edited manually
 
 
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
-    """Let the incumbent's model follow promotions and rollbacks, before the models start; returns the standings.
+    """Apply promotions and rollbacks to the incumbent's model before the servers start; returns the states in words.
 
-    A promoted model is one of the run that was served then, which may not be the run to be served now. If that is gone:
-    ExperimentError.
+    A promoted model belongs to the run that was served at the time, which may differ from the run to serve now.
+    ExperimentError: that run is gone.
     """
     before = _served_before(run, state)
     servers, said = LocalServers(before, state, port), []
@@ -123,14 +123,14 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """Run that was served last; if its folder was moved together with the state, the run to serve now."""
+    """Return the run that was served last. If its folder was moved together with the state, this is `run`."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
 
 
 def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> bool:
-    """Whether another model would answer in place of a promoted one."""
+    """Return whether the new run's model would replace a promoted one."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
@@ -139,29 +139,29 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
 
 
 def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
-    """Let the incumbent's model follow rollbacks while the models run; returns what is in the way, if anything."""
+    """Apply rollbacks to the incumbent's model while the servers run; returns the obstacle, if there is one."""
     said = None
     for folder in folders:
         try:
             promotion = newest_promotion(folder.events())
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
-        except (InputError, OSError) as error:  # a history, an experiment, or an archive
+        except (InputError, OSError) as error:  # a history, experiment or archive can't be read
             said = prefixed("", error)
     return said
 
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
-    for _ in range(2):  # to tell the server, and to note that it serves it
-        others = (neighbour(other) for other in folders if other is not folder)  # a rollback asks for none of them
+    for _ in range(2):  # the first call changes the server, the second records the change
+        others = (neighbour(other) for other in folders if other is not folder)  # lazy: a rollback reads none of them
         standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing
 
 
 def neighbour(folder: ExperimentFolder) -> Neighbour:
-    """An experiment on this machine, as one that may need the same server."""
+    """Describe a local experiment that may need the same server."""
     experiment, found = state_of(folder)
-    by_hand = experiment.ramp is None and not folder.events()  # the router reads the file itself
+    by_hand = experiment.ramp is None and not folder.events()  # the router reads the experiment file directly
     serving = experiment if by_hand else folder.last_in_force() or experiment
     goes_on = experiment.enabled if by_hand else found.phase in STAGES
     return Neighbour(serving, over=not goes_on, before=replaced_by(folder.events()))

@@ -1,14 +1,14 @@
-"""Moves and the kill switch, as people request them: by a command on a laptop, in an object on a cluster.
+"""Makes moves and applies the kill switch at people's request: a command on a laptop, an object on a cluster.
 
     make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: findings)
-    follow(resource, time.time(), findings)       # of an object: the kill switch, then its move
+    follow(resource, time.time(), findings)       # applies an object's kill switch, then its move
 
     kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
-    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
+    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'      # and why
     kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
 
-A kill switch in the ConfigMap counts, too. It stays on until the object has a reply: `enabled: false`, or another
-reason.
+A kill switch in the ConfigMap also works. It stays on until somebody acknowledges it in the object, by `enabled: false`
+or by a new reason.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from pipelines.experiments.resource import ExperimentResource
 
 
 class MoveRequest(StrictModel):
-    """A move that a person requests. It is handled once; to request the same again, give another reason."""
+    """A move that a person requests. Each request is handled once; to repeat a move, give another reason."""
 
     to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-    """A stage (from a draft, the first one too), or an end."""
+    """Target of the move: a stage, or an end. A stage also starts a draft."""
     challenger: Text | None = None
     """The challenger to promote; by default, the only one."""
     reason: Text
-    """The reason, for the history."""
+    """The reason, recorded in the history."""
     force: bool = False
-    """Of a promotion: also if no decision of the challenger is in the log, or the log can't be read."""
+    """Promote even if the log has no decision of the challenger, or can't be read."""
 
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
-            # A patch keeps what it does not name: a `force` that stays would promote at the next try.
+            # A merge patch keeps omitted fields, so a remaining `force` would apply to a later promotion.
             raise ValueError(messages.FORCE())
         return self
 
@@ -60,17 +60,17 @@ class LogNotRead(Exception):
 def make_move(
     store: ExperimentStore, move: MoveRequest, now: float, read_log: Callable[[], Findings | None]
 ) -> tuple[Experiment, Findings | None]:
-    """Make a move; returns the experiment in force from then on, and the findings of a promotion.
+    """Make a move; returns the active experiment after it and, for a promotion, the findings.
 
-    `read_log` is called for a promotion alone, and returns None while the log has not been read.
+    `read_log` is called only for a promotion, and returns None while the log has not been read.
 
     Raises:
         LogNotRead: The log has not been read yet.
-        IllegalEvent: It can't happen now, or nothing supports a promotion and `force` is not given.
+        IllegalEvent: The move is not allowed now, or a promotion has no evidence and `force` is not set.
     """
     challenger, findings = challenger_of(store, move), None
     if move.to == "promoted":
-        experiment, _ = state(store)  # before the log is read: whether it may be promoted now
+        experiment, _ = state(store)  # check that a promotion is allowed before reading the log
         asked = {"to": "promoted", "challenger": challenger, "by": "person", "reason": move.reason, "at": now}
         next_event(store.events(), experiment, "move", **asked)  # type: ignore[arg-type]
         findings = read_log()
@@ -87,7 +87,7 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """The challenger to promote; None: it is no promotion, or one of several challengers that is not named."""
+    """Return the challenger to promote; None: the move is no promotion, or names none of several challengers."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
@@ -95,21 +95,21 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
 
 
 def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
-    """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
+    """Apply the kill switch of the spec or of the ConfigMap, then a move that was not handled yet.
 
-    Raises as `state`, while the kill switch still works; and Conflict: the object has changed meanwhile.
+    Raises the errors of `state`, after the kill switch has been applied. Conflict: the object has changed concurrently.
 
     Args:
-        findings: The newest findings in its log; None: it has not been read yet.
+        findings: The newest findings in the experiment's log; None: the log has not been read yet.
 
     Returns:
-        Why the newest move was not made, HELD or REFUSED; None: it was.
+        Why the newest move was not made (HELD or REFUSED); None: there is no such move.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    if off:  # before the history: that may be full, or be more than can be written now
+    if off:  # before writing the history, which may fail, because it is full, for example
         resource.switch_off()
     try:
         _, found = state(resource)
@@ -127,7 +127,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
 
 
 def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
-    """Kill switch and rollback of what is in force, with a spec that can't be used."""
+    """Apply the kill switch and a rollback to the active experiment although the spec is invalid."""
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
         act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
@@ -161,7 +161,7 @@ def _move(resource: ExperimentResource, now: float, findings: Findings | None) -
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
-    """Whether it is an older move: a file that has it may be applied again, after other moves."""
+    """Return whether the same move was made before: a manifest with an old move may be applied again later."""
     return any(
         (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
         for event in resource.events()

@@ -1,13 +1,13 @@
-"""An experiment on a cluster: a custom resource with its history in the status, and a ConfigMap with what is in force.
+"""Stores an experiment on a cluster: an object with the history in its status, and a ConfigMap of active experiments.
 
     resource = ExperimentResource.read(api, "spring")
     follow(resource, now, findings)              # kill switch and moves (pipelines.experiments.moves)
     next_step(resource, read_evidence, now)      # the ramp (pipelines.experiments.controller)
 
-Each event is written on condition that the object has not changed: of two operators, the second is refused by the API
-server, reads again, and finds the event. The ConfigMap follows from spec and history, so the next operator after a
-crash writes the same. It is read *before* the object and written on condition that it has not changed: what follows
-from an older state of the object can't replace what follows from a newer one, such as a kill switch.
+Writes use optimistic locking. If two operators write an event, the API server refuses the second write; that operator
+reads the object again and finds the event. The active experiment follows from spec and history, so after a crash the
+next operator writes the same ConfigMap. The ConfigMap is read *before* the object, and written only if it has not
+changed since. Therefore, a result of an older object can't overwrite that of a newer one, such as a kill switch.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from pipelines.experiments.handover import Neighbour
 from serving.kubernetes_api import Object
 
 BY_HAND = "offByHand"
-"""Of the status, while somebody has switched it off in the ConfigMap: the reason that stood in the object then."""
-_LONGEST_REASON = 1_000  # characters, as of a move
+"""Status field while the experiment is switched off in the ConfigMap: the object's reason annotation at that time."""
+_LONGEST_REASON = 1_000  # characters; the limit of a move's reason
 _BY = {"ramp": "the ramp", "person": "a person"}
 
 
 class NotItsTurn(ExperimentError):
-    """The routers serve another experiment on the same users and campaigns."""
+    """Another experiment on the same users and campaigns is active."""
 
 
 class ExperimentResource:
-    """One object, as it was read.
+    """An Experiment object, as it was read; an `ExperimentStore`.
 
     Args:
-        config_map: Read before the object; None: there was none.
-        dataset: The data set's description, which the spec must fit; None: it is not checked.
+        config_map: ConfigMap of active experiments, read before the object; None: there was none.
+        dataset: The data set's description, which the spec must fit; None: the spec is not checked against it.
 
     Attributes:
-        found: The object, as it is since the last write.
-        moved: Digest of the move that is being handled: it is written with the event that it causes.
+        found: The object after the last write.
+        moved: Digest of the move that is being handled. It is written together with the resulting event.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class ExperimentResource:
 
     @classmethod
     def read(cls, api: ClusterApi, name: str, dataset: DatasetSpec | None = None) -> ExperimentResource | None:
-        """The object as it is now; None: there is none."""
+        """Read an object; None: there is none with this name."""
         config_map = api.in_force()
         found = api.experiment(name)
         return None if found is None else cls(api, config_map, found, dataset)
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """Status that the operator wrote."""
+        """The object's status, written by the operator."""
         return self.found.get("status") or {}
 
     @cached_property
@@ -82,7 +82,7 @@ class ExperimentResource:
         return self._api.entries(self._config_map)
 
     def definition(self) -> Experiment:
-        """The spec as an experiment. ExperimentError: it can't be used, or not now."""
+        """Parse and check the spec. ExperimentError: it is invalid, or conflicts with another active experiment."""
         experiment = self.written()
         if self._dataset is not None:
             experiment.check(self._dataset)
@@ -90,16 +90,16 @@ class ExperimentResource:
         return experiment
 
     def written(self) -> Experiment:
-        """The spec as an experiment, also if it is not its turn. ExperimentError: it is no experiment."""
+        """Parse the spec without checking for conflicts with other experiments. ExperimentError: it is invalid."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
         return Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
 
     def switched_off(self) -> bool:
-        """Whether the spec has `enabled: false`, also if nothing else of it can be used."""
+        """Return whether the spec has `enabled: false`, even if it is invalid otherwise."""
         return self.spec.get("enabled") is False
 
     def _check_turn(self, experiment: Experiment) -> None:
-        """Refuse a second experiment on the same users and campaigns, and one that reverts another one's promotion."""
+        """Refuse an experiment that shares users and campaigns with another, or that reverts another's promotion."""
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(messages.NOT_OVER(conflict=reason, other=other.name))
@@ -107,9 +107,9 @@ class ExperimentResource:
                 raise ExperimentError(would_revert(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
-        """Other experiments on the same requests, each with the conflict in words."""
+        """Yield the other experiments on the same requests, each with the conflict in words."""
         others = [name for name in self._entries if name != self.name]
-        if self.status.get("phase") not in STAGES:  # the ConfigMap may be gone
+        if self.status.get("phase") not in STAGES:  # the ConfigMap may be missing, so read the objects as well
             begun = (one for one in self._api.experiments() if (one.get("status") or {}).get("phase") in STAGES)
             others += [name for one in begun if (name := str(one["metadata"]["name"])) not in (self.name, *others)]
         for name in others:
@@ -118,39 +118,39 @@ class ExperimentResource:
                 yield ExperimentResource(self._api, None, found), reason
 
     def _conflict(self, name: str, experiment: Experiment) -> Message | None:
-        """Reason why another one can't be in force at the same time; None: it can."""
+        """Return the reason why another experiment can't be active at the same time; None: it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
-        if their is None and (found := self._api.experiment(name)) is not None:  # broken, or gone, in the ConfigMap
+        if their is None and (found := self._api.experiment(name)) is not None:  # unreadable or absent in the ConfigMap
             with contextlib.suppress(ExperimentError):
                 their = ExperimentResource(self._api, None, found).written()
         return messages.IN_ITS_WAY(name=name) if their is None else conflict(their, experiment)
 
     def events(self) -> list[Event]:
-        """The history in its status. HistoryError: it can't be read."""
+        """Read the history from the status. HistoryError: it can't be read."""
         return events_of(self.status.get("history") or (), "status.history: entry")
 
     def append(self, event: Event) -> None:
-        """Write an event into the history. Conflict: the object has changed."""
+        """Append an event to the history. Conflict: the object has changed since it was read."""
         fields = {} if self.moved is None else {"move": self.moved}
         history = [*(self.status.get("history") or ()), event.model_dump(mode="json")]
         self.write({"history": history, **fields})
 
     def write(self, status: Mapping[str, Any]) -> None:
-        """Write fields of the status. Conflict: the object has changed."""
+        """Write fields of the status. Conflict: the object has changed since it was read."""
         if all(self.status.get(name) == value for name, value in status.items()):
             return
-        # Replaced, not patched: a patch would leave out what is null, also inside of the history's events.
+        # Replace the status: a patch would drop null values, including those inside the history's events.
         merged = {name: value for name, value in {**self.status, **status}.items() if value is not None}
         self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
-        """The experiment of this object that routers read, if any."""
+        """Return this object's active experiment; None: there is none, or it can't be read."""
         entry = self._entries.get(self.name)
         return None if entry is None else entry.experiment
 
     def others_in_force(self) -> Iterator[Neighbour]:
-        """The experiments of other objects that routers read."""
+        """Yield the active experiments of other objects."""
         for name, entry in self._entries.items():
             if name != self.name and (serving := entry.experiment) is not None:
                 found = self._api.experiment(name) or {"metadata": {"name": name}}
@@ -158,14 +158,15 @@ class ExperimentResource:
                 goes_on = serving.enabled or other.status.get("phase") in STAGES
                 try:
                     before = replaced_by(other.events())
-                except HistoryError:  # perhaps it has promoted something
+                except HistoryError:  # the unreadable history may contain a promotion
                     before = serving.arm(INCUMBENT).url
                 yield Neighbour(serving, over=not goes_on, before=before)
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Send an experiment to the routers, unless a person has just switched it off in the ConfigMap.
+        """Make an experiment the active one, unless a person has just switched it off in the ConfigMap.
 
-        One that is over takes no other's place. Conflict: the ConfigMap has changed since it was read.
+        Conflicting experiments are removed from the ConfigMap, but an ended experiment does not replace a live one.
+        Conflict: the ConfigMap has changed since it was read.
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
@@ -178,7 +179,7 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def switch_off(self) -> None:
-        """Take the routers off an experiment of which something is in force, whether or not it can be read.
+        """Switch off the active experiment, even if its text can't be read.
 
         Conflict: the ConfigMap has changed since it was read.
         """
@@ -186,41 +187,41 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def is_followed(self) -> bool:
-        """Whether the operator has followed this spec, with the same reason for a kill by hand."""
+        """Return whether the operator has handled this spec and, after a kill in the ConfigMap, the current reason."""
         accepted = (one for one in self.status.get("conditions") or () if one["type"] == "Accepted")
         followed = any(one.get("observedGeneration") == self.generation for one in accepted)
         return followed and self.status.get(BY_HAND) in (None, self._reason())
 
     def is_edited(self) -> bool:
-        """Whether routers read an edit of the ConfigMap by hand."""
+        """Return whether the experiment was edited manually in the ConfigMap."""
         entry = self._entries.get(self.name)
         return entry is not None and entry.edited
 
     def switched_off_by_hand(self) -> bool:
-        """Whether the kill switch in the ConfigMap was used by hand and the object has no reply to it yet.
+        """Return whether a person used the kill switch in the ConfigMap, without an acknowledgement in the object.
 
-        A reply is `enabled: false`, or a new reason. Any other change is none.
+        Only `enabled: false` or a new reason in the object acknowledges the kill.
         """
         kept = self.status.get(BY_HAND)
         if kept is not None and self.spec.get("enabled") and kept == self._reason():
             return True
         entry = self._entries.get(self.name)
         if entry is None or "observedGeneration" not in self.status or self.status.get("phase") not in STAGES:
-            return False  # in a new one, nothing was switched off since
+            return False  # new or not running: there was nothing to switch off
         return entry.switched_off and entry.edited
 
     def keep_switch(self, by_hand: bool) -> None:
-        """Keep in the status that the kill switch in the ConfigMap was used, or that this is over."""
+        """Record in the status that the kill switch in the ConfigMap was used, or remove this record."""
         if by_hand != (BY_HAND in self.status):
             self.write({BY_HAND: self._reason() if by_hand else None})
 
     def switch_reason(self) -> str:
-        """Reason for the use of the kill switch: the annotation `REASON`, or else the action.
+        """Return the reason for using the kill switch: the annotation `REASON` if it is new, else the action.
 
-        A patch keeps an annotation that it does not name, so a reason counts once.
+        A merge patch keeps omitted annotations, so an old reason does not count again.
         """
         if BY_HAND in self.status:
-            return "somebody has switched it off in the ConfigMap"
+            return "switched off in the ConfigMap by a person"
         said = self._reason()
         before = {event.reason for event in self.events() if event.kind in ("kill", "resume")}
         return said if said and said not in before else f"spec.enabled is {str(bool(self.spec.get('enabled'))).lower()}"
@@ -231,11 +232,11 @@ class ExperimentResource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Does nothing: the API server refuses a write if the object has changed since it was read."""
+        """Do nothing: the API server refuses a write if the object has changed since it was read."""
         yield
 
 
 def in_words(event: Event) -> str:
-    """An event with its author and reason, such as "5% by the ramp: 24 hours at shadow are over"."""
+    """Format an event with its author and reason, such as "5% by the ramp: 24 hours at shadow are over"."""
     who = f" {event.challenger}" if event.challenger is not None else ""
     return f"{event.to or event.kind}{who} by {_BY[event.by]}: {event.reason}"

@@ -1,10 +1,10 @@
-"""Takes experiments of files from stage to stage, as `mtorl experiment run` does, and keeps their documents.
+"""Runs the ramps of experiment files, for `mtorl experiment run`, and keeps their documents.
 
     with Runner(folders, tell) as runner:
         while not runner.advance():
             time.sleep(60)
 
-While it is open, an edit of a file is applied within two seconds, also while a large log is read for minutes.
+An edited file is applied within two seconds, even while reading a large log takes minutes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pipelines.experiments.evidence import findings_or_error, view_of
 from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
-"""Reports what has changed: the experiment's file, the step (None: a fault), in words."""
-_MENDABLE = (InputError, OSError)  # while it runs: a full disk, too
+"""Reports a change: the experiment's file, the step (None: a fault), and a description."""
+_MENDABLE = (InputError, OSError)  # faults that a person can repair while this runs, such as a full disk
 _EDITS_SECONDS = 1.0
 
 
 class Runner:
-    """Takes experiments of files through their stages; `tell` gets each move, and each new reason to wait."""
+    """Controller of experiment files; it calls `tell` with each move, and with each new reason to wait."""
 
     def __init__(self, folders: Sequence[ExperimentFolder], tell: Tell) -> None:
         self._folders = folders
@@ -47,7 +47,7 @@ class Runner:
         self._edits = threading.Thread(target=self._follow_edits, daemon=True, name="edits")
 
     def __enter__(self) -> Runner:
-        """Raise for a file that can't be used: later, it is only reported."""
+        """Apply all files. An invalid file raises an error here; after that, it is only reported."""
         for folder in self._ramps:
             apply_experiment(folder)
         self._edits.start()
@@ -59,11 +59,11 @@ class Runner:
 
     @property
     def views(self) -> Sequence[View]:
-        """The documents of the newest step."""
+        """Documents of the experiments after the newest step."""
         return list(self._views.values())
 
     def advance(self, strict: bool = False) -> bool:
-        """Take the next step of each experiment; returns whether all are over. `strict` raises what can't be read."""
+        """Take the next step of each experiment; returns whether all are over. `strict`: raise faults, don't report."""
         return all([self._advance(folder, strict) for folder in self._folders])
 
     def _advance(self, folder: ExperimentFolder, strict: bool) -> bool:
@@ -89,10 +89,10 @@ class Runner:
             if strict:
                 raise
             words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
-        with suppress(*_MENDABLE):  # nothing can be shown, or the disk is full
+        with suppress(*_MENDABLE):  # there may be nothing to show, or the disk may be full
             self._views[folder.name] = view_of(folder, now, findings=findings)
         kind = re.sub(r"[\d.,+-]+", "", words)
-        if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a figure that has grown is no news
+        if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a changed figure is not reported
             self._tell(folder.name, step, words)
             self._kinds[folder.name] = kind
         return over
@@ -100,5 +100,5 @@ class Runner:
     def _follow_edits(self) -> None:
         while not self._closed.wait(_EDITS_SECONDS):
             for folder in self._ramps:
-                with suppress(*_MENDABLE):  # `advance` reports it
+                with suppress(*_MENDABLE):  # `advance` reports the fault
                     apply_experiment(folder)

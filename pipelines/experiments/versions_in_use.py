@@ -1,8 +1,8 @@
-"""Finds which versions of a registry are in use: by the lake, this machine's servers, a cluster, experiments.
+"""Finds the registry versions in use, from the lake, the local servers, a cluster and experiments.
 
 in_use = VersionsInUse(Path("runs/latest/registry"))
-needs = in_use.needs()          # reasons by version
-in_use.sources                  # places that were read; empty: it is unknown which versions serve
+needs = in_use.needs()          # uses by version
+in_use.sources                  # sources that were read; empty: it is unknown which versions serve
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,19 @@ RUN_REGISTRY, VOLUME_REGISTRY = Path("runs/latest/registry"), Path("/mnt/mtorl/r
 
 
 def default_registry() -> Path:
-    """The registry of the newest run here, or else that of the volume."""
+    """Return the registry of the newest local run or, if there is none, of the data volume."""
     return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
 
 
 class VersionsInUse:
-    """A registry and what uses it: by default, what lies next to it in a run's folder or on the data volume.
+    """A registry and the sources that show which of its versions are in use.
 
-    OSError: we run in a pod, and the API server does not list what serves.
+    By default, the lake and the state folder are those next to the registry, in a run's folder or on the data volume.
+    OSError: this process runs in a pod, and the API server does not list the InferenceServices.
 
     Args:
-        services: InferenceServices of a cluster; None: those of our namespace, if we run in a pod.
-        experiments: Those in force on that cluster.
+        services: InferenceServices of a cluster; None: those of the pod's namespace, if this process runs in a pod.
+        experiments: Active experiments of that cluster.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class VersionsInUse:
 
     @property
     def sources(self) -> list[str]:
-        """The places that show which versions serve; empty: none."""
+        """Descriptions of the sources that show which versions serve; empty: there are none."""
         found = [f"the decisions in the lake {self._lake}"] if self._in_log else []
         found += [f"the servers of {self._state}"] if self._state is not None and self._run is not None else []
         return found + (["the cluster"] if self._services is not None else [])
 
     def needs(self) -> Needs:
-        """All known uses of versions. InputError or OSError: something can't be read."""
+        """Collect all known uses of versions. InputError or OSError: a source can't be read."""
         needs = Needs(self._in_log, self._experiments)
         for use in versions_of(self._services or ()):
             needs.add(*use)
@@ -84,7 +85,7 @@ def _add_local(needs: Needs, state: Path, run: Path) -> None:
     for path in sorted((state / "models").glob("*.json")):
         mark = load_yaml(Mark, path, "the mark of a promotion", InputError)
         for version in (mark.before, mark.after):
-            needs.add(version, f"a rollback of {path.stem} on this machine goes back to it")
+            needs.add(version, f"a local rollback of {path.stem} would restore it")
     for folder in experiments_of(state):
         for experiment in (folder.last_in_force(), folder.definition() if folder.file.exists() else None):
             for arm in () if experiment is None else experiment.arms:
@@ -92,14 +93,14 @@ def _add_local(needs: Needs, state: Path, run: Path) -> None:
         if (promotion := newest_promotion(folder.events())) is not None:
             for answer in (promotion.event.replaced, promotion.event.incumbent):
                 digest = str((answer or {}).get("model_digest") or "")
-                needs.add(digest, f"the promotion in {folder.file} was about it")
+                needs.add(digest, f"the promotion in {folder.file} involved it")
 
 
 def experiments_of(state: Path) -> list[ExperimentFolder]:
-    """The experiments that the router of `mtorl serve` reads, by the folder of its state."""
+    """Return the experiments that the router of `mtorl serve` reads; `state` is the router's state folder."""
     found = []
     for target in (file.resolve() for file in read_by_router(state) if file.exists()):
         in_force = target.name == "experiment.yaml" and (target.parent / "router.yaml").exists()
-        own = target.parent if in_force else target.with_suffix("")  # as `mtorl serve` calls the folder by default
+        own = target.parent if in_force else target.with_suffix("")  # the default state folder of `mtorl serve`
         found.append(ExperimentFolder.of(own.with_suffix(".yaml") if in_force else target, own))
     return found

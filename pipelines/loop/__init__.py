@@ -1,7 +1,7 @@
-"""The whole loop on one machine: train, gate, serve, decide, learn the outcome, judge, watch.
+"""Runs the whole loop on one machine: training, gate, serving, experiment, verdict and monitoring.
 
-Reading order: `config.py` (settings), `run.py` (the order of stages), `run_folder.py` (their outputs; resuming),
-`online.py` (the experiment that is served), `ramp.py` (its stages), `traffic_sources.py` (users), `traffic.py` (the
-load driver), `simulated_lift.py` (the true effect), `monitored_days.py` (the monitor's checks), `summary.py`
+Reading order: `config.py` (settings), `run.py` (stages of a run), `run_folder.py` (outputs of the stages; resuming),
+`online.py` (the served experiment), `ramp.py` (the experiment's stages), `traffic_sources.py` (users), `traffic.py`
+(the load driver), `simulated_lift.py` (the true effect), `monitored_days.py` (the monitor's checks), `summary.py`
 (summary.json).
 """

@@ -9,9 +9,9 @@ from mtorl.policy.exploration import EXPLORE
 from serving.local.stack import Runtime
 
 STAGES_BEFORE = 2
-"""Stages of the experiment before its last one, in which half of the users get the challenger."""
+"""Number of the experiment's stages before the last one. At the last stage, half of the users get the challenger."""
 DAYS_EACH = 2
-"""Days of live traffic for the monitor, and of shifted traffic: a column that is too far away on both has moved."""
+"""Days of live traffic, and of shifted traffic, for the monitor: a column drifts if it is off on two days in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +19,16 @@ class LoopConfig:
     """Settings of one run of the loop; the command checks their ranges.
 
     Attributes:
-        data: Raw log; empty runs the simulator.
-        dataset: Name of a built-in data set description, or the path of a YAML.
-        own_decisions: Lake whose decisions are added to the log; empty for none.
-        bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
-        users: Users to simulate (0 for 6,000), or the most to keep of a log (0 keeps all).
-        epochs: The most; early stopping may need fewer.
-        budget_share: Budget of each arm as a share of what always exposing would cost; sets the price of the budget.
+        data: Raw log; empty: the simulator.
+        dataset: Name of a built-in data set description, or the path of a YAML file.
+        own_decisions: Lake whose decisions are added to the log; empty: none.
+        bad_rows: "fail" stops if a row is faulty; "quarantine" sets faulty rows aside and continues.
+        users: Users to simulate (0: 6,000), or the maximum number to keep from a log (0: all).
+        epochs: Maximum epochs; early stopping may need fewer.
+        budget_share: Budget of each arm as a share of the cost of exposing always; sets the price of the budget.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
-        rounds: Opportunities per user at the experiment's last stage; in a replay on average.
-        explore: Share of the decisions that both arms leave to chance. A replay, which teaches nothing new, has none.
+        rounds: Opportunities per user at the experiment's last stage; in a replay, the average.
+        explore: Share of both arms' decisions made at random. A replay ignores it, because it yields no new data.
     """
 
     data: str = ""
@@ -47,12 +47,12 @@ class LoopConfig:
 
     @property
     def source(self) -> str:
-        """The log as the pipeline's steps name it, which run in folders of their own."""
+        """The log as an absolute path, URI or data set name, because steps run in other working folders."""
         if not self.data:
             return SIMULATOR
         return self.data if is_remote(self.data) else str(Path(self.data).resolve())
 
     @property
     def turns(self) -> int:
-        """Opportunities per user: `rounds`, and one at each stage before the last one."""
+        """Opportunities per user: `rounds` at the last stage, and one at each earlier stage."""
         return STAGES_BEFORE + self.rounds

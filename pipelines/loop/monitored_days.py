@@ -1,11 +1,11 @@
-"""Runs the monitor's checks of a run: of two days of live traffic, then of two days in a shifted context.
+"""Runs the monitor on a run: first on two days of live traffic, then on two days with a shifted context.
 
     found = check_days(trained, served)
     found["clean"].word, found["shifted"].retrain        # "fine", and the request for a training after the shift
 
-The monitor judges past days, and a run takes minutes. So the run's decisions get other dates: half of the users of the
-live traffic come on each of two days, and each user's two shifted opportunities are a day apart. All else in the
-records stays as the router wrote it. The state is kept for `mtorl monitor status`.
+The monitor judges past days, but a run takes minutes. Therefore, the run's decisions get other dates: each of the first
+two days has half of the users of the live traffic, and each user's two shifted opportunities are a day apart. The
+records do not change otherwise. The state is kept for `mtorl monitor status`.
 """
 
 import tempfile
@@ -29,14 +29,14 @@ from pipelines.loop.run_folder import LAKE
 from pipelines.loop.traffic import Traffic
 
 STATE_FOLDER = "monitor"
-"""In a run's folder."""
+"""Folder of the monitor's state in a run's folder."""
 _DAY = timedelta(days=1)
 
 
 def check_days(trained: Trained, served: Served) -> dict[str, State]:
-    """Let the monitor check the live traffic, then the shifted traffic; returns its state after each, by traffic."""
+    """Check the live traffic, then the shifted traffic; returns the monitor's state after "clean" and "shifted"."""
     folder, artifact = trained.folder / STATE_FOLDER, trained.folder / "artifacts" / "challenger"
-    remove(folder)  # of a run that was interrupted here
+    remove(folder)  # left over if the run was interrupted here
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first_day = midnight - 2 * DAYS_EACH * _DAY
     with tempfile.TemporaryDirectory(dir=trained.folder) as log:
@@ -50,11 +50,11 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
 
 
 def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Lake) -> None:
-    """Copy the decisions of both traffics, and their outcomes, from one lake to another, with other dates.
+    """Copy the decisions and outcomes of both traffics from one lake to another, with new dates.
 
-    They become those of the days from `first_day`, a midnight in UTC, on.
+    The dates are consecutive days from `first_day`, a midnight in UTC.
     """
-    noon = timedelta(hours=12)  # the last hours of each day are looked at until an hour after its end
+    noon = timedelta(hours=12)  # far from midnight: the monitor reads until an hour after a day's end
     kinds: tuple[Kind, ...] = ("decision", "outcome")
     with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:
         db.execute("CREATE TABLE moved (decision_id VARCHAR, moved_by INTERVAL)")
@@ -84,10 +84,10 @@ def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: dateti
 
 
 def figures_of(run: Path, state: State) -> dict[str, Any]:
-    """A state in figures for summary.json, with the pages by Evidently of its newest days."""
-    why = NotJudged(reason="no_decisions", text="no decision was taken")  # by then: no day is over in the log
+    """Convert a monitor state to figures for summary.json, with Evidently's pages of its newest days."""
+    why = NotJudged(reason="no_decisions", text="no decision was taken")  # used if the log has no complete day
     group = state.groups.get(COLUMNS, Group(end=state.checked, not_judged=why))
-    assert group.end is not None  # also of a day that could not be judged
+    assert group.end is not None  # set even for a day that could not be judged
     ends = [group.end - before * _DAY for before in reversed(range(DAYS_EACH))]
     pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]
     return {

@@ -1,6 +1,6 @@
-"""Runs the online part of the loop: an experiment of both arms, on users that neither was trained on.
+"""Runs the online part of the loop: an experiment with both arms, on users outside both training sets.
 
-It begins as a draft and goes through its stages while the traffic flows (`ramp.py`).
+The experiment begins as a draft and moves through its stages while traffic arrives (`ramp.py`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from serving.local.ports import port_to_keep
 if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
-_AFTER_PROMOTION = 100  # users who send requests once more
-_SHIFTED = 500  # users who come in a shifted context
+_AFTER_PROMOTION = 100  # users with one more request after a promotion
+_SHIFTED = 500  # users in the traffic with a shifted context
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
 
@@ -73,24 +73,24 @@ class Trained:
 
     @property
     def replays(self) -> bool:
-        """Whether traffic is a replay of the log: only the simulator can answer what the log does not hold."""
+        """Whether the traffic is a replay: only the simulator knows the outcomes of actions that were not logged."""
         return bool(self.config.data)
 
     @property
     def explored(self) -> float:
-        """Share of the decisions that both arms leave to chance."""
+        """Share of both arms' decisions made at random."""
         return 0.0 if self.replays else self.config.explore
 
     @cached_property
     def held_out_users(self) -> list[str]:
-        """Users that were never trained on."""
+        """Users outside the training and validation sets."""
         users = self.log["user_id"].drop_duplicates()
         return sorted(users[split_of(users) == "test"])
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Users who come online, the touchpoint log before they do, and their market (None for a replay)."""
+    """Users of the online part, the touchpoint log before it, and the simulated market (None for a replay)."""
 
     source: TrafficSource
     log_before: pd.DataFrame
@@ -98,7 +98,7 @@ class Audience:
 
     @classmethod
     def of(cls, trained: Trained) -> Audience:
-        """Take the held-out users of a run. InputError: so few of them are in the log that chance replays none."""
+        """Create the audience from a run's held-out users. InputError: there are so few that the replay drew none."""
         return cls._replayed(trained) if trained.replays else cls._simulated(trained)
 
     @classmethod
@@ -110,7 +110,7 @@ class Audience:
 
     @property
     def opportunities(self) -> int:
-        """Opportunities of all users together."""
+        """Total number of opportunities."""
         return sum(self.source.opportunities.values())
 
     @classmethod
@@ -119,35 +119,35 @@ class Audience:
         windows = WindowTable.load(trained.folder / "windows").rows
         has_window = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
         propensity = pd.Series(logged_propensity(windows, spec), index=has_window)
-        # Without what the windows leave out: the rest of a user who is taken for a bot.
+        # Drop touchpoints without a window: windows leave out most touchpoints of users classified as bots.
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
         users = trained.held_out_users
         source, log_before = ReplayedTraffic.from_log(log, propensity, users, config.turns, spec, config.seed)
         if not source.opportunities:
             raise InputError(
-                f"{config.data}: none of the touchpoints of {len(users)} held-out users was drawn for the replay; "
-                "use a log of more users, or more --rounds"
+                f"{config.data}: no touchpoint of {len(users)} held-out users was drawn for the replay. Use a log with "
+                "more users, or increase --rounds"
             )
         return cls(source, log_before, None)
 
 
 _HEAD = """\
-# The experiment of this run. Days go by in seconds here, so its stages take no hours, and a decision counts at once.
-# With real traffic, a stage takes days (`hours`), and `outcome_hours` is as long as outcomes take. The commands of
-# `mtorl experiment` take this file; the applied version and the history are in serving/.
+# The experiment of this run. A run takes minutes, so its stages have no minimum hours, and decisions count at once.
+# With real traffic, a stage takes days (`hours`), and `outcome_hours` is the time until outcomes are known. Use this
+# file with the commands of `mtorl experiment`; the applied version and the history are in serving/.
 """
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The experiment of a run: both arms, each with its users' part of one budget.
+    """Settings of a run's experiment, which splits one budget between both arms in proportion to their users.
 
     Attributes:
         budget: Currency units per decision, the same for both arms.
-        limit: Currency units of both arms together, which the ledger never exceeds.
+        limit: Total budget of both arms in currency units, which the ledger never exceeds.
         mean_cost: Mean cost of a logged exposure, currency units.
-        price: Gain of the log per currency unit: the price that pacing begins with.
+        price: Gain per currency unit in the log, the initial price of the pacing.
     """
 
     budget: float
@@ -157,12 +157,13 @@ class Experiment:
 
     @classmethod
     def of(cls, trained: Trained, audience: Audience) -> Experiment:
-        """Give both arms a share of what always exposing would cost."""
+        """Set the budget to a share of the cost of exposing always."""
         config, log = trained.config, trained.log
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
-        # A replay knows the cost of matched exposures only, and an arm that agrees more with the log would run dry
-        # sooner: there the ledger's limit never binds, and the verdict thins an arm that would spend over the budget.
+        # A replay knows only the costs of exposures that match the log, so an arm that agrees more often with the log
+        # would exhaust its budget sooner. In a replay, the ledger's limit therefore never binds. Instead, the verdict
+        # thins an arm that would exceed the budget.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
@@ -170,7 +171,7 @@ class Experiment:
 
     def write(self, trained: Trained, audience: Audience) -> None:
         """Write the experiment file, ``serving.yaml`` in the run's folder, and apply its draft."""
-        # Days go by in seconds here, so the clock of the pacing is the number of opportunities.
+        # A run takes minutes, so pacing counts opportunities instead of hours.
         pacing = None if trained.replays else {"price": self.price, "opportunities": audience.opportunities}
         margin = round(0.25 * self.mean_cost, 6)
         users = len(audience.source.opportunities)
@@ -193,7 +194,7 @@ class Experiment:
                 "primary": "gain_per_decision",
                 "secondary": ["exposure_ratio"],
                 "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": margin}],
-                "outcome_hours": None,  # the traffic is over when it is judged, and all of its outcomes are known
+                "outcome_hours": None,  # the verdict comes after the traffic, when all outcomes are known
             },
             "alpha": 0.05,
             "min_runtime_hours": 0,
@@ -204,7 +205,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Served:
-    """Traffic of a run: the experiment's own, a shifted context, and a burst after a promotion, if any."""
+    """Traffic of a run: the experiment's, traffic with a shifted context, and traffic after a promotion, if any."""
 
     clean: Traffic
     shifted: Traffic
@@ -212,34 +213,34 @@ class Served:
     ramp: RunRamp
 
     def to_json(self) -> dict[str, Any]:
-        """JSON for `from_json`."""
+        """Convert to JSON for `from_json`."""
         traffic = {name: _TRAFFIC.dump_python(getattr(self, name), mode="json") for name in _PARTS}
         return {**traffic, "waits": self.ramp.waits}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], run: Path) -> Served:
-        """The rehearsal of a run that was resumed later."""
+        """Restore the traffic of a resumed run from JSON."""
         ramp = RunRamp(experiment_of(run))
         ramp.waits = tuple(content["waits"])
         return cls(**{name: _TRAFFIC.validate_python(content[name]) for name in _PARTS}, ramp=ramp)
 
 
 def fill_store(trained: Trained, audience: Audience) -> None:
-    """Fill a run's online store with the users' history before they come online, as the nightly job would."""
+    """Fill a run's online store with the users' histories up to the online part, as the nightly job would."""
     from features.offline.store import define, materialize
     from mtorl.window.window import STATIC
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
-    define(features, trained.spec)  # the store of an interrupted rehearsal was set aside
+    define(features, trained.spec)  # `prepare` has moved the store of an interrupted rehearsal away
     if newcomers := users - set(audience.log_before["user_id"]):
-        # Static columns are known before a user's first touchpoint.
+        # New users have no touchpoints yet, but their static columns are known.
         materialize(features, trained.spec, data / LOG_FILE, users=newcomers, views=[STATIC])
     audience.log_before.to_parquet(data / "online.parquet", index=False)
     materialize(features, trained.spec, data / "online.parquet", users=users)
 
 
 def prepare(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> None:
-    """Fill the online store of a run and write its experiment: with the models, all that servers need."""
+    """Fill a run's online store and write its experiment. With the models, this is all that the servers need."""
     with times.step("materialise", "materialise online features"):
         if (trained.folder / "serving").exists():
             set_aside(trained.folder)
@@ -248,7 +249,7 @@ def prepare(trained: Trained, audience: Audience, experiment: Experiment, times:
 
 
 def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
-    """Start the servers of a run, take its experiment through its stages with all traffic, and stop them."""
+    """Start a run's servers, send all traffic while the experiment moves through its stages, and stop the servers."""
     from features.online.open_history import open_history
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
@@ -288,10 +289,10 @@ def _through_stages(
     budget: float | None,
     times: StepTimes,
 ) -> Traffic:
-    """Send the traffic in parts, and let the ramp step after each. `budget`: of a decision in a replay.
+    """Send the traffic in parts, with a step of the ramp after each. `budget`: per decision, for a replay only.
 
-    At the last stage the rest is sent before the next step. A step at any time would be right, too, but one that ends
-    the experiment early leaves an estimate of fewer users, and a run has no use for the time.
+    At the last stage, all remaining traffic is sent before the next step. An earlier step would be valid, but if it
+    ended the experiment, the estimate would rest on fewer users, and a run gains nothing from the time saved.
     """
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
     times(step, 0, total, "")
@@ -306,15 +307,14 @@ def _through_stages(
         ramp.step()
         if not ramp.waits:
             stack.wait_for_experiment()
-    if not ramp.over and not ramp.waits:  # the last move came after the last traffic
+    if not ramp.over and not ramp.waits:  # the ramp moved after the last part, so it needs another step
         ramp.step()
     times(step, total, total, f"stage {ramp.phase}, {traffic.note()}")
-    traffic.check(traffic.done)  # harm may have ended it
+    traffic.check(traffic.done)  # not `total`: harm may have stopped the traffic early
     return traffic
 
 
 def _reporting(times: StepTimes, step: Step, total: int, note: str = "") -> Callable[[Traffic], None]:
-    """Report each twentieth opportunity."""
 
     def on_done(traffic: Traffic) -> None:
         if traffic.done % 20 == 0:

@@ -1,10 +1,11 @@
-"""Takes the experiment of a run from its draft to its end, by the steps of `mtorl experiment run`.
+"""Moves a run's experiment through its stages, with the same steps as `mtorl experiment run`.
 
     ramp = RunRamp(experiment_of(run))
     ramp.start()                          # draft -> shadow
-    ramp.step()                           # after some traffic: the next stage, or the reasons to stay
+    ramp.step()                           # after some traffic: the next stage, or the reasons to wait
 
-Its file is `serving.yaml` in the run's folder, its state `serving/`, which the commands of `mtorl experiment` read.
+The experiment file is `serving.yaml` in the run's folder, and the state folder is `serving/`. The commands of
+`mtorl experiment` work with both.
 """
 
 import time
@@ -25,37 +26,37 @@ from pipelines.experiments.folder import ExperimentFolder
 
 FILE = "serving.yaml"
 _SMALL: tuple[Stage, ...] = ("5%", "25%")
-_FEWEST = 5  # users that a small stage should give a challenger
+_FEWEST = 5  # minimum expected users of the challenger at a small stage
 _LATENCY_SECONDS = 0.5
-"""The deadline of a laptop's router: load driver, router and models share its cores, so latencies say little there."""
+"""Latency limit, equal to the router's deadline: load driver, router and models share cores, so latencies are noisy."""
 
 
 def experiment_of(run: Path) -> ExperimentFolder:
-    """The experiment of a run."""
+    """Return the paths of a run's experiment."""
     return ExperimentFolder.of(run / FILE, dataset=run / "artifacts" / "challenger" / "dataset.yaml")
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Port of a run's models, by its file. ExperimentError: after an edit, its endpoints name no port, or several."""
+    """Return the port of a run's models. ExperimentError: the edited file has no port in its endpoints, or several."""
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
     if port is None or len(ports) > 1:
         named = ", ".join("none" if port is None else str(port) for port in ports) or "none"
         raise ExperimentError(
-            f"{folder.file}: the ports of its endpoints ({named}) do not say where the run's models are to answer; say "
-            f"it with: mtorl serve --run {folder.file.parent} --experiment {folder.file} --models-port PORT"
+            f"{folder.file}: its endpoints must have a single port, found {named}. Set the port of the run's models: "
+            f"mtorl serve --run {folder.file.parent} --experiment {folder.file} --models-port PORT"
         )
     return port
 
 
 def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
-    """A ramp that so many users, of whom `users_at_once` come at each early stage, pass within minutes."""
+    """Build a ramp that a run passes within minutes, for `users` in total, `users_at_once` at each early stage."""
     expected: dict[Stage, float] = {"shadow": users_at_once}
     if small := next((stage for stage in _SMALL if CHALLENGER_SHARE[stage] * users_at_once >= _FEWEST), None):
         expected[small] = CHALLENGER_SHARE[small] * users_at_once
     expected["50%"] = 0.5 * users
     return {
-        # Half of the expected users, since arrivals are random.
+        # Require half of the expected users, because the assignment is random.
         "stages": [
             {"stage": stage, "hours": 0, "users": max(1, round(number / 2))} for stage, number in expected.items()
         ],
@@ -66,42 +67,42 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
 
 @dataclass
 class RunRamp:
-    """Takes the experiment of a run through its stages; `waits` has the reasons of the last step to stay."""
+    """Controller of a run's experiment; `waits` has the reasons if the last step made no move."""
 
     folder: ExperimentFolder
     waits: tuple[str, ...] = field(default=(), init=False)
 
     @property
     def phase(self) -> Phase:
-        """Present phase of the experiment."""
+        """Current phase of the experiment."""
         return state(self.folder)[1].phase
 
     @property
     def at_last_stage(self) -> bool:
-        """Whether only a verdict is left to wait for."""
+        """Whether the experiment is at its last stage, which ends with a verdict."""
         ramp = self.folder.definition().ramp
         return ramp is not None and self.phase == ramp.stages[-1].stage
 
     @property
     def last_stage(self) -> Stage:
-        """The highest stage that it reached."""
+        """The highest stage that the experiment has reached."""
         reached = {event.to for event in self.folder.events()}
         return [stage for stage in STAGES if stage in reached][-1]
 
     @property
     def over(self) -> bool:
-        """Whether all users get one policy from now on."""
+        """Whether the experiment has ended, so that all users get the same policy."""
         return self.phase in OVER
 
     def start(self) -> None:
-        """Begin with the first stage."""
+        """Move from the draft to the first stage."""
         ramp = self.folder.definition().ramp
         assert ramp is not None, "a run's file has a ramp"
         first = ramp.stages[0].stage
         act(self.folder, "move", by="person", reason="the traffic of the run begins", at=time.time(), to=first)
 
     def step(self) -> None:
-        """Read the log, and take the next step, if there is one."""
+        """Read the log, and make the ramp's next move, if there is one."""
         now = time.time()
 
         def read_evidence(served: Experiment, since: float) -> Evidence | None:
@@ -111,7 +112,7 @@ class RunRamp:
         self.waits = step.reasons if isinstance(step, Hold) else ()
 
     def summary(self) -> dict[str, Any]:
-        """Phase and moves, for summary.json."""
+        """Return the phase and the moves, for summary.json."""
         experiment, events = self.folder.definition(), self.folder.events()
         return {
             "phase": state_of(events, experiment).phase,

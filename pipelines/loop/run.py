@@ -1,7 +1,7 @@
-"""A run of the loop: train, gate, serve, decide, learn the outcome, judge, watch, report.
+"""Runs the loop: training, gate, serving, experiment, verdict, monitoring and report.
 
-Every part is the one that runs on a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on
-KServe's ModelServer, the ledger and the decision log. Only the traffic is made here: by the simulator, or by replaying
+All parts are those of a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on KServe's
+ModelServer, the ledger and the decision log. Only the traffic is artificial: it comes from the simulator, or replays
 held-out users of a real log.
 """
 
@@ -31,10 +31,10 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
     """Run the loop; returns the run's folder, to which ``<root>/latest`` points.
 
     Args:
-        interrupted: A run to resume after its last finished stage, as `to_resume` finds it; None: a new one.
+        interrupted: A run from `to_resume`, which resumes after its last finished stage; None: start a new run.
 
     Raises:
-        InputError: The input can't be used; nothing but the quarantine file is left behind.
+        InputError: The input is invalid; only the quarantine file is kept.
         local.PipelineError: A step failed; the run's folder with its logs is kept.
     """
     run = interrupted or run_folder.new_run(config.root)
@@ -48,13 +48,12 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
         except BaseException as error:
             if run.exists() and run_folder.outputs_of(run, "begin"):
                 served = f"{run} can be served: mtorl serve --run {run}\n" if run_folder.can_be_served(run) else ""
-                error.add_note(f"{served}go on after the last finished stage: mtorl run --resume --root {config.root}")
+                error.add_note(f"{served}resume after the last finished stage: mtorl run --resume --root {config.root}")
             raise
     return run
 
 
 def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
-    """Take a run from its last finished stage to its end."""
     from monitoring.report import render
 
     def finished_with(stage: run_folder.Stage, outputs: dict[str, Any]) -> None:
@@ -75,7 +74,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
         finished_with("train", {"steps": results})
-        run_folder.point_latest(config.root, run)  # now, since a run that is killed does nothing at its end
+        run_folder.point_latest(config.root, run)  # now, because the run can be served even if it is killed later
         served = online.serve(trained, audience, experiment, times)
         finished_with("rehearse", {"served": served.to_json()})
     write_summary(_judge(trained, audience, experiment, served, steps, times))
@@ -86,7 +85,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
 
 @contextmanager
 def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
-    """Remove a run whose input can't be used, and name the file of its faulty rows."""
+    """If the block raises InputError, remove the run except its quarantine file, and name that file in the error."""
     from features.ingest.ingest import remedy
 
     try:
@@ -105,16 +104,16 @@ def _judge(
     steps: dict[str, local.StepResult],
     times: StepTimes,
 ) -> Finished:
-    """The verdict, the monitor's checks, the true difference, and what a training would learn."""
+    """Compute the verdict, the monitor's checks, the true lift, and the data that the next training would use."""
     from features.collect.training_log import learnable
 
     learned = simulated = None
     with times.step("next-night", "what the next night would learn"):
-        # A replay knows the outcome of an exposure only if the log has the same one: that teaches nothing new.
+        # A replay has outcomes only for exposures that are in the log, so it adds no data.
         if not trained.replays:
             spec = trained.spec.replace(outcome_hours=0.0)
             learned = learnable(trained.folder / run_folder.LAKE, spec, served.clean.until)
-    with ThreadPoolExecutor(1) as pool:  # the verdict's step is a process of its own
+    with ThreadPoolExecutor(1) as pool:  # in parallel with the verdict, which runs in a subprocess
         truth = pool.submit(_true_lift, trained, audience, experiment) if audience.simulator else None
         judged = _verdict(trained, experiment, served.clean, times)
         with times.step("monitor", "monitor: days of live traffic, days of shifted traffic"):
@@ -127,18 +126,18 @@ def _judge(
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
-    """Run the training pipeline and copy its outputs to plain places in the run's folder."""
+    """Run the training pipeline and copy its outputs to fixed paths in the run's folder."""
     root, own = run / "pipeline", config.own_decisions
-    local.end_steps_of(root)  # of a run that was killed
+    local.end_steps_of(root)  # left over if the run was killed
     names = ("source", "dataset", "bad_rows", "users", "seed", "epochs", "budget_share", "min_lift")
     arguments = {name: getattr(config, name) for name in names} | {
         "feature_repo": str(run / "features"),
-        "lake": "",  # nothing serves before a run
+        "lake": "",  # a new run has no lake of its own
         "own_decisions": own if "://" in own or not own else str(Path(own).resolve()),
         "registry": str(run / "registry"),
         "code_version": local.code_version(),
     }
-    pipeline = training.build(replace(LAPTOP, folder=str(root)))  # where an interrupted training keeps its checkpoint
+    pipeline = training.build(replace(LAPTOP, folder=str(root)))  # a training keeps its checkpoint there
     steps = local.run(pipeline, arguments, root, on_step, cache=root / "cache")
     for source, target in (
         (steps["ingest"].paths["log"], run / "data"),
@@ -156,7 +155,6 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
 
 
 def _true_lift(trained: online.Trained, audience: online.Audience, experiment: online.Experiment) -> dict[str, float]:
-    """The true effect in the simulator."""
     from serving.router.flow.features import FeastSource
 
     assert audience.simulator is not None, "a replay has no simulator"
@@ -176,7 +174,6 @@ def _true_lift(trained: online.Trained, audience: online.Audience, experiment: o
 def _verdict(
     trained: online.Trained, experiment: online.Experiment, traffic: Traffic, on_step: OnStep
 ) -> dict[str, local.StepResult]:
-    """Run the monitoring pipeline on the period of the experiment's own traffic."""
     run = trained.folder
     weights = run / "weights.parquet"
     if trained.replays:

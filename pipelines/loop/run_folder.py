@@ -1,12 +1,12 @@
-"""A run's folder, named after its start, with its finished stages, from which an interrupted run resumes.
+"""Manages a run's folder, named after the start time, and records finished stages, so that a run can resume.
 
     RUN/stages/begin.json       settings, and digests of the data
-    RUN/stages/train.json       after gate and store: `mtorl serve` needs nothing more
+    RUN/stages/train.json       training, gate and online store are finished: `mtorl serve` can serve the run
     RUN/stages/rehearse.json    results of the traffic
     RUN/stages/report.json      the run is finished
 
-Each file appears whole or not at all. Within the training, KFP's cache answers finished steps, and an unfinished
-training resumes from its checkpoint. A rehearsal begins again: its users come in the order of their journeys.
+Files are written atomically. Within the training stage, finished steps come from KFP's cache, and an unfinished
+training resumes from its checkpoint. An interrupted rehearsal starts again, because journeys can't resume halfway.
 """
 
 import datetime as dt
@@ -28,15 +28,15 @@ from pipelines.loop.config import LoopConfig
 
 Stage = Literal["begin", "train", "rehearse", "report"]
 QUARANTINE = Path("data", "quarantine.csv")
-"""Where a run keeps the faulty rows of its log."""
+"""File with the faulty rows of the log, in a run's folder."""
 LAKE = "lake"
-"""Folder in which a run keeps its decision log, as `serving.local.stack` does."""
+"""Folder of the decision log in a run's folder; the same name as in `serving.local.stack`."""
 _OF_REHEARSAL = {"rounds", "runtime"}
-"""Settings that may be others until the rehearsal is finished."""
+"""Settings that may change until the rehearsal is finished."""
 
 
 def new_run(root: Path) -> Path:
-    """Make a folder named after the present second; a second run of that second waits for the next."""
+    """Create a folder named after the current second. If it exists, wait for the next second."""
     root.mkdir(parents=True, exist_ok=True)
     while True:
         run = root.resolve() / dt.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -48,7 +48,7 @@ def new_run(root: Path) -> Path:
 
 
 def keep_only_quarantine(run: Path) -> Path | None:
-    """Remove a run whose input can't be used, all but the file of its faulty rows; returns that file."""
+    """Remove a run with invalid input, except its file of faulty rows; returns this file, or None if there is none."""
     made = next((path for path in run.glob("pipeline/*/ingest/quarantine") if path.stat().st_size), None)
     kept = run / QUARANTINE
     if made is not None:
@@ -66,7 +66,7 @@ def keep_only_quarantine(run: Path) -> Path | None:
 def set_aside(run: Path) -> None:
     """Move the state of an interrupted rehearsal to a folder such as ``interrupted-20261130-161500``.
 
-    It is kept: users may have been served from it since, with a log and a ledger.
+    The state is not deleted, because its log and ledger may contain decisions of real users from `mtorl serve`.
     """
     kept = run / f"interrupted-{dt.datetime.now():%Y%m%d-%H%M%S}"
     for path in (run / "serving", run / LAKE, run / "serving.yaml", *(run / "features").glob("online.db*")):
@@ -76,39 +76,39 @@ def set_aside(run: Path) -> None:
 
 
 def point_latest(root: Path, run: Path) -> None:
-    """Let ``<root>/latest`` point to a run, atomically."""
+    """Point the symlink ``<root>/latest`` to a run, atomically."""
     temporary = root / f".latest.{os.getpid()}"
     temporary.symlink_to(run.name)
     temporary.replace(root / "latest")
 
 
 def begin(run: Path, config: LoopConfig) -> None:
-    """Keep the settings and digests that a run begins with. InputError: there is no such log."""
+    """Record the settings of a run and the digests of its data. InputError: the log does not exist."""
     finish(run, "begin", {"settings": _settings(config), "data": _digests(config)})
 
 
 def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
-    """Mark a stage as finished, with what the next ones need of it."""
+    """Record a stage as finished, with the outputs `left` for the next stages."""
     with replacing(_file(run, stage), durable=True) as unfinished:
         unfinished.write_text(json.dumps(left))
 
 
 def outputs_of(run: Path, stage: Stage) -> dict[str, Any] | None:
-    """Outputs of a finished stage; None: it is not finished."""
+    """Return the outputs of a stage; None: the stage is not finished."""
     path = _file(run, stage)
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def can_be_served(run: Path) -> bool:
-    """Whether a run's training, store and experiment are there."""
+    """Return whether a run's training, online store and experiment are complete."""
     return _file(run, "train").exists()
 
 
 def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
-    """Find the newest run, and the settings that it resumes with.
+    """Find the newest run, and the settings for resuming it.
 
-    `asked` must be the settings of the run; of stages that are not finished, they may be others. InputError: there is
-    nothing to resume, or a finished stage had other settings or other data.
+    Settings in `asked` must equal those of the run, except settings of stages that are not finished. InputError: there
+    is no run to resume, or settings or data of a finished stage have changed.
     """
     runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
     if not runs:
@@ -120,7 +120,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     settings = begun["settings"]
     free = set() if _file(run, "rehearse").exists() else _OF_REHEARSAL
     differences = [
-        f"--{name.replace('_', '-')} was {settings[name]!r}, and is {value!r} now"
+        f"--{name.replace('_', '-')} was {settings[name]!r} and is now {value!r}"
         for name, value in asked.items()
         if value != settings[name] and name not in free
     ]
@@ -135,7 +135,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
 
 @contextmanager
 def at_work(run: Path, shared: bool = False) -> Iterator[None]:
-    """Lock a run's folder; `shared` lets others read it meanwhile. InputError: another process works there."""
+    """Lock a run's folder; `shared` allows other readers. InputError: another process is using the folder."""
     path = run / "stages" / ".lock"
     path.parent.mkdir(exist_ok=True)
     busy = InputError(f"{run}: a run or a server is at work there; wait for it, or stop it")
@@ -152,7 +152,7 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 
 def _digests(config: LoopConfig) -> dict[str, str]:
-    """Digests of all that a training reads, by a name for people."""
+    """Return digests of a training's inputs, by descriptive names."""
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 

@@ -1,4 +1,4 @@
-"""Computes the true effect: the simulator's own value of both policies, paced under the same budget."""
+"""Computes the true lift: the simulator's expected value of both policies, paced under the same budget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
 
 CLICK = Gain.of_spec("click")
-_UPDATES = 200  # of the price, as often as the router makes them
+_UPDATES = 200  # price updates in all, as many as the router makes
 
 Forecasts = Callable[[Online, int], Forecast]
-"""What a policy expects at the opportunities of a round, one a user."""
+"""Returns a policy's forecast for a round, with one opportunity per user."""
 
 GainAt = Callable[[Online, int, slice, float, Forecast], Floats]
-"""Gain by channel (N, C) for some users of a round, from the price of the moment and the forecast for these users."""
+"""Returns the gain by channel (N, C) for a slice of users in a round, from the current price and their forecast."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that can be played against the simulator; `explore` is the share of its decisions left to chance."""
+    """A policy to simulate; `explore` is the share of its decisions made at random."""
 
     forecasts: Forecasts
     params: PolicyParams
@@ -59,14 +59,14 @@ def play(
     gain: Gain = CLICK,
     newcomers: bool = False,
 ) -> Played:
-    """Serve users under a budget, as the router does: a price that follows the spend, and a ledger.
+    """Simulate a policy under a budget as the router applies it, with a price that follows the spend, and a hard cap.
 
     Args:
-        rounds: Number of opportunities of each user.
-        budget: The arm's money, in currency units per decision.
+        rounds: Number of opportunities per user.
+        budget: The arm's budget, in currency units per decision.
         price: Initial price of the budget, in units of gain per currency unit.
-        repetitions: Independent futures to average over; `seed` is of the first one.
-        newcomers: Whether the users come for the first time.
+        repetitions: Number of independent futures to average over; `seed` is the seed of the first one.
+        newcomers: Whether the users have no history.
     """
     decisions = rounds * len(users)
     grain = max(simulator.cost_cap.values())
@@ -88,7 +88,7 @@ def play(
                     expected = expected._replace(gain_BC=gain_NC)
                 made = decide(expected, policy.params, u_U[part], price_BC=now)
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
-                if policy.explore:  # any channel, exposed, as by scope "both" of `mtorl.policy.exploration`
+                if policy.explore:  # a uniform channel, always exposed: scope "both" of `mtorl.policy.exploration`
                     by_chance_N = (v_U[part] / policy.explore * len(CHANNELS)).astype(int)
                     wanted_N = np.where(v_U[part] < policy.explore, by_chance_N, wanted_N)
                 found = online.advance(round_index, wanted_N, plan.budget - spent[repetition], part)
@@ -113,10 +113,10 @@ def true_lift(
     seed: int,
     gain: Gain = CLICK,
 ) -> dict[str, float]:
-    """Value both arms on the same users with expected instead of drawn outcomes; parameters as of `play`.
+    """Compute both arms' values on the same users from expected outcomes; the parameters are those of `play`.
 
-    The lift is gain per decision, its error an upper bound: the sum of the variances leaves out that both arms meet the
-    same luck.
+    The lift is in gain per decision. Its error is an upper bound: the sum of the variances ignores that both arms share
+    the same random numbers.
     """
     everybody = list(users)
     played = {name: play(simulator, arm, everybody, rounds, seed, budget, price, 3, gain) for name, arm in arms.items()}
@@ -130,9 +130,9 @@ def true_lift(
 
 
 def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 0.0) -> Policy:
-    """An artifact's policy as the servers apply it, for many users at once and without the servers.
+    """Return an artifact's policy, which decides like the servers, but for many users at once and without servers.
 
-    `store` is the router's source of stored features, if the data set has any; the simulator knows the histories.
+    `store` is the router's source of stored features, if the data set has any. Histories come from the simulator.
     """
 
     def forecasts(online: Online, round_index: int) -> Forecast:
@@ -142,7 +142,7 @@ def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 
 
 
 def windows_of(online: Online, round_index: int, spec: DatasetSpec, store: FeatureSource | None = None) -> WindowBatch:
-    """The windows of all users in a round; `store` as of `policy_of`."""
+    """Build the windows of all users in a round; `store` as in `policy_of`."""
     rows = online.rows(round_index)
     stored: list[Any] = [{}] * len(rows)
     if spec.features:

@@ -23,12 +23,12 @@ from pipelines.loop.traffic import Traffic
 
 @dataclass(frozen=True)
 class Finished:
-    """A run at its end, with all seconds until now.
+    """Results of a run, with its durations in seconds.
 
     Attributes:
-        monitored: The monitor's state after the days of the "clean" traffic, and of the "shifted" traffic.
-        true_lift: The simulator's value of both arms; None for a real log.
-        learned: Amount of data that these decisions add to the next training; None for a replay.
+        monitored: The monitor's state after the "clean" traffic, and after the "shifted" traffic.
+        true_lift: The simulator's values of both arms; None for a real log.
+        learned: Amount of data that the run's decisions add to the next training; None for a replay.
     """
 
     trained: Trained
@@ -42,7 +42,7 @@ class Finished:
 
 
 def write_summary(run: Finished) -> None:
-    """Write summary.json, whole or not at all."""
+    """Write summary.json atomically."""
     with replacing(run.trained.folder / "summary.json") as unfinished:
         unfinished.write_text(json.dumps(summarise(run), indent=2, default=float) + "\n")
 
@@ -55,7 +55,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
     verdict = json.loads(run.steps["verdict"].paths["result"].read_text())
-    # The step knows the gain by its text alone, without units.
+    # The verdict's step gets the gain as text, without units, so add the units here.
     verdict |= units_in(verdict["metric"], verdict["units"], counted_gain(run.trained.spec))
     return {
         "schema_version": 1,
@@ -77,7 +77,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         },
         "serving": _serving(folder, run.served),
         "budget": _budget(folder, run.trained.replays),
-        # The stage that was reached: the file that the verdict reads has none.
+        # Add the stage from the ramp, because the file that the verdict reads has no stage.
         "experiment": {**verdict, "stage": run.served.ramp.last_stage, **(run.true_lift or {"true_lift": None})},
         "stages": {**run.served.ramp.summary(), "after_promotion": _after_promotion(folder, run.served)},
         "next_night": asdict(run.learned) if run.learned else None,
@@ -108,7 +108,7 @@ def _steps(run: Finished) -> dict[str, dict[str, Any]]:
 
 
 def _serving(run: Path, served: Served) -> dict[str, Any]:
-    """Decisions, fallbacks and latency of the experiment's traffic; errors and refusals of all traffic."""
+    """Return decisions, fallbacks and latency of the experiment's traffic, and errors and refusals of all traffic."""
     period = served.clean
     everything = [traffic for traffic in (served.clean, served.shifted, served.promoted) if traffic]
     (fallbacks,) = _decisions(run, period, "count(*) filter (fallback_reason is not null)")
@@ -125,7 +125,7 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
 
 
 def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
-    """Decisions by arm and model after the promotion; None: there was none."""
+    """Count decisions by arm and model after the promotion; None: there was no promotion."""
     if served.promoted is None:
         return None
     moves = served.ramp.folder.events()
@@ -141,7 +141,6 @@ def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
 
 
 def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int, ...]:
-    """Figures of the logged decisions in the time of some traffic."""
     with DecisionLog.of(run / LAKE).opened() as db:
         found: tuple[int, ...] | None = db.execute(
             f"SELECT {what} FROM decision_log WHERE event_time BETWEEN ? AND ?", [*values, period.since, period.until]
@@ -151,7 +150,7 @@ def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int
 
 
 def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
-    """Each arm's ledger; the share that was spent says something only where the limit is meant to bind."""
+    """Return each arm's balances. `spent_share` is None for a replay, whose limit never binds."""
     from mtorl.experiment.arm import ALL_ARMS
     from serving.ledger.sqlite_ledger import SqliteLedger
 

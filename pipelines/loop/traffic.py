@@ -1,6 +1,6 @@
-"""Sends a traffic source's opportunities to the router over HTTP, and reports their outcomes back.
+"""Sends a traffic source's opportunities to the router over HTTP, and reports the outcomes.
 
-As in production, an exposure goes into the user's online history with its outcomes, once they are reported.
+As in production, an exposure enters the user's online history together with its reported outcomes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import pandas as pd
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
 
-_TRIES = 5  # of a request that a busy router refuses with 429; the waits between them double
+_TRIES = 5  # attempts at a request that a busy router refuses with 429; the wait doubles each time
 _CONCURRENCY = 16  # requests in flight
 MOST_ERRORS = 0.01
-"""Share of the opportunities that may fail. Who failed is in no verdict, so more of them would bias it."""
+"""Share of opportunities that may fail. Failed ones are missing from the verdict, so a larger share would bias it."""
 
 
 class TrafficFailed(RuntimeError):
@@ -32,21 +32,21 @@ class TrafficFailed(RuntimeError):
 
 
 class _Refused(RuntimeError):
-    """The router was too busy for a request, after all retries."""
+    """The router refused a request with 429 after all retries."""
 
 
 @dataclass
 class Traffic:
-    """Requests of a traffic source, with the router's answers.
+    """Results of the requests of a traffic source.
 
     Attributes:
-        latencies: Seconds from sending a decision request to its answer, one per decision; of the last try.
+        latencies: Seconds between a decision request's last attempt and its answer, one value per decision.
         weights: Weight in the verdict by decision id.
-        errors: Requests that were not answered with 200, and touchpoints that no history took, as text.
-        refused: Opportunities whose decision the router refused with 429, after retries. They are no errors: a router
-            refuses before it knows the arm, so no comparison is biased.
-        since: Just before the first request, UTC.
-        until: Just after the last answer, UTC.
+        errors: Messages of requests without a 200 answer, and of touchpoints that the online history refused.
+        refused: Opportunities refused with 429 after retries. These are not errors: the router refuses before it
+            assigns an arm, so the comparison is not biased.
+        since: Time just before the first request, UTC.
+        until: Time just after the last answer, UTC.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -58,15 +58,15 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """Opportunities that are over, with any result."""
+        """Number of finished opportunities, with any result."""
         return len(self.latencies) + len(self.errors) + self.refused
 
     def note(self) -> str:
-        """Errors and refusals, in a few words."""
+        """Describe the number of errors and refusals."""
         return f"{len(self.errors)} errors" + (f", {self.refused:,} refused with 429" if self.refused else "")
 
     def check(self, opportunities: int) -> None:
-        """Raise TrafficFailed if more than `MOST_ERRORS` of them ended in an error, or all were refused."""
+        """Raise TrafficFailed if more than `MOST_ERRORS` of the opportunities failed, or all were refused."""
         if self.refused >= opportunities > 0:
             raise TrafficFailed(f"the router refused all of {opportunities:,} opportunities with 429, after retries")
         if len(self.errors) > MOST_ERRORS * opportunities:
@@ -74,30 +74,30 @@ class Traffic:
             raise TrafficFailed(f"{len(self.errors):,} of {opportunities:,} opportunities failed:\n{causes}")
 
     def weight_table(self) -> pd.DataFrame:
-        """Weights as a verdict reads them: `decision_id`, `weight`."""
+        """Return the weights as a table for the verdict, with columns `decision_id` and `weight`."""
         return pd.DataFrame({"decision_id": list(self.weights), "weight": list(self.weights.values())})
 
     def causes(self) -> Counter[str]:
-        """Number of errors of each kind: the texts without the user, and # for numbers other than HTTP's."""
+        """Count the errors by kind: their text without the user, with # for numbers other than HTTP statuses."""
         return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
 
 
 Turn = tuple[int, str]
-"""A user's opportunity: its number in the journey, from 0 on, and the user."""
+"""An opportunity: its number in the user's journey, starting at 0, and the user's id."""
 
 
 def in_order(source: TrafficSource) -> list[Turn]:
-    """All opportunities of a source in the order of sending: the first of each user, then the second ones."""
+    """List all opportunities in the order of sending: the first one of each user, then the second one, and so on."""
     most = max(source.opportunities.values(), default=0)
     return [(turn, user) for turn in range(most) for user, number in source.opportunities.items() if turn < number]
 
 
 def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
-    """The opportunities of a source in the parts after which the experiment takes a step; none is empty.
+    """Split a source's opportunities into non-empty parts. The experiment takes a step after each part.
 
-    Each of the `before` stages before the last one has one opportunity of every user who has more than so many: the
-    last stage decides, so it gets the only opportunities of the others. Then comes the rest, in the order of
-    `in_order`.
+    The first `before` parts are for the stages before the last one. Each has one opportunity of every user with more
+    than `before` opportunities. All opportunities of other users are kept for the last stage, which decides the
+    verdict. The remaining parts follow the order of `in_order`.
     """
     long = {user for user, number in source.opportunities.items() if number > before}
     early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]
@@ -108,7 +108,7 @@ def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
 
 @dataclass(frozen=True)
 class LoadDriver:
-    """Sends requests to one router; `history` is the online store of its features."""
+    """A client that sends traffic to a router; `history` is the online store of the router's features."""
 
     url: str
     history: History
@@ -121,13 +121,13 @@ class LoadDriver:
         part: Sequence[Turn] | None = None,
         before: Traffic | None = None,
     ) -> Traffic:
-        """Send rounds of a source, each after the answers to the round before: a journey is in the order of time.
+        """Send a source's opportunities in rounds. A round waits for all answers to the previous one.
 
         Args:
-            label: Prefix of the request ids, which make the router's draws reproducible.
+            label: Prefix of the request ids, which make the router's random draws reproducible.
             on_done: Called after each decision with the traffic so far.
             part: Opportunities to send, in the order of `in_order`; None: all.
-            before: Traffic of the parts before, to which this one is added.
+            before: Traffic of earlier parts, to which this part is added.
         """
         traffic = before or Traffic()
         for _, turns in groupby(in_order(source) if part is None else part, key=lambda at: at[0]):
@@ -165,7 +165,7 @@ class LoadDriver:
         request = {
             "user_id": user_id,
             "campaign_id": opportunity["campaign_id"],
-            # A missing number is null: JSON has no NaN, and the router refuses a body that is no JSON.
+            # Send a missing number as null: JSON has no NaN, and the router refuses invalid JSON.
             "context": {name: None if value != value else value for name, value in opportunity["context"].items()},
             "request_id": f"{label}-{number}-{user_id}",
             "timestamp": opportunity["timestamp"].isoformat(),
@@ -181,20 +181,20 @@ class LoadDriver:
             exposure, *outcomes = shown.records(decision["decision_id"])
             changes = [self.history.exposure(exposure), *map(self.history.outcome, outcomes)]
             if not self.history.change({user_id: changes}):
-                raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
+                raise RuntimeError(f"the online history refused the touchpoint at {shown.timestamp}")
 
 
 class _Reports:
-    """Batches outcomes: those that become known during a report go together in the next one."""
+    """A batcher of outcomes: all outcomes that arrive during one report are sent together in the next report."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self._waiting: list[dict[str, Any]] = []
-        self._next: asyncio.Task[None] | None = None  # reports what waits
+        self._next: asyncio.Task[None] | None = None  # will report the waiting outcomes
         self._turn = asyncio.Lock()
 
     async def send(self, outcomes: list[dict[str, Any]]) -> None:
-        """Report outcomes, and return when the router has them; a failed report is an error of all its callers."""
+        """Report outcomes, and return when the router has stored them. A failed report raises in all its callers."""
         self._waiting += outcomes
         if self._next is None:
             self._next = asyncio.create_task(self._report())
@@ -205,7 +205,7 @@ class _Reports:
             together, self._waiting, self._next = self._waiting, [], None
             try:
                 await _post(self.session, "/v1/outcomes", {"outcomes": together})
-            except _Refused:  # an outcome of a decision must not be lost
+            except _Refused:  # an error, not a refusal: the outcome of a decision must not be lost
                 raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
 
@@ -216,7 +216,7 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Send a request, and retry if the router is too busy; returns the answer and its seconds."""
+    """Send a request, and retry after 429; returns the answer and the seconds of the last attempt."""
     for attempt in range(_TRIES):
         started = time.perf_counter()
         async with session.post(path, json=body) as response:

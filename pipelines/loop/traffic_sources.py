@@ -1,10 +1,10 @@
-"""Traffic sources: simulated users, or a replay of a real log.
+"""Defines traffic sources, which generate opportunities from a simulator or a real log.
 
-A traffic source gives each user some opportunities, one after the other, and answers the decisions taken there.
-`SimulatedTraffic` knows the outcome of every channel. `ReplayedTraffic` knows only what was logged: a decision counts
-when the policy chose the logged channel, weighted by one over that channel's propensity, so that the sample stands for
-all opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in its weighted form for loggers that are
-not uniform). `ShiftedTraffic` changes the context of another source, as drift would; `RepeatedTraffic` repeats it.
+A traffic source gives each user a sequence of opportunities, and answers the router's decisions with outcomes.
+`SimulatedTraffic` knows the outcome of every channel. `ReplayedTraffic` knows only logged outcomes: a decision counts
+if the policy chose the logged channel, with weight 1 / propensity of this channel, so that the sample represents all
+opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in the weighted form for non-uniform logging
+policies). `ShiftedTraffic` simulates drift in the context of another source. `RepeatedTraffic` repeats another source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mtorl.simulator.simulator import Online
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """An exposure of a user with its outcomes, and the times of outcomes that became known later."""
+    """An exposure of a user with its outcomes; `known` has the times of outcomes that became known later."""
 
     timestamp: datetime
     channel: str
@@ -35,7 +35,7 @@ class Touchpoint:
     known: Mapping[str, datetime] = field(default_factory=dict)
 
     def records(self, decision: str) -> list[dict[str, Any]]:
-        """The exposure and its outcomes, as records of the decision log that a history takes."""
+        """Convert the exposure and its outcomes to decision-log records for the online history."""
         at, own = self.timestamp, {"decision_id": decision}
         exposure = {"request_time": at.isoformat(), "channel": self.channel, "context": self.context, **own}
         known = {kind: self.known.get(kind, at).isoformat() for kind in self.outcomes}
@@ -48,12 +48,12 @@ class Touchpoint:
 
 @dataclass(frozen=True)
 class Response:
-    """Outcome of one decision.
+    """Result of one decision.
 
     Attributes:
         outcomes: (kind, value) pairs to report to the router.
-        weight: How much the decision counts in the verdict; 0 when its outcome is unknown.
-        touchpoint: The user's new touchpoint, outcomes included; None if nothing was shown.
+        weight: Weight of the decision in the verdict; 0 if its outcome is unknown.
+        touchpoint: The user's new touchpoint with its outcomes; None if nothing was shown.
     """
 
     outcomes: Sequence[tuple[str, float]]
@@ -62,32 +62,32 @@ class Response:
 
 
 class TrafficSource(Protocol):
-    """Users with opportunities, who answer the decisions taken there."""
+    """A source of users with opportunities, and of the results of decisions."""
 
     @property
     def opportunities(self) -> Mapping[str, int]:
         """Number of opportunities by user."""
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Give campaign_id, context and timestamp (in the source's own time) of a user's next opportunity."""
+        """Return campaign_id, context and timestamp (in the source's time) of a user's next opportunity."""
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Answer a decision of the router."""
+        """Return the result of a decision by the router."""
 
 
 @dataclass(frozen=True)
 class SimulatedTraffic:
-    """The simulator's users, from the end of the log on."""
+    """Opportunities of the simulator's users after the end of the log."""
 
     online: Online
     opportunities: Mapping[str, int]
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """The opportunity that the simulator has drawn."""
+        """Return the opportunity that the simulator has drawn."""
         return self.online.opportunity(user_id, round_index)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Draw the outcome; an opportunity that was not taken has none, and leaves no touchpoint."""
+        """Draw the outcome. Without an exposure, there are no outcomes and no touchpoint."""
         channel = decision["channel"] if decision["expose"] else None
         outcome = self.online.step(user_id, round_index, channel)
         if channel is None:
@@ -100,7 +100,7 @@ class SimulatedTraffic:
 
 @dataclass(frozen=True)
 class ReplayedTraffic:
-    """A stretch of the journey of each held-out user of a real log, or nothing of it; see `stretch_of_each`."""
+    """Replay of a random stretch, possibly empty, of each held-out user's journey; see `stretch_of_each`."""
 
     spec: DatasetSpec
     rows: dict[tuple[str, int], dict[str, Any]]
@@ -110,14 +110,14 @@ class ReplayedTraffic:
     def from_log(
         cls, log: pd.DataFrame, propensity: pd.Series, users: Sequence[str], rounds: int, spec: DatasetSpec, seed: int
     ) -> tuple[ReplayedTraffic, pd.DataFrame]:
-        """Choose what is replayed, at random: every touchpoint of the users is as likely as any other.
+        """Draw the touchpoints to replay; each touchpoint of the users has the same probability.
 
         Args:
             log: Canonical log, sorted by user and time.
             propensity: Probability of each row's logged channel under the logging policy.
-            rounds: Touchpoints to replay per user, on average; more than there are means all.
+            rounds: Average number of touchpoints to replay per user; all of them, if there are fewer.
 
-        Returns the traffic, and the log before it: of a replayed user only what precedes the stretch.
+        Returns the traffic, and the log before it, which has only the touchpoints before each user's stretch.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -134,7 +134,7 @@ class ReplayedTraffic:
         return cls(spec, rows, Counter(user for user, _ in rows)), log.drop(index=journeys.index[begun])
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """The logged touchpoint, without what happened at it."""
+        """Return the logged touchpoint without its channel and outcomes."""
         row = self.rows[user_id, round_index]
         return {
             "campaign_id": row["campaign_id"],
@@ -143,9 +143,9 @@ class ReplayedTraffic:
         }
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Give the logged outcome if the logged channel was chosen.
+        """Return the logged outcomes if the decision exposes the logged channel.
 
-        The logged touchpoint did happen to the user, so it is in the journey for every policy.
+        The touchpoint is added to the journey in any case, because the user has really seen it.
         """
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
@@ -161,7 +161,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """Repeats the first opportunity of some users of another source, to see which model answers; spends nothing."""
+    """Traffic that repeats the first opportunity of some users, to see which model answers; it spends nothing."""
 
     source: TrafficSource
     most_users: int
@@ -169,31 +169,31 @@ class RepeatedTraffic:
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """One opportunity for each time of each of the first users."""
+        """`times` opportunities for each of the first `most_users` users."""
         return dict.fromkeys(list(self.source.opportunities)[: self.most_users], self.times)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """The user's first opportunity."""
+        """Return the user's first opportunity."""
         return self.source.opportunity(user_id, 0)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Cancel an exposure: no user sees it."""
+        """Cancel an exposure, because no user sees it."""
         return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedTraffic(RepeatedTraffic):
-    """Traffic of another source in a shifted context.
+    """Traffic of another source with a shifted context.
 
-    Numeric context moves by two standard deviations of the reference; 70 % of the users get the rarest category of
-    every categorical column.
+    Numeric context columns move by two standard deviations of the reference. For 70 % of the users, each categorical
+    column gets its rarest category.
     """
 
     spec: DatasetSpec
     reference: pd.DataFrame
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """The user's first opportunity in a shifted context."""
+        """Return the user's first opportunity with a shifted context."""
         opportunity = self.source.opportunity(user_id, 0)
         context = dict(opportunity["context"])
         takes_rarest = np.random.default_rng(sum(user_id.encode())).random() < 0.7
@@ -207,16 +207,17 @@ class ShiftedTraffic(RepeatedTraffic):
 
 
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
-    """Rows of a stretch of neighbouring touchpoints of each journey; any row is one with probability `share`, exactly.
+    """Select a stretch of consecutive touchpoints in each journey, each with probability exactly `share` (mask, (N,)).
 
-    The steps of a journey (`step_N` of `length_N`) lie evenly in [0, 1 - share). Those are taken that lie in an
-    interval of the length `share` that ends at the user's place, uniform in [0, 1). Stretches of one length would
-    seldom cover the ends of a journey; as many touchpoints of each user would overstate short journeys.
+    The steps of a journey (`step_N` of `length_N`) are spread evenly over [0, 1 - share). The selected steps are those
+    in an interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1). Stretches of equal
+    length would rarely cover the ends of a journey, and equally many touchpoints per user would overweight short
+    journeys.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))
 
 
 def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:
-    """Outcomes of an exposure as an advertiser's systems report them: always its cost, the rest when it happened."""
+    """Return the outcomes that an advertiser reports for an exposure: the cost always, others only if they occurred."""
     return [(kind, value) for kind, value in outcomes.items() if value or kind == "cost"]

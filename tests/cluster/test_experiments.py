@@ -132,7 +132,7 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     cluster_of.patch("first", alpha=0.1)  # a draft may change
     cluster_of.move("first", "shadow")
     cluster_of.wait_for_phase("shadow")
-    assert "alpha may not change once it has begun" in cluster_of.refused("first", alpha=0.2)
+    assert "alpha may not change after the experiment has begun" in cluster_of.refused("first", alpha=0.2)
     assert "layer_part may not change" in cluster_of.refused("first", layer_part=[0, 0.5])
     arms = spec()["arms"]
     assert "the names of the arms may not" in cluster_of.refused("first", arms=[arms[0], {**arms[1], "name": "new"}])
@@ -141,9 +141,9 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     assert "Unsupported value" in cluster_of.refused("first", move={"to": "sideways", "reason": "?"})
     for metric in ("nosuch_metric", "cost_per_decision"):
         refused = cluster_of.refused("first", metrics={"primary": metric})
-        assert "spec.metrics.primary: Invalid value" in refused and "the primary metric is gain_per" in refused
+        assert "spec.metrics.primary: Invalid value" in refused and "the primary metric must be gain_per" in refused
     wrong = {"name": "nosuch_metric", "direction": "up", "margin": 0}
-    assert "a metric is exposure_ratio" in cluster_of.refused("first", metrics={"guardrails": [wrong]})
+    assert "a metric must be exposure_ratio" in cluster_of.refused("first", metrics={"guardrails": [wrong]})
     cluster_of.patch("first", salt="another", alpha=0.2)
     cluster_of.wait_for_phase("draft")
 

@@ -75,7 +75,7 @@ def test_the_next_night_uses_what_the_first_installation_made(finished: tuple[Pa
     volume, _ = finished
     code, said = run(volume, "train", f"source={volume / 'touchpoints.parquet'}")
     assert code == 0, said
-    cached = said.split("has changed: ")[1].splitlines()[0].split(", ")
+    cached = said.split("unchanged inputs: ")[1].splitlines()[0].split(", ")
     assert {"ingest", "build-features", "train-challenger", "evaluate"} <= set(cached)
 
 

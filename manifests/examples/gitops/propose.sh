@@ -1,14 +1,14 @@
 #!/bin/sh
-# Pushes what has changed in $FILE as branch mtorl-versions, unless that branch proposes it already, and opens a request to merge it.
+# Pushes changes of $FILE to the branch mtorl-versions, unless the branch has them already, and opens a pull request.
 set -eu
 cd "$WORK/repository"
 git diff --quiet || git diff --unified=0 "$FILE"
 branch=mtorl-versions
-if git diff --quiet; then      # a proposal that is open would bring back what was withdrawn
+if git diff --quiet; then      # nothing to propose: delete the branch, since an open proposal would be outdated
   git push --quiet ${OPTIONS:-} origin --delete "$branch" 2>/dev/null || true
   echo "$FILE is what serves"; exit
 fi
-before=      # with its parent: a shallow commit can not be pushed again
+before=      # fetched with its parent, because a shallow commit can't be pushed again
 if git fetch --quiet --depth 2 origin "$branch" 2>/dev/null; then
   before=$(git rev-parse FETCH_HEAD)
   if git diff --quiet "$before" -- "$FILE"; then echo "$branch proposes it already"; exit; fi
@@ -21,9 +21,9 @@ if [ -n "${PULLS:-}" ]; then
   answer=$(wget -q -O /dev/null --header "Authorization: Bearer $TOKEN" --header "Accept: application/vnd.github+json" \
     --post-data "{\"title\": \"Serve the versions that the cluster serves\", \"head\": \"$branch\", \"base\": \"$BASE\"}" "$PULLS" 2>&1) \
     || case $answer in
-    *409*|*422*) echo "no request was opened: there is one, which has the new version now, or it is invalid: $answer" ;;
-    *)             # the branch becomes what it was, so that the next run tries both again and an open request stays open
-      echo "no request was opened, the next run tries again: $answer" >&2
+    *409*|*422*) echo "no pull request was opened: an open one has been updated, or the request is invalid: $answer" ;;
+    *)             # restore the branch, so that the next run retries both steps and an open pull request stays open
+      echo "no pull request was opened; the next run will retry: $answer" >&2
       git push --quiet --force ${OPTIONS:-} origin "$before:refs/heads/$branch"; exit 1 ;;
     esac
 fi

@@ -1,4 +1,4 @@
-"""The `mtorl` command as an application file: spark-submit takes a file whose name ends in .py.
+"""Runs the `mtorl` command under spark-submit, which requires an application file with the suffix .py.
 
 spark-submit /opt/spark/submit.py data build LOG --dataset ... --out ...
 """

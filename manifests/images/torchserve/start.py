@@ -1,7 +1,7 @@
-"""Serve version $MODEL_VERSION of the mounted registry under the name $MODEL_NAME: entry point of the TorchServe image.
+"""Entry point of the TorchServe image: serves version $MODEL_VERSION of the mounted registry as model $MODEL_NAME.
 
-Java takes the place of this process, so that it is PID 1 and gets the pod's SIGTERM itself (the `torchserve` command is
-a wrapper that passes no signal on). Everything is written below $TMPDIR, since the root file system is read-only.
+Java replaces this process, so Java is PID 1 and receives the pod's SIGTERM (the `torchserve` command is a wrapper that
+forwards no signals). All files are written below $TMPDIR, because the root file system is read-only.
 """
 
 import os
@@ -16,7 +16,7 @@ CONFIG = Path(__file__).with_name("config.properties")
 
 
 def main() -> None:
-    """Check the mounted files, then become Java."""
+    """Check the mounted files, then replace this process by Java."""
     name = os.environ["MODEL_NAME"]
     store = REGISTRY / os.environ["MODEL_VERSION"] / "model-store"
     archives = sorted(store.glob("*.mar"))
@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(f"{store}: there must be exactly one .mar, found {[mar.name for mar in archives]}")
     workdir = Path(os.environ.get("TMPDIR", "/tmp"), "torchserve")
     tmp = workdir / "tmp"
-    # An earlier container of this pod leaves its unpacked model and, if killed, a PID file that forbids a start.
+    # An earlier container of this pod leaves its unpacked model and, if killed, a PID file that blocks the start.
     shutil.rmtree(workdir, ignore_errors=True)
     tmp.mkdir(parents=True)
     os.chdir(workdir)

@@ -1,10 +1,10 @@
-"""Lets signed-in users of a platform read the page and stop experiments, as far as their rights in the namespace go.
+"""Authorises users of the operator's page by their Kubernetes rights in the namespace.
 
     require_rights(app, api, "kubeflow-userid")
 
-The platform's gateway signs users in and names them in a header. The API server decides: who may `get` experiments
-reads the page, who may `patch` one stops it. A caller that bypasses the gateway could name any user, so the mesh must
-let the gateway alone in (manifests/components/istio).
+The platform's gateway authenticates users and names them in a header. The API server authorises them: `get` on
+experiments allows reading the page, `patch` on an experiment allows stopping it. A caller that bypasses the gateway
+could name any user, so the mesh must admit only the gateway (manifests/components/istio).
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from pipelines.experiments.cluster_api import GROUP, PLURAL, REASON, ClusterApi
 from serving.kubernetes_api import Refused
 
 _OPEN = ("/metrics", "/v1/in-force", "/health/live", "/health/ready")  # Prometheus, routers and the kubelet
-_BUTTON = "mtorl-page"  # a header that a form of another site can't send
+_BUTTON = "mtorl-page"  # header against cross-site requests: a form on another site can't send it
 
 
 def require_rights(app: web.Application, api: ClusterApi, header: str) -> None:
-    """Refuse requests of users without the right, and add `POST /stop/NAME`. `header` names the user."""
+    """Refuse requests of users without rights, and add `POST /stop/NAME`. The HTTP header `header` names the user."""
     pool = ThreadPoolExecutor(2, "rights")
 
     def may(user: str, verb: str, name: str) -> bool:
@@ -46,7 +46,7 @@ def require_rights(app: web.Application, api: ClusterApi, header: str) -> None:
         except OSError as error:
             raise web.HTTPServiceUnavailable(text=f"the API server: {type(error).__name__}\n") from None
         if not allowed or (stops and _BUTTON not in request.headers):
-            raise web.HTTPForbidden(text=f"{users[0]} may not {verb} experiments of {api.namespace} from here\n")
+            raise web.HTTPForbidden(text=f"{users[0]} may not {verb} experiments in {api.namespace} from this page\n")
         return await handler(request)
 
     async def stop(request: web.Request) -> web.Response:

@@ -1,10 +1,10 @@
-"""The Lease that makes one of several operators the leader.
+"""Elects one of several operators as the leader through a Kubernetes Lease.
 
     lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
-    lease.wait()                 # until it is ours; then renewed in the background
-                                 # a loss ends the process: it must not go on as leader
+    lease.wait()                 # returns as the leader; a thread then renews the lease
+                                 # if the lease is lost, the process exits, so that it can't act as leader
 
-The leader alone reads the log, moves ramps and changes model servers. Each operator follows kill switches and moves by
+Only the leader reads the log, moves ramps and changes model servers. Every operator applies kill switches and moves by
 people. Correctness does not depend on the lease: the API server refuses a write to an object that has changed since it
 was read (`pipelines.experiments.resource`, `serving.inference_services`).
 """
@@ -21,15 +21,15 @@ from serving.kubernetes_api import Conflict, KubernetesApi
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = (2.0, 2.0)
-"""Timeouts of the API server for the lease: its holder must not wait until others take it for dead."""
+"""Timeouts for requests about the lease, so short that the holder notices a failed renewal before the lease expires."""
 _NAME = "mtorl-operator"
-_HELD_SECONDS = 15  # without a renewal it is free for others
+_HELD_SECONDS = 15  # the lease expires this long after the last renewal
 _RENEW_SECONDS = 3.0
-_GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends when the next one fails: about when others may begin
+_GIVE_UP_SECONDS = 10.0  # this long after the last renewal, a failed renewal ends the holder, before the lease expires
 
 
 class Lease:
-    """A Lease of coordination.k8s.io: `leads` if it is ours, `leader` its holder as last seen (empty: none)."""
+    """A Lease of coordination.k8s.io. `leads`: this process holds it; `leader`: the last known holder (empty: none)."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
@@ -41,7 +41,7 @@ class Lease:
         self.leader = ""
 
     def wait(self) -> None:
-        """Wait until it is ours, and hold it from then on."""
+        """Wait until this process holds the lease, then renew it in the background."""
         said = False
         while not self._try():
             if not said:
@@ -52,13 +52,13 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def release(self) -> None:
-        """Release it, so that the next operator need not wait; if that fails, it expires."""
+        """Release the lease, so that the next operator need not wait. If this fails, the lease expires."""
         try:
             found = self._api.get("leases", _NAME)
             if found is not None and found["spec"].get("holderIdentity") == self._holder:
                 self._api.replace("leases", _NAME, {**found, "spec": {**found["spec"], "holderIdentity": None}})
-        except Exception as error:  # at the end, nothing else can be done about it
-            log.info("the lease could not be given back: %s", error)
+        except Exception as error:  # the process is about to exit
+            log.info("the lease could not be released: %s", error)
 
     def _renew(self) -> None:
         held = time.monotonic()
@@ -67,14 +67,14 @@ class Lease:
             if self._try():
                 held = time.monotonic()
             elif time.monotonic() - held > _GIVE_UP_SECONDS:
-                log.error("the lease %s could not be renewed: this operator ends", _NAME)
+                log.error("the lease %s could not be renewed: this operator exits", _NAME)
                 os._exit(1)
 
     def _try(self) -> bool:
-        """Take or renew it; whether it is ours."""
+        """Try to take or renew the lease; returns whether this process holds it."""
         try:
             return self._take()
-        except Exception as error:  # of the network as well as of the API server
+        except Exception as error:  # from the network or the API server
             words = str(error).splitlines()[0]
             if words != self._said and not isinstance(error, Conflict):
                 log.warning("the lease %s: %s", _NAME, words)
@@ -100,7 +100,7 @@ class Lease:
         return True
 
     def _is_stale(self, holder: str, renewed: str | None) -> bool:
-        """Whether its holder has not renewed it for as long as it holds, by our clock: clocks of nodes differ."""
+        """Return whether the lease has expired, measured by our clock, because the clocks of nodes differ."""
         now = time.monotonic()
         if self._seen[0] != (holder, renewed):
             self._seen = (holder, renewed), now

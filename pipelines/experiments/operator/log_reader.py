@@ -1,6 +1,6 @@
 """Reads the decision log of an experiment in a subprocess.
 
-A verdict on millions of decisions takes a minute of computing, for which the kill switch must not wait.
+A verdict on millions of decisions takes a minute of computing, and the kill switch must not wait for it.
 """
 
 import os
@@ -37,16 +37,16 @@ class LogReader:
             return self._pool.submit(_read, self._lake, served, self._gain, since, now).result()
         except BrokenProcessPool:
             self._pool = None
-            raise LogError(f"{self._lake}: the process that read it was ended, for want of memory perhaps") from None
+            raise LogError(f"{self._lake}: the process that read the log was killed, perhaps out of memory") from None
 
     def close(self) -> None:
-        """End the subprocess."""
+        """Stop the subprocess."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """End the subprocess with an operator that is killed."""
+    """Stop this subprocess if the operator is killed."""
     parent = parent_process()
     assert parent is not None
 

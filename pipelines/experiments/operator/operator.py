@@ -1,13 +1,13 @@
-"""The operator's work: once a second, and each time that the log is read.
+"""Applies the moves of people and of the ramp to Experiment objects, and reports their status.
 
     operator = Operator(api, reader, dataset, servers)
-    operator.watch()                  # once a second: kill switch and moves of objects that have changed
-    operator.settle()                 # once a second: the incumbent's model server follows a promotion
-    operator.advance()                # once a minute: the ramp, from what the log says
-    operator.views()                  # for the page and the gauges
+    operator.watch()                  # once a second: kill switch and moves of changed objects
+    operator.settle()                 # once a second: hand-over of promoted models to the incumbent's server
+    operator.advance()                # once a minute: reads the log and moves the ramp
+    operator.views()                  # documents for the page and the gauges
 
-A fault goes into the object's status and changes nothing. The operator keeps no state of its own: it may be killed
-between any two requests, and the next one goes on from the objects.
+A fault is written into the object's status and changes nothing else. The operator has no state of its own: it may be
+killed between any two requests, and the next operator continues from the objects.
 """
 
 import contextlib
@@ -63,12 +63,12 @@ _TOLD = (
     "Held",
     "Changed",
     "VersionUnknown",
-)  # of conditions: events, besides what happens
-_TRIES = 8  # of a change that conflicts with others
+)  # reasons of conditions that are also written as Kubernetes events
+_TRIES = 8  # attempts at a change that conflicts with concurrent changes
 
 
 class Operator:
-    """Acts on the experiments of a namespace; each spec must fit the data set's description, if there is one."""
+    """Operator of the experiments in a namespace. If `dataset` is given, each spec must fit this description."""
 
     def __init__(self, api: ClusterApi, reader: LogReader, dataset: DatasetSpec | None, servers: ModelServers) -> None:
         self._api = api
@@ -79,43 +79,43 @@ class Operator:
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}  # last logged fault of each object
-        self._promoted: set[str] = set()  # objects to settle; after a restart, all of them
-        self._found: dict[str, tuple[str, Findings]] = {}  # by name, with the salt: another one is another experiment
+        self._promoted: set[str] = set()  # objects with promotions to hand over; after a restart, all of them
+        self._found: dict[str, tuple[str, Findings]] = {}  # by name, with the salt: a new salt is a new experiment
         self.routers = Routers()
         self.leads = False
 
     def changed(self, name: str) -> None:
-        """Apply the kill switch and moves of an object that has changed or is gone."""
+        """Apply the kill switch and moves of an object that was changed or deleted."""
         if self._again(name):
             self._promoted.add(name)
 
     def settle(self) -> None:
-        """Let model servers follow the promotions and rollbacks in objects that were followed since.
+        """Apply the promotions and rollbacks of recently handled objects to the model servers.
 
-        KServe may take ten seconds to check a change of a server, or never answer: no kill switch waits for that.
+        KServe may take ten seconds to check a change, or never answer, so this must not delay a kill switch.
         """
         while self._promoted:
             self._settle(self._promoted.pop())
 
     def advance(self) -> None:
-        """Read the decision log of each experiment, and take the next step of its ramp."""
+        """Read the decision log of each experiment, and move its ramp."""
         names = [str(found["metadata"]["name"]) for found in self._api.experiments()]
-        for act in (self.changed, self._advance):  # all of the former first: they don't wait for a log to be read
+        for act in (self.changed, self._advance):  # `changed` for all objects first, before any log is read
             for name in names:
                 _guarded(act, name)
 
     def watch(self) -> None:
-        """Follow what has changed since it was followed last: a spec, an answer to a kill by hand, the ConfigMap.
+        """Handle changes since the last call: specs, acknowledgements of a kill in the ConfigMap, and the ConfigMap.
 
-        The leader also writes for each experiment in force whether each router has it.
+        The leader also writes the status of each active experiment on the routers.
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
-        config_map = self._api.in_force()  # at least as new as the objects that it follows from
+        config_map = self._api.in_force()  # read after the objects, so it is at least as new
         in_force = self._api.entries(config_map)
         for name in {**objects, **in_force}:
             entry = in_force.get(name)
             serving = entry and entry.experiment
-            if name not in objects:  # deleted; or somebody's copy
+            if name not in objects:  # the object was deleted, or the key is a manual copy
                 if serving is None or serving.enabled or serving.name != name:
                     _guarded(self.changed, name)
                 continue
@@ -126,11 +126,11 @@ class Operator:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
                     said = status.edited(resource, self._api.namespace) or said
-                with contextlib.suppress(Conflict):  # it is retried in a second
+                with contextlib.suppress(Conflict):  # the next call, in a second, retries
                     self._say(resource, {"version": serving.version}, said)
 
     def views(self) -> list[View]:
-        """Documents for the page and the gauges; no log is read for them."""
+        """Build the documents for the page and the gauges, without reading a log."""
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
         for gone in set(self._found) - names:
@@ -138,11 +138,11 @@ class Operator:
         return status.views_of(self._api, objects, self._findings, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
-        """Experiments in force, by the name of their object."""
+        """Return the active experiments by object name."""
         return self._api.entries(self._api.in_force())
 
     def _again(self, name: str) -> bool:
-        """Follow an object, and retry after a conflict; one thread at a time, or they would conflict."""
+        """Handle an object, and retry after a conflict. Only one thread at a time, to avoid conflicts among threads."""
         for _ in range(_TRIES):
             with self._lock:
                 try:
@@ -151,7 +151,7 @@ class Operator:
                     return promoted
                 except Conflict:
                     pass
-                except OSError as error:  # of the network, or of this object: it is retried in a second
+                except OSError as error:  # a fault of the network or of this object; retried in a second
                     if self._faults.get(name) != str(error):
                         log.warning("%s: the API server does not answer, or refuses: %s", name, error)
                     self._faults[name] = str(error)
@@ -160,12 +160,12 @@ class Operator:
         return False
 
     def _follow(self, name: str) -> bool:
-        """Apply the spec of an object; returns whether its history has a promotion."""
+        """Apply the spec of an object; returns whether its history contains a promotion."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
         known = len(_history(resource))
         if resource is None:
             for ended in self._api.end_orphans():
-                log.warning("%s is no object: all users get the incumbent", ended)
+                log.warning("%s has no object: all users get the incumbent", ended)
             return False
         try:
             with self._events(resource):
@@ -173,7 +173,7 @@ class Operator:
                 apply_experiment(resource)
         except (ExperimentError, HistoryError) as error:
             words = messages.NOT_ITS_TURN if isinstance(error, NotItsTurn) else messages.UNUSABLE
-            goes_on = "nothing of it is in force" if resource.last_in_force() is None else "what is in force goes on"
+            goes_on = "nothing was applied" if resource.last_in_force() is None else "the active version stays active"
             said = status.Condition("Accepted", "False", words(fault=error, goes_on=goes_on))
         else:
             said = status.Condition("Accepted", "True", declined or _still_refused(resource) or messages.USABLE())
@@ -187,14 +187,14 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Condition of the ramp after an event, until the log is read again."""
+        """Return the ramp's condition after an event, until the log is read again; None: it can't be computed."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
             return None
         now = self._clock()
         step = consider(experiment, stands, None, now)
-        if isinstance(step, Move):  # `advance` makes it
+        if isinstance(step, Move):  # only `advance` makes the move
             step = Hold((messages.LOG_IN_A_MINUTE(),))
         return _progress(stands, step, Findings(), requirements(experiment, stands, None, now))
 
@@ -202,7 +202,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._settle_once(name)
-            except Conflict:  # perhaps of what is in force, after the history was written
+            except Conflict:  # perhaps on the ConfigMap after the history was written, so handle the object again
                 self._again(name)
             except OSError as error:
                 return log.warning("the API server does not answer, or refuses: %s", error)
@@ -215,8 +215,8 @@ class Operator:
             with self._events(resource):
                 standing = hand_over(resource, self._servers, resource.others_in_force(), self._clock())
         except (ExperimentError, HistoryError):
-            return  # `Accepted` has the reason
-        except OSError as error:  # `advance` retries it
+            return  # the condition `Accepted` has the reason
+        except OSError as error:  # `advance` retries
             said = status.Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
         else:
             if standing is None:
@@ -231,7 +231,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
-            except Conflict:  # retry with these findings, unless the request has changed
+            except Conflict:  # retry; the findings are reused if version and stage are the same
                 log.info("%s has changed while its log was read", name)
 
     def _step(self, name: str, looked: dict[tuple[str, float], Findings]) -> None:
@@ -257,10 +257,10 @@ class Operator:
                 self._found.pop(name, None)
             elif (
                 findings is None or findings.verdict is None
-            ):  # over, or switched off, since before this operator began
+            ):  # no evidence was read: the experiment was over or switched off before this operator started
                 read_evidence(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
-            return  # said by `_follow`
+            return  # `_follow` reports the error
         except (LogError, OSError) as error:
             salt = str(resource.spec.get("salt"))
             self._found[name] = salt, replace(self._findings(name, salt) or Findings(), problem=str(error))
@@ -277,22 +277,21 @@ class Operator:
         with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else status.iso(found.since)}
-            # For a draft, or before the first read of the log for this salt, figures belong to an earlier experiment.
+            # Remove the figures of an earlier experiment: for a draft, and before the first read with this salt.
             others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
-            enabled = serving.enabled  # as routers read it, also after an edit by hand
+            enabled = serving.enabled  # the routers' version, even after a manual edit
         return {**standing, "enabled": enabled}
 
     def _findings(self, name: str, salt: str) -> Findings | None:
-        """The newest findings on an experiment."""
         found = self._found.get(name)
         return None if found is None or found[0] != salt else found[1]
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:
-        """Write Kubernetes events for what is added to the history, also if it could not be applied yet."""
+        """Write a Kubernetes event for each addition to the history during the block, even if the block raises."""
         known = len(_history(resource))
         try:
             yield
@@ -317,20 +316,20 @@ class Operator:
 
 
 def _guarded(act: Callable[[str], None], name: str) -> None:
-    """Act on an experiment; its fault stops none of the others."""
+    """Act on an experiment, and log errors, so that the other experiments are still handled."""
     try:
         act(name)
     except Exception:
-        log.exception("%s could not be followed: it is tried again", name)
+        log.exception("%s could not be handled; it will be retried", name)
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:
-    """Stages that a move from the draft has left out, in words; empty: none."""
+    """Describe the stages that a move from the draft has skipped; empty: none."""
     serving = resource.last_in_force()
-    if event.fixed is None or serving is None or serving.ramp is None:  # it had begun
+    if event.fixed is None or serving is None or serving.ramp is None:  # not the first move
         return ""
     passed = stages_before(serving.ramp, event.to)
-    return f" (it leaves out {', '.join(passed)}: no data from there on challengers)" if passed else ""
+    return f" (skips {', '.join(passed)}: no challenger was watched there)" if passed else ""
 
 
 def _history(resource: ExperimentResource | None) -> Sequence[Mapping[str, Any]]:
@@ -347,15 +346,15 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
     known = ""
     if newest is not None:
-        # Without its age, which would make a new message each minute.
-        late = ", and none has come for long" if newest["silence"] else ""
-        known = f" (the newest decision in the log is of {newest['at'][:16].replace('T', ' ')} UTC{late})"
+        # The message has no age, which would change each minute.
+        late = ", and none has arrived for a long time" if newest["silence"] else ""
+        known = f" (the newest decision in the log is from {newest['at'][:16].replace('T', ' ')} UTC{late})"
     words = messages.WAITING(reasons="; ".join(step.reasons), newest=known)
     return status.Condition("Progressing", "True" if by_itself else "False", words)
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:
-    """Refusal of a move, while the spec still requests that move."""
+    """Return the refusal of a move while the spec still requests the same move; None: there is none."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:

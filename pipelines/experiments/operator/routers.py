@@ -1,12 +1,12 @@
-"""Answers polls of routers with the experiments in force. Each poll names the versions that the router has.
+"""Answers polls of routers with the active experiments. Each poll contains the versions that the router has.
 
     POST /v1/in-force {"router": "mtorl-router-0", "has": {"spring": "29f66512ab34cd56"}}
     200 {"spring.yaml": "<the experiment>"}
     204 nothing has changed
-    503 unknown: go on with the present versions
+    503 unknown: the router keeps its versions
 
-A router polls every second. So the kill switch reaches each replica within seconds, and the object's status shows
-which replicas have it.
+A router polls every second. A kill switch therefore reaches each replica within seconds, and the object's status shows
+which replicas have applied it.
 """
 
 import threading
@@ -18,34 +18,34 @@ from pipelines import messages
 from pipelines.experiments.operator.status import Condition
 
 SILENT_SECONDS = 10.0
-"""A router that has not polled for that long is gone, or can't reach the operator: no status waits for it."""
+"""A router without a poll for this time is gone or can't reach the operator, and is not waited for."""
 
 
 class Asked(StrictModel):
-    """A poll."""
+    """The body of a router's poll."""
 
     router: Text
-    """Its name."""
+    """Name of the router."""
     has: dict[str, str]
-    """Version of each experiment that it has."""
+    """Version of each experiment that the router has."""
     everything: bool = False
-    """Whether it requests all experiments, since it has got a change that it can't use."""
+    """Whether the router requests all experiments, because it could not apply a change."""
 
 
 class Routers:
-    """Routers that have polled lately, and the versions that they had."""
+    """The routers that have polled recently, with their versions."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def record_poll(self, router: str, versions: Mapping[str, str]) -> None:
-        """Keep which version of each experiment a router has."""
+        """Record the version of each experiment on a router."""
         with self._lock:
             self._heard[router] = time.monotonic(), versions
 
     def condition(self, experiment: str, version: str) -> Condition:
-        """Condition that every router has a version of an experiment."""
+        """Return the condition InForce: whether every recent router has this version of the experiment."""
         with self._lock:
             now = time.monotonic()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}

@@ -1,18 +1,18 @@
-"""The operator as a process: threads poll the API server, read the log and change servers; routers poll over HTTP.
+"""Runs the operator: threads poll the API server, read the log and change model servers; routers poll over HTTP.
 
     mtorl experiment operator --namespace mtorl --lake /mnt/mtorl/lake --dataset dataset.yaml
 
-| path | what |
+| path | response |
 |---|---|
 | / | the page of all experiments |
-| /experiments.json, /metrics | the same as documents, and as Prometheus gauges |
-| /stop/NAME | `POST`: kill switch of an experiment, behind a platform's sign-in (`access.py`) |
-| /v1/in-force | polls of routers (`routers.py`) |
-| /health/live | 200 while the loop turns |
-| /health/ready | 200 once this operator follows changes of objects |
+| /experiments.json, /metrics | the page's data as JSON, and as Prometheus gauges |
+| /stop/NAME | `POST`: kill switch of an experiment, behind the platform's login (`access.py`) |
+| /v1/in-force | the active experiments, for routers (`routers.py`) |
+| /health/live | 200 while the process answers |
+| /health/ready | 200 once this operator handles changes of objects |
 
-Several may run. Each follows kill switches and moves, and answers routers. The leader alone reads the log, and shows
-pages and gauges.
+Several operators may run. Each applies kill switches and moves, and answers routers. Only the leader reads the log, and
+serves the page and gauges.
 """
 
 import asyncio
@@ -43,16 +43,16 @@ from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
 _ALL_ADDRESSES = "0.0.0.0"
-_KNOWN_SECONDS = 0.5  # between two reads of what is in force, for any number of routers
+_KNOWN_SECONDS = 0.5  # minimum time between two reads of the ConfigMap, for any number of routers
 
 
 def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user_header: str = "") -> None:
-    """Run until the process is stopped. SpecError: the description can't be used; OSError: the port is taken.
+    """Run until the process is stopped. SpecError: the description is invalid; OSError: the port is taken.
 
     Args:
         lake: Folder or URI of the routers' lake.
         every: Seconds between two reads of the log.
-        user_header: Header in which the platform's gateway names the user of the page; empty: the page asks for none.
+        user_header: Header in which the platform's gateway names the page's user; empty: no login, read-only page.
     """
     spec = DatasetSpec.load(dataset)
     reader = LogReader(lake, counted_gain(spec))
@@ -86,13 +86,13 @@ def _lead(operator: Operator, lease: Lease, every: float) -> None:
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
-    """Act in an endless loop; an error is logged once, and the act retried."""
+    """Call `act` in an endless loop. An error is logged when it first occurs, and `act` is retried."""
     said = ""
     while True:
         try:
             act()
             said = ""
-        except Exception as error:  # an API server that is away, for the most part: nothing in force changes
+        except Exception as error:  # usually the API server does not answer; the active experiments stay as they are
             fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if fault != said:
                 log.warning("%s: %s", threading.current_thread().name, fault, exc_info=not isinstance(error, OSError))
@@ -101,7 +101,7 @@ def _repeat(act: Callable[[], None], seconds: float) -> None:
 
 
 class _Site:
-    """Handlers of HTTP requests; `follows` is set once the operator follows changes of objects."""
+    """Handlers of HTTP requests; `follows` is set once the operator handles changes of objects."""
 
     def __init__(self, operator: Operator, lease: Lease) -> None:
         self._operator = operator
@@ -111,7 +111,7 @@ class _Site:
         self._answers = ThreadPoolExecutor(1, "answers")
 
     def app(self, stops: bool = False) -> web.Application:
-        """The page of experiments, with or without kill switches, polls of routers, and probes."""
+        """Build the web application: the page (with kill switches if `stops`), polls of routers, and probes."""
         app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads, stops)
         app.router.add_post("/v1/in-force", self._in_force)
         app.router.add_get("/health/{probe:live|ready}", self._health)
@@ -120,10 +120,10 @@ class _Site:
     async def _health(self, request: web.Request) -> web.Response:
         if request.match_info["probe"] == "live" or self.follows.is_set():
             return web.json_response({"leads": self._lease.leads})
-        return web.json_response({"error": "it does not follow the API server yet"}, status=503)
+        return web.json_response({"error": "the operator has not read the API server yet"}, status=503)
 
     def _views(self) -> Sequence[View]:
-        if not self._lease.leads:  # it has read no log
+        if not self._lease.leads:  # only the leader reads the log
             raise Unavailable(_stands_by(self._lease))
         try:
             return self._operator.views()
@@ -133,7 +133,7 @@ class _Site:
     async def _in_force(self, request: web.Request) -> web.Response:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._answers, self._entries)
-        except Exception as error:  # the API server is away: routers go on
+        except Exception as error:  # the API server does not answer: routers keep their versions
             return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
         if not found:
             return web.json_response({"error": "there is no object of kind Experiment yet: apply one"}, status=503)
@@ -150,19 +150,19 @@ class _Site:
         return web.json_response(texts, headers=self._says_who_leads())
 
     def _says_who_leads(self) -> dict[str, str]:
-        """A router polls on until it finds the leader, which has to know what each router has."""
+        """Return the header with which a router finds the leader, which must receive every router's versions."""
         return {"mtorl-leads": str(self._lease.leads).lower()}
 
     def _entries(self) -> dict[str, Entry]:
         asked = time.monotonic()
         if asked - self._known[0] > _KNOWN_SECONDS:
-            # From before the request on: a router that asks another operator a second later gets nothing older there.
+            # Use the time before the read, so that a poll of another operator a second later gets no older version.
             self._known = asked, self._operator.in_force()
         return self._known[1]
 
 
 def _stands_by(lease: Lease) -> str:
-    words, pod = "this operator stands by and has read no log", lease.leader.partition("_")[0]
+    words, pod = "this operator is on standby and has not read the log", lease.leader.partition("_")[0]
     if not pod:
-        return f"{words}; none leads yet: try again in some seconds"
+        return f"{words}; there is no leader yet: try again in a few seconds"
     return f"{words}; {pod} leads: kubectl -n {lease.namespace} port-forward pod/{pod} 8088:8080"

@@ -1,12 +1,12 @@
-"""Status of an object: its conditions, the figures that `kubectl get exp` shows, and the documents for page and gauges.
+"""Builds an object's status: conditions, the figures of `kubectl get exp`, and the documents for page and gauges.
 
-    Accepted     the spec can be used
-    Progressing  it waits for something that comes by itself; False: a person has to act, or it is over
-    InForce      every router that polls has it
-    Settled      of a promotion: the incumbent's model server serves what won, or what it did before a rollback; there
-                 is none where nothing was promoted, or where people have gone on from it since
+    Accepted     the spec is valid and was applied
+    Progressing  the experiment continues without a person; False: a person must act, or the experiment is over
+    InForce      every router that polls has the active experiment
+    Settled      only after a promotion: the incumbent's model server serves the promoted model or, after a rollback,
+                 the previous one; removed when people have started another experiment since
 
-A condition keeps its `lastTransitionTime` as long as its status is the same.
+`lastTransitionTime` changes only together with a condition's status.
 """
 
 import json
@@ -27,13 +27,13 @@ from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 from serving.kubernetes_api import Object
 
-_LONGEST = 30_000  # characters of a message; the conventions allow 32,768
-_IN_FORCE = {"True": True, "False": False}  # else it is not known
+_LONGEST = 30_000  # characters of a message; Kubernetes' conventions allow 32,768
+_IN_FORCE = {"True": True, "False": False}  # any other status is unknown
 FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason", "code")
 
 
 class Condition(NamedTuple):
-    """One condition."""
+    """A condition of an Experiment object."""
 
     type: Literal["Accepted", "Progressing", "InForce", "Settled"]
     status: Literal["True", "False", "Unknown"]
@@ -48,7 +48,7 @@ class Condition(NamedTuple):
 def with_condition(
     before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
 ) -> list[dict[str, Any]]:
-    """The conditions of a status with one of them replaced, which is about a generation of the spec."""
+    """Return the conditions of a status with one condition replaced; `generation` is that of the spec."""
     old = next((one for one in before if one["type"] == said.type), None)
     same = old is not None and old["status"] == said.status
     since = old["lastTransitionTime"] if old is not None and same else iso(now)
@@ -58,17 +58,17 @@ def with_condition(
 
 
 def iso(at: float) -> str:
-    """A time as Kubernetes writes it."""
+    """Format a time as Kubernetes does."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Condition while routers read a hand-edited ConfigMap; None if they do not."""
+    """Return the condition InForce while routers read a manually edited ConfigMap; None: they do not."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
     elif resource.is_edited():
-        has = "can't be read, so routers go on with what they had"
+        has = "can't be read, so routers keep their versions"
         if serving is not None:
             has = f"has stage {serving.stage}, switched {'on' if serving.enabled else 'off'}"
         words = messages.EDITED_BY_HAND(has=has)
@@ -78,7 +78,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
 
 
 def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Condition until routers have polled; None keeps the previous condition."""
+    """Return the condition InForce until routers have polled; None keeps the previous condition."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
         return Condition("InForce", "False", messages.BEHIND(routers="any router"))
@@ -86,22 +86,22 @@ def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition 
 
 
 def switch_on(namespace: str, name: str) -> str:
-    """Command that switches an experiment on again, after a switch-off in the object or the ConfigMap."""
+    """Return the command that switches an experiment on again, after a kill in the object or the ConfigMap."""
     body = {"metadata": {"annotations": {REASON: "WHY"}}, "spec": {"enabled": True}}
     return f"kubectl -n {namespace} patch exp {name} --type merge -p '{json.dumps(body)}'"
 
 
 def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
-    """`FIGURES` of a verdict (`monitoring.verdict.verdict`) and the accounts (`monitoring.experiments.traffic`)."""
+    """Build `FIGURES` of a verdict (`monitoring.verdict.verdict`) and accounts (`monitoring.experiments.traffic`)."""
     lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
     arms = verdict["arms"].values()
     of_incumbent = "" if relative is None else f" ({relative:+.1%})"
     totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
     of_all = [one for one in totals if one["campaign"] == "*"] or totals
-    spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]  # without a total, what counts
+    spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]  # else the verdict's costs
     return {
         "users": verdict["users"],
-        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # in the interval's unit
+        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # same unit as the interval
         "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
         "spend": f"{sum(spent):.2f}",
         "verdict": verdict["verdict"],
@@ -113,7 +113,7 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
 def views_of(
     api: ClusterApi, objects: Sequence[Object], found: Callable[[str, str], Findings | None], now: float
 ) -> list[View]:
-    """Build a document of each experiment that was ever usable; `found` returns findings by name and salt."""
+    """Build the documents of experiments that are valid or active; `found` returns findings by name and salt."""
     config_map = api.in_force()
     made = []
     for one in objects:
@@ -140,7 +140,7 @@ def views_of(
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
-    """Settling of a promotion or its rollback; None: there is none."""
+    """Return the state of a promotion's hand-over; None: there is none."""
     said = conditions.get("Settled")
     if said is None:
         return None
@@ -148,7 +148,7 @@ def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Reason why spec or log can't be used; None: they can."""
+    """Return the reason why the spec or the log can't be used; None: both can."""
     accepted, progressing = (conditions.get(kind, {}) for kind in ("Accepted", "Progressing"))
     if accepted.get("status") == "False":
         return str(accepted["message"])

@@ -138,8 +138,8 @@ SEARCH = {"windows": "/mnt/mtorl/windows", "trials": 30, "parallel": 3, "epochs"
     ("change", "words"),
     [
         ({"parallel": 9, "trials": 3}, "parallel must be at most trials"),
-        ({"windows": "/tmp/windows"}, "must lie on the data volume"),
-        ({"windows": "/mnt/mtorl/my windows;"}, "a shell would take ' ;'"),
+        ({"windows": "/tmp/windows"}, "must be on the data volume"),
+        ({"windows": "/mnt/mtorl/my windows;"}, "a shell would interpret ' ;'"),
     ],
 )
 def test_what_cannot_be_searched_on_a_cluster(change: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_same_content_is_one_version_also_after_an_upload_that_was_cut_off(k
     code, first = invoke(kfp, "upload", str(TRAIN))
     assert code == 0 and re.fullmatch(r"mtorl-train-[0-9a-f]{12}: uploaded\n", first)
     assert kfp.changes == ["POST pipelines", "POST pipelines"], "the pipeline, and a version"
-    assert invoke(kfp, "upload", str(TRAIN)) == (0, first.replace("uploaded", "was there"))
+    assert invoke(kfp, "upload", str(TRAIN)) == (0, first.replace("uploaded", "already there"))
     (tmp_path / "changed.yaml").write_text(TRAIN.read_text() + "# another content\n")
     code, other = invoke(kfp, "upload", str(tmp_path / "changed.yaml"))
     assert code == 0 and other != first and other.endswith("uploaded\n") and len(kfp.changes) == 3
@@ -59,9 +59,9 @@ MULTI_USER, LOGIN_PAGE = {"multi_user": True}, "<html>log in</html>"
     [
         (MULTI_USER, (401, {"message": "no\n user"}), "mtorl", "status 401: the token ($KFP_EXISTING_TOKEN) may"),
         (MULTI_USER, (403, {"error": "no"}), "theirs", "status 403: check --namespace; or the token"),
-        (MULTI_USER, (500, {}), "mtorl", "status 500: The server says: {}"),
-        (MULTI_USER, None, "", "this server has namespaces: name yours with --namespace"),
-        (LOGIN_PAGE, None, "mtorl", "answers, but not as Kubeflow Pipelines"),
+        (MULTI_USER, (500, {}), "mtorl", "status 500: Message of the server: {}"),
+        (MULTI_USER, None, "", "the server needs a namespace: name yours with --namespace"),
+        (LOGIN_PAGE, None, "mtorl", "the answer is not from Kubeflow Pipelines"),
     ],
 )
 def test_why_a_server_refuses_is_one_line(
@@ -80,7 +80,7 @@ def test_an_endpoint_where_nothing_answers_is_named() -> None:
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
     code, said = invoke(FakeKfp(endpoint), "upload", str(TRAIN))
     assert code == 1 and said.count("\n") == 1
-    assert said.startswith(f"mtorl: {endpoint}: no answer")
+    assert said.startswith(f"mtorl: {endpoint}: Kubeflow Pipelines does not answer")
 
 
 def documented() -> list[str]:

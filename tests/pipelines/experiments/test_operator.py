@@ -300,9 +300,9 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     ],
     "what it waits for is in the condition at once, and not with the next look": [
         (move("shadow"), {"says": HOURS(found=0.0, needed=1.0, unit="hours", stage="shadow")}),
-        (advance, {"says": "(the newest decision in the log is of 2026-11-28 09:30 UTC)"}),
+        (advance, {"says": "(the newest decision in the log is from 2026-11-28 09:30 UTC)"}),
         (log(LATE), {}),
-        (advance, {"says": "of 2026-11-28 09:30 UTC, and none has come for long)"}),
+        (advance, {"says": "from 2026-11-28 09:30 UTC, and none has arrived for a long time)"}),
         (move("stopped"), {"Progressing": "Over", "says": "stopped"}),
         (patch(salt="next", move=None), {"Progressing": "Waiting", "says": DRAFT(stage="shadow")}),
     ],
@@ -431,7 +431,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     ],
     "a second experiment waits for the end of the first, and is not in its way": [
         (move("shadow"), {"on": {NAME: True}}),
-        (apply("second", salt="2", move=GO), {"second": "NotItsTurn", "on": {NAME: True}, "says": "nothing of it is"}),
+        (apply("second", salt="2", move=GO), {"second": "NotItsTurn", "on": {NAME: True}, "says": "nothing was"}),
         (changed, {"pages": [("shadow", True), ("draft", False)]}),
         (patch("second", enabled=False), {"enabled": True}),
         (patch("second", enabled=True), {}),
