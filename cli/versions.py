@@ -41,10 +41,10 @@ LakeOption = Annotated[
     str | None, typer.Option("--lake", help="Folder or URI of the lake. Default: the lake next to the registry.")
 ]
 StateOption = Annotated[
-    Path | None, typer.Option("--state", help="Folder of the state of mtorl serve; by default that of the run.")
+    Path | None, typer.Option("--state", help="State folder of mtorl serve. Default: that of the run.")
 ]
 NamespaceOption = Annotated[
-    str, typer.Option("--namespace", "-n", help="Of a cluster, in kubectl's context. Empty: this machine.")
+    str, typer.Option("--namespace", "-n", help="Namespace in kubectl's cluster. Empty: no cluster.")
 ]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="ARM/NAME, NAME or the start of a digest.")]
 

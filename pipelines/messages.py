@@ -38,7 +38,7 @@ GONE_ON = Words("gone-on", "{name} serves {served}, set after the rollback, and 
 VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, previous version unknown: roll it out yourself")
 
 # Moves and files of experiments.
-FIXED_FIELDS = Words("fixed-fields", "{fields} may not change after the start. Undo the change, or set a new salt")
+FIXED_FIELDS = Words("fixed-fields", "{fields} may not change in a running experiment. Undo this, or set a new salt")
 TAKEN_BACK = Words(
     "taken-back",
     "{challenger} was promoted in {experiment} under salt {salt!r} and serves all users, but this file names the "

@@ -103,7 +103,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
         findings: The newest findings in the experiment's log; None: the log has not been read yet.
 
     Returns:
-        Why the newest move was not made (HELD or REFUSED); None: there is no such move.
+        Why the newest move was not made (HELD or REFUSED); None: it was made, or there is none.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)

@@ -207,7 +207,7 @@ class ShiftedTraffic(RepeatedTraffic):
 
 
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
-    """Select a stretch of consecutive touchpoints in each journey, each with probability exactly `share` (mask, (N,)).
+    """Select consecutive touchpoints of each journey, each with probability exactly `share`. Returns a mask (N,).
 
     The steps of a journey (`step_N` of `length_N`) are spread evenly over [0, 1 - share). The selected steps are those
     in an interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1). Stretches of equal

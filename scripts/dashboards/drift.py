@@ -10,7 +10,7 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Query a figure of each measure with an alarm. NaN rows keep the column if all its values are missing."""
+    """Query a figure of each measure with an alarm. Missing figures become NaN, which keeps the column in the table."""
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
 
