@@ -77,7 +77,7 @@ def run(
             interrupted, config = to_resume(root, said)
         else:
             config = LoopConfig(**settings, root=root)
-    # RuntimeError: PipelineError of a step; StackError of a server.
+    # RuntimeError covers PipelineError (a step failed) and StackError (a server failed).
     with exit_codes(RuntimeError):
         with ProgressBars() as bars:
             folder = run_loop(config, bars.on_step, interrupted)

@@ -88,7 +88,7 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
         )
         profile.with_model_registry(profile.with_experiment(published))
         if profile.cluster:  # a laptop has no permanent server
-            # What needs an experiment, a person rolls out for it.
+            # Roll out only a promoted model. If the gate asks for an experiment, a person rolls the model out for it.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
                 profile.with_experiment(rolled_out)

@@ -70,7 +70,7 @@ def move(
             serving = act(folder, "kill" if to == "off" else "resume", by="person", reason=reason, at=now)
             _tell(to, serving, as_json)
             return
-        before: State | None = None  # of a move to a stage
+        before: State | None = None  # the state before a move to a stage
         if to in STAGES:
             experiment, before = state_of(folder)
             if experiment.ramp is None and before.phase == "draft":

@@ -26,8 +26,8 @@ from pipelines.profile import MOUNT, TRAINING_SECONDS, on_cluster
 
 NAME = "mtorl-search"
 _CONTAINER = "trial"
-_HEAD = f"""# A search for the hyper-parameters of training, on a cluster: README.md. Written by `mtorl katib`, not by
-# hand, with the space of mtorl/fitting/search_space.py. In no overlay: Katib refuses changes of one that has begun.
+_HEAD = f"""# A search for training hyper-parameters on a cluster: README.md. Written by `mtorl katib` from the space
+# in mtorl/fitting/search_space.py; do not edit. Not in an overlay, because Katib refuses changes of a started search.
 #   kubectl -n mtorl apply -k manifests/katib
 #   kubectl -n mtorl get experiments.kubeflow.org {NAME} -o jsonpath='{{.status.currentOptimalTrial}}'
 """

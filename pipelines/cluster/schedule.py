@@ -31,7 +31,7 @@ _MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.
 
 def _cron(text: str) -> str:
     fields = text.split()
-    if len(fields) != 5:  # KFP would read a sixth field, the first, as seconds
+    if len(fields) != 5:  # with six fields, KFP reads the first one as seconds
         raise ValueError(f"expected minute hour day month weekday, such as '0 3 * * *' for 03:00, got {text!r}")
     return " ".join(fields)
 

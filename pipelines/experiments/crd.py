@@ -185,7 +185,7 @@ def _status() -> dict[str, Any]:
         "verdict": "ship, stop, futile, inconclusive, guardrail or srm.",
         "reason": "Reason of the verdict, in words.",
         "code": "Code of that reason, for programs.",
-        "version": "Version of the active experiment, as routers report it.",
+        "version": "Version of the active experiment, which routers report in their polls.",
         "move": "Digest of the newest move in the spec that was handled.",
         BY_HAND: "While switched off in the ConfigMap: the object's reason annotation at the time of the switch.",
     }

@@ -11,7 +11,7 @@ from serving.local.stack import Runtime
 STAGES_BEFORE = 2
 """Number of the experiment's stages before the last one. At the last stage, half of the users get the challenger."""
 DAYS_EACH = 2
-"""Days of live traffic, and of shifted traffic, for the monitor: a column drifts if it is off on two days in a row."""
+"""Days of live traffic, and of shifted traffic, for the monitor, which needs two days to detect drift of a column."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class Played:
 
     value: float
     error: float
-    spent_share: float  # of the budget
+    spent_share: float  # spend as a share of the budget
 
 
 def play(
