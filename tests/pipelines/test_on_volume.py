@@ -229,7 +229,7 @@ def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, m
     ("name", "parameters", "words"),
     [
         ("large", {}, "no pipeline 'large'; there are small"),
-        ("small", {}, "can't do without: path"),
+        ("small", {}, "required parameters are missing: path"),
         ("small", {"path": "x", "count": "many"}, "expected a whole number, got 'many'"),
         ("mtorl-small", {"path": "x", "speed": "1"}, "no parameter 'speed'"),
     ],

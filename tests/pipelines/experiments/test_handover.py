@@ -132,7 +132,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     "what a person applies afterwards stays, also after a rollback": [
         (to("promoted"), {}),
         (rolled_out, {}),
-        (applied("incumbent", FIRST), {"version": FIRST, "Settled": "Changed", "says": f"not {WON}"}),
+        (applied("incumbent", FIRST), {"version": FIRST, "Settled": "Changed", "says": f"from {WON}"}),
         (applied("incumbent", "third"), {}),
         (to("rolled back"), {"version": "third", "Settled": "GoneOn", "says": "third"}),
     ],
