@@ -1,4 +1,4 @@
-"""A spool of small segments, and shippers in a hurry."""
+"""A spool with small segments, and shippers with short pauses."""
 
 from collections.abc import Iterator
 from pathlib import Path

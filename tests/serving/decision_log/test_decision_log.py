@@ -1,4 +1,4 @@
-"""The spool: nothing that was acknowledged is lost, nothing torn is fatal."""
+"""The spool: no acknowledged record is lost, and an incomplete line hides no other record."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from serving.decision_log.shipper import Refused
 from tests.serving.shipping import MemorySink, names, poison, put, put_in_turn, record, ship_all
 
 
-def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_record_back(
+def test_threads_share_a_sync_and_one_that_times_out_withdraws_its_record(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs: list[int] = []
@@ -35,7 +35,7 @@ def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_r
     assert {record["decision_id"] for record in spool.read("decision")} == {"first", *(f"d{i}" for i in range(10))}
 
 
-def test_records_that_may_wait_share_syncs_and_outlive_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_may_wait_share_syncs_and_survive_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs: list[int] = []
     sync = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda file: (syncs.append(file), sync(file))[1])
@@ -44,10 +44,10 @@ def test_records_that_may_wait_share_syncs_and_outlive_a_close(tmp_path: Path, m
         spool.submit_later("window", record("window", f"w{i}"))
     spool.close()
     assert [found["decision_id"] for found in spool.read("window")] == [f"w{i}" for i in range(600)]
-    assert len(syncs) <= 4  # of 512 at most each, and a second may have passed
+    assert len(syncs) <= 4  # at most 512 records each, and a second may have passed
 
 
-def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
+def test_concurrent_writes_lose_and_repeat_no_record(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_bytes=5_000)
     written: list[str] = []
 
@@ -60,7 +60,7 @@ def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None
                 else:
                     spool.submit("decision", record("decision", name)).result(60)
                 spool.write("outcome", [record("outcome", name, decision_id=name)], 60.0)
-            except SpoolUnavailable:  # it is closed in the midst of them
+            except SpoolUnavailable:  # the spool was closed meanwhile
                 return
             written.append(name)
 
@@ -83,7 +83,7 @@ def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "tail", [b'{"schema_version": 1, "decision_', b"\x00" * 4096, b'{"a": 1}', b"[1]\n", b"\xff\xfe\n"]
 )
-def test_what_a_crash_left_is_no_record_and_hides_none(tmp_path: Path, tail: bytes) -> None:
+def test_remains_of_a_crash_are_skipped_and_hide_no_record(tmp_path: Path, tail: bytes) -> None:
     spool = Spool(tmp_path)
     put(spool, "decision", "whole")
     spool.close()
@@ -99,7 +99,7 @@ def test_what_a_crash_left_is_no_record_and_hides_none(tmp_path: Path, tail: byt
     assert sink.got["decision"] == ["whole", "next"]
     whole = tail.endswith(b"\n")
     assert [entry["reason"] for entry in poison(tmp_path, "decision")] == ["no record"] * whole
-    assert (tail in segment.read_bytes()) == whole, "else the next append has cut it off"
+    assert (tail in segment.read_bytes()) == whole, "the next append cuts off an incomplete line"
     spool.close()
 
 
@@ -107,10 +107,10 @@ def refuse() -> None:
     raise Refused("no record")
 
 
-def test_a_segment_ends_when_it_is_large_or_old_and_a_start_reads_the_newest_alone(
+def test_a_segment_ends_when_it_is_large_or_old_and_a_start_reads_only_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At little traffic as well, what is in the lake can be deleted. A spool that waits for its lake has gigabytes."""
+    """So shipped records can be deleted even at low traffic. A spool that waits for its lake may have gigabytes."""
     spool = Spool(tmp_path, segment_bytes=4400)
     put_in_turn(spool, "decision", *names("d", 9))
     clock = time.monotonic

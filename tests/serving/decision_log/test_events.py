@@ -1,4 +1,4 @@
-"""Records as CloudEvents: what the SDK of CloudEvents reads is what was written."""
+"""Records as CloudEvents: the CloudEvents SDK reads the values that were written."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def test_events_are_cloudevents(number: int) -> None:
         assert event["id"] == f'e "{i}" 100%\nå€'
 
 
-def test_a_withdrawal_has_an_id_of_its_own() -> None:
+def test_a_withdrawal_has_a_different_event_id() -> None:
     def event_id(**changes: Any) -> str:
         line = json.dumps(record("decision", "d", **changes)).encode()
         (event,) = parse(*encode(Batch("decision", OLDEST, (line,)), "/s"))

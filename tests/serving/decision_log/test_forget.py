@@ -1,4 +1,4 @@
-"""A user leaves a spool at rest; one that a router holds stays as it is, and nothing of the user comes out of it."""
+"""Removal of users: an unused spool loses their records. A router keeps its spool, and its uploads omit the users."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ LATER = START + timedelta(days=2)
 
 
 def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
-    """Decisions of two users in turn, each with its cost; some segments."""
+    """Writes decisions of two users in turn, with cost, shadow and window, into several segments."""
     for i in range(first, first + number):
         user, at = ("gone", "stays")[i % 2], (START + timedelta(minutes=i)).isoformat()
         name = made_id(i)
@@ -46,7 +46,7 @@ def odd(number: int) -> list[str]:
     return [made_id(i) for i in range(number) if i % 2]
 
 
-def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
+def test_an_unused_spool_loses_only_the_users_records(spool: Spool) -> None:
     fill(spool)
     spool.close()
     before = {kind: list(segments.read(spool.folder, kind)) for kind in ("decision", "outcome", "shadow")}
@@ -59,7 +59,7 @@ def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
     assert {path: path.read_bytes() for path in spool.folder.iterdir()} == files
 
 
-def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_path: Path) -> None:
+def test_the_next_router_continues_and_ships_everything_once(spool: Spool, tmp_path: Path) -> None:
     fill(spool)
     lake = Lake.open(tmp_path / "lake")
     upload(spool, lake)
@@ -71,17 +71,17 @@ def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_pat
     upload(with_more, lake)
     with_more.close()
     assert [name for name in found(lake) if name in odd(40)] == odd(40)
-    assert made_id(38) not in found(lake), "uploaded after it was forgotten"
+    assert made_id(38) not in found(lake), "uploads omit the forgotten user"
 
 
-def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_removal_is_completed_by_the_next(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(spool)
     whole = next(iter(segments.segments(spool.folder, "decision"))).read_bytes().splitlines(keepends=True)
     for line in (*whole, b'{"decision_id": "d99", "user_id":"gone", "ca\n'):
         spool.set_aside("decision", orjson.dumps({"reason": "no", "record": line.decode()}) + b"\n")
     spool.close()
     with max(segments.segments(spool.folder, "outcome")).open("ab") as file:
-        file.write(b'{"event_id": "cut", "decision_id": "' + made_id(0).encode() + b'"}')  # before its newline
+        file.write(b'{"event_id": "cut", "decision_id": "' + made_id(0).encode() + b'"}')  # cut before its newline
     remove = forget._remove
     files = len(list(forget._files(spool.folder)))
     for steps in [*range(files), files]:
@@ -98,7 +98,7 @@ def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkey
     assert [record["decision_id"] for record in segments.read(spool.folder, "outcome")] == odd(30)
 
 
-def test_a_decision_whose_money_may_be_open_stays_a_day(spool: Spool, tmp_path: Path) -> None:
+def test_a_decision_with_a_reservation_perhaps_open_stays_a_day(spool: Spool, tmp_path: Path) -> None:
     name, at = decision_id("gone", spool.identity, START.timestamp()), START.isoformat()
     put(spool, "decision", name, user_id="gone", reservation_id=name, event_time=at, expose=True, withdrawn=False)
     put(spool, "decision", "d1", user_id="gone", reservation_id=None, event_time=at)
@@ -111,11 +111,11 @@ def test_a_decision_whose_money_may_be_open_stays_a_day(spool: Spool, tmp_path: 
         again = Spool(spool.folder)
         reconcile(ledger, again)
         again.close()
-        assert ledger.open_reservations() == ([name] if expected.left else []), "given back once its decision is gone"
+        assert ledger.open_reservations() == ([name] if expected.left else []), "released once its decision is removed"
     ledger.close()
 
 
-def test_a_router_keeps_its_spool_and_its_uploads_are_without_the_user(spool: Spool, tmp_path: Path) -> None:
+def test_a_router_keeps_its_spool_and_its_uploads_omit_the_user(spool: Spool, tmp_path: Path) -> None:
     fill(spool)
     Forgotten.add(tmp_path, ["gone"], LATER)
     assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(0, 15, held=True)
@@ -125,10 +125,10 @@ def test_a_router_keeps_its_spool_and_its_uploads_are_without_the_user(spool: Sp
     assert found(lake) == found(lake, "window") == odd(30)
 
 
-def test_one_who_is_forgotten_while_files_are_uploaded_is_not_in_the_lake(
+def test_a_user_forgotten_during_an_upload_is_not_in_the_lake(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who forgets writes the note first and then looks for files, perhaps before these are there."""
+    """A removal writes its note first and then searches for files, perhaps before the upload has written them."""
     fill(spool)
     known = Lake.forgotten
     for readings in count():
@@ -147,6 +147,6 @@ def test_one_who_is_forgotten_while_files_are_uploaded_is_not_in_the_lake(
             (spool.folder / SHIPPED).unlink(missing_ok=True)
             upload(spool, Lake.open(folder / "lake"))
         if next(left, False):
-            break  # it does not look that often
+            break  # an upload reads the note less often
         assert found(Lake.open(folder / "lake")) == odd(30)
     assert readings >= 2

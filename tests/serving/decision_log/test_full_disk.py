@@ -1,4 +1,4 @@
-"""A disk that is full leaves nothing behind in the folder, is said, and what is owed to the log follows later."""
+"""A full disk: failed appends leave nothing behind, the fault is reported, and records owed to the log follow later."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ def test_appends_that_fail_leave_no_segments_and_no_records(
     assert files(spool.folder) == ["decision-00000001.jsonl"] and ids(spool) == ["before", "after"]
 
 
-def test_a_decision_on_disk_is_acknowledged_though_the_outcomes_beside_it_are_not(
+def test_a_decision_on_disk_is_acknowledged_even_if_outcomes_of_its_batch_fail(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(spool, "decision", "before")
@@ -71,7 +71,7 @@ def test_a_decision_on_disk_is_acknowledged_though_the_outcomes_beside_it_are_no
     assert ids(spool) == ["before", "new"]
 
 
-def test_ctrl_c_while_a_thread_writes_leaves_nothing_half_known(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_a_write_leaves_the_spool_usable(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(file: int) -> None:
         raise KeyboardInterrupt
 
@@ -97,7 +97,7 @@ def test_the_first_append_may_fail_and_so_may_the_next_segment(tmp_path: Path, m
     spool.close()
 
 
-def test_empty_segments_are_deleted_at_the_start_and_the_position_holds(spool: Spool) -> None:
+def test_empty_segments_are_deleted_at_the_start_and_the_position_stays_valid(spool: Spool) -> None:
     put(spool, "decision", "shipped")
     at = spool.end("decision")
     put(spool, "decision", "pending")
@@ -114,7 +114,7 @@ def test_empty_segments_are_deleted_at_the_start_and_the_position_holds(spool: S
     again.close()
 
 
-def test_what_is_owed_is_written_once_the_disk_takes_it_without_any_traffic(
+def test_owed_records_are_written_once_the_disk_works_even_without_traffic(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
 ) -> None:
     with monkeypatch.context() as patch:
@@ -128,7 +128,7 @@ def test_what_is_owed_is_written_once_the_disk_takes_it_without_any_traffic(
     assert wait_for(lambda: spool.fault is None) and spool.lost == 0
 
 
-def test_what_is_owed_has_its_limit_what_is_lost_is_counted_and_the_rest_is_written_at_the_end_too(
+def test_owed_records_beyond_the_limit_count_as_lost_and_the_rest_is_written_on_close(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
 ) -> None:
     monkeypatch.setattr(spool_module, "_LATER_SECONDS", 3600)
@@ -142,7 +142,7 @@ def test_what_is_owed_has_its_limit_what_is_lost_is_counted_and_the_rest_is_writ
     assert ids(spool) == ["owed-0", "owed-1"]
 
 
-def test_a_folder_that_was_torn_opens_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_an_incomplete_line_opens_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path)
     put(spool, "decision", "whole")
     spool.close()
@@ -156,7 +156,7 @@ def test_a_folder_that_was_torn_opens_on_a_full_disk(tmp_path: Path, monkeypatch
     again.close()
 
 
-def test_the_room_left_is_the_disks_if_less_than_the_quotas(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_that_of_the_disk_if_less_than_the_quotas(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     spool.max_bytes = 1000 + spool.size
     assert spool.room() == 1000 and spool.problems(1000) == []
     disk = SimpleNamespace(f_bavail=2 + spool_module.KEPT_FREE // 50, f_frsize=50)
@@ -170,7 +170,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes root")
+        pytest.skip("mounting a small disk requires root")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

@@ -1,4 +1,4 @@
-"""Uploads: each record once in the lake, in the hour of its decision, however often it is delivered."""
+"""Uploads: each record is once in the lake, in the hour of its decision, even if it is delivered several times."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def ids(number: int, first: int = 0) -> list[str]:
-    """One each ten minutes."""
+    """Ids of decisions, one every ten minutes."""
     return [id_of(f"d{i}", START + timedelta(minutes=10 * i)) for i in range(first, first + number)]
 
 
@@ -87,7 +87,7 @@ def test_types_and_values(spool: Spool, lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(4, 9), (9, 4), (9, 100), (100, 9)])
-def test_a_delivery_anew_in_other_batches_adds_nothing(spool: Spool, lake: Lake, first: int, second: int) -> None:
+def test_a_second_delivery_in_other_batches_adds_nothing(spool: Spool, lake: Lake, first: int, second: int) -> None:
     expected = fill(spool, 25)
     upload(spool, lake, first)
     (spool.folder / SHIPPED).unlink()
@@ -103,7 +103,7 @@ def test_a_batch_that_is_delivered_again_replaces_its_file(spool: Spool, lake: L
     (spool.folder / SHIPPED).unlink()
     upload(spool, lake)
     assert lake.arrived("decision") == files
-    fill(spool, 3, first=10)  # the process had ended between the delivery and the note
+    fill(spool, 3, first=10)  # as if the process ended before it noted the position
     (spool.folder / SHIPPED).write_bytes(noted)
     upload(spool, lake)
     assert found(lake) == ids(13)
@@ -111,7 +111,7 @@ def test_a_batch_that_is_delivered_again_replaces_its_file(spool: Spool, lake: L
 
 @pytest.mark.parametrize("withdrawal_first", [False, True])
 @pytest.mark.parametrize("batches", [1, 2])
-def test_a_withdrawal_counts(spool: Spool, lake: Lake, batches: int, withdrawal_first: bool) -> None:
+def test_a_withdrawal_replaces_its_decision(spool: Spool, lake: Lake, batches: int, withdrawal_first: bool) -> None:
     (name,) = ids(1)
     records: list[dict[str, Any]] = [{}, {"expose": False, "withdrawn": True}]
     for changes in reversed(records) if withdrawal_first else records:
@@ -122,7 +122,7 @@ def test_a_withdrawal_counts(spool: Spool, lake: Lake, batches: int, withdrawal_
     assert found(lake, column="expose") == [False]
 
 
-def test_a_record_at_fault_is_set_aside(spool: Spool, lake: Lake) -> None:
+def test_a_faulty_record_is_set_aside(spool: Spool, lake: Lake) -> None:
     decisions = ids(20)
     for name in decisions:
         put(spool, "outcome", f"of {name}", decision_id=name)
@@ -134,7 +134,7 @@ def test_a_record_at_fault_is_set_aside(spool: Spool, lake: Lake) -> None:
     assert aside == ["bad version", "bad id"]
 
 
-def test_a_fault_of_the_lake_is_none_of_the_records(spool: Spool, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_lake_sets_no_record_aside(spool: Spool, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     put(spool, "decision", *ids(4))
     batch = segments.read_batch(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
     assert batch is not None

@@ -1,4 +1,4 @@
-"""Deletion from the spool: only of what is shipped and old. It stays in bounds."""
+"""Deletion from the spool: only shipped and old records are deleted, and the spool stays within its bounds."""
 
 import asyncio
 import errno
@@ -40,7 +40,7 @@ def age(spool: Spool, hours: float) -> None:
         os.utime(path, (time.time() - hours * HOUR,) * 2)
 
 
-def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
+def test_shipped_and_old_segments_are_deleted_except_the_newest(spool: Spool) -> None:
     put_in_turn(spool, "decision", *names("decision", 10))
     put_in_turn(spool, "outcome", *names("outcome", 80))
     assert len(numbers(spool, "decision")) > 2 and len(numbers(spool, "outcome")) > 2
@@ -51,13 +51,13 @@ def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
     put(spool, "decision", "young")
     ship(spool, keep_hours=168)
     assert numbers(spool, "decision") == [numbers(spool, "decision")[-1]] and len(numbers(spool, "outcome")) == 1
-    assert abs(spool.size - sum(path.stat().st_size for path in spool.folder.iterdir())) < 300  # shipped.json
+    assert abs(spool.size - sum(path.stat().st_size for path in spool.folder.iterdir())) < 300  # except shipped.json
     before = numbers(spool, "decision")[-1]
     put_in_turn(spool, "decision", *names("younger", 4))
-    assert numbers(spool, "decision")[-1] > before  # a number is never used again
+    assert numbers(spool, "decision")[-1] > before  # a number is never reused
 
 
-def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
+def test_pending_records_stay_at_any_age(spool: Spool) -> None:
     put_in_turn(spool, "decision", *names("decision", 12))
     age(spool, 10_000)
     everything = numbers(spool, "decision")
@@ -69,10 +69,10 @@ def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
 
 
 @in_loop
-async def test_a_position_that_cannot_be_noted_stops_nothing_and_only_what_was_noted_counts_as_shipped(
+async def test_a_failed_note_of_the_position_stops_nothing_and_only_noted_positions_count_as_shipped(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A position that is not on disk is forgotten by a crash: what it would ship again must still be there."""
+    """A crash forgets a position that is not on disk, so the records that follow the noted one must stay."""
     put_in_turn(spool, "decision", *names("decision", 12))
     age(spool, 10_000)
     everything = numbers(spool, "decision")
@@ -93,7 +93,7 @@ async def test_a_position_that_cannot_be_noted_stops_nothing_and_only_what_was_n
     assert sink.got["decision"] == names("decision", 12)
 
 
-def test_nothing_is_taken_beyond_the_quota_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_records_beyond_the_quota_are_refused_and_none_is_lost(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=15_000)
     taken = []
     with pytest.raises(SpoolUnavailable, match="15000 bytes"):
@@ -111,17 +111,17 @@ def test_nothing_is_taken_beyond_the_quota_and_nothing_is_lost(tmp_path: Path) -
     put(spool, "decision", "again")
     assert [record["decision_id"] for record in spool.read("decision")][-1] == "again"
     spool.close()
-    spool = Spool(tmp_path, max_bytes=10)  # a quota that was lowered: it starts, and takes nothing
+    spool = Spool(tmp_path, max_bytes=10)  # with a lowered quota, the spool opens and takes nothing
     with pytest.raises(SpoolUnavailable):
         put(spool, "decision", "no")
     spool.close()
 
 
 @in_loop
-async def test_a_sink_that_is_away_loses_its_oldest_records_and_holds_up_none(
+async def test_a_sink_that_is_down_loses_its_oldest_records_and_blocks_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The lake takes all: the spool stays in bounds, and each record reached the sink or was counted."""
+    """The lake takes all records, so the spool stays within its bounds. Each record reaches the sink or is counted."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=60_000)
     lake = Shipper(spool, MemorySink(), segments.UPLOADED)
     sink, total = MemorySink(), 120
@@ -138,7 +138,7 @@ async def test_a_sink_that_is_away_loses_its_oldest_records_and_holds_up_none(
         put(spool, "decision", f"decision{i}")
         put(spool, "outcome", f"outcome{i}")
         await second()
-        assert spool.size < 40_000, "half, and what is being written"
+        assert spool.size < 40_000, "half of the quota, and the current segments"
     assert behind.tally["dropped", "decision"] > total / 2
     sink.fault = lambda batch: None
     while behind.pending:
@@ -154,8 +154,8 @@ async def test_a_sink_that_is_away_loses_its_oldest_records_and_holds_up_none(
 
 
 @in_loop
-async def test_what_the_lake_lacks_is_dropped_for_no_sink(tmp_path: Path) -> None:
-    """Lake and sink are away: the spool fills, and all that it holds is the lake's; then the sink gets all of it."""
+async def test_records_that_the_lake_lacks_are_dropped_for_no_sink(tmp_path: Path) -> None:
+    """While lake and sink are down, the spool fills with records that the lake needs. Later, the sink gets all."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=30_000)
     to_lake, sink = MemorySink(), MemorySink()
     to_lake.fault = sink.fault = unreachable

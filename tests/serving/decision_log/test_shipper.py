@@ -1,4 +1,4 @@
-"""Shipping: every acknowledged record reaches the sink at least once and in order, also after crashes."""
+"""Shipping: every acknowledged record reaches the sink at least once and in order, even after crashes."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ async def test_everything_is_shipped_once_and_in_order_across_segments_and_resta
     assert {len(set(batch.lines)) == len(batch) <= sink.largest for batch in sink.batches} == {True}
 
 
-def test_what_is_not_durable_is_not_shipped(spool: Spool) -> None:
+def test_only_durable_records_are_shipped(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     end = spool.end("decision")
     with (spool.folder / "decision-00000001.jsonl").open("ab") as file:
@@ -67,7 +67,7 @@ def test_what_is_not_durable_is_not_shipped(spool: Spool) -> None:
     assert sink.got["decision"] == names("d", 3) and segments.positions(spool.folder, SHIPPED)["decision"] == end
 
 
-def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_a_closed_segment_is_skipped(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_bytes=2500)
     put(spool, "decision", "d0", "d1", "d2", "d3")
     put(spool, "decision", "d4")
@@ -80,7 +80,7 @@ def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path)
     spool.close()
 
 
-def test_a_position_counts_only_where_a_line_ends_and_a_damaged_one_starts_again_from_the_oldest(spool: Spool) -> None:
+def test_a_position_inside_a_line_or_a_damaged_file_restarts_from_the_oldest_record(spool: Spool) -> None:
     put(spool, "decision", *names("d", 5))
     put(spool, "outcome", *names("e", 5))
     ship_all(spool, MemorySink())
@@ -100,7 +100,7 @@ def test_a_position_counts_only_where_a_line_ends_and_a_damaged_one_starts_again
 
 @in_loop
 async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under steady traffic something is always pending: each upload is a file, so it must not follow at once."""
+    """Each upload is a file, so it must wait for records to gather, although steady traffic always leaves some."""
     clock = [time.monotonic()]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     sink = MemorySink(largest=1000, linger=60.0)
@@ -115,12 +115,12 @@ async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pyt
 
 
 @in_loop
-async def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -> None:
+async def test_pending_records_are_shipped_at_the_end_within_a_time_limit(spool: Spool) -> None:
     sink = MemorySink(linger=60.0)
     ending = new_shipper(spool, sink)
     assert await ending.ship_once() == 0
     put(spool, "decision", *names("d", 5))
-    assert await ending.ship_once() == 0 and ending.pending > 0 and not sink.batches  # they gather
+    assert await ending.ship_once() == 0 and ending.pending > 0 and not sink.batches  # the records gather first
     await ending.close(60.0)
     assert sink.got["decision"] == names("d", 5)
 
@@ -141,7 +141,7 @@ async def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -
 
 @pytest.mark.parametrize("linger", [0.0, 60.0])
 @in_loop
-async def test_a_clock_set_back_holds_no_records(linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_clock_set_back_delays_nothing(linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = MemorySink(linger=linger)
     shipper = new_shipper(spool, sink)
     assert not await shipper.ship_once()
@@ -154,7 +154,7 @@ async def test_a_clock_set_back_holds_no_records(linger: float, spool: Spool, mo
 
 
 class _Crash(BaseException):
-    """The process ends here."""
+    """A simulated crash of the process."""
 
 
 _STEPS = st.lists(
@@ -174,7 +174,7 @@ _STEPS = st.lists(
 def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Crashes strike before and after a delivery; positions are damaged; what is shipped is deleted at once."""
+    """Crashes happen before and after deliveries, positions are damaged, and shipped records are deleted at once."""
     folder = tmp_path_factory.mktemp("spool")
     written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
     sink = MemorySink(largest=3)

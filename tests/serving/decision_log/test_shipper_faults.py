@@ -1,4 +1,4 @@
-"""Sinks that fail, and sinks that refuse records: nothing is lost, and only what is refused is set aside."""
+"""Sinks that fail or refuse records: no record is lost, and only refused records are set aside."""
 
 import asyncio
 import json
@@ -30,14 +30,14 @@ from tests.serving.shipping import (
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def test_the_age_of_what_an_earlier_run_left(spool: Spool) -> None:
+def test_the_age_of_records_that_an_earlier_run_left(spool: Spool) -> None:
     assert new_shipper(spool, MemorySink()).oldest_pending_seconds == 0
     for kind in KINDS:
         put(spool, kind, "old", event_time=datetime.fromtimestamp(time.time() - 500, UTC).isoformat())
     assert 499 < new_shipper(spool, MemorySink()).oldest_pending_seconds < 600
 
 
-def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_double_with_jitter_up_to_a_limit_or_are_as_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipper, "_FIRST_PAUSE", 0.5)
     monkeypatch.setattr(shipper, "_LONGEST_PAUSE", 30.0)
     for failures in (0, 1, 3, 10, 10**6):
@@ -60,7 +60,7 @@ def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for(monkeyp
     ],
 )
 @in_loop
-async def test_sick_servers_cost_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str) -> None:
+async def test_sick_servers_lose_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str) -> None:
     monkeypatch.setattr(http_sink, "_ANSWER_SECONDS", 0.5 if mode == "hang" else 60.0)
     put(spool, "decision", *names("d", 9))
     server = WebSink(mode)
@@ -79,7 +79,7 @@ async def test_sick_servers_cost_nothing(spool: Spool, monkeypatch: pytest.Monke
     ("asked", "expected"), [("7", 7), ("-1", 0), ("", 0), ("soon", 0), ("nan", 0), ("99999", 300), ("Wed, 21 Oct", 0)]
 )
 @in_loop
-async def test_how_long_a_sink_may_ask_for(spool: Spool, asked: str, expected: float) -> None:
+async def test_the_pause_that_a_sink_may_request(spool: Spool, asked: str, expected: float) -> None:
     put(spool, "decision", "d0")
     server = WebSink(429, {"Retry-After": asked})
     sink = HttpSink(await server.start(), "/r")
@@ -91,7 +91,7 @@ async def test_how_long_a_sink_may_ask_for(spool: Spool, asked: str, expected: f
 
 
 @in_loop
-async def test_a_sink_that_asks_for_time_gets_it(spool: Spool) -> None:
+async def test_a_pause_that_a_sink_requests_is_kept(spool: Spool) -> None:
     put(spool, "decision", "d0")
     server = WebSink(429, {"Retry-After": "300"})
     async with shipping(spool, HttpSink(await server.start(), "/r"), drain=0.1) as running:
@@ -119,7 +119,7 @@ async def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
 
 @pytest.mark.parametrize("bad", [{"d0"}, {"d31"}, {"d13"}, {"d4", "d5"}, {"d0", "d17", "d99"}, set(names("d", 100))])
 @in_loop
-async def test_exactly_what_is_refused_is_set_aside(spool: Spool, bad: set[str]) -> None:
+async def test_exactly_the_refused_records_are_set_aside(spool: Spool, bad: set[str]) -> None:
     put(spool, "decision", *names("d", 100))
     size = spool.size
     server = WebSink(lambda found: 400 if bad & {event["id"] for event in found} else "ok")
@@ -132,11 +132,11 @@ async def test_exactly_what_is_refused_is_set_aside(spool: Spool, bad: set[str])
     aside = poison(spool.folder, "decision")
     assert [json.loads(entry["record"])["decision_id"] for entry in aside] == [n for n in names("d", 100) if n in bad]
     assert all(entry["reason"] == "400 no" for entry in aside)
-    assert spool.size > size  # it counts against the quota
+    assert spool.size > size  # set-aside records count against the quota
 
 
 def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
-    """The sink goes down in the middle of the search for the poison: what was found is not searched for again."""
+    """The sink fails during the search for the refused record. After that, the shipper does not search for it again."""
     put(spool, "decision", *names("d", 8))
     sink, calls = MemorySink(largest=8), 0
 
@@ -157,7 +157,7 @@ def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
 @pytest.mark.parametrize("status", [400, 415])
 @in_loop
 async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
-    """As a broker of Knative answers: that is no poison."""
+    """A Knative broker answers batches like this. It does not refuse the records."""
     put(spool, "decision", *names("d", 40))
     server = WebSink(lambda found: "ok" if len(found) == 1 else status)
     async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
