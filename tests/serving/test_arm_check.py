@@ -1,4 +1,4 @@
-"""An endpoint hears in sentences why it can't be an arm yet, and what its decisions would lack."""
+"""The check of an endpoint as an arm: faults that would cause the default action, and notes on missing fields."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def complete(item: dict[str, Any]) -> dict[str, Any]:
     return decision(channel=channel, channel_probs=probs, propensity=1.0, exposure_probs=shows)
 
 
-def test_what_is_left_out_is_a_note_and_no_fault() -> None:
+def test_a_missing_optional_field_is_a_note_and_no_fault() -> None:
     assert checked(complete) == []
     found, lacks = checked(first_candidate), ("propensity", "exposure_probs", "expected_reward", "model")
     assert all(text.startswith(f"note   no {name}") for text, name in zip(found, lacks, strict=True)), found
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_a_note_and_no_fault() -> None:
     ],
     ids=["status", "body", "offer", "expose", "one at a time", "odd user"],
 )
-def test_what_would_be_the_default_action_is_a_fault(mode: Any, form: Any, message: str) -> None:
+def test_an_answer_that_causes_the_default_action_is_a_fault(mode: Any, form: Any, message: str) -> None:
     found = checked(mode, form)
     assert found[0].startswith("fault") and any(message in text for text in found), found
 

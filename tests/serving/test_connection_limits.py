@@ -1,4 +1,4 @@
-"""What one connection may cost before anybody has authenticated."""
+"""Limits on the cost of a connection before its client has authenticated."""
 
 import asyncio
 import inspect
@@ -14,7 +14,7 @@ import uvicorn
 from serving.connection_limits import Limits, Shedding, limited
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
-LARGE = 20_000_000  # more than the system takes for a client that does not read
+LARGE = 20_000_000  # more than the system buffers for a client that does not read
 POST = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\n"
 
 
@@ -24,14 +24,14 @@ class Connection:
     writer: asyncio.StreamWriter
 
     async def ask(self, data: bytes) -> bytes:
-        """The answer, headers and body."""
+        """Sends data, and returns the head and body of the answer."""
         self.writer.write(data)
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
         return head + await self.reader.readexactly(int(length.split()[1]))
 
     async def closed(self) -> bytes:
-        """What comes until the server closes the connection."""
+        """Returns what arrives until the server closes the connection."""
         try:
             return await self.reader.read()
         except ConnectionResetError:
@@ -47,8 +47,8 @@ class Site:
     server: uvicorn.Server
     refused: list[int] = field(default_factory=list)
     hold: asyncio.Event = field(default_factory=asyncio.Event)
-    full: bool = False  # then every POST is refused
-    seen: list[str] = field(default_factory=list)  # paths that the application was asked for
+    full: bool = False  # if true, every POST is refused
+    seen: list[str] = field(default_factory=list)  # paths of the requests that reached the application
     bodies: list[bytes] = field(default_factory=list)
 
     async def connect(self) -> Connection:
@@ -61,7 +61,7 @@ class Site:
 
 @asynccontextmanager
 async def site(**limits: Any) -> AsyncIterator[Site]:
-    """A server that answers "ok", under /hold once it may, and under /large with much."""
+    """A server that answers "ok", at /hold once `hold` is set, and at /large with LARGE bytes."""
     here = Site(0, None)  # type: ignore[arg-type]
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -94,7 +94,7 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
 
 
 def on_site(**limits: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
-    """Make a test of a coroutine function: it gets a site of its own as its first argument, `here`."""
+    """Turn a coroutine function, whose first argument `here` is a new site, into a test."""
 
     def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         async def inside(**arguments: Any) -> None:
@@ -141,7 +141,7 @@ async def test_a_large_head_is_refused_before_it_has_arrived(here: Site, pieces:
 
 
 @on_site(seconds=1.0)
-async def test_what_does_not_arrive_in_time_is_refused(here: Site) -> None:
+async def test_a_request_that_does_not_arrive_in_time_is_refused(here: Site) -> None:
     silent, head, body, second = [await here.connect() for _ in range(4)]
     head.writer.write(b"GET / HTTP/1.1\r\nx: y\r\n")
     body.writer.write(POST + b"x")
@@ -149,7 +149,7 @@ async def test_what_does_not_arrive_in_time_is_refused(here: Site) -> None:
     second.writer.write(b"GET / HTTP/1.1\r\n")
     assert await silent.closed() == b""
     assert (await head.closed()).startswith(b"HTTP/1.1 408 ")
-    assert await body.closed() == b""  # the application works on it: an answer of ours could be taken for its own
+    assert await body.closed() == b""  # the application has begun, so a 408 could be taken for its answer
     assert (await second.closed()).startswith(b"HTTP/1.1 408 ")
     assert here.refused == [408, 408]
 
@@ -159,14 +159,14 @@ async def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive(here:
     connection = await here.connect()
     answer = asyncio.create_task(connection.ask(b"GET /hold HTTP/1.1\r\n\r\n"))
     idle = await here.connect()
-    await idle.closed()  # so the time is over
+    await idle.closed()  # so the time limit has passed
     here.hold.set()
     assert b"200 OK" in await answer
     assert b"200 OK" in await connection.ask(POST + b"body")
 
 
 @on_site(seconds=2.0)
-async def test_who_does_not_take_the_answer_is_dropped_and_who_does_gets_all_of_it(here: Site) -> None:
+async def test_a_client_that_does_not_read_is_dropped_and_one_that_reads_gets_all(here: Site) -> None:
     never = socket.create_connection(("127.0.0.1", here.port))
     never.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 3)
     await here.until(lambda: len(here.server.server_state.tasks) == 1)
@@ -178,7 +178,7 @@ async def test_who_does_not_take_the_answer_is_dropped_and_who_does_gets_all_of_
 
 
 @on_site()
-async def test_a_large_body_is_no_large_head_and_requests_may_follow_each_other_at_once(here: Site) -> None:
+async def test_a_large_body_and_pipelined_requests_are_accepted(here: Site) -> None:
     connection = await here.connect()
     large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
     for _ in range(3):
@@ -190,10 +190,10 @@ async def test_a_large_body_is_no_large_head_and_requests_may_follow_each_other_
 
 
 @on_site(connections=3)
-async def test_a_newcomer_takes_the_place_of_whoever_has_waited_longest(here: Site) -> None:
+async def test_a_new_connection_replaces_the_one_that_was_idle_longest(here: Site) -> None:
     first, second, third = [await here.connect() for _ in range(3)]
     await here.until(lambda: len(here.server.server_state.connections) == 3)
-    assert b"200 OK" in await first.ask(GET)  # so the second waits longest
+    assert b"200 OK" in await first.ask(GET)  # so the second has been idle longest
     fourth = await here.connect()
     assert b"200 OK" in await fourth.ask(GET)
     assert await second.closed() == b""
@@ -202,7 +202,7 @@ async def test_a_newcomer_takes_the_place_of_whoever_has_waited_longest(here: Si
 
 
 @on_site(connections=3)
-async def test_nobody_at_work_gives_up_a_place(here: Site) -> None:
+async def test_a_busy_connection_is_never_replaced(here: Site) -> None:
     busy = [await here.connect() for _ in range(3)]
     answers = [asyncio.create_task(c.ask(b"GET /hold HTTP/1.1\r\n\r\n")) for c in busy]
     await here.until(lambda: len(here.server.server_state.tasks) == 3)
@@ -213,7 +213,7 @@ async def test_nobody_at_work_gives_up_a_place(here: Site) -> None:
 
 
 @on_site()
-async def test_a_full_server_refuses_a_request_before_anything_works_on_it_and_keeps_the_connection(here: Site) -> None:
+async def test_a_full_server_refuses_a_request_unhandled_and_keeps_the_connection(here: Site) -> None:
     connection, old = await here.connect(), await here.connect()
     here.full = True
     for _ in range(3):
@@ -225,7 +225,7 @@ async def test_a_full_server_refuses_a_request_before_anything_works_on_it_and_k
     chunked = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
     assert b" 429 " in await connection.ask(chunked)
     assert not here.seen and here.refused == [429] * 5
-    assert b"200 OK" in await connection.ask(GET)  # metrics and health, of all times, are not refused
+    assert b"200 OK" in await connection.ask(GET)  # metrics and health checks are not refused
     here.full = False
     assert b"200 OK" in await connection.ask(POST + b"body")
     here.full = True
@@ -234,17 +234,17 @@ async def test_a_full_server_refuses_a_request_before_anything_works_on_it_and_k
 
 
 @on_site()
-async def test_answers_keep_their_order_whichever_of_the_requests_are_refused(here: Site) -> None:
+async def test_answers_keep_their_order_if_some_requests_are_refused(here: Site) -> None:
     connection = await here.connect()
     here.full = True
     connection.writer.write((POST + b"body") * 2 + GET + POST + b"body")
     found = [(await connection.ask(b"")).split(b" ")[1] for _ in range(4)]
-    # The last one came while another answer was due: the application refuses such a request, or takes it.
+    # The last request arrived while another answer was due. The application receives it, and may refuse it.
     assert found == [b"429", b"429", b"200", b"200"]
 
 
 @on_site()
-async def test_a_client_that_waits_to_be_asked_for_its_body_or_leaves_is_no_trouble(here: Site) -> None:
+async def test_a_client_may_expect_100_continue_or_disconnect(here: Site) -> None:
     here.full = True
     waits = await here.connect()
     waits.writer.write(POST.replace(b"host: h", b"expect: 100-continue"))
@@ -259,7 +259,7 @@ async def test_a_client_that_waits_to_be_asked_for_its_body_or_leaves_is_no_trou
 
 
 @on_site()
-async def test_a_server_that_stops_tells_whoever_it_has_refused(here: Site) -> None:
+async def test_a_server_that_stops_still_sends_its_refusals(here: Site) -> None:
     here.full = True
     connection = await here.connect()
     connection.writer.write(POST + b"body")
@@ -270,8 +270,8 @@ async def test_a_server_that_stops_tells_whoever_it_has_refused(here: Site) -> N
 
 @pytest.mark.parametrize("pieces", [1, 2, 40])
 @on_site()
-async def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(here: Site, pieces: int) -> None:
-    """Java's client and `curl --http2` make such an offer with their first request. The body belongs to it."""
+async def test_a_request_that_offers_http_2_is_answered_in_http_1_1(here: Site, pieces: int) -> None:
+    """Java's client and `curl --http2` make this offer in their first request. The body belongs to the request."""
     offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
     post = b"POST /offered HTTP/1.1\r\nhost: h\r\n" + offer + b"content-length: 13\r\n\r\nGET /smuggled"
     step = -(-len(post) // pieces)
@@ -282,7 +282,7 @@ async def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(here:
         await asyncio.sleep(0.002)
     answer = await connection.ask(GET)
     assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"ok")
-    assert (await connection.ask(b"")).endswith(b"ok"), "the connection goes on"
+    assert (await connection.ask(b"")).endswith(b"ok"), "the connection stays open"
     assert here.seen == ["/offered", "/"] and here.bodies == [b"GET /smuggled", b""]
     connection.close()
 
@@ -296,5 +296,5 @@ async def test_a_client_leaving_amid_several_requests_is_no_error(here: Site, ca
     await here.until(lambda: not here.server.server_state.connections)
     here.hold.set()
     await here.until(lambda: not here.server.server_state.tasks)
-    assert here.seen == ["/hold"], "the other is left out"
+    assert here.seen == ["/hold"], "the second request is dropped"
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""What InferenceServices serve, what a rollback goes back to, and what happens where a pod may not list them."""
+"""InferenceServices: the versions that they serve, rollback targets, and a pod that may not list them."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def service(name: str, version: str, **notes: str) -> dict[str, Any]:
     return {"metadata": {"name": name, "annotations": notes}, "spec": {"predictor": predictor}}
 
 
-def test_what_serves_and_what_a_rollback_goes_back_to_is_used() -> None:
+def test_serving_versions_and_rollback_targets_are_in_use() -> None:
     promoted = service("mtorl-incumbent", "challenger/new", **{MARK: PROMOTED.model_dump_json()})
     deployed = service("mtorl-challenger", "challenger/newer", **{INSTEAD_OF: "challenger/old"})
     assert versions_of([promoted, deployed, service("other", "")]) == [
@@ -31,14 +31,14 @@ def test_what_serves_and_what_a_rollback_goes_back_to_is_used() -> None:
 
 
 @pytest.mark.parametrize("mark", ["{", "[]", "7", '{"else": 1}'])
-def test_a_mark_by_hand_hides_nothing_else(mark: str) -> None:
+def test_an_invalid_mark_hides_no_version(mark: str) -> None:
     assert [name for name, _, _ in versions_of([service("one", "a/1", **{MARK: mark}), service("two", "b/2")])] == [
         "a/1",
         "b/2",
     ]
 
 
-def test_one_that_is_told_serves_after_its_roll_out_and_keeps_the_mark() -> None:
+def test_a_new_version_serves_after_its_rollout_and_the_mark_stays() -> None:
     cluster = FakeCluster()
     cluster.add_service("mtorl-incumbent", "incumbent/first")
     servers = InferenceServices(cluster)
@@ -68,7 +68,7 @@ def test_a_server_is_known_by_its_url(url: str | None, name: str | None) -> None
 
 
 @pytest.mark.parametrize("status", [403, 404, 422])
-def test_a_pod_that_may_not_list_them_does_not_know_what_serves(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_a_pod_that_may_not_list_services_gets_an_error(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     class Api(KubernetesApi):
         def __init__(self, **_: object) -> None: ...
 
@@ -77,10 +77,10 @@ def test_a_pod_that_may_not_list_them_does_not_know_what_serves(monkeypatch: pyt
 
     monkeypatch.setattr(inference_services, "KubernetesApi", Api)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert services_of_pod() is None, "a laptop is no cluster"
+    assert services_of_pod() is None, "a laptop has no cluster"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     if status == 404:
-        assert services_of_pod() == [], "there is no KServe"
+        assert services_of_pod() == [], "KServe is not installed"
         return
     with raises(PermissionError, messages.FORBIDDEN if status == 403 else messages.KUBERNETES_REFUSES):
         services_of_pod()

@@ -1,4 +1,4 @@
-"""The one client of the API server: its requests as they go out, and what each answer means."""
+"""The client of the Kubernetes API server: the requests that it sends, and the meaning of each answer."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ BODY = {"metadata": {"name": "one"}}
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers with a status and a body, and keeps what it was asked."""
+    """A server that answers with a status and a body, and keeps the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
@@ -112,7 +112,7 @@ MEANS: dict[str, dict[int, Any]] = {
 
 
 @pytest.mark.parametrize(("name", "status"), [(name, status) for name, means in MEANS.items() for status in means])
-def test_an_answer_means_the_same_to_all(server: Server, name: str, status: int) -> None:
+def test_each_status_has_its_meaning(server: Server, name: str, status: int) -> None:
     server.statuses = [status]
     call, means = CALLS[name][0], MEANS[name][status]
     if means is None:
@@ -122,20 +122,20 @@ def test_an_answer_means_the_same_to_all(server: Server, name: str, status: int)
         call(KubernetesApi("ads"))
 
 
-def test_retries_are_for_those_who_ask_for_them(server: Server) -> None:
+def test_calls_are_retried_only_on_request(server: Server) -> None:
     server.statuses = [503]
     assert KubernetesApi("ads", retries=1).get("pods", "one") == BODY
     assert len(server.asked) == 2
 
 
-def test_a_silent_server_is_waited_for_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(monkeypatch, silent.getsockname()[1])
         with pytest.raises(Unanswered, match="timed out"):
             KubernetesApi("ads", (0.1, 0.1)).list("pods")
 
 
-def test_a_machine_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_without_a_cluster_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load() -> None:
         raise config.ConfigException("no configuration found")
 

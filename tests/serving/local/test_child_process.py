@@ -30,7 +30,7 @@ def test_stop_lets_the_command_finish_and_ends_what_it_started(tmp_path: Path, w
     assert not remains()
 
 
-def test_what_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path, wait_for, remains) -> None:
+def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path, wait_for, remains) -> None:
     child = run_script(tmp_path, "trap '' TERM; echo up; sleep 100 & while :; do sleep 1; done", grace=0.3)
     assert wait_for(lambda: "up" in log_of(tmp_path))
     child.stop()
@@ -45,7 +45,7 @@ def test_a_command_that_ends_takes_its_children_with_it(tmp_path: Path, wait_for
     child.stop()
 
 
-def test_a_command_that_does_not_exist_says_so(tmp_path: Path, wait_for) -> None:
+def test_a_command_that_does_not_exist_is_reported(tmp_path: Path, wait_for) -> None:
     child = ChildProcess(["/no/such/program"], log=tmp_path / "log", env={})
     assert wait_for(lambda: not child.alive())
     assert "/no/such/program" in log_of(tmp_path)
@@ -63,7 +63,7 @@ def test_a_killed_supervisor_leaves_nothing_after_stop(tmp_path: Path, wait_for,
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
 def test_nothing_outlives_the_parent(tmp_path: Path, wait_for, remains, end: signal.Signals | None) -> None:
-    """Killed, ended, interrupted, or simply at its end without a stop: the scratch folder goes as well."""
+    """The parent is killed, terminated or interrupted, or exits without a stop. The scratch folder is deleted, too."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     program = f"""

@@ -1,4 +1,4 @@
-"""The models of a run on KServe's own server: on a Unix socket for the router, or on a port for everybody."""
+"""The models of a run on KServe's own server: on a Unix socket for the router, or on a port for all clients."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def example(run: Path) -> dict[str, Any]:
     return DecisionParser(spec, dict.fromkeys(spec.channels, 1.0)).example
 
 
-def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(run: Path, tmp_path: Path) -> None:
+def test_an_empty_store_and_a_model_that_does_not_load_are_reported(run: Path, tmp_path: Path) -> None:
     empty = LocalPredictor(tmp_path, tmp_path / "work")
     with pytest.raises(StackError, match=r"no \.mar file"):
         empty.start()
@@ -55,7 +55,7 @@ def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(run: Path
 
 
 @pytest.mark.integration
-def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run: Path, example: Any) -> None:
+def test_a_router_uses_a_socket_and_falls_back_when_the_predictor_dies(run: Path, example: Any) -> None:
     with LocalStack(run, runtime="predictor") as stack:
         place = urlsplit(stack.models.endpoint("challenger"))
         socket = Path(unquote(place.netloc))
@@ -68,7 +68,7 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run
         assert second.returncode == 2 and "another process answers" in second.stderr
         stack.restart_models()
         stack.wait_for_experiment()
-        assert not socket.exists(), "it answers at another one now, where the router asks it"
+        assert not socket.exists(), "the router now uses a new socket"
         (answer,) = decide(stack.url, example)
         assert answer["fallback_reason"] is None
         os.killpg(stack.models.pid or 0, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run
 
 
 @pytest.mark.integration
-def test_on_a_port_it_answers_everybody_for_all_models(run: Path, tmp_path: Path) -> None:
+def test_a_port_serves_all_models(run: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with LocalPredictor(run / "model-store", tmp_path / "work", port=port) as server:
         assert server.models == ("challenger", "incumbent")

@@ -20,7 +20,7 @@ from tests.messages import raises
 
 pytestmark = pytest.mark.integration
 
-# Behaves as the real router does: it alone may write to the spool, and on SIGTERM it drains, and only then ends.
+# Like the real router, it locks the spool against other writers, and on SIGTERM it drains before it exits.
 ROUTER = """
 import fcntl, http.server, json, signal, sys, threading, time, yaml
 def log(message):
@@ -48,7 +48,7 @@ server.serve_forever()
 
 
 class FakeTorchServe(ModelServer):
-    """In the place of TorchServe where only the router matters."""
+    """Replaces TorchServe where only the router matters."""
 
     title = "TorchServe"
     pid: int | None = None  # type: ignore[assignment]
@@ -67,7 +67,7 @@ class FakeTorchServe(ModelServer):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with the files that a stack reads, and stand-ins for the two servers."""
+    """A run with the files that a stack reads, and with fakes of the two servers."""
     run = tmp_path / "run"
     for folder in ("model-store", "artifacts/challenger", "features", "serving"):
         (run / folder).mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
         assert send_request(stack.url, seconds=60).status == 200
         assert set(stack.pids) == {"models", "router"}
         stack.check()
-        stack.start()  # harmless
+        stack.start()  # has no effect
         config = yaml.safe_load((run / "serving" / "router.yaml").read_text())
         assert config["port"] == 0
         assert (config["lake"], config["upload_seconds"]) == (str(run / "lake"), 1.0)
@@ -102,14 +102,14 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
             "incumbent:predict",
             "challenger:predict",
         ]
-        assert list(experiment) == ["arms", "enabled", "name"]  # as they were
+        assert list(experiment) == ["arms", "enabled", "name"]  # in their original order
     stack.stop()
     assert stack.pids == {}
     assert (run / "serving" / "events").read_text().splitlines() == ["router drained", "torchserve stopped"]
     assert not remains()
 
 
-def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run: Path, tmp_path: Path) -> None:
+def test_an_own_experiment_is_not_changed_and_has_a_separate_state(run: Path, tmp_path: Path) -> None:
     file, state = tmp_path / "mine.yaml", tmp_path / "mine"
     arms = [
         {"name": "incumbent", "weight": 0.5, "endpoint": "http://elsewhere/decide"},
@@ -117,7 +117,7 @@ def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run
     ]
     file.write_text(text := "# with a comment\n" + yaml.safe_dump({"name": "mine", "arms": arms}))
     own = Own({"mine.yaml": file}, state)
-    with LocalStack(run, own, models_port=8085), LocalStack(run):  # beside the run's own
+    with LocalStack(run, own, models_port=8085), LocalStack(run):  # together with the run's own
         config = yaml.safe_load((state / "router.yaml").read_text())
     assert file.read_text() == text
     assert config["experiment"] == str(state / "experiments")
@@ -128,13 +128,13 @@ def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run
     assert config["feature_repo"] == str(run / "features")
 
 
-def test_what_was_logged_is_waited_for_until_it_is_in_the_lake(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_for_lake_waits_until_all_records_are_uploaded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack_module, "_UPLOAD_SECONDS", 0.2)
     spool, line = run / "serving" / "spool", b'{"decision_id": "d"}\n'
     with LocalStack(run) as stack:
         stack.wait_for_lake()
         spool.mkdir()
-        path_of(spool, "decision", 1).write_bytes(line + b'{"deci')  # the second is being written
+        path_of(spool, "decision", 1).write_bytes(line + b'{"deci')  # the second record is incomplete
         with raises(StackError, messages.NOT_UPLOADED, lake=run / "lake"):
             stack.wait_for_lake()
         segments.note_positions(spool, segments.UPLOADED, {"decision": segments.Position(1, len(line))})
@@ -146,7 +146,7 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
     for _ in range(2):
         with stack, pytest.raises(StackError, match=f"already, by process {os.getpid()}"):
             LocalStack(run).start()
-    stack.claim()  # before it starts: nobody else may change its models meanwhile
+    stack.claim()  # before it starts, so that no other process changes its models
     with pytest.raises(StackError, match=f"already, by process {os.getpid()}"):
         LocalStack(run).claim()
     with stack:
@@ -160,7 +160,7 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
 @pytest.mark.parametrize(
     ("does", "why"), [("fail", "no such feature repository"), ("wait", "no feature registry yet at features")]
 )
-def test_a_router_that_fails_or_would_wait_is_ended_and_says_why(run: Path, remains, does: str, why: str) -> None:
+def test_a_router_that_fails_or_waits_is_stopped_with_the_reason(run: Path, remains, does: str, why: str) -> None:
     model = {"cost_cap": {does: 1}, "feature_service": "ad_decision_v1"}
     (run / "artifacts" / "challenger" / "model.json").write_text(json.dumps(model))
     stack = LocalStack(run)
@@ -178,7 +178,7 @@ def test_a_router_that_dies_later_ends_the_wait(run: Path) -> None:
             stack.wait()
 
 
-def test_a_port_that_was_asked_for_is_used_and_one_that_is_taken_is_an_error(run: Path) -> None:
+def test_a_given_port_is_used_and_a_taken_port_is_an_error(run: Path) -> None:
     with LocalStack(run) as stack:
         port = int(stack.url.rsplit(":", 1)[1])
     with LocalStack(run, router_port=port) as stack:
@@ -199,7 +199,7 @@ def test_a_port_that_was_asked_for_is_used_and_one_that_is_taken_is_an_error(run
         (lambda run: (run / "artifacts" / "challenger" / "model.json").write_text("{}"), "not a model artifact"),
     ],
 )
-def test_a_run_that_lacks_something_says_what(run: Path, spoil, message: str) -> None:
+def test_a_missing_or_invalid_file_of_a_run_is_named(run: Path, spoil, message: str) -> None:
     spoil(run)
     with pytest.raises(StackError, match=message):
         LocalStack(run).start()
@@ -207,7 +207,7 @@ def test_a_run_that_lacks_something_says_what(run: Path, spoil, message: str) ->
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_process_that_holds_the_stack(run: Path, tmp_path: Path, remains, end) -> None:
-    """The router drains even so, and the run can be served again at once."""
+    """The router still drains, and the run can be served again at once."""
     program = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})

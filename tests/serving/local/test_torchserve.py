@@ -16,7 +16,7 @@ from serving.local.stack import StackError
 from serving.local.torchserve import TorchServe, config_properties
 from tests.messages import raises
 
-# Answers with the artifact's model.json; an artifact named "broken" does not load.
+# Answers with the name in the artifact's model.json. An artifact named "broken" does not load.
 HANDLER = """
 import json, logging
 from pathlib import Path
@@ -33,7 +33,7 @@ class Echo:
 
 
 def store_with(folder: Path, **models: str) -> Path:
-    """A model store with one archive for each name=artifact name."""
+    """A model store with one archive for each `name=artifact_name`."""
     store = folder / "store"
     store.mkdir()
     for name, artifact_name in models.items():
@@ -47,7 +47,7 @@ def store_with(folder: Path, **models: str) -> Path:
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchserve, "java_home", lambda: tmp_path)  # found out before Java starts
+    monkeypatch.setattr(torchserve, "java_home", lambda: tmp_path)  # the port is checked before Java starts
     store = tmp_path / "store"
     store.mkdir()
     (store / "echo.mar").touch()
@@ -59,7 +59,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
             TorchServe(store, tmp_path / "work", port=port).start()
 
 
-def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
+def test_the_configuration_listens_on_localhost_only(tmp_path: Path) -> None:
     (tmp_path / "b.mar").touch()
     (tmp_path / "a.mar").touch()
     server = TorchServe(tmp_path, tmp_path / "work")
@@ -68,26 +68,26 @@ def test_the_configuration_opens_nothing_to_others(tmp_path: Path) -> None:
     lines = dict(line.split("=", 1) for line in config_properties(server, (2, 3)).splitlines())
     assert lines.pop("inference_address") == "unix:/own/models"
     assert all(value.startswith(("http://127.0.0.1:", "127.0.0.1")) for k, value in lines.items() if "_address" in k)
-    assert lines["load_models"] == "a=a.mar,b=b.mar", "whatever name the archive has inside"
+    assert lines["load_models"] == "a=a.mar,b=b.mar", "each model is named after its file"
     assert lines["enable_model_api"] == "false"
     assert lines["metrics_mode"] == "prometheus"
 
 
 @pytest.mark.integration
 def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_for, monkeypatch) -> None:
-    """Also: a port that another process took is no obstacle, and a request writes nothing to the log."""
+    """If another process takes a port meanwhile, other ports are used. A request writes nothing to the log."""
     store = store_with(tmp_path, incumbent="first", challenger="second")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        choices = [(*free_ports(3), taken.getsockname()[1])]  # the last one is found taken last
+        choices = [(*free_ports(3), taken.getsockname()[1])]  # the taken port is noticed last
         monkeypatch.setattr(torchserve, "free_ports", lambda n: choices.pop() if choices else free_ports(n))
         monkeypatch.setattr(os, "cpu_count", lambda: 4)
         with TorchServe(store, tmp_path / "work") as server:
-            server.start()  # harmless
+            server.start()  # has no effect
             log = server.log.read_text()
             commands = [" ".join(p.cmdline()) for p in psutil.Process(server.pid).children(recursive=True)]
-            assert sum("model_service_worker" in command for command in commands) == 4, "two a model"
+            assert sum("model_service_worker" in command for command in commands) == 4, "two workers per model"
             assert "already in use" in log
             for model, name in (("incumbent", "first"), ("challenger", "second")):
                 assert json.loads(send_request(server.endpoint(model), {"instances": []}, seconds=120).content) == {
@@ -109,7 +109,7 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
 
 
 @pytest.mark.integration
-def test_a_model_that_does_not_load_says_why_at_once(tmp_path, remains) -> None:
+def test_a_model_that_does_not_load_is_reported_at_once(tmp_path, remains) -> None:
     store = store_with(tmp_path, challenger="broken")
     with pytest.raises(StackError, match=r"challenger did not load.*network\.onnx"):
         TorchServe(store, tmp_path / "work").start()

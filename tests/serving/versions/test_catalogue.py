@@ -1,4 +1,4 @@
-"""What a registry holds: whole versions alone, and one name is one version."""
+"""Versions of a registry: only complete ones are listed, and a name must identify one of them."""
 
 import shutil
 from pathlib import Path
@@ -17,14 +17,14 @@ def test_versions_are_listed_by_arm_the_newest_first(tmp_path: Path) -> None:
     assert versions(tmp_path / "nowhere") == []
 
 
-def test_an_unreadable_lineage_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_lineage_is_reported(tmp_path: Path) -> None:
     (tmp_path / version(tmp_path, 0) / FILE).write_text("{}")
     (tmp_path / version(tmp_path, 1) / FILE).unlink()
     for found in versions(tmp_path):
         assert found.lineage is None and FILE in found.problem and found.published is None
 
 
-def test_what_is_not_whole_is_no_version(tmp_path: Path) -> None:
+def test_an_incomplete_version_is_not_listed(tmp_path: Path) -> None:
     whole, lacking = version(tmp_path, 0), version(tmp_path, 1)
     (tmp_path / lacking / "model-store" / "challenger.mar").unlink()
     shutil.copytree(tmp_path / whole, (tmp_path / whole).with_name(".0123.abcd.removed"))
@@ -36,12 +36,12 @@ def test_a_version_is_found_by_each_of_its_names(tmp_path: Path) -> None:
     first = version(tmp_path, 1, "incumbent", "first")
     assert find(tmp_path, ref).ref == ref
     assert find(tmp_path, digest(1)[:12]).ref == ref
-    assert find(tmp_path, digest(1)[:5]).ref == ref, "one model under two names: the one that says which"
+    assert find(tmp_path, digest(1)[:5]).ref == ref, "of two names of one model, the one with the digest"
     assert find(tmp_path, first).ref == first
     assert find(tmp_path, "first").ref == first
 
 
-def test_a_name_of_several_is_none(tmp_path: Path) -> None:
+def test_an_ambiguous_or_unknown_name_is_refused(tmp_path: Path) -> None:
     version(tmp_path, 0, "incumbent", "first"), version(tmp_path, 1, "challenger", "first")
     both = "challenger/first, incumbent/first"
     with raises(RegistryError, messages.SEVERAL_VERSIONS, name="first", known=both):

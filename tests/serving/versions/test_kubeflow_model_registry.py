@@ -1,4 +1,4 @@
-"""A published version is registered once with its lineage, and a registry that fails stops no publication."""
+"""Kubeflow Model Registry: each published version is registered once with its lineage, and a fault stops nothing."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,7 @@ NAME, VERSION = "mtorl-small-challenger", digest(1)[:12]
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """In the place of the registry's client: it has the same methods and arguments."""
+    """A mock of the registry's client, with the same methods and arguments."""
     client = create_autospec(model_registry.ModelRegistry)
     client.return_value.get_model_version.return_value = None
     monkeypatch.setattr(model_registry, "ModelRegistry", client)
@@ -53,7 +53,7 @@ def test_a_version_is_registered_once_with_its_lineage(
     registry.get_model_version.assert_called_with(NAME, VERSION)
 
 
-def test_a_silent_registry_is_waited_for_for_seconds(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_registry_times_out(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubeflow_model_registry, "_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MTORL_MODEL_REGISTRY", f"http://127.0.0.1:{silent.getsockname()[1]}")

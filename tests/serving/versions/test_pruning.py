@@ -1,4 +1,4 @@
-"""Old versions go, and nothing that serves ever does, wherever a process is killed."""
+"""Pruning of old versions: a version in use is never removed, and a killed removal leaves the version whole or gone."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_the_newest_of_each_arm_stay(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted([*refs[3:], other])
 
 
-def test_what_is_needed_stays_whatever_its_age(tmp_path: Path) -> None:
+def test_a_needed_version_stays_at_any_age(tmp_path: Path) -> None:
     served, parent, named, decided, unneeded, _ = (
         version(tmp_path, n, known=lineage(n, parent=1 if n == 0 else None)) for n in range(6)
     )
@@ -37,10 +37,10 @@ def test_what_is_needed_stays_whatever_its_age(tmp_path: Path) -> None:
     needs = Needs([(served, "it serves", True), (digest(3), "it has decided", False)], [Experiment.from_dict(fields)])
     assert [found.ref for found in prune(tmp_path, needs, keep=1)] == [unneeded]
     assert {served, parent, named, decided, *first} <= set(names(tmp_path))
-    assert needs.reasons(find(tmp_path, parent)) == [], "only a pruning looks for parents"
+    assert needs.reasons(find(tmp_path, parent)) == [], "only `prune` considers parents"
 
 
-def test_one_whose_lineage_can_not_be_read_stays(tmp_path: Path) -> None:
+def test_a_version_with_an_unreadable_lineage_stays(tmp_path: Path) -> None:
     old, ageless, newest = (version(tmp_path, number) for number in (0, 3, 9))
     (tmp_path / ageless / FILE).write_text("{}")
     assert [found.ref for found in prune(tmp_path, Needs(), keep=1)] == [old]
@@ -56,7 +56,7 @@ def test_a_rule_that_would_empty_the_registry_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("at", range(11))
 def test_a_killed_removal_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Killed before the nth call to the system that changes a file."""
+    """The process is killed before the nth system call that changes a file."""
     old, new = version(tmp_path, 0, known=lineage(0)), version(tmp_path, 1)
     calls = iter(range(100))
 
@@ -77,7 +77,7 @@ def test_a_killed_removal_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pyt
             killed = False
         except KeyboardInterrupt:
             pass
-    assert killed == (at < 9), "each of the calls was tried, and there are no more"
+    assert killed == (at < 9), "the nine calls are all covered"
     whole = published_digest(tmp_path / old) == digest(0)
     assert whole or not (tmp_path / old).exists()
     assert names(tmp_path) == sorted([new, old] if whole else [new])
@@ -85,7 +85,7 @@ def test_a_killed_removal_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pyt
     assert {path.name for path in (tmp_path / "challenger").iterdir()} == {Path(ref).name for ref in names(tmp_path)}
 
 
-def test_an_abandoned_copy_is_removed_and_one_that_is_written_stays(tmp_path: Path) -> None:
+def test_an_abandoned_copy_is_removed_and_one_in_progress_stays(tmp_path: Path) -> None:
     version(tmp_path, 0)
     for name, age in ((".one.0123", 2 * 24 * 3600), (".two.0123", 60)):
         (tmp_path / "challenger" / name).mkdir()
@@ -102,7 +102,7 @@ def test_only_one_process_changes_a_registry(tmp_path: Path) -> None:
         pass
 
 
-def test_a_reason_is_said_once_and_serving_is_remembered(tmp_path: Path) -> None:
+def test_a_reason_is_listed_once_and_serving_is_remembered(tmp_path: Path) -> None:
     found = find(tmp_path, version(tmp_path, 0))
     needs = Needs([(digest(0)[:6], "one", False), (found.ref, "one", True), ("", "nothing", True)])
     assert needs.reasons(found) == ["one"] and needs.serves(found)
