@@ -1,4 +1,4 @@
-"""A small bandit whose truth is known, with a log of touchpoints or of opportunities."""
+"""A small bandit with known true values, and its log of touchpoints or of opportunities."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ EXPOSE = np.array([[True, True, False], [False, True, True]])
 
 
 def bandit(users: int, seed: int) -> tuple[np.ndarray, LoggedRows]:
-    """The kind of user of each row, and the log: users have 1 to 12 rows each and a gain rate of their own."""
+    """Returns each row's kind of user, and the log. Users have 1 to 12 rows and individual gain rates."""
     random = np.random.default_rng(seed)
     kind_U, taste_U = random.integers(2, size=users), random.uniform(0.3, 1.7, size=users)
     user = np.repeat(np.arange(users), random.integers(1, 13, size=users))
@@ -32,7 +32,7 @@ def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = Non
 
 
 def true_value(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
-    """Both kinds are equally common, and so is every length of a journey within them."""
+    """Computes the value with both kinds of users equally weighted: neither their number nor their journeys differ."""
     gain, cost = (policy * expose * GAIN).sum(1).mean(), (policy * expose * COST).sum(1).mean()
     budget = budget_share * (LOGGING * COST).sum(1).mean()
     return gain * min(1.0, budget / cost)
@@ -49,7 +49,7 @@ SHOW = np.array([[1.0, 0.2, 0.0], [0.5, 1.0, 0.2]])
 
 
 def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.ndarray, LoggedRows]:
-    """The same bandit, where not every draw is exposed."""
+    """Returns the same bandit with a log in which only some draws are exposed."""
     kind, log = bandit(users, seed)
     probability = show[kind, log.channel_B]
     exposed = np.random.default_rng(seed + 1).random(len(kind)) < probability
@@ -59,6 +59,6 @@ def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.nd
 
 
 def models(kind: np.ndarray, *errors: float) -> list[ExpectedOutcomes]:
-    """Models that expect the truth, or so much more."""
+    """Returns models that forecast the truth plus each error."""
     costs = np.broadcast_to(COST, GAIN[kind].shape)
     return [ExpectedOutcomes(GAIN[kind] + error, costs) for error in errors]

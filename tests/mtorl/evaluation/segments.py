@@ -1,4 +1,4 @@
-"""Users of many segments, each with a mean of its own by chance alone: what is moved there looks better than it is."""
+"""Users in many segments whose observed means differ only by chance, so that the best-looking segments disappoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 
-SEGMENTS, CHANNELS, DECISIONS = 40, 2, 3  # decisions of a user
+SEGMENTS, CHANNELS, DECISIONS = 40, 2, 3  # DECISIONS: per user
 RATE, EXPLORED, MOVED = 0.1, 0.05, 0.2
 
 
@@ -34,12 +34,12 @@ class Decisions:
         return Decisions(*(column[rows] for column in vars(self).values()))
 
     def expected(self, table: np.ndarray) -> ExpectedOutcomes:
-        """What a table of means by segment and channel expects."""
+        """Returns the forecasts of a table of means by segment and channel."""
         return ExpectedOutcomes(table[self.segment], np.ones((len(self.user), CHANNELS)))
 
 
 def doubted_log(users: int, seed: int, lift: float) -> Decisions:
-    """Decisions for users; the second channel brings `lift` more, in every segment."""
+    """Returns decisions of users. In every segment, the second channel gains `lift` more than the first."""
     random = np.random.default_rng(seed)
     user = np.repeat(np.array([f"{seed}-{i}" for i in range(users)], dtype=object), DECISIONS)
     segment = random.integers(SEGMENTS, size=len(user))
@@ -50,7 +50,7 @@ def doubted_log(users: int, seed: int, lift: float) -> Decisions:
 
 
 def means(of: Decisions, prior: float) -> np.ndarray:
-    """Mean gain by segment and channel, drawn towards that of the channel by so many rows."""
+    """Returns the mean gain by segment and channel, shrunk to the channel's mean with the weight of `prior` rows."""
     count, gain = np.zeros((SEGMENTS, CHANNELS)), np.zeros((SEGMENTS, CHANNELS))
     np.add.at(count, (of.segment, of.channel), 1.0)
     np.add.at(gain, (of.segment, of.channel), of.gain)
@@ -58,7 +58,7 @@ def means(of: Decisions, prior: float) -> np.ndarray:
 
 
 def best_looking(table: np.ndarray) -> np.ndarray:
-    """Channel of each segment: the second one where it looks best."""
+    """Returns the channel of each segment: the second one in the segments where it looks best."""
     most = np.argsort(table[:, 0] - table[:, 1])[: int(MOVED * SEGMENTS)]
     return np.isin(np.arange(SEGMENTS), most).astype(int)
 

@@ -1,4 +1,4 @@
-"""Replayed journeys against windows of serving, and a plan of a budget against what it has to add up to."""
+"""Budget plans: replayed windows equal those of serving, and the parts of a plan add up."""
 
 import json
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ HOUR_US = 3_600_000_000
 
 
 def model(tired: float = 0.5) -> Any:
-    """Of a user's hour on a channel, and less with each token of the window: what was shown tires."""
+    """Returns a model whose gain depends on hour and channel, and falls by `tired` with each earlier exposure."""
 
     def forecast(batch: WindowBatch) -> Forecast:
         last = np.cumsum(batch.length_B) - 1
@@ -41,7 +41,7 @@ def model(tired: float = 0.5) -> Any:
 
 
 def decisions(users: int = 60, turns: int = 5, seed: int = 0) -> pd.DataFrame:
-    """An arm's decisions without any past; a third is exposed."""
+    """Returns an arm's decisions for users without a past. A third of the decisions is exposed."""
     random, rows = np.random.default_rng(seed), []
     for user, turn in np.ndindex(users, turns):
         at, campaign = (user * 7 + turn * 31) * HOUR_US, f"c{user % 2}"
@@ -63,7 +63,7 @@ def planned() -> BudgetPlan:
     return budget_plan(Replay.of(ROWS, model(), Exploration(share=0.05)), ROWS, 20.0, Traffic(300.0, 20.0))
 
 
-def test_a_replayed_window_is_that_of_serving_after_the_same_exposures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replayed_window_equals_that_of_serving(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[dict[str, Any]]] = []
     whole = WindowBatch.from_instances.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(
@@ -89,7 +89,7 @@ def test_a_replayed_window_is_that_of_serving_after_the_same_exposures(monkeypat
         assert newest["prev_cost"][-1] > 0
 
 
-def test_other_exposures_make_other_forecasts() -> None:
+def test_other_exposures_lead_to_other_forecasts() -> None:
     replay = Replay.of(ROWS, model(), None)
     bought, saved = replay.at(0.0), replay.at(1e6)
     assert not saved.exposing_BC.any() and (saved.forecast_BC == replay.logged.gain_BC).all()
@@ -120,7 +120,7 @@ def test_a_plan_adds_up(planned: BudgetPlan) -> None:
     assert all(point.gain_ci[0] < point.gain < point.gain_ci[1] for point in points)
 
 
-def test_money_that_no_exposure_is_worth_is_left_over(planned: BudgetPlan) -> None:
+def test_budget_beyond_the_worthwhile_exposures_is_left_over(planned: BudgetPlan) -> None:
     replay = Replay.of(ROWS, model(), None)
     ample = budget_plan(replay, ROWS, 1000.0, Traffic(300.0, 0.0))
     assert 0 < ample.chosen.spend < 160 and ample.left_over == pytest.approx(1000.0 - ample.chosen.spend)
@@ -129,7 +129,7 @@ def test_money_that_no_exposure_is_worth_is_left_over(planned: BudgetPlan) -> No
         budget_plan(Replay.of(ROWS, model(), Exploration(share=0.5)), ROWS, 1.0, Traffic(300.0, 0.0))
 
 
-def test_a_curve_goes_through_its_prices_and_the_traffic_has_the_spread_of_its_days() -> None:
+def test_a_curve_interpolates_and_traffic_has_the_spread_of_its_days() -> None:
     curve = Curve.through(np.array([1.0, 3.0, 2.0]), np.array([1.0, 1.7, 1.5]), np.array([0.9, 0.1, 0.3]))
     assert [curve.gain(spend) for spend in (0.5, 1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.5, 1.0, 1.5, 1.7, 1.8])
     week = Traffic.of([90.0, 110.0, 100.0, 100.0], 7.0)

@@ -1,4 +1,4 @@
-"""How far forecasts may be off, and what two arms share of it."""
+"""Bounds of the errors of forecasts, for each arm and for the difference of two arms."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ B, C = 50, 3
 
 
 @given(st.integers(0, 1000), st.floats(0.0, 0.2), st.floats(0.02, 1.0))
-def test_no_truth_between_forecasts_is_further_away_than_the_doubt(seed: int, of_costs: float, budget: float) -> None:
+def test_the_doubt_bounds_errors_between_the_forecasts(seed: int, of_costs: float, budget: float) -> None:
     random = np.random.default_rng(seed)
     gains, costs = random.random((2, B, C)), 0.5 + of_costs * random.random((2, B, C))
     mean, half = mean_and_doubt([ExpectedOutcomes(*both) for both in zip(gains, costs, strict=True)], (B, C))
@@ -25,7 +25,7 @@ def test_no_truth_between_forecasts_is_further_away_than_the_doubt(seed: int, of
     gain_2, cost_2, value_2 = values(mean.gain_BC, mean.cost_BC)
     share_2 = thinned(cost_2, np.array([budget]))
     doubt_2, of_difference = doubts(list(left_2BC), half, gain_2, cost_2, share_2, np.array([budget]))
-    assert of_difference <= doubt_2.sum() + 1e-12, "what both leave to forecasts is one truth"
+    assert of_difference <= doubt_2.sum() + 1e-12, "both arms' forecasts have one common truth"
     for _ in range(20):
         between = random.random((B, C)).round() if random.random() < 0.5 else random.random((B, C))
         *_, true_2 = values(*((1 - between) * first + between * last for first, last in (gains, costs)))
@@ -33,7 +33,7 @@ def test_no_truth_between_forecasts_is_further_away_than_the_doubt(seed: int, of
         assert abs((true_2[0] - true_2[1]) - (value_2[0] - value_2[1])) <= of_difference + 1e-12
 
 
-def test_arms_that_leave_the_same_to_forecasts_do_not_differ_by_them() -> None:
+def test_equal_parts_left_to_forecasts_cancel_in_the_difference() -> None:
     left = [np.full((B, C), 0.1)] * 2
     half = ExpectedOutcomes(np.full((B, C), 0.05), np.zeros((B, C)))
     doubt_2, of_difference = doubts(left, half, np.ones(2), np.ones(2), np.ones(2), np.array([2.0]))
@@ -41,7 +41,7 @@ def test_arms_that_leave_the_same_to_forecasts_do_not_differ_by_them() -> None:
 
 
 def test_the_jackknife_finds_the_spread_of_a_mean() -> None:
-    """Models that expect the mean of what they have seen: their spread is that of a mean."""
+    """Models that forecast the mean of their data have the spread of a mean."""
     folds, seen = 5, 200
     spreads = []
     for seed in range(300):

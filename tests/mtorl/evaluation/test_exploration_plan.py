@@ -1,4 +1,4 @@
-"""What exploring would cost and teach, against the rule that explores and against simulated logs."""
+"""Plans of exploration: costs follow from the rule that explores, and the information holds in simulated logs."""
 
 from typing import get_args
 
@@ -26,8 +26,8 @@ def plan(served: PolicyOnLog = SOFT, target: PolicyOnLog = TARGET, **options):
 
 
 @pytest.mark.parametrize("scope", get_args(ExplorationScope))
-def test_probabilities_are_those_of_the_rule_that_explores(scope: ExplorationScope) -> None:
-    """One row: the plan's `impossible` and cost follow from what `explore` says of the same policy."""
+def test_a_plans_probabilities_equal_those_of_explore(scope: ExplorationScope) -> None:
+    """The plan's `impossible` and cost of one row follow from the probabilities that `explore` returns."""
     served = PolicyOnLog(np.array([[0.6, 0.4, 0.0]]), np.array([[1.0, 0.0, 1.0]]))
     gain, cost = ExpectedOutcomes(GAIN_BC[:1], COST_BC[:1]), COST_BC[0]
     target = PolicyOnLog(np.array([[0.2, 0.3, 0.5]]), np.ones((1, C), dtype=bool))
@@ -46,17 +46,17 @@ def test_probabilities_are_those_of_the_rule_that_explores(scope: ExplorationSco
     assert found.impossible == pytest.approx(np.array([0.2, 0.3, 0.5])[made == 0].sum())
 
 
-def test_a_policy_that_always_does_the_same_teaches_nothing_without_exploration() -> None:
+def test_a_deterministic_policy_needs_exploration() -> None:
     options = {(option.scope, option.share): option for option in plan(FIXED).options}
     none, both = options["both", 0.0], options["both", 0.05]
     assert none.impossible == none.forecast > 0.5 and none.cost == 0.0
     assert both.impossible == 0.0 and 0.0 < both.cost_share < 0.05
-    assert options["exposure", 0.1].impossible == none.impossible, "it draws no other channel"
+    assert options["exposure", 0.1].impossible == none.impossible, "this scope never draws another channel"
     costs = [options["both", share].cost_share for share in (0.01, 0.02, 0.05, 0.1)]
     assert costs == sorted(costs) and costs[-1] == pytest.approx(10 * costs[0], rel=0.2)
-    assert all(options["both", share].forecast <= 0.25 for share in (0.01, 0.05, 0.1)), "no more is left to forecasts"
+    assert all(options["both", share].forecast <= 0.25 for share in (0.01, 0.05, 0.1)), "the bound of forecasts"
     told = [options["both", share].told_after for share in (0.01, 0.05, 0.1, 0.4)]
-    assert told == sorted(told, reverse=True), "the more is explored, the sooner it is told"
+    assert told == sorted(told, reverse=True), "more exploration detects the difference earlier"
     found = plan(FIXED)
     until_told = {
         (option.scope, option.share): option.told_after * (option.cost + found.lift * found.gain)
@@ -67,7 +67,7 @@ def test_a_policy_that_always_does_the_same_teaches_nothing_without_exploration(
     assert plan(FIXED, shares=(0.0,)).best is None
 
 
-def test_a_policy_tells_all_of_itself() -> None:
+def test_a_policy_needs_no_exploration_to_value_itself() -> None:
     served = PolicyOnLog(TARGET.probs_BC, np.where(TARGET.expose_BC, 1.0, 0.0))
     found = plan(served)
     assert found.best is not None and not found.best.share
@@ -75,13 +75,13 @@ def test_a_policy_tells_all_of_itself() -> None:
     assert found.options[0].impossible == 0.0
 
 
-def test_after_so_many_decisions_a_difference_is_told() -> None:
-    """Of simulated logs of that length, four of five intervals leave out zero."""
+def test_after_the_planned_decisions_a_difference_is_detected() -> None:
+    """In simulated logs of the planned length, four of five intervals exclude zero."""
     served, share = SOFT, 0.1
-    rare = 1.0 - np.average(GAIN_BC, weights=GAIN_BC)  # a click's variance over its mean
+    rare = 1.0 - np.average(GAIN_BC, weights=GAIN_BC)  # variance of a click over its mean
     found = exploration_plan(SOFT, TARGET, FORECAST, 0.25, rare, lift=0.08, shares=(share,))
     option = next(option for option in found.options if option.scope == "both")
-    # A target whose value differs by the lift: the gains of what it prefers are scaled for that.
+    # The target's value differs by the lift: the gains of its preferred channels are scaled accordingly.
     made_BC = (1 - share) * served.probs_BC * served.expose_BC + share / C
     exposing_BC = TARGET.probs_BC * TARGET.expose_BC
     kept_BC = min(
@@ -99,7 +99,7 @@ def test_after_so_many_decisions_a_difference_is_told() -> None:
         shown = channel < C
         channel = np.minimum(channel, C - 1)
         gain = (draw.random(rows) < GAIN_BC[at, channel]) * shown
-        # The doubly robust difference with a right model: its mean is the true one, its noise is that of gains.
+        # The doubly robust difference with a correct model: its mean is the true one, its noise comes from gains only.
         noise = weight_BC[at, channel] * (gain - GAIN_BC[at, channel] * shown) * shown
         error = noise.std() / np.sqrt(rows)
         told.append(found.lift * found.gain + noise.mean() > 1.96 * error)

@@ -1,4 +1,4 @@
-"""What the gate makes of an estimate."""
+"""The gate's decision and reason for an estimate."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from tests.mtorl.evaluation.bandit import CHALLENGER, EXPOSE, INCUMBENT, SHOW, e
 
 
 def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
-    """A mean weight of one does not say that the log has seen the like."""
+    """Importance weights can have a mean of one although the log never shows some of the policy's actions."""
     kind, log = opportunities(3000, 5)
     everything = np.ones_like(EXPOSE)
     value = value_difference(on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, SHOW > 0), log, 0.5, 0)
@@ -34,7 +34,7 @@ def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
 
 @cache
 def sure() -> dict[str, Any]:
-    """An estimate that the gate does not refuse."""
+    """Returns an estimate that the gate accepts."""
     return json.loads(json.dumps(estimate(3000, seed=5)))
 
 
@@ -55,7 +55,7 @@ def found(difference: float, low: float, high: float, value: float = 1.0) -> dic
         ((0.03, math.nan, math.nan), "reject", "reject"),
     ],
 )
-def test_an_external_incumbent_is_beaten_and_our_own_last_model_not_fallen_behind(
+def test_external_incumbents_must_be_beaten_and_own_models_matched(
     estimated: tuple[float, ...], external: str, own: str
 ) -> None:
     assert gate(found(*estimated))[0] == external
@@ -69,7 +69,7 @@ def test_an_external_incumbent_is_beaten_and_our_own_last_model_not_fallen_behin
 
 @pytest.mark.parametrize("margin", [2.0, -0.02, math.nan])
 def test_a_margin_is_a_share(margin: float) -> None:
-    """Of 2 for 2 % the gate would promote nearly anything."""
+    """A margin of 2, meant as 2 %, would promote nearly any challenger."""
     evaluation = {"value": found(0.03, -0.5, 0.6), "incumbent_is": "own_model", "valued_on": "opportunities"}
     with pytest.raises(InputError, match="margin"):
         gate_report(evaluation, margin=margin)
@@ -82,7 +82,7 @@ def test_a_margin_is_a_share(margin: float) -> None:
     value=st.floats(-1, 1),
     margin=st.none() | st.floats(0, 10),
 )
-def test_what_is_surely_worse_never_passes_and_a_proof_always_does(
+def test_certain_losses_never_pass_and_certain_gains_always_do(
     difference: float, below: float, above: float, value: float, margin: float | None
 ) -> None:
     estimated = found(difference, difference - below, difference + above, value)
@@ -99,13 +99,13 @@ def test_what_is_surely_worse_never_passes_and_a_proof_always_does(
     ("changed", "decision"),
     [
         ({"rows": 2_000, "ess": {"challenger": 101.0, "incumbent": 500.0}}, "promote"),
-        ({"rows": 2_000, "ess": {"challenger": 99.0, "incumbent": 500.0}}, "reject"),  # 100 however short the log
+        ({"rows": 2_000, "ess": {"challenger": 99.0, "incumbent": 500.0}}, "reject"),  # below 100
         ({"rows": 2_000, "ess": {"challenger": 5_000.0, "incumbent": 50.0}}, "reject"),
         ({"rows": 1_000_000, "ess": {"challenger": 9_000.0, "incumbent": 9_000.0}}, "reject"),  # under 1 %
-        ({"users": 19}, "reject"),  # whatever rows there are
+        ({"users": 19}, "reject"),  # for any number of rows
     ],
 )
-def test_gate_wants_enough_users_and_effective_rows(changed, decision):
+def test_the_gate_requires_enough_users_and_effective_rows(changed, decision):
     judged, reason = gate({**sure(), **changed})
     too_few = reason.code in (messages.TEST_USERS.code, messages.EFFECTIVE_SAMPLE.code)
     assert judged == decision and too_few == (decision == "reject")

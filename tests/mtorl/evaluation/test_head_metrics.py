@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, intervals that respect users, and data that cannot answer."""
+"""Metrics of the heads: equal to scikit-learn's, with intervals by user, and null where the data can't answer."""
 
 import json
 from dataclasses import replace
@@ -20,11 +20,11 @@ def log(rows: int = 3000, channels: int = 4, users: int = 300, seed: int = 0):
     taste = random.normal(size=users)
     probability = 1 / (1 + np.exp(2 - taste[user]))
     target = (random.random(rows) < probability).astype(float)
-    reward = np.repeat(probability[:, None], channels, axis=1).round(2)  # rounding makes ties
+    reward = np.repeat(probability[:, None], channels, axis=1).round(2)  # rounding creates ties
     return logits, reward, LoggedTargets(channel, target, np.array([f"u{i}" for i in user]))
 
 
-def test_values_are_those_of_scikit_learn():
+def test_values_equal_those_of_scikit_learn():
     logits, reward, targets = log()
     found = evaluate(logits, reward, targets, seed=1, resamples=5)
     channel, target = targets.channel_B, targets.reward_B
@@ -47,7 +47,7 @@ def test_a_weight_is_a_repetition():
     )
 
 
-def test_intervals_hold_the_value_and_repeat_with_the_seed():
+def test_intervals_contain_the_value_and_are_repeatable():
     data = log()
     found = evaluate(*data, seed=1)
     for name in METRICS:
@@ -67,8 +67,8 @@ def test_copies_of_a_users_rows_do_not_narrow_the_interval():
     assert copied == pytest.approx(once, abs=1e-9)
 
 
-def test_action_calibration_error_is_that_of_the_first_choice():
-    """Confidence .7 in the first choice, which is right in half of the rows; the other channels do not matter."""
+def test_action_calibration_error_measures_the_first_choice():
+    """The first choice has confidence .7 and is right in half of the rows. Other channels do not matter."""
     rows = 20_000
     random = np.random.default_rng(0)
     first = random.integers(3, size=rows)
@@ -80,8 +80,8 @@ def test_action_calibration_error_is_that_of_the_first_choice():
     assert found["action_ece"] == pytest.approx(0.2, abs=0.01)
 
 
-def test_calibration_error_is_averaged_over_equally_full_bins():
-    """Too high by .1 below the median and too low by .1 above it: right on average, wrong everywhere."""
+def test_calibration_error_is_averaged_over_bins_of_equal_size():
+    """Predictions are .1 too high below the median and .1 too low above it: right on average, wrong everywhere."""
     rows = 50_000
     random = np.random.default_rng(0)
     predicted = np.repeat(np.linspace(0.2, 0.7, rows)[:, None], 2, axis=1)
@@ -90,13 +90,13 @@ def test_calibration_error_is_averaged_over_equally_full_bins():
     targets = LoggedTargets(np.zeros(rows, int), target, np.arange(rows))
     found = evaluate(np.zeros((rows, 2)), predicted, targets, seed=0, resamples=2)
     assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
-    gaps = [abs(gap.mean()) for gap in np.array_split(predicted[:, 0] - target, 10)]  # it is sorted by its prediction
+    gaps = [abs(gap.mean()) for gap in np.array_split(predicted[:, 0] - target, 10)]  # sorted by prediction
     assert found["reward_ece"] == pytest.approx(np.mean(gaps))
 
 
 def test_calibration_error_does_not_depend_on_the_order_of_the_log():
     logits, reward, targets = log()
-    order = np.argsort(targets.reward_B, kind="stable")  # would tell equal predictions apart by their outcome
+    order = np.argsort(targets.reward_B, kind="stable")  # would order equal predictions by their outcomes
     one = evaluate(logits, reward, targets, seed=0, resamples=2)
     reordered = LoggedTargets(targets.channel_B[order], targets.reward_B[order], targets.users_B[order])
     two = evaluate(logits[order], reward[order], reordered, seed=0, resamples=2)
@@ -104,15 +104,15 @@ def test_calibration_error_does_not_depend_on_the_order_of_the_log():
         assert two[name] == pytest.approx(one[name]), name
 
 
-def test_an_interval_of_a_calibration_error_holds_no_resampling_noise():
-    """Well calibrated: the error is noise, and a resample, which has more of it, must not be taken for more."""
+def test_an_interval_of_a_calibration_error_excludes_resampling_noise():
+    """The predictions are calibrated, so the error is noise. A resample has more noise, which must not widen it."""
     found = [evaluate(*log(rows=1000, seed=seed), seed=seed)["reward_ece_ci"] for seed in range(20)]
     low, high = np.mean(found, axis=0)
     values = [evaluate(*log(rows=1000, seed=seed), seed=seed, resamples=1)["reward_ece"] for seed in range(20)]
     assert (low + high) / 2 == pytest.approx(np.mean(values), rel=0.1)
 
 
-def test_a_constant_predictor_ranks_nothing_and_is_judged_by_its_mean():
+def test_a_constant_predictor_has_auc_one_half():
     _, _, targets = log()
     channel, target = targets.channel_B, targets.reward_B
     rows, frequency = len(channel), np.bincount(channel) / len(channel)
@@ -128,7 +128,7 @@ def test_a_constant_predictor_ranks_nothing_and_is_judged_by_its_mean():
     assert probability.mean() == pytest.approx(right.mean()) == pytest.approx(frequency.max())
 
 
-def test_compare_gives_each_predictor_what_evaluate_gives_it():
+def test_compare_gives_the_same_metrics_as_evaluate():
     logits, reward, targets = log()
     predictors = {"a": (logits, reward), "b": (logits / 2, reward**2)}
     found = compare(predictors, "b", targets, seed=1)
@@ -144,8 +144,8 @@ def test_compare_gives_each_predictor_what_evaluate_gives_it():
     json.dumps(found, allow_nan=False)
 
 
-def test_a_paired_difference_is_known_better_than_its_parts():
-    """A little noise on the same predictions: both scores depend on which users are drawn, their difference hardly."""
+def test_a_paired_difference_has_a_narrower_interval():
+    """The predictions differ by a little noise. Both scores depend on the drawn users, their difference hardly does."""
     logits, reward, targets = log()
     noisy = reward + np.random.default_rng(0).normal(scale=0.02, size=reward.shape).clip(-0.05, 0.05)
     found = compare({"noisy": (logits, noisy), "plain": (logits, reward)}, "plain", targets, seed=1)
@@ -154,7 +154,7 @@ def test_a_paired_difference_is_known_better_than_its_parts():
 
 
 def test_paired_intervals_cover_the_true_difference():
-    """Between a predictor and one that leans to channel 0, on many logs; the true one is that of a large log."""
+    """One predictor favours channel 0. The true difference is that of a large log."""
 
     def difference(rows: int, seed: int, resamples: int) -> dict[str, object]:
         logits, reward, targets = log(rows, users=rows // 10, seed=seed)
@@ -174,7 +174,7 @@ def test_a_predictor_without_a_reward_head_has_no_reward_metrics():
         assert metrics["reward_auc_ci"] is None and metrics["action_auc_ci"] is not None
 
 
-def test_the_action_head_is_judged_by_the_rows_that_it_clones():
+def test_the_action_head_is_evaluated_on_the_rows_that_it_clones():
     logits, reward, targets = log()
     clone = np.arange(3000) % 3 == 0
     found = evaluate(logits, reward, replace(targets, clone_B=clone), 0, resamples=20)
@@ -189,26 +189,26 @@ def test_the_action_head_is_judged_by_the_rows_that_it_clones():
     assert none["action_accuracy"] is None and none["reward_auc"] == everything["reward_auc"]
 
 
-def test_one_class_only_is_null_and_not_a_crash():
+def test_a_single_class_gives_null_metrics():
     logits, reward, targets = log(rows=50)
     found = evaluate(logits, reward, LoggedTargets(np.zeros(50, int), np.zeros(50), targets.users_B), seed=0)
     unknown = {"action_auc", "action_auc_ci", "reward_auc", "reward_auc_ci"}
     assert {name for name, metric in found.items() if metric is None} == unknown
     nothing = evaluate(np.zeros((0, 3)), np.zeros((0, 3)), LoggedTargets([], [], []), seed=0)
-    assert nothing == dict.fromkeys(found), "nor is it without any row"
+    assert nothing == dict.fromkeys(found), "a log without rows is no error either"
     assert interval([np.nan, np.nan]) is None and interval([np.nan, 2.0]) == [2.0, 2.0]
 
 
-def test_success_can_be_given_for_a_gain_that_is_not_yes_or_no():
+def test_success_may_be_given_separately_from_the_gain():
     logits, reward, targets = log()
-    small = replace(targets, reward_B=targets.reward_B * 0.01)  # revenue far below its maximum
+    small = replace(targets, reward_B=targets.reward_B * 0.01)  # revenues far below the maximum
     assert evaluate(logits, reward, small, 0, resamples=2)["reward_auc"] is None
     positive = replace(small, positive_B=small.reward_B > 0)
     auc_of_positive = evaluate(logits, reward, positive, 0, resamples=2)["reward_auc"]
     assert auc_of_positive == pytest.approx(evaluate(logits, reward, targets, 0)["reward_auc"])
 
 
-def test_sums_of_a_resample_are_those_of_its_rows():
+def test_sums_of_a_resample_equal_those_of_its_rows():
     users_B, column_B = np.array(["a", "a", "b", "c"]), np.array([1.0, 2.0, 4.0, 8.0])
     resamples = UserResamples(users_B, resamples=50, seed=0)
     sums_S, draws_RS = resamples.sums([np.ones(4), column_B])

@@ -1,4 +1,4 @@
-"""A finished artifact on a log: users that it knows are refused or left out, and the figures are those of new ones."""
+"""An artifact evaluated on a log: training users are refused or left out, and the metrics are those of new users."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def made(tmp_path_factory) -> tuple[Artifact, pd.DataFrame]:
     return artifact, log
 
 
-def test_users_that_it_knows_are_refused_or_left_out(made):
+def test_training_users_are_refused_or_left_out(made):
     artifact, log = made
     split = split_of(log["user_id"])
     both = table(log)
     with raises(KnownUsersError, messages.KNOWN_USERS, users=400):
         evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=False)
     found = evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=True)
-    tested = log[split == "test"]  # validation users have had a part in it, too
+    tested = log[split == "test"]  # validation users are left out, because training used them for stopping
     assert found["data"]["rows"] == len(tested)
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
     alone = evaluate_artifact(artifact, table(tested), stored_in(artifact), seed=0, only_new=False)
@@ -67,25 +67,25 @@ def test_users_that_it_knows_are_refused_or_left_out(made):
         evaluate_artifact(artifact, table(log[split == "train"]), stored_in(artifact), seed=0, only_new=True)
 
 
-def test_the_figures_are_plain_and_beside_the_yardstick(made):
+def test_figures_are_json_and_compared_with_the_yardstick(made):
     artifact, _ = made
     found = evaluate_artifact(artifact, table(rows(300, 2, "new-")), stored_in(artifact), seed=0, only_new=False)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["compared"]["metrics"]) == {"model", "lightgbm"}
     assert found["data"]["left_out_users"] == 0 and found["data"]["users"] == 300
     value = found["value"][ALWAYS]
-    assert value["not_evaluable"] is None  # the log says with what propensity it chose
+    assert value["not_evaluable"] is None  # the log contains propensities
     low, high = value["importance_weights"]["mean_weight_ci"]
     assert low < 1 < high
-    # The rule leaves some exposures out, which can only take from what always exposing earns.
+    # The rule exposes less, so it gains less than always exposing.
     assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
-    assert found["spend"]["lightgbm"] == pytest.approx(found["spend"]["model"], rel=0.02), "each by its own price"
+    assert found["spend"]["lightgbm"] == pytest.approx(found["spend"]["model"], rel=0.02), "each has its own price"
     worth = {name.partition(", always")[0]: one["estimates"]["dr"]["value"] for name, one in found["value"].items()}
     best, constant = worth["model: best expected gain"], worth["best constant channel"]
     assert (found["target"]["constant"], found["target"]["difference"]) == pytest.approx((constant, best - constant))
 
 
-def test_propensities_that_the_log_lacks_come_from_other_users(made):
+def test_missing_propensities_are_estimated_from_other_users(made):
     artifact, _ = made
     estimated = replace(artifact, spec=artifact.spec.replace(propensity="channel-frequency"))
     log = rows(300, 3, "new-")

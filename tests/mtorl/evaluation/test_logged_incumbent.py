@@ -1,4 +1,4 @@
-"""An incumbent without an artifact: what its own decisions say of it, beside the truth of a small market."""
+"""An incumbent without an artifact: values from its own decisions, compared with the truth of a small market."""
 
 import json
 from dataclasses import replace
@@ -26,13 +26,13 @@ from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, write_windows_fo
 C = len(SPEC.channels)
 AGES = sorted(LOG["age_group"].dropna().unique())[:2]
 COST = np.linspace(0.1, 0.4, C)
-CLICK = np.stack([np.linspace(0.3, 0.1, C), np.linspace(0.1, 0.35, C)])  # probability by age group and channel
-EXPOSE = np.stack([np.linspace(1.0, 0.4, C), np.linspace(0.5, 0.9, C)])  # the rule's, once a channel is drawn
+CLICK = np.stack([np.linspace(0.3, 0.1, C), np.linspace(0.1, 0.35, C)])  # click probability by age group and channel
+EXPOSE = np.stack([np.linspace(1.0, 0.4, C), np.linspace(0.5, 0.9, C)])  # exposure probability of the drawn channel
 RULES = "our-rules 2"
 
 
 def rule(best: int) -> np.ndarray:
-    """Nearly always the same channel, by age group."""
+    """Returns probabilities that favour one channel per age group."""
     probs = np.full((2, C), 0.3 / C)
     probs[[0, 1], [best, C - 1 - best]] += 0.7
     return probs
@@ -51,7 +51,7 @@ def window(age: int) -> dict[str, Any]:
 def decisions(
     users: int, seed: int, arm: str = INCUMBENT, policy: str = RULES, draw: np.ndarray = DRAW
 ) -> pd.DataFrame:
-    """What a rule decided for users of both age groups, and what came of it."""
+    """Returns a rule's decisions for users of both age groups, with their outcomes."""
     random = np.random.default_rng(seed)
     age = np.repeat(random.integers(2, size=users), rounds := random.integers(1, 9, size=users))
     taste = np.repeat(random.uniform(0.4, 1.6, size=users), rounds)
@@ -96,7 +96,7 @@ def evaluated(made: tuple[Path, Path], folder: Path, *logs: pd.DataFrame) -> dic
 
 
 def true_values(challenger: Path, price: float) -> dict[str, float]:
-    """Clicks per decision of both, the challenger thinned to what the rule spends."""
+    """Returns the clicks per decision of both policies, the challenger's thinned to the rule's spend."""
     model = artifact.load(challenger)
     logits, reward, cost = model.predict(WindowBatch.from_instances([window(0), window(1)], SPEC))
     forecast = Forecast(logits, model.encoder.unreward(reward, cost), cost)
@@ -109,7 +109,7 @@ def true_values(challenger: Path, price: float) -> dict[str, float]:
 
 
 @pytest.mark.long
-def test_intervals_cover_the_truth_at_what_the_incumbent_spends(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_intervals_cover_the_truth_at_the_incumbents_spend(made: tuple[Path, Path], tmp_path: Path) -> None:
     covered: dict[str, list[bool]] = {"challenger": [], "incumbent": [], "difference": []}
     for seed in range(30):
         log = decisions(400, seed)
@@ -119,8 +119,8 @@ def test_intervals_cover_the_truth_at_what_the_incumbent_spends(made: tuple[Path
         value = json.loads(json.dumps(found["value"], allow_nan=False))
         assert found["valued_on"] == "incumbent_decisions" and found["incumbent"] is None
         assert found["incumbent_is"] == "external"
-        assert value["rows"] == len(log), "only what the incumbent decided, as it is now"
-        assert value["incumbent"] == pytest.approx(log["click"].mean(), rel=0.05)  # the forecast takes off some chance
+        assert value["rows"] == len(log), "only decisions of the current incumbent count"
+        assert value["incumbent"] == pytest.approx(log["click"].mean(), rel=0.05)  # the forecast removes some noise
         assert value["budget_per_opportunity"] == pytest.approx(log["cost"].mean(), rel=0.05)
         assert value["mean_weight"]["incumbent"] == pytest.approx(1.0, abs=0.1)
         assert gate(value)[0] in ("promote", "reject")
@@ -131,18 +131,18 @@ def test_intervals_cover_the_truth_at_what_the_incumbent_spends(made: tuple[Path
         assert sum(of) >= 26, name
 
 
-def test_users_outside_the_experiment_have_the_incumbent_as_well(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_decisions_outside_the_experiment_count_for_the_incumbent(made: tuple[Path, Path], tmp_path: Path) -> None:
     logs = decisions(150, 1), decisions(150, 2, OUTSIDE)
     assert evaluated(made, tmp_path / "incumbent", *logs)["value"]["rows"] == sum(map(len, logs))
 
 
-def test_a_rule_that_never_varies_teaches_nothing_and_the_gate_says_so(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_deterministic_rule_cannot_be_valued_and_is_rejected(made: tuple[Path, Path], tmp_path: Path) -> None:
     found = evaluated(made, tmp_path / "incumbent", decisions(400, 1, draw=np.eye(C)[[0, 1]]))
     decision, reason = gate(found["value"])
     assert (decision, reason.code) == ("reject", messages.IMPOSSIBLE.code)
 
 
-def test_too_few_decisions_or_none_end_it_with_what_to_do(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_too_few_decisions_are_an_error_with_advice(made: tuple[Path, Path], tmp_path: Path) -> None:
     (made[0] / OPPORTUNITIES_FILE).unlink(missing_ok=True)
     with raises(WindowError, messages.INCUMBENT_DECISIONS, count=0):
         LoggedIncumbent(RULES).write(str(made[0]), str(tmp_path / "incumbent"))
@@ -152,7 +152,7 @@ def test_too_few_decisions_or_none_end_it_with_what_to_do(made: tuple[Path, Path
     assert not (tmp_path / "incumbent").exists()
 
 
-def test_who_exposes_nothing_spends_nothing_to_compare_at(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_incumbent_without_exposures_is_an_error(made: tuple[Path, Path], tmp_path: Path) -> None:
     silent = decisions(400, 1).assign(exposed=False, click=0.0, cost=0.0)
     with raises(WindowError, messages.EXPOSED_NOTHING):
         evaluated(made, tmp_path / "incumbent", silent)

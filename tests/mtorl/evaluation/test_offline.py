@@ -1,4 +1,4 @@
-"""The offline evaluation reads a bounded part of a log, and equals one that reads all at once where that is all."""
+"""The offline evaluation: it reads a bounded part of a log, and equals a full evaluation if the log is small."""
 
 import json
 from typing import Any
@@ -32,10 +32,10 @@ def test_chunks_change_no_figure(made: tuple[str, str], monkeypatch: pytest.Monk
     assert json.dumps(evaluated(made)) == json.dumps(whole)
 
 
-def test_of_a_large_log_some_test_users_are_judged(made: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_log_is_evaluated_on_some_test_users(made: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluated(made)
     monkeypatch.setattr(offline, "MOST_HELD_OUT", whole["test_rows"] // 3)
     some = evaluated(made)
     assert 0 < some["test_rows"] < whole["test_rows"] and 0.2 < some["test_share"] < 0.5
     low, high = some["value"]["difference_ci"]
-    assert low <= 0.0 <= high, "of a policy with itself"
+    assert low <= 0.0 <= high, "both policies are the same model"

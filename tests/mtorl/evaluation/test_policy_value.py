@@ -1,4 +1,4 @@
-"""Value of one policy against the true value of a small bandit, on all rows and on a selection."""
+"""The off-policy value of one policy, compared with the true value of a small bandit, on all or selected rows."""
 
 import json
 
@@ -46,7 +46,7 @@ def mean_estimates(**change):
     return {name: np.mean([run[name]["value"] for run in runs]) for name in ALL}
 
 
-def test_doubly_robust_needs_the_propensities_or_the_model_and_not_both():
+def test_doubly_robust_needs_right_propensities_or_a_right_model():
     wrong = LOGGING[::-1]
     assert mean_estimates(gain_model=WRONG_GAIN) == pytest.approx(dict.fromkeys(ALL, TRUE_VALUE), abs=0.006)
     only_model = mean_estimates(propensity=wrong)
@@ -54,7 +54,7 @@ def test_doubly_robust_needs_the_propensities_or_the_model_and_not_both():
     assert abs(mean_estimates(propensity=wrong, gain_model=WRONG_GAIN)["dr"] - TRUE_VALUE) > 0.03
 
 
-def test_the_logging_policy_is_worth_what_was_logged_and_lifts_nothing():
+def test_the_logging_policy_has_the_logged_value_and_no_lift():
     found = value(policy=LOGGING, gain_model=None)
     assert set(found["estimates"]) == {"ips", "snips"}
     for one in found["estimates"].values():
@@ -68,12 +68,12 @@ def test_the_logging_policy_is_worth_what_was_logged_and_lifts_nothing():
 
 
 def test_lift_is_paired():
-    """Value and logged gain come from the same rows: what they share cancels in the difference."""
+    """Value and logged gain come from the same rows, so their common noise cancels in the difference."""
     one = value(gain_model=None, policy=0.9 * LOGGING + 0.1 * CHALLENGER)["estimates"]["snips"]
     assert np.diff(one["lift_ci"]) < 0.5 * np.diff(one["value_ci"])
 
 
-def test_a_difference_of_policies_is_paired_too():
+def test_a_difference_of_policies_is_paired():
     kind, log = bandit(2000, 0)
     ours, near = on_log(CHALLENGER, kind), on_log(0.9 * CHALLENGER + 0.1 * LOGGING, kind)
     assert value_less(ours, ours, log, 0, GAIN[kind]) == {"difference": 0.0, "difference_ci": [0.0, 0.0]}
@@ -91,7 +91,7 @@ def test_not_exposing_earns_nothing():
         assert found["estimates"][name]["value"] == pytest.approx(true, abs=0.02)
 
 
-def test_a_selection_is_valued_as_a_log_of_its_own():
+def test_a_selection_is_valued_like_a_separate_log():
     kind, log = bandit(800, 0)
     chosen_B = kind == 1
     found = value(800, selected_B=lambda kind, _: kind == 1, resamples=300)
@@ -108,8 +108,8 @@ def test_a_selection_is_valued_as_a_log_of_its_own():
         assert np.diff(here["lift_ci"]) == pytest.approx(np.diff(there["lift_ci"]), rel=0.25)
 
 
-def test_a_selection_that_looked_at_the_logged_channel_is_caught():
-    """The rows whose *logged* channel is predicted to gain most: no selection of states."""
+def test_a_selection_that_used_the_logged_channel_is_detected():
+    """Rows are selected by the predicted gain of their *logged* channel, so the selection is not one of states."""
     best = np.eye(3)[GAIN.argmax(axis=1)]
     assert value(policy=best)["not_evaluable"] is None
     peeked = value(policy=best, selected_B=lambda kind, channel_B: GAIN[kind, channel_B] >= 0.2)
@@ -125,9 +125,9 @@ def test_top_share_takes_the_highest_and_breaks_ties_by_its_seed():
     assert (top_share(score_B, 0.375, seed=1) != chosen_B).any()
 
 
-def test_a_policy_that_the_log_hardly_knows_is_not_evaluable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Effective rows are counted among the selected ones."""
-    assert value(policy=RARE)["not_evaluable"] is None  # a tenth of the rows is enough
+def test_a_policy_with_little_overlap_is_not_evaluable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The effective sample size is that of the selected rows."""
+    assert value(policy=RARE)["not_evaluable"] is None  # the default needs only a tenth of the rows
     monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.27)
     found, selected = value(policy=RARE), value(policy=RARE, selected_B=lambda kind, _: kind == 1)
     assert found["importance_weights"]["ess_share"] == pytest.approx(0.24, abs=0.02)
@@ -136,7 +136,7 @@ def test_a_policy_that_the_log_hardly_knows_is_not_evaluable(monkeypatch: pytest
     assert selected["importance_weights"]["ess"] < 0.27 * found["rows"] and selected["not_evaluable"] is None
 
 
-def test_no_weight_at_all_is_null_and_the_result_is_json():
+def test_a_policy_without_any_weight_has_null_values():
     rows = 50
     far = PolicyOnLog.always_exposing(np.tile([0.0, 1.0], (rows, 1)))
     log = LoggedRows(np.zeros(rows, int), np.full(rows, 0.9), np.ones(rows), np.ones(rows), np.arange(rows))

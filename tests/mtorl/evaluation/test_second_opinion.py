@@ -1,4 +1,4 @@
-"""A second opinion learns from users that neither shaped the challenger nor are asked about."""
+"""A second opinion: it learns from users that neither shaped the challenger nor receive its forecasts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 
 def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
-    """Whether the gate lets pass who moved the segments that looked best, where moving any brings `lift`."""
+    """Whether the gate promotes a policy that moves the best-looking segments. Moving any segment gains `lift`."""
     training, test = doubted_log(6000, seed, lift), doubted_log(tested, seed + 10_000, lift)
     own, other = means(training, 10.0), means(training, 30.0)
     policies = moved(best_looking(own), test), moved(np.zeros(len(own), dtype=int), test)
@@ -33,22 +33,22 @@ def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
     assert opinion is not None
     opinions = [test.expected(own), opinion]
     value = value_difference(*policies, test.log, 100.0, seed, opinions, resamples=100)
-    assert value["largest_weight"] is not None, "forecasts speak of what was hardly ever exposed"
+    assert value["largest_weight"] is not None, "forecasts must value the rare exposures"
     return gate(value)[0] == "promote"
 
 
-def test_what_looks_best_by_chance_is_not_promoted() -> None:
-    """All channels are alike. Two tables of the same users agree about their chance, and both are wrong."""
+def test_a_policy_that_looks_best_by_chance_is_not_promoted() -> None:
+    """All channels are alike. Two tables from the same users share their noise, so both are wrong alike."""
     seeds = range(60)
-    assert np.mean([decided(seed, 0.0, "same users") for seed in seeds[:20]]) >= 0.5, "what the opinion is for"
+    assert np.mean([decided(seed, 0.0, "same users") for seed in seeds[:20]]) >= 0.5, "the fault that it prevents"
     assert np.mean([decided(seed, 0.0, "other users") for seed in seeds]) <= 0.05
 
 
-def test_what_is_better_passes() -> None:
+def test_a_better_policy_is_promoted() -> None:
     assert np.mean([decided(seed, 0.2, "other users", tested=4000) for seed in range(10)]) >= 0.8
 
 
-def test_no_model_is_asked_about_a_user_whom_it_has_learned_from() -> None:
+def test_each_user_is_forecast_by_a_model_that_did_not_learn_from_them() -> None:
     users = np.array([f"u{i}" for i in np.random.default_rng(0).integers(60, size=400)], dtype=object)
     learned_from: list[set[str]] = []
 
@@ -78,10 +78,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, artifact.Artifa
 
 
 @pytest.mark.parametrize("most", [None, 0.5])
-def test_it_learns_from_test_users_alone(
+def test_a_second_opinion_learns_only_from_test_users(
     made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch, most: float | None
 ) -> None:
-    """Of many touchpoints, from those of some whole users; all are asked about."""
+    """From a large log, the opinion learns from a sample of whole users, and forecasts for all of them."""
     windows, model = made
     table = WindowTable.load(windows)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)

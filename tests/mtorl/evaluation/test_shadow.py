@@ -1,4 +1,4 @@
-"""What a challenger would be worth, from decisions of an incumbent in a world whose truth is known."""
+"""The value of a challenger in shadow, from decisions of an incumbent in a world with known true values."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ from tests.messages import assert_says
 CHANNELS = ("search", "video")
 GAIN = np.array([[0.2, 0.5], [0.6, 0.1]])  # by kind of user and channel
 COST = np.array([0.3, 0.3])
-INCUMBENT = np.array([0, 0])  # it likes search, whoever comes
-CHALLENGER = np.array([1, 0])  # it knows who likes what
+INCUMBENT = np.array([0, 0])  # chooses search for all users
+CHALLENGER = np.array([1, 0])  # chooses each kind's better channel
 
 
 def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **changes: Any) -> pd.DataFrame:
-    """Decisions of a deterministic incumbent and a deterministic challenger's, with columns replaced by `changes`.
+    """Returns decisions of a deterministic incumbent and challenger, with columns replaced by `changes`.
 
-    Of the incumbent's, a share `explored` draws a channel by chance, and exposes it. To a share `skipped` of the users
-    it shows nothing by itself.
+    A share `explored` of the incumbent's decisions draws a random channel and exposes it. Without exploration, a share
+    `skipped` of the users is shown nothing.
     """
     random = np.random.default_rng(seed)
     user_B = random.integers(rows // 2, size=rows)
@@ -55,7 +55,7 @@ def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **cha
         "cost": exposed_B * COST[drawn_B],
         "challenger_channel_probs": theirs_BC.tolist(),
         "challenger_exposure_probs": np.ones((rows, 2)).tolist(),
-        "challenger_expected_rewards": (GAIN[kind_B] * 1.2).tolist(),  # a forecast need not be right
+        "challenger_expected_rewards": (GAIN[kind_B] * 1.2).tolist(),  # the forecasts are wrong on purpose
         "challenger_expected_costs": np.tile(COST, (rows, 1)).tolist(),
         "kind": np.array(["a", "b"])[kind_B],
         "users_share": 1.0,
@@ -68,13 +68,13 @@ def report(rows: pd.DataFrame, **arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("forecasts", [True, False])
-def test_the_value_of_a_challenger_is_found_at_what_the_incumbent_spends(forecasts: bool) -> None:
+def test_a_challenger_is_valued_at_the_incumbents_spend(forecasts: bool) -> None:
     nothing = {f"challenger_{name}": [[np.nan] * 2] * 6000 for name in ("expected_rewards", "expected_costs")}
     found = report(world(6000, explored=0.2, skipped=0.3, **({} if forecasts else nothing)))
     value = found["value"]
-    own = 0.7 * 0.4  # gain of the incumbent by itself, per decision
+    own = 0.7 * 0.4  # gain per decision of the incumbent without exploration
     incumbent = 0.8 * own + 0.2 * 0.35
-    # The challenger always exposes, so it is thinned to what the incumbent exposes.
+    # The challenger always exposes, so it is thinned to the incumbent's number of exposures.
     challenger = 0.55 * (0.8 * 0.7 + 0.2)
     assert value["incumbent"] == pytest.approx(incumbent, rel=0.08)
     assert value["challenger_ci"][0] < challenger < value["challenger_ci"][1]
@@ -86,13 +86,13 @@ def test_the_value_of_a_challenger_is_found_at_what_the_incumbent_spends(forecas
 def test_the_interval_covers_the_truth() -> None:
     truth = 0.55 - (0.8 * 0.4 + 0.2 * 0.35)
     low_high = [report(world(2000, 0.2, seed))["value"]["difference_ci"] for seed in range(40)]
-    assert sum(low < truth < high for low, high in low_high) >= 34  # P < 1 % if 95 % of them do
+    assert sum(low < truth < high for low, high in low_high) >= 34  # P < 1 % at a coverage of 95 %
 
 
-def test_agreement_is_of_what_policies_choose_by_themselves() -> None:
+def test_agreement_compares_choices_without_exploration() -> None:
     found = report(world(4000, explored=0.5, skipped=0.5), by=["kind"])
     agreement = found["agreement"]
-    assert agreement["same_channel"] == pytest.approx(0.5, abs=0.03)  # of users of kind b
+    assert agreement["same_channel"] == pytest.approx(0.5, abs=0.03)  # users of kind b
     assert agreement["incumbent_exposes"] == agreement["same_exposure"] == pytest.approx(0.5, abs=0.03)
     assert agreement["challenger_exposes"] == 1.0
     assert agreement["same_action_ci"][0] < agreement["same_action"] < agreement["same_action_ci"][1]
@@ -104,7 +104,7 @@ def test_agreement_is_of_what_policies_choose_by_themselves() -> None:
     }
 
 
-def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
+def test_an_unknown_segment_is_a_segment() -> None:
     rows = world(300, 0.2)
     rows.loc[:99, "kind"] = None
     *known, unknown = report(rows, by=["kind"])["segments"]["kind"]
@@ -115,7 +115,7 @@ def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
     ]
 
 
-def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
+def test_actions_that_the_incumbent_never_takes_are_not_valued() -> None:
     found = report(world(2000, explored=0.0))
     assert found["value"] is None
     assert_says(found["not_evaluable"], messages.IMPOSSIBLE, share=pytest.approx(0.5, abs=0.05))

@@ -1,4 +1,4 @@
-"""Off-policy value against the true value of a small bandit, at equal budgets."""
+"""The off-policy difference of two policies at equal budgets, compared with the true values of a small bandit."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_intervals_cover_the_true_value(budget_share):
         assert np.mean([run[name] for run in runs]) == pytest.approx(value, abs=0.004)
 
 
-def test_the_logging_policy_itself_is_worth_what_was_logged():
+def test_the_logging_policy_has_the_logged_value():
     kind, log = bandit(300, 0)
     same = on_log(LOGGING, kind)
     value = value_difference(same, same, log, 1.0, 0, resamples=50)
@@ -60,8 +60,8 @@ def test_the_logging_policy_itself_is_worth_what_was_logged():
     assert json.loads(json.dumps(value, allow_nan=False)) == value == again
 
 
-def test_spending_more_is_no_merit():
-    """Twice the exposures at the same gain per cost are worth the same under a binding budget."""
+def test_higher_spend_alone_adds_no_value():
+    """Under a binding budget, twice the exposures at the same gain per cost have the same value."""
     kind, log = bandit(300, 0)
     half = np.random.default_rng(1).random(len(kind)) < 0.5
     thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
@@ -72,7 +72,7 @@ def test_spending_more_is_no_merit():
     assert low < 0 < high
 
 
-def test_abstaining_counts_as_zero_and_not_as_missing():
+def test_abstaining_counts_as_zero():
     kind, log = bandit(300, 0)
     never = PolicyOnLog(LOGGING[kind], np.zeros((len(kind), C), dtype=bool))
     value = value_difference(never, on_log(LOGGING, kind), log, 1.0, 0)
@@ -81,7 +81,7 @@ def test_abstaining_counts_as_zero_and_not_as_missing():
     assert value["difference"] == pytest.approx(-log.gain_B.mean())
 
 
-def test_overlap_is_the_share_of_a_policys_exposures_that_the_log_would_make_too():
+def test_overlap_is_the_share_of_exposures_that_the_log_also_makes():
     value = estimate(20_000, seed=3, resamples=2)
     exposing = CHALLENGER * EXPOSE
     distance = 0.5 * np.abs(INCUMBENT - LOGGING).sum(1).mean()
@@ -93,13 +93,13 @@ def test_overlap_is_the_share_of_a_policys_exposures_that_the_log_would_make_too
 
 
 @pytest.mark.parametrize("error", [None, 0.0, 0.2], ids=["no model", "right model", "wrong model"])
-def test_values_are_right_where_exposures_depend_on_the_draw(error: float | None) -> None:
-    allowed = np.array([[True, True, False], [True, True, True]])  # what the log can tell of
+def test_values_are_right_if_exposures_depend_on_the_draw(error: float | None) -> None:
+    allowed = np.array([[True, True, False], [True, True, True]])  # the exposures that the log can value
     exposed = LOGGING * (SHOW > 0)
     drawn = (LOGGING * COST).sum(axis=1).mean() if error is not None else (exposed * COST).sum() / exposed.sum()
     exposing = CHALLENGER * allowed
     gain, cost = (exposing * GAIN).sum(axis=1).mean(), (exposing * COST).sum(axis=1).mean()
-    true = gain * min(1.0, 0.5 * drawn / cost)  # without a model, the log tells the cost of what it could expose
+    true = gain * min(1.0, 0.5 * drawn / cost)  # without a model, only costs of possible exposures are known
     runs = []
     for seed in range(60):
         kind, log = opportunities(300, seed)
@@ -112,7 +112,7 @@ def test_values_are_right_where_exposures_depend_on_the_draw(error: float | None
     assert {run["impossible"]["challenger"] for run in runs} == {0.0}
 
 
-def test_a_right_model_makes_up_for_wrong_probabilities() -> None:
+def test_a_right_model_corrects_wrong_probabilities() -> None:
     kind, log = opportunities(4000, 3, show=np.ones((2, C)))
     others = LOGGING[1 - kind, log.channel_B]
     wrong = LoggedRows(log.channel_B, others, log.gain_B, log.cost_B, log.users_B)
@@ -127,8 +127,8 @@ RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
 
 
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.15, -0.15), (0.15, -0.05), (-0.05, 0.15), (0.1, 0.0)])
-def test_what_was_hardly_ever_exposed_is_left_to_forecasts(errors: tuple[float, float]) -> None:
-    """The estimate is far steadier, and the interval holds as long as the truth lies between what both models say."""
+def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> None:
+    """The estimate varies less, and its interval is valid as long as the truth lies between both models' forecasts."""
     everything = np.ones_like(EXPOSE)
     true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
     runs, plain = [], []
@@ -137,10 +137,10 @@ def test_what_was_hardly_ever_exposed_is_left_to_forecasts(errors: tuple[float, 
         policies = on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, RARELY > 0.5)
         runs.append(value_difference(*policies, log, 100.0, seed, models(kind, *errors), resamples=100))
         plain.append(value_difference(*policies, log, 100.0, seed, models(kind, 0.0), resamples=100))
-    left = CHALLENGER[0, 2] + CHALLENGER[1, 0]  # the same probability of either kind of user
+    left = CHALLENGER[0, 2] + CHALLENGER[1, 0]  # both kinds of users are equally likely
     covered = [run["difference_ci"][0] <= true <= run["difference_ci"][1] for run in runs]
     assert np.mean(covered) >= 0.9
-    if errors == (0.0, 0.0):  # one model is no second opinion
+    if errors == (0.0, 0.0):  # identical models, so there is no second opinion
         return
     assert {run["largest_weight"] for run in runs} <= {3.0, 5.0, 10.0, 20.0, 50.0}
     assert {run["largest_weight"] for run in plain} == {None}
@@ -148,14 +148,14 @@ def test_what_was_hardly_ever_exposed_is_left_to_forecasts(errors: tuple[float, 
     assert {run["forecast"]["incumbent"] for run in runs} == {0.0}
     found, noisy = (np.array([run["difference"] for run in some]) for some in (runs, plain))
     assert found.std() < 0.5 * np.nanstd(noisy)
-    assert found.mean() == pytest.approx(true + sum(errors) / 2 * left / 2, abs=0.01), "the mean of both counts"
+    assert found.mean() == pytest.approx(true + sum(errors) / 2 * left / 2, abs=0.01), "uses the models' mean"
     doubt = abs(errors[0] - errors[1]) / 2 * left / 2
     assert np.mean([run["doubt"] for run in runs]) == pytest.approx(doubt, rel=0.1)
     assert np.mean([run["mean_weight"]["challenger"] for run in runs]) == pytest.approx(1.0, abs=0.02)
 
 
-def test_no_more_than_a_quarter_is_left_to_forecasts() -> None:
-    """However noisy the rest is."""
+def test_at_most_a_quarter_is_left_to_forecasts() -> None:
+    """The bound holds even if the remaining importance weights are noisy."""
     kind, log = opportunities(300, 0, RARELY)
     rare = np.where(RARELY < 0.5, 0.8, 0.1)
     policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)
@@ -166,18 +166,18 @@ def test_no_more_than_a_quarter_is_left_to_forecasts() -> None:
 @settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_holds_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
-    """Estimates are normal around what is wrong by a share of the doubt."""
+    """The estimates are normal, with a bias that is a share of the doubt."""
     draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
     for noise in (0.0, 1.0):
         low, high = _widened(draws, doubt, noise)
-        assert np.mean(estimates + low > 0) <= 0.04 and np.mean(estimates + high < 0) <= 0.04, "at either end"
+        assert np.mean(estimates + low > 0) <= 0.04 and np.mean(estimates + high < 0) <= 0.04, "errors on each side"
     narrow, wide = _widened(draws, doubt, 0.0), _widened(draws, doubt, 2.0)
     assert wide == pytest.approx([-1.96 * 2 - doubt, 1.96 * 2 + doubt]) and wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 def explored(random: np.random.Generator, rows: int, rate: float, real: float = 0.05) -> LoggedRows:
-    """Decisions of a policy that draws its first channel, and by chance any: it says how often, perhaps wrongly."""
+    """Returns decisions that mostly draw the first channel. The logged probability of others may differ from `real`."""
     probs = np.tile([0.975, 0.025], (rows, 1))
     channel = (random.random(rows) < real / 2).astype(int)
     gain = (random.random(rows) < rate).astype(float)
@@ -186,8 +186,8 @@ def explored(random: np.random.Generator, rows: int, rate: float, real: float = 
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.02, 0.005])
-def test_few_gains_are_no_certainty(rate: float) -> None:
-    """Arms that are worth the same, forecasts that are right: who differs by forecasts alone is not better for sure."""
+def test_few_gains_do_not_prove_a_difference(rate: float) -> None:
+    """The arms have equal values and the forecasts are right. A difference that only forecasts show is no proof."""
     promoted = 0
     for seed in range(100):
         random, rows = np.random.default_rng(seed), 2000
@@ -203,7 +203,7 @@ def test_few_gains_are_no_certainty(rate: float) -> None:
     assert promoted <= 7
 
 
-def test_costs_that_models_disagree_about_are_doubt_where_the_budget_binds() -> None:
+def test_disagreement_about_costs_is_doubt_if_the_budget_binds() -> None:
     kind, log = opportunities(300, 1, RARELY)
     policies = on_log(CHALLENGER, kind, np.ones_like(EXPOSE)), on_log(INCUMBENT, kind, RARELY > 0.5)
     gains, costs = GAIN[kind], np.broadcast_to(COST, GAIN[kind].shape)
@@ -212,7 +212,7 @@ def test_costs_that_models_disagree_about_are_doubt_where_the_budget_binds() -> 
     assert binding["doubt"] > 0.001 and free["doubt"] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_wrong_probabilities_of_exploring_are_seen_though_rare_exposures_are_left_to_forecasts() -> None:
+def test_wrong_probabilities_of_exploration_are_detected() -> None:
     seen = {0.3: 0, 0.05: 0}
     for seed in range(10):
         for real in seen:
@@ -233,14 +233,14 @@ def test_wrong_probabilities_of_exploring_are_seen_though_rare_exposures_are_lef
         ([True, False], [0.0, 1.0], "was exposed that could not have been"),
     ],
 )
-def test_exposures_that_do_not_fit_together_are_refused(exposed: list, probability: list, message: str) -> None:
+def test_inconsistent_exposures_are_refused(exposed: list, probability: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exposure = Exposure(np.array(exposed), np.array(probability), np.full((2, 3), 0.3))
         LoggedRows(np.zeros(3, int), np.full(3, 0.5), np.ones(3), np.ones(3), np.arange(3), exposure)
 
 
-def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
-    """All its weight is on a channel that the log never shows for these rows."""
+def test_a_policy_far_from_the_log_is_rejected():
+    """All probability of the policy is on a channel that the log never shows for these rows."""
     rows = 500
     probs = np.tile([0.0, 1.0], (rows, 1))
     far = PolicyOnLog(probs, np.ones((rows, 2), bool))
@@ -257,7 +257,7 @@ def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
     [
         ({"propensity_B": np.zeros(4)}, "propensity_B must lie in"),
         ({"gain_B": np.array([np.nan, 0, 0, 0])}, "gain_B must be finite"),
-        ({"channel_B": np.array([0, 1, -1, 0])}, "channel_B: a channel is not"),  # a name that was not found
+        ({"channel_B": np.array([0, 1, -1, 0])}, "channel_B: a channel is not"),  # the code of an unknown name
     ],
 )
 def test_invalid_arrays_are_refused(change, message):

@@ -1,4 +1,4 @@
-"""An experiment with a ramp, for tests of what happens to it."""
+"""An experiment with a ramp, for tests of its events."""
 
 from typing import Any, get_args
 
@@ -35,7 +35,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def after(*happened: Any, file: Experiment | None = None) -> list[Event]:
-    """What a person did, every ten seconds: a phase is a move there, another word the kind of an event."""
+    """Returns a person's events, 10 s apart. The name of a phase is a move to it; other words are kinds of events."""
     events: list[Event] = []
     for what in happened:
         kind, to = ("move", what) if what in get_args(Phase) else (what, None)

@@ -1,4 +1,4 @@
-"""Assignment: the numbers are frozen, the shares are exact, and an edit moves nobody who need not move."""
+"""Assignment: golden values are frozen, shares are exact, and an edit moves as few users as possible."""
 
 import math
 from itertools import permutations
@@ -40,7 +40,7 @@ def test_golden_arms() -> None:
 def test_golden_draw() -> None:
     assert draw("e", "s", "u1", "spring", "r1") == 0.6011374315051066
     assert draw("e", "s", "u1", "spring", "d1") == 0.3625500479773278
-    assert draw("e", "s", "u1", "spring", "r1", "explore") == 0.7415834422056553, "a number of its own"
+    assert draw("e", "s", "u1", "spring", "r1", "explore") == 0.7415834422056553, "exploration has its own draw"
 
 
 @settings(max_examples=100)
@@ -58,13 +58,13 @@ def test_points_lie_in_the_half_open_interval(salt: str, unit: str) -> None:
 
 @settings(max_examples=100)
 @given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=4))
-def test_the_parts_are_kept_apart(left: list[str], right: list[str]) -> None:
+def test_different_splits_into_parts_give_different_points(left: list[str], right: list[str]) -> None:
     assert (uniform(*left) == uniform(*right)) == (left == right)
 
 
 @settings(max_examples=100)
 @given(TEXT, st.dictionaries(TEXT, st.floats(0, 10), min_size=1, max_size=4).filter(lambda s: sum(s.values()) > 1e-6))
-def test_neither_order_nor_scale_of_the_shares_counts(unit: str, shares: dict[str, float]) -> None:
+def test_neither_order_nor_scale_of_the_shares_matters(unit: str, shares: dict[str, float]) -> None:
     found = {assign(KEY, unit, {arm: shares[arm] for arm in order}) for order in permutations(shares)}
     found.add(assign(KEY, unit, {arm: share * 4 for arm, share in shares.items()}))
     assert len(found) == 1 and shares[found.pop()] > 0
@@ -85,14 +85,14 @@ def test_a_unit_moves_only_to_an_arm_that_grew_by_more(unit: str, shares: list[f
 
 
 @pytest.mark.parametrize("shares", [{}, {"a": 0.0}, {"a": 1.0, "b": -0.5}, {"a": math.nan}, {"a": math.inf}])
-def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
+def test_invalid_shares_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="shares"):
         assign(KEY, "u", shares)
 
 
 @pytest.fixture(scope="module")
 def clocks() -> NDArray[np.float64]:
-    """For each unit and arm, when the arm's clock would ring at a rate of one."""
+    """Returns the ring time of each arm's clock for each unit, at a rate of one."""
     points = [[uniform(*KEY, arm, f"u{i}") for i in range(UNITS)] for arm in ARMS]
     return -np.log1p(-np.array(points)).T
 
@@ -103,12 +103,12 @@ def winners(clocks: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[n
 
 
 def expected_to_stay(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Moulton and Jiang (2018), equation of the probability Jaccard index."""
+    """Returns the probability Jaccard index of two sets of shares (Moulton and Jiang 2018)."""
     both = [i for i in range(len(a)) if a[i] > 0 and b[i] > 0]
     return sum(1 / sum(max(a[j] / a[i], b[j] / b[i]) for j in range(len(a))) for i in both)
 
 
-def test_a_million_units_get_what_one_at_a_time_gets(clocks: NDArray[np.float64]) -> None:
+def test_vectorised_assignment_equals_single_assignment(clocks: NDArray[np.float64]) -> None:
     shares = (0.5, 0.3, 0.2)
     one_by_one = [assign(KEY, f"u{i}", dict(zip(ARMS, shares, strict=True))) for i in range(3_000)]
     assert [ARMS[i] for i in winners(clocks[:3_000], shares)] == one_by_one
@@ -124,14 +124,14 @@ def test_shares_are_exact(clocks: NDArray[np.float64], shares: tuple[float, ...]
 @pytest.mark.parametrize(
     ("before", "after", "minimal"),
     [
-        ((0.5, 0.25, 0.25), (0.4, 0.3, 0.3), True),  # shares side by side in [0, 1) moved 21 %, for 10 %
-        ((0.95, 0.025, 0.025), (0.5, 0.25, 0.25), True),  # a stage that grows
+        ((0.5, 0.25, 0.25), (0.4, 0.3, 0.3), True),  # adjacent ranges of [0, 1) would move 21 % instead of 10 %
+        ((0.95, 0.025, 0.025), (0.5, 0.25, 0.25), True),  # a larger stage
         ((0.95, 0.03, 0.02), (0.95, 0.03, 0.02), True),
-        ((0.5, 0.25, 0.25), (0.4, 0.25, 0.35), False),  # three factors: some units move over b
+        ((0.5, 0.25, 0.25), (0.4, 0.25, 0.35), False),  # three different factors: some units also move via b
         ((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), False),
     ],
 )
-def test_an_edit_moves_as_few_units_as_a_rule_without_memory_can(
+def test_an_edit_moves_as_few_units_as_a_stateless_rule_can(
     clocks: NDArray[np.float64], before: tuple[float, ...], after: tuple[float, ...], minimal: bool
 ) -> None:
     first, second = winners(clocks, before), winners(clocks, after)

@@ -1,4 +1,4 @@
-"""The table of budgets: the same as lines of the file, every wrong cell named, read once."""
+"""The table of budgets: equal to budgets in the experiment file, with each wrong cell named, and read only once."""
 
 from io import BytesIO
 from pathlib import Path
@@ -50,7 +50,7 @@ def file_of(folder: Path, table: str = "budgets.csv", **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_table_is_the_same_as_lines_of_the_file(tmp_path: Path, kind: str) -> None:
+def test_a_table_equals_budgets_in_the_file(tmp_path: Path, kind: str) -> None:
     if kind == "csv":
         (tmp_path / "budgets.csv").write_text(CSV)
     else:
@@ -96,7 +96,7 @@ def test_a_wrong_cell_is_named(
         assert_says(refused.value, words, **values)
 
 
-def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "budgets.parquet").write_bytes(b"PAR1")
     for table, words in (
         ("budgets.parquet", messages.NOT_PARQUET),
@@ -109,7 +109,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         Experiment.from_dict(experiment("http://x", budgets=[], budget_table="budgets.csv"))
 
 
-def test_budgets_are_lines_or_a_table(tmp_path: Path) -> None:
+def test_budgets_are_in_the_file_or_in_a_table(tmp_path: Path) -> None:
     (tmp_path / "budgets.csv").write_text(CSV)
     both: dict[str, Any] = {"budgets": LINES, "budget_table": "budgets.csv"}
     for changes in (both, {"budgets": []}):
@@ -123,8 +123,8 @@ def test_budgets_are_lines_or_a_table(tmp_path: Path) -> None:
     assert "budgets.csv, budget 3: " in str(refused.value)
 
 
-def test_a_copy_is_the_same_experiment_and_names_the_content(tmp_path: Path) -> None:
-    """What is in force can't get other budgets by a change of the file that people edit."""
+def test_a_copy_keeps_the_experiment_and_its_budgets(tmp_path: Path) -> None:
+    """An edit of the user's table must not change the budgets of an active experiment."""
     (tmp_path / "budgets.csv").write_text(CSV)
     (state := tmp_path / "state").mkdir()
     found = Experiment.load(file_of(tmp_path))
@@ -147,14 +147,14 @@ def test_a_reader_of_the_arms_needs_no_table(tmp_path: Path) -> None:
 
 
 def test_a_kill_switch_reads_no_table_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """By calls and not by time: neither the rows, nor the model for any of them."""
+    """Counts calls, not time: neither rows nor their models are read again."""
     rows = "".join(f"c{number},*,200,day\n" for number in range(1000))
     (tmp_path / "budgets.csv").write_text(f"{HEAD},period\n{rows}")
     checked = []
     validate = Budget.model_validate
     monkeypatch.setattr(Budget, "model_validate", lambda given: checked.append(given) or validate(given))
     on = Experiment.load(file_of(tmp_path))
-    assert len(checked) == 1 and len(on.all_budgets) == 1000, "one row of each kind"
+    assert len(checked) == 1 and len(on.all_budgets) == 1000, "only one row of each kind is validated by the model"
     monkeypatch.setattr(BudgetTable, "__init__", None)
     off = Experiment.load(file_of(tmp_path, enabled=False))
     assert off == on.replace(enabled=False) and off.all_budgets is on.all_budgets

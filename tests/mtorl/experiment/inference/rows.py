@@ -1,4 +1,4 @@
-"""Sums of tables with one row for each user, arm and stage."""
+"""Sums of tables with one row per user, arm and stage."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ def sums_of_rows(user: np.ndarray, arm: np.ndarray, stage: np.ndarray, figures: 
 
 
 def sums_of_arms(arm: np.ndarray, figures: Floats) -> Sums:
-    """Of one stage, a row a user."""
+    """Returns the sums of one stage, from a table with one row per user."""
     return sums_of_rows(np.arange(len(arm)), arm, np.zeros(len(arm), dtype=np.intp), figures)
 
 
 def sums_at(looks: np.ndarray, arm: np.ndarray, figures: Floats) -> Sums:
-    """The same after so many users, at several looks, (L, ...)."""
+    """Returns the sums after the first users of each look; fields have the axes (L, ...)."""
     found = [sums_of_arms(arm[:look], figures[:look]) for look in looks]
     return Sums(*(np.stack([getattr(one, name) for one in found]) for name in Sums.__dataclass_fields__))

@@ -1,4 +1,4 @@
-"""Adjusting a lift by covariates: the same lift, a narrower interval, the same error rate."""
+"""Regression adjustment: covariates keep the lift and the error rate, and make the interval narrower."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ ALPHA = 0.05
 
 
 def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.5) -> tuple[np.ndarray, Floats, Floats]:
-    """Arm, clicks and decisions, and what each did before; a fifth has no past."""
+    """Returns users' arms, (clicks, decisions) and the same figures from before. A fifth has no past."""
     rate = rng.beta(1.0, 4.0, n)
     arm = (rng.random(n) >= share).astype(np.intp)
     decisions, before = 1 + rng.poisson(9, n), 1 + rng.poisson(29, n)
@@ -24,8 +24,8 @@ def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.
     return arm, np.stack([clicks, decisions], -1).astype(float), past
 
 
-def test_it_is_the_regression_that_textbooks_have() -> None:
-    """With one decision a user, the metric is a mean, and the adjusted lift that of a least-squares fit."""
+def test_the_adjustment_equals_least_squares() -> None:
+    """With one decision per user, the metric is a mean, and the adjusted lift that of least squares."""
     rng = np.random.default_rng(1)
     arm, x = rng.integers(0, 2, 3_000), rng.normal(size=(3_000, 2))
     y = 2.0 + x @ [1.0, -0.5] + 0.3 * (arm == 0) + rng.normal(size=3_000)
@@ -39,7 +39,7 @@ def test_it_is_the_regression_that_textbooks_have() -> None:
     assert found.se == pytest.approx(np.sqrt(robust[1, 1]), rel=0.01)
 
 
-def test_the_lift_stays_and_the_interval_is_narrower() -> None:
+def test_adjustment_keeps_the_lift_and_narrows_the_interval() -> None:
     rng = np.random.default_rng(2)
     arm, figures, past = users(rng, 20_000, lift=0.02)
     without, adjusted = (
@@ -50,7 +50,7 @@ def test_the_lift_stays_and_the_interval_is_narrower() -> None:
     assert adjusted.effective_users == without.effective_users
 
 
-def test_a_covariate_that_says_nothing_changes_nothing() -> None:
+def test_a_constant_covariate_changes_nothing() -> None:
     rng = np.random.default_rng(3)
     arm, figures, _ = users(rng, 5_000)
     without = estimate(sums_of_arms(arm, figures))
@@ -71,7 +71,7 @@ def test_units_of_a_covariate_do_not_matter(scale: float, shift: float, seed: in
     assert one.value == pytest.approx(other.value, abs=1e-9) and one.se == pytest.approx(other.se, rel=1e-6)
 
 
-def test_covariates_that_say_the_same_count_once() -> None:
+def test_repeated_covariates_count_once() -> None:
     rng = np.random.default_rng(4)
     arm, figures, past = users(rng, 5_000)
     once, twice = (standardised(x) for x in (past[:, :1], np.repeat(past[:, :1], 2, 1)))
@@ -79,7 +79,7 @@ def test_covariates_that_say_the_same_count_once() -> None:
     assert one.value == pytest.approx(other.value) and one.se == pytest.approx(other.se, rel=1e-3)
 
 
-def test_a_user_of_whom_nothing_is_known_has_a_mark() -> None:
+def test_a_user_without_a_past_is_marked() -> None:
     found = standardised(np.array([[1.0, 5.0], [3.0, np.nan], [np.nan, np.nan]]))
     assert found.shape == (3, 4)
     assert found[:, 2].tolist() == [0.0, 0.0, 1.0] and found[:, 3].tolist() == [0.0, 1.0, 1.0]
@@ -104,8 +104,8 @@ def _excludes_zero(found: Estimate) -> bool:
     return bool(((low > 0.0) | (high < 0.0)).any())
 
 
-def test_sums_part_by_part_are_those_of_all_users() -> None:
-    """Users of several stages, of some in both arms; a user is in one part alone."""
+def test_sums_added_by_parts_equal_those_of_all_users() -> None:
+    """Users are in several stages, and some are in both arms. All rows of a user are in one part."""
     rng = np.random.default_rng(7)
     values, present = rng.normal(size=(200, 2, 2, 3)), rng.random((200, 2, 2)) < 0.6
     values *= present[..., None]

@@ -1,4 +1,4 @@
-"""Which of many metrics differ: e-BH, its arithmetic and the rate of false ones."""
+"""Metrics that differ between arms: the e-BH procedure and its rate of false discoveries."""
 
 import math
 
@@ -14,7 +14,7 @@ ALPHA = 0.05
 
 
 @given(z=st.floats(-8.0, 8.0), users=st.floats(100.0, 1e6))
-def test_the_evidence_is_that_of_the_interval(z: float, users: float) -> None:
+def test_evidence_and_interval_agree(z: float, users: float) -> None:
     log_e = log_e_value(z, 1.0, users, alpha=ALPHA)
     low, high = confidence_sequence(z, 1.0, users, alpha=ALPHA)
     if abs(log_e - math.log(1 / ALPHA)) > 1e-9:
@@ -22,14 +22,14 @@ def test_the_evidence_is_that_of_the_interval(z: float, users: float) -> None:
     assert p_value(log_e) == pytest.approx(min(1.0, math.exp(-log_e)))
 
 
-def test_nothing_known_is_no_evidence() -> None:
+def test_unknown_figures_are_no_evidence() -> None:
     assert log_e_value(math.nan, 1.0, 1e3, alpha=ALPHA) == -math.inf
     assert p_value(log_e_value(1.0, math.nan, 1e3, alpha=ALPHA)) == 1.0
     assert p_value(log_e_value(0.0, 0.0, 1e3, alpha=ALPHA)) == 1.0
 
 
-def test_the_procedure() -> None:
-    """Of four, the k-th largest must be worth 4 / (.05 k) = 80, 40, 26.7, 20."""
+def test_e_bh_finds_the_expected_metrics() -> None:
+    """Among four metrics, the k-th largest e-value must reach 4 / (.05 k): 80, 40, 26.7, 20."""
     assert discoveries([], ALPHA) == []
     assert discoveries([math.log(79.0)] + [0.0] * 3, ALPHA) == [False] * 4
     assert discoveries([0.0, math.log(81.0), 0.0, 0.0], ALPHA) == [False, True, False, False]
@@ -46,8 +46,8 @@ def test_more_evidence_never_takes_a_discovery_away(log_e: list[float], data: st
 
 
 @pytest.mark.parametrize("differing", [0, 3])
-def test_false_discoveries_are_few_even_where_people_stop_at_the_first_one(differing: int) -> None:
-    """Ten metrics that depend on each other, looked at 40 times until any is found; by its own interval each is not."""
+def test_false_discoveries_are_bounded_if_people_stop_at_the_first(differing: int) -> None:
+    """Ten correlated metrics, looked at 40 times until one is found. Separate intervals exceed the error rate."""
     rng = np.random.default_rng(8)
     metrics, runs, looks = 10, 400, np.unique(np.geomspace(200, 20_000, 40).astype(int))
     effects = np.where(np.arange(metrics) < differing, 0.04, 0.0)
@@ -67,4 +67,4 @@ def test_false_discoveries_are_few_even_where_people_stop_at_the_first_one(diffe
         low, high = confidence_sequence(means[differing:], ones, looks, alpha=ALPHA)
         alone += bool(((low > 0.0) | (high < 0.0)).any())
     assert np.mean(shares) <= ALPHA
-    assert alone / runs > ALPHA, "reading each by its own interval should be seen to fail, or this proves nothing"
+    assert alone / runs > ALPHA, "separate intervals must fail here, or the test proves nothing"

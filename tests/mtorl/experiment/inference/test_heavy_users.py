@@ -1,4 +1,4 @@
-"""Weights of users who decide far more often than others."""
+"""Weights of users who decide far more often than other users."""
 
 import numpy as np
 import pytest
@@ -11,17 +11,17 @@ from tests.mtorl.experiment.inference.rows import sums_of_arms
 ALPHA = 0.05
 
 
-def test_a_user_counts_as_ten_typical_ones_at_most_and_others_count_in_full() -> None:
+def test_a_user_counts_as_ten_typical_users_at_most() -> None:
     decisions = np.array([1.0, 3.0, 3.0, 30.0, 31.0, 3_000.0])
     typical = np.full(6, 3.0)
     weights = user_weights(decisions, typical)
     assert (weights * decisions).tolist() == [1.0, 3.0, 3.0, 30.0, 30.0, 30.0]
-    assert user_weights(decisions[:3]).tolist() == [1.0, 1.0, 1.0], "by default, the median of the users given"
+    assert user_weights(decisions[:3]).tolist() == [1.0, 1.0, 1.0], "the default is the median of the given users"
     assert user_weights(np.array([5.0, 5.0, 1e9]))[2] == pytest.approx(5 * HEAVIEST / 1e9)
 
 
 def looks(rng: np.random.Generator, share: float, more: float, bot: float, part: float) -> list[Sums]:
-    """Looks at one experiment; a bot makes a part of the challenger's decisions, each of which brings `bot`."""
+    """Simulates looks at an experiment. A bot makes a part of the challenger's decisions, each with gain `bot`."""
     users = 4_000
     decisions = 1.0 + rng.poisson(2.0, users)
     ours = rng.random(users) < share
@@ -37,7 +37,7 @@ def looks(rng: np.random.Generator, share: float, more: float, bot: float, part:
 
 
 def bounds(sums: Sums) -> tuple[Floats, Floats, Floats]:
-    """Bounds of the lift: of the two-sided interval, and the lower one-sided."""
+    """Returns the two-sided bounds of the lift, and its one-sided lower bound."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     width = one_sided_width(found.se, found.effective_users, alpha=ALPHA / 2)

@@ -1,4 +1,4 @@
-"""How many users an experiment needs: more for less, and about as many as it then takes."""
+"""The planned number of users: it grows for smaller effects, and gives the promised power in simulations."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def clicks(users: int, rate: float | Floats = 0.3, seed: int = 0) -> Floats:
 POPULATION = Population(clicks(5_000))
 
 
-def test_a_smaller_effect_a_smaller_share_and_a_surer_answer_take_more_users() -> None:
+def test_a_smaller_effect_share_or_alpha_needs_more_users() -> None:
     usual = needed_users(POPULATION, 0.2, 0.5, 0.05)
     assert usual is not None and 0.8 <= usual.power < 0.9
     for effect, share, alpha in ((0.1, 0.5, 0.05), (0.2, 0.1, 0.05), (0.2, 0.5, 0.01)):
@@ -35,7 +35,7 @@ def test_a_smaller_effect_a_smaller_share_and_a_surer_answer_take_more_users() -
         assert other is not None and other.users > usual.users
 
 
-def test_rare_large_outcomes_take_more_users_than_frequent_small_ones() -> None:
+def test_rare_large_outcomes_need_more_users_than_frequent_small_ones() -> None:
     rng = np.random.default_rng(1)
     bought = rng.random(20_000) < 0.02
     revenue = np.stack([np.where(bought, rng.lognormal(0, 1, 20_000), 0.0), np.ones(20_000)], -1)
@@ -52,17 +52,17 @@ def test_rare_large_outcomes_take_more_users_than_frequent_small_ones() -> None:
         (clicks(500), 0.1, 1.0, messages.NOT_A_SHARE),
     ],
 )
-def test_what_can_not_be_planned_is_said(figures: Floats, effect: float, share: float, words: Words) -> None:
+def test_an_invalid_plan_is_refused(figures: Floats, effect: float, share: float, words: Words) -> None:
     with raises(ValueError, words):
         needed_users(Population(figures), effect, share, 0.05)
 
 
-def test_an_effect_that_nobody_could_wait_for_has_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_effect_has_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MOST_USERS", 10_000)
     assert needed_users(POPULATION, 0.001, 0.5, 0.05) is None
 
 
-def test_as_many_users_find_it_about_as_often() -> None:
+def test_the_planned_users_give_about_the_planned_power() -> None:
     found = needed_users(POPULATION, 0.2, 0.5, 0.05)
     assert found is not None
     better = 0
@@ -70,11 +70,11 @@ def test_as_many_users_find_it_about_as_often() -> None:
         arm = np.random.default_rng([5, run]).integers(2, size=found.users).astype(np.int8)
         figures = clicks(found.users, 0.3 * (1.0 + 0.2 * (arm == 0)), 100 + run)
         better += compare(sums_of_arms(arm, figures), alpha=0.05).ci[0] > 0
-    assert 0.6 < better / 200 <= 0.92  # the last look alone finds less than all looks
+    assert 0.6 < better / 200 <= 0.92  # one look at the end finds less than all looks together
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.1])
-def test_a_part_of_what_users_bring(weight: float) -> None:
+def test_a_part_of_users_gain_is_never_more_than_all_of_it(weight: float) -> None:
     population, rng = Population(clicks(2_000) * [weight, 1.0]), np.random.default_rng(0)
     chosen = rng.integers(2_000, size=100_000)
     part = population.part_of(chosen, 0.2, rng)

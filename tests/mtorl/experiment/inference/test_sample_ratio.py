@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: found when it is there, said of a healthy experiment as rarely as promised."""
+"""Sample ratio mismatch: a real mismatch is found, and false alarms are as rare as promised."""
 
 import numpy as np
 import pytest
@@ -26,18 +26,18 @@ def test_known_values() -> None:
     shares = {"incumbent": 0.5, "b": 0.25, "c": 0.25}
     assert srm_p_value([({"incumbent": 5_000, "b": 2_510, "c": 2_490}, shares)]) == 1.0
     assert srm_p_value([({"incumbent": 5_000, "b": 2_800, "c": 2_200}, shares)]) < SRM_ALARM
-    # One user: the mixture predicts what the shares predict, so nothing is learned.
+    # With one user, the mixture predicts the same as the shares, so there is no evidence.
     assert srm_p_value([({"challenger": 1}, {"incumbent": 0.9, "challenger": 0.1})]) == pytest.approx(1.0)
 
 
-def test_one_bad_stage_is_enough_and_shares_the_error_with_the_others() -> None:
+def test_one_bad_stage_is_enough_and_errors_are_shared_by_stages() -> None:
     bad, good = (users(5_000, 4_600), EVEN), (users(990, 10), {"incumbent": 0.99, "challenger": 0.01})
     alone = srm_p_value([bad])
     assert srm_p_value([good, bad], planned=4) == pytest.approx(4 * alone)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
-def test_looking_every_day_does_not_make_a_mismatch(share: float) -> None:
+def test_daily_looks_keep_the_rate_of_false_alarms(share: float) -> None:
     rng = np.random.default_rng(5)
     alarms = 0
     for _ in range(400):
@@ -53,7 +53,7 @@ def test_looking_every_day_does_not_make_a_mismatch(share: float) -> None:
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 10_000), min_size=2),
     st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4),
 )
-def test_it_is_a_probability_and_free_of_the_shares_scale(counts: dict[str, int], shares: list[float]) -> None:
+def test_the_p_value_ignores_the_scale_of_the_shares(counts: dict[str, int], shares: list[float]) -> None:
     configured = dict(zip("abcd", shares, strict=True))
     found = srm_p_value([(counts, configured)])
     assert 0.0 <= found <= 1.0

@@ -1,4 +1,4 @@
-"""Experiment statistics: the arithmetic, and above all the error rates that the verdict promises."""
+"""Experiment statistics: the arithmetic, and the error rates that a verdict promises."""
 
 import math
 
@@ -29,13 +29,13 @@ ALPHA = 0.05
 
 
 def clicks(rng: np.random.Generator, n: int, rate: float) -> Floats:
-    """Clicks and decisions of n users whose own click rates differ, so that rows are not independent."""
+    """Returns clicks and decisions of n users. Their click rates differ, so decisions are not independent."""
     decisions = 1 + rng.poisson(4, n)
     return np.stack([rng.binomial(decisions, rng.beta(2 * rate, 2 * (1 - rate), n)), decisions], -1).astype(float)
 
 
 def sums_of(challenger: Floats, incumbent: Floats) -> Sums:
-    """One stage, from numerator and denominator of each arm's users."""
+    """Returns the sums of one stage, from numerator and denominator of each arm's users."""
     figures = np.concatenate([challenger, incumbent])
     arm = np.repeat([0, 1], [len(challenger), len(incumbent)])
     return sums_of_arms(arm, figures)
@@ -46,7 +46,7 @@ def lift_of(challenger: Floats, incumbent: Floats, largest: float | None = None)
 
 
 def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, count: int = 20) -> Estimate:
-    """One experiment looked at `count` times while its users arrive; fields have the axis (looks)."""
+    """Simulates `count` looks at an experiment while its users arrive; fields have the axis (looks)."""
     challenger = rng.random(n) < share
     figures = np.zeros((n, 2))
     figures[challenger] = clicks(rng, int(challenger.sum()), 0.2 + lift)
@@ -55,19 +55,19 @@ def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, cou
 
 
 def looks_at(figures: Floats, challenger: npt.NDArray[np.bool_], count: int) -> Estimate:
-    """An experiment of users in the order of their arrival."""
+    """Returns the estimates of `count` looks at users in order of arrival."""
     arm, at = (~challenger).astype(int), np.unique(np.geomspace(60, len(figures), count).astype(int))
     return estimate(sums_at(at, arm, figures))
 
 
 def missed(found: Estimate, true: float) -> bool:
-    """Whether the always-valid interval leaves out the true lift at any look."""
+    """Whether the always-valid interval excludes the true lift at any look."""
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     return bool(((low > true) | (high < true)).any())
 
 
 def missed_by_the_fixed_one(found: Estimate, true: float) -> list[bool]:
-    """The same of the interval for one look, at each look."""
+    """Whether the interval for a single look excludes the true lift, for each look."""
     low, high = fixed_interval(found.value, found.se, alpha=ALPHA)
     return ((low > true) | (high < true)).tolist()
 
@@ -78,20 +78,20 @@ def test_peeking_keeps_the_error_rate_of_the_confidence_sequence_and_breaks_the_
     runs = [looks(rng, 3_000, lift) for _ in range(250)]
     assert np.mean([missed(run, lift) for run in runs]) <= ALPHA
     fixed = [missed_by_the_fixed_one(run, lift) for run in runs]
-    assert np.mean([any(run) for run in fixed]) > 1.5 * ALPHA, "peeking should be seen to fail, or this proves nothing"
+    assert np.mean([any(run) for run in fixed]) > 1.5 * ALPHA, "fixed intervals must fail, or the test proves nothing"
     assert abs(np.mean([run[-1] for run in fixed]) - ALPHA) < 0.03
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_keeps_the_type_one_error(share: float) -> None:
-    """An arm of 15 users without a click once had no variance, and 33 to 65 % of such experiments were stopped."""
+    """Regression: an arm of 15 users without a click had no variance, and 33 to 65 % of such experiments stopped."""
     rng = np.random.default_rng(14)
     assert np.mean([missed(looks(rng, 10_000, 0.0, share), 0.0) for _ in range(100)]) <= 0.02
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
-def test_users_who_decide_thousands_of_times_keep_the_type_one_error(share: float) -> None:
-    """A small arm without the bots that the other has looked better: 70 % of such experiments shipped."""
+def test_bots_keep_the_type_one_error(share: float) -> None:
+    """Regression: a small arm without the other arm's bots looked better, and 70 % of such experiments shipped."""
     rng = np.random.default_rng(15)
     wrong = 0
     for _ in range(60):
@@ -110,8 +110,8 @@ def test_one_sided_bound_is_always_valid_and_tighter_than_two_sided() -> None:
     assert one_sided_width(1.0, 1e3, alpha=ALPHA) < confidence_sequence(0.0, 1.0, 1e3, alpha=ALPHA)[1]
 
 
-def test_users_who_come_back_keep_the_error_rate_while_their_number_stands() -> None:
-    """All come in the first hour, and again in each of four weeks: 5.5 % of such experiments once had a verdict."""
+def test_returning_users_keep_the_error_rate() -> None:
+    """Users come in the first hour and return for four weeks. Regression: 5.5 % of such experiments had a verdict."""
     rng, hours = np.random.default_rng(18), np.arange(1.0, 28 * 24 + 1)
     z = rng.normal(size=(4_000, len(hours))).cumsum(1) / np.sqrt(hours)
     assert np.mean((np.abs(z) > confidence_sequence(0.0, 1.0, TIGHTEST_AT, alpha=ALPHA)[1]).any(1)) <= ALPHA
@@ -119,7 +119,7 @@ def test_users_who_come_back_keep_the_error_rate_while_their_number_stands() -> 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_a_ratio_of_two_outcomes_keeps_the_type_one_error(share: float) -> None:
-    """What a click costs: users without a click have no denominator of their own."""
+    """The ratio is the cost per click. Users without a click have a denominator of zero."""
     rng = np.random.default_rng(16)
     users = [clicks(rng, 4_000, 0.1).T for _ in range(150)]
     runs = [np.stack([decisions * rng.gamma(2.0, 0.25, 4_000), own], -1) for own, decisions in users]
@@ -136,7 +136,7 @@ def test_the_variance_agrees_with_a_bootstrap_of_users() -> None:
 
 
 def ramp(rng: np.random.Generator, users: int, moving: float = 0.0) -> Sums:
-    """Users who come in two stages, at shares of 10 and 50 %: their rates differ, and those of the stages may, too."""
+    """Simulates users in stages with shares of 10 and 50 %. Rates differ by user, and between stages by `moving`."""
     point, rate = rng.random(users), rng.beta(1.0, 4.0, users)
     user, arm, stage, figures = [], [], [], []
     for number, share in enumerate((0.1, 0.5)):
@@ -155,8 +155,8 @@ def test_the_variance_over_stages_counts_a_user_once() -> None:
     assert np.mean([x.se for x in found]) == pytest.approx(np.std([x.value for x in found]), rel=0.06)
 
 
-def test_a_market_that_changes_between_stages_is_no_lift() -> None:
-    """Most of the challenger's users came when everybody clicked more: pooled over stages, it would look better."""
+def test_a_change_of_the_market_between_stages_is_no_lift() -> None:
+    """Most users of the challenger came in a stage with more clicks. Pooled over stages, it would look better."""
     rng = np.random.default_rng(3)
     sums = ramp(rng, 20_000, moving=0.3)
     pooled = sums.totals.sum(1)
@@ -177,7 +177,7 @@ def test_stages_are_weighted_by_decisions_and_not_by_outcomes() -> None:
     assert even.effective_users == pytest.approx(1_000)
 
 
-def test_many_experiments_at_once_are_each_of_them() -> None:
+def test_vectorised_estimates_equal_single_ones() -> None:
     rng = np.random.default_rng(5)
     runs = [ramp(rng, 500) for _ in range(3)]
     together = estimate(Sums(*(np.stack([getattr(run, name) for run in runs]) for name in Sums.__dataclass_fields__)))
@@ -193,7 +193,7 @@ def test_an_arm_below_the_floor_has_no_interval() -> None:
         assert math.isfinite(lift.value) and all(map(math.isnan, (*lift.ci, *lift.ci_fixed)))
 
 
-def test_few_users_with_gain_widen_the_interval_and_a_dead_arm_is_still_found() -> None:
+def test_few_users_with_gain_widen_the_interval_and_a_dead_arm_is_found() -> None:
     dead = np.stack([np.zeros(1_000), np.ones(1_000)], -1)
     alive, full, fewer = (dead.copy() for _ in range(3))
     alive[:200, 0] = 1.0
@@ -203,10 +203,10 @@ def test_few_users_with_gain_widen_the_interval_and_a_dead_arm_is_still_found() 
     rates = np.array([MIN_POSITIVE / 1_000, 0.2])
     both = (rates * (1 - rates) + (rates - rates.mean()) ** 2) / 999
     assert lift_of(full, alive).se == pytest.approx(math.sqrt(both.sum()))
-    assert lift_of(fewer, alive).se == pytest.approx(lift_of(full, alive).se, rel=0.01)  # nothing jumps at the floor
+    assert lift_of(fewer, alive).se == pytest.approx(lift_of(full, alive).se, rel=0.01)  # continuous at the floor
 
 
-def test_the_difference_varies_at_least_as_much_as_if_both_arms_were_alike() -> None:
+def test_the_variance_is_at_least_that_of_equal_arms() -> None:
     rng = np.random.default_rng(16)
     usual, varied = np.ones((500, 2)), np.ones((1_500, 2))
     usual[:, 0], varied[:, 0] = rng.normal(20.0, 1.0, 500), rng.normal(20.0, 3.0, 1_500)
@@ -214,14 +214,14 @@ def test_the_difference_varies_at_least_as_much_as_if_both_arms_were_alike() -> 
     squares = float(((figures - figures.mean()) ** 2).sum())
     alike = math.sqrt(squares / 2_000 * (1 / 499 + 1 / 1_499))
     for arms in ((usual, varied), (varied, usual)):
-        assert lift_of(*arms).se == pytest.approx(alike), "the small arm has seen too little"
+        assert lift_of(*arms).se == pytest.approx(alike), "the small arm's own variance is not reliable"
     even = (varied[:500], usual)
     own = math.sqrt(sum(float(arm[:, 0].var(ddof=1)) / 500 for arm in even))
-    assert lift_of(*even).se == pytest.approx(own, rel=0.002), "of even arms, both are counted once"
+    assert lift_of(*even).se == pytest.approx(own, rel=0.002), "with even arms, each arm's own variance counts"
 
 
-def test_a_bot_that_makes_most_decisions_of_a_small_stage_is_no_lift() -> None:
-    """A day at 5 % and a fortnight at 50 %, alike but for a bot that makes a third of that day's decisions."""
+def test_a_bot_in_a_small_stage_is_no_lift() -> None:
+    """One day at 5 % and a fortnight at 50 %. The arms are alike but for a bot with a third of the day's decisions."""
     users = np.array([[1_000, 130_000], [19_000, 130_000]], dtype=float)
     clicks, bot = 0.1 * users, 10_000.0
     products = np.zeros((8, 8))
@@ -241,20 +241,20 @@ def test_users_are_counted_by_their_decisions() -> None:
     some, many = clicks(rng, 5 * MIN_USERS, 0.2), clicks(rng, 5_000, 0.2)
     assert math.isfinite(lift_of(some, many).se)
     ours, theirs = lift_of(some, many).arm_users
-    assert 400 < ours < 500 and 4_000 < theirs < 5_000, "as many as there are, less what some decide oftener"
-    some[0, 1] = some[:, 1].sum()  # who decides as often as all others together
+    assert 400 < ours < 500 and 4_000 < theirs < 5_000, "slightly below the number of users, as activity differs"
+    some[0, 1] = some[:, 1].sum()  # one user with as many decisions as all others together
     assert math.isnan(lift_of(some, many).se) and math.isnan(lift_of(many, some).se)
     assert lift_of(some, many).arm_users[0] < 10
 
 
 def test_a_heavy_tail_keeps_the_type_one_error() -> None:
-    """A small arm that has not met its largest revenues yet looks worse, and by its own variance sure of that."""
+    """A small arm without very large revenues so far looks worse, and its own variance is too small."""
     rng = np.random.default_rng(7)
     runs = [np.stack([rng.lognormal(0.0, 2.0, 20_000), np.ones(20_000)], -1) for _ in range(80)]
     assert np.mean([missed(looks_at(run, rng.random(20_000) < 0.02, 20), 0.0) for run in runs]) <= ALPHA
 
 
-def test_a_metric_without_any_positive_outcome_is_only_known_if_it_is_bounded() -> None:
+def test_a_metric_without_positive_outcomes_needs_a_bound() -> None:
     nothing = np.stack([np.zeros(5_000), np.ones(5_000)], -1)
     assert all(map(math.isnan, lift_of(nothing, nothing).ci))
     low, high = lift_of(nothing, nothing, largest=1.0).ci
@@ -262,13 +262,13 @@ def test_a_metric_without_any_positive_outcome_is_only_known_if_it_is_bounded() 
 
 
 def test_a_constant_price_is_no_difference() -> None:
-    """Rounding once made a difference of 1e-17, of which the verdict was sure."""
+    """Regression: rounding created a difference of 1e-17, which led to a certain verdict."""
     decisions = 1.0 + np.random.default_rng(19).poisson(3, (20, 2, 2_000))
     for arms in np.stack([0.1 * decisions, decisions], -1):
         assert lift_of(*arms).ci == (0.0, 0.0)
 
 
-def test_known_values_of_the_sequence() -> None:
+def test_known_values_of_the_confidence_sequence() -> None:
     assert rho_squared(0.05) * TIGHTEST_AT == pytest.approx(8.212, abs=5e-3)
     z = fixed_interval(0.0, 1.0, alpha=0.05)[1]
     for users, widening in ((200, 1.95), (TIGHTEST_AT, 1.66), (STANDING_AT, 1.66), (200_000, 1.82)):
@@ -276,7 +276,7 @@ def test_known_values_of_the_sequence() -> None:
 
 
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100), stages=st.integers(1, 3))
-def test_the_lift_follows_the_unit_and_not_the_order_of_users(seed: int, scale: float, stages: int) -> None:
+def test_the_lift_scales_with_the_unit_and_ignores_the_order_of_users(seed: int, scale: float, stages: int) -> None:
     rng = np.random.default_rng(seed)
     rows = 600 * stages
     user, stage = np.tile(np.arange(600), stages), np.repeat(np.arange(stages), 600)
@@ -299,7 +299,7 @@ def test_without_a_denominator_there_is_no_lift() -> None:
         assert math.isnan(lift.value) and math.isnan(lift.ci[0]) and lift.relative is None
 
 
-def test_relative_lift_is_only_shown() -> None:
+def test_relative_lift_is_a_ratio_or_missing() -> None:
     rng = np.random.default_rng(8)
     better, worse = clicks(rng, 500, 0.3), clicks(rng, 500, 0.2)
     relative = lift_of(better, worse).relative

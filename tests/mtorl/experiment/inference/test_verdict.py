@@ -1,4 +1,4 @@
-"""From figures to a token: the order of the rules, and what waits for what."""
+"""Verdicts from figures: the order of the rules, and the conditions for which a verdict waits."""
 
 from typing import Literal
 
@@ -44,18 +44,18 @@ WIN, LOSS, UNKNOWN = lift_of(0.02), lift_of(-0.02), lift_of(0.02, se=NAN)
         (WIN, 0.0005, "srm"),
     ],
 )
-def test_tokens(lift: Lift, srm: float, token: str) -> None:
+def test_figures_lead_to_tokens(lift: Lift, srm: float, token: str) -> None:
     verdict = reach_verdict(lift, srm_p=srm)
     assert verdict.token == token
     assert "\n" not in verdict.reason
 
 
-def test_too_few_users_are_counted() -> None:
+def test_too_few_users_are_reported() -> None:
     few = reach_verdict(lift_of(0.02, NAN, arm_users=(48.0, 1_062.9)), srm_p=0.5, challenger="vendor")
     assert_says(few.reason, messages.TOO_FEW_USERS, needed=100, challenger="vendor", users=48, others=1_062)
 
 
-def test_futile_is_what_is_not_better_by_as_much_as_wanted() -> None:
+def test_futile_means_that_the_wanted_effect_is_ruled_out() -> None:
     futile = reach_verdict(lift_of(0.001), srm_p=0.5, ruled_out=0.05)
     assert_says(futile.reason, messages.FUTILE, effect=5.0)
     for lift, token in ((WIN, "ship"), (LOSS, "stop"), (UNKNOWN, "inconclusive")):
@@ -65,7 +65,7 @@ def test_futile_is_what_is_not_better_by_as_much_as_wanted() -> None:
     assert reach_verdict(lift_of(0.001), srm_p=0.5, ruled_out=0.05, with_changed=WIN).token == "inconclusive"
 
 
-def test_a_wanted_effect_is_ruled_out_by_a_bound_and_by_nothing_else() -> None:
+def test_a_wanted_effect_is_ruled_out_only_by_a_bound() -> None:
     assert rules_out(lift_of(-0.01))
     for short in (lift_of(-0.001), lift_of(0.01), lift_of(-0.01, se=NAN), lift_of(NAN)):
         assert not rules_out(short)
@@ -75,7 +75,7 @@ def check(lift: Lift, direction: Literal["up", "down"] = "down", margin: float =
     return check_guardrail("cost", lift, direction=direction, margin=margin, shares=ErrorShares(0.05, 0.05, 0.05))
 
 
-def test_a_lift_that_late_outcomes_may_explain_is_none() -> None:
+def test_late_outcomes_block_a_verdict_that_they_may_explain() -> None:
     assert reach_verdict(WIN, srm_p=1.0, late_gap=0.05).token == "ship"
     late = reach_verdict(WIN, srm_p=1.0, guardrails=[check(lift_of(0.05))], late_gap=0.12)
     assert_says(late.reason, messages.LATE_OUTCOMES, gap=0.12)
@@ -96,31 +96,31 @@ def test_guardrail_states_and_precedence() -> None:
     assert reach_verdict(WIN, srm_p=0.0, guardrails=[check(lift_of(0.05))]).token == "srm"
 
 
-def test_every_verdict_waits_for_its_time() -> None:
+def test_every_verdict_waits_for_the_minimum_run_time() -> None:
     harm = [check(lift_of(0.05))]
     for lift, guardrails, token in ((WIN, [], "ship"), (LOSS, [], "stop"), (WIN, harm, "guardrail")):
         early = reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=5, min_hours=168)
         assert_says(early.reason, messages.TOO_EARLY, hours=5, needed=168)
-        for hours in (167.9, 168):  # a week that is over: from its first decision to the last one
+        for hours in (167.9, 168):  # a full week, measured from the first to the last decision
             assert reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=hours, min_hours=168).token == token
     assert reach_verdict(WIN, srm_p=0.0, hours=5, min_hours=168).token == "srm"
 
 
-def test_a_broken_assignment_decides_nothing() -> None:
+def test_no_verdict_if_users_change_arms() -> None:
     crossed = reach_verdict(WIN, srm_p=1.0, crossed_share=0.05)
     assert crossed.token == "inconclusive"
     assert_says(crossed.reason, messages.NOT_STICKY, share=0.05)
 
 
 @given(alpha=st.floats(0.001, 0.2), challengers=st.integers(1, 4), guardrails=st.integers(0, 20))
-def test_all_false_verdicts_together_are_alpha(alpha: float, challengers: int, guardrails: int) -> None:
+def test_the_error_shares_add_up_to_alpha(alpha: float, challengers: int, guardrails: int) -> None:
     shares = ErrorShares.of(alpha, challengers, guardrails)
     not_better = shares.primary + guardrails * shares.breached
     better = shares.primary / 2 + shares.held + (guardrails - 1) * shares.breached
     assert challengers * not_better == pytest.approx(alpha) and better <= not_better
 
 
-def test_a_guardrail_takes_a_tenth_of_the_error_and_bounds_each_side_by_its_own() -> None:
+def test_a_guardrail_takes_a_tenth_of_the_error() -> None:
     assert ErrorShares.of(0.05, 1, 0).primary == 0.05
     shares = ErrorShares.of(0.05, challengers=1, guardrails=1)
     assert (shares.primary, shares.breached) == (pytest.approx(0.045), pytest.approx(0.005))
@@ -129,7 +129,7 @@ def test_a_guardrail_takes_a_tenth_of_the_error_and_bounds_each_side_by_its_own(
     assert found.lower == 0.01 - one_sided_width(0.001, 10_000, alpha=shares.breached)
 
 
-def test_of_several_challengers_one_that_ships_decides_then_one_that_still_may() -> None:
+def test_a_challenger_that_ships_leads_then_an_inconclusive_one() -> None:
     def leader(**tokens: str) -> str:
         lifts = {"b": lift_of(0.01), "c": lift_of(0.02), "d": lift_of(NAN)}
         verdicts = {name: Verdict(Message("", token)) for name, token in tokens.items()}
