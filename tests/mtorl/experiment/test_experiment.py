@@ -1,4 +1,4 @@
-"""The experiment file: every wrong field is named; stages, kill switch and budgets do what they promise."""
+"""The experiment file: each wrong field is named, and stages, kill switch and budgets have the documented effects."""
 
 import copy
 from collections import Counter
@@ -43,8 +43,8 @@ def make(**changes: Any) -> Experiment:
     return Experiment.from_dict({**copy.deepcopy(FILE), **changes})
 
 
-def test_faults_are_those_of_people_and_not_of_the_library() -> None:
-    """A budget without an amount: the default of its pacing could not be made either."""
+def test_faults_name_fields_and_not_internals_of_the_library() -> None:
+    """Without an amount, the default factory of the budget's pacing fails as well. The user must not see that fault."""
     with pytest.raises(ExperimentError) as refused:
         make(budgets=[{"campaign": "*", "channel": "*"}], alpha=7)
     assert "missing field 'amount'" in str(refused.value) and "default factory" not in str(refused.value)
@@ -52,7 +52,7 @@ def test_faults_are_those_of_people_and_not_of_the_library() -> None:
 
 
 def challenger(**fields: Any) -> dict[str, Any]:
-    """Changes: another challenger."""
+    """Returns changes of the file that replace fields of the challenger."""
     return {"arms": [FILE["arms"][0], {**FILE["arms"][1], **fields}]}
 
 
@@ -95,7 +95,7 @@ def test_a_wrong_field_is_named(changes: Any, where: str, words: Words, values: 
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "", "- a\n- b", "\x00", "start: 2026-02-30", "seed: 0x_", "[" * 5000])
-def test_a_file_that_is_no_experiment_names_itself(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(text)
     with pytest.raises(ExperimentError, match=r"experiment\.yaml"):
@@ -117,7 +117,7 @@ def test_an_endpoint_is_a_server_or_a_whole_url(endpoint: str, url: str) -> None
     assert Arm(name="challenger", weight=1.0, endpoint=endpoint).url == url
 
 
-def test_a_growing_stage_moves_users_only_to_the_challengers_they_belong_to() -> None:
+def test_a_growing_stage_moves_each_user_to_one_challenger_only() -> None:
     arms = [
         {"name": name, "weight": weight, "endpoint": "http://x"}
         for name, weight in (("b", 0.3), ("incumbent", 0.5), ("c", 0.2))
@@ -137,29 +137,29 @@ def arms_and_places(experiment: Experiment) -> list[str]:
 
 
 def independent(one: list[str], other: list[str]) -> bool:
-    """Chi-square test of independence, at one in a thousand."""
+    """Whether a chi-square test at 0.1 % finds no dependence."""
     table = pd.crosstab(pd.Series(one), pd.Series(other))
     return bool(chi2_contingency(table).pvalue > 0.001)
 
 
-def test_a_part_that_grows_moves_nobody_who_was_in_it() -> None:
+def test_a_growing_part_keeps_the_arms_of_its_users() -> None:
     small, large = (arms_and_places(make(layer_part=part)) for part in ([0.25, 0.5], [0.25, 0.75]))
     assert all(a in ("outside", b) for a, b in zip(small, large, strict=True))
 
 
 @pytest.mark.parametrize("part", [[0, 1], [0.2, 0.7]])
-def test_experiments_of_two_layers_are_independent_even_with_one_salt(part: list[float]) -> None:
+def test_two_layers_are_independent_even_with_one_salt(part: list[float]) -> None:
     one = arms_and_places(make(layer="channels", layer_part=part))
     assert independent(one, arms_and_places(make(layer="prices", layer_part=part)))
     assert not independent(one, arms_and_places(make(layer="channels", layer_part=part)))
 
 
-def test_two_experiments_of_one_layer_are_independent_even_with_one_salt() -> None:
-    """One after the other: neither inherits the groups, and so the past, of the one before."""
+def test_successive_experiments_are_independent_even_with_one_salt() -> None:
+    """They run one after the other. The second must not inherit the groups, and thus the history, of the first."""
     assert independent(arms_and_places(make(name="one")), arms_and_places(make(name="other")))
 
 
-def test_users_outside_get_the_incumbent_and_spend_no_arms_money() -> None:
+def test_users_outside_get_the_incumbent_and_a_separate_budget() -> None:
     experiment = make(layer_part=[0, 0.25], stage="50%")
     assert {experiment.arm_of(user) for user in USERS} == {("outside", 1.0), ("incumbent", 0.5), ("challenger", 0.5)}
     assert experiment.arm("outside") == experiment.arm("incumbent")
@@ -168,14 +168,14 @@ def test_users_outside_get_the_incumbent_and_spend_no_arms_money() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"enabled": False}, {"stage": "shadow"}])
-def test_shadow_and_kill_switch_send_everybody_to_the_incumbent(changes: dict[str, Any]) -> None:
+def test_shadow_and_kill_switch_send_all_users_to_the_incumbent(changes: dict[str, Any]) -> None:
     experiment = make(**changes)
     assert {experiment.arm_of(user) for user in USERS[:200]} == {("incumbent", 1.0)}
     limits = {a.arm: a.limit for a in experiment.accounts() if a.campaign == "*"}
     assert limits == {"*": 100, "incumbent": 100, "challenger": 0}
 
 
-def test_a_stage_beyond_the_final_weights_keeps_to_them() -> None:
+def test_a_stage_never_exceeds_the_final_weights() -> None:
     arms = [{**FILE["arms"][0], "weight": 0.9}, {**FILE["arms"][1], "weight": 0.1}]
     assert make(arms=arms).shares() == pytest.approx({"incumbent": 0.9, "challenger": 0.1})
 
@@ -206,7 +206,7 @@ def test_budgets_are_split_as_users_are() -> None:
     ]
 
 
-def test_a_budgets_day_is_that_of_its_time_zone() -> None:
+def test_a_budgets_day_follows_its_time_zone() -> None:
     budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}
     accounts = make(budgets=[{**budget, "timezone": "America/Sao_Paulo"}]).accounts()
     assert {account.timezone for account in accounts} == {"America/Sao_Paulo"}
@@ -215,8 +215,8 @@ def test_a_budgets_day_is_that_of_its_time_zone() -> None:
             make(budgets=[{**budget, "timezone": name}])
 
 
-def test_the_word_none_says_what_null_says() -> None:
-    """`kubectl apply` leaves out a null, and the default would come in its place."""
+def test_the_word_none_means_null() -> None:
+    """`kubectl apply` drops a null, so the default would replace it. The word `none` is kept."""
     budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}
     for word in (None, "none"):
         fields = {"metrics": {"primary": "click_per_decision", "outcome_hours": word}}

@@ -1,4 +1,4 @@
-"""The history of an experiment: what may follow what, and what a killed writer leaves."""
+"""The history of an experiment: allowed sequences of events, and files left by a killed writer."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -36,13 +36,13 @@ def test_the_state_follows_from_the_events() -> None:
     began = State("shadow", 0.0, False, 1, fixed=fixed_fields(made()))
     assert state_of(events[:1], made()) == began
     assert state_of(events[:2], made()) == replace(began, killed=True, events=2)
-    assert state_of(events, made()) == replace(began, since=20.0, events=3)  # while it was off is no time of the stage
+    assert state_of(events, made()) == replace(began, since=20.0, events=3)  # time while killed does not count
     promoted, back = after("50%", "promoted"), after("50%", "promoted", "rolled back")
     assert state_of(promoted, made()).incumbent == answering(made().arm("challenger"))
     assert state_of(back, made()).incumbent == answering(made().arm("incumbent"))
 
 
-def test_a_promotion_is_in_force_until_it_is_rolled_back_or_the_file_says_it_itself() -> None:
+def test_a_promotion_is_active_until_rolled_back_or_in_the_file() -> None:
     promoted = after("50%", "promoted")
     found = serves_since_before(promoted, made(salt="b"))
     assert found is not None and found.incumbent == answering(made().arm("challenger"))
@@ -53,7 +53,7 @@ def test_a_promotion_is_in_force_until_it_is_rolled_back_or_the_file_says_it_its
     assert serves_since_before(promoted, made(salt="b", arms=[incumbent, challenger])) is None
 
 
-def test_a_new_salt_begins_anew() -> None:
+def test_a_new_salt_starts_a_new_experiment() -> None:
     events = after("50%")
     assert state_of(events, made(salt="b")) == State(events=1)
     other = made(salt="b")
@@ -63,7 +63,7 @@ def test_a_new_salt_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("end", OVER)
-def test_what_is_over_stays_over_after_another_salt(end: Phase) -> None:
+def test_a_finished_experiment_stays_finished_after_another_salt(end: Phase) -> None:
     events, other = after("50%", end), made(salt="b")
     events.append(next_event(events, other, "move", at=1.0, by="person", reason="again", to="shadow"))
     assert state_of(events, made()).phase == end
@@ -72,7 +72,7 @@ def test_what_is_over_stays_over_after_another_salt(end: Phase) -> None:
 
 
 @pytest.mark.parametrize(("given", "kept"), [("", "no reason given"), ("caf\udce9", "caf\\udce9")])
-def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) -> None:
+def test_any_reason_from_a_shell_can_be_read_back(given: str, kept: str) -> None:
     event = next_event([], made(), "kill", at=0.0, by="person", reason=given)
     assert read_events(event.line()) == [event]
     assert event.reason == kept
@@ -92,12 +92,12 @@ def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) 
         (("50%",), "move", "promoted", messages.WHICH_CHALLENGER),
     ],
 )
-def test_what_can_not_happen_is_refused(happened: Any, kind: Kind, to: Phase | None, words: Words) -> None:
+def test_illegal_events_are_refused(happened: Any, kind: Kind, to: Phase | None, words: Words) -> None:
     with raises(IllegalEvent, words):
         next_event(after(*happened), made(), kind, at=0.0, by="person", reason="a test", to=to)
 
 
-def test_nobody_is_promoted_while_the_kill_switch_is_on() -> None:
+def test_no_promotion_while_the_kill_switch_is_on() -> None:
     promotion: Any = {"at": 0.0, "by": "person", "reason": "a test", "to": "promoted", "challenger": "challenger"}
     for events, experiment in ((after("50%", "kill"), made()), (after("50%"), made(enabled=False))):
         with raises(IllegalEvent, messages.KILL_SWITCH_ON):
@@ -118,7 +118,7 @@ happenings = st.lists(
 
 
 @given(happenings, st.sampled_from((FILE["arms"], OWN_SERVERS)))
-def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[Any], arms: list[Any]) -> None:
+def test_after_any_attempts_the_history_is_legal(tried: list[Any], arms: list[Any]) -> None:
     events: list[Event] = []
     for kind, to, by, salt, at in tried:
         experiment = made(salt=salt, arms=arms)
@@ -142,7 +142,7 @@ def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[
             if event.salt == experiment.salt:
                 assert now.phase == before.phase == "promoted" and now.incumbent != before.incumbent
                 assert in_force(experiment, now).arm("incumbent").url == experiment.arm("incumbent").url
-            else:  # of the experiment before this one, to which nothing happens
+            else:  # the event belongs to the previous experiment, so this one's state stays
                 assert replace(now, events=0) == replace(before, events=0)
         else:
             assert now.killed == (kind == "kill") != before.killed and now.phase == before.phase
@@ -150,13 +150,13 @@ def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[
 
 
 @given(st.integers(0, 3000))
-def test_a_killed_writer_loses_at_most_what_had_not_happened(size: int) -> None:
+def test_a_killed_writer_loses_only_the_unfinished_event(size: int) -> None:
     events = after("shadow", "kill", "resume", "5%")
     written = text(events)[:size]
     assert read_events(written) == events[: written.count("\n")]
 
 
-def test_a_history_that_was_edited_is_refused() -> None:
+def test_an_edited_history_is_refused() -> None:
     lines = [event.line() for event in after("shadow", "5%", "50%")]
     with raises(HistoryError, messages.EVENTS_MISSING, where="line", number=2, found=3):
         read_events(lines[0] + lines[2])

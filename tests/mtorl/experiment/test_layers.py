@@ -1,4 +1,4 @@
-"""Several experiments at once: nobody is in two, all of their money is one amount, and they know nothing of another."""
+"""Concurrent experiments: a user is in at most one per layer, parts of a budget add up, and layers are independent."""
 
 from collections import defaultdict
 from itertools import pairwise
@@ -26,10 +26,10 @@ def budget(campaign: str, amount: float = 100.0, **changes: Any) -> dict[str, An
     return {"campaign": campaign, "channel": "*", "amount": amount, "period": "day", **changes}
 
 
-def test_a_user_is_in_the_experiment_that_has_their_place_in_the_layer() -> None:
+def test_a_user_is_in_the_experiment_of_their_part_of_the_layer() -> None:
     spring, autumn = make("spring", layer_part=[0.0, 0.5]), make("autumn", layer_part=[0.5, 0.8])
     together = Experiments([autumn, spring])
-    assert [one.name for one in together] == ["spring", "autumn"], "the order does not matter"
+    assert [one.name for one in together] == ["spring", "autumn"], "the order of the files does not matter"
     found = defaultdict(int)
     for user in USERS:
         deciding = together.deciding(user, "shoes")
@@ -42,7 +42,7 @@ def test_a_user_is_in_the_experiment_that_has_their_place_in_the_layer() -> None
     }  # fmt: skip
 
 
-def test_who_tries_an_arm_out_gets_it_wherever_their_place_is() -> None:
+def test_an_override_applies_in_any_part_of_the_layer() -> None:
     spring = make("spring", layer_part=[0.0, 0.5])
     autumn = make("autumn", layer_part=[0.5, 0.8], overrides=dict.fromkeys(USERS[:50], "challenger"))
     together = Experiments([spring, autumn])
@@ -51,11 +51,11 @@ def test_who_tries_an_arm_out_gets_it_wherever_their_place_is() -> None:
     assert {off.deciding(user, "shoes").name for user in USERS[:50]} == {"spring", "autumn"}
     parts = {account.arm: account.part for account in together.accounts()}
     assert parts["autumn/override"] == pytest.approx(0.003)
-    assert sum(parts.values()) == pytest.approx(2.0), "the whole, and its parts"
+    assert sum(parts.values()) == pytest.approx(2.0), "the whole budget, and the sum of its parts"
 
 
-def test_experiments_about_other_campaigns_are_independent() -> None:
-    """A user may be in both; half of each arm of the one are in each arm of the other."""
+def test_experiments_for_different_campaigns_are_independent() -> None:
+    """Assignments are independent: half of each arm of one experiment falls into each arm of the other."""
     shoes = make("shoes", campaigns=["shoes"], budgets=[budget("shoes")], stage="50%")
     hats = make(
         "hats", campaigns=["hats", "caps"], budgets=[budget("hats"), budget("caps")], layer="other", stage="50%"
@@ -65,8 +65,8 @@ def test_experiments_about_other_campaigns_are_independent() -> None:
     in_both = sum(shoes.arm_of(user)[0] != INCUMBENT != hats.arm_of(user)[0] for user in USERS)
     assert in_both / len(USERS) == pytest.approx(0.25, abs=0.03)
     stranger = together.deciding("u1", "coats")
-    assert "coats" not in {account.campaign for account in together.accounts()}, "and has no money"
-    assert stranger is shoes, "the same on every router"
+    assert "coats" not in {account.campaign for account in together.accounts()}, "this campaign has no budget"
+    assert stranger is shoes, "every router chooses the same experiment"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_experiments_about_other_campaigns_are_independent() -> None:
         ({"campaigns": ["x"], "budgets": [budget("x")]}, {"layer_part": [0.2, 0.3]}, "campaign x"),
     ],
 )
-def test_two_for_one_request_are_refused(one: dict[str, Any], other: dict[str, Any], campaigns: str | None) -> None:
+def test_overlapping_experiments_are_refused(one: dict[str, Any], other: dict[str, Any], campaigns: str | None) -> None:
     a, b = make("a", **one), make("b", **other)
     found = conflict(a, b)
     assert (found is None) == (campaigns is None) == (conflict(b, a) is None)
@@ -90,7 +90,7 @@ def test_two_for_one_request_are_refused(one: dict[str, Any], other: dict[str, A
             Experiments([a, b])
 
 
-def test_two_of_a_name_or_none_at_all_are_refused() -> None:
+def test_equal_names_or_no_experiment_are_refused() -> None:
     with raises(ExperimentError, messages.SAME_NAME, name="a"):
         Experiments([make("a", layer_part=[0, 0.5]), make("a", layer_part=[0.5, 1])])
     with raises(ExperimentError, messages.NO_EXPERIMENT):
@@ -99,7 +99,7 @@ def test_two_of_a_name_or_none_at_all_are_refused() -> None:
         make("a", campaigns=["x"])
 
 
-def test_while_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
+def test_if_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
     together = Experiments(
         [
             make("spring", layer_part=[0.0, 0.5], budgets=[budget("*", 100.0)]),
@@ -113,7 +113,7 @@ def test_while_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
 
 @st.composite
 def together(draw: st.DrawFn) -> Experiments:
-    """Experiments in parts of one layer, of all campaigns or of some, at any stage."""
+    """Draws experiments in parts of one layer, for all or some campaigns, at any stage."""
     cuts = sorted(draw(st.sets(st.integers(0, 20), min_size=2, max_size=5)))
     campaigns = draw(st.sampled_from([None, ["x"], ["x", "y"]]))
     budgets = [budget(of, 1000.0) for of in campaigns or ["*"]]
@@ -136,7 +136,7 @@ def together(draw: st.DrawFn) -> Experiments:
 
 @settings(max_examples=100)
 @given(together())
-def test_the_parts_of_a_budget_are_the_whole_and_in_proportion_to_users(experiments: Experiments) -> None:
+def test_parts_of_a_budget_add_up_and_are_proportional_to_users(experiments: Experiments) -> None:
     parts = defaultdict[tuple[str, str], dict[str, float]](dict)
     for account in experiments.accounts():
         parts[account.campaign, account.channel][account.arm] = account.part

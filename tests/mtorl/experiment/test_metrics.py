@@ -1,4 +1,4 @@
-"""The metrics that an experiment file may name."""
+"""Metrics that an experiment file may name."""
 
 from mtorl.experiment import messages
 from mtorl.experiment.metrics import (
@@ -16,7 +16,7 @@ from mtorl.log.gain import Gain
 from tests.messages import raises
 
 
-def test_a_gain_is_that_of_the_data_set() -> None:
+def test_a_gain_is_defined_by_the_data_set() -> None:
     revenue, both = Gain.of_spec("revenue"), Gain.of_spec({"click": 0.5, "conversion": 2})
     assert metric("gain_per_decision", revenue) == metric("revenue_per_decision", both)
     assert metric("cost_per_decision", revenue).numerator == (("outcome:cost", 1.0),)
@@ -25,7 +25,7 @@ def test_a_gain_is_that_of_the_data_set() -> None:
     assert metric("gain_per_decision", Gain.of_spec({"click": 1, "profit": 1})).largest is None
 
 
-def test_a_ratio_of_two_outcomes_divides_by_what_the_second_one_sums_up_to() -> None:
+def test_a_ratio_of_outcomes_divides_by_the_second_ones_sum() -> None:
     gain = Gain.of_spec({"click": 1, "revenue": 2})
     cost = (("outcome:cost", 1.0),)
     assert metric("gain_per_cost", gain) == Metric((("outcome:click", 1.0), ("outcome:revenue", 2.0)), cost)
@@ -50,7 +50,7 @@ def test_the_primary_metric_is_a_gain() -> None:
             check_gain(name)
 
 
-def test_a_metric_of_an_outcome_that_the_data_set_lacks_is_refused_with_those_that_it_has() -> None:
+def test_a_metric_of_an_unknown_outcome_is_refused() -> None:
     there = ("click", "cost", "profit")
     check_outcomes(("gain_per_decision", "profit_per_decision", "exposure_ratio"), there)
     with raises(ValueError, messages.UNKNOWN_OUTCOME, metric="profits_per_decision", outcome="profits"):

@@ -1,4 +1,4 @@
-"""Users whose arm the file names: they get it, at every stage, and nobody else is touched by that."""
+"""Overrides: users that the file names get their arm at every stage, and other users are not affected."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def of(**changes: Any) -> Experiment:
     enabled=st.booleans(),
     part=st.sampled_from([[0, 1], [0.25, 0.75]]),
 )
-def test_nobody_elses_arm_share_or_money_is_touched(
+def test_overrides_keep_arms_shares_and_budgets_of_others(
     overrides: dict[str, str], stage: str, enabled: bool, part: list[float]
 ) -> None:
     without = of(stage=stage, enabled=enabled, layer_part=part)
@@ -56,12 +56,12 @@ def test_nobody_elses_arm_share_or_money_is_touched(
         )
 
 
-def test_its_account_is_a_hundredth_and_not_paced() -> None:
+def test_the_override_account_gets_a_hundredth_and_is_not_paced() -> None:
     accounts = {x.campaign: x for x in of(overrides=QA).accounts() if x.arm == OVERRIDE}
     assert {name: (x.limit, x.pacing) for name, x in accounts.items()} == {"*": (10.0, None), "spring": (0.8, None)}
 
 
-def test_they_are_a_part_of_what_is_in_force_and_their_order_is_none() -> None:
+def test_overrides_change_the_version_but_their_order_does_not() -> None:
     plain, one, other = of(), of(overrides=QA), of(overrides=dict(reversed(QA.items())))
     assert plain.version != one.version == other.version != of(overrides={"qa-anna": "challenger"}).version
     assert plain.version == of(overrides={}).version
@@ -69,7 +69,7 @@ def test_they_are_a_part_of_what_is_in_force_and_their_order_is_none() -> None:
     assert Experiment.from_dict(one.model_dump(mode="json")) == one
 
 
-def test_they_hold_at_every_stage_and_end_with_it() -> None:
+def test_overrides_apply_at_every_stage_and_end_with_the_experiment() -> None:
     file = made(overrides=QA)
     for phase in ("shadow", "5%", "50%"):
         assert in_force(file, State(phase)).arm_of("qa-anna") == ("challenger", 1.0)

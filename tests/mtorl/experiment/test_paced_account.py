@@ -1,4 +1,4 @@
-"""A small part of a budget is spent like a large one: to its end in the mean, and from the price that is known."""
+"""A small part of a budget: spent completely on average, and priced like the largest account at first."""
 
 import random
 from dataclasses import replace
@@ -23,7 +23,7 @@ def target(part: float, whole: float = 100.0, grain: float = CAP, **changes: Any
 
 
 def at(of: Target, now: float, committed: float, kept: Kept | None = None, largest: Kept | None = None) -> Kept:
-    """The account after an update."""
+    """Returns the account's state after an update."""
     first, clock = first_price(of.limit, kept), Clock.of_time(of.limit, PACING, now // DAY * DAY, now)
     assert first is not None
     amount = of.limit.limit + spare(of.limit, of.asks, of.grain)
@@ -33,7 +33,7 @@ def at(of: Target, now: float, committed: float, kept: Kept | None = None, large
 @given(
     weights=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6), whole=st.floats(0.1, 1e6), grain=st.floats(0.0, 1e3)
 )
-def test_no_arm_can_take_more_of_the_others_money_than_a_few_exposures(weights, whole, grain):
+def test_an_arm_can_overspend_by_at_most_a_few_exposures(weights, whole, grain):
     parts = [weight / sum(weights) for weight in weights]
     spares = [spare(target(part, whole).limit, True, grain) for part in parts]
     most = min(SPARE * grain, MOST_SPARE * whole)
@@ -41,10 +41,10 @@ def test_no_arm_can_take_more_of_the_others_money_than_a_few_exposures(weights, 
     for part, more in zip(parts, spares, strict=True):
         assert part * whole + more <= whole * (1 + 1e-9)
         if len(parts) == 2:
-            assert more <= (1 - part) * most * (1 + 1e-9), "the same share of the other's part, however small"
+            assert more <= (1 - part) * most * (1 + 1e-9), "the same share of the other's part for any size"
 
 
-def test_only_paced_parts_have_spare_money():
+def test_only_paced_parts_have_a_spare_amount():
     limit = target(0.05).limit
     assert spare(limit, True, CAP) == pytest.approx(0.95 * SPARE * CAP)
     for one, asks in ((limit, False), (limit._replace(pacing=None), True), (limit._replace(part=0.0, limit=0.0), True)):
@@ -53,7 +53,7 @@ def test_only_paced_parts_have_spare_money():
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_spends_its_part_in_the_mean_over_days(share: float) -> None:
-    """Money for 5 and for 25 exposures a day; a limit at the part itself leaves 30 % and 7 % over."""
+    """The parts pay for 5 and 25 exposures a day. With a limit at the part, 30 % and 7 % would be left over."""
     of, chance, days, total = target(share), random.Random(1), 60, 0.0
     limit, kept = of.limit.limit + spare(of.limit, True, CAP), None
     for day in range(days):
@@ -77,8 +77,8 @@ def test_the_largest_account_gives_a_small_one_its_first_price() -> None:
     assert found.price == pytest.approx(1.0)
     assert at(small, noon, 0.0).price == pytest.approx(0.5)
     mad = large._replace(state=replace(large.state, multiplier=30.0))
-    assert at(small, noon, 0.0, found, mad).price == pytest.approx(0.5), "of an arm that looks at no price"
+    assert at(small, noon, 0.0, found, mad).price == pytest.approx(0.5), "the price of an arm that ignores prices"
     ample = large._replace(state=replace(large.state, multiplier=0.0))
-    assert at(small, noon, 0.0, largest=ample).price == pytest.approx(0.05), "money for more than there is to show"
+    assert at(small, noon, 0.0, largest=ample).price == pytest.approx(0.05), "the budget exceeds the opportunities"
     later = at(small, noon + 60, 0.0, found._replace(learned=GRAINS * CAP), large._replace(state=State(0, 0, 3, 0.5)))
-    assert later.price == pytest.approx(1.0, abs=0.01), "it has its own by then"
+    assert later.price == pytest.approx(1.0, abs=0.01), "the account has learned its own price by then"

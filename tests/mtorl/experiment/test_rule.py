@@ -1,4 +1,4 @@
-"""The first row that fits decides."""
+"""A policy as rows: the first matching row decides."""
 
 import re
 from typing import Any
@@ -39,11 +39,11 @@ TABLE = rule(
         ({"device": "tv", "age": None, "hour": 3.0}, 2),
     ],
 )
-def test_the_first_row_that_fits_decides(values: dict[str, Any], place: int) -> None:
+def test_the_first_matching_row_decides(values: dict[str, Any], place: int) -> None:
     assert first_fit(TABLE, values, SPEC.channels) is TABLE[place]
 
 
-def test_a_row_whose_channel_is_not_on_offer_does_not_fit() -> None:
+def test_a_row_with_an_unavailable_channel_does_not_match() -> None:
     phone = {"device": "phone", "age": None, "hour": 1.0}
     assert first_fit(TABLE, phone, ("search",)) is TABLE[2]
     assert first_fit(TABLE, {"device": "tv"}, ("video",)) is None
@@ -64,7 +64,7 @@ def test_the_manual_in_the_docstring_is_a_valid_rule() -> None:
         ({"when": {"age": [None, 3]}, "channel": "video"}, "when.age", messages.COLUMN_KIND, {"value": "3.0"}),
     ],
 )
-def test_what_the_data_set_lacks_is_named(row: Any, where: str, words: Words, values: dict[str, str]) -> None:
+def test_an_unknown_channel_or_column_is_named(row: Any, where: str, words: Words, values: dict[str, str]) -> None:
     check(TABLE, SPEC)
     with raises(ValueError, words, **values) as refused:
         check(rule(row, {"channel": "search"}), SPEC)
@@ -75,7 +75,7 @@ ROWS = st.builds(dict, channel=st.sampled_from(["a", "b"]), expose=st.booleans()
 
 
 @given(st.lists(ROWS, max_size=2), st.booleans())
-def test_the_digest_changes_with_all_that_the_rows_say(firsts: list[dict[str, Any]], expose: bool) -> None:
+def test_the_digest_changes_with_every_field_of_the_rows(firsts: list[dict[str, Any]], expose: bool) -> None:
     rows = [*firsts, {"channel": "a", "expose": expose}]
     assert digest(rule(*rows)) == digest(rule(*rows)) != digest(rule({"when": {"hour": 4}, "channel": "a"}, *rows))
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What an experiment does next: when it grows, what holds it, what ends it, and what is in force then."""
+"""The stage machine: conditions to advance, to hold and to stop, and the configuration that is active then."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ def moved(step: Move | Hold) -> Move:
     return step
 
 
-def test_it_grows_once_it_has_lasted_and_enough_users_are_there() -> None:
+def test_a_stage_grows_after_its_hours_and_with_enough_users() -> None:
     held(consider(made(), SHADOW, WELL, 0.5 * HOUR), messages.HOURS, found=0.5, needed=1, unit="hours", stage="shadow")
     few = challenger(users=9)
     held(consider(made(), SHADOW, few, 2 * HOUR), messages.USERS, found=9, needed=10, arm="challenger")
@@ -70,7 +70,7 @@ def test_it_grows_once_it_has_lasted_and_enough_users_are_there() -> None:
     assert moved(consider(made(), SMALL, WELL, 2 * HOUR)).to == "50%"
 
 
-def test_nothing_grows_on_no_evidence() -> None:
+def test_no_stage_grows_without_evidence() -> None:
     for state in (SHADOW, SMALL):
         held(consider(made(), state, None, 1e9))
         held(consider(made(), state, evidence(arms={}), 1e9))
@@ -78,7 +78,7 @@ def test_nothing_grows_on_no_evidence() -> None:
     held(consider(free, SHADOW, None, 1e9), messages.NO_EVIDENCE)
 
 
-def test_in_the_shadow_the_incumbents_users_are_not_asked_for() -> None:
+def test_in_shadow_no_users_of_the_incumbent_are_required() -> None:
     arms = {"incumbent": ArmEvidence(0), "challenger": ArmEvidence(10)}
     assert moved(consider(made(), SHADOW, evidence(arms=arms), HOUR)).to == "5%"
 
@@ -87,13 +87,13 @@ def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
     failing = consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9)
     held(failing, messages.FALLBACK_RATIO, arm="challenger", found=0.02, allowed=0.01)
     alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
-    moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # what fails for everybody is not the challenger's fault
+    moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # a fault of all arms is not the challenger's
     arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
     slow = consider(made(), SMALL, evidence(arms=arms), 1e9)
     held(slow, messages.LATENCY, arm="challenger", found=pytest.approx(21), allowed=20)
 
 
-def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
+def test_an_arm_with_weight_zero_does_not_hold_the_ramp() -> None:
     arms = [
         {"name": "incumbent", "weight": 0.5, "policy": "baseline"},
         {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:1"},
@@ -102,7 +102,7 @@ def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
     assert moved(consider(made(arms=arms), SMALL, WELL, 1e9)).to == "50%"
 
 
-def test_harm_ends_it_without_waiting_and_a_mismatch_holds_it() -> None:
+def test_harm_ends_an_experiment_at_once_and_a_mismatch_holds_it() -> None:
     harm = evidence(breached=HARM)
     for state in (SMALL, LAST):
         assert moved(consider(made(), state, harm, 0.0)).to == "rolled back"
@@ -111,13 +111,13 @@ def test_harm_ends_it_without_waiting_and_a_mismatch_holds_it() -> None:
     held(consider(made(), LAST, void, 1e9), messages.SRM)
 
 
-def test_who_wins_is_promoted_by_a_person_unless_the_ramp_says_so() -> None:
+def test_a_person_promotes_a_winner_unless_the_ramp_may() -> None:
     held(consider(made(), LAST, evidence("ship"), 1e9), messages.WINS, challenger="challenger", verdict=ZERO)
     by_itself = made(ramp={**RAMP, "promote": True})
     win = Move("promoted", ZERO, "challenger")
     assert moved(consider(by_itself, LAST, evidence("ship"), 3 * HOUR)) == win
     held(consider(by_itself, LAST, evidence("ship"), HOUR), messages.HOURS, found=1.0, needed=3, stage="50%")
-    assert moved(consider(by_itself, SMALL, evidence("ship"), 1e9)).to == "50%"  # a small stage promotes nobody
+    assert moved(consider(by_itself, SMALL, evidence("ship"), 1e9)).to == "50%"  # no promotion at a small stage
     held(consider(by_itself, LAST, WELL, 1e9), messages.LAST_STAGE, verdict=ZERO)
 
 
@@ -130,13 +130,13 @@ def test_a_draft_waits_for_its_start() -> None:
     assert moved(consider(planned, State(), None, planned.start.timestamp())).to == "shadow"
 
 
-def test_a_futile_one_stops_at_the_last_stage_and_goes_on_before() -> None:
+def test_a_futile_experiment_stops_only_at_the_last_stage() -> None:
     futile = evidence("futile", reason=messages.FUTILE(effect=5.0, low=-1.0, high=1.0))
     assert moved(consider(made(), SMALL, futile, 2 * HOUR)).to == "50%"
     assert moved(consider(made(), LAST, futile, 0.0)) == Move("stopped", futile.reason)
 
 
-def test_without_a_verdict_by_its_planned_end_it_stops() -> None:
+def test_an_experiment_without_a_verdict_stops_at_its_planned_end() -> None:
     planned = made(planned_end="2026-12-29T00:00:00Z")
     assert planned.planned_end is not None
     end = planned.planned_end.timestamp()
@@ -147,8 +147,8 @@ def test_without_a_verdict_by_its_planned_end_it_stops() -> None:
     held(consider(planned, LAST, evidence("ship"), end), messages.WINS)
 
 
-def test_a_stage_that_the_ramp_leaves_out_waits_for_a_person() -> None:
-    state = State(phase="25%", since=0.0)  # moved back from 50%, perhaps: nobody wants it there again a minute later
+def test_a_stage_outside_the_ramp_waits_for_a_person() -> None:
+    state = State(phase="25%", since=0.0)  # a person may have moved it back, so the ramp must not advance it
     held(consider(made(), state, WELL, 1e9), messages.STAGE_NOT_IN_RAMP, stage="25%")
     assert moved(consider(made(), state, evidence(breached=HARM), 0.0)).to == "rolled back"
     smaller = made(ramp={"stages": RAMP["stages"][:2], "promote": True})
@@ -166,7 +166,7 @@ def test_a_stage_that_the_ramp_leaves_out_waits_for_a_person() -> None:
     now=st.floats(0, 2e9),
     promote=st.booleans(),
 )
-def test_whatever_is_known_only_allowed_moves_are_made(
+def test_for_any_evidence_only_allowed_moves_are_made(
     phase: Phase, killed: bool, enabled: bool, token: Token, harm: bool, users: int, fallback_ratio: float,
     now: float, promote: bool,
 ) -> None:  # fmt: skip
@@ -188,21 +188,21 @@ def test_whatever_is_known_only_allowed_moves_are_made(
         assert promote and token == "ship" and phase == "50%" and not harm
 
 
-def test_what_is_over_stays_over_but_a_promotion_can_be_rolled_back() -> None:
+def test_a_finished_phase_is_final_but_a_promotion_can_be_rolled_back() -> None:
     for phase in OVER:
         for to in get_args(Phase):
             allowed = may_move(State(phase=phase, since=0.0), to, "person") is None
             assert allowed == (phase == "promoted" and to == "rolled back")
 
 
-def test_people_go_back_a_stage_the_ramp_does_not() -> None:
+def test_only_a_person_can_go_back_a_stage() -> None:
     assert may_move(LAST, "5%", "person") is None
     assert_says(may_move(LAST, "5%", "ramp"), messages.ONLY_PEOPLE_GO_BACK)
     assert_says(may_move(State(), "promoted", "person"), messages.NOT_BEGUN)
     assert_says(may_move(SMALL, "5%", "person"), messages.ALREADY_THERE, phase="5%")
 
 
-def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumbent() -> None:
+def test_the_active_file_has_the_stage_switch_and_promoted_incumbent() -> None:
     for phase in get_args(Phase):
         serving = in_force(made(), State(phase=phase, since=0.0))
         assert serving.enabled == (phase in STAGES)
@@ -210,7 +210,7 @@ def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumben
     assert in_force(made(), dataclasses.replace(LAST, killed=True)).shares() == {"incumbent": 1.0, "challenger": 0.0}
     off = made(enabled=False)
     assert not in_force(off, LAST).enabled
-    assert isinstance(consider(off, LAST, evidence("ship", breached=HARM), 1e9), Hold), "the ramp does not move it"
+    assert isinstance(consider(off, LAST, evidence("ship", breached=HARM), 1e9), Hold), "the ramp moved it"
     winner = answering(made().arm("challenger"))
     promoted = in_force(made(), State(phase="promoted", since=0.0, incumbent=winner))
     incumbent = promoted.arm("incumbent")
@@ -219,7 +219,7 @@ def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumben
     assert in_force(made(), State(phase="rolled back", since=0.0)).arm("incumbent") == made().arm("incumbent")
 
 
-def test_what_is_planned_is_no_other_version_of_an_experiment() -> None:
+def test_plans_do_not_change_the_version_of_an_experiment() -> None:
     planned = made(hypothesis="more clicks", start="2026-12-01T00:00:00Z", planned_end="2026-12-29T00:00:00Z")
     assert planned.version == made().version
     assert len({made(**one).version for one in ({}, {"alpha": 0.1}, {"owner": "another"})}) == 3
@@ -234,7 +234,7 @@ def test_what_is_planned_is_no_other_version_of_an_experiment() -> None:
         ({"arms": [FILE["arms"][0], {**FILE["arms"][1], "name": "other"}]}, ["arms: their names"]),
     ],
 )
-def test_what_is_measured_is_fixed_once_it_has_begun(changes: dict[str, Any], named: list[str]) -> None:
+def test_measured_fields_are_fixed_once_an_experiment_has_begun(changes: dict[str, Any], named: list[str]) -> None:
     assert fixed_changes(fixed_fields(made()), made(**changes)) == named
 
 
@@ -246,14 +246,14 @@ def test_what_is_measured_is_fixed_once_it_has_begun(changes: dict[str, Any], na
         ({"start": "2026-12-02T00:00:00Z", "planned_end": "2026-12-01T00:00:00Z"}, messages.PLANNED_END_EARLY, {}),
     ],
 )
-def test_a_ramp_that_makes_no_sense_is_refused(fields: dict[str, Any], words: Words, values: dict[str, str]) -> None:
+def test_an_inconsistent_ramp_is_refused(fields: dict[str, Any], words: Words, values: dict[str, str]) -> None:
     with raises(ValueError, words, **values):
         made(**fields)
     with pytest.raises(ValueError, match="a time with its zone"):
         made(start="2026-12-01")
 
 
-def test_what_a_stage_takes_is_said_with_how_far_it_has_come() -> None:
+def test_requirements_of_a_stage_are_reported_with_progress() -> None:
     experiment, state = made(), State("5%", since=0.0)
     arms = {"incumbent": ArmEvidence(40, 0.01, 0.010), "challenger": ArmEvidence(8, 0.03, 0.025)}
     evidence = dataclasses.replace(WELL, arms=arms)

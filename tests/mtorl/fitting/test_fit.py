@@ -1,4 +1,4 @@
-"""From a windows folder to artifacts: whom they were trained on, what they reserve, and the price of the budget."""
+"""Training from a windows folder to artifacts: training users, cost caps, reference samples, and early errors."""
 
 import threading
 from functools import partial
@@ -28,10 +28,10 @@ def windows(tmp_path: Path) -> str:
     return str(tmp_path / "windows")
 
 
-def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_path: Path) -> None:
+def test_the_incumbents_artifact_contains_its_users_and_highest_costs(windows: str, tmp_path: Path) -> None:
     artifact = fit_incumbent(windows, str(tmp_path / "incumbent"))
     users = STEPS["user_id"].unique()
-    # Validation users count as training users; only those of the test are new to the artifact.
+    # Validation users count as training users. Only test users are new to the artifact.
     assert are_among(users, artifact.training_users()).tolist() == (split_of(users) != "test").tolist()
     train = STEPS[split_of(STEPS["user_id"]) == "train"]
     highest = train.groupby("channel")["cost"].max()
@@ -41,7 +41,7 @@ def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_p
     assert (artifact.model["name"], artifact.model["kind"]) == ("incumbent", "channel-frequency")
     reference = artifact.reference()
     assert reference["user_id"].nunique() == train["user_id"].nunique()
-    assert not set(reference["user_id"]) & set(train["user_id"]), "an artifact names nobody"
+    assert not set(reference["user_id"]) & set(train["user_id"]), "an artifact contains no user id"
     assert len(reference) == pytest.approx(REFERENCE_TOUCHPOINTS * train["user_id"].nunique(), rel=0.3)
     thresholds = artifact.drift_thresholds()
     assert thresholds is not None
@@ -49,7 +49,7 @@ def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_p
     assert thresholds.at(Size(100, 200), context) is not None
 
 
-def test_a_large_log_leaves_a_reference_of_bounded_size_and_a_small_one_no_thresholds(
+def test_the_reference_is_bounded_and_a_small_log_has_no_thresholds(
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit.drift_reference(windows, SPEC)
@@ -60,21 +60,21 @@ def test_a_large_log_leaves_a_reference_of_bounded_size_and_a_small_one_no_thres
         reference.sort_values("user_id", kind="stable", ignore_index=True),
         sample_users(whole, 60).sort_values("user_id", kind="stable", ignore_index=True),
     )
-    assert fit.drift_thresholds(reference, SPEC) is None, "too few users to hold any out"
+    assert fit.drift_thresholds(reference, SPEC) is None, "too few users for a held-out sample"
 
 
-def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> None:
+def test_an_invalid_budget_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="budget_share"):
         fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
 
 
-def test_a_log_without_cost_is_refused_before_training_by_the_columns_name(tmp_path: Path) -> None:
+def test_a_log_without_cost_is_refused_before_training(tmp_path: Path) -> None:
     write_windows_folder(tmp_path / "windows", STEPS.assign(cost=0.0), shards=1)
     with raises(InputError, NO_COST, column="cost"):
         fit_challenger(str(tmp_path / "windows"), str(tmp_path / "out"), TrainConfig(epochs=1, device="cpu"), 0.5)
 
 
-def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_trees_fail_the_training(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no trees today")
 
@@ -84,7 +84,7 @@ def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeyp
     assert not (tmp_path / "challenger").exists()
 
 
-def test_an_error_beside_the_trees_does_not_wait(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_does_not_wait_for_the_trees(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     grown = threading.Event()
 
@@ -103,7 +103,7 @@ def test_an_error_beside_the_trees_does_not_wait(windows: str, tmp_path: Path, m
     over.set()
 
 
-def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
+def test_the_challenger_reports_the_distance_of_user_states(
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports: list[tuple[float, float]] = []
@@ -113,7 +113,7 @@ def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
         with progress.listen(lambda done, total, note: reports.append((done, total))):
             artifact = fit_challenger(windows, str(tmp_path / "challenger"), config, 0.5)
     assert artifact is not None
-    assert reports[:2] == [(1, 2), (2, 2)], "of both networks, which train at the same time"
+    assert reports[:2] == [(1, 2), (2, 2)], "one report for each of the two networks, which train at the same time"
     table = WindowTable.load(windows, "train", TrainingSummary.of(windows).first_shard)
     _, distance_B = artifact.forecast_with_state(table.windows("train"))
     assert distance_B is not None and np.sqrt((distance_B**2).mean()) == pytest.approx(1.0, abs=1e-3)

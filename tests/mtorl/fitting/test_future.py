@@ -1,4 +1,4 @@
-"""The value of the future, by a network that foresees what the channel of the last touchpoint changes."""
+"""The future value, for a network that predicts how the channel of the last touchpoint changes the next gain."""
 
 from types import SimpleNamespace
 
@@ -16,11 +16,11 @@ from mtorl.window.table import WindowTable
 from tests.mtorl.artifact.test_artifact import network_config
 from tests.mtorl.window.windows_folder import SPEC, STEPS
 
-GOOD, LATER, PRICE = 1, 0.5, 0.2  # after this channel, the next exposure gains LATER and costs 1; else it gains nothing
+GOOD, LATER, PRICE = 1, 0.5, 0.2  # after channel GOOD, the next exposure gains LATER, otherwise 0; each costs 1
 
 
 class Foreseeing(Ensemble):
-    """Its gain depends on the last channel alone; whatever else it says is that of an untrained network."""
+    """A network whose gain depends only on the last channel. Its other outputs are those of an untrained network."""
 
     def decoder_inputs(self, x_BTD, length_B):
         self.last_BC = x_BTD[torch.arange(len(x_BTD)), length_B - 1, : len(SPEC.channels)]
@@ -36,7 +36,7 @@ class Foreseeing(Ensemble):
 
 
 def world(click: np.ndarray | None = None, propensity: str = "logged", window: int = SPEC.window):
-    """A log, whose clicks follow the rule of `Foreseeing` unless others are given, and the network."""
+    """Returns a log and the network. By default, clicks follow the rule of `Foreseeing`."""
     chance = np.random.default_rng(0).random(len(STEPS))
     drawn = (chance < LATER) & (STEPS["channel"].shift() == SPEC.channels[GOOD]).to_numpy()
     rows = STEPS.assign(split="val", collected=False, click=drawn.astype(float) if click is None else click)
@@ -47,22 +47,22 @@ def world(click: np.ndarray | None = None, propensity: str = "logged", window: i
     return table, encoder, Foreseeing([MTORL(network_config(encoder)) for _ in range(2)]).eval()
 
 
-def test_the_network_foresees_what_comes_true_and_nothing_else() -> None:
+def test_foresight_is_clear_only_if_predictions_come_true() -> None:
     table, encoder, ensemble = world()
     assert foresight(ensemble, encoder, table, seed=0) > CLEAR
     by_chance = (np.random.default_rng(1).random(len(STEPS)) < LATER / 3).astype(float)
     table, encoder, ensemble = world(by_chance)
     assert foresight(ensemble, encoder, table, seed=0) < CLEAR
     table, encoder, ensemble = world(window=1)
-    assert np.isfinite(foresight(ensemble, encoder, table, seed=0)), "a window may have a single token"
+    assert np.isfinite(foresight(ensemble, encoder, table, seed=0)), "a window of a single token is valid"
     table, encoder, ensemble = world(propensity="markov")
-    assert foresight(ensemble, encoder, table, seed=0) == 0.0, "its channels may tell of its users"
+    assert foresight(ensemble, encoder, table, seed=0) == 0.0, "unlogged propensities may confound channels and users"
     alone = STEPS.groupby("user_id").head(1).assign(split="val", collected=False)
     lonely = WindowTable(pa.Table.from_pandas(alone, preserve_index=False), alone, SPEC, "")
     assert foresight(ensemble, encoder, lonely, seed=0) == 0.0
 
 
-def test_an_exposure_is_worth_what_it_makes_of_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_future_value_is_the_change_of_the_next_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("STEPS", 1), ("_EPOCHS", 30), ("_BATCH", 32), ("HALF_LIFE_DAYS", 1e9)):
         monkeypatch.setattr(future, name, value)
     table, encoder, ensemble = world()
@@ -77,12 +77,12 @@ def test_an_exposure_is_worth_what_it_makes_of_the_next_one(monkeypatch: pytest.
     assert slope == pytest.approx(LATER - PRICE, rel=0.3)
 
 
-def test_the_next_opportunity_goes_by_the_decision_rule_and_is_followed_by_others() -> None:
+def test_later_values_follow_the_decision_rule() -> None:
     gain_MC, cost_MC = torch.tensor([[0.5, 0.3], [0.1, 0.1]]), torch.ones(2, 2)
     after = Answers([], gain_MC, gain_MC, cost_MC)
     assert future._later(after, None, PRICE).tolist() == [pytest.approx([0.5, 1.0]), [0.0, 0.0]]
     level_M2, added_MC2 = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2, 2)
-    added_MC2[:, 1, 0] = 0.4  # of the second channel, which is the better one with it
+    added_MC2[:, 1, 0] = 0.4  # makes the second channel the better one
     ahead = SimpleNamespace(values=lambda inputs: (level_M2, added_MC2))
     later_M2 = future._later(after, ahead, PRICE)  # type: ignore[arg-type]
     assert later_M2.tolist() == [pytest.approx([1.7, 3.0]), pytest.approx([3.5, 5.0])]

@@ -1,4 +1,4 @@
-"""The search: what it minimises, whom it reads, how it goes on, and what it leaves."""
+"""The search of settings: its objective, the users that it reads, its continuation after a stop, and its files."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def written(folder: Path, rows: pd.DataFrame) -> str:
 
 
 def poisoned(split: str) -> pd.DataFrame:
-    """The log with other channels, costs and outcomes of the users of a part; the users and shards are the same."""
+    """Returns the log with wrong channels, costs and outcomes for the users of a split. The users stay the same."""
     rows = STEPS.copy()
     theirs = split_of(rows["user_id"]) == split
     assert theirs.any()
@@ -57,33 +57,33 @@ def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
     assert without_times(same) == without_times(clean)
     one, other = ((tmp_path / name / search_module.SETTINGS_FILE).read_text() for name in ("same", "clean"))
     assert one == other
-    for split in ("val", "train"):  # it would be seen
+    for split in ("val", "train"):  # a change of these splits has an effect
         other = search(written(tmp_path / split, poisoned(split)), str(tmp_path / f"other-{split}"), SHORT)
         assert [one.loss for one in other.trials] != [one.loss for one in clean.trials]
 
 
 @pytest.mark.integration
-def test_the_objective_has_the_default_weights_whatever_a_trial_trains_with(windows: str) -> None:
+def test_the_objective_has_the_default_weights_in_every_trial(windows: str) -> None:
     trials, seen, rows = Trials(windows), [], []
     best = trials.run(TrainConfig(epochs=2, mu=0.1, nu=3.0), lambda epoch, loss: seen.append((epoch, loss)))
-    assert [epoch for epoch, _ in seen] == [1, 2] and seen[-1][1] == best, "that of the weights that are kept"
+    assert [epoch for epoch, _ in seen] == [1, 2] and seen[-1][1] == best, "the loss of the weights that are kept"
     train(trials.data, TrainConfig(epochs=2, mu=0.1, nu=3.0), rows.append)
     kept = min(rows, key=lambda row: row["val_loss"])
     assert best == pytest.approx(sum(weight * kept[f"val_{name}"] for name, weight in WEIGHTS.items()))
     assert {"action": 1.0, "reward": TrainConfig().mu, "cost": TrainConfig().nu} == WEIGHTS
 
 
-def test_windows_are_encoded_as_the_training_does(windows: str) -> None:
+def test_windows_are_encoded_as_in_training(windows: str) -> None:
     trained = TrainingSummary.of(windows).encoder
     assert Trials(windows).data.train.encoder.to_dict() == trained.to_dict()  # type: ignore[attr-defined]
 
 
-# What follows is about the search alone: a trial is a formula.
+# The remaining tests are about the search only: a formula replaces each training.
 
 
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
-    """Trials whose loss is least at a learning rate of 0.01 and a dropout of 0.1; the list of what was tried."""
+    """Replaces trials by a formula with its minimum at lr 0.01 and dropout 0.1; returns the list of tried settings."""
     tried: list[TrainConfig] = []
 
     def run(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
@@ -97,7 +97,7 @@ def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     return tried
 
 
-def test_the_first_trial_is_default_the_best_better(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
+def test_the_first_trial_is_default_the_best_improves(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
     report = search(windows, str(tmp_path / "best"), SearchConfig(trials=25, epochs=4))
     assert formula[0] == TrainConfig(epochs=4, seed=7) and report.trials[0].settings == defaults()
     assert report.default_loss is not None and report.best.loss is not None
@@ -107,15 +107,15 @@ def test_the_first_trial_is_default_the_best_better(windows: str, tmp_path: Path
     assert {one.ended for one in report.trials} == {"complete", "early"}
     assert all(one.epochs == 4 for one in report.trials if one.ended == "complete")
     assert all(2 <= one.epochs < 4 for one in report.trials if one.ended == "early")
-    assert all(tried.seed == 7 for tried in formula), "settings are compared on the same random numbers"
+    assert all(tried.seed == 7 for tried in formula), "all settings use the same random numbers"
 
 
-def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_search_continues_with_equal_results(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = SearchConfig(trials=14, epochs=3, seed=5)
     whole = search(windows, str(tmp_path / "whole"), config)
-    # Killed in the middle of the first trial, of a later one, and between two.
+    # Killed halfway through the first trial, halfway through a later trial, and between two trials.
     run, kill_at = Trials.run, {0, 10}
 
     def killed(self: Trials, settings: TrainConfig, on_epoch: OnEpoch) -> float:
@@ -135,7 +135,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert without_times(parts) == without_times(whole)
     tried = len(formula)
     assert without_times(search(windows, str(tmp_path / "parts"), config)) == without_times(whole)
-    assert len(formula) == tried, "nothing is tried again"
+    assert len(formula) == tried, "a finished search tries nothing"
 
 
 def test_no_trial_begins_after_the_timeout(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
@@ -144,7 +144,7 @@ def test_no_trial_begins_after_the_timeout(windows: str, tmp_path: Path, formula
     assert len(search(windows, str(tmp_path / "best"), replace(config, timeout=0.0)).trials) == 5
 
 
-def test_what_diverges_is_a_trial_and_no_end(
+def test_a_diverged_trial_does_not_stop_the_search(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Trials.run
@@ -163,7 +163,7 @@ def test_what_diverges_is_a_trial_and_no_end(
         search(windows, str(tmp_path / "none"), SearchConfig(trials=1, epochs=1))
 
 
-def test_trials_that_cannot_be_compared_are_not_mixed(
+def test_incomparable_trials_are_not_mixed(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, config = str(tmp_path / "best"), SearchConfig(trials=1, epochs=2)
@@ -179,7 +179,7 @@ def test_trials_that_cannot_be_compared_are_not_mixed(
         search(windows, out, config)
 
 
-def test_one_search_at_a_time_and_a_file_that_is_none(
+def test_a_busy_folder_or_invalid_file_is_refused(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "best"
@@ -198,11 +198,11 @@ def test_one_search_at_a_time_and_a_file_that_is_none(
         search(windows, str(tmp_path / "rubbish"), SearchConfig(trials=1))
 
 
-def test_the_space_holds_the_defaults_and_what_a_training_can_have() -> None:
+def test_the_space_contains_the_defaults_and_valid_settings() -> None:
     assert {p.name: p.default for p in SPACE} == {name: getattr(TrainConfig(), name) for name in defaults()}
     for parameter in SPACE:
         ends = parameter.choices or (parameter.low, parameter.high)
-        assert min(ends) <= parameter.default <= max(ends), "the first trial is the default"
+        assert min(ends) <= parameter.default <= max(ends), "the default is the first trial"
         for end in ends:
             TrainConfig(**{parameter.name: int(end) if parameter.whole else end})  # type: ignore[arg-type]
 

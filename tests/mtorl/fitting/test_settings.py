@@ -1,4 +1,4 @@
-"""Settings of a training as people write them, and as a command line has them."""
+"""Settings of a training, from files and command lines, and its files on a volume."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_a_mapping_is_read_in_yaml_and_in_json(text: str) -> None:
         ("lr: [", "not YAML"),
     ],
 )
-def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
+def test_unreadable_settings_are_named(text: str, words: str) -> None:
     with pytest.raises(SettingsError) as error:
         read_settings(text)
     assert words in str(error.value)
@@ -61,12 +61,12 @@ def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
         ({"hidden": 30}, "heads must divide hidden, got 4 and 30"),
     ],
 )
-def test_what_cannot_be_trained_is_said_before_anything_is_read(settings: dict[str, float], words: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         with_settings(TrainConfig(), settings)
 
 
-def test_words_of_a_command_line() -> None:
+def test_settings_of_a_command_line_are_parsed() -> None:
     assert parse_settings(["lr=1e-3", "hidden=128", "mu=2"]) == {"lr": 0.001, "hidden": 128, "mu": 2.0}
     assert parse_settings([]) == {}
     for words, complaint in ((["lr"], "NAME=VALUE"), (["lr=1", "lr=2"], "twice"), (["hidden=wide"], "a whole number")):
@@ -98,7 +98,7 @@ def write_windows(folder: Path, content: str, dataset: str = "name: mine") -> Pa
     return folder
 
 
-def test_equal_trainings_have_equal_names_and_no_others(windows: Path, tmp_path: Path) -> None:
+def test_only_equal_trainings_share_file_names(windows: Path, tmp_path: Path) -> None:
     config = TrainConfig(epochs=3)
     same = write_windows(tmp_path / "of another run", "0123")
     files = KeptFiles.of("/mnt", str(windows), config, 0.5, "1.0")
@@ -121,7 +121,7 @@ def test_without_a_volume_nothing_is_kept(windows: Path) -> None:
     assert prune("") == []
 
 
-def test_what_nobody_has_written_for_long_is_removed(tmp_path: Path) -> None:
+def test_old_files_are_removed(tmp_path: Path) -> None:
     now = 1_000 * DAY
 
     def written(path: str, days_ago: float) -> Path:
@@ -134,7 +134,7 @@ def test_what_nobody_has_written_for_long_is_removed(tmp_path: Path) -> None:
 
     old = [
         written("checkpoints/a.pt.member-0", CHECKPOINT_DAYS + 1),
-        written("checkpoints/.a.pt.member-0.1f2e", CHECKPOINT_DAYS + 1),  # of a process that was killed while it wrote
+        written("checkpoints/.a.pt.member-0.1f2e", CHECKPOINT_DAYS + 1),  # left by a process killed while writing
         written("shared/a/task.json", CHECKPOINT_DAYS + 1).parent,
         written("tensorboard/a/member-0", CURVE_DAYS + 1).parent,
     ]

@@ -91,7 +91,7 @@ def test_a_wrong_field_is_named(tmp_path, change, message):
     assert str(caught.value).startswith(str(path))
 
 
-def test_the_file_of_a_feature_view_lies_beside_the_description_wherever_that_is_copied(tmp_path):
+def test_a_copied_description_keeps_the_path_of_a_feature_views_file(tmp_path):
     path = tmp_path / "mine.yaml"
     own = {**view(), "source": "mine.parquet", "key": "user_id"}
     path.write_text(yaml.safe_dump({**simulator(), "features": [own]}))

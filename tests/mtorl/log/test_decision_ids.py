@@ -1,4 +1,4 @@
-"""Ids of decisions: RFC 9562, and the place of a record in the lake."""
+"""Ids of decisions: they conform to RFC 9562 and contain the record's position in the lake."""
 
 import uuid
 from collections import Counter
@@ -15,7 +15,7 @@ TIMES = st.floats(0, 4e9, allow_nan=False)
 
 
 @given(user=st.text(min_size=1), identity=st.from_regex("[0-9a-f]{8}", fullmatch=True), at=TIMES)
-def test_an_id_says_when_whose_bucket_and_which_router(user: str, identity: str, at: float) -> None:
+def test_an_id_contains_time_bucket_and_router(user: str, identity: str, at: float) -> None:
     made = decision_id(user, identity, at)
     parsed = uuid.UUID(made)
     assert str(parsed) == made and parsed.version == 7 and parsed.variant == uuid.RFC_4122
@@ -28,16 +28,16 @@ def test_an_id_says_when_whose_bucket_and_which_router(user: str, identity: str,
 
 
 @given(campaign=st.text())
-def test_an_id_says_the_slot_of_its_campaign(campaign: str) -> None:
+def test_an_id_contains_the_slot_of_its_campaign(campaign: str) -> None:
     made = decision_id("u", "5f0c9a7e", campaign=campaign)
     assert is_decision_id(made) and uuid.UUID(made).variant == uuid.RFC_4122
     assert ids.slot_of(made) == ids.campaign_slot(campaign) < ids.CAMPAIGN_SLOTS
-    assert ids.slot_of(campaign) == ids.campaign_slot(campaign), "of no id, the text's own"
+    assert ids.slot_of(campaign) == ids.campaign_slot(campaign), "other texts have the slot of their own hash"
 
 
 def test_ids_are_unique_and_sort_by_time() -> None:
-    made = [decision_id("u", "5f0c9a7e", 1e9) for _ in range(50)]  # 50,000 a second of one router, bucket and slot
-    assert len(set(made)) == len(made), "one run in a million fails: 1,225 pairs of 30 random bits"
+    made = [decision_id("u", "5f0c9a7e", 1e9) for _ in range(50)]  # 50,000 per second in one router, bucket and slot
+    assert len(set(made)) == len(made), "fails once in a million runs: 1,225 pairs of 30 random bits"
     later = [decision_id("u", "5f0c9a7e", 1e9 + i) for i in range(100)]
     assert later == sorted(later)
 
@@ -47,9 +47,9 @@ def test_users_spread_over_all_buckets() -> None:
     assert len(counts) == ids.BUCKETS and min(counts.values()) > 800 and max(counts.values()) < 1200
 
 
-def test_other_texts_are_no_ids() -> None:
+def test_other_texts_are_not_ids() -> None:
     good = decision_id("u", "5f0c9a7e")
-    wrong = ("f" + good[1:], good.upper(), good + "0", f"{good[:15]}7f{good[17:]}")  # the first: of the year 10000
+    wrong = ("f" + good[1:], good.upper(), good + "0", f"{good[:15]}7f{good[17:]}")  # the first is in the year 10000
     for other in ("", "d1", uuid.uuid4().hex, str(uuid.uuid4()), *wrong):
         assert not is_decision_id(other)
     assert ids.BUCKETS == 64

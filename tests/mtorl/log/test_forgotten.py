@@ -1,4 +1,4 @@
-"""Whom a folder's file names, and which records that leaves out."""
+"""Lists of forgotten users: the folders to which a list applies, and the records that it leaves out."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def test_a_folder_obeys_its_own_file_and_those_above_it(tmp_path: Path) -> None:
+def test_a_list_applies_to_its_folder_and_all_below(tmp_path: Path) -> None:
     below = tmp_path / "volume" / "collected"
     below.mkdir(parents=True)
     assert not Forgotten.of(below)
@@ -29,7 +29,7 @@ def test_a_folder_obeys_its_own_file_and_those_above_it(tmp_path: Path) -> None:
     assert Forgotten.of(tmp_path / "volume" / "not there yet")
 
 
-def test_of_two_times_the_later_one_counts(tmp_path: Path) -> None:
+def test_the_later_of_two_times_counts(tmp_path: Path) -> None:
     for time in (NOW, NOW + HOUR, NOW - HOUR):
         Forgotten.add(tmp_path, ["a"], time, before=time)
     forgotten = Forgotten.of(tmp_path)
@@ -62,7 +62,7 @@ def test_sql_and_python_agree(users: dict[str, int], before: int | None, records
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"users": {"a": 1}, "before": null}', '{"users": {"\'": "2026-01-01"}}'])
-def test_a_file_that_says_nothing_is_refused_and_not_ignored(tmp_path: Path, text: str) -> None:
+def test_an_invalid_list_is_refused_and_not_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with raises(ForgottenError, NOT_FORGOTTEN, file=str(tmp_path / FILE)):
         Forgotten.of(tmp_path)

@@ -1,4 +1,4 @@
-"""The gain of an exposure: of a name, of weights, of tables and of numbers; written and read again; its unit."""
+"""The gain of an exposure: its value for tables and single rows, its text forms, and its unit."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ SIMULATOR = DatasetSpec.load("simulator")
 
 
 @given(weights, st.data())
-def test_it_is_the_weighted_sum_of_its_outcomes(spec: dict[str, float], data: st.DataObject) -> None:
+def test_a_gain_is_the_weighted_sum_of_its_outcomes(spec: dict[str, float], data: st.DataObject) -> None:
     gain = Gain.of_spec(spec)
     columns = {name: data.draw(st.lists(values, min_size=3, max_size=3)) for name in spec}
     expected = sum(weight * np.array(columns[name]) for name, weight in spec.items())
@@ -31,7 +31,7 @@ def test_it_is_the_weighted_sum_of_its_outcomes(spec: dict[str, float], data: st
 
 
 @given(names | weights)
-def test_a_description_and_a_parameter_of_a_pipeline_say_it_alike(spec: str | dict[str, float]) -> None:
+def test_all_text_forms_of_a_gain_are_equal(spec: str | dict[str, float]) -> None:
     gain = Gain.of_spec(spec)
     assert Gain.of_spec(json.loads(json.dumps(gain.plain))) == gain
     assert Gain.of_text(gain.text) == Gain.of_text(yaml.safe_dump(gain.plain, sort_keys=False)) == gain
@@ -39,7 +39,7 @@ def test_a_description_and_a_parameter_of_a_pipeline_say_it_alike(spec: str | di
 
 
 @given(st.lists(values, min_size=1))
-def test_one_outcome_is_its_own_gain_bit_for_bit(column: list[float]) -> None:
+def test_a_single_outcome_is_its_own_gain_bit_for_bit(column: list[float]) -> None:
     gain = Gain.of_spec({"revenue": 1})
     assert gain == Gain.of_spec("revenue") and gain.plain == "revenue"
     assert gain.of({"revenue": column}).tobytes() == np.array(column).tobytes()
@@ -48,12 +48,12 @@ def test_one_outcome_is_its_own_gain_bit_for_bit(column: list[float]) -> None:
 @pytest.mark.parametrize(
     "spec", [None, 3, "", [], {}, ["click"], {"click": "1"}, {"click": float("inf")}, {1: 1}, {"": 1}]
 )
-def test_what_is_no_gain_is_refused(spec: object) -> None:
+def test_an_invalid_gain_is_refused(spec: object) -> None:
     with pytest.raises(PydanticCustomError):
         Gain.of_spec(spec)
 
 
-def test_windows_carry_the_outcomes_that_somebody_reads() -> None:
+def test_windows_contain_the_outcomes_that_are_read() -> None:
     kuairand = DatasetSpec.load("kuairand")
     assert kuairand.outcomes and kuairand.window_outcomes == ("click", "conversion", "revenue", "cost")
     name = next(column.name for column in kuairand.outcomes if column.kind == "numeric")

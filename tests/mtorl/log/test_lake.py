@@ -1,4 +1,4 @@
-"""The lake: each record once, from a folder and from an object store, while files move."""
+"""The lake: readers get each record once, from a folder or an object store, also while files are replaced."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
 def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
-    """One each ten minutes, of a user each."""
+    """Returns decisions ten minutes apart, each of a different user."""
     times = [BEGIN + timedelta(minutes=10 * i) for i in range(first, first + number)]
     ids = [id_of(f"d{i}", time) for i, time in enumerate(times, first)]
     users = [f"u{i:02}" for i in range(first, first + number)]
@@ -33,7 +33,7 @@ def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
 
 
 def found(lake: Lake, *period: datetime, where: str = "true") -> list[str]:
-    """Users of the decisions."""
+    """Returns the users of the decisions, sorted."""
     with lake_database(lake) as db:
         records = lake.records(db, "decision", *period, where=where)
         return [user for (user,) in db.execute(f"SELECT user_id FROM {records} ORDER BY 1").fetchall()]
@@ -54,14 +54,14 @@ def test_a_period_prunes_hours_and_keeps_late_records(tmp_path: Path) -> None:
     assert found(lake) == list(every["user_id"])
     assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == list(every["user_id"][6:12])
     late = lake.arrived("decision", BEGIN + 2 * HOUR)
-    assert [file.hour for file in late] == [BEGIN + 2 * HOUR], "the folder is the newest hour in the file"
+    assert [file.hour for file in late] == [BEGIN + 2 * HOUR], "a file is in the folder of its newest hour"
 
 
 def test_records_in_several_files_count_once(tmp_path: Path) -> None:
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
     compact(lake, BEGIN + 3 * HOUR)
-    upload(lake, {"decision": every})  # as if the compaction had been killed before it hid what it read
+    upload(lake, {"decision": every})  # as after a compaction killed before it hid its input files
     assert found(lake) == list(every["user_id"])
     withdrawn = every[:1].assign(withdrawn=True)
     upload(lake, {"decision": withdrawn})
@@ -74,7 +74,7 @@ def test_superseded_files_are_hidden_at_once_and_deleted_later(tmp_path: Path, m
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
     with lake_database(lake) as db:
-        query = f"SELECT count(*) FROM {lake.records(db, 'decision')}"  # of a reader at work
+        query = f"SELECT count(*) FROM {lake.records(db, 'decision')}"  # from a reader that started earlier
         (old,) = lake.arrived("decision")
         compact(lake, BEGIN + 3 * HOUR)
         assert lake.arrived("decision") == [] and found(lake) == list(every["user_id"])
@@ -100,7 +100,7 @@ def test_a_record_of_another_version_is_a_clear_error(tmp_path: Path) -> None:
         db.execute(f"SELECT count(*) FROM {lake.records(db, 'decision')}").fetchall()
 
 
-def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_and_foreign_files_are_ignored(tmp_path: Path) -> None:
     lake = upload(tmp_path, {"decision": decisions(6)})
     folder = (tmp_path / lake.arrived("decision")[0].name).parent
     for name in (".unfinished.parquet", "notes.txt"):
@@ -109,7 +109,7 @@ def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_file(tmp_path: Path) -> None:
-    """DuckDB's threads seek and read in one file; each must read at its own place."""
+    """DuckDB's threads seek and read in one file. Each thread needs its own position."""
     content = bytes(range(256)) * 2000
     (tmp_path / "file").write_bytes(content)
     file = LakeFiles(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())).open("lake://file")
@@ -159,16 +159,16 @@ def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str, monkeypat
     assert found(lake) == list(every["user_id"])
     assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == list(every["user_id"][6:12])
     server = bucket.partition("endpoint_override=")[2].partition("&")[0]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")  # names the server as it does for raw logs
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")  # the same variable as for raw logs
     assert Lake.open("s3://ads/the/lake").arrived("decision") == [file]
     lake.supersede([file], kept_seconds=0)
     assert not lake and not lake.superseded()
 
 
-# ---- a lake that is written and compacted meanwhile
+# ---- a lake that is written and compacted during a read
 
 
-def test_a_compaction_between_two_listings_takes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compaction_between_two_listings_loses_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = upload(tmp_path, {"decision": decisions(2)})
     listed = Lake._list
     calls: list[str] = []
@@ -195,12 +195,12 @@ def test_several_queries_of_a_fixed_lake_read_the_same_records(tmp_path: Path) -
 
 def test_records_of_some_users(tmp_path: Path) -> None:
     lake = upload(tmp_path, {"decision": decisions(2)})
-    upload(lake, {"decision": decisions(3)[::2]})  # a retry, and one more
+    upload(lake, {"decision": decisions(3)[::2]})  # a repeated decision and a new one
     assert found(lake) == ["u00", "u01", "u02"] and found(lake, where="user_id <> 'u01'") == ["u00", "u02"]
 
 
-def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_path: Path) -> None:
-    """It may be read-only."""
+def test_temporary_files_are_not_in_the_current_folder(tmp_path: Path) -> None:
+    """The current folder may be read-only."""
     with lake_database(Lake.open(tmp_path)) as db:
         ((folder, zone),) = db.execute(
             "SELECT current_setting('temp_directory'), current_setting('TimeZone')"
@@ -208,7 +208,7 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_
     assert Path(folder).parent == Path(tempfile.gettempdir()) and zone == "UTC"
 
 
-def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Path) -> None:
+def test_a_damaged_note_of_superseded_files_is_ignored_and_removed(tmp_path: Path) -> None:
     lake = upload(tmp_path, {"decision": decisions(2)})
     compact(lake, BEGIN + 3 * HOUR)
     (note,) = (tmp_path / "superseded").iterdir()
@@ -221,7 +221,7 @@ def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Pat
 
 
 def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A router starts while the store is away."""
+    """A router must start while the object store is down."""
     for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(LogError, match=r"append \?region="):

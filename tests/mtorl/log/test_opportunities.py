@@ -1,4 +1,4 @@
-"""Opportunities beside a log: what is read of them, and what is not."""
+"""Opportunities next to a log: the columns that are read, and the decisions that are left out."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def write(folder: Path, windows: list[dict[str, Any]], split: str = "test", **co
     return folder
 
 
-def test_what_is_read(tmp_path: Path) -> None:
+def test_opportunities_are_read(tmp_path: Path) -> None:
     found = Opportunities.load(write(tmp_path, [window()] * 600), SPEC, "test")
     assert found is not None and len(found) == 600
     assert found.channel_B.tolist() == [1] * 600 and found.exposed_B.all()
@@ -53,7 +53,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and json.loads(found.windows[0]) == window()
 
 
-def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> None:
+def test_the_order_of_opportunities_is_independent_of_the_writer(tmp_path: Path) -> None:
     spent = {"cost": np.arange(600.0), "user_id": [f"u{i // 2}" for i in range(600)], "timestamp": pd.Timestamp(0)}
     write(tmp_path, [window(timestamp=i) for i in range(600)], **spent)
     one = Opportunities.load(tmp_path, SPEC, "test")
@@ -64,7 +64,7 @@ def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> 
     assert one.rows.equals(other.rows) and one.windows == other.windows
 
 
-def test_a_log_from_elsewhere_has_none_and_few_decisions_say_nothing(tmp_path: Path) -> None:
+def test_without_enough_decisions_there_are_no_opportunities(tmp_path: Path) -> None:
     assert Opportunities.load(tmp_path, SPEC, "test") is None and contexts(tmp_path, SPEC, "train") is None
     write(tmp_path, [window()] * (opportunities.ENOUGH - 1))
     assert Opportunities.load(tmp_path, SPEC, "test") is None
@@ -87,7 +87,7 @@ def test_decisions_with_other_columns_or_no_window_are_left_out(tmp_path: Path, 
     assert found is not None and len(found) == 600 and texts[0] not in found.windows
 
 
-def test_windows_without_an_outcome_that_is_read_now_are_left_out(tmp_path: Path) -> None:
+def test_windows_without_a_new_outcome_are_left_out(tmp_path: Path) -> None:
     profit = SPEC.replace(outcomes=(Column(name="profit", kind="numeric"),), immediate=("click", "cost", "profit"))
     windows = [window(), *[window(prev_profit=[-1.0])] * 600]
     found = Opportunities.load(write(tmp_path, windows, profit=-2.0), profit, "test")

@@ -1,4 +1,4 @@
-"""Logged propensities: read, or estimated on training users by the model that the data set names."""
+"""Propensities: logged ones, or estimates from training users with the model that the data set names."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ SPEC = DatasetSpec.load("simulator")  # search, social, display, video
 
 
 def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Channels drawn anew with probability 1 - stay, else the one before."""
+    """Returns a log whose channels repeat the previous one with probability `stay`, and are drawn otherwise."""
     random = np.random.default_rng(seed)
     channel = random.choice(4, size=(users, steps), p=[0.5, 0.3, 0.15, 0.05])
     for t in range(1, steps):
@@ -31,7 +31,7 @@ def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> 
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.01, np.nan])
-def test_a_logged_propensity_is_taken_as_it_is_and_another_number_is_an_error(value):
+def test_a_logged_propensity_is_returned_and_an_invalid_one_refused(value):
     windows = log(users=5)
     np.testing.assert_array_equal(logged_propensity(windows, SPEC), windows["propensity"])
     windows.loc[7, "propensity"] = value
@@ -39,17 +39,17 @@ def test_a_logged_propensity_is_taken_as_it_is_and_another_number_is_an_error(va
         logged_propensity(windows, SPEC)
 
 
-def test_channel_frequency_is_that_of_training_users():
+def test_channel_frequency_is_estimated_on_training_users():
     spec = SPEC.replace(propensity="channel-frequency")
     windows = log()
-    windows.loc[windows["split"] == "test", "channel"] = "video"  # must not matter
+    windows.loc[windows["split"] == "test", "channel"] = "video"  # test users must not count
     propensity = logged_propensity(windows, spec)
     train = windows[windows["split"] == "train"]
     for channel, share in train["channel"].value_counts(normalize=True).items():
         np.testing.assert_allclose(propensity[windows["channel"] == channel], share, atol=0.001)
 
 
-def test_markov_depends_on_the_channel_before_and_on_the_start():
+def test_markov_depends_on_the_previous_channel_and_the_start():
     spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6)
     propensity = logged_propensity(windows, spec)
@@ -61,10 +61,10 @@ def test_markov_depends_on_the_channel_before_and_on_the_start():
     assert propensity.min() == FLOOR
 
 
-def test_markov_begins_anew_with_every_journey():
+def test_markov_restarts_with_every_journey():
     spec = SPEC.replace(propensity="markov")
     windows = log(users=4000, stay=0.6)
-    two = windows.assign(step=windows["step"] % 5)  # a second journey after five touchpoints
+    two = windows.assign(step=windows["step"] % 5)  # a new journey begins after five touchpoints
     propensity = logged_propensity(two, spec)
     first = two["step"] == 0
     fresh = windows["channel"].map(windows.loc[(two["split"] == "train") & first, "channel"].value_counts(True))
@@ -75,7 +75,7 @@ def test_markov_begins_anew_with_every_journey():
 
 
 @pytest.mark.parametrize("method", ["channel-frequency", "markov"])
-def test_what_cannot_be_estimated_is_said(method):
+def test_a_propensity_that_cannot_be_estimated_is_an_error(method):
     spec = SPEC.replace(propensity=method)
     windows = log(users=5)
     with pytest.raises(ValueError, match="no training rows"):
@@ -85,7 +85,7 @@ def test_what_cannot_be_estimated_is_said(method):
         logged_propensity(windows, spec)
 
 
-def test_the_mean_of_a_channel_is_that_of_always_taking_it_where_the_log_can_tell():
+def test_the_mean_of_a_channel_is_the_value_of_always_choosing_it():
     windows = log(users=4000).drop(columns="propensity")
     kind = np.repeat(np.arange(4000) % 2, 10)
     draw = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])[kind]

@@ -1,4 +1,4 @@
-"""The records of the decision log: frozen fields, golden examples, and which of two records of a decision counts."""
+"""Records of the decision log: frozen fields, golden examples, and the record that counts for a decision."""
 
 import json
 from itertools import permutations
@@ -23,7 +23,7 @@ def test_golden_records_are_valid(path: Path) -> None:
     validator = jsonschema.Draft202012Validator(json_schema(kind), format_checker=jsonschema.FormatChecker())
     record = json.loads(path.read_text())
     validator.validate(record)
-    assert set(record) == set(sql_columns(kind)), "a field that comes, goes or changes its name makes a new version"
+    assert set(record) == set(sql_columns(kind)), "a new, removed or renamed field needs a new schema version"
     for name in record:
         assert not validator.is_valid({key: value for key, value in record.items() if key != name}), name
     assert not validator.is_valid({**record, "extra": 1})
@@ -49,7 +49,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
-def test_the_withdrawal_counts_in_whatever_order_records_arrive(order: tuple[int, ...]) -> None:
+def test_a_withdrawal_counts_in_any_order_of_arrival(order: tuple[int, ...]) -> None:
     log = pd.DataFrame([RECORDS[i] for i in order] + [{**RECORDS[0], "decision_id": "e"}])
     with duckdb.connect() as db:
         db.register("log", log)

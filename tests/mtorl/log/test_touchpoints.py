@@ -40,7 +40,7 @@ def batches(log: pd.DataFrame, size: int) -> list[pa.RecordBatch]:
 
 
 @given(size=st.integers(1, 6))
-def test_the_fingerprint_does_not_depend_on_how_the_log_is_cut(size):
+def test_the_fingerprint_is_independent_of_batches(size):
     frame = pd.DataFrame({"user_id": ["a", "", None, "bc", "é"], "x": [1.0, np.nan, 3, 4, 5]})
     assert fingerprint(batches(frame, size)) == fingerprint(frame)
 
@@ -57,7 +57,7 @@ def test_the_fingerprint_is_the_same_from_frame_and_file(log, tmp_path):
     odd = log.copy()
     other_nan = np.uint64(0xFFF8000000000001).view("<f8")
     odd["propensity"] = np.where(log["propensity"].isna(), other_nan, log["propensity"])
-    assert fingerprint(odd) == wanted  # one kind of NaN
+    assert fingerprint(odd) == wanted  # all NaNs have one fingerprint
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_the_fingerprint_is_the_same_from_frame_and_file(log, tmp_path):
         *((1, "click", 0), (2, "propensity", 0.5), (1, "timestamp", pd.Timestamp(1_000_002, unit="us", tz="UTC"))),
     ],
 )
-def test_the_fingerprint_sees_every_change(log, row, column, value):
+def test_the_fingerprint_changes_with_every_value(log, row, column, value):
     other = log.copy()
     other.loc[row, column] = value
     assert fingerprint(other) != fingerprint(log)
 
 
-def test_the_fingerprint_tells_where_one_text_ends(log):
+def test_the_fingerprint_separates_adjacent_texts(log):
     a, b = (pd.DataFrame({"user_id": names}) for names in (["ab", "c"], ["a", "bc"]))
     assert fingerprint(a) != fingerprint(b)
     assert fingerprint(log) != fingerprint(log.iloc[::-1])
@@ -89,7 +89,7 @@ def test_write_log_enforces_the_schema(log, tmp_path):
         write_log(log.drop(columns="click"), tmp_path / "b.parquet", SPEC)
 
 
-def test_the_time_when_rows_arrived_is_kept_where_the_log_has_it(log, tmp_path):
+def test_the_arrival_time_of_rows_is_kept(log, tmp_path):
     log["created_timestamp"] = log["timestamp"] + pd.Timedelta("1h")
     write_log(log[list(log)[::-1]], tmp_path / "a.parquet", SPEC)
     assert pq.read_schema(tmp_path / "a.parquet").equals(schema(SPEC, ["created_timestamp"]))

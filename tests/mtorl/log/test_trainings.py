@@ -1,4 +1,4 @@
-"""What a training has read is compared with what the next one reads."""
+"""Records of trainings: each training compares its log with that of the last one."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,15 +18,15 @@ def facts(rows: list[int], first: int = 0) -> LogFacts:
 
 
 @given(counts, st.lists(st.integers(0, 500), max_size=28), st.integers(0, 27))
-def test_a_log_that_grows_or_forgets_its_oldest_days_lost_nothing(rows: list[int], more: list[int], gone: int) -> None:
+def test_growth_and_removal_of_the_oldest_days_are_no_loss(rows: list[int], more: list[int], gone: int) -> None:
     grown = [n + (more[i] if i < len(more) else 0) for i, n in enumerate(rows)]
     assert facts(grown).lost_since(facts(rows)) == ""
     assert facts(grown[gone:], gone).lost_since(facts(rows)) == ""
 
 
 @given(counts, st.integers(1, 27), st.floats(0.0, 1.0))
-def test_what_a_later_day_lacks_is_lost(rows: list[int], at: int, share: float) -> None:
-    rows[0] = max(rows[0], 1)  # the first day stays: an older one may go
+def test_missing_rows_of_a_later_day_are_lost(rows: list[int], at: int, share: float) -> None:
+    rows[0] = max(rows[0], 1)  # keeps the first day, because older days may be removed
     at = min(at, len(rows) - 1)
     left = [int(n * share) if i == at else n for i, n in enumerate(rows)]
     lost, had = rows[at] - left[at], sum(rows[1:])
@@ -36,14 +36,14 @@ def test_what_a_later_day_lacks_is_lost(rows: list[int], at: int, share: float) 
         assert f"{lost:,} of {had:,}" in said and DAYS[at] in said
 
 
-def test_a_log_of_another_data_set_or_with_another_channel_is_not_compared_by_its_days() -> None:
+def test_logs_of_different_data_sets_are_not_compared() -> None:
     before = facts([100, 100])
     other = before.model_copy(update={"dataset": "another", "days": {"2026-11-01": 1}})
     assert other.lost_since(before) == ""
     assert before.model_copy(update={"channels": ("search", "video", "mail")}).new_channels(before) == ("mail",)
 
 
-def test_a_run_is_noted_once_and_a_line_that_is_no_note_is_left_out(tmp_path: Path) -> None:
+def test_a_run_is_recorded_once_and_invalid_lines_are_ignored(tmp_path: Path) -> None:
     at = datetime(2026, 11, 29, tzinfo=UTC)
     assert newest(tmp_path / "none") is None
     for run, decision in (("a", "reject"), ("b", "reject"), ("b", "promote"), ("", "reject"), ("", "reject")):

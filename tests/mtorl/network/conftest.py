@@ -1,4 +1,4 @@
-"""Networks as small as these are trained on one thread."""
+"""Trains the small networks of these tests on one thread."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Simulated journeys as windows that are already encoded: what the tests of training learn from.
+"""Simulated journeys as encoded windows, for the tests of training.
 
     result = fit(config, windows=600)
 
@@ -21,7 +21,7 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import Batch, TrainingWindows
 
 T, C = 6, 3
-OUTCOMES = 0  # no outcome of the touchpoint before, besides its reward
+OUTCOMES = 0  # no outcome of the previous touchpoint except its reward
 D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
 COST = np.array([0.2, 0.5, 1.0])  # mean cost of each channel
 LOGGED = [0.2, 0.3, 0.5]  # probability of each channel in the log
@@ -31,7 +31,7 @@ SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
 
 @dataclass(frozen=True)
 class EncodedArrays(Dataset[Batch]):
-    """A part for training that is encoded already."""
+    """Windows for training that are encoded already."""
 
     x_BTD: NDArray[np.float32]
     targets: Mapping[str, NDArray[Any]]
@@ -58,7 +58,7 @@ class EncodedArrays(Dataset[Batch]):
 
 
 def journeys(windows: int, seed: int):
-    """Journeys whose gain depends on channel and context: channel 0 pays in context 0, channel 1 in context 1."""
+    """Returns journeys whose gain depends on channel and context: channel c gains most in context c."""
     random = np.random.default_rng(seed)
     length = random.integers(1, T + 1, size=windows)
     real = np.arange(T) < length[:, None]
@@ -82,12 +82,12 @@ def journeys(windows: int, seed: int):
 
 
 def part(windows: int, seed: int) -> EncodedArrays:
-    """Simulated journeys as a part for training."""
+    """Returns simulated journeys as windows for training."""
     return EncodedArrays(*journeys(windows, seed)[:2])
 
 
 def whole_part(windows: int, seed: int) -> EncodedArrays:
-    """Journeys without an end: every window has T steps, so that the mean of halves of a batch is that of all."""
+    """Returns windows of exactly T steps, so that a batch's mean is the mean of its halves."""
     x, targets, length, _ = journeys(3 * T * windows, seed)
     whole = np.flatnonzero(length == T)[:windows]
     return EncodedArrays(x[whole], {name: values[whole] for name, values in targets.items()})
@@ -103,11 +103,11 @@ def fit(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Train on simulated journeys."""
+    """Trains on simulated journeys."""
     data = TrainingWindows([part(windows, 0)], [part(200, 1)], channels=C)
     return train(data, config, on_epoch, resume=resume)
 
 
 def every_step(network: MTORL, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Action logits, reward logits and expected costs, of every channel at every step."""
+    """Returns action logits, reward logits and expected costs for every channel at every step."""
     return network._decode(network.trunk(x_BTD), network.memory(x_BTD))

@@ -1,4 +1,4 @@
-"""Calibration undoes a distortion, shrinks personal differences that chance explains, and leaves the unknown alone."""
+"""Calibration: it removes distortions, and shrinks personal differences that held-out users do not confirm."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ EFFECT_C = np.array([0.1, 0.0, -0.1])
 
 
 def calibrated_heads(rows: int, confirmed: float = 1.0):
-    """Heads and what was logged; of what is predicted for single users, outcomes follow the share `confirmed`."""
+    """Returns predictions and logged data. Outcomes follow a share `confirmed` of the personal differences."""
     random = np.random.default_rng(0)
     logits = random.normal(size=(rows, 3))
     probs = np.exp(log_softmax(logits, axis=1))
@@ -31,7 +31,7 @@ def calibrated(logits, channel, odds, label, users_B=None, **more) -> Calibratio
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.0, 0.5), (0.5, -1.0)])
-def test_a_distortion_is_undone(scale, shift):
+def test_calibration_removes_a_distortion(scale, shift):
     logits, channel, odds, label = calibrated_heads(50_000)
     found = calibrated(logits * scale, channel, odds * scale + shift, label)
     assert found.action_scale == pytest.approx(1 / scale, rel=0.05)
@@ -41,17 +41,17 @@ def test_a_distortion_is_undone(scale, shift):
 
 
 @pytest.mark.parametrize("confirmed", [0.0, 0.5, 1.0])
-def test_a_personal_difference_counts_as_far_as_held_out_users_confirm_it(confirmed):
+def test_personal_differences_count_as_far_as_held_out_users_confirm(confirmed):
     heads = calibrated_heads(20_000, confirmed)
     share = calibrated(*heads).personal_share
     assert confirmed - 0.25 < share < confirmed or share == confirmed == 0
-    # Ten equal rows a user say as much as one.
+    # Ten equal rows of a user count as much as one.
     of_few = [np.repeat(part[:2000], 10, axis=0) for part in heads]
     few = calibrated(*of_few, users_B=np.repeat(np.arange(2000), 10)).personal_share
     assert few == pytest.approx(calibrated(*(part[:2000] for part in heads)).personal_share, abs=0.02)
 
 
-def test_without_confirmed_differences_the_best_channel_of_the_log_is_best_for_all():
+def test_without_confirmed_differences_one_channel_is_best_for_all():
     heads = calibrated_heads(5000, confirmed=0.0)
     odds = heads[2]
     mean_C = np.array([0.2, 0.31, 0.3])
@@ -64,10 +64,10 @@ def test_without_confirmed_differences_the_best_channel_of_the_log_is_best_for_a
             assert reward.mean(axis=0) - reward.mean() == pytest.approx(mean_C - mean_C.mean(), abs=0.02)
 
 
-def test_the_action_scale_is_that_of_the_rows_to_be_cloned():
+def test_the_action_scale_is_fitted_to_the_rows_to_clone():
     logits, channel, odds, label = calibrated_heads(20_000)
     own = np.arange(20_000) >= 10_000
-    tilted = np.where(own, logits.argmax(axis=1), channel)  # ours are sure of themselves
+    tilted = np.where(own, logits.argmax(axis=1), channel)  # the policy's own decisions are deterministic
     found = calibrated(logits, tilted, odds, label, clone_B=~own)
     of_log = calibrated(logits[~own], channel[~own], odds[~own], label[~own])
     assert found.action_scale == pytest.approx(of_log.action_scale, rel=1e-3)
@@ -85,7 +85,7 @@ def test_without_rows_nothing_changes_and_few_rows_change_little():
     assert 0.2 <= found.action_scale <= 5 and 0.2 <= found.reward_scale <= 5
 
 
-def test_a_network_serves_what_was_calibrated():
+def test_a_network_applies_its_calibration():
     torch.manual_seed(0)
     config = MTORLConfig(inputs=9, channels=3, window=4, outcomes=2, hidden=8)
     network = Ensemble([MTORL(config) for _ in range(2)]).eval()

@@ -1,4 +1,4 @@
-"""The ensemble predicts the mean of its members; training it can be killed and resumed."""
+"""The ensemble: its predictions are the members' mean, and its training can be killed and resumed."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def trained(**more):
     return train_ensemble(TrainingWindows([part(100, 0)], [part(50, 1)], C), CONFIG, **more)
 
 
-def test_an_answer_is_the_mean_of_the_members():
+def test_a_prediction_is_the_mean_of_the_members():
     torch.manual_seed(0)
     config = MTORLConfig(inputs=9, channels=3, window=4, outcomes=2, hidden=8)
     members = [MTORL(config).eval() for _ in range(3)]
@@ -40,7 +40,7 @@ def test_an_answer_is_the_mean_of_the_members():
     torch.testing.assert_close(cost, torch.stack([p[2] for p in parts]).mean(0))
 
 
-def test_members_differ_in_their_seed_and_the_first_is_a_network_alone():
+def test_members_differ_and_the_first_equals_a_single_network():
     both = trained()
     first, second = (torch.cat([p.flatten() for p in member.parameters()]) for member in both.ensemble.members)
     assert not torch.equal(first, second)
@@ -62,7 +62,7 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
     assert list(tmp_path.iterdir())
     seen = []
     both = trained(resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
-    assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # nothing is trained twice
+    assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # no epoch is trained twice
     assert set(tmp_path.iterdir()) == {resume.of_member(0).path, resume.of_member(1).path}
     resume.remove(members=2)
     assert not list(tmp_path.iterdir())
@@ -76,13 +76,13 @@ def same(one, other):
 
 
 @pytest.mark.integration
-def test_members_that_train_at_once_come_to_the_same(tmp_path):
+def test_members_trained_in_parallel_are_identical(tmp_path):
     resume, seen = Checkpoint(tmp_path / "checkpoint"), []
     both = trained(resume=resume, at_once=True, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
     assert same(both, trained())
     assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2)] and not both.ensemble.training
     assert set(tmp_path.iterdir()) == {resume.of_member(0).path, resume.of_member(1).path}
-    # And go on from where they were stopped, at once or not.
+    # A finished training can be resumed with members in parallel or in sequence.
     assert same(both, trained(resume=resume))
     assert same(both, trained(resume=resume, at_once=True))
     assert not children()
@@ -93,7 +93,7 @@ def children():
 
 
 @pytest.mark.parametrize(("said", "used"), [("1", 1), ("2", 2), ("64", 4), ("", 4), ("0", 4), ("many", 4)])
-def test_fewer_processors_than_there_are_can_be_asked_for(monkeypatch, said, used):
+def test_the_number_of_processors_can_be_limited(monkeypatch, said, used):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert processors() == used
@@ -110,7 +110,7 @@ class Broken:
 
 
 @pytest.mark.integration
-def test_an_error_of_another_process_is_one_here_and_ends_all():
+def test_an_error_in_a_member_process_ends_the_training():
     with pytest.raises(CheckpointError, match="its words"):
         train_ensemble(TrainingWindows(Broken(), [part(50, 1)], C), CONFIG, at_once=True)
     assert not children()
@@ -128,7 +128,7 @@ def test_a_killed_process_is_an_error():
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
-def test_the_processes_end_with_this_one(name):
+def test_member_processes_end_with_the_parent(name):
     script = """
         import os, signal, sys
         from tests.mtorl.network.test_ensemble import trained
@@ -138,5 +138,5 @@ def test_the_processes_end_with_this_one(name):
     """
     command = [sys.executable, "-c", textwrap.dedent(script), name]
     one = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output, _ = one.communicate(timeout=120)  # which ends when nobody holds its end of the pipe any more
+    output, _ = one.communicate(timeout=120)  # returns once no process holds the pipe's write end
     assert one.returncode == -signal.Signals[name] or "KeyboardInterrupt" in output, output

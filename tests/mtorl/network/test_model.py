@@ -1,4 +1,4 @@
-"""The network: causality, padding, determinism, sizes."""
+"""The network: causality, padding, determinism and sizes."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def network() -> MTORL:
 def windows(seed: int = 1) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     x_BTD = torch.randn(B, T, D, generator=random)
-    # As encoded: one channel, or the start, for each step.
+    # As encoded: each step has one channel, or the start.
     x_BTD[..., : C + 1] = torch.eye(C + 1)[torch.randint(C + 1, (B, T), generator=random)]
     return x_BTD
 
@@ -55,7 +55,7 @@ def test_right_padding_changes_nothing(network):
 
 
 @pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}, {"stored": 2}])
-def test_a_token_that_may_follow_is_one_step_more(changes):
+def test_a_possible_next_token_equals_one_more_step(changes):
     torch.manual_seed(0)
     network = MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, **changes)).eval()
     x, following = windows(), windows(seed=2)[:, :3]
@@ -71,7 +71,7 @@ def test_a_token_that_may_follow_is_one_step_more(changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}])
-def test_forward_is_the_last_real_one_of_every_step(changes):
+def test_forward_returns_the_last_real_step(changes):
     torch.manual_seed(0)
     network = MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, **changes)).eval()
     x, length = windows(), torch.tensor([1, 3, 10, 19, 20])
@@ -84,7 +84,7 @@ def test_forward_is_the_last_real_one_of_every_step(changes):
     torch.testing.assert_close(cost, all_cost[rows, length - 1])
 
 
-def test_forward_logged_is_every_step_at_real_steps_and_logged_channels(network):
+def test_forward_logged_returns_real_steps_at_logged_channels(network):
     x, channel = windows(), torch.randint(-1, C, (B, T), generator=torch.Generator().manual_seed(3))
     real = channel >= 0
     with torch.inference_mode():
@@ -96,7 +96,7 @@ def test_forward_logged_is_every_step_at_real_steps_and_logged_channels(network)
     torch.testing.assert_close(cost, all_cost[real].gather(1, logged).squeeze(1))
 
 
-def test_a_row_does_not_depend_on_its_batch_mates(network):
+def test_a_row_does_not_depend_on_other_rows_of_its_batch(network):
     x, length = windows(), torch.tensor([20, 3, 10, 19, 1])
     with torch.inference_mode():
         together = network(x, length)
@@ -131,11 +131,11 @@ def test_order_of_the_past_matters(network):
         assert not torch.allclose(network(x, length)[0], network(swapped, length)[0], atol=1e-5)
 
 
-def test_the_memory_holds_fading_sums_of_what_each_channel_brought():
+def test_the_memory_contains_fading_sums_per_channel():
     memory = ChannelMemory(channels=2, window=4, outcomes=1, rates=1)
     with torch.no_grad():
-        memory.logit_K.zero_()  # half of it is kept at each step
-    # search social start | reward | outcome: nothing, then search, search and social
+        memory.logit_K.zero_()  # each step keeps half of the memory
+    # columns: search, social, start, reward, outcome. Steps: the start, then search, search and social.
     x = torch.tensor([[[0, 0, 1, 0, 0], [1, 0, 0, 1, 2], [1, 0, 0, 0, 4], [0, 1, 0, 1, 8]]], dtype=torch.float32)
     with torch.inference_mode():
         remembered = memory(x)

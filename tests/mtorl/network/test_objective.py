@@ -1,4 +1,4 @@
-"""The terms of the loss are what their formulas say."""
+"""The terms of the loss, compared with their formulas."""
 
 import numpy as np
 import pytest
@@ -34,10 +34,10 @@ def test_losses_match_their_formulas(model):
     assert terms["cost"].item() == pytest.approx(np.mean(deviance), rel=1e-4)
 
 
-def test_a_step_without_a_target_is_seen_by_later_ones_and_teaches_nothing(model):
+def test_a_step_without_a_target_is_visible_but_not_learned(model):
     x, targets, length, _ = journeys(20, 3)
     hole = np.zeros((20, T), dtype=bool)
-    hole[:, 1] = length > 2  # in mid-window
+    hole[:, 1] = length > 2  # inside the window
     assert hole.any()
     channel = np.where(hole, -1, targets["channel_BT"])
     holed = {**targets, "channel_BT": channel, "clone_BT": channel >= 0}
@@ -57,7 +57,7 @@ def test_a_step_without_a_target_is_seen_by_later_ones_and_teaches_nothing(model
 
 
 def test_the_action_head_learns_nothing_from_own_decisions(model):
-    """A tilted choice that is cloned would be tilted again."""
+    """If own decisions were cloned, their tilt would be applied twice."""
     x, targets, _, _ = journeys(50, 3)
     real = targets["channel_BT"] >= 0
     own = real & (np.arange(50)[:, None] % 2 == 0)
@@ -80,7 +80,7 @@ def test_the_action_head_learns_nothing_from_own_decisions(model):
 
 def test_reward_and_cost_learn_at_the_logged_channel_only(model):
     x, targets, _, _ = journeys(50, 3)
-    targets["channel_BT"] = np.where(targets["channel_BT"] >= 0, 1, -1)  # a log that only ever used channel 1
+    targets["channel_BT"] = np.where(targets["channel_BT"] >= 0, 1, -1)  # the log only uses channel 1
     terms, _ = losses(model, batch_of(x, targets))
     (terms["reward"] + terms["cost"]).backward()
     for head in (model.reward, model.cost):
@@ -94,7 +94,7 @@ def test_preference_pulls_towards_the_better_journey():
     loss = preference_loss(log_prob, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), real)
     assert loss.item() == pytest.approx(np.log(2))
     loss.backward()
-    assert (log_prob.grad[0] < 0).all()  # descending raises the better window's log-probability
+    assert (log_prob.grad[0] < 0).all()  # gradient descent raises the better window's log-probability
     assert (log_prob.grad[1] > 0).all()
     assert log_prob.grad.abs().max() <= 0.5
 

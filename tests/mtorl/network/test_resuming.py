@@ -1,4 +1,4 @@
-"""A training that is killed and resumed, or that several processes share, ends as one that is not."""
+"""A training that is killed and resumed, or distributed over processes, gives the same network as one process."""
 
 import errno
 import json
@@ -24,8 +24,8 @@ from tests.messages import raises
 from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
 
-# Arguments: a folder for results, how to train, where the checkpoint is ("" for none), and the rank of the process that
-# is killed, once, when it has saved so often (-1: none).
+# Arguments: folder for results, settings, checkpoint file ("" for none), the rank of the process to kill once
+# (-1: none), and the number of saved checkpoints after which to kill it.
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -62,13 +62,13 @@ CONFIG: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 0.01, "hidden": 1
 def _run(
     folder: Path, config: dict[str, Any], checkpoint: str = "", victim: int = -1, limit: int = 3, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    """Train in processes of their own; torchrun starts two of them once again after a kill."""
+    """Trains in separate processes. With two, torchrun restarts both after a kill."""
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={int(victim >= 0)}"]
     arguments = [folder / "train.py", folder, json.dumps(config), checkpoint, victim, limit]
     command = [sys.executable, *(launch if processes == 2 else []), *map(str, arguments)]
-    # Without it, restarted processes look for each other where those before them were (pytorch issue 135712).
+    # By default, restarted processes look for each other at the old address (pytorch issue 135712).
     environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
@@ -82,13 +82,13 @@ def _without_seconds(run: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Equal weights and histories, bit for bit."""
+    """Whether weights and histories are bit-identical."""
     weights = all(torch.equal(one["weights"][name], value) for name, value in other["weights"].items())
     return weights and _without_seconds(one) == _without_seconds(other)
 
 
 def _alone(config: dict[str, Any]) -> dict[str, Any]:
-    """The result of one process that is not interrupted."""
+    """Returns the result of one process without interruption."""
     data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
     result = train(data, TrainConfig(**config, device="cpu"))
     return {"weights": result.model.state_dict(), "history": result.history}
@@ -96,9 +96,9 @@ def _alone(config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kills", [[1], [2, 3], [6]])
-def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills):
+def test_a_killed_training_gives_the_same_network(tmp_path, kills):
     checkpoint = str(tmp_path / "checkpoint")
-    for kill in kills:  # inside an epoch and between two, before and after the first part
+    for kill in kills:  # within an epoch and between epochs, before and after the first part
         assert _run(tmp_path, CONFIG, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
         assert (tmp_path / "checkpoint").exists()
     assert _run(tmp_path, CONFIG, checkpoint, processes=1).returncode == 0
@@ -123,22 +123,22 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     assert len(fit(TINY, 60, resume=data_a).history) == 2
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_loses_the_checkpoint_but_not_the_training(tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("mtorl.runtime.files.os.replace", full)
     result = fit(TINY, windows=100, resume=Checkpoint(tmp_path / "checkpoint"))
     assert len(result.history) == 2 and os.strerror(errno.ENOSPC) in caplog.text
-    assert not list(tmp_path.iterdir())  # nothing half is left
+    assert not list(tmp_path.iterdir())  # no partial file is left
 
 
 @pytest.mark.long
-def test_two_processes_train_the_network_that_one_does(tmp_path):
-    """With half the batch each: the gradient of a batch is the mean of those of its halves.
+def test_two_processes_train_the_same_network_as_one(tmp_path):
+    """Each process takes half of a batch, whose gradient is the mean of the halves' gradients.
 
-    Without what differs by design: each process drops out other units, and pairs the windows of its own half. The rate
-    is low, for AdamW makes a step of the last digit of a gradient that is nearly zero.
+    Designed differences are switched off: processes drop out different units, and each pairs windows only within its
+    half. The learning rate is low, because AdamW turns the last digit of a tiny gradient into a step.
     """
     config = {**CONFIG, "dropout": 0.0, "lam": 0.0, "lr": 1e-4}
     done = _run(tmp_path, {**config, "batch_size": 16})
@@ -156,7 +156,7 @@ def test_two_processes_train_the_network_that_one_does(tmp_path):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes leave that nobody kills: their results and a checkpoint."""
+    """The results and the checkpoint of two processes without a kill."""
     folder = tmp_path_factory.mktemp("whole")
     assert _run(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
     return folder
@@ -164,8 +164,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
-def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_path, victim, together):
-    """torchrun starts both again; wherever the kill came, they go on from one place, as if nothing had been."""
+def test_two_processes_give_the_same_network_after_a_kill_of_one(tmp_path, victim, together):
+    """torchrun restarts both. Whenever the kill happens, they continue from the same checkpoint with equal results."""
     killed = _run(tmp_path / "killed", CONFIG, str(tmp_path / "checkpoint"), victim)
     assert killed.returncode == 0, killed.stderr
     assert "SIGKILL" in killed.stderr or "Signal 9" in killed.stderr or "exitcode: -9" in killed.stderr
@@ -175,10 +175,10 @@ def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_pat
 
 
 @pytest.mark.long
-def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path, together):
+def test_both_processes_refuse_an_unsuitable_checkpoint(tmp_path, together):
     checkpoint = tmp_path / "checkpoint"
     shutil.copy(together / "checkpoint", checkpoint)
-    assert _run(tmp_path, CONFIG, str(checkpoint)).returncode == 0  # nothing is left to do
+    assert _run(tmp_path, CONFIG, str(checkpoint)).returncode == 0  # the training is finished already
     assert _same(_result(tmp_path, "0-of-2"), _result(together, "0-of-2"))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint"]
     refused = _run(tmp_path, {**CONFIG, "lr": 0.1}, str(checkpoint))
@@ -186,8 +186,8 @@ def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path, tog
     assert refused.stderr.count("CheckpointError: ") == 2 and "lr differ" in refused.stderr
 
 
-def test_too_few_windows_for_the_processes_is_said(monkeypatch):
-    """One of two processes; the other one is not needed to see that there is nothing to do."""
+def test_too_few_windows_for_the_processes_is_an_error(monkeypatch):
+    """Simulates one of two processes. It finds the fault without the other one."""
     monkeypatch.setattr(Group, "total", lambda self, values: values)
     data = TrainingWindows([part(50, 0)], [part(50, 0)], C)
     loop = TrainingLoop(data, TINY, torch.device("cpu"), Group())
@@ -197,6 +197,6 @@ def test_too_few_windows_for_the_processes_is_said(monkeypatch):
         loop.close_epoch()
 
 
-def test_a_full_disk_is_an_error_of_the_disk() -> None:
+def test_a_full_disk_is_an_os_error() -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         write_tensors(Path("/dev/full"), {"weight": torch.zeros(1000)})

@@ -1,4 +1,4 @@
-"""Training: it learns, repeats with the same seed, stops early, and refuses what it cannot train on."""
+"""Training: it learns, repeats with the same seed, stops early, and refuses invalid data."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def predictions(model: MTORL, seed: int = 2):
     return logits, reward, cost, gain_BTC[np.arange(len(x)), length - 1]
 
 
-def test_heads_learn_what_there_is_to_learn(fitted):
+def test_heads_learn_the_simulated_journeys(fitted):
     logits, reward, cost, gain = predictions(fitted.model)
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(probs.mean(0), LOGGED, atol=0.05)
@@ -52,7 +52,7 @@ def test_history_is_json_and_its_losses_add_up(fitted):
     assert min(rows, key=lambda row: row["val_loss"])["epoch"] == fitted.best_epoch
 
 
-def test_same_seed_same_network_and_the_global_generator_is_left_alone():
+def test_equal_seeds_give_equal_networks_without_the_global_generator():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -66,7 +66,7 @@ def test_same_seed_same_network_and_the_global_generator_is_left_alone():
 
 
 def test_stops_early_and_keeps_the_best_epoch():
-    """Sixty windows are soon learned by heart; then the validation loss rises."""
+    """A network soon memorises sixty windows. From then on, the validation loss rises."""
     config = TrainConfig(epochs=60, batch_size=16, lr=0.02, hidden=32, dropout=0.0, patience=2, device="cpu")
     result = fit(config, windows=60)
     assert len(result.history) == result.best_epoch + config.patience < config.epochs
@@ -86,7 +86,7 @@ def test_any_unit_of_cost_gives_the_same_network():
     np.testing.assert_allclose(cost_in_cents, 100 * cost, rtol=1e-2)
 
 
-def test_free_exposures_are_fine():
+def test_free_exposures_can_be_trained_on():
     x, targets, _, _ = journeys(100, 0)
     free = {**targets, "cost_BT": np.zeros_like(targets["cost_BT"])}
     parts = [EncodedArrays(x, free)]
@@ -94,13 +94,13 @@ def test_free_exposures_are_fine():
     assert (predictions(result.model)[2] >= 0).all()
 
 
-def test_divergence_is_an_error_that_says_where():
+def test_divergence_is_an_error_with_epoch_and_batch():
     x, targets, _, _ = journeys(100, 0)
     with raises(TrainingDiverged, DIVERGED, where="epoch 1, batch 1"):
         train(TrainingWindows([EncodedArrays(x * np.float32(3e38), targets)], [EncodedArrays(x, targets)], C), SMALL)
 
 
-def test_no_windows_is_an_error_that_says_which():
+def test_a_split_without_windows_is_an_error():
     x, targets, _, _ = journeys(20, 0)
     empty = {name: column[:0] for name, column in targets.items()}
     with pytest.raises(ValueError, match="no validation windows"):

@@ -1,4 +1,4 @@
-"""The distance of a user's state: what it is in numbers, and what an artifact says of it."""
+"""The distance of a user's state: its formula, and its value from an artifact."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ from tests.mtorl.artifact.test_artifact import batch, network_config, trained_po
 
 
 def states(windows: int = 400, hidden: int = 6) -> np.ndarray:
-    """Of very different variances, one of them none."""
+    """Returns states with very different variances, one of them zero."""
     rng = np.random.default_rng(0)
     scale_H = np.array([3.0, 2.0, 1.0, 0.5, 0.01, 0.0])[:hidden]
     turn_HH = np.linalg.qr(rng.normal(size=(hidden, hidden)))[0]
     return rng.normal(size=(windows, hidden)) * scale_H @ turn_HH + 5.0
 
 
-def test_it_is_mahalanobis_over_the_root_of_the_dimensions() -> None:
+def test_the_distance_is_mahalanobis_over_the_root_of_dimensions() -> None:
     state_BH = states(hidden=4)
     distance = StateDistance.of(state_BH)
     assert distance is not None
-    assert distance.whitening_HK.shape == (4, 4), "all of them are needed for the share of variance"
+    assert distance.whitening_HK.shape == (4, 4), "the share of variance requires all dimensions"
     centred_BH = state_BH - state_BH.mean(axis=0)
     inverse_HH = np.linalg.inv(np.cov(state_BH, rowvar=False, bias=True))
     mahalanobis_B = np.sqrt(np.einsum("bh,hk,bk->b", centred_BH, inverse_HH, centred_BH))
@@ -35,7 +35,7 @@ def test_it_is_mahalanobis_over_the_root_of_the_dimensions() -> None:
     np.testing.assert_allclose(found_B, mahalanobis_B / np.sqrt(4), rtol=1e-4)
 
 
-def test_its_mean_square_over_the_training_is_1_and_what_hardly_varies_is_left_out() -> None:
+def test_the_mean_square_is_1_and_constant_dimensions_are_left_out() -> None:
     state_BH = states()
     distance = StateDistance.of(state_BH)
     assert distance is not None
@@ -47,12 +47,12 @@ def test_its_mean_square_over_the_training_is_1_and_what_hardly_varies_is_left_o
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-def test_states_that_are_all_alike_have_no_distance(rows: int) -> None:
+def test_equal_states_have_no_distance(rows: int) -> None:
     assert StateDistance.of(np.ones((rows, 3))) is None
 
 
 @pytest.mark.long
-def test_artifacts_say_the_distance_of_the_first_members_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_return_the_first_members_state_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, windows = trained_policy(), batch(9)
     torch.manual_seed(1)
     ensemble = Ensemble([MTORL(network_config(policy.encoder)) for _ in range(2)]).eval()

@@ -1,4 +1,4 @@
-"""A page is written whole, loads nothing from outside, and half of its content still gives a page."""
+"""HTML pages: written atomically, self-contained, and complete without optional content."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def written(folder: Path, **content: object) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def test_a_page_has_the_frame_its_filters_and_its_charts(tmp_path: Path) -> None:
+def test_a_page_has_its_frame_filters_and_charts(tmp_path: Path) -> None:
     chart = charts.shares("of-channels", [("search", 0.75), ("video", 0.25)], "Share of touchpoints")
     text = written(tmp_path, name="a <b>", rate=0.123, chart=chart)
     assert "<title>a &lt;b&gt;</title>" in text and "<b>12.3% A &lt;B&gt;</b>" in text
@@ -32,6 +32,6 @@ def test_a_page_has_the_frame_its_filters_and_its_charts(tmp_path: Path) -> None
     assert 'aria-label="Share of touchpoints: search 75.0%, video 25.0%."' in text
 
 
-def test_what_is_absent_is_left_out(tmp_path: Path) -> None:
+def test_missing_content_is_left_out(tmp_path: Path) -> None:
     text = written(tmp_path, name="n")
     assert "<b>— N</b>" in text and "<figure>" not in text

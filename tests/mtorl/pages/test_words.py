@@ -1,4 +1,4 @@
-"""Numbers as people read them: nothing absent is an error, nothing small is shown as zero."""
+"""Numbers for people: a missing value is no error, and a small value is never shown as zero."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The decision rule: probabilities, propensities, candidates, exposure, and what it refuses."""
+"""The decision rule: probabilities, propensities, candidates, exposure, and invalid input."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def repeat(array: np.ndarray, rows: int) -> np.ndarray:
     return np.repeat(array, rows, axis=0)
 
 
-@pytest.mark.parametrize("beta", [0.0, 2.0])  # 0 follows the action head
+@pytest.mark.parametrize("beta", [0.0, 2.0])  # 0 means the action head alone
 def test_tilt_matches_its_formula(beta):
     params = PolicyParams(advantage_weight=beta, exploration=0.2, price=0.1, utility_scale=0.05)
     utility = GAIN - 0.1 * COST
@@ -34,7 +34,7 @@ def test_tilt_matches_its_formula(beta):
     np.testing.assert_allclose(decide(Forecast(LOGITS, GAIN, COST), params, [0.0]).probs_BC, expected, rtol=1e-12)
 
 
-def test_action_probabilities_are_those_that_decide_draws_from():
+def test_action_probabilities_are_those_of_decide():
     params = PolicyParams(advantage_weight=1.0, price=0.2, utility_scale=0.1)
     arguments = Forecast(repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3)), params
     decision = decide(*arguments, [0.0, 0.5, 0.9])
@@ -43,7 +43,7 @@ def test_action_probabilities_are_those_that_decide_draws_from():
     np.testing.assert_array_equal(expose[np.arange(3), decision.channel_B], decision.expose_B)
 
 
-def test_propensity_is_the_frequency_with_which_the_channel_is_chosen():
+def test_propensity_is_the_frequency_of_the_chosen_channel():
     rows = 40_000
     params = PolicyParams(advantage_weight=1.0, exploration=0.3, utility_scale=0.1)
     decision = decide(
@@ -57,7 +57,7 @@ def test_propensity_is_the_frequency_with_which_the_channel_is_chosen():
     np.testing.assert_array_equal(decision.propensity_B, decision.probs_BC[0][decision.channel_B])
 
 
-def test_expose_only_where_the_gain_pays_for_the_cost():
+def test_expose_only_if_the_gain_outweighs_the_cost():
     params = PolicyParams(exploration=1.0, price=0.2)
     decision = decide(Forecast(repeat(LOGITS, 3), repeat(GAIN, 3), repeat(COST, 3)), params, [0.0, 0.5, 0.99])
     assert decision.channel_B.tolist() == [0, 1, 2]
@@ -67,14 +67,14 @@ def test_expose_only_where_the_gain_pays_for_the_cost():
     np.testing.assert_allclose(decision.expected_cost_B, [0.5, 1.0, 2.0])
 
 
-def test_a_price_of_the_moment_replaces_the_policys_own():
+def test_a_current_price_replaces_the_policys_own():
     params = PolicyParams(exploration=0.0, price=0.0)
     assert decide(Forecast(LOGITS, GAIN, COST), params, [0.1]).expose_B[0]
     for price in (0.3, [[0.3]], [[0.3, 0.0, 0.0]]):
         assert not decide(Forecast(LOGITS, GAIN, COST), params, [0.1], price_BC=price).expose_B[0]
 
 
-def test_a_negative_gain_estimate_is_read_as_zero():
+def test_a_negative_gain_estimate_counts_as_zero():
     decision = decide(Forecast(LOGITS, [[-0.01, -0.5, -0.2]], COST), PolicyParams(), [0.5])
     assert decision.expected_gain_B[0] == 0.0
     assert decision.expose_B[0]
@@ -143,7 +143,7 @@ def test_invalid_arrays_are_refused(change, message):
         decide(Forecast(**forecast), **arguments)
 
 
-def test_what_an_exposure_changes_later_counts_and_never_pays_for_it():
+def test_the_future_value_counts_but_never_makes_a_cost_negative():
     future_BC2 = np.array([[[0.2, 0.1], [0.0, -0.02], [-0.1, -100.0]]])
     forecast = Forecast(LOGITS, GAIN, COST, future_BC2)
     utility_BC = expected_utility(forecast, 0.5)
@@ -152,7 +152,7 @@ def test_what_an_exposure_changes_later_counts_and_never_pays_for_it():
     assert utility_BC[0, 2] == pytest.approx(GAIN[0, 2] - 0.1 - 0.5 * LEAST_COST * COST[0, 2])
     assert not decide(forecast, PolicyParams(), [0.5], price_BC=1e6).expose_BC.any()
     decided = decide(forecast, PolicyParams(), [0.5])
-    assert decided.expected_gain_B == GAIN[0, decided.channel_B], "of the exposure itself"
+    assert decided.expected_gain_B == GAIN[0, decided.channel_B], "only the exposure's own gain"
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,5 @@ def test_utility_scale_is_the_spread_between_channels_not_between_users():
     forecast = Forecast(gain, gain, np.zeros_like(gain))
     assert utility_scale(forecast) == pytest.approx(0.5)
     future_BC2 = np.stack([gain, gain], axis=-1)
-    assert utility_scale(forecast._replace(future_BC2=future_BC2)) == pytest.approx(1.0), "with what it adds later"
+    assert utility_scale(forecast._replace(future_BC2=future_BC2)) == pytest.approx(1.0), "includes the future value"
     assert utility_scale(Forecast(*[np.ones((3, 2))] * 3)) == 1.0

@@ -1,4 +1,4 @@
-"""The probabilities that a record holds are those with which exploration and policy together choose."""
+"""Exploration: the recorded probabilities are those with which exploration and policy together choose."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ probabilities = st.floats(0.0, 1.0)
 
 @st.composite
 def choices(draw: Any) -> Choice:
-    """Of a policy that says everything, and that never does what it calls impossible."""
+    """Draws choices of a policy that reports all probabilities and never takes an action with probability zero."""
     weights = draw(st.lists(st.floats(0.01, 1.0) | st.just(0.0), min_size=3, max_size=3).filter(any))
     probs = {c: weight / sum(weights) for c, weight in zip(CHANNELS, weights, strict=True)}
     shows = {c: draw(probabilities) for c in CHANNELS}
@@ -36,7 +36,7 @@ draws = st.floats(0.0, 1.0, exclude_max=True)
 @example(
     Choice("a", True, dict.fromkeys(CHANNELS, 1 / 3), dict.fromkeys(CHANNELS, 1.0)), Exploration(share=1.0), 1 - 2**-53
 )
-def test_probabilities_add_up_have_a_floor_and_allow_what_is_taken(choice: Choice, how: Exploration, v: float) -> None:
+def test_probabilities_add_up_have_a_floor_and_allow_the_choice(choice: Choice, how: Exploration, v: float) -> None:
     taken, explored = explore(choice, how, CHANNELS, v)
     assert explored == (v < how.share)
     assert math.isclose(sum(taken.channel_probs.values()), 1.0)
@@ -48,14 +48,14 @@ def test_probabilities_add_up_have_a_floor_and_allow_what_is_taken(choice: Choic
         assert min(taken.channel_probs.values()) >= how.share / 3
     if how.scope != "channel":
         seen = [taken.channel_probs[c] * taken.exposure_probs[c] for c in CHANNELS if choice.channel_probs[c] > 0]
-        assert min(seen) > 0, "whatever the policy may draw may also be seen"
+        assert min(seen) > 0, "exploration may expose every channel that the policy may draw"
     if not explored:
         assert taken[:2] == choice[:2]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_frequencies_are_those_probabilities(scope: Any) -> None:
-    """Over 40,000 hash draws, within four standard errors."""
+def test_frequencies_equal_the_recorded_probabilities(scope: Any) -> None:
+    """Draws 40,000 hashes. Frequencies must be within four standard errors."""
     n, how = 40_000, Exploration(share=0.3, scope=scope)
     probs, shows = {"a": 0.7, "b": 0.3, "c": 0.0}, {"a": 0.0, "b": 1.0, "c": 0.25}
     seen: Counter[tuple[str, bool]] = Counter()
@@ -72,7 +72,7 @@ def test_frequencies_are_those_probabilities(scope: Any) -> None:
 
 
 @given(draws, st.sampled_from(["channel", "both"]))
-def test_what_the_policy_does_not_say_stays_unknown_whatever_was_explored(v: float, scope: Any) -> None:
+def test_unknown_probabilities_stay_unknown_after_exploration(v: float, scope: Any) -> None:
     how = Exploration(share=0.5, scope=scope)
     for known in ({}, {"a": 0.4}):
         taken, _ = explore(Choice("a", True, known, {}), how, CHANNELS, v)
@@ -81,7 +81,7 @@ def test_what_the_policy_does_not_say_stays_unknown_whatever_was_explored(v: flo
     assert taken.channel_probs and not taken.exposure_probs
 
 
-def test_a_channel_of_which_the_policy_does_not_say_it_is_exposed_as_the_policy_wanted() -> None:
+def test_without_probabilities_an_explored_channel_keeps_the_exposure() -> None:
     how = Exploration(share=1.0, scope="channel")
     for expose in (True, False):
         taken, _ = explore(Choice("a", expose, {}, {}), how, CHANNELS, 0.9)

@@ -1,4 +1,4 @@
-"""Spend follows its schedule through shocks of a market, and never exceeds the budget."""
+"""Pacing: spend follows its schedule through shocks of the market, and never exceeds the budget."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +15,9 @@ from mtorl.policy.pacing import HORIZON, Plan, Schedule, State
 from mtorl.policy.price import policy_price
 
 SEEDS = (1, 2, 3)
-DAYS, USERS = 3, 4000  # half of the users come each day, if nothing happens
-COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0  # expected cost of an exposure; and at most so many times that
-EVERY = 0.1  # hours between two updates: 720 of them
+DAYS, USERS = 3, 4000  # without a shock, half of the users come each day
+COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0  # expected cost of an exposure, and the largest multiple of it
+EVERY = 0.1  # hours between updates: 720 updates
 BURN_IN = 6.0  # hours
 TOLERANCE = 0.02  # of the budget: |spend - schedule| at every update after the burn-in, and at the end
 
@@ -25,15 +25,15 @@ Shock = Callable[[np.ndarray], np.ndarray]
 
 
 class Traffic(NamedTuple):
-    """Opportunities of three days in the order of time, and the plan that the log before them suggests."""
+    """Opportunities of three days in time order, and the plan that fits the log before them."""
 
     plan: Plan
-    price: float  # to begin with
+    price: float  # the initial price
     policy: PolicyParams
     hour_B: np.ndarray
-    rank_B: np.ndarray  # the user's, 0 to 1: comes if it is below half the traffic
-    click_BC: np.ndarray  # probability
-    cost_BC: np.ndarray  # drawn
+    rank_B: np.ndarray  # of the user, 0 to 1; users below half the traffic come
+    click_BC: np.ndarray  # click probabilities
+    cost_BC: np.ndarray  # realised costs
     u_B: np.ndarray
 
 
@@ -68,7 +68,7 @@ def times(factor: float, start: float, stop: float) -> Shock:
     return lambda hour: np.where((hour >= start) & (hour < stop), factor, 1.0)
 
 
-SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic, of cost
+SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic and of cost
     "none": (usual, usual),
     "traffic x2": (times(2.0, 24, 40), usual),
     "traffic x0.5": (times(0.5, 24, 40), usual),
@@ -79,7 +79,7 @@ SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic, of cost
 
 
 def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) -> tuple[np.ndarray, float]:
-    """Run a campaign; (spend - schedule) / budget at each update, and the spend as a share of the budget."""
+    """Runs a campaign; returns (spend - schedule) / budget at each update, and the final spend / budget."""
     plan = market.plan
     traffic, dearer = SHOCKS[shock]
     comes_B = market.rank_B < 0.5 * traffic(market.hour_B)
@@ -100,7 +100,7 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
                 price_BC=plan.price(state),
             )
             cost_B = cost_BC[rows][np.arange(stop - start), made.channel_B] * made.expose_B
-            # The ledger: nothing more once the dearest exposure does not fit.
+            # The ledger refuses all exposures once the dearest one does not fit.
             before_B = spent + np.cumsum(cost_B) - cost_B
             fits_B = np.logical_and.accumulate(before_B + CAP * COST_C.max() * factor_B[rows] <= plan.budget)
             spent += float(cost_B[fits_B].sum())
@@ -116,7 +116,7 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
     ("shock", "options"),
     [
         *((shock, {}) for shock in SHOCKS),
-        *((shock, {"heard": 0.5}) for shock in ("none", "traffic x2", "cost x1.5")),  # every other update is missed
+        *((shock, {"heard": 0.5}) for shock in ("none", "traffic x2", "cost x1.5")),  # half of the updates are lost
         *(("cost x1.5", {"wrong": wrong}) for wrong in (1 / 3, 3)),  # the first price
     ],
 )
@@ -126,7 +126,7 @@ def test_spend_follows_the_schedule(seed, shock, options):
     assert spent >= 1 - TOLERANCE or options
 
 
-# A market without chance: spend falls with the price, and answers at once.
+# A market without randomness: spend falls with the price at once.
 SCHEDULE = Schedule(times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
 HOURS = Plan(100.0, SCHEDULE)
 START = HOURS.start(price_unit=2.0)
@@ -146,7 +146,7 @@ def smooth(plan: Plan, dearer_after: float, factor: float, steps: int = 1000, pr
 def test_a_lasting_shock_leaves_no_lasting_gap():
     states = smooth(HOURS, dearer_after=30.0, factor=3.0)
     behind = np.array([state.spent - HOURS.scheduled(state.at) for state in states]) / HOURS.budget
-    assert np.abs(behind[:301]).max() < 1e-9  # the plan was right until then
+    assert np.abs(behind[:301]).max() < 1e-9  # before the shock, the plan is exact
     assert behind.max() > 0.003
     assert np.abs(behind[600:]).max() < 1e-3
     assert states[-1].multiplier == pytest.approx(3**0.5, rel=0.01)
@@ -165,7 +165,7 @@ def test_the_step_means_the_same_at_any_interval():
     assert coarse.multiplier == pytest.approx(fine.multiplier, rel=0.01)
 
 
-def test_a_gap_is_worked_off_at_no_more_than_twice_the_pace():
+def test_a_gap_is_closed_at_no_more_than_twice_the_pace():
     on_time = State(at=40.0, spent=50.0, multiplier=1.0, price_unit=2.0)
     assert HOURS.planned(on_time, 50.0) == pytest.approx(12.5)
     for ahead, pace in ((HORIZON / 2, 0.5), (HORIZON, 0.0), (0.4, 0.0), (-HORIZON / 2, 1.5), (-0.4, 2.0)):
@@ -179,13 +179,13 @@ def test_an_outage_moves_the_price_no_more_than_a_short_interval():
     assert 1.0 < short.multiplier <= long.multiplier < 2.0
 
 
-def test_a_report_that_comes_late_or_twice_changes_nothing():
+def test_a_late_or_repeated_report_changes_nothing():
     state = HOURS.update(START, 5.0, 9.0)
     assert HOURS.update(state, 4.0, 7.0) == state
     assert HOURS.update(state, 5.0, 9.0) == state
 
 
-def test_nothing_that_costs_is_exposed_once_the_budget_is_gone():
+def test_only_free_exposures_once_the_budget_is_spent():
     state = HOURS.update(START, 50.0, 100.0)
     assert HOURS.planned(state, 100.0) == 0.0
     made = decide(
@@ -203,7 +203,7 @@ def test_nothing_that_costs_is_exposed_once_the_budget_is_gone():
     reports=st.lists(st.tuples(st.floats(0.0, 120.0), st.floats(-10.0, 1e6)), max_size=20),
     spare=st.sampled_from([0.0, 5.0]),
 )
-def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports, spare):
+def test_for_any_reports_the_price_is_finite_and_the_plan_fits(reports, spare):
     plan, state = replace(HOURS, spare=spare), START
     for at, spent in reports:
         state = plan.update(state, at, spent)
@@ -212,7 +212,7 @@ def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports, s
         assert plan.scheduled(at) <= plan.budget
 
 
-def test_a_plan_that_begins_in_the_middle_spends_the_rest_over_the_rest():
+def test_a_plan_that_begins_late_spreads_the_remaining_budget():
     plan = Plan(100.0, SCHEDULE, since=30.0, before=80.0)
     assert [plan.scheduled(at) for at in (0, 30, 60, 80, 100)] == pytest.approx([80, 80, 92, 96, 100])
     state = plan.start(2.0)
@@ -221,7 +221,7 @@ def test_a_plan_that_begins_in_the_middle_spends_the_rest_over_the_rest():
     assert plan.update(state, 60.0, 92.0).multiplier == pytest.approx(1.0)
 
 
-def test_one_dear_exposure_of_a_small_budget_moves_the_price_no_more_than_many_of_a_large_one():
+def test_one_dear_exposure_of_a_small_budget_hardly_moves_the_price():
     plan = Plan(1.0, SCHEDULE, grain=0.04)
     after = plan.update(plan.start(2.0), 0.0, 0.04)
     assert np.log1p(after.multiplier) - np.log1p(1.0) == pytest.approx(1 / 20)

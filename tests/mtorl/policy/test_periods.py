@@ -1,4 +1,4 @@
-"""Days and hours of any time zone follow each other without a gap, and hold their moment."""
+"""Periods of a budget: days and hours of any time zone follow each other without gaps."""
 
 from datetime import datetime
 
@@ -35,7 +35,7 @@ def test_periods_follow_each_other(now: float, period: Period, timezone: str) ->
         ("2026-10-29", "Africa/Cairo", 25),  # ends with a second 23:00
     ],
 )
-def test_a_day_has_the_hours_that_its_zone_gives_it(day: str, timezone: str, hours: int) -> None:
+def test_a_day_has_the_hours_of_its_time_zone(day: str, timezone: str, hours: int) -> None:
     noon = datetime.fromisoformat(f"{day}T12:00").replace(tzinfo=zone(timezone)).timestamp()
     start, end = period_at("day", timezone, noon)
     assert end - start == hours * HOUR
@@ -47,10 +47,10 @@ def test_a_day_has_the_hours_that_its_zone_gives_it(day: str, timezone: str, hou
     st.floats(1e9, 2e9),
     st.lists(st.tuples(st.floats(-30 * HOUR, 60 * HOUR), st.booleans(), st.sampled_from(ZONES + WESTERN)), max_size=60),
 )
-def test_no_two_periods_begin_within_one_whatever_the_zone_and_the_clock(
+def test_at_most_one_period_begins_per_period_in_any_zone(
     period: Period, now: float, steps: list[tuple[float, bool, str]]
 ) -> None:
-    """A step waits, and then looks, or is an edit of the zone; an edit begins no period unless one was over."""
+    """A step waits or changes the time zone. A change starts no new period unless the current one is over."""
     timezone, (start, until) = "UTC", period_at(period, "UTC", now)
     for seconds, edited, another in steps:
         now += seconds
@@ -75,7 +75,7 @@ def test_first_period_of_a_new_zone_begins_within_two(now: float, period: Period
 
 
 @pytest.mark.parametrize("timezone", [*ZONES, *WESTERN])
-def test_in_one_zone_periods_are_those_of_the_calendar(timezone: str) -> None:
+def test_in_one_zone_periods_follow_the_calendar(timezone: str) -> None:
     period = period_at("day", timezone, 1.77e9)
     for _ in range(800):
         following = period_after("day", timezone, *period, period[1])

@@ -1,4 +1,4 @@
-"""The price of a budget."""
+"""The price at which a policy's spend fits a budget."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_spend_is_within_tolerance_below_the_budget(share, beta):
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
-def test_any_currency_unit_will_do(unit):
+def test_the_currency_unit_does_not_matter(unit):
     forecast, params = predictions(rows=500), PolicyParams(3.0, 0.05, 0.0, 0.05)
     price, base = (
         policy_price(forecast._replace(cost_BC=forecast.cost_BC * u), params, 0.3 * u * forecast.cost_BC.mean())
@@ -48,14 +48,14 @@ def test_few_rows_never_overspend(seed, rows, share, beta):
     assert spend(forecast, params, policy_price(forecast, params, budget)) <= budget
 
 
-def test_a_budget_that_does_not_bind_is_free_and_so_is_what_costs_nothing():
+def test_an_unbinding_budget_or_free_exposures_have_price_zero():
     forecast, params = predictions(rows=50), PolicyParams()
     assert policy_price(forecast, params, 1e9) == 0.0
     assert policy_price(forecast._replace(cost_BC=np.zeros((50, 4))), params, 0.0) == 0.0
 
 
 def test_a_budget_that_cannot_be_met_is_an_error():
-    """Where each channel is worth more than any price takes from it."""
+    """Each channel has a gain that no price can outweigh."""
     forecast, params = predictions(rows=50), PolicyParams()
     with pytest.raises(ValueError, match="at any price"):
         policy_price(forecast._replace(gain_BC=np.full((50, 4), 1e60)), params, 0.5 * spend(forecast, params))

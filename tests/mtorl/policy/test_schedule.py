@@ -1,4 +1,4 @@
-"""Budgets are spread as traffic is expected; what does not fit together is named."""
+"""Schedules of budgets: spend follows the expected traffic, and inconsistent settings are named."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ def test_a_day_follows_the_hours_of_the_day() -> None:
     assert [plan.scheduled(NOON + hours * HOUR) for hours in (-12, -4, 0, 6, 12)] == pytest.approx([0, 0, 40, 100, 160])
 
 
-def test_the_hours_are_those_of_the_budgets_time_zone() -> None:
-    """2026-10-25 in Berlin: 25 hours, of which the first eight that the clock shows are nine."""
+def test_hours_are_in_the_budgets_time_zone() -> None:
+    """2026-10-25 in Berlin has 25 hours. Its first eight hours on the clock take nine."""
     midnight = 1_792_879_200.0
     schedule = Pacing(traffic=NIGHTS).schedule("day", "Europe/Berlin", midnight, midnight + 12 * HOUR)
     plan = Plan(160.0, schedule)
@@ -34,20 +34,20 @@ def test_the_hours_are_those_of_the_budgets_time_zone() -> None:
     assert [plan.scheduled(midnight + hours * HOUR) for hours in (9, 10, 25)] == pytest.approx([0, 10, 160])
 
 
-def test_an_hour_is_even_also_when_nobody_is_expected() -> None:
+def test_an_hour_is_even_also_without_expected_traffic() -> None:
     for began in (NOON, NOON - 10 * HOUR):
         schedule = Pacing(traffic=NIGHTS).schedule("hour", "UTC", began, began + 5)
         assert (schedule.times[0], schedule.times[-1]) == (began, began + HOUR)
         assert schedule.share(began + HOUR / 4) == pytest.approx(0.25)
 
 
-def test_a_period_that_a_new_time_zone_has_made_longer_goes_to_its_new_end() -> None:
-    """The book began at midnight in Tokyo; the day that it is now ends at midnight in UTC."""
+def test_a_period_extended_by_a_new_time_zone_ends_at_its_new_end() -> None:
+    """The account's day began at midnight in Tokyo. After the change of zone, it ends at midnight in UTC."""
     began = NOON - 21 * HOUR
     schedule = Pacing().schedule("day", "UTC", began, NOON)
     assert (schedule.times[0], schedule.times[-1]) == (began, NOON + 12 * HOUR)
     late = Pacing().schedule("day", "UTC", NOON - 12 * HOUR, NOON + 12 * HOUR + 1)
-    assert late.times[-1] == NOON + 12 * HOUR, "a clock that is a little ahead makes no period longer"
+    assert late.times[-1] == NOON + 12 * HOUR, "a clock that is slightly ahead does not extend a period"
 
 
 def test_a_total_goes_from_its_start_to_its_end() -> None:
@@ -58,7 +58,7 @@ def test_a_total_goes_from_its_start_to_its_end() -> None:
 
 
 @given(st.floats(0, 4e9), st.sampled_from(["day", "hour"]), st.lists(st.floats(0, 1e6), min_size=24, max_size=24))
-def test_any_moment_lies_in_its_plan(now: float, period: Period, traffic: list[float]) -> None:
+def test_any_time_is_within_its_plan(now: float, period: Period, traffic: list[float]) -> None:
     if not sum(traffic) > 0:
         return
     began = period_at(period, "UTC", now)[0]
@@ -79,13 +79,13 @@ def test_any_moment_lies_in_its_plan(now: float, period: Period, traffic: list[f
         ({"start": "2026-01-01T00:00:00Z", "end": "2126-01-02T00:00:00Z"}, "3660 days at most"),
     ],
 )
-def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> None:
+def test_inconsistent_settings_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as error:
         Pacing(**{"price": 0.3, **values})
     assert message in first_fault(error.value)
 
 
-def test_a_total_needs_an_end_and_a_period_has_its_own() -> None:
+def test_a_total_budget_needs_an_end_and_a_period_must_not_have_one() -> None:
     times = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}
     with raises(ValueError, NEEDS_END, period="total"):
         Pacing().check("total")

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all."""
+"""Atomic writes of files and folders."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exc
     assert raised.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
-def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_innermost_path_is_named(tmp_path: Path) -> None:
     full = RuntimeError("No space left on device")
     with pytest.raises(OSError, match=FULL), naming_full_disk(Path("/elsewhere")), replacing(tmp_path / "out"):
         raise full
@@ -54,28 +54,28 @@ def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_a_killed_process_left_goes_in_a_day(tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_leftovers_of_a_process_are_removed(tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path, other = tmp_path / "out", tmp_path / ".output.0123abcd"
     left, kept = tmp_path / ".out.0123abcd", tmp_path / ".out.4567abcd.old"
     left.mkdir()
     for file in (left / "part", kept, other, *[path] * there):
         file.write_text("some")
     for old in (left, kept, other):
-        os.utime(old, (0, 0))  # as what is copied from something old
+        os.utime(old, (0, 0))  # like a copy of an old file, which keeps its time
     with replacing(path) as unfinished:
         unfinished.write_text("new")
-        assert left.exists(), "somebody may still be writing it"
+        assert left.exists(), "another process may still be writing"
     if not there:
         path.unlink()
     monkeypatch.setattr(files, "_ABANDONED_SECONDS", -1.0)
     with replacing(path) as unfinished:
         unfinished.write_text("newer")
     assert not left.exists() and other.exists()
-    assert kept.exists() == (not there), "what nothing has taken the place of is all that is left"
+    assert kept.exists() == (not there), "the only copy of the old content is kept"
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_missing_folders_are_made_and_a_folder_replaces_a_folder(tmp_path: Path, durable: bool) -> None:
+def test_missing_folders_are_created_and_a_folder_replaces_a_folder(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "a" / "b" / "out"
     for name in ("first", "second"):
         with replacing(path, durable) as unfinished:
@@ -84,7 +84,7 @@ def test_missing_folders_are_made_and_a_folder_replaces_a_folder(tmp_path: Path,
     assert [p.name for p in path.parent.iterdir()] == ["out"]
 
 
-def test_a_removal_of_nothing_is_no_error_and_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
+def test_removing_a_missing_path_is_no_error(tmp_path: Path) -> None:
     remove(tmp_path / "nothing")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     remove(tmp_path / "folder")
@@ -93,12 +93,12 @@ def test_a_removal_of_nothing_is_no_error_and_a_digest_is_that_of_the_content(tm
     assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c14")
 
 
-def test_a_folder_of_another_process_in_between_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_created_by_another_process_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rename, renamed = tmp_path / "out", os.rename, list[Path]()
 
     def slow_rename(source: Path, target: Path) -> None:
         renamed.append(source)
-        if len(renamed) == 2:  # the old folder is out of the way, the new one is not there yet
+        if len(renamed) == 2:  # the old folder is moved away, and the new one is not in place yet
             (path / "another's").mkdir(parents=True)
         rename(source, target)
 
@@ -112,7 +112,7 @@ def test_a_folder_of_another_process_in_between_is_replaced(tmp_path: Path, monk
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("target", ["a file", "a folder", "nothing"])
-def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path, kind: str, target: str) -> None:
+def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path, kind: str, target: str) -> None:
     (tmp_path / "a file").write_text("kept")
     (tmp_path / "a folder" / "kept").mkdir(parents=True)
     path = tmp_path / "link"
@@ -124,7 +124,7 @@ def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path, kind: st
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a file", "a folder", "link"]
 
 
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+def test_written_files_are_readable_by_other_users(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         with replacing(tmp_path / "folder") as unfinished:

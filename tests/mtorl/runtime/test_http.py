@@ -1,4 +1,4 @@
-"""Requests over HTTP: every answer that is not whole or not good is an OSError, and nothing waits without an end."""
+"""HTTP requests: every incomplete or unsuccessful response is an OSError, and every wait has a timeout."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-leads: true\r\n\r\nok"
 
 
 class Server:
-    """Answers each connection with bytes, and keeps what it was asked."""
+    """A server that answers each connection with fixed bytes, and records the last request."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener, self.answer, self.asked = listener, OK, b""
@@ -45,7 +45,7 @@ def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.listener.getsockname()[1]}/a/b?c=d"
 
 
-def test_requests_and_their_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_and_responses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     answer = send_request(url(server), seconds=10)
     assert server.asked.startswith(b"GET /a/b?c=d HTTP/1.1\r\n") and (answer.status, answer.content) == (200, b"ok")
@@ -57,7 +57,7 @@ def test_requests_and_their_answers(server: Server, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # its path has a limit
+    monkeypatch.chdir(tmp_path)  # the path of a socket has a length limit
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("Models")
         listener.listen()
@@ -77,13 +77,13 @@ def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["nothing", "no HTTP", "half", "half a chunk", "too much"],
 )
-def test_what_is_no_whole_answer_is_an_error(server: Server, answer: bytes) -> None:
+def test_an_incomplete_response_is_an_error(server: Server, answer: bytes) -> None:
     server.answer = answer
     with pytest.raises(OSError):
         send_request(url(server), seconds=10)
 
 
-def test_a_refusal_has_its_content_and_what_is_to_be_encrypted_is_not_sent(server: Server) -> None:
+def test_a_refusal_has_its_content_and_https_is_never_sent_unencrypted(server: Server) -> None:
     with pytest.raises(OSError):
         send_request(url(server).replace("http:", "https:"), seconds=10)
     assert server.asked == b""
@@ -94,7 +94,7 @@ def test_a_refusal_has_its_content_and_what_is_to_be_encrypted_is_not_sent(serve
 
 
 @pytest.mark.parametrize("drip", [lambda c: None, lambda c: c.sendall(b"x")], ids=["silent", "slow"])
-def test_waiting_has_an_end(drip: Callable[[socket.socket], None]) -> None:
+def test_a_silent_or_slow_server_times_out(drip: Callable[[socket.socket], None]) -> None:
     def serve() -> None:
         with listener.accept()[0] as connection:
             connection.sendall(OK.replace(b"content-length: 2", b"content-length: 100000"))

@@ -1,4 +1,4 @@
-"""One holder at a time, and a lock that ends with its holder."""
+"""Locks between processes: one holder at a time, and release when the holder is killed."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ sys.stdin.read()
 """
 
 
-def test_others_get_the_error_that_they_name(tmp_path: Path) -> None:
+def test_a_busy_lock_raises_the_callers_error(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     with locked(path, ValueError("busy")):
         with pytest.raises(ValueError, match="busy"), locked(path, ValueError("busy")):
@@ -40,7 +40,7 @@ def test_a_shared_lock_has_several_holders(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_killed_holder_releases_it(tmp_path: Path) -> None:
+def test_a_killed_holder_releases_the_lock(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     holder = subprocess.Popen([sys.executable, "-c", HOLD, path], text=True, **pipes)

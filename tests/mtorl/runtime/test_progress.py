@@ -1,4 +1,4 @@
-"""Reports reach whoever listens: this process, or the file that another one reads."""
+"""Progress reports: they reach a listener in this process, or a file that another process reads."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mtorl.runtime import progress
 from mtorl.runtime.progress import reporting_queries, without_progress_bar
 
 
-def test_a_listener_hears_this_process_until_its_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_gets_reports_until_its_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "events.jsonl"
     monkeypatch.setenv(progress.ENV, str(file))
     outer: list[tuple[float, float, str]] = []
@@ -26,11 +26,11 @@ def test_a_listener_hears_this_process_until_its_block_ends(tmp_path: Path, monk
     assert progress.read(file, 0)[0] == [{"done": 4, "total": 4, "note": ""}]
 
 
-def test_what_follows_a_report_goes_forward_only() -> None:
+def test_progress_within_a_report_only_increases() -> None:
     told: list[tuple[float, float, str]] = []
     with progress.listen(lambda *report: told.append(report)):
         progress.report(2, 5, "user_history", ahead=0.5)
-        for share in (0.2, 0.8, 0.1):  # a second query
+        for share in (0.2, 0.8, 0.1):  # 0.1 belongs to a second query
             progress.within(share)
         progress.advance()
         progress.within(1.0)
@@ -39,7 +39,7 @@ def test_what_follows_a_report_goes_forward_only() -> None:
 
 
 class Notebook:
-    """A connection in a notebook without ipywidgets: the bar is off, and can't be set."""
+    """A connection in a notebook without ipywidgets, where the progress bar is off and can't be changed."""
 
     def execute(self, query: str) -> duckdb.DuckDBPyConnection:
         if query.startswith("SET"):
@@ -48,14 +48,14 @@ class Notebook:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_the_bar_is_off_afterwards(before: bool) -> None:
+def test_duckdbs_progress_bar_is_switched_off(before: bool) -> None:
     with duckdb.connect() as db:
         db.execute(f"SET enable_progress_bar = {before}")
         without_progress_bar(db)
         assert db.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
 
 
-def test_a_long_query_reports_how_far_the_present_unit_is() -> None:
+def test_a_long_query_reports_progress_within_the_current_unit() -> None:
     told: list[tuple[float, float, str]] = []
     with duckdb.connect() as db, progress.listen(lambda *report: told.append(report)):
         progress.report(2, 5, "user_history")
@@ -65,7 +65,7 @@ def test_a_long_query_reports_how_far_the_present_unit_is() -> None:
     assert all(2 <= done <= 3 and (total, note) == (5, "user_history") for done, total, note in told)
 
 
-def test_in_a_notebook_that_refuses_the_bar_nothing_is_set_and_queries_report_nothing() -> None:
+def test_a_notebook_without_the_bar_is_no_error() -> None:
     without_progress_bar(Notebook())
     with reporting_queries(Notebook()):
         pass

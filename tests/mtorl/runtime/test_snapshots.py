@@ -1,4 +1,4 @@
-"""Snapshots: artifacts point to them, other content is another folder, and what is in use stays."""
+"""Snapshots: artifacts point to them, each content has its own folder, and folders in use are kept."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def ages(folder: Path, days: float) -> None:
     os.utime(folder, (time.time() - days * DAY,) * 2)
 
 
-def test_an_artifact_points_and_holds_no_copy_but_is_the_folder_without_a_volume(tmp_path: Path) -> None:
+def test_an_artifact_is_a_pointer_or_without_a_volume_the_folder(tmp_path: Path) -> None:
     with snapshot(str(tmp_path / "none"), "", "log") as folder:
         folder.mkdir()
     assert folder == located(str(tmp_path / "none")) == tmp_path / "none"
@@ -36,14 +36,14 @@ def test_an_artifact_points_and_holds_no_copy_but_is_the_folder_without_a_volume
     (pointer,) = (tmp_path / "one").iterdir()
     told = json.loads(pointer.read_text())
     assert told["path"] == str(folder) and told["sha256"].startswith(folder.name.removeprefix("log-"))
-    assert pointer.stat().st_size < 300, "what is uploaded and downloaded"
+    assert pointer.stat().st_size < 300, "the pipeline uploads and downloads only this file"
 
 
-def test_equal_content_is_one_folder_and_other_content_another(tmp_path: Path) -> None:
+def test_equal_contents_share_a_folder(tmp_path: Path) -> None:
     first = write(tmp_path, "one", "rows")
     assert write(tmp_path, "two", "rows") == first
     assert write(tmp_path, "three", "more rows") != first and kept(tmp_path) == ["more rows", "rows"]
-    assert located(str(tmp_path / "one")) == first, "the next night changes nothing that this run reads"
+    assert located(str(tmp_path / "one")) == first, "a later run must not change the data of this run"
 
 
 def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
@@ -53,26 +53,26 @@ def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == [] and not (tmp_path / "one").exists()
 
 
-def test_what_was_used_last_stays_and_what_is_in_use(tmp_path: Path) -> None:
+def test_the_last_used_snapshots_and_those_in_use_stay(tmp_path: Path) -> None:
     for days, text in enumerate("fedcb", 2):
         ages(write(tmp_path, text, text), days)
     ages(write(tmp_path, "w", "w", "windows"), 9)
     killed = tmp_path / "snapshots" / ".log.0a1b2c3d"
     killed.mkdir()
     ages(killed, 2)
-    located(str(tmp_path / "b"))  # the oldest, which a run reads now
+    located(str(tmp_path / "b"))  # a run reads the oldest snapshot now
     write(tmp_path, "a", "a")
     assert kept(tmp_path) == ["a", "b", "f", "w"] and not killed.exists()
     for text in "cde":
         write(tmp_path, text, text)
-    assert kept(tmp_path) == ["a", "b", "c", "d", "e", "w"], "runs of a day may use more than stay after it"
+    assert kept(tmp_path) == ["a", "b", "c", "d", "e", "w"], "snapshots used today are kept beyond the usual number"
     before = lost(str(tmp_path / "snapshots"))
     with pytest.raises(FileNotFoundError, match=r"log-.*is missing"):
         located(str(tmp_path / "f"))
-    assert before == "0" and lost(str(tmp_path / "snapshots")) == "1", "part of the cache key of the next run"
+    assert before == "0" and lost(str(tmp_path / "snapshots")) == "1", "it is part of the next run's cache key"
 
 
-def test_users_that_are_forgotten_meanwhile_are_in_no_snapshot(tmp_path: Path) -> None:
+def test_a_concurrent_removal_of_users_prevents_a_snapshot(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="forgotten while"),
         snapshot(str(tmp_path / "one"), str(tmp_path / "snapshots"), "log") as folder,

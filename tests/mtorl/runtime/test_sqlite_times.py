@@ -3,8 +3,8 @@ import sys
 from pathlib import Path
 
 
-def test_a_library_reads_what_it_has_written(tmp_path: Path) -> None:
-    """In a process of its own, where a package that behaves like IPython is imported by somebody later on."""
+def test_a_library_reads_its_own_times(tmp_path: Path) -> None:
+    """Runs in a subprocess, where a package with the same converter as IPython is imported later."""
     package = tmp_path / "IPython" / "core"
     package.mkdir(parents=True)
     for folder in (package.parent, package):

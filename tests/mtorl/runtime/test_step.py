@@ -1,4 +1,4 @@
-"""How the body of a step ends: in one message, and with files that are not everybody's."""
+"""The end of a pipeline step: one message for invalid input, and files that other users can't write."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_a_fault_of_the_input_ends_in_its_message_and_what_to_do(events: Path) -> None:
+def test_invalid_input_ends_a_step_with_its_message_and_note(events: Path) -> None:
     message, note = Words("no-log", "{file}: no such file")(file="log.csv"), "Give another path"
     with pytest.raises(SystemExit) as stopped, step():
         error = InputError(message)
@@ -47,20 +47,20 @@ def test_any_other_error_shows_its_traceback(events: Path) -> None:
     assert not events.exists()
 
 
-def test_a_full_or_closed_volume_is_one_line_and_another_fault_of_the_system_is_not() -> None:
+def test_a_full_or_forbidden_volume_is_reported_in_one_line() -> None:
     with pytest.raises(SystemExit, match=rf"'/mnt/mtorl'\nUser {os.getuid()} and group {os.getgid()} may not"), step():
         raise PermissionError(13, "Permission denied", "/mnt/mtorl")
     with pytest.raises(SystemExit, match=r"mtorl: .*'/mnt/mtorl'"), step():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/mnt/mtorl")
     with pytest.raises(OSError), step():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    full = "[Errno 28] No space left on device: '/b/x'"  # of a folder that was copied
+    full = "[Errno 28] No space left on device: '/b/x'"  # from the copy of a folder
     with pytest.raises(SystemExit, match=f"^{re.escape(f'mtorl: {full}')}$"), step():
         raise shutil.Error([("/a/x", "/b/x", full), ("/a/y", "/b/y", full)])
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0, 0o640), (0o022, 0o644), (0o077, 0o600)])
-def test_files_are_not_everybodys(mask: int, mode: int, umask: None, tmp_path: Path) -> None:
+def test_files_are_not_writable_by_others(mask: int, mode: int, umask: None, tmp_path: Path) -> None:
     os.umask(mask)
     with step():
         (tmp_path / "file").touch()
@@ -75,7 +75,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_ends_a_step_is_noted_under_its_name(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_for_a_failed_step_is_recorded_under_its_name(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, error in (("ingest", InputError("no rows")), ("train_challenger", KeyError("epochs"))):
         monkeypatch.setattr("sys.argv", ["kfp", "--function_to_execute", name])
         with pytest.raises((SystemExit, KeyError)), step():
@@ -83,19 +83,19 @@ def test_what_ends_a_step_is_noted_under_its_name(runs: Path, monkeypatch: pytes
     assert notes() == {"ingest": "no rows", "train-challenger": "KeyError: 'epochs'"}
 
 
-def test_nothing_is_noted_outside_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_recorded_outside_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUNS, raising=False)
     note("why")
     assert notes() == {}
 
 
-def test_a_folder_that_can_not_be_written_hides_nothing(runs: Path) -> None:
+def test_an_unwritable_folder_does_not_hide_the_error(runs: Path) -> None:
     (runs / "notes").write_text("a file in the way")
     with pytest.raises(SystemExit, match="the reason"), step():
         raise InputError("the reason")
 
 
-def test_notes_of_old_runs_go(runs: Path) -> None:
+def test_notes_of_old_runs_are_removed(runs: Path) -> None:
     for number in range(40):
         folder = runs / "notes" / f"old-{number:02}"
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One clear error for a file that people write: which place, what was expected, what was given."""
+"""Validation of files that people write: one clear error with place, expectation and value."""
 
 from typing import Annotated, Any, Literal
 
@@ -25,7 +25,7 @@ def fault_of(data: Any) -> str:
     return first_fault(caught.value)
 
 
-def test_what_is_right_is_read_and_frozen() -> None:
+def test_valid_data_are_read_and_frozen() -> None:
     plan = Plan.model_validate({"arms": [{"name": "a"}, {"name": "b", "weight": 1}]})
     assert plan.arms == (Arm(name="a"), Arm(name="b", weight=1.0)) and plan.days == 7
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""The informed forecast: right on average, better with more touchpoints, and never of what nobody can know."""
+"""The informed forecast: calibrated, more precise with each touchpoint, and never certain about hidden facts."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ USERS, ROUNDS = 3000, 4
 
 @pytest.fixture(scope="module")
 def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Forecast and true probability of every channel, round by round, while all see a random ad."""
+    """Forecasts and true probabilities of all channels in each round. Users see random ads between rounds."""
     simulator = Simulator(SimulatorConfig(users=USERS, seed=3))
     online = simulator.online(simulator.user_ids, ROUNDS, 5)
     informed, found = Informed(simulator), []
@@ -21,8 +21,8 @@ def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def test_it_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Bayes' rule with the right prior: among all with one forecast, the true mean is the forecast."""
+def test_the_forecast_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """By Bayes' rule with the right prior, equal forecasts have a true mean that equals the forecast."""
     for forecast, true in rounds:
         order = np.argsort(forecast, axis=None)
         for tenth in np.array_split(order, 10):
@@ -31,13 +31,13 @@ def test_it_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
             assert abs(expected - found) < 4.5 * error
 
 
-def test_every_ad_that_was_seen_tells_more(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_the_forecast_improves_with_each_touchpoint(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
     errors = [np.mean((forecast - true) ** 2) / np.var(true) for forecast, true in rounds]
-    assert errors[-1] < errors[0] < 0.8, "less than the chance that is in the market"
-    assert errors[-1] > 0.2, "and yet it does not see what nobody sees"
+    assert errors[-1] < errors[0] < 0.8, "a large part of the variance is explained"
+    assert errors[-1] > 0.2, "hidden facts stay unexplained"
 
 
-def test_another_online_begins_with_the_log(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_a_new_online_market_starts_from_the_log(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
     simulator = Simulator(SimulatorConfig(users=USERS, seed=3))
     informed = Informed(simulator)
     for seed in (4, 5):

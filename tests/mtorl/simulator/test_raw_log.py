@@ -1,4 +1,4 @@
-"""A simulated log as a file: the same content in each format, and the same bytes each time."""
+"""A simulated log as a raw file: the same content in each format, and identical bytes for equal settings."""
 
 import gzip
 from pathlib import Path
@@ -14,7 +14,7 @@ CONFIG = SimulatorConfig(users=30, seed=3)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_format_holds_the_log(suffix: str, tmp_path: Path) -> None:
+def test_every_format_contains_the_log(suffix: str, tmp_path: Path) -> None:
     path, log = tmp_path / f"raw{suffix}", Simulator(CONFIG).log()
     assert write_raw_log(path, CONFIG) == len(log)
     if suffix == ".parquet":
@@ -30,7 +30,7 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
     for path in (first, second):
         write_raw_log(path, CONFIG)
     assert first.read_bytes() == second.read_bytes()
-    assert first.read_bytes()[4:8] == bytes(4), "the header holds a time of day"
+    assert first.read_bytes()[4:8] == bytes(4), "the gzip header contains a time"
     assert gzip.decompress(first.read_bytes()).startswith(b"user_id,timestamp,")
 
 

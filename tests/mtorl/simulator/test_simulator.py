@@ -28,14 +28,14 @@ def log(simulator) -> pd.DataFrame:
 
 
 def touchpoint(row, channel, outcome):
-    """The row of the log that an exposure adds."""
+    """Returns the log row of an exposure."""
     outcomes = {name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")}
     known = {name: row[name] for name in ("user_id", "campaign_id")} | {"channel": channel, "propensity": 0.25}
     at = pd.Timestamp(row["at"], unit="us", tz="UTC")
     return {**known, "timestamp": at, **outcomes, **row["context"], **row["static"]}
 
 
-def test_the_log_is_canonical_and_without_fault(simulator, log, tmp_path):
+def test_the_log_is_canonical_and_valid(simulator, log, tmp_path):
     write_log(log, tmp_path / "raw.parquet", simulator.spec)
     report = ingest_log(tmp_path / "raw.parquet", simulator.spec, tmp_path / "log.parquet", tmp_path / "q.csv")
     assert report.faults == () and report.fingerprint == fingerprint(log)
@@ -57,18 +57,18 @@ def test_the_log_looks_like_advertising(simulator, log):
     assert all(log.loc[log["channel"] == c, "cost"].max() <= cap for c, cap in simulator.cost_cap.items())
 
 
-def test_the_same_seed_gives_the_same_log_and_another_one_does_not(log):
+def test_only_equal_seeds_give_equal_logs(log):
     config = SimulatorConfig(users=3000, seed=11)
     assert fingerprint(Simulator(config).log()) == fingerprint(log)
     assert fingerprint(Simulator(SimulatorConfig(users=3000, seed=12)).log()) != fingerprint(log)
 
 
-def test_a_user_does_not_depend_on_how_many_there_are(log):
+def test_a_user_does_not_depend_on_the_number_of_users(log):
     small = Simulator(SimulatorConfig(users=100, seed=11)).log()
     pd.testing.assert_frame_equal(small, log.iloc[: len(small)])
 
 
-def test_callers_cannot_spoil_the_log(simulator, log):
+def test_callers_cannot_change_the_log(simulator, log):
     simulator.log()["click"] = 1
     simulator.click_probability()[:] = 0
     assert fingerprint(simulator.log()) == fingerprint(log) and simulator.click_probability().min() > 0
@@ -76,11 +76,11 @@ def test_callers_cannot_spoil_the_log(simulator, log):
 
 def test_propensities_are_those_of_the_logging_policy(log):
     assert log["propensity"].min() >= 0.05
-    # One propensity per age group and channel, and together they are 1 ...
+    # Each age group and channel has one propensity. Those of an age group add up to 1.
     table = log.groupby(["age_group", "channel"])["propensity"].agg(["min", "max", "size"])
     assert (table["min"] == table["max"]).all()
     assert table["min"].groupby("age_group").sum().to_numpy() == pytest.approx(1)
-    # ... and the log was drawn with them (each frequency within 4 standard errors).
+    # The log's frequencies are within 4 standard errors of the propensities.
     total = table["size"].groupby("age_group").transform("sum")
     error = np.sqrt(table["min"] * (1 - table["min"]) / total)
     assert (abs(table["size"] / total - table["min"]) < 4 * error).all()
@@ -105,7 +105,7 @@ def test_importance_weights_recover_the_value_of_a_fixed_policy(simulator, log, 
     assert error < 0.1 * true_rate
 
 
-def test_carry_over_fatigue_and_season_are_in_the_probabilities(simulator, log):
+def test_probabilities_contain_carry_over_fatigue_and_season(simulator, log):
     p = pd.DataFrame(simulator.click_probability(), columns=CHANNELS)
     last = log.groupby("user_id")["channel"].shift()
     assert p["display"][last == "display"].mean() < 0.85 * p["display"][last == "search"].mean()
@@ -113,7 +113,7 @@ def test_carry_over_fatigue_and_season_are_in_the_probabilities(simulator, log):
     assert p["search"][log["hour"] == 11].mean() > 1.3 * p["search"][log["hour"] == 23].mean()
 
 
-def test_online_goes_on_after_the_log_and_knows_its_users(simulator, log):
+def test_online_opportunities_continue_after_the_log(simulator, log):
     online = simulator.online(USERS, 3, 1)
     found = online.opportunity(USERS[1], 2)
     assert found["campaign_id"] == "spring-sale" and list(found["context"]) == ["hour", "device", "placement"]
@@ -121,11 +121,11 @@ def test_online_goes_on_after_the_log_and_knows_its_users(simulator, log):
     assert found["timestamp"].hour == found["context"]["hour"]
 
 
-def test_another_choice_changes_nothing_for_other_users_and_rounds(simulator):
+def test_a_choice_affects_only_its_user_and_later_rounds(simulator):
     one, two = (simulator.online(USERS, 4, 5) for _ in range(2))
     for turn in range(4):
         first = [one.step(user, turn, "search") for user in USERS]
-        # Other order, and another choice for the first user in round 1.
+        # The users come in reverse order, and the first user gets another choice in round 1.
         second = {u: two.step(u, turn, "video" if (u, turn) == (USERS[0], 1) else "search") for u in USERS[::-1]}
         changed = [u for u, outcome in zip(USERS, first, strict=True) if second[u] != outcome]
         assert set(changed) <= ({USERS[0]} if turn else set())
@@ -138,7 +138,7 @@ def test_seeds_change_the_future(simulator):
     assert [one.step(u, 0, "search") for u in USERS] != [two.step(u, 0, "search") for u in USERS]
 
 
-def test_no_exposure_costs_nothing_and_lets_fatigue_recover(simulator):
+def test_without_exposure_there_is_no_cost_and_fatigue_recovers(simulator):
     tired, rested, skipped = (simulator.online(USERS, 3, 5) for _ in range(3))
     for user in USERS:
         assert rested.step(user, 0, None) == Outcome(0.0, 0, 0, 0.0, 0.0, 0.0, 0.0)
@@ -147,11 +147,11 @@ def test_no_exposure_costs_nothing_and_lets_fatigue_recover(simulator):
         tired.step(user, 1, "display")
     display = CHANNELS.index("display")
     assert (tired.click_probability(2)[:, display] < rested.click_probability(2)[:, display]).all()
-    # A round left out is a round without exposure.
+    # Skipping a round equals a round without exposure.
     assert skipped.step(USERS[0], 2, "social") == rested.step(USERS[0], 2, "social")
 
 
-def test_rounds_come_in_order(simulator):
+def test_rounds_must_be_in_order(simulator):
     online = simulator.online(USERS, 2, 1)
     online.step(USERS[0], 1, "search")
     for turn in (0, 1, 2, -1):
@@ -160,14 +160,14 @@ def test_rounds_come_in_order(simulator):
 
 
 @pytest.mark.parametrize("gap_days", [30.0, 1.5])
-def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(simulator, log, gap_days):
-    """Log, online and offline are one: what a router would see is what the next training run reads."""
+def test_a_policy_in_the_simulator_sees_the_windows_of_the_grown_log(simulator, log, gap_days):
+    """A router's windows equal those that the next training builds from the grown log."""
     spec = simulator.spec.replace(journey_gap_days=gap_days)
     online, stepped = simulator.online(USERS, 3, 3), simulator.online(USERS, 3, 3)
     random, new, served = np.random.default_rng(1), [], []
     for turn in range(3):
         rows = online.rows(turn)
-        channel = random.integers(-1, len(CHANNELS), len(USERS))  # some are not exposed
+        channel = random.integers(-1, len(CHANNELS), len(USERS))  # -1 means no exposure
         for i, (user, code) in enumerate(zip(USERS, channel, strict=True)):
             name = CHANNELS[code] if code >= 0 else None
             outcome = stepped.step(user, turn, name)
@@ -187,7 +187,7 @@ def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(sim
     assert len(trained) == len(served) > 400
     x, x_served = (encoder.encode(b)[0] for b in (trained, WindowBatch.from_instances(served, spec)))
     assert x.tobytes() == x_served.tobytes()
-    assert (trained.length_B == 1).any() == (gap_days < 30)  # a pause of a day and a half is not rare
+    assert (trained.length_B == 1).any() == (gap_days < 30)  # some users pause longer than the short gap
 
 
 def test_a_budget_stops_exposures_before_it_is_exceeded(simulator):
@@ -195,10 +195,10 @@ def test_a_budget_stops_exposures_before_it_is_exceeded(simulator):
     found = online.advance(0, np.zeros(len(USERS), dtype=np.int64), budget=10.0)
     assert 10.0 - simulator.cost_cap["search"] < found["cost"].sum() <= 10.0
     exposed = found["cost"] > 0
-    assert exposed[: exposed.sum()].all()  # and nothing after the first refusal
+    assert exposed[: exposed.sum()].all()  # no exposure after the first refusal
 
 
-def test_users_may_go_through_a_round_in_parts(simulator):
+def test_a_round_may_be_played_in_parts_of_the_users(simulator):
     whole, parts = (simulator.online(USERS, 2, 9) for _ in range(2))
     channel = np.arange(len(USERS)) % 5 - 1
     for turn in range(2):
@@ -210,7 +210,7 @@ def test_users_may_go_through_a_round_in_parts(simulator):
 
 
 @given(st.integers(0, 2**31), st.integers(0, 2**31), st.integers(0, 1000))
-def test_luck_is_uniform_enough_and_stable(seed, first, step):
+def test_random_draws_are_uniform_and_stable(seed, first, step):
     draws = Draws(seed)
     u = draws("x", np.arange(first, first + 2000), step)
     assert u.min() > 0 and u.max() < 1
@@ -228,7 +228,7 @@ def test_a_wrong_setting_is_named(change, message):
         SimulatorConfig(**change)
 
 
-def test_what_is_expected_of_an_exposure_is_what_it_brings_on_average():
+def test_expected_outcomes_equal_mean_outcomes():
     simulator = Simulator(SimulatorConfig(users=4000, seed=5))
     sums: dict[str, float] = {}
     squares = 0.0

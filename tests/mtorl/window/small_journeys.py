@@ -1,6 +1,6 @@
-"""Small journeys and the two ways from them to windows: a sorted log (offline) and a stored history (online).
+"""Small journeys, and two ways to build their windows: from a sorted log (offline) or a stored history (online).
 
-Both ways should lead to the same windows:
+Both ways must give equal windows:
 
     rows = log_of([(static features, touchpoints(3))])
     offline(rows), online(rows)
@@ -46,10 +46,10 @@ content = {
 touchpoint = st.fixed_dictionaries(
     {
         **content,
-        # Time since the touchpoint before, and until the touchpoint is recorded: both reach the gap to the microsecond.
+        # Times since the previous touchpoint and until the record. Both are within 1 us of the gap in some cases.
         "pause": st.sampled_from([1, HOUR, 2 * HOUR, GAP - 1, GAP, GAP + 1, 3 * GAP]),
         "late": st.sampled_from([None, None, 0, 1, HOUR, 2 * HOUR, 3 * HOUR, GAP, GAP + HOUR, 9 * GAP]),
-        # Time until an outcome is known; None: nobody says.
+        # Time until an outcome is known. None means that the log does not contain it.
         "conversion_after": st.sampled_from([None, 0, 1, HOUR - 1, HOUR, HOUR + 1, GAP, 9 * GAP]),
         "revenue_after": st.sampled_from([None, 0, 2 * HOUR, 9 * GAP]),
     }
@@ -59,7 +59,7 @@ journey = st.tuples(static, st.lists(touchpoint, min_size=1, max_size=9))
 
 
 def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
-    """A sorted log, one user per journey; times are microseconds, `known` is when a touchpoint was recorded."""
+    """Returns a sorted log with one user per journey. Times are in microseconds; `known` is the time of the record."""
     rows = []
     for user, (features, seen) in enumerate(journeys):
         at = 1_700_000_000_000_000
@@ -89,7 +89,7 @@ def offline(rows: list[Row], targets: bool = False, spec: DatasetSpec = SPEC) ->
 
 
 def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, list[Any]]:
-    """A user's history as a feature store returns it at the time of a touchpoint, with the store's kinds of null."""
+    """Returns a user's history as a feature store does at a touchpoint's time, with the store's kinds of null."""
     known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
     null = {"hour": float("nan"), "device": "", **dict.fromkeys(spec.outcome_times.values(), float("nan"))}
     names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(spec)))
@@ -97,7 +97,7 @@ def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, lis
 
 
 def online(rows: list[Row], whole: list[Row] | None = None, spec: DatasetSpec = SPEC) -> WindowBatch:
-    """The windows of rows of a log, built as a server does: from a stored history and features, through JSON."""
+    """Builds windows of log rows as a server does: from a stored history and features, through JSON."""
     histories = [stored(whole or rows, row, spec) for row in rows]
     instances = [
         instance_from_history(history, row, row, spec, row["timestamp"], row.get("stored"))
@@ -118,6 +118,6 @@ FITTED = Encoder.fit(
 
 
 def same_inputs(first: WindowBatch, second: WindowBatch) -> bool:
-    """Equal inputs, bit for bit."""
+    """Whether encoded inputs are bit-identical."""
     (a, a_length), (b, b_length) = FITTED.encode(first), FITTED.encode(second)
     return a.tobytes() == b.tobytes() and a_length.tolist() == b_length.tolist()

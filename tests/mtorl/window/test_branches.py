@@ -1,4 +1,4 @@
-"""Branches of a window: the tokens that a log would show, had the user's journey gone that way."""
+"""Branches of a window: each token equals that of a log in which the journey took this branch."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def last_window(features: Row, touchpoints: list[Row]):
     branch=st.integers(0, 2 * len(SPEC.channels)),
     cost=st.floats(0, 10),
 )
-def test_a_branch_is_the_window_that_a_log_would_show(features, before, now, later, branch, cost) -> None:
+def test_a_branch_equals_the_window_of_such_a_log(features, before, now, later, branch, cost) -> None:
     next_window = last_window({"age": "65+", "tenure": 1.0}, [now, later])
     hit = {"click": 1.0, "revenue": 2.5}
     made = branches(last_window(features, [*before, now]), np.full((1, 2), cost), next_window, hit)
@@ -38,7 +38,7 @@ def test_a_branch_is_the_window_that_a_log_would_show(features, before, now, lat
         channel = SPEC.channels[(branch - 1) % len(SPEC.channels)]
         journey = [*before, {**now, **outcomes, "channel": channel}, later]
     expected = last_window(features, journey)
-    expected.time["hour_of_day"][-1] = made.time["hour_of_day"][branch]  # of the other user's opportunity
+    expected.time["hour_of_day"][-1] = made.time["hour_of_day"][branch]  # the hour of the other user's opportunity
     encoder = Encoder.fit(expected, SPEC)
     token_D = replace(encoder, window=len(made.prev_channel_N)).encode(made)[0][0, branch]
     assert np.array_equal(token_D, encoder.encode(expected)[0][0, expected.length_B[0] - 1])

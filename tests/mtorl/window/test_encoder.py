@@ -1,4 +1,4 @@
-"""The encoder: statistics of training data, late outcomes left out, targets and rewards."""
+"""The encoder: statistics of training data, exclusion of late outcomes, targets and rewards."""
 
 import json
 
@@ -15,7 +15,7 @@ from mtorl.window.window import WindowBatch
 from tests.mtorl.window.small_journeys import FITTED, JOURNEY, SPEC, log_of, offline, online, steps_of, touchpoints
 
 
-def test_a_rare_category_is_read_like_an_unknown_one():
+def test_a_rare_category_is_encoded_as_unknown():
     users = [({"age": "65+" if i % 100 == 0 else "18-24", "tenure": 1.0}, touchpoints(2)) for i in range(5000)]
     users += [({"age": "7", "tenure": 1.0}, touchpoints(4))]
     encoder = Encoder.fit(offline(log_of(users)), SPEC)
@@ -25,8 +25,8 @@ def test_a_rare_category_is_read_like_an_unknown_one():
     assert next(slot for slot in few.slots if slot.name == "age").values == ("18-24", "7")
 
 
-def test_what_is_reported_late_is_no_input():
-    """A conversion that takes days: neither itself nor the reward that it makes may be seen a touchpoint later."""
+def test_late_outcomes_are_no_inputs():
+    """Conversions arrive days later, so neither they nor their reward may be inputs of the next touchpoint."""
     late = SPEC.replace(immediate=("cost",), reward=SPEC.reward.replace(gain="conversion"))
     seen = touchpoints(3)
     other = [{**one, "conversion": 1 - one["conversion"], "click": 1, "revenue": 9.0} for one in seen]
@@ -38,8 +38,8 @@ def test_what_is_reported_late_is_no_input():
     assert one.tobytes() != encoder.encode(offline(log_of([(JOURNEY[0], dearer)])))[0].tobytes()
 
 
-def test_a_weighted_sum_of_outcomes_is_the_label_and_further_outcomes_are_seen_if_immediate():
-    """The gain is 0.5 click + profit, where profit is an outcome of this data set alone, and may be negative."""
+def test_the_label_is_the_weighted_sum_and_immediate_outcomes_are_inputs():
+    """The gain is 0.5 click + profit. Profit is a further outcome of this data set and may be negative."""
     profit = Column(name="profit", kind="numeric")
     reward = RewardSpec.model_validate({"gain": {"click": 0.5, "profit": 1}, "cost_weight": 0.5})
     spec = SPEC.replace(outcomes=(profit,), reward=reward)
@@ -70,7 +70,7 @@ def test_unseen_categories_are_unknown_and_outliers_are_clipped():
     assert nothing[9] == 0.0 and nothing[10:12].tolist() == [0.0, 1.0]
 
 
-def test_targets_are_what_happened_at_each_token():
+def test_targets_are_the_outcomes_of_each_token():
     changes = zip(touchpoints(4), ["search", "social"] * 2, [0, 1, 1, 0], strict=True)
     seen = [{**t, "channel": c, "click": k} for t, c, k in changes]
     batch = offline(log_of([(JOURNEY[0], seen)]), targets=True)

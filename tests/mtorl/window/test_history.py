@@ -1,4 +1,4 @@
-"""The history of a decision: offline and online agree on it bit for bit, and nothing that is known later changes it."""
+"""The history of a decision: offline and online agree bit for bit, and later facts never change it."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ from tests.mtorl.window.small_journeys import (
 @pytest.mark.parametrize("spec", [SPEC, TIMED], ids=["outcomes without a time", "outcomes with a time"])
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(train=st.lists(journey, min_size=1, max_size=4), test=st.lists(journey, min_size=1, max_size=3))
-def test_both_ways_give_the_same_numbers_bit_for_bit(spec, train, test):
+def test_offline_and_online_inputs_are_bit_identical(spec, train, test):
     encoder = Encoder.fit(offline(log_of(train), targets=True, spec=spec), spec)
     assert encoder.seen == spec.seen_outcomes
     rows = log_of(test)
@@ -40,7 +40,7 @@ def test_both_ways_give_the_same_numbers_bit_for_bit(spec, train, test):
     assert offline_x.dtype == np.float32 and offline_x.shape == (len(rows), spec.window, encoder.dim)
     assert offline_length.tolist() == online_length.tolist()
     assert offline_x.tobytes() == online_x.tobytes()
-    # One at a time, as a server may get them; and in another order, which must not move a vocabulary.
+    # A server may build windows one at a time. Another order of rows must not change a vocabulary.
     alone = (encoder.encode(online([row], rows, spec))[0].tobytes() for row in rows)
     assert b"".join(alone) == offline_x.tobytes()
     backwards = WindowBatch.from_steps(steps_of(rows, spec), np.arange(len(rows))[::-1], spec)
@@ -51,7 +51,7 @@ def test_both_ways_give_the_same_numbers_bit_for_bit(spec, train, test):
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=3))
 def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
-    """Both ways against the definition, written out."""
+    """Compares both ways with a direct implementation of the definition."""
     rows = log_of(journeys)
     batch, instances = offline(rows, targets=True), online(rows)
     for i, now in enumerate(rows):
@@ -72,8 +72,8 @@ def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
 
 @settings(max_examples=150)
 @given(static, st.lists(touchpoint, min_size=1, max_size=9), st.data())
-def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, data):
-    """Rewrite, remove and add rows from time t on, and rows that were not known at t: the window at t stays."""
+def test_later_events_and_later_knowledge_change_no_input(features, seen, data):
+    """Changes, removes and adds rows from time t on, and rows unknown at t. The window at t must not change."""
     rows = log_of([(features, seen)])
     times = {row["timestamp"] for row in rows}
     k = data.draw(st.integers(0, len(rows) - 1), label="the decision")
@@ -81,7 +81,7 @@ def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, dat
     for row in rows:
         other = data.draw(st.fixed_dictionaries(content), label="another touchpoint")
         if row is now:
-            changed.append({**row, **other, "hour": row["hour"], "device": row["device"]})  # its context is given
+            changed.append({**row, **other, "hour": row["hour"], "device": row["device"]})  # context is known at t
         elif row["known"] < now["timestamp"]:
             changed.append(row)
         elif data.draw(st.booleans(), label="stays"):
@@ -98,8 +98,8 @@ def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, dat
 
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=2))
-def test_a_token_has_a_target_if_it_is_what_was_decided_on(journeys):
-    """A valid token has the same history in this window as in its own; for another token the two differ."""
+def test_a_token_has_a_target_if_it_shows_what_its_decision_knew(journeys):
+    """A token is valid if its history in this window equals the history of its own window."""
     rows = log_of(journeys)
     batch = offline(rows, targets=True)
     tokens = history.Timeline.of(steps_of(rows)).tokens(np.arange(len(rows)), SPEC.window, GAP)
@@ -118,12 +118,12 @@ def test_a_token_has_a_target_if_it_is_what_was_decided_on(journeys):
         assert (padded[name][padded["channel_BT"] < 0] == 0).all()
 
 
-def test_a_late_touchpoint_is_unknown_until_it_arrives_and_takes_away_a_target():
+def test_a_late_touchpoint_is_unknown_until_it_arrives():
     first, second, third = touchpoints(3)
     rows = log_of([(JOURNEY[0], [first, {**second, "channel": "social", "late": HOUR + 1}, third, third, third])])
     batch = offline(rows, targets=True)
     windows = [batch.targets.touchpoint_N[batch.row_N == i].tolist() for i in range(5)]
-    # Third: the second is not known yet. Fourth: it is, and the third had been decided on without it.
+    # The third decision does not know the second touchpoint. The fourth does, so the third has no target in its window.
     assert windows == [[0], [0, 1], [0, 2], [1, 2, 3], [2, 3, 4]]
     valid = [batch.targets.valid_N[batch.row_N == i].tolist() for i in range(5)]
     assert valid == [[True], [True, True], [True, True], [True, False, True], [False, True, True]]
@@ -136,7 +136,7 @@ def test_a_pause_longer_than_the_gap_begins_a_journey(pause, length):
     rows = log_of([(JOURNEY[0], [first, second, {**third, "pause": pause}])])
     assert offline(rows).length_B.tolist() == [1, 2, length]
     assert same_inputs(offline(rows), online(rows))
-    rows = log_of([(JOURNEY[0], [first, {**second, "pause": pause}, third])])  # between two earlier touchpoints
+    rows = log_of([(JOURNEY[0], [first, {**second, "pause": pause}, third])])  # the pause is one touchpoint earlier
     assert offline(rows).length_B.tolist() == [1, min(2, length), max(2, length)]
     assert same_inputs(offline(rows), online(rows))
 
@@ -152,25 +152,25 @@ def test_chunks_change_nothing(monkeypatch):
 
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=2))
-def test_a_token_looks_the_same_in_every_window(journeys):
-    """What was learned at a token in the middle of a window is what a server sees at the end of one."""
+def test_a_token_is_equal_in_every_window(journeys):
+    """A model learns from tokens inside windows, and a server sees them at the end of a window. Both must be equal."""
     rows = log_of(journeys)
     batch = offline(rows, targets=True, spec=TIMED)
     last_B = np.cumsum(batch.length_B) - 1
     inside = batch.targets.valid_N & (batch.prev_channel_N < len(TIMED.channels))
     for name in TIMED.timed:
-        own_B = batch.prev_outcomes[name][last_B]  # where the row is the window's own, as a server sees it
+        own_B = batch.prev_outcomes[name][last_B]  # in the touchpoint's own window, as a server sees it
         assert batch.prev_outcomes[name][inside].tolist() == own_B[batch.targets.touchpoint_N[inside]].tolist()
 
 
 @settings(max_examples=150)
 @given(static, st.lists(touchpoint, min_size=1, max_size=9), st.data())
-def test_what_becomes_known_later_moves_no_input(features, seen, data):
-    """Rewrite each outcome that was not known when the token behind it was decided on: the windows stay."""
+def test_outcomes_known_later_change_no_input(features, seen, data):
+    """Changes each outcome that was unknown when the next touchpoint was decided. The windows must not change."""
     rows = log_of([(features, seen)])
     changed = [dict(row) for row in rows]
     for i, row in enumerate(changed):
-        # As long as nothing later was recorded, a touchpoint stands in front of later ones.
+        # A touchpoint is the previous one of all later touchpoints until another touchpoint is recorded.
         next_at = max((other["timestamp"] for other in rows[i + 1 :]), default=None)
         for name in TIMED.timed:
             known = row[f"{name}_time"]
@@ -189,8 +189,8 @@ def test_a_conversion_is_seen_from_the_first_decision_after_it_is_known():
         first = touchpoints(1, **bought, conversion_after=after)
         rows = log_of([(JOURNEY[0], [*first, *touchpoints(2)])])
         batch = offline(rows, targets=True, spec=TIMED)
-        # It stays unseen in that token when later ones are decided on, as it was when the model learned from it.
+        # In later windows, the token still lacks the conversion, as it did when the model learned from it.
         conversions = [batch.prev_outcomes["conversion"][batch.row_N == i].tolist() for i in (1, 2)]
         assert conversions == [[0.0, seen], [0.0, seen, 0.0]]
         assert batch.prev_outcomes["revenue"][batch.row_N == 1].tolist() == [0.0, 5.0]
-        assert batch.targets.outcomes["conversion"].tolist()[0] == 1.0, "the label is what came of it in the end"
+        assert batch.targets.outcomes["conversion"].tolist()[0] == 1.0, "the label contains the final outcome"

@@ -1,4 +1,4 @@
-"""Training windows from disk: shard by shard, each once, encoded as they are asked for."""
+"""Training windows from disk: read shard by shard, each once, and encoded batch by batch."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def encoder_of(folder: Path) -> Encoder:
     return Encoder.fit(table.tiles("train"), table.spec)
 
 
-def test_a_folder_has_a_part_for_each_shard_and_all_windows_are_there_once(folder):
+def test_each_shard_is_a_part_and_every_window_is_read_once(folder):
     encoder = encoder_of(folder)
     source = FolderWindows(folder, "train", encoder)
     assert len(source) == 3 == len(shards(folder))
@@ -36,7 +36,7 @@ def test_a_folder_has_a_part_for_each_shard_and_all_windows_are_there_once(folde
     assert sum(int((batch.channel_BT >= 0).sum()) for batch in parts) == WindowTable.load(folder).is_in("train").sum()
 
 
-def test_one_part_at_a_time_is_read_and_a_single_one_only_once(folder, tmp_path, monkeypatch):
+def test_parts_are_read_one_at_a_time_and_a_single_part_once(folder, tmp_path, monkeypatch):
     read: list[str] = []
     real = loader.tiles
     monkeypatch.setattr(loader, "tiles", lambda *which: read.append(which[2]) or real(*which))
@@ -50,7 +50,7 @@ def test_one_part_at_a_time_is_read_and_a_single_one_only_once(folder, tmp_path,
     assert single[0] is single[0] and len(read) == 1
 
 
-def test_some_windows_are_those_windows(folder):
+def test_a_selection_of_windows_equals_those_of_the_whole(folder):
     table = WindowTable.load(folder)
     whole = table.windows("train", targets=True)
     encoder = Encoder.fit(whole, table.spec)
@@ -77,7 +77,7 @@ def test_late_touchpoints_have_targets_that_count(tmp_path):
     assert part.means() == pytest.approx(means, rel=1e-5)
 
 
-def test_batches_come_in_order_and_leave_the_random_state_alone(folder):
+def test_batches_are_in_order_and_keep_the_random_state(folder):
     part = EncodedWindows(WindowTable.load(folder).tiles("train"), encoder_of(folder))
     chunks = [np.array([3, 1]), np.array([0]), np.array([2, 4, 5])]
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Windows that are cut on demand are those that would be cut all at once, and a bound chooses whole users."""
+"""Windows on demand: equal to windows built all at once, and a bound selects whole users."""
 
 import json
 from dataclasses import fields
@@ -19,7 +19,7 @@ from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, recorded_late, w
 
 
 def plain(value: Any) -> Any:
-    """A column as values, for codes depend on what was read together."""
+    """Returns a column as values, because codes depend on the rows that were read together."""
     if isinstance(value, Codes):
         return [None if code < 0 else value.values[code] for code in value.codes]
     if isinstance(value, dict):
@@ -35,7 +35,7 @@ def assert_equal(one: WindowBatch, other: WindowBatch) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize("delays", [[0.0], [0.0, 3.0, 0.0, 0.2]])
-def test_chunks_are_the_windows_of_all_at_once(
+def test_chunks_equal_windows_built_all_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, delays: list[float]
 ) -> None:
     monkeypatch.setattr(on_demand, "CHUNK", chunk)
@@ -52,7 +52,7 @@ def test_chunks_are_the_windows_of_all_at_once(
     assert_equal(on_demand.joined(list(in_chunks(windows.only(some)))), at_once.take(some))
 
 
-def test_windows_from_text_are_those_of_their_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_from_text_equal_those_of_the_parsed_json(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     items = []
     for at in range(40):
@@ -76,8 +76,8 @@ def test_a_bound_reads_whole_users_of_few_shards(tmp_path: Path, monkeypatch: py
     assert len(opened) < 5 and some.share == pytest.approx(0.25, abs=0.08)
     assert 0 < len(some.rows) < 0.6 * len(everything.rows)
     lengths = everything.rows.groupby("user_id").size()
-    assert some.rows.groupby("user_id").size().equals(lengths[sorted(some.rows["user_id"].unique())]), "whole users"
+    assert some.rows.groupby("user_id").size().equals(lengths[sorted(some.rows["user_id"].unique())]), "users are cut"
     again = WindowTable.load(tmp_path, "train", most=len(everything.rows) // 4)
-    assert again.rows.equals(some.rows), "the same each time"
+    assert again.rows.equals(some.rows), "the selection is not repeatable"
     whole = WindowTable.load(tmp_path, "train", most=2 * len(everything.rows))
     assert whole.share == 1.0 and whole.rows.equals(everything.rows)

@@ -1,4 +1,4 @@
-"""The windows folder: shards and manifest are checked, and every touchpoint is one target."""
+"""The windows folder: shards and manifest are verified, and every touchpoint is a target exactly once."""
 
 import hashlib
 import json
@@ -39,10 +39,10 @@ def test_a_folder_is_read_in_the_order_of_its_manifest(folder):
     assert set(rows["split"]) == {"train", "val", "test"}
     columns = ["step", "channel", "click", "conversion", "revenue", "cost", "propensity"]
     pd.testing.assert_frame_equal(rows[columns], expected.loc[rows.index, columns])
-    assert expected["step"].nunique() > 3 and (expected["step"] == 0).sum() > 60  # the log does have pauses
+    assert expected["step"].nunique() > 3 and (expected["step"] == 0).sum() > 60  # the log contains pauses
 
 
-def test_windows_are_those_of_the_log(folder):
+def test_windows_equal_those_of_the_log(folder):
     table = WindowTable.load(folder)
     encoder = Encoder.fit(table.tiles("train"), SPEC)
     whole = WindowBatch.from_steps(pa.Table.from_pandas(LOG, preserve_index=False), None, SPEC)
@@ -54,7 +54,7 @@ def test_windows_are_those_of_the_log(folder):
         assert x_BTD.tobytes() == expected.tobytes()
 
 
-def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
+def test_without_late_rows_the_number_of_tiles_is_minimal(folder):
     table = WindowTable.load(folder)
     batch, rows = table.tiles("train"), table.rows[table.is_in("train")]
     lengths = rows.groupby((rows["step"] == 0).cumsum()).size()
@@ -65,7 +65,7 @@ def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
 
 @settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 1.0, 5.0, 99.0]), min_size=1, max_size=7))
-def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
+def test_every_touchpoint_is_a_target_once_for_any_delays(delays):
     rows = recorded_late(STEPS, delays)
     rows["split"] = "train"
     table = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, "")
@@ -73,7 +73,7 @@ def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     assert batch.targets is not None
     assert sorted(batch.targets.touchpoint_N[batch.targets.valid_N]) == list(range(len(rows)))
     assert np.bincount(batch.row_N[batch.targets.valid_N], minlength=len(batch)).min() > 0
-    # The network sees each valid target as in the target's own window, as it does when it serves.
+    # For each valid target, the network sees the same tokens as in the target's own window at serving.
     encoder = Encoder.fit(batch, SPEC)
     x_BTD, _ = encoder.encode(batch)
     own_BTD, own_length_B = encoder.encode(table.windows("train"))
@@ -100,7 +100,7 @@ def test_the_reference_is_a_stretch_of_each_training_user(folder):
     assert touchpoints_per_user(folder) == pytest.approx(len(LOG) / LOG["user_id"].nunique())
 
 
-def test_further_columns_do_no_harm_and_an_empty_split_has_no_windows(tmp_path):
+def test_further_columns_are_ignored_and_an_empty_split_has_no_windows(tmp_path):
     few = STEPS[split_of(STEPS["user_id"]) == "train"].assign(uc_clicks=1.0, campaign_clicks=2.0)
     write_windows_folder(tmp_path / "windows", few)
     table = WindowTable.load(tmp_path / "windows")
@@ -141,7 +141,7 @@ def _manifest(**change: Any) -> Callable[[Path], None]:
         (_drop, "part-00001.parquet: missing columns step, hour"),
     ],
 )
-def test_a_folder_that_is_not_whole_is_refused(folder, harm, message):
+def test_an_incomplete_folder_is_refused(folder, harm, message):
     harm(folder)
     with pytest.raises(WindowError, match=message):
         WindowTable.load(folder)

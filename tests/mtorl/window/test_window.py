@@ -1,4 +1,4 @@
-"""The window: which values its tokens hold, and which inputs are refused."""
+"""The window: the values of its tokens, and the inputs that it refuses."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ from tests.mtorl.window.small_journeys import (
 )
 
 
-def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
+def test_tokens_pair_the_previous_touchpoint_with_the_current_context():
     seen = [
         {**touchpoints(1)[0], "channel": "search", "click": 1, "hour": 8.0},
         {**touchpoints(1)[0], "channel": "social", "cost": 2.0, "hour": 9.0, "device": "desktop"},
@@ -54,7 +54,7 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
     x, length = encoder.encode(window)
     assert length.tolist() == [3]
     hour = (np.array([8.0, 9.0, 10.0]) - 9.0) / np.std([8.0, 9.0, 10.0])
-    # The two touchpoints before have clicks 1, 0 and costs 1, 2; the tenth part of the costs lie below 1.1.
+    # The two previous touchpoints have clicks 1 and 0 and costs 1 and 2. The tenth percentile of the costs is 1.1.
     cost = np.arcsinh(np.array([1.0, 2.0]) / 1.1)
     cost = (cost - cost.mean()) / cost.std()
     angle = [row["timestamp"] % (24 * HOUR) / HOUR * (2 * np.pi / 24) for row in rows]
@@ -69,11 +69,11 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
     assert encoder.segment_slice() == (13, 15)
 
 
-def test_a_pause_is_that_before_the_token_s_own_touchpoint():
+def test_the_pause_of_a_token_precedes_its_own_touchpoint():
     rows = log_of([(JOURNEY[0], [*touchpoints(2), *touchpoints(3, pause=2 * HOUR)])])
     batch = offline(rows)
     assert [batch.time["recency_hours"][batch.row_N == i].tolist()[1:] for i in range(3)] == [[], [1.0], [1.0, 2.0]]
-    # The oldest context is dropped, and with it the pause before it; the previous touchpoint's time is still there.
+    # The oldest context is dropped with its pause. The previous touchpoint's time is still used.
     assert batch.time["recency_hours"][batch.row_N == 4].tolist() == [2.0, 2.0, 2.0]
     assert np.isnan(batch.time["recency_hours"][batch.prev_channel_N == len(SPEC.channels)]).all()
     hours = [row["timestamp"] % (24 * HOUR) / HOUR for row in rows]
@@ -107,7 +107,7 @@ def test_empty_text_is_null_on_both_ways():
     assert same_inputs(WindowBatch.from_instances([raw], SPEC), WindowBatch.from_instances([instance], SPEC))
 
 
-def test_arrow_types_and_chunks_are_read_alike():
+def test_all_arrow_types_and_chunks_give_equal_windows():
     rows = log_of([JOURNEY, ({"age": None, "tenure": None}, touchpoints(5, device=None, late=HOUR))])
     wanted, plain = offline(rows, targets=True), steps_of(rows)
     coded = large = nanos = plain
@@ -117,7 +117,7 @@ def test_arrow_types_and_chunks_are_read_alike():
             large = large.set_column(i, name, plain[name].cast(pa.large_string()))
         elif pa.types.is_timestamp(plain[name].type):
             nanos = nanos.set_column(i, name, plain[name].cast(pa.timestamp("ns")))
-    chunks = pa.concat_tables([coded.slice(0, 4), coded.slice(4)])  # in the middle of a user
+    chunks = pa.concat_tables([coded.slice(0, 4), coded.slice(4)])  # a chunk ends within a user
     separate = pa.concat_tables([steps_of(rows[:3]), steps_of(rows[3:])])
     for variant in (coded, large, nanos, chunks, separate):
         batch = WindowBatch.from_steps(variant, None, SPEC, targets=True)
@@ -125,7 +125,7 @@ def test_arrow_types_and_chunks_are_read_alike():
         assert (FITTED.targets(batch)["channel_BT"] == FITTED.targets(wanted)["channel_BT"]).all()
 
 
-def test_rows_choose_windows_and_a_log_needs_no_created_timestamp():
+def test_rows_select_windows_and_created_timestamp_is_optional():
     rows = log_of([JOURNEY, (JOURNEY[0], touchpoints(5))])
     steps = steps_of(rows).drop_columns(["created_timestamp"])
     whole = FITTED.encode(WindowBatch.from_steps(steps, None, SPEC))[0]
@@ -137,7 +137,7 @@ def test_rows_choose_windows_and_a_log_needs_no_created_timestamp():
             WindowBatch.from_steps(steps, np.array([row]), SPEC)
 
 
-# ---- faults
+# ---- invalid input
 
 
 @pytest.mark.parametrize(
@@ -250,14 +250,14 @@ SEEN = [{**t, **stored_features(s, STORING), "stored": s} for t, s in zip(touchp
 ROWS = log_of([(JOURNEY[0], SEEN)])
 
 
-def test_a_field_becomes_a_column_or_one_for_each_channel():
+def test_a_field_becomes_one_column_or_one_per_channel():
     assert tuple(column.name for column in STORING.feature_columns) == NAMES
-    assert not {*NAMES} & {*STORING.log_columns}, "the log does not have them"
+    assert not {*NAMES} & {*STORING.log_columns}, "the log does not contain them"
     spaced = STORING.replace(channels=("search", "short video"))
     assert [column.name for column in spaced.feature_columns][:2] == ["clicks_search", "clicks_short_video"]
 
 
-def test_a_missing_value_is_what_the_description_says_and_a_list_has_a_number_for_each_channel():
+def test_missing_values_follow_the_description_and_lists_have_all_channels():
     assert stored_features({}, STORING) == dict(zip(NAMES, [0.0, 0.0, None, None], strict=True))
     assert stored_features(STORED[2], STORING) == dict(zip(NAMES, [2.0, 0.0, "clear", 20.0], strict=True))
     assert stored_features({"sky": ""}, STORING)["sky"] is None
@@ -265,21 +265,21 @@ def test_a_missing_value_is_what_the_description_says_and_a_list_has_a_number_fo
         stored_features({"clicks": [1.0, 2.0, 3.0]}, STORING)
 
 
-def test_the_log_and_a_server_give_the_same_input_with_features_at_the_last_token_only():
+def test_stored_features_are_equal_offline_and_online_at_the_last_token():
     encoder = Encoder.fit(offline(ROWS, True, STORING), STORING)
     x_BTD, length_B = encoder.encode(offline(ROWS, spec=STORING))
     np.testing.assert_array_equal(x_BTD, encoder.encode(online(ROWS, spec=STORING))[0])
     assert encoder.stored == 2 + 3 + 1  # two channels, two skies and the unknown one, degrees
     numbers_BT = x_BTD[..., -1]
-    assert numbers_BT[0, 0] != 0 and numbers_BT[3, 2] != 0, "degrees of the decision itself"
-    assert length_B.tolist() == [1, 2, 3, 3] and not numbers_BT[3, :2].any(), "of earlier ones nobody knows them"
-    batch = offline(ROWS, True, STORING).take(np.array([3]))  # for training, each token has its own
+    assert numbers_BT[0, 0] != 0 and numbers_BT[3, 2] != 0, "the decision's own token has `degrees`"
+    assert length_B.tolist() == [1, 2, 3, 3] and not numbers_BT[3, :2].any(), "earlier tokens have no stored features"
+    batch = offline(ROWS, True, STORING).take(np.array([3]))  # in training, each token has its own features
     assert batch.features["clicks_search"].tolist() == [0.0, 2.0, 4.0]
     sky = batch.features["sky"]
     assert [sky.values[code] if code >= 0 else None for code in sky.codes] == [None, "clear", "rain"]
 
 
-def test_models_that_read_no_sequences_have_them_too():
+def test_models_without_sequences_read_stored_features():
     batch = offline(ROWS, True, STORING)
     summary = Summary.of(batch, Encoder.fit(batch, STORING))
     values = dict(zip(summary.names, summary.values_BF.T, strict=True))
@@ -288,7 +288,7 @@ def test_models_that_read_no_sequences_have_them_too():
     assert "sky" in summary.categorical
 
 
-def test_a_network_reads_stored_features_of_the_decision_alone():
+def test_a_network_reads_only_the_decisions_own_stored_features():
     torch = pytest.importorskip("torch")
     from mtorl.network.model import MTORL, MTORLConfig
     from tests.mtorl.network.simulated_journeys import every_step

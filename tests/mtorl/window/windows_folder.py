@@ -19,7 +19,7 @@ LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()
 
 
 def with_steps() -> pd.DataFrame:
-    """The log with the place of each touchpoint in its journey."""
+    """Returns the log with each touchpoint's position in its journey."""
     users = []
     for _, rows in LOG.groupby("user_id", sort=False):
         journey_of = (rows["timestamp"].diff() > pd.Timedelta(days=SPEC.journey_gap_days)).cumsum()
@@ -31,14 +31,14 @@ STEPS = with_steps()
 
 
 def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> dict[str, Any]:
-    """Write a windows folder whose shards get the users in turn."""
+    """Writes a windows folder and distributes the users over its shards in turn."""
     (folder / "steps").mkdir(parents=True)
     number = pd.factorize(rows["user_id"])[0] % shards
     listed = []
     for i in range(shards):
         file, part = f"steps/part-{i:05d}.parquet", rows[number == i]
         table = pa.Table.from_pandas(part, preserve_index=False)
-        if i:  # DuckDB marks columns of a shard that happen to hold no null
+        if i:  # DuckDB marks columns without nulls as such
             fields = [field.with_nullable(table[field.name].null_count > 0) for field in table.schema]
             table = table.cast(pa.schema(fields))
         pq.write_table(table, folder / file)
@@ -51,6 +51,6 @@ def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> d
 
 
 def recorded_late(rows: pd.DataFrame, delays: list[float]) -> pd.DataFrame:
-    """The same rows, recorded some days after they happened; the delays are used in turn."""
+    """Returns the rows with recording times some days later. The delays are used in turn."""
     days = np.resize(delays, len(rows))
     return rows.assign(created_timestamp=rows["timestamp"] + pd.to_timedelta(days, unit="D").as_unit("us"))
