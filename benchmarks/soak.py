@@ -3,8 +3,8 @@
     python benchmarks/soak.py --run runs/latest                       # five minutes
     python benchmarks/soak.py --run runs/latest --seconds 30          # a short run
 
-The script exits with 1 if a response is a 5xx, or if the router's use of resources grows. File descriptors may grow by
-a few connections, and memory by the index entry of each record in its log (of the newest million).
+The script exits with 1 if a response is a 5xx, or if the router's use of resources grows. Growth is allowed by a few
+file descriptors for connections, and by the memory of the index of its log, which has the newest million records.
 """
 
 from __future__ import annotations

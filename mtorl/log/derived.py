@@ -25,7 +25,7 @@ _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet"
 
 
 class Derived:
-    """The derived files of one name and its current settings; `supersede` deletes those of older settings."""
+    """The derived tables of one name, with its current settings; `supersede` deletes those of older settings."""
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
         self._lake = lake

@@ -81,7 +81,7 @@ class Checkpoint:
         return dict(state)
 
     def load_together(self, group: Group) -> dict[str, Any] | None:
-        """The leading process's state, in all processes, which must call this together; all raise CheckpointError."""
+        """Load in the leading process and return its state in all, which call this together; all raise its error."""
         found: dict[str, Any] | None = None
         error = ""
         if group.leads:

@@ -131,7 +131,7 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = TrainingLoop(data, config, device, group)
-        # After equal initial weights, each process draws its own dropout.
+        # All processes have the same initial weights, but each draws its own dropout.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
             resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}

@@ -61,7 +61,7 @@ def test_the_policy_that_serves_is_the_one_to_beat(
     spec = DatasetSpec.load(other / "dataset.yaml")
     for changed, words in (
         (spec.replace(window=3), "another data set description: window differ"),
-        (spec.replace(channels=(*spec.channels, "mail")), r"(?s)channels differ.*a channel \(mail\) comes"),
+        (spec.replace(channels=(*spec.channels, "mail")), r"(?s)channels differ.*a channel \(mail\) to serving"),
     ):
         changed.save(other / "dataset.yaml")
         with pytest.raises(SystemExit, match=words):
