@@ -92,7 +92,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_each_night_reads_the_same_rows_as_without_stored_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outcomes are late, refusals last for days, a decision comes a day late, users are forgotten, old hours go."""
+    """Outcomes and a decision are late, refusals last for days, users are forgotten, and old hours are dropped."""
     chance, place, late = random.Random(5), tmp_path / "lake", []
     counts, nights = judged(monkeypatch), list[int]()
     for day in range(5):

@@ -53,7 +53,7 @@ def test_the_newest_touchpoints_of_a_user_are_together_in_order_of_time(toy, tmp
         assert rows["hist_cost"].tolist() == last["cost"].tolist()
 
 
-def test_a_row_that_claims_to_arrive_before_it_happened_is_known_when_it_happened(toy, tmp_path):
+def test_a_row_that_arrives_before_its_time_is_known_at_its_time(toy, tmp_path):
     log = toy.log()
     on_time = sources(toy, log, tmp_path)
     early = sources(toy, log.assign(created_timestamp=log["timestamp"] - HOUR), tmp_path)

@@ -252,7 +252,7 @@ def test_no_raw_layout_is_mistaken_for_the_canonical_one():
             assert not set(adapter_of(spec).required(spec)) >= set(ADAPTERS["touchpoints"].required(spec))
 
 
-def test_outcomes_in_disguise_are_typed_as_outcomes():
+def test_columns_that_contain_outcomes_are_typed_as_outcomes():
     for name, wanted in (("criteo-attribution", {"attribution", "click_pos", "click_nb", "cpo"}), ("kuairand", set())):
         spec = DatasetSpec.load(name)
         known = {c for c, why in adapter_of(spec).never_context.items() if why.startswith("an outcome")}

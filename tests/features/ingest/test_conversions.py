@@ -198,7 +198,7 @@ def test_the_logs_folder_is_independent_of_the_second_file(tmp_path: Path) -> No
     assert plain == shop.spec.of_canonical_log() and "conversions" not in plain.to_dict()
     assert (tmp_path / "a" / FILE).exists()
     assert canonical_log(RawLog(str(tmp_path / "a"), ""), tmp_path / "x", tmp_path / "f.csv").spec == plain
-    # The description of the raw files also reads the canonical log, as on a volume.
+    # On a volume, the canonical log is read with the raw files' description.
     again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
     assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
     with raises(LogError, messages.TRUSTED_CONVERSIONS):
@@ -268,7 +268,7 @@ def test_only_a_log_of_ones_own_has_a_second_file(tmp_path: Path) -> None:
         validate_log(tmp_path / "log.tsv", described)
 
 
-def test_the_address_of_a_second_file_stays(tmp_path: Path) -> None:
+def test_the_address_of_a_second_file_is_kept(tmp_path: Path) -> None:
     remote = {**DESCRIPTION, "conversions": {**DESCRIPTION["conversions"], "source": "s3://logs/orders/"}}
     DatasetSpec.from_dict(remote).save(tmp_path / "b.yaml")
     far = DatasetSpec.load(tmp_path / "b.yaml").conversions

@@ -143,7 +143,7 @@ def test_a_very_rare_value_is_no_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["TRUE FALSE", "yes no", "t f"])
-def test_outcomes_in_words_are_seen_and_read(tmp_path: Path, words: str) -> None:
+def test_outcomes_in_words_are_recognised_and_read(tmp_path: Path, words: str) -> None:
     happened = np.arange(ROWS) % 3 == 0
     told = np.where(happened, *words.split())
     found = draft(tmp_path, foreign(clicked=told, liked=told))
@@ -155,7 +155,7 @@ def test_outcomes_in_words_are_seen_and_read(tmp_path: Path, words: str) -> None
     assert (log["click"] == happened).all() and (log["liked"] == happened).all()
 
 
-def test_a_column_that_determines_an_outcome_is_one(tmp_path: Path) -> None:
+def test_a_column_that_determines_an_outcome_is_an_outcome(tmp_path: Path) -> None:
     columns = foreign()
     click = columns.pop("clicked")
     del columns["profit"], columns["dwell_seconds"]
@@ -178,7 +178,7 @@ def test_every_name_of_a_column_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "per"), [("Cost (micros)", 1_000_000), ("cost cents", 100), ("eCPM", 1000)])
-def test_an_amount_in_another_unit_is_known_by_its_name(name: str, per: int, tmp_path: Path) -> None:
+def test_an_amount_in_another_unit_is_recognised_by_its_name(name: str, per: int, tmp_path: Path) -> None:
     columns = {name: values for name, values in foreign().items() if name in ("uid", "slot", "shown_at", "price_paid")}
     columns[name] = columns.pop("price_paid") * per
     cost = draft(tmp_path, columns).spec.columns["cost"]

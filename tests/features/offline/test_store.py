@@ -252,7 +252,7 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mtorl"]
 
 
 @pytest.mark.integration
-def test_another_process_reads_the_store_with_feast_alone(finished_run, tmp_path):
+def test_another_process_reads_the_store_with_plain_feast(finished_run, tmp_path):
     settings = yaml.safe_load((finished_run.root / "feature_store.yaml").read_text())
     del settings["offline_store"]  # this package's own store, which a reader does not need
     settings["registry"]["path"], settings["online_store"]["path"] = (

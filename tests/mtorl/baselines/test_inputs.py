@@ -99,7 +99,7 @@ def test_returns_reach_to_the_end_of_the_journey():
     np.testing.assert_allclose(returns(np.array([1, 2, 4, 8, 16, 32.0]), ends_B), [7, 6, 4, 8, 48, 32])
 
 
-def test_tiles_show_each_touchpoint_once_with_its_return():
+def test_tiles_contain_each_touchpoint_once_with_its_return():
     batch = windows([*journey("a", "SoSoso"), *journey("b", "oS")])
     encoder = Encoder.fit(batch, SPEC)
     data = Tiles.of(batch, encoder)

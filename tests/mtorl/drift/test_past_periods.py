@@ -146,7 +146,7 @@ def test_a_weekday_that_was_never_seen_has_a_wide_forecast() -> None:
 
 
 def test_weekdays_that_hardly_differ_share_a_forecast() -> None:
-    """Weekday effects then use no more degrees of freedom than a weekend effect."""
+    """If weekdays are alike, their effects use no more degrees of freedom than a weekend effect."""
     made = days(np.random.default_rng(7), MOST + 1, ALIKE, 0.05, 0.001)
     monday, tuesday = (of_last(np.vstack([made[:-1], [day, 0.1, 1e-4]])) for day in (0, 1))
     assert monday.mean == pytest.approx(tuesday.mean, rel=0.03) and monday.degrees > MOST - 9

@@ -64,7 +64,7 @@ def test_columns_without_values_or_variation_have_the_floor() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_column_that_few_users_lack_has_the_floor() -> None:
-    """In a small period no user may lack the column, so that its share of missing values falls."""
+    """If no user of a small period lacks the column, the share of missing values falls."""
     rare = REFERENCE.assign(rare=np.where(np.arange(len(REFERENCE)) < 2, np.nan, 1.0))
     grid = ThresholdGrid.measure(rare, {"rare": "numeric"}, imitations=50)
     assert grid.limits_UM["rare", "missing_share_rise"].min() < 0

@@ -59,6 +59,6 @@ def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.nd
 
 
 def models(kind: np.ndarray, *errors: float) -> list[ExpectedOutcomes]:
-    """Returns models that forecast the truth plus each error."""
+    """Returns one model per error. It forecasts each gain as its true mean plus the error."""
     costs = np.broadcast_to(COST, GAIN[kind].shape)
     return [ExpectedOutcomes(GAIN[kind] + error, costs) for error in errors]

@@ -40,7 +40,7 @@ def test_equal_parts_left_to_forecasts_cancel_in_the_difference() -> None:
     assert doubt_2 == pytest.approx([0.015, 0.015]) and of_difference == 0.0
 
 
-def test_the_jackknife_finds_the_spread_of_a_mean() -> None:
+def test_the_jackknife_estimates_the_spread_of_a_mean() -> None:
     """Models that forecast the mean of their data have the spread of a mean."""
     folds, seen = 5, 200
     spreads = []

@@ -1,4 +1,4 @@
-"""Plans of exploration: costs follow from the rule that explores, and the information holds in simulated logs."""
+"""Plans of exploration: costs follow from the exploration rule, and simulated logs contain the planned information."""
 
 from typing import get_args
 
@@ -54,7 +54,7 @@ def test_a_deterministic_policy_needs_exploration() -> None:
     assert options["exposure", 0.1].impossible == none.impossible, "this scope never draws another channel"
     costs = [options["both", share].cost_share for share in (0.01, 0.02, 0.05, 0.1)]
     assert costs == sorted(costs) and costs[-1] == pytest.approx(10 * costs[0], rel=0.2)
-    assert all(options["both", share].forecast <= 0.25 for share in (0.01, 0.05, 0.1)), "the bound of forecasts"
+    assert all(options["both", share].forecast <= 0.25 for share in (0.01, 0.05, 0.1)), "a quarter at most"
     told = [options["both", share].told_after for share in (0.01, 0.05, 0.1, 0.4)]
     assert told == sorted(told, reverse=True), "more exploration detects the difference earlier"
     found = plan(FIXED)

@@ -105,7 +105,7 @@ def test_calibration_error_does_not_depend_on_the_order_of_the_log():
 
 
 def test_an_interval_of_a_calibration_error_excludes_resampling_noise():
-    """The predictions are calibrated, so the error is noise. A resample has more noise, which must not widen it."""
+    """The predictions are calibrated, so the error is only noise. Resampling noise must not shift the interval."""
     found = [evaluate(*log(rows=1000, seed=seed), seed=seed)["reward_ece_ci"] for seed in range(20)]
     low, high = np.mean(found, axis=0)
     values = [evaluate(*log(rows=1000, seed=seed), seed=seed, resamples=1)["reward_ece"] for seed in range(20)]

@@ -58,7 +58,7 @@ def test_training_users_are_refused_or_left_out(made):
     with raises(KnownUsersError, messages.KNOWN_USERS, users=400):
         evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=False)
     found = evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=True)
-    tested = log[split == "test"]  # validation users are left out, because training used them for stopping
+    tested = log[split == "test"]  # validation users are left out, because training used them, too
     assert found["data"]["rows"] == len(tested)
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
     alone = evaluate_artifact(artifact, table(tested), stored_in(artifact), seed=0, only_new=False)

@@ -38,4 +38,4 @@ def test_a_large_log_is_evaluated_on_some_test_users(made: tuple[str, str], monk
     some = evaluated(made)
     assert 0 < some["test_rows"] < whole["test_rows"] and 0.2 < some["test_share"] < 0.5
     low, high = some["value"]["difference_ci"]
-    assert low <= 0.0 <= high, "both policies are the same model"
+    assert low <= 0.0 <= high, "both policies are one model"

@@ -132,7 +132,7 @@ def test_actions_that_the_incumbent_never_takes_are_not_valued() -> None:
         ({"challenger_exposure_probs": [[np.nan, np.nan]] * 500}, messages.NO_CHALLENGER_PROBABILITIES),
     ],
 )
-def test_missing_probabilities_or_outcomes_are_the_reason(changes: dict[str, Any], why: messages.Words) -> None:
+def test_missing_probabilities_or_outcomes_are_reported(changes: dict[str, Any], why: messages.Words) -> None:
     found = report(world(500, 0.2, **changes))
     assert found["valued"] == 0
     assert_says(found["not_evaluable"], why)

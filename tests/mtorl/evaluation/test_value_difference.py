@@ -165,7 +165,7 @@ def test_at_most_a_quarter_is_left_to_forecasts() -> None:
 
 @settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
-def test_an_interval_holds_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
+def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
     """The estimates are normal, with a bias that is a share of the doubt."""
     draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)

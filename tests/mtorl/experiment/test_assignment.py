@@ -52,7 +52,7 @@ def test_the_draw_depends_on_every_part_of_a_request(parts: list[str], place: in
 
 @settings(max_examples=100)
 @given(TEXT, TEXT)
-def test_points_lie_in_the_half_open_interval(salt: str, unit: str) -> None:
+def test_points_are_in_the_half_open_interval(salt: str, unit: str) -> None:
     assert 0 <= uniform(salt, unit) < 1
 
 

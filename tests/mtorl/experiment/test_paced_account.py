@@ -52,7 +52,7 @@ def test_only_paced_parts_have_a_spare_amount():
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
-def test_a_small_arm_spends_its_part_in_the_mean_over_days(share: float) -> None:
+def test_a_small_arm_spends_its_part_on_average(share: float) -> None:
     """The parts pay for 5 and 25 exposures a day. With a limit at the part, 30 % and 7 % would be left over."""
     of, chance, days, total = target(share), random.Random(1), 60, 0.0
     limit, kept = of.limit.limit + spare(of.limit, True, CAP), None

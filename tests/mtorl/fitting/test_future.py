@@ -56,7 +56,7 @@ def test_foresight_is_clear_only_if_predictions_come_true() -> None:
     table, encoder, ensemble = world(window=1)
     assert np.isfinite(foresight(ensemble, encoder, table, seed=0)), "a window of a single token is valid"
     table, encoder, ensemble = world(propensity="markov")
-    assert foresight(ensemble, encoder, table, seed=0) == 0.0, "unlogged propensities may confound channels and users"
+    assert foresight(ensemble, encoder, table, seed=0) == 0.0, "estimated propensities give no evidence"
     alone = STEPS.groupby("user_id").head(1).assign(split="val", collected=False)
     lonely = WindowTable(pa.Table.from_pandas(alone, preserve_index=False), alone, SPEC, "")
     assert foresight(ensemble, encoder, lonely, seed=0) == 0.0

@@ -86,7 +86,7 @@ def test_superseded_files_are_hidden_at_once_and_deleted_later(tmp_path: Path, m
     assert found(lake) == list(every["user_id"])
 
 
-def test_a_file_that_is_deleted_while_it_is_read_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_deleted_during_a_read_is_a_clear_error(tmp_path: Path) -> None:
     lake = upload(tmp_path, {"decision": decisions(6)})
     with pytest.raises(LogError, match="try again"), lake_database(lake) as db:
         query = f"SELECT count(*) FROM {lake.records(db, 'decision')}"

@@ -156,7 +156,7 @@ def test_two_processes_train_the_same_network_as_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results and the checkpoint of two processes without a kill."""
+    """A folder with results and checkpoint of two processes, of which none was killed."""
     folder = tmp_path_factory.mktemp("whole")
     assert _run(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
     return folder

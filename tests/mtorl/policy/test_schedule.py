@@ -50,7 +50,7 @@ def test_a_period_extended_by_a_new_time_zone_ends_at_its_new_end() -> None:
     assert late.times[-1] == NOON + 12 * HOUR, "a clock that is slightly ahead does not extend a period"
 
 
-def test_a_total_goes_from_its_start_to_its_end() -> None:
+def test_a_total_budget_is_spread_from_its_start_to_its_end() -> None:
     pacing = Pacing(traffic=NIGHTS, start="2026-01-01T07:30:00Z", end="2026-01-03T00:00:00+00:00")
     schedule = pacing.schedule("total", "UTC", NOON, NOON)
     assert schedule.share(NOON - 4 * HOUR) == 0 and schedule.share(schedule.times[-1]) == 1

@@ -33,7 +33,7 @@ def test_the_forecast_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]])
 
 def test_the_forecast_improves_with_each_touchpoint(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
     errors = [np.mean((forecast - true) ** 2) / np.var(true) for forecast, true in rounds]
-    assert errors[-1] < errors[0] < 0.8, "a large part of the variance is explained"
+    assert errors[-1] < errors[0] < 0.8, "the forecast explains a part of the variance"
     assert errors[-1] > 0.2, "hidden facts stay unexplained"
 
 
