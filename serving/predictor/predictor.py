@@ -1,4 +1,4 @@
-"""Serves a policy on KServe's own model server: an alternative to TorchServe, which can also explain decisions.
+"""Serves decisions and explanations of a policy on KServe's own model server, as an alternative to TorchServe.
 
 Answers come from `serving/handlers/policy_handler.py`, so they equal those of TorchServe. The requests that arrive
 during a forward pass share the next one.
