@@ -38,7 +38,7 @@ def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
 
 
 def test_a_policy_that_looks_best_by_chance_is_not_promoted() -> None:
-    """All channels are alike. Two tables from the same users share their noise, so both are wrong alike."""
+    """All channels are alike. Two tables from the same users share their noise, so they agree on wrong values."""
     seeds = range(60)
     assert np.mean([decided(seed, 0.0, "same users") for seed in seeds[:20]]) >= 0.5, "such an opinion promotes chance"
     assert np.mean([decided(seed, 0.0, "other users") for seed in seeds]) <= 0.05

@@ -78,7 +78,7 @@ def test_windows_are_encoded_as_in_training(windows: str) -> None:
     assert Trials(windows).data.train.encoder.to_dict() == trained.to_dict()  # type: ignore[attr-defined]
 
 
-# The remaining tests are about the search only: a formula replaces each training.
+# The remaining tests only test the search: a formula replaces each training.
 
 
 @pytest.fixture
