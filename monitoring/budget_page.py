@@ -10,7 +10,7 @@ from mtorl.pages.page import write_page
 
 
 def render(plan: BudgetPlan, path: Path, days: float, currency: str, gain: str, based_on: str) -> Path:
-    """Write the page; `based_on` says on which decisions the plan rests."""
+    """Write the page; `based_on` describes the decisions from which the plan was estimated."""
     shown = {"plan": plan, "days": days, "currency": currency, "gain": gain, "based_on": based_on, "more": MORE}
     template = Path(__file__).parent / "budget_page.html.j2"
     return write_page(path, template, {**shown, "curve": _curve(plan, currency, gain)})

@@ -1,4 +1,4 @@
-"""The charts of the run report: few colours, one message each."""
+"""Draws the charts of the run report: few colours, one message each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _Interval = tuple[str, float, Sequence[float], str]  # label, value, its interva
 
 
 def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
-    """Number of users by number of touchpoints; the last bar holds all longer journeys."""
+    """Number of users by number of touchpoints; the last bar includes all longer journeys."""
     lengths = [row["length"] for row in journeys]
     ticks = [tick for tick in (1, 5, 10, 15, 20, 25) if tick <= max(lengths)]
     labels = [str(tick) for tick in ticks]
@@ -56,7 +56,7 @@ def training(history: Sequence[Row], best_epoch: int) -> Chart:
         line("training users", epochs, [row["train_loss"] for row in history], GREY),
         line("validation users", epochs, [row["val_loss"] for row in history], BLUE),
     ]
-    # Inside the plot: above it is the legend.
+    # The note is inside the plot, since the legend is above it.
     notes = [{**note, "yanchor": "top", "xshift": 4} for note in marks([(best_epoch, "kept", "left")])]
     html = draw(
         "training",
@@ -72,7 +72,7 @@ def training(history: Sequence[Row], best_epoch: int) -> Chart:
 
 
 def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:
-    """Values with intervals, first on top."""
+    """Policy values with their intervals, the first one on top."""
     html = _intervals("gate", rows, unit)
     return Chart(html, "Off-policy value: " + ", ".join(f"{row[0]} {row[1]:.4g}" for row in rows) + ".")
 
@@ -92,7 +92,7 @@ def lift(experiment: Row, metric: str) -> Chart:
 
 
 def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[float] = (), **layout: Any) -> str:
-    """Intervals in a line each, first on top, on an axis that also shows `seen`."""
+    """One interval per line, the first one on top, on an axis that also includes the values `seen`."""
     ends = [*seen, *(end for _, value, interval, _ in rows for end in (value, *interval))]
     pad = 0.05 * (max(ends) - min(ends)) or 1.0
     traces = []
@@ -121,7 +121,7 @@ def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[
 
 
 def budgets(budget: Mapping[str, Row]) -> Chart:
-    """Spent and still reserved of each arm's limit."""
+    """Spent, reserved and remaining part of each arm's limit."""
     arms = list(reversed(list(budget)))
     part = {name: [float(budget[arm][name]) for arm in arms] for name in ("limit", "spent", "reserved")}
     used = zip(part["limit"], part["spent"], part["reserved"], strict=True)

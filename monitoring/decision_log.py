@@ -3,7 +3,7 @@
     log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
     sample, size = log.sample("context", most_rows=20_000)      # the policy's inputs, for the drift check
 
-`mtorl.log.records` defines the fields of the records, `mtorl.log.lake` where they are.
+`mtorl.log.records` defines the fields of the records, and `mtorl.log.lake` their files.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
-_MARGIN = HOUR  # between the time of a decision's id, which its files go by, and the time of its record
+_MARGIN = HOUR  # between the time in a decision's id, which determines its file, and the time of its record
 
 
 class PeriodError(InputError):
-    """A period can't be judged; the message says what to mend."""
+    """A period can't be judged; the message tells what to correct."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """A stretch of time; None is no bound."""
+    """An interval of time; None means unbounded."""
 
     since: datetime | None = None  # inclusive
     until: datetime | None = None  # exclusive
 
     @classmethod
     def of(cls, since: str = "", until: str = "") -> Self:
-        """A period between two ISO times, UTC without a zone; empty for no bound. Raises PeriodError."""
+        """A period between two ISO times, in UTC if they have no zone; empty means unbounded. Raises PeriodError."""
         bounds: dict[str, datetime | None] = {}
         for name, text in {"since": since, "until": until}.items():
             try:
@@ -62,13 +62,13 @@ class Period:
         return " AND ".join(f"event_time {than} {instant(at)}" for than, at in bounds if at) or "true"
 
     def hours(self) -> tuple[datetime | None, datetime | None]:
-        """Bounds of the hours in which its decisions lie, for `Lake.records`."""
+        """Bounds of the hours whose files may contain decisions of the period, for `Lake.records`."""
         since = self.since and self.since.replace(minute=0, second=0, microsecond=0) - _MARGIN
         return since, self.until and self.until + _MARGIN
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object of a record."""
+    """Parse a JSON object in a record."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -84,24 +84,24 @@ class DecisionLog:
 
     lake: Lake
     period: Period = Period()
-    weights: pd.DataFrame | None = None  # decision_id, weight (0: it has none) in a replay of a real log
-    budget_per_decision: float | None = None  # currency units of either arm in a replay; None: the ledger holds budgets
+    weights: pd.DataFrame | None = None  # decision_id, weight in a replay of a real log; no row: weight 0
+    budget_per_decision: float | None = None  # of either arm in a replay, currency units; None: a ledger keeps budgets
 
     @classmethod
     def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
-        """The log in a lake (folder or URI), with the files that are there at its first query; raises a LogError.
+        """The log in a lake (folder or URI), with the files that exist at its first query. Raises LogError.
 
-        Later queries read the same files: else the figures of one look would contradict each other.
+        Later queries read the same files, so that the figures of one look are consistent.
         """
         lake = lake if isinstance(lake, Lake) else Lake.open(lake)
         return cls(lake.fixed(), period)
 
     @contextmanager
     def opened(self, *kinds: Kind, near: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds; no copies.
+        """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds. Copies no rows.
 
         Args:
-            near: Whether records of decisions outside the period, with a margin, are left out: they are not read.
+            near: Whether to skip files outside the period, with a margin.
         """
         hours = self.period.hours() if near else (None, None)
         with lake_database(self.lake, _MEMORY_LIMIT) as db:
@@ -118,7 +118,7 @@ class DecisionLog:
         return int(self._first("count(*)"))
 
     def first_time(self) -> datetime | None:
-        """Time of the first decision in the period; None: there is none."""
+        """Time of the first decision in the period, or None if there is none."""
         first = self._first("min(event_time)")
         return first and first.astimezone(UTC)
 
@@ -129,17 +129,16 @@ class DecisionLog:
         return row and row[0]
 
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """Columns of the context, or those that the feature store had of each user, of a sample of the decisions.
+        """Context columns, or static columns from the feature store, of a sample of the decisions.
 
-        A hash chooses whole users, the same in every period, with about `most_rows`; of a user with very many decisions
-        (a robot, one id for all anonymous visitors), only a part is read. Decisions with other columns than the newest
-        were taken before the data set changed and do not count; the size is then that of what is returned, otherwise of
-        the whole period.
+        A hash selects complete users, the same in every period, with about `most_rows` rows. Of a user with very many
+        decisions (a bot, one id for all anonymous visitors), only a part is read. If the data set has changed, only
+        decisions with the newest columns are returned. The size is then that of the sample, otherwise of the period.
         """
         found = "features_found" if columns == "static" else "true"
         where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
         with self.opened(near=True) as db:
-            # The texts of the columns are large: they are read of the sample alone.
+            # The texts of the columns are large, so they are read only for the sample.
             query = f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}"
             ((rows, users),) = db.execute(query).fetchall()
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
@@ -163,7 +162,7 @@ class DecisionLog:
         Models in the shadow count as well: while the incumbent is a rule of the platform, the challenger's model
         answers there alone.
         """
-        # A record of a clock that was ahead is not the newest.
+        # A record from a clock that was ahead is not the newest.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(
@@ -176,7 +175,7 @@ class DecisionLog:
         return [str(digest) for (digest,) in found]
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
-        """Digest, if it gives one, and name of the policy that took an arm's newest decision."""
+        """Digest (None if its answers have none) and name of the policy that took an arm's newest decision."""
         with self.opened(near=True) as db:
             found: tuple[str | None, str] | None = db.execute(
                 f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}') FROM decision_log

@@ -1,4 +1,4 @@
-"""Prometheus gauges from a table of their names, and samples in any order."""
+"""Builds Prometheus gauges from a table of their names and from samples in any order."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -10,7 +10,7 @@ Sample = tuple[str, Sequence[str], float | None]  # gauge, values of its labels,
 def gauges(
     prefix: str, table: Mapping[str, tuple[str, Sequence[str]]], samples: Iterable[Sample]
 ) -> Iterator[GaugeMetricFamily]:
-    """Each gauge, with or without samples; `table` has the help text and the labels of each."""
+    """Yields every gauge of the table, also without samples; `table` maps a name to help text and labels."""
     made = {name: GaugeMetricFamily(prefix + name, help_, labels=labels) for name, (help_, labels) in table.items()}
     for name, labels, value in samples:
         if value is not None:

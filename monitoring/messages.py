@@ -3,22 +3,22 @@
 from mtorl.runtime.message import Words
 
 # Reasons of verdicts and of advice.
-NOTHING_LOGGED = Words("nothing-logged", "The log has no decision of it yet. Routers upload theirs every few minutes.")
+NOTHING_LOGGED = Words("nothing-logged", "The log has no decision of this experiment yet. Routers upload each minute.")
 NOTHING_COUNTS = Words("nothing-counts", "No decision counts yet. {count:,} are left out: {why}{hint}.")
-WAITS_FOR_START = Words("waits-for-start", "It is a draft: all users get the incumbent. Challengers get no requests.")
+WAITS_FOR_START = Words("waits-for-start", "In a draft, all users get the incumbent. Challengers get no requests.")
 IN_SHADOW = Words("in-shadow", "All users get the incumbent; the challengers' decisions are only logged.")
 NO_ROUTER_HERE = Words("no-router-here", "mtorl serve does not run here, so callers get no decision from it.")
 MONEY_LOW = Words(
-    "money-low", "{left:,.2f} of {limit:,.2f}{of} are left. Once they are spent, no arm shows anything: raise `amount`."
+    "money-low", "{left:,.2f} of {limit:,.2f}{of} are left. Once they are spent, no arm shows ads: raise `amount`."
 )
 MONEY_SHORT = Words(
     "money-short",
-    "{left:,.2f} of {limit:,.2f}{of} are left, for {lasts:,.0f} hours at the rate so far. The stages to come take "
-    "{needed:,.0f}: raise `amount`.",
+    "{left:,.2f} of {limit:,.2f}{of} are left, for {lasts:,.0f} hours at the rate so far. The remaining stages take "
+    "{needed:,.0f} hours: raise `amount`.",
 )
 SILENT = Words("silent", "No decision for {silence}, since {since} UTC. The longest earlier gap was {usual}.")
 NOT_ASKED = Words("not-asked", "{silence} Callers send no requests, or the log does not arrive here.")
-LOG_UNKNOWN = Words("log-unknown", "Its log can't be read, so it is unknown whether it wins: {fault}")
+LOG_UNKNOWN = Words("log-unknown", "The log can't be read, so there is no evidence for a promotion: {fault}")
 NOT_IN_LOG = Words("not-in-log", "The log has no decision of {challenger}.")
 
 # Periods and logs.
@@ -27,9 +27,9 @@ EMPTY_LAKE = Words("empty-lake", "{lake}: no decisions in this lake. Routers upl
 EMPTY_PERIOD = Words(
     "empty-period", "{lake}: no decision from {since} to {until}. Check since and until, the router and its uploads"
 )
-CHECK_AT_WORK = Words("check-at-work", "{folder}: another check is at work here. Wait until it has finished")
+CHECK_AT_WORK = Words("check-at-work", "{folder}: another check is running here. Wait until it has finished")
 OTHER_PERIODS = Words(
-    "other-periods", "{path}: its periods have {hours} hours, not {wanted}. Name another state, or move it"
+    "other-periods", "{path}: its periods have {hours} hours, not {wanted}. Name another state, or move this one away"
 )
 FUTURE_STATE = Words(
     "future-state", "{path}: judged until {until}, in the future: a clock was ahead. Move the file away to start again"

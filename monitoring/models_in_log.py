@@ -1,4 +1,4 @@
-"""The models that took the decisions of a log: their artifacts are needed to judge these decisions.
+"""Lists the models that took the decisions of a log, since judging these decisions needs their artifacts.
 
 for digest, reason, serves in models_in_log("lake"): ...
 """
@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-_SILENT = timedelta(days=1)  # an arm without a decision for so long, while others had some, no longer serves
+_SILENT = timedelta(days=1)  # an arm that lacks decisions for this long, while others have some, no longer serves
 
 
 def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
-    """Models of all kept decisions, shadow decisions included, the newest first: digest, reason, whether it serves.
+    """Models of all decisions in the lake, including shadow decisions, newest first: digest, reason, whether it serves.
 
-    A model serves if no other policy has decided for that arm since. Without a lake there are none.
+    A model serves if no other policy has decided for its arm since. Without a lake, the list is empty.
 
     Raises:
         LogError: A file was deleted while it was read.
@@ -37,7 +37,7 @@ def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
     columns = "experiment, arm, model_digest, event_time AS decided"
     with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(
-            # Of decisions without a digest, those that fell back say nothing of the policy.
+            # A fallback without a digest does not tell which policy the arm has.
             f"""SELECT experiment, arm, model_digest, max(decided) FROM (
                 SELECT {columns} FROM decision_log WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
                 UNION ALL SELECT {columns} FROM shadow_log WHERE model_digest IS NOT NULL)

@@ -1,4 +1,4 @@
-"""Keeps the newest run of each pipeline in a small file: its end, the reason, and the time of the last success.
+"""Stores the newest run of each pipeline in a small file: its result, the reason, and the time of the last success.
 
     PipelineRun.ended("mtorl-train", RunEnd.FAILED, {"ingest": "no such file"}, "", now).write(runs)
     for run in newest_runs(runs): ...
@@ -21,14 +21,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.step import run_id
 
-_GAPS = 10  # between successes, from which one knows how often a pipeline runs
-_BLOCK = 4096  # bytes: of what a small file takes on a disk, at least
+_GAPS = 10  # number of gaps between successes from which the usual interval is estimated
+_BLOCK = 4096  # bytes that a small file occupies on a disk at least
 _APART = timedelta(hours=12)
-"""Successes that count for it: an afternoon on which somebody tries things out is one of them."""
+"""Least time between successes that count: several manual runs on one afternoon count once."""
 
 
 class RunEnd(StrEnum):
-    """End of a run; a cancelled run is neither success nor failure of the pipeline."""
+    """Result of a run; a cancelled run is neither a success nor a failure of the pipeline."""
 
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -38,21 +38,21 @@ class RunEnd(StrEnum):
 class PipelineRun(BaseModel):
     """The newest run of a pipeline that has ended."""
 
-    model_config = ConfigDict(extra="ignore")  # of a newer release
+    model_config = ConfigDict(extra="ignore")  # fields of a newer release
 
     pipeline: str  # its name
     run: str = ""  # id of the run
     state: RunEnd
     at: AwareDatetime  # when it ended
     why: dict[str, str] = {}
-    """Of a failed one: what steps said, by step. Of one that was cancelled: what they had said before it."""
+    """Messages of the steps, by step, of a failed run. A cancelled run keeps the messages of the run before it."""
     succeeded: AwareDatetime | None = None  # when a run last succeeded
-    failed_in_a_row: int = 0  # runs that have failed since then
-    successes: list[AwareDatetime] = []  # when runs succeeded, the newest last, at least twelve hours apart
+    failed_in_a_row: int = 0  # number of runs that have failed since then
+    successes: list[AwareDatetime] = []  # times of successes at least twelve hours apart, the newest last
 
     @classmethod
     def ended(cls, pipeline: str, state: RunEnd, why: Mapping[str, str], otherwise: str, at: datetime) -> PipelineRun:
-        """A run that has just ended; `otherwise` is the reason if no step has noted one, as when memory ran out."""
+        """A run that has just ended; `otherwise` is the reason if no step has noted one, for example out of memory."""
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
         return cls(pipeline=pipeline, run=run, state=state, at=at, why=reasons if state == RunEnd.FAILED else {})
@@ -64,10 +64,10 @@ class PipelineRun(BaseModel):
 
     @property
     def usual_interval(self) -> timedelta | None:
-        """The usual longest time between two successes; None: there were too few to know.
+        """The longest usual time between two successes; None: there were too few successes.
 
-        It is the second largest of the last gaps: one outage is not usual, and a weekend without runs occurs twice
-        among them.
+        This is the second largest of the last gaps. A single outage is thus ignored, and weekends without runs, which
+        occur at least twice among the gaps, are not.
         """
         if len(self.successes) <= _GAPS:
             return None
@@ -75,7 +75,7 @@ class PipelineRun(BaseModel):
         return sorted(gaps)[-2]
 
     def write(self, runs: Path) -> None:
-        """Keep the run as the newest of its pipeline; a second write by a retried step counts once."""
+        """Store the run as the newest of its pipeline; a second write by a retried step counts once."""
         path = runs / f"{self.pipeline}.json"
         before = _read(path)
         known, retried = before or self, before is not None and bool(self.run) and before.run == self.run
@@ -99,9 +99,9 @@ class PipelineRun(BaseModel):
             now._overwrite(path)
 
     def _overwrite(self, path: Path) -> None:
-        """Overwrite the file within the blocks that it has: a full disk has no room for another one.
+        """Overwrite the file within its present blocks, since a full disk has no room for another file.
 
-        This is not atomic; a reader ignores a half-written file.
+        This is not atomic: a reader ignores a partly written file.
         """
         room = max(path.stat().st_size, _BLOCK)
         shorter = self
@@ -120,7 +120,7 @@ class PipelineRun(BaseModel):
 
 
 def newest_runs(runs: Path) -> list[PipelineRun]:
-    """The newest run of each pipeline; files that can't be read are left out."""
+    """Returns the newest run of each pipeline, without files that can't be read."""
     return [run for path in sorted(runs.glob("[!.]*.json")) if (run := _read(path)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""Words for verdicts, metrics and problems."""
+"""Words for verdicts, metrics and problems on pages and in reasons."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from mtorl.experiment.inference.heavy_users import HEAVIEST
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),
     "stop": ("Keep the incumbent", "alarm"),
-    "futile": ("Keep the incumbent: what was looked for can be ruled out", "alarm"),
+    "futile": ("Keep the incumbent: the wanted effect is ruled out", "alarm"),
     "inconclusive": ("Not decided yet", "open"),
-    "srm": ("No verdict: the arms are not filled as configured", "alarm"),
+    "srm": ("No verdict: users are not split as configured", "alarm"),
     "guardrail": ("Keep the incumbent: a guardrail is breached", "alarm"),
 }
 GATES = {
@@ -37,11 +37,11 @@ LEFT_OUT = {
     "other_experiment": "of another experiment: another name, layer or salt",
     "override": "since the experiment file named the user's arm",
     "outside": "of users outside the experiment's part of its layer",
-    "not_randomised": "at stage shadow, or with the kill switch on: everybody got the incumbent",
+    "not_randomised": "at stage shadow, or with the kill switch on: all users got the incumbent",
     "other_model": "before the arms had their newest models",
     "other_weights": "while the arms had other shares of the users",
     "repeated": "repeated requests: one decision of each counts",
-    "immature": "too new: their outcomes may still come",
+    "immature": "too new: their outcomes may still arrive",
     "unfinished_period": "of a budget's day or hour that is not over",
     "changed_period": "of a budget's day or hour in which stage or shares were changed",
     "switched_off": "of a budget's day or hour in which the kill switch was used",
@@ -55,14 +55,14 @@ def confidence(verdict: Mapping[str, Any]) -> str:
 
 
 def account(arm: str, arms: Collection[str]) -> str:
-    """The owner of an account; users outside all experiments have one only if `arms`, of all accounts, has them."""
+    """The owner of an account in words; `arms` are the arms of all accounts, with or without users outside."""
     if arm == ALL_ARMS:
         return "all arms and users outside" if OUTSIDE in arms else "all arms"
     return "users outside" if arm == OUTSIDE else arm
 
 
 def moved(users: int) -> str:
-    """Says that users are in several arms; empty if none is."""
+    """States that users are in several arms; empty if there are none."""
     if not users:
         return ""
     who, are = ("user", "is") if users == 1 else ("users", "are")
@@ -73,12 +73,12 @@ def moved(users: int) -> str:
 
 
 def heavy(arm: str, share: float) -> str:
-    """Says that one user makes this share of an arm's decisions, without naming the user."""
+    """States that one user has this share of an arm's decisions, without naming the user."""
     return f"one user makes {share:.0%} of the decisions of {arm} and counts as {HEAVIEST:g} typical users"
 
 
 def left_out(reason: str) -> str:
-    """The reason for which decisions do not count, in words."""
+    """The reason why decisions do not count, in words."""
     return LEFT_OUT.get(reason, reason.replace("_", " "))
 
 
@@ -93,7 +93,7 @@ def named_in(metric_name: str, units: Mapping[str, str]) -> str:
 
 
 def of_arms(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The metrics that a verdict has of each arm, and their names with units."""
+    """The metrics that a verdict reports for each arm, with their names and units."""
     arms = list(verdict["arms"].values())
     return [(name, named(name, verdict["units"][name])) for name in (arms[0]["metrics"] if arms else ())]
 

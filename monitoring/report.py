@@ -1,4 +1,4 @@
-"""Writes report.html of a run beside its summary.json: self-contained, nothing is loaded from outside.
+"""Writes report.html of a run next to its summary.json: self-contained, without external resources.
 
 render(Path("runs/latest"))
 """
@@ -27,7 +27,7 @@ def render(run: Path) -> Path:
 
 
 def _page(run: Path) -> Json:
-    """Everything that the template reads."""
+    """The content of the template."""
     summary: Json = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     metrics: Json = json.loads((run / "artifacts" / "challenger" / "metrics.json").read_text(encoding="utf-8"))
     experiment, train = summary["experiment"], summary["train"]
@@ -89,7 +89,7 @@ def _data(log: Path) -> Json:
 
 
 def _offline(arms: dict[str, Json]) -> Json:
-    """Rows of metrics that have an interval."""
+    """Rows of the metrics with an interval, for each arm."""
     names = [name for name in arms["challenger"] if f"{name}_ci" in arms["challenger"]]
     rows = [
         {"name": name, "arms": [{"value": arm.get(name), "ci": arm.get(f"{name}_ci")} for arm in arms.values()]}
@@ -99,7 +99,7 @@ def _offline(arms: dict[str, Json]) -> Json:
 
 
 def _gate(gate: Json) -> Json:
-    """The gate's decision, its values for the chart, and how far to trust them."""
+    """The gate's decision, its values for the chart, and measures of their reliability."""
     short, words, tone = plain_words.GATES[gate["decision"]]
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [(arm, gate[arm], gate[f"{arm}_ci"], colour) for arm, colour in colours.items()]
@@ -125,7 +125,7 @@ def _experiment(experiment: Json, primary: str) -> Json:
     page["of_arms"] = plain_words.of_arms(experiment)
     page["moved"] = plain_words.moved(experiment["moved_users"])
     page["confidence"] = plain_words.confidence(experiment)
-    has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # else it is not drawn
+    has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # else draw no chart
     page["chart"] = charts.lift(experiment, primary) if has_interval else None
     return page
 
@@ -142,14 +142,14 @@ def _budget(arms: Json) -> Json:
 
 
 def _period(name: str, found: Json) -> Json:
-    """The monitor's findings in one kind of traffic, with the columns' scores and Evidently's pages."""
+    """The monitor's findings on one kind of traffic, with the columns' scores and Evidently's pages."""
     kinds = {labels_of(alarm["stream"]).measure: alarm["kind"] for alarm in found["alarms"]}
     columns = [_column(row, kinds.get(row["column"])) for row in found["columns"]]
     return {**found, "traffic": plain_words.TRAFFIC[name], "columns": columns}
 
 
 def _column(row: Json, alarm: str | None) -> Json:
-    """A row with its score as a share of twice the threshold: the middle of the bar is the threshold."""
+    """A row with its bar: the score as a share of twice the threshold, so the middle of the bar is the threshold."""
     score, threshold = row["score"], row["threshold"]
     bar = min(max(score / threshold / 2, 0.0), 1.0) if score is not None and threshold else None
     return {**row, "bar": bar, "alarm": plain_words.ALARMS[alarm] if alarm else ""}

@@ -4,6 +4,6 @@
     Path("report.html").write_text(page([view]))
 
 In reading order: `document.py` (its fields), `traffic.py` (channels, money and the newest decision of the log),
-`money.py` (whether it lasts), `advice.py`, `view.py` (builds the document), `findings.py` (reads the log), `charts.py`,
-`page.py` with `page.html.j2`, `gauges.py` (Prometheus), `web.py` (serves both).
+`money.py` (whether budgets last), `advice.py`, `view.py` (builds the document), `findings.py` (reads the log),
+`charts.py`, `page.py` with `page.html.j2`, `gauges.py` (Prometheus), `web.py` (serves page and gauges).
 """

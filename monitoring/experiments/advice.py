@@ -1,7 +1,7 @@
 """Advice to the owner of an experiment: one headline, the reason, and a command to copy.
 
-The order is that of the stage machine: what is over, then what a person did, then what voids the figures, then what the
-ramp does by itself.
+The order follows the stage machine: a finished experiment, then actions of a person, then findings that invalidate the
+figures, then the next move of the ramp.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,22 +17,22 @@ from mtorl.experiment.stage_machine import FAULTS, OVER, STAGES, Evidence, Hold,
 from mtorl.experiment.stages import RampStage
 from mtorl.runtime.message import joined
 
-_HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
+_HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "is too slow"}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Facts from which the advice follows."""
+    """The facts that determine the advice."""
 
     experiment: Experiment
     state: State
     step: Move | Hold
-    findings: Findings  # `by_hand`: the stage of the file is in force, since nothing has happened yet
-    requirements: Sequence[Requirement]  # to leave the present stage
-    last: Event | None  # move
-    ahead: Sequence[RampStage]  # stages to come
+    findings: Findings  # `by_hand`: the file's stage applies, since there was no move yet
+    requirements: Sequence[Requirement]  # conditions for leaving the present stage
+    last: Event | None  # the last move
+    ahead: Sequence[RampStage]  # the remaining stages
     last_kill: str | None  # reason of the last use of the kill switch
-    short: str | None  # why the money does not last (`monitoring.experiments.money`)
+    short: str | None  # why a budget will not last (`monitoring.experiments.money`)
 
     def advice(self) -> Advice:
         """Returns the most urgent advice that applies."""
@@ -56,13 +56,13 @@ class Standing:
         """Yields each piece of advice that applies, the most urgent first."""
         phase, problem, settled = self.state.phase, self.findings.problem, self.findings.settled
         if problem is not None:
-            yield self._say("mend", "Mend what can't be used: until then nothing changes", problem, "alarm", "held")
+            yield self._say("mend", "Correct the error: until then, no change applies", problem, "alarm", "held")
         if settled is not None and settled["reason"] == "Changed" and not settled["done"] and phase != "rolled back":
-            headline = "Look at the incumbent's server: it does not serve what was promoted"
+            headline = "Check the incumbent's server: it does not serve the promoted model"
             yield self._say("look", headline, settled["words"], "alarm", "held")
         if phase in OVER:
             yield self._over()
-        off = "It is switched off: everybody gets the incumbent"
+        off = "The kill switch is on: all users get the incumbent"
         if self.state.killed:
             reason = self.last_kill or KILL_SWITCH_ON()
             yield self._say("resume or stop", off, reason, "alarm", "harm", "resume")
@@ -79,29 +79,29 @@ class Standing:
         reason = last.reason if last is not None else ""
         if phase == "promoted":
             who = last.challenger if last is not None else None
-            headline = f"Nothing to do: {who or 'the challenger'} decides for everybody now"
+            headline = f"Nothing to do: {who or 'the challenger'} now decides for all users"
             return self._say("nothing", headline, reason, "good", command="rollback")
         if phase == "stopped":
-            return self._say("try again", "Keep the incumbent: it was stopped", reason, "open")
+            return self._say("try again", "Keep the incumbent: the experiment was stopped", reason, "open")
         by_ramp = last is not None and last.by == "ramp"
-        headline = "It was rolled back: everybody gets the incumbent"
+        headline = "Rolled back: all users get the incumbent"
         if by_ramp:
-            headline = "Keep the incumbent: it was rolled back"
+            headline = "Keep the incumbent: the experiment was rolled back"
         return self._say("try again", headline, reason, "alarm", "harm")
 
     def _draft(self) -> Advice:
         if isinstance(self.step, Move):
-            return self._say("run", "It starts now", self.step.reason, "open", command="run")
+            return self._say("run", "The experiment starts now", self.step.reason, "open", command="run")
         if self.experiment.start is not None and self.experiment.ramp is not None:
-            return self._say("wait", "Nothing to do: it starts by itself", self.step.reasons[0], "open")
-        headline = "Start it when you are ready"
+            return self._say("wait", "Nothing to do: it starts at its time", self.step.reasons[0], "open")
+        headline = "Start the experiment when you are ready"
         return self._say("start", headline, messages.WAITS_FOR_START(), "open", command="start")
 
     def _by_hand(self) -> Advice:
-        """Advice without a ramp: a person sets the stage, so only the verdict counts."""
+        """Advice without a ramp: a person sets the stage, so it follows from the verdict."""
         evidence = self.findings.evidence
         if evidence is None:
-            return self._say("wait", "Nothing is known yet", messages.NOTHING_LOGGED(), "open")
+            return self._say("wait", "Wait: there are no figures yet", messages.NOTHING_LOGGED(), "open")
         if evidence.token == "srm":
             return self._srm(evidence)
         if evidence.breached:
@@ -126,22 +126,22 @@ class Standing:
         if isinstance(step, Move) and (self.short is None or step.to not in STAGES):
             yield self._moves(step)
         if faults := [one for one in self.requirements if not one.met and one.kind in FAULTS]:
-            headline = f"Look at {faults[0].arm}: it {_HEADLINES[faults[0].kind]}"
+            headline = f"Check {faults[0].arm}: it {_HEADLINES[faults[0].kind]}"
             yield self._say("look", headline, joined(lacking(faults)), "alarm", "held")
         if self.short is not None and not waits_for_promotion:
-            headline = "Look at its money: it may not last for the stages to come"
+            headline = "Check the budget: it may not last for the remaining stages"
             yield self._say("look", headline, self.short, "alarm")
         if self.ahead and not self.requirements and isinstance(step, Hold):
-            yield self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
+            yield self._say("move on", "Move it to its next stage", step.reasons[0], "alarm", "held", "ramp")
         if evidence is not None and waits_for_promotion:
             headline = f"Promote {evidence.challenger}"
             yield self._say("promote", headline, evidence.reason, "good", command="promote")
         if self.findings.router_runs is False:
-            headline = "Start its router: it takes no decisions now"
+            headline = "Start the router: it makes no decisions now"
             yield self._say("run", headline, messages.NO_ROUTER_HERE(), "alarm", "held", "serve")
         if newest is not None and newest["silence"] is not None:
             reason = messages.NOT_ASKED(silence=newest["silence"])
-            yield self._say("look", "Find out why no decision comes any more", reason, "alarm")
+            yield self._say("look", "Find out why decisions have stopped", reason, "alarm")
         if evidence is not None and wins:
             yield self._say("wait", f"Let it run: {evidence.challenger} is ahead", evidence.reason, "good")
         if self.state.phase == "shadow":
@@ -151,10 +151,10 @@ class Standing:
 
     def _moves(self, step: Move) -> Advice:
         if step.to == "rolled back":
-            headline = "Roll it back: a guardrail is breached"
+            headline = "Roll back: a guardrail is breached"
             return self._say("run", headline, step.reason, "alarm", "held", "run")
         headline = {
-            "stopped": "Stop it: it has found nothing better",
+            "stopped": "Stop the experiment: no challenger has won",
             "promoted": f"{step.challenger} is about to be promoted",
-        }.get(step.to, f"It is ready for {step.to}")
+        }.get(step.to, f"Ready for {step.to}")
         return self._say("run", headline, step.reason, "open" if step.to == "stopped" else "good", command="run")

@@ -1,6 +1,6 @@
-"""Places of a drawing's marks, in percent of its width and height; the template draws them.
+"""Computes the positions of a drawing's marks, in percent of its width and height; the template draws them.
 
-Text stays HTML beside the drawing: it has its size on a phone as on a desktop, and nothing here needs escaping.
+Text stays HTML next to the drawing: it has the same size on a phone as on a desktop, and needs no escaping here.
 """
 
 import math
@@ -15,11 +15,11 @@ class Track(NamedTuple):
     width: float
     value: float
     zero: float | None  # None: zero is not on the line
-    margin: float | None = None  # of a guardrail: the harm that is accepted
+    margin: float | None = None  # accepted harm of a guardrail, as a position
 
 
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:
-    """Both ends of a line that shows all of these, with some room."""
+    """Both ends of a line that shows all of these values, with some space."""
     ends = [end for interval in intervals if interval for end in interval if end is not None]
     ends += [other for other in others if math.isfinite(other)]
     low, high = min(ends, default=-1.0), max(ends, default=1.0)
@@ -30,7 +30,7 @@ def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -
 def track(
     interval: Sequence[float | None] | None, value: float | None, span: tuple[float, float], margin: float | None = None
 ) -> Track | None:
-    """Place an interval on a line; None: it has no ends."""
+    """Place an interval on a line; None if the interval is unknown."""
     if not interval or value is None or interval[0] is None or interval[1] is None:
         return None
 

@@ -1,6 +1,6 @@
 """Reads the decision log for an experiment: verdict, evidence for the next stage, channels and money.
 
-findings = findings_of(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster alike
+findings = findings_of(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ class Findings:
 
     Attributes:
         verdict: From `monitoring.verdict.verdict.verdict_of`; None: there is no decision yet.
-        by_hand: Whether a person sets the stage in a file without a ramp, which is in force as it is until something
-            has happened; a resource begins as a draft, with or without a ramp.
+        by_hand: Whether the experiment is a file. Without a ramp, a person sets the file's stage, which applies until
+            the first move. An object begins as a draft, with or without a ramp.
     """
 
     verdict: dict[str, Any] | None = None
@@ -35,9 +35,9 @@ class Findings:
     traffic: Traffic | None = None
     newest: Newest | None = None
     spend: Sequence[Spend] = ()
-    in_force: bool | None = True  # whether routers have what follows from file and history; None: unknown
-    settled: Settled | None = None  # of a promotion: how far the incumbent's model server is
-    problem: str | None = None  # why the log, or the file, can't be read
+    in_force: bool | None = True  # whether routers apply the state that follows from file and history; None: unknown
+    settled: Settled | None = None  # of a promotion: state of the incumbent's model server
+    problem: str | None = None  # why the log or the file can't be read
     commands: Mapping[str, str] = field(default_factory=dict)  # the command for an action: `start`, `run`, `promote`
     by_hand: bool = True
     looked: float | None = None  # when the log was read, seconds since 1970; None: just now
@@ -52,7 +52,7 @@ def findings_of(
 
     Args:
         since: Start of the present stage, seconds since 1970.
-        spend: Balances of a ledger; None: spend is added up from the log.
+        spend: Balances of a ledger; None: add up the costs in the log.
     """
     if not log.holds_any():
         return Findings(spend=spend or (), gain=gain, looked=now)
@@ -67,7 +67,7 @@ def findings_of(
 
 
 def unsupported(findings: Findings, challenger: str) -> Message | None:
-    """Reason why the log is no evidence for or against a challenger; None: it has decisions of the challenger."""
+    """Reason why the log has no evidence about a challenger; None if it has decisions of the challenger."""
     if findings.problem is not None:
         return messages.LOG_UNKNOWN(fault=findings.problem)
     arms = {} if findings.traffic is None else findings.traffic["arms"]

@@ -1,10 +1,10 @@
-"""The facts of experiments as Prometheus gauges, from the same documents as the page.
+"""Exports experiments as Prometheus gauges, from the same documents as the page.
 
     REGISTRY.register(ExperimentCollector(lambda: views))        # with other metrics
-    text = exposition(views)                                     # or alone, as `/metrics` of the page
+    text = exposition(views)                                     # alone, as `/metrics` of the page
 
-Labels are names from experiment files, never a user or a campaign. An unknown value has no series, so that an alert
-does not fire on a zero.
+Labels are names from experiment files, never a user or a campaign. An unknown value has no series, so that no alert
+fires on a zero.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from monitoring.gauge_table import Sample, gauges
 
 
 def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
-    """All gauges in Prometheus' text format; `leads`: whether the operator that exports them is the leader."""
+    """All gauges in Prometheus' text format; `leads`: whether the exporting operator is the leader."""
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))
     if leads is not None:
@@ -28,14 +28,14 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
 
 
 class ExperimentCollector(Collector):
-    """Collects the gauges at each scrape; `views` reads no log, for Prometheus waits."""
+    """Collects the gauges at each scrape; `views` must read no log, since Prometheus waits for it."""
 
     def __init__(self, views: Callable[[], Sequence[View]]) -> None:
         self._views = views
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Each gauge with a sample of every experiment that has one."""
-        # Of two files with one name, the first: Prometheus refuses a page that says a series twice.
+        """Yields each gauge with a sample of every experiment that has a value."""
+        # If two files have the same name, only the first counts: Prometheus refuses a page with a duplicate series.
         views = {view["name"]: view for view in reversed(self._views())}
         samples = ((g, (name, *labels), value) for name, view in views.items() for g, labels, value in _samples(view))
         yield from gauges("mtorl_experiment_", _GAUGES, samples)
@@ -66,7 +66,7 @@ def _samples(view: View) -> Iterator[Sample]:
         for check in found["guardrails"]:
             yield "guardrail_breached", (name, check["name"]), float(check["state"] == "breached")
     for spend in view["spend"]:
-        if (spend["campaign"], spend["channel"]) == ("*", "*"):  # the widest account: a campaign is no label
+        if (spend["campaign"], spend["channel"]) == ("*", "*"):  # the widest account, since a campaign is no label
             account = (spend["arm"], spend["period"], view["currency"])
             yield "spent", account, spend["spent"]
             yield "budget", account, spend["limit"]
@@ -78,23 +78,23 @@ _CHECK = ("experiment", "arm", "metric")
 _LIFT = ("experiment", "arm", "metric", "unit")
 _MONEY = ("experiment", "arm", "period", "currency")
 _GAUGES: dict[str, tuple[str, Sequence[str]]] = {
-    "stage": ("1 for the stage that it is at, or how it ended", ("experiment", "stage")),
-    "looked_timestamp_seconds": ("When these figures were looked at", _OF),
-    "unreadable": ("1 while its file or log can't be read", _OF),
+    "stage": ("1 for the present stage of the experiment, or the way it ended", ("experiment", "stage")),
+    "looked_timestamp_seconds": ("Time at which the log was read for these figures", _OF),
+    "unreadable": ("1 while the experiment's file or log can't be read", _OF),
     "switched_on": ("0 while the kill switch is on", _OF),
-    "attention": ("1 while a person is needed: held, or harm was done", ("experiment", "condition")),
+    "attention": ("1 while a person must act, by condition: held or harm", ("experiment", "condition")),
     "settled": (
-        "Of a promotion: 1 once the incumbent's model server serves what follows from it",
+        "1 once the incumbent's model server serves the promoted, or rolled back, model",
         ("experiment", "reason"),
     ),
-    "verdict": ("1 for the verdict so far", ("experiment", "verdict")),
-    "srm_p_value": ("Of the sample ratio mismatch, valid at every look", _OF),
-    "share_ratio": ("Share of the users that an arm has now", _ARM),
-    "users": ("Users who count in the verdict; who moved to another arm is in both", _ARM),
-    "lift": ("Challenger less incumbent, of the primary metric", _LIFT),
-    "lift_lower": ("Lower end of its always-valid interval", _LIFT),
-    "lift_upper": ("Upper end of its always-valid interval", _LIFT),
-    "guardrail_breached": ("1 while even the smallest plausible harm is above its margin", _CHECK),
-    "spent": ("Of the present period; arm *: all of them", _MONEY),
-    "budget": ("What may be spent in it", _MONEY),
+    "verdict": ("1 for the present verdict", ("experiment", "verdict")),
+    "srm_p_value": ("p-value of the sample-ratio mismatch, valid at every look", _OF),
+    "share_ratio": ("Present share of the users of an arm", _ARM),
+    "users": ("Users who count in the verdict; users who moved between arms count in both", _ARM),
+    "lift": ("Difference of challenger and incumbent in the primary metric", _LIFT),
+    "lift_lower": ("Lower end of the lift's always-valid interval", _LIFT),
+    "lift_upper": ("Upper end of the lift's always-valid interval", _LIFT),
+    "guardrail_breached": ("1 while even the smallest plausible harm is above the guardrail's margin", _CHECK),
+    "spent": ("Spend in the present period of the budget; arm * is all arms", _MONEY),
+    "budget": ("Limit of the spend in the present period", _MONEY),
 }

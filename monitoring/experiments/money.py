@@ -1,6 +1,6 @@
-"""Forecasts whether the money of an experiment lasts for its next stages: without money, decisions are default actions.
+"""Forecasts whether the money of an experiment lasts for its next stages; without money, no ad is shown.
 
-short_of_money(spend, started, experiment.ramp, state, now)      # in words; None: it lasts
+short_of_money(spend, started, experiment.ramp, state, now)      # a message; None: the money lasts
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from mtorl.experiment.stage_machine import STAGES, State, stages_to_come
 from mtorl.experiment.stages import Ramp
 from mtorl.runtime.message import Message
 
-_LITTLE = 0.1  # of a total
-_HALF = 0.5  # of it: before that is spent, a rate says little
-_TOLD_AFTER = 24.0  # hours: a day has all hours of traffic
+_LITTLE = 0.1  # share of a total
+_HALF = 0.5  # share of a total that must be spent before a rate is reliable
+_TOLD_AFTER = 24.0  # hours, since a day includes all hours of traffic
 
 
 def short_of_money(
     spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
 ) -> Message | None:
-    """Name a total that is nearly spent, or will be before its ramp is through at the rate so far.
+    """Name a total that is nearly spent or, at the rate so far, will be spent before the ramp ends.
 
-    A budget with a period begins anew, and pacing makes it last.
+    Budgets with a period are ignored: pacing makes them last, and they are granted anew.
 
     Args:
-        started: When it left its draft, seconds since 1970.
-        ramp: None: a person sets the stages.
+        started: When the experiment left its draft, seconds since 1970.
+        ramp: None if a person sets the stages.
     """
     if state.phase not in STAGES or started is None:
         return None
@@ -47,7 +47,7 @@ def short_of_money(
 
 
 def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
-    """Least hours that the present stage and those after it still take."""
+    """Minimum number of hours until the present stage and all later ones are over."""
     hours = sum(step.hours for step in stages_to_come(ramp, state))
     here = next((step.hours for step in ramp.stages if step.stage == state.phase), 0.0) if ramp is not None else 0.0
     return hours + max(0.0, here - (now - (state.since or now)) / 3600)

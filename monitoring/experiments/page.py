@@ -1,10 +1,10 @@
-"""One HTML file that shows experiments: nothing is loaded from outside, and nothing in it is trusted.
+"""Renders experiments as one HTML file without external resources; all content is treated as untrusted.
 
     page([view])                          # to save or to send: no script
     page(views, refresh=10)               # as served: reloads its content every ten seconds
 
-It reads documents of `view.experiment_view` alone. Names, hypotheses and reasons are typed by people: the template
-escapes them, and the page's policy forbids every other source, script or request.
+The page reads only documents of `view.experiment_view`. Names, hypotheses and reasons are typed by people, so the
+template escapes them, and the page's policy forbids every other source, script or request.
 """
 
 import base64
@@ -25,14 +25,14 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-_COLOURS = 8  # how many channels have a colour of their own in the style sheet
+_COLOURS = 8  # number of channels with a separate colour in the style sheet
 
 
 def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = False) -> str:
     """The page of some experiments.
 
     Args:
-        refresh: Seconds between reloads of a served page; None: it stays as it is.
+        refresh: Seconds between reloads of a served page; None: no reloads.
         stops: Whether a served page has kill switches, which send `POST stop/NAME`.
     """
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
@@ -53,7 +53,7 @@ def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = F
 
 
 def content_policy(script: str) -> str:
-    """The page's Content-Security-Policy: it loads its own styles and its script alone."""
+    """The page's Content-Security-Policy, which allows only its own styles and script."""
     allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'"]
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -62,12 +62,12 @@ def content_policy(script: str) -> str:
 
 
 def moment(time: Any) -> str:
-    """An ISO time for people."""
+    """Formats an ISO time for people."""
     return words.ABSENT if not time else f"{datetime.fromisoformat(str(time)):%Y-%m-%d %H:%M} UTC"
 
 
 def phase(name: str) -> str:
-    """A phase in a sentence."""
+    """Formats a phase for use in a sentence."""
     return f"at {name}" if name == "shadow" or name.endswith("%") else name
 
 
@@ -158,7 +158,7 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
 
 
 def _srm(verdict: Mapping[str, Any]) -> Json:
-    """Whether users are split as configured: a word, and the figure behind it."""
+    """Tells whether users are split as configured: a word, and the p-value."""
     p = verdict["srm_p"]
     if not verdict["users"]:
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
@@ -178,7 +178,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
 
 
 def _looks(events: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[Json]:
-    """The effect that was known at each move, from the history, and now."""
+    """The effect as known at each move, from the history, and the present one."""
     looks = []
     for event in events:
         evidence = event["evidence"] or {}
@@ -209,7 +209,7 @@ def _secondary(challenger: str, name: str, lift: Json) -> Json:
 
 
 def _accounts(view: View) -> list[Json]:
-    """Accounts of a budget, each with its bar."""
+    """Accounts of the budgets, each with its bar."""
     rows, arms = [], {account["arm"] for account in view["spend"]}
     for account in view["spend"]:
         whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)
@@ -234,7 +234,7 @@ def _accounts(view: View) -> list[Json]:
 
 
 def _mix(view: View) -> Json | None:
-    """Exposures of each arm by channel, as shares; channels in the order of their size over all arms."""
+    """Exposures of each arm by channel, as shares; the channel with most exposures of all arms comes first."""
     traffic = view["traffic"]
     if traffic is None:
         return None

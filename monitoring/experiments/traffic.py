@@ -1,10 +1,10 @@
-"""Channels and money of an experiment's arms, from the decision log: all decisions, whether they count or not.
+"""Reads channels and money of an experiment's arms from the decision log: all decisions, whether they count or not.
 
-Users whose arm the file names belong to no arm: they have an account of their own.
+Overridden users belong to no arm, since they have a separate account.
 
-traffic_of(read.db, log, experiment)        # channels that each arm decided on
-newest_of(read.db, now)                     # the newest decision; in words, if nothing has come for long
-spend_of(read.db, experiment, now)          # cost against each account, where no ledger can be asked
+traffic_of(read.db, log, experiment)        # channels chosen by each arm
+newest_of(read.db, now)                     # the newest decision, with a message after an unusual gap
+spend_of(read.db, experiment, now)          # cost charged to each account, if no ledger answers
 """
 
 from collections import Counter
@@ -21,16 +21,16 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.pages.words import duration
 from mtorl.policy.periods import period_at
 
-_FACTOR = 2.0  # of the longest time without a decision
-_LEAST = 900.0  # seconds: routers upload their logs each minute, and may wait for a lake that is away
-_COMPARED_DAYS = 7  # a shop that is closed on Sundays has one in it
+_FACTOR = 2.0  # times the longest earlier gap between decisions
+_LEAST = 900.0  # seconds: routers upload their logs each minute, and may have to wait for the lake
+_COMPARED_DAYS = 7  # includes a day on which a shop is closed each week
 
 
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
-    """Count the decisions of each arm by channel; None: there are none.
+    """Count the decisions of each arm by channel; None if there are none.
 
-    Counted are randomised users or, before there are any, the shadow: decisions of the incumbent, and what challengers
-    would have decided. `db` holds the sums of the experiment (`monitoring/verdict/experiment_users.py`).
+    The counts cover randomised users. Before there are any, they cover the shadow: decisions of the incumbent, and
+    hypothetical ones of challengers. `db` has the experiment's sums (`monitoring/verdict/experiment_users.py`).
     """
     ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
     if not there:
@@ -68,10 +68,10 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
 
 
 def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
-    """Find the newest decision of an experiment, of any stage and arm, and whether none has come for long.
+    """Find the newest decision of an experiment, of any stage and arm, and whether the gap since then is unusual.
 
-    Request rates differ by a factor of a thousand between shops, and between noon and night. So its age is compared
-    with the longest time without a decision in the week before it. Decisions of a clock that is ahead are ignored.
+    Request rates differ by a factor of a thousand between shops, and between noon and night. So the decision's age is
+    compared with the longest gap of the week before it. Decisions from a clock that is ahead are ignored.
     """
     ((newest, longest),) = db.execute(
         f"""WITH busy AS (
@@ -94,7 +94,7 @@ def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
 
 
 def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:
-    """Cost in the log of each account's present period; reservations are not in it. For `db`, see `traffic_of`."""
+    """Cost in the log for each account's present period, without reservations. For `db`, see `traffic_of`."""
     starts = {
         (period, timezone): period_at(period, timezone, now)[0]
         for period, timezone in {(account.period, account.timezone) for account in experiment.accounts()}
@@ -115,7 +115,7 @@ def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) 
 
 
 def _spent_since(db: duckdb.DuckDBPyConnection, start: float) -> Counter[tuple[str, str, str]]:
-    """Cost by arm, campaign and channel; "*" is any. One query for all accounts, of which there may be 100,000."""
+    """Cost by arm, campaign and channel; "*" is any. One query serves all accounts, which may be 100,000."""
     rows = db.execute(
         "SELECT arm, campaign_id, channel, fsum(cost) FROM spent WHERE since >= $start GROUP BY ALL ORDER BY ALL",
         {"start": datetime.fromtimestamp(start, UTC)},

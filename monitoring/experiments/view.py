@@ -1,8 +1,8 @@
-"""Builds the document of an experiment; pure: no clock, no files.
+"""Builds the document of an experiment as a pure function, without clock and files.
 
     view = experiment_view(experiment, events, Findings(verdict, evidence, traffic, spend), now)
 
-The command line, the operator and tests call it alike. The fields: `document.py`.
+The command line, the operator and tests call it. `document.py` describes the fields.
 """
 
 import math
@@ -39,12 +39,12 @@ _PLANNED = {
     *("owner", "start", "planned_end", "alpha", "min_runtime_hours", "unit", "layer", "layer_part"),
     *("minimum_effect", "covariates", "metrics", "ramp"),
 }
-"""Fields of the file in the document; never the salt, with which each user's arm can be computed."""
-_TOO_SOON = 0.01  # hours of a stage after which a rate is estimated
+"""Fields of the file in the document; never the salt, from which each user's arm could be computed."""
+_TOO_SOON = 0.01  # hours at a stage until a rate can be estimated
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
-    """Build the document; events of another name or salt are ignored."""
+    """Build the document; events with another name or salt are ignored."""
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
     step = consider(experiment, state, findings.evidence, now)
@@ -54,7 +54,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
     by_hand = findings.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
     newest, ahead = findings.newest, stages_to_come(experiment.ramp, state)
-    if newest is not None and phase not in STAGES:  # there is no traffic before the start, or after the end
+    if newest is not None and phase not in STAGES:  # before the start and after the end, gaps are normal
         newest = Newest(**{**newest, "silence": None})
     standing = Standing(
         experiment,
@@ -96,18 +96,18 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
-    """Whether no kill switch is on. A finished experiment has none; a draft that can't be used is off."""
+    """Whether no kill switch is on; it does not apply to a finished experiment, or to a draft that can't be used."""
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
     return experiment.enabled and not state.killed
 
 
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
-    """Draft, the stages of the ramp, other stages that it was in, and the end."""
+    """Draft, the stages of the ramp, other stages that were entered, and the end."""
     entered = {str(event.to): event.at for event in moves}
     of_ramp: dict[str, RampStage] = {step.stage: step for step in experiment.ramp.stages} if experiment.ramp else {}
     shares = {str(stage): share for stage, share in CHALLENGER_SHARE.items()}
-    over = phase in OVER  # then unreached stages are left out, and skipped ones stay
+    over = phase in OVER  # then stages after the last one are omitted; skipped ones stay
     last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
     ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
     stages = [stage for stage in STAGES if stage in entered or stage in ramp or stage == phase]
@@ -151,7 +151,7 @@ def _next(
         least = experiment.min_runtime_hours
         factor, unit = (60, "minutes") if 0 < least < 1 else (1, "hours")
         words = f"{factor * counted:.1f} of {factor * least:g} {unit} that count in the verdict"
-        met = counted > least - 1.0  # as `mtorl.experiment.inference.verdict` has it
+        met = counted > least - 1.0  # as in `mtorl.experiment.inference.verdict`
         if least > 0:
             needs.append(_need("counted_hours", None, counted, least, words, met))
     to = step.to if isinstance(step, Move) else following
@@ -177,7 +177,7 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """Time at which all needs that grow by themselves are met, at the rate so far; None: unknown."""
+    """Forecast, from the rate so far, of the time at which hours and users suffice; None if another need is unmet."""
     passed = (now - since) / 3600
     latest = now
     for one in needed:
@@ -212,17 +212,17 @@ def _plan(experiment: Experiment, serving: Experiment) -> dict[str, Any]:
 
 
 def _answers(arm: Arm) -> str:
-    """Source of its decisions; an address without its secrets."""
+    """Source of an arm's decisions in words; a URL without its credentials."""
     parts = []
     if arm.policy is not None:
-        parts.append("what each request says" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file")
+        parts.append("the caller's choice" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file")
     if arm.url is not None:
         url = urlsplit(arm.url)
         parts.append(f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}")
     if arm.model_digest is not None:
         parts.append(f"model {arm.model_digest}")
     if arm.explore is not None:
-        parts.append(f"{arm.explore.share:.0%} left to chance")
+        parts.append(f"{arm.explore.share:.0%} chosen at random")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Serves the page of experiments, on a laptop and in the operator: read only, without reading a log.
+"""Serves the page of experiments, on a laptop and in the operator; requests change nothing and read no log.
 
     with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url: ...
 
@@ -8,7 +8,7 @@
 | /experiments.json | the documents |
 | /metrics | Prometheus gauges |
 
-Each client that reaches the port can read all of it: keep it on one machine, or behind a proxy that authenticates.
+Each client that reaches the port can read all experiments: listen on localhost, or behind an authenticating proxy.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 
-_REFRESH = 5.0  # seconds between two reloads of an open page, which read no log
+_REFRESH = 5.0  # seconds between reloads of an open page
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -44,15 +44,15 @@ class Unavailable(Exception):
 def site(
     views: Callable[[], Sequence[View]], host: str, leads: Callable[[], bool] | None = None, stops: bool = False
 ) -> web.Application:
-    """The application, to which others may add routes.
+    """The application, to which callers may add routes.
 
     Args:
         views: Returns the documents without reading a log; raises `Unavailable`.
-        host: Address that it listens at. A loopback address refuses requests under another name.
-        leads: Whether the operator that serves it is the leader: two would count each experiment twice.
-        stops: Whether the page has a kill switch for each experiment, which a route of the caller's has to answer.
+        host: Address to listen at. At a loopback address, requests under another host name are refused.
+        leads: Whether the serving operator is the leader; otherwise two operators would export each experiment.
+        stops: Whether the page has a kill switch for each experiment; the caller must add its route.
     """
-    pages = ThreadPoolExecutor(1, "pages")  # other requests do not wait for pages
+    pages = ThreadPoolExecutor(1, "pages")  # so that other requests do not wait for pages
 
     def gauges() -> bytes:
         leading = None if leads is None else leads()
@@ -64,9 +64,9 @@ def site(
             body = await asyncio.get_running_loop().run_in_executor(pages, make)
         except Unavailable as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
-        except Exception as error:  # a fault of ours
-            _log.exception("a page can't be made")
-            words = f"this can't be shown, and the server's log says why: {type(error).__name__}\n"
+        except Exception as error:  # a bug
+            _log.exception("a page can't be rendered")
+            words = f"This page can't be rendered: {type(error).__name__}. The server's log has the details.\n"
             raise web.HTTPInternalServerError(text=words) from None
         return web.Response(body=body, headers={"Content-Type": kind})
 
@@ -90,7 +90,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def _own_name_alone(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuse a foreign page whose name was made to point here (DNS rebinding)."""
+    """Refuse requests of a foreign page whose host name points here (DNS rebinding)."""
     if not _is_local(_host_of(request.headers.get("Host", ""))):
         raise web.HTTPForbidden(text="not under this name\n")
     return await handler(request)
@@ -98,7 +98,7 @@ async def _own_name_alone(
 
 @contextmanager
 def serving(app: web.Application, host: str, port: int) -> Iterator[str]:
-    """Serve an application in a thread; gives the address. Port 0 takes a free one, a taken one is an OSError."""
+    """Serve an application in a thread and yield its URL. Port 0 selects a free port; a used port raises OSError."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 

@@ -1,8 +1,7 @@
-"""The verdict of an experiment, from its decision log.
+"""Computes the verdict on an experiment from its decision log.
 
-In reading order: `period.py` (entry of the pipeline step and the command line), `hourly_sums.py` (sums of each user and
-hour), `stored_sums.py` (keeps them in the lake), `counted_decisions.py` (which of them count), `experiment_users.py`
-(sums over users), `covariates.py` (covariates), `comparison.py` (a challenger with the incumbent), `verdict.py`,
-`segments.py`; `stage_evidence.py` is for the stage machine, `incumbent_users.py` for the plan of an
-experiment.
+In reading order: `period.py` (entry of the pipeline step and the command line), `hourly_sums.py` (sums per user and
+hour), `stored_sums.py` (stores them in the lake), `counted_decisions.py` (selects decisions that count),
+`experiment_users.py` (sums over users), `covariates.py`, `comparison.py` (compares a challenger with the incumbent),
+`verdict.py`, `segments.py`. `stage_evidence.py` serves the stage machine, and `incumbent_users.py` experiment plans.
 """

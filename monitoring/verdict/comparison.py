@@ -1,4 +1,4 @@
-"""Compares one challenger with the incumbent: the lift of each metric, from the users' sums.
+"""Compares one challenger with the incumbent: the lift of each metric, from sums over users.
 
 comparison = Comparison(users, "challenger", gain, None, alpha)
 comparison.lift("click_per_decision")
@@ -51,7 +51,7 @@ class Comparison:
         return totals[self._stages][:, list(self._arms)].T
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
-        """Effect of the covariates on the lift, JSON-ready; None: there are none."""
+        """Effect of the covariates on the lift, JSON-ready; None without covariates."""
         if not self.covariates:
             return None
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
@@ -64,7 +64,7 @@ class Comparison:
         }
 
     def unbalanced(self, alpha: float) -> str | None:
-        """A covariate by which the arms' users differ more than the draw explains, at any look."""
+        """Name of a covariate that differs between the arms' users by more than chance, at any look; else None."""
         ratios = [(HAS_PAST, ONE), *((PREFIX + name, HAS_PAST) for name in self.covariates)] if self.covariates else []
         for numerator, denominator in ratios:
             sums = self._sums(numerator, ((numerator, 1.0),), ((denominator, 1.0),))
@@ -74,10 +74,10 @@ class Comparison:
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Run time of what the lift rests on: hours of a stage count as far as its decisions do.
+        """Effective run time in hours: the hours of a stage count in proportion to its weight in the lift.
 
-        With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows: a day
-        at a large stage that outweighs the weeks before it is hardly more than a day.
+        With the weight w of a stage in the lift and its hours h, it is (sum w)^2 / sum(w^2 / h), like Kish's effective
+        sample size. If a day at a large stage outweighs the weeks before it, the result is hardly more than a day.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -86,22 +86,23 @@ class Comparison:
         return float(weight.sum() ** 2 / (weight**2 / hours[both]).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
-        """The lift of a metric; `above` raises the incumbent's by this share: the lift is what exceeds that."""
+        """The lift of a metric, over the incumbent's value times (1 + `above`)."""
         found = metric(name, self.gain)
         sums = self._sums(name, found.numerator, self._denominators(name), self._explained, above)
         sizes = None if is_per_decision(name) else self._totals(WEIGHT)
         return compare(sums, alpha=self.alpha, largest=found.largest, sizes=sizes)
 
     def lift_per_cost(self, primary: str) -> Lift:
-        """The lift of what the primary metric sums, per currency unit."""
+        """The lift of the primary metric's outcome per currency unit."""
         cost = metric(COST, self.gain).numerator
         sums = self._sums(primary, metric(primary, self.gain).numerator, cost, self._explained)
         return compare(sums, alpha=self.alpha, sizes=self._totals(WEIGHT))
 
     def late_gap(self, kinds: set[str]) -> float:
-        """The least plausible difference between the arms' shares of late outcomes, of the kind with the largest.
+        """The least plausible difference between the arms' shares of late outcomes, the largest over all kinds.
 
-        Shares are of the outcomes' values, within stages: a day without reports is late for both arms alike.
+        Shares are of the outcomes' values. They are compared within stages, since a day without reports makes outcomes
+        of both arms late.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -122,9 +123,10 @@ class Comparison:
         return float(max(gaps))
 
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
-        """A metric's denominator, or that of each arm and stage.
+        """A metric's denominator, or one denominator for each arm and stage.
 
-        Gain over a budget is min(1, b / W) * G: the gain of as many decisions as the budget pays for.
+        With a budget b and a cost of W per decision, the gain G counts as min(1, b / W) * G: the gain of as many
+        decisions as the budget pays for.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):
@@ -137,7 +139,7 @@ class Comparison:
 
     @cached_property
     def _explained(self) -> tuple[Terms, ...]:
-        """Figures of the covariates: a 1, each value and, if any user has no past, a mark of those."""
+        """Regressors of the covariates: 1, each covariate and, if any user has no past, an indicator of such users."""
         if not self.covariates:
             return ()
         all_have_past = self._totals(HAS_PAST).sum() == self._totals(ONE).sum()
@@ -152,7 +154,7 @@ class Comparison:
         others: tuple[Terms, ...] = (),
         above: float = 0.0,
     ) -> Sums:
-        """Sums of a metric's figures; by `positive`, a numerator, the users were counted."""
+        """Sums of a metric's figures; `positive` names the numerator by which positive users were counted."""
         sums = self.users.sums
         maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
         for arm, stage in np.ndindex(maps.shape[:2]):

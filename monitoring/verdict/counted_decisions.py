@@ -2,10 +2,11 @@
 
     counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
 
-Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
-of the arm that fails less. The newest models are judged: only hours after the last decision of any other model of any
-arm count. A decision without a model (a fallback) counts by its time; one of a clock that was ahead is not the newest.
-A model is identified by its digest or, without one, by name and version, and by the share and scope of its exploration.
+Decisions count for the arm that the user was *assigned* to, fallbacks included: without fallbacks, the arm that fails
+more often would be judged on other users. The newest models are judged, so only hours after the last decision of any
+other model of any arm count. A decision without a model (a fallback) counts by its time. A decision from a clock that
+was ahead is never the newest. A model is identified by its digest or, without one, by name and version, together with
+share and scope of its exploration.
 """
 
 from __future__ import annotations
@@ -28,47 +29,47 @@ if TYPE_CHECKING:
     import duckdb
 
 
-CHANGED = ("changed_period", "switched_off")  # reasons for which days or hours are left out that may have been bad ones
+CHANGED = ("changed_period", "switched_off")  # reasons that a person causes, so the omitted days may have been bad ones
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Each arm's share of the users in every stage that randomises them, in the order of the ramp.
+    """Each arm's share of the users at every stage that randomises them, in the order of the ramp.
 
-    The present kill switch does not change how the users in the log were split.
+    A kill switch that is on now is ignored: it does not change how the users in the log were split.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
 class JudgedModels(NamedTuple):
-    """The newest models of an experiment, and the time since when they alone decide."""
+    """The newest models of an experiment, and the time since when only they decide."""
 
-    digests: dict[str, str]  # by arm; of a model without one, name and version
-    since: datetime | None  # the last decision of any other model or exploration; None: there is none
+    digests: dict[str, str]  # by arm; name and version if a model has no digest
+    since: datetime | None  # time of the last decision of any other model or exploration; None: there is none
 
     @property
     def said(self) -> str:
-        """An addition to a verdict's reason."""
+        """An addition to a verdict's reason; empty if no model has changed."""
         if self.since is None:
             return ""
         at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
-        return f" (of what was decided after {at}, when the model of an arm had changed, or its exploration)"
+        return f" (only decisions after {at} count, since the model of an arm, or its exploration, changed then)"
 
 
 class CountedDecisions(NamedTuple):
-    """The content of the table `counted`."""
+    """A summary of the table `counted`."""
 
-    left_out: dict[str, int]  # decisions, by reason
+    left_out: dict[str, int]  # decisions that do not count, by reason
     models: JudgedModels
-    overridden: int  # users of whom decisions are left out because the file names, or named, their arm
-    hours: dict[str, float]  # of each stage: from its first decision that counts to the last, but a day at most for
-    # each UTC day with any
+    overridden: int  # users with omitted decisions because the file names, or named, their arm
+    hours: dict[str, float]  # by stage: from its first decision that counts to the last, at most 24 for each UTC day
+    # with such decisions
 
 
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
-    """Make the table `counted`: of each cell that counts, or is `changed`, its `stage`, `arm` and `hour`.
+    """Make the table `counted`: `stage`, `arm` and `hour` of each cell that counts, or is `changed`.
 
-    Those of a user count until the hour in which the user was `named`.
+    Decisions of an overridden user count only until the hour in which the user was `named`.
     """
     models = _judged_models(db, experiment)
     rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
@@ -86,7 +87,7 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
     db.execute(
         f"""CREATE TABLE judged AS
         WITH look AS (
-            -- The period may have no end, or end in the future, where a clock that was ahead has decided, too.
+            -- The period may have no end, or end in the future, and a clock that was ahead may have decided.
             SELECT least(greatest(max(last), CAST($until AS TIMESTAMPTZ)), now()) AS newest,
                    CAST($since AS TIMESTAMPTZ) AS since FROM (FROM cell UNION ALL BY NAME FROM other)),
         each AS (
@@ -153,7 +154,7 @@ def _hours(db: duckdb.DuckDBPyConnection) -> dict[str, float]:
 
 
 def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
-    """Find the newest model of each arm, of decisions with `digest` and `exploration`."""
+    """Find the newest model of each arm from the cells' `digest` and `exploration`."""
     rows = db.execute(
         """WITH answered AS (
             SELECT arm, digest, exploration, newest_decision AS place FROM cell
@@ -171,7 +172,7 @@ def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> Jud
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
-    """Stages and shares of decisions that differ from the experiment file's; older decisions lack shares."""
+    """Stages and logged shares that differ from the experiment file's; older decisions have no shares."""
     wanted = shares_of_stages(experiment)
     told = db.execute("SELECT DISTINCT stage, shares FROM cell WHERE shares IS NOT NULL").fetchall()
     return [(stage, text) for stage, text in told if stage in wanted and _differ(json.loads(text), wanted[stage])]
@@ -182,10 +183,10 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 
 
 def _changed(experiment: Experiment) -> str:
-    """SQL: whether a change within a budget period made the arms' money differ.
+    """SQL condition: whether a change within a budget period made the arms' money differ.
 
-    A total without an end has no whole periods: without pacing, an arm that spends sooner looks better until the other
-    has spent as much.
+    Without pacing, an arm that spends sooner looks better until the other has spent as much, so any change of the file
+    counts. A total without an end has no periods.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

@@ -1,11 +1,11 @@
-"""Covariates of an experiment's lift: what its users did before it began to split them.
+"""Computes covariates of an experiment's lift: what its users did before the experiment split them.
 
     make_covariates(db, lake, begins, kinds)      # table `covariates`: unit, and a column for each of `covariate_names`
 
-The past of a user is what it did in the same log, in any experiment, before the experiment's first decision at a stage
-with challengers: at the stage shadow all users have the incumbent, and another experiment splits users independently.
-Of these decisions the outcomes count that were known by then: a later one may depend on the arm. So the past does not
-change any more, and is read once (`stored_sums.py`).
+A user's past consists of all decisions in the log, of any experiment, before this experiment's first decision at a
+stage with challengers. In the shadow all users get the incumbent, and other experiments split users independently.
+Only outcomes known by then count, since a later outcome may depend on the arm. So the past never changes, and is read
+once (`stored_sums.py`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-PREFIX = "covariate:"  # of a covariate's column
+PREFIX = "covariate:"  # of the name of a covariate's column
 
 
 def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:
-    """Names of the covariates."""
+    """Names of the covariates for these kinds of outcomes."""
     return ("past decisions", *(f"past {kind}" for kind in kinds))
 
 
 def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, time: str) -> datetime:
-    """The `time` (SQL) of the first decision at a stage with challengers, in rows with the experiment's."""
+    """The `time` (SQL) of the first decision at a stage with challengers; `rows` (SQL) include the experiment's."""
     ((found,),) = db.execute(
         f"""SELECT coalesce(min({time}), 'epoch') FROM {rows}
         WHERE (salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1""",
@@ -42,11 +42,11 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
 
 
 def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
-    """Make the table `covariates`, of mean 0 and deviation 1, so that sums of squares lose no digits.
+    """Make the table `covariates`, scaled to mean 0 and standard deviation 1, so that sums of squares lose no digits.
 
     Args:
-        begins: End of the past.
-        kinds: Outcomes whose sums in the past are covariates.
+        begins: Time of the experiment's first decision with challengers, which ends the past.
+        kinds: Outcomes whose past sums are covariates.
     """
     columns = [sql_name(PREFIX + name) for name in covariate_names(kinds)]
     added = "".join(
@@ -63,7 +63,7 @@ def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime,
             SELECT unit{added} FROM {lake.records(db, "outcome", until=begins + HOUR)} JOIN before USING (decision_id)
             WHERE greatest(event_time, received_time) < {instant(begins)} GROUP BY unit),
         counted AS (SELECT unit, count(*) AS decisions FROM before GROUP BY unit),
-        weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs what they do in the experiment
+        weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs users in the experiment
             SELECT *, least(1.0, {HEAVIEST} * (SELECT median(decisions) FROM counted) / decisions) AS weight
             FROM counted)
         SELECT unit, weight * decisions AS {columns[0]}{known} FROM weighted LEFT JOIN outcome USING (unit)"""

@@ -1,10 +1,10 @@
-"""The users of an experiment: their sums for every metric, in each stage and arm, read from the decision log.
+"""Reads the users of an experiment from the decision log: their sums for every metric, by stage and arm.
 
     with experiment_users(log, experiment, gain) as found:
-        users = found.users()                   # of the decisions that count (`counted_decisions.py`)
-        others = found.users(changed=True)      # also those of days on which the stage was changed, or the switch used
+        users = found.users()                   # from the decisions that count (`counted_decisions.py`)
+        others = found.users(changed=True)      # also from days with a change of stage, or a kill switch
 
-Users are added up in parts, by a hash: memory depends on no number of decisions or users.
+Users are summed in parts, selected by a hash, so memory does not grow with the number of decisions or users.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
     import duckdb
 
 
-REPORTED_SHARE = 0.05  # of an arm's decisions, from which on a user is reported: a probe, a bot, a shared id
+REPORTED_SHARE = 0.05  # of an arm's decisions; a user with at least as many is reported: a probe, a bot, a shared id
 ONE = "one"  # a column that is 1 in each row
-HAS_PAST = "has_past"  # a column that is 1 in each row of a user of whom covariates are known, else 0
+HAS_PAST = "has_past"  # a column that is 1 in each row of a user with known covariates, else 0
 _ROWS_AT_ONCE = 500_000
 
 
 @dataclass
 class Users:
-    """The users of a comparison. Those in several arms of a stage are left out.
+    """The users of a comparison, without users in several arms of a stage.
 
     Attributes:
-        sums: What is compared. Columns have the user's `weight` (`heavy_users.py`), but for covariates.
-        totals_CB: The sums of the log itself, of the same columns.
+        sums: Sums for the comparison; all columns except covariates have the user's weight (`heavy_users.py`).
+        totals_CB: Sums of the same columns without weights.
         typical: Decisions of a typical user of each stage.
-        of_arms: Users by the set of arms that they are in, as bits; a user who got the challenger at a later stage than
-            the incumbent is in both.
-        capped: Users with a weight below 1, by arm.
-        busiest: Arm and decisions of those who may have `REPORTED_SHARE` of their arm's.
-        crossed: Users in several arms of a stage.
-        all_users: Users, including those.
-        late: Outcomes that came too late to count.
+        of_arms: Number of users by their set of arms, as bits; a user who got the incumbent at one stage and the
+            challenger at a later one is in both.
+        capped: Number of users with a weight below 1, by arm.
+        busiest: Arm and decisions of each user who may have `REPORTED_SHARE` of the arm's decisions.
+        crossed: Number of users in several arms of a stage.
+        all_users: Number of all users, including `crossed`.
+        late: Number of outcomes that arrived too late to count.
     """
 
     stages: list[str]
@@ -74,37 +74,37 @@ class Users:
     late: int = 0
 
     def count(self, *arms: str) -> int:
-        """Users of any of these arms, each once."""
+        """Number of users of any of these arms, each counted once."""
         wanted = sum(1 << self.arms.index(arm) for arm in arms)
         return sum(users for bits, users in self.of_arms.items() if bits & wanted)
 
     @property
     def moved(self) -> int:
-        """Users in more than one arm, at different stages."""
+        """Number of users in more than one arm, at different stages."""
         return sum(users for bits, users in self.of_arms.items() if bits.bit_count() > 1)
 
     @property
     def heavy(self) -> list[tuple[str, float]]:
-        """Arm and share of its decisions of each user with at least `REPORTED_SHARE`, the heaviest first."""
+        """Arm, and share of the arm's decisions, of each user with at least `REPORTED_SHARE`, the heaviest first."""
         shares = [(arm, own / self.of(arm, ((DECISIONS, 1.0),))) for arm, own in self.busiest]
         return sorted([each for each in shares if each[1] >= REPORTED_SHARE], key=itemgetter(1), reverse=True)
 
     def of(self, arm: str, terms: Terms, weighted: bool = False) -> float:
-        """A weighted sum of an arm's columns over all stages."""
+        """The sum of an arm's columns with the factors of `terms`, over all stages."""
         cells = self.sums.cells(self.arms.index(arm))
         totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
         return float(sum(weight * totals[self.sums.index_of(name)] for name, weight in terms))
 
     def by_stage(self, arm: str) -> npt.NDArray[np.int64]:
-        """An arm's users at each stage, (S,)."""
+        """Number of an arm's users at each stage, (S,)."""
         return self.sums.users_C[self.sums.cells(self.arms.index(arm))].astype(np.int64)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Add rows in any order, one of each user, stage and arm; all rows of a user at once."""
+        """Add rows in any order, one for each user, stage and arm; a call must have all rows of its users."""
         self.late += int(values["late"].sum())
         order = np.lexsort((values["stage"], values["unit"]))
         unit, stage = (values[name][order] for name in ("unit", "stage"))
-        begins = np.append(_first(unit, stage), True)  # a user at a stage
+        begins = np.append(_first(unit, stage), True)  # where the rows of a user and stage begin
         alone = begins[:-1] & begins[1:]
         self.all_users += int(_first(unit).sum())
         self.crossed += int(_first(unit[~alone]).sum())
@@ -136,19 +136,19 @@ class Users:
 
 @dataclass(frozen=True)
 class ExperimentUsers:
-    """The decisions of a verdict, while their tables exist."""
+    """The decisions of a verdict; usable while their tables exist."""
 
     counted: CountedDecisions
-    covariates: tuple[str, ...]  # names of what is known of a user before the experiment
+    covariates: tuple[str, ...]  # names
     db: duckdb.DuckDBPyConnection  # with the tables of `hourly_sums.py`
     _stages: list[str]
     _arms: list[str]
     _columns: tuple[str, ...]
-    _same: Mapping[str, str]  # other names of these
+    _same: Mapping[str, str]  # aliases of columns
     _numerators: Mapping[str, Terms]
 
     def users(self, changed: bool = False, segment: str = "true") -> Users:
-        """Add up the decisions that count, with `changed` also those that `CHANGED` leaves out, of a segment (SQL)."""
+        """Sum the decisions of a segment (SQL) that count; with `changed`, also those that `CHANGED` leaves out."""
         rows = self._select(changed, segment)
         covariates = [PREFIX + name for name in self.covariates]
         names = (*self._columns, ONE, *((*covariates, HAS_PAST) if covariates else ()))
@@ -167,9 +167,9 @@ class ExperimentUsers:
         return found
 
     def segments(self) -> list[tuple[str | None, int]]:
-        """The segments of the decisions that count, with their decisions, the largest first.
+        """The segments of the decisions that count, with their numbers of decisions, the largest first.
 
-        From then on, `users` leaves out who is in several arms of a stage, in whatever segments.
+        From then on, `users` omits users in several arms of a stage, even if these are in different segments.
         """
         rows = self._select()
         self.db.execute(
@@ -183,13 +183,13 @@ class ExperimentUsers:
         return self.db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
 
     def _parts(self) -> list[str]:
-        """SQL conditions of users in parts; they are ranges, since the rows of the past are sorted."""
+        """SQL conditions that split the users into parts; they are ranges, since the rows of the past are sorted."""
         ((rows,),) = self.db.execute("SELECT count(*) FROM user_sum").fetchall()
         bounds = [(part << 64) // (rows // _ROWS_AT_ONCE + 1) for part in range(rows // _ROWS_AT_ONCE + 2)]
         return [f"unit BETWEEN {begin}::UBIGINT AND {end - 1}::UBIGINT" for begin, end in pairwise(bounds)]
 
     def _select(self, changed: bool = False, condition: str = "true") -> str:
-        """SQL of the rows of users that count, with stage and arm."""
+        """SQL of the users' rows that count, with stage and arm."""
         stages, arms = (f"[{', '.join(map(sql_text, names))}]" for names in (self._stages, self._arms))
         self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
@@ -201,7 +201,7 @@ class ExperimentUsers:
                     WHERE user_sum.hour <= coalesce(since, user_sum.hour) AND {condition})"""
 
     def _typical_decisions(self, rows: str, parts: Iterable[str]) -> Floats:
-        """Median decisions of a user of each stage, of users in one arm of it."""
+        """Median number of decisions per user of each stage, over users in only one arm of the stage."""
         users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
         for part in parts:
             for stage, decisions, number in self.db.execute(
@@ -221,13 +221,13 @@ class ExperimentUsers:
 
 
 def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Whether a row differs from the one before it, in any key."""
+    """Whether a row differs from the previous one in any key."""
     differs = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return np.concatenate([np.ones(min(len(keys[0]), 1), dtype=bool), differs])
 
 
 def _median(users: Counter[float]) -> float:
-    """Median of numbers, each with how often it is there; infinite without any."""
+    """Median of numbers, given with their counts; infinite without any number."""
     if not users:
         return math.inf
     numbers = np.array(sorted(users))
@@ -240,10 +240,10 @@ def _median(users: Counter[float]) -> float:
 def experiment_users(
     log: DecisionLog, experiment: Experiment, gain: Gain, segment: str = ""
 ) -> Iterator[ExperimentUsers]:
-    """Read the decisions that count, with their outcomes: cost, and those of every metric of the experiment.
+    """Read the decisions that count, with the outcomes of every metric of the experiment, and their cost.
 
     Args:
-        segment: SQL of the segment of a `record`: rows of `users` may then be those of a segment.
+        segment: SQL of the segment of a `record`, so that `users` can be restricted to a segment; empty: none.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))

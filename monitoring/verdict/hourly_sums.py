@@ -4,17 +4,16 @@
 
 | table | a row for each | columns |
 |---|---|---|
-| `cell` | hour and kind of decision | what decides whether they count: settings, models, budget period; times |
+| `cell` | hour and kind of decision | properties by which decisions count: settings, models, budget period; times |
 | `user_sum` | user and cell of decisions that may count, or be overridden | `hour`; the columns of metrics |
 | `named` | hour and user whose arm the experiment's file named | `since`, the hour |
 | `activity` | minute, stage, arm and channel, and whether the arm was drawn, or named | counts, times, latencies |
-| `spent` | quarter of an hour, arm, campaign and channel | `cost`, also of users whom the file names |
+| `spent` | quarter of an hour, arm, campaign and channel | `cost`, including overridden users |
 | `other` | hour | number and newest time of other experiments' decisions |
 
-Nothing in an hour's rows depends on another hour: an hour that is closed is reduced once (`stored_sums.py`).
-So what repeats a request in the next hour is another opportunity, and whatever depends on later hours (the newest
-model, days that are not over, outcomes that may still come) is decided by cell, not by decision
-(`counted_decisions.py`).
+The rows of an hour depend on no other hour, so a closed hour is reduced once (`stored_sums.py`). Therefore a request
+that is repeated in the next hour is another opportunity. Conditions that depend on later hours (the newest model, days
+that are not over, outcomes that may still arrive) are evaluated by cell, not by decision (`counted_decisions.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# Exploration in a policy's answer; empty: none.
+# SQL of the exploration in a policy's answer; an empty text: none.
 _EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 _SETTING = {
     **{name: name for name in ("salt", "layer", "experiment_version", "stage", "arm", "assignment_probability")},
@@ -44,7 +43,7 @@ _SETTING = {
     "digest": MODEL_NAME,
     "exploration": _EXPLORATION,
 }
-"""How a decision was taken, apart from its user: few combinations in all."""
+"""SQL of a decision's properties that do not depend on its user, so that there are few combinations."""
 _RANDOMISED = f"assignment_probability < 1 AND arm <> '{OUTSIDE}'"
 
 
@@ -53,12 +52,12 @@ def reduce_hours(
 ) -> None:
     """Make the tables from the views `decision_log` and `outcome_log`.
 
-    Each table is made by itself, with only what the next one needs: together, these sorts and joins would be in memory
-    at one time.
+    The tables are made one after the other, with only the columns that the next one needs, so that not all sorts and
+    joins are in memory at the same time.
 
     Args:
-        kinds: Outcomes to add up.
-        segment: SQL of the segment of a `record`, which then has rows of its own; empty: none.
+        kinds: Kinds of outcomes whose values are summed.
+        segment: SQL of the segment of a `record`, to get separate rows for each segment; empty: none.
     """
     _copy_records(db, log, experiment, segment or "NULL")
     _find_repeats(db)
@@ -96,10 +95,10 @@ def reduce_hours(
 
 
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Make the table `record`, with what the next steps need of each decision, and the table `setting`.
+    """Make the table `record`, with the columns of each decision that the next steps need, and the table `setting`.
 
-    A `unit` is the hash of a user, and a `decision` that of its id: each takes 8 bytes, which saves time in joins, and
-    of ten million no two have the same, but once in 400,000 logs.
+    A `unit` is the hash of a user, and a `decision` the hash of its id. Hashes of 8 bytes make joins faster. Among ten
+    million of them, a collision occurs once in 400,000 logs.
     """
     name = {"name": experiment.name}
     own = "coalesce(experiment, $name) = $name"
@@ -139,7 +138,7 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
                    withdrawn, override, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
                    {TIME} AS taken, date_trunc('hour', taken) AS hour, {began} AS began, {ends} AS ends,
                    {_RANDOMISED} AS randomised, coalesce(taken >= since, false) AS overridden,
-                   if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no earlier request
+                   if(request_id IS NULL OR taken >= since, NULL,  -- an overridden user repeats no earlier request
                       hash(salt, user_id, campaign_id, request_id, date_trunc('hour', taken))) AS request,
                    ({segment})::VARCHAR AS segment
             FROM {each} AS record {join}
@@ -152,9 +151,9 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `repeat`, decisions that do not count, each with the `opportunity` that does instead.
+    """Make the table `repeat`: each decision on a repeated request that does not count, with the one that does.
 
-    Few requests are repeated, and only those are sorted.
+    Few requests are repeated, and only these are sorted.
     """
     db.execute(
         """CREATE TABLE repeat AS SELECT decision, opportunity, taken FROM (
@@ -170,7 +169,7 @@ _DECISION_COLUMNS = {**DECISION_COLUMNS, "evaluable": "(weight > 0)::INT", "squa
 
 
 def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
-    """Columns with what an outcome adds to each, and when, as SQL."""
+    """Columns to which an outcome adds, each with the added value and its condition, as SQL."""
     return {
         column(kind): ("weight * value", "in_time"),
         f"plain:{kind}": ("value", "in_time"),
@@ -180,7 +179,7 @@ def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The columns of `user_sum` that metrics are made of, and other names of these: without weights, some are alike."""
+    """Columns of `user_sum` for metrics, and aliases of these: without weights, some columns would be equal."""
     names = [*_DECISION_COLUMNS, *(name for kind in kinds for name in _outcome_columns(kind))]
     same = {} if weighted else dict.fromkeys((WEIGHT, "evaluable", "squared_weight"), DECISIONS)
     same |= {} if weighted else {f"plain:{kind}": column(kind) for kind in kinds}
@@ -190,7 +189,7 @@ def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...],
 def _add_up_users(
     db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], names: Collection[str]
 ) -> None:
-    """Make the table `user_sum`: rows of decisions, and rows of outcomes, which a reader adds up."""
+    """Make the table `user_sum`, with separate rows for decisions and outcomes, which a reader sums."""
     each = {name: sql for name, sql in _DECISION_COLUMNS.items() if name in names}
     of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in each.items())
     of_outcomes = "".join(
@@ -217,9 +216,9 @@ def _add_up_users(
 
 
 def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
-    """Period and time zone of campaigns by their budgets; "*": of all others.
+    """Period and time zone of each campaign, by its budgets; "*" is all other campaigns.
 
-    A campaign's decisions go by the longest period of the budgets that they draw on.
+    If a campaign's decisions draw on several budgets, the longest period applies.
     """
     timed: dict[str, list[Budget]] = {}
     for budget in experiment.all_budgets:
@@ -227,14 +226,14 @@ def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
             timed.setdefault(budget.campaign, []).append(budget)
     found = {}
     for campaign, own in timed.items():
-        # If there are two time zones, use the campaign's own.
+        # If the budgets have two time zones, the campaign's own applies.
         longest = min([*own, *timed.get("*", ())], key=lambda each: (each.period != "day", each.campaign == "*"))
         found[campaign] = longest.period, longest.timezone
     return found
 
 
 def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
-    """SQL of the start or, `later`, the end of a decision's budget period, null without one."""
+    """SQL of the start or, if `later`, the end of a decision's budget period; null without a period."""
     cases = []
     for period, zone in sorted(set(periods.values())):
         local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
@@ -245,6 +244,6 @@ def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
 
 
 def matures(experiment: Experiment, time: str) -> str:
-    """SQL of the time at which all outcomes that count of a decision of that time are known."""
+    """SQL of the time until which outcomes of a decision count, given the SQL of the decision's `time`."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"

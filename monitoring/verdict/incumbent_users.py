@@ -1,10 +1,10 @@
-"""Summarises the incumbent's users so far, for the plan of an experiment with users like them.
+"""Summarises the incumbent's users so far, for the plan of an experiment with similar users.
 
     seen = incumbent_users(log, experiment, gain)
     requirements(seen, experiment, effect=0.05)                # users, days, money (mtorl.experiment.inference.plan)
 
-All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside;
-but no decision of a user since the file first named its arm.
+All decisions of the incumbent with known outcomes count: in the shadow, at any stage, and of users outside. Of an
+overridden user, only decisions before the first override count.
 """
 
 from datetime import timedelta
@@ -27,7 +27,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
-    """Add up the outcomes of the incumbent's decisions, by user."""
+    """Sum the outcomes of the incumbent's decisions by user."""
     primary, hours = experiment.metrics.primary, experiment.metrics.outcome_hours
     kinds = sorted({kind for name in (primary, COST) for kind in outcomes_of(name, gain)})
     with log.opened("outcome") as db:
@@ -50,7 +50,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
                 SELECT user_id, decided FROM planned UNION ALL BY NAME
                 SELECT user_id, kind, value FROM planned JOIN outcome_log USING (decision_id)
                 WHERE greatest(event_time, received_time) <= {matures(experiment, "decided")})
-            GROUP BY user_id ORDER BY user_id""",  # a plan draws users by their place: the same log, the same plan
+            GROUP BY user_id ORDER BY user_id""",  # a plan draws users by position, so the order makes it reproducible
             {"ripens": timedelta(hours=hours or 0.0)},
         ).df()
     judged = metric(primary, gain)
@@ -68,6 +68,6 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
 
 
 def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:
-    """A weighted sum of each user's columns, (U,); a decision's weight is 1."""
+    """The sum of each user's columns with the factors of `terms`, (U,); a decision's weight is 1."""
     columns = [(DECISIONS if name == WEIGHT else name, weight) for name, weight in terms]
     return sum((weight * of_users[name].to_numpy(np.float64) for name, weight in columns), np.zeros(len(of_users)))

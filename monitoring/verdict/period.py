@@ -1,4 +1,4 @@
-"""The verdict of a period of the decision log, as the monitoring pipeline and the command line call it."""
+"""Computes the verdict on a period of the decision log, for the monitoring pipeline and the command line."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,17 +30,17 @@ def verdict_of_period(
     """Compare the arms on the decisions of a period.
 
     Args:
-        gain: The gain or, without its units, its description in YAML: "click", or "{click: 0.1, revenue: 1}".
+        gain: The gain or, without units, its description in YAML: "click", or "{click: 0.1, revenue: 1}".
         weights: Parquet with decision_id and weight of a replay; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
-        by: Columns whose segments are compared as well, and the SQL of each; see `segment_lifts`.
+        by: Columns whose segments are also compared, with the SQL of each; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict.verdict_from_log`; with columns, `segments` as well.
+        See `monitoring.verdict.verdict.verdict_from_log`; with `by`, the dict also has `segments`.
 
     Raises:
-        PeriodError: no decision falls into the period, or the gain can't be read.
-        ExperimentError, LogError: the experiment can't be used, or a file of the lake was deleted meanwhile.
+        PeriodError: The period has no decision, or the gain can't be read.
+        ExperimentError, LogError: The experiment can't be used, or a file of the lake was deleted meanwhile.
     """
     try:
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
@@ -60,9 +60,10 @@ def verdict_of_period(
 
 
 def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[str, str]:
-    """The artifact's folder of the policy that took the incumbent's newest decision or, without one, its name.
+    """Artifact folder and name of the policy that took the incumbent's newest decision; one of both is empty.
 
-    Both are empty if there is no decision, or no lake (""). `find` returns the folder of the artifact with a digest.
+    The name is only returned if the policy has no artifact. Both are empty without a decision, or without a lake ("").
+    `find` returns the folder of the artifact with a digest.
     """
     digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)

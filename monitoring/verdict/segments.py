@@ -1,10 +1,10 @@
-"""Lifts by segment: where a challenger gains and where it loses. They are no part of the verdict.
+"""Computes lifts by segment: where a challenger gains and where it loses. They are not part of the verdict.
 
     segment_lifts(log, experiment, gain, {"device": "json_extract_string(record.context, '$.device')"})
 
-The same decisions count as in the verdict. The error rate of the experiment is shared evenly (Bonferroni) among all
-segments that could be shown, `MOST` of a column and the unknown one, of each challenger: all intervals of a call hold
-together. A segment must be known before the decision. No lift is adjusted: few users of a segment have covariates.
+The same decisions count as in the verdict. The experiment's error rate is shared evenly (Bonferroni) among all segments
+that could be shown (`MOST` of a column, and the unknown one) for each challenger, so all intervals of a call hold
+simultaneously. A segment must be known before the decision. Lifts are not adjusted: few users have covariates.
 """
 
 import math
@@ -20,30 +20,30 @@ from mtorl.experiment.metrics import DECISIONS
 from mtorl.log.gain import Gain
 from mtorl.runtime.sql import sql_text
 
-MOST = 12  # segments of a column that are reported, the largest ones
+MOST = 12  # reported segments of a column, the largest ones
 
 
 class SegmentLift(TypedDict):
-    """A challenger less the incumbent, in one segment; plain values, ready for JSON."""
+    """Difference of a challenger and the incumbent in one segment; plain values, JSON-ready."""
 
     challenger: str
-    segment: str | None  # None: nobody knows it
+    segment: str | None  # None: unknown
     users: int  # of both arms
     decisions: int
-    lift: float | None  # of the primary metric; None: an arm has no decision here
-    lift_ci: list[float] | None  # always valid, together with all others of the call; None: there are too few users
+    lift: float | None  # of the primary metric; None: an arm has no decision in this segment
+    lift_ci: list[float] | None  # always valid, simultaneously with all others of the call; None: too few users
 
 
 class Segments(TypedDict):
     """Lifts of all segments."""
 
-    confidence: float  # of each interval, so that all of them hold together at the experiment's 1 - alpha
+    confidence: float  # of each interval, so that all of them hold simultaneously at the experiment's 1 - alpha
     lifts: dict[str, list[SegmentLift]]  # by column
-    smaller: dict[str, int]  # decisions of segments that are not reported, by column
+    smaller: dict[str, int]  # decisions in unreported segments, by column
 
 
 def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapping[str, str]) -> Segments:
-    """Compare the arms within segments of columns (name: SQL of the value in a `record` of the log)."""
+    """Compare the arms within segments; `by` maps a column to the SQL of its value in a `record` of the log."""
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = experiment.alpha / (len(challengers) * len(by) * (MOST + 1))
     found = Segments(confidence=1.0 - alpha, lifts={}, smaller={})

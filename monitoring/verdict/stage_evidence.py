@@ -1,12 +1,12 @@
-"""Evidence from the decision log about an experiment's present stage, for the stage machine.
+"""Reads evidence about an experiment's present stage from the decision log, for the stage machine.
 
-    with experiment_users(log, experiment, gain) as read:                   # the experiment as it is in force
+    with experiment_users(log, experiment, gain) as read:                   # the experiment as the routers apply it
         evidence = stage_evidence(read.db, log, experiment, state.since, verdict_of(read, log, experiment, gain))
     consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
 
-The verdict is that of the whole ramp; users are those of the present stage that count in it. Fallbacks and latency
-are those of decisions at the stage since then, without users whom the file names; latencies, of the last nine days
-(`stored_sums.py`). In the shadow, evidence is read from the records.
+The verdict covers the whole ramp. Users are those of the present stage who count in it. Fallbacks and latencies cover
+decisions at the stage since it began, without overridden users; latencies, only those of the last nine days
+(`stored_sums.py`). In the shadow, the evidence is read from the records.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-_FOLLOWED_SECONDS = 5.0  # until the ledger has a new stage's accounts: its refusals are no fault of an arm
+_FOLLOWED_SECONDS = 5.0  # until the ledger has a new stage's accounts; its refusals until then are no fault of an arm
 
 
 def stage_evidence(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, since: float, verdict: Mapping[str, Any]
 ) -> Evidence:
-    """The evidence now, from the sums of the log and their verdict; the stage began at `since`, seconds since 1970."""
+    """Present evidence, from the log's sums and their verdict; the stage began at `since`, seconds since 1970."""
     if experiment.stage == "shadow":
         arms = arms_in_shadow(log, experiment, since)
     else:
@@ -44,7 +44,7 @@ def stage_evidence(
     breached = tuple(
         prefixed(arm.name, breach(check["name"], check["lower"], check["margin"]))
         for arm in experiment.arms
-        if arm.name in verdict["challengers"] and arm.weight > 0  # without a weight it does no harm any more
+        if arm.name in verdict["challengers"] and arm.weight > 0  # an arm without weight can do no harm
         for check in verdict["challengers"][arm.name]["guardrails"]
         if check["state"] == "breached"
     )
@@ -54,7 +54,7 @@ def stage_evidence(
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
-    """Share of fallbacks and latency of each arm since a stage began; arms without decisions are left out."""
+    """Share of fallbacks and 99th percentile of latency (seconds) of each arm with decisions since the stage began."""
     rows = db.execute(
         """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND last >= $start),
         latency AS (
@@ -77,7 +77,7 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
 
 
 def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """Users and faults of each arm in the shadow that began at a time, and the incumbent's latency."""
+    """Users and share of faults of each arm in the shadow since it began, and the incumbent's latency."""
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:
         rows = db.execute(

@@ -1,24 +1,24 @@
-"""Keeps the sums of closed hours in the lake, so that a look at an experiment reduces new hours alone.
+"""Stores the sums of closed hours in the lake, so that a look at an experiment reduces only new hours.
 
-    counted = count_users(db, log, experiment, kinds)       # the tables of `hourly_sums.py` and `counted_decisions.py`
+    with counted_users(db, log, experiment, kinds) as counted:  # tables of `hourly_sums.py` and `counted_decisions.py`
 
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-0-1.parquet          an hour's tables
-    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       of all hours until then
+    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       tables of all hours until then
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-pastusers-1.parquet  their users, one row each
     sums/EXPERIMENT-SETTINGS/date=2026-11-20/hour=11/SOURCES-TOKEN-pastcovariates-1.parquet  covariates of the users
 
-`SETTINGS` is a digest of what the reduction depends on, and `SOURCES` one of the names of the files that it has read,
-which never change. So a stored file is either right or has another name: an hour that gains records is reduced again.
+`SETTINGS` is a digest of the settings of the reduction, and `SOURCES` of the names of the files that it has read, which
+never change. So a stored file never becomes invalid: an hour that gains records is reduced again under another name.
 
-- Outcomes of an hour are read when it is closed, and once it may count (`outcome_hours`). Later ones count as late, and
-  are read two, four and eight days later: each compaction brings some. Those that a router uploads hours after it got
-  them may be in time: the names of their files say so (`features/collect/compact.py`), and the next look reads them.
-- The past are the days that may count as a whole. A user has one row for all of its cells of one stage and arm, so a
-  look reads a row a user, and those of the last days. Another day, or another judgement of the past (by new weights or
-  models), makes both files anew from those of the hours.
-- Covariates (`covariates.py`) have a file of their own.
-- Hours that gain decisions now, and those that have just begun to count, are reduced at each look. So are all hours if
-  the lake can't be written, for segments, replays with weights, and periods with bounds.
+- Outcomes of an hour are read when it is closed, and again once it may count (`outcome_hours`). Later outcomes count as
+  late, and are read two, four and eight days later, since each compaction adds some. Outcomes that a router uploads
+  late may be in time: the names of their files show it (`features/collect/compact.py`), and the next look reads them.
+- The past consists of the days that may count completely. There, a user has one row for all cells of one stage and arm,
+  so a look reads one row per user, plus the rows of the last days. On a new day, or if other decisions of the past
+  count (new weights or models), both files of the past are rebuilt from those of the hours.
+- Covariates (`covariates.py`) have a separate file.
+- Hours that still gain decisions, and hours that have just begun to count, are reduced at each look. The same is true
+  of all hours if the lake can't be written, for segments, replays with weights, and bounded periods.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
     import duckdb
 
 VERSION = 2
-"""Of the stored rows: raise it with each change of what this room, or `mtorl.log`, makes of equal records."""
+"""Version of the stored rows: raise it if this room, or `mtorl.log`, computes other rows from the same records."""
 _DAY = timedelta(days=1)
-_CLOCKS = timedelta(minutes=10)  # by which the times of a decision's id and its record may differ
-_COMPACTED = timedelta(hours=2, minutes=30)  # in which an hour is closed, and the outcomes that came in it are added
-_LATE = (2 * _DAY, 4 * _DAY, 8 * _DAY)  # after a day may count: when late outcomes are read again
-_RECENT = 8 * _DAY  # of the past, for which activity is kept by the minute
-_PART_BYTES = 256 << 20  # of files of decisions that are reduced at one time
-_TRANSFERS = 16  # at one time
+_CLOCKS = timedelta(minutes=10)  # largest difference between the times of a decision's id and its record
+_COMPACTED = timedelta(hours=2, minutes=30)  # until an hour is closed, with the outcomes that arrived in it
+_LATE = (2 * _DAY, 4 * _DAY, 8 * _DAY)  # ages of a day that may count at which late outcomes are read again
+_RECENT = 8 * _DAY  # part of the past for which activity is stored by the minute
+_PART_BYTES = 256 << 20  # size of the files of decisions that are reduced together
+_TRANSFERS = 16  # concurrent downloads
 _TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
 _Key = tuple[datetime, tuple[str, ...]]  # of a stored file: its hour, and its sources
 _log = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ class _Hour(NamedTuple):
 def counted_users(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Sequence[str], segment: str = ""
 ) -> Iterator[CountedDecisions]:
-    """Make the tables of `reduce_hours` and `count_decisions`, whose files exist until the block ends.
+    """Make the tables of `reduce_hours` and `count_decisions`, usable until the block ends.
 
-    With covariates, the table of `make_covariates`, too, but for segments.
+    If the experiment has covariates, also make the table of `make_covariates`, except for segments.
 
-    Of these, `named` has each user once. A row of `user_sum` may be of several cells that count alike: its `cell` is
+    The table `named` has each user once. A row of `user_sum` may combine several cells that count alike: its `cell` is
     one of them, and its `hour` the first.
     """
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
@@ -114,21 +114,21 @@ def counted_users(
 
 @dataclass
 class _Sums:
-    """The sums of an experiment, in the lake and, for one look, in a local folder."""
+    """The sums of an experiment: stored in the lake and, during a look, in a local folder."""
 
     db: duckdb.DuckDBPyConnection
     log: DecisionLog
     experiment: Experiment
     kinds: Sequence[str]
     scratch: Path
-    _columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of each table, with their types
-    _local: dict[_Key, Path] = field(default_factory=dict)  # files on this machine
+    _columns: dict[str, dict[str, str]] = field(default_factory=dict)  # types by table and column
+    _local: dict[_Key, Path] = field(default_factory=dict)  # local files
     _alike: str = ""  # digest of the table of `_find_alike`
     _can_store: bool = True
     _stored: dict[_Key, str] = field(default_factory=dict)  # names of new files
 
     def load(self) -> CountedDecisions:
-        """Make the tables, and store what the lake lacks."""
+        """Make the tables, and store sums that the lake does not have yet."""
         db = self.db
         recent, hours, begins = self._hours()
         for part in in_parts([hour for hour in hours if not self._stored_before(hour.key)], _PART_BYTES):
@@ -156,14 +156,14 @@ class _Sums:
         return counted
 
     def delete_lost(self) -> None:
-        """Delete stored sums if records that they read are gone; the next look stores the rest."""
+        """Delete the sums stored by this look if records were deleted meanwhile; the next look stores new ones."""
         if self._stored and self.log.lake.lost():
             for name in self._stored.values():
                 self.log.lake.delete(name)
 
     @cached_property
     def _derived(self) -> Derived:
-        """The files of all that the tables depend on, apart from records."""
+        """The stored files for the settings on which the tables depend."""
         import duckdb
 
         settings = [
@@ -174,7 +174,7 @@ class _Sums:
             budget_periods(self.experiment),
             VERSION,
             DECISION_COLUMNS,
-            duckdb.__version__,  # its `hash` may be another one
+            duckdb.__version__,  # `hash` may differ between versions
         ]
         return Derived(self.log.lake, "sums", self.experiment.name, [json.dumps(settings)])
 
@@ -182,19 +182,19 @@ class _Sums:
         return self._derived.files(*key)
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
-        """Files to reduce with the arrived records, the other closed hours (oldest first), and the end of the past."""
+        """The open hours as one, the closed hours (oldest first), and the end of the past."""
         lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
         arrived = lake.arrived("decision")
         decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
-        now = min(newest + 2 * HOUR, datetime.now(UTC))  # at most as late as that of `count_decisions`
+        now = min(newest + 2 * HOUR, datetime.now(UTC))  # not later than the newest time in `count_decisions`
         matures = timedelta(hours=hours or 0)
-        # Everything before is in closed hours; without compactions this time does not advance.
+        # All earlier records are in closed hours; without compactions, this time does not advance.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
         def age(hour: datetime) -> int:
-            """-1: no outcome counts yet; 0: each new one does; n: late outcomes were read n - 1 times."""
+            """-1: the hour does not count yet; 0: each new outcome counts; n: late outcomes were read n - 1 times."""
             if hours is not None and hour + matures > now + _CLOCKS:
                 return -1
             if hours is None or hour + HOUR + matures > compacted:
@@ -210,11 +210,11 @@ class _Sums:
             if hour not in open_hours
         ]
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
-        # Users who are named in an open hour are not named in the past.
+        # The past ends before the open hours: a user who is named in one must not have a combined row in the past.
         return _Hour(datetime.max, taken, known), closed, min([begins, *open_hours])
 
     def _reduce(self, hours: Sequence[_Hour], keep: bool) -> None:
-        """Write the tables of each hour to a local file and, if they are to be kept, into the lake."""
+        """Write the tables of each hour to a local file and, if `keep`, into the lake."""
         decisions = [file for hour in hours for file in hour.decisions]
         outcomes = [file for hour in hours for file in hour.outcomes]
         part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
@@ -227,12 +227,12 @@ class _Sums:
                 tables = {table: f"FROM {table} {where}" for table in _TABLES}
                 tables["named"] = f"SELECT unit, since FROM (SELECT *, since AS hour FROM named) {where}"
                 tables["user_sum"] = _added_up(f"(FROM user_sum {where})")
-                # A clock that is ahead: which decision is the newest will be another one.
+                # After a decision from a clock that is ahead, the newest decision changes later, so store nothing.
                 ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell {where}").fetchall()
                 self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
 
     def _of_past(self, name: str, hours: Sequence[_Key], rows: Callable[[Sequence[_Key]], str]) -> _Key:
-        """Key of the file that combines all past hours; writes the file if there is none."""
+        """Key of the file that combines all past hours; writes the file if it does not exist."""
         key = hours[-1][0], (name, *map(str, hours), self._alike)
         if not self._stored_before(key):
             are_stored = all(hour in self._stored or self._stored_before(hour) for hour in hours)
@@ -240,10 +240,10 @@ class _Sums:
         return key
 
     def _tables_of(self, hours: Sequence[_Key]) -> str:
-        """SQL of the tables of these hours together; of users, those who were named have their rows."""
+        """SQL of the combined tables of these hours; `user_sum` has only rows of users who were named."""
         tables = {table: f"FROM {self._rows(table, hours)}" for table in _TABLES}
         tables["named"] = _each_once(self._rows("named", hours))
-        # Silences, the begin of a stage and latencies are those of the last days.
+        # Gaps between decisions, the start of a stage and latencies are only needed for the last days.
         is_recent = f"hour >= {instant(hours[-1][0] - _RECENT)}"
         tables["activity"] = f"""
             SELECT hour, if({is_recent}, minute, hour) AS minute, stage, arm, channel, randomised, counts,
@@ -251,7 +251,7 @@ class _Sums:
                    sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
-        # West of UTC, a local day begins before the hours that are read if outcomes count for hours only.
+        # With short `outcome_hours`, a local day west of UTC begins in the past, so the past keeps two days of times.
         since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
@@ -260,9 +260,10 @@ class _Sums:
         return _in_one(tables)
 
     def _make_covariates(self, until: datetime) -> _Key:
-        """Make the table `covariates`; it is stored once all hours that it reads are closed.
+        """Make the table `covariates`, and store it once all hours that it reads are closed.
 
-        In the shadow there is no past yet; stored, it would be of 1970, and a retention would delete every past.
+        In the shadow there is no past yet. An empty table is not stored: its date would be 1970, so that a retention
+        would delete every past.
         """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
@@ -277,7 +278,7 @@ class _Sums:
         return key
 
     def _find_alike(self, until: datetime) -> bool:
-        """Make the table `alike`: each past cell that counts, with the first cell that counts alike; False if empty."""
+        """Make the table `alike`: each past cell that counts, with the first cell that counts alike. False if empty."""
         self.db.execute(
             f"""CREATE TABLE alike AS
             SELECT cell, min(cell) OVER (PARTITION BY stage, arm, changed) AS one FROM counted
@@ -288,14 +289,14 @@ class _Sums:
         return bool(self._alike)
 
     def _users_of(self, hours: Sequence[_Key]) -> str:
-        """SQL of the users of these hours, but for those who were named in them."""
+        """SQL of the sums of users of these hours, without users who were named in them."""
         alike = f"{self._rows('user_sum', hours)} JOIN alike USING (cell)"
         unnamed = f"{alike} ANTI JOIN {self._rows('named', hours)} USING (unit)"
         rows = _added_up(f"(SELECT * EXCLUDE (one) REPLACE (one AS cell) FROM {unnamed})")
         return f"SELECT 'user_sum' AS of_table, * FROM ({rows}) ORDER BY unit"
 
     def _rows(self, table: str, keys: Sequence[_Key]) -> str:
-        """SQL of a table in some files."""
+        """SQL of a table's rows in the files of these keys."""
         missing = [key for key in keys if key not in self._local]
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             fetched = pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing)
@@ -319,7 +320,7 @@ class _Sums:
             self._can_store = False
 
     def _fetch(self, file: LakeFile) -> Path:
-        """A stored file on this machine: each table is read from it."""
+        """Path of a local copy of a stored file."""
         lake = self.log.lake
         if lake.folder is not None:
             return lake.folder / file.name
@@ -332,16 +333,16 @@ class _Sums:
 
 
 def _in_one(tables: Mapping[str, str]) -> str:
-    """SQL of the rows of several tables in one."""
+    """SQL of the rows of several tables as one table."""
     return " UNION ALL BY NAME ".join(f"SELECT '{name}' AS of_table, * FROM ({rows})" for name, rows in tables.items())
 
 
 def _each_once(rows: str) -> str:
-    """SQL of `named` with each user once."""
+    """SQL of rows of `named` with each user once."""
     return f"SELECT unit, min(since) AS since FROM {rows} GROUP BY unit"
 
 
 def _added_up(rows: str) -> str:
-    """SQL of rows of `user_sum` with each user and cell once."""
+    """SQL of rows of `user_sum`, summed to one row for each user, cell and segment."""
     return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
         FROM {rows} GROUP BY unit, cell, segment"""

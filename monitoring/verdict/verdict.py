@@ -1,12 +1,12 @@
-"""The verdict on an experiment, from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
+"""Computes the verdict on an experiment from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
 
     verdict_from_log(DecisionLog.of("lake"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
     with experiment_users(log, experiment, gain) as read:       # for more than the verdict
         verdict_of(read, log, experiment, gain)
 
-docs/verdict.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight:
-1 / p of the logged channel when the policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot
-be known. There the ledger sees only the matched part of the cost, so an arm that would spend more than
+docs/verdict.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p
+of the logged channel if the policy exposed that channel, 1 if it did not expose, and 0 if its outcome cannot be known.
+In a replay, the ledger receives only the matched part of the cost. So an arm that would spend more than
 `DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
 """
 
@@ -50,19 +50,19 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
 
 
 def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, gain: Gain) -> dict[str, Any]:
-    """Compare the arms of an experiment whose users were read.
+    """Compare the arms of an experiment, given its users.
 
     Args:
-        gain: Meaning of "gain_per_decision" in the experiment file, as in the description of the data set.
+        gain: Definition of "gain_per_decision", from the description of the data set.
 
     Returns:
-        A JSON-ready dict. `challengers` has the comparison of each: lift, lift_ci (always valid), lift_ci_fixed,
-        adjustment (by covariates, with the lift without them), money (the lift per currency unit, and its value at the
-        challenger's spend), futile (whether the wanted effect can be ruled out; None: none is wanted), guardrails,
-        secondary, verdict, code, values, reason. That of the challenger which decides is also at the top level. The
-        rest is of all arms: users who count, units of all metrics, models, what was left out (decisions by reason;
-        overridden_users, whose arm the file names), and heavy_users (an arm's capped_users is the number of all who
-        count as `HEAVIEST` typical users).
+        A JSON-ready dict. `challengers` has the comparison of each challenger: lift, lift_ci (always valid),
+        lift_ci_fixed, adjustment (by covariates, with the unadjusted lift), money (the lift per currency unit, and its
+        value at the challenger's spend), futile (whether the wanted effect is ruled out; None: no effect is given),
+        guardrails, secondary, verdict, code, values, reason. The comparison of the deciding challenger is repeated at
+        the top level. The other fields cover all arms: users who count, units of all metrics, models, left_out
+        (decisions by reason), overridden_users, and heavy_users (an arm's capped_users is the number of users who count
+        as `HEAVIEST` typical users).
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -128,7 +128,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             "values": reason.values,
             "reason": reason + remarks,
         }
-    # An arm that was taken out by its weight will never be known: the others don't wait for it.
+    # An arm with weight 0 gets no more users, so the verdict does not wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
     challenger = leading(serving or verdicts, {name: one.lift(primary) for name, one in comparisons.items()})
     result = {
@@ -156,13 +156,13 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         "challengers": results,
         **results[challenger],
     }
-    # Plain JSON: a number that is not finite is null.
+    # In plain JSON, a number that is not finite is null.
     plain: dict[str, Any] = orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
     return plain
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
-    """Return the fields of a verdict that tell the units of its numbers; `names`: every metric of the file."""
+    """Fields of a verdict with the units of its numbers; `names` are all metrics of the file."""
     every = dict.fromkeys((*names, *of_primary(primary), COST))
     return {
         "units": {name: unit_of(name, gain) for name in every},
@@ -172,7 +172,7 @@ def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
 
 
 def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: ErrorShares) -> list[GuardrailCheck]:
-    """Check the guardrails; one that holds, or is breached, in one of the comparisons alone is open."""
+    """Check the guardrails; a guardrail that holds, or is breached, in only one of the comparisons stays open."""
     found = []
     for guardrail in experiment.metrics.guardrails:
         name, direction, margin = guardrail.name, guardrail.direction, guardrail.margin
@@ -185,7 +185,7 @@ def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: E
 
 
 def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
-    """Totals are those of the log, over all stages; ratios have the users' weights, and a replay's."""
+    """Figures of an arm over all stages; totals are unweighted, ratios have the users' (and a replay's) weights."""
     per_decision, cost_per_decision = (ratio_of(found, arm, name, gain, budget) for name in (primary, COST))
     if not is_per_decision(primary):
         per_decision *= cost_per_decision
@@ -209,33 +209,33 @@ def _spent(found: Users, arm: str) -> float:
 
 
 def _nothing_counts(left_out: Mapping[str, int]) -> Message:
-    """The reason for which nothing counts, and what to do."""
+    """The reason why no decision counts, and what to do."""
     own = Counter({reason: count for reason, count in left_out.items() if reason != "other_experiment"})
     if not own:
         return messages.NOTHING_LOGGED()
     ((reason, count),) = own.most_common(1)
-    later = ". Look again later or, if no decision comes after them, give `until`, the end of the log"
+    later = ". Run the verdict again later or, if the log has ended, give its end as `until`"
     shadow = ". Use mtorl experiment verdict --shadow"
     hint = {"unfinished_period": later, "immature": later, "not_randomised": shadow}.get(reason, "")
     return messages.NOTHING_COUNTS(count=count, why=plain_words.left_out(reason), hint=hint)
 
 
 def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:
-    """Additions to a verdict's reason: late outcomes, users with a named arm, and heavy users."""
+    """Additions to a verdict's reason: late outcomes, overridden users, and heavy users."""
     remarks = []
     if found.late:
         hours = f"{experiment.metrics.outcome_hours:g}"
         remarks.append(
-            f"{found.late:,} outcomes came later than outcome_hours, {hours}, after their decisions and do not count"
+            f"{found.late:,} outcomes do not count: they arrived later than outcome_hours ({hours}) after the decision"
         )
     if overridden:
-        remarks.append(f"of {overridden:,} users whose arm the file has named, only what was decided before counts")
+        remarks.append(f"of {overridden:,} users with an override, only decisions before the override count")
     remarks += [plain_words.heavy(arm, share) for arm, share in found.heavy if arm in arms]
     return "".join(f" ({remark})" for remark in remarks)
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
-    """The lift per currency unit of what the primary metric sums, and its value at the challenger's spend."""
+    """The lift of the primary metric's outcome per currency unit, and its value at the challenger's spend."""
     lift = comparison.lift_per_cost(primary)
     spent = _spent(comparison.users, comparison.challenger)
     return {
@@ -250,7 +250,7 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
 
 
 def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The secondary metrics of each challenger; together they share one false discovery rate."""
+    """The secondary metrics of each challenger; all of them share one false discovery rate."""
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
     evidence = [log_e_value(one.value, one.se, one.effective_users, alpha=experiment.alpha) for one in lifts.values()]

@@ -1,13 +1,13 @@
-"""The monitor: finds changes in decisions and outcomes, harm, and its cost.
+"""The monitor: detects harm and its cost, and other changes of decisions and outcomes.
 
     mtorl monitor check --lake ... --registry ...      # hourly; judges each day once
     mtorl monitor status
 
-In reading order: `stream_names.py`, `measures.py` (measures of a period), `measure_alarms.py` (against earlier
-periods), `columns.py` (columns of a period against the `training_sample.py`, with Evidently's page by
-`evidently_page.py`), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `state.py`,
-`check.py` (one whole check), `exporter.py` (for Prometheus).
+In reading order: `stream_names.py`, `measures.py` (measures of a period), `measure_alarms.py` (compares them with
+earlier periods), `columns.py` (compares columns of a period with the `training_sample.py`; `evidently_page.py` draws
+the page), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `state.py`, `check.py`
+(one complete check), `exporter.py` (for Prometheus).
 
-**Harm is not change.** A measure whose fall or rise costs gain or money is harm; all else that moves explains harm, or
-is news. Harm, other measures and columns have an error rate each.
+**Harm is more than change.** If the fall or rise of a measure costs gain or money, it is harm. All other changes only
+explain harm, or are worth knowing. Harm, other measures and columns each have a separate error rate.
 """

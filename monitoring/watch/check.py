@@ -1,10 +1,10 @@
-"""Checks once: judges every finished period, and looks for columns that have just lost their values.
+"""Runs one check: judges every completed period, and looks for columns that have just lost their values.
 
     state = run(Watched(lake, spec, sample_of), folder, now)
 
-A period is judged once, in the order of time, also after a day without a check: so evidence may be added up. It waits
-until its decisions and outcomes have been uploaded. A period that can't be judged has a reason, and keeps its evidence.
-If nothing of it could be read, each check retries it, until a later one has been judged.
+Each period is judged once, in the order of time, even after a day without a check, so that evidence can be accumulated.
+A period is judged after its decisions and outcomes have been uploaded. If it can't be judged, the reason is stored, and
+the evidence stays unchanged. If none of its decisions could be read, each check retries it until a later one is judged.
 """
 
 import errno
@@ -39,15 +39,15 @@ from mtorl.log.touchpoints import LogError
 UPLOADED_AFTER = timedelta(hours=1)  # after the end of a period: by then its records are in the lake
 MOST_PERIODS = 60  # judged by a first check
 _KEPT_PAGES = 14
-_HEARD = 0.8  # of the usual share of exposures of which any outcome is known
-_AWAITED = timedelta(days=2)  # after the end of a period: an outcome that is missing by then counts as lost
+_HEARD = 0.8  # least share of exposures with a known outcome, relative to the usual share
+_AWAITED = timedelta(days=2)  # after the end of a period: then missing outcomes count as lost
 _SURE = 2.0  # times the threshold, since checks are hourly, and a few users without a value may be chance
 _WEEK = timedelta(days=7)
-_OCCASIONS = 2  # at this time of the week without decisions: once may have been a fault
-_LOOKED_BACK = 4  # weeks in which these are looked for: what happened longer ago is no habit
+_OCCASIONS = 2  # earlier periods without decisions at this time of the week: a single one may have been a fault
+_LOOKED_BACK = 4  # weeks in which such periods are searched
 _MOST_AHEAD = 0.1
-"""Records from the future beside the decisions of a period, at most: with more, a clock that says what belongs into the
-period is wrong."""
+"""Most records from the future, relative to the decisions of a period. If there are more, a clock is wrong, and so is
+the assignment of records to periods."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Watched:
     """Settings of a check.
 
     Attributes:
-        sample_of: Returns the training sample of the model with a digest, or, of None, of the newest one.
+        sample_of: Returns the training sample of the model with a digest; for None, that of the newest model.
     """
 
     lake: Lake
@@ -63,7 +63,7 @@ class Watched:
     sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
     page: Page = "moved"  # when Evidently draws a page of a period
-    newest_model: Callable[[], datetime | None] = lambda: None  # training time of the newest that needs no experiment
+    newest_model: Callable[[], datetime | None] = lambda: None  # training time of the newest one without `experiment`
 
 
 class _NotJudgedError(Exception):
@@ -78,14 +78,14 @@ def run(
     now: datetime | None = None,
     on_period: Callable[[datetime, int], None] | None = None,
 ) -> State:
-    """Judge each finished period that has no verdict yet, check the columns of the last hours, and write the state.
+    """Judge each completed period that was not judged yet, check the columns of the last hours, and write the state.
 
     Args:
-        folder: Holds the state, and a page of each period.
-        on_period: Called before each period is judged, with the period's end and the number of periods left.
+        folder: Folder of the state, and of a page for each period.
+        on_period: Called before each period is judged, with the period's end and the number of remaining periods.
 
     Raises:
-        StateError, BusyError, OSError: the state can't be read; another check is running; the disk is full.
+        StateError, BusyError, OSError: The state can't be read; another check is running; the disk is full.
     """
     now = now or datetime.now(UTC)
     path = folder / STATE_FILE
@@ -101,7 +101,7 @@ def run(
             if _judge(watched, state, end, folder, ahead, outcomes_may_come=now - end < _AWAITED):
                 update_request(state, end)
                 state.judged_until = end
-                state.write(path)  # a check that is ended in the middle has not done its work for nothing
+                state.write(path)  # so that a check that is killed later keeps this result
         _look_at_last_hours(watched, state, now, folder)
         state.newest_model = watched.newest_model()
         state.checked = now
@@ -112,7 +112,7 @@ def run(
 
 
 def folder_of(folder: Path, end: datetime) -> Path:
-    """Folder of a period's figures and Evidently's pages, below the folder of the state."""
+    """Folder of a period's figures and Evidently's pages, inside the folder of the state."""
     return folder / "periods" / end.strftime("%Y-%m-%dT%H")
 
 
@@ -143,14 +143,14 @@ def _first_decision(watched: Watched) -> datetime | None:
 def _records_ahead(watched: Watched, now: datetime) -> int:
     """Number of decision records from the future, such as a simulation writes."""
     ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
-    with suppress(_NotJudgedError), _reading():  # the periods have that reason, too
+    with suppress(_NotJudgedError), _reading():  # each period stores the same reason
         return DecisionLog.of(watched.lake, ahead).records()
     return 0
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turns errors of reading the log into reasons not to judge; a full disk fails the check itself."""
+    """Turns errors of reading the log into reasons not to judge; a full disk makes the whole check fail."""
     import duckdb
 
     try:
@@ -162,7 +162,7 @@ def _reading() -> Iterator[None]:
 
 
 def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
-    """Judge a period; returns whether its decisions could be read. `ahead`: number of records from the future."""
+    """Judge a period, and return whether its decisions could be read; `ahead` records are from the future."""
     period = _period(end, watched.hours)
     try:
         with _reading():
@@ -172,11 +172,11 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
         if ahead > _MOST_AHEAD * counted.decisions:
             raise _NotJudgedError(
                 "future_times",
-                f"{ahead} records of decisions are dated after this check, beside {counted.decisions} of the period: "
-                "the clock of a router is ahead, or was",
+                f"{ahead} decisions are dated after this check; the period has {counted.decisions}. The clock of a "
+                "router is or was ahead",
             )
         if counted.decisions and not counted.users:
-            text = f"none of {counted.decisions} decisions names a user: is there a column user_id with values?"
+            text = f"none of {counted.decisions} decisions has a user: check the column user_id"
             raise _NotJudgedError("unreadable_log", text)
         if not counted.decisions:
             raise _no_decisions(watched, log, end)
@@ -202,15 +202,15 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
     text = f"no decision from {log.period.since} to {log.period.until}"
     with _reading():
         if closed_as_usual(watched.lake, end, timedelta(hours=watched.hours)):
-            return _NotJudgedError("closed", f"{text}, nor at this time of the week before")
+            return _NotJudgedError("closed", f"{text}, nor at this time of earlier weeks")
     return _NotJudgedError("no_decisions", text)
 
 
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
-    """Whether earlier healthy periods at this time of the week had no decisions, either.
+    """Whether earlier healthy periods at this time of the week also had no decisions.
 
-    An occasion is healthy if there were decisions in the week before it: an outage of a week shows nothing. That holds
-    for the period itself. A period of a week or longer has no time of the week.
+    A period is healthy if the week before it had decisions, since an outage of a week is no evidence. The judged period
+    must be healthy, too. A period of a week or longer has no time of the week.
     """
     if length >= _WEEK:
         return False
@@ -227,7 +227,7 @@ def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
 
 
 def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:
-    """Refuse a state with other periods, which can't be compared, and one of the future, which would be silent."""
+    """Refuse a state with periods of another length, or one from the future, with which no period would be judged."""
     if state.judged_until is None:
         return
     if state.hours != watched.hours:
@@ -237,7 +237,7 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
 
 
 def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
-    """Wait for outcomes that are on their way: until then they would look like lost gain."""
+    """Refuse to judge while outcomes are still arriving, since missing outcomes would look like lost gain."""
     if not counted.exposures or counted.outcomes_missing:
         return
     share = counted.heard / counted.exposures
@@ -245,8 +245,8 @@ def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
     if may_come and share < _HEARD * usual:
         raise _NotJudgedError(
             "late_outcomes",
-            f"outcomes are known of {share:.0%} of the exposures, {usual:.0%} are usual: are they uploaded, "
-            "or reported late?",
+            f"{share:.0%} of the exposures have outcomes, {usual:.0%} are usual: check whether outcomes are uploaded, "
+            "or reported late",
         )
     state.heard = [*state.heard[-measure_alarms.MOST :], share]
 
@@ -263,14 +263,14 @@ def _judge_measures(watched: Watched, state: State, counted: Counted, end: datet
         of_group = [each for each in counted.measured if each.group == name]
         state.groups[name] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
         if name in OF_OUTCOMES and counted.outcomes_missing:
-            text = f"none of {counted.exposures} exposures has an outcome, not even a cost: are outcomes reported?"
+            text = f"none of {counted.exposures} exposures has an outcome or a cost: check whether they are reported"
             group.not_judged = NotJudged(reason="no_outcomes", text=text)
         elif not of_group:
             group.not_judged = _not_measured(state, counted, name)
         elif all(state.streams[each.stream].expected is None for each in of_group):
             seen = max(len(state.streams[each.stream].past) for each in of_group)
             fewest = measure_alarms.FEWEST + measure_alarms.WAIT
-            text = f"{seen} periods seen; what to expect is known after {fewest}"
+            text = f"{seen} periods seen; expected values are known after {fewest}"
             group.not_judged = NotJudged(reason="learning", text=text)
 
 
@@ -278,17 +278,17 @@ def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
     seen = counted.seen.get(group, 0)
     known = any(labels_of(name).group == group for name in state.streams)
     if counted.users >= MIN_USERS and not (seen or known):
-        return NotJudged(reason="nothing_there", text=f"no policy logs what {group} are measured by")
-    text = f"of {counted.users} users in {counted.decisions} decisions, a measure of {group} counts {seen} at most"
-    return NotJudged(reason="too_few_users", text=f"{text}, and needs {MIN_USERS}")
+        return NotJudged(reason="nothing_there", text=f"no policy logs the values that {group} need")
+    text = f"{counted.users} users in {counted.decisions} decisions; at most {seen} count for a measure of {group}"
+    return NotJudged(reason="too_few_users", text=f"{text}, which needs {MIN_USERS}")
 
 
 def _columns(
     watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
 ) -> tuple[DriftResult, str]:
-    """Compare context and static columns of a period with the training sample of a model that reads them (`_sample`).
+    """Compare context and static columns of a period with the training sample of a model (`_sample`).
 
-    Without `until`, its end, no page is drawn.
+    Without `until`, the end of the period, no page is drawn.
     """
     sample = _sample(watched, log)
     with _reading():
@@ -307,9 +307,9 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    """The sample of a model that answers in the period, or else of the newest one.
+    """The sample of a model that answers in the period or, without one, of the newest model in the registry.
 
-    The newest one's arm may not serve yet; and a platform's own incumbent may give a digest that is in no registry.
+    The newest model may not serve yet, and a platform's own incumbent may have a digest that is in no registry.
     """
     with _reading():
         digests = log.models()
@@ -325,28 +325,28 @@ def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
     if sample is None and faults:
         raise _NotJudgedError("no_model", faults[0])
     if sample is None and rule is not None:
-        text = f"the policy that decides, {rule[1]}, is no model with a training sample, and no other model is there"
+        text = f"the deciding policy, {rule[1]}, is no model with a training sample, and there is no other model"
         raise _NotJudgedError("nothing_there", text)
     if sample is None and not digests:
         raise _NotJudgedError("no_model", "no model took a decision in the period, so there is no training sample")
     if sample is None:
-        raise _NotJudgedError("no_model", f"the model that took the newest decision, digest {digests[0]}, is not there")
+        raise _NotJudgedError("no_model", f"the model with the newest decision, digest {digests[0]}, was not found")
     if {column.name for column in sample.context} != {column.name for column in watched.spec.context}:
         raise _NotJudgedError(
-            "other_columns", f"model {sample.model_version} was trained on other context columns than are described now"
+            "other_columns", f"model {sample.model_version} was trained on other context columns than the description's"
         )
     return sample
 
 
 def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: Path) -> None:
-    """Find columns that have lost their values within hours: that takes no evidence over periods."""
+    """Find columns that have lost their values within the last hours, without evidence over periods."""
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.of(watched.lake, _period(end, watched.hours))
     state.groups.pop(LAST_HOURS, None)
     try:
         result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")
     except _NotJudgedError as error:
-        if error.why.reason == "unreadable_log":  # other reasons are those of the periods
+        if error.why.reason == "unreadable_log":  # the periods report all other reasons
             state.groups[LAST_HOURS] = Group(end=end, not_judged=error.why)
         return
     state.groups[LAST_HOURS] = Group(end=end, decisions=result.rows, users=result.users)

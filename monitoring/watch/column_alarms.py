@@ -1,13 +1,13 @@
 """Finds columns that have moved away from the training sample, with a known rate of false alarms.
 
-In a healthy period any column is above its threshold with a probability of `ALPHA` at most, as far as thresholds were
-measured well; evidence assumes twice that. Two such periods in a row are evidence enough. The columns that have moved
-are those of e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
+In a healthy period, the probability that any column is above its threshold is at most `ALPHA`, if thresholds were
+measured exactly; evidence assumes twice that. Two such periods in a row are sufficient evidence. e-BH on the evidence
+of the last two periods, at a false discovery rate of 10 %, selects the columns that have moved.
 
-**Seasons.** The training sample is of whole weeks. If every Sunday differs from them, a column above its threshold is
-evidence only if it is also well above its values in the healthy periods of the last weeks, or twice at this time of the
-week; in the first week, only if it is far above its threshold. The price: a column that differs a little from the
-training sample on each day, from the first week on, passes for a season.
+**Seasons.** The training sample consists of whole weeks. If every Sunday differs from it, a column above its threshold
+is evidence only if it is also well above its values in the healthy periods of the last weeks, and above those at this
+time of the week. In the first week, it must be far above its threshold. The price is that a column that differs
+slightly from the training sample on each day, from the first week on, counts as a season.
 """
 
 import math
@@ -20,11 +20,11 @@ from mtorl.drift.drift_tests import words_of
 from mtorl.drift.evidence import add, alarming, e_of_event
 from mtorl.drift.thresholds import ALPHA
 
-LOOKED = 2  # periods that say which columns have moved
+LOOKED = 2  # periods whose evidence selects the columns that have moved
 FALSE_DISCOVERIES = 0.1
 SEASON = 1.25  # times the largest score of healthy periods
 FAR = 3.0  # times the threshold, in the first week
-UNDECIDED = 3  # newest periods that may turn out to have led to an alarm: if they are evidence, they are no yardstick
+UNDECIDED = 3  # newest periods that may still lead to an alarm: those with evidence do not count as healthy
 KEPT = 28  # periods
 _ANY = "any column"
 _WEEK = timedelta(days=7)
@@ -33,7 +33,7 @@ _WEEK = timedelta(days=7)
 def judge(
     state: State, result: DriftResult, end: datetime, model_version: str, length: timedelta = timedelta(days=1)
 ) -> None:
-    """Add a checked period to the evidence; the training sample of another model is another comparison."""
+    """Add a checked period to the evidence; the training sample of another model resets the evidence."""
     if model_version != state.model_version:
         forget(state)
         state.model_version = model_version
@@ -58,7 +58,7 @@ def judge(
 
 
 def forget(state: State) -> None:
-    """Begin anew: the evidence is about another training sample."""
+    """Reset the evidence, which is about another training sample."""
     state.columns_evidence = 0.0
     for name in [name for name in state.streams if labels_of(name).group == COLUMNS]:
         del state.streams[name]
@@ -72,10 +72,10 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """The least score that is no season.
+    """The least score that a season does not explain.
 
-    One festival must not hide a lasting shift, nor must a creeping one: at other times of the week a column may have
-    been far above its threshold at most.
+    Neither a single festival nor a slow shift may hide a lasting shift. So scores at other times of the week count as
+    at most `FAR` times the threshold.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
@@ -85,16 +85,16 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 
 
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """The column's score at this time of the week, if that is a season: since then it was mostly fine."""
+    """The column's score at this time of the week if that is a season: the week since then was mostly fine."""
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0
     same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
-    return same[-2] if len(same) >= 2 else 0.0  # twice at least: once may be a festival
+    return same[-2] if len(same) >= 2 else 0.0  # at least twice, since a single one may be a festival
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
-    """Evidence of the newest two periods."""
+    """Evidence of the two newest periods."""
     before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 

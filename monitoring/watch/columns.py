@@ -2,10 +2,10 @@
 
     result = check(reference, current, columns, grid, out_dir=state / "periods" / "2026-11-01T00")
 
-Order: schema (columns there, values there, enough users) -> the artifact's thresholds for a period of this size -> the
-scores of each column's tests (`mtorl.drift`) -> Evidently's page with the same scores -> drift.html, drift.json. Broken
-data never crash the check: they become findings. Evidently drops missing values before it scores, so the rise of the
-missing share is a test of its own.
+The steps are: schema (columns and values exist, enough users) -> the artifact's thresholds for a period of this size ->
+the scores of each column's tests (`mtorl.drift`) -> Evidently's page with the same scores -> drift.html, drift.json.
+Broken data becomes a finding, and never crashes the check. Evidently's scores ignore missing values, so the missing
+share has a separate test.
 """
 
 import json
@@ -28,14 +28,14 @@ from mtorl.log.dataset import Column
 from mtorl.runtime.files import replacing
 
 Page = Literal["always", "moved", "never"]
-"""When Evidently draws a page; moved: where a column has moved, or lost its values."""
+"""When Evidently draws a page; moved: if a column has moved, or lost its values."""
 
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """Finding of one column; `problem` is None when it is healthy, else as in `drift_tests`.
+    """Finding on one column; `problem` is None if the column is healthy, else as in `drift_tests`.
 
-    Method, score and threshold are those of the test that found the problem, or of the last one.
+    Method, score and threshold are those of the test that found the problem or, without a problem, of the last test.
     """
 
     column: str
@@ -73,13 +73,12 @@ def check(
     """Compare the rows of a period with the reference sample; both have a column user_id.
 
     Args:
-        reference: Rows that the model was trained on, whole users, rows of a user in the order of time.
+        reference: Training rows of complete users, each user's in the order of time.
         current: Rows of the period, or of a sample of its users.
-        grid: Thresholds that were measured for this reference; tests without one are skipped. None: the reference had
-            too few users to measure any.
-        out_dir: Folder in which drift.html and drift.json are written.
-        whole: Size of the period that `current` is a sample of.
-        page: When Evidently draws drift.html: it takes longer than all else together. The scores are the same.
+        grid: Thresholds measured for this reference; tests without one are skipped. None: it had too few users.
+        out_dir: Folder for drift.html and drift.json.
+        whole: Size of the period from which `current` was sampled.
+        page: When Evidently draws drift.html, which takes longer than all other steps together.
     """
     whole = whole or Size(_users(current), len(current))
     not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")
@@ -88,7 +87,7 @@ def check(
         draw = partial(save_page, html=out_dir / "drift.html", title=title)
         judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)
         result = replace(result, columns=judged)
-    # In one step: the file may be read at any moment.
+    # Replace the file atomically, since it may be read at any moment.
     with replacing(out_dir / "drift.json") as unfinished:
         unfinished.write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
     return result
@@ -102,7 +101,7 @@ def _compare(
     draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], None],
     page: Page,
 ) -> tuple[ColumnDrift, ...]:
-    """Schema check of every column, then the tests of those that can be compared, and perhaps a page of them."""
+    """Check the schema of every column, run the tests of comparable columns, and draw a page of them if requested."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
@@ -119,9 +118,9 @@ def _compare(
 
 
 def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds: Thresholds) -> ColumnDrift:
-    """Compare the scores of a column's tests with their thresholds: the first finding is the column's problem.
+    """Compare the scores of a column's tests with their thresholds; the first finding is the column's problem.
 
-    The scores of Evidently's methods are equal to those of its page.
+    Scores of Evidently's methods are equal to those of its page.
     """
     for test in asked_of(row.kind):
         if (row.column, test.method) not in thresholds:
@@ -144,7 +143,7 @@ def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds
 
 
 def _shares(reference: pd.DataFrame, current: pd.DataFrame, column: Column) -> ColumnDrift:
-    """The schema check of one column, before any score."""
+    """Check the schema of one column, before any score."""
     method = asked_of(column.kind)[-1].method
     row = ColumnDrift(column.name, column.kind, method, None, None, 0.0, 0.0, None, "")
     for frame, name in ((reference, "reference"), (current, "current period")):

@@ -1,6 +1,6 @@
-"""The page by Evidently that explains the scores; no other file imports Evidently.
+"""Writes Evidently's page that explains the scores; no other file imports Evidently.
 
-Method and threshold are always given: Evidently's own choice depends on the row count and swaps distances for p-values.
+Method and threshold are always passed: Evidently's own choice depends on the row count, and may be a p-value.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def save_page(
     html: Path,
     title: str,
 ) -> None:
-    """Write the page about columns (as floats and strings) that have passed the schema checks."""
-    os.environ["DO_NOT_TRACK"] = "1"  # telemetry is on by default and is read at import
+    """Write the page about columns (floats and strings) that have passed the schema checks."""
+    os.environ["DO_NOT_TRACK"] = "1"  # switches off telemetry; Evidently reads it at import
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the libraries that it imports
         from evidently import DataDefinition, Dataset, Report
         from evidently.core.metric_types import Metric

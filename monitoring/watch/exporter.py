@@ -1,12 +1,12 @@
-"""Exports the monitor's last result and the newest run of each pipeline to Prometheus, read at every scrape.
+"""Exports the monitor's last result and the newest run of each pipeline to Prometheus; reads both at every scrape.
 
     serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")), RunsCollector(Path("runs")))
 
-While the state can't be read, alarms stand as they were, and their age grows. A process that never read one exports
-only that.
+While the state can't be read, the last figures stay, and their age grows. A process that has never read a state only
+exports `state_readable`.
 
-Labels are groups, experiments, arms and measures, which descriptions and experiment files name, never users or
-campaigns; or a pipeline's name. Of columns beyond MOST_STREAMS, those without an alarm are left out.
+Labels are names of groups, experiments, arms, measures and pipelines, never users or campaigns. If there are more than
+MOST_STREAMS streams, columns without an alarm are omitted first.
 """
 
 import threading
@@ -37,7 +37,7 @@ class MonitorCollector(Collector):
         self._known = State()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges; if the state can't be read, those of the last readable one."""
+        """Yields the gauges of the state or, if it can't be read, of the last readable state."""
         try:
             read = State.read(self._path)
         except StateError:
@@ -49,7 +49,7 @@ class MonitorCollector(Collector):
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
-    """Serve /metrics until the process is ended; an OSError if the port is taken."""
+    """Serve /metrics until the process is stopped. Raises OSError if the port is in use."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
@@ -97,29 +97,29 @@ def _of_state(state: State) -> Iterator[Sample]:
 
 
 _OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
-    "state_readable": ("1 if the last result could be read", ()),
-    "checked_timestamp_seconds": ("When the last check ended", ()),
-    "newest_model_timestamp_seconds": ("When the newest published model that needs no experiment was trained", ()),
-    "period_end_timestamp_seconds": ("End of the newest period that was looked at", ("group",)),
-    "period_decisions": ("Its decisions", ("group",)),
-    "period_users": ("Its users", ("group",)),
-    "not_judged": ("1 where it could not be judged; 0 where that is no fault", ("group", "reason")),
-    "value": ("Of the newest period; of a column, its distance to the training sample", _LABELS),
-    "expected": ("What earlier periods led one to expect; of a column, its threshold", _LABELS),
-    "evidence_ratio": ("Evidence of a change over what an alarm needs alone", _LABELS),
-    "loss": ("What the difference costs a period: gain that is lost, or money", (*_LABELS, "counted_in")),
-    "alarm": ("1 while an alarm stands", (*_LABELS, "kind")),
-    "alarm_since_timestamp_seconds": ("When what it is about began", _LABELS),
-    "harm_by_arm": ("1 while harm stands whose cause is this challenger", ("experiment", "arm", "measure")),
-    "retrain_requested": ("1 while a request to train anew waits", ()),
-    "state_info": ("Whose training sample counts", ("model_version",)),
+    "state_readable": ("1 if the state can be read", ()),
+    "checked_timestamp_seconds": ("Time of the last check", ()),
+    "newest_model_timestamp_seconds": ("Training time of the newest published model that needs no experiment", ()),
+    "period_end_timestamp_seconds": ("End of the newest checked period", ("group",)),
+    "period_decisions": ("Decisions in the newest checked period", ("group",)),
+    "period_users": ("Users in the newest checked period", ("group",)),
+    "not_judged": ("1 if the period could not be judged; 0 if the reason is no fault", ("group", "reason")),
+    "value": ("Value in the newest period; of a column, its distance to the training sample", _LABELS),
+    "expected": ("Value expected from earlier periods; of a column, its threshold", _LABELS),
+    "evidence_ratio": ("Evidence of a change, relative to the evidence that a single alarm needs", _LABELS),
+    "loss": ("Loss of gain or money per period by the difference", (*_LABELS, "counted_in")),
+    "alarm": ("1 while the alarm is active", (*_LABELS, "kind")),
+    "alarm_since_timestamp_seconds": ("Start of the change that the alarm is about", _LABELS),
+    "harm_by_arm": ("1 while this challenger is the cause of active harm", ("experiment", "arm", "measure")),
+    "retrain_requested": ("1 while a training is requested", ()),
+    "state_info": ("Model whose training sample is the reference", ("model_version",)),
 }
 
 
 class RunsCollector(Collector):
     """Collects the gauges of the runs at each scrape; the folder `runs` may not exist.
 
-    A file that can't be read keeps the last samples of its pipeline, a removed file ends them.
+    While a pipeline's file can't be read, its last samples stay. If the file is removed, they end.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -127,7 +127,7 @@ class RunsCollector(Collector):
         self._known: dict[str, PipelineRun] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges of the pipelines that ran last."""
+        """Yields the gauges of the pipelines that ran last."""
         there = {path.stem for path in self._runs.glob("[!.]*.json")}
         known = {name: run for name, run in self._known.items() if name in there}
         self._known = known | {run.pipeline: run for run in newest_runs(self._runs)}
@@ -146,9 +146,9 @@ class RunsCollector(Collector):
 
 
 _OF_RUNS: dict[str, tuple[str, Sequence[str]]] = {
-    "run_failed": ("1 if the newest run failed, cancelled ones aside", ("pipeline",)),
-    "runs_failed_in_a_row": ("Runs that have failed since one succeeded", ("pipeline",)),
-    "run_end_timestamp_seconds": ("When the newest run ended", ("pipeline",)),
-    "last_success_timestamp_seconds": ("When a run last succeeded", ("pipeline",)),
-    "usual_interval_seconds": ("How far apart its successes are at most, usually; after eleven", ("pipeline",)),
+    "run_failed": ("1 if the newest run failed; cancelled runs are ignored", ("pipeline",)),
+    "runs_failed_in_a_row": ("Failed runs since the last success", ("pipeline",)),
+    "run_end_timestamp_seconds": ("End of the newest run", ("pipeline",)),
+    "last_success_timestamp_seconds": ("Time of the last success", ("pipeline",)),
+    "usual_interval_seconds": ("Longest usual time between two successes, known after eleven", ("pipeline",)),
 }

@@ -1,9 +1,9 @@
-"""Compares measures of a period with those of earlier periods: evidence of harm, evidence of drift, alarms.
+"""Compares measures of a period with earlier periods, accumulates evidence of harm and drift, and raises alarms.
 
     judge(state.streams, counted.measured, end)
 
-Two families of streams have an error rate of their own each: those that stand for harm (`HARM`), in the harmful
-direction, and all others, in both directions. In each a false alarm comes after `MEAN_RUN` periods on average, or later
+Two families of streams have separate error rates: streams that mean harm (`HARM`), in the harmful direction, and all
+others, in both directions. In each family, a false alarm occurs after `MEAN_RUN` periods on average, or later
 (`mtorl.drift.evidence`).
 """
 
@@ -22,20 +22,20 @@ from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 from mtorl.experiment.arm import INCUMBENT
 
-WAIT = 2  # newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it
+WAIT = 2  # newest periods that forecasts ignore, since a change that takes two periods to detect must not be in them
 GONE = 7
-"""Periods after which a stream that nothing was measured of is forgotten, with its alarm: an arm whose experiment is
-over, or what another policy does not log."""
+"""Periods without a value after which a stream is removed, with its alarm: its experiment is over, or the new policy
+does not log the value."""
 DAY = timedelta(days=1)
-SMALLEST_SHARE = 0.005  # of a measure between 0 and 1: the standard deviation of a period, at least
+SMALLEST_SHARE = 0.005  # least standard deviation of a period, for a measure between 0 and 1
 
 
-UNUSUAL = 0.05  # below this p-value a period is evidence: if an alarm comes of it, it was no healthy one
+UNUSUAL = 0.05  # a period with a smaller p-value is evidence; if an alarm follows, it does not count as healthy
 ENDS = 0.25
-"""An alarm ends below this share of the evidence that a stream needs alone: one that ended sooner would ring again."""
+"""An alarm ends below this share of the evidence that a single stream needs; with a larger share it would recur."""
 SMALLEST_P = 2e-4
-"""Smaller p-values count as this one: four weeks say nothing of what happens once in a thousand days. So a single day
-raises no alarm, however bad it is."""
+"""Smaller p-values count as this one, since four weeks do not show what happens once in a thousand days. So a single
+day never raises an alarm."""
 
 
 NO_UNITS: Mapping[str, str] = MappingProxyType({})
@@ -53,9 +53,9 @@ def judge(
 
     Args:
         streams: Streams of measures, by name; new ones are added.
-        length: Length of the period: of days, the seasons of the week are known.
-        loss_units: Unit of the loss by stream, of `monitoring.watch.stream_names.loss_units`.
-        by_arm: The same measures of outcomes, of the incumbent and of each challenger by itself.
+        length: Length of the period; with a day, forecasts know weekdays.
+        loss_units: Unit of the loss by stream, from `monitoring.watch.stream_names.loss_units`.
+        by_arm: The same measures of outcomes, separately for the incumbent and each challenger.
     """
     p_values: dict[str, float] = {}
     causes: dict[str, list[str]] = {}
@@ -106,13 +106,13 @@ def _p(new: Measured, forecast: Forecast) -> float:
 
 
 def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
-    """Challengers that are worse than the incumbent, in a period in which the incumbent by itself is as usual."""
+    """Challengers that are worse than the incumbent, if the incumbent's own decisions are as usual; else none."""
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
     if incumbent is None:
         return []
     alone = incumbent._replace(arm=whole.arm)
-    forecast = _forecast(stream, alone, end, length)  # wider than of all arms: it has fewer users
+    forecast = _forecast(stream, alone, end, length)  # wider than for all arms, since the incumbent has fewer users
     if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
     sign = 1.0 if HARM[whole.stream] == "falls" else -1.0
@@ -133,8 +133,8 @@ def _find(
 ) -> None:
     """Add evidence, and raise or end the alarms of a family.
 
-    The family is all that was ever judged: a stream whose evidence would not be enough among many does not alarm
-    because the others are missing today.
+    The family includes all streams that were ever judged. Otherwise, evidence that is too weak among many streams would
+    raise an alarm on a day on which the others are missing.
     """
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {
@@ -158,7 +158,7 @@ def _find(
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Begin anew with an arm of all experiments: another policy decides for it."""
+    """Remove the streams of an arm of all experiments, since another policy decides for it."""
     for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 
@@ -176,7 +176,7 @@ def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:
 
 
 def describe(name: str, stream: Stream) -> str:
-    """A measure in a sentence: value, expected value, and cost of the difference."""
+    """Describes a measure: value, expected value, and loss by the difference."""
     assert stream.value is not None and stream.expected is not None
     text = f"{name.rpartition('/')[2]} is {stream.value:.4g}, expected {stream.expected:.4g}"
     if stream.low is not None and stream.high is not None:

@@ -1,16 +1,15 @@
-"""Measures a period's decisions, each measure with a standard error by user: a user's decisions are alike.
+"""Measures a period's decisions; standard errors are computed by user, since a user's decisions are correlated.
 
     for measured in measure(log, gain, outcomes, channels).measured: ...
 
-    journeys      all decisions: what the model reads of the user's past
-    decisions     those of the incumbent: a ramp changes which users a challenger has, but not what the incumbent does
-    outcomes      all decisions: their outcomes by the period's end, which is as early in each period
-    performance   each arm's exposures: outcomes against the model's expectation, and how well the model ranks; and of
-                  its decisions, the distance of users from those of its training. The incumbent is one in all
-                  experiments, the other arms of an experiment are its own
+    journeys      all decisions: the user's past, as the model reads it
+    decisions     the incumbent's decisions, since a ramp changes the users of a challenger
+    outcomes      all decisions: outcomes until the period's end, which is equally early in each period
+    performance   each arm's exposures: outcomes against the model's expectation, and how well the model ranks; each
+                  arm's decisions: distance of users from those in training. All experiments share the incumbent
 
-A measure is a ratio of two sums over decisions, and users are what varies: R = sum(N_u) / sum(D_u), with the variance
-sum((N_u - R D_u)^2) / sum(D_u)^2.
+A measure is a ratio of two sums over decisions, with users as the random unit: R = sum(N_u) / sum(D_u), with the
+variance sum((N_u - R D_u)^2) / sum(D_u)^2.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ from mtorl.runtime.sql import sql_text
 if TYPE_CHECKING:
     import duckdb
 
-MIN_USERS = 100  # with a decision that a measure counts
-MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who clicks twice has succeeded once
-MOST_ARMS = 30  # of which predictions are measured: those with most decisions
+MIN_USERS = 100  # with a decision that counts in the measure
+MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1, for example two clicks
+MOST_ARMS = 30  # arms with most decisions, whose predictions are measured
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
-MOST_VALUES = 10_000_000  # of decisions that are in memory at one time, 8 bytes each, and twice for a moment
-MOST_RANKED = 200_000  # exposures of an arm that are ranked against their outcomes
+MOST_VALUES = 10_000_000  # values of decisions in memory, 8 bytes each, with two copies for a moment
+MOST_RANKED = 200_000  # exposures of an arm for its AUC
 
 
 class Measured(NamedTuple):
     """One measure of one period."""
 
     group: str
-    arm: str  # empty: all of them; spring/challenger: that of an experiment
+    arm: str  # empty: all arms; spring/challenger: an arm of an experiment
     measure: str
     value: float
     se: float
-    size: float = 0.0  # denominator: decisions, exposures, spend; 0: no ratio
+    size: float = 0.0  # denominator: decisions, exposures, spend; 0: not a ratio
 
     @property
     def stream(self) -> str:
@@ -63,11 +62,11 @@ class Counted(NamedTuple):
     decisions: int
     users: int
     exposures: int
-    heard: int  # of these, how many have any outcome
+    heard: int  # exposures with any outcome
     measured: tuple[Measured, ...]
     incumbent: str = ""  # the policy that took the incumbent's newest decision; empty: unknown
     by_arm: tuple[Measured, ...] = ()  # outcomes of each challenger, and of all other decisions as the incumbent's
-    seen: Mapping[str, int] = {}  # by group, the users whom the measure with most of them counts
+    seen: Mapping[str, int] = {}  # by group, the largest number of users that a measure counts
 
     @property
     def outcomes_missing(self) -> bool:
@@ -79,13 +78,13 @@ class _Ratio(NamedTuple):
     group: str
     arm: str
     measure: str
-    numerator: str  # SQL of a decision; null: it does not count
+    numerator: str  # SQL of a decision's value; null: the decision does not count
     denominator: str = "1"
     where: str = "true"
 
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
-    """Measure the decisions of a period, which has both ends; `outcomes` are the numeric ones of the data set."""
+    """Measure the decisions of a bounded period; `outcomes` are the numeric ones of the data set."""
     with log.opened("outcome", near=True) as db:
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
@@ -160,11 +159,11 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
-    """Gain of a decision, as if exposures without a budget had brought the mean gain g of the others.
+    """Gain per decision, as if exposures refused for an exhausted budget had the mean gain g of the other exposures.
 
-    Their missing gain is no harm of a policy, but a spent budget. With S exposures and E that were refused it is
-    (sum(gain) + E g) / decisions; the second term of the numerator adds up to 0, and is for the standard error: g is
-    known from the same users (the delta method).
+    Otherwise a spent budget would look like harm by the policy. With E refused exposures, it is (sum(gain) + E g) /
+    decisions. The term with `came_gain - g` sums to 0, and only corrects the standard error, since g is estimated from
+    the same users (delta method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()
@@ -181,7 +180,7 @@ def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
 
 
 def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Measures that may be harm, of each challenger, and of all other decisions; none without a challenger."""
+    """Measures that may mean harm, for each challenger and for all other decisions; none without a challenger."""
     challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
     others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}')"
     arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
@@ -191,9 +190,9 @@ def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
 
 
 def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Iterator[_Ratio]:
-    """Distances to the states of the training, and outcomes of exposures as a share of the model's expectation.
+    """Distances to the user states in training, and outcomes of exposures relative to the model's expectation.
 
-    Each model has units of its own for the distance, so another one may follow.
+    The unit of the distance differs between models, so a new model may change the distance.
     """
     for arm in _arms(db):
         its = f"arm = {sql_text(arm)}"
@@ -213,8 +212,8 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
 def _measured(
     db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int, seen: Counter[str]
 ) -> Iterator[Measured]:
-    """Add up each user's sums; of many decisions, part by part, so that memory does not grow with them."""
-    columns: dict[str, str] = {}  # name by the SQL of a decision's value: most denominators and counts are the same
+    """Compute ratios from users' sums; many decisions are processed in parts, so that memory does not grow."""
+    columns: dict[str, str] = {}  # name by the SQL of a decision's value, since most denominators and counts are equal
 
     def column(value: str, where: str) -> str:
         sql = f"coalesce(CASE WHEN {where} THEN ({value})::DOUBLE END, 0)"
@@ -248,7 +247,7 @@ def _measured(
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
-    """AUC of the model's expectation for the outcome of exposures, if the gain is one outcome, nearly always 0 or 1."""
+    """AUC of the model's expectation on exposures, if the gain is a single outcome that is nearly always 0 or 1."""
     from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:

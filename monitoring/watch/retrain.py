@@ -1,9 +1,9 @@
-"""Requests for a new training, made when what the model reads or predicts has changed.
+"""Requests a training if the model's inputs have changed, or its predictions no longer fit.
 
     update_request(state, end)
 
-The new model passes the same gate as every night's. The request is over once columns are compared with another model's
-training sample.
+The new model must pass the same gate as every nightly model. The request ends once columns are compared with another
+model's training sample.
 """
 
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ _REASONS = (COLUMNS, "performance")  # groups: the model's inputs, and outcomes 
 
 
 def update_request(state: State, end: datetime) -> None:
-    """Request a retraining if there is a reason, or withdraw the request; `end` of the newest judged period."""
+    """Request a training if there is a reason, or withdraw a settled request; `end` is that of the newest period."""
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]
@@ -31,14 +31,14 @@ def _asks(stream: str) -> bool:
 
 
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
-    """Give the reason for a training after the newest one, which began at `trained`; "" if none is due.
+    """The reason why a training is due after the newest one, which began at `trained`; "" if none is due.
 
-    A training after a request settles it, also if the gate rejects the model: the same log makes the same model. A
-    `most_days` of 0 makes age no reason.
+    A training after a request settles the request, even if the gate rejects the model, since the same log would give
+    the same model. With a `most_days` of 0, age is no reason.
     """
     if trained is None:
         return "there was none yet"
     if state.retrain is not None and state.retrain.since > trained:
-        return f"the monitor asks for it: {state.retrain.reason}"
+        return f"the monitor requests it: {state.retrain.reason}"
     days = (now - trained).total_seconds() / 86_400
     return f"the newest is {days:.1f} days old" if most_days and days > most_days else ""

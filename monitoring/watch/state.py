@@ -1,4 +1,4 @@
-"""State of the monitor from period to period: one JSON file, written whole or not at all.
+"""The monitor's state between checks: one JSON file, replaced atomically.
 
 The exporter, `mtorl monitor status` and the next check read it.
 """
@@ -29,32 +29,32 @@ Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
     "no_decisions",  # in the period
     "closed",  # no decisions, as usual at this time of the week
-    "no_outcomes",  # no exposure has an outcome: perhaps none were reported
-    "late_outcomes",  # far fewer exposures than usual have one: the period is judged later
+    "no_outcomes",  # no exposure has an outcome: perhaps none was reported
+    "late_outcomes",  # far fewer exposures than usual have an outcome: the period is judged later
     "future_times",  # many decisions are dated after the check
     "too_few_users",
-    "no_model",  # none took a decision, or its artifact isn't found
+    "no_model",  # no model took a decision, or its artifact was not found
     "unreadable_log",
-    "other_columns",  # the artifact and the data set's description name other columns
+    "other_columns",  # the columns of the artifact and the data set's description differ
     "learning",  # too few past periods yet: no fault
-    "nothing_there",  # the policies that decide log nothing of the kind: no fault
+    "nothing_there",  # the deciding policies do not log such values: no fault
 ]
 Word = Literal["fine", "moved", "harm", "not judged"]
-"""What a check has found. Harm: gain or money is lost, or a column has lost its values."""
+"""Result of a check. Harm: gain or money is lost, or a column has lost its values."""
 NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
 class StateError(InputError):
-    """The file can't be used; the message says what to mend."""
+    """The file can't be used; the message tells what to correct."""
 
 
 class BusyError(Exception):
-    """Another process is about to write the state."""
+    """Another process has locked the state."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Lock the state in a folder against other writers; a BusyError if another process holds the lock."""
+    """Lock the state in a folder against other writers. Raises BusyError if another process has the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _LOCK, BusyError(messages.CHECK_AT_WORK(folder=folder))):
         yield
@@ -65,50 +65,50 @@ class _Part(BaseModel):
 
 
 class NotJudged(_Part):
-    """Reason why the newest period of a group was not judged."""
+    """The reason why the newest period of a group was not judged."""
 
     reason: Reason
     text: str
 
 
 class Alarm(_Part):
-    """An alarm stands until its evidence is gone."""
+    """An alarm, which stays active until its evidence is gone."""
 
     kind: Kind
-    since: AwareDatetime  # beginning of the first unusual period; of a broken column, the check that found it first
+    since: AwareDatetime  # start of the first unusual period; for a broken column, the check that found it first
     text: str
-    arms: list[str] = Field(default_factory=list)  # of harm: the challengers that are its cause, spring/challenger
+    arms: list[str] = Field(default_factory=list)  # the challengers that cause harm, such as spring/challenger
 
 
 class PastPeriod(_Part):
-    """A measure of a period that is over."""
+    """A measure of a past period."""
 
     end: AwareDatetime
     value: float
     se: float = 0.0
-    evident: bool = False  # it was unusual; of a column: above its threshold, and season does not explain it
+    evident: bool = False  # it was unusual; for a column: above its threshold, which no season explains
     alarmed: bool = False  # excluded from the healthy periods
 
 
 class Stream(_Part):
-    """One measure, period after period."""
+    """One measure or column over periods."""
 
-    value: float | None = None  # of the newest period; of a column, its distance to the training sample
-    expected: float | None = None  # from earlier periods; of a column, its threshold. None: too few yet.
+    value: float | None = None  # in the newest period; for a column, its distance to the training sample
+    expected: float | None = None  # from earlier periods; for a column, its threshold. None: too few periods yet.
     low: float | None = None  # 95 of 100 healthy periods are between low and high
     high: float | None = None
-    evidence: float = 0.0  # see `mtorl.drift.evidence`; of a column, of the last two periods
-    needed: float = Field(default=1.0, gt=0)  # the evidence of an alarm, of this stream alone
-    loss: float | None = None  # cost of the difference a period: gain lost, or money, in `loss_unit`
+    evidence: float = 0.0  # see `mtorl.drift.evidence`; for a column, of the last two periods
+    needed: float = Field(default=1.0, gt=0)  # evidence at which this stream raises an alarm on its own
+    loss: float | None = None  # loss of gain or money per period by the difference, in `loss_unit`
     loss_unit: str = ""
     alarm: Alarm | None = None
     past: list[PastPeriod] = Field(default_factory=list)  # the newest last
 
     def add(self, period: PastPeriod, keep: int) -> None:
-        """Keep a period, and at most `keep` healthy and `keep` other ones.
+        """Add a period, and keep at most `keep` healthy and `keep` other ones.
 
-        An alarm that stands is about the period and the periods of evidence that led to it: otherwise a change that
-        takes some periods to be found would be usual by then. Healthy periods decide when an alarm is over.
+        While an alarm is active, the new period and the unusual periods before it are not healthy. Otherwise a change
+        that takes some periods to detect would soon be expected.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -119,7 +119,7 @@ class Stream(_Part):
         self.past = sorted(kept, key=lambda each: each.end)
 
     def unusual_since(self, end: datetime, length: timedelta) -> datetime:
-        """Beginning of the first of the unusual periods that lead up to one, not kept yet, with this end."""
+        """Start of the series of unusual periods up to, and including, a new period with this end."""
         return min([end, *(before.end for before in self._leading_up(self.past))]) - length
 
     @staticmethod
@@ -137,7 +137,7 @@ class Group(_Part):
 
 
 class RetrainRequest(_Part):
-    """A request for a training; its model meets the usual gate."""
+    """A request for a training, whose model must pass the usual gate."""
 
     since: AwareDatetime
     reason: str
@@ -145,7 +145,7 @@ class RetrainRequest(_Part):
 
 
 class Acceptance(_Part):
-    """A person has accepted the present values of a measure as healthy."""
+    """A note that a person has accepted the present values of a measure as healthy."""
 
     stream: str
     at: AwareDatetime
@@ -156,8 +156,8 @@ class State(_Part):
     """The whole state.
 
     Attributes:
-        broken: Columns without usable values in the last hours, and what is wrong with them.
-        heard: Of the newest periods, the share of exposures with any known outcome.
+        broken: Alarms on columns without usable values in the last hours, by column.
+        heard: Shares of exposures with any known outcome, for the newest periods.
     """
 
     version: Literal[1] = 1
@@ -171,14 +171,14 @@ class State(_Part):
     broken: dict[str, Alarm] = Field(default_factory=dict)
     incumbent: str = ""  # the policy that took the incumbent's newest decision
     heard: list[float] = Field(default_factory=list)
-    newest_model: AwareDatetime | None = None  # when the newest published one that needs no experiment was trained
+    newest_model: AwareDatetime | None = None  # training time of the newest published model that needs no experiment
     retrain: RetrainRequest | None = None
     requested: AwareDatetime | None = None  # end of the period for which the last request was made
     accepted: list[Acceptance] = Field(default_factory=list)  # the newest last
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """The state as it was written last; a new one if there is none, a StateError if it can't be read."""
+        """The stored state, or a new one if there is no file. Raises StateError if the file can't be read."""
         try:
             text = path.read_bytes()
         except FileNotFoundError:
@@ -191,22 +191,22 @@ class State(_Part):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             why = f"not a monitor's state: {where + ': ' if where else ''}{first['msg']}"
-            raise StateError(f"{path}: {why}; move it away, and the monitor learns anew from the log") from None
+            raise StateError(f"{path}: {why}. Move the file away: the monitor rebuilds it from the log") from None
 
     def write(self, path: Path) -> None:
-        """Replace the file."""
+        """Replace the file atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=True) as unfinished:
             unfinished.write_text(self.model_dump_json(indent=1) + "\n")
 
     def alarms(self) -> dict[str, Alarm]:
-        """The alarms that stand, by stream."""
+        """The active alarms, by stream."""
         raised = {name: stream.alarm for name, stream in self.streams.items() if stream.alarm is not None}
         return {**raised, **{column_stream(name): alarm for name, alarm in self.broken.items()}}
 
     @property
     def word(self) -> Word:
-        """The worst finding, in a word."""
+        """The worst finding as one word."""
         kinds = {alarm.kind for alarm in self.alarms().values()}
         if kinds - {"drift"}:
             return "harm"
@@ -216,15 +216,15 @@ class State(_Part):
         return "moved" if kinds else "fine"
 
     def __str__(self) -> str:
-        """The word, what stands, and what could not be judged, in a line each."""
+        """The word, each active alarm, and each group that could not be judged, on separate lines."""
         lines = [self.word, *(f"{alarm.kind}: {name}: {alarm.text}" for name, alarm in sorted(self.alarms().items()))]
         faults = [(name, group.not_judged) for name, group in self.groups.items() if group.not_judged is not None]
         return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])
 
     def accept(self, stream: str, reason: str, at: datetime) -> None:
-        """Take the present value of a measure as healthy: its expectation is learnt anew.
+        """Accept the present value of a measure as healthy, so that its expected value is learnt again.
 
-        A column is none (StateError): its training sample belongs to a model.
+        Raises StateError for a column, whose reference belongs to a model.
         """
         measures = sorted(name for name in self.streams if labels_of(name).group != COLUMNS)
         if stream not in measures:

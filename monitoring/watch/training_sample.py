@@ -1,4 +1,4 @@
-"""The sample of a model's training data in its artifact: the reference of its columns."""
+"""Loads the sample of a model's training data from its artifact, as the reference for columns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mtorl.log.dataset import Column
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """A model's sample: user, context and static columns; without thresholds, it has too few users."""
+    """A model's sample: user, context and static columns; `thresholds` is None if it has too few users."""
 
     model_version: str
     rows: pd.DataFrame
@@ -23,10 +23,10 @@ class TrainingSample:
 
 
 def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
-    """A function from a model's digest to its sample; None if the model isn't found, an ArtifactError if it is damaged.
+    """A function from a model's digest to its sample, or None if there is no such model; may raise ArtifactError.
 
     Args:
-        find: Returns the folder of the artifact with a digest; of None, that of the newest model.
+        find: Returns the folder of the artifact with a digest; for None, that of the newest model.
     """
 
     def sample(digest: str | None) -> TrainingSample | None:

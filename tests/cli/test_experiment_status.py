@@ -139,7 +139,7 @@ def test_several_files(served: Path, tmp_path: Path) -> None:
     mtorl("init", other, "--dataset", "simulator")
     done = mtorl("status", served, other)
     assert done.exit_code == 0, done.output
-    assert "Promote challenger" in done.stdout and "Start it" in done.stdout
+    assert "Promote challenger" in done.stdout and "Start the experiment" in done.stdout
     assert "as configured" not in done.stdout, "as much as fits on a screen"
     found = json.loads(mtorl("status", other, served, "--json").stdout)
     assert [view["name"] for view in found] == ["other", FILE["name"]]

@@ -89,7 +89,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     for arguments, words in (
         (("status", "--state", tmp_path), "no check has been made"),
         (("status", "--state", tmp_path / "broken"), "not a monitor's state"),
-        (("check", "--lake", tmp_path, "--state", tmp_path / "broken"), "move it away"),
+        (("check", "--lake", tmp_path, "--state", tmp_path / "broken"), "Move the file away"),
         ((*check, "--dataset", "nope"), "nope"),
         ((*check, "--hours", "5"), "5 neither divides a day nor is a number of whole days"),
         (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path), "no measure of this state"),
@@ -111,7 +111,7 @@ def test_what_fails_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with alone(tmp_path / "state"):
         for each in (arguments, ("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "state")):
             code, output = call(*each)
-            assert code == 1 and "at work" in output and output.count("\n") == 1
+            assert code == 1 and "is running" in output and output.count("\n") == 1
 
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -272,7 +272,7 @@ def _unreadable_artifact(digest: str) -> Any:
 
 @pytest.mark.parametrize(
     ("lost", "text"),
-    [(lambda _: None, "sha256:test, is not there"), (_unreadable_artifact, "sha256:test: model.json is damaged")],
+    [(lambda _: None, "sha256:test, was not found"), (_unreadable_artifact, "sha256:test: model.json is damaged")],
     ids=["missing", "damaged"],
 )
 def test_a_lost_model_leaves_columns_to_the_newest_one_if_there_is_one(lost: Any, text: str, market: Market) -> None:
