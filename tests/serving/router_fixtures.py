@@ -358,7 +358,7 @@ def full_disk(file: int, data: Any) -> int:
 
 
 def sample(name: str, **labels: str) -> float:
-    """Current value of a metric. If only an arm is given, the experiment is `test`, or else none."""
+    """Current value of a metric. For an arm without experiment, it tries the experiment `test`, then the empty one."""
     if "arm" not in labels or "experiment" in labels:
         return REGISTRY.get_sample_value(name, labels) or 0.0
     return sample(name, experiment="test", **labels) or sample(name, experiment="", **labels)

@@ -76,7 +76,7 @@ class Answers:
 
 @dataclass
 class Machine:
-    """A machine behind admission. `speed` and `hangs` depend on the time in seconds."""
+    """A simulated machine behind admission. `speed` and `hangs` depend on the time in seconds."""
 
     speed: Callable[[float], float] = lambda now: 1.0
     hangs: Callable[[float, random.Random], bool] = lambda now, chance: False  # the request is never answered
@@ -154,11 +154,12 @@ def simulate(
     seed: int = 0,
     fixed: int = 0,
 ) -> Answers:
-    """Load a machine for `warm` seconds, and then for `seconds`; returns the answers of the latter.
+    """Load a machine for `warm` seconds, then for `seconds`; returns the answers of the second period only.
 
-    Args: | clients: Clients that send a request as soon as they have an answer (closed loop). 0 means an open loop. |
-    rate: Requests a second as a function of the time in seconds (open loop). | fixed: A limit that never changes. 0
-    means that admission adapts its limit.
+    Args:
+        clients: Clients that send a request as soon as they have an answer (closed loop). 0 means an open loop.
+        rate: Requests a second as a function of the time in seconds (open loop).
+        fixed: A limit that never changes. 0 means that admission adapts its limit.
     """
 
     async def load() -> Answers:

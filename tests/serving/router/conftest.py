@@ -10,7 +10,7 @@ from tests.serving.router_fixtures import made_feast_repo, running
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Posts bodies to one router, which must still decide at the end, and must have kept nothing of the bodies."""
+    """Posts bodies to one router. At the end, the router must still decide and have kept nothing of the bodies."""
     runner = asyncio.Runner()
     context = running(tmp_path_factory.mktemp("router"))
     h = runner.run(context.__aenter__())

@@ -100,7 +100,7 @@ def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault: str) 
 
 
 def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes circuit breakers open at once after so many failures, for an hour."""
+    """Makes circuit breakers open after this number of failures, however fast these come, and for an hour."""
     for name, value in (("FAILURES", failures), ("SILENT_SECONDS", 0.0), ("_PAUSE_SECONDS", 3600.0)):
         monkeypatch.setattr(f"serving.router.flow.stages.{name}", value)
 
@@ -196,7 +196,7 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
 async def test_money_is_released_after_its_withdrawal_is_logged_or_the_log_has_hung_for_long(
     h: Harness, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """Otherwise, a kill in between would leave an exposure in the log whose reservation is cancelled in the ledger."""
+    """If the money were released first, a kill could leave an exposure in the log whose reservation is cancelled."""
     monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", seconds)
     released: list[list[bool]] = []
     gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel_all

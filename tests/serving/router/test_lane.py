@@ -101,7 +101,7 @@ async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, mon
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger hangs for a decision with an exposure. A decision without one is in the same batch."""
+    """The ledger hangs for a decision with an exposure. One without exposure in the same batch does not wait."""
     go, reserve_all = threading.Event(), h.ledger.reserve_all
     monkeypatch.setattr(h.ledger, "reserve_all", lambda wanted: (go.wait(LONG), reserve_all(wanted))[1])
     shown, kept = [user for user in map(str, range(99)) if only(h.router.live).arm_of(user)[0] == "incumbent"][:2]

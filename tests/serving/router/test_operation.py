@@ -137,7 +137,7 @@ async def test_metrics_are_shown(h: Harness) -> None:
 async def test_draws_of_policies_with_a_choice_are_counted(
     h: Harness, changes: Any, probs: dict[str, float] | None, counted: bool
 ) -> None:
-    """The policy's own draws are counted, under exploration as well. Default actions are not."""
+    """The policy's own draws count, even if exploration replaces them. Default actions do not count."""
     name = "mtorl_drawn_channels_total"
     before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
     said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}

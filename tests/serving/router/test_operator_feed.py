@@ -99,7 +99,7 @@ def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None
 
 
 def told(feed: OperatorFeed, operator: FakeOperator | None = None, said: str | int = 204) -> Experiment:
-    """Returns the experiment after one poll. `said` becomes the answer of `operator` first."""
+    """Polls once and returns the experiment. If an operator is given, it answers `said` from now on."""
     if operator is not None:
         operator.answer = said
     (content,) = feed.texts({"test": "version"}, False).values()

@@ -182,7 +182,7 @@ def test_deleted_segments_release_no_money(tmp_path: Path, removed: str) -> None
 
 
 def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log begins with an id of an hour ahead, which a start must find although it reads only the newest records."""
+    """The log begins with an id from the future. A start must find it, although it reads only the newest records."""
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])

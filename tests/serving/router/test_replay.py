@@ -21,7 +21,7 @@ BUDGETS = [
 
 
 def drawn(probs: dict[str, float], u: float) -> str:
-    """The channel at u in the cumulative probabilities, in the order of the candidates."""
+    """Returns the channel whose part of the cumulative probabilities contains u, in the order of the candidates."""
     cumulative = np.cumsum(list(probs.values()))
     return list(probs)[int(np.searchsorted(cumulative / cumulative[-1], u, side="right"))]
 

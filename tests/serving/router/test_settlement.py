@@ -1,4 +1,4 @@
-"""Settlement that the ledger can't take at once: it is retried, a fault blocks no other, and no cost is undone."""
+"""Pending settlements: they are retried until they succeed, one fault blocks no other, and no cost is undone."""
 
 import asyncio
 import threading
