@@ -24,7 +24,7 @@ def main() -> None:
     def spend(thread: int) -> dict[str, float]:
         charged = {}
         for i in range(rounds):
-            # All workers and threads use every fourth id.
+            # Every fourth id is shared by all workers and threads.
             name = f"all-{i}" if i % 4 == 0 else f"{worker}-{thread}-{i}"
             if ledger.reserve_all([Wanted(name, "a", f"c{i % 2}", "x", 0.05)]) != [True]:
                 continue

@@ -39,7 +39,7 @@ class Clock:
 
 
 class ClusterLedger(RedisLedger):
-    """A cluster's ledger for ids of tests. They lack their campaign's slot, so all users of a place share `groups`."""
+    """A cluster ledger for ids without their campaign's slot. `groups` stores the group of each id instead."""
 
     def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -105,7 +105,7 @@ class Place:
         return self.client()
 
     def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
-        """Yields for each account in Redis: whether it is the bank's, its key as in `books`, and cap and amounts."""
+        """Yields for each account in Redis: in the bank or not, key as in `books`, [cap, spent, reserved, excess]."""
         for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
             tag, _, rest = key.partition("}:")
             kind, _, rest = rest.partition(":")
@@ -178,7 +178,7 @@ def accounts_of(**changes: Any) -> list[Account]:
 
 
 def arms(**weights: float) -> list[dict[str, Any]]:
-    """Arms with the weights of the challengers. The incumbent has the rest."""
+    """Arms of an experiment with these weights of challengers. The incumbent has the rest."""
     rest = 1.0 - sum(weights.values())
     return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
 

@@ -31,7 +31,7 @@ def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
 
 
 class Machine(LedgerMachine):
-    """Edits of stage, weights, names, number of arms, kill switch and time zone, between any calls."""
+    """A machine that edits stage, weights, names, number of arms, kill switch and time zone between any calls."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
 
 
 def test_room_is_the_free_space_of_the_disk(ledger: SqliteLedger, tmp_path: Path) -> None:
-    """Even while another process locks the file."""
+    """The free space can be read even while another process locks the file."""
     blocker = sqlite3.connect(ledger.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     room = SqliteLedger(ledger.path, patience=0.05).room()

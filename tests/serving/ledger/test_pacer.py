@@ -53,7 +53,7 @@ def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
 
 
 def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
-    """Returns the same, a minute after an arm has reserved most of its daily money at once."""
+    """Returns a ledger and its pacer, a minute after an arm has reserved most of its daily money at once."""
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
@@ -95,7 +95,7 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
-    """After the kill switch, the incumbent's budget is the whole without the challenger's spend."""
+    """After the kill switch, the incumbent's budget is the whole budget minus the challenger's spend."""
     ledger = place.open()
     define(ledger, of(day(200.0)))
     for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
@@ -136,7 +136,8 @@ PLAN = Plan(100.0, next(iter(PACED)).budgets[0].pacing.schedule("day", "UTC", MI
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
     """Simulates a day from an hour on: random opportunities, of which the afternoon has more than expected.
 
-    Yields: | Spend of the challenger after each minute.
+    Yields:
+        Spend of the challenger after each minute.
     """
     chance, number = random.Random(1), 0
     for minute in range(60 * from_hour, 60 * 24):
@@ -189,7 +190,7 @@ def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experi
 
 
 def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place) -> None:
-    """The median forecast of all arms counts, so an arm with few decisions has the same price at the same time."""
+    """It is the median forecast of all arms, so an arm with few decisions gets the same price at the same time."""
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced by default
     _, pacer = paced(place, found)
     for number in range(20):
@@ -206,7 +207,7 @@ def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place)
 
 
 def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> None:
-    """The limit of a small arm is a little above its part. Those of the whole and of the largest arm hardly change."""
+    """A small arm's limit is a little above its part. The limits of the whole and of the largest arm hardly change."""
     found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day()], stage="5%"))])
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "early", "test/incumbent", "c", "video", 3.0)
@@ -245,7 +246,7 @@ def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Pla
 
 
 def test_each_campaign_starts_with_a_price_from_its_own_forecasts(place: Place) -> None:
-    """One median of all campaigns was wrong by a factor of 1,000 for some, beyond the reach of any multiplier."""
+    """A median of all campaigns would be wrong by a factor of 1,000 for some, beyond the reach of any multiplier."""
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
     _, pacer = paced(place, found)
     for _ in range(20):

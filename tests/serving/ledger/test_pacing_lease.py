@@ -29,7 +29,7 @@ def shared(lasting_redis: int, tmp_path: Path) -> Place:
 
 
 def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
-    """Pacers of a ledger in which the accounts are set. The first one leads."""
+    """Sets the accounts of a ledger and returns pacers for it, of which the first one leads."""
     define(place.open(), found)
     made = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(number)]
     for pacer in made:
