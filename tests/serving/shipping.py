@@ -71,8 +71,10 @@ def ids(batch: Batch) -> list[str]:
 class WebSink:
     """An HTTP server that receives events and answers as `mode` says.
 
-    Attributes: | mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these. |
-    got: Accepted events, in order. | requests: Content type, number of events and answer of each request.
+    Attributes:
+        mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these.
+        got: Accepted events, in order.
+        requests: Content type, number of events and answer of each request.
     """
 
     def __init__(self, mode: Any = "ok", headers: dict[str, str] | None = None) -> None:

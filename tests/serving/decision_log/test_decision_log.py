@@ -110,7 +110,7 @@ def refuse() -> None:
 def test_a_segment_ends_when_it_is_large_or_old_and_a_start_reads_only_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So shipped records can be deleted even at low traffic. A spool that waits for its lake may have gigabytes."""
+    """Old segments can be deleted even at low traffic. A start must not read a backlog of gigabytes."""
     spool = Spool(tmp_path, segment_bytes=4400)
     put_in_turn(spool, "decision", *names("d", 9))
     clock = time.monotonic

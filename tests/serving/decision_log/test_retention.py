@@ -72,7 +72,7 @@ def test_pending_records_stay_at_any_age(spool: Spool) -> None:
 async def test_a_failed_note_of_the_position_stops_nothing_and_only_noted_positions_count_as_shipped(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash forgets a position that is not on disk, so the records that follow the noted one must stay."""
+    """After a crash, shipping continues from the position on disk, so all records after it must stay."""
     put_in_turn(spool, "decision", *names("decision", 12))
     age(spool, 10_000)
     everything = numbers(spool, "decision")
@@ -155,7 +155,7 @@ async def test_a_sink_that_is_down_loses_its_oldest_records_and_blocks_none(
 
 @in_loop
 async def test_records_that_the_lake_lacks_are_dropped_for_no_sink(tmp_path: Path) -> None:
-    """While lake and sink are down, the spool fills with records that the lake needs. Later, the sink gets all."""
+    """With lake and sink down, the spool fills with records that the lake needs. Later, the sink gets them all."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=30_000)
     to_lake, sink = MemorySink(), MemorySink()
     to_lake.fault = sink.fault = unreachable

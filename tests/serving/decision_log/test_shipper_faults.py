@@ -157,7 +157,7 @@ def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
 @pytest.mark.parametrize("status", [400, 415])
 @in_loop
 async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
-    """A Knative broker answers batches like this. It does not refuse the records."""
+    """A Knative broker accepts single events only. Its answer to a batch does not mean that it refuses the records."""
     put(spool, "decision", *names("d", 40))
     server = WebSink(lambda found: "ok" if len(found) == 1 else status)
     async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
