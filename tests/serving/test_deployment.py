@@ -106,7 +106,7 @@ def test_under_an_experiment_that_serves_users_nothing_changes(stage: str) -> No
 
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
 def test_the_server_of_a_promoted_model_is_not_changed(phase: Phase) -> None:
-    """The incumbent's own server does not have the model yet. After any other end, the server is free."""
+    """Until the incumbent's own server has the model, this one answers as the incumbent. Otherwise, it is free."""
     experiment = at("50%")
     moves = {"promoted": ["promoted"], "stopped": ["stopped"], "rolled back": ["promoted", "rolled back"]}[phase]
     servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))

@@ -69,7 +69,7 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, text: str | Non
 
 
 def test_the_handler_in_an_archive_finds_its_base_in_the_package(artifact: Path, tmp_path: Path) -> None:
-    """TorchServe's worker loads only this file from the unpacked archive, with the package installed."""
+    """Like TorchServe's worker, the test loads only this file from the archive, with the package installed."""
     mar = package(artifact, "challenger", tmp_path / "store")
     with zipfile.ZipFile(mar) as archive:
         archive.extractall(tmp_path / "unpacked")

@@ -13,7 +13,7 @@ from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
-    """Predicts reward 0.05 plus 0.1 for each past click. An exposure later adds a gain of 0.05 and a cost of 0.1."""
+    """A network with reward 0.05, plus 0.1 for each past click. An exposure later adds 0.05 of gain and 0.1 of cost."""
 
     def predict(self, batch: WindowBatch) -> Any:
         logits, reward, cost = super().predict(batch)

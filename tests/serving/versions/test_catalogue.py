@@ -36,7 +36,7 @@ def test_a_version_is_found_by_each_of_its_names(tmp_path: Path) -> None:
     first = version(tmp_path, 1, "incumbent", "first")
     assert find(tmp_path, ref).ref == ref
     assert find(tmp_path, digest(1)[:12]).ref == ref
-    assert find(tmp_path, digest(1)[:5]).ref == ref, "of two names of one model, the one with the digest"
+    assert find(tmp_path, digest(1)[:5]).ref == ref, "of two names for one model, the one with the digest wins"
     assert find(tmp_path, first).ref == first
     assert find(tmp_path, "first").ref == first
 

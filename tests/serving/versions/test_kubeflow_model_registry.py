@@ -1,4 +1,4 @@
-"""Kubeflow Model Registry: each published version is registered once with its lineage, and a fault stops nothing."""
+"""Kubeflow Model Registry: a published version is registered once with its lineage; a fault stops no publication."""
 
 import socket
 from pathlib import Path
