@@ -44,7 +44,7 @@ LAST_STAGE = Words("last-stage", "The experiment is at its last stage. {verdict}
 HOURS = Words("hours", "{found:.1f} of {needed:g} {unit} at {stage}")
 USERS = Words("users", "{found:,} of {needed:,} users of {arm}")
 FALLBACK_RATIO = Words("fallback-ratio", "{arm} falls back in {found:.1%} of its decisions ({allowed:.1%} is allowed)")
-LATENCY = Words("latency", "{arm} takes {found:.0f} ms longer at the 99th percentile, {allowed:.0f} ms are allowed")
+LATENCY = Words("latency", "{arm} takes {found:.0f} ms longer at the 99th percentile ({allowed:.0f} ms are allowed)")
 OLD_FAULTS = Words("old-faults", "to ignore past faults, switch the experiment off, then on (an object: enabled)")
 
 # Events that are not allowed now, or can't be read.
