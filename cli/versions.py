@@ -150,9 +150,8 @@ def remove(
 
         mtorl model rm challenger/0a1b2c3d4e5f
 
-    A version is needed if it serves, made a decision that is still in the log, is named by an experiment, is the target
-    of a rollback, or belongs to the first installation. Exit code 4: the version is needed, or no source tells which
-    versions serve.
+    A version is needed if it serves, has decisions in the log, is named by an experiment, is the target of a rollback,
+    or belongs to the first installation. Exit code 4: the version is needed, or no source tells which versions serve.
     """
     from serving.versions.catalogue import find, versions
     from serving.versions.pruning import locked, remove_version

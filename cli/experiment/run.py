@@ -29,7 +29,7 @@ def run(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the log.")] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Read the log once, without serving a page, and exit.")] = False,
     host: Annotated[
-        str, typer.Option(help="Address of the page. It has no login: every client that reaches it can read it.")
+        str, typer.Option(help="Address of the page, which has no login: all clients that reach it can read it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the page. 0 takes a free one.")] = 8088,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,

@@ -120,7 +120,7 @@ def act(
     """Add an event at a time in seconds since 1970, and return the active experiment after it.
 
     Raises:
-        IllegalEvent: The event is not allowed in the present state.
+        IllegalEvent: The event is not allowed in the current state.
         ExperimentError: The definition is invalid. Kill switch, rollback and hand-over do not raise this error: they
             use the active experiment instead.
         HistoryError: The history can't be read. A kill is applied nevertheless, but not recorded.

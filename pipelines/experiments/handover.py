@@ -30,7 +30,7 @@ class Neighbour(NamedTuple):
     experiment: Experiment
     """The version that routers read."""
     over: bool
-    """Whether the experiment has ended. An experiment that is switched off may continue, so it has not ended."""
+    """Whether the experiment has ended. A switched-off experiment has not ended, because it may continue."""
     before: str | None = None
     """The incumbent's endpoint before a promotion that may still be rolled back; None: there is none."""
 

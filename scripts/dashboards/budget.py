@@ -115,7 +115,7 @@ _ACCOUNTS = [
         {"released": "sum(increase(mtorl_budget_expired_total{NS}[1h]))"},
     ),
 ]
-_GAP = "At a gap of 1, pacing reacts as strongly as it can, so above 2 it has lost control of the spend."
+_GAP = "At a gap of 1, pacing reacts as strongly as it can. Above 2, pacing has lost control of the spend."
 _AHEAD, _BEHIND = (_of_accounts(f"mtorl_budget_{way}_ratio{{NS}}") for way in ("ahead", "behind"))
 _PACING = [
     _money(
