@@ -172,7 +172,7 @@ def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp
     for log, out in ((clean, theirs), (raw, made)):
         before = files(out)
         answer = data("build", log, "--dataset", spec, "--out", out)
-        assert answer.exit_code == 2 and "another folder" in answer.output
+        assert answer.exit_code == 2 and "another --out" in answer.output
         assert files(out) == before
 
 
@@ -218,7 +218,7 @@ def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_pa
         (["--older-than", "0"], NO_DAYS(days=0.0)),
         (["--user", "u1", "--users-file", "none.txt"], "none.txt"),
         (["--user", "u1", "--log", "log.csv"], LOG_AND_DATASET()),
-        (["--user", "u1", "--feature-repo", "none"], "none: no feature_store.yaml in this folder"),
+        (["--user", "u1", "--feature-repo", "none"], "none: not a Feast repository"),
     ],
 )
 def test_forget_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str], words: str) -> None:
