@@ -1,10 +1,10 @@
-"""Steps of a local pipeline in processes that have imported everything already: a run of many steps takes seconds.
+"""Fast local pipelines: steps are forked from a process that has already imported everything.
 
     with forked_steps():
         run_on(volume, "train", parameters, silent)
 
-Each step is a process of its own all the same, forked from one that has only imported: kfp.local would start Python
-anew for each, and most of a small step's time is imports. Processes that are forked inside of the block share it.
+Each step still has its own process. kfp.local would start a new Python for each one, and imports are most of a small
+step's time. Processes that a test forks inside the block share the preloaded process.
 """
 
 import multiprocessing
@@ -36,15 +36,15 @@ PRELOADED = (
 
 
 def silent(*_: object) -> None:
-    """Progress that is of no interest."""
+    """Discards progress reports."""
 
 
 @contextmanager
 def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Run steps so, until the end of the block.
+    """Run the steps of local pipelines in forked processes until the end of the block.
 
     Args:
-        prepare: Called in the process of each step with its name, before it begins; a function of a module.
+        prepare: Module-level function, called with the step's name in the step's process before the step begins.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -63,7 +63,7 @@ def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]
 
     with (
         mock.patch("kfp.local.subprocess_task_handler.run_local_subprocess", run),
-        # It asks for the server's exit status, which only the process that has started it can do.
+        # Checking the fork server's exit status is possible only in the process that started it.
         mock.patch.object(forkserver._forkserver, "ensure_running"),  # type: ignore[attr-defined]
     ):
         yield

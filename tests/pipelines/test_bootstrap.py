@@ -1,4 +1,4 @@
-"""The first installation: what is on the volume afterwards, again, after a stop, and when it can't be done."""
+"""First installation on a volume: its contents, a repeated installation, and inputs that are refused."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def bootstrap(volume: Path, *parameters: str) -> tuple[int, str]:
 
 
 def content(volume: Path) -> dict[str, int]:
-    """Each file and when it was written."""
+    """Map each file to its modification time in nanoseconds."""
     return {str(path.relative_to(volume)): path.stat().st_mtime_ns for path in volume.rglob("*") if path.is_file()}
 
 
@@ -48,17 +48,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.integration
-def test_everything_is_there_that_must_be_before_a_decision(finished: tuple[Path, str]) -> None:
+def test_everything_that_a_decision_needs_is_installed(finished: tuple[Path, str]) -> None:
     volume, said = finished
     digests = {place: published_digest(place) for place in (volume / "registry" / arm / FIRST for arm in ARMS)}
     for place, digest in digests.items():
         assert digest is not None and load(place / "artifact").digest == digest
         assert (place / "model-store" / f"{place.parent.name}.mar").exists()
         assert f"{place}: published, digest {digest[:12]}" in said
-    assert len(set(digests.values())) == 1, "of 150 users nothing is significant: both incumbents"
+    assert len(set(digests.values())) == 1, "with 150 users no gain is significant, so both arms serve the incumbent"
     assert (volume / "features" / "registry.db").exists()
     log = pd.read_parquet(volume / "touchpoints.parquet")
-    assert pd.Timestamp.now("UTC") - log["timestamp"].max() < pd.Timedelta(days=2), "else no user has recent features"
+    assert pd.Timestamp.now("UTC") - log["timestamp"].max() < pd.Timedelta(days=2), "the log must be recent"
     noted = newest(volume / "trainings")
     assert noted is not None and noted.decision == "reject" and sum(noted.log.days.values()) == len(log), (
         "the next night is compared with this log"
@@ -71,7 +71,7 @@ def test_everything_is_there_that_must_be_before_a_decision(finished: tuple[Path
 
 
 @pytest.mark.integration
-def test_the_next_night_uses_what_the_first_installation_made(finished: tuple[Path, str]) -> None:
+def test_the_next_night_reuses_steps_of_the_first_installation(finished: tuple[Path, str]) -> None:
     volume, _ = finished
     code, said = run(volume, "train", f"source={volume / 'touchpoints.parquet'}")
     assert code == 0, said
@@ -104,7 +104,7 @@ def test_a_volume_is_set_up_for_one_data_set(finished: tuple[Path, str], tmp_pat
         (["log=nowhere.csv"], "nowhere.csv: no such file"),
     ],
 )
-def test_without_a_log_it_says_what_to_do(tmp_path: Path, options: list[str], words: str) -> None:
+def test_a_missing_log_is_reported_with_instructions(tmp_path: Path, options: list[str], words: str) -> None:
     DatasetSpec.load("simulator").replace(adapter="touchpoints").save(tmp_path / "real.yaml")
     code, said = bootstrap(tmp_path / "volume", *(one.format(real=tmp_path / "real.yaml") for one in options))
     assert code == 2 and words in said.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""From a lake to a plan, and from a plan to an experiment file that loads."""
+"""Budget plans: from a lake to a plan, and from a plan to an experiment file that loads."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.features.collect.test_shadows import ours
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake of three days, a model, and an experiment file with comments; the window is that of no user's past."""
+    """A folder with a lake of three days, a model and a commented experiment file; the decisions ignore history."""
     folder = tmp_path_factory.mktemp("plan")
     names = [f"d{i}" for i in range(120)]
     decisions = [ours(name, 36 * i, user_id=f"u{i % 40}", campaign_id="spring") for i, name in enumerate(names)]
@@ -35,25 +35,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_is_written_into_the_experiment_file(folder: Path) -> None:
     file, out = folder / "first.yaml", folder / "next.yaml"
     planned = plan_budget(str(folder / "lake"), str(file), folder / "model", "incumbent", 10.0, 2.0)
-    assert planned.rows == 80, "outcomes of the last day may still come"
+    assert planned.rows == 80, "the last day is left out because its outcomes may still arrive"
     assert planned.users == 40 and planned.plan.traffic.decisions == pytest.approx(80, rel=0.05)
     write_budgets(planned, file, out, datetime(2026, 2, 1, tzinfo=UTC))
     before, after = Experiment.load(file), Experiment.load(out)
     (budget,) = after.budgets
-    assert (budget.campaign, budget.amount) == ("spring", 20.0), "half of the layer's users are in the experiment"
+    assert (budget.campaign, budget.amount) == ("spring", 20.0), "the experiment has half of the layer's users"
     assert budget.pacing is not None and budget.pacing.end == "2026-02-03T00:00:00+00:00"
     assert after.model_copy(update={"budgets": before.budgets}) == before
     kept = [line for line in file.read_text().splitlines() if line.startswith("# ") and not line.startswith("# - ")]
     assert set(kept) <= set(out.read_text().splitlines())
 
 
-def test_a_sample_has_all_decisions_of_its_users() -> None:
+def test_a_sample_contains_all_decisions_of_its_users() -> None:
     rows = pd.DataFrame({"user_id": [*"aab", *"cccc"]})
     kept = {most: "".join(whole_users(rows, most)["user_id"]) for most in (2, 3, 6, 7)}
     assert kept == {2: "aa", 3: "aab", 6: "aab", 7: "aabcccc"}
 
 
-def test_the_command_says_what_is_wrong(folder: Path) -> None:
+def test_the_command_reports_invalid_input(folder: Path) -> None:
     options = ["--experiment", str(folder / "first.yaml"), "--model", str(folder / "model"), "--budget"]
     asked = ["budget", "plan", str(folder / "lake"), *options]
     assert "'x'" in CliRunner().invoke(app, [*asked, "1", "--arm", "x"]).output

@@ -1,7 +1,7 @@
-"""Eight nights of the default loop: by day serve and explore, at night learn from own decisions, gate, promote.
+"""Eight rounds of the default loop: serve and explore by day; learn from own decisions, gate and promote by night.
 
-Servers, stores and steps are those of a laptop, market and network are small. A night that fails raises an error.
-After the first model, no assertion depends on how good one is.
+Servers, stores and steps are the laptop's; market and network are small. A night that fails raises an error. After the
+first model, no assertion depends on the quality of a model.
 """
 
 import json
@@ -37,12 +37,12 @@ from tests.pipelines.test_faulty_nights import Volume
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 NIGHTS, KEPT, ROUNDS = 8, 3, 8
-LOGGED, EACH = 800, 150  # users of the log, and newcomers of a day
+LOGGED, EACH = 800, 150  # users in the log; newcomers per day
 DECISIONS = NIGHTS * EACH * ROUNDS
 
 
 class Nights(Volume):
-    """A volume whose newest promoted model serves newcomers by day, with money for all days in one account."""
+    """A volume whose newest promoted model serves newcomers by day, with one budget for all days."""
 
     def __init__(self, folder: Path) -> None:
         self.market = Simulator(SimulatorConfig(users=LOGGED + NIGHTS * EACH, days=8, seed=5))
@@ -52,7 +52,7 @@ class Nights(Volume):
         self.logged, self.budget = len(log), float(0.6 * log["cost"].mean() * DECISIONS)
         self.price = float(log["click"].sum() / log["cost"].sum())
         self.lake, self.features = Lake.open(folder / "lake"), folder / "features"
-        self.newcomers = folder / "newcomers.parquet"  # their static columns are known before they come
+        self.newcomers = folder / "newcomers.parquet"  # static columns are known before the users arrive
         every[~every["user_id"].isin(self.ids[:LOGGED])].to_parquet(self.newcomers)
 
     def train(self) -> tuple[Ended, trainings.Training]:
@@ -61,7 +61,7 @@ class Nights(Volume):
         return ended, trainings.read(self.folder / "trainings")[-1]
 
     def serve_newest(self) -> str:
-        """Let the newest version serve; returns the digest of its artifact."""
+        """Deploy the newest version; returns the digest of its artifact."""
         artifact = folder_of(self.folder / "registry", None)
         assert artifact is not None
         archive = artifact.parent / "model-store" / "challenger.mar"
@@ -86,12 +86,12 @@ class Nights(Volume):
             return db.execute(f"FROM {self.lake.records(db, kind)}").df()
 
     def kept_bytes(self) -> int:
-        """Size of what a night leaves beside logs, stores of features and the servers' files."""
+        """Size of the files that nights add, without logs, feature stores and the servers' files."""
         folders = (self.folder / name for name in ("registry", "runs", "trainings"))
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
     def spent(self) -> float:
-        """Money that is gone, never above the limit."""
+        """Money spent, after checking that it is within the limit."""
         ledger = SqliteLedger(self.folder / "serving" / "ledger.sqlite")
         (whole,) = (balance for balance in ledger.balances() if balance.arm == "*")
         ledger.close()
@@ -103,7 +103,7 @@ def test_eight_nights_of_the_default_loop(tmp_path: Path) -> None:
     nights = Nights(tmp_path / "volume")
     with forked_steps():
         _, first = nights.train()
-        assert first.decision == "promote", f"the frequencies of the log are easily beaten: {first.reason}"
+        assert first.decision == "promote", f"a model should easily beat the log's channel frequencies: {first.reason}"
         served, published, kept = nights.serve_newest(), nights.versions(), [nights.kept_bytes()]
         materialize(nights.features, nights.market.spec, nights.newcomers, views=[STATIC])
         with nights.stack() as stack, open_history(nights.features, nights.market.spec) as history:
@@ -117,18 +117,18 @@ def test_eight_nights_of_the_default_loop(tmp_path: Path) -> None:
                 decisions, outcomes = nights.records("decision"), nights.records("outcome")
                 today = decisions[decisions["user_id"].isin(users)]
                 assert len(today) == EACH * ROUNDS and len(decisions) == (night + 1) * EACH * ROUNDS
-                assert set(today["model_digest"].dropna()) == {served}, "what the gate promoted serves, and only that"
-                assert today["fallback_reason"].isna().mean() > 0.95, "a busy machine may be late"
+                assert set(today["model_digest"].dropna()) == {served}, "only the promoted model may serve"
+                assert today["fallback_reason"].isna().mean() > 0.95, "a few fallbacks are allowed on a busy machine"
                 costs = outcomes[outcomes["kind"] == "cost"]
                 assert nights.spent() == pytest.approx(costs["value"].sum())
 
                 ended, noted = nights.train()
-                assert noted.decision in get_args(GateDecision) and noted.reason, "a promotion, or why there is none"
-                assert ended.cached == (), "each night has something new"
+                assert noted.decision in get_args(GateDecision) and noted.reason, "the reason must be recorded"
+                assert ended.cached == (), "each night has new data, so no step is cached"
                 read = ended.steps["ingest"].values
                 assert read["rows"] + read["quarantined"] == nights.logged + costs["decision_id"].nunique()
                 new = set(nights.versions()) - set(published)
-                assert len(new) == (noted.decision != "reject"), f"what the gate lets pass: {noted.reason}"
+                assert len(new) == (noted.decision != "reject"), f"the gate decides on publishing: {noted.reason}"
                 published += new
                 if noted.decision == "promote":
                     served = nights.serve_newest()
@@ -136,14 +136,14 @@ def test_eight_nights_of_the_default_loop(tmp_path: Path) -> None:
                 kept.append(nights.kept_bytes())
                 judged = json.loads(ended.steps["evaluate"].paths["evaluation"].read_text())
                 assert judged["incumbent_is"] == "own_model"
-                assert not any(judged["value"]["impossible"].values()), "exploration can make any exposure"
+                assert not any(judged["value"]["impossible"].values()), "exploration makes every exposure possible"
     newest = load(ended.steps["train-challenger"].paths["model"])
-    assert judged["valued_on"] == newest.metrics["priced_on"] == "opportunities", "of one's own decisions"
+    assert judged["valued_on"] == newest.metrics["priced_on"] == "opportunities", "own decisions must be used"
     asked = contexts(located(ended.steps["build-features"].paths["windows"]), newest.spec, "train")
     own, of_asked = (of.groupby("user_id")["hour"].agg(set) for of in (newest.reference(), asked))
-    assert all(any(some <= hours for hours in of_asked) for some in own), "drift is measured against what was asked"
+    assert all(any(some <= hours for hours in of_asked) for some in own), "the drift reference must come from requests"
     explored = pd.json_normalize(decisions["exploration"].map(json.loads).tolist())
     assert set(explored["share"]) == {EXPLORE}
     assert abs(explored["explored"].sum() - EXPLORE * DECISIONS) < 4 * (EXPLORE * (1 - EXPLORE) * DECISIONS) ** 0.5
-    assert kept[-1] - kept[NIGHTS // 2] < 2 * kept[0], "what is kept does not grow with the nights"
+    assert kept[-1] - kept[NIGHTS // 2] < 2 * kept[0], "stored files must not grow with the number of nights"
     assert len(nights.versions()) <= KEPT + 1 and len(list((nights.folder / "runs" / "local").iterdir())) <= 4

@@ -1,6 +1,6 @@
-"""Nights on which something breaks: a clear end that people hear of, nothing half-published, and a rerun that ends it.
+"""Faults at night: each gives a clear error and an alert, publishes nothing partial, and a rerun completes the night.
 
-The steps are those of every cluster, in processes of their own; the market is small, and so is the network.
+The steps are a cluster's, each in a separate process; market and network are small.
 """
 
 import errno
@@ -41,7 +41,7 @@ MAKES = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evalu
 
 
 class Volume:
-    """A volume with a log."""
+    """A volume with a touchpoint log."""
 
     def __init__(self, folder: Path, log: pd.DataFrame) -> None:
         self.folder, self.log = folder, folder / "touchpoints.parquet"
@@ -52,20 +52,20 @@ class Volume:
         return run_on(self.folder, "train", {"source": str(self.log), **SETTINGS, **more}, on_step)
 
     def versions(self) -> list[str]:
-        """Digests of what is published, each file of which is compared with its checksum."""
+        """Digests of the published versions; loading a version verifies every file's checksum."""
         found = sorted((self.folder / "registry" / "challenger").glob("[!.]*"))
         assert all((version / "model-store" / "challenger.mar").stat().st_size for version in found)
         return [load(version / "artifact").digest for version in found]
 
     def told(self) -> PipelineRun | None:
-        """What alerts read of the newest run."""
+        """The state of the newest run, as alerts read it."""
         return next(iter(newest_runs(self.folder / "runs")), None)
 
     def trainings(self) -> int:
         return len(trainings.read(self.folder / "trainings"))
 
     def unfinished(self) -> list[str]:
-        """Files and folders that were being written, without those of the run at work."""
+        """Temporary files and folders, except those of runs in progress."""
         hidden = (path for path in self.folder.rglob(".*") if path.name != ".lock")
         return [str(path) for path in hidden if "local" not in path.parts]
 
@@ -75,16 +75,16 @@ FAULT = "MTORL_TEST_FAULT"
 
 
 def break_step(name: str) -> None:
-    """Make a step fail as the environment says it."""
+    """Make a step fail as the environment variable specifies."""
     kind, _, at = os.environ.get(FAULT, "").partition(" ")
     if kind == "disk" and name in (at, "notify"):
         files._swap = full_disk  # type: ignore[assignment]
     if kind == "kill" and name == at:
-        steps_end.note = lambda why: kill()  # the last thing that a step does
+        steps_end.note = lambda why: kill()  # `note` is the last call of a step
 
 
 def full_disk(new: Path, path: Path) -> None:
-    """There is no room for what was written."""
+    """Fail as on a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))
 
 
@@ -100,7 +100,7 @@ def log() -> pd.DataFrame:
 
 
 def killed(body: Callable[[], Any]) -> bool:
-    """Do something in a process that may kill itself; returns whether it did."""
+    """Call `body` in a forked process; returns whether the process was killed."""
     process = multiprocessing.get_context("fork").Process(target=body)
     process.start()
     process.join()
@@ -112,7 +112,7 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_killed_at_every_step_in_turn(tmp_path: Path, log: pd.DataFrame) -> None:
+def test_a_night_killed_at_every_step_in_turn_completes(tmp_path: Path, log: pd.DataFrame) -> None:
     volume, killed_at = Volume(tmp_path / "volume", log), tmp_path / "killed_at"
     killed_at.touch()
 
@@ -125,12 +125,12 @@ def test_killed_at_every_step_in_turn(tmp_path: Path, log: pd.DataFrame) -> None
     while killed(lambda: volume.night(kill_at_a_new_step)):
         at = killed_at.read_text().split()
         published = volume.versions()
-        assert len(published) == ("publish" in at[:-1]), "whole, or not at all"
+        assert len(published) == ("publish" in at[:-1]), "publishing must be atomic"
         told = volume.told()
         if len(at) == 1:
-            assert told is None, "who is killed tells nothing"
+            assert told is None, "a killed run can't report itself"
         else:
-            assert told is not None and told.failed and at[-2] in told.why, "but the next one does"
+            assert told is not None and told.failed and at[-2] in told.why, "the next run must report the killed one"
             assert told.failed_in_a_row == len(at) - 1 and "killed" in told.why[at[-2]]
     at = killed_at.read_text().split()
     assert at[-1] == "notify" and "publish" in at and set(at) > MAKES
@@ -139,13 +139,13 @@ def test_killed_at_every_step_in_turn(tmp_path: Path, log: pd.DataFrame) -> None
     assert len(volume.versions()) == 1 and not volume.unfinished()
     assert not list((volume.folder / "checkpoints").glob("*"))
     again = volume.night(silent)
-    assert set(again.cached) == MAKES, "what was made between two kills is used"
+    assert set(again.cached) == MAKES, "finished steps must be cached across kills"
     folders = list((volume.folder / "runs" / "local").iterdir())
-    assert len(folders) <= 3 + len(MAKES), "the newest ones, and those whose outputs they use"
+    assert len(folders) <= 3 + len(MAKES), "only the newest runs and their cached inputs may stay"
     assert not [path for folder in folders for path in folder.glob("tmp/*")]
 
 
-def test_one_fault_after_the_other(tmp_path: Path, log: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fault_is_reported(tmp_path: Path, log: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = Volume(tmp_path / "volume", log)
     for fault, step, words, cached in (
         ("kill", "ingest", "it exited without a message: probably killed", set[str]()),
@@ -159,29 +159,29 @@ def test_one_fault_after_the_other(tmp_path: Path, log: pd.DataFrame, monkeypatc
             patch.setenv(FAULT, f"{fault} {step}")
             volume.night(silent)
         told = volume.told()
-        assert told is not None and told.failed and words in str(told), "on a full disk, in the room that it had"
+        assert told is not None and told.failed and words in str(told), "the reason must survive a full disk"
         assert step in told.why and (fault == "kill" or "No space" in str(ended.value))
         assert len(volume.versions()) == ((fault, step) == ("kill", "publish")) and not volume.unfinished()
-        assert cached <= answered(volume), "what was done before the fault is used"
+        assert cached <= answered(volume), "steps finished before the fault must be cached"
     published = volume.versions()
     assert set(volume.night(silent).cached) == MAKES and volume.versions() == published
     with monkeypatch.context() as patch, pytest.raises(PipelineError):
         patch.setenv(FAULT, "kill notify")
         volume.night(silent)
     told = volume.told()
-    assert told is not None and told.state == "SUCCEEDED", "all had gone well by then"
+    assert told is not None and told.state == "SUCCEEDED", "the run had succeeded before the kill"
 
 
 def answered(volume: Volume) -> set[str]:
-    """Steps of the newest run that an earlier one has answered."""
+    """Return the steps of the newest run whose results came from the cache."""
     newest = max((volume.folder / "runs" / "local").iterdir())
     return {step for step in MAKES if f"Task {step} cache hit" in (newest / "pipeline.log").read_text()}
 
 
-def test_two_at_once_make_one_model_of_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
-    """As on a cluster, where nothing keeps two pipelines from one volume: without a folder's lock and clean-up.
+def test_two_concurrent_runs_train_identical_models_from_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
+    """A cluster does not stop two pipelines from using one volume, so this runs without the folder's lock.
 
-    The clean-up relies on the lock: it removes the temporary files of all other runs.
+    Clean-up is off: it relies on the lock, because it removes the temporary files of all other runs.
     """
     volume, context = Volume(tmp_path / "volume", log), multiprocessing.get_context("fork")
 
@@ -199,7 +199,7 @@ def test_two_at_once_make_one_model_of_one_log(tmp_path: Path, log: pd.DataFrame
     assert [one.exitcode for one in both] == [0, 0]
     assert 1 <= len(volume.versions()) <= 2 and volume.trainings() == 2 and not volume.unfinished()
     found = list((volume.folder / "registry" / "challenger").glob("[!.]*/artifact/weights.pt"))
-    assert len({sha256_of(file) for file in found}) == 1, "versions may differ in their time, and in nothing else"
+    assert len({sha256_of(file) for file in found}) == 1, "versions may differ only in their time"
     assert {run.pipeline: run.state for run in newest_runs(volume.folder / "runs")} == {
         "mtorl-train": "SUCCEEDED",
         "mtorl-retrain": "SUCCEEDED",

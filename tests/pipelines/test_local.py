@@ -1,4 +1,4 @@
-"""The local runner: results, progress, clear failures, and no trace left in this process."""
+"""Local pipeline runner: results, progress, clear failures, and no side effects in the calling process."""
 
 import builtins
 import logging
@@ -57,7 +57,7 @@ def test_results_and_progress(tmp_path: Path) -> None:
     assert (builtins.print, logging.getLogger().handlers[:], logging.getLogger().level) == before
 
 
-def test_a_failing_step_names_its_error_and_the_log_and_a_users_fault_comes_through_as_it_is(tmp_path: Path) -> None:
+def test_a_failing_step_names_its_error_and_the_log_and_an_input_error_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(local.PipelineError, match=r"broke on purpose.*pipeline\.log"):
         local.run(refusing, {}, tmp_path / "root", lambda *_: None)
     message = "log.csv: column 'channel': 2 rows\nwith an unknown channel"

@@ -1,5 +1,5 @@
-"""Runs on a folder: what they use again, what they leave, and who may work there."""
-# No annotations from __future__: kfp reads those of the components below as objects.
+"""Runs on a volume: cached steps, clean-up of old runs, and exclusive access."""
+# No `from __future__ import annotations`: kfp needs the annotations of the components below as objects.
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ from tests.pipelines.forked_steps import silent
 
 
 def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]], Any]:
-    """A component whose text goes along with a step: those of the project are files in `components/`."""
+    """Define a component whose source is embedded in its step; the project's own are files in `components/`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         made = component(title, **traits)(function)
@@ -43,7 +43,7 @@ def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]],
 
 @component_here("look", cached=False)
 def look(path: str) -> str:
-    """What a file holds now; one that says "wait" is looked at again until it says something else."""
+    """Return a file's text; while the text is "wait", poll until it changes."""
     import time
     from pathlib import Path
 
@@ -58,7 +58,7 @@ def look(path: str) -> str:
 
 @component_here("make")
 def make(content: str, count: int, code_version: str, made: Output[Artifact]):
-    """Something of it."""
+    """Write the content to an artifact."""
     from pathlib import Path
 
     Path(made.path).write_text(f"made of {content}")
@@ -66,7 +66,7 @@ def make(content: str, count: int, code_version: str, made: Output[Artifact]):
 
 @component_here("use", cached=False)
 def use(made: Input[Artifact]) -> str:
-    """What was made."""
+    """Return the artifact's text."""
     from pathlib import Path
 
     return Path(made.path).read_text()
@@ -98,7 +98,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def test_an_unchanged_file_is_a_hit_and_a_changed_one_at_its_path_never_is(
+def test_an_unchanged_file_is_a_cache_hit_and_a_changed_one_is_a_miss(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(tmp_path / "volume", log)
@@ -110,17 +110,17 @@ def test_an_unchanged_file_is_a_hit_and_a_changed_one_at_its_path_never_is(
     assert changed.cached == () and changed.steps["use"].values["Output"] == "made of two"
     log.write_text("one")
     assert run(tmp_path / "volume", log).cached == ("make",)
-    for count, cached in (("1", ("make",)), ("2", ())):  # a default is the same key as its value
+    for count, cached in (("1", ("make",)), ("2", ())):  # an explicit default has the same cache key
         assert run_on(tmp_path / "volume", "small", {"path": str(log), "count": count}, silent).cached == cached
     monkeypatch.setattr(local, "code_version", lambda: "another")
     assert run(tmp_path / "volume", log).cached == ()
 
 
-def test_old_runs_go_but_not_what_the_newest_has_read(tmp_path: Path, log: Path) -> None:
+def test_old_runs_are_deleted_except_outputs_that_newer_runs_use(tmp_path: Path, log: Path) -> None:
     volume = tmp_path / "volume"
     first = run(volume, log)
     for _ in range(5):
-        assert run(volume, log).cached == ("make",), "what is used stays, however old"
+        assert run(volume, log).cached == ("make",), "a cached output in use must stay, however old"
     folders = sorted((volume / "runs" / "local").iterdir())
     assert len(folders) == 4 and folders[0] == first.folder
     for content in ("two", "three", "four", "five"):
@@ -129,7 +129,7 @@ def test_old_runs_go_but_not_what_the_newest_has_read(tmp_path: Path, log: Path)
     assert len(list((volume / "runs" / "local").iterdir())) == 3
     assert len(list((volume / "runs" / "cache").glob("*.json"))) == 3
     log.write_text("one")
-    assert run(volume, log).cached == (), "it was made so long ago that it is gone"
+    assert run(volume, log).cached == (), "an old unused output must be deleted"
     log.unlink()
     for _ in range(4):
         with pytest.raises((InputError, local.PipelineError), match="No such file"):
@@ -137,11 +137,11 @@ def test_old_runs_go_but_not_what_the_newest_has_read(tmp_path: Path, log: Path)
     (ended,) = newest_runs(volume / "runs")
     assert ended.failed and "No such file" in ended.why["look"] and ended.succeeded is not None
     log.write_text("one")
-    assert run(volume, log).cached == ("make",), "runs that fail at once leave what the next one may use"
+    assert run(volume, log).cached == ("make",), "failed runs must not evict the cache"
     assert not list((volume / "runs" / "local").glob("*/tmp"))
 
 
-def test_two_at_once_are_one_too_many(tmp_path: Path, log: Path) -> None:
+def test_a_second_concurrent_run_is_refused(tmp_path: Path, log: Path) -> None:
     (tmp_path / "runs").mkdir()
     with (tmp_path / "runs" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,7 +153,7 @@ def test_two_at_once_are_one_too_many(tmp_path: Path, log: Path) -> None:
 
 
 def at_work(volume: Path, log: Path) -> BaseProcess:
-    """A run whose first step waits for another log."""
+    """Start a run whose first step waits until the log changes."""
     log.write_text("wait")
     log.with_name("log.seen").unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=run, args=(volume, log))
@@ -164,14 +164,14 @@ def at_work(volume: Path, log: Path) -> BaseProcess:
     return process
 
 
-def test_the_run_after_one_that_was_killed_tells_it_and_ends_its_step(tmp_path: Path, log: Path) -> None:
+def test_the_next_run_reports_a_killed_run_and_stops_its_step(tmp_path: Path, log: Path) -> None:
     volume = tmp_path / "volume"
     run(volume, log)
     process = at_work(volume, log)
     process.kill()
     process.join()
     (before,) = newest_runs(volume / "runs")
-    assert not before.failed, "who is killed tells nothing"
+    assert not before.failed, "a killed run can't report itself"
     (killed,) = (folder.name for folder in (volume / "runs" / "local").iterdir() if folder.name != before.run)
     assert left_at_work(killed)
     log.unlink()
@@ -190,7 +190,7 @@ def left_at_work(run_id: str) -> list[psutil.Process]:
     return found
 
 
-def test_a_run_that_somebody_stops_is_no_failure(tmp_path: Path, log: Path) -> None:
+def test_an_interrupted_run_is_cancelled_not_failed(tmp_path: Path, log: Path) -> None:
     volume = tmp_path / "volume"
     run(volume, log)
     process = at_work(volume, log)
@@ -206,8 +206,8 @@ def test_a_run_that_somebody_stops_is_no_failure(tmp_path: Path, log: Path) -> N
     assert ended.state == "SUCCEEDED"
 
 
-def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk a run goes on to its last step, which tells people."""
+def test_an_unwritable_log_does_not_stop_a_run(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, a run continues to its last step, which sends the notification."""
     opened = Path.open
 
     def full(path: Path, mode: str = "r", *given: Any, **more: Any) -> Any:
@@ -234,6 +234,6 @@ def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, m
         ("mtorl-small", {"path": "x", "speed": "1"}, "no parameter 'speed'"),
     ],
 )
-def test_what_can_not_be_run_is_said(tmp_path: Path, name: str, parameters: dict[str, str], words: str) -> None:
+def test_invalid_parameters_are_refused(tmp_path: Path, name: str, parameters: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         run_on(tmp_path, name, parameters, silent)

@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines server in memory: what the SDK's own client asks of one, over HTTP."""
+"""An in-memory Kubeflow Pipelines server that answers, over HTTP, the requests of the SDK's own client."""
 
 import json
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ class FakeKfp:
     """Pipelines, versions and recurring runs of one namespace.
 
     Attributes:
-        endpoint: Its address.
-        health: What it says of itself.
+        endpoint: URL of the server.
+        health: Body of the health endpoint's answer.
         changes: Requests that changed something, as METHOD PATH, without ids.
-        refuse_after: After how many changes every other one is refused; None for never.
-        refusal: Status and message of a refused request; also of every request, if `refuse_after` is -1.
-        recurring: Recurring runs by id, the oldest first.
+        refuse_after: Number of changes after which the server refuses every second one. None: it refuses none.
+        refusal: Status and message of a refused request. If `refuse_after` is -1, every request gets this answer.
+        recurring: Recurring runs by id, oldest first.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -31,11 +31,11 @@ class FakeKfp:
         self.refuse_after: int | None = None
         self.refusal: Answer = (503, {"message": "no healthy upstream"})
         self.recurring: dict[str, dict[str, Any]] = {}
-        self._pipelines: dict[str, list[dict[str, str]]] = {}  # versions by the pipeline's name
+        self._pipelines: dict[str, list[dict[str, str]]] = {}  # pipeline name -> its versions
         self._experiments: list[dict[str, str]] = []
 
     def on(self) -> list[str]:
-        """Names of recurring runs that are turned on."""
+        """Returns the names of the enabled recurring runs."""
         return [one["display_name"] for one in self.recurring.values() if one["status"] == "ENABLED"]
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
@@ -68,7 +68,7 @@ class FakeKfp:
             case ["POST", "experiments"]:
                 self._experiments.append({**body, "experiment_id": "group"})
                 return 200, self._experiments[-1]
-            case ["GET", "recurringruns"]:  # a page of one each
+            case ["GET", "recurringruns"]:  # one recurring run per page
                 assert query["namespace"] == "mtorl" and query["sort_by"] == "created_at"
                 there, first = list(self.recurring.values()), int(query.get("page_token") or 0)
                 more = str(first + 1) if first + 1 < len(there) else ""
@@ -78,7 +78,7 @@ class FakeKfp:
                 self.recurring[made["recurring_run_id"]] = made
                 return 200, made
             case ["DELETE", "recurringruns", name]:
-                assert query["propagation_policy"] == "ORPHAN", "Kubernetes would end its running runs"
+                assert query["propagation_policy"] == "ORPHAN", "Kubernetes would delete runs in progress"
                 del self.recurring[name]
                 return 200, {}
             case ["POST", "recurringruns", turned]:
@@ -96,7 +96,7 @@ def _wanted(query: dict[str, str]) -> str:
 
 @contextmanager
 def fake_kfp() -> Iterator[FakeKfp]:
-    """A server until the end of the block."""
+    """Starts the server for the duration of the block."""
     kfp = FakeKfp("")
 
     async def answer(request: web.Request) -> web.Response:

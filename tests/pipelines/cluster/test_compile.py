@@ -1,4 +1,4 @@
-"""The compiled pipelines: reproducible, thin, and the ones that lie in manifests/pipelines/compiled."""
+"""Compiled pipelines: reproducible, thin, and identical to the files in manifests/pipelines/compiled."""
 
 import json
 import os
@@ -36,7 +36,7 @@ OF_LAUNCHER, OF_ARTIFACT = 2000, 600
 
 @cache
 def documents_of(path: Path) -> list[dict[str, Any]]:
-    """What a file holds, which stays as it is; read by libyaml, or this would take longer than compiling."""
+    """Read the documents of a file with libyaml: the pure Python parser takes longer than compiling."""
     return list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
 
 
@@ -45,18 +45,18 @@ def spec_of(path: Path) -> dict[str, Any]:
 
 
 def platform_of(path: Path) -> dict[str, Any]:
-    """What a pipeline wants of Kubernetes."""
+    """Return the Kubernetes part of a compiled pipeline."""
     return documents_of(path)[1]["platforms"]["kubernetes"]
 
 
 def executors(path: Path) -> dict[str, dict[str, Any]]:
-    """Containers by step."""
+    """Return the container of each step by the step's name."""
     of = spec_of(path)["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): executor["container"] for name, executor in of.items()}
 
 
 def settings(path: Path) -> dict[str, dict[str, Any]]:
-    """What Kubernetes is told, by step."""
+    """Return the Kubernetes settings of each step by the step's name."""
     of = platform_of(path)["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): settings for name, settings in of.items()}
 
@@ -67,7 +67,7 @@ def tasks(path: Path) -> dict[str, dict[str, Any]]:
     return {name: task for graph in graphs for name, task in graph["tasks"].items()}
 
 
-def test_who_is_told_of_a_version_and_how_to_ask_them_is_a_secret_of_one_step(compiled: dict[str, Path]) -> None:
+def test_only_the_publish_step_gets_the_model_registry_secret(compiled: dict[str, Path]) -> None:
     for pipeline in TRAINING:
         secrets = {
             step: secret
@@ -81,13 +81,13 @@ def test_who_is_told_of_a_version_and_how_to_ask_them_is_a_secret_of_one_step(co
         assert {key["envVar"] for key in secret["keyToEnv"]} == set(MODEL_REGISTRY_VARIABLES)
 
 
-def test_manifests_hold_the_compiled_pipelines_and_no_other(compiled: dict[str, Path]) -> None:
+def test_manifests_contain_exactly_the_compiled_pipelines(compiled: dict[str, Path]) -> None:
     assert {path.name for path in KEPT.iterdir()} == {path.name for path in compiled.values()}
     for path in compiled.values():
         assert (KEPT / path.name).read_text() == path.read_text(), f"{KEPT / path.name} is stale: make compile"
 
 
-def test_only_training_asks_for_an_accelerator(compiled: dict[str, Path], tmp_path: Path) -> None:
+def test_only_training_requests_an_accelerator(compiled: dict[str, Path], tmp_path: Path) -> None:
     accelerated = {
         (pipeline, step): container["resources"]["accelerator"]["resourceType"]
         for pipeline, path in compiled.items()
@@ -101,7 +101,7 @@ def test_only_training_asks_for_an_accelerator(compiled: dict[str, Path], tmp_pa
     assert "accelerator" not in step and step["resourceMemoryLimit"] == "4Gi"
 
 
-def test_several_gpus_or_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
+def test_several_gpus_or_nodes_run_in_separate_pods_and_the_step_requests_little(tmp_path: Path) -> None:
     assert not on_cluster(gpus=1, nodes=1).training_pods
     assert Pods.of(on_cluster(gpus=2, nodes=1).training_pods).gpus == 2
     compiled = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=8, nodes=4))}
@@ -114,10 +114,10 @@ def test_several_gpus_or_nodes_are_pods_of_their_own_and_the_step_asks_for_littl
     pods = Pods.of(given["pods"]["runtimeValue"]["constant"])
     assert (pods.nodes, pods.gpus, pods.folder) == (4, 8, "/mnt/mtorl")
     assert pods.image == step["image"] and pods.memory == "16Gi"
-    assert 0 < pods.seconds < int(said["activeDeadlineSeconds"]), "Trainer says why, the step's own limit does not"
+    assert 0 < pods.seconds < int(said["activeDeadlineSeconds"]), "Trainer must time out first: it names the cause"
 
 
-def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_the_number_of_gpus_and_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from pipelines.profile import CLUSTER; print(CLUSTER.gpus, CLUSTER.nodes)"
     environment = {**os.environ, "MTORL_GPUS": "8", "MTORL_NODES": "4"}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -153,7 +153,7 @@ def test_the_role_of_steps_is_for_nothing_else_and_of_either_account_of_runs() -
     assert accounts == {(name, role["metadata"]["namespace"]) for name in ("default-editor", "pipeline-runner")}
 
 
-def test_what_a_platform_grants_is_what_the_server_takes() -> None:
+def test_platform_permissions_are_accepted_by_the_server() -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
     command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
@@ -171,7 +171,7 @@ def test_the_manual_lists_the_parameters_of_which_each_run_names_its_data(name: 
     assert {name for name, one in parameters.items() if not one.get("isOptional")} == {"source", "dataset"}
 
 
-def test_every_step_says_what_it_needs_and_runs_its_component_on_the_volume(compiled: dict[str, Path]) -> None:
+def test_every_step_declares_resources_and_runs_its_component_on_the_volume(compiled: dict[str, Path]) -> None:
     wanted = {"resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"}
     for path in compiled.values():
         containers, kubernetes, of_tasks = executors(path), settings(path), tasks(path)
@@ -180,7 +180,7 @@ def test_every_step_says_what_it_needs_and_runs_its_component_on_the_volume(comp
             of = path.name, name
             resources = container["resources"]
             assert wanted <= set(resources), of
-            # A full node evicts first what uses more memory than it asks for.
+            # On a full node, Kubernetes first evicts pods that use more memory than they request.
             assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], of
             assert kubernetes[name]["securityContext"]["runAsNonRoot"] is True, of
             assert kubernetes[name]["pvcMount"][0]["mountPath"] == "/mnt/mtorl", of
@@ -193,7 +193,7 @@ def test_every_step_says_what_it_needs_and_runs_its_component_on_the_volume(comp
             assert "pip install" not in " ".join(container["command"]), of
 
 
-def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, Path]) -> None:
+def test_only_steps_that_depend_on_their_inputs_alone_are_cached(compiled: dict[str, Path]) -> None:
     cached = {
         name: task
         for path in compiled.values()
@@ -203,13 +203,13 @@ def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, P
     assert set(cached) == {
         *("ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test")
     }
-    for name, task in cached.items():  # an input such as the run's id would train anew every night
+    for name, task in cached.items():  # the run's id as an input would defeat the cache
         assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
     content = cached["ingest"]["inputs"]["parameters"]["content"]
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
     for name in ("ingest", "build-features"):
         lost = cached[name]["inputs"]["parameters"]["lost"]
-        assert lost["taskOutputParameter"]["outputParameterKey"] == "lost", "what is gone is written anew"
+        assert lost["taskOutputParameter"]["outputParameterKey"] == "lost", "a deleted output must be rebuilt"
 
 
 def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state(compiled: dict[str, Path]) -> None:
@@ -217,20 +217,20 @@ def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state
     assert mounted["configMapName"] == "mtorl-experiment" and mounted["optional"] is True
     defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
     assert defaults["experiment"]["defaultValue"] == mounted["mountPath"]
-    assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "that of the hourly job"
-    # Where nothing outlives a run, each check would be the first.
+    assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "the monitor's state must be the hourly job's"
+    # The laptop profile has no volume that outlives a run, so each check there would be the first.
     assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 
-def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> None:
-    """The time limit of a step counts from the moment at which its pod starts."""
+def test_a_run_times_out_if_its_pods_are_never_scheduled(compiled: dict[str, Path]) -> None:
+    """A step's own time limit starts when its pod starts, so a pod that waits for a node needs the run's limit."""
     for name, path in compiled.items():
         assert platform_of(path)["pipelineConfig"]["activeDeadlineSeconds"] > 0, name
     limit = settings(compiled[TRAIN])["train-challenger"]["activeDeadlineSeconds"]
     assert 0 < int(limit) < int(platform_of(compiled[TRAIN])["pipelineConfig"]["activeDeadlineSeconds"])
 
 
-def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Path]) -> None:
+def test_the_exit_step_runs_whatever_happened_before_it(compiled: dict[str, Path]) -> None:
     for path in compiled.values():
         last = tasks(path)["notify"]
         assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
@@ -241,8 +241,8 @@ def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Pat
         )
 
 
-def test_every_path_of_a_step_lies_on_what_it_mounts(compiled: dict[str, Path]) -> None:
-    """Defaults and constants alike: what a step writes elsewhere is lost with its pod."""
+def test_every_path_of_a_step_is_on_a_mounted_volume(compiled: dict[str, Path]) -> None:
+    """Checks defaults and constants: files that a step writes outside its mounts are lost with its pod."""
     for path in compiled.values():
         parameters = spec_of(path)["root"]["inputDefinitions"]["parameters"]
         defaults = {name: parameter.get("defaultValue") for name, parameter in parameters.items()}
@@ -255,27 +255,27 @@ def test_every_path_of_a_step_lies_on_what_it_mounts(compiled: dict[str, Path]) 
             assert any(place == mount or place.startswith(f"{mount}/") for mount in mounts), (path.name, place)
 
 
-def test_what_a_platform_may_tell_argo_tries_no_error_of_a_step_again() -> None:
-    """Exit code 1 is that of wrong input; the file's text is YAML inside of YAML, which nobody else reads here."""
+def test_the_optional_argo_retries_do_not_repeat_a_failed_step() -> None:
+    """Exit code 1 means invalid input, so a retry can't help. No schema checks this YAML inside YAML."""
     patch = yaml.safe_load((ROOT / "manifests" / "pipelines" / "platform" / "retries.yaml").read_text())
     strategy = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
     assert strategy["retryPolicy"] == "Always"
     (codes,) = re.findall(r"exitCode in \[(.*?)\]", strategy["expression"])
-    assert codes == '"137", "143"', "a container that was killed, for its memory or with its node"
+    assert codes == '"137", "143"', "only SIGKILL (out of memory) and SIGTERM (lost node) are retried"
 
 
 def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
-    """A cluster leaves a placeholder inside a longer text as it is; kfp.local does not, which would hide it here."""
+    """A cluster does not replace a placeholder inside a longer string; kfp.local does, so local tests miss the bug."""
     for path in compiled.values():
         for placeholder in re.findall(r"constant: (.*\{\{\$.*)", path.read_text()):
             assert re.fullmatch(r"'?\{\{\$[\w.]+\}\}'?", placeholder), placeholder
 
 
-def test_what_argo_keeps_of_a_run_is_small_enough_to_be_read(compiled: dict[str, Path]) -> None:
-    """Argo compresses a workflow of 1 MiB, and Kubeflow Pipelines can't read it then.
+def test_the_stored_workflow_is_small_enough_to_be_read(compiled: dict[str, Path]) -> None:
+    """Argo compresses workflows above 1 MiB, and Kubeflow Pipelines can't read compressed ones.
 
-    Of a step it keeps seven times what its container is told, twice what its driver is: counted in a workflow of 17
-    steps (KFP 2.17, Argo 4.0). A step that is tried again is kept once more.
+    Argo stores each step's container arguments seven times and its driver arguments twice, as counted in a workflow of
+    17 steps (KFP 2.17, Argo 4.0). A retried step is stored once more.
     """
     for name, path in compiled.items():
         spec = spec_of(path)

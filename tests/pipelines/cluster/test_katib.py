@@ -1,4 +1,4 @@
-"""The Katib experiment: the space of the laptop's search, a pod that runs our command, and Katib's own rules."""
+"""Katib experiment: the laptop's search space, a pod that runs our command, and the fields that Katib requires."""
 
 import json
 import re
@@ -25,12 +25,12 @@ from tests.repository import ROOT
 KEPT = ROOT / "manifests" / "katib" / "experiment.yaml"
 WRITTEN = yaml.safe_load(KEPT.read_text())
 
-# Katib's default filter of metrics, and the time at the start of a line (pkg/metricscollector of Katib 0.19).
+# Katib's default metrics filter. Each line must begin with a time (pkg/metricscollector of Katib 0.19).
 FILTER = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)")
 
 
 def trial_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The Job of a trial, as Katib makes it: the template's text with values in place of its parameters."""
+    """Render the Job of a trial as Katib does: replace the placeholders in the template's text with values."""
     template = WRITTEN["spec"]["trialTemplate"]
     text = json.dumps(template["trialSpec"])
     for parameter in template["trialParameters"]:
@@ -52,7 +52,7 @@ def test_the_manifest_is_what_the_command_writes(tmp_path: Path) -> None:
     assert KEPT.read_text() == (tmp_path / "experiment.yaml").read_text(), f"{KEPT} is stale: mtorl katib"
 
 
-def test_both_searches_have_the_same_space() -> None:
+def test_katib_and_the_local_search_have_the_same_space() -> None:
     def of(parameter: dict[str, Any]) -> BaseDistribution:
         space, kind = parameter["feasibleSpace"], parameter["parameterType"]
         if kind == "discrete":
@@ -66,7 +66,7 @@ def test_both_searches_have_the_same_space() -> None:
     assert found == distributions()
 
 
-def test_it_is_an_experiment_to_katib() -> None:
+def test_the_manifest_is_a_valid_katib_experiment() -> None:
     assert (WRITTEN["apiVersion"], WRITTEN["kind"]) == ("kubeflow.org/v1beta1", "Experiment")
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", WRITTEN["metadata"]["name"])
     assert len(WRITTEN["metadata"]["name"]) <= 40
@@ -74,12 +74,12 @@ def test_it_is_an_experiment_to_katib() -> None:
     assert spec["parallelTrialCount"] <= spec["maxTrialCount"] >= spec["maxFailedTrialCount"]
     names = [parameter["name"] for parameter in spec["parameters"]]
     assert [parameter["reference"] for parameter in template["trialParameters"]] == names == list(defaults())
-    assert "metadata" not in template["trialSpec"], "Katib names the Job"
+    assert "metadata" not in template["trialSpec"], "Katib sets the Job's metadata"
     assert template["primaryContainerName"] == container_of(template["trialSpec"])["name"]
     assert spec["objective"]["objectiveMetricName"] == METRIC
 
 
-def test_a_trial_is_a_job_that_a_restricted_namespace_takes() -> None:
+def test_a_trial_job_is_admitted_to_a_restricted_namespace() -> None:
     job = trial_of(defaults())
     kubernetes_validate.validate({**job, "metadata": {"name": "trial"}}, "1.34", strict=True)
     pod, container = job["spec"]["template"]["spec"], container_of(job)
@@ -92,16 +92,16 @@ def test_a_trial_is_a_job_that_a_restricted_namespace_takes() -> None:
     assert claims == ["mtorl-data"]
 
 
-def test_the_network_lets_katib_at_its_pods() -> None:
+def test_the_network_policy_lets_katib_reach_its_pods() -> None:
     (policy,) = yaml.safe_load_all((KEPT.parent / "network.yaml").read_text())
     selected = policy["spec"]["podSelector"]["matchLabels"]
     assert selected == {"katib.kubeflow.org/experiment": WRITTEN["metadata"]["name"]}
 
 
-def test_a_shell_splits_the_command_as_it_is_meant() -> None:
-    """Katib joins the words with spaces and gives them to `sh -c`, to catch what is printed."""
+def test_a_shell_splits_the_command_into_the_same_words() -> None:
+    """Katib joins the words with spaces and passes them to `sh -c` to capture the output."""
     container = container_of(trial_of(defaults() | {"lr": "7.1e-05"}))
-    assert container["command"] == ["mtorl"], "without a command, Katib would ask the image's registry"
+    assert container["command"] == ["mtorl"], "without a command, Katib would query the image registry"
     for word in (*container["command"], *container["args"]):
         assert re.fullmatch(r"[\w./=+-]+", word), word
 
@@ -117,7 +117,7 @@ def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     found = []
     for line in answer.stdout.splitlines():
-        datetime.fromisoformat(line.split(" ")[0])  # else all lines would be of the same time
+        datetime.fromisoformat(line.split(" ")[0])  # without a time of its own, every line would get the same one
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ", line)
         found += [float(value) for name, value, *_ in FILTER.findall(line) if name == METRIC]
     config = TrainConfig(epochs=2, seed=7, lr=1e-3, hidden=32, batch_size=64)
@@ -125,7 +125,7 @@ def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
     assert found[-1] == pytest.approx(Trials(str(tmp_path / "windows")).run(config), abs=1e-6)
 
 
-def test_a_trial_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_trial_is_reported_in_one_line(tmp_path: Path) -> None:
     for words, complaint in ((["--set", "width=3"], "unknown name 'width'"), ([], "no windows folder")):
         answer = CliRunner().invoke(app, ["trial", str(tmp_path), *words])
         assert answer.exit_code == 2 and complaint in answer.output and answer.output.count("\n") == 1
@@ -142,6 +142,6 @@ SEARCH = {"windows": "/mnt/mtorl/windows", "trials": 30, "parallel": 3, "epochs"
         ({"windows": "/mnt/mtorl/my windows;"}, "a shell would interpret ' ;'"),
     ],
 )
-def test_what_cannot_be_searched_on_a_cluster(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_search_settings_unfit_for_a_cluster_are_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
         write(tmp_path / "experiment.yaml", **{**SEARCH, **change})

@@ -1,4 +1,4 @@
-"""`mtorl pipeline upload` by the SDK's own client: one version for a content, and why a call fails."""
+"""`mtorl pipeline upload` through the SDK's own client: one version per content, and a reason for each failed call."""
 
 import re
 import socket
@@ -31,20 +31,20 @@ def invoke(kfp: FakeKfp, *words: str, namespace: str = "mtorl") -> tuple[int, st
     return answer.exit_code, answer.output
 
 
-def test_the_same_content_is_one_version_also_after_an_upload_that_was_cut_off(kfp: FakeKfp, tmp_path: Path) -> None:
+def test_the_same_content_is_one_version_even_after_an_interrupted_upload(kfp: FakeKfp, tmp_path: Path) -> None:
     kfp.refuse_after = 1
     assert invoke(kfp, "upload", str(TRAIN))[0] == 1
     kfp.refuse_after = None
     code, first = invoke(kfp, "upload", str(TRAIN))
     assert code == 0 and re.fullmatch(r"mtorl-train-[0-9a-f]{12}: uploaded\n", first)
-    assert kfp.changes == ["POST pipelines", "POST pipelines"], "the pipeline, and a version"
+    assert kfp.changes == ["POST pipelines", "POST pipelines"], "one request creates the pipeline, one its version"
     assert invoke(kfp, "upload", str(TRAIN)) == (0, first.replace("uploaded", "already there"))
     (tmp_path / "changed.yaml").write_text(TRAIN.read_text() + "# another content\n")
     code, other = invoke(kfp, "upload", str(tmp_path / "changed.yaml"))
     assert code == 0 and other != first and other.endswith("uploaded\n") and len(kfp.changes) == 3
 
 
-def test_a_file_that_is_no_pipeline_is_named_before_a_server_is_asked(kfp: FakeKfp, tmp_path: Path) -> None:
+def test_a_file_that_is_no_pipeline_is_refused_before_any_request(kfp: FakeKfp, tmp_path: Path) -> None:
     (tmp_path / "rubbish.yaml").write_text("a: b")
     for name in ("rubbish.yaml", "absent.yaml"):
         code, said = invoke(kfp, "upload", str(TRAIN), str(tmp_path / name))
@@ -64,10 +64,10 @@ MULTI_USER, LOGIN_PAGE = {"multi_user": True}, "<html>log in</html>"
         (LOGIN_PAGE, None, "mtorl", "the answer is not from Kubeflow Pipelines"),
     ],
 )
-def test_why_a_server_refuses_is_one_line(
+def test_the_reason_of_a_refusal_is_one_line(
     kfp: FakeKfp, health: Any, refusal: Any, namespace: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", "/nowhere")  # the SDK's context file
+    monkeypatch.setenv("HOME", "/nowhere")  # hides the SDK's context file
     kfp.health = health
     if refusal:
         kfp.refuse_after, kfp.refusal = -1, refusal
@@ -75,7 +75,7 @@ def test_why_a_server_refuses_is_one_line(
     assert code == 1 and words in said and said.startswith("mtorl: ") and said.count("\n") == 1
 
 
-def test_an_endpoint_where_nothing_answers_is_named() -> None:
+def test_an_unreachable_endpoint_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
     code, said = invoke(FakeKfp(endpoint), "upload", str(TRAIN))
@@ -84,13 +84,13 @@ def test_an_endpoint_where_nothing_answers_is_named() -> None:
 
 
 def documented() -> list[str]:
-    """Commands of `kfp` in the manual and the runbooks, a line each."""
+    """Returns the `kfp` commands in the manual and the runbooks, one line each."""
     pages = [ROOT / "docs" / "pipelines.md", *(ROOT / "docs" / "runbooks").glob("MtorlPipeline*.md")]
     text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
     return sorted({" ".join(line.split()) for line in re.findall(r"^(?:\$ )?kfp ([^#\n]+)", text, re.M)})
 
 
-def test_each_command_of_kfp_that_the_manual_names_exists() -> None:
+def test_each_kfp_command_in_the_manual_exists() -> None:
     assert len(documented()) >= 4
     for line in documented():
         group, command, *words = line.split()

@@ -1,4 +1,4 @@
-"""What a run may ask for at one moment, beside the ResourceQuota and the LimitRange that are shipped for it."""
+"""Peak resource requests of a run compared with the ResourceQuota and LimitRange that we ship."""
 
 import functools
 from decimal import Decimal
@@ -26,7 +26,7 @@ def spec_of(path: Path) -> dict[str, Any]:
 
 
 def uses(path: Path) -> dict[str, Use]:
-    """What the pod of each step asks for: its container, and the one that Argo puts beside it."""
+    """Returns the resources of each step's pod: its container plus the sidecar that Argo adds."""
     beside = default_of_a_container()
     found = {}
     for name, executor in spec_of(path)["deploymentSpec"]["executors"].items():
@@ -45,19 +45,19 @@ def uses(path: Path) -> dict[str, Use]:
 
 
 def default_of_a_container() -> Use:
-    """What the LimitRange gives a container that says nothing."""
+    """Returns the LimitRange's defaults for a container that sets no resources."""
     (limit,) = yaml.safe_load((PLATFORM / "limits.yaml").read_text())["spec"]["limits"]
     kinds = {"requests": limit["defaultRequest"], "limits": limit["default"]}
     return {f"{kind}.{unit}": parse_quantity(text) for kind, given in kinds.items() for unit, text in given.items()}
 
 
 def predecessors(path: Path) -> dict[str, set[str]]:
-    """The steps that have ended before each step begins, through all groups of steps."""
+    """Returns, for each step, the steps that must finish before it starts, across nested groups of steps."""
     root = spec_of(path)
     before: dict[str, set[str]] = {}
 
     def steps_in(graph: dict[str, Any]) -> dict[str, list[str]]:
-        """The steps below each task of a group."""
+        """Returns the steps below each task of a group."""
         below = {}
         for name, task in graph["tasks"].items():
             component = root["components"][task["componentRef"]["name"]]
@@ -70,15 +70,15 @@ def predecessors(path: Path) -> dict[str, set[str]]:
         return below
 
     steps_in(root["root"]["dag"])
-    for step in TopologicalSorter(before).static_order():  # the predecessors of predecessors
+    for step in TopologicalSorter(before).static_order():  # adds indirect predecessors
         before[step] = before[step].union(*(before[other] for other in before[step]))
     return before
 
 
 def most_at_once(path: Path) -> Use:
-    """The most that steps which may run at the same time ask for together, for each resource by itself."""
+    """Returns, for each resource, the largest total of steps that may run at the same time."""
     use, before = uses(path), predecessors(path)
-    assert set(use) == set(before), "every step has its place"
+    assert set(use) == set(before), "every step must have its predecessors listed"
     most: Use = {}
 
     def widen(chosen: list[str], rest: list[str]) -> None:
@@ -98,18 +98,18 @@ def quota() -> Use:
 
 
 def a_night() -> Use:
-    """A training, whichever pipeline it is of, and the monitoring beside it."""
+    """Returns the peak of a night: the largest training pipeline plus the monitoring that runs at the same time."""
     use = {path.stem: most_at_once(path) for path in COMPILED}
     monitoring = use.pop("mtorl-monitor")
     keys = {key for one in use.values() for key in one}
     return {key: max(one.get(key, Decimal(0)) for one in use.values()) + monitoring.get(key, 0) for key in keys}
 
 
-def test_argos_containers_get_what_a_quota_asks_for() -> None:
+def test_argos_containers_get_the_resources_that_a_quota_requires() -> None:
     assert set(default_of_a_container()) == set(NEEDED)
 
 
-def test_a_night_passes_the_quota_which_is_no_larger_than_it_needs() -> None:
+def test_a_night_fits_the_quota_and_the_quota_is_no_larger_than_needed() -> None:
     needed, allowed = a_night(), quota()
     assert set(allowed) == set(needed)
     assert all(needed[key] <= allowed[key] <= Decimal("1.25") * needed[key] for key in needed)

@@ -1,4 +1,4 @@
-"""`mtorl pipeline schedule`: recurring runs as the file says, after any number of calls, wherever one was cut off."""
+"""`mtorl pipeline schedule`: recurring runs match the file after repeated, concurrent and interrupted calls."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ CHANGED = NIGHTLY | {"parameters": NIGHTLY["parameters"] | {"epochs": 3}}
 
 @pytest.fixture
 def kfp() -> Iterator[FakeKfp]:
-    """A server with the pipeline."""
+    """A server that already has the training pipeline."""
     with fake_kfp() as server:
         upload(connect(server.endpoint, "mtorl", "token"), TRAIN)
         server.changes.clear()
@@ -50,7 +50,7 @@ def call(kfp: FakeKfp, tmp_path: Path) -> Any:
     return schedule
 
 
-def test_twice_changes_nothing_and_two_calls_at_once_leave_one(call: Any, kfp: FakeKfp) -> None:
+def test_a_second_call_changes_nothing_and_concurrent_calls_leave_one_run(call: Any, kfp: FakeKfp) -> None:
     runs = (NIGHTLY, WEEKLY | {"enabled": False})
     assert call(*runs) == (0, ["train: made", "weekly: made"])
     changes, (made, _) = len(kfp.changes), kfp.recurring.values()
@@ -60,20 +60,20 @@ def test_twice_changes_nothing_and_two_calls_at_once_leave_one(call: Any, kfp: F
     assert kfp.on() == ["train"] and len(kfp.recurring) == 2
 
 
-def test_what_the_server_is_told(call: Any, kfp: FakeKfp) -> None:
+def test_fields_of_the_created_recurring_run(call: Any, kfp: FakeKfp) -> None:
     call(CHANGED)
     (made,) = kfp.recurring.values()
     assert made["trigger"]["cron_schedule"]["cron"].split() == [*"003***"]
     assert made["runtime_config"]["parameters"] == {"source": "/log", "dataset": "mine", "epochs": 3}
     assert made["max_concurrency"] == "1" and made["no_catchup"] is True and made["experiment_id"] == "group"
-    assert made["pipeline_version_reference"] == {"pipeline_id": "mtorl-train"}, "it follows the newest version"
+    assert made["pipeline_version_reference"] == {"pipeline_id": "mtorl-train"}, "runs follow the newest version"
     version = upload(connect(kfp.endpoint, "mtorl", "token"), TRAIN).version
     call(CHANGED | {"version": version})
     (made,) = kfp.recurring.values()
-    assert made["pipeline_version_reference"]["pipeline_version_id"] == f"id-{version}", "or is pinned"
+    assert made["pipeline_version_reference"]["pipeline_version_id"] == f"id-{version}", "a version can be pinned"
 
 
-def test_a_changed_entry_is_replaced_turned_off_or_removed(call: Any, kfp: FakeKfp) -> None:
+def test_a_changed_entry_replaces_disables_or_removes_its_run(call: Any, kfp: FakeKfp) -> None:
     call(NIGHTLY, WEEKLY)
     assert call(CHANGED) == (0, ["train: replaced", "weekly: removed"])
     ((name, left),) = kfp.recurring.items()
@@ -84,12 +84,12 @@ def test_a_changed_entry_is_replaced_turned_off_or_removed(call: Any, kfp: FakeK
 
 
 @pytest.mark.parametrize("cut_off", [1, 2])
-def test_the_next_call_finishes_one_that_was_cut_off(call: Any, kfp: FakeKfp, cut_off: int) -> None:
+def test_the_next_call_finishes_an_interrupted_one(call: Any, kfp: FakeKfp, cut_off: int) -> None:
     call(NIGHTLY)
     kfp.refuse_after = len(kfp.changes) + cut_off
     code, said = call(CHANGED)
     assert code == 1 and "status 503" in said[0]
-    # Two that are on at once would run a night twice; the old one goes only when the new one is there.
+    # Two enabled recurring runs would run a night twice, so the old one is deleted only once the new one exists.
     assert len(kfp.on()) <= 1 and len(kfp.recurring) == (2 if cut_off == 1 else 1)
     kfp.refuse_after = None
     assert call(CHANGED)[0] == 0
@@ -98,7 +98,7 @@ def test_the_next_call_finishes_one_that_was_cut_off(call: Any, kfp: FakeKfp, cu
     assert call(CHANGED) == (0, ["train: was there"])
 
 
-def test_what_others_have_made_is_not_touched(call: Any, kfp: FakeKfp) -> None:
+def test_recurring_runs_of_others_are_not_changed(call: Any, kfp: FakeKfp) -> None:
     call(NIGHTLY | {"name": "theirs"}, name="other")
     call(NIGHTLY | {"name": "by hand"})
     for made in kfp.recurring.values():
@@ -121,12 +121,12 @@ def test_what_others_have_made_is_not_touched(call: Any, kfp: FakeKfp) -> None:
         ({"name": "train"}, "two runs have the name 'train'"),
     ],
 )
-def test_nothing_happens_if_one_entry_is_wrong(call: Any, kfp: FakeKfp, changes: dict[str, Any], words: str) -> None:
+def test_one_invalid_entry_stops_all_changes(call: Any, kfp: FakeKfp, changes: dict[str, Any], words: str) -> None:
     code, said = call(NIGHTLY, NIGHTLY | {"name": "second"} | changes)
     assert code == 2 and any(words in line for line in said) and kfp.recurring == {}
 
 
-def test_what_is_shipped_fits_its_pipelines_and_the_schema_refuses_unknown_fields() -> None:
+def test_the_shipped_schedules_fit_their_pipelines_and_the_schema_refuses_unknown_fields() -> None:
     schema = json.loads(schema_text("pipeline-schedule"))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "shop", "runs": [NIGHTLY | {"every": "night"}]}, schema)

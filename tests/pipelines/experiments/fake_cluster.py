@@ -1,4 +1,4 @@
-"""An API server of one namespace in memory: versions and conflicts as on a real one, and death at any request."""
+"""In-memory Kubernetes API of one namespace, with versions, conflicts, and a crash before or after any request."""
 
 import json
 from collections import defaultdict
@@ -11,22 +11,22 @@ from serving.kubernetes_api import Conflict, Object, Unanswered
 
 
 class Killed(BaseException):
-    """The operator's process has ended. No handler of errors may catch it."""
+    """Simulates the death of the operator's process. As a BaseException it passes every error handler."""
 
 
 class FakeCluster(ClusterApi):
-    """Answers requests for single objects, with which everything else is made.
+    """An API server that answers requests for single objects; every other call is built from these.
 
     Attributes:
-        kept: Objects by kind and name: `objects` are the experiments, `services` the InferenceServices, `deployments`
-            theirs, which `roll_out` brings up to date.
-        told: Each version that an InferenceService was told to serve.
-        server_fault: What a change of an InferenceService meets; None: nothing.
-        away: Whether no request is answered.
+        kept: Objects by kind and name. `objects` are the experiments, `services` the InferenceServices, `deployments`
+            the Deployments of the InferenceServices, which `roll_out` brings up to date.
+        told: Each version that an InferenceService was set to serve, in order.
+        server_fault: Error raised by a change of an InferenceService, or None.
+        away: Whether every request fails as unanswered.
         said: Events, as reason and message.
-        requests: How many came so far.
-        dies_before: The number of the request before which the process ends; None: it lives.
-        dies_after: Likewise, after the request was done.
+        requests: Number of requests so far.
+        dies_before: Number of the request before which the process dies, or None.
+        dies_after: Number of the request after which the process dies, or None.
     """
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class FakeCluster(ClusterApi):
 
     @property
     def config_map(self) -> Object:
-        """What is in force."""
+        """The ConfigMap with the active experiments."""
         return self.kept["configmaps"][CONFIG_MAP]
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
-        """What people do: the object with this spec, made anew or changed."""
+        """Creates or changes the experiment with this spec, as a user's apply does."""
         made = {"name": name, "uid": name, "generation": 0, "creationTimestamp": f"2026-01-01T00:00:{self._next():05}Z"}
         found = self.objects.setdefault(name, {"metadata": made})
         if found.get("spec") != spec:
@@ -68,18 +68,18 @@ class FakeCluster(ClusterApi):
         return found
 
     def add_service(self, name: str, version: str) -> None:
-        """An InferenceService that serves a version."""
+        """Adds an InferenceService that serves a version."""
         metadata = {"name": name, "resourceVersion": str(self._next())}
         self.services[name] = {"metadata": metadata, "spec": {"predictor": {"annotations": {}}}}
         self.apply_version(name, version)
         self.roll_out(name)
 
     def apply_version(self, name: str, version: str) -> None:
-        """What a person applies: an InferenceService of another version."""
+        """Sets another version on an InferenceService, as a user's apply does."""
         self.services[name]["spec"]["predictor"]["annotations"] = {VERSION: version}
 
     def roll_out(self, name: str) -> None:
-        """What KServe and the kubelet do: the pods serve what the InferenceService says."""
+        """Brings the pods to the InferenceService's version, as KServe and the kubelet do."""
         template = {"metadata": {"annotations": {VERSION: self.version_of(name)}}}
         self.deployments[f"{name}-predictor"] = {
             "metadata": {"generation": 1},
@@ -88,7 +88,7 @@ class FakeCluster(ClusterApi):
         }
 
     def version_of(self, name: str) -> str:
-        """Of the model that an InferenceService is meant to serve."""
+        """Returns the model version that an InferenceService is set to serve."""
         return str(self.services[name]["spec"]["predictor"]["annotations"][VERSION])
 
     def get(self, kind: str, name: str) -> Object | None:
@@ -145,7 +145,7 @@ class FakeCluster(ClusterApi):
 
 
 def _merged(value: Any, patch: Any) -> Any:
-    """JSON merge patch: null removes a field."""
+    """Applies a JSON merge patch, in which null removes a field."""
     if not isinstance(patch, dict):
         return patch
     kept = {**value, **{key: _merged((value or {}).get(key) or {}, one) for key, one in patch.items()}}

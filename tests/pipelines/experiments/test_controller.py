@@ -1,4 +1,4 @@
-"""An experiment on a laptop: what commands and the ramp write, and that nothing is lost where they are killed."""
+"""Experiments on a laptop: files written by commands and the ramp, and recovery after a crash at any write."""
 
 import contextlib
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def edit(folder: ExperimentFolder, **changes: Any) -> None:
 
 
 def serving(folder: ExperimentFolder) -> Experiment:
-    """What the router reads."""
+    """The experiment as the router reads it."""
     return Experiment.load(folder.in_force)
 
 
@@ -52,7 +52,7 @@ def well(_: Experiment, __: float) -> Evidence | None:
     return WELL
 
 
-def test_the_ramp_waits_for_its_hours_and_keeps_what_it_knew(tmp_path: Path) -> None:
+def test_the_ramp_waits_for_its_hours_and_records_its_evidence(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     assert not apply_experiment(folder).enabled and not serving(folder).enabled
     do(folder, "move", "shadow", at=0.0)
@@ -65,14 +65,14 @@ def test_the_ramp_waits_for_its_hours_and_keeps_what_it_knew(tmp_path: Path) -> 
     assert event.evidence["arms"]["challenger"] == {"users": 500, "fallback_ratio": 0.0, "latency_seconds": None}
 
 
-def test_evidence_is_asked_of_what_is_in_force_since_the_stage_began(tmp_path: Path) -> None:
+def test_evidence_is_read_for_the_active_stage_since_it_began(tmp_path: Path) -> None:
     folder, asked = folder_of(tmp_path), []
 
     def look(experiment: Experiment, since: float) -> None:
         asked.append((experiment.stage, since))
 
     next_step(folder, look, 0.0)
-    assert asked == []  # a draft has none
+    assert asked == []  # a draft has no evidence to read
     do(folder, "move", "5%", at=7.0)
     next_step(folder, look, 8.0)
     do(folder, "kill", at=9.0)
@@ -82,7 +82,7 @@ def test_evidence_is_asked_of_what_is_in_force_since_the_stage_began(tmp_path: P
     assert asked == [("5%", 7.0), ("5%", 11.0)]
 
 
-def test_what_happens_while_the_log_is_read_counts(tmp_path: Path) -> None:
+def test_a_kill_while_the_log_is_read_takes_effect(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "shadow")
 
@@ -94,7 +94,7 @@ def test_what_happens_while_the_log_is_read_counts(tmp_path: Path) -> None:
     assert not serving(folder).enabled
 
 
-def test_a_file_that_can_not_be_used_changes_nothing_but_the_switch_works(tmp_path: Path) -> None:
+def test_an_invalid_file_changes_nothing_but_the_kill_switch_works(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "5%")
     for content in ("{", yaml.safe_dump({**FILE, "alpha": 0.2})):
@@ -111,7 +111,7 @@ def test_a_file_that_can_not_be_used_changes_nothing_but_the_switch_works(tmp_pa
     assert (serving(folder).stage, serving(folder).owner) == ("5%", "somebody else")
 
 
-def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> None:
+def test_an_experiment_that_the_router_would_refuse_is_not_applied(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
     SPEC.save(tmp_path / "dataset.yaml")
@@ -123,7 +123,7 @@ def test_what_the_router_would_refuse_is_not_put_into_force(tmp_path: Path) -> N
     assert (serving(folder).enabled, serving(folder).default_channel) == (False, "search")
 
 
-def test_who_holds_the_lock_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_held_too_long_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_LOCK_SECONDS", 0.2)
     folder = folder_of(tmp_path)
     with folder.locked(), raises(TimeoutError, messages.LOCK_HELD, seconds=0.2):
@@ -131,7 +131,7 @@ def test_who_holds_the_lock_for_long_is_said(tmp_path: Path, monkeypatch: pytest
     do(folder, "kill")
 
 
-def test_a_command_that_is_tried_again_finishes_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retried_command_finishes_the_failed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
 
@@ -147,12 +147,12 @@ def test_a_command_that_is_tried_again_finishes_what_was_begun(tmp_path: Path, m
         assert not do(folder, "kill").enabled and not serving(folder).enabled
     before = folder.in_force.stat().st_mtime_ns
     apply_experiment(folder)
-    assert folder.in_force.stat().st_mtime_ns == before, "the router's file is written only when it changes"
+    assert folder.in_force.stat().st_mtime_ns == before, "the router's file must be written only when it changes"
     assert [event.kind for event in folder.events()] == ["move", "kill"]
 
 
 @pytest.mark.parametrize("by", ["another salt in between", "what is in force is lost"])
-def test_what_is_measured_is_fixed_however_the_file_changes(by: str, tmp_path: Path) -> None:
+def test_fields_of_the_measurement_stay_fixed_however_the_file_changes(by: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
     if by == "another salt in between":
@@ -165,7 +165,7 @@ def test_what_is_measured_is_fixed_however_the_file_changes(by: str, tmp_path: P
         apply_experiment(folder)
 
 
-def test_the_kill_switch_works_beside_a_history_that_can_not_be_read(tmp_path: Path) -> None:
+def test_the_kill_switch_works_with_an_unreadable_history(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
     folder.history.write_text("rubbish\n" + folder.history.read_text())
@@ -178,7 +178,7 @@ def test_the_kill_switch_works_beside_a_history_that_can_not_be_read(tmp_path: P
 
 
 @pytest.mark.parametrize("fault", ["alpha", "a field", "the history", "bytes in the history", "the router's settings"])
-def test_the_kill_switch_in_the_file_needs_nothing_else_to_be_right(fault: str, tmp_path: Path) -> None:
+def test_the_kill_switch_in_the_file_works_whatever_else_is_invalid(fault: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
     changes = {"alpha": {"alpha": 0.2}, "a field": {"arms": 3}}.get(fault, {})
@@ -195,7 +195,7 @@ def test_the_kill_switch_in_the_file_needs_nothing_else_to_be_right(fault: str, 
 
 
 class Killed(BaseException):
-    """Ends a process in the middle."""
+    """Simulates a crash of the process between two writes."""
 
 
 steps = st.lists(
@@ -205,7 +205,7 @@ steps = st.lists(
 
 
 @given(steps=steps)
-def test_killed_between_any_two_steps_nothing_is_lost_or_done_twice(steps: Any, tmp_path_factory: Any) -> None:
+def test_a_crash_between_any_two_writes_loses_and_repeats_nothing(steps: Any, tmp_path_factory: Any) -> None:
     folder = folder_of(tmp_path_factory.mktemp("killed"))
     do(folder, "move", "shadow")
     now = 0.0
@@ -218,7 +218,7 @@ def test_killed_between_any_two_steps_nothing_is_lost_or_done_twice(steps: Any, 
                 _try(folder, name, now)
         events = folder.events()
         assert events[: len(before)] == before and len(events) <= len(before) + 1
-        # The next one to come finishes what was begun.
+        # The next command finishes what the killed one had begun.
         apply_experiment(folder)
         experiment = folder.definition()
         assert serving(folder) == in_force(experiment, state_of(events, experiment))
@@ -236,7 +236,7 @@ def _try(folder: ExperimentFolder, name: str, now: float) -> None:
 
 
 def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Die at the so-manyth write, before it or with half of it done."""
+    """Die at the given write: before it, or after it with half of the next history line written."""
     left = [number]
 
     def dying(write: Callable[..., None]) -> Callable[..., None]:
@@ -247,7 +247,7 @@ def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
             write(self, what)
             if left[0] == 1 and write.__name__ == "append":
                 with open(self.history, "a") as file:
-                    file.write('{"number":')  # the line after was being written
+                    file.write('{"number":')  # a torn next line
                 raise Killed
 
         return maybe
@@ -256,7 +256,7 @@ def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
         patch.setattr(ExperimentFolder, name, dying(getattr(ExperimentFolder, name)))
 
 
-def test_several_at_once_take_turns(tmp_path: Path) -> None:
+def test_concurrent_commands_take_turns(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     do(folder, "move", "50%")
 
@@ -267,12 +267,12 @@ def test_several_at_once_take_turns(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as controllers:
         list(controllers.map(use_the_switch, ["kill", "resume"] * 2))
-    kinds = [event.kind for event in folder.events()[1:]]  # numbered without a gap, or it could not be read
-    assert len(kinds) > 1 and all(one != other for one, other in pairwise(kinds)), "a switch used twice"
+    kinds = [event.kind for event in folder.events()[1:]]  # reading fails if the numbers have a gap
+    assert len(kinds) > 1 and all(one != other for one, other in pairwise(kinds)), "used twice in the same direction"
     assert serving(folder).enabled == (kinds[-1] == "resume")
 
 
-def test_with_no_router_it_reads_no_file_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_router_the_working_folder_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spring.yaml").touch()
     assert not ExperimentFolder.of(Path("spring.yaml")).router_reads_file()

@@ -1,4 +1,4 @@
-"""The custom resource's definition follows from the model, and Kubernetes can take it."""
+"""The custom resource definition is generated from the model and follows the rules of Kubernetes schemas."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,9 +24,9 @@ def parts(schema: Any) -> Iterator[dict[str, Any]]:
             yield from parts(inner)
 
 
-def test_the_file_is_written_of_the_model() -> None:
+def test_the_file_is_generated_from_the_model() -> None:
     written = yaml.safe_load((ROOT / "manifests" / "crds" / "experiments.yaml").read_text())
-    assert written == definition(), "run python scripts/write_schemas.py"
+    assert written == definition(), "stale: run python scripts/write_schemas.py"
 
 
 def test_a_spec_has_the_fields_of_a_file_and_a_move() -> None:
@@ -35,10 +35,10 @@ def test_a_spec_has_the_fields_of_a_file_and_a_move() -> None:
     assert set(SPEC["required"]) == required - {"name"}
 
 
-def test_it_is_structural() -> None:
+def test_the_schema_is_structural() -> None:
     for part in parts(SCHEMA):
         assert not {"$ref", "anyOf", "oneOf", "allOf", "const", "prefixItems", "title"} & set(part), part
-        assert "default" not in part or part["type"] == "boolean", "only that of enabled"
+        assert "default" not in part or part["type"] == "boolean", "only `enabled` may have a default"
         assert "type" in part or part.get("x-kubernetes-preserve-unknown-fields"), part
         assert not isinstance(part.get("exclusiveMinimum"), float), part
         assert part.get("additionalProperties") is not False, part
@@ -48,11 +48,11 @@ def test_each_fixed_field_has_a_rule() -> None:
     rules = " ".join(rule["rule"] for rule in SCHEMA["x-kubernetes-validations"])
     for name in FIXED:
         assert f"self.spec.{name} == oldSelf.spec.{name}" in rules
-    assert len(SCHEMA["x-kubernetes-validations"]) == len(FIXED) + 1  # the names of the arms
+    assert len(SCHEMA["x-kubernetes-validations"]) == len(FIXED) + 1  # plus the rule on the arms' names
 
 
 def allows(schema: dict[str, Any], name: str) -> bool:
-    """What the API server does with its rule for a name."""
+    """Evaluate the schema's rule for a name as the API server does."""
     (rule,) = schema["x-kubernetes-validations"]
     pattern, _, forbidden = re.fullmatch(r"self\.matches\('(.*?)'\)( && !\(self in \[(.*)\]\))?", rule["rule"]).groups()  # type: ignore[union-attr]
     return re.search(pattern, name) is not None and f"'{name}'" not in (forbidden or "")

@@ -1,4 +1,4 @@
-"""After a promotion the incumbent's InferenceService takes over the version that won, and gives it back."""
+"""Hand-over after a promotion: the incumbent's InferenceService gets the winning version until a rollback."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ FIRST, WON = "incumbent/first", "challenger/won"
 
 
 def begun(**changes: Any) -> Scene:
-    """An experiment at its last stage, with a server for each arm."""
+    """Return an experiment at its last stage, with one model server per arm."""
     made = Scene(**{"arms": ARMS, **changes})
     made.cluster.add_service("mtorl-incumbent", FIRST)
     made.cluster.add_service("mtorl-challenger", WON)
@@ -41,7 +41,7 @@ def move(scene: Scene, to: str, name: str = NAME) -> None:
 
 
 def beside(scene: Scene, *arms: list[dict[str, Any]]) -> None:
-    """Two experiments in parts of one layer, with the same servers unless they are given, in place of the one."""
+    """Replace the experiment by two in parts of one layer, which share their servers unless `arms` are given."""
     scene.cluster.delete(NAME)
     scene.operator.changed(NAME)
     for (name, part), given in zip(((NAME, [0, 0.5]), ("other", [0.5, 1])), arms or (ARMS, ARMS), strict=True):
@@ -68,7 +68,7 @@ def rolled_out(scene: Scene) -> None:
 
 
 def applied(server: str, version: str) -> Step:
-    """A person applies another version, which the operator sees with its next look."""
+    """Apply another version to a server as a person would; the operator sees the change at its next poll."""
 
     def apply(scene: Scene) -> None:
         scene.cluster.apply_version(f"mtorl-{server}", version)
@@ -78,7 +78,7 @@ def applied(server: str, version: str) -> Step:
 
 
 def made_anew(version: str) -> Step:
-    """The incumbent's server is deleted and made again: it has no mark."""
+    """Delete and recreate the incumbent's server, so that the operator's annotation is lost."""
 
     def make(scene: Scene) -> None:
         scene.cluster.add_service("mtorl-incumbent", version)
@@ -193,7 +193,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (
             advance,
             {"Settled": "WaitsForDigest", "says": "0ld"},
-        ),  # or its users would get the default action from then on
+        ),  # a new version would fail its digest check: default action
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],
     "another one's history that can't be read is a reason to wait": [
@@ -225,10 +225,10 @@ def test_two_promotions_in_one_layer_never_take_a_server_from_each_other(scene: 
     assert scene.cluster.version_of("mtorl-incumbent") == FIRST
     assert all(scene.serving(name).arm("incumbent").endpoint == UNPINNED[0]["endpoint"] for name in (NAME, "other"))
     alone = [version for version in scene.cluster.told if version != FIRST]
-    assert len(alone) <= 1, "of one at most, while the other one's users have what was promoted at its challenger"
+    assert len(alone) <= 1, "the server takes the version of at most one promotion"
 
 
-def test_a_slow_check_of_a_server_holds_no_rollback_up(scene: Scene) -> None:
+def test_a_slow_check_of_a_server_does_not_delay_a_rollback(scene: Scene) -> None:
     patch, asked, answered = scene.cluster.merge_patch, threading.Event(), threading.Event()
 
     def slow(*change: Any, **options: Any) -> Any:
@@ -245,7 +245,7 @@ def test_a_slow_check_of_a_server_holds_no_rollback_up(scene: Scene) -> None:
         assert asked.wait(20)
         scene.cluster.patch(NAME, move={"to": "rolled back", "reason": "harm"})
         Operator.changed(scene.operator, NAME)
-        assert answers_at(scene) == ARMS[0]["endpoint"], "as any change, the kill switch too"
+        assert answers_at(scene) == ARMS[0]["endpoint"], "a rollback must not wait for the check of a server"
     finally:
         answered.set()
         settling.join()
@@ -262,7 +262,7 @@ def test_a_slow_check_of_a_server_holds_no_rollback_up(scene: Scene) -> None:
         {"endpoint": "http://mtorl-unknown-predictor/v1/models/incumbent:predict"},
     ],
 )
-def test_an_incumbent_that_is_no_server_of_ours_goes_on_at_the_challengers(changed: dict[str, Any]) -> None:
+def test_a_promotion_over_an_external_incumbent_stays_at_the_challengers_server(changed: dict[str, Any]) -> None:
     scene = Scene(arms=[{**ARMS[0], **changed}, ARMS[1]])
     scene.cluster.add_service("mtorl-challenger", WON)
     move(scene, "50%")
@@ -271,8 +271,8 @@ def test_an_incumbent_that_is_no_server_of_ours_goes_on_at_the_challengers(chang
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_killed_at_any_request_nothing_is_told_twice_and_nothing_forgotten(seed: int) -> None:
-    """Promotion, perhaps a rollback, and an operator that dies at random: each server ends where the history says."""
+def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int) -> None:
+    """Covers promotion, an optional rollback and random crashes: each server ends at the version in the history."""
     rng = random.Random(seed)
     scene = Scene(arms=ARMS)
     scene.cluster.add_service("mtorl-incumbent", FIRST)
@@ -294,7 +294,7 @@ def test_killed_at_any_request_nothing_is_told_twice_and_nothing_forgotten(seed:
             except Killed:
                 scene.restart()
             scene.cluster.dies_before = scene.cluster.dies_after = None
-        if scene.status["phase"] != to:  # each operator died before it saw what was asked for
+        if scene.status["phase"] != to:  # every operator died before it saw the request
             scene.operator.changed(NAME)
     for _ in range(3):
         scene.operator.changed(NAME)
@@ -306,13 +306,13 @@ def test_killed_at_any_request_nothing_is_told_twice_and_nothing_forgotten(seed:
     assert scene.cluster.version_of("mtorl-incumbent") == (FIRST if rolled_back else WON)
     changes = [version for number, version in enumerate(told) if told[number - 1 : number] != [version]]
     assert changes == ([] if not told else [WON, FIRST] if rolled_back else [WON])
-    if told:  # not rolled back before anything was told
+    if told:  # unless the rollback came before any version was set
         assert settled(scene) == (("True", "RolledBack") if rolled_back else ("True", "HandedOver"))
     assert sum(event.kind == "handed over" for event in events) <= 1
     assert answers_at(scene) == ARMS[0]["endpoint"]
 
 
-def test_a_conflict_meanwhile_is_no_second_event(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_conflict_does_not_repeat_the_event(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     move(scene, "promoted")
     scene.cluster.roll_out("mtorl-incumbent")
     refused = refuse_once(scene, monkeypatch)

@@ -1,4 +1,4 @@
-"""The lease of the leader: taken where it is free, left where it is held, lost where it can't be renewed."""
+"""Leader lease: acquired if free, respected if held by another operator, lost if renewal fails."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ def kept(cluster: FakeCluster) -> dict[str, Any]:
     return spec
 
 
-def test_one_operator_leads_and_another_follows_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_operator_leads_when_the_leader_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster()
     first, second = of(cluster, "a_1"), of(cluster, "b_1")
     assert first._try() and not second._try() and second.leader == "a_1"
@@ -32,7 +32,7 @@ def test_one_operator_leads_and_another_follows_when_it_ends(monkeypatch: pytest
     assert second._try() and kept(cluster)["holderIdentity"] == "b_1"
     now = time.monotonic()
     assert not first._try()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 60)  # the second has died: nothing was renewed since
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)  # the second operator has died, so its lease expires
     assert first._try() and kept(cluster)["holderIdentity"] == "a_1"
 
 

@@ -1,4 +1,4 @@
-"""On a laptop the incumbent's model follows promotions and rollbacks, whatever becomes of the run."""
+"""Model servers on a laptop: the incumbent's model follows promotions and rollbacks, even if the run moves."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def run_with(folder: Path, **versions: str) -> Path:
 
 
 class Laptop:
-    """An experiment that `mtorl serve` serves, with its run."""
+    """An experiment, served by `mtorl serve`, with its run."""
 
     def __init__(self, folder: Path, name: str = "first-day", **changes: Any) -> None:
         self.run = run_with(folder / "runs" / "one", incumbent=OLD, challenger=WON)
@@ -52,13 +52,13 @@ class Laptop:
         self.do("50%")
 
     def served(self, run: Path) -> None:
-        """What `mtorl serve` writes at its start."""
+        """Writes the settings that `mtorl serve` writes when it starts."""
         self.folder.state.mkdir(exist_ok=True)
         settings = {"dataset": str(run / "artifacts" / "challenger" / "dataset.yaml"), "experiment": ""}
         (self.folder.state / "router.yaml").write_text(yaml.safe_dump(settings))
 
     def tonight(self) -> Path:
-        """Another run, made since, with two more models."""
+        """Creates a newer run with two more models."""
         return run_with(self.run.with_name("two"), incumbent="another", challenger=LATER)
 
     def do(self, to: Any) -> None:
@@ -94,23 +94,23 @@ def test_the_next_start_serves_what_was_promoted_as_the_incumbent(laptop: Laptop
     assert_says(laptop.settle()[0], messages.HANDED_OVER, after=WON, before=OLD)
     assert laptop.answers_at() == "incumbent:predict" and laptop.versions() == {"incumbent": WON, "challenger": WON}
     laptop.settle()
-    assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
+    assert laptop.happened() == ["50%", "promoted", "handed over"], "a second start must not hand over again"
 
 
-def test_it_stays_the_incumbent_beside_the_next_nights_models(laptop: Laptop) -> None:
+def test_the_promoted_model_stays_the_incumbent_in_the_next_nights_run(laptop: Laptop) -> None:
     laptop.do("promoted")
     tonight = laptop.tonight()
     laptop.settle(tonight)
-    assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}, "of the run that it was promoted in"
+    assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}, "promoted in the old run"
     shutil.rmtree(laptop.run)
     laptop.settle(tonight)
     assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
     laptop.do("rolled back")
     laptop.settle(tonight)
-    assert laptop.versions(tonight) == {"incumbent": OLD, "challenger": LATER}, "the previous incumbent, not tonight's"
+    assert laptop.versions(tonight) == {"incumbent": OLD, "challenger": LATER}, "the previous one, not tonight's"
 
 
-def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(laptop: Laptop) -> None:
+def test_a_missing_promoted_model_is_reported_and_not_replaced(laptop: Laptop) -> None:
     laptop.do("promoted")
     shutil.rmtree(laptop.run)
     tonight = laptop.tonight()
@@ -127,7 +127,7 @@ def test_a_rollback_restarts_the_running_models_once_and_a_promotion_does_not(la
     laptop.do("promoted")
     assert follow_rollbacks([laptop.folder], servers) is None and laptop.answers_at() == "challenger:predict"
     laptop.settle()
-    assert follow_rollbacks([laptop.folder], servers) is None and not restarts, "nothing was rolled back"
+    assert follow_rollbacks([laptop.folder], servers) is None and not restarts, "a promotion must not restart models"
     laptop.do("rolled back")
     for _ in range(3):
         assert follow_rollbacks([laptop.folder], servers) is None
@@ -138,25 +138,25 @@ NEEDS_NO_SERVER: list[Any] = ["baseline", [{"channel": "search"}]]
 
 
 def without_server(folder: Path, policy: Any, **changes: Any) -> Laptop:
-    """One whose incumbent is a policy of its own, as that of a first file."""
+    """Return a laptop whose incumbent is a built-in policy without a server, as in a first experiment file."""
     arms = [{"name": "incumbent", "weight": 0.5, "policy": policy}, {"name": "challenger", "weight": 0.5}]
     return Laptop(folder, arms=arms, **changes)
 
 
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
-def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy: Any) -> None:
+def test_a_promotion_over_a_policy_gets_an_incumbent_server(tmp_path: Path, policy: Any) -> None:
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
-    assert laptop.answers_at() == "challenger:predict", "at once"
+    assert laptop.answers_at() == "challenger:predict", "a promotion takes effect immediately"
     tonight = laptop.tonight()
     assert_says(laptop.settle(tonight)[0], messages.HANDED_OVER, after=WON, before=OLD)
     assert laptop.answers_at() == "incumbent:predict"
     assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
     laptop.settle(tonight)
-    assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
+    assert laptop.happened() == ["50%", "promoted", "handed over"], "a second start must not hand over again"
     laptop.do("rolled back")
     served = laptop.folder.last_in_force()
-    assert served is not None and served.arm("incumbent").policy is not None, "the previous incumbent"
+    assert served is not None and served.arm("incumbent").policy is not None, "a rollback restores the policy"
     assert follow_rollbacks([laptop.folder], LocalServers(tonight, laptop.folder.state, PORT)) is None
     assert laptop.versions(tonight)["incumbent"] == OLD
 
@@ -164,7 +164,7 @@ def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
 @pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
 def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Path, policy: Any, edited: str) -> None:
-    """Whenever people write the new salt, the refusal has the line to write, and with it `mtorl serve` goes on."""
+    """At any time of the edit, the refusal quotes the line to write, and `mtorl serve` starts once it is written."""
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
     tonight = laptop.tonight()
@@ -200,7 +200,7 @@ def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Pat
 
 
 @pytest.mark.parametrize("step", range(5))
-def test_killed_at_any_write_a_new_start_mends_it(laptop: Laptop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_recovers_from_a_crash(laptop: Laptop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     swap, left = files._swap, iter(range(step))
 
     def dying(temporary: Path, path: Path) -> None:
@@ -219,7 +219,7 @@ def test_killed_at_any_write_a_new_start_mends_it(laptop: Laptop, step: int, mon
     assert laptop.versions()["incumbent"] == OLD
 
 
-def test_other_servers_and_ports_are_not_its_own(laptop: Laptop) -> None:
+def test_urls_of_other_hosts_ports_and_models_have_no_local_server(laptop: Laptop) -> None:
     servers = LocalServers(laptop.run, laptop.folder.state, PORT)
     assert servers.name_at(f"http://localhost:{PORT}/v1/models/incumbent:predict") == "incumbent"
     for url in (
@@ -233,7 +233,7 @@ def test_other_servers_and_ports_are_not_its_own(laptop: Laptop) -> None:
 
 
 def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path) -> None:
-    """While another experiment compares with the previous one, which stays."""
+    """Another experiment still compares with the previous incumbent, so its model must keep its server."""
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder]
     one.do("promoted")
@@ -248,7 +248,7 @@ def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: P
 
 
 @pytest.mark.parametrize("changes", [{}, {"enabled": False}, {"ramp": None, "stage": "50%"}])
-def test_one_switched_off_or_moved_by_hand_compares_until_its_end(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_paused_or_manual_experiment_keeps_the_incumbent(tmp_path: Path, changes: dict[str, Any]) -> None:
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     two = Laptop(tmp_path, "two", layer_part=[0.5, 1])
     fields = {**yaml.safe_load(two.folder.file.read_text()), **changes}
@@ -264,7 +264,7 @@ def test_one_switched_off_or_moved_by_hand_compares_until_its_end(tmp_path: Path
         assert one.versions()["incumbent"] == WON
 
 
-def test_a_mark_that_was_edited_by_hand_is_known_from_the_history(laptop: Laptop) -> None:
+def test_a_corrupt_server_record_is_restored_from_the_history(laptop: Laptop) -> None:
     laptop.do("promoted")
     laptop.settle()
     (laptop.folder.state / "models" / "incumbent.json").write_text("rubbish")
@@ -274,7 +274,7 @@ def test_a_mark_that_was_edited_by_hand_is_known_from_the_history(laptop: Laptop
     assert laptop.versions()["incumbent"] == OLD
 
 
-def test_a_run_that_was_moved_with_its_state_is_the_one_of_before(tmp_path: Path) -> None:
+def test_a_run_that_was_moved_with_its_state_is_recognised(tmp_path: Path) -> None:
     laptop = Laptop(tmp_path / "runs" / "one")
     old = laptop.run
     laptop.do("promoted")
@@ -287,7 +287,7 @@ def test_a_run_that_was_moved_with_its_state_is_the_one_of_before(tmp_path: Path
     assert version_of(archives(run, moved.state)["incumbent.mar"]) == WON
 
 
-def test_no_rollback_waits_for_another_one_that_can_not_be_used(tmp_path: Path) -> None:
+def test_a_rollback_does_not_wait_for_an_unreadable_experiment(tmp_path: Path) -> None:
     one, two = Laptop(tmp_path, "one", layer_part=[0, 0.5]), Laptop(tmp_path, "two", layer_part=[0.5, 1])
     two.do("stopped")
     folders = [two.folder, one.folder]

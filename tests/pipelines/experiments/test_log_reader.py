@@ -1,4 +1,4 @@
-"""The process that reads the log for the operator."""
+"""Subprocess that reads the log for the operator: it exits when the operator is killed."""
 
 import subprocess
 import sys
@@ -21,15 +21,15 @@ if __name__ == "__main__":
 """
 
 
-def test_it_ends_with_an_operator_that_is_killed(tmp_path: Path) -> None:
+def test_the_log_reader_exits_when_the_operator_is_killed(tmp_path: Path) -> None:
     script, output = tmp_path / "killed.py", tmp_path / "output"
     script.write_text(OPERATOR)
-    with output.open("w") as out:  # no pipe: a process that is left behind would hold its end
+    with output.open("w") as out:  # a surviving subprocess would keep a pipe open
         subprocess.run(
             [sys.executable, str(script), str(tmp_path)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=out
         )
     reader = int(output.read_text())
     until = time.monotonic() + 10
     while Path(f"/proc/{reader}").exists() and " Z " not in Path(f"/proc/{reader}/stat").read_text():
-        assert time.monotonic() < until, "it is still there"
+        assert time.monotonic() < until, "the log reader outlived its operator"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The operator on a fake API server: what people ask for in a spec, what the ramp does, and death at any moment."""
+"""Operator on a fake API server: moves requested in a spec, steps of the ramp, and a crash at any request."""
 
 import contextlib
 import random
@@ -43,7 +43,7 @@ VERDICT = verdict(
 
 
 class Prompt(Operator):
-    """One whose model servers follow at once. In its process, a thread of its own sees to that."""
+    """An operator that settles the model servers at once, where the real one uses a separate thread."""
 
     def changed(self, name: str) -> None:
         super().changed(name)
@@ -51,7 +51,7 @@ class Prompt(Operator):
 
 
 class Scene:
-    """An operator, its cluster, its log and its clock."""
+    """An operator with its cluster, log and clock."""
 
     def __init__(self, **changes: Any) -> None:
         self.cluster = FakeCluster()
@@ -68,7 +68,7 @@ class Scene:
         self.restart()
 
     def restart(self) -> None:
-        """Another process."""
+        """Replaces the operator by a new process."""
         self.operator = Prompt(self.cluster, self, None, InferenceServices(self.cluster))  # type: ignore[arg-type]
         self.operator.leads = True
         self.operator._clock = lambda: self.now + self.put_forward
@@ -113,7 +113,7 @@ def begin(scene: Scene) -> None:
 
 
 def edit(scene: Scene, old: str, new: str) -> None:
-    """What somebody does to the ConfigMap by hand."""
+    """Edit the experiment's entry in the ConfigMap directly, as a person might."""
     data = scene.cluster.config_map["data"]
     assert old in data[f"{NAME}.yaml"]
     data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace(old, new)
@@ -138,7 +138,7 @@ def move(to: str, reason: str = "go", **more: Any) -> Step:
 
 
 def log(found: Findings | Exception) -> Step:
-    """From now on, a look at the log finds that."""
+    """Let each later read of the log return these findings or raise this error."""
 
     def look() -> Findings:
         if isinstance(found, Exception):
@@ -165,7 +165,7 @@ def by_hand(old: str, new: str) -> Step:
 
 
 def heard(version: str = "") -> Step:
-    """A router asks, and has that; empty: what is in force."""
+    """Let a router poll and report this version; the empty string stands for the active version."""
 
     def ask(scene: Scene) -> None:
         scene.operator.routers.record_poll("one", {NAME: version or scene.serving().version})
@@ -187,7 +187,7 @@ def apply(name: str, **fields: Any) -> Step:
 
 
 def replaced_from_a_file(scene: Scene) -> None:
-    """`kubectl replace`: it knows nothing of an operator."""
+    """Edit the ConfigMap as `kubectl replace` does, which drops the operator's annotations."""
     del scene.cluster.config_map["metadata"]["annotations"]
     edit(scene, "enabled: true", "enabled: false")
 
@@ -205,10 +205,11 @@ def broken_key(scene: Scene) -> None:
 
 
 def check(scene: Scene, expected: dict[str, Any]) -> None:
-    """Reasons of conditions by their type; `says`: what stands in one of their messages; `events`: kinds or targets.
+    """Compare the scene with the expected reasons of conditions, by condition type.
 
-    `on`: what routers read of each object, switched on or off; another object's name: why its spec is not in force.
-    Of a promotion, `at` is the arm whose server answers as the incumbent.
+    `says` is part of a condition's message; `events` are kinds or targets. `on` tells which experiments routers read as
+    switched on. Another object's name maps to the reason why its spec is not active. After a promotion, `at` is the arm
+    whose server answers as the incumbent.
     """
     status = scene.cluster.objects.get(NAME, {}).get("status", {})
     conditions = {one["type"]: one for one in status.get("conditions", ())}
@@ -249,14 +250,13 @@ def check(scene: Scene, expected: dict[str, Any]) -> None:
 
 
 def tell(scene: Scene, story: list[tuple[Step, dict[str, Any]]]) -> None:
-    """Each step, and what is true after it."""
     for act, expected in story:
         act(scene)
         check(scene, expected)
 
 
 def refusal(scene: Scene, name: str) -> dict[str, Any]:
-    """What is written of another object's spec."""
+    """Return the `Accepted` condition of another object's spec."""
     return next(one for one in scene.cluster.status(name)["conditions"] if one["type"] == "Accepted")
 
 
@@ -367,7 +367,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (reply("clicks are back"), {"enabled": True, "last": "resume"}),
         (heard(), {"InForce": "EveryRouter"}),
         (by_hand("enabled: true", "enabled: false"), {"enabled": False}),
-        (reply("clicks are back"), {"enabled": False}),  # said of the time before
+        (reply("clicks are back"), {"enabled": False}),  # a reply to the earlier message does not switch on
         (patch(enabled=False), {"enabled": False}),
         (patch(enabled=True), {"enabled": True}),
         (by_hand("alpha: 0.05", "alpha: 0.01"), {"alpha": 0.05}),
@@ -507,7 +507,7 @@ def test_from_draft_to_a_promotion_and_back(scene: Scene) -> None:
     ]  # fmt: skip
 
 
-def test_a_kill_has_the_reason_that_people_give_in_the_same_patch(scene: Scene) -> None:
+def test_a_kill_records_the_reason_given_in_the_same_patch(scene: Scene) -> None:
     def switch(enabled: bool, reason: str | None = None, **fields: Any) -> str:
         if reason is not None:
             scene.cluster.objects[NAME]["metadata"]["annotations"] = {"mtorl-kubeflow/reason": reason, "other": "x"}
@@ -519,11 +519,11 @@ def test_a_kill_has_the_reason_that_people_give_in_the_same_patch(scene: Scene) 
     for enabled, reason, expected in (
         (False, None, off),
         (True, " mended\n", "mended"),
-        (False, None, off),  # why it went on is not why it ends
+        (False, None, off),  # the reason of the resume is not the reason of this kill
         (True, None, on),
         (False, "clicks are gone", "clicks are gone"),
         (True, None, on),
-        (False, None, off),  # it still stands there
+        (False, None, off),  # the old reason is still in the object and must not be reused
         (True, "x" * 5_000, "x" * 1_000),
         (False, "  ", off),
         (True, None, on),
@@ -533,8 +533,8 @@ def test_a_kill_has_the_reason_that_people_give_in_the_same_patch(scene: Scene) 
     assert switch(False, "broken", alpha=7) == "broken" and not scene.serving().enabled
 
 
-def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
-    """As the page says it, and not of those alone that count in the verdict."""
+def test_spend_counts_all_decisions(scene: Scene) -> None:
+    """The page reports the spend of all decisions, not only of those that count in the verdict."""
     account = {"arm": "*", "channel": "*", "period": "total", "limit": 900.0, "reserved": 0.0}
     for campaigns, spend in ((["*"], "70.00"), (["hats", "shoes"], "140.00"), ([], "1135.53")):
         accounts: list[Any] = [{**account, "campaign": name, "spent": 70.0} for name in campaigns]
@@ -542,7 +542,7 @@ def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
         assert figures_of(VERDICT, accounts)["spend"] == spend
 
 
-def test_a_stage_begins_anew_and_stages_that_are_left_out_are_named(scene: Scene) -> None:
+def test_a_resumed_stage_restarts_and_skipped_stages_are_named(scene: Scene) -> None:
     scene.patch(move={"to": "50%", "reason": "go"})
     (said,) = (words for reason, words in scene.cluster.said if reason == "Stage50Percent")
     assert "shadow, 5%" in said
@@ -553,14 +553,14 @@ def test_a_stage_begins_anew_and_stages_that_are_left_out_are_named(scene: Scene
 
 
 def replied(scene: Scene, **annotations: str) -> None:
-    """Somebody patches the object as the condition says; in its spec nothing changes."""
+    """Patch the object's annotations as the condition's message instructs; the spec does not change."""
     scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
     scene.cluster.patch(NAME, enabled=True)
     scene.operator.watch()
 
 
-def test_a_kill_switch_by_hand_is_not_lost_between_two_writes(scene: Scene) -> None:
-    """Whenever the operator dies, and also where the ramp comes first."""
+def test_a_manual_kill_is_not_lost_between_two_writes(scene: Scene) -> None:
+    """Covers a crash at each of the next requests and a step of the ramp that comes first."""
     begin(scene)
     edit(scene, "enabled: true", "enabled: false")
     scene.operator._step(NAME, {})
@@ -576,8 +576,8 @@ def test_a_kill_switch_by_hand_is_not_lost_between_two_writes(scene: Scene) -> N
     assert not scene.serving().enabled and scene.status["enabled"] is False
 
 
-def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Scene) -> None:
-    """A slow thread, or an operator that was believed dead, comes back after the kill switch was pulled."""
+def test_a_stale_state_does_not_replace_a_newer_one(scene: Scene) -> None:
+    """A slow thread, or an operator that was taken for dead, writes after the kill switch was used."""
     begin(scene)
     old = ExperimentResource.read(scene.cluster, NAME)
     assert old is not None
@@ -591,7 +591,7 @@ def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Sc
 
 
 def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let the next write of the ConfigMap fail, since somebody else has written it; returns what was refused."""
+    """Let the next write of the ConfigMap fail with a conflict; returns the refused ConfigMaps."""
     put, refused = scene.cluster.apply_config_map, []
 
     def put_later(config_map: Any) -> Any:
@@ -604,8 +604,8 @@ def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return refused
 
 
-def test_what_has_happened_is_said_also_if_in_force_later(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody writes the ConfigMap between history and ConfigMap: the second try finds the event in the history."""
+def test_an_event_is_reported_even_if_it_takes_effect_later(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ConfigMap's write conflicts after the history's; the second try finds the event already in the history."""
     refused = refuse_once(scene, monkeypatch)
     begin(scene)
     assert refused and scene.serving().stage == "shadow"
@@ -618,8 +618,8 @@ def test_what_has_happened_is_said_also_if_in_force_later(scene: Scene, monkeypa
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_a_key_of_no_object_is_removed_or_switched_off(scene: Scene, enabled: str) -> None:
-    """Keys are those of objects: a copy by hand neither decides nor switches anything off."""
+def test_a_key_without_an_object_is_removed(scene: Scene, enabled: str) -> None:
+    """Only keys of existing objects count: a copied key neither serves traffic nor switches anything off."""
     begin(scene)
     data = scene.cluster.config_map["data"]
     data["a-copy.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", f"enabled: {enabled}")
@@ -642,7 +642,7 @@ def test_a_second_costs_two_requests_however_many_experiments_there_are(scene: S
     assert len(scene.served()) == 10 and scene.cluster.requests - before == 2
 
 
-def test_routers_say_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_routers_report_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, routers = [0.0], Routers()
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     assert routers.condition("spring", "a")[1:] == ("Unknown", messages.NO_ROUTER())
@@ -660,8 +660,8 @@ def test_routers_say_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(seed: int) -> None:
-    """People and the ramp act; the process dies before or after any request, and another one goes on."""
+def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
+    """People and the ramp act while the process crashes before or after random requests and restarts."""
     rng = random.Random(seed)
     scene = Scene()
     kills = 0
@@ -686,10 +686,10 @@ def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(
             scene.restart()
         scene.cluster.dies_before = scene.cluster.dies_after = None
         after = [event.line() for event in scene.events()]
-        assert after[: len(before)] == before, "the history only grows"
+        assert after[: len(before)] == before, "the history must only grow"
     assert kills >= 100
     asked = [event.reason for event in scene.events() if event.reason.startswith("at ")]
-    assert len(set(asked)) == len(asked), "what a person asks for once is done once"
+    assert len(set(asked)) == len(asked), "a request must not be carried out twice"
     scene.cluster.patch(NAME, alpha=0.05)
     scene.operator.changed(NAME)
     spec = {key: value for key, value in scene.cluster.objects[NAME]["spec"].items() if key != "move"}
@@ -697,8 +697,8 @@ def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(
     assert scene.serving() == in_force(definition, state_of(scene.events(), definition))
 
 
-def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way to undo a promotion: those of the salt in between said that nobody had decided anything."""
+def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoing a promotion restores the salt: figures of the salt in between, with few users, must not be shown."""
 
     def read(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]
@@ -723,7 +723,7 @@ def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, mo
 
 
 def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object has at most 1.5 MB: after thousands of events nothing can be added."""
+    """An object holds at most 1.5 MB, so after thousands of events the history can't grow."""
     begin(scene)
     written = scene.cluster.replace_status
 
@@ -738,11 +738,11 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
     assert not scene.serving().enabled and len(scene.events()) == 1
     monkeypatch.undo()
     scene.operator.watch()
-    assert not scene.serving().enabled and scene.events()[-1].kind == "kill", "what was not written is written later"
+    assert not scene.serving().enabled and scene.events()[-1].kind == "kill", "the missing event must be written later"
 
 
-def test_the_kill_switch_needs_nothing_that_can_be_read(scene: Scene) -> None:
-    """A key of its own in the ConfigMap switches off, even if the budget table is gone and the spec is invalid."""
+def test_the_kill_switch_needs_no_readable_spec(scene: Scene) -> None:
+    """A separate ConfigMap key switches off, even if the budget table is missing and the spec is invalid."""
     begin(scene)
     edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
     scene.patch(enabled=False, alpha=7)
@@ -753,7 +753,7 @@ def test_the_kill_switch_needs_nothing_that_can_be_read(scene: Scene) -> None:
     assert scene.serving().enabled and f"{NAME}.off" not in scene.cluster.config_map["data"]
 
 
-def test_the_key_by_hand_is_a_kill_switch_that_stays_on(scene: Scene) -> None:
+def test_a_manual_off_key_is_a_kill_switch_that_stays_on(scene: Scene) -> None:
     begin(scene)
     for content in ("by hand", ""):
         assert scene.serving().enabled
@@ -768,7 +768,7 @@ def test_the_key_by_hand_is_a_kill_switch_that_stays_on(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "start: 2026-02-30", "alpha: 7"])
-def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: str | None) -> None:
+def test_a_corrupted_config_map_is_repaired(scene: Scene, content: str | None) -> None:
     begin(scene)
     before = scene.serving()
     for off in (False, True):
@@ -781,7 +781,7 @@ def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: st
 
 
 def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: Scene) -> None:
-    """Reading a log takes minutes, and routers come and go: their condition is in the same object."""
+    """Reading a log takes minutes, while polls of routers change a condition in the same object."""
     begin(scene)
     looks = 0
 
@@ -798,7 +798,7 @@ def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: 
 
 
 @pytest.mark.parametrize("ends", ["draft", "stopped"])
-def test_what_is_over_does_not_take_the_place_of_what_came_after_it(scene: Scene, ends: str) -> None:
+def test_a_finished_experiment_does_not_replace_its_successor(scene: Scene, ends: str) -> None:
     begin(scene)
     scene.patch(move={"to": "stopped", "reason": "no"})
     moves = [] if ends == "draft" else [{"to": to, "reason": to} for to in ("50%", ends)]
@@ -809,7 +809,7 @@ def test_what_is_over_does_not_take_the_place_of_what_came_after_it(scene: Scene
     for _ in range(3):
         scene.operator.advance()
         scene.operator.watch()
-    assert scene.served() == ["next.yaml"] and scene.cluster.config_map == before, "nothing is written again and again"
+    assert scene.served() == ["next.yaml"] and scene.cluster.config_map == before, "the ConfigMap must not change"
     scene.cluster.delete("next")
     scene.operator.advance()
-    assert scene.served() == [f"{NAME}.yaml"], "and is in force again once that is gone"
+    assert scene.served() == [f"{NAME}.yaml"], "the older one is active again once its successor is deleted"

@@ -1,4 +1,4 @@
-"""What `mtorl experiment run` does between looks, and with what can't be read."""
+"""`mtorl experiment run`: its work between reads of the log, and its behaviour when a file can't be read."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ from tests.mtorl.experiment.experiments import FILE
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ExperimentFolder:
-    """An experiment at 50 %, with a router that has decided nothing yet."""
+    """Return an experiment at 50 % whose router has decided nothing yet."""
     stages = [{"stage": "50%", "hours": 0, "users": 10}]
     metrics = {"primary": "gain_per_decision", "outcome_hours": None}
     file = tmp_path / "first-day.yaml"
@@ -54,17 +54,17 @@ def edit(folder: ExperimentFolder, **fields: Any) -> None:
     folder.file.write_text(yaml.safe_dump({**yaml.safe_load(folder.file.read_text()), **fields}))
 
 
-def test_it_keeps_the_document_and_reports_what_is_new(folder: ExperimentFolder) -> None:
+def test_the_status_document_is_kept_and_only_news_is_reported(folder: ExperimentFolder) -> None:
     with running(folder) as (runner, said):
         assert not runner.advance() and not runner.advance()
         (view,) = runner.views
         assert view["phase"] == "50%" and said[0] == f"waits: {'; '.join(view['next']['waits'])}"
-        assert len(said) == 1, "a figure that has grown is no news"
+        assert len(said) == 1, "a larger figure alone must not be reported"
         act(folder, "move", by="person", reason="enough", at=time.time(), to="stopped")
         assert runner.advance() and runner.views[0]["phase"] == "stopped"
 
 
-def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_is_applied_while_the_log_is_read(folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     looking, done = threading.Event(), threading.Event()
 
     def step(*_: Any) -> Hold:
@@ -88,14 +88,14 @@ def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, mo
         thread.join()
 
 
-def test_a_kill_switch_in_a_file_with_a_fault_is_applied_and_reported(folder: ExperimentFolder) -> None:
+def test_a_kill_switch_in_an_invalid_file_is_applied_and_reported(folder: ExperimentFolder) -> None:
     with running(folder) as (runner, said):
         edit(folder, enabled=False, nonsense=3)
         assert not runner.advance() and not serving(folder).enabled
         assert said[-1].startswith("switched off") and "'nonsense'" in said[-1]
 
 
-def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolder) -> None:
+def test_a_brief_clock_jump_ends_nothing(folder: ExperimentFolder) -> None:
     now, looks = time.time(), 0
     edit(folder, planned_end=datetime.fromtimestamp(now + 30 * 86_400, UTC).isoformat())
     year = 365 * 86_400
@@ -107,8 +107,8 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolde
 
 
 @pytest.mark.parametrize("fault", ["the file", "the history", "the log", "no router", "a full disk"])
-def test_it_goes_on_once_a_fault_is_gone(fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing follows from a fault: not even that its planned end has come without a win."""
+def test_it_continues_after_a_fault(fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a fault lasts, nothing moves, even if the planned end has passed without a win."""
     edit(folder, planned_end="2026-01-01T00:00:00Z")
     whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()
     history = folder.history.read_bytes()
@@ -140,4 +140,4 @@ def test_it_goes_on_once_a_fault_is_gone(fault: str, folder: ExperimentFolder, m
         folder.file.write_text(whole)
         (folder.state / "router.yaml").write_text(router)
         rubbish.unlink(missing_ok=True)
-        assert runner.advance() and serving(folder).shares()["incumbent"] == 1.0, "its planned end has come"
+        assert runner.advance() and serving(folder).shares()["incumbent"] == 1.0, "the planned end has passed"

@@ -1,4 +1,4 @@
-"""What the operator answers over HTTP, while much else is asked of it."""
+"""The operator's HTTP answers under load and during faults."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ from tests.experiments import experiment
 from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
-READERS = 40  # more than a process has threads by default
+READERS = 40  # more than the default number of threads of a process
 
 
 def standing_by() -> Lease:
@@ -31,7 +31,7 @@ def standing_by() -> Lease:
 
 
 class SlowPages:
-    """An operator whose pages are being made until somebody lets them go."""
+    """An operator whose pages block until `done` is set."""
 
     def __init__(self) -> None:
         self.routers = Routers()
@@ -54,11 +54,11 @@ def served(operator: SlowPages, leads: bool) -> Iterator[tuple[_Site, str]]:
         yield site, url.rstrip("/")
 
 
-def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
+def test_routers_do_not_wait_for_page_views() -> None:
     operator = SlowPages()
     with served(operator, leads=True) as (_, url), ThreadPoolExecutor(READERS) as readers:
         pages = [readers.submit(httpx.get, url, timeout=60) for _ in range(READERS)]
-        time.sleep(0.5)  # all of them are being served
+        time.sleep(0.5)  # lets all requests reach the server
 
         def ask(version: str, **more: Any) -> httpx.Response:
             asked = {"router": "one", "has": {"spring": version}, **more}
@@ -68,12 +68,12 @@ def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
         assert answer.status_code == 200 and Experiment.from_yaml(answer.json()["spring.yaml"]) == SPRING
         assert ask(SPRING.version).status_code == 204 and ask("v0", has=1).status_code == 400
         assert operator.routers.condition("spring", SPRING.version).status == "True"
-        assert ask(SPRING.version, everything=True).json() == answer.json(), "it was told what it can't use"
+        assert ask(SPRING.version, everything=True).json() == answer.json(), "a router may request everything"
         operator.done.set()
         assert {page.result().status_code for page in pages} == {200}
 
 
-def test_a_fault_of_ours_is_not_said_to_be_the_api_servers() -> None:
+def test_an_internal_error_is_not_blamed_on_the_api_server() -> None:
     operator = SlowPages()
     for error, status in ((KeyError("arms"), 500), (ConnectionError(), 503)):
 
@@ -86,7 +86,7 @@ def test_a_fault_of_ours_is_not_said_to_be_the_api_servers() -> None:
             assert (answer.status_code, type(error).__name__ in answer.text) == (status, True)
 
 
-def test_one_that_stands_by_answers_routers_and_names_the_leader_to_people() -> None:
+def test_a_standby_answers_routers_and_names_the_leader_on_its_pages() -> None:
     operator = SlowPages()
     operator.done.set()
     with served(operator, leads=False) as (site, url):
@@ -102,4 +102,4 @@ def test_one_that_stands_by_answers_routers_and_names_the_leader_to_people() -> 
             assert shown.status_code == 503
             assert "port-forward pod/operator-b 8088:8080" in shown.text
         gauges = httpx.get(f"{url}/metrics").text
-        assert "mtorl_operator_leads 0.0" in gauges and "{" not in gauges, "each experiment is counted once"
+        assert "mtorl_operator_leads 0.0" in gauges and "{" not in gauges, "only the leader counts experiments"

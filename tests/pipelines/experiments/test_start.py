@@ -1,4 +1,4 @@
-"""The operator as a process: it follows what people write, and releases its lease when it is stopped."""
+"""The operator as a process: it follows experiment objects and releases its lease when it is stopped."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 """
 
 
-def test_it_follows_objects_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_the_process_follows_objects_and_exits_when_stopped(tmp_path: Path) -> None:
     SPEC.save(tmp_path / "dataset.yaml")
     (tmp_path / "process.py").write_text(PROCESS)
     command = [sys.executable, str(tmp_path / "process.py"), str(tmp_path / "dataset.yaml"), str(tmp_path / "lake")]

@@ -1,4 +1,4 @@
-"""Versions that this machine's servers and experiments use are needed."""
+"""Model versions in use: those that local servers and experiments need must not be deleted."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def laptop(tmp_path: Path) -> Laptop:
 
 
 def reads(laptop: Laptop) -> None:
-    """What `mtorl serve` writes at its start: what its router reads."""
+    """Write the router's settings as `mtorl serve` does when it starts."""
     state = laptop.folder.state
     (state / "experiments").mkdir()
     (state / "experiments" / laptop.folder.file.name).symlink_to(laptop.folder.in_force)
@@ -29,7 +29,7 @@ def reads(laptop: Laptop) -> None:
     (state / "router.yaml").write_text(yaml.safe_dump(settings))
 
 
-def test_what_serves_here_and_what_a_rollback_goes_back_to_is_needed(laptop: Laptop) -> None:
+def test_served_versions_and_the_target_of_a_rollback_are_needed(laptop: Laptop) -> None:
     registry = laptop.run / "registry"
     ref = version(registry, 1)
     uses = VersionsInUse(registry, state=laptop.folder.state)
@@ -44,7 +44,7 @@ def test_what_serves_here_and_what_a_rollback_goes_back_to_is_needed(laptop: Lap
     assert uses.sources == [f"the servers of {laptop.folder.state}"]
 
 
-def test_what_an_experiment_here_names_is_needed(laptop: Laptop) -> None:
+def test_versions_named_by_a_local_experiment_are_needed(laptop: Laptop) -> None:
     registry = laptop.run / "registry"
     version(registry, 1)
     reads(laptop)
@@ -54,11 +54,11 @@ def test_what_an_experiment_here_names_is_needed(laptop: Laptop) -> None:
     (reason,) = VersionsInUse(registry, state=laptop.folder.state).needs().reasons(find(registry, NEW))
     assert reason == f"the experiment {laptop.folder.file} names it (incumbent)"
     laptop.folder.file.write_text("name: []")
-    with pytest.raises(ValueError, match="name"):  # what it names is not known
+    with pytest.raises(ValueError, match="name"):  # the versions that the invalid file needs are unknown
         VersionsInUse(registry, state=laptop.folder.state).needs()
 
 
-def test_the_router_says_which_experiments_there_are(laptop: Laptop, tmp_path: Path) -> None:
+def test_the_routers_settings_determine_the_experiments(laptop: Laptop, tmp_path: Path) -> None:
     assert experiments_of(tmp_path / "nowhere") == []
     reads(laptop)
     (found,) = experiments_of(laptop.folder.state)

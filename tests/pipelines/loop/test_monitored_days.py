@@ -1,4 +1,4 @@
-"""A run's traffic as days of the monitor."""
+"""Traffic of a run, split into days for the monitor."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipelines.loop.monitored_days import date_records, figures_of
 from pipelines.loop.traffic import Traffic
 from tests.lakes import ids_in, upload
 
-START = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)  # midnight falls into the live traffic
+START = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)  # midnight falls within the live traffic
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -49,11 +49,11 @@ def test_live_users_come_on_one_day_and_shifted_users_on_each_day(tmp_path: Path
         live, shifted = name[0] == "live", name[0] == "shifted"
         assert (live | shifted).all() and live.sum() == 12 and shifted.sum() == 4
         days = found[live].groupby(name[2])["day"].unique().map(list).to_dict()
-        assert days == {"a": [1], "b": [0], "c": [1], "d": [0]}, "half of the users a day, with all that they did"
+        assert days == {"a": [1], "b": [0], "c": [1], "d": [0]}, "each day has half of the users, complete"
         assert (found["day"][shifted] == 2 + name[1][shifted].astype(int)).all()
 
 
-def test_figures_of_days_that_were_judged_and_of_days_that_were_not(tmp_path: Path) -> None:
+def test_figures_of_judged_and_unjudged_days(tmp_path: Path) -> None:
     page = folder_of(tmp_path / "monitor", FIRST_DAY) / "drift.html"
     page.parent.mkdir(parents=True)
     page.touch()
@@ -69,9 +69,9 @@ def test_figures_of_days_that_were_judged_and_of_days_that_were_not(tmp_path: Pa
     assert (found["word"], found["decisions"], found["users"], found["not_judged"]) == ("moved", 7, 3, None)
     assert found["columns"] == [{"column": "hour", "score": 2.0, "threshold": 0.1}]
     assert [(one["stream"], one["kind"]) for one in found["alarms"]] == [("context/hour", "drift")]
-    assert found["pages"] == [str(page.relative_to(tmp_path))], "of the day before the newest one"
+    assert found["pages"] == [str(page.relative_to(tmp_path))], "the page of the last complete day"
     why = NotJudged(reason="unreadable_log", text="no Parquet file")
     found = figures_of(tmp_path, State(checked=FIRST_DAY, groups={"context": Group(end=FIRST_DAY, not_judged=why)}))
     assert (found["word"], found["not_judged"], found["columns"]) == ("not judged", "no Parquet file", [])
-    found = figures_of(tmp_path, State(checked=FIRST_DAY))  # of a log whose first decision comes later
+    found = figures_of(tmp_path, State(checked=FIRST_DAY))  # before the first decision in the log
     assert (found["word"], found["alarms"]) == ("not judged", []) and found["not_judged"]

@@ -1,4 +1,4 @@
-"""What a replay's first decisions find in the online store: what training saw at the same touchpoints."""
+"""Online store at the start of a replay: it holds the values that training saw at the same touchpoints."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ def trained(tmp_path: Path) -> Trained:
     simulator.spec.save(log / DATASET_FILE)
     (log / INGEST_FILE).write_text('{"fingerprint": "none"}')
     build_training_data(log, tmp_path / "training", tmp_path / "windows")
-    without_sources(tmp_path / "training")  # or a part of the store may still be in its write-ahead log
+    without_sources(tmp_path / "training")  # also flushes the store's write-ahead log
     install(tmp_path / "training", tmp_path / "features")
     return Trained(LoopConfig(data="log.csv", rounds=3), tmp_path)
 
 
-def test_the_store_knows_what_precedes_the_replay_and_the_static_columns(trained: Trained) -> None:
+def test_the_store_holds_static_columns_and_all_touchpoints_before_the_replay(trained: Trained) -> None:
     audience, spec = Audience.of(trained), trained.spec
     fill_store(trained, audience)
     source = FeastSource(trained.folder / "features", AD_DECISION, spec)

@@ -1,4 +1,4 @@
-"""The experiment of a run goes through its stages by the steps of `mtorl experiment run`, and says how it went."""
+"""Ramp of a run's experiment: it moves through the stages as `mtorl experiment run` does, and reports each move."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def test_any_number_of_users_has_a_ramp_from_shadow_to_half(users: int, users_at
     assert all(1 <= step.users <= users and step.hours == 0 for step in made.stages)
 
 
-def test_a_small_stage_has_users_of_the_challenger() -> None:
+def test_a_small_stage_has_challenger_users() -> None:
     def of(users: int) -> list[str]:
         return [step["stage"] for step in ramp_for(users, users)["stages"]]
 
@@ -61,15 +61,15 @@ def said(token: str, reason: str = "as it is", **arm: Any) -> Evidence:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
-    """What the next looks find, one after the other."""
+    """Evidence that the next reads of the log return, in order."""
     found: list[Evidence] = []
     monkeypatch.setattr(ramp, "findings_or_error", lambda *_: Findings(evidence=found.pop(0)))
     yield found
-    assert not found, "each look was asked for"
+    assert not found, "some of the prepared evidence was never read"
 
 
 class Sent:
-    """A load driver and a stack in one, which write down what they are asked for."""
+    """A load driver and a stack in one, which record their calls."""
 
     def __init__(self, folder: Any) -> None:
         self.folder, self.stages, self.waits = folder, list[tuple[str, int]](), 0
@@ -100,7 +100,7 @@ def through(run: Path, turns: int = 5) -> tuple[Sent, RunRamp, Traffic]:
 
 
 def test_from_draft_to_promotion(run: Path, looks: list[Evidence]) -> None:
-    assert not Experiment.load(run / "serving" / "experiment.yaml").enabled  # a draft
+    assert not Experiment.load(run / "serving" / "experiment.yaml").enabled  # a draft serves nobody
     looks += [said("inconclusive"), said("inconclusive"), said("ship", "better")]
     sent, ended, traffic = through(run)
     assert sent.stages == [("shadow", 100), ("5%", 100), ("50%", 300)] and sent.waits == 3
@@ -119,13 +119,13 @@ def test_from_draft_to_promotion(run: Path, looks: list[Evidence]) -> None:
     assert served.arm("incumbent").model_digest == "ch" and served.shares()["incumbent"] == 1.0
 
 
-def test_a_stage_that_lacks_something_has_another_part_of_the_traffic(run: Path, looks: list[Evidence]) -> None:
+def test_a_stage_with_too_little_evidence_gets_more_traffic(run: Path, looks: list[Evidence]) -> None:
     looks += [said("inconclusive", fallback_ratio=0.5), said("inconclusive"), said("inconclusive"), said("ship")]
     sent, ended, _ = through(run)
     assert sent.stages == [("shadow", 100), ("shadow", 100), ("5%", 100), ("50%", 200)] and ended.phase == "promoted"
 
 
-def test_harm_ends_the_traffic(run: Path, looks: list[Evidence]) -> None:
+def test_harm_stops_the_traffic(run: Path, looks: list[Evidence]) -> None:
     looks += [said("inconclusive"), said("guardrail")]
     _, ended, traffic = through(run)
     assert ended.phase == "rolled back" and len(traffic.latencies) == 200 and ended.last_stage == "5%"
@@ -133,7 +133,7 @@ def test_harm_ends_the_traffic(run: Path, looks: list[Evidence]) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8070/decide", "http://models.example.com", None])
-def test_a_file_of_other_endpoints_says_how_to_go_on(run: Path, endpoint: str | None) -> None:
+def test_a_file_with_other_endpoints_is_refused_with_instructions(run: Path, endpoint: str | None) -> None:
     assert port_of_models(experiment_of(run)) == 23456
     file = run / "serving.yaml"
     content = yaml.safe_load(file.read_text())

@@ -1,4 +1,4 @@
-"""The whole loop, small: every room for real, and what the summary must hold."""
+"""The whole loop at small scale, with every real component, checked through its summary."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ def mtorl(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was killed while users came online."""
+    """A run that was killed while its users received decisions."""
     root = tmp_path_factory.mktemp("loop")
     command = [sys.executable, "-m", "cli.main", "run", "--root", str(root), "--users", "800", "--epochs", "2"]
     running = subprocess.Popen([*command, "--rounds", "3"], stderr=subprocess.PIPE, text=True)
@@ -48,7 +48,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(interrupted: Path) -> str:
-    """The digest of the interrupted run's model, which is what `mtorl serve` serves."""
+    """The digest of the interrupted run's model, which `mtorl serve` serves."""
     with served(interrupted):
         pass
     return load(interrupted / "artifacts" / "challenger").digest
@@ -56,24 +56,24 @@ def trained(interrupted: Path) -> str:
 
 @pytest.fixture(scope="module")
 def finished(interrupted: Path, trained: str) -> Path:
-    """The same run, gone on with."""
+    """The same run after it was resumed."""
     answer = mtorl("--resume", "--rounds", "3", root=interrupted.parent)
     assert answer.returncode == 0, answer.stderr + answer.stdout
     assert "report:" in answer.stdout and "train MTORL" not in answer.stderr
     return interrupted.parent / "latest"
 
 
-def test_a_run_that_was_killed_after_its_gate_is_served_and_finished_without_another_training(
+def test_a_run_killed_after_its_gate_is_served_and_finished_without_retraining(
     interrupted: Path, trained: str, finished: Path
 ) -> None:
     assert finished.resolve() == interrupted
     assert load(finished / "artifacts" / "challenger").digest == trained
     steps = json.loads((finished / "summary.json").read_text())["steps"]
-    assert steps["train-challenger"]["seconds"] > 0, "the time of before counts"
-    assert (next(finished.glob("interrupted-*")) / "serving" / "ledger.sqlite").exists(), "nothing served is lost"
+    assert steps["train-challenger"]["seconds"] > 0, "the time before the interruption counts"
+    assert (next(finished.glob("interrupted-*")) / "serving" / "ledger.sqlite").exists(), "interrupted files stay"
 
 
-def test_the_summary_holds_and_no_process_is_left(finished: Path) -> None:
+def test_the_summary_is_complete_and_no_process_is_left(finished: Path) -> None:
     assert check(finished / "summary.json") == []
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["dataset"] == "simulator" and summary["windows"] == summary["rows"]
@@ -87,7 +87,7 @@ def test_the_summary_holds_and_no_process_is_left(finished: Path) -> None:
 def test_the_experiment_went_through_its_stages(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert [move["to"] for move in summary["stages"]["moves"]] == ["shadow", "5%", "50%"]
-    assert summary["experiment"]["verdict"] == "inconclusive", "so few users say nothing"
+    assert summary["experiment"]["verdict"] == "inconclusive", "so few users can't give a verdict"
     assert summary["stages"]["waits"] == [LAST_STAGE(verdict=summary["experiment"]["reason"])]
     users_of_stages = summary["experiment"]["users_of_stages"]
     assert {stage: sum(arms.values()) for stage, arms in users_of_stages.items()} == {"5%": 156, "50%": 156}
@@ -105,7 +105,7 @@ def test_the_experiment_went_through_its_stages(finished: Path) -> None:
     assert stands.returncode == 0 and json.loads(stands.stdout)["phase"] == "50%"
 
 
-def test_the_ledger_equals_the_log_and_every_arm_spends_its_money(finished: Path) -> None:
+def test_the_ledger_equals_the_log_and_every_arm_spends(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     with DecisionLog.of(finished / "lake").opened("outcome") as db:
         spent = dict(
@@ -120,7 +120,7 @@ def test_the_ledger_equals_the_log_and_every_arm_spends_its_money(finished: Path
         assert budget["spent"] + budget["excess"] == pytest.approx(spent[arm], abs=1e-6)
 
 
-def test_the_pages_on_asking_for_decisions_are_true(finished: Path, tmp_path: Path) -> None:
+def test_the_pages_on_requesting_decisions_are_correct(finished: Path, tmp_path: Path) -> None:
     """Runs every command of docs/serving-by-hand.md and docs/api.md against `mtorl serve` of the finished run."""
     with served(finished) as router:
         first, second, outcome, mistake = _answers(ROOT / "docs" / "serving-by-hand.md", router, tmp_path)
@@ -140,7 +140,7 @@ def test_a_person_may_promote_after_the_run(finished: Path) -> None:
     promote = [sys.executable, "-m", "cli.main", "experiment", "move", str(file), "promoted"]
     assert subprocess.run(promote, capture_output=True).returncode == 0
     challenger = Experiment.load(file).arm("challenger").model_digest
-    with served(finished) as router:  # servers of another day
+    with served(finished) as router:  # as on a later day
         context = {"hour": 20, "device": "mobile", "placement": "feed"}
         asked = [{"user_id": f"u{n:06}", "campaign_id": "spring-sale", "context": context} for n in range(20)]
         body = json.dumps({"instances": asked}).encode()
@@ -153,7 +153,7 @@ def test_a_person_may_promote_after_the_run(finished: Path) -> None:
 
 @contextmanager
 def served(run: Path) -> Iterator[str]:
-    """The router's address, while `mtorl serve` runs."""
+    """Run `mtorl serve` for the duration of the block and yield the router's URL."""
     serve = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve", "--run", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
     )
@@ -169,7 +169,7 @@ def served(run: Path) -> Iterator[str]:
 
 
 def _answers(page: Path, router: str, folder: Path) -> list[str]:
-    """What the commands of a page print, one after the other."""
+    """Run the commands of a page and return the output of each."""
     script = "\nprintf '\\n--\\n'\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
     environment = {**os.environ, "ROUTER": router}
     ended = subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True)

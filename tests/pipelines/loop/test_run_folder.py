@@ -1,4 +1,4 @@
-"""What a run keeps of its finished stages, and when another one may go on with it."""
+"""Run folder: the results of finished stages, and the conditions for resuming a run."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +38,7 @@ def changes(config: LoopConfig, **asked: Any) -> str:
     return str(refused.value.args[0].values["changes"])
 
 
-def test_a_run_goes_on_with_its_settings(config: LoopConfig, run: Path) -> None:
+def test_a_run_resumes_with_its_settings(config: LoopConfig, run: Path) -> None:
     (config.root / "latest").symlink_to(run.name)
     assert to_resume(config.root, {}) == (run, config)
     assert to_resume(config.root, {"epochs": 2, "data": config.data}) == (run, config)
@@ -48,7 +48,7 @@ def test_a_run_goes_on_with_its_settings(config: LoopConfig, run: Path) -> None:
     assert outputs_of(run, "train") == {"steps": {}} and can_be_served(run)
 
 
-def test_the_command_goes_on_with_the_settings_of_the_run_unless_it_is_told_others(
+def test_the_command_resumes_with_the_settings_of_the_run_unless_overridden(
     config: LoopConfig, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_loop(settings: LoopConfig, on_step: Any, interrupted: Path) -> Path:
@@ -61,7 +61,7 @@ def test_the_command_goes_on_with_the_settings_of_the_run_unless_it_is_told_othe
     assert told.exit_code == 2 and "--epochs" in told.stderr
 
 
-def test_the_rehearsal_may_be_another_until_it_is_finished(config: LoopConfig, run: Path) -> None:
+def test_rehearsal_settings_may_change_until_it_is_finished(config: LoopConfig, run: Path) -> None:
     finish(run, "train", {})
     _, changed = to_resume(config.root, {"rounds": 2, "runtime": "predictor"})
     assert asdict(changed) == {**asdict(config), "rounds": 2, "runtime": "predictor"}
@@ -70,13 +70,13 @@ def test_the_rehearsal_may_be_another_until_it_is_finished(config: LoopConfig, r
 
 
 @pytest.mark.parametrize("changed", ["log.csv", "my.yaml"])
-def test_other_data_is_named(config: LoopConfig, run: Path, tmp_path: Path, changed: str) -> None:
+def test_a_run_of_other_data_is_refused_by_name(config: LoopConfig, run: Path, tmp_path: Path, changed: str) -> None:
     text = (tmp_path / changed).read_text()
     (tmp_path / changed).write_text(text.replace("user_id\n", "user_id\nu1\n", 1).replace("name: ", "name: x", 1))
     assert str(config.data) in changes(config)
 
 
-def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_path: Path) -> None:
+def test_no_run_to_resume_is_an_error(config: LoopConfig, run: Path, tmp_path: Path) -> None:
     finish(run, "report", {})
     with raises(InputError, messages.RUN_FINISHED, run=run):
         to_resume(config.root, {})
@@ -87,14 +87,14 @@ def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_p
         begin(new_run(config.root), config)
 
 
-def test_a_run_that_is_at_work_or_served_is_left_alone(run: Path) -> None:
+def test_a_run_in_progress_or_being_served_is_refused(run: Path) -> None:
     with at_work(run, shared=True), at_work(run, shared=True), pytest.raises(InputError, match="at work"), at_work(run):
         pass
     with at_work(run), pytest.raises(InputError, match="at work"), at_work(run, shared=True):
         pass
 
 
-def test_what_was_served_of_an_interrupted_rehearsal_is_kept(run: Path) -> None:
+def test_files_of_an_interrupted_rehearsal_are_kept(run: Path) -> None:
     for name in ("serving/spool", "lake", "features"):
         (run / name).mkdir(parents=True)
     for name in ("serving/spool/1.log", "lake/1.parquet", "serving.yaml", "features/online.db", "features/registry.db"):

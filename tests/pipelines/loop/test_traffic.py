@@ -1,4 +1,4 @@
-"""The load driver: what it tells the router, and when it tells the user's history."""
+"""Load driver: its requests to the router, and the time at which a touchpoint enters the user's history."""
 
 import asyncio
 from collections import Counter
@@ -22,13 +22,13 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Router:
-    """Answers every decision with an exposure; keeps what came, histories included, in the order of arrival."""
+    """A router that exposes at every decision and records requests and history changes in the order of arrival."""
 
     events: list[tuple[str, Any]] = field(default_factory=list)
     url: str = ""
     reports: int = 0
-    shown_before_the_first: int = 0  # report is answered; the first two are refused then
-    busy: int = 0  # so many decisions are sent away first
+    shown_before_the_first: int = 0  # exposures to wait for; the first two reports then fail
+    busy: int = 0  # number of decisions to refuse first
     retry_after: int = 0
     busy_with_outcomes: bool = False
 
@@ -67,7 +67,7 @@ def router() -> Iterator[Router]:
 
 
 class RecordingHistory(History):
-    """Writes down what it is told, and takes what it is told to take."""
+    """A history that records each change and accepts it only if `takes` is true."""
 
     def __init__(self, router: Router, takes: bool = True) -> None:
         self.router, self.takes = router, takes
@@ -85,7 +85,7 @@ class RecordingHistory(History):
 
 @dataclass
 class Clickers:
-    """Users who click on what costs 0.5, or see nothing at all."""
+    """Users who click if the decision costs 0.5. If `shows` is false, they see no ad."""
 
     opportunities: dict[str, int]
     shows: bool = True
@@ -123,7 +123,7 @@ def test_a_touchpoint_is_in_the_history_once_its_outcomes_are_reported(router: R
 
 
 @pytest.mark.parametrize(("busy", "refused"), [(4, 0), (5, 1)])
-def test_what_a_busy_router_refuses_five_times_is_counted_and_no_error(
+def test_a_decision_refused_five_times_is_counted_and_is_no_error(
     router: Router, busy: int, refused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
@@ -137,7 +137,7 @@ def test_what_a_busy_router_refuses_five_times_is_counted_and_no_error(
     traffic = send(Clickers({"u1": 1}, shows=False), router, RecordingHistory(router))
     assert traffic.errors == [] and traffic.refused == refused and traffic.done == 1
     assert [wait for wait in waits if wait >= 1] == [3, 6, 12, 24]
-    assert [name for name, _ in router.events] == ["decide"] * (1 - refused), "what was not shown leaves no trace"
+    assert [name for name, _ in router.events] == ["decide"] * (1 - refused), "refused decisions leave no trace"
     traffic.check(2)
     if refused:
         with pytest.raises(TrafficFailed):
@@ -152,7 +152,7 @@ def test_refused_outcomes_are_errors(router: Router) -> None:
     assert count == 2 and "429 from /v1/outcomes" in cause
 
 
-def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:
+def test_a_history_that_refuses_changes_is_an_error_of_the_run(router: Router) -> None:
     seen: list[int] = []
     history = RecordingHistory(router, takes=False)
     traffic = send(Clickers({"u1": 1}), router, history, lambda so_far: seen.append(len(so_far.errors)))
@@ -160,7 +160,7 @@ def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> 
     assert seen == [1]
 
 
-def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_it(router: Router) -> None:
+def test_outcomes_are_batched_and_a_failed_report_is_an_error_for_each_of_its_users(router: Router) -> None:
     router.shown_before_the_first = 12
     users = {f"u{i}": 1 for i in range(60)}
 
@@ -177,7 +177,7 @@ def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_
     ]
     assert [name for name, _ in reports[:3]] == ["refused", "refused", "outcomes"]
     refused = reports[0][1] | reports[1][1]
-    assert len(refused) >= 12, "whoever was in flight at first went with the first report, or together with the second"
+    assert len(refused) >= 12, "every user in flight must share one of the two failed reports"
     assert sum(len(of) for _, of in reports) == 60
     assert sorted(error.split(": ")[0] for error in traffic.errors) == sorted(refused)
     assert {of[0] for name, of in router.events if name == "write"} == set(users) - refused
@@ -196,7 +196,7 @@ def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None
 
 
 @given(st.lists(st.integers(0, 6), max_size=30), st.integers(0, 3))
-def test_parts_are_all_of_the_traffic_and_each_journey_is_in_order(numbers: list[int], before: int) -> None:
+def test_parts_cover_the_traffic_and_keep_each_journey_in_order(numbers: list[int], before: int) -> None:
     source = Clickers({f"u{n}": number for n, number in enumerate(numbers)})
     parts, turns = in_parts(source, before), in_order(source)
     sent = [at for part in parts for at in part]
@@ -207,10 +207,10 @@ def test_parts_are_all_of_the_traffic_and_each_journey_is_in_order(numbers: list
     long = [user for user, number in source.opportunities.items() if number > before]
     if long:
         assert parts[:before] == [[(turn, user) for user in long] for turn in range(before)]
-        assert {user for part in parts[before:] for _, user in part} == {user for _, user in turns}, "nobody is lost"
+        assert {user for part in parts[before:] for _, user in part} == {user for _, user in turns}, "a user is lost"
 
 
-def test_a_missing_number_is_null_and_no_broken_json(router: Router) -> None:
+def test_a_missing_number_is_sent_as_null(router: Router) -> None:
     class Forgetful(Clickers):
         def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
             found = super().opportunity(user_id, round_index)
@@ -221,7 +221,7 @@ def test_a_missing_number_is_null_and_no_broken_json(router: Router) -> None:
     assert router.events[0][1]["context"] == {"hour": None, "device": None, "slot": "top"}
 
 
-def test_traffic_of_which_too_much_failed_says_why() -> None:
+def test_traffic_with_too_many_failures_reports_the_reason() -> None:
     errors = [f"u{n}: RuntimeError: HTTP 503 from /v1: no room after {n}.5 s" for n in range(3)]
     traffic = Traffic(errors=[*errors, "u9: TimeoutError: "])
     traffic.check(400)

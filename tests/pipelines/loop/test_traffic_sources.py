@@ -1,4 +1,4 @@
-"""Replay of a real log: what counts, with which weight, and what the journey remembers."""
+"""Replay of a real log: which decisions count, their weights, and the history at each touchpoint."""
 
 from dataclasses import asdict
 
@@ -42,14 +42,14 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def traffic(log: pd.DataFrame) -> ReplayedTraffic:
-    """The whole journeys of two users, since they have fewer rounds than are asked for."""
+    """The complete journeys of two users, which are shorter than the nine rounds requested."""
     traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
     assert traffic.opportunities == {"u1": 4, "u3": 4} and before["user_id"].unique().tolist() == ["u2"]
     return traffic
 
 
 def journeys_of(lengths: list[int]) -> pd.DataFrame:
-    """A log in which `hour` counts the touchpoints of a user."""
+    """Build a log in which `hour` numbers a user's touchpoints."""
     rows = [
         {
             "user_id": f"u{user:02}",
@@ -76,7 +76,7 @@ def journeys_of(lengths: list[int]) -> pd.DataFrame:
     st.integers(1, 40),
     st.integers(0, 2**32 - 1),
 )
-def test_at_each_replayed_touchpoint_a_history_is_all_that_came_before_and_nothing_else(
+def test_the_history_at_each_replayed_touchpoint_is_exactly_what_precedes_it(
     lengths: list[int], asked: list[bool], rounds: int, seed: int
 ) -> None:
     log = journeys_of(lengths)
@@ -98,23 +98,23 @@ def test_at_each_replayed_touchpoint_a_history_is_all_that_came_before_and_nothi
 
 
 @given(st.integers(1, 60), st.floats(0.01, 1.0))
-def test_every_touchpoint_of_a_journey_is_as_likely_as_any_other(length: int, share: float) -> None:
+def test_every_touchpoint_of_a_journey_is_equally_likely(length: int, share: float) -> None:
     places = (np.arange(4000) + 0.5) / 4000
     step, place = np.meshgrid(np.arange(length), places)
     chosen = stretch_of_each(step, np.full(step.shape, length), share, place)
     assert chosen.mean(axis=0) == pytest.approx(np.full(length, share), abs=2 / 4000)
-    assert (np.abs(np.diff(chosen.astype(int), prepend=0, append=0)).sum(axis=1) <= 2).all()  # one stretch
+    assert (np.abs(np.diff(chosen.astype(int), prepend=0, append=0)).sum(axis=1) <= 2).all()  # contiguous
 
 
 @pytest.mark.parametrize(
     ("expose", "channel", "weight", "outcomes"),
     [
-        (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),  # a match counts with one over its propensity
-        (True, "a", 0.0, {"cancel": 0.0}),  # a mismatch does not count, and releases its reservation
+        (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),  # a match is weighted by one over its propensity
+        (True, "a", 0.0, {"cancel": 0.0}),  # a mismatch does not count and releases its reservation
         (False, "a", 1.0, {}),
     ],
 )
-def test_how_much_a_replayed_decision_counts(
+def test_weight_of_a_replayed_decision(
     traffic: ReplayedTraffic, expose: bool, channel: str, weight: float, outcomes: dict[str, float]
 ) -> None:
     response = traffic.respond("u1", 1, {"expose": expose, "channel": channel})
@@ -122,7 +122,7 @@ def test_how_much_a_replayed_decision_counts(
 
 
 @pytest.mark.parametrize("channel", ["a", "b"])
-def test_the_logged_touchpoint_happened_whatever_was_chosen(traffic: ReplayedTraffic, channel: str) -> None:
+def test_the_logged_touchpoint_enters_the_history_whatever_was_chosen(traffic: ReplayedTraffic, channel: str) -> None:
     assert traffic.respond("u3", 2, {"expose": True, "channel": channel}).touchpoint == Touchpoint(
         pd.Timestamp("2024-01-01 02:00", tz="UTC"),
         "a",
