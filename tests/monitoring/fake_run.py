@@ -1,4 +1,4 @@
-"""A run directory as the loop leaves it, made up, for the tests of the report."""
+"""An example run directory with the files that the loop leaves, for the tests of the report."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ ARMS = ("incumbent", "challenger")
 
 
 def write(run: Path) -> Path:
-    """Fill a run directory; returns it."""
+    """Fill a run directory and return it."""
     for folder in ("data", "artifacts/challenger", PAGE.parent):
         (run / folder).mkdir(parents=True)
     Simulator(SimulatorConfig(users=200)).log().to_parquet(run / "data" / "touchpoints.parquet", index=False)
@@ -26,7 +26,7 @@ def write(run: Path) -> Path:
 
 
 def summary() -> dict[str, Any]:
-    """summary.json of a run in which everything was measured."""
+    """Return the summary.json of a run in which everything was measured."""
     return {
         "dataset": "simulator",
         "source": "built-in simulator",

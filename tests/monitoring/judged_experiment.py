@@ -1,4 +1,4 @@
-"""The experiment that the tests of verdicts judge."""
+"""The experiment used by the tests of verdicts."""
 
 from typing import Any
 

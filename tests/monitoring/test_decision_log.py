@@ -1,4 +1,4 @@
-"""The decisions of a period: bounds, copies and withdrawn decisions, what the policy read."""
+"""Decisions of a period: bounds, duplicates, withdrawals, samples of users, and the models that decided."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
 
 def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str] = (), **columns: Any) -> DecisionLog:
-    """A decision for each context, of a user each if none are named, at `TIMES` if none are named."""
+    """Write one decision per context, by default each of a new user, at the times `TIMES`."""
     named = list(users)
     rows = [
         {"decision_id": f"d{i}", "user_id": named[i] if named else f"u{i}", "context": json.dumps(context)}
@@ -36,7 +36,7 @@ def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str]
 
 @pytest.fixture
 def log(tmp_path: Path) -> DecisionLog:
-    """Four decisions, a copy of the second, and a withdrawal of the fourth."""
+    """Four decisions, a duplicate of the second, and a withdrawal of the fourth."""
     contexts = [{"hour": hour, "device": None if hour == 2 else "tv"} for hour in range(4)]
     write(tmp_path, contexts)
     again = pd.DataFrame({"decision_id": ["d1", "d3"], "user_id": ["u1", "u3"], "withdrawn": [False, True]})
@@ -60,10 +60,10 @@ def test_a_period_includes_its_start_and_not_its_end(log: DecisionLog, period: P
     assert [f"u{hour}" for hour in hours] == context["user_id"].tolist()
     if hours:
         assert context["hour"].tolist() == hours
-        assert context["device"].isna().tolist() == [hour == 2 for hour in hours], "what is missing stays missing"
+        assert context["device"].isna().tolist() == [hour == 2 for hour in hours], "missing values stay missing"
 
 
-def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tmp_path: Path) -> None:
+def test_models_are_ordered_challenger_then_other_arms_then_shadow(tmp_path: Path) -> None:
     numbers = itertools.count()
 
     def newest(*rows: tuple[str, str | None], shadow: str | None = None) -> list[str]:
@@ -80,7 +80,7 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
 
     assert newest(("challenger", "old"), ("challenger", "new"), ("incumbent", "other")) == ["new", "old", "other"]
     assert newest(("challenger", "old"), ("challenger", None), ("incumbent", "other")) == ["old", "other"]
-    assert newest(("incumbent", "old"), ("incumbent", "new")) == ["new", "old"]  # the shadow stage
+    assert newest(("incumbent", "old"), ("incumbent", "new")) == ["new", "old"]  # as in the shadow stage
     assert newest(("challenger", None), ("incumbent", None)) == []
     rows = [("incumbent", "a"), ("incumbent", "b"), ("incumbent", "c"), ("challenger", "after the period")]
     assert newest(*rows) == ["c", "b", "a"]
@@ -88,21 +88,21 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
     assert newest(("incumbent", "old"), shadow="asked") == ["old", "asked"]
 
 
-def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> None:
+def test_a_large_period_is_read_as_a_sample_of_whole_users(tmp_path: Path) -> None:
     contexts = [{"hour": i // 400} for i in range(2000)]
     users = [f"u{i % 400}" for i in range(2000)]
     write(tmp_path, contexts[:100], users)
     log = write(tmp_path, contexts, users)
     sample, whole = log.sample("context", 500)
-    assert whole == (400, 2000), "each decision once"
+    assert whole == (400, 2000), "count each decision once"
     assert 300 < len(sample) < 700
-    assert set(sample.groupby("user_id").size()) == {5}, "all rows of a user"
+    assert set(sample.groupby("user_id").size()) == {5}, "sample whole users"
     later, _ = log.sample("context", 1000)
-    assert set(sample["user_id"]) < set(later["user_id"]), "the same users in every period"
+    assert set(sample["user_id"]) < set(later["user_id"]), "samples must be nested"
 
 
-def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
-    """A check comes every hour, and the log grows for weeks."""
+def test_only_the_files_of_the_period_are_read(tmp_path: Path) -> None:
+    """The log grows for weeks, so an hourly check must not read all of it."""
     lake = Lake.open(tmp_path)
     for day in range(1, 5):
         at = f"2025-03-0{day}T12:00:00+00:00"
@@ -118,15 +118,15 @@ def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
         DecisionLog.of(lake).sample("context", 1000)
 
 
-def test_one_id_for_many_visitors_is_not_the_whole_sample(tmp_path: Path) -> None:
+def test_one_user_id_shared_by_many_visitors_does_not_fill_the_sample(tmp_path: Path) -> None:
     users = [f"u{i // 5}" for i in range(1000)] + ["anonymous"] * 4000
     sample, whole = write(tmp_path, [{}] * 5000, users).sample("context", 5000)
-    assert whole == (201, 5000), "the period is as large as it is"
+    assert whole == (201, 5000), "the true size is reported"
     assert sample.groupby("user_id").size().to_dict() == {**{f"u{i}": 5 for i in range(200)}, "anonymous": 250}
 
 
 def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
-    """Else the column would seem to have lost its values for as long as a period lasts."""
+    """Otherwise the column would appear to have lost values for a whole period."""
     log = write(tmp_path, [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}])
     read, size = log.sample("context", 100)
     assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
@@ -141,13 +141,13 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:
-    """DuckDB's own error is none of the system's, and the folder is gone by the time that somebody reads it."""
+    """DuckDB's error carries no errno, and its temporary folder is deleted before anyone can look at it."""
     with pytest.raises(OSError, match=f"No space .*{tempfile.gettempdir()}"), log.opened():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 
 
-def test_an_upload_while_somebody_reads_adds_nothing_to_what_is_read(log: DecisionLog, tmp_path: Path) -> None:
-    """A look reads its log several times: the verdict and its lifts by segment are of the same decisions."""
+def test_an_upload_does_not_change_a_log_being_read(log: DecisionLog, tmp_path: Path) -> None:
+    """A report reads the log several times; the verdict and its lifts by segment need the same decisions."""
     assert log.records() == 4
     write(tmp_path, [{}] * 5)
     assert log.records() == 4 and DecisionLog.of(tmp_path).records() == 5

@@ -1,4 +1,4 @@
-"""What is kept of the runs of a pipeline, night after night, and what Prometheus hears of it."""
+"""Stored results of pipeline runs, and the metrics that Prometheus scrapes from them."""
 
 import errno
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mtorl-train") -> PipelineRun:
-    """A run ends; returns what is known of its pipeline now."""
+    """Record the end of a run; returns the stored state of its pipeline."""
     why = {"ingest": "no such file"} if state == "FAILED" else {}
     PipelineRun.ended(pipeline, state, why, "", at).write(runs)
     (known,) = [run for run in newest_runs(runs) if run.pipeline == pipeline]
@@ -24,7 +24,7 @@ def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mto
 
 
 def scrape(collector: RunsCollector) -> dict[tuple[str, str], float]:
-    """Name and pipeline of each sample."""
+    """Return sample values by metric name and pipeline."""
     registry = CollectorRegistry()
     registry.register(collector)
     families = text_string_to_metric_families(generate_latest(registry).decode())
@@ -38,7 +38,7 @@ def test_failures_are_counted_until_one_succeeds(tmp_path: Path) -> None:
     found = [end(tmp_path, START + n * DAY, state) for n, state in enumerate(states)]
     assert [run.failed_in_a_row for run in found] == [1, 2, 0, 1, 1, 2]
     assert [run.succeeded for run in found] == [None, None, *[START + 2 * DAY] * 4]
-    assert found[2].why == {} and found[4].why == {"ingest": "no such file"}, "nobody has mended it meanwhile"
+    assert found[2].why == {} and found[4].why == {"ingest": "no such file"}, "a cancelled run keeps the reason"
 
 
 def test_a_full_disk_keeps_a_failure_in_place_of_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,13 +64,13 @@ def full_disk(*_: Path) -> None:
 @pytest.mark.parametrize(
     ("hours", "usual"),
     [
-        ([24 * night for night in (*range(11), *range(14, 40))], DAY),  # with an outage of three days
+        ([24 * night for night in (*range(11), *range(14, 40))], DAY),  # with three nights missing
         ([24 * night for night in range(1, 60) if (START + night * DAY).weekday() < 5], 3 * DAY),
-        ([run / 3 for run in range(30)], None),  # somebody tries things out
+        ([run / 3 for run in range(30)], None),  # manual runs, no schedule
     ],
     ids=["nights", "no-weekends", "an-afternoon"],
 )
-def test_what_is_usual_takes_eleven_successes(hours: list[float], usual: timedelta | None, tmp_path: Path) -> None:
+def test_the_usual_interval_needs_eleven_successes(hours: list[float], usual: timedelta | None, tmp_path: Path) -> None:
     found = []
     for hour in hours:
         found.append(end(tmp_path, START + hour * HOUR))
@@ -81,9 +81,9 @@ def test_what_is_usual_takes_eleven_successes(hours: list[float], usual: timedel
     assert found[-1].succeeded == START + hours[-1] * HOUR and len(found[-1].successes) <= 11
 
 
-def test_what_prometheus_hears(tmp_path: Path) -> None:
+def test_metrics_of_pipeline_runs(tmp_path: Path) -> None:
     collector = RunsCollector(tmp_path / "runs")
-    assert scrape(collector) == {}, "nothing has run yet"
+    assert scrape(collector) == {}, "no run, no metrics"
     for night in range(11):
         end(tmp_path / "runs", START + night * DAY)
     end(tmp_path / "runs", START + 11 * DAY, "FAILED")
@@ -99,7 +99,7 @@ def test_what_prometheus_hears(tmp_path: Path) -> None:
         ("run_end_timestamp_seconds", "mtorl-retrain"): START.timestamp(),
     }
     end(tmp_path / "runs", START + 12 * DAY, "CANCELLED")
-    assert scrape(collector)["run_failed", "mtorl-train"] == 1.0, "none has succeeded since"
+    assert scrape(collector)["run_failed", "mtorl-train"] == 1.0, "no success since the failure"
     end(tmp_path / "runs", START + 13 * DAY)
     assert scrape(collector)["run_failed", "mtorl-train"] == 0.0
 
@@ -110,18 +110,18 @@ COMPLETE = '{"pipeline": "mtorl-train", "state": "COMPLETE", "at": "2026-01-01T0
 @pytest.mark.parametrize(
     "text", ["", "{", '{"pipeline": "mtorl-train"}', COMPLETE], ids=["empty", "half", "another", "no state of a run"]
 )
-def test_a_file_that_cannot_be_read_ends_no_alert(text: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_does_not_clear_an_alert(text: str, tmp_path: Path) -> None:
     collector = RunsCollector(tmp_path)
     end(tmp_path, START, "FAILED")
     known = scrape(collector)
     (tmp_path / "mtorl-train.json").write_text(text)
     assert scrape(collector) == known and scrape(RunsCollector(tmp_path)) == {}
     (tmp_path / "mtorl-train.json").unlink()
-    assert scrape(collector) == {}, "somebody does not need it any more"
+    assert scrape(collector) == {}, "a deleted file ends its series"
 
 
-def test_a_thousand_pipelines_do_not_make_a_thousand_series(tmp_path: Path) -> None:
+def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
     for n in range(MOST_PIPELINES + 10):
         end(tmp_path, START + n * HOUR, "FAILED", f"p{n:03}")
     shown = {pipeline for _, pipeline in scrape(RunsCollector(tmp_path))}
-    assert shown == {f"p{n:03}" for n in range(10, MOST_PIPELINES + 10)}, "those that ran last"
+    assert shown == {f"p{n:03}" for n in range(10, MOST_PIPELINES + 10)}, "keep the latest"

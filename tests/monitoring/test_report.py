@@ -1,4 +1,4 @@
-"""The run report: whole, self-contained, and safe for all names."""
+"""Run report: complete, self-contained, and safe for every name."""
 
 import json
 import re
@@ -15,7 +15,7 @@ CHARTS = ("lift", "budgets", "gate", "training", "channel-shares", "journey-leng
 
 
 def body(page: Path) -> str:
-    """The page without plotly.js and without the data of the charts."""
+    """Return the page without plotly.js and chart data."""
     return re.sub(r"<script.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
@@ -30,21 +30,21 @@ def change(run: Path, **sections: Any) -> None:
     path.write_text(json.dumps(summary | sections))
 
 
-def test_a_whole_run(run: Path) -> None:
+def test_the_report_of_a_complete_run(run: Path) -> None:
     page = render(run)
     text = body(page)
     assert page == run / "report.html"
     for section in SECTIONS:
         assert f'<section id="{section}">' in text
     assert sorted(re.findall(r'id="chart-([\w-]+)"', text)) == sorted(CHARTS)
-    assert "+0.0236" in text, "the true lift"
-    assert text.count(f'<a href="{fake_run.PAGE}">') == 1, "Evidently's page of the shifted days"
+    assert "+0.0236" in text, "true lift is missing"
+    assert text.count(f'<a href="{fake_run.PAGE}">') == 1, "link to Evidently's page of the shifted days"
     assert "0 / 3" in text and text.count('<td class="words alarm">moved</td>') == 3
-    assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "nothing is loaded from outside"
-    assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inlined once"
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "nothing may be loaded"
+    assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inline it once"
 
 
-def test_the_history_of_its_stages(tmp_path: Path) -> None:
+def test_the_report_shows_the_history_of_stages(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     row = re.search(r"<tr><td>50%</td>.*", text := body(render(run)))
     cells = ["50%", "2026-11-28 10:00:00", "the ramp", "&lt;b&gt;fine&lt;/b&gt;"]
@@ -56,7 +56,7 @@ def test_the_history_of_its_stages(tmp_path: Path) -> None:
     assert "After the promotion, 99 of 100 decisions" in body(render(run))
 
 
-def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     evil = "</script><script>alert(1)</script>"
     summary = json.loads((run / "summary.json").read_text())

@@ -16,7 +16,7 @@ BEGIN = pd.Timestamp("2025-03-01", tz="UTC")
 
 
 class Log:
-    """A decision a minute from `BEGIN` on, and outcomes at the time of the newest decision."""
+    """Records of one decision a minute from `BEGIN`, and of outcomes at the time of the newest decision."""
 
     def __init__(self) -> None:
         self.decisions: list[dict[str, Any]] = []
@@ -46,7 +46,7 @@ class Log:
         self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value, **other})
 
     def write(self, folder: Path) -> DecisionLog:
-        """Write a lake anew."""
+        """Write the records to an empty lake."""
         shutil.rmtree(folder / "arrived", ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         return DecisionLog.of(self.add_to(folder))
@@ -57,11 +57,11 @@ class Log:
 
 
 def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:
-    """Write one exposure for each context, by turns to both arms; every fourth user of the challenger clicks.
+    """Write one exposure per context, alternating between two arms; every fourth user of the challenger clicks.
 
     Args:
-        times: Of the decisions, in place of a minute each.
-        same: Fields of all decisions.
+        times: Times of the decisions; by default one a minute.
+        same: Fields set in all decisions.
     """
     log = Log()
     for number, context in enumerate(contexts):

@@ -1,4 +1,4 @@
-"""Experiments in every state that people meet, made up, for the tests of what is shown."""
+"""Example experiments in every state a user can meet, for the tests of pages and gauges."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,7 @@ TOO_FEW = messages.TOO_FEW_USERS(needed=100, challenger="challenger", users=12, 
 
 
 def made(**changes: Any) -> Experiment:
-    """An experiment with everything in it."""
+    """Return an experiment that sets every field."""
     fields = {
         "name": "mtorl-vs-rules",
         "arms": [
@@ -70,7 +70,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Events at hours since the start: (hours, phase or kill or resume, what else)."""
+    """Build events from (hours since the start, phase or `kill` or `resume`, other fields)."""
     events: list[Event] = []
     for hours, what, more in steps:
         kind: Any = what if what in ("kill", "resume") else "move"
@@ -83,7 +83,7 @@ def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -
 def verdict(
     token: str, reason: str, arms: dict[str, int], lift: float, stage: str = "50%", **changes: Any
 ) -> dict[str, Any]:
-    """What `verdict_from_log` gives; the first challenger decides."""
+    """Return a document as `verdict_from_log` does; the first challenger decides."""
     total = sum(arms.values())
     challengers = [name for name in arms if name != INCUMBENT]
     moved = MOVED if min(arms.values()) > 2 * MOVED else 0
@@ -192,7 +192,7 @@ def view(
     users: dict[str, int] | None = None,
     **known: Any,
 ) -> View:
-    """The document, that many hours after the start."""
+    """Return the document as of `hours` after the start."""
     serving = in_force(experiment, state_of(events, experiment))
     if found is not None and "evidence" not in known:
         reason = Message(found["reason"], found["code"], found["values"])
@@ -219,7 +219,7 @@ _WAY: tuple[tuple[float, str, dict[str, Any]], ...] = (
 
 
 def on_the_way(experiment: Experiment, stages: int, *more: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """The history of an experiment that has come to so many stages, and what happened then."""
+    """Return the history of an experiment that has reached the given number of stages, plus later events."""
     return history(experiment, *_WAY[:stages], *more)
 
 
@@ -239,7 +239,7 @@ def shadow() -> View:
 
 
 def early(name: str = "mtorl-vs-rules", hours: float = 96, users: tuple[int, int] = (1893, 101), **known: Any) -> View:
-    """At 5 %, before anything can be said."""
+    """At 5 %, too early for a verdict."""
     experiment, of_arms = made(name=name), users_of(users[0], challenger=users[1])
     reason = messages.TOO_EARLY(hours=96, needed=168)
     found = verdict("inconclusive", reason, of_arms, 0.012, "5%")
@@ -299,7 +299,7 @@ def late() -> View:
 
 
 def skipped() -> View:
-    """A person went from 1 % to 50 %."""
+    """A person moved the experiment from 1 % to 50 %."""
     experiment, users = made(name="in-a-hurry"), users_of(893, challenger=901)
     jump = (30, "50%", {"by": "person", "reason": "the campaign ends on Friday"})
     found = verdict("inconclusive", TOO_FEW, users, 0.01)

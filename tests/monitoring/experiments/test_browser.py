@@ -1,6 +1,6 @@
-"""The page as a browser shows it: nothing is loaded, nothing overflows a phone, all of it can be read and reached.
+"""Experiments page in a browser: loads nothing external, fits a phone, is readable and reachable by keyboard.
 
-Debian's Chromium, by Playwright. Without it these tests fail: a page that nobody looked at is not tested.
+Runs Debian's Chromium through Playwright. Without a browser these tests fail rather than skip.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 LEAST_CONTRAST, OF_LARGE_TEXT = 4.5, 3.0  # WCAG 2.2, level AA
 
-# Of each text that is seen, its contrast with what is painted behind it; the least first.
+# Contrast of each visible text with the background painted behind it, lowest first.
 CONTRASTS = """() => {
   const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
   const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
@@ -52,7 +52,7 @@ CONTRASTS = """() => {
   }
   return found.sort((x, y) => x.contrast - y.contrast);
 }"""
-# Names of what has none: a part that can be reached, or a picture.
+# Focusable elements and images without an accessible name.
 NAMELESS = """() => [...document.querySelectorAll("a, summary, [tabindex], [role=img], section, article, table")]
   .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim()))
   .map((e) => e.outerHTML.slice(0, 80))"""
@@ -82,7 +82,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Opened:
-    """A page in a tab of its own, and what it complained about or asked for."""
+    """A page in its own tab, with its console errors and network requests."""
 
     def __init__(self, browser: Any, url: str, viewport: dict[str, int], scheme: str = "light") -> None:
         self.complaints: list[str] = []
@@ -106,7 +106,7 @@ STATES = [*made.STATES, "all"]
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("state", STATES)
-def test_it_fits_a_phone_loads_nothing_and_can_be_read(state: str, scheme: str, browser: Any, pages: Path) -> None:
+def test_it_fits_a_phone_loads_nothing_and_is_readable(state: str, scheme: str, browser: Any, pages: Path) -> None:
     url = (pages / f"{state}.html").as_uri()
     with Opened(browser, url, PHONE, scheme) as opened:
         opened.tab.evaluate("document.querySelectorAll('details').forEach((part) => part.open = true)")
@@ -114,7 +114,7 @@ def test_it_fits_a_phone_loads_nothing_and_can_be_read(state: str, scheme: str, 
         assert [address for address in opened.requests if not address.startswith(("data:", "file:"))] == []
         assert opened.requests[0] == url
         wide = opened.tab.evaluate("document.documentElement.scrollWidth")
-        assert wide == PHONE["width"], f"{wide - PHONE['width']} pixels beyond the screen"
+        assert wide == PHONE["width"], f"{wide - PHONE['width']} pixels wider than the screen"
         texts = opened.tab.evaluate(CONTRASTS)
         assert len(texts) > 30
         faint = [text for text in texts if text["contrast"] < (OF_LARGE_TEXT if text["large"] else LEAST_CONTRAST)]
@@ -127,7 +127,7 @@ def test_it_fits_a_desktop(state: str, browser: Any, pages: Path) -> None:
     with Opened(browser, (pages / f"{state}.html").as_uri(), DESKTOP) as opened:
         assert opened.complaints == []
         assert opened.tab.evaluate("document.documentElement.scrollWidth") == DESKTOP["width"]
-        # The steps lie side by side, and the one it is at is marked for who can't see it, too.
+        # The steps lie side by side, and the current one is marked for screen readers.
         tops = opened.tab.evaluate(
             "[...document.querySelector('.steps').children].map((step) => step.getBoundingClientRect().top)"
         )
@@ -135,7 +135,7 @@ def test_it_fits_a_desktop(state: str, browser: Any, pages: Path) -> None:
         assert opened.tab.locator("[aria-current=step]").first.inner_text().startswith("50%" if state == "win" else "d")
 
 
-def test_dark_and_light_are_two_pages(browser: Any, pages: Path) -> None:
+def test_dark_and_light_schemes_differ(browser: Any, pages: Path) -> None:
     colours = set()
     for scheme in ("light", "dark"):
         with Opened(browser, (pages / "win.html").as_uri(), DESKTOP, scheme) as opened:
@@ -143,7 +143,7 @@ def test_dark_and_light_are_two_pages(browser: Any, pages: Path) -> None:
     assert len(colours) == 2
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, pages: Path) -> None:
+def test_the_keyboard_reaches_everything_with_visible_focus(browser: Any, pages: Path) -> None:
     with Opened(browser, (pages / "all.html").as_uri(), PHONE) as opened:
         tab = opened.tab
         tab.keyboard.press("Tab")
@@ -165,7 +165,7 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, pag
         assert reached == tab.locator("summary").count() == tab.locator("details[open]").count() > 1
 
 
-def test_a_served_page_follows_what_is_found_and_keeps_what_is_open(browser: Any) -> None:
+def test_a_served_page_updates_and_keeps_open_sections_open(browser: Any) -> None:
     from playwright.sync_api import expect
 
     views = [made.early()]

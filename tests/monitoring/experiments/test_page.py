@@ -1,4 +1,4 @@
-"""The page of experiments: whole, self-contained, and safe whatever people have typed."""
+"""Experiments page: complete, self-contained, and safe against any user input."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ from tests.monitoring.experiments import made_views as made
 
 
 class Tags(HTMLParser):
-    """Tags and attributes of a page, and whether every tag is closed in order."""
+    """Collects tags and attributes of a page and asserts that tags close in order."""
 
     VOID = frozenset({"meta", "link", "br", "line", "path"})
 
@@ -36,7 +36,7 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("state", made.STATES)
-def test_every_state_gives_a_page_that_stands_alone(state: str) -> None:
+def test_every_state_gives_a_self_contained_page(state: str) -> None:
     view = made.STATES[state]()
     text = page([view])
     parsed = Tags(text)
@@ -51,8 +51,8 @@ def test_every_state_gives_a_page_that_stands_alone(state: str) -> None:
 
 
 @pytest.mark.parametrize(("part", "outside"), [([0.0, 0.25], True), ([0.0, 1.0], False)])
-def test_money_of_users_outside_is_called_that(part: list[float], outside: bool) -> None:
-    """With a part of the layer, the arms have that part of the amount: nobody may take all of it for theirs."""
+def test_money_of_users_outside_the_experiment_is_labelled(part: list[float], outside: bool) -> None:
+    """With only a part of the layer, the arms get only that part of the amount, and the page must say so."""
     users = {INCUMBENT: 500, "challenger": 500}
     experiment = made.made(layer_part=part)
     events = made.history(experiment, (0, "50%", {"by": "person"}))
@@ -61,7 +61,7 @@ def test_money_of_users_outside_is_called_that(part: list[float], outside: bool)
         assert (words in text) == outside
 
 
-def test_all_experiments_are_on_one_page_with_a_list_of_them() -> None:
+def test_all_experiments_share_one_page_with_an_index() -> None:
     views = [state() for state in made.STATES.values()]
     parsed = Tags(page(views))
     linked = [own["href"] for tag, own in parsed.tags if tag == "a"]
@@ -70,7 +70,7 @@ def test_all_experiments_are_on_one_page_with_a_list_of_them() -> None:
     Tags(page([]))
 
 
-def test_what_people_typed_stays_text() -> None:
+def test_user_input_is_escaped() -> None:
     bad = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
     arm_name = f"c{bad}".replace("/", "")
     arms = [{"name": INCUMBENT, "weight": 0.5, "policy": "baseline"},
@@ -97,7 +97,7 @@ def test_what_people_typed_stays_text() -> None:
             assert "<script>alert" not in text and "&lt;script&gt;" in text
 
 
-def test_a_served_page_asks_for_itself_with_the_one_script_it_allows() -> None:
+def test_a_served_page_reloads_itself_with_its_only_allowed_script() -> None:
     text = page([made.win()], refresh=7)
     assert "setInterval(refresh, 1000 * 7)" in text and text.count("<script>") == 1
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
@@ -105,14 +105,14 @@ def test_a_served_page_asks_for_itself_with_the_one_script_it_allows() -> None:
     assert "script-src" not in page([made.win()])
 
 
-def test_what_is_void_is_crossed_out() -> None:
+def test_a_void_verdict_is_crossed_out() -> None:
     assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in page([made.win()])
 
 
-def test_the_effect_at_each_move_is_that_of_the_history() -> None:
+def test_the_effect_at_each_move_comes_from_the_history() -> None:
     rows = re.findall(r'<th scope="row">(when it moved to [^,<]+|now)', page([made.win()]))
     assert rows == ["when it moved to 5%", "when it moved to 50%", "now"]
-    assert "when it moved to" not in page([made.three_arms()]), "it was another challenger's"
+    assert "when it moved to" not in page([made.three_arms()]), "that was another challenger"
 
 
 def test_an_interval_is_placed_on_its_line() -> None:

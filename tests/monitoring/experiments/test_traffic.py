@@ -1,4 +1,4 @@
-"""Channels and money of the arms, as the log has them."""
+"""Channels, money and newest decision of an experiment's arms, as read from the log."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -40,7 +40,7 @@ def test_channels_of_each_arm(tmp_path: Path) -> None:
         decided("a", "incumbent"),
         decided("b", "incumbent", 1, expose=False),
         decided("c", "challenger", 2, channel="video"),
-        decided("c", "challenger", 2, channel="video"),  # a copy
+        decided("c", "challenger", 2, channel="video"),  # a duplicate record
         decided("d", "challenger", 3, fallback_reason="model_error"),
         decided("e", "challenger", 4, withdrawn=True),
         decided("f", "challenger", 5, salt="before"),
@@ -58,7 +58,7 @@ def test_channels_of_each_arm(tmp_path: Path) -> None:
     assert traffic_in(DecisionLog.of(tmp_path / "nothing"), made()) is None
 
 
-def test_in_the_shadow_it_is_what_challengers_would_choose(tmp_path: Path) -> None:
+def test_in_the_shadow_traffic_shows_the_challengers_choices(tmp_path: Path) -> None:
     own: dict[str, Any] = {"stage": "shadow", "assignment_probability": 1.0}
     decisions = [decided(f"d{n}", "incumbent", n, **own) for n in range(3)]
     shadows = [{**shadow("d0", channel="video", expose=True), "experiment": "first"},
@@ -71,7 +71,7 @@ def test_in_the_shadow_it_is_what_challengers_would_choose(tmp_path: Path) -> No
     }  # fmt: skip
 
 
-def test_money_is_against_the_account_that_it_was_taken_from(tmp_path: Path) -> None:
+def test_spend_is_compared_with_the_account_it_was_taken_from(tmp_path: Path) -> None:
     budgets = [
         {"campaign": "*", "channel": "*", "amount": 100.0},
         {"campaign": "spring", "channel": "video", "amount": 10.0, "period": "day"},
@@ -110,14 +110,14 @@ def newest_in(log: DecisionLog, experiment: Experiment, now: float) -> Newest | 
         (range(0, 120), 139, ("20 minutes", "2026-01-01 13:59", "1 minute")),
         (range(0, 1200, 60), 1230, None),
         (range(0, 1200, 60), 1262, ("2 hours", "2026-01-02 07:00", "60 minutes")),
-        ([*range(0, 60), *range(600, 660)], 900, None),  # its night
-        # an old outage does not count
+        ([*range(0, 60), *range(600, 660)], 900, None),  # as quiet as its usual night
+        # an outage long ago does not raise the usual interval
         ([0, *range(2 * _DAY, 10 * _DAY, 30)], 10 * _DAY + 40, ("70 minutes", "2026-01-11 11:30", "30 minutes")),
         ([0], 10, None),
         ([0], 30, ("30 minutes", "2026-01-01 12:00", "unknown")),
     ],
 )  # fmt: skip
-def test_long_is_twice_what_it_ever_was(tmp_path: Path, minutes: Iterable[float], now: float, said: Any) -> None:
+def test_silence_is_twice_the_longest_gap(tmp_path: Path, minutes: Iterable[float], now: float, said: Any) -> None:
     decisions = [decided(f"d{n}", "incumbent", minute) for n, minute in enumerate(minutes)]
     found = newest_in(DecisionLog.of(write(tmp_path, decisions)), made(), START.timestamp() + 60 * now)
     assert found is not None
@@ -127,13 +127,13 @@ def test_long_is_twice_what_it_ever_was(tmp_path: Path, minutes: Iterable[float]
     assert found["silence"] == (SILENT(**named) if said else None)
 
 
-def test_whatever_it_decided_counts_and_no_other_experiment(tmp_path: Path) -> None:
+def test_every_decision_of_the_experiment_counts_and_no_other(tmp_path: Path) -> None:
     decisions = [
         decided("a", "incumbent"),
-        decided("b", "incumbent", 3, assignment_probability=1.0, stage="off"),  # behind the kill switch
+        decided("b", "incumbent", 3, assignment_probability=1.0, stage="off"),  # with the kill switch on
         decided("c", "challenger", 4, salt="before"),
         decided("d", "challenger", 5, experiment="second"),
-        decided("e", "challenger", 60),  # of a clock that is ahead
+        decided("e", "challenger", 60),  # from a clock that is ahead
     ]
     log = DecisionLog.of(write(tmp_path, decisions))
     now = START.timestamp() + 6 * 60
@@ -143,7 +143,7 @@ def test_whatever_it_decided_counts_and_no_other_experiment(tmp_path: Path) -> N
     assert newest_in(DecisionLog.of(tmp_path / "nothing"), made(), now) is None
 
 
-def test_a_time_is_in_the_largest_unit_of_which_it_has_two() -> None:
+def test_a_duration_uses_the_largest_unit_that_fits_twice() -> None:
     said = {20.0: "20 seconds", 60.0: "1 minute", 90.0: "90 seconds", 150.0: "2 minutes", 5_400.0: "90 minutes",
             9_000.0: "2 hours", 90_000.0: "25 hours", 400_000.0: "5 days"}  # fmt: skip
     assert {seconds: duration(seconds) for seconds in said} == said

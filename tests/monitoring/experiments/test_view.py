@@ -1,4 +1,4 @@
-"""The document of an experiment: what to do, where it stands, what comes next, and that it is plain JSON."""
+"""Document of an experiment: advice, current state and next step, as plain JSON."""
 
 import json
 from typing import Any, get_type_hints
@@ -35,7 +35,7 @@ from tests.monitoring.experiments import made_views as made
         ("promoted", "nothing", "fine", ""),
     ],
 )
-def test_it_says_what_to_do(state: str, action: str, condition: str, code: str) -> None:
+def test_the_advice_of_each_state(state: str, action: str, condition: str, code: str) -> None:
     view = made.STATES[state]()
     said = view["advice"]
     assert (said["action"], said["condition"], said["code"]) == (action, condition, code)
@@ -47,15 +47,15 @@ def test_it_says_what_to_do(state: str, action: str, condition: str, code: str) 
     ("spent", "hours", "code", "values"),
     [
         (969.22, 0.5, messages.MONEY_LOW.code, {"left": pytest.approx(30.78), "limit": 1_000.0}),
-        (600.0, 0.5, None, {}),  # nobody knows yet what a day takes
+        (600.0, 0.5, None, {}),  # the spend of a day is not known yet
         (600.0, 24.0, messages.MONEY_SHORT.code, {"left": 400.0, "lasts": 16.0}),
         (40.0, 24.0, None, {}),
     ],
 )
-def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(
+def test_a_budget_that_will_not_last_is_reported_before_the_next_stage(
     spent: float, hours: float, code: str | None, values: dict[str, Any]
 ) -> None:
-    """A shadow spends as the incumbent does: it took nearly all of it, and the page said: ready for 1 %."""
+    """A shadow spends as much as the incumbent: one used nearly the whole budget, yet the page said "ready for 1 %"."""
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
@@ -70,7 +70,7 @@ def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(
         assert (advice["code"], {name: advice["values"][name] for name in values}) == (code, values)
 
 
-def test_a_time_that_is_past_is_not_what_comes_next() -> None:
+def test_a_past_time_is_never_the_next_step() -> None:
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(500)}
@@ -83,7 +83,7 @@ PAST = "draft:past shadow:past 1%:past"
 MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
     "draft": ({}, [], "draft:here shadow:ahead 1%:ahead 5%:ahead 50%:ahead promoted:ahead"),
     "ramp": ({}, [(0, "shadow"), (24, "1%"), (72, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
-    # What was never reached is not on the way of what is over.
+    # A finished experiment does not list the stages that it never reached.
     "rolled-back": ({}, [(0, "shadow"), (24, "1%"), (72, "rolled back")], f"{PAST} rolled back:here"),
     "stopped-early": ({}, [(0, "1%"), (1, "stopped")], "draft:past shadow:skipped 1%:past stopped:here"),
     "undone": (
@@ -97,7 +97,7 @@ MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
         [(0, "25%")],
         "draft:past shadow:skipped 1%:skipped 5%:skipped 25%:here 50%:ahead promoted:ahead",
     ),
-    # A person went from 1 % to 50 %, and back to 5 %: then it was there, and 50 % is to come again.
+    # A person moved it from 1 % to 50 % and back to 5 %: the stage counts as reached, and 50 % lies ahead again.
     "skipped": ({}, [(0, "shadow"), (24, "1%"), (30, "50%")], f"{PAST} 5%:skipped 50%:here promoted:ahead"),
     "back": ({}, [(0, "shadow"), (24, "1%"), (30, "50%"), (40, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
     "ended": (
@@ -109,7 +109,7 @@ MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "moves", "steps"), MOVES.values(), ids=MOVES)
-def test_steps_are_the_ramps_and_its_place(changes: dict[str, Any], moves: list[tuple[float, str]], steps: str) -> None:
+def test_steps_show_ramp_and_current_stage(changes: dict[str, Any], moves: list[tuple[float, str]], steps: str) -> None:
     experiment = made.made(**changes)
     who = {to: {"by": "person", "challenger": "challenger" if to == "promoted" else None} for _, to in moves}
     events = made.history(experiment, *((hours, to, who[to]) for hours, to in moves))
@@ -118,7 +118,7 @@ def test_steps_are_the_ramps_and_its_place(changes: dict[str, Any], moves: list[
     assert all(step["since"] is None for step in view["steps"] if step["place"] == "skipped")
 
 
-def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> None:
+def test_missing_requests_need_attention_while_traffic_is_expected() -> None:
     advice = made.silent()["advice"]
     assert (advice["action"], advice["condition"], advice["tone"]) == ("look", "fine", "alarm")
     assert advice["code"] == messages.NOT_ASKED.code
@@ -130,13 +130,13 @@ def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> N
     assert view["newest"] is not None and view["newest"]["silence"] is None and view["newest"]["age_seconds"] == 20_000
 
 
-def test_what_comes_next_is_said_with_when() -> None:
+def test_the_next_step_has_an_expected_time() -> None:
     view = made.early()
     assert view["next"]["to"] == "50%" and view["next"]["not_before"] == "2026-11-24T11:06:40+00:00"
     needs = {(one["kind"], one["arm"]): (one["found"], one["needed"], one["met"]) for one in view["next"]["needs"]}
     assert needs["hours", None] == (24.0, 72.0, False)
     assert needs["users", "challenger"] == (101, 500, False)
-    # 101 users came in 24 hours: 500 take 119.
+    # 101 users came in 24 hours, so 500 users take 119 hours.
     assert view["next"]["expected"] == "2026-11-26T09:55:22+00:00"
     assert made.mismatch()["next"]["to"] is None and made.killed()["next"]["needs"] == []
     counted = made.win()["next"]["needs"][-1]
@@ -144,7 +144,7 @@ def test_what_comes_next_is_said_with_when() -> None:
     assert (counted["needed"], counted["met"]) == (168.0, True)
 
 
-def test_a_move_that_nobody_makes_is_said() -> None:
+def test_a_due_move_without_a_running_ramp_is_reported() -> None:
     experiment = made.made()
     users = {INCUMBENT: 9000, "challenger": 900}
     view = made.view(experiment, made.history(experiment, (0, "5%", {"by": "person"})), 80.0,
@@ -153,26 +153,26 @@ def test_a_move_that_nobody_makes_is_said() -> None:
     assert view["advice"]["code"] == STAGE_DONE.code and view["advice"]["command"] == made.COMMANDS["run"]
 
 
-def test_a_draft_with_a_start_starts_by_itself() -> None:
+def test_a_draft_with_a_start_time_starts_without_a_command() -> None:
     view = made.view(made.made(start="2026-12-01T09:00:00+01:00"), [], 0.0)
     assert view["advice"]["action"] == "wait" and view["next"]["not_before"] == "2026-12-01T08:00:00+00:00"
 
 
-def test_what_can_not_be_read_is_said_and_nothing_follows_from_it() -> None:
+def test_an_unreadable_log_is_reported_without_advice_from_it() -> None:
     experiment = made.made(planned_end="2026-11-19T00:00:00Z")
     view = made.view(experiment, made.history(experiment, (0, "5%", {"by": "person"})), 100.0, problem="no log there")
     assert (view["advice"]["action"], view["advice"]["condition"]) == ("mend", "held")
     assert view["next"]["waits"] == ["no log there"] and view["next"]["to"] is None
 
 
-def test_no_secret_is_in_it() -> None:
+def test_the_document_contains_no_secret() -> None:
     said = json.dumps(made.win())
     assert "user:secret" not in said and "127.0.0.1:8085" in said
     salted = made.view(made.made(salt="do-not-tell"), [], 0.0)
     assert "do-not-tell" not in json.dumps(salted)
 
 
-def test_events_of_another_try_are_not_its_own() -> None:
+def test_events_of_another_salt_are_not_shown() -> None:
     before = made.made(salt="first")
     events = made.history(before, (0, "5%", {"by": "person"}), (5, "stopped", {"by": "person"}))
     view = made.view(made.made(salt="second"), events, 10.0)
@@ -188,7 +188,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, TOKENS, st.integers(0, 10_000), st.floats(0, 0.2), st.booleans(), st.booleans(), st.floats(0, 2000))
-def test_whatever_happened_there_is_one_place_and_one_advice(
+def test_any_history_gives_one_current_step_and_one_advice(
     steps: list[tuple[Any, Any]], token: Any, users: int, faults: float, ramp: bool, known: bool, hours: float
 ) -> None:
     experiment = made.made(**({} if ramp else {"ramp": None, "stage": "5%"}))

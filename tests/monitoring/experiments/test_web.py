@@ -1,4 +1,4 @@
-"""The server of the page, and the gauges."""
+"""Web server of the experiments page, and its Prometheus gauges."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "perio
 
 
 def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
-    """By the gauge's name, the experiment's, and the values of the other labels in the order of their names."""
+    """Return gauge values by gauge name, experiment and the other labels' values in order of their names."""
     return {
         (
             sample.name.removeprefix("mtorl_experiment_"),
@@ -31,7 +31,7 @@ def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_gauges_say_what_the_page_says() -> None:
+def test_gauges_equal_the_page() -> None:
     found = samples([made.win()])
     name = "mtorl-vs-rules"
     assert found["stage", name, "50%"] == 1 and found["verdict", name, "ship"] == 1
@@ -43,10 +43,10 @@ def test_gauges_say_what_the_page_says() -> None:
     assert found["guardrail_breached", name, "challenger", "cost_per_decision"] == 0
     assert found["spent", name, "*", "currency units", "total"] == pytest.approx(8200)
     assert found["attention", name, "held"] == found["attention", name, "harm"] == 0
-    assert not any("day" in labels for labels in found), "an account of one channel"
+    assert not any("day" in labels for labels in found), "daily accounts are of one channel"
 
 
-def test_harm_and_what_is_not_known_can_be_told_apart() -> None:
+def test_harm_and_missing_data_have_different_gauges() -> None:
     back, draft = samples([made.rolled_back()]), samples([made.draft()])
     assert back["stage", "mtorl-vs-rules", "rolled back"] == 1 and back["attention", "mtorl-vs-rules", "harm"] == 1
     assert back["guardrail_breached", "mtorl-vs-rules", "challenger", "cost_per_decision"] == 1
@@ -56,7 +56,7 @@ def test_harm_and_what_is_not_known_can_be_told_apart() -> None:
     assert samples([made.mismatch()])["attention", "mtorl-vs-rules", "held"] == 1
 
 
-def test_a_promotion_says_whether_it_is_settled() -> None:
+def test_a_promotion_reports_whether_it_is_settled() -> None:
     done = made.promoted()
     waits: View = {**done, "settled": {"done": False, "reason": "RollingOut"}}
     assert (
@@ -65,13 +65,13 @@ def test_a_promotion_says_whether_it_is_settled() -> None:
     assert not any(labels[0] == "settled" for labels in samples([made.win(), made.rolled_back()]))
 
 
-def test_of_two_experiments_with_one_name_the_first_has_the_series() -> None:
+def test_the_first_of_two_experiments_with_one_name_gets_the_series() -> None:
     both = exposition([made.win(), made.early()]).decode()
     assert both.count('mtorl_experiment_stage{experiment="mtorl-vs-rules"') == 1
     assert 'stage="50%"' in both
 
 
-def test_names_are_of_this_project_and_labels_are_few() -> None:
+def test_gauge_names_have_the_prefix_and_few_labels() -> None:
     views = [state() for name, state in made.STATES.items() if name in ("killed", "three-arms", "late", "promoted")]
     for family in text_string_to_metric_families(exposition(views).decode()):
         assert re.fullmatch(r"mtorl_experiment_[a-z_]+", family.name) and family.documentation
@@ -79,7 +79,7 @@ def test_names_are_of_this_project_and_labels_are_few() -> None:
             assert set(sample.labels) <= LABELS
 
 
-def test_it_serves_page_documents_and_gauges_read_only() -> None:
+def test_page_documents_and_gauges_are_served_read_only() -> None:
     views = [made.win(), made.late()]
     with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 0) as url:
         with urllib.request.urlopen(url) as answer:
@@ -99,7 +99,7 @@ def test_it_serves_page_documents_and_gauges_read_only() -> None:
 
 
 @pytest.mark.parametrize(("host", "status"), [("evil.example.com", 403), ("localhost:80", 200), ("[::1]:80", 200)])
-def test_another_name_for_this_machine_reads_nothing(host: str, status: int) -> None:
+def test_a_request_for_another_host_name_is_refused(host: str, status: int) -> None:
     with serving(site(lambda: [made.draft()], "127.0.0.1"), "127.0.0.1", 0) as url:
         connection = http.client.HTTPConnection(url.removeprefix("http://").strip("/"), timeout=10)
         connection.request("GET", "/", headers={"Host": host})

@@ -1,4 +1,4 @@
-"""The sums that a verdict is made of, beside a reading of every record that knows no hours, parts or SQL."""
+"""Sums behind a verdict, compared with a brute-force pass over every record without SQL or stored parts."""
 
 import tempfile
 from collections import Counter, defaultdict
@@ -44,13 +44,13 @@ KOLKATA = timedelta(hours=5, minutes=30)
 
 
 class Visit(NamedTuple):
-    """What a generated user does: at most one request, which may be asked for again."""
+    """One generated user action: at most one request, possibly repeated."""
 
     minute: int
     user: int
     stage: str
     campaign: str
-    kind: str  # of the decision
+    kind: str  # of decision
     outcomes: tuple[tuple[str, int, int], ...]  # kind, value, hours after the decision
 
 
@@ -84,7 +84,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
             "layer": experiment.layer,
             "unit_hash": unit_hash(f"u{visit.user}"),
             "campaign_id": visit.campaign,
-            "request_id": f"r{visit.minute % 60}",  # in another hour, it is another one
+            "request_id": f"r{visit.minute % 60}",  # the same id in another hour is a new request
             "model_digest": "first" if visit.minute < changed_at and arm == "challenger" else arm,
             "expose": number % 3 > 0,
             "event_time": at.isoformat(),
@@ -116,7 +116,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
 
 
 def _counted(log: Log) -> list[dict[str, Any]]:
-    """One record of each decision, with the time when it was taken, its hour and its budget period."""
+    """Returns one record per decision with its first time, its hour and the start of its budget period."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in log.decisions:
         found[row["decision_id"]].append({**row, "decided": datetime.fromisoformat(row["event_time"])})
@@ -133,14 +133,14 @@ def _counted(log: Log) -> list[dict[str, Any]]:
 
 
 def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
-    """Why each decision does not count, by id; None: it does."""
+    """Returns, by decision id, the reason why the decision is left out, or None if it counts."""
     named: dict[str, datetime] = {}
-    named_in: dict[tuple[str, datetime], datetime] = {}  # user and hour
+    named_in: dict[tuple[str, datetime], datetime] = {}  # by user and hour
     for row in log.decisions:
         if row["override"] and row["experiment"] == "test" and row["salt"] == EXPERIMENT.salt:
             at = datetime.fromisoformat(row["event_time"])
             named[row["user_id"]] = min(at, named.get(row["user_id"], at))
-            named_in.setdefault((row["user_id"], _hour(row)), at)  # in the order of time
+            named_in.setdefault((row["user_id"], _hour(row)), at)  # the first time of each hour
     rows = [row for row in _counted(log) if since is None or row["decided"] >= since]
     ours = [row for row in rows if row["experiment"] == "test"]
     newest = max((row["decided"] for row in rows), default=FIRST)
@@ -169,7 +169,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
             "switched_off": any(other["stage"] == "off" for other in same_day),
             "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
         }
-        # In later hours, what would not count anyway of a user who is named keeps its own reason.
+        # In hours after a user's override, decisions that would be left out for another reason keep that reason.
         not_yet_here = row["taken"] < named_in.get((row["user_id"], row["hour"]), row["taken"] + DAY)
         if reasons["override"] and row["hour"] > named[row["user_id"]] and not_yet_here:
             reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]
@@ -178,7 +178,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
 
 
 def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tuple[str, str, str], np.ndarray]:
-    """Of each user, stage and arm: decisions, exposures, clicks and costs in time, clicks and costs that are late."""
+    """Returns per user, stage and arm: decisions, exposures, timely clicks and costs, late clicks and costs."""
     counts = {None, "switched_off", "changed_period"} if changed else {None}
     rows = {row["decision_id"]: row for row in _counted(log)}
     sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(6))
@@ -197,7 +197,7 @@ def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tupl
 
 
 class Kept(Log):
-    """A log whose records reach the lake as time goes on, compacted each hour."""
+    """A log whose records reach the lake over time and are compacted each hour."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class Kept(Log):
         self._coming += [(datetime.fromisoformat(row["received_time"]), "outcome", row) for row in log.outcomes]
 
     def go_on(self, until: datetime) -> DecisionLog:
-        """Add what arrives until a time; that of hours which are over arrives, and is compacted, before the rest."""
+        """Adds the records that arrive until a time; records of closed hours are compacted before the rest arrives."""
         come = [(kind, row) for at, kind, row in self._coming if at <= until]
         self._coming = [each for each in self._coming if each[0] > until]
         self.decisions += [row for kind, row in come if kind == "decision"]
@@ -227,7 +227,7 @@ READ_AT_ONCE = patch("features.collect.compact.LATE_AFTER", -HOUR)
 
 
 def _arrives(row: dict[str, Any]) -> datetime:
-    """Some withdrawals, and copies, arrive when their hour has been closed."""
+    """Returns the arrival time; withdrawals of some users arrive after their hour was closed."""
     at = datetime.fromisoformat(row["event_time"])
     return at + 3 * HOUR if row["withdrawn"] and row["user_id"] < "u3" else at
 
@@ -265,10 +265,10 @@ def _same(found: Users, rows: dict[tuple[str, str, str], np.ndarray]) -> None:
     st.sampled_from([None, FIRST + 7 * HOUR]),
     st.sampled_from([3, 500_000]),
 )
-def test_a_verdict_adds_up_what_each_record_says(
+def test_sums_of_a_verdict_equal_the_brute_force_sums(
     visits: list[Visit], changed_at: int, since: datetime | None, rows_at_once: int
 ) -> None:
-    """Withdrawn decisions, copies, repeats, named users, other salts and weights, days, late outcomes; in parts."""
+    """Covers withdrawals, duplicates, repeats, overrides, other salts and weights, days, late outcomes and chunks."""
     log = _log(visits, changed_at)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -288,8 +288,8 @@ def test_a_verdict_adds_up_what_each_record_says(
     st.lists(VISITS, min_size=1, max_size=30, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(1, 100), min_size=1, max_size=2),
 )
-def test_sums_of_hours_that_were_kept_are_those_of_all_records(visits: list[Visit], looks: set[int]) -> None:
-    """Looks in between, which leave sums of hours and the past; late withdrawals and outcomes; other settings."""
+def test_stored_hourly_sums_equal_sums_over_all_records(visits: list[Visit], looks: set[int]) -> None:
+    """Earlier reads store sums of hours; later come withdrawals, outcomes and other settings."""
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0), Path(folder))
@@ -323,16 +323,16 @@ THREE_ARMS = EXPERIMENT.from_dict(
 
 @settings(max_examples=examples(2, 4))
 @given(
-    # User 0 decides so often that it has a weight below 1.
+    # User 0 decides so often that its weight falls below 1.
     st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(0, 70 * 60), min_size=11, max_size=15),
     st.sets(st.integers(30, 109), min_size=1, max_size=1),
     st.sampled_from([None, "u0", "u1"]),
 )
-def test_the_past_of_each_user_in_one_row_adds_up_to_the_same(
+def test_one_stored_row_per_user_of_the_past_gives_the_same_sums(
     visits: list[Visit], heavy: set[int], looks: set[int], forgotten: str | None
 ) -> None:
-    """Several arms, covariates, heavy users, and one who is forgotten before the last look."""
+    """Covers several arms, covariates, heavy users, and a user forgotten before the last read."""
     visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))
@@ -353,7 +353,7 @@ def test_the_past_of_each_user_in_one_row_adds_up_to_the_same(
 
 
 def _figures(found: Users) -> dict[str, Any]:
-    """All that a verdict reads."""
+    """Returns every figure that a verdict uses."""
     figures: dict[str, Any] = {"heavy": np.array([share for _, share in found.heavy])}
     sums = found.sums
     figures |= {"users": sums.users_C, "totals": sums.totals_CB, "arms": dict(found.of_arms)}

@@ -1,4 +1,4 @@
-"""Covariates of an experiment's users: what each did before it began to split them."""
+"""Covariates of an experiment's users: their behaviour before the experiment assigned challengers."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ WITH_PAST = Experiment.from_dict({**CONTENT, "covariates": "past"})
 
 
 def known(log: DecisionLog) -> pd.DataFrame:
-    """One row a user, by its number of decisions; users are told apart by it."""
+    """Returns covariates, one row per user, indexed by the user's number of decisions."""
     with experiment_users(log, WITH_PAST, CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
         of_users = "user_sum LEFT JOIN covariates USING (unit) GROUP BY unit"
@@ -29,7 +29,7 @@ def known(log: DecisionLog) -> pd.DataFrame:
 
 
 def visits(tmp_path: Path) -> DecisionLog:
-    """Users who decide once to four times in the experiment, of whom the second has no past."""
+    """Users with one to four decisions in the experiment, the second of whom has no past."""
     log = Log()
     log.decide("third", "incumbent", **SHADOW)
     for _ in range(2):
@@ -40,14 +40,14 @@ def visits(tmp_path: Path) -> DecisionLog:
     log.decide("old", "incumbent", withdrawn=True, **SHADOW)
     late = log.decide("old", "incumbent", **SHADOW)
     log.decide("old", "challenger")
-    log.learn(late, "click", 1.0)  # when the experiment had begun
+    log.learn(late, "click", 1.0)  # after the experiment began
     for user, times in (("new", 2), ("third", 3), ("fourth", 4)):
         for _ in range(times):
             log.learn(log.decide(user, "incumbent"), "click", 1.0)
     return log.write(tmp_path)
 
 
-def test_the_past_is_what_was_known_before_the_first_decision_at_a_stage_with_challengers(tmp_path: Path) -> None:
+def test_the_past_ends_at_the_first_decision_of_a_stage_with_challengers(tmp_path: Path) -> None:
     found = known(visits(tmp_path))
     assert found.columns.tolist() == ["past decisions", "past cost", "past click"]
     for name, counts in {"past decisions": [3, 1, 2], "past cost": [0, 0, 0], "past click": [2, 0, 2]}.items():
@@ -55,7 +55,7 @@ def test_the_past_is_what_was_known_before_the_first_decision_at_a_stage_with_ch
         assert found[name].to_numpy() == pytest.approx([expected[0], np.nan, *expected[1:]], nan_ok=True)
 
 
-def test_the_past_of_a_bot_is_that_of_ten_typical_users(tmp_path: Path) -> None:
+def test_the_past_of_a_bot_is_capped_at_ten_typical_users(tmp_path: Path) -> None:
     log = Log()
     users = (("a", 1), ("b", 2), ("c", 3), ("bot", 100))
     for user, times in users:
@@ -70,7 +70,7 @@ def test_the_past_of_a_bot_is_that_of_ten_typical_users(tmp_path: Path) -> None:
 
 
 def trafficked(tmp_path: Path, unequal: float = 0.0) -> DecisionLog:
-    """600 users with a past, whose click rates differ much; the challenger's may be other users from the start."""
+    """600 users with a past and widely varying click rates; `unequal` lowers the rates of the challenger's users."""
     rng, log = np.random.default_rng(3), Log()
     rates = rng.beta(0.5, 1.5, 600) * (1.0 - unequal * (np.arange(600) % 2))
     for stage, lift in ((SHADOW, 0.0), ({}, 0.1)):
@@ -83,7 +83,7 @@ def trafficked(tmp_path: Path, unequal: float = 0.0) -> DecisionLog:
     return log.write(tmp_path)
 
 
-def test_a_verdict_says_what_its_lift_was_adjusted_by(tmp_path: Path) -> None:
+def test_a_verdict_names_the_covariates_of_its_lift(tmp_path: Path) -> None:
     log = trafficked(tmp_path)
     without = verdict_from_log(log, Experiment.from_dict(CONTENT))
     found = verdict_from_log(log, WITH_PAST)
@@ -96,11 +96,11 @@ def test_a_verdict_says_what_its_lift_was_adjusted_by(tmp_path: Path) -> None:
     assert found["effective_users"] == without["effective_users"]
 
 
-def test_arms_that_differed_before_they_were_met_give_no_verdict(tmp_path: Path) -> None:
+def test_arms_that_differ_before_the_experiment_give_no_verdict(tmp_path: Path) -> None:
     found = verdict_from_log(trafficked(tmp_path, unequal=0.6), WITH_PAST)
     assert (found["verdict"], found["code"]) == ("inconclusive", UNBALANCED.code)
     assert found["values"] == {"covariate": "past click"}
 
 
-def test_covariates_are_no_part_of_what_is_in_force() -> None:
+def test_covariates_are_not_part_of_the_active_experiment() -> None:
     assert WITH_PAST.version == Experiment.from_dict(CONTENT).version

@@ -1,4 +1,4 @@
-"""What the incumbent's users did, as a plan reads it from the log."""
+"""Behaviour of the incumbent's users, as an experiment plan reads it from the log."""
 
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ def decided(name: str, user: str, minutes: float, **changes: Any) -> dict[str, A
     return decision(name, minutes, **{**own, **changes})
 
 
-def test_users_are_their_decisions_and_what_came_of_them(tmp_path: Path) -> None:
+def test_users_are_summed_from_decisions_and_outcomes(tmp_path: Path) -> None:
     decisions = [
         decided("a", "u1", 0),
         decided("b", "u1", DAY),
-        decided("b", "u1", DAY),  # shipped twice
+        decided("b", "u1", DAY),  # delivered twice
         decided("c", "u2", 2 * DAY, arm="outside"),
         decided("d", "u3", DAY, arm="challenger"),
         decided("e", "u4", DAY, experiment="another"),
@@ -48,7 +48,7 @@ def test_users_are_their_decisions_and_what_came_of_them(tmp_path: Path) -> None
     assert found.cost_per_decision == pytest.approx(0.15)
 
 
-def test_what_is_not_known_yet_does_not_count(tmp_path: Path) -> None:
+def test_immature_outcomes_do_not_count(tmp_path: Path) -> None:
     decisions = [decided(f"d{day}", f"u{day}", day * DAY) for day in range(4)]
     outcomes = [outcome("1", "d0", "click", 1.0, minutes=DAY / 2), outcome("2", "d1", "click", 1.0, minutes=3 * DAY)]
     log = DecisionLog.of(write(tmp_path / "log", decisions, outcomes))
@@ -56,7 +56,7 @@ def test_what_is_not_known_yet_does_not_count(tmp_path: Path) -> None:
     assert sorted(map(tuple, found.population.figures_U2.tolist())) == [(0.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
 
 
-def test_revenues_are_larger_not_more(tmp_path: Path) -> None:
+def test_revenues_count_by_amount_not_by_number(tmp_path: Path) -> None:
     log = DecisionLog.of(write(tmp_path / "log", [decided("a", "u1", 0)]))
     found = incumbent_users(log, of(primary="gain_per_decision"), Gain.of_spec({"click": 0.1, "revenue": 1.0}))
     assert not found.population.counts

@@ -1,4 +1,4 @@
-"""A period as a pipeline names it: by its bounds."""
+"""Periods given by their bounds in ISO 8601."""
 
 from datetime import datetime
 
@@ -26,6 +26,6 @@ def test_a_bound_is_any_form_of_iso_8601(bound: str, read: str) -> None:
 
 
 @pytest.mark.parametrize("bound", ["since", "until"])
-def test_what_is_no_time_is_named(bound: str) -> None:
+def test_an_invalid_time_is_named(bound: str) -> None:
     with raises(PeriodError, NOT_A_TIME, name=bound, text="[[ScheduledTime]]"):
         Period.of(**{bound: "[[ScheduledTime]]"})

@@ -1,4 +1,4 @@
-"""Lifts by segment: the verdict's own figures, of a part of its decisions."""
+"""Lifts by segment: the verdict's figures for parts of its decisions."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ DEVICE = {"device": "json_extract_string(record.context, '$.device')"}
 
 
 def traffic(devices: dict[str | None, tuple[float, float]], users: int = 800, seed: int = 0) -> Log:
-    """Users with two decisions each, on one device each; click rates of incumbent and challenger by device."""
+    """Generate users with two decisions each on one device; `devices` has incumbent and challenger click rates."""
     rng, log, names = np.random.default_rng(seed), Log(), list(devices)
     for user in range(users):
         device = names[user // 2 % len(names)]
@@ -40,7 +40,7 @@ def test_a_challenger_that_gains_in_one_segment_and_loses_in_the_other(tmp_path:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_one_segment_of_all_is_the_verdicts_own_lift_with_a_wider_interval(tmp_path: Path) -> None:
+def test_a_segment_of_all_users_has_the_verdicts_lift_with_a_wider_interval(tmp_path: Path) -> None:
     log = traffic({"phone": (0.2, 0.3)}).write(tmp_path)
     (lift,) = segment_lifts(log, EXPERIMENT, CLICK, DEVICE)["lifts"]["device"]
     verdict = verdict_from_log(log, EXPERIMENT)
@@ -48,7 +48,7 @@ def test_one_segment_of_all_is_the_verdicts_own_lift_with_a_wider_interval(tmp_p
     assert lift["lift_ci"] and lift["lift_ci"][0] < verdict["lift_ci"][0] < verdict["lift_ci"][1] < lift["lift_ci"][1]
 
 
-def test_nothing_is_left_out_silently_and_few_users_say_nothing(tmp_path: Path) -> None:
+def test_left_out_segments_are_reported_and_few_users_give_no_lift(tmp_path: Path) -> None:
     log = traffic({f"d{n}": (0.2, 0.2) for n in range(MOST + 2)} | {None: (0.2, 0.2)}, 600).write(tmp_path)
     found = segment_lifts(log, EXPERIMENT, CLICK, DEVICE)
     lifts = found["lifts"]["device"]
@@ -56,9 +56,9 @@ def test_nothing_is_left_out_silently_and_few_users_say_nothing(tmp_path: Path) 
     assert sum(lift["decisions"] for lift in lifts) + found["smaller"]["device"] == 1200
 
 
-def test_a_user_of_two_arms_counts_for_neither_and_one_of_two_segments_for_both(tmp_path: Path) -> None:
+def test_a_user_in_two_arms_counts_in_neither_and_one_in_two_segments_in_both(tmp_path: Path) -> None:
     log = traffic({"phone": (0.2, 0.2), "tv": (0.2, 0.2)}, 8)
-    log.decide("u0", "challenger", context=json.dumps({"device": "tv"}))  # was the incumbent's, on a phone
+    log.decide("u0", "challenger", context=json.dumps({"device": "tv"}))  # earlier with the incumbent, on a phone
     log.decide("u1", "challenger", context=json.dumps({"device": "tv"}))
     found = segment_lifts(log.write(tmp_path), EXPERIMENT, CLICK, DEVICE)
     counts = {lift["segment"]: (lift["users"], lift["decisions"]) for lift in found["lifts"]["device"]}

@@ -1,4 +1,4 @@
-"""What the log says of an experiment at its present stage."""
+"""Evidence from the log about an experiment at its current stage."""
 
 import math
 from pathlib import Path
@@ -46,9 +46,9 @@ def faults(log: DecisionLog, experiment: Experiment, minutes: float) -> dict[str
         return faults_at_stage(read.db, experiment.stage, since(minutes))
 
 
-def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> None:
+def test_an_arm_is_judged_by_its_decisions_since_the_stage_began(tmp_path: Path) -> None:
     decisions = [decided(n, "incumbent", n) for n in range(10)]
-    decisions += [decided(n, "incumbent", n + 0.5) for n in range(10)]  # the same users again
+    decisions += [decided(n, "incumbent", n + 0.5) for n in range(10)]  # repeated users
     decisions += [
         decided(20 + n, "challenger", n, latency_seconds=0.05, fallback_reason="model_error" if n % 2 else None)
         for n in range(4)
@@ -58,16 +58,16 @@ def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> 
         decided(41, "challenger", 5.0, experiment="another"),
         decided(42, "challenger", 5.0, salt="before"),
         decided(43, "challenger", 5.0, withdrawn=True),
-        decided(44, "challenger", 5.0, assignment_probability=1.0),  # nobody drew that
+        decided(44, "challenger", 5.0, assignment_probability=1.0),  # not drawn at random
     ]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
     assert faults(log, at("5%"), 0) == {"incumbent": (0.0, 0.01), "challenger": (0.5, 0.05)}
-    assert faults(log, at("5%"), 2)["challenger"] == (0.5, 0.05)  # of its third and fourth decision
+    assert faults(log, at("5%"), 2)["challenger"] == (0.5, 0.05)  # only its third and fourth decision
     assert faults(log, at("5%"), 3)["challenger"] == (1.0, 0.05)
     assert faults(log, at("25%"), 0) == {}
 
 
-def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp_path: Path) -> None:
+def test_the_ledgers_delay_after_a_change_of_stage_is_no_fault_of_an_arm(tmp_path: Path) -> None:
     found = [("ledger", 1), ("ledger", 58), ("ledger", 62), ("ledger", 70), (None, 80), (None, 130), ("ledger", 140)]
     decisions = [
         decided(number, "challenger", seconds / 60, fallback_reason=reason)
@@ -79,15 +79,15 @@ def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp
 
 
 @pytest.mark.parametrize(("reason", "ratio"), [("model_error", 1.0), (None, 0.0), ("ledger", 0.0)])
-def test_an_arm_of_a_stage_that_began_seconds_ago_is_there(reason: str | None, ratio: float, tmp_path: Path) -> None:
-    """A laptop's ramp has stages of seconds, and a fault ends a stage in its first minute, too."""
+def test_a_stage_that_began_seconds_ago_has_evidence(reason: str | None, ratio: float, tmp_path: Path) -> None:
+    """A laptop's ramp has stages of seconds, and a fault must end a stage within its first minute."""
     decisions = [decided(n, "challenger", (50 + n) / 60, fallback_reason=reason) for n in range(3)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
     found = evidence(log, at("5%"), 50 / 60).arms["challenger"]
     assert (found.fallback_ratio, found.latency_seconds) == (ratio, 0.01)
 
 
-def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
+def test_overridden_users_are_no_evidence(tmp_path: Path) -> None:
     own: dict[str, Any] = {"fallback_reason": "model_error", "latency_seconds": 1.0}
     decisions = [decided(n, "incumbent", n) for n in range(4)]
     decisions += [decided(10, "challenger", 1), decided(11, "challenger", 9, **own)]
@@ -102,7 +102,7 @@ def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
 
 
 def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict[str, Any]]:
-    """Decisions of that many hours, 20 users an hour, from noon on."""
+    """Generate decisions over a number of hours from noon, 20 users an hour."""
     own: dict[str, Any] = {"stage": stage, "shares": shares}
     arms = ["challenger" if shares["challenger"] and n % 20 == 0 else "incumbent" for n in range(20 * hours)]
     return [decided(n, arm, 3.0 * n, **own, assignment_probability=shares[arm]) for n, arm in enumerate(arms)]
@@ -111,12 +111,12 @@ def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict
 AT_5 = {"incumbent": 0.95, "challenger": 0.05}
 
 
-def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
+def test_users_of_the_evidence_are_those_of_the_verdict(tmp_path: Path) -> None:
     log = DecisionLog.of(write(tmp_path / "log", served(30, AT_5)))
     waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
     found = evidence(log, waiting, 0)
     assert found.arms["challenger"].users == 6
-    # A day on which the stage began, and one that is not over: no guardrail could be breached yet.
+    # Neither the day of the stage's start nor the unfinished day counts, so no guardrail can be breached yet.
     daily = at("5%", budgets=[{"campaign": "*", "channel": "*", "amount": 10, "period": "day"}])
     found = evidence(log, daily, 0)
     assert found.arms["challenger"].users == 12
@@ -130,7 +130,7 @@ def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
     assert found.arms["challenger"].users == 0
 
 
-def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None:
+def test_in_the_shadow_a_challenger_is_judged_by_its_shadow_requests(tmp_path: Path) -> None:
     decisions = [decided(n, "incumbent", n, stage="shadow", assignment_probability=1.0) for n in range(6)]
     shadows = [shadow(f"d{n}-{n}", fault="model_error" if n == 0 else None) for n in range(4)]
     log = DecisionLog.of(write(tmp_path / "log", decisions, shadows=[*shadows, shadows[1]]))
@@ -141,7 +141,7 @@ def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None
     assert arms_in_shadow(log, at("shadow"), since(2))["challenger"].users == 2
 
 
-def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
+def test_a_breached_guardrail_of_any_challenger_is_reported(tmp_path: Path) -> None:
     check = {"name": "cost_per_decision", "lower": 0.2, "margin": 0.05, "state": "breached"}
     verdict = {
         "verdict": "inconclusive",
@@ -155,7 +155,7 @@ def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
         "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
     }
     with DecisionLog.of(tmp_path).opened() as db:
-        for weight in (0.25, 0.0):  # of the latter, a was taken out by its weight
+        for weight in (0.25, 0.0):  # with weight 0, arm a has left the experiment
             weights = {"incumbent": 0.5, "a": weight, "b": 0.5 - weight}
             arms = [{"name": arm, "weight": share, "endpoint": "http://x"} for arm, share in weights.items()]
             found = stage_evidence(db, DecisionLog.of(tmp_path), at("shadow", arms=arms), 0.0, verdict)
@@ -165,6 +165,6 @@ def test_a_breached_guardrail_of_any_challenger_is_said(tmp_path: Path) -> None:
             assert found.effect == {"users": 900, "lift": 0.1, "lift_ci": [-0.1, 0.3]}
 
 
-def test_a_log_without_anything_is_no_arm(tmp_path: Path) -> None:
+def test_an_empty_log_has_no_arms(tmp_path: Path) -> None:
     assert arms_in_shadow(DecisionLog.of(tmp_path), at("shadow"), 0.0) == {}
     assert faults(DecisionLog.of(tmp_path), at("5%"), 0.0) == {}

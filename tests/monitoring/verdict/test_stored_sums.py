@@ -1,4 +1,4 @@
-"""Sums of closed hours, kept in the lake: each is made once, and leaves with what it was made of."""
+"""Stored sums of closed hours: each is computed once and deleted together with the records it was computed from."""
 
 import os
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ EXPERIMENT = Experiment.from_dict({**CONTENT, "metrics": {**CONTENT["metrics"], 
 
 
 def _records(hours: range) -> Log:
-    """Each hour six decisions of as many users, and a click on each after two hours."""
+    """Write six decisions an hour, of six users, and a click on each two hours later."""
     log = Log()
     for hour in hours:
         for number in range(6):
@@ -72,7 +72,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def reduced() -> Iterator[list[datetime]]:
-    """Hours that are reduced for good."""
+    """Record the hours whose sums are stored."""
     hours: list[datetime] = []
     reduce = stored_sums._Sums._reduce
 
@@ -97,7 +97,7 @@ def _clicks(lake: Lake) -> tuple[float, float]:
 def test_a_closed_hour_is_reduced_once(lake: Lake, reduced: list[datetime]) -> None:
     first = _look(lake)
     assert len(reduced) == len(lake.derived("sums")) == 8
-    for same in (lake, Lake(lake.files, "s3://ads/lake")):  # a folder, or an object store
+    for same in (lake, Lake(lake.files, "s3://ads/lake")):  # a folder, then an object store
         second = _look(same)
         assert len(reduced) == 8
         assert second.sums.products_CBCB == pytest.approx(first.sums.products_CBCB, abs=1e-9)
@@ -105,7 +105,7 @@ def test_a_closed_hour_is_reduced_once(lake: Lake, reduced: list[datetime]) -> N
 
 
 @pytest.mark.parametrize("hour", [4, 0], ids=["just begun to count", "uploaded hours late"])
-def test_an_hour_that_gains_an_outcome_in_time_is_reduced_again(hour: int, lake: Lake, reduced: list[datetime]) -> None:
+def test_an_hour_with_a_new_timely_outcome_is_reduced_again(hour: int, lake: Lake, reduced: list[datetime]) -> None:
     before = _clicks(lake)
     reduced.clear()
     _click(hour, 0, 2.5 * HOUR, "in time").add_to(lake)
@@ -114,7 +114,7 @@ def test_an_hour_that_gains_an_outcome_in_time_is_reduced_again(hour: int, lake:
     assert reduced == [FIRST + hour * HOUR]
 
 
-def test_the_version_of_the_rows_decides_whether_they_are_made_anew(
+def test_a_new_row_version_recomputes_the_stored_rows(
     lake: Lake, reduced: list[datetime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _look(lake)
@@ -128,7 +128,7 @@ def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: l
     before = _clicks(lake)
     reduced.clear()
     _click(0, 0, 9 * HOUR, "late").add_to(lake)
-    _click(7, 0, HOUR, "young").add_to(lake)  # of an hour that can't count yet
+    _click(7, 0, HOUR, "young").add_to(lake)  # its hour is not mature yet
     compact(lake, FIRST + 10 * HOUR)
     assert _clicks(lake) == before and reduced == []
     _records(range(74, 75)).add_to(lake)
@@ -137,8 +137,8 @@ def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: l
     assert reduced[0] == FIRST
 
 
-def test_an_outcome_in_time_counts_also_if_its_hour_is_final_when_it_is_uploaded(tmp_path: Path) -> None:
-    """The same compaction merges it into the one file of its hour."""
+def test_a_timely_outcome_counts_even_if_uploaded_after_its_hour_is_closed(tmp_path: Path) -> None:
+    """The compaction that closes the hour also merges the outcome into the hour's file."""
     lake = _records(range(1)).add_to(tmp_path)
     compact(lake, FIRST + 4 * HOUR)
     _records(range(300, 301)).add_to(tmp_path)
@@ -150,8 +150,8 @@ def test_an_outcome_in_time_counts_also_if_its_hour_is_final_when_it_is_uploaded
     assert _clicks(lake) == (7, 0)
 
 
-def test_outcomes_in_time_count_also_while_and_after_no_compaction_runs(tmp_path: Path) -> None:
-    """Each decision has a click in time, which comes two hours later."""
+def test_timely_outcomes_count_during_and_after_a_missing_compaction(tmp_path: Path) -> None:
+    """Every decision has a click two hours later, which is in time."""
     lake, log = Lake.open(tmp_path), _records(range(30))
     for hour in range(30):
         came = Log()
@@ -167,7 +167,7 @@ def test_outcomes_in_time_count_also_while_and_after_no_compaction_runs(tmp_path
             assert counts[0] == counts[1] >= 6 * (hour - 4), hour
 
 
-def test_a_lake_that_cannot_be_written_gives_the_same(lake: Lake) -> None:
+def test_a_read_only_lake_gives_the_same_sums(lake: Lake) -> None:
     expected = _clicks(lake)
     for file in lake.derived("sums"):
         lake.files.delete_file(file.name)
@@ -176,7 +176,7 @@ def test_a_lake_that_cannot_be_written_gives_the_same(lake: Lake) -> None:
     assert lake.derived("sums") == []
 
 
-def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
+def test_sums_that_are_no_longer_read_are_deleted(lake: Lake) -> None:
     _look(lake)
     assert lake.folder is not None
     old = lake.derived("sums")
@@ -191,7 +191,7 @@ def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
     assert [(lake.folder / file.name).exists() for file in old] == [file.hour != FIRST + 4 * HOUR for file in old]
 
 
-def test_sums_of_other_settings_leave_when_they_rest(lake: Lake) -> None:
+def test_sums_of_unused_settings_are_deleted(lake: Lake) -> None:
     _look(lake)
     assert lake.folder is not None
     for file in lake.derived("sums"):
@@ -201,7 +201,7 @@ def test_sums_of_other_settings_leave_when_they_rest(lake: Lake) -> None:
     assert len(lake.derived("sums")) == 8
 
 
-def test_sums_leave_with_their_hours_and_with_a_user_who_is_forgotten(lake: Lake) -> None:
+def test_sums_are_deleted_with_their_hours_and_with_a_forgotten_user(lake: Lake) -> None:
     _look(lake)
     drop_hours(lake, FIRST + 2 * HOUR)
     assert {file.hour for file in lake.derived("sums")}.isdisjoint({FIRST, FIRST + HOUR})
@@ -212,8 +212,8 @@ def test_sums_leave_with_their_hours_and_with_a_user_who_is_forgotten(lake: Lake
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake, fails: bool) -> None:
-    """Also if the note was there before, and if the look fails later."""
+def test_a_user_forgotten_during_a_read_is_not_stored(lake: Lake, fails: bool) -> None:
+    """This holds even if an earlier deletion request exists and the read fails later."""
     put, now = Lake.put, FIRST + 10 * HOUR
     lake.forget(["u1"], now)
 
@@ -229,7 +229,7 @@ def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake, fails: bo
     assert lake.derived("sums") == []
 
 
-def test_files_of_other_names_are_left_alone(lake: Lake) -> None:
+def test_files_with_other_names_are_not_deleted(lake: Lake) -> None:
     before = _clicks(lake)
     assert lake.folder is not None
     file = lake.folder / lake.derived("sums")[0].name
@@ -241,7 +241,7 @@ def test_files_of_other_names_are_left_alone(lake: Lake) -> None:
 
 @pytest.fixture
 def past(tmp_path: Path) -> Lake:
-    """Thirty hours, of which the first 24 are the past."""
+    """Thirty hours, the first 24 of which are the past."""
     lake = _records(range(30)).add_to(tmp_path / "past")
     compact(lake, FIRST + 32 * HOUR)
     return lake
@@ -249,7 +249,7 @@ def past(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def fetched() -> Iterator[list[str]]:
-    """Names of the stored files that looks read."""
+    """Record the names of the stored files that are read."""
     names: list[str] = []
     fetch = stored_sums._Sums._fetch
 
@@ -261,7 +261,7 @@ def fetched() -> Iterator[list[str]]:
         yield names
 
 
-def test_a_user_of_the_past_has_one_row_until_any_is_forgotten(past: Lake, fetched: list[str]) -> None:
+def test_past_users_have_one_row_until_one_is_forgotten(past: Lake, fetched: list[str]) -> None:
     first = _look(past)
     fetched.clear()
     second = _look(past)
@@ -291,7 +291,7 @@ def test_covariates_are_read_from_the_log_once(tmp_path: Path) -> None:
         assert each.products_CBCB == pytest.approx(found[0].products_CBCB, abs=1e-9)
 
 
-def test_before_the_first_stage_with_challengers_a_retention_deletes_no_sums(tmp_path: Path) -> None:
+def test_retention_deletes_no_sums_before_the_first_stage_with_challengers(tmp_path: Path) -> None:
     log, experiment = _records(range(30)), EXPERIMENT.replace(covariates="past")
     for row in log.decisions:
         row |= {"stage": "shadow", "assignment_probability": 1.0}
@@ -313,8 +313,8 @@ def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[dat
     assert reduced == []
 
 
-def test_money_of_the_past_is_of_a_day_that_began_in_it(past: Lake) -> None:
-    """In Los Angeles, the day begins at 8:00 UTC."""
+def test_the_days_spend_includes_hours_of_the_past(past: Lake) -> None:
+    """In Los Angeles, the budget's day begins at 8:00 UTC."""
     costs = Log()
     for hour in range(30):
         costs.outcomes += [{**row, "kind": "cost"} for row in _click(hour, 0, HOUR, f"cost-{hour}").outcomes]

@@ -1,4 +1,4 @@
-"""The verdict read from a decision log: who counts, for which arm, with which weight."""
+"""Verdict from a decision log: which users count, for which arm, and with which weight."""
 
 import json
 from collections import Counter
@@ -47,7 +47,7 @@ def traffic(users: int, challenger_rate: float, rounds: int = 3, seed: int = 0) 
 
 def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
     log = traffic(600, 0.5)
-    log.decide("u1", "challenger", expose=False, fallback_reason="model_timeout")  # it counts for the assigned arm
+    log.decide("u1", "challenger", expose=False, fallback_reason="model_timeout")  # counts for the assigned arm
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["verdict"] == "ship" and found["srm_p"] == 1.0
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -67,8 +67,8 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
     assert found["secondary"]["exposure_ratio"]["lift"] == pytest.approx(-1 / 901)
 
 
-def test_another_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
-    """An arm that says nothing of its model leaves more to chance at first. What fell back knows nothing of it."""
+def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
+    """An arm without a model is identified by its share of exploration; fallback decisions report none."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         share = 0.5 if place < 300 else 0.1 if place < 600 else None
@@ -84,13 +84,13 @@ def test_another_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("challenger", "newest"),
     [
-        (lambda place: {"model_digest": "new" if 300 <= place < 600 else "old"}, "old"),  # a roll-back
+        (lambda place: {"model_digest": "new" if 300 <= place < 600 else "old"}, "old"),  # a rollback
         (lambda place: {"model_name": "ranker", "model_version": "1" if place < 600 else "2"}, "ranker 2"),
     ],
     ids=["digest", "name-and-version"],
 )
-def test_only_what_follows_the_last_other_model_counts(tmp_path: Path, challenger: Any, newest: str) -> None:
-    """A model without a name can't be told from another one, as here the incumbent's."""
+def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challenger: Any, newest: str) -> None:
+    """Models without a name can't be told apart; here that is the incumbent's."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"model_digest": None, "model_name": None, "model_version": None}
@@ -105,8 +105,8 @@ def test_only_what_follows_the_last_other_model_counts(tmp_path: Path, challenge
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_naming_the_incumbents_best_users_afterwards_ships_no_copy_of_it(tmp_path: Path, seed: int) -> None:
-    """A/A of 2,000 users of whom few click often: without the past of these 60 the challenger would win."""
+def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_path: Path, seed: int) -> None:
+    """An A/A test of 2,000 users, few of whom click often: without the past of 60 of them the challenger would win."""
     rng, log, clicks = np.random.default_rng(seed), Log(), Counter[str]()
     rates = rng.beta(0.3, 1.2, 2_000)
     for _ in range(4):
@@ -117,15 +117,15 @@ def test_naming_the_incumbents_best_users_afterwards_ships_no_copy_of_it(tmp_pat
                 clicks[f"u{user}"] += 1
     for user in sorted((f"u{user}" for user in range(0, 2_000, 2)), key=lambda user: -clicks[user])[:60]:
         log.decide(user, "challenger", override=True, assignment_probability=1.0)
-    metrics = EXPERIMENT.metrics.replace(guardrails=())  # there is no harm to rule out: a lift alone would ship
+    metrics = EXPERIMENT.metrics.replace(guardrails=())  # with no guardrail, a lift is enough to ship
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     assert (found["verdict"], found["srm_p"]) == ("inconclusive", 1.0)
     assert (found["left_out"], found["overridden_users"]) == ({"override": 60}, 60)
     assert found["arms"]["incumbent"]["users"] == 1_000
 
 
-def test_what_was_asked_before_the_naming_and_again_after_it_counts(tmp_path: Path) -> None:
-    """Neither a repeated request nor a decision that is withdrawn takes back that it was taken at random."""
+def test_a_decision_before_an_override_still_counts_if_requested_again(tmp_path: Path) -> None:
+    """A repeated request or a withdrawal does not change that the first decision was randomised."""
     log = traffic(200, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"request_id": f"r{place}", "campaign_id": "c"}
@@ -141,7 +141,7 @@ def test_what_was_asked_before_the_naming_and_again_after_it_counts(tmp_path: Pa
         assert found[key] == clean[key]
 
 
-def test_whoever_was_overridden_before_the_period_does_not_count_but_whoever_was_elsewhere_does(tmp_path: Path) -> None:
+def test_users_overridden_before_the_period_do_not_count_but_overrides_elsewhere_do(tmp_path: Path) -> None:
     log = traffic(200, 0.3)
     begin = log.decisions[0]["event_time"]
     early = (pd.Timestamp(begin) - pd.Timedelta(days=1)).isoformat()
@@ -152,7 +152,7 @@ def test_whoever_was_overridden_before_the_period_does_not_count_but_whoever_was
 
 
 def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Path) -> None:
-    """A/A. The market grows when two challengers' weights are edited, which leaves the incumbent's as it was."""
+    """An A/A test: the market grows when the weights of two challengers change and the incumbent's does not."""
     before, after = ({"incumbent": 0.5, "a": a, "b": 0.5 - a} for a in (0.25, 0.125))
     arms = [{"name": name, "weight": weight, "endpoint": "http://x"} for name, weight in after.items()]
     experiment = Experiment.from_dict({**CONTENT, "arms": arms})
@@ -168,12 +168,12 @@ def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Pa
     found = verdict_from_log(log.write(tmp_path), experiment)
     assert found["left_out"] == {"other_weights": 2_400} and found["verdict"] == "inconclusive"
     daily = experiment.replace(budgets=(experiment.budgets[0].replace(period="day", pacing=None),))
-    left_out = verdict_from_log(log.write(tmp_path), daily)["left_out"]  # edited at 16:00 of the second of four days
+    left_out = verdict_from_log(log.write(tmp_path), daily)["left_out"]  # edited on the second of four days at 16:00
     assert left_out == {"changed_period": 480, "other_weights": 2_400, "unfinished_period": 480}
 
 
 def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int = 0) -> Log:
-    """Users who come in two stages, 5 and 25 %: clicks at the rate of their arm plus that of the stage's market."""
+    """Generate users in two stages, 5 and 25 %, whose click rate is their arm's plus the stage's market."""
     rng = np.random.default_rng(seed)
     log = Log()
     for stage, share in (("5%", 0.05), ("25%", 0.25)):
@@ -187,7 +187,7 @@ def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int
 
 
 def test_a_ramp_is_judged_within_its_stages_as_one_experiment(tmp_path: Path) -> None:
-    """The market grows between the stages: over both, the challenger alone would look better by a third."""
+    """The market grows between the stages: pooled over both, an equal challenger would look better by a third."""
     rate = {"incumbent": 0.1, "challenger": 0.1}
     log = ramp(4_000, rate, {"5%": 0.0, "25%": 0.5})
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(stage="25%"))
@@ -218,20 +218,20 @@ def test_three_arms_are_judged_and_share_the_error(tmp_path: Path) -> None:
     assert verdicts == {"second": "inconclusive", "third": "ship"}
     assert (found["challenger"], found["verdict"]) == ("third", "ship")
     assert found["lift_ci"] == found["challengers"]["third"]["lift_ci"]
-    assert found["confidence"] == pytest.approx(1 - 0.05 / 2 * 0.9)  # two challengers; a tenth is the guardrail's
+    assert found["confidence"] == pytest.approx(1 - 0.05 / 2 * 0.9)  # two challengers; guardrails get a tenth
 
 
-def test_an_arm_that_was_taken_out_by_its_weight_keeps_no_verdict(tmp_path: Path) -> None:
+def test_an_arm_with_weight_zero_has_no_verdict(tmp_path: Path) -> None:
     third = {"name": "third", "weight": 0.0, "endpoint": "http://x"}
     experiment = Experiment.from_dict({**CONTENT, "arms": [*CONTENT["arms"], third]})
     found = verdict_from_log(traffic(600, 0.0).write(tmp_path), experiment)
     assert (found["challenger"], found["verdict"]) == ("challenger", "stop")
     assert found["challengers"]["third"]["verdict"] == "inconclusive"
-    assert found["confidence"] == pytest.approx(1 - 0.05 / 2 * 0.9)  # its looks before have used their share
+    assert found["confidence"] == pytest.approx(1 - 0.05 / 2 * 0.9)  # its earlier looks have used their share
 
 
 def paced_against_unpaced(hours: int) -> Log:
-    """One policy with the same money each day: the challenger spends it evenly, the incumbent in the morning."""
+    """Generate one policy with equal daily budgets: the challenger spends evenly, the incumbent in the morning."""
     log = Log()
     for hour in range(hours):
         for user in range(20):
@@ -244,7 +244,7 @@ def paced_against_unpaced(hours: int) -> Log:
     return log
 
 
-def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_path: Path) -> None:
+def test_an_unfinished_day_does_not_count_with_a_daily_budget(tmp_path: Path) -> None:
     metrics = EXPERIMENT.metrics.replace(guardrails=())
     total = EXPERIMENT.replace(metrics=metrics)
     daily = DAILY.replace(metrics=metrics)
@@ -253,7 +253,7 @@ def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_pa
     assert noon["verdict"] == "inconclusive" and noon["lift"] == pytest.approx(0.0)
     assert noon["left_out"] == {"unfinished_period": 12 * 20} and noon["hours"] < 48
     assert verdict_from_log(log.write(tmp_path), total)["lift"] < -0.05
-    # The day ends with the period that is asked for, or with the first decision of the next one.
+    # A day is complete at the end of the requested period, or once the next day has a decision.
     whole = Log()
     whole.decisions, whole.outcomes = log.decisions[: 48 * 20], log.outcomes
     assert verdict_from_log(whole.write(tmp_path), daily)["left_out"] == {"unfinished_period": 24 * 20}
@@ -261,7 +261,7 @@ def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_pa
     assert verdict_from_log(until, daily)["left_out"] == {}
 
 
-def test_neither_the_future_nor_a_clock_that_was_ahead_ends_a_day_or_makes_anything_mature(tmp_path: Path) -> None:
+def test_a_fast_clock_neither_ends_a_day_nor_matures_outcomes(tmp_path: Path) -> None:
     mature = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(outcome_hours=24.0))
     now, log = pd.Timestamp.now(tz="UTC"), Log()
     for user, days in enumerate((0, 0, 365)):
@@ -273,7 +273,7 @@ def test_neither_the_future_nor_a_clock_that_was_ahead_ends_a_day_or_makes_anyth
     assert verdict_from_log(until, DAILY)["left_out"] == {"unfinished_period": 2}
 
 
-def test_the_newest_model_is_not_that_of_a_clock_that_was_ahead(tmp_path: Path) -> None:
+def test_a_fast_clock_does_not_determine_the_newest_model(tmp_path: Path) -> None:
     log = traffic(200, 0.3)
     for row in log.decisions:
         row["model_digest"] = "second"
@@ -284,11 +284,11 @@ def test_the_newest_model_is_not_that_of_a_clock_that_was_ahead(tmp_path: Path) 
     assert found["models"] == {"challenger": "second", "incumbent": "second"} and found["left_out"] == {}
     assert files.models() == ["second"]
     later = {"event_time": log.decisions[-1]["event_time"], "model_digest": "another"}
-    log.decide("qa", "incumbent", override=True, **later)  # it serves no users
+    log.decide("qa", "incumbent", override=True, **later)  # the override serves no users
     assert log.write(tmp_path).models() == ["second"]
 
 
-def test_each_campaigns_days_are_those_of_its_own_budget(tmp_path: Path) -> None:
+def test_days_of_a_campaign_follow_its_own_budget(tmp_path: Path) -> None:
     budgets = [
         {**CONTENT["budgets"][0], "campaign": "tokyo's", "period": "day", "timezone": "Asia/Tokyo"},
         {**CONTENT["budgets"][0], "campaign": "london", "period": "day"},
@@ -307,7 +307,7 @@ def test_each_campaigns_days_are_those_of_its_own_budget(tmp_path: Path) -> None
 
 
 def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
-    """A challenger that is better for 21 days of 28; on each fourth it is as bad as this, and stopped at noon."""
+    """Generate a challenger that wins 21 of 28 days; each fourth day has the click rate `bad` and stops at noon."""
     log = Log()
     for hour in range(28 * 24 + 1):
         day, off = hour // 24, hour // 24 % 4 == 3 and hour % 24 >= 12
@@ -324,8 +324,8 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
-def test_short_bad_days_are_not_forgotten(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
-    """By the kill switch, or by going back a stage. Over what was served, the second one is not better at all."""
+def test_days_cut_short_by_harm_count(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
+    """The kill switch or a step back ends the bad days, so served decisions alone make the challenger look better."""
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))
     found = verdict_from_log(log.write(tmp_path), daily)
@@ -334,10 +334,10 @@ def test_short_bad_days_are_not_forgotten(tmp_path: Path, bad: float, verdict: s
     assert (found["code"] == CHANGED_DAYS.code) == (verdict == "inconclusive")
 
 
-def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> None:
+def test_a_guardrail_breached_only_on_cut_days_does_not_hold(tmp_path: Path) -> None:
     log = stopped_when_it_goes_badly(0.24, np.random.default_rng(0))
     for row in log.decisions:
-        dear = row["arm"] == "challenger" and pd.Timestamp(row["event_time"]).day % 4 == 0  # the days with the switch
+        dear = row["arm"] == "challenger" and pd.Timestamp(row["event_time"]).day % 4 == 0  # days with a kill
         log.learn(row["decision_id"], "cost", 5.0 if dear else 0.2)
     found = verdict_from_log(log.write(tmp_path), DAILY)
     assert found["guardrails"][0]["name"] == "cost_per_decision" and found["guardrails"][0]["state"] == "open"
@@ -345,7 +345,7 @@ def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> 
 
 
 def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int], bool], same: bool = False) -> Log:
-    """Days of a stage, the challenger's share, and users each; every day has the same users, or each stage its own."""
+    """Generate days of (stage, challenger's share, users); with `same`, every day has the same users."""
     log = Log()
     for day, (stage, share, users) in enumerate(stages):
         for user in range(users):
@@ -358,8 +358,8 @@ def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int],
     return log
 
 
-def test_a_day_at_a_large_stage_is_a_day_whatever_was_before(tmp_path: Path) -> None:
-    """Twelve days at 5 %, and then one at 50 %, on which nearly all of the lift rests."""
+def test_run_time_counts_days_by_their_weight_in_the_lift(tmp_path: Path) -> None:
+    """Twelve days at 5 %, then one at 50 % that carries nearly all of the lift's weight."""
     rng = np.random.default_rng(0)
     stages = [("5%", 0.05, 60)] * 12 + [("50%", 0.5, 4_000)]
     log = daily(stages, lambda arm, day: rng.random() < (0.5 if arm == "challenger" else 0.2))
@@ -371,11 +371,11 @@ def test_a_day_at_a_large_stage_is_a_day_whatever_was_before(tmp_path: Path) -> 
     alike = Log()
     alike.decisions = [row | {"stage": "50%", "assignment_probability": 0.5} for row in log.decisions]
     one = verdict_from_log(alike.write(tmp_path), judged)
-    assert one["hours"] == pytest.approx(13 * 24, rel=0.01), "of one stage, all hours count"
+    assert one["hours"] == pytest.approx(13 * 24, rel=0.01), "all hours of one stage count"
 
 
-def test_a_day_is_a_day_where_the_same_users_come_every_day(tmp_path: Path) -> None:
-    """One day at 25 %, and then 13 at 50 %, of the same users: by their number, the first was 43 % of the lift."""
+def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Path) -> None:
+    """One day at 25 %, then 13 at 50 % of the same users: weighted by users, the first day was 43 % of the lift."""
     stages = [("25%", 0.25, 400)] + [("50%", 0.5, 400)] * 13
     log = daily(stages, lambda arm, day: day == 0 and arm == "challenger", same=True)
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(min_runtime_hours=168))
@@ -383,8 +383,8 @@ def test_a_day_is_a_day_where_the_same_users_come_every_day(tmp_path: Path) -> N
     assert found["lift"] == pytest.approx(0.1875 / (0.1875 + 13 * 0.25))
 
 
-def test_an_outcome_that_was_reported_late_counts_at_no_look(tmp_path: Path) -> None:
-    """A/A: all clicks happen at once; the challenger's are reported two days later. Another router hears later."""
+def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
+    """An A/A test with equal clicks, but the challenger's are reported two days late by another router."""
     log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
     taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
     clicks = [row for row in log.outcomes if row["kind"] == "click"]
@@ -404,12 +404,12 @@ def test_an_outcome_that_was_reported_late_counts_at_no_look(tmp_path: Path) -> 
     found = judged(heard)
     assert early["arms"] == found["arms"] and found["arms"]["challenger"]["totals"]["click"] == 0
     assert found["late_outcomes"] > 0
-    # Worse is the challenger in nothing but that.
+    # Late reports are the challenger's only disadvantage.
     assert found["lift_ci"][1] < 0 and (found["verdict"], found["code"]) == ("inconclusive", LATE_OUTCOMES.code)
 
 
-def test_costs_that_are_put_right_late_by_unequal_amounts_ship_nothing(tmp_path: Path) -> None:
-    """Every cost is estimated at once, and corrected two days later: by little in one arm, by as much in the other."""
+def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
+    """Each cost is estimated at once and corrected two days later, by a different amount in each arm."""
 
     def judged(correction: float) -> dict[str, Any]:
         log = traffic(600, 0.5, rounds=12)
@@ -425,8 +425,8 @@ def test_costs_that_are_put_right_late_by_unequal_amounts_ship_nothing(tmp_path:
     assert (found["verdict"], found["code"]) == ("inconclusive", LATE_OUTCOMES.code)
 
 
-def test_a_stage_in_which_all_outcomes_came_late_is_no_difference_between_the_arms(tmp_path: Path) -> None:
-    """For a while nobody could report. The challenger has most of its decisions later, the incumbent not."""
+def test_a_stage_with_only_late_outcomes_causes_no_difference_between_arms(tmp_path: Path) -> None:
+    """For a while no outcome could be reported; most decisions of the challenger, not the incumbent, came later."""
     log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
     stages = {row["decision_id"]: row["stage"] for row in log.decisions}
     taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}
@@ -449,14 +449,14 @@ def budget(**changes: Any) -> Experiment:
     [
         ({"layer": "before"}, DAILY, {"changed_period": 12 * 20, "other_experiment": 36 * 20, "unfinished_period": 20}),
         ({"experiment_version": "before"}, budget(pacing=None), {"changed_period": 24 * 20, "unfinished_period": 20}),
-        ({"experiment_version": "before"}, budget(pacing={}), {"unfinished_period": 20}),  # paced arms have spent alike
+        ({"experiment_version": "before"}, budget(pacing={}), {"unfinished_period": 20}),  # pacing equalises spend
     ],
     ids=["layer", "unpaced-amount", "paced-amount"],
 )
-def test_days_with_unequal_money_do_not_count(
+def test_days_with_unequal_budgets_do_not_count(
     tmp_path: Path, changed: dict[str, str], experiment: Experiment, left_out: dict[str, int]
 ) -> None:
-    """Another layer, or another file, until noon of the second of three days."""
+    """The layer, or the file, differs until noon of the second of three days."""
     log = paced_against_unpaced(73)
     for place, row in enumerate(log.decisions):
         row |= {"salt": DAILY.salt, "layer": DAILY.layer, "experiment_version": "after"}
@@ -477,7 +477,7 @@ def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) ->
 
 
 def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the same is found as in more, on a ramp with changes in mid-day, which are judged twice."""
+    """A small memory limit gives the same figures on a ramp with changes within days, which are judged twice."""
     shares = {stage: DAILY.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
     lake = Lake.open(tmp_path)
     with duckdb.connect() as db:
@@ -518,7 +518,7 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
 
 
 def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
-    """A poller makes that share of the challenger's decisions, at no cost; a user's cost is higher by harm."""
+    """Generate costs, higher by `harm` for the challenger; a poller makes `share` of its decisions at no cost."""
     rng = np.random.default_rng(seed)
     log = Log()
     for user in range(users):
@@ -536,7 +536,7 @@ GUARDED = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(guardrails=[RAIL
 
 
 @pytest.mark.parametrize(("harm", "token"), [(0.145, "guardrail"), (0.0, "inconclusive")])
-def test_a_poller_holds_no_guardrail_and_breaks_none(tmp_path: Path, harm: float, token: str) -> None:
+def test_a_poller_neither_passes_nor_breaches_a_guardrail(tmp_path: Path, harm: float, token: str) -> None:
     found = verdict_from_log(polled(1_000, harm, share=0.41).write(tmp_path), GUARDED)
     assert found["verdict"] == token, found["reason"]
     assert found["guardrails"][0]["state"] == ("breached" if harm else "held")
@@ -545,7 +545,7 @@ def test_a_poller_holds_no_guardrail_and_breaks_none(tmp_path: Path, harm: float
     assert found["arms"]["challenger"]["capped_users"] == 1 and found["arms"]["incumbent"]["capped_users"] == 0
 
 
-def test_pollers_alone_at_a_stage_hold_no_guardrail(tmp_path: Path) -> None:
+def test_a_stage_with_only_pollers_passes_no_guardrail(tmp_path: Path) -> None:
     log = polled(600, harm=0.2, share=0.0)
     for arm, probability in (("challenger", 0.05), ("incumbent", 0.95)):
         for _ in range(2_000):
@@ -573,7 +573,7 @@ def test_replay_weights(tmp_path: Path) -> None:
         matched, unknown, idle = (log.decide(f"u{user}", arm, expose=e) for e in (True, True, False))
         log.learn(matched, "click", 1.0 if user % 4 == 1 else 0.0)
         weights += [(matched, 4.0), (unknown, 0.0), (idle, 1.0)]
-    lost = log.decide("u0", "incumbent")  # without a weight: not evaluable
+    lost = log.decide("u0", "incumbent")  # not evaluable without a weight
     log.learn(lost, "click", 1.0)
     written, frame = log.write(tmp_path), pd.DataFrame(weights, columns=["decision_id", "weight"])
     frame["decision_id"] = frame["decision_id"].map(ids_in(tmp_path))
@@ -588,7 +588,7 @@ def test_replay_weights(tmp_path: Path) -> None:
 
 
 def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
-    """Worth 0.3 at a cost of 2 against 0.2 at a cost of 0.5: with 1 to spend, half of the first is 0.15."""
+    """Gain 0.3 at cost 2 against gain 0.2 at cost 0.5: with 1 to spend, half of the first policy gains 0.15."""
     log = Log()
     weights = []
     for user in range(200):
@@ -631,14 +631,14 @@ def test_srm_guardrail_minimum_time_and_kill_switch(tmp_path: Path) -> None:
     assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["verdict"] == "srm"
 
 
-def test_a_gain_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_gain_is_reported(tmp_path: Path) -> None:
     traffic(4, 0.2).write(tmp_path)
     with pytest.raises(PeriodError, match="gain:"):
         verdict_of_period(str(tmp_path), "experiment.yaml", Period(), "{click: -1}", "", 0.0)
 
 
 def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) -> None:
-    """Also of one whose name is that of a field of the record; the experiment may measure each by itself, too."""
+    """An outcome may have the name of a record's field, and the experiment may measure each outcome separately."""
     log = Log()
     for user in range(400):
         decision = log.decide(f"u{user}", "challenger" if user % 2 else "incumbent")
@@ -658,8 +658,8 @@ def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) ->
     assert found["secondary"]["click_per_decision"]["lift"] == 0
 
 
-def test_money_is_said_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> None:
-    """Both arms click alike, and the challenger's clicks cost half as much."""
+def test_money_is_reported_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> None:
+    """Both arms have equal clicks, and the challenger's clicks cost half as much."""
     log, rng = Log(), np.random.default_rng(5)
     for user in range(1_000):
         arm = "challenger" if user % 2 else "incumbent"
@@ -690,7 +690,7 @@ def test_money_is_said_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> N
 
 
 def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
-    """The gain of the data set is revenue, and the primary metric is clicks: per cost, both were called gain."""
+    """The data set's gain is revenue and the primary metric is clicks; both were once called gain per cost."""
     log, spec = traffic(400, 0.5), DatasetSpec.load("simulator").replace(reward={"gain": "revenue"})
     for row in log.decisions:
         log.learn(row["decision_id"], "revenue", 3.0)
@@ -711,7 +711,7 @@ def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
 
 
 def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
-    """The challenger clicks more in a stage, which must not make that stage count for more."""
+    """A stage in which the challenger clicks more must not get a larger weight."""
     log = Log()
     for stage, share, users in (("5%", 0.05, 400), ("50%", 0.5, 400)):
         for user in range(users):
@@ -726,7 +726,7 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
                 log.learn(decision, "click", 1.0)
     metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    # 1 - .5 in the one, .25 - .5 in the other, of equal weight
+    # 1 - .5 in one stage and .25 - .5 in the other, with equal weights
     assert found["lift"] == found["money"]["lift"] == pytest.approx((0.5 - 0.25) / 2.0)
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 
@@ -746,6 +746,6 @@ def test_secondary_metrics_share_one_false_discovery_rate(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("effect", "token"), [(0.5, "futile"), (0.01, "inconclusive"), (None, "inconclusive")])
-def test_what_was_looked_for_is_ruled_out_once_it_can_be(tmp_path: Path, effect: float | None, token: str) -> None:
+def test_the_minimum_effect_is_ruled_out_once_possible(tmp_path: Path, effect: float | None, token: str) -> None:
     found = verdict_from_log(traffic(1_000, 0.2).write(tmp_path), EXPERIMENT.replace(minimum_effect=effect))
     assert (found["verdict"], found["futile"]) == (token, None if effect is None else token == "futile")

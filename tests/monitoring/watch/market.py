@@ -1,4 +1,4 @@
-"""A market of some days whose log the monitor watches, with a model's training sample, without pages."""
+"""Simulated market whose decision log the monitor watches, with a model's training sample and no pages."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -24,18 +24,18 @@ _KINDS = {column.name: column.kind for column in SPEC.context}
 
 @cache
 def sample(version: str = "1", days: Days = DAYS) -> TrainingSample:
-    """Of two weeks of the same market, which nobody watched."""
+    """Return a training sample from two earlier weeks of the same market."""
     rows = sample_users(days.sample())
     grid = ThresholdGrid.measure(rows, _KINDS, imitations=100)
     return TrainingSample(version, rows, SPEC.context, (), grid)
 
 
 class Market:
-    """Days that are written one after the other, and a monitor that watches them.
+    """Consecutive days of a log, and a monitor that watches them.
 
     Args:
-        folder: For log and state.
-        days: The days.
+        folder: Folder for the log and the monitor's state.
+        days: Generator of the days.
     """
 
     def __init__(self, folder: Path, days: Days = DAYS) -> None:
@@ -43,7 +43,7 @@ class Market:
         self.next = 0
 
     def live(self, days: int, shift: Shift = healthy) -> None:
-        """Write some more days."""
+        """Write the given number of further days."""
         for _ in range(days):
             records = self.days.records(self.next, self.days.rows(self.next, shift))
             add_to_lake(self.log, records, name=f"{self.next:08d}")
@@ -51,7 +51,7 @@ class Market:
 
     @property
     def night(self) -> datetime:
-        """Two hours after the last day that was written."""
+        """Return the time two hours after the last written day."""
         return START + timedelta(days=self.next, hours=2)
 
     @property
@@ -62,7 +62,7 @@ class Market:
         return run(self.watched, self.folder, now or self.night, **options)
 
     def nights(self, days: int, shift: Shift = healthy) -> list[State]:
-        """Days and the checks after each of them."""
+        """Write days and check after each; returns the states."""
         states = []
         for _ in range(days):
             self.live(1, shift)
@@ -75,7 +75,7 @@ def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def worse_challenger(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Half of the users have a challenger, which gets no clicks."""
+    """Give half of the users a challenger that gets no clicks."""
     challenged = rows["user_id"].str[-1].isin(list("13579")).to_numpy()
     arm = np.where(challenged, "challenger", "incumbent")
     return rows.assign(arm=arm, rate=rows["rate"] * ~challenged)

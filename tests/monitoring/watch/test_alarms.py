@@ -1,4 +1,4 @@
-"""Alarms of measures and columns, of periods that are made up: no log, no market."""
+"""Alarms of measures and columns for given values, without a log or a market."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -51,7 +51,7 @@ def test_only_the_harmful_direction_is_harm() -> None:
 
 
 def test_since_is_the_beginning_of_the_first_unusual_period() -> None:
-    """Whatever the length of periods, and however many of them it took."""
+    """This holds for any length of periods and any number of unusual ones."""
     for length in (timedelta(hours=6), timedelta(days=1), timedelta(days=7)):
         streams: dict[str, Stream] = {}
         for number in range(1, 20):
@@ -60,10 +60,10 @@ def test_since_is_the_beginning_of_the_first_unusual_period() -> None:
         stream = streams[stream_of(*GAIN)]
         unusual = [period.end for period in stream.past if period.evident]
         assert unusual[0] == START + 12 * length
-        assert stream.alarm and stream.alarm.since == START + 14 * length, "not that of the one bad period before"
+        assert stream.alarm and stream.alarm.since == START + 14 * length, "a single bad period does not count"
 
 
-def test_a_loss_has_a_unit() -> None:
+def test_a_loss_is_reported_with_its_unit() -> None:
     units = loss_units(DatasetSpec.load("simulator"))
     assert units.keys() == HARM.keys()
     streams: dict[str, Stream] = {}
@@ -76,8 +76,8 @@ def test_a_loss_has_a_unit() -> None:
     assert gain.alarm and "; 50 clicks" in gain.alarm.text and cost.alarm and "; 100 EUR" in cost.alarm.text
 
 
-def test_what_is_missing_today_does_not_make_others_alarm() -> None:
-    """Evidence that is not enough among eight is not enough because seven were not measured."""
+def test_missing_measures_do_not_raise_alarms_of_others() -> None:
+    """Evidence too weak among eight measures stays too weak if the other seven are not measured."""
     streams: dict[str, Stream] = {}
     names = [("journeys", "", f"m{i}") for i in range(8)]
     for day in range(12):
@@ -94,7 +94,7 @@ def test_what_is_missing_today_does_not_make_others_alarm() -> None:
     ("incumbent", "challenger", "causes"),
     [(0.1, 0.04, ["spring/challenger"]), (0.07, 0.07, []), (0.07, 0.04, []), (0.1, 0.1, [])],
 )
-def test_the_cause_of_harm_is_a_challenger_where_the_incumbent_is_as_usual(
+def test_a_challenger_causes_harm_if_the_incumbent_is_as_usual(
     incumbent: float, challenger: float, causes: list[str]
 ) -> None:
     rng, streams = np.random.default_rng(2), dict[str, Stream]()
@@ -110,7 +110,7 @@ def test_the_cause_of_harm_is_a_challenger_where_the_incumbent_is_as_usual(
     assert alarm is not None and alarm.kind == "harm" and alarm.arms == causes
     measure_alarms.judge(streams, [measured(GAIN, 0.1)], at(20))
     alarm = streams["outcomes/gain_per_decision"].alarm
-    assert alarm is not None and alarm.arms == causes, "a day on which it is as usual says nothing of the cause"
+    assert alarm is not None and alarm.arms == causes, "a normal day does not change the cause"
 
 
 def test_an_incumbent_of_few_users_is_as_usual_within_its_own_error() -> None:
@@ -125,7 +125,7 @@ def test_an_incumbent_of_few_users_is_as_usual_within_its_own_error() -> None:
     assert alarm is not None and alarm.arms == ["spring/challenger"]
 
 
-def test_what_is_gone_for_a_week_is_forgotten() -> None:
+def test_streams_without_data_for_a_week_are_forgotten() -> None:
     streams: dict[str, Stream] = {"context/device": Stream()}
     arm = ("performance", "spring/challenger", "auc")
     for day in range(12):
@@ -152,28 +152,28 @@ def columns_alarm(state: State, day: int, *columns: ColumnDrift, version: str = 
     return {name for name, stream in state.streams.items() if stream.alarm}
 
 
-def test_two_periods_above_the_threshold_and_the_end() -> None:
+def test_two_periods_above_the_threshold_alarm_and_one_below_ends_it() -> None:
     state = State()
     for day in range(8):
         assert not columns_alarm(state, day, column("a", 0.02), column("b", 0.02))
     assert not columns_alarm(state, 8, column("a", 0.3), column("b", 0.02))
     assert columns_alarm(state, 9, column("a", 0.3), column("b", 0.02)) == {"context/a"}
-    assert state.streams["context/a"].alarm and state.streams["context/a"].alarm.since == at(7), "its first period"
+    assert state.streams["context/a"].alarm and state.streams["context/a"].alarm.since == at(7), "the first period"
     for day in (10, 11, 12):
         ended = columns_alarm(state, day, column("a", 0.02), column("b", 0.02))
     assert not ended
 
 
-def test_every_sunday_is_no_news() -> None:
+def test_a_weekly_pattern_is_no_alarm() -> None:
     state = State()
     for day in range(28):
         assert not columns_alarm(state, day, column("a", 0.2 if day % 7 in (5, 6) else 0.02)), day
-    # Nor does it hide what is worse.
+    # A usual Sunday must not hide a larger shift.
     assert not columns_alarm(state, 33, column("a", 0.5))
     assert columns_alarm(state, 34, column("a", 0.5)) == {"context/a"}
 
 
-def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
+def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
     state, rung = State(), []
     for day in range(70):
         rung.append(bool(columns_alarm(state, day, column("a", 0.6 if day % 7 in (5, 6) else 0.02))))
@@ -183,9 +183,9 @@ def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("score", "alarms"),
     [
-        (lambda day: None, [False] * 14),  # lost values are told by the look at the last hours
+        (lambda day: None, [False] * 14),  # lost values are found by the check of the last hours
         (lambda day: 0.3 if day % 9 == 8 else 0.02, [False] * 60),
-        (lambda day: 0.12, [False] * 28),  # a working day differs a little from a sample of whole weeks
+        (lambda day: 0.12, [False] * 28),  # weekdays differ a little from a sample of whole weeks
         (lambda day: 0.4, [False] * 2 + [True] * 58),
         (lambda day: 0.3 if day >= 8 else 0.02, [False] * 9 + [True] * 59),
         (lambda day: 0.3 if day >= 28 else 0.02, [False] * 29 + [True] * 59),
@@ -201,14 +201,14 @@ def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
         "after-a-festival",
     ],
 )
-def test_a_lasting_shift_and_no_other_one_is_an_alarm(score: Callable[[int], float | None], alarms: list[bool]) -> None:
-    """It does not flap, nor is it a season once it has been there on two Mondays."""
+def test_only_a_lasting_shift_is_an_alarm(score: Callable[[int], float | None], alarms: list[bool]) -> None:
+    """The alarm does not flap, and a shift seen on two Mondays does not pass as a weekly pattern."""
     state = State()
     days = (column("a", score(day), "no_values") for day in range(len(alarms)))
     assert [bool(columns_alarm(state, day, of_day)) for day, of_day in enumerate(days)] == alarms
 
 
-def test_another_model_begins_anew() -> None:
+def test_another_model_resets_the_columns() -> None:
     state = State()
     for day in range(10):
         columns_alarm(state, day, column("a", 0.3), column("gone", 0.02))
@@ -217,8 +217,8 @@ def test_another_model_begins_anew() -> None:
     assert len(state.streams["context/a"].past) == 1
 
 
-def test_a_request_to_train_has_a_reason_and_rests() -> None:
-    """Harm alone, and lost values, are none."""
+def test_a_retraining_request_needs_drift_and_waits_after_one() -> None:
+    """Harm or lost values are not enough for a request."""
     state = State(model_version="1")
     state.broken = {"hour": Alarm(kind="data_quality", since=at(1), text="no values")}
     state.streams["outcomes/gain_per_cost"] = Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))
@@ -233,6 +233,6 @@ def test_a_request_to_train_has_a_reason_and_rests() -> None:
     assert state.retrain.since == at(1)
     state.model_version = "2"
     update_request(state, at(3))
-    assert state.retrain is None, "another model serves, and it is too soon to ask again"
+    assert state.retrain is None, "another model serves; a new request would be too soon"
     update_request(state, at(1) + COOL_DOWN)
     assert state.retrain is not None and state.retrain.model_version == "2"

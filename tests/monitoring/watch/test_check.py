@@ -1,4 +1,4 @@
-"""Checks of a market: each period is judged once, whenever the check is made, ended, or made twice."""
+"""Checks of a market: each period is judged once, whether a check is late, interrupted or repeated."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(two_weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> State:
-    """All thirteen days, by one check."""
+    """State after one check of all thirteen days."""
     return run(market(two_weeks).watched, tmp_path_factory.mktemp("judged"), at(13))
 
 
@@ -44,7 +44,7 @@ def at(days: float, hours: float = 2.0) -> datetime:
 
 
 def same(one: State, other: State, but: tuple[str, ...] = ()) -> bool:
-    """Whether they say the same; sums of floats may be added in another order."""
+    """Compare states with rounded floats, because sums may be added in another order."""
 
     def rounded(part: Any) -> Any:
         if isinstance(part, float):
@@ -56,12 +56,12 @@ def same(one: State, other: State, but: tuple[str, ...] = ()) -> bool:
     return bool(rounded(one.model_dump(mode="json")) == rounded(other.model_dump(mode="json")))
 
 
-def test_a_period_is_judged_once_however_often_one_checks(two_weeks: Path, tmp_path: Path, judged: State) -> None:
+def test_a_period_is_judged_once_however_often_it_is_checked(two_weeks: Path, tmp_path: Path, judged: State) -> None:
     watched = market(two_weeks).watched
     for day in (1, 2, 5, 13):
         for hours in (0.5, 2.0, 2.0):
             found = run(watched, tmp_path, at(day, hours))
-            over = day if hours >= 1.0 else day - 1  # its records are exported within the hour
+            over = day if hours >= 1.0 else day - 1  # records are exported within an hour
             assert found.judged_until == (at(over, 0.0) if over else None)
             if over:
                 assert len(found.streams["outcomes/gain_per_decision"].past) == over
@@ -71,7 +71,7 @@ def test_a_period_is_judged_once_however_often_one_checks(two_weeks: Path, tmp_p
 
 
 @pytest.mark.parametrize("where", ["before", "writing"])
-def test_a_check_that_is_ended_in_the_middle_goes_on(
+def test_an_interrupted_check_resumes(
     where: str, two_weeks: Path, tmp_path: Path, judged: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched, write = market(two_weeks).watched, State.write
@@ -100,23 +100,23 @@ def test_one_check_at_a_time(two_weeks: Path, tmp_path: Path) -> None:
     assert run(market(two_weeks).watched, tmp_path, at(1)).judged_until == at(1, 0.0)
 
 
-def test_another_length_of_periods_or_one_of_the_future_needs_another_state(two_weeks: Path, tmp_path: Path) -> None:
+def test_a_changed_period_length_or_a_future_state_is_refused(two_weeks: Path, tmp_path: Path) -> None:
     watched = market(two_weeks).watched
     before = run(watched, tmp_path, at(3))
     with raises(StateError, messages.OTHER_PERIODS, hours=24, wanted=48):
         run(replace(watched, hours=48), tmp_path, at(5))
     with raises(StateError, messages.FUTURE_STATE):
         run(watched, tmp_path, at(1))
-    assert State.read(tmp_path / STATE_FILE) == before, "what was accepted is not forgotten by a mistyped option"
+    assert State.read(tmp_path / STATE_FILE) == before, "a mistyped option must not change the state"
 
 
-def test_a_log_of_a_year_is_begun_near_its_end(two_weeks: Path, tmp_path: Path) -> None:
+def test_a_long_log_is_judged_from_near_its_end(two_weeks: Path, tmp_path: Path) -> None:
     told: list[tuple[datetime, int]] = []
     run(market(two_weeks).watched, tmp_path, at(300), lambda end, left: told.append((end, left)))
     assert len(told) == check_module.MOST_PERIODS and told[-1] == (at(300, 0.0), 1)
 
 
-def test_pages_are_not_kept_for_ever(two_weeks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_pages_are_deleted(two_weeks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_module, "_KEPT_PAGES", 3)
     run(market(two_weeks).watched, tmp_path, at(5))
     pages = sorted(path.name for path in (tmp_path / "periods").iterdir())
@@ -124,7 +124,7 @@ def test_pages_are_not_kept_for_ever(two_weeks: Path, tmp_path: Path, monkeypatc
     assert json.loads((tmp_path / "periods" / pages[0] / "drift.json").read_text())["columns"]
 
 
-def test_what_was_accepted_is_learnt_anew(two_weeks: Path, tmp_path: Path) -> None:
+def test_accepted_changes_restart_learning(two_weeks: Path, tmp_path: Path) -> None:
     watched, stream = market(two_weeks).watched, "outcomes/cost_per_exposure"
     state = run(watched, tmp_path, at(10))
     state.accept(stream, "a new contract", at(10))
@@ -134,7 +134,7 @@ def test_what_was_accepted_is_learnt_anew(two_weeks: Path, tmp_path: Path) -> No
     assert len(found.streams["outcomes/gain_per_cost"].past) == 12
 
 
-def test_harm_that_a_challenger_does_names_it(two_weeks: Path, tmp_path: Path) -> None:
+def test_harm_by_a_challenger_names_it(two_weeks: Path, tmp_path: Path) -> None:
     shutil.copytree(two_weeks, tmp_path / "market")
     made = market(tmp_path / "market")
     made.live(4, worse_challenger)

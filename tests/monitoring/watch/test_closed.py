@@ -1,4 +1,4 @@
-"""A day of the week on which nobody ever comes, beside one on which nobody came."""
+"""Days without decisions: a usual closing day, as opposed to a day on which decisions are missing."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -14,7 +14,7 @@ from tests.features.collect.decision_logs import START, decision, write
 from tests.monitoring.watch.market import DAYS, Market
 
 DAY = timedelta(days=1)
-MIDNIGHT = START.replace(hour=0)  # of the first day
+MIDNIGHT = START.replace(hour=0)  # start of the first day
 
 
 def log(folder: Path, days: int, closed: Collection[int]) -> datetime:
@@ -46,9 +46,9 @@ def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_pa
     assert closed_as_usual(Lake.open(tmp_path / "log"), end, DAY) is usual
 
 
-def test_other_lengths(tmp_path: Path) -> None:
-    """A quarter of a day is empty on each day; a week has no time of the week."""
-    assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY), "there is no log"
+def test_periods_other_than_days(tmp_path: Path) -> None:
+    """A quarter of every day may be empty; a whole week has no time of the week."""
+    assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY), "an empty log has no usual days"
     end = log(tmp_path / "log", 28, ())
     assert closed_as_usual(Lake.open(tmp_path / "log"), end, timedelta(hours=6))
     assert not closed_as_usual(Lake.open(tmp_path / "log"), end + timedelta(days=7), timedelta(days=7))
@@ -56,7 +56,7 @@ def test_other_lengths(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_check_on_mondays(tmp_path: Path) -> None:
-    """On the third Sunday it is no fault any more; a Monday without decisions is one."""
+    """By the third Sunday an empty Sunday is no fault, but an empty Monday is one."""
     market = Market(tmp_path, replace(DAYS, users_a_day=20))
 
     def why() -> set[str]:

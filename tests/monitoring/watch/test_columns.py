@@ -1,4 +1,4 @@
-"""Columns of a period: thresholds, scores equal to Evidently's, broken data that never crash."""
+"""Columns of a period: thresholds, scores equal to Evidently's, and broken data that must not raise an error."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def problems_of(result: DriftResult) -> tuple[str, ...]:
     return tuple(column.column for column in result.columns if column.problem is not None)
 
 
-def test_too_little_data_is_said_and_written(tmp_path: Path) -> None:
+def test_too_little_data_is_reported_and_stored(tmp_path: Path) -> None:
     reference = touchpoints(np.random.default_rng(0), 100)
     for current, why in (
         (reference.head(10), "10 rows"),
@@ -62,7 +62,7 @@ def test_healthy_and_shifted_periods_with_and_without_a_page(tmp_path: Path) -> 
     assert "jensenshannon" in device.message
 
 
-def test_what_a_period_or_the_thresholds_lack_changes_no_other_column(tmp_path: Path) -> None:
+def test_a_missing_column_changes_no_other_column(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     reference, current = touchpoints(rng, 200).assign(x=1.0), touchpoints(rng, 150).assign(x=1.0)
     grid = measured(reference)
@@ -70,7 +70,7 @@ def test_what_a_period_or_the_thresholds_lack_changes_no_other_column(tmp_path: 
     found = check(reference, current, (*COLUMNS, X), grid, out_dir=tmp_path, page="never")
     assert problems_of(found) == ()
     thresholds = {column.column: column.threshold for column in found.columns}
-    assert thresholds.pop("x") is None, "it was not there when the thresholds were measured"
+    assert thresholds.pop("x") is None, "the reference had no column x to measure"
     assert thresholds == {name: expected[name, asked_of(kind)[-1].method] for name, kind in KINDS.items()}
     lacking = current.drop(columns="region").assign(tenure=None)
     fewer = check(reference, lacking, COLUMNS, grid, out_dir=tmp_path, page="never")
@@ -97,7 +97,7 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
     reference["price"] = rng.gamma(2, 2, len(reference))
     current["price"] = [Decimal("1.5")] * (len(current) - 1) + [Decimal("Infinity")]
     current["constant"] = 1.0
-    current["largest"] = sys.float_info.max  # "unknown" to some systems
+    current["largest"] = sys.float_info.max  # some systems write this for "unknown"
     current["hour"] = "noon"
     current["region"] = None
     current.loc[current.index % 3 == 0, "placement"] = None

@@ -1,4 +1,4 @@
-"""What Prometheus reads, beside the state that it is about."""
+"""Prometheus metrics of the monitor, compared with the state that they report."""
 
 import re
 import signal
@@ -46,7 +46,7 @@ def state() -> State:
 
 
 def scrape(of: Path | MonitorCollector) -> dict[tuple[str, ...], float]:
-    """Name and values of labels of each sample."""
+    """Return sample values by metric name and label values."""
     registry = CollectorRegistry()
     registry.register(MonitorCollector(of) if isinstance(of, Path) else of)
     return parsed(generate_latest(registry).decode())
@@ -62,7 +62,7 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
     return found
 
 
-def test_what_the_state_says(tmp_path: Path) -> None:
+def test_metrics_equal_the_state(tmp_path: Path) -> None:
     state().write(tmp_path / STATE_FILE)
     found = scrape(tmp_path / STATE_FILE)
     gain, device = ("outcomes", "", "", "gain_per_decision"), ("context", "", "", "device")
@@ -95,15 +95,15 @@ def test_what_the_state_says(tmp_path: Path) -> None:
     }
     assert {key: found.get(key) for key in expected} == expected
     assert ("not_judged", "outcomes") not in {key[:2] for key in found}
-    assert ("period_end_timestamp_seconds", "performance") not in found, "it has no end"
-    assert ("expected", "decisions", "", "incumbent", "expected_gain") not in found, "it is not known"
+    assert ("period_end_timestamp_seconds", "performance") not in found, "without an end, no metric"
+    assert ("expected", "decisions", "", "incumbent", "expected_gain") not in found, "unknown, so no metric"
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
 )
-def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path: Path) -> None:
-    """Nobody has said that they are over; the age of what is said grows with the time of its check."""
+def test_alarms_last_while_the_state_is_unreadable(text: str | None, tmp_path: Path) -> None:
+    """An unreadable state does not end an alarm; its metrics age, as the time of the last check shows."""
     path = tmp_path / STATE_FILE
     state().write(path)
     collector = MonitorCollector(path)
@@ -112,7 +112,7 @@ def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path:
     path.unlink() if text is None else path.write_text(text)
     for _ in range(2):
         assert scrape(collector) == known | {("state_readable",): 0.0}
-    assert scrape(path) == {("state_readable",): 0.0}, "a process that never read one says only that"
+    assert scrape(path) == {("state_readable",): 0.0}, "a new process knows no alarms"
     over = state()
     over.streams["outcomes/gain_per_decision"].alarm = None
     over.write(path)
@@ -120,14 +120,14 @@ def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path:
     assert again["state_readable",] == 1.0 and again["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 0.0
 
 
-def test_a_thousand_columns_do_not_make_a_thousand_series(tmp_path: Path) -> None:
+def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
     many, drift = state(), Alarm(kind="drift", since=END, text="it has moved")
     many.streams |= {f"context/c{i:04}": Stream(value=0.01, expected=0.05, needed=1e4) for i in range(1_000)}
     many.write(tmp_path / STATE_FILE)
     quiet = scrape(tmp_path / STATE_FILE)
     assert sum(key[0] == "value" for key in quiet) <= MOST_STREAMS
     assert sum(key[0] == "alarm" for key in quiet) == 3 * MOST_STREAMS
-    # Those with an alarm are there, and what people are woken for before all others.
+    # Streams with an alarm come first, and alarms that page come before all others.
     for i in range(0, 1_000, 2):
         many.streams[f"context/c{i:04}"].alarm = drift
     many.write(tmp_path / STATE_FILE)
@@ -137,13 +137,13 @@ def test_a_thousand_columns_do_not_make_a_thousand_series(tmp_path: Path) -> Non
     assert ("alarm", "outcomes", "", "", "gain_per_decision", "harm") in alarms
 
 
-def test_each_reason_that_is_a_fault_has_a_row_in_its_runbook() -> None:
+def test_each_fault_reason_has_a_row_in_its_runbook() -> None:
     text = (ROOT / "docs" / "runbooks" / "MtorlNotJudged.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M)) - {"reason"} == set(get_args(Reason)) - set(NO_FAULT)
 
 
 @pytest.mark.integration
-def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) -> None:
+def test_a_real_scrape_of_a_process_that_stops_on_a_signal(tmp_path: Path) -> None:
     state().write(tmp_path / STATE_FILE)
     (port,) = free_ports(1)
     runs = tmp_path / "runs"

@@ -1,4 +1,4 @@
-"""What goes wrong with a log or a state is said by its name: never a traceback, never a false "nothing is wrong"."""
+"""Faults of a log or a state: each is reported by name, never as a traceback or as "no drift"."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def market(tmp_path: Path) -> Market:
-    """Two days, the first of which was judged."""
+    """Two days, the first of which was already judged."""
     made = Market(tmp_path)
     made.live(1)
     state = made.check()
@@ -46,7 +46,7 @@ def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 
 
 def in_context(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Another value in each decision's context; `...`: the column is not there."""
+    """Set values in each decision's context; `...` removes the column."""
 
     def change(text: str) -> str:
         context = json.loads(text) | values
@@ -79,7 +79,7 @@ def edited(change: Callable[[pd.DataFrame], pd.DataFrame], kind: str = "decision
 UNREADABLE = {
     "empty": rewritten(lambda content: b""),
     "cut-off": rewritten(lambda content: content[: len(content) // 2]),
-    # Its end, which says what is where, is whole; what is there is not.
+    # The file's footer, which locates the data, is intact; the data is not.
     "damaged": rewritten(lambda content: content[:100] + bytes(len(content) - 6_100) + content[-6_000:]),
     "no-user": edited(lambda rows: rows.drop(columns="user_id")),
     "no-time": lambda market: edit(newest(market), lambda rows: rows.assign(event_time="noon")),
@@ -88,7 +88,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("break_it", UNREADABLE.values(), ids=UNREADABLE)
-def test_an_unreadable_log_is_not_judged_and_tried_again(break_it: Callable[[Market], None], market: Market) -> None:
+def test_an_unreadable_log_is_not_judged_but_retried(break_it: Callable[[Market], None], market: Market) -> None:
     whole = {file: file.read_bytes() for file in market.log.rglob("*.parquet")}
     before = State.read(market.folder / STATE_FILE)
     break_it(market)
@@ -98,7 +98,7 @@ def test_an_unreadable_log_is_not_judged_and_tried_again(break_it: Callable[[Mar
             assert why(state, group).reason == "unreadable_log"
             assert why(state, group).text and "\n" not in why(state, group).text
         assert state.judged_until == before.judged_until
-    assert state.streams == before.streams, "nothing was added to the evidence"
+    assert state.streams == before.streams, "evidence must not change"
     for file, content in whole.items():
         file.write_bytes(content)
     mended = market.check()
@@ -109,7 +109,7 @@ def test_an_unreadable_log_is_not_judged_and_tried_again(break_it: Callable[[Mar
 
 
 def test_a_context_that_is_no_object(market: Market) -> None:
-    """Columns can't be judged, and all else can."""
+    """Columns can't be judged, but everything else can."""
     edit(newest(market), lambda rows: rows.assign(context="[1, 2"))
     state = market.check()
     assert why(state, COLUMNS).reason == why(state, LAST_HOURS).reason == "unreadable_log"
@@ -124,8 +124,8 @@ def test_no_decisions(market: Market) -> None:
     for group in GROUPS:
         assert why(state, group).reason == "no_decisions" and "2025-03-04" in why(state, group).text
     day.with_suffix(".away").rename(day)
-    assert why(market.check(), "outcomes").reason == "learning", "it came late, and is judged now"
-    # A day without anybody is passed over once a later one has been judged.
+    assert why(market.check(), "outcomes").reason == "learning", "late data is judged now"
+    # A day without decisions is skipped once a later day has been judged.
     market.next += 1
     assert why(market.check(), "outcomes").reason == "no_decisions"
     market.live(1)
@@ -137,7 +137,7 @@ def test_no_decisions(market: Market) -> None:
     ("few", "groups"),
     [
         (lambda rows: rows.head(15), GROUPS),
-        # An incumbent that has few of the users does log what its decisions are measured by.
+        # An incumbent with a small share of the users still logs the fields that its decisions are measured by.
         (lambda rows: rows.assign(arm=rows["arm"].where(rows["user_id"].str[-1] == "7", "outside")), ("decisions",)),
     ],
     ids=["all", "incumbent"],
@@ -148,11 +148,11 @@ def test_too_few_users(few: Callable[[pd.DataFrame], pd.DataFrame], groups: Sequ
     edit(newest(market), few)
     state = market.check()
     assert {why(state, group).reason for group in groups} == {"too_few_users"}
-    assert state.judged_until is not None, "it has been looked at: no more will come"
+    assert state.judged_until is not None, "no more data will come, so it counts as judged"
 
 
 def test_outcomes_missing(market: Market) -> None:
-    """A day of which nothing is known is no day without clicks."""
+    """A day with unknown outcomes is not a day without clicks."""
     before = State.read(market.folder / STATE_FILE)
     for file in (market.log / "arrived" / "outcomes").rglob("*.parquet"):
         file.unlink()
@@ -164,8 +164,8 @@ def test_outcomes_missing(market: Market) -> None:
     assert len(state.streams["decisions/incumbent/exposure_ratio"].past) == 2
 
 
-def test_outcomes_that_are_late_are_waited_for_two_days(tmp_path: Path) -> None:
-    """Half of them would be half of the gain, and somebody would be woken for an export that is behind."""
+def test_late_outcomes_delay_a_judgement_by_two_days(tmp_path: Path) -> None:
+    """Half of the outcomes look like half of the gain: a delayed export would page somebody for harm."""
     market = Market(tmp_path)
     market.live(8)
     market.check()
@@ -181,14 +181,14 @@ def test_outcomes_that_are_late_are_waited_for_two_days(tmp_path: Path) -> None:
     waited = market.folder.with_name("waited")
     shutil.copytree(market.folder, waited)
     whole.to_parquet(last)
-    assert market.check().judged_until == market.night - timedelta(hours=2), "they have come"
+    assert market.check().judged_until == market.night - timedelta(hours=2), "judged once complete"
     whole.iloc[: len(whole) // 2].to_parquet(last)
     found = run(market.watched, waited, market.night + timedelta(days=2))
     value = found.streams["outcomes/cost_per_decision"].past[-1].value
-    assert value < 0.7 * found.streams["outcomes/cost_per_decision"].past[-2].value, "they never came"
+    assert value < 0.7 * found.streams["outcomes/cost_per_decision"].past[-2].value, "judged incomplete after two days"
 
 
-def test_another_model_of_the_incumbent_is_learnt_anew(tmp_path: Path) -> None:
+def test_another_incumbent_model_restarts_learning(tmp_path: Path) -> None:
     market = Market(tmp_path)
     market.live(3)
     assert market.check().incumbent == "sha256:test"
@@ -196,11 +196,11 @@ def test_another_model_of_the_incumbent_is_learnt_anew(tmp_path: Path) -> None:
     edit(newest(market), lambda rows: rows.assign(model_digest="sha256:new"))
     state = market.check()
     assert len(state.streams["decisions/incumbent/exposure_ratio"].past) == 1
-    assert len(state.streams["outcomes/gain_per_decision"].past) == 4, "what comes of it is judged as before"
+    assert len(state.streams["outcomes/gain_per_decision"].past) == 4, "outcomes keep their history"
 
 
 def test_future_times(market: Market) -> None:
-    """A clock that is a century ahead: what it dated is not in the period where it belongs."""
+    """With a clock a century ahead, its decisions are missing from the period where they belong."""
     century = pd.Timedelta(36_525, "D")
     moved = newest(market)
     before, rows = moved.read_bytes(), pd.read_parquet(moved).drop(columns=["hour", "bucket"])
@@ -213,7 +213,7 @@ def test_future_times(market: Market) -> None:
     moved.write_bytes(before)
     newest(market).unlink()
     assert why(market.check(), "outcomes").reason == "learning"
-    # A few of them are no reason not to judge the others.
+    # A few future times do not stop the judgement of the rest.
     upload(market.log, {"decision": ahead.head(6)})
     market.live(1)
     state = market.check()
@@ -238,11 +238,11 @@ def test_a_column_without_values_is_found_at_once(
     (alarm,) = state.alarms().values()
     assert alarm.kind == "data_quality" and summary in alarm.text
     market.live(1)
-    assert not market.check().alarms(), "it has values again"
+    assert not market.check().alarms(), "it has recovered"
 
 
 def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
-    """Six hours are enough: nobody waits for the day's end."""
+    """Six hours of data are enough; the fault does not wait for the end of the day."""
     market.live(1)
 
     def since_18(rows: pd.DataFrame) -> pd.DataFrame:
@@ -254,7 +254,7 @@ def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
 
 
 def test_a_new_column(market: Market) -> None:
-    """The request sends what the model does not know: no fault, until the description names it."""
+    """A column that the model does not know is no fault until the data set's description names it."""
     edit(newest(market), in_context(weather="rain"))
     assert market.check().groups[COLUMNS].not_judged is None
     spec = market.watched.spec
@@ -275,7 +275,7 @@ def _unreadable_artifact(digest: str) -> Any:
     [(lambda _: None, "sha256:test, was not found"), (_unreadable_artifact, "sha256:test: model.json is damaged")],
     ids=["missing", "damaged"],
 )
-def test_a_lost_model_leaves_columns_to_the_newest_one_if_there_is_one(lost: Any, text: str, market: Market) -> None:
+def test_a_lost_model_leaves_columns_to_the_newest_readable_one(lost: Any, text: str, market: Market) -> None:
     state = run(replace(market.watched, sample_of=lost), market.folder, market.night)
     assert why(state, COLUMNS).reason == "no_model" and text in why(state, COLUMNS).text
     assert why(state, "outcomes").reason == "learning"
@@ -288,7 +288,7 @@ def test_a_lost_model_leaves_columns_to_the_newest_one_if_there_is_one(lost: Any
     assert state.groups[COLUMNS].not_judged is None
 
 
-def test_nobody_decided_but_fallbacks(market: Market) -> None:
+def test_only_fallback_decisions(market: Market) -> None:
     edit(newest(market), lambda rows: rows.assign(model_digest=None, fallback_reason="model_error"))
     without_one = replace(market.watched, sample_of=lambda _: None)
     assert why(run(without_one, market.folder, market.night), COLUMNS).reason == "no_model"
@@ -312,7 +312,7 @@ def test_a_platforms_own_rule_is_no_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shadow", [True, False], ids=["asked in the shadow", "not asked yet"])
-def test_what_a_challenger_reads_is_judged_while_a_rule_decides(tmp_path: Path, shadow: bool) -> None:
+def test_columns_of_a_challenger_are_judged_while_a_rule_decides(tmp_path: Path, shadow: bool) -> None:
     market = Market(tmp_path)
     market.live(1)
     decisions = newest(market)
@@ -329,7 +329,7 @@ def test_what_a_challenger_reads_is_judged_while_a_rule_decides(tmp_path: Path, 
 
 @pytest.mark.parametrize("where", ["pathlib.Path.write_text", "monitoring.watch.check.measure"])
 def test_a_full_disk_is_a_failed_check(where: str, market: Market) -> None:
-    """For the state, or for temporary files: then it is no fault of the log."""
+    """A full disk, for the state or temporary files, is not reported as a fault of the log."""
     before = (market.folder / STATE_FILE).read_bytes()
     full = OSError(errno.ENOSPC, "No space left on device")
     with patch(where, side_effect=full), pytest.raises(OSError, match="No space left") as error:
@@ -359,4 +359,4 @@ def test_a_state_that_cannot_be_read_is_one_error(text: str | None, words: str, 
     with pytest.raises(StateError, match=words) as error:
         market.check()
     assert "\n" not in str(error.value)
-    assert text is None or file.read_text() == text, "it is left as it is"
+    assert text is None or file.read_text() == text, "the file must not change"

@@ -1,4 +1,4 @@
-"""Every measure beside a count by hand, and what must not count."""
+"""Measures of decisions and outcomes, compared with independent calculations; records that must not count."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 
 DAY = Period.of("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
 CLICK = Gain.of_spec("click")
-_RIGHT_AFTER_NOON = 12 * 60.0  # minutes from START to the end of the day
+_RIGHT_AFTER_NOON = 12 * 60.0  # minutes from START (noon) to midnight
 
 
 def count(folder: Path, gain: Gain = CLICK, period: Period = DAY) -> Counted:
@@ -34,7 +34,7 @@ def few_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Written(list[dict[str, Any]]):
-    """Decisions that count, each with what came of it, and a log that holds much else."""
+    """Decisions that count, with their outcomes; the written log contains many other records."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Written(list[dict[str, Any]]):
             came = {kind: 0.0 for kind in (*SPEC.outcome_kinds, "cost")}
             counts = True
             what = rng.choice(["cancelled", "withdrawn", "overridden", "yesterday", "tomorrow", *["usual"] * 12])
-            if what == "withdrawn":  # a second record of the same decision, in any order
+            if what == "withdrawn":  # a second record of the decision, before or after it
                 taken_back = {**row, "withdrawn": True, "expose": False, "fallback_reason": "log"}
                 decisions += [row, taken_back][:: rng.choice([1, -1])]
                 row = taken_back
@@ -103,7 +103,7 @@ class Written(list[dict[str, Any]]):
         )
 
 
-ARMS = ("incumbent", "spring/challenger", "autumn/challenger")  # the incumbent is one in both experiments
+ARMS = ("incumbent", "spring/challenger", "autumn/challenger")  # both experiments share the incumbent
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ ARMS = ("incumbent", "spring/challenger", "autumn/challenger")  # the incumbent 
     [("click", measures.MOST_VALUES), ({"click": 0.5, "revenue": 2.0}, 10_000)],
     ids=["click", "in-parts"],
 )
-def test_every_measure_is_the_one_counted_by_hand(
+def test_every_measure_equals_an_independent_calculation(
     terms: object, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measures, "MOST_VALUES", most)
@@ -157,7 +157,7 @@ def _by_hand(frame: pd.DataFrame) -> Any:
     shown = frame[frame["shown"]]
     each, refused = shown["gain"].mean(), frame["budget_exhausted"]
     paid = frame["gain"] + refused * each
-    residual = refused.sum() / len(shown) * (frame["gain"] - each) * frame["shown"]  # adds up to 0
+    residual = refused.sum() / len(shown) * (frame["gain"] - each) * frame["shown"]  # sums to 0
     yield "outcomes/gain_per_decision", _ratio(frame, paid + residual)
     yield "outcomes/gain_per_cost", _ratio(frame, frame["gain"], frame["cost"])
     yield "outcomes/cost_per_exposure", _ratio(shown, shown["cost"])
@@ -189,7 +189,7 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     found = by_name(count(tmp_path))
     assert found["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
     assert found["performance/mtorl-vs-frequency/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
-    # Somebody clicks twice: one success. A gain that is no success or failure, like revenue, has no ranking here.
+    # Two clicks on one exposure are one success. Gains that are not binary, such as revenue, have no ranking here.
     one = int(np.flatnonzero(clicked)[0])
     write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
     assert by_name(count(tmp_path))["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(
@@ -200,8 +200,8 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     )
 
 
-def test_no_gain_of_a_decision_without_an_exposure(tmp_path: Path) -> None:
-    """A budget that is gone all day: what a decision would have brought, nobody knows."""
+def test_decisions_without_an_exposure_have_no_gain(tmp_path: Path) -> None:
+    """With an exhausted budget all day, the gain of refused decisions is unknown."""
     written = [
         decision(f"d{i}", i / 10, user_id=f"u{i}", expose=False, budget_exhausted=True, drawn_channel="search")
         for i in range(20)
@@ -211,7 +211,7 @@ def test_no_gain_of_a_decision_without_an_exposure(tmp_path: Path) -> None:
     assert "outcomes/gain_per_decision" not in found and found["outcomes/click_per_decision"].value == 0.0
 
 
-def test_of_many_arms_those_with_most_decisions_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_arms_with_most_decisions_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measures, "MOST_ARMS", 2)
     written = [
         decision(f"d{e}-{i}", i / 10, user_id=f"u{i}", experiment=f"e{e}", expected_reward=0.5)
@@ -224,7 +224,7 @@ def test_of_many_arms_those_with_most_decisions_are_measured(tmp_path: Path, mon
 
 
 def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
-    """A rule of the platform: it says what it does, and no more."""
+    """A platform's own rule logs its decision and nothing else."""
     nothing = {"expected_reward": None, "feature_hash": None, "model_digest": None, "propensity": None}
     nothing["state_distance"] = None
     write(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent", **nothing) for i in range(9)])
@@ -234,7 +234,7 @@ def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
     assert streams["decisions/incumbent/exposure_ratio"].value == 1.0
 
 
-def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: Path) -> None:
+def test_exposures_without_outcomes_are_missing_not_zero(tmp_path: Path) -> None:
     decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent") for i in range(9)]
     write(tmp_path, decisions)
     counted = count(tmp_path)
@@ -244,11 +244,11 @@ def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: P
     assert not count(tmp_path).outcomes_missing
     assert by_name(count(tmp_path))["outcomes/gain_per_decision"].value == 0.0
     write(tmp_path, [each | {"expose": False} for each in decisions])
-    assert not count(tmp_path).outcomes_missing, "nothing was shown, so nothing came of it"
+    assert not count(tmp_path).outcomes_missing, "without exposures, no outcomes are missing"
 
 
 def test_outcomes_of_each_arm(tmp_path: Path) -> None:
-    """What a user outside of the experiment gets is the incumbent's."""
+    """Users outside the experiment get the incumbent's decisions."""
     arms = ["incumbent", "outside", "challenger", "rule"] * 5
     decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm=arm, expose=True) for i, arm in enumerate(arms)]
     clicks = [outcome(f"e{i}", f"d{i}", "click", 1.0) for i, arm in enumerate(arms) if arm != "rule"]
@@ -261,10 +261,10 @@ def test_outcomes_of_each_arm(tmp_path: Path) -> None:
     assert found[f"{experiment}/challenger", "gain_per_cost"] == (2.0, 2.5)
     assert found[f"{experiment}/rule", "cost_per_exposure"] == (0.5, 5)
     write(tmp_path / "one", [each for each in decisions if each["arm"] == "incumbent"], clicks)
-    assert not count(tmp_path / "one").by_arm, "there is no challenger"
+    assert not count(tmp_path / "one").by_arm, "there is no challenger to compare"
 
 
-def test_the_period_has_both_ends(tmp_path: Path) -> None:
+def test_the_period_bounds_both_sides(tmp_path: Path) -> None:
     write(tmp_path, [decision(f"d{i}", i * 60.0, user_id=f"u{i}") for i in range(-13, 13)])
     assert count(tmp_path).decisions == 24
     assert count(tmp_path, period=Period.of("2026-01-01T12:00:00Z", "2026-01-01T14:00:00Z")).decisions == 2

@@ -1,4 +1,4 @@
-"""A month of a market: silence while nothing is wrong, an alarm while something is, and its end."""
+"""A month of a market: no alarm while nothing is wrong, an alarm during a fault, and its end."""
 
 import shutil
 from dataclasses import replace
@@ -11,11 +11,11 @@ import pytest
 from tests.monitoring.watch.market import DAYS, Market, fewer_clicks, kinds
 
 pytestmark = pytest.mark.long
-HEALTHY = 16  # days before a shift
+HEALTHY = 16  # days before each shift
 
 
-def test_nothing_rings_in_a_quiet_month(tmp_path: Path) -> None:
-    """Click rates and devices differ at weekends, each day has a factor of its own."""
+def test_a_healthy_month_has_no_alarms(tmp_path: Path) -> None:
+    """Click rates and devices differ at weekends, and each day has its own random factor."""
     market = Market(tmp_path)
     market.live(HEALTHY)
     for state in (market.check(), *market.nights(30 - HEALTHY)):
@@ -23,13 +23,13 @@ def test_nothing_rings_in_a_quiet_month(tmp_path: Path) -> None:
 
 
 def gone_at_noon(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """The money of the day is spent by then."""
+    """Exhaust the day's budget at noon."""
     refused = rows["expose"] & (rows["hour"] >= 12)
     return rows.assign(exhausted=refused, expose=rows["expose"] & ~refused)
 
 
-def test_a_budget_that_is_gone_is_a_ticket(tmp_path: Path) -> None:
-    """Half of the clicks are gone, and nobody is woken; but of what is wrong besides that, they are."""
+def test_an_exhausted_budget_is_a_ticket(tmp_path: Path) -> None:
+    """An exhausted budget that halves the clicks opens a ticket; any other harm at the same time still pages."""
     market = Market(tmp_path, replace(DAYS, users_a_day=2_000))
     market.live(HEALTHY)
     market.check()

@@ -1,4 +1,4 @@
-"""Columns of users, which the feature store knows and decisions carry: compared with the training sample, too."""
+"""Static user columns from the feature store, which decisions carry, are compared with the training sample."""
 
 import json
 import zlib
@@ -44,19 +44,19 @@ def sample() -> TrainingSample:
 
 
 class Users(Market):
-    """A market whose decisions carry what the feature store knows of their users."""
+    """A market whose decisions carry the static columns of their users from the feature store."""
 
     @property
     def watched(self) -> Watched:
         return Watched(Lake.open(self.log), WITH_STATIC, lambda _: sample(), page="never")
 
     def day(self, change: Callable[[Static], Static] = dict, known: float = 1.0, of_unknown: Any = None) -> State:
-        """A day, and the check after it.
+        """Write a day and check it.
 
         Args:
-            change: Makes of what the store should say of a user what it says.
-            known: Share of users whom it knows.
-            of_unknown: What it says of the others.
+            change: Maps a user's true columns to the columns in the store.
+            known: Share of users that the store contains.
+            of_unknown: Columns logged for the other users.
         """
         self.live(1)
         file = max((self.log / "arrived" / "decisions").rglob("*.parquet"))
@@ -81,7 +81,7 @@ def market(tmp_path: Path) -> Users:
     return made
 
 
-def test_other_users_are_a_ticket(market: Users) -> None:
+def test_a_changed_user_population_is_a_ticket(market: Users) -> None:
     states = [market.day(lambda user: user | {"age_group": "60+"}).model_copy(deep=True) for _ in range(2)]
     first, second = states
     assert not first.alarms()
@@ -90,16 +90,16 @@ def test_other_users_are_a_ticket(market: Users) -> None:
     assert second.retrain is not None and "age_group" in second.retrain.reason
 
 
-def test_a_column_that_the_store_has_lost_is_found_at_once(market: Users) -> None:
+def test_a_column_missing_from_the_store_is_found_at_once(market: Users) -> None:
     state = market.day(lambda user: {**user, "tenure_days": None})
     assert state.alarms().keys() == {"context/tenure_days"}
     assert state.alarms()["context/tenure_days"].kind == "data_quality"
-    assert not market.day().alarms(), "it has values again"
+    assert not market.day().alarms(), "it has recovered"
 
 
 @pytest.mark.parametrize(("known", "judged"), [(0.5, 3), (0.0, 2)], ids=["newcomers", "nobody"])
-def test_whom_the_store_does_not_know_says_nothing(known: float, judged: int, market: Users) -> None:
-    """That is no fault of a column, nor of those of requests."""
+def test_users_missing_from_the_store_are_no_drift(known: float, judged: int, market: Users) -> None:
+    """Users missing from the store are neither a fault of the static columns nor of the request's columns."""
     state = market.day(known=known, of_unknown={"age_group": None, "tenure_days": None} if known else {})
     assert state.groups["context"].not_judged is None and not state.alarms()
     assert len(state.streams["context/device"].past) == 3

@@ -1,4 +1,4 @@
-"""What the monitor does with months: alarms end, changes do not become usual, alike days and weekends ring no more."""
+"""Months of monitoring: alarms end, lasting harm does not become normal, and noise and weekends rarely alarm."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ OTHERS = (("outcomes", "", "gain_per_cost"), ("outcomes", "", "cost_per_exposure
 
 
 def live(values: Iterable[float], streams: dict[str, Stream], first: int = 0) -> list[bool]:
-    """Days of one measure; whether an alarm stood on each."""
+    """Judge consecutive days of one measure; returns for each day whether an alarm was on."""
     stood = []
     for day, value in enumerate(values, first):
         judge(streams, [Measured(*OF_GAIN, value, 0.002, 1_000.0)], at(day))
@@ -35,26 +35,26 @@ def days(rng: np.random.Generator, number: int, mean: float = 0.08) -> list[floa
 
 
 @pytest.mark.parametrize("harmed", [5, 40, 200])
-def test_an_alarm_stands_as_long_as_its_cause_and_no_longer(harmed: int) -> None:
+def test_an_alarm_lasts_as_long_as_its_cause(harmed: int) -> None:
     rng, streams = np.random.default_rng(harmed), dict[str, Stream]()
     assert not any(live(days(rng, 40), streams))
     stood = live(days(rng, harmed, 0.05), streams, 40)
-    assert all(stood[3:]), "harm does not become usual"
+    assert all(stood[3:]), "harm must not become normal"
     assert streams[GAIN].expected == pytest.approx(0.08, rel=0.05)
     after = live(days(rng, 20), streams, 40 + harmed)
-    assert not any(after[8:]) and after == sorted(after, reverse=True), "it ends once"
+    assert not any(after[8:]) and after == sorted(after, reverse=True), "the alarm ends once"
     assert len(streams[GAIN].past) <= 60
 
 
-def test_one_bad_day_wakes_nobody() -> None:
+def test_one_bad_day_does_not_page() -> None:
     rng, streams = np.random.default_rng(1), dict[str, Stream]()
     live(days(rng, 40), streams)
     assert not any(live([0.0], streams, 40))
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.5])
-def test_days_that_are_alike_their_neighbours_ring_seldom(alike: float) -> None:
-    """Without a wider forecast, days with a correlation of .5 rang each fourth month."""
+def test_correlated_days_rarely_alarm(alike: float) -> None:
+    """Without a wider forecast, a day-to-day correlation of .5 caused an alarm every four months."""
     rng, rung, years = np.random.default_rng(2), 0, 12
     for _ in range(years):
         noise, value = rng.normal(0.0, 0.05, 365), 0.0
@@ -67,17 +67,17 @@ def test_days_that_are_alike_their_neighbours_ring_seldom(alike: float) -> None:
     assert rung <= years * (0.4 if not alike else 1.0)
 
 
-# ---- weekends that differ: no alarm, and no cover for a loss that lasts
+# ---- weekends that differ: no alarm, and no cover for a lasting loss
 
 
 def week(rng: np.random.Generator, day: int, se: float) -> tuple[float, float]:
-    """Gain a decision of a day, with a quarter less at weekends, and its standard error."""
+    """Return a day's gain per decision, a quarter lower at weekends, and its standard error."""
     usual = 0.08 * (0.75 if day % 7 >= 5 else 1.0) * np.exp(rng.normal(0.0, 0.02))
     return usual + 0.08 * se * rng.normal(), 0.08 * se
 
 
 def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: int = 24) -> int | None:
-    """Of a fifth less, among three measures two of which tell of it; None: not within six days."""
+    """Return the days until a loss of a fifth alarms, with two of three measures affected; None after six days."""
     streams: dict[str, Stream] = {}
     for day in range(healthy + 6):
         value, error = week(rng, day, se)
@@ -90,26 +90,26 @@ def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: in
         ]
         judge(streams, rows, MONDAY + timedelta(days=day + 1), timedelta(hours=hours))
         if any(stream.alarm for stream in streams.values()):
-            assert day >= healthy, "nothing had happened"
+            assert day >= healthy, "false alarm"
             return day - healthy + 1
     return None
 
 
 @pytest.mark.parametrize(("healthy", "se", "share"), [(14, 0.026, 0.9), (14, 0.06, 0.3), (35, 0.06, 0.7)])
-def test_a_lasting_fifth_less_is_found_in_spite_of_weekends(healthy: int, se: float, share: float) -> None:
-    """With the standard errors of 10,000 and of 2,000 users a day; without weekdays it was never found."""
+def test_a_lasting_loss_of_a_fifth_is_found_despite_weekends(healthy: int, se: float, share: float) -> None:
+    """Uses the standard errors of 10,000 and 2,000 users a day; without weekdays in the forecast it was never found."""
     rng = np.random.default_rng(healthy)
     found = [days_until_harm(rng, healthy, se) is not None for _ in range(30)]
     assert np.mean(found) >= share
 
 
-def test_periods_that_are_no_days_have_no_weekday() -> None:
+def test_periods_other_than_days_have_no_weekday() -> None:
     rng = np.random.default_rng(1)
     assert not any(days_until_harm(rng, 14, 0.026, hours=12) for _ in range(10))
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])
-def test_weekends_alone_ring_seldom(missing: float) -> None:
+def test_weekends_rarely_alarm(missing: float) -> None:
     rng, rung, years = np.random.default_rng(3), 0, 12
     for _ in range(years):
         streams: dict[str, Stream] = {}
@@ -125,8 +125,8 @@ def test_weekends_alone_ring_seldom(missing: float) -> None:
     assert rung <= years * 0.4
 
 
-def test_a_day_is_known_by_its_beginning() -> None:
-    """A Sunday ends on Monday, at midnight; in any zone of the clock that says so."""
+def test_the_weekday_of_a_day_is_that_of_its_start() -> None:
+    """A Sunday ends on Monday at midnight, in any time zone."""
     streams, rng = dict[str, Stream](), np.random.default_rng(4)
     east = datetime.fromisoformat("2026-01-05T09:00:00+09:00")
     for day in range(28):
