@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/: they start and run, mix no figures, and the pages are those of the results."""
+"""Scripts of benchmarks/: each runs, figures of different machines are not mixed, and pages match the results."""
 
 import importlib
 import json
@@ -13,15 +13,15 @@ from mtorl.comparison.report import report
 from tests.repository import ROOT
 
 DOCS = ROOT / "docs"
-NOT_QUICK = {"serving.py", "soak.py"}  # they need a finished run
+NOT_QUICK = {"serving.py", "soak.py"}  # need a finished run
 SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("[a-z]*.py")} - {"tables.py"})  # writes docs/
 
 
 @pytest.fixture
 def script() -> Any:
-    """benchmarks/features.py as a module."""
+    """The module benchmarks/features.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as when a script is run
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it runs as a script
         importlib.import_module("_environment")
     return importlib.import_module("benchmarks.features")
 
@@ -35,7 +35,7 @@ def run(name: str, folder: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
-    """What lies beside it has names of packages that it needs."""
+    """Files next to a script share names with packages that it needs."""
     assert "--json" in run(name, tmp_path, "--help")
 
 
@@ -47,7 +47,7 @@ def test_a_script_writes_its_figures(name: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "figures.json").read_text())["environment"]
 
 
-def test_figures_of_another_machine_never_mix(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_figures_of_machines_are_never_mixed(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (written := tmp_path / "out.json").write_text(other := '{"quick": true, "environment": {"cpu": "another"}}')
     monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--only", "online", "--json", str(written)])
     with pytest.raises(SystemExit):
@@ -55,8 +55,8 @@ def test_figures_of_another_machine_never_mix(script: Any, monkeypatch: pytest.M
     assert written.read_text() == other
 
 
-def test_pages_are_those_of_the_results(script: Any) -> None:
-    """The pages under docs/tables say what benchmarks/results says, and there are no others."""
+def test_pages_match_the_results(script: Any) -> None:
+    """docs/tables has exactly the pages that the results in benchmarks/ produce."""
     tables = importlib.import_module("benchmarks.tables")
     assert tables.pages() == {page.stem: page.read_text() for page in (DOCS / "tables").glob("*.md")}
     figures = json.loads((DOCS / "results.json").read_text())

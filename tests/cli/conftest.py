@@ -1,4 +1,4 @@
-"""A small log and its description, which several commands read."""
+"""A small log and its description, shared by the tests of several commands."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """The simulator's columns, read from a file in the canonical layout."""
+    """A description of the simulator's columns for a log in the canonical layout."""
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
     path = tmp_path / "my-log.yaml"
     DatasetSpec.from_dict(content).save(path)

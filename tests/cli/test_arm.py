@@ -1,4 +1,4 @@
-"""`mtorl arm check` ends with a code that a script can use."""
+"""`mtorl arm check`: exit codes that a script can use."""
 
 import pytest
 from typer.testing import CliRunner

@@ -1,4 +1,4 @@
-"""Bad input at the command line: one clear message, exit code 2, nothing half-written."""
+"""Invalid input on the command line: one clear message, exit code 2, and no partial files."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.long
-def test_row_faults_stop_the_run_and_are_set_aside(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """In a process of its own, as a shell runs it. All kinds of faults: tests/features/ingest/test_contract.py."""
+def test_faulty_rows_stop_the_run_and_are_quarantined(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """Runs in a subprocess, as from a shell. All kinds of faults: tests/features/ingest/test_contract.py."""
     path, runs = tmp_path / "faulty.csv", tmp_path / "runs"
     log = log.assign(cost=log["cost"].where(log.index != 3, -2.0))
     pd.concat([log, log.head(2)]).to_csv(path, index=False)
@@ -23,4 +23,4 @@ def test_row_faults_stop_the_run_and_are_set_aside(log: pd.DataFrame, spec: Path
     assert answer.returncode == 2 and "Traceback" not in answer.stderr, answer.stderr
     (left,) = [file for file in runs.rglob("*") if file.is_file()]
     assert left.name == "quarantine.csv" and str(left) in answer.stderr
-    assert len(pd.read_csv(left)) == 3, "each row once, and no other"
+    assert len(pd.read_csv(left)) == 3, "each faulty row once, no others"

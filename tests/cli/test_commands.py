@@ -1,4 +1,4 @@
-"""What holds for all commands: help, version, completion, and one line for what can't be used."""
+"""Properties of all commands: help, version, shell completion, and one-line errors."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every group and every command, as it is typed."""
+    """Yield every group and command as the user types it."""
     yield path
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
@@ -76,7 +76,7 @@ def test_a_shell_completes_commands_options_and_data_sets(words: str, completion
     assert set(answer.output.split()) == completions
 
 
-def test_materialize_fails_on_bad_input_and_goes_on_if_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_materialize_fails_on_bad_input_and_then_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     root, log = tmp_path / "features", tmp_path / "touchpoints.parquet"
     simulator.log().to_parquet(log, index=False)
@@ -103,23 +103,23 @@ def test_materialize_fails_on_bad_input_and_goes_on_if_mended(tmp_path: Path, mo
             code, text = run()
             assert code == 2 and text.startswith("mtorl: "), text
         log.unlink()
-        assert run()[0] == 2 and redis.Redis(port=port).keys() == [b"mtorl:written:mtorl"], "nothing else is written"
+        assert run()[0] == 2 and redis.Redis(port=port).keys() == [b"mtorl:written:mtorl"], "no other keys"
         faulty.to_parquet(log)
         assert " 1 faulty rows" in run("--bad-rows", "quarantine")[1]
         log.write_bytes(good)
         assert written() and run() == (0, "up to date")
         rows.tail(1).assign(timestamp=rows["timestamp"].max() + pd.Timedelta("1min")).to_parquet(tmp_path / "more")
         pd.concat([rows, pd.read_parquet(tmp_path / "more")]).to_parquet(log)
-        assert re.search(r" 4 users.* 1 rows", run()[1]), "a run goes on where the last one ended"
+        assert re.search(r" 4 users.* 1 rows", run()[1]), "a run resumes after the last"
         assert run() == (0, "up to date") and re.search(r" 30 users.* 0 rows", run("--everything")[1])
         log.write_bytes(good)
-        assert re.search(r" 30 users.* 0 rows", run()[1]), "rows are gone"
+        assert re.search(r" 30 users.* 0 rows", run()[1]), "source rows are missing"
         registry = (root / "registry.db").rename(root / "elsewhere")
-        assert run()[0] == 2, "a volume that was lost is no success"
+        assert run()[0] == 2, "a lost volume is an error"
         registry.rename(root / "registry.db")
         assert run() == (0, "up to date")
-    assert run()[0] == 2, "no Redis"
-    with redis_server(tmp_path, port):  # an empty one, back at its place
+    assert run()[0] == 2, "Redis is down"
+    with redis_server(tmp_path, port):  # an empty server at the same port
         arguments += ["--every-minutes", "15"]
         assert written() and redis.Redis(port=port).dbsize() > 30
         rows.head(20).to_parquet(log)
@@ -129,11 +129,11 @@ def test_materialize_fails_on_bad_input_and_goes_on_if_mended(tmp_path: Path, mo
         redis.Redis(port=port).flushall()
         with monkeypatch.context() as patch:
             patch.setattr("features.offline.store.materialize", flushed)
-            assert run()[0] == 1, "emptied while it was written"
+            assert run()[0] == 1, "emptied during the write"
         assert run()[1].startswith("checked")
 
 
-def test_what_the_feed_has_lost_comes_from_the_lake_once(tmp_path: Path) -> None:
+def test_events_lost_by_the_feed_are_read_from_the_lake_once(tmp_path: Path) -> None:
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     root, log, lake = tmp_path / "features", tmp_path / "touchpoints.parquet", tmp_path / "lake"
     simulator.log().to_parquet(log, index=False)
@@ -164,7 +164,7 @@ def test_what_the_feed_has_lost_comes_from_the_lake_once(tmp_path: Path) -> None
         upload(26, [decision("late", 1559, user_id="late", **shown)], [outcome("late-cost", "late", minutes=1560)])
         with open_history(root, simulator.spec) as history:
             assert history.store.read(["late"]) == [None]
-            # Of the lake that one and "third", of the hour that was not over at the last run; of the log, three.
+            # Two users from the lake: "late", and "third", whose hour was open at the last run. Three from the log.
             assert " 5 users" in run()
             (value,) = history.store.read(["late"])
         assert value and unpack(value)["hist_cost"] == [0.03]

@@ -1,4 +1,4 @@
-"""`mtorl data`: exit codes, what is said, and which files are left."""
+"""`mtorl data`: exit codes, output, and the files that remain."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["raw.csv.gz", "raw.parquet"])
-def test_a_simulated_log_is_a_raw_log_that_can_be_used(name: str, tmp_path: Path) -> None:
+def test_a_simulated_log_can_be_used_as_a_raw_log(name: str, tmp_path: Path) -> None:
     raw = tmp_path / name
     answer = data("simulate", raw, "--users", 50)
     assert answer.exit_code == 0 and "of 50 users" in answer.output and files(tmp_path) == {name}
@@ -59,7 +59,7 @@ def test_a_simulated_log_is_a_raw_log_that_can_be_used(name: str, tmp_path: Path
     assert answer.exit_code == 0 and "of 50 users" in answer.output
 
 
-def test_validate_sets_faulty_rows_aside_where_it_is_told(
+def test_validate_quarantines_faulty_rows_in_the_given_file(
     clean: Path, faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path
 ) -> None:
     before = files(tmp_path)
@@ -74,7 +74,7 @@ def test_validate_sets_faulty_rows_aside_where_it_is_told(
 
 
 @pytest.mark.parametrize("command", ["validate", "describe", "build"])
-def test_what_cannot_be_used_is_one_line_and_leaves_nothing(command: str, spec: Path, tmp_path: Path) -> None:
+def test_unusable_input_gives_one_line_and_leaves_no_files(command: str, spec: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.csv"
     empty.write_text("")
     out = [] if command == "validate" else ["--out", tmp_path / "out"]
@@ -98,7 +98,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(command: str, spec: 
         assert answer.exit_code == 2 and "part-0.parquet" in answer.output
 
 
-def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
+def test_describe_writes_one_page(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     before = files(tmp_path)
     page = tmp_path / "pages" / "page.html"
     answer = data("describe", faulty, "--dataset", spec, "--out", page)
@@ -108,21 +108,21 @@ def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, t
     text = page.read_text(encoding="utf-8")
     assert "2 faulty rows" in text and "[fax]" in text
     answer = data("describe", "--out", page)
-    assert answer.exit_code == 0 and "of 6,000 users" in answer.output, "the simulator"
+    assert answer.exit_code == 0 and "of 6,000 users" in answer.output, "defaults to the simulator"
 
 
-def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """The folder of a run, its log, and a trusted file: none of them is validated again."""
+def test_describe_does_not_validate_an_ingested_log(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """A run's folder, its log, and a trusted file are not validated again."""
     mine = DatasetSpec.load(spec)
     run, alone = tmp_path / "run" / "data", tmp_path / "elsewhere.parquet"
-    odd = log.assign(cost=-1.0)  # validation would refuse it
+    odd = log.assign(cost=-1.0)  # validation would refuse this
     run.mkdir(parents=True)
     for path in (run / "touchpoints.parquet", alone):
         write_log(odd, path, mine)
     mine.save(run / "dataset.yaml")
     out = ["--out", tmp_path / "page.html"]
     answer = data("describe", run / "touchpoints.parquet", *out)
-    assert answer.exit_code == 2 and "negative" in answer.output, "a name alone was trusted"
+    assert answer.exit_code == 2 and "negative" in answer.output, "the name is no proof"
     (run / "ingest.json").write_text("{}")
     for args in ([tmp_path / "run"], [run], [run / "touchpoints.parquet"], [alone, "--trusted", "--dataset", spec]):
         answer = data("describe", *args, *out)
@@ -132,9 +132,9 @@ def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, 
     assert answer.exit_code == 2 and "negative" in answer.output
 
 
-def test_build_makes_what_describe_and_build_take(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
+def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     def build(*arguments: object) -> tuple[dict[str, Any], str]:
-        """The manifest, and what training knows the data by."""
+        """Return the manifest and the fingerprint by which training identifies the data."""
         answer = data("build", *arguments)
         assert answer.exit_code == 0, answer.output
         windows = Path(str(arguments[-1])) / "windows"
@@ -149,10 +149,10 @@ def test_build_makes_what_describe_and_build_take(clean: Path, spec: Path, log: 
     for path in (out, out / "windows"):
         answer = data("describe", path, "--out", tmp_path / "page.html")
         assert answer.exit_code == 0 and f"{len(log):,} touchpoints" in answer.output, answer.output
-    # In place: the log that is read lies in the folder that is replaced.
+    # In place: the input log lies in the output folder.
     again, _ = build(out, "--out", out)
     assert again["content_sha256"] == manifest["content_sha256"] and "touchpoints.parquet" in files(out)
-    # A trusted log stays where it is, and is known by what was made of it: no command has read it against ingest.json.
+    # A trusted log stays in place and is identified by its derived files: nothing compared it with ingest.json.
     alone = tmp_path / "again"
     trusted, known_by = build(out / "touchpoints.parquet", "--trusted", "--dataset", spec, "--out", alone)
     assert trusted["content_sha256"] == known_by == manifest["content_sha256"]
@@ -162,8 +162,8 @@ def test_build_makes_what_describe_and_build_take(clean: Path, spec: Path, log: 
     assert build(tmp_path / "cut", "--out", tmp_path / "shorter")[1] not in (fingerprint, known_by)
 
 
-def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp_path: Path) -> None:
-    """Nor one that has windows, but more than those: a run, or a build into which someone put the raw log."""
+def test_build_refuses_folders_with_other_files(clean: Path, spec: Path, tmp_path: Path) -> None:
+    """A folder with windows and other files is refused, such as a run or a build that contains the raw log."""
     theirs, made = tmp_path / "theirs", tmp_path / "made"
     (theirs / "windows").mkdir(parents=True)
     (theirs / "ledger.db").write_text("money")
@@ -177,8 +177,8 @@ def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp
 
 
 @pytest.mark.integration
-def test_ctrl_c_in_a_query_leaves_the_build_before(clean: Path, log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """As a shell does it: a signal while DuckDB works."""
+def test_ctrl_c_in_a_query_keeps_the_previous_build(clean: Path, log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
+    """Sends SIGINT as a shell does, while DuckDB runs a query."""
     out, path = tmp_path / "made", tmp_path / "big.parquet"
     assert data("build", clean, "--dataset", spec, "--out", out).exit_code == 0
     before = {name: (out / name).read_bytes() for name in files(out)}
@@ -196,7 +196,7 @@ def test_ctrl_c_in_a_query_leaves_the_build_before(clean: Path, log: pd.DataFram
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
-def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_path: Path) -> None:
+def test_forget_reports_removals_and_is_idempotent(log: pd.DataFrame, tmp_path: Path) -> None:
     write_log(log, tmp_path / "data" / "touchpoints.parquet", DatasetSpec.load("simulator"))
     ids = tmp_path / "ids.txt"
     first, second = log["user_id"].unique()[:2]
@@ -221,13 +221,13 @@ def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_pa
         (["--user", "u1", "--feature-repo", "none"], "none: not a Feast repository"),
     ],
 )
-def test_forget_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_forget_refuses_invalid_arguments(tmp_path: Path, arguments: list[str], words: str) -> None:
     done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), *arguments])
     assert done.exit_code == 2 and words in done.output
     assert NO_FOLDER(folder="none") in CliRunner().invoke(app, ["data", "forget", "none", "--user", "u1"]).output
 
 
-def test_compact_counts_and_says_what_decisions_teach(tmp_path: Path) -> None:
+def test_compact_reports_counts_and_training_rows(tmp_path: Path) -> None:
     lake = write(tmp_path / "lake", [decision("d")], [outcome("d-cost", "d")])
     answer = data("compact", lake)
     assert answer.exit_code == 0 and f"{lake}: 2 files" in answer.output

@@ -1,4 +1,4 @@
-"""How commands end: what is said, and with which exit code."""
+"""Error messages and exit codes of commands."""
 
 import os
 import signal
@@ -17,19 +17,19 @@ from mtorl.runtime.errors import InputError
     [(InputError("no row"), 2), (OSError("no file"), 2), (ArithmeticError("no step"), 1), (typer.Exit(3), 3)],
     ids=repr,
 )
-def test_an_error_users_can_mend_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_users_can_fix_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended, exit_codes(RuntimeError, ArithmeticError):
         raise error
     assert ended.value.exit_code == code
     assert capsys.readouterr().err == ("" if code == 3 else f"mtorl: {error}\n")
 
 
-def test_a_fault_of_ours_shows_its_traceback() -> None:
+def test_an_internal_error_shows_its_traceback() -> None:
     with pytest.raises(KeyError), exit_codes():
         raise KeyError("a bug")
 
 
-def test_a_signal_that_a_library_has_turned_into_its_own_error_still_stops(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_that_a_library_turned_into_an_error_still_stops(capsys: pytest.CaptureFixture[str]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(typer.Exit) as ended, exit_codes(stopped="stopped; resume"):
@@ -45,7 +45,7 @@ def test_a_signal_that_a_library_has_turned_into_its_own_error_still_stops(capsy
     assert capsys.readouterr().err == "mtorl: stopped; resume\n"
 
 
-def test_only_examples_keep_their_lines() -> None:
+def test_only_examples_in_help_keep_their_line_breaks() -> None:
     text = """Words.
 
         mtorl one

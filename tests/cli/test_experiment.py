@@ -1,4 +1,4 @@
-"""`mtorl experiment`: its file, its shadow, its verdict."""
+"""`mtorl experiment`: checking a file, the shadow report, plans and verdicts."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def mtorl(*arguments: Any) -> Any:
 
 
 def figures(*arguments: str) -> Any:
-    """What a command prints with --json, and nothing else."""
+    """Return the JSON that a command prints with --json."""
     done = mtorl(*arguments, "--json")
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
@@ -60,15 +60,15 @@ SEARCH = {"campaign": "*", "channel": "search", "amount": 100}
         ({"budgets": [SEARCH]}, 0, ["no budget covers social, display, video: nothing is shown there"]),
     ],
 )
-def test_a_file_says_who_gets_what(files: dict[str, str], changes: dict[str, Any], code: int, words: list[str]) -> None:
+def test_check_reports_shares(files: dict[str, str], changes: dict[str, Any], code: int, words: list[str]) -> None:
     content = yaml.safe_load(Path(files["file"]).read_text())
     Path(files["file"]).write_text(yaml.safe_dump({**content, **changes}))
     done = mtorl("check", files["file"], "--dataset", files["dataset"])
     assert done.exit_code == code and all(said in done.output for said in words), done.output
 
 
-def test_a_ramp_is_checked_as_a_draft_and_then_its_stages(files: dict[str, str]) -> None:
-    """It is at no stage before somebody starts it. Users in no arm, and named ones, have accounts of their own."""
+def test_a_ramp_is_checked_as_a_draft_and_at_each_stage(files: dict[str, str]) -> None:
+    """A draft has no stage. Users in no arm and users with an override have their own budget accounts."""
     content = yaml.safe_load(Path(files["file"]).read_text())
     ramp = {"stages": [{"stage": "shadow"}, {"stage": "1%"}, {"stage": "50%"}]}
     changes = {"budgets": [{**SEARCH, "channel": "*"}], "ramp": ramp}
@@ -94,7 +94,7 @@ def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> N
     assert report["segments"]["device"][0]["segment"] == "phone"
 
 
-def test_an_error_names_the_lake_that_was_given(files: dict[str, str], tmp_path: Path) -> None:
+def test_an_error_names_the_given_lake(files: dict[str, str], tmp_path: Path) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     (state := tmp_path / "state").mkdir()
     (state / "router.yaml").write_text(yaml.safe_dump({"lake": str(tmp_path / "nothing-yet")}))
@@ -125,10 +125,10 @@ def test_exploration_is_planned(files: dict[str, str], tmp_path: Path) -> None:
         assert mtorl("plan", files["log"], *options, *wrong).exit_code == 2
 
 
-def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
+def test_a_verdict_and_its_segments_read_the_same_records(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A router may upload between the two."""
+    """A router may upload between the two reads."""
     log, shares = Path(files["log"]), {"incumbent": 0.5, "challenger": 0.5}
     ours = {"layer": "l", "stage": "50%", "shares": shares, "assignment_probability": 0.5}
 
@@ -149,7 +149,7 @@ def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
     assert phone["decisions"] == sum(arm["decisions"] for arm in found["arms"].values()) == 20
 
 
-def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> None:
+def test_the_state_folder_of_a_router_locates_its_files(files: dict[str, str]) -> None:
     done = mtorl("verdict", files["log"])
     assert done.exit_code == 2 and "--experiment" in done.output
     settings = {"experiment": files["file"], "dataset": files["dataset"], "lake": files["log"]}
@@ -163,12 +163,12 @@ def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> 
     assert mtorl("verdict", files["log"]).exit_code == 0
     (several / "other.yaml").symlink_to(Path(files["file"]).resolve())
     done = mtorl("verdict", files["log"])
-    assert done.exit_code == 2 and "--experiment" in done.output, "which of the two?"
+    assert done.exit_code == 2 and "--experiment" in done.output, "two experiments are ambiguous"
     (several / "mine.yaml").rename(several / f"{Path(files['log']).name}.yaml")
-    assert mtorl("verdict", files["log"]).exit_code == 0, "the one that the folder is called after"
+    assert mtorl("verdict", files["log"]).exit_code == 0, "the folder's name decides"
     file = Path(files["log"]).with_suffix(".yaml")
     file.write_text(Path(files["file"]).read_text())
-    assert mtorl("verdict", str(file)).stdout == mtorl("verdict", files["log"]).stdout != "", "as all other commands"
+    assert mtorl("verdict", str(file)).stdout == mtorl("verdict", files["log"]).stdout != "", "the file works as well"
 
 
 def test_plan_has_users_days_and_money(files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_plan_has_users_days_and_money(files: dict[str, str], tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(("token", "code"), [("srm", 4), ("guardrail", 5), ("stop", 0), ("ship", 0)])
-def test_a_verdict_that_nobody_may_overlook_has_an_exit_code(
+def test_a_verdict_that_needs_action_has_an_exit_code(
     token: str, code: int, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def judged(*arguments: Any, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`mtorl experiment move` and `run`: what takes an experiment through its stages."""
+"""`mtorl experiment move` and `run`: moves of an experiment through its stages."""
 
 import json
 import signal
@@ -42,7 +42,7 @@ def serving(file: Path) -> Experiment:
 
 
 def before_start(file: Path) -> Path:
-    """The same experiment, which nobody has started."""
+    """Return a copy of the experiment that was never started."""
     other = file.with_name("another.yaml")
     other.write_text(file.read_text())
     return other
@@ -52,15 +52,15 @@ def events(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (file.with_suffix("") / "history.jsonl").read_text().splitlines()]
 
 
-def test_people_move_it_through_its_life(file: Path) -> None:
-    """Each move: options, what it prints first, shares of the users that follow, and the event in the history."""
+def test_moves_through_all_stages(file: Path) -> None:
+    """Each row: target, options, the users' shares afterwards, and the event in the history."""
     challenger = {"incumbent": 0.95, "challenger": 0.05}
     nobody = {"incumbent": 1.0, "challenger": 0.0}
     for to, options, shares, event in (
         ("shadow", (), nobody, ("move", "shadow")),
         ("5%", (), challenger, ("move", "5%")),
         ("off", ("--reason", "clicks are gone"), nobody, ("kill", None)),
-        ("off", (), nobody, ("kill", None)),  # twice is once
+        ("off", (), nobody, ("kill", None)),  # repeating a kill changes nothing
         ("on", (), challenger, ("resume", None)),
         ("promoted", ("--force",), nobody, ("move", "promoted")),
         ("rolled back", (), nobody, ("move", "rolled back")),
@@ -95,7 +95,7 @@ def test_a_move_that_can_not_be_made_changes_nothing(file: Path, arguments: tupl
 
 
 def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
-    """Let a log say that, and have decisions of these arms."""
+    """Replace reading the log by a verdict and the arms that have decisions."""
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
     traffic = Traffic(shadow=False, arms=dict.fromkeys(arms, counts))
     known = Findings(evidence=Evidence(token, UNDECIDED(low=-1.0, high=1.0), "challenger", (), {}), traffic=traffic)
@@ -111,7 +111,7 @@ def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
         (None, (), True, LOG_UNKNOWN(fault="")),
     ],
 )
-def test_a_promotion_takes_decisions_of_the_challenger_or_force(
+def test_a_promotion_needs_decisions_of_the_challenger_or_force(
     file: Path, monkeypatch: pytest.MonkeyPatch, token: Any, arms: tuple[str, ...], refused: bool, doubt: str
 ) -> None:
     if token is not None:
@@ -124,10 +124,10 @@ def test_a_promotion_takes_decisions_of_the_challenger_or_force(
         done = mtorl("move", file, "promoted", "--force")
     assert done.exit_code == 0 and (doubt in done.stderr if doubt else not done.stderr)
     kept = events(file)[-1]["evidence"]
-    assert (kept and kept["token"]) == token, "the history has what was known"
+    assert (kept and kept["token"]) == token, "the history keeps the evidence"
 
 
-def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(file: Path) -> None:
+def test_without_stages_no_experiment_is_reported_as_active(file: Path) -> None:
     state = file.with_suffix("")
     state.mkdir()
     (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": str(state / "none.yaml")}))
@@ -135,18 +135,18 @@ def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(f
         done = mtorl(*command)
         assert done.exit_code == 2 and "kill switch" in done.stderr
     file.write_text(yaml.safe_dump({**FILE, "ramp": None, "stage": "5%"}))
-    assert f"waits: {NO_RAMP()}" in mtorl("run", file, "--once").stdout, "its page is served all the same"
+    assert f"waits: {NO_RAMP()}" in mtorl("run", file, "--once").stdout, "its page is served anyway"
     done = mtorl("move", file, "shadow", "--state", state / "no-router")
     assert done.exit_code == 2 and NO_RAMP() in done.stderr
     assert not (state / "history.jsonl").exists() and not (state / "experiment.yaml").exists()
 
 
-def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
+def test_the_ramp_follows_the_routers_log(file: Path) -> None:
     state = file.with_suffix("")
     waits = json.loads(mtorl("run", file, "--once", "--json").stdout)
-    assert waits["to"] is None and len(waits["waits"]) == 1, "a draft"
+    assert waits["to"] is None and len(waits["waits"]) == 1, "a draft must wait"
     mtorl("move", file, "shadow")
-    assert mtorl("run", file, "--once").exit_code == 2, "no router has been started"
+    assert mtorl("run", file, "--once").exit_code == 2, "without a router, nothing can run"
     SPEC.save(state / "dataset.yaml")
     served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}
     served |= {"ledger": str(state / "none.sqlite"), "lake": str(state / "lake")}
@@ -156,7 +156,7 @@ def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
     own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
     decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
     write(state / "lake", decisions, shadows=[{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)])
-    # The start of the stage has parts of a second, which the time of these decisions lacks.
+    # The stage's start has fractions of a second, which the decisions' times lack.
     history = state / "history.jsonl"
     event = json.loads(history.read_text())
     history.write_text(json.dumps({**event, "at": float(int(event["at"]))}) + "\n")
@@ -165,7 +165,7 @@ def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
     assert serving(file).stage == "5%"
 
 
-def test_without_its_ramp_the_router_still_reads_what_is_in_force_once_it_has_begun(file: Path) -> None:
+def test_the_router_reads_the_active_experiment_even_after_the_ramp_is_removed(file: Path) -> None:
     dataset = file.with_name("dataset.yaml")
     SPEC.save(dataset)
     whole = file.read_text()
@@ -181,7 +181,7 @@ def test_without_its_ramp_the_router_still_reads_what_is_in_force_once_it_has_be
 
 
 @pytest.mark.integration
-def test_run_serves_the_page_applies_an_edit_and_ends_with_the_experiment(file: Path) -> None:
+def test_run_serves_the_page_applies_edits_and_stops_with_the_experiment(file: Path) -> None:
     mtorl("move", file, "50%")
     command = [sys.executable, "-m", "cli.main", "experiment", "run", str(file), "--port", "0", "--every", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -200,7 +200,7 @@ def test_run_serves_the_page_applies_an_edit_and_ends_with_the_experiment(file: 
             def read(path: str) -> str:
                 try:
                     return urllib.request.urlopen(url + path).read().decode()
-                except urllib.error.HTTPError as error:  # before the first look is over
+                except urllib.error.HTTPError as error:  # before the first read of the log ends
                     return error.read().decode()
 
             until(lambda: not serving(file).enabled)

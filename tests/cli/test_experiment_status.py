@@ -1,4 +1,4 @@
-"""`mtorl experiment init` and `status`: a first file, and what people see of an experiment."""
+"""`mtorl experiment init` and `status`: the first file, and the displayed state of an experiment."""
 
 import json
 import os
@@ -23,13 +23,13 @@ from tests.mtorl.experiment.experiments import FILE
 
 @pytest.fixture
 def served(tmp_path: Path) -> Path:
-    """An experiment that runs at 50 %, with a log of its router."""
+    """Return an experiment at 50 % with a log from its router."""
     file, state = tmp_path / "first-day.yaml", tmp_path / "first-day"
     metrics = {"primary": "click_per_decision", "outcome_hours": None}
     stages = [{"stage": "50%", "hours": 0, "users": 100}]
     file.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
     assert mtorl("move", file, "50%").exit_code == 0
-    history = state / "history.jsonl"  # it began with the first decision of the log
+    history = state / "history.jsonl"  # it began at the first decision in the log
     history.write_text(json.dumps({**json.loads(history.read_text()), "at": START.timestamp()}) + "\n")
     SPEC.save(state / "dataset.yaml")
     names = {"dataset": str(state / "dataset.yaml"), "experiment": "x", "ledger": str(state / "none.sqlite")}
@@ -45,7 +45,7 @@ def served(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
+def test_a_first_file_is_valid_and_explains_its_fields(tmp_path: Path) -> None:
     file = tmp_path / "first-day.yaml"
     SPEC.save(tmp_path / "dataset.yaml")
     done = mtorl("init", file, "--dataset", tmp_path / "dataset.yaml")
@@ -63,7 +63,7 @@ def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
     assert again.exit_code == 2 and "already exists" in again.stderr and file.read_text() == text
     other = tmp_path / "other.yaml"
     assert mtorl("init", other, "--dataset", "simulator", "--explore", 0).exit_code == 0
-    assert Experiment.load(other).salt != made_.salt, "nobody can guess it"
+    assert Experiment.load(other).salt != made_.salt, "the salt must be random"
     assert [arm.explore for arm in Experiment.load(other).arms] == [None] * 2
 
 
@@ -82,7 +82,7 @@ def test_a_first_file_fits_each_built_in_data_set(dataset: str, tmp_path: Path) 
 
 @pytest.fixture
 def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
-    """What `status` prints of a document on 80 columns."""
+    """Return a function that prints a document as `status` does on 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def printed(view: Any) -> str:
@@ -92,7 +92,7 @@ def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return printed
 
 
-def test_the_table_and_the_document_say_what_to_do(served: Path) -> None:
+def test_the_table_and_the_document_give_advice(served: Path) -> None:
     done = mtorl("status", served)
     assert done.exit_code == 0, done.output
     assert "Promote challenger" in done.stdout
@@ -100,14 +100,14 @@ def test_the_table_and_the_document_say_what_to_do(served: Path) -> None:
     assert "as configured: ok" in done.stdout and "by person" in done.stdout
     view = json.loads(mtorl("status", served, "--json").stdout)
     assert view["advice"]["action"] == "promote" and view["verdict"]["verdict"] == "ship"
-    # Without a ledger, money is what the log says.
+    # Without a ledger, spend comes from the log.
     whole = next(spend for spend in view["spend"] if spend["arm"] == "*")
     assert whole["spent"] == pytest.approx(12.0) and whole["limit"] == 1000
     assert view["traffic"]["arms"]["challenger"]["decisions"] == 200
     assert view["newest"]["at"] == "2026-01-01T18:39:00+00:00" and view["newest"]["silence"]
 
 
-def test_the_verdict_of_the_log_is_that_of_the_document_in_the_same_table(served: Path) -> None:
+def test_verdict_and_status_show_the_same_verdict_and_table(served: Path) -> None:
     view = json.loads(mtorl("status", served, "--json").stdout)
     found = json.loads(mtorl("verdict", served, "--experiment", served, "--json").stdout)
     for field in ("verdict", "reason", "challengers", "arms", "srm_p", "left_out"):
@@ -115,17 +115,17 @@ def test_the_verdict_of_the_log_is_that_of_the_document_in_the_same_table(served
     status, verdict = (mtorl(command, served, *more).stdout for command, more in (
         ("status", ()), ("verdict", ("--experiment", served)),
     ))  # fmt: skip
-    _, _, rows = verdict.partition("\n\n")  # after the line with name, verdict and reason
+    _, _, rows = verdict.partition("\n\n")  # skips name, verdict and reason
     assert rows.strip() in status
 
 
-def test_a_router_that_does_not_run_is_named(served: Path) -> None:
+def test_a_stopped_router_is_reported(served: Path) -> None:
     content = served.read_text()
     served.write_text(content.replace("users: 100", "users: 100000"))
     lock = served.with_suffix("") / "stack.lock"
     lock.write_text(str(os.getpid()))
     running = json.loads(mtorl("status", served, "--json").stdout)["advice"]
-    assert running["action"] == "look"  # the log is months old
+    assert running["action"] == "look"  # because the log is months old
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         lock.write_text(str(ended.pid))
     done = mtorl("status", served, "--json")
@@ -140,7 +140,7 @@ def test_several_files(served: Path, tmp_path: Path) -> None:
     done = mtorl("status", served, other)
     assert done.exit_code == 0, done.output
     assert "Promote challenger" in done.stdout and "Start the experiment" in done.stdout
-    assert "as configured" not in done.stdout, "as much as fits on a screen"
+    assert "as configured" not in done.stdout, "details must be left out"
     found = json.loads(mtorl("status", other, served, "--json").stdout)
     assert [view["name"] for view in found] == ["other", FILE["name"]]
     mtorl("move", served, "off")
@@ -148,7 +148,7 @@ def test_several_files(served: Path, tmp_path: Path) -> None:
     assert mtorl("status", served, other, "--state", tmp_path).exit_code == 2
 
 
-def test_what_can_not_be_read_is_held(served: Path) -> None:
+def test_an_unreadable_log_holds_the_experiment(served: Path) -> None:
     for file in (served.with_suffix("") / "lake").rglob("*.parquet"):
         file.write_text("rubbish")
     done = mtorl("status", served, "--json")
@@ -166,7 +166,7 @@ def test_a_draft_needs_no_router(tmp_path: Path) -> None:
     done = mtorl("status", file)
     assert done.exit_code == 0 and f"move {file} shadow".replace(" ", "") in "".join(done.stdout.split())
     mtorl("move", file, "shadow")
-    assert mtorl("status", file).exit_code == 4, "no router serves it"
+    assert mtorl("status", file).exit_code == 4, "no router serves the draft"
     assert not (file.with_suffix("") / "router.yaml").exists()
 
 
@@ -188,5 +188,5 @@ def test_every_state_fits_a_terminal(state: str, table: Callable[[Any], str]) ->
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_name_is_no_markup(table: Callable[[Any], str]) -> None:
+def test_markup_in_a_name_is_escaped(table: Callable[[Any], str]) -> None:
     assert "[red]x[/red]" in table(made.view(made.made(name="[red]x[/red]", owner="[b]"), [], 0.0))

@@ -1,4 +1,4 @@
-"""`mtorl model`: what it prints of versions, and how each command ends."""
+"""`mtorl model`: output and exit codes of its commands."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ NEW, NEWER = digest(1)[:12], digest(2)[:12]
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A volume with a first installation and two later versions, the first of which decides as the incumbent."""
+    """A volume with a first installation and two later versions, the first of which is the incumbent."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     root = tmp_path / "registry"
@@ -49,7 +49,7 @@ def as_json(*arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_list_says_what_serves_and_why_it_was_published(registry: Path) -> None:
+def test_the_list_shows_what_serves_and_why_it_was_published(registry: Path) -> None:
     found = as_json("list", "--registry", registry)
     rows = {row["version"]: row for row in found["versions"]}
     assert list(rows) == [f"challenger/{NEWER}", f"challenger/{NEW}", "incumbent/first"]
@@ -62,7 +62,7 @@ def test_the_list_says_what_serves_and_why_it_was_published(registry: Path) -> N
     said = run("list", "--registry", registry).stdout
     (line,) = [line for line in said.splitlines() if NEW in line]
     assert [cell.strip() for cell in line.strip("│").split("│")][1] == "yes" and "0.100 [0.050, 0.150]" in line
-    assert f"small {'da7a'}" in line, "what it was trained on"
+    assert f"small {'da7a'}" in line, "shows its training data"
     assert "none" in next(line for line in said.splitlines() if "incumbent/first" in line)
 
 
@@ -77,7 +77,7 @@ def test_a_version_is_shown_with_its_parents(registry: Path) -> None:
     assert "promote: better" in said and "0.7000 [0.6800, 0.7200]" in said
 
 
-def test_nothing_is_removed_that_is_needed_or_where_nobody_says_what_serves(registry: Path) -> None:
+def test_needed_versions_stay_and_without_a_log_all_stay(registry: Path) -> None:
     for name, why in (
         (NEW, "decides as incumbent of test"),
         ("incumbent/first", f"challenger/{NEW} serves and was compared with it"),
@@ -91,7 +91,7 @@ def test_nothing_is_removed_that_is_needed_or_where_nobody_says_what_serves(regi
     assert [found.ref for found in versions(registry)] == [f"challenger/{NEW}", "incumbent/first"]
 
 
-def test_a_cluster_says_what_serves(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_determines_the_serving_versions(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = {
         "metadata": {"name": "mtorl-challenger"},
         "spec": {"predictor": {"annotations": {"mtorl-kubeflow/model": f"challenger/{NEWER}"}}},
@@ -107,12 +107,12 @@ def test_a_cluster_says_what_serves(registry: Path, monkeypatch: pytest.MonkeyPa
     ("serves", "phase", "written"),
     [
         ("challenger/won", "promoted", "challenger/won"),
-        ("incumbent/first", "promoted", "challenger/won"),  # an apply of an older file took it away
+        ("incumbent/first", "promoted", "challenger/won"),  # an older file was applied later
         ("challenger/won", "rolled back", "incumbent/first"),
-        ("third/one", "promoted", "third/one"),  # rolled out by a person
+        ("third/one", "promoted", "third/one"),  # rolled out manually
     ],
 )
-def test_what_a_cluster_is_to_serve_is_written_into_models_yaml(
+def test_models_yaml_lists_the_versions_to_serve(
     serves: str, phase: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = Mark(experiment="spring", promotion="1", before="incumbent/first", after="challenger/won")
@@ -147,7 +147,7 @@ def test_what_a_cluster_is_to_serve_is_written_into_models_yaml(
         (("rm", "typo"), "no version 'typo'"),
     ],
 )
-def test_what_can_not_be_used_is_said_in_a_line(registry: Path, arguments: tuple[str, ...], says: str) -> None:
+def test_unusable_arguments_give_one_line(registry: Path, arguments: tuple[str, ...], says: str) -> None:
     where = () if "--registry" in arguments else ("--registry", registry)
     done = run(*arguments, *where)
     assert done.exit_code == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1

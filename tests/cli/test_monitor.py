@@ -1,4 +1,4 @@
-"""`mtorl monitor`: its exit codes mean something to a shell, and its errors are one line."""
+"""`mtorl monitor`: exit codes for scripts, and one-line errors."""
 
 import errno
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ CASES: list[tuple[State, int]] = [
 
 
 @pytest.mark.parametrize(("state", "code"), CASES)
-def test_status_ends_with_what_was_found(state: State, code: int, tmp_path: Path) -> None:
+def test_the_exit_code_of_status_is_the_finding(state: State, code: int, tmp_path: Path) -> None:
     state.write(tmp_path / STATE_FILE)
     ended, output = call("status", "--state", tmp_path)
     assert ended == exit_code(state) == code
@@ -63,7 +63,7 @@ def test_status_ends_with_what_was_found(state: State, code: int, tmp_path: Path
     assert ended == code and State.model_validate_json(output) == state
 
 
-def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
+def test_status_shows_failed_runs_and_their_reasons(tmp_path: Path) -> None:
     state, runs = tmp_path / "monitor", tmp_path / "runs"
     PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, "", AT - timedelta(days=2)).write(runs)
     PipelineRun.ended("mtorl-monitor", "SUCCEEDED", {}, "", AT).write(runs)
@@ -74,7 +74,7 @@ def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
     assert code == 2 and "mtorl-train" in output and NO_CHECK(state=state) in output
     found().write(state / STATE_FILE)
     code, output = call("status", "--state", state)
-    assert code == 0, "exit codes are of what is decided"
+    assert code == 0, "failed runs do not set the code"
     assert "FAILED mtorl-train" in output and "2 runs" in output and "2025-12-31 00:00" in output
     assert "the log [has]" in output and "MtorlPipelineFailed.md" in output
     assert "mtorl-monitor" not in output
@@ -103,10 +103,10 @@ def test_without_a_log_nothing_is_judged(tmp_path: Path) -> None:
     arguments = ("check", "--lake", tmp_path / "none", "--state", tmp_path / "state")
     code, output = call(*arguments)
     assert code == 6 and "no decisions in" in output
-    assert call(*arguments, "--job")[0] == 0, "a Job has done its work"
+    assert call(*arguments, "--job")[0] == 0, "a finished check is no failed Job"
 
 
-def test_what_fails_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_failure_is_not_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("check", "--lake", tmp_path / "none", "--state", tmp_path / "state")
     with alone(tmp_path / "state"):
         for each in (arguments, ("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "state")):

@@ -1,4 +1,4 @@
-"""`mtorl serve` of several experiments: what the router reads, whose log it is, and what is said of silent arms."""
+"""`mtorl serve` with several experiments: files the router reads, the shared log, and warnings about silent arms."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def served(*files: Path) -> dict[str, Path]:
     return served_files({file: file.with_suffix("") for file in files}, dataset)
 
 
-def test_each_is_read_where_its_stages_are_put_into_force_unless_they_get_in_each_others_way(
+def test_each_experiment_is_read_from_its_state_and_conflicts_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = {"spring": [0, 0.5], "autumn": [0.5, 1]}
@@ -50,20 +50,20 @@ def test_each_is_read_where_its_stages_are_put_into_force_unless_they_get_in_eac
         assert ended.value.exit_code == 2 and words in capsys.readouterr().err
 
 
-def test_the_state_of_another_one_leads_to_the_log_of_the_first(tmp_path: Path) -> None:
+def test_experiments_share_the_log_of_the_first(tmp_path: Path) -> None:
     first, other = tmp_path / "spring", tmp_path / "autumn"
-    for _ in range(2):  # before there is a log, and when it is there
+    for _ in range(2):  # without a log, then with one
         share_log(first, other)
         (first / "spool").mkdir(parents=True, exist_ok=True)
         (first / "router.yaml").write_text("port: 0\n")
     moved = tmp_path.with_name(f"{tmp_path.name}-moved")
     (first / "models" / "incumbent.mar").touch()
     tmp_path.rename(moved)
-    assert (moved / "autumn" / "models" / "incumbent.mar").exists(), "what is promoted there is served alone, too"
+    assert (moved / "autumn" / "models" / "incumbent.mar").exists(), "a promotion is kept when served alone"
     assert (moved / "autumn" / "router.yaml").read_text() == "port: 0\n" and (moved / "autumn" / "spool").is_dir()
 
 
-def test_its_own_log_is_not_lost_by_serving_it_with_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_own_log_is_kept_when_served_with_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "autumn" / "spool").mkdir(parents=True)
     with pytest.raises(typer.Exit):
         share_log(tmp_path / "spring", tmp_path / "autumn")
@@ -71,8 +71,8 @@ def test_its_own_log_is_not_lost_by_serving_it_with_others(tmp_path: Path, capsy
     assert OWN_LOG(link=spool) in capsys.readouterr().err and not spool.is_symlink()
 
 
-def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) -> None:
-    """Nobody can tell any more where the run's models are to answer."""
+def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> None:
+    """With such a file, the addresses of the run's own models are unknown."""
     finish(tmp_path, "train", {})
     (tmp_path / "artifacts" / "challenger").mkdir(parents=True)
     SPEC.save(tmp_path / "artifacts" / "challenger" / "dataset.yaml")
@@ -83,8 +83,8 @@ def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) 
     assert done.exit_code == 2 and f"--experiment {tmp_path / 'serving.yaml'} --models-port PORT" in done.stderr
 
 
-def test_serve_hands_a_promotion_over_before_checking_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promoted over a baseline, a model trained anew, and a new salt: the refusal has the line, and then it starts."""
+def test_serve_hands_over_a_promotion_before_checking_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model promoted over a baseline, then retrained with a new salt: the refusal has the line to write."""
     laptop = without_server(tmp_path, "baseline")
     laptop.do("promoted")
     tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
@@ -121,7 +121,7 @@ def test_serve_hands_a_promotion_over_before_checking_the_file(tmp_path: Path, m
 
 
 def test_silent_arms_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert silent_arms("http://127.0.0.1:9") == {}, "a router that is busy, or gone, is no reason to end"
+    assert silent_arms("http://127.0.0.1:9") == {}, "an unreachable router must not stop `mtorl serve`"
     silent, changed = NO_ANSWER(seconds=3, cause="ArmError"), MODEL_CHANGED(now="a", since="noon", before="b")
     problems = {"ledger": [silent.body], "spring/a": [silent.body], "spring/b": [changed.body]}
     answer = SimpleNamespace(content=json.dumps({"problems": problems}))

@@ -1,4 +1,4 @@
-"""`mtorl train`, `evaluate` and `benchmark paper`, as they are called."""
+"""`mtorl train`, `evaluate`, `search` and `benchmark paper` from the command line."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def mtorl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str) -> str:
-    """What the command says when it ends with 2, in this process, which spares the imports."""
+    """Return the error of a command that exits with 2; runs in this process to save imports."""
     answer = CliRunner().invoke(app, list(arguments))
     assert answer.exit_code == 2 and isinstance(answer.exception, SystemExit), (answer.output, answer.exception)
     return answer.stderr
@@ -49,7 +49,7 @@ def windows(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(windows, tmp_path_factory) -> Path:
-    """A folder with the model that `mtorl train` makes, and its log."""
+    """A folder with a model trained by `mtorl train`, and its log."""
     folder = tmp_path_factory.mktemp("trained")
     checkpoint = folder / "checkpoint.pt"
     arguments = ["--epochs", "2", "--checkpoint", str(checkpoint), "--log", str(folder / "log")]
@@ -58,7 +58,7 @@ def trained(windows, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(trained, tmp_path):
+def test_a_model_is_trained_and_evaluated_on_unseen_users(trained, tmp_path):
     out = trained / "model"
     assert len(list((trained / "log").glob("member-*/events.out.tfevents.*"))) == 2
     assert (out / "yardstick.json.gz").exists()
@@ -71,7 +71,7 @@ def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(trained, tmp_p
     assert "--only-new" in refused("evaluate", str(out), "--users", "250", "--seed", "99")
 
 
-def test_a_search_leaves_settings_that_a_training_takes(windows, trained, tmp_path):
+def test_training_accepts_the_settings_of_a_search(windows, trained, tmp_path):
     best, figures = tmp_path / "best", tmp_path / "search.json"
     arguments = ["search", str(windows), str(best), "--epochs", "1", "--trials"]
     answer = mtorl(*arguments, "2", "--json", str(figures))
@@ -88,13 +88,13 @@ def test_a_search_leaves_settings_that_a_training_takes(windows, trained, tmp_pa
         folder.name: sum(path.stat().st_size for path in folder.glob("*.onnx"))
         for folder in (trained / "model", tmp_path / "other")
     }
-    assert 0 < widths["other"] < 0.6 * widths["model"], "a narrower network"
+    assert 0 < widths["other"] < 0.6 * widths["model"], "the search chose a narrower network"
     other.write_text("hidden: 30\n")
     assert "hidden" in refused("train", str(windows), str(tmp_path / "no"), "--settings", str(other))
     assert "epochs" in refused("search", str(windows), str(best), "--epochs", "2")
 
 
-def test_what_can_t_be_used_is_said_in_a_line(windows, tmp_path):
+def test_unusable_input_gives_one_line(windows, tmp_path):
     assert "no manifest.json" in refused("train", str(tmp_path), str(tmp_path / "out"))
     assert "missing; is" in refused("evaluate", str(tmp_path))
     assert "'magic'" in refused("benchmark", "paper", "--methods", "magic")
@@ -104,9 +104,9 @@ def test_what_can_t_be_used_is_said_in_a_line(windows, tmp_path):
     assert "checkpoint.member-0" in broken
 
 
-def test_a_comparison_that_was_stopped_goes_on_where_it_was(tmp_path):
+def test_a_stopped_comparison_resumes(tmp_path):
     root, out = tmp_path / "paper", tmp_path / "out"
-    # By far the longest job is the network of the authors' protocol, which has a test of its own: it counts as done.
+    # The network of the authors' protocol takes by far the longest and has its own test, so its score is given.
     authors = root / "scores" / "simulator" / "authors-0.json"
     authors.parent.mkdir(parents=True)
     authors.write_text("{}")

@@ -1,4 +1,4 @@
-"""Names that the tests of components share."""
+"""Names shared by the tests of components."""
 
 from collections.abc import Callable
 

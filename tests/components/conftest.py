@@ -1,4 +1,4 @@
-"""What earlier steps leave, made once by calling the components themselves on a small simulated log."""
+"""Outputs of pipeline steps, created once by calling the components on a small simulated log."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def log(output: Output) -> Artifact:
 
 @pytest.fixture(scope="session")
 def definitions(output: Output) -> Artifact:
-    """Written along with the windows."""
+    """Feature definitions, written by the step that builds the windows."""
     return output(Artifact, "definitions")
 
 
@@ -93,7 +93,7 @@ def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Ar
 
 @pytest.fixture(scope="session")
 def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `lake`, that of a night in which the first model serves everybody."""
+    """A folder with `lake`: decisions of one night in which the first model serves all users."""
     folder = tmp_path_factory.mktemp("night")
     simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
     online = simulator.online(simulator.user_ids, ROUNDS, seed=1)

@@ -1,4 +1,4 @@
-"""A training from the folder of `mtorl data build` reads what one from the raw log does, to the bit."""
+"""Training from a folder of `mtorl data build` reads exactly the data that training from the raw log does."""
 
 import json
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw log, what was decided, and both built; of some users the store knew nothing when it was asked for them."""
+    """A raw log and its decisions, and a build of both; for some users the store had no features at decision time."""
     folder = tmp_path_factory.mktemp("built")
     Simulator(SimulatorConfig(users=USERS, seed=7)).log().to_csv(folder / "raw.csv.gz", index=False)
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
@@ -57,7 +57,7 @@ def _unknown(static: str) -> str:
 
 
 class Windows:
-    """What the steps of a training leave of a source, from the log to its windows."""
+    """Outputs of the training steps from a source's log to its windows."""
 
     def __init__(self, source: Path, night: Path, output: Output) -> None:
         name, dataset, lake = str(source), str(night / "mine.yaml"), str(night / "lake")
@@ -75,7 +75,7 @@ def made(night: Path, output: Output) -> dict[str, Windows]:
     return {name: Windows(night / name, night, output) for name in ("raw.csv.gz", "built")}
 
 
-def test_log_and_windows_are_the_same(made: dict[str, Windows], night: Path) -> None:
+def test_log_and_windows_are_identical(made: dict[str, Windows], night: Path) -> None:
     raw, built = made["raw.csv.gz"], made["built"]
     assert raw.read == built.read and raw.rows == built.rows == built.read[0]
     assert raw.log.metadata["fingerprint"] == built.log.metadata["fingerprint"]
@@ -91,7 +91,7 @@ def test_log_and_windows_are_the_same(made: dict[str, Windows], night: Path) -> 
         assert one[name].combine_chunks().equals(other[name].combine_chunks()), name
     assert one.column_names == other.column_names
     statics = pq.read_table(night / "built" / LOG_FILE, columns=["user_id", "age_group"]).to_pandas()
-    assert statics["age_group"].isna().any(), "of some decisions nothing was known"
+    assert statics["age_group"].isna().any(), "some decisions must lack features"
     assert not other["age_group"].null_count
     history = str(night / "trainings")
     add(
@@ -100,8 +100,8 @@ def test_log_and_windows_are_the_same(made: dict[str, Windows], night: Path) -> 
     assert validate.python_func(built.log, history, "fail").startswith("+0 touchpoints")
 
 
-def test_decisions_are_those_that_the_log_was_built_with(night: Path, made: dict[str, Windows]) -> None:
-    """Without the parameter, the log has them as well."""
+def test_decisions_are_those_of_the_build(night: Path, made: dict[str, Windows]) -> None:
+    """The build also contains the decisions if the lake is not given."""
     built, lake = str(night / "built"), str(night / "lake")
     assert compact.python_func("", built) == compact.python_func(lake, built) == made["built"].decisions
     with open_engine("duckdb") as engine:

@@ -1,4 +1,4 @@
-"""What a step reads of decisions when it is repeated."""
+"""Decisions read by a repeated step."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.integration
 SOURCE = "simulator"
 
 
-def test_a_step_that_is_repeated_reads_what_it_has_read(log: Artifact, output: Output, tmp_path: Path) -> None:
-    """Decisions and outcomes that were uploaded since are left to the next night."""
+def test_a_repeated_step_reads_the_same_records(log: Artifact, output: Output, tmp_path: Path) -> None:
+    """Decisions and outcomes uploaded since the first attempt wait for the next night."""
     lake = write(tmp_path / "lake", [of_market("a", 0)], [outcome("a-cost", "a", value=0.5)])
     decisions, content = compact.python_func(str(lake), SOURCE), fingerprint.python_func(SOURCE, SOURCE, "")[0]
     now = (datetime.now(UTC) + timedelta(seconds=1) - START).total_seconds() / 60
@@ -38,7 +38,7 @@ def test_a_step_that_is_repeated_reads_what_it_has_read(log: Artifact, output: O
 
 
 def of_market(name: str, minutes: float) -> dict[str, Any]:
-    """A decision of the simulator's data set."""
+    """Returns a decision with the columns of the simulator's data set."""
     known = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
     context = {"hour": 1.0, "device": "mobile", "placement": "feed"}
     return decision(name, minutes, context=context, static=known)

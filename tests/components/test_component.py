@@ -1,5 +1,5 @@
-"""What must hold for every component."""
-# No annotations from __future__: kfp reads those of the component below as objects.
+"""Rules that hold for every component."""
+# No `from __future__ import annotations`: kfp needs the annotations of the component below as objects.
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ def test_a_component_has_a_folder_and_a_test(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_page_says_what_its_code_says(name: str) -> None:
+def test_the_page_of_a_component_is_current(name: str) -> None:
     kept = ROOT / "components" / name / "README.md"
     assert kept.read_text() == page(name), f"{kept} is stale: python scripts/write_component_pages.py"
 
@@ -32,17 +32,17 @@ def test_every_component_is_part_of_a_pipeline_and_each_of_its_parameters_is_des
     for name in NAMES:
         assert "Used by no" not in page(name), name
         taken = page(name).split("| input |")[1].split("| output |")[0]
-        assert "|  |" not in taken, f"{name}: a parameter without a word"
+        assert "|  |" not in taken, f"{name}: a parameter is not described"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_component_has_a_title_for_people(name: str) -> None:
+def test_a_component_has_a_readable_title(name: str) -> None:
     step = getattr(importlib.import_module(f"components.{name}.component"), name).name
     assert step == name.replace("_", "-")
     assert traits_of(step).title != step or name in ("gate", "verdict")
 
 
-def test_a_step_is_known_by_its_component() -> None:
+def test_a_step_knows_its_component() -> None:
     @component("count twice", cached=False, trains=True)
     def count_twice(number: int) -> int:
         return 2 * number

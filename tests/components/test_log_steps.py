@@ -1,4 +1,4 @@
-"""Steps on the log: the first one of a volume, raw to validated, compared with the log before, and when to train."""
+"""Steps on the log: first log of a volume, validation, comparison with the previous log, and when to train."""
 
 import json
 import shutil
@@ -32,17 +32,17 @@ def put(volume: Path, output: Output, log: str = "", dataset: str = "simulator",
     return Path(first_log.python_func(str(volume), log, dataset, simulate, "fail", 40, 7, registry, quarantine))
 
 
-def test_a_first_log_is_simulated_only_on_request_and_kept_once_it_is_there(tmp_path: Path, output: Output) -> None:
+def test_a_first_log_is_simulated_only_on_request_and_then_kept(tmp_path: Path, output: Output) -> None:
     with pytest.raises(SystemExit, match="touchpoint log"):
         put(tmp_path, output)
     path = put(tmp_path, output, simulate=True)
     assert path == tmp_path / "touchpoints.parquet" and pd.read_parquet(path)["user_id"].nunique() == 40
     before = path.stat().st_mtime_ns
     assert put(tmp_path, output) == path and path.stat().st_mtime_ns == before
-    assert [file.name for file in tmp_path.iterdir()] == [path.name], "nothing else is left"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], "no other file may be left"
 
 
-def test_a_real_first_log_is_copied_in_the_layout_that_is_read_again(tmp_path: Path, output: Output) -> None:
+def test_a_real_first_log_is_copied_in_a_readable_layout(tmp_path: Path, output: Output) -> None:
     log = pd.read_parquet(put(tmp_path / "made", output, simulate=True))
     log.sample(frac=1.0, random_state=1).to_csv(tmp_path / "log.csv", index=False)
     DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save(tmp_path / "shop.yaml")
@@ -60,7 +60,7 @@ def read(
     return log, quarantine, found
 
 
-def test_a_file_of_the_simulators_log_is_the_same_log(log: Artifact, output: Output, tmp_path: Path) -> None:
+def test_a_file_of_the_simulators_log_gives_the_same_log(log: Artifact, output: Output, tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv.gz"
     write_raw_log(raw, SimulatorConfig(users=USERS, seed=7))
     made, quarantine, found = read(raw, output)
@@ -68,7 +68,7 @@ def test_a_file_of_the_simulators_log_is_the_same_log(log: Artifact, output: Out
     assert made.metadata["fingerprint"] == log.metadata["fingerprint"]
 
 
-def test_steps_pass_a_place_and_no_copy(output: Output, tmp_path: Path) -> None:
+def test_steps_pass_paths_instead_of_copies(output: Output, tmp_path: Path) -> None:
     write_raw_log(tmp_path / "raw.csv", SimulatorConfig(users=30))
     place, name = str(tmp_path / "snapshots"), str(tmp_path / "raw.csv")
     content, lost = fingerprint.python_func(name, "simulator", place)
@@ -86,10 +86,10 @@ def test_steps_pass_a_place_and_no_copy(output: Output, tmp_path: Path) -> None:
     shutil.rmtree(log.metadata["snapshot"])
     with pytest.raises(FileNotFoundError, match="is missing"):
         validate.python_func(log, str(history), "fail")
-    assert fingerprint.python_func(name, "simulator", place) == (content, "1"), "so the next run reads the log anew"
+    assert fingerprint.python_func(name, "simulator", place) == (content, "1"), "the next run reads the log again"
 
 
-def test_a_log_that_cannot_be_used_ends_the_step_in_a_line(output: Output, tmp_path: Path) -> None:
+def test_an_unusable_log_stops_the_step_with_one_line(output: Output, tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     write_raw_log(raw, SimulatorConfig(users=20))
     rows = pd.read_csv(raw)
@@ -109,7 +109,7 @@ def trained(history: Path, log: LogFacts, ago: timedelta = timedelta(0)) -> None
 
 
 @pytest.mark.integration
-def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: Artifact, tmp_path: Path) -> None:
+def test_a_log_that_lost_days_is_refused_and_one_that_grew_is_not(log: Artifact, tmp_path: Path) -> None:
     history = str(tmp_path / "trainings")
     assert validate.python_func(log, history, "fail") == validate.python_func(log, "", "fail")
     seen = LogFacts.of(Path(log.path))
@@ -120,7 +120,7 @@ def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: 
     lost = {"days": {**seen.days, "2199-01-01": 10_000}, "channels": seen.channels[1:]}
     trained(Path(history), seen.model_copy(update=lost))
     said = validate.python_func(log, history, "accept")
-    assert "has lost 10,000" in said and seen.channels[0] in said, "and a channel is new"
+    assert "has lost 10,000" in said and seen.channels[0] in said, "also names the new channel"
     faulty = Artifact(uri=str(shutil.copytree(log.path, tmp_path / "log")))
     report = Path(faulty.path) / INGEST_FILE
     report.write_text(json.dumps({**json.loads(report.read_text()), "quarantined": 2_000}))
@@ -129,7 +129,7 @@ def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: 
             validate.python_func(faulty, history, shrunk)
 
 
-def test_a_training_is_due_at_first_by_age_and_on_request_of_the_monitor(tmp_path: Path) -> None:
+def test_training_is_due_initially_by_age_and_on_request_of_the_monitor(tmp_path: Path) -> None:
     history, monitor = tmp_path / "trainings", tmp_path / "monitor"
     shop = LogFacts(dataset="shop", channels=("search",), days={})
     assert due.python_func(str(history), "", 7.0) == "yes"
@@ -141,7 +141,7 @@ def test_a_training_is_due_at_first_by_age_and_on_request_of_the_monitor(tmp_pat
         State(retrain=asked).write(monitor / STATE_FILE)
         assert due.python_func(str(history), str(monitor), 7.0) == answer
     trained(history, shop, timedelta(hours=1))
-    assert due.python_func(str(history), str(monitor), 7.0) == "no", "the request is answered"
+    assert due.python_func(str(history), str(monitor), 7.0) == "no", "the request was met"
     (monitor / STATE_FILE).write_text("{")
     with pytest.raises(SystemExit, match=STATE_FILE):
         due.python_func(str(history), str(monitor), 7.0)

@@ -1,4 +1,4 @@
-"""Steps from the validated log to models: windows, policies, evaluation, archives, gate, first models, roll-out."""
+"""Steps from the validated log to models: windows, policies, evaluation, archives, gate, first models, rollout."""
 
 import hashlib
 import json
@@ -45,14 +45,14 @@ def test_every_touchpoint_has_a_window_and_definitions_are_installed_once(
     manifest = json.loads((Path(windows.path) / "manifest.json").read_text())
     assert windows.metadata["returned"] == manifest["rows"] == rows
     assert install_features.python_func(definitions, str(tmp_path))
-    assert (tmp_path / "registry.db").exists() and not list(tmp_path.rglob("*.parquet")), "no sources travel"
+    assert (tmp_path / "registry.db").exists() and not list(tmp_path.rglob("*.parquet")), "sources stay behind"
     assert not install_features.python_func(definitions, str(tmp_path))
 
 
-def test_the_policy_that_serves_is_the_one_to_beat(
+def test_the_serving_policy_is_the_one_to_beat(
     windows: Artifact, challenger: Artifact, incumbent: Artifact, tmp_path: Path
 ) -> None:
-    assert load(Path(incumbent.path)).model["kind"] == "channel-frequency", "before any serves"
+    assert load(Path(incumbent.path)).model["kind"] == "channel-frequency", "before any model serves"
     made = Model("incumbent", uri=str(tmp_path / "incumbent"))
     fit_incumbent.python_func(windows, challenger.path, "", CODE, made)
     assert load(Path(made.path)).digest == made.metadata["digest"] == challenger.metadata["digest"]
@@ -89,8 +89,8 @@ def pods_on(volume: str) -> str:
     return Pods(2, 0, "train:1", volume, "1", "2", "4Gi", seconds=3600).text()
 
 
-def test_it_takes_the_settings_of_a_search(windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text that `mtorl search` writes; a training is not needed to see what it would have been."""
+def test_it_uses_the_settings_of_a_search(windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings are the text that `mtorl search` writes. Training is stopped once its configuration is known."""
     seen: list[TrainConfig] = []
 
     def stop(windows: str, out: str, config: TrainConfig, *rest: object) -> None:
@@ -107,7 +107,7 @@ def test_it_takes_the_settings_of_a_search(windows: Artifact, output: Output, mo
 
 
 @pytest.mark.long
-def test_nodes_are_a_trainjob(windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_use_a_trainjob(windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("components.trainer.train_job.TOUCHPOINTS_PER_PROCESS", 1)
     with TrainerCluster() as cluster:
         cluster.use(monkeypatch)
@@ -119,7 +119,7 @@ def test_nodes_are_a_trainjob(windows: Artifact, volume: Path, output: Output, m
     assert not list((volume / "shared").iterdir())
 
 
-def test_both_policies_are_valued_and_the_challengers_figures_are_the_metrics(evaluation: Artifact) -> None:
+def test_both_policies_are_valued_and_the_metrics_are_the_challengers(evaluation: Artifact) -> None:
     figures, metrics = json.loads(Path(evaluation.path).read_text()), evaluation.metadata["metrics"]
     low, high = figures["value"]["difference_ci"]
     assert low <= figures["value"]["difference"] <= high and "incumbent" in figures
@@ -131,7 +131,7 @@ def test_both_policies_are_valued_and_the_challengers_figures_are_the_metrics(ev
 def test_exposures_without_a_propensity_are_no_fault(
     windows: Artifact, challenger: Artifact, incumbent: Artifact, output: Output, tmp_path: Path
 ) -> None:
-    """An arm that logs no probabilities leaves some; policies are not valued on them."""
+    """An arm that logs no probabilities leaves such exposures; policies are not valued on them."""
     folder = tmp_path / "windows"
     shutil.copytree(windows.path, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -147,7 +147,7 @@ def test_exposures_without_a_propensity_are_no_fault(
     assert 0.4 * figures["test_rows"] < figures["value"]["rows"] < 0.6 * figures["test_rows"]
 
 
-def test_archives_hold_their_artifacts_and_decide(
+def test_archives_contain_their_artifacts_and_can_decide(
     model_store: Artifact, challenger: Artifact, incumbent: Artifact, output: Output, tmp_path: Path
 ) -> None:
     for name, artifact in (("challenger", challenger), ("incumbent", incumbent)):
@@ -160,7 +160,7 @@ def test_archives_hold_their_artifacts_and_decide(
     alone = output(Artifact, "model_store")
     package.python_func(challenger, Model(uri=str(tmp_path)), alone)
     (damaged,) = Path(alone.path).iterdir()
-    assert damaged.name == "challenger.mar", "an incumbent without an artifact has no archive"
+    assert damaged.name == "challenger.mar", "an external incumbent has no archive"
     with zipfile.ZipFile(damaged) as content:
         files = {name: content.read(name) for name in content.namelist()}
     with zipfile.ZipFile(damaged, "w") as content:
@@ -174,11 +174,11 @@ def test_archives_hold_their_artifacts_and_decide(
     ("incumbent_is", "margin", "answer"),
     [("external", 0.9, "reject"), ("own_model", 0.9, "promote"), ("own_model", 0.0, "experiment")],
 )
-def test_the_gate_decides_by_its_settings_and_notes_it(
+def test_the_gate_decides_by_its_settings_and_records_it(
     evaluation: Artifact, log: Artifact, incumbent_is: str, margin: float, answer: str, output: Output, tmp_path: Path
 ) -> None:
     figures = json.loads(Path(evaluation.path).read_text())
-    assert figures["incumbent_is"] == "external", "channel frequencies stand for it"
+    assert figures["incumbent_is"] == "external", "channel frequencies represent it"
     figures["value"] |= {"difference": 0.05, "difference_ci": [-0.02, 0.08]}
     changed, report = output(Artifact, "evaluation"), output(Artifact, "report")
     Path(changed.path).write_text(json.dumps(figures | {"incumbent_is": incumbent_is}))

@@ -1,4 +1,4 @@
-"""One check of the monitor as a step: what it returns, and that finding something is no failure."""
+"""Monitor step: its result, and findings that must not fail the step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIDNIGHT = datetime(2025, 3, 2, tzinfo=UTC)
 
 
 class Night(datetime):
-    """The clock, two hours later."""
+    """A clock that is two hours past midnight."""
 
     @classmethod
     def now(cls, tz: Any = None) -> Night:
@@ -38,7 +38,7 @@ def registry(challenger: Artifact, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lake(challenger: Artifact, tmp_path: Path) -> Path:
-    """The day, as in training."""
+    """A day of decisions with the contexts of the training sample."""
     model = load(Path(challenger.path))
     names = [column.name for column in model.spec.context]
     contexts = model.reference()[names].head(1_000).to_dict("records")
@@ -55,13 +55,13 @@ def judge(lake: Path, registry: Path, state: Path, dataset: str = "") -> str:
 
 
 def known(state: Path, kind: str) -> None:
-    """A state in which an alarm stands, and of which every day is judged."""
+    """Write a state with an alarm, in which every day was judged."""
     alarm = Alarm(kind=kind, since=MIDNIGHT, text=f"a sentence about {kind}")  # type: ignore[arg-type]
     found = State(checked=MIDNIGHT, judged_until=MIDNIGHT, streams={"outcomes/gain_per_cost": Stream(alarm=alarm)})
     found.write(state / STATE_FILE)
 
 
-def test_the_newest_model_says_what_the_data_are(lake: Path, registry: Path, tmp_path: Path) -> None:
+def test_the_newest_model_describes_the_data(lake: Path, registry: Path, tmp_path: Path) -> None:
     older = shutil.copytree(registry / "challenger" / "v1", registry / "challenger" / "v0") / "artifact"
     model = json.loads((older / "model.json").read_text())
     (older / "model.json").write_text(json.dumps(model | {"created": "2020-01-01T00:00:00+00:00", "digest": "0"}))
@@ -71,11 +71,11 @@ def test_the_newest_model_says_what_the_data_are(lake: Path, registry: Path, tmp
     found = State.read(state / STATE_FILE)
     assert found.judged_until == MIDNIGHT and found.groups["context"].not_judged is None
     assert found.newest_model is not None and found.newest_model.year > 2020
-    assert judge(lake, registry, state, dataset="simulator") == "fine", "again: nothing more to judge"
+    assert judge(lake, registry, state, dataset="simulator") == "fine", "no new day to judge"
     assert State.read(state / STATE_FILE).streams == found.streams
 
 
-def test_what_was_found_is_a_word_and_no_failure_also_of_another_check(registry: Path, tmp_path: Path) -> None:
+def test_a_finding_is_a_result_not_a_failure_even_of_an_earlier_check(registry: Path, tmp_path: Path) -> None:
     state, none = tmp_path / "monitor", tmp_path / "none"
     assert judge(none, registry, state) == "not judged"
     known(state, "harm")

@@ -1,4 +1,4 @@
-"""How a run ended, for people and for the monitor's exporter."""
+"""The recorded end of a run, as users and the monitor's exporter see it."""
 
 import json
 import re
@@ -18,13 +18,13 @@ from mtorl.runtime.step import RUN_ID, RUNS, step
 from serving.kubernetes_api import KubernetesApi, Refused
 from serving.messages import FORBIDDEN
 
-# Recorded on Kubeflow Pipelines 2.17 with Argo 4.0.5: what the last step got as its status, and the workflow then.
+# Recorded on Kubeflow Pipelines 2.17 with Argo 4.0.5: the status given to the last step, and the workflow then.
 ENDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("kfp_ends.json").read_text())
 ERROR = "main: Error (exit code 1)"
 
 
 def status(state: str) -> PipelineTaskFinalStatus:
-    """As the local runner gives it."""
+    """Return the status in the form of the local runner."""
     return PipelineTaskFinalStatus(state, "run", "exit-handler-1", 1 if state == "FAILED" else None, "it failed")
 
 
@@ -38,7 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The workflows that the API server has, by name; an error is raised."""
+    """The API server's workflows by name; an exception as a value is raised."""
     workflows: dict[str, Any] = {}
 
     def get(self: Any, kind: str, name: str) -> Any:
@@ -54,7 +54,7 @@ def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, end: str, found: Any) -> PipelineRun:
-    """What is kept of a run that ended on Kubeflow Pipelines, where the API server answers with nodes or an error."""
+    """Return the stored state of a run that ended on KFP; the API server answers with nodes or an error."""
     recorded = ENDS[end]
     argo[recorded["node"].partition("(")[0]] = found
     monkeypatch.setenv(run_end.NODE, recorded["node"])
@@ -65,7 +65,7 @@ def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     return kept
 
 
-# FAILED follows from KFP's code where the first attempt of a step was out of memory; it was not recorded.
+# KFP's code gives FAILED if a step's first attempt ran out of memory; that case was not recorded.
 @pytest.mark.parametrize("state", ["", "FAILED"], ids=["as recorded", "of an attempt before"])
 @pytest.mark.parametrize("end", ["succeeded", "ends in a skipped branch", "a pod was deleted, and retried"])
 def test_a_run_that_succeeded_on_kfp_is_a_success(
@@ -86,10 +86,10 @@ def test_a_run_that_failed_on_kfp_is_a_failure(
     kept = ended_on_kfp(run, argo, monkeypatch, end, ENDS[end]["nodes"])
     assert kept.failed and kept.why == {"run": why} and kept.successes == []
     again = ended_on_kfp(run, argo, monkeypatch, end, ENDS[end]["nodes"])
-    assert again.failed_in_a_row == 1, "the last step was retried, the run was not"
+    assert again.failed_in_a_row == 1, "a retry of the last step is not another run"
 
 
-def test_a_platform_whose_argo_retries_no_groups() -> None:
+def test_argo_without_retries_of_step_groups() -> None:
     failed = ENDS["a step failed"]
     nodes = [node | {"name": re.sub(r"\(0\)", "", node["name"])} for node in failed["nodes"] if node["type"] == "Pod"]
     node = re.sub(r"\(0\)", "", failed["node"])
@@ -98,7 +98,7 @@ def test_a_platform_whose_argo_retries_no_groups() -> None:
     assert found == ("FAILED", f"bad: {ERROR}")
 
 
-def test_an_attempt_that_was_retried_is_no_reason() -> None:
+def test_a_retried_attempt_is_not_the_reason() -> None:
     deleted = ENDS["a pod was deleted, and retried"]
     group = deleted["node"].partition(".onExit")[0]
     nodes = {node["name"]: node | {"phase": "Failed"} if node["name"] == group else node for node in deleted["nodes"]}
@@ -114,14 +114,14 @@ def test_an_attempt_that_was_retried_is_no_reason() -> None:
     ],
     ids=["refused", "gone", "without its nodes"],
 )
-def test_a_run_whose_end_cannot_be_read_does_not_look_like_a_success(
+def test_a_run_with_an_unreadable_end_is_no_success(
     found: Any, why: str, run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ended_on_kfp(run, argo, monkeypatch, "succeeded", found)
     assert kept.failed and END_UNKNOWN(error=why) in kept.why["run"]
 
 
-def test_a_failed_run_says_which_step_could_not_go_on_and_why(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_names_its_failed_step_and_the_reason(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), step():
         raise LogError("no rows")
     said = notify.python_func("mtorl-train", run, status("FAILED"))
@@ -132,7 +132,7 @@ def test_a_failed_run_says_which_step_could_not_go_on_and_why(run: str, capsys: 
     assert kept.succeeded is None and kept.failed_in_a_row == 1
 
 
-def test_a_step_that_succeeded_when_it_was_tried_again_is_no_reason(run: str) -> None:
+def test_a_step_whose_retry_succeeded_is_not_the_reason(run: str) -> None:
     with pytest.raises(ZeroDivisionError), step():
         raise ZeroDivisionError("once")
     with step():

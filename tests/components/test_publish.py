@@ -1,4 +1,4 @@
-"""A challenger to its place in the registry, with its lineage; old versions go."""
+"""Publishing a challenger to the registry with its lineage, and deletion of old versions."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def run(
     evaluation: Artifact,
     judged: Artifact,
 ) -> Callable[..., Path]:
-    """The component, with what other steps have left."""
+    """Calls the component with the outputs of other steps; keywords change its arguments."""
     named: dict[str, Any] = {"challenger": challenger, "incumbent": incumbent}
     named |= {"model_store": model_store, "evaluation": evaluation, "registry": str(registry), "gate": judged}
     named |= {"content": "raw", "decisions": "", "users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6}
@@ -43,14 +43,14 @@ def run(
     return lambda **changes: Path(publish.python_func(**named | changes))
 
 
-def test_it_says_where_it_comes_from(
+def test_a_version_has_its_lineage(
     run: Callable[..., Path], registry: Path, challenger: Artifact, incumbent: Artifact, judged: Artifact
 ) -> None:
     place = run(decisions="kept")
     assert place.parent == registry / "challenger"
     assert (place / "artifact" / "model.json").read_bytes() == (Path(challenger.path) / "model.json").read_bytes()
     found = Lineage.read(place)
-    assert run(run_id="18", decisions="kept") == place and Lineage.read(place) == found, "a version is never changed"
+    assert run(run_id="18", decisions="kept") == place and Lineage.read(place) == found, "a version must never change"
     assert found.gate is not None
     assert found.digest == challenger.metadata["digest"]
     assert found.gate == GateReport.model_validate_json(Path(judged.path).read_text())
@@ -62,7 +62,7 @@ def test_it_says_where_it_comes_from(
     assert auc.low is not None and auc.high is not None and auc.low <= auc.value <= auc.high
 
 
-def test_what_needs_an_experiment_is_published_with_the_commands_for_it(
+def test_a_version_that_needs_an_experiment_is_published_with_commands(
     run: Callable[..., Path], judged: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     open_ = GateReport.model_validate_json(Path(judged.path).read_text()).replace(decision="experiment", margin=0.02)
@@ -74,7 +74,7 @@ def test_what_needs_an_experiment_is_published_with_the_commands_for_it(
     assert of_predictor == {inference_services.VERSION: f"challenger/{place.name}"}
 
 
-def test_old_versions_go_and_what_serves_stays(
+def test_old_versions_are_deleted_unless_they_serve(
     run: Callable[..., Path], registry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served, old = version(registry, 1), version(registry, 2)
@@ -88,7 +88,7 @@ def test_old_versions_go_and_what_serves_stays(
     assert f"removed {old}" in capsys.readouterr().out
 
 
-def test_nothing_goes_where_nobody_says_what_serves(
+def test_nothing_is_deleted_if_the_serving_version_is_unknown(
     run: Callable[..., Path], registry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = version(registry, 1)

@@ -1,4 +1,4 @@
-"""Which policy the next challenger has to beat."""
+"""The policy that the next challenger has to beat."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def write(log: Path, *rows: tuple[str, str | None]) -> None:
-    """Decisions, of which those without a digest fell back."""
+    """Write decisions; those without a digest are fallbacks."""
     usual = {"model_name": None, "model_version": None}
     decisions = [
         {
@@ -38,11 +38,11 @@ def publish(registry: Path, version: str, digest: str) -> Path:
     return folder
 
 
-def test_the_policy_that_took_the_newest_decision_is_found_where_it_was_published(log: Path, tmp_path: Path) -> None:
+def test_the_policy_of_the_newest_decision_is_found_in_the_registry(log: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     promoted = publish(registry, "v2", "new")
     publish(registry, "v1", "old")
-    assert served_incumbent.python_func("", str(registry)) == ("", ""), "nothing serves before the first decision"
+    assert served_incumbent.python_func("", str(registry)) == ("", ""), "before the first decision nothing serves"
     write(log, ("challenger", "new"), ("incumbent", None))
     assert served_incumbent.python_func(str(log), str(registry)) == ("", "")
     later = tmp_path / "later"

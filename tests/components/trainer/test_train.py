@@ -1,4 +1,4 @@
-"""The step's side of a TrainJob: an API server that plays Trainer's part, and pods that are processes here."""
+"""A pipeline step that runs a TrainJob, on an API server that plays Trainer's part with local processes as pods."""
 
 import logging
 import os
@@ -65,14 +65,14 @@ def train(task: FitTask, shared: Path) -> Artifact:
 
 
 def eventually(found: Callable[[], Any]) -> Any:
-    """What is found at last; a test that waits in vain ends at its own limit."""
+    """Poll until a value is found; the test's own time limit ends a wait in vain."""
     while not (it := found()):
         time.sleep(0.02)
     return it
 
 
 def learned(artifact: Artifact) -> list[dict[str, float]]:
-    """Its history, all but the time."""
+    """Return the training history without times."""
     rows: list[dict[str, float]] = artifact.metrics["history"]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
@@ -81,7 +81,7 @@ def failing(cluster: TrainerCluster) -> None:
     cluster.play = lambda job: cluster.end(job, "Failed", "FailedJobs", "jobset failed")
 
 
-def test_two_nodes_train_what_two_processes_do_and_a_killed_one_is_started_again(
+def test_two_nodes_train_like_two_processes_and_a_killed_one_is_restarted(
     cluster: TrainerCluster, task: FitTask, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = torchrun(replace(task, checkpoint="", out=f"{task.out}-whole"), tmp_path / "task.json")
@@ -95,17 +95,17 @@ def test_two_nodes_train_what_two_processes_do_and_a_killed_one_is_started_again
         artifact = train(task, shared)
     killed.join()
     assert learned(artifact) == learned(whole) and artifact.metrics["members"] == whole.metrics["members"]
-    assert len(cluster.processes) >= 4, "each node was started twice"
+    assert len(cluster.processes) >= 4, "each node must start twice"
     (made,) = cluster.created
     assert made["metadata"]["name"] == NAME
     assert made["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "step-1", "uid": "u-1"}]
     assert reports[-1] == "thresholds of drift" and any(note.startswith("validation loss") for note in reports)
-    assert not checkpointed(task), "a training that ended well leaves no checkpoint"
+    assert not checkpointed(task), "a successful training leaves no checkpoint"
     assert cluster.deleted == [NAME] and not shared.exists()
 
 
 def torchrun(task: FitTask, file: Path) -> Artifact:
-    """What two processes of one machine learn."""
+    """Train with two local processes."""
     task.save(file)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*command, "-m", "mtorl.fitting.worker", str(file)], env={**os.environ, **RESTARTABLE}, check=True)
@@ -133,16 +133,16 @@ def _workers(of: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def test_what_the_pods_cannot_use_ends_the_job_at_once(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
+def test_input_that_pods_can_not_use_stops_the_job(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
     cluster.play = cluster.run_pods
     Path(task.checkpoint).parent.mkdir(parents=True)
     Path(f"{task.checkpoint}.member-0").write_bytes(b"no checkpoint")
     with pytest.raises(TrainingFailed, match=r"0a1b\.pt\.member-0"):
         train(task, shared)
-    assert cluster.deleted == [NAME] and len(cluster.processes) == 2, "nothing was tried again"
+    assert cluster.deleted == [NAME] and len(cluster.processes) == 2, "nothing may be retried"
 
 
-def test_a_job_that_failed_is_words_and_its_log(
+def test_a_failed_job_is_reported_with_its_log(
     cluster: TrainerCluster, task: FitTask, shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing(cluster)
@@ -157,7 +157,7 @@ def test_a_job_that_failed_is_words_and_its_log(
     assert cluster.deleted == [NAME]
 
 
-def test_waits_are_said(cluster: TrainerCluster, task: FitTask, shared: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_logs_waits(cluster: TrainerCluster, task: FitTask, shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: 3 Insufficient gpu"}
     cluster.pods = [{"metadata": {"name": "node-0-0"}, "status": {"conditions": [condition]}}]
 
@@ -168,11 +168,11 @@ def test_waits_are_said(cluster: TrainerCluster, task: FitTask, shared: Path, ca
     cluster.play = later
     with caplog.at_level(logging.INFO), pytest.raises(TrainingFailed, match=r"DeadlineExceeded: .*Insufficient gpu"):
         train(task, shared)
-    assert caplog.text.count(condition["message"]) == 1, "once, not at each poll"
+    assert caplog.text.count(condition["message"]) == 1, "report each wait only once"
 
 
-def test_a_retried_step_takes_what_its_first_attempt_left(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
-    """A job that runs is waited for, one that is over is made anew, and a model that is there is taken."""
+def test_a_retried_step_continues_its_first_attempt(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
+    """A running job is awaited, a finished job is recreated, and an existing model is used."""
     running: Object = {"metadata": {"name": NAME}, "spec": {}}
     cluster.begin(running)
 
@@ -199,7 +199,7 @@ def test_a_retried_step_takes_what_its_first_attempt_left(cluster: TrainerCluste
 
 
 @pytest.mark.parametrize(("status", "words"), [(403, FORBIDDEN), (404, messages.NO_TRAINER), (422, KUBERNETES_REFUSES)])
-def test_what_the_api_server_refuses_is_an_error_with_words(
+def test_a_refusal_by_the_api_server_is_reported(
     status: int, words: Words, cluster: TrainerCluster, task: FitTask, shared: Path
 ) -> None:
     cluster.refused = {"create": status}
@@ -207,13 +207,13 @@ def test_what_the_api_server_refuses_is_an_error_with_words(
         train(task, shared)
 
 
-def test_a_job_that_leaves_nothing_says_where_to_look(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
+def test_a_job_without_a_model_names_its_path(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
     def later(job: Object) -> None:
         eventually(lambda: cluster.asked.count("get") > 2)
         cluster.end(job, "Complete")
 
     cluster.play = later
-    cluster.refused = {"list": 403}  # which is no reason to end it
+    cluster.refused = {"list": 403}  # a failed listing must not stop the training
     with raises(TrainingFailed, messages.NO_MODEL, job=NAME, path=shared / "model", claim="mtorl-data"):
         train(task, shared)
 
@@ -224,9 +224,9 @@ def test_sigterm_removes_the_job(cluster: TrainerCluster, task: FitTask, shared:
         os.kill(os.getpid(), signal.SIGTERM)
 
     cluster.play = stop
-    before = signal.getsignal(signal.SIGTERM)  # a command may have run in this process
+    before = signal.getsignal(signal.SIGTERM)  # another test may have installed a handler
     with pytest.raises(SystemExit) as ended:
         train(task, shared)
     assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
     assert cluster.deleted == [NAME] and (shared / "task.json").exists()
-    assert not (shared / "windows").exists(), "pods read the snapshot"
+    assert not (shared / "windows").exists(), "the shared snapshot must be removed"

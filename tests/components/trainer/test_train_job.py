@@ -1,4 +1,4 @@
-"""The TrainJob object, against Trainer's CRD and the rules of its webhooks, and what is read from its status."""
+"""The TrainJob object, checked against Trainer's CRD and webhook rules, and the reading of its status."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ JOB = train_job("mtorl-train-0a1b2c3d4e5f6071", Size(2, 8), PODS, "/task.json", 
 
 
 def validated(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Schema and CEL rules of the CRD."""
+    """Check a job against the schema and CEL rules of the CRD."""
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
     command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
@@ -42,15 +42,15 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pods", [PODS, replace(PODS, gpus=0)])
-def test_trainer_knows_all_of_it(pods: Pods) -> None:
+def test_the_job_is_valid_for_trainer(pods: Pods) -> None:
     done = validated(train_job("mtorl-train-0a1b", Size(2, 1), pods, "/t", "/r"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_its_pods_are_what_a_restricted_namespace_takes() -> None:
+def test_its_pods_are_admitted_to_a_restricted_namespace() -> None:
     pod = pod_of(JOB)["spec"]
     (container,) = pod["containers"]
-    assert container["name"] == "node" and "env" not in container, "Trainer's webhook refuses variables in a patch"
+    assert container["name"] == "node" and "env" not in container, "Trainer's webhook refuses variables in a pod patch"
     assert_restricted(pod)
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounts == {"data": "/mnt/mtorl", "tmp": "/tmp", "shm": "/dev/shm"}
@@ -58,12 +58,12 @@ def test_its_pods_are_what_a_restricted_namespace_takes() -> None:
     assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "mtorl-data"}
 
 
-def test_a_node_gets_its_gpus_and_what_a_quota_asks_for() -> None:
+def test_a_node_gets_its_gpus_and_the_resources_of_a_quota() -> None:
     trainer, pod = JOB["spec"]["trainer"], pod_of(JOB)["spec"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
     assert {one["name"] for one in trainer["env"]} == {
         *("HOME", "MTORL_PROGRESS", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
-    }, "none of torchrun's own, which Trainer's webhook refuses"
+    }, "Trainer's webhook refuses torchrun's own variables"
     (owner,) = JOB["metadata"]["ownerReferences"]
     assert JOB["spec"]["activeDeadlineSeconds"] == 3600 and (owner["kind"], owner["uid"]) == ("Pod", "6f0c")
     assert trainer["resourcesPerNode"] == {
@@ -87,7 +87,7 @@ def test_a_node_gets_its_gpus_and_what_a_quota_asks_for() -> None:
         ([("Failed", "False", "FailedJobs", "")], State()),
     ],
 )
-def test_how_far_it_is(conditions: list[tuple[str, ...]], state: State) -> None:
+def test_state_of_a_job(conditions: list[tuple[str, ...]], state: State) -> None:
     said = [dict(zip(("type", "status", "reason", "message"), one, strict=True)) for one in conditions]
     assert state_of({"status": {"conditions": said}}) == state
     assert state_of({}) == State()
@@ -97,17 +97,17 @@ def test_how_far_it_is(conditions: list[tuple[str, ...]], state: State) -> None:
     ("times", "gpus", "nodes", "size"),
     [
         (0, 0, 1, Size(1, 1)),
-        (100, 0, 1, Size(1, 1)),  # on CPUs
-        (1.9, 8, 4, Size(1, 1)),  # one more would have too little
+        (100, 0, 1, Size(1, 1)),  # no GPUs
+        (1.9, 8, 4, Size(1, 1)),  # a second process would have too little data
         (2, 8, 4, Size(1, 2)),
-        (8, 8, 4, Size(1, 8)),  # one node, as long as that is enough
-        (9, 8, 4, Size(2, 8)),  # whole nodes
+        (8, 8, 4, Size(1, 8)),  # one node is enough
+        (9, 8, 4, Size(2, 8)),  # then whole nodes
         (100, 8, 4, Size(4, 8)),
         (100, 8, 1, Size(1, 8)),
-        (3, 0, 2, Size(2, 1)),  # a process on each node without GPUs
+        (3, 0, 2, Size(2, 1)),  # without GPUs, one process a node
     ],
 )
-def test_a_training_gets_as_many_processes_as_its_data_are_worth(
+def test_the_number_of_processes_follows_the_amount_of_data(
     times: float, gpus: int, nodes: int, size: Size, tmp_path: Path
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"rows": int(times * TOUCHPOINTS_PER_PROCESS)}))
@@ -129,5 +129,5 @@ def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
         ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "p: Evicted: low on memory"),
     ],
 )
-def test_why_a_pod_waits_or_has_ended(status: dict[str, Any], problem: str) -> None:
+def test_the_reason_why_a_pod_waits_or_ended(status: dict[str, Any], problem: str) -> None:
     assert problem_of({"metadata": {"name": "p"}, "status": status}) == problem

@@ -1,10 +1,10 @@
-"""TrainJobs in memory, and what Kubeflow Trainer makes of them: pods, here processes of this machine.
+"""In-memory TrainJobs, and pods for them as local processes, in place of Kubeflow Trainer.
 
     with TrainerCluster() as cluster:
         cluster.use(monkeypatch)         # in place of the API server
-        cluster.play = cluster.run_pods  # or any function that says what becomes of a job
+        cluster.play = cluster.run_pods  # or any function that acts on a new job
 
-Pods run the job's own command, with the variables that Trainer's policy for torch sets, and are started again like
+Pods run the job's own command with the variables that Trainer's policy for torch sets. Failed pods restart like the
 containers of a Job.
 """
 
@@ -29,7 +29,7 @@ _RESTARTS = 6  # a Job's backoffLimit
 
 
 class TrainerCluster(KubernetesApi):
-    """What a training asks of the API server; `refused` holds the status of each request that is refused."""
+    """API server for the requests of a training; `refused` maps a kind of request to the status that refuses it."""
 
     def __init__(self) -> None:
         self.namespace = "mine"
@@ -96,7 +96,7 @@ class TrainerCluster(KubernetesApi):
             raise Refused(self.refused[what], f"{what} is not allowed")
 
     def run_pods(self, job: Object) -> None:
-        """Run the job's command on as many nodes as it wants, each a process of this machine."""
+        """Run the job's command on the requested number of nodes, each a local process."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
