@@ -2,15 +2,16 @@
 
     plan = budget_plan(Replay.of(rows, model, explore), rows, budget=500.0, traffic=Traffic.of(by_day, days=7))
     plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # marginal: gain of one more currency unit
-    plan.more.gain, plan.added, plan.added_ci                          # with a budget that is 20 % larger
+    plan.more.gain, plan.added, plan.added_ci                          # gain of a budget that is 20 % larger
 
-If all money has the same price, no transfer between campaigns or channels can increase the gain (Lagrange duality).
-Each price leads to one spend, one gain and one split, so a series of prices traces the curve of gain by spend. Each
-price is a replay of journeys (`replay.py`); figures between two prices are interpolated. The marginal gain is the slope
-of the curve. It would equal the price if forecasts were correct.
+If one price applies to all campaigns and channels, no transfer between them can increase the gain (Lagrange duality).
+Each price leads to one spend, one gain and one split, so a series of prices traces the curve of gain by spend. For each
+price of the series, the journeys are replayed (`replay.py`); figures between two prices are interpolated. The marginal
+gain is the slope of the curve. If the forecasts were correct, it would equal the price.
 
-An interval covers the gain that will be observed in such a period. Users, and so the calibration of forecasts, are
-resampled. The number of decisions varies like that of the log's days, and gains vary by chance as in the log.
+A point's interval covers the gain that will be observed in the period. It includes three kinds of variation: users (and
+with them the calibration of forecasts) are resampled; the number of decisions varies as much as between the log's days;
+and the outcomes of the same decisions vary as much as in the log.
 
 Shapes: B decisions, K prices, R resamples, G campaigns, C channels.
 """
@@ -37,8 +38,8 @@ SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)
 MORE = 1.2
 NOTHING_BOUGHT = 2.0**40  # a price at which only exploration spends
 _RESAMPLES = 400
-_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # normal quantiles: their mean is exactly 0
-_NEAR = 0.05  # relative distance in spend for computing a slope
+_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # quantiles instead of draws, so that the mean is 0
+_NEAR = 0.05  # the slope at a spend is measured between 5 % less and 5 % more
 _LEAST = 1e-12  # avoids a division by zero if nothing is spent or gained
 _HALVINGS = 40  # bisection steps in the search for a price
 
@@ -52,7 +53,7 @@ class Traffic:
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """Forecast from the number of decisions on each whole day of a log, assuming independent days."""
+        """Forecast the next `days` from the number of decisions on each whole day of a log; days are independent."""
         seen = np.asarray(by_day, dtype=np.float64)
         spread = float(seen.std(ddof=1)) if len(seen) > 1 else float(np.sqrt(seen.mean()))
         return cls(days * float(seen.mean()), spread * float(np.sqrt(days + days**2 / len(seen))))
@@ -60,7 +61,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Point:
-    """A spend in the period, and its expected gain."""
+    """A point of the curve: a spend in the period, and the expected gain from this spend."""
 
     spend: float  # currency units
     gain: float
@@ -71,7 +72,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Part:
-    """A campaign and channel's part of the money: today, scaled to the period, and as planned."""
+    """The part of the budget for one channel of a campaign: today's spend, scaled to the period, and the plan."""
 
     campaign: str
     channel: str
@@ -86,11 +87,11 @@ class BudgetPlan:
 
     traffic: Traffic
     today: Point
-    today_planned: float  # gain of today's spend by the curve; compare it with today's gain to check the curve
+    today_planned: float  # gain that the curve gives for today's spend; today's logged gain is a check of the curve
     chosen: Point
     more: Point  # result for MORE times the budget
     added: float  # gain of `more` minus gain of `chosen`
-    added_ci: list[float]  # interval of the expected value, for the same users
+    added_ci: list[float]  # interval of the expected difference, with the same users for both budgets
     curve: list[Point]
     split: list[Part]
     left_over: float  # currency units of the budget that are not spent, because no further exposure has a gain
@@ -98,7 +99,7 @@ class BudgetPlan:
 
 @dataclass(frozen=True)
 class Curve:
-    """Curve of gain by spend, both per decision, interpolated between a few prices."""
+    """Curve of gain by spend, both per decision, interpolated between the points of a few prices."""
 
     spend_K: Floats  # ascending
     gain_K: Floats
@@ -106,13 +107,13 @@ class Curve:
 
     @classmethod
     def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
-        """Create a curve that never falls, although noise in the replays may produce falling values."""
+        """Create a curve that never falls: where noise in the replays lets the gain fall, the curve is flat."""
         order = np.argsort(spend_K, kind="stable")
         spend_K, first = np.unique(spend_K[order], return_index=True)
         return cls(spend_K, np.maximum.accumulate(gain_K[order])[first], np.minimum.accumulate(price_K[order])[first])
 
     def gain(self, spend: float) -> float:
-        """Return the gain of a spend. Below the first point, proportional; above the last, the slope is the price."""
+        """Return the gain of a spend: proportional below the first point, with the price as slope above the last."""
         low, high = float(self.spend_K[0]), float(self.spend_K[-1])
         if spend <= low:
             return float(self.gain_K[0] * spend / low) if low > 0 else float(self.gain_K[0])
@@ -173,12 +174,12 @@ class Curves:
     whole: Curve
     resampled: list[Curve]
     decisions_R: Floats
-    chance_R: Floats  # random variation of the gain, divided by the square root of the gain
+    chance_R: Floats  # random variation of the gain by chance, divided by the square root of the gain
     traffic: Traffic
 
     @classmethod
     def of(cls, replay: Replay, spends: Sequence[float], traffic: Traffic) -> Curves:
-        """Replay the prices that lead to these spends per decision."""
+        """Replay the journeys at the prices that lead to these spends per decision."""
         prices = sorted({price_of(replay, spend) for spend in spends}, reverse=True)
         played = []
         for turn, price in enumerate(prices):
@@ -208,7 +209,7 @@ class Curves:
         )
 
     def gains_R(self, spend: float) -> Floats:
-        """Return the expected gain of a spend in the period, for each resample."""
+        """Return the expected gain from a spend in the period, for each resample."""
         pairs = zip(self.resampled, self.decisions_R.tolist(), strict=True)
         return np.array([decisions * curve.gain(spend / decisions) for curve, decisions in pairs])
 
@@ -242,7 +243,6 @@ def price_of(replay: Replay, spend: float) -> float:
 
 
 def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) -> list[Part]:
-    """Return each campaign and channel's spend and gain, interpolated between the two nearest prices."""
     campaign_B, campaigns = pd.factorize(rows["campaign_id"], sort=True)
     channels = replay.model.spec.channels
     decisions, each = curves.traffic.decisions, chosen.spend / curves.traffic.decisions
@@ -259,7 +259,7 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     low, share = int(at), at - int(at)
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
-    # Scale the parts to the total, because the curve is smoother than this interpolation.
+    # The curve interpolates smoothly and the split linearly, so the parts are scaled to add up to the curve's totals.
     spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
     gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]

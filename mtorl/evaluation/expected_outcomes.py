@@ -1,4 +1,4 @@
-"""Forecasts for exposures that are rare in a log, and bounds of their errors.
+"""Forecasts the outcomes of exposures that are rare in a log, and bounds the errors of these forecasts.
 
     outcomes = second_opinion(windows, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
     mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
@@ -7,15 +7,15 @@
 
 The true outcome is assumed to lie between the forecasts of two models. Half of their difference is the *doubt*, a bound
 of the bias of an estimate. The second model also has a sampling error (*unsure*): other training users would lead to
-other forecasts. An exposure has the same true outcome in both arms. So doubt about exposures that both arms make
-cancels in the difference of the arms.
+other forecasts. An exposure has the same true outcome in both arms. So if both arms make an exposure, the doubt about
+its outcome cancels in the difference of the arms.
 
-The second model is trained on test users, who did not influence the challenger. Each fold of users is forecast by a
-model of the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060). The spread of these models
-estimates their sampling error (jackknife). docs/evaluation.md explains why.
+The second model is trained on test users, who did not influence the challenger. The outcomes of each fold of users are
+forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
+The spread of these models' forecasts estimates the sampling error (jackknife). See docs/evaluation.md for the reasons.
 
-Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 the arms (challenger,
-incumbent), 3 these and their difference, X a log and its resamples.
+Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 arms (challenger, incumbent),
+3 both arms and their difference, X a log and its resamples.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,19 +34,19 @@ from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
 
 FOLDS = 5
-FEWEST_USERS = 20  # with fewer users to learn from, there is no second opinion
-MOST_TOUCHPOINTS = 200_000  # approximate limit, in whole users: more touchpoints take longer and hardly help
+FEWEST_USERS = 20  # with fewer users to learn from, no second model is trained
+MOST_TOUCHPOINTS = 200_000  # approximate, because users are kept whole; more touchpoints hardly improve the model
 
 Users = pd.Series | Iterable[str]  # the user of each row
 
 
 @dataclass(frozen=True)
 class ExpectedOutcomes:
-    """Expected gain and cost of an exposure on each channel, by a model that was not trained on the row's outcome."""
+    """Expected gain and cost of an exposure on each channel, from a model that was not trained on the row's outcome."""
 
     gain_BC: Floats
     cost_BC: Floats
-    replicates: tuple[Floats, ...] = ()  # gain_BC by each model of the jackknife, which lacks one fold of users
+    replicates: tuple[Floats, ...] = ()  # gain_BC from each model of the jackknife, trained without one fold of users
 
 
 Fit = Callable[[Windows, Windows, Encoder, int], Any]
@@ -56,7 +56,7 @@ Fit = Callable[[Windows, Windows, Encoder, int], Any]
 def second_opinion(
     windows: str, moments: Windows, users_B: Users, encoder: Encoder, fit: Fit, seed: int
 ) -> ExpectedOutcomes | None:
-    """Forecast moments of test users with models of other test users; None if there are too few users.
+    """Forecast the outcomes at moments of test users, by models trained on other test users; None if too few users.
 
     Args:
         windows: Folder of windows. The models are trained on test users, and stopped early on validation users.
@@ -74,10 +74,10 @@ def second_opinion(
 def cross_fitted(
     known_users_L: Users, users_B: Users, expected: Callable[[Ints], ExpectedOutcomes]
 ) -> ExpectedOutcomes | None:
-    """Forecast each user with a model of other users; None if there are too few users.
+    """Forecast each user's outcomes by a model trained on other users; None if there are fewer than FEWEST_USERS.
 
     Args:
-        expected: Trains on the known rows with these indices, and forecasts the rows `B`.
+        expected: Trains a model on the rows L with the given indices, and returns its forecasts for all rows B.
     """
     if pd.Series(known_users_L, dtype=object).nunique() < FEWEST_USERS:
         return None
@@ -91,7 +91,7 @@ def cross_fitted(
 def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """Return the mean of two models' forecasts, and half of their difference; None if there are fewer than two."""
+    """Return the mean of two models' forecasts, and half of their difference (None without a second model)."""
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:
@@ -115,12 +115,12 @@ def doubts(
     share_2: Floats,
     budget_1: Floats,
 ) -> tuple[Floats, float]:
-    """Return bounds of the error of both arms' values, and of their difference, due to wrong forecasts.
+    """Bound the errors that wrong forecasts cause in both arms' values (2), and in the difference of the values.
 
     Args:
-        left_2BC: Probability of exposing, for exposures that are valued by forecasts only.
+        left_2BC: Probability of each exposure that is valued by forecasts only; 0 for all other exposures.
         half: Half of the difference of the two models' forecasts.
-        gain_2: Gain per opportunity, before the budget reduces the arms' exposures to `share_2`.
+        gain_2: Gain per opportunity, before the budget reduces the exposures of each arm to the fraction `share_2`.
     """
     by_gain_2, by_cost_2 = (
         np.array([float((left_BC * half_BC).sum()) / len(half_BC) for left_BC in left_2BC])
@@ -129,7 +129,7 @@ def doubts(
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
         by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
-    # The sum is convex in both shares, so its maximum is at a smallest or largest value of each share.
+    # The sum is convex in both arms' shares, so it is largest where each share has its smallest or largest value.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
         float((np.abs(of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC).sum())
@@ -140,11 +140,11 @@ def doubts(
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:
-    """Return half-widths of the second opinion's 95 % intervals: challenger, incumbent and difference.
+    """Return half-widths of the second model's 95 % intervals, for the challenger, the incumbent and their difference.
 
-    The full width counts, although the mean of the forecasts contains only half of the second opinion: at one end of
-    the doubt, it is the only forecast. Its models each lack one fold of users (a delete-one-group jackknife, with as
-    many degrees of freedom as folds, minus one). `left_2BC` is as in `doubts`, but reduced by the budget.
+    The second model has a weight of one half in the mean of the forecasts. Its full width counts nevertheless, because
+    at one end of the doubt, the second model's forecast is the only one. Each model of the jackknife lacks one fold of
+    users (delete-one-group, FOLDS - 1 degrees of freedom). `left_2BC` is as in `doubts`, but reduced by the budget.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

@@ -1,24 +1,24 @@
-"""Plans exploration before any arm explores: its cost, and the information that it adds to the log.
+"""Plans exploration before any arm explores: what it will cost, and how soon the log can then judge the next model.
 
     plan = plan_for(rows, "registry/challenger/0a1b2c3d4e5f")
     for option in plan.options:
         print(option.share, option.cost, option.told_after)
 
-The next model is evaluated on the decisions of the serving policy (`gate.py`), which contain no information about
-exposures that the serving policy never makes. Exploration (a share of random decisions) adds this information, at the
-cost of the gain that the policy would have earned instead. Let mu(c) be the probability that the serving policy,
-including exploration, draws and exposes channel c. Let t(c) be that of the next model, and q(c) the gain that a model
-expects. With w = t / mu and G = mean(sum(mu q)):
+The next model is evaluated on the decisions of the serving policy (`gate.py`). These decisions contain no information
+about exposures that the serving policy never makes. Exploration (a share of random decisions) adds this information,
+but loses gain, because random decisions earn less than the policy's own. Let mu(c) be the probability that the serving
+policy, including exploration, draws and exposes channel c, and t(c) the same probability for the next model. Let q(c)
+be the gain of that exposure according to a model. With w = t / mu and G = mean(sum(mu q)):
 
-    cost       G of the policy minus G of the policy with exploration, both at the spend of the policy
-    variance   mean(sum(mu (w - 1)^2 s^2)), for one decision, of the difference of both values; s^2: variance of a gain
-    told after (1.96 + 0.84)^2 variance / (lift G)^2 decisions of held-out users: enough for a test at 95 % to find a
-               difference of `lift` times G with a power of 80 %
+    cost       G of the policy minus G of the policy with exploration, if both spend as much as the policy
+    variance   mean(sum(mu (w - 1)^2 s^2)): of the difference of both values, for one decision; s^2: variance of a gain
+    told after (1.96 + 0.84)^2 variance / (lift G)^2: number of decisions of held-out users with which a test at 95 %
+               finds a difference of `lift` times G with a power of 80 %
 
-The best share has the lowest total cost up to that time, including the lift that is lost while waiting. The variance of
-a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. Up to a quarter of the
-exposures, those with the largest weights, are valued by forecasts, as in `value_difference.py`; the plan ignores the
-errors of these forecasts. It treats decisions of one user as independent.
+The best share has the lowest total cost until the difference is found, including the lift that is lost while waiting.
+The variance of a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. As in
+`value_difference.py`, forecasts may value up to a quarter of the exposures, those with the largest weights. The plan
+ignores the errors of these forecasts, and treats decisions of one user as independent.
 
 Shapes: B decisions, C channels.
 """
@@ -50,35 +50,35 @@ _TOLD = (1.96 + 0.84) ** 2
 
 @dataclass(frozen=True)
 class Option:
-    """One scope and share of exploration."""
+    """A scope and share of exploration, with its cost and the information that it adds."""
 
     scope: ExplorationScope
     share: float  # fraction of the decisions that are explored
     cost: float  # lost gain per decision, according to the model
     cost_share: float  # the cost as a fraction of the gain without exploration
     impossible: float  # fraction of the next model's exposures that the arm could never make
-    forecast: float  # fraction that is so rare in the log that forecasts must value it, including the impossible
-    told_after: float | None  # decisions, of all users, until a difference of `lift` is found; None: never
+    forecast: float  # fraction of the next model's exposures that only forecasts can value, including the impossible
+    told_after: float | None  # number of decisions, of all users, until a difference of `lift` is found; None: never
 
     @property
     def judged(self) -> bool:
-        """Whether the gate would accept such a log."""
+        """Whether the gate would accept a log with this exploration as evidence on the next model."""
         return self.told_after is not None and self.impossible <= MAX_IMPOSSIBLE
 
 
 @dataclass(frozen=True)
 class ExplorationPlan:
-    """All options, and figures of both policies."""
+    """All options of exploration, and figures of the serving and the next policy without exploration."""
 
     decisions: int
-    overlap: float  # 1 - total variation distance between the policies' actions: expose a channel, or none
+    overlap: float  # 1 - total variation distance between the policies' actions (expose one channel, or none)
     gain: float  # gain per decision of the serving policy, according to the model
     lift: float  # difference to find, as a fraction of that gain
     options: list[Option]
 
     @property
     def best(self) -> Option | None:
-        """The option with the lowest total cost until the difference is found; None if it is never found."""
+        """The option with the lowest total cost until the difference is found; None if no option can find it."""
 
         def cost(option: Option) -> float:
             return (option.told_after or 0.0) * (option.cost + self.lift * self.gain)
@@ -95,13 +95,13 @@ def exploration_plan(
     lift: float = 0.05,
     shares: Sequence[float] = SHARES,
 ) -> ExplorationPlan:
-    """Compare shares and scopes of exploration by the serving policy, in order to evaluate the target policy.
+    """Compare shares and scopes of exploration for the serving policy, if the log is to evaluate the target policy.
 
     Args:
         held_out: Fraction of the decisions that belong to users held out for evaluation.
         dispersion: Variance of a gain divided by its mean; 1 for rare events.
         lift: Difference to find, as a fraction of the serving policy's gain.
-        shares: Fractions of the decisions. A share of 0 is listed once, not for each scope.
+        shares: Fractions of the decisions that are explored. A share of 0 is listed once, not for each scope.
     """
     exposing_BC = target.probs_BC * target.expose_BC
     alone_BC = served.probs_BC * served.expose_BC
@@ -139,10 +139,10 @@ def exploration_plan(
 
 
 def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
-    """Plan exploration for an arm, from its decisions (`served_decisions`), in order to evaluate a model.
+    """Plan exploration for an arm, from its decisions (`served_decisions`), so that the log can evaluate a model.
 
     Args:
-        model: Artifact folder of the policy to evaluate, at the price at which it spends as much as the arm.
+        model: Artifact folder of the policy to evaluate. The plan uses the price at which it spends as much as the arm.
 
     Raises:
         WindowError: The model needs columns that the decisions lack.

@@ -5,18 +5,19 @@
 
 | incumbent | estimate and 95 % interval of challenger - incumbent | decision |
 |---|---|---|
-| any | the log can't value one of the policies | reject |
+| any | not usable: the log can't value one of the policies | reject |
 | any | lower bound above `min_lift` | promote |
 | our own last model | positive estimate, lower bound above -`margin` times the incumbent's value | promote |
-| our own last model | positive estimate, lower bound not above that | experiment |
+| our own last model | positive estimate, lower bound at or below this limit | experiment |
 | any | all other cases | reject |
 
 A challenger must be proven better than an external incumbent. Our own next model, trained on more data, only has to be
-no worse than the last one: with the rule for external incumbents, only 5 of 40 better next models were promoted. If a
-log of this size can't decide, an experiment with users can (`benchmarks/generations.py` measures both errors).
+no worse than the last one, because the rule for external incumbents promoted only 5 of 40 next models that were better.
+If the log is too small for a decision, an experiment with users can decide. `benchmarks/generations.py` measures how
+often the gate promotes a worse model, and how often it refuses a better one.
 
-A log has no information about an exposure that the logging policy could not have made: on a channel that it never drew
-there, or never exposed. The mean weight does not show this. So the gate bounds the share of such exposures.
+A log has no information about an exposure that the logging policy could not have made, because it never drew or never
+exposed the channel in that state. The mean weight does not reveal such exposures, so the gate bounds their share.
 """
 
 import math
@@ -42,9 +43,9 @@ MARGIN = 0.02
 
 
 def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
-    """Return the decision on the challenger of `evaluate_offline`, with the rule and values behind it.
+    """Return the decision on the challenger of `evaluate_offline`, with the rule and values behind the decision.
 
-    Raises InputError: the margin is not a fraction. A margin of 2, meant as 2 %, would promote nearly any challenger.
+    Raises InputError if the margin is not a fraction: 2, meant as 2 %, would promote nearly any challenger.
     """
     if not 0.0 <= margin < 1.0:
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
@@ -83,7 +84,7 @@ def gate(
 
 
 def refusal(estimate: Mapping[str, Any]) -> Message | None:
-    """Return why an estimate must not be used; None if it may be used."""
+    """Return the reason why an estimate must not be used; None if it may be used."""
     if estimate["users"] < MIN_USERS:
         return messages.TEST_USERS(users=estimate["users"], needed=MIN_USERS)
     for arm in ARMS:

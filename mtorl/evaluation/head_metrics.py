@@ -1,4 +1,4 @@
-"""Metrics of the action and reward heads with intervals, on users that training never saw.
+"""Computes metrics of the action and reward heads with intervals, on users that training never saw.
 
     targets = LoggedTargets(channel_B, reward_B, users_B)
     evaluate(logits_BC, reward_BC, targets, seed)
@@ -6,16 +6,16 @@
     compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
 
-Intervals resample whole users (`resamples.py`). Every metric takes weights, so that scores are sorted only once.
-Predictors are compared on the same resamples, which preserves their correlation in the difference. If the data can't
-define a metric (an AUC with one class, or no rows), the metric and its interval are None.
+Intervals resample whole users (`resamples.py`). A resample is a weight per row, and every metric takes weights, so
+scores are sorted once for all resamples. All predictors share the resamples, so that errors common to two predictors
+cancel in their difference. A metric that is not defined (no rows, or an AUC of one class) is None, as is its interval.
 
 Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins have equal
 numbers of rows, because most bins of equal *width* would be nearly empty. Equal predictions share a bin, so that a
-constant prediction is judged by its mean only. Even a perfectly calibrated head of rate p has an error of about
-0.8 sqrt(10 p (1 - p) / rows) from noise, or more if users differ. Resampling would add as much again, so its interval
-is shifted down by the mean of what it adds. The action head is judged by the confidence in its first choice
-("top-label", Guo et al. 2017, arXiv:1706.04599), the reward head by the gain of the logged channel.
+constant prediction is judged by its mean only. Even if a head is perfectly calibrated, noise causes an error of about
+0.8 sqrt(10 p (1 - p) / rows) at a mean outcome p, or more if users differ. Each resample adds as much noise again, so
+the interval is shifted down by the mean error that resampling adds. The action head is judged by the confidence in its
+first choice ("top-label", Guo et al. 2017, arXiv:1706.04599), the reward head by the gain of the logged channel.
 
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
@@ -64,10 +64,10 @@ class LoggedTargets:
     channel_B: ArrayLike  # logged channel
     reward_B: ArrayLike  # reward label of the logged channel, in [0, 1]
     users_B: ArrayLike
-    # Rows that are positives for `reward_auc`. Default: a label of at least one half, for a binary gain. For another
-    # gain, pass for example `revenue > 0`.
+    # Rows that are positives for `reward_auc`. Default: rows with a reward label of at least 0.5, which is right for a
+    # binary gain. For any other gain, pass a condition such as `revenue > 0`.
     positive_B: ArrayLike | None = None
-    # Rows that evaluate the action head; default: all. Exclude our own collected decisions: it is not trained on them.
+    # Rows that evaluate the action head (default: all). It is not trained on our policies' decisions: leave these out.
     clone_B: ArrayLike | None = None
 
 
@@ -76,7 +76,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return metrics of the action and the reward head (METRICS), each with a 95 % interval under `NAME_ci`.
 
-    Only the logged channel's reward is scored. Without a reward head, its metrics are None.
+    Of the predicted rewards, only that of the logged channel is scored. Without a reward head, its metrics are None.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -88,7 +88,7 @@ def compare(
     seed: int,
     resamples: int = 200,
 ) -> Comparison:
-    """Return the metrics of several predictors as in `evaluate`, and each one's difference from the yardstick."""
+    """Return the metrics of several predictors as in `evaluate`, and each predictor's difference from the yardstick."""
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
     success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)
@@ -102,7 +102,7 @@ def compare(
         if reward_BC is not None and channel.size:
             heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], label, success_B)
 
-    # The first column is the log, the others are its resamples.
+    # The first column is for the log, the others are for its resamples.
     draws = {name: np.full((len(METRICS), 1 + resamples), np.nan) for name in predictors}
     users = UserResamples(targets.users_B, resamples, seed)
     for r, counts_U in enumerate(chain([np.ones(users.users)], users) if channel.size else ()):
@@ -138,7 +138,7 @@ def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
 
 
 def auc(score_B: Floats, positive_B: Bools) -> Metric:
-    """Return a weighted area under the ROC curve: the chance that a positive outranks a negative; ties count half."""
+    """Return a weighted area under the ROC curve: the probability that a positive outranks a negative (a tie: 1/2)."""
     order_B = np.argsort(score_B, kind="stable")
     ranked = score_B[order_B]
     ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # start of each run of equal scores
@@ -165,8 +165,8 @@ def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
 def expected_auc(probability_N: ArrayLike) -> float:
     """Return the expected area under the ROC curve before outcomes are known; NaN if there are no decisions.
 
-    A decision with probability p counts as p of a success and 1 - p of a failure ("confidence-based performance
-    estimation", NannyML). The estimate is only as good as the calibration of the probabilities.
+    A decision whose probability of success is p counts as a success with weight p and as a failure with weight 1 - p
+    ("confidence-based performance estimation", NannyML). The better the calibration, the better is the estimate.
     """
     p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
     if not len(p_N):
@@ -235,7 +235,7 @@ def _reward_metrics(predicted_B: Floats, target_B: Floats, success_B: Bools) -> 
 
 
 def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
-    # Bins depend on the number of smaller predictions, so that equal predictions share a bin in any order of the log.
+    # A row's bin depends only on the number of smaller predictions, so equal predictions share a bin in any row order.
     bin_B = np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)
     gap_B = predicted_B - actual_B
 

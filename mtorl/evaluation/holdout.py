@@ -2,8 +2,8 @@
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-If the log has no propensities, they are estimated as the data set's description says. Each half of the users is
-estimated from the other half, so that no row contributes to its own propensity.
+If the log has no propensities, they are estimated by the method that the data set's description names. The propensities
+of each half of the users are estimated from the other half, so that no row contributes to its own propensity.
 
 Shapes: B rows, C channels.
 """
@@ -40,19 +40,19 @@ def evaluate_artifact(
 ) -> dict[str, Any]:
     """Evaluate an artifact's heads and decision rule; compare them with its yardstick and the best constant channel.
 
-    The yardstick's rule uses its own forecasts, without a value of the future, and its own price, chosen so that it
-    expects to spend as much as the artifact's rule.
+    The yardstick's rule uses no value of the future, and a price at which both rules are expected to spend the same.
 
     Args:
         table: Touchpoints of a log, with all touchpoints of each user; its `split` is ignored.
-        yardstick: LightGBM model of the same training users, which artifacts of MTORL contain.
+        yardstick: LightGBM model that was trained on the same users; artifacts of MTORL contain one.
         only_new: Leave out the artifact's training users instead of rejecting the log.
 
     Returns:
         ``artifact``, ``data`` (``share``: fraction of the log's users that was read), ``compared`` (`compare` of
-        "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy), ``spend`` (of each rule, currency
-        units per row, by its own forecast) and ``target`` (`value_less`): the value of always choosing the artifact's
-        best expected gain, minus the value ``constant`` of the best constant ``channel`` (None: unknown).
+        "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy), ``spend`` (currency units per row
+        that each rule is expected to spend, by its own forecast) and ``target`` (`value_less`): the value of always
+        exposing the channel with the artifact's highest expected gain, minus ``constant``, the value of always exposing
+        the best constant ``channel`` (None: unknown).
 
     Raises:
         KnownUsersError: the log contains training users and `only_new` is not set, or contains no other users.
@@ -69,7 +69,7 @@ def evaluate_artifact(
         known, example = int(training_U.sum()), users[training_U][0]
         raise KnownUsersError(messages.KNOWN_USERS(known=known, users=len(users), example=example))
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
-    # A window must be read with its own description: here the artifact's, which names the columns.
+    # Windows are built with the artifact's description, which names the columns that the artifact reads.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
@@ -131,7 +131,7 @@ def evaluate_artifact(
 
 
 def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyParams:
-    """Return a rule's parameters for other forecasts: with their scale, and the price for an expected spend."""
+    """Return `params` adjusted to other forecasts: to their scale of utility, and priced for an expected spend."""
     scaled = replace(params, utility_scale=utility_scale(forecast))
     return replace(scaled, price=policy_price(forecast, scaled, max(spend, np.finfo(np.float64).tiny)))
 

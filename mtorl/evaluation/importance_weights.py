@@ -1,12 +1,12 @@
-"""Importance weights: how much a logged row counts for another policy, and how reliable such an estimate is.
+"""Summarises importance weights: how much each logged row counts for another policy, and how reliable estimates are.
 
 A row whose channel a was chosen with propensity p has the weight w = pi(a|s) / p for policy pi (Horvitz & Thompson
 1952). Four figures describe the reliability of the weights:
 
 - effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows with as much information (Kish 1965);
 - overlap, mean(min(1, w)): estimates 1 - total variation distance between the policy and the logging policy;
-- mean weight: 1, up to noise, if the propensities are right. Another value means that estimated propensities ignore an
-  input of the logging policy, or that rows were selected by their channel;
+- mean weight: 1, apart from noise, if the propensities are right. Any other value means that estimated propensities
+  ignore an input of the logging policy, or that rows were selected by their channel;
 - largest weight: the largest influence of a single row.
 
 Shapes: B rows, R resamples.
@@ -27,9 +27,9 @@ MAX_WEIGHT_ERROR = 0.05
 
 
 class WeightSummary(TypedDict):
-    """Information of a log about a policy; plain numbers, ready for JSON."""
+    """How much information a log has about a policy; plain numbers, ready for JSON."""
 
-    rows: float  # logged rows; for weighted rows, their effective number
+    rows: float  # number of logged rows; the effective number if rows are weighted
     ess: float  # effective sample size, rows
     ess_share: float  # fraction of `rows`
     overlap: float
@@ -61,7 +61,7 @@ def effective_size(weight_B: Floats) -> float:
 
 
 def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> Message | None:
-    """Return why an estimate with these weights must not be used; None if it may. `least`: smallest ESS in rows."""
+    """Return why an estimate with these weights must not be used, or None. `least`: least sufficient ESS, in rows."""
     if not summary["ess"] >= least:
         return messages.EFFECTIVE_SAMPLE(arm=policy, ess=summary["ess"], rows=summary["rows"], least=least)
     low, high = summary["mean_weight_ci"]

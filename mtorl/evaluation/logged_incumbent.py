@@ -4,9 +4,9 @@
     incumbent = LoggedIncumbent.named_in("incumbent")              # None if the folder contains an artifact
     decisions = incumbent.decisions("windows", spec)
 
-Such a policy can't be evaluated at arbitrary states. The log has its probabilities only at its own decisions. So its
-value is estimated on-policy there, and a challenger's off-policy at the same decisions. Decisions of other arms have no
-information about this policy, and an earlier version of it counts as another policy.
+Such a policy can't be evaluated at arbitrary states, because the log has its probabilities only at its own decisions.
+So its value is estimated on-policy at these decisions, and a challenger's value off-policy at the same decisions.
+Decisions of other arms contain no information about this policy. An earlier version of it counts as another policy.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class LoggedIncumbent:
         """Write a folder in place of an artifact's folder.
 
         Raises:
-            WindowError: The windows have too few of the incumbent's decisions. So this fails before any training.
+            WindowError: The windows have too few of the incumbent's decisions. Raised here, it saves a training.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / _FILE).write_text(json.dumps(asdict(self)))
 
     def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
-        """Return the incumbent's decisions for test users, as far as they can be evaluated.
+        """Return those of the incumbent's decisions for test users that can be evaluated.
 
         Raises:
             WindowError: There are too few decisions, or none of them exposed anything.

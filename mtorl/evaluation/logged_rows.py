@@ -1,11 +1,11 @@
-"""A log as off-policy estimates read it, and a policy's choices at each of its rows.
+"""The two inputs of off-policy estimates: a log, and the choices of a policy at each row of the log.
 
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)                     # touchpoints
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B, exposure)           # opportunities
     policy = PolicyOnLog.always_exposing(probs_BC)
 
-A row of a touchpoint log is an exposure; opportunities without an exposure are not recorded. A row of an opportunity
-log is a decision: a channel was drawn, and was then exposed or not, both with known probabilities.
+In a touchpoint log, each row is an exposure, and opportunities without an exposure are not recorded. In an opportunity
+log, each row is a decision: a channel was drawn and then exposed or not, both with known probabilities.
 
 Shapes: B rows, C channels.
 """
@@ -23,10 +23,10 @@ from mtorl.arrays import Bools, Floats, Ints
 
 @dataclass(frozen=True)
 class PolicyOnLog:
-    """A policy's choices at each logged row; `decision.action_probabilities` returns both parts."""
+    """A policy's choices at each logged row; `decision.action_probabilities` returns both fields."""
 
     probs_BC: Floats  # probability of choosing each channel
-    expose_BC: Bools | Floats  # whether it exposes each channel if that is drawn, or the probability of that
+    expose_BC: Bools | Floats  # probability of exposing each channel if it is drawn, or a boolean
 
     def __post_init__(self) -> None:
         if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
@@ -41,14 +41,14 @@ class PolicyOnLog:
 
     @classmethod
     def recorded(cls, probs_BC: Floats, expose_BC: Floats) -> PolicyOnLog:
-        """Create a policy from its records, normalised against rounding; NaN means a channel that it never chooses."""
+        """Create a policy from recorded probabilities, rescaled to a sum of 1; NaN: a channel that is never chosen."""
         known_BC = np.nan_to_num(probs_BC)
         return cls(known_BC / known_BC.sum(axis=1, keepdims=True), np.clip(np.nan_to_num(expose_BC), 0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """Which decisions of a log were exposed, and the probabilities of exposure."""
+    """For each decision of a log, whether it led to an exposure, and the probabilities of exposure."""
 
     exposed_B: Bools
     probability_B: Floats  # probability of exposing the drawn channel
@@ -105,14 +105,15 @@ class LoggedRows:
         return np.arange(len(self)), self.channel_B
 
     def weight(self, policy: PolicyOnLog) -> Floats:
-        """Return the importance weight of each row: the policy's probability of the logged channel / its propensity."""
+        """Return importance weights (B,): the policy's probability of the logged channel, divided by its propensity."""
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
         return weight_B
 
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
-        """Return the weight of each row: the policy's probability of drawing and exposing it / the log's; else 0.
+        """Return weights (B,): 0 without an exposure, else the policy's probability of the exposure / the log's.
 
-        None stands for a policy that draws channels as the log does, and always exposes.
+        Both are probabilities of drawing and exposing the logged channel. `policy` None stands for a policy that draws
+        channels with the log's probabilities and always exposes.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -123,7 +124,7 @@ class LoggedRows:
         return np.divide(weight_B, probability_B, out=np.zeros(len(self)), where=exposed_B)
 
     def impossible(self, policy: PolicyOnLog) -> Floats:
-        """Return at each row the probability that the policy makes an exposure that the log could not have made."""
+        """Return for each row the probability that the policy makes an exposure that the log could not have made."""
         if self.exposure is None:
             return np.zeros(len(self))
         possible_BC = self.exposure.probs_BC > 0
@@ -131,7 +132,7 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Return the mask of the policy's exposures with a weight of at most `most`, (B, C); all for touchpoints."""
+        """Return a mask (B, C) of the policy's exposures with a weight of at most `most`; for touchpoints, all True."""
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
@@ -142,9 +143,10 @@ class LoggedRows:
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """Return the expected sum(w^2 x), for probabilities of drawing and exposing each channel, or their differences.
+        """Return the expected sum over exposures of w^2 x, where w is `exposing_BC` / the log's probability, x `of_BC`.
 
-        The observed sum is smaller if a rare exposure happened not to occur. Touchpoints allow only the observed sum.
+        `exposing_BC` is a policy's probability of drawing and exposing each channel, or a difference of two policies'.
+        If a rare exposure happened not to occur, the observed sum is too small. Touchpoints allow only this sum.
         """
         of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
         if self.exposure is None:

@@ -1,4 +1,4 @@
-"""Offline evaluation of both policies on test users, for the gate that a challenger must pass.
+"""Evaluates challenger and incumbent offline on test users, for the gate that a challenger must pass.
 
 An incumbent with an artifact is evaluated at every decision of the log. An incumbent without one is known only at its
 own decisions (`logged_incumbent.py`). Both policies are then evaluated at these decisions, with the incumbent's spend.
@@ -38,9 +38,9 @@ def evaluate_offline(
     Args:
         incumbent: Artifact folder, or a folder written by `LoggedIncumbent.write`.
         budget_share: Budget of both policies, as a fraction of the cost of always exposing. If the incumbent has no
-            artifact, its spend is the budget of both, because it can't be paced to another one.
-        fit: `lightgbm.fit_outcomes`, for a second opinion on exposures that are rare in the log. None: no second
-            opinion, and every exposure counts with its weight.
+            artifact, it can't be paced to this budget, so its own spend is the budget of both policies.
+        fit: `lightgbm.fit_outcomes`, which trains a second model to value exposures that are rare in the log. None:
+            forecasts value no exposure, and every exposure counts with its weight.
 
     Returns:
         ``challenger`` and ``incumbent``: metrics of the heads (null without an artifact). ``valued_on``:
@@ -114,8 +114,8 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
     """Return the policy with the price at which it spends a budget (currency units per row) on these rows.
 
-    Pacing finds this price in service. The policy's own price belongs to other states and another time: with an
-    outdated price, a model would look worse than it is.
+    In service, pacing finds this price. The price in the artifact was fitted at other states and another time, and
+    would make the policy look worse than it is.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params
@@ -123,7 +123,7 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
 
 
 def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
-    """Return the propensity of test rows; if it was not logged, it is estimated on training users."""
+    """Return the propensity of test rows; if the log has none, estimate it on training users."""
     if spec.propensity == "logged":
         return logged_propensity(rows, spec)
     trained = WindowTable.load(windows, "train", most=MOST_HELD_OUT).rows
@@ -131,7 +131,7 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
-    """Return the mask of rows with a propensity; exposures by an arm that sends no probabilities have none.
+    """Return the mask of rows with a propensity; an arm that sends no probabilities makes exposures without one.
 
     Raises:
         WindowError: no row has a propensity.

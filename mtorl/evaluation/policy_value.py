@@ -1,4 +1,4 @@
-"""Off-policy value of one policy at the states of a log, on all of its rows or on those that a budget selects.
+"""Estimates the off-policy value of one policy at the states of a log, on all rows or on rows that a budget selects.
 
     policy = PolicyOnLog.always_exposing(probs_BC)
     selected_B = top_share(score_B, 0.375, seed=0)       # a score of the state, not of the logged channel
@@ -12,11 +12,12 @@ number of rows. A model expects the gain q(a) for the logged channel, and q(pi) 
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
     DR      sum(q(pi) + w (g - q(a))) / n                 Dudík, Langford & Li 2011, arXiv:1103.4601
 
-DR is right if either the propensities or the model is right; if both are, it has the least noise. The model must be
-trained on *other users* than those of the log (cross-fitting). A model trained on these gains would repeat their noise.
+DR is unbiased if the propensities or the model are right. If both are right, it has the least noise. The model must be
+trained on *other users* than those of the log (cross-fitting), because a model trained on the log's gains would repeat
+their noise.
 
-Each estimate also has its difference from the logged gain of the same rows ("lift"), on the same resamples of users.
-The selection of rows is treated as fixed. Other choices at earlier steps would lead to other states; this is ignored.
+For each estimate, the "lift" is its difference from the logged gain of the same rows, on the same resamples of users.
+The selection of rows is treated as fixed. The estimates ignore that other choices at earlier steps change later states.
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -68,10 +69,10 @@ def policy_value(
     """Estimate a policy's gain per row.
 
     Args:
-        policy: A channel that it does not expose earns nothing.
+        policy: The policy to value. If it draws a channel without exposing it, the row earns nothing.
         gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model of other users.
-        selected_B: Which rows count. The selection may depend on the state, but never on the logged channel or gain.
-            The predicted gain *of the logged channel* depends on it: the mean weight then differs from 1.
+        selected_B: Which rows count. The selection may depend on the state, but never on the logged channel or gain:
+            rows selected by the predicted gain *of the logged channel*, for example, have a mean weight other than 1.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():
@@ -106,7 +107,7 @@ def policy_value(
 def value_less(
     policy: PolicyOnLog, other: PolicyOnLog, log: LoggedRows, seed: int, gain_model_BC: ArrayLike, resamples: int = 1000
 ) -> dict[str, Any]:
-    """Return ``difference`` of two policies' DR values on the same rows, with its 95 % interval ``difference_ci``."""
+    """Return ``difference``, the policy's DR value minus another's, with its 95 % interval ``difference_ci``."""
     model_BC = np.asarray(gain_model_BC, dtype=np.float64)
     planned_BC = policy.probs_BC * policy.expose_BC - other.probs_BC * other.expose_BC
     weight_B = planned_BC[log.at_channel] / log.propensity_B
@@ -125,7 +126,7 @@ def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) 
 
 
 def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
-    """Return the rows with the highest scores; ties are broken at random, so that the order of the log has no effect.
+    """Return a mask of the rows with the highest scores, breaking ties at random instead of by the order of the log.
 
     The score must depend on the state, not on the logged channel, for example the policy's expected gain.
     """

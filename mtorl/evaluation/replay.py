@@ -4,13 +4,13 @@
     played = replay.at(0.3)                           # gain per currency unit
     played.exposing_BC, played.forecast_BC, played.cost_BC
 
-Estimates at the states of a log are right only for a policy that spends as much as the logging policy. A policy that
-spends half as much knows less about its users. So the replay repeats each user's opportunities in order, with the
-history that the policy creates: the network forecasts, and the serving rule decides. The outcome of an exposure is
-drawn from logged exposures. The probability of one with a gain is the calibrated forecast (`response.py`). All
-outcomes are known at the user's next opportunity. Stored features stay as logged.
+Estimates at the states of a log are right only for a policy that spends as much as the logging policy, because a policy
+that spends half as much makes fewer exposures and knows less about its users. So the replay repeats each user's
+opportunities in order, with the history that the replayed policy creates: the network forecasts, and the serving rule
+decides. The outcome of an exposure is drawn from logged exposures with and without a gain, so that its expected gain is
+the calibrated forecast (`response.py`). It is known at the user's next opportunity. Stored features stay as logged.
 
-Shapes: B decisions, C channels, N the decisions of one turn, T the tokens of a window.
+Shapes: B decisions, C channels, N the decisions of one turn (one for each user), T the tokens of a window.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Replay:
-    """Decisions of users, and all data to replay them."""
+    """The logged decisions of users, and all data that are needed to replay them."""
 
     model: Artifact
     explore: Exploration | None
@@ -91,7 +91,7 @@ class Replay:
         )
 
     def refitted(self, weight_B: Floats) -> Response:
-        """Return the response, fitted with a weight for each decision."""
+        """Return the calibration of forecasts (`Response`), fitted with a weight for each decision."""
         at = np.flatnonzero(self.exposed_B), self.channel_B[self.exposed_B]
         forecast_N, channels = np.asarray(self.logged.gain_BC)[at], len(self.model.spec.channels)
         return Response.fit(forecast_N, at[1], self.gain_B[self.exposed_B], channels, weight_B[self.exposed_B])
@@ -101,7 +101,7 @@ class Replay:
         return self._decide(self.logged, price)
 
     def at(self, price: float) -> Played:
-        """Return the policy's decisions at the states that it leads to. Every price uses the same random numbers."""
+        """Return the policy's decisions at the states that it creates. All prices share the same random numbers."""
         u_B3 = np.random.default_rng(self.seed).random((len(self.windows), 3))
         parts, order = [], []
         pasts: dict[int, Instance] = {}
@@ -110,7 +110,7 @@ class Replay:
             made = self._decide(_forecast(self.model, windows), price)
             channel_N = (u_B3[rows, :1] >= made.exposing_BC.cumsum(axis=1)).sum(
                 axis=1
-            )  # number of channels: no exposure
+            )  # C (the number of channels) means no exposure
             self._remember(pasts, rows, windows, channel_N, made, u_B3[rows, 1:])
             parts.append(made)
             order.append(rows)
@@ -130,7 +130,7 @@ class Replay:
         return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
     def _window(self, b: int, past: Instance | None) -> Instance:
-        """Return the window of a logged decision after a replayed past; if that is None, the logged window."""
+        """Return the window of a logged decision after a replayed past, or the logged window if `past` is None."""
         logged, spec = self.windows[b], self.model.spec
         if past is None:
             return logged
@@ -150,7 +150,7 @@ class Replay:
         made: Played,
         uv_N2: Floats,
     ) -> None:
-        """Add exposures to the users' pasts; a past is a window without the context of its last decision."""
+        """Add exposures to `pasts`: a user's past is the window of the next decision, without the latter's context."""
         spec = self.model.spec
         chosen = np.arange(len(rows)), np.minimum(channel_N, len(spec.channels) - 1)
         outcomes = self._draw(self.response.gain(made.forecast_BC)[chosen], uv_N2)
@@ -167,7 +167,7 @@ class Replay:
                 pasts[user]["context"] = {name: values[:-1] for name, values in window["context"].items()}
 
     def _draw(self, expected_N: Floats, uv_N2: Floats) -> pd.DataFrame:
-        """Draw outcomes with these expected gains, from the logged exposures with a gain and those without."""
+        """Draw outcomes from logged exposures with and without a gain, so that their expected gains are as given."""
         gain_E = self.gain_B[self.exposed_B]
         gained, others = np.flatnonzero(gain_E > 0), np.flatnonzero(gain_E <= 0)
         with_gain_N = uv_N2[:, 0] * gain_E[gained].mean() < expected_N if len(gained) else np.zeros(len(uv_N2), bool)
@@ -187,7 +187,6 @@ def _columns(spec: DatasetSpec) -> list[str]:
 
 
 def _nothing(spec: DatasetSpec) -> dict[str, Any]:
-    """Return the past of a user at the start of a journey."""
     started: dict[str, Any] = {name: [0.0] for name in _columns(spec)}
     empty: dict[str, list[Any]] = {column.name: [] for column in spec.context}
     return {**started, "prev_channel": [None], "prev_timestamp": [None], "context": empty}

@@ -1,6 +1,6 @@
 """Confidence intervals by resampling users with replacement, because the rows of one user are not independent.
 
-A resample is a weight per row, so that several estimates can be compared on the same resamples.
+A resample is represented by a weight per row, so that several estimates can be compared on the same resamples.
 
 Shapes: B rows, U users, R resamples, S sums.
 """
@@ -16,7 +16,7 @@ _LEVEL = 0.95
 
 
 class UserResamples:
-    """Iterates over resamples: the number of times each user was drawn. `counts_U[code_B]` gives weights of rows."""
+    """Yields for each resample how often each user was drawn, `counts_U`; `counts_U[code_B]` are weights of rows."""
 
     def __init__(self, users_B: ArrayLike, resamples: int, seed: int) -> None:
         users, self.code_B = np.unique(np.asarray(users_B), return_inverse=True)
@@ -37,7 +37,7 @@ class UserResamples:
 
 
 def interval(values: ArrayLike) -> list[float] | None:
-    """Return the central 95 % of resampled values; None if all values are NaN."""
+    """Return the bounds of the central 95 % of resampled values; None if all values are NaN."""
     numbers = np.asarray(values, dtype=np.float64)
     numbers = numbers[np.isfinite(numbers)]
     if not numbers.size:

@@ -4,8 +4,8 @@
     gain_BC = response.gain(forecast_BC)
 
 A policy exposes if the forecast is high, and high forecasts tend to be too high (the winner's curse). Let q be the
-forecast of an exposure on channel c. The expected gain is exp(a + a_c) q^b: a quasi-Poisson regression whose prior mean
-is a forecast that is right up to a factor. Exposures were chosen by forecasts or chance, so the fit needs no weights.
+forecast for an exposure on channel c. A quasi-Poisson regression fits the expected gain exp(a + a_c) q^b. At its prior
+mean, forecasts are right up to a factor. It needs no weights, as logged exposures were chosen by forecasts or chance.
 
 Shapes: N logged exposures, B decisions, C channels, P parameters (a, b, a_c).
 """
@@ -25,7 +25,7 @@ _LEAST = 1e-9  # smallest forecast, to avoid log(0)
 
 @dataclass(frozen=True)
 class Response:
-    """Expected gain of an exposure by channel and forecast."""
+    """Expected gain of an exposure, given its channel and the forecast for it."""
 
     parameters_P: Floats
 
@@ -33,7 +33,7 @@ class Response:
     def fit(
         cls, forecast_N: Floats, channel_N: Ints, gain_N: Floats, channels: int, weight_N: Floats | None = None
     ) -> Response:
-        """Fit to exposures; `weight_N` is how often each one counts."""
+        """Fit the parameters to logged exposures; `weight_N` is how often each exposure counts."""
         weight_N = np.ones(len(gain_N)) if weight_N is None else weight_N
         count, sum_of_gains = float(weight_N.sum()), float(weight_N @ gain_N)
         prior_P = np.r_[0.0, 1.0, np.zeros(channels)]

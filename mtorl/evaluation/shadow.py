@@ -1,16 +1,16 @@
-"""Agreement and value of challengers that run in the shadow of an incumbent.
+"""Reports agreement and value of challengers that run in the shadow of an incumbent.
 
     rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.experiment_decisions
     reports = shadow_report(rows, spec.channels, by=["device"])
     in_words(reports["challenger"])
 
-Agreement compares the policies' own choices, before any exploration, made with the same random draw. They agree if both
-expose the same channel, or neither exposes. This needs no probabilities.
+Agreement compares the policies' own choices, before any exploration, made with the same random draw. Two choices agree
+if both expose the same channel, or if neither exposes. Agreement needs no probabilities.
 
-Value is estimated off-policy (`gate.py`) from the outcomes of the incumbent's decisions: the gain per decision of both
-policies, if the challenger spends as much as the incumbent. If all of the challenger's answers contain forecasts, the
-estimate is doubly robust. It needs the probabilities of both policies, and an incumbent that explores; otherwise
-`not_evaluable` contains the reason. Only the newest model of a challenger counts.
+Value is the gain per decision of each policy if the challenger spends as much as the incumbent. It is estimated
+off-policy (`gate.py`) from the outcomes of the incumbent's decisions. If all of the challenger's answers contain
+forecasts, the estimate is doubly robust. It needs the probabilities of both policies, and an incumbent that explores;
+otherwise `not_evaluable` contains the reason. Only the newest model of a challenger counts.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Compared(TypedDict):
 
     decisions: int  # decisions for which both policies answered
     users: int
-    agreement: Agreement | None  # None if there are no such decisions
-    valued: int  # decisions that the value may use
+    agreement: Agreement | None  # None if `decisions` is 0
+    valued: int  # number of compared decisions that `value` may use
     value: ValueDifference | None
     not_evaluable: str | None  # reason why `value` is None
 
@@ -61,7 +61,7 @@ class ShadowReport(Compared):
     model: str  # digest; empty if the challenger's answers do not contain it
     users_share: float  # fraction of the users that is compared; below 1 if there are too many for one machine
     left_out: dict[str, int]  # number of decisions without a comparison, by reason
-    not_valued: dict[str, int]  # number of compared decisions that the value may not use, by reason
+    not_valued: dict[str, int]  # number of compared decisions that `value` may not use, by reason
     channels: list[dict[str, Any]]  # counts of pairs of chosen channels: incumbent, challenger, decisions
     segments: dict[str, list[dict[str, Any]]]  # by column: `segment` (None: unknown) and the fields of `Compared`
 
@@ -79,7 +79,7 @@ def shadow_report(
             channel_probs, exposure_probs, exposed, gain, cost. The challenger's answer, as lists in the order of
             `channels` with NaN for missing values: challenger_channel_probs, challenger_exposure_probs,
             challenger_expected_rewards, challenger_expected_costs.
-        by: Columns that define segments. The largest segments are reported, and rows with an unknown value.
+        by: Columns that define segments. Reported are each column's largest segments, and rows with an unknown value.
     """
     reports = {}
     for arm, of_arm in rows.groupby("arm", sort=True):
@@ -109,7 +109,7 @@ def shadow_report(
 
 
 def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """Yield the largest segments and, under None, the rows with an unknown value."""
+    """Yield the largest segments of a column and, under None, the rows with an unknown value."""
     for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
         yield str(value), both[both[name] == value]
     if len(unknown := both[both[name].isna()]):
@@ -148,7 +148,7 @@ _WHY = {
 
 
 def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
-    """Return why the value may not use a row; empty if it may."""
+    """Return for each row why the off-policy value may not use it; empty if it may."""
     reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
     if both.empty:
         return reason

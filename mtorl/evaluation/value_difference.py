@@ -1,27 +1,27 @@
-"""Off-policy value of a challenger minus the incumbent's, under one budget, from the log of another policy.
+"""Estimates a challenger's value minus the incumbent's, under the same budget, from the log of another policy.
 
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
     value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
 
-An exposure of the log has the weight w: the policy's probability of drawing and exposing that channel, divided by the
-log's. Decisions without an exposure earn and cost nothing. Let m be the probability with which the policy exposes at a
-row, g the logged gain and q the gain that models expect (zero without a model):
+An exposure of the log has the weight w: the policy's probability of drawing and exposing its channel, divided by the
+logging policy's. Decisions without an exposure earn and cost nothing. Let m be the policy's probability of any exposure
+at a row, g the logged gain and q the gain that models expect (zero without a model):
 
     G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
     W = the same for costs                                  cost per opportunity
     V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
 
-This is the doubly robust estimate with self-normalised weights (`policy_value.py`). The expectation of w equals that of
-m, so their ratio is 1 if the probabilities are right. V makes arms comparable: both get the same budget b, and an arm
-that would spend more loses a random part of its exposures. Both arms are computed on the same resamples of users.
+G is the doubly robust estimate with self-normalised weights (`policy_value.py`). If the probabilities are right, w and
+m have the same expectation, so the ratio of their means is 1 apart from noise. V makes arms comparable: both get the
+same budget b, and an arm that would spend more loses a random part of its exposures. Both arms use the same resamples.
 
-Exposures with large weights are valued by forecasts only (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205): by the
+Exposures with large weights are valued by forecasts only (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205), by the
 mean of two models (`expected_outcomes`). Half of the models' difference bounds the error of the estimate, and is added
-at both ends of the interval. Of several bounds of the weight, the one with the narrowest interval is used: a larger
+at both ends of the interval. Of several bounds of the weight, the bound with the narrowest interval is used: a larger
 bound means less doubt from forecasts, but more noise. If a rare exposure or gain happened not to occur, a log looks
 less noisy than it is. So no interval is narrower than that of gains with a variance proportional to their mean.
 
-It is a one-step estimate at the states of the log: it ignores that other choices at earlier steps lead to other states.
+The estimate is for single steps at the states of the log, as if other choices at earlier steps led to the same states.
 
 Shapes: B rows, C channels, U users, R resamples, X the log and its resamples (1 + R), S sums.
 """
@@ -50,7 +50,7 @@ MAX_FORECAST = 0.25  # largest share of an arm's exposures that forecasts may va
 
 
 class ValueDifference(TypedDict):
-    """Values of both arms under one budget; plain numbers, ready for JSON. Dicts have one number per arm."""
+    """Values of both arms under the same budget; plain numbers, ready for JSON. Dicts have one entry per arm."""
 
     challenger: float  # gain per opportunity under the budget
     challenger_ci: list[float]
@@ -61,13 +61,13 @@ class ValueDifference(TypedDict):
     doubt: float  # bound of the error of the difference due to wrong forecasts of rare exposures
     largest_weight: float | None  # chosen bound of an exposure's weight; None: no bound
     ess: dict[str, float]
-    ess_share: dict[str, float]  # fraction of rows
+    ess_share: dict[str, float]  # `ess` / `rows`
     overlap: dict[str, float]
-    mean_weight: dict[str, float]  # mean weight of an exposure / its expectation
+    mean_weight: dict[str, float]  # mean weight of an exposure, divided by the mean that right probabilities imply
     mean_weight_ci: dict[str, list[float]]
     impossible: dict[str, float]  # fraction of the arm's exposures that the log could not have made
-    forecast: dict[str, float]  # fraction that only forecasts value, including the impossible ones
-    gain_per_opportunity: dict[str, float]  # before the budget
+    forecast: dict[str, float]  # fraction of the arm's exposures that only forecasts value, including the impossible
+    gain_per_opportunity: dict[str, float]  # before exposures are reduced to the budget
     cost_per_opportunity: dict[str, float]
     budget_per_opportunity: float
     rows: int
@@ -87,8 +87,8 @@ def value_difference(
 
     Args:
         budget_share: Budget of each arm, as a fraction of the cost of always exposing. None: the incumbent's spend.
-        forecasts: By the challenger's model, and by a model of other users; neither was trained on the row's user.
-            With fewer than two, there is no bound of the weights. With none, unlogged exposures have no gain.
+        forecasts: First the challenger's, then those of a second model; neither was trained on the row's user. With
+            fewer than two, weights are not bounded. With none, only logged exposures have a gain.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
@@ -124,7 +124,7 @@ def value_difference(
     ess, overlap, mean_weight, mean_weight_ci = {}, {}, {}, {}
     for i, (arm, one) in enumerate(arms.items()):
         exposing = float((policies[arm].probs_BC * policies[arm].expose_BC).sum())
-        # All exposures, also those valued by forecasts, show whether the probabilities describe the log.
+        # Whether the probabilities describe the log is judged by all exposures, including those that forecasts value.
         weight_X, exposing_X = (of_readings[-1][:, i * _OF_ARM + place] for place in (_WEIGHT, _EXPOSING))
         mean_weight[arm], mean_weight_ci[arm] = _mean_weight(log, readings[-1][1][arm], weight_X, exposing_X)
         ess[arm] = effective_size(one.weight_B) if exposing > 0 else float(len(log))
@@ -156,7 +156,7 @@ def value_difference(
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
-    """Return the mean weight of an exposure divided by its expectation, and its interval; 1 is right.
+    """Return the mean weight divided by the mean that right probabilities imply, so that 1 is right; and its interval.
 
     The interval is at least as wide as the probabilities imply, because rare exposures may be missing in all resamples.
     """
@@ -180,7 +180,7 @@ class _Noise:
         self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
 
     def of(self, weighed_BC: Floats, share: float) -> float:
-        """Return the part in a value, or difference of values, for probabilities of exposing, reduced to a share."""
+        """Return the standard deviation of a value, or difference of values, from the exposures `weighed_BC`."""
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 
@@ -191,11 +191,11 @@ _WEIGHT, _EXPOSING = 0, 3  # indices of two of an arm's sums
 
 @dataclass(frozen=True)
 class _Arm:
-    """Terms of an arm to be summed over rows, for one bound of the weight of an exposure."""
+    """One arm's terms of the sums over rows, for one bound of the weight of an exposure."""
 
     weight_B: Floats
-    weighed_BC: Floats  # probability of exposing, for exposures that are weighted
-    left_BC: Floats  # the same, for exposures that forecasts value
+    weighed_BC: Floats  # probability of each exposure whose weight is within the bound; 0 for the others
+    left_BC: Floats  # probability of each exposure that only forecasts value; 0 for the others
     forecast: float
     impossible: float
     columns: tuple[Floats, ...]
@@ -221,7 +221,7 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Values:
-    """Both arms' values, for the log and its resamples; the other fields are for the log only."""
+    """Both arms' values, for the log and its resamples. All fields without X in their name are for the log only."""
 
     value_X2: Floats
     doubt_2: Floats
@@ -244,11 +244,11 @@ class _Values:
         arms_X26 = of_arms_X12.reshape(len(of_arms_X12), len(ARMS), _OF_ARM)
         weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2 = np.moveaxis(arms_X26, 2, 0)
         with np.errstate(divide="ignore", invalid="ignore"):  # without any weight, the estimate is NaN
-            # A policy that never exposes has a value of zero, without any estimate.
+            # A policy that never exposes has no weights, and its value is 0.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
             gain_X2 = (planned_gain_X2 + np.where(exposing_X2 > 0, per_weight_X2 * gain_X2, 0.0)) / rows_X1
             cost_X2 = (planned_cost_X2 + np.where(exposing_X2 > 0, per_weight_X2 * cost_X2, 0.0)) / rows_X1
-            # If budget_share is given: a fraction of the cost of exposing each drawn channel.
+            # `budget_share` is a fraction of the cost of exposing every drawn channel.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
             share_X2 = thinned(cost_X2, budget_X1)
@@ -274,10 +274,9 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """Return the 95 % interval of resamples, at least as wide as that of a known noise (a standard deviation).
+    """Return the 95 % interval of resamples, at least as wide as that of `noise`, widened by errors of forecasts.
 
-    `doubt` bounds the error of the estimate. `unsure` is the half-width of a 95 % interval of errors that resampling
-    does not vary.
+    `noise` is a standard deviation. `unsure` is the half-width of a 95 % interval. `doubt` bounds the bias.
     """
     edges = interval(value_X[1:])
     if edges is None:

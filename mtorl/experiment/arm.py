@@ -1,4 +1,4 @@
-"""An arm of an experiment: one policy and its endpoint. Also defines the names that are used in place of an arm's name.
+"""Defines an arm of an experiment (a policy and its endpoint), and the names that can take the place of an arm's name.
 
 arm.url                                  # endpoint for decisions; None if the arm has no server
 arm_key("spring", "challenger")          # "spring/challenger": unique among the arms of all experiments
@@ -98,7 +98,7 @@ class Arm(StrictModel):
 
     @cached_property
     def rule_digest(self) -> str | None:
-        """SHA-256 of the policy's rows; None if the policy is not made of rows."""
+        """SHA-256 of the policy's rows; None if the policy is not a rule (`rule.py`)."""
         return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
 
     @property

@@ -1,20 +1,20 @@
 """Sticky assignment of units to arms, and the random draw of each decision.
 
-Both are hashes: every replica computes the same values, also after a restart.
+Assignment and draw are hashes, so every replica computes the same values, also after a restart.
 
     point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `uniform`
     arm       = the arm with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
     u         = point of all fields that identify one request                    `draw`
 
-The hashed parts are netstrings (`<bytes>:<text>,`): ("ab", "c") and ("a", "bc") are different inputs, and any language
-can reproduce the numbers. The tests contain golden values. A float represents 53 bits exactly; with all 64 bits, some
-values would round up to 1.0, outside the interval.
+The hashed parts are netstrings (`<bytes>:<text>,`), so that ("ab", "c") and ("a", "bc") are different inputs, and any
+language can reproduce the numbers. The tests contain golden values. A float represents 53 bits exactly. With all 64
+bits, some values would round up to 1.0, which is outside the interval.
 
-Each arm gets its own point for the unit, which defines an exponential clock with the arm's share as its rate. The clock
-that rings first wins, with a probability that equals the arm's share, for any order of the arms (weighted rendezvous
-hashing). When shares change, a unit can only move to an arm whose share grew by a larger factor. When a stage grows,
-only the minimum number of units moves, from the incumbent to challengers. For any shares a and b, the fraction of units
-that stay is
+For each unit, every arm has its own point. It gives an exponential waiting time with the arm's share as its rate, and
+the arm with the shortest time is chosen (weighted rendezvous hashing). An arm's probability of being chosen equals its
+share, for any order of the arms. If shares change, a unit can only move to an arm whose share grew by a larger factor
+than that of its own arm. If a stage grows, the fewest possible units move, from the incumbent to challengers. If the
+shares change from a to b, the fraction of units that stay is
 
     sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i).
 
@@ -30,12 +30,12 @@ from typing import Literal
 
 
 def uniform(*parts: str) -> float:
-    """Return a reproducible draw from [0, 1). Equal parts give equal draws; different parts, independent ones."""
+    """Return a reproducible draw from [0, 1): equal for equal parts, and independent for different parts."""
     return _point((), *parts)
 
 
 def _point(key: tuple[str, ...], *parts: str) -> float:
-    """Return `uniform(*key, *parts)`; the hash of the key is cached, so that it is not repeated for each unit."""
+    """Return `uniform(*key, *parts)`, with a cached hash of the key, which is the same for all units."""
     whole = _hashed(key).copy()
     whole.update(_netstrings(parts))
     return (int.from_bytes(whole.digest(), "big") >> 11) / (1 << 53)
@@ -66,9 +66,9 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 def draw(
     experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
 ) -> float:
-    """Return the number in [0, 1) that selects a decision's channel or, for `explore`, decides whether it explores.
+    """Return the number in [0, 1) that selects a decision's channel or, for `explore`, whether the decision explores.
 
     All arguments are fields of the decision record. `request` is the caller's request id or, without one, the
-    decision's. A caller does not know the salt, and so can't search for a request id that leads to a chosen channel.
+    decision's id. Callers do not know the salt, so they can't search for a request id that leads to a certain channel.
     """
     return _point((what, experiment, salt), user_id, campaign_id, request)

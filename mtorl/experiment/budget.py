@@ -1,4 +1,4 @@
-"""The money of an experiment: budgets as the file defines them, and each account's part of a budget."""
+"""Defines the money of an experiment: the budgets in its file, and the account limits into which they are split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtorl.runtime.validation import NoneInWord, StrictModel, Text
 
 
 class AccountLimit(NamedTuple):
-    """Spending limit of one arm, or of all arms together, for a campaign and channel; "*" means any."""
+    """Spending limit of one arm, or of all arms together, for a campaign and channel; "*" stands for all of them."""
 
     arm: str
     campaign: str

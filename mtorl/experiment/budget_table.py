@@ -37,7 +37,7 @@ UNREAD = Path("-")
 _REQUIRED = ("campaign", "channel", "amount")
 _PACING = ("price", "traffic", "start", "end", "opportunities")
 COLUMNS = (*_REQUIRED, "period", "timezone", "pacing", *_PACING)
-_KEPT = ".budgets-"  # a hidden file, so that a glob for experiment files does not match it
+_KEPT = ".budgets-"  # the dot hides these files from a glob for experiment files
 
 
 class BudgetTable:
@@ -129,7 +129,7 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
 
 @lru_cache(maxsize=64)
 def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
-    """Read a file that has this stat. Cached: a kill switch or a new stage does not read the table again."""
+    """Read a file that has this stat. Cached, because each new stage or use of the kill switch calls it."""
     return BudgetTable(name, file.read_bytes())
 
 
@@ -220,7 +220,6 @@ def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iter
 
 
 def _further(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a budget other than campaign, channel and amount."""
     given = {name: value for name, value in cells.items() if value is not None and value != ""}
     found: dict[str, Any] = {name: str(given[name]) for name in ("period", "timezone") if name in given}
     pacing: dict[str, Any] = {name: str(given[name]) for name in ("start", "end") if name in given}

@@ -2,7 +2,7 @@
 
     experiment = Experiment.load("experiment.yaml")
     arm, probability = experiment.arm_of("user-42")
-    experiment.accounts()                             # the spending limits of the whole and of each arm, for the ledger
+    experiment.accounts()                             # spending limits for the ledger: of each arm, and of all together
 
 docs/experiment-file.md describes every field. A test compares that page with the classes in this file and in `arm.py`,
 `budget.py`, `metrics.py`, `stages.py` and `rule.py`. The order of the arms does not matter.
@@ -33,7 +33,7 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
-OVERRIDE_PART = 0.01  # fraction of the experiment's part of each budget, if the file has overrides
+OVERRIDE_PART = 0.01  # overridden users' account, as a fraction of the experiment's part of each budget
 MOST_OVERRIDES = 1_000
 MOST_BUDGETS = 50
 """Largest number of budgets in the file. For more budgets, use a budget table."""
@@ -155,7 +155,7 @@ class Experiment(StrictModel):
 
     @cached_property
     def version(self) -> str:
-        """16 hexadecimal digits that change with every field that affects decisions, and not with plans."""
+        """A digest (16 hexadecimal digits) of all fields that affect decisions; planned changes are not included."""
         in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
         if self.budget_table is not None:  # the digest instead of the name: an active experiment may use a renamed copy
             in_force += self.budget_table.digest
@@ -172,8 +172,8 @@ class Experiment(StrictModel):
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
         """Return the arm that serves a user, and the probability of that assignment.
 
-        Users outside the experiment, and all users of a campaign that is not in it, have the arm OUTSIDE. The
-        probability is 1 for OUTSIDE and for overrides. If `campaign_id` is None, it counts as one of the campaigns.
+        Users outside the experiment, and all users in a campaign that is not in the experiment, have the arm OUTSIDE.
+        The probability is 1 for OUTSIDE and for overrides. None stands for one of the experiment's campaigns.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
@@ -184,11 +184,11 @@ class Experiment(StrictModel):
         return arm, shares[arm]
 
     def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
-        """Return whether `overrides` sets the user's arm in this campaign, and the kill switch is off."""
+        """Return whether `overrides` sets the user's arm in this campaign; false while the kill switch is on."""
         return self.enabled and user_id in self.overrides and self.decides(campaign_id)
 
     def decides(self, campaign_id: str | None) -> bool:
-        """Return whether this experiment decides a campaign's requests. None stands for one of its campaigns."""
+        """Return whether this experiment decides the campaign's requests; true for None."""
         return self.campaigns is None or campaign_id is None or campaign_id in self._campaigns
 
     @cached_property
@@ -207,7 +207,7 @@ class Experiment(StrictModel):
         return [one for name in dict.fromkeys((campaign, "*")) for one in self._budgets_by_campaign.get(name, ())]
 
     def holds(self, user_id: str) -> bool:
-        """Return whether a user's position is in this experiment's part of the layer."""
+        """Return whether a user belongs to this experiment's part of the layer."""
         start, end = self.layer_part
         return start <= uniform("layer", self.layer, user_id) < end
 
@@ -234,8 +234,8 @@ class Experiment(StrictModel):
 
         An arm's part is proportional to its number of users, so money per user is the same in every arm. Users outside
         the experiment have their own account, so that they do not spend an arm's money. Users with an override have a
-        small account that is not paced. A change of stage, weights, names, overrides or kill switch creates other
-        parts. The experiment can't spend more through such a change, because the whole budget limits all its accounts.
+        small account that is not paced. If the stage, weights, names, overrides or kill switch change, the parts
+        change. Spending still can't exceed the budget, because its whole amount limits all accounts together.
         """
         start, end = self.layer_part
         inside = end - start
@@ -278,7 +278,7 @@ class Experiment(StrictModel):
             raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
-        # A budget of an unknown channel would never be used, and a channel without a budget is never shown.
+        # A budget for an unknown channel would never be used, and a channel without a budget would never be shown.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:

@@ -1,11 +1,11 @@
-"""History of an experiment: an append-only list of events that determines its state.
+"""Defines the history of an experiment: an append-only list of events that determines the experiment's state.
 
     state = state_of(events, experiment)
     event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # or IllegalEvent
     lines.write(event.line());  events = read_events(text)
 
-An event records its origin, reason and evidence. Events are never changed or removed. A new salt or name defines
-another experiment, which begins as a draft in the same history.
+An event records its author, reason and evidence. Events are never changed or removed. A new salt or name in the file
+defines another experiment, which begins as a draft in the same history.
 """
 
 import json
@@ -81,7 +81,7 @@ class Event(StrictModel):
 def read_events(text: str) -> list[Event]:
     """Parse a history with one event a line.
 
-    The last line is ignored if it has no newline: its writer was interrupted, so the event did not take effect.
+    If the last line has no newline, it is ignored, because its writer was interrupted before the event took effect.
     """
     return events_of(text[: text.rfind("\n") + 1].splitlines(), "line")
 
@@ -110,7 +110,7 @@ def state_of(events: Sequence[Event], experiment: Experiment) -> State:
         if (event.experiment, event.salt) != (experiment.name, experiment.salt):
             if event.kind == "handed over":  # concerns servers; it neither starts nor ends an experiment
                 continue
-            # If this salt is used again later, its experiment starts anew, but a finished one remains finished.
+            # If the salt returns to an earlier one, an unfinished experiment restarts; a finished one stays finished.
             state = state if state.phase in OVER else State(events=len(events))
         else:
             state = _after(state, event)
@@ -176,16 +176,16 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Return the endpoint of the incumbent before the newest promotion, if that can still be rolled back."""
+    """Return the previous incumbent's endpoint, if the newest promotion can still be rolled back."""
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
-    """Return an earlier experiment's promotion that is still active but missing from the experiment file.
+    """Return an earlier experiment's promotion that is still active, but that the experiment file would undo.
 
-    Without this check, a file with a new salt would silently return all users to the incumbent of the file. There is
-    no conflict if that incumbent answers as the promoted challenger does.
+    A file with a new salt would silently return all users to the file's incumbent. If this incumbent answers as the
+    promoted challenger does, there is no conflict, and the result is None.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:

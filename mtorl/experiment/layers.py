@@ -1,4 +1,4 @@
-"""Several experiments at once: which experiment decides a request, and how experiments share a campaign's money.
+"""Runs several experiments at once: selects the one that decides a request, and splits a campaign's money.
 
     together = Experiments([spring, autumn])              # ExperimentError if they overlap
     together.deciding("user-42", "shoes")                 # the experiment that decides for this user and campaign
@@ -22,7 +22,7 @@ from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.runtime.message import Message
 
-_NOBODY = 1e-12  # a smaller share of users is a rounding error
+_NOBODY = 1e-12  # shares of users below this are rounding errors
 
 
 class Experiments:
@@ -75,7 +75,7 @@ class Experiments:
         for experiment in self._all:
             for limit in experiment.accounts():
                 if limit.arm == OUTSIDE:
-                    continue  # these users may be in another experiment; `_divided` computes the rest
+                    continue  # users outside one experiment may be in another; `_divided` computes who is in none
                 arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
                 accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
                 if arm not in accounts or limit.limit < accounts[arm].limit:  # ALL_ARMS: the smallest counts
@@ -106,7 +106,7 @@ def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
 
 
 def conflict(one: Experiment, other: Experiment) -> Message | None:
-    """Return why two experiments can't run together; None if they can."""
+    """Return the reason why two experiments can't run together; None if they can."""
     if one.name == other.name:
         return messages.SAME_NAME(name=one.name)
     common = _in_common(one, other)

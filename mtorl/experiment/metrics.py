@@ -1,4 +1,4 @@
-"""The metrics that an experiment file may name, and the file's `metrics` section.
+"""Defines the metrics that an experiment file may name, and the file's `metrics` section.
 
     gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
     click_per_decision, NAME_per_decision one outcome: cost, click, conversion, revenue, or another outcome
@@ -131,7 +131,7 @@ def _summed(part: str, gain: Gain) -> Gain:
 
 
 def total_of(primary: str) -> str:
-    """Return the numerator of the primary metric: gain, or an outcome."""
+    """Return the primary metric's numerator: the name of an outcome, or "gain"."""
     return (parts_of(primary) or (_GAIN, _DECISION))[0]
 
 

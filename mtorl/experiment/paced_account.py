@@ -1,17 +1,17 @@
-"""A paced account: its clock, its plan, and the state that one router stores in the ledger for all routers.
+"""Paces an account: defines its clock, its plan, and the state that one router stores in the ledger for all routers.
 
-If the terms of an account change (a stage, an amount, pacing switched on, its first period), it gets a new plan: the
-rest of its money over the rest of its time. With the old plan, an arm whose part grew would seem far behind schedule,
-and an arm whose part shrank far ahead.
+If the terms of an account change (its stage, amount, first period or pacing), the account gets a new plan. The new plan
+spreads the rest of the money over the rest of the time. With the old plan, an arm whose part of the budget grew would
+seem far behind schedule, and an arm whose part shrank far ahead.
 
-The parts of a budget differ in size. Pacing must not be worse for a small part, or the arms would differ by more than
-their policies. Two measures ensure this; `benchmarks/experiments.py` measures both:
+The parts of a budget differ in size. If pacing were worse for a small part, the arms would differ by more than their
+policies. Two measures prevent this; `benchmarks/experiments.py` tests both:
 
-- *Spare.* An account that stops at its part has money left on most days and can't make up for it on others. So the
-  ledger's limit of an arm exceeds its part: by up to SPARE exposures, times the other arms' share of the budget. The
-  plan spends only the part, and the account of all arms still limits the sum.
-- *First price.* An account begins with the current price of the budget's largest account, which finds the price sooner,
-  until it has spent the cost of GRAINS exposures. Its own multiplier corrects that price.
+- *Spare.* If spending stopped at exactly its part, an account would have money left on most days and could not make up
+  for it on others. So the ledger's limit of an arm exceeds the arm's part by up to SPARE exposures, times the other
+  arms' share of the budget. The plan spends only the part, and the account of all arms still limits the sum.
+- *First price.* Until an account has spent the cost of GRAINS exposures, it uses the current price of the budget's
+  largest account, which finds the right price sooner. The account's own multiplier corrects that price.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ SPARE = 3.0  # exposures at their highest cost
 MOST_SPARE = 0.05  # upper limit of the spare, as a fraction of the whole budget
 
 _UPDATE_SECONDS = 5.0  # longest time between updates
-_UPDATE_SHARE = 0.005  # the same, as a fraction of the plan's duration
-_GRACE = 0.01  # of the expected opportunities: if all have passed, the rest of the money is spread over this many more
+_UPDATE_SHARE = 0.005  # longest time between updates, as a fraction of the plan's duration
+_GRACE = 0.01  # if all expected opportunities have passed, the rest of the money is spread over 1 % more
 _PRICE_MOVED = 0.01  # a smaller relative change of the price is not written to the ledger
 _WRITTEN_SECONDS = 60.0  # an account whose spend changed is written after this time, even at the same price
 _IDLE_SECONDS = 86_400.0  # any account is written after this time
-_PLAUSIBLE = 10.0  # a multiplier above this is implausible: the arm probably ignores the price
+_PLAUSIBLE = 10.0  # a multiplier above this is implausible, because the arm probably ignores the price
 _FORECASTS = 20  # forecasts that a first price needs, in each campaign with its own budget
-_ASKED = 500  # decisions after which it is an error if there are fewer forecasts
+_ASKED = 500  # if there are fewer forecasts after this many decisions, it is an error
 
 
 def account_name(limit: AccountLimit) -> str:
@@ -106,7 +106,7 @@ class Kept(NamedTuple):
     state: State  # the controller's state after the last update
     price: float  # gain that each currency unit of the account must earn
     began: float  # beginning of the period, seconds since 1970, or COUNTED
-    terms: str  # limit, part and pacing that define the plan
+    terms: str  # text of the limit, part and pacing that define the plan
     since: float  # start of the plan, by the account's clock
     before: float  # currency units spent before the start of the plan
     stated: float | None = None  # first price in the experiment file
@@ -117,8 +117,8 @@ class Kept(NamedTuple):
     def to_follow(self) -> float:
         """Price that smaller accounts of the budget begin with: the current price, if it is plausible.
 
-        If there is more money than can be spent, the multiplier falls to 0. It is bounded from below here, because no
-        account can begin with a price of 0.
+        If there is more money than can be spent, the multiplier falls to 0. But no account can begin with a price of 0,
+        so a lower bound of the multiplier applies here.
         """
         factor = self.state.multiplier
         return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
@@ -159,13 +159,13 @@ class Clock:
 
     @classmethod
     def of_count(cls, limit: AccountLimit, opportunities: int, at: float, had: float) -> Clock:
-        """Return the clock that ends after the arm's past opportunities (`at`) and its part of the remaining ones."""
+        """Return the clock of a count: it ends after the arm's past opportunities (`at`) and its part of the rest."""
         left = max(opportunities - had, _GRACE * opportunities)
         return cls(COUNTED, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, True, True, inf)
 
     @property
     def interval(self) -> float:
-        """Seconds until the next update; 0 for a budget for a count of opportunities, which updates at each of them."""
+        """Seconds until the next update; 0 for a budget for a count of opportunities: each opportunity updates it."""
         if self.counted:
             return 0.0
         return min(_UPDATE_SECONDS, _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0]), self.edge)
@@ -187,13 +187,13 @@ def updated(
 ) -> tuple[Kept, Pace | None]:
     """Return an account after an update, and its distance from its plan (None: no money left, or spending is closed).
 
-    `amounts` are the ledger's limit, and the spent and reserved amount, currency units. Both belong to one period, so
-    that spend is never compared with another period's plan. Spend before a stage change counts. `kept` is the stored
-    state, possibly of another period, and `first` the multiplier and price unit of a new plan. `largest` is the state
-    of the budget's largest account. ValueError or OverflowError: the account can't be paced.
+    `amounts` are the ledger's limit, and the sum of spent and reserved money (currency units). Both must belong to the
+    clock's period. Spend before a stage change counts. `kept` is the stored state, possibly of another period. `first`
+    is the multiplier and price unit with which a new plan begins. `largest` is the state of the budget's largest
+    account. ValueError or OverflowError: the account can't be paced.
     """
     at, (amount, committed) = clock.at, amounts
-    end = "" if clock.counted else clock.schedule.times[-1]  # the end of a counted schedule changes with each update
+    end = "" if clock.counted else clock.schedule.times[-1]  # left out for a count, whose end changes with each update
     terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
     stated, learned = target.limit.pacing.price if target.limit.pacing else None, committed
@@ -226,7 +226,7 @@ def updated(
 
 
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
-    """Return the first multiplier and price unit: from the last update, unless the file's price has changed."""
+    """Return a new plan's first multiplier and price unit: the last update's, unless the file's price has changed."""
     assert limit.pacing is not None
     stated = limit.pacing.price
     if last is not None and stated in (None, last.stated):
@@ -248,7 +248,7 @@ class Forecasts:
             self._gains.append(reward / cost)
 
     def usual(self) -> float | None:
-        """Return the median, robust to absurd values; None: too few forecasts yet. ValueError: too few for too long."""
+        """Return the median; None if there are too few forecasts. ValueError: still too few after _ASKED decisions."""
         found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
         if 0.0 < found < inf:
             return found

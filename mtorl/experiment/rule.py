@@ -1,4 +1,4 @@
-"""A policy as rows of an experiment file: the first matching row decides.
+"""Defines a policy as rows in an experiment file, of which the first matching row decides.
 
     policy:                                                      # of an arm
     - {when: {device: phone, age: [18-24, 25-29]}, channel: video}
@@ -6,8 +6,8 @@
     - {when: {placement: null}, channel: search, expose: false}  # null: the value is unknown
     - {channel: display}                                         # all other requests
 
-A single row is a constant policy, rows with one column are a policy by segment, and rows with several are a table.
-Columns are those of the context and of the user. A row only matches if its channel is a candidate. Nothing is random.
+A single row without a condition is a constant policy. Conditions may use columns of the context and of the user. A row
+matches only if its channel is a candidate of the request. Nothing is random.
 """
 
 import hashlib

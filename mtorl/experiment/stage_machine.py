@@ -10,9 +10,9 @@
 The caller is a command on a laptop or an operator on a cluster. It first writes a move into the history, then applies
 it. After a crash, both steps can be repeated.
 
-A futile experiment is stopped only at the last stage, because earlier stages expose few users. A breached guardrail
-causes an immediate rollback. The guardrail's bound is always valid, so frequent checks do not raise the rate of false
-alarms above the experiment's alpha.
+A futile experiment is stopped only at the last stage, because in earlier stages few users get a challenger. A breached
+guardrail causes an immediate rollback. The guardrail's bound is always valid, so frequent checks do not raise the rate
+of false alarms above the experiment's alpha.
 """
 
 import math
@@ -61,7 +61,7 @@ class ArmEvidence(NamedTuple):
 class Evidence:
     """Evidence about an experiment, from the decision log."""
 
-    token: Token  # of the current verdict, which also gives the reason
+    token: Token  # token and reason of the current verdict
     reason: Message
     challenger: str
     breached: tuple[Message, ...]  # one message per breached guardrail, with the challenger's name
@@ -94,7 +94,7 @@ class Requirement(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """True if hours and users reach the needed value, or faults do not exceed the allowed value."""
+        """Whether hours or users reach the needed value or, for faults, do not exceed the allowed value."""
         return self.found <= self.needed if self.kind in FAULTS else self.found >= self.needed
 
 
@@ -203,7 +203,7 @@ def _requirements(
 
 
 def lacking(needed: Iterable[Requirement]) -> list[Message]:
-    """Return a message per unmet requirement and, if one is about faults, how to make past faults not count."""
+    """Return a message per unmet requirement and, if one concerns faults, advice on how to exclude past faults."""
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
     return [*words, messages.OLD_FAULTS()] if any(one.kind in FAULTS for one in unmet) else words
@@ -219,8 +219,8 @@ def _grown(step: RampStage, evidence: Evidence | None) -> Message:
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message | None:
     """Return why a move is not allowed; None if it is allowed.
 
-    A person may move a running experiment to any stage, forward or back. A finished experiment stays finished: another
-    try needs a new salt, which makes it another experiment. The exception is a promotion, which can be rolled back.
+    A person may move a running experiment to any stage, forward or back. A finished experiment stays finished, except
+    that a promotion can be rolled back. Another try needs a new salt, which defines another experiment.
     """
     if to == "draft":
         return messages.HAS_BEGUN()

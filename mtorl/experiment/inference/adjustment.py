@@ -1,20 +1,20 @@
-"""Regression adjustment: covariates from before the experiment make the comparison of arms more precise.
+"""Adjusts metrics by regression on covariates from before the experiment, which makes the comparison more precise.
 
-Such a covariate can't depend on the arm. If it differs between the arms' users, the difference is due to chance. The
-adjustment removes the part of the metric that the covariates explain:
+A covariate from before the experiment can't depend on the arm. If its mean differs between the arms, the difference is
+due to chance. The adjustment removes the part of the metric that the covariates explain:
 
     adjusted ratio    R - theta' xbar                    for each arm and stage; xbar is the mean over its users
-    of one user       (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
+    a user's residual (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
     theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
 
 **One theta for both arms and all stages.** Any theta that converges leaves the lift unbiased, because the arms' means
 of x differ only by chance (Lin 2013). A separate theta for a challenger with 1 % of the traffic would overfit its
 hundred users. If theta is estimated from all users together (Deng et al. 2013, CUPED), its error is negligible compared
-with that of the lift. The interval is valid in any case: its variance is that of the residuals. A stage has the same
+with the lift's. The interval is valid for any theta: it uses the variance of the residuals. Each stage has the same
 weight in theta as in the lift. See also Lindon et al., arXiv:2210.08589; Waudby-Smith et al., arXiv:2103.06476.
 
-A user's x counts once for each of the user's stages. Whether a user returns in a later stage may depend on the arm; the
-adjusted lift then compares users with equal covariates.
+A user's x counts once for each of the user's stages. If the arm affects which users return in a later stage, the
+adjusted lift compares users with equal covariates.
 
 Shapes: as in `sums.py`; K = covariates.
 """
@@ -48,10 +48,10 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
 
 
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
-    """Return the coefficients of a user's figures whose sum is the user's residual, (..., A, S, F).
+    """Return coefficients, (..., A, S, F): a user's figures, multiplied by these and summed, are the user's residual.
 
     Args:
-        ratio: Metric, in the numerator's unit, by arm and stage, like the next two.
+        ratio: Metric by arm and stage, (..., A, S), in the numerator's unit.
         per_user: Mean denominator of a user.
         means: Means of the covariates (..., A, S, K).
     """
@@ -81,11 +81,11 @@ def figures_with(metric: Floats, covariates: Floats) -> Floats:
 def standardised(columns: Floats) -> Floats:
     """Return covariates, (R, K), with mean 0 and standard deviation 1, which avoids rounding errors in sums.
 
-    Scaling changes no lift. NaN (a user without the covariate) becomes the mean, and a 1 in an indicator column, so
-    that such users have their own mean of the metric.
+    The scale of a covariate does not affect the lift. For a user without the covariate (NaN), the mean is used, and an
+    added indicator column contains 1, so that users without the covariate have their own mean of the metric.
     """
     missing = np.isnan(columns)
-    marks = {column.tobytes(): column for column in missing.T if column.any()}  # distinct indicators: many are equal
+    marks = {column.tobytes(): column for column in missing.T if column.any()}  # without duplicates
     known = (~missing).sum(0).clip(1)
     means = np.where(missing, 0.0, columns).sum(0) / known
     centred = np.where(missing, 0.0, columns - means)

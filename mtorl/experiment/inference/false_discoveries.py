@@ -3,12 +3,12 @@
     logs = [log_e_value(lift.value, lift.se, lift.effective_users, alpha=.05) for lift in lifts]
     discoveries(logs, 0.05)
 
-On average, a share of at most alpha of the metrics that are called significant is false: the false discovery rate
-(Benjamini, Hochberg 1995). The evidence against "no difference" is an e-value: the value of the mixture behind the
-always-valid interval. If there is no difference, it is 1 on average, at whatever look one stops. The interval excludes
-zero exactly if the e-value exceeds 1 / alpha. With e-values, Benjamini and Hochberg's procedure (e-BH) keeps its rate
-under any dependence between metrics, which it does not with p-values: Wang and Ramdas, "False discovery rate control
-with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
+Of the metrics that are called significant, a share of at most alpha is false on average. This share is the false
+discovery rate (Benjamini, Hochberg 1995). The evidence against "no difference" is an e-value: the value of the mixture
+behind the always-valid interval. If there is no difference, its mean is 1 at any look at which one stops. The interval
+excludes zero exactly if the e-value exceeds 1 / alpha. With e-values, Benjamini and Hochberg's procedure (e-BH) keeps
+its rate for any dependence between metrics; with p-values, it would not. See Wang and Ramdas, "False discovery rate
+control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
 """
 
 import math
@@ -30,12 +30,12 @@ def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float
 
 
 def p_value(log_e: float) -> float:
-    """Return an always-valid p-value: the probability that it is ever below a level is at most that level."""
+    """Return an always-valid p-value: without a difference, it falls below p at any look with probability p at most."""
     return math.exp(min(0.0, -log_e))
 
 
 def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
-    """Return which differences are discoveries at false discovery rate alpha, by their `log_e_value`."""
+    """Return whether each difference, given by its `log_e_value`, is a discovery at false discovery rate alpha."""
     of_all = len(log_e)
     ordered = sorted(log_e, reverse=True)
     found = [k for k, value in enumerate(ordered, 1) if value >= math.log(of_all / (k * alpha))]

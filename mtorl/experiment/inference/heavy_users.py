@@ -1,12 +1,12 @@
-"""Weights that keep a single busy user from blocking or deciding a verdict.
+"""Computes weights of users, so that a single busy user can neither block nor decide a verdict.
 
     figures *= user_weights(decisions)[:, None]         # numerator and denominator alike
 
-A probe, a bot or an id that many visitors share may make 40 % of an arm's decisions, and would then determine the arm's
+A probe, a bot or an id that many visitors share may have 40 % of an arm's decisions, and would then determine the arm's
 ratio. So a user counts as at most `HEAVIEST` typical users: the weight is min(1, HEAVIEST * typical / decisions).
-Typical is the median number of decisions per user in the stage, over all arms; in a stage with few users, at most the
-median of all stages. Outcomes do not affect weights. If one arm's users decide more often, its busy users get lower
-weights, which changes the lift slightly (docs/limitations.md). `benchmarks/experiments.py` shows error rates with bots.
+`typical` is the median number of decisions per user in the stage, over all arms. In a stage with few users, it is at
+most the median of all stages. Outcomes do not affect weights. If an arm's users have more decisions, its busy users get
+lower weights, which changes the lift slightly (docs/limitations.md). `benchmarks/experiments.py` tries it with bots.
 """
 
 import numpy as np

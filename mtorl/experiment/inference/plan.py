@@ -4,11 +4,11 @@
     found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
     found.users, found.power
 
-Each run draws users from the log with replacement, and gives the challenger more or larger outcomes, by the planned
-effect. It then looks at the result as often as people may, with the verdict's own functions (`statistics.py`). So the
-result accounts for always-valid intervals, the minimum number of users with a positive outcome, and very busy users.
-The answer is the smallest number of users at which the wanted share of runs (the power) has found the challenger to be
-better. Covariates are not simulated; an experiment that uses them needs fewer users.
+Each simulated run draws users from the log with replacement, and raises the number or the size of the challenger's
+outcomes by the planned effect. It then looks at the result as often as people may, with the verdict's own functions
+(`statistics.py`). So the plan accounts for always-valid intervals, for the minimum number of users with a positive
+outcome, and for very busy users. The answer is the smallest number of users at which the wanted share of runs (the
+power) has found the challenger to be better. Covariates are not simulated; with covariates, fewer users suffice.
 
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator.
 """
@@ -30,11 +30,11 @@ from mtorl.runtime.progress import report
 
 POWER = 0.8
 LOOKS = 300
-MOST_USERS = 5_000_000  # an experiment that needs more takes too long: the effect is too small to be found
+MOST_USERS = 5_000_000  # if an experiment needs more, the effect counts as too small to be found
 _DRAWS = 300_000_000  # users drawn in all runs together: takes about a minute
-_RUNS = (400, 2_000)  # fewest: distinguishes a power of 80 % from 75 %; most: from 78 %
-_LOOKS_AT_ONCE = 40  # looks whose users are in memory together
-_WHOLE_DAY = 0.9  # days from first to last decision: a shorter log does not show how many users come in a day
+_RUNS = (400, 2_000)  # enough to distinguish a power of 80 % from 75 % (fewest) or 78 % (most)
+_LOOKS_AT_ONCE = 40  # number of looks whose users are in memory at a time
+_WHOLE_DAY = 0.9  # days between first and last decision that a log needs to show the number of users per day
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Population:
     """Users of the log from which simulated users are drawn."""
 
     figures_U2: Floats  # numerator and denominator of the primary metric
-    # True if outcomes are counts, such as clicks: a better policy has more of them. False for amounts such as revenue:
-    # a better policy has larger ones, and takes many more users to find if few users have an outcome.
+    # True if outcomes are counts, such as clicks, so that a better policy has more outcomes. False for amounts such as
+    # revenue: a better policy has larger outcomes. If few users have one, finding it takes many more users.
     counts: bool = True
 
     @property
@@ -53,7 +53,7 @@ class Population:
         return float(numerator / denominator) if denominator > 0 else 0.0
 
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
-        """Return a random share of some users' outcomes: drawn per outcome or, with weights, per user."""
+        """Return a random share of some users' outcomes, drawn per outcome or, if these are not whole, per user."""
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
             rng.binomial(numerator_N.astype(np.int64), share).astype(np.float64)
@@ -96,7 +96,7 @@ class IncumbentUsers(NamedTuple):
 def requirements(
     seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
 ) -> dict[str, Any] | None:
-    """Return what it takes to find an effect, for people and JSON; None and ValueError as for `needed_users`.
+    """Return the users, days and money that it takes to find an effect; None and ValueError as in `needed_users`.
 
     Args:
         users_a_day: New users per day; 0: as in the log, if it covers a day.
@@ -172,7 +172,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
 
 
 def _looks(most: float) -> np.ndarray:
-    """Return the numbers of users at which people look: more densely where the answer is likely."""
+    """Return the numbers of users at which the simulated runs are looked at, denser where the answer is likely."""
     early, late = np.geomspace(MIN_USERS, most / 5.0, LOOKS // 5), np.linspace(most / 5.0, most, LOOKS)
     return np.unique(np.concatenate([early, late]).astype(np.int64))
 
@@ -180,7 +180,7 @@ def _looks(most: float) -> np.ndarray:
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
     """Return the sums over the users of one simulated experiment at each look.
 
-    If outcomes are counts, each of the challenger's users gets a share of another user's outcomes in addition.
+    If outcomes are counts, each user of the challenger gets, in addition, a share of another user's outcomes.
     """
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))

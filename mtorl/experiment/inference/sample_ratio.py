@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: tests that the arms fill as configured, with one error rate for all looks together.
+"""Tests for a sample ratio mismatch (users in other shares than configured), with one error rate for all looks.
 
 Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567. Under the
 configured shares theta, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares against theta,
@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import gammaln
 
 SRM_ALARM = 0.01  # probability of an alarm, at any look, in an experiment without a mismatch
-CONCENTRATION = 100.0  # kappa: detects a stage of 300 users that is split 2 : 1 instead of evenly
+CONCENTRATION = 100.0  # kappa: with this value, a split of 300 users into 2 : 1 instead of 1 : 1 is detected
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
 """The number of distinct users in each arm, and each arm's configured share (on any positive scale)."""

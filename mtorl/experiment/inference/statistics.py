@@ -1,4 +1,4 @@
-"""Lift of the challenger over the incumbent, with bounds that are valid for any number of looks.
+"""Estimates the lift of the challenger over the incumbent, with bounds that are valid for any number of looks.
 
 Every metric is a ratio of two sums over users (gain per decision, cost per decision ...). Users are the unit because
 they were randomised; decisions of one user are not independent. The comparison is the *difference* of the two arms'
@@ -13,29 +13,29 @@ ratios, computed within each stage of a ramp and then combined:
 
 **Over a ramp.** A stage changes the arms' shares, and a user may move from the incumbent to the challenger. So arms are
 only comparable within a stage. The stages are weighted as by Cochran (1954) and by Mantel and Haenszel (1959), in the
-form for rates: weights depend on the arms' denominators (decisions), and never on outcomes. If they depended on numbers
-of users, a day at 25 % would weigh nearly as much as a month at 50 % with the same users every day. The weighted sum is
-one process over the whole ramp. Its time is the number of *effective users*, 4 n_c n_i / (n_c + n_i) summed over stages
-(at equal shares, the number of users). So one sequence, with one error rate, covers all stages. A user in several
-stages counts as one user: the user's contributions are added up before they are squared.
+form for rates: weights depend on the arms' denominators (decisions), and never on outcomes. If weights depended on
+numbers of users, a day at 25 % would weigh nearly as much as a month at 50 % with the same users every day. The sum
+over the stages is one process over the whole ramp. The time of this process is the number of *effective users*:
+4 n_c n_i / (n_c + n_i), summed over stages (with equal shares, the number of users). So one sequence, with one error
+rate, covers all stages. The contributions of a user in several stages are added up before they are squared.
 
 **Always valid** intervals are the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
 arXiv:2103.06476. The one-sided bound uses a half-normal mixture. Both cover the weighted mean of the stages' lifts.
 
-**Small arms and heavy tails.** The sequence trusts the estimated variance. An arm of 15 users without a click has a
-variance of zero. An arm that has not yet seen its rare large revenues has a variance that is too small. Safeguards:
+**Small arms and heavy tails.** The sequence is valid only if the estimated variance is right. But in an arm of 15 users
+without a click, the estimate is zero. In an arm without its rare large revenues so far, it is too small. Safeguards:
 
 - There is no interval if an arm has fewer than MIN_USERS users (Kish's effective sample size, sum(D)^2 / sum(D^2)).
-- If an arm has fewer than MIN_POSITIVE users with a positive outcome, its variance includes the missing users.
-- Users who make most of an arm's decisions already have a lower weight (`heavy_users.py`). If one of them still makes
-  most decisions of a small stage, the arm's ratio equals this user's ratio, so the arm seems to have no variance. So
-  the variance is taken about the ratio of both arms, and is at least as large as if users varied alike in both arms.
+- If an arm has fewer than MIN_POSITIVE users with a positive outcome, the variance of the missing ones is added.
+- Users with most of an arm's decisions already have a lower weight (`heavy_users.py`). If one user still has most
+  decisions in a small stage, the arm's ratio nearly equals the user's ratio, so the arm seems to have no variance. So
+  deviations are taken from the ratio of both arms together, and users are assumed to vary alike in both arms.
 
-An arm without any gain is still detected, only later. `benchmarks/experiments.py` shows that the error rate holds.
+An arm that earns nothing is still found to be worse, but later. `benchmarks/experiments.py` measures the error rate.
 
-Two mistakes to avoid. Do not test the relative lift: with few heavy-tailed conversions its sequence errs far too often,
-unlike that of the difference. Do not choose `TIGHTEST_AT` from the data: that would void the guarantee.
+Two mistakes to avoid. Do not test the relative lift: with few heavy-tailed conversions, its sequence errs far too
+often, unlike that of the difference. Do not choose `TIGHTEST_AT` from the data: that would make the sequence invalid.
 
 Shapes: A = 2 arms, challenger first; S = stages; 2 = numerator, denominator. All functions accept further leading axes,
 for many experiments or looks at once.
@@ -53,9 +53,9 @@ from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, 
 Number = float | Floats
 Interval = tuple[float, float]
 
-MIN_USERS = 100  # effective users per arm: with fewer, estimates are not normal and ratios not nearly linear
-MIN_POSITIVE = 150  # users with a positive outcome per arm: the variance of missing ones is added
-ROUNDING = 1e-8  # a lift or standard error below this share of the metric is rounding error, as of a constant price
+MIN_USERS = 100  # effective users per arm; with fewer, estimates are not normally distributed
+MIN_POSITIVE = 150  # users with a positive outcome per arm; the variance of missing users is added
+ROUNDING = 1e-8  # a lift or standard error below this share of the metric is a rounding error
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # signs of the arms in the difference
 
@@ -66,7 +66,7 @@ class Estimate:
 
     value: Floats  # in the metric's unit; NaN if there is no stage in which both arms have decisions
     se: Floats  # standard error; NaN below MIN_USERS
-    effective_users: Floats  # users of an experiment with equal shares and as much information: the sequence's time
+    effective_users: Floats  # the sequence's time: as much information as this number of users at equal shares
     incumbent: Floats  # the incumbent's metric, with the same weights of stages as the lift
     arm_users: Floats  # effective users of challenger and incumbent, from their numbers of decisions (..., A)
 
@@ -135,9 +135,9 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
 
 
 def _learnt(users: Floats, covariates: int) -> Number:
-    """Return the factor of the variance for slopes that were estimated from the same users.
+    """Return the factor by which the variance grows because K slopes were estimated from the same n users.
 
-    The variance of residuals is too small by the factor 1 - K / n, and the slopes' own error adds K / n.
+    The variance of residuals is too small by the factor 1 - K / n. The error of the slopes adds the fraction K / n.
     """
     return (users + covariates) / np.maximum(users - covariates, 1.0) if covariates else 1.0
 
@@ -145,8 +145,8 @@ def _learnt(users: Floats, covariates: int) -> Number:
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Return the variance to add if an arm has fewer than MIN_POSITIVE users with a positive outcome.
 
-    It is the variance of the missing users. The size of their outcomes comes from both arms together, because one arm
-    may have none. They are spread over the stages like the arm's users, and have no covariates.
+    The added variance is that of the users missing to MIN_POSITIVE. Their outcomes are as large as those of both arms
+    together, because one arm may have none. They are spread over the stages like the arm's users, without covariates.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
@@ -163,8 +163,8 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
     """Return the variance to add so that users vary about both arms' common ratio, and equally in both arms.
 
-    If a bot makes most of an arm's decisions in a stage, the arm's own ratio is the bot's ratio, about which the bot
-    hardly varies. If users of a stage vary alike in both arms, each arm has its share of the squares. This gives a
+    If a bot makes most of an arm's decisions in a stage, the arm's ratio is nearly the bot's ratio, from which the bot
+    hardly deviates. If users of a stage vary alike in both arms, each arm has its share of the squares. This gives a
     lower bound for the variance of the difference. A bound for each arm would count one arm's heavy tail twice.
 
     Args:
@@ -205,7 +205,7 @@ def rho_squared(alpha: float) -> float:
 
 
 def sequence_times(users: Number, alpha: float) -> Floats:
-    """Return the sequence's two times, (2, ...): the users, and at least `STANDING_AT`. The wider interval is used."""
+    """Return two times, (2, ...): `users`, and at least `STANDING_AT`. Of both intervals, the wider one is used."""
     found: Floats = np.stack([users, np.maximum(users, STANDING_AT)]) * rho_squared(alpha)
     return found
 
@@ -216,7 +216,7 @@ def _always_valid_width(se: Number, k: Floats, log_term: Floats) -> Floats:
 
 
 def confidence_sequence(value: Number, se: Number, users: Number, *, alpha: float) -> tuple[Floats, Floats]:
-    """Return a two-sided always-valid interval: covers the true value at *all* looks with probability 1 - alpha."""
+    """Return a two-sided interval that covers the true value at *all* looks together with probability 1 - alpha."""
     k = sequence_times(users, alpha)
     width = _always_valid_width(se, k, np.log(np.sqrt(k + 1.0) / alpha))
     return np.subtract(value, width), np.add(value, width)
@@ -226,7 +226,7 @@ def one_sided_width(se: Number, users: Number, *, alpha: float) -> Floats:
     """Return the distance from the estimate to its one-sided always-valid bound.
 
     The mixture is half-normal instead of normal. Its martingale is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since
-    Phi(x) >= 1 - exp(-x^2/2). It stays below 1/alpha at all looks with probability 1 - alpha.
+    Phi(x) >= 1 - exp(-x^2/2). The martingale stays below 1/alpha at all looks with probability 1 - alpha.
     """
     k = sequence_times(users, min(2.0 * alpha, 0.999))
     return _always_valid_width(se, k, np.log1p(np.sqrt(k + 1.0) / (2.0 * alpha)))

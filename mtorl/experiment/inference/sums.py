@@ -1,4 +1,4 @@
-"""Sums over the users of an experiment: the only data that a comparison of arms needs.
+"""Computes sums over the users of an experiment, which are the only data that a comparison of arms needs.
 
     sums = Sums.of_users(values, present)           # from the figures of each user in each arm and stage
 
@@ -7,9 +7,9 @@
     sums = users.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
 
 A user has several figures in each arm and stage: the numerator and denominator of the metric and, if the lift is
-adjusted (`adjustment.py`), a 1 and the covariates. `UserSums` holds the sums for all metrics at once, for users that do
-not fit in memory. A metric's figures are weighted sums of a user's columns, so its sums of products follow from those
-of the columns. Memory depends on the numbers of stages, arms and columns, not on the number of users.
+adjusted (`adjustment.py`), a 1 and the covariates. `UserSums` contains the sums for all metrics at once, for more users
+than fit in memory. A metric's figures are weighted sums of a user's columns, so the sums of products of the figures
+follow from the sums for the columns. Memory depends on the numbers of stages, arms and columns, not of users.
 
 Shapes: U = users, A = 2 arms, challenger first; S = stages; F = figures of a metric; R = rows, C = cells (stages x
 arms), B = columns.
@@ -103,7 +103,6 @@ class UserSums:
         users_C = np.bincount(cell_R, minlength=cells)
         self.users_C += users_C
         ends_C = users_C.cumsum()
-        # Sorting small integers is fast.
         sorted_BR = np.take(figures_BR, np.argsort(cell_R.astype(np.min_scalar_type(cells)), kind="stable"), axis=1)
         for cell in np.flatnonzero(users_C):
             of_cell = sorted_BR[:, ends_C[cell] - users_C[cell] : ends_C[cell]]

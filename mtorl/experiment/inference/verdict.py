@@ -5,9 +5,9 @@
     verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
     several     one verdict for several challengers                                                `leading`
 
-The experiment's `alpha` is the probability of *any* false verdict. Challengers share it evenly (Bonferroni). Within a
-challenger's part, the primary metric has nine shares, and each guardrail has one for a false breach (`ErrorShares`).
-A guardrail that falsely seems to hold needs no share, because only "ship" depends on it. With K guardrails:
+The experiment's `alpha` bounds the probability of *any* false verdict, and is split evenly between challengers
+(Bonferroni). Each challenger's part has nine shares for the primary metric, and one per guardrail for a false breach
+(`ErrorShares`). A guardrail that falsely seems to hold needs no share: only "ship" depends on it. With K guardrails:
 
     if the challenger is not better   "ship" and "stop" are errors of the primary metric's interval: with false
                                       breaches, 9 + K shares in total
@@ -29,10 +29,10 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-CROSSED_ALARM = 0.01  # a salted hash never changes an arm within a stage: above stray cases, assignment is broken
-LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes, which may explain the whole lift
+CROSSED_ALARM = 0.01  # share of users in two arms of a stage, above which the assignment is broken
+LATE_ALARM = 0.05  # if the arms' shares of late outcomes differ by more, late outcomes may explain the whole lift
 
-_PRIMARY = 9  # shares of the primary metric; each guardrail has 1
+_PRIMARY = 9  # shares of alpha for the primary metric; each guardrail has 1
 FUTILITY_BETA = 0.1  # probability that a challenger with the wanted effect is ever called futile
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
@@ -40,10 +40,10 @@ _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardra
 
 @dataclass(frozen=True)
 class GuardrailCheck:
-    """Harm done to a guardrail metric, with a lower and an upper bound, compared with the allowed margin.
+    """Harm to a guardrail metric, with a lower and an upper bound, compared with the allowed margin.
 
-    "breached": the lower bound is above the margin. "held": the upper bound is not above the margin. "open": all other
-    cases, in which nothing ships.
+    "breached": the lower bound is above the margin. "held": the upper bound is at or below the margin. "open": neither
+    is the case; the experiment can't ship.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Verdict:
 
 
 class ErrorShares(NamedTuple):
-    """Error rates of one challenger's comparisons, chosen so that the total error probability is at most alpha."""
+    """Error rates of one challenger's comparisons; over all challengers, they add up to at most alpha."""
 
     primary: float  # probability that the two-sided interval of the primary metric misses the lift
     breached: float  # probability, for each guardrail, that it falsely seems breached
@@ -97,7 +97,7 @@ def check_guardrail(
         float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
     )
     lower, upper = value - below, value + above
-    state: Literal["breached", "held", "open"] = "open"  # also if a width is NaN because there are too few users
+    state: Literal["breached", "held", "open"] = "open"  # the state too if a width is NaN because of too few users
     if lower > margin:
         state = "breached"
     elif upper <= margin:
@@ -106,7 +106,7 @@ def check_guardrail(
 
 
 def rules_out(short_of_effect: Lift) -> bool:
-    """Return whether the wanted effect is ruled out; if the challenger has it, this happens with FUTILITY_BETA at most.
+    """Return whether the wanted effect is ruled out: at most with probability FUTILITY_BETA if the challenger has it.
 
     `short_of_effect` is the challenger minus an incumbent whose metric is raised by the wanted effect. The bound is
     one-sided and always valid, so frequent looks do not raise the probability of giving up on such a challenger.
@@ -132,21 +132,21 @@ def reach_verdict(
 ) -> Verdict:
     """Turn the figures into one verdict. The rules are in order: the first that applies decides.
 
-    A mismatch of the arms makes every number invalid. Before the planned run time there is no other verdict: the
-    intervals allow for early looks, but not for a weekend that the experiment has not yet covered. Then a breached
-    guardrail is harm, whatever the gain. Then the always-valid interval of the primary metric decides. A win ships only
-    if every guardrail holds.
+    First, a sample ratio mismatch makes every number invalid. Second, before the planned run time, there is no verdict:
+    the intervals allow for early looks, but not for a weekend that the experiment has not yet covered. Third, a
+    breached guardrail is harm, at any gain. Last, the always-valid interval of the primary metric decides. A better
+    challenger ships only if every guardrail holds.
 
     Args:
         srm_p: P-value of the sample ratio mismatch.
         crossed_share: Share of users who were seen in two arms of one stage.
         late_gap: Difference of the arms' shares of outcomes, by value, that came too late to count.
         unbalanced: Covariate by which the arms' users differ more than chance allows.
-        hours: Hours whose decisions count, with the weight of their stages.
+        hours: Run time, hours, in which each stage counts according to its weight in the lift.
         min_hours: Planned minimum run time, hours.
         with_changed: Lift including the days on which the stage changed or the kill switch was used, if `primary`
-            excludes them. Such days are often bad days, so excluding them may flatter the challenger; including them
-            may bias the lift, because money differs between arms. A verdict must not depend on either choice.
+            excludes them. Such days are often bad days, so excluding them may flatter the challenger. Including them
+            may bias the lift, because the arms then have different budgets. Both lifts must lead to the same verdict.
         ruled_out: Wanted relative effect, if it is ruled out (`rules_out`).
         challenger: Name of the challenger, for messages about its users.
     """
@@ -192,7 +192,7 @@ def _agree(one: Lift, other: Lift) -> bool:
 
 
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
-    """Return the challenger whose verdict the experiment reports: first in `_LEADING`, then with the largest lift."""
+    """Return the challenger whose verdict the experiment reports: the first by `_LEADING`, then by the larger lift."""
 
     def rank(challenger: str) -> tuple[int, float]:
         lift = lifts[challenger].value
