@@ -51,10 +51,10 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
 CLOSED_AFTER = timedelta(minutes=10)  # from the end of an hour; routers upload each minute
-LATE_AFTER = timedelta(hours=2, minutes=20)  # from receipt of an outcome to its compaction, unless uploads fail
-MOST_FILES = 8  # of similar size, in an hour
+LATE_AFTER = timedelta(hours=2, minutes=20)  # longest time from receipt to compaction if uploads work
+MOST_FILES = 8  # files of similar size that an hour may have before they are merged
 FINAL_AFTER = timedelta(days=8)  # few outcomes arrive later, so the hour is merged into one file
-KEPT_SECONDS = 2 * 3600.0  # for which running queries may still read superseded files
+KEPT_SECONDS = 2 * 3600.0  # how long queries that are running may still read superseded files
 _ALIKE = 4  # a file is merged once the smaller files together have a quarter of its size
 
 
@@ -83,8 +83,9 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(KINDS):  # outcomes first, so that closed decisions have theirs
-            # If a clock is ahead or an id is made up, the hour may be in the future. Then the upload time counts.
+        for kind in reversed(KINDS):  # outcomes first, so that a closed decision is never without its outcomes
+            # A clock that is ahead, or an invented id, may put a file's hour into the future. In this case, the upload
+            # time decides whether the file's hour has ended.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
@@ -113,7 +114,7 @@ def _rewrite(
     """Write the records of some files to their hours, hide the files and return the hours.
 
     Args:
-        uploaded_since: Outcomes received earlier count as uploaded late. None for files that are merged.
+        uploaded_since: Outcomes received before this time count as uploaded late. None if closed files are merged.
     """
     try:
         return _write(lake, db, kind, files, uploaded_since)
@@ -127,7 +128,7 @@ def _rewrite(
 
 
 def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], since: datetime | None) -> set[datetime]:
-    name = secrets.token_hex(8)  # unique, so that each of two concurrent runs can delete its own files
+    name = secrets.token_hex(8)  # unique, so that of two concurrent runs, each deletes only its own files
     hours: set[datetime] = set()
     late = {file.hour for file in files if was_uploaded_late(file)}
     if kind == "outcome" and since is not None:
@@ -151,7 +152,7 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
 
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:
-    """Return the files to merge, by hour: many of similar size, or any of a final hour."""
+    """Return the files to merge, by hour: many files of similar size, or all files of an hour that is final."""
     small = by_hour(file for file in files if file.size < full)
     found = {}
     for hour, there in small.items():

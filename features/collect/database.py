@@ -53,19 +53,19 @@ class DuckDB:
         self.connection, self._lake = connection, lake
 
     def execute(self, query: str, /) -> Any:
-        """Run a query; the answer has `fetchall`."""
+        """Run a query and return an object with `fetchall`."""
         return self.connection.execute(query)
 
     def view(self, name: str, query: str) -> None:
-        """Give a query a name."""
+        """Create a view of a query."""
         self.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
     def keep(self, name: str, query: str) -> None:
-        """Compute the rows of a query once and name them; they are stored in a file, as they may not fit in memory."""
+        """Create a table of a query's rows, in a file, because the rows may not fit in memory."""
         self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
 
     def add(self, name: str, table: pa.Table) -> None:
-        """Give a table in memory a name."""
+        """Create a view of a table in memory."""
         self.connection.register(name, table)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
@@ -82,9 +82,9 @@ class DuckDB:
         Sorting wide rows takes more memory than DuckDB is given, so it sorts the user buckets in slices.
 
         Args:
-            order: Columns to sort by; the first must begin with the bucket.
+            order: SQL of the columns to sort by; the first one is the user bucket.
             name: Returns the name of a file from its hour, its number and how many files the hour has.
-            once: Returns SQL for the rows to write, given a table with all rows of some users.
+            once: Given SQL of all rows of some users, returns SQL of these rows without repeated records.
         """
         self.keep("to_write", query)
         ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()
@@ -133,7 +133,7 @@ def table(files: Sequence[Path]) -> str:
 
 @contextmanager
 def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
-    """Open DuckDB or Spark for a lake of any size; without an engine's name, $ENGINE decides, then DuckDB."""
+    """Open the named engine, else the engine in $ENGINE, else DuckDB, for a lake of any size."""
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
         with open_duckdb(lake) as db:
@@ -148,6 +148,6 @@ def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
 
 @contextmanager
 def open_duckdb(lake: Lake) -> Iterator[DuckDB]:
-    """Open DuckDB for a lake, without regard to $ENGINE."""
+    """Open DuckDB for a lake; $ENGINE is ignored."""
     with lake_database(lake, _MEMORY) as connection:
         yield DuckDB(connection, lake)

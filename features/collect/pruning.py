@@ -1,4 +1,4 @@
-"""Chooses the exposures to keep if there are too many for a training: wide generations stay longest.
+"""Chooses which exposures to keep if a training can't read all; narrow generations are dropped first.
 
 A generation is the first log, or the exposures of one model in one arm. Its *width* is Kish's effective sample size, as
 a share of its rows, for evaluating a policy that draws all channels with equal probability. The width is 1 for random
@@ -6,7 +6,8 @@ exposures, and close to 0 if the policy nearly always shows one channel.
 
 Training on narrow exposures alone breaks the heads, so the rules are:
 
-- The newest generation of each arm stays. It comes from the serving model, in the states that this model leads to.
+- The newest generation of each arm stays. Its exposures come from the serving model, and show the users as this model
+  affects them.
 - Of the other generations, the narrowest are dropped first; of two with equal width, the older one.
 - If a generation fits only in part, a hash chooses whole users.
 """
@@ -50,7 +51,7 @@ class Bound:
 
 
 def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, most_rows: int) -> Bound:
-    """Limit the touchpoints of a log's files and of the database's decisions to about `most_rows` (0: no limit)."""
+    """Choose which touchpoints of a log and of the judged decisions to read: about `most_rows` in total (0: all)."""
     if not most_rows:
         return Bound()
     generations = _generations(db, decided.share, log, channels)
@@ -71,7 +72,7 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
-    """Return the generations; the width is 1 for a log without propensities, 0 for an arm without probabilities."""
+    """Return the generations; a log without propensities has width 1, an arm without known probabilities width 0."""
     # Expected squared weight of a decision. A row of the log has only the propensity of the drawn channel.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
 _NAMING: tuple[Kind, ...] = ("decision", "window")  # records with a user's id
-_AGAIN = timedelta(days=2)  # for which each compaction (hourly) removes a forgotten user again
-_CLOCKS = timedelta(hours=1)  # most that the clocks of routers and store may differ
+_AGAIN = timedelta(days=2)  # how long the hourly compaction keeps removing a forgotten user from new files
+_CLOCKS = timedelta(hours=1)  # largest expected difference between the clocks of routers and store
 
 
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
@@ -67,7 +67,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
     with lake_database(lake) as db:
         db.execute("SET preserve_insertion_order = true")
         db.execute("CREATE TABLE gone (decision_id VARCHAR)")
-        for kind in _NAMING:  # both: an interrupted run may have left only the window of a decision
+        for kind in _NAMING:  # an interrupted run may have left a decision's window without the decision
             if files := _files(lake, kind, written_since):
                 theirs = f"{buckets} AND {forgotten.sql(kind)}"
                 db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
@@ -75,7 +75,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
-            _drop_sums(lake, hours)  # first, so that a second run completes an interrupted one
+            _drop_sums(lake, hours)  # first: after an interruption, a second run still finds these hours
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
@@ -83,7 +83,8 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # Removing a refusal changes its account's period without money, so these rows have to be judged again.
+        # Removing a refusal changes the period in which its account has no money. Blocks with a refusal are therefore
+        # deleted, so that the next reader judges their decisions again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -107,7 +108,7 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
     _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
-    for file in _ended(lake.derived("judged"), before):  # what remains of a block is judged again
+    for file in _ended(lake.derived("judged"), before):  # the rest of the block has to be judged again
         _delete(lake, file)
     return removed
 
@@ -139,7 +140,7 @@ def _ended(files: list[LakeFile], before: datetime) -> list[LakeFile]:
 
 
 def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> list[tuple[LakeFile, int]]:
-    """Return the files that contain matching rows, each with their number."""
+    """Return the files that contain matching rows, each with the number of these rows."""
     by_name = {f"{SCHEME}{file.name}": file for file in files}
     query = f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename"
     return [(by_name[name], rows) for name, rows in (db.execute(query).fetchall() if files else ())]

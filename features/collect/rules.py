@@ -22,9 +22,9 @@ these reasons, and counted by reason:
 
 Exposures of users with an override stay touchpoints, because they are part of the users' histories.
 
-A ledger fault, a log fault, a cancellation or a missing outcome is not the policy's choice. Such a decision counts as
-not exposed. To correct for this, each probability of exposing is multiplied by the share of wanted exposures that took
-place in the same arm on the same day (UTC).
+If an exposure fails because of a ledger fault, a log fault, a cancellation or a missing outcome, the policy did not
+choose this. The decision counts as not exposed. To correct for this, each probability of exposing is multiplied by the
+share of wanted exposures that took place in the same arm on the same day (UTC).
 
 DuckDB and Spark return bit-identical rows. A sum of floats depends on the order of addition, so floats are sorted
 before they are added (`_total`) or added as integers (`_UNIT`).
@@ -84,12 +84,14 @@ def decided_query(spec: DatasetSpec) -> str:
     """Return SQL for one row per decision of the view `collected_decision`, with what follows from the decision alone.
 
     Columns that `JUDGED` does not have:
-        reason: As `left_out`, but only from the decision's own fields.
+        reason: Reason to leave the decision out, if its own fields suffice to tell; else null.
         wanted: Probability that an exposure was wanted.
-        shown, by_policy: An exposure took place if an outcome arrives; the decision is not a fallback.
-        fits, lacks: An exposure would be a touchpoint, or incomplete.
-        refuses: The arm's money was refused.
-        gone_until: On the first of several overlapping refusals, the end of the last one.
+        shown: Whether an exposure took place if one of its outcomes arrives.
+        by_policy: Whether the decision is not a fallback.
+        fits, lacks: Whether an exposure would be a valid touchpoint; whether it would lack a required column.
+        refuses: Whether the ledger refused the arm's money.
+        gone_until: End of the period without money, on the first row of several overlapping refusals; null on the
+            others.
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
@@ -191,7 +193,7 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 
 
 def of_users(share: float) -> tuple[str, str]:
-    """Return SQL conditions for a share of the users: exact for rows (`PLACE`), too wide for records (`bucket`)."""
+    """Return SQL conditions for a share of the users: an exact one for judged rows, and a wider one for records."""
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
     return (f"{PLACE} < {sql_text(within)}", f"bucket <= {bucket}") if share < 1 else ("true", "true")
@@ -205,7 +207,7 @@ def of_forgotten(users: Mapping[str, datetime]) -> str:
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
-    """Return SQL for a channel's value in a list that has the order of the channels; null for an unknown channel."""
+    """Return SQL for a channel's value in a list with one value per channel; null if the channel is unknown."""
     places = " ".join(f"WHEN {sql_text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
     return f"CASE {channel} {places} END"
 
@@ -239,7 +241,7 @@ def _value(struct: str, column: Column) -> str:
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
-    """Return an SQL condition: a channel that may be drawn lacks its probability of exposing."""
+    """Return an SQL condition that is true if some channel can be drawn but has no probability of exposing."""
     names = [sql_name(channel) for channel in spec.channels]
     return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 
@@ -254,7 +256,7 @@ def _list(struct: str, spec: DatasetSpec) -> str:
 
 
 def fields(names: Iterable[str], type_: str) -> str:
-    """Return the fields of a JSON object, in the form that json_transform reads.
+    """Return the structure, as json_transform expects it, of a JSON object with these fields.
 
     Columns of the data set are read as texts, because the engines convert texts to numbers differently.
     """

@@ -44,12 +44,12 @@ class Spark:
         self._kept: list[DataFrame] = []
 
     def execute(self, query: str, /) -> _Answer:
-        """Run a query; the answer has `fetchall`."""
+        """Run a query and return an object with `fetchall`."""
         table = self._frame(query).toArrow()
         return _Answer(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def view(self, name: str, query: str) -> None:
-        """Give a query a name."""
+        """Create a view of a query."""
         self._named(self._frame(query), name)
 
     def keep(self, name: str, query: str) -> None:
@@ -58,7 +58,7 @@ class Spark:
         self._named(self._kept[-1], name)
 
     def add(self, name: str, table: pa.Table) -> None:
-        """Give a table in memory a name."""
+        """Create a view of a table in memory."""
         self._named(self._session.createDataFrame(table), name)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
@@ -73,7 +73,7 @@ class Spark:
     ) -> list[str]:
         """Write each hour of a query to files of the lake, all hours at once; returns the names of the files."""
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"
-        # Small hours share a task, and a large hour is split over several.
+        # Spark writes several small hours in one task, and splits a large hour over several tasks.
         frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
         files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []
         try:
@@ -125,7 +125,7 @@ class _Answer(list[Any]):
 
 
 def _said_otherwise(node: Any) -> Any:
-    """Translate what sqlglot would leave unchanged."""
+    """Translate the functions that sqlglot would leave unchanged."""
     if isinstance(node, exp.Anonymous):
         match node.name.lower(), node.expressions:
             case "json_transform", [value, fields]:

@@ -5,9 +5,9 @@
 
     judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
 
-A *block* consists of a day's closed hours, or some of them if they are large. Hours that are still gaining decisions
-are judged at each read, and so are all hours if the lake can't be written. Outcomes are added at each read, because
-they arrive for days.
+A *block* consists of the closed hours of a day; if these are large, a day has several blocks. Hours that are still
+gaining decisions are judged at each read, and so are all hours if the lake can't be written. Outcomes are added at each
+read, because they arrive for days.
 """
 
 import logging
@@ -37,7 +37,7 @@ class _Block(NamedTuple):
 
     @property
     def sources(self) -> list[str]:
-        """File names without the suffix that forgetting a user adds, because stored rows lose the user as well."""
+        """Names of the block's files without the suffix that forgetting a user adds, so that stored rows stay valid."""
         return [file.name.partition(".")[0] for file in self.decisions]
 
 
@@ -49,7 +49,7 @@ class Decided:
         until: Read only decisions before this time, and outcomes received before it; None reads all.
 
     Attributes:
-        lake: The lake with the files of one moment.
+        lake: The lake; all queries read the files that existed at one moment.
         share: Share of the users whose decisions count in reports and in the shares of exposures that took place.
 
     Raises:
@@ -64,12 +64,12 @@ class Decided:
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            pass  # files were removed meanwhile: a user was forgotten, or hours became too old
+            pass  # files were removed meanwhile, for a forgotten user or because of their age
         every = self._rows(self._starts, 1.0)
         db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
         query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
         ((count, newest),) = db.execute(query).fetchall()
-        db.keep("refused_on", refused_query())  # a table, so that DuckDB knows how few rows it has
+        db.keep("refused_on", refused_query())  # a table rather than a view, so that DuckDB knows that it has few rows
         self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
 

@@ -6,9 +6,10 @@
     data/touchpoints.parquet       the log, and every exposure that took place
     data/opportunities.parquet     every decision that a policy's value can be estimated from (`rules.py`)
 
-Learning from the newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends on
-what it expects. So every training includes a first log with wide choices. Added exposures are marked `collected`: the
-heads of reward and cost learn from them; the action head does not, because it would confirm its own choices.
+MTORL exposes only where it expects a gain. If a model learns from the newest exposures alone, its heads break within
+one generation. So every training includes a first log, in which all channels occur often. Added exposures are marked
+`collected`: the heads of reward and cost learn from them; the action head does not, because it would confirm its own
+choices.
 
 The window of an opportunity is the window that the policy saw. It is stored for the validation and test parts only. If
 there are too many touchpoints or opportunities, the tables contain a sample of users, chosen by hash; `ingest.json` has
@@ -108,7 +109,7 @@ def add_decisions(
         progress.report(0, 3, "adding outcomes")
         decided.judge(lambda _: decided.share)
         of = bound(db, decided, files, len(spec.channels), most_touchpoints)
-        if decided.share < 1:  # for some generations, read more users than the share
+        if decided.share < 1:  # wide generations may need more users than the share
             decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
         progress.report(1, 3, "touchpoints")
@@ -219,7 +220,7 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: 
 
 
 def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
-    """Complete the report of a log with `rows`, of which each day had `days`, before sampling; None if not sampled."""
+    """Add the log's rows before sampling to its report: `rows` in total and `days` per day (None: not sampled)."""
     report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more
     if days is not None:
         report[READ] = {"share": report["rows"] / rows, "days": days}
