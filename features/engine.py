@@ -264,7 +264,7 @@ def open_engine(name: str = "") -> Iterator[Engine]:
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")
     with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary, warnings.catch_warnings():
-        # Ibis calls this deprecated method of DuckDB. Once imported, Feast makes Python show such warnings.
+        # Ibis calls a deprecated method of DuckDB, and Python shows the warning once Feast has been imported.
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         engine = (DuckDBEngine if name == "duckdb" else SparkEngine)(Path(temporary))
         try:

@@ -5,8 +5,8 @@
     page.render(description, "page.html")
 
 Every figure is an aggregate that the engine computes, so only small tables reach Python. The 95 % intervals are
-Wilson's. They treat touchpoints as independent. Those of one user are not quite, so the intervals are slightly too
-narrow.
+Wilson's. They treat touchpoints as independent. The touchpoints of one user are not quite independent, so the intervals
+are slightly too narrow.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Description:
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """Return each length with its number of journeys: those that have a touchpoint there but no next one."""
+        """Return each length with the number of journeys whose last touchpoint is at that position."""
         reach = [place.click.rows for place in self.places]
         ends = (now - after for now, after in zip(reach, [*reach[1:], 0], strict=True))
         return [(place.place, count) for place, count in zip(self.places, ends, strict=True) if count]

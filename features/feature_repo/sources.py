@@ -90,9 +90,6 @@ def build_sources(
         job(out / f"{name}.parquet")
 
 
-# ---- users
-
-
 def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return each user's last n touchpoints in order, one per row: user_id and the columns of `history_types`."""
     window = ibis.window(group_by="user_id", order_by=ibis.desc("timestamp"))
@@ -110,9 +107,9 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
     """Return the users (`user_id`) whose features at `end` differ from those at `since`, and some others.
 
-    Such a user has a touchpoint or outcome that became known since then, or in the hour before, which was not counted
-    yet; a touchpoint whose outcomes may still arrive (`spec.outcome_hours`); or one that left the days of
-    `user_channel`.
+    Such a user has a touchpoint or outcome that became known since then, or in the hour before, whose rows were not
+    counted yet; a touchpoint whose outcomes may still arrive (`spec.outcome_hours`); or a touchpoint that left the days
+    of `user_channel`.
     """
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
     changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
@@ -133,9 +130,6 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     first = first.filter(first.place == 0)
     since = timestamp_micros(unix_micros(first.timestamp) - DAY_US)
     return first.select("user_id", timestamp=since, created_timestamp=since, **{c.name: c.name for c in spec.static})
-
-
-# ---- a team's own features
 
 
 def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
@@ -246,7 +240,7 @@ def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], p
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # Each hour is subtracted again once it is older than `period`. The cumulative sum of the changes is the result.
+    # Each hour's values are added once, and subtracted once older than `period`; the cumulative sum is the result.
     left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)

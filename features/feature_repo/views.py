@@ -47,7 +47,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     """
     user = _entity("user", "user_id", "Person who sees the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What an advertiser books; has its own budget")
-    # Has no source file: training windows are built, and histories materialized, from the log.
+    # This view has no source file, because training windows and online histories are built from the log itself.
     history = FeatureView(
         name=HISTORY,
         description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",

@@ -103,7 +103,7 @@ def forget(
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            # Last, so that a concurrent refresh of the store can't read a forgotten user from the log.
+            # The online store comes last, so that a concurrent refresh can't read a forgotten user from the log.
             for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
                 work.each(repo, lambda path: forget_online(path, users), " (online store)")
             with work.reporting(root):

@@ -84,7 +84,7 @@ class Stage:
     """Rules that are checked together, on rows that broke no rule of an earlier stage."""
 
     checked: tuple[Rule, ...]  # rules of one column are adjacent
-    suspects: Suspects | None = None  # None: all rows are suspects
+    suspects: Suspects | None = None  # None: every row may break a rule
 
     def rules(self) -> list[tuple[str, list[Rule]]]:
         """Return each column with its rules, in the order of checking."""
@@ -221,7 +221,7 @@ def without(table: ibis.Table, rows: ibis.Table) -> ibis.Table:
 
 
 def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Return the rows with these keys, which `Stage.suspects` returned."""
+    """Return the rows with the keys that `Stage.suspects` returned."""
     return table.semi_join(keys, keys.columns).select(*table.columns)
 
 
@@ -348,7 +348,7 @@ def _enough(least: int) -> Rule:
 
 
 def same_times(table: ibis.Table) -> ibis.Table:
-    """Return users and times with several rows."""
+    """Return each pair of user and time that has several rows."""
     times = table.group_by(_USER_TIME).agg(n=table.count())
     return times.filter(times["n"] > 1).select(*_USER_TIME)
 

@@ -90,7 +90,7 @@ class Later:
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()
             }
-            if "event_id" in told:  # rows without an id repeat no other row
+            if "event_id" in told:  # a row without an id never counts as repeated
                 event = values.text(told["event_id"])
                 same = {"event": event, "row": ibis.ifelse(event.isnull(), raw[ROW], 0)}
             else:

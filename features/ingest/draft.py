@@ -33,8 +33,8 @@ from mtorl.runtime.files import naming_full_disk
 MOST_ROWS = 1_000_000  # rows to read
 MOST_CHANNELS = 200
 _RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows and a smaller share is not a channel
-_ROWS_OF_USER, _FEW_USERS = 100, 500  # fewer values with more rows each are groups of users
-_FEWEST_ROWS = 100  # fewest rows in which all-different whole numbers count as ids
+_ROWS_OF_USER, _FEW_USERS = 100, 500  # a column with fewer values and more rows of each names groups
+_FEWEST_ROWS = 100  # with fewer rows, distinct whole numbers do not prove an id
 _MOST_CATEGORIES = 1000  # a text column with more values is of little use to a model
 
 # Words in the names of columns, for each column of the log; earlier words are better evidence.
@@ -321,7 +321,7 @@ def _called(role: str, names: Sequence[str]) -> list[str]:
 
 
 def _meant(role: str, fact: Facts) -> bool:
-    """Return whether a column may be meant for a role although its values do not fit; a `click_id` is not."""
+    """Return whether a column may be meant for a role although its values do not fit; `click_id` is no click."""
     exact = _words(fact.name) in (role, *WORDS[role])
     few = fact.distinct <= FEW
     like = few if role in ("click", "conversion") else role in ("cost", "revenue", "propensity") and not few

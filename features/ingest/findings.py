@@ -16,7 +16,7 @@ from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
-LEAST = 20  # rows with an outcome, and without; fewer are too few to judge what determines it
+LEAST = 20  # rows with, and rows without an outcome that are needed to judge what determines it
 _MOST = 20_000  # rows with an outcome to sample, and as many without
 _SURE = 0.99
 _BINS = 100  # bins of a numeric column, with equal numbers of rows
@@ -112,7 +112,7 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
     if y.sum() * every[0] < (~y).sum() * every[1]:  # for a frequent outcome, this may happen by chance
         names, codes = np.unique(marks, return_inverse=True)
         some = np.bincount(codes, weights=y)
-        # Nearly all rows with the value have the outcome, even if the sample missed a row without it.
+        # Report a value if nearly all its rows have the outcome, even if the sample missed a row without the outcome.
         with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
         for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
             yield f"the column is {mark} only if the outcome happened"

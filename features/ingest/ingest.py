@@ -36,7 +36,7 @@ from mtorl.runtime.message import rephrased
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
-_STEPS = 7  # of progress: read, at most four stages of the contract, write, fingerprint
+_STEPS = 7  # steps of progress: read, at most four stages of the contract, write, fingerprint
 
 
 CANONICAL = Adapter()

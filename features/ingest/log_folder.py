@@ -217,7 +217,7 @@ class Built:
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
-        """Return the built folder that a source names, else None; raises a LogError if it was `known` to be one."""
+        """Return the built folder that a source names, else None; raises a LogError if it was (`known`) one before."""
         folder = Path(source)
         if known and not (folder / WINDOWS / MANIFEST).is_file():
             raise cls(folder)._replaced()

@@ -16,7 +16,7 @@ _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Return each file under an address with a text that changes with the file, without reading files."""
+    """Return a text for each file under an address, which changes if the file changes; files are not read."""
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 

@@ -7,9 +7,9 @@ Feast joins every entity row with all earlier rows of its key and then takes the
 the square of the number of rows per key. This store uses DuckDB's ASOF join on keys and times alone to find *which*
 source row belongs to an entity row. It then reads the wide columns one row group at a time.
 
-The answers equal Feast's answers a microsecond earlier (tests/features/offline/test_asof_store.py compares all values).
-Feast's own condition, "before or at", would show a touchpoint its own outcome. Rows are returned in the order of the
-entity rows.
+The answers equal Feast's answers for entity rows that are a microsecond earlier
+(tests/features/offline/test_asof_store.py compares all values). Feast's own condition, "before or at", would show a
+touchpoint its own outcome. Rows are returned in the order of the entity rows.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _View:
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
         # A row is known from the later of its two times. If a younger row was known before, no entity row ever sees the
-        # older one, so it is removed. Of the rest, the newest known row is the last to become known, which ASOF finds.
+        # older row, so it is left out. Of the rest, the youngest row is the last to become known, so ASOF finds it.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time

@@ -4,10 +4,10 @@
     store.materialize(root, spec, "touchpoints.parquet", since=before, exposures=exposures)
 
 `until` and `since` are the times of the newest upload at this run and at the previous run. A user has news if a file
-uploaded after `since` contains an exposure or outcome of the user, or if one has left the period of `user_channel`. An
-exposure is counted at the end of its hour, so files from the hour before `since` are read again. For users with news,
-the exposures of the counted period are written. Once an hour, the exposures of all users in the period of
-`campaign_stats` are added.
+uploaded after `since` contains an exposure or outcome of the user, or if an exposure has left the period of
+`user_channel`. An exposure is counted at the end of its hour, so files from the hour before `since` are read again. For
+users with news, the exposures of the counted period are written. Once an hour, the exposures of all users in the period
+of `campaign_stats` are added.
 """
 
 from dataclasses import dataclass

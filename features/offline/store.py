@@ -253,7 +253,7 @@ def materialize(
             # Absolute, because not all of Feast's offline stores resolve relative paths from the repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # A user's first static value counts, but a later run may not read the exposure that has this value.
+            # A user's first static value counts. A later run may not read it, so it writes only those of new users.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 

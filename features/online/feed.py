@@ -130,7 +130,7 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # A concurrent feed may be writing the decision of an outcome: not noted yet, or noted but not in the history.
+        # A concurrent feed may be writing an outcome's decision: before its note, or between its note and its history.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -156,7 +156,7 @@ class Feed:
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
         self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
-            # If a decision was withdrawn, it has two records, of which the withdrawal counts, in any order.
+            # A withdrawn decision has two records, which may arrive in any order. The withdrawal counts.
             gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes

@@ -101,7 +101,7 @@ class History:
         return changed
 
     def exposure(self, decision: Record) -> Change:
-        """Return a change that inserts the touchpoint of a decision, which counts once an outcome is added."""
+        """Return a change that inserts a decision's touchpoint; the touchpoint counts once an outcome is added."""
         values, n = self._values(decision), self._spec.window
 
         def change(history: UserHistory) -> bool:
@@ -114,7 +114,7 @@ class History:
                     column.insert(place, values[name])
                 _trim(history, n)
                 return True
-            # The log already added this touchpoint, or another touchpoint has the same time and stays.
+            # The touchpoint at this time is the decision's own, added by a log, or another one, which stays.
             ours = not history[DECISION][place] and history["hist_channel"][place] == values["hist_channel"]
             if ours:
                 history[DECISION][place], history[EVENTS][place] = values[DECISION], LOGGED

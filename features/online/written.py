@@ -1,4 +1,4 @@
-"""Records what the online store was last written from, in a key of the store: emptying the store removes it.
+"""Records the source of the online store's content in a key of the store, so emptying the store removes the record.
 
 A job can thus check every minute whether the log is newer or the store was emptied. The check avoids importing Feast or
 an engine, which takes seconds.

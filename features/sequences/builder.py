@@ -7,7 +7,7 @@ Windows overlap, so they are not stored one by one. Instead, all rows of a user 
 window of a touchpoint is the n rows above it, cut where the journey began. `step` numbers the touchpoints of a journey
 from 0. A pause longer than `spec.journey_gap_days` ends a journey (`mtorl.window.history` applies the same rule).
 
-A log ingested by this package is clean, and the written output proves it. A log from elsewhere is cleaned:
+A log ingested by this package is clean; the build checks this on its output. A log from elsewhere is cleaned:
 
 1. If a touchpoint is repeated (see `SAME_TOUCHPOINT`), the row that arrived first stays.
 2. Touchpoints of a user at the same time are moved one microsecond apart, so that "before" is defined. They are ordered
@@ -127,7 +127,7 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # The number keeps rows that are equal in all columns in one order in the windows below, and speeds up sorting.
+    # The row number orders rows that are equal in all columns, so all windows below agree, and speeds up sorting.
     rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))

@@ -66,7 +66,7 @@ class Adapter:
             name: value_of(raw, source, spec.file.decimal if name in spec.numbers else ".")
             for name, source in sources.items()
         }
-        if columns["channel"].type().is_string():  # channels in the description have no outer spaces
+        if columns["channel"].type().is_string():  # the description's channels have no leading or trailing spaces
             columns["channel"] = columns["channel"].strip()
         columns |= dict.fromkeys(_later(spec), ibis.literal(0.0))  # replaced when the conversions are read
         return lay_out(raw, spec, columns)

@@ -18,9 +18,9 @@ _MISSING = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "t
 class CriteoAttribution(Adapter):
     """Columns: timestamp, uid, campaign, conversion ... cat1..cat9; -1 means missing.
 
-    The timestamp, in seconds since the first banner, is mapped to an arbitrary date. The channel is "Type_" and cat8,
-    as in the authors' sample. There is no revenue. Banners of a user in the same second are distinguished by cost and
-    cat1-9.
+    The timestamp, in seconds since the first banner, is mapped to an arbitrary date. The channel is named "Type_"
+    followed by cat8, as in the authors' sample. There is no revenue. Banners of a user in the same second are
+    distinguished by cost and cat1-9.
     """
 
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))

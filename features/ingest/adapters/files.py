@@ -243,7 +243,7 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Make names distinct: DuckDB ignores case, so a repeated name gets a number."""
+    """Add a number to each repeated name; names that differ only in case count as repeated, as in DuckDB."""
     taken: set[str] = set()
     out = []
     for name in names:

@@ -28,7 +28,7 @@ class KuaiRand(Adapter):
     Videos of a user at the same time are distinguished by video_id.
     """
 
-    # Upper edges in ms. The authors give none. At these lengths, complete views accumulate in their sample's classes.
+    # Upper edges of the classes in ms. The authors give none; in their sample, complete views accumulate here.
     CLASSES: ClassVar[Mapping[str, int]] = {"short": 50_000, "mid": 117_000}
     LONGEST = "long"
     source: ClassVar[Mapping[str, str]] = {
