@@ -1,4 +1,4 @@
-"""Assert what a finished run of any data must hold: `python -m tests.check_summary runs/latest/summary.json`."""
+"""Check the summary of a finished run, for any data: `python -m tests.check_summary runs/latest/summary.json`."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ BUDGET = ("limit", "spent", "reserved", "overspent", "spent_share")
 
 
 def check(path: Path) -> list[str]:
-    """Return everything that is wrong with a summary."""
+    """Return all faults found in a summary."""
     summary = json.loads(path.read_text())
     wrong = [f"{key} is missing" for key in REQUIRED if key not in summary]
     wrong += [
@@ -68,7 +68,7 @@ def check(path: Path) -> list[str]:
 
 
 def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
-    """Whether the experiment went through its stages one by one, and ended as the verdict says."""
+    """Check that the experiment went through its stages in order and ended according to the verdict."""
     phase, reached = stages["phase"], [move["to"] for move in stages["moves"]]
     in_order = [stage for stage in ("shadow", "1%", "5%", "25%", "50%") if stage in reached]
     a_way = reached[:1] == ["shadow"] and reached[: len(in_order)] == in_order and len(reached) <= len(in_order) + 1
@@ -87,9 +87,9 @@ def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
 
 
 def _surprise(lake: Path, spec: DatasetSpec) -> float:
-    """How far the exposures' importance weights are from their expectation, in standard errors.
+    """Return the deviation of the exposures' importance weights from their expectation, in standard errors.
 
-    The policy that they are for draws all channels alike and always exposes.
+    The weights are for a policy that draws all channels with equal probability and always exposes.
     """
     channels = len(spec.channels)
     here = f"list_position({list(spec.channels)}, drawn_channel)"

@@ -1,4 +1,4 @@
-"""Settings of all tests."""
+"""Settings for all tests."""
 
 import importlib.util
 import inspect
@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# One thread for the numbers of each process, also of those that tests start: more tests run at once than there are
-# cores, what they compute is small, and a second thread mostly waits for the first, which costs a core all the same.
-# Libraries read this when they are loaded.
+# One thread for numerics in each process, including those that tests start. More tests run at once than there are
+# cores and their computations are small, so a second thread would spin while it waits for the first.
+# Libraries read these variables when they are loaded.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-# Spark's virtual machine lives for less than a minute in a test. What it spends on compiling its own code as fast as
-# can be, in threads beside it, it never wins back.
+# Spark's virtual machine lives for less than a minute in a test: the full optimising compiler, which uses extra
+# threads, would not pay off.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
-# KFP asks for the whole stack each time that a step gets a setting. To find the source of every frame was most of what
-# compiling takes in a process of pytest-xdist, where some frames have no file.
+# KFP calls `inspect.stack` for each setting of a step. Looking up the source of every frame took most of the compile
+# time under pytest-xdist, where some frames have no file.
 inspect.stack = lambda context=1: [
     inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
     for frame, line in walk_stack(sys._getframe(1))
@@ -33,9 +33,9 @@ OURS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines",
 
 
 class SkipWithoutTorch(MetaPathFinder):
-    """Skips the test, or the whole file, that imports torch: CI leaves out its gigabytes on further Pythons.
+    """Skips the test or file that imports torch: CI leaves out its gigabytes on additional Python versions.
 
-    A library that tries to import it (Feast does) goes on without, as anywhere; it would be left half imported.
+    If a library such as Feast tries the import, it gets the usual ImportError; a skip would leave it half imported.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
@@ -44,7 +44,7 @@ class SkipWithoutTorch(MetaPathFinder):
 
 
 def _importer() -> str:
-    """The module whose import statement is being carried out."""
+    """Return the name of the module that executes the current import statement."""
     frame = sys._getframe(2)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(("importlib.", "_frozen_importlib")):
         frame = frame.f_back
@@ -61,9 +61,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set how many examples a property test tries: a tenth of them, except with `--all`.
+    """Set the number of examples in a property test: a tenth of the full number, unless `--all` is given.
 
-    Timing decides no test. CI tries the same examples every time; elsewhere each run draws new ones.
+    There is no deadline. CI always uses the same examples; elsewhere each run draws new ones.
     """
     examples = 100 if config.getoption("--all") else 10
     settings.register_profile(
@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all files of components to one process: they share a trained policy, which takes half a minute to make."""
+    """Run all component tests in one process: they share a trained policy, which takes half a minute to build."""
     from xdist.scheduler import LoadFileScheduling
 
     found = LoadFileScheduling(config, log)
@@ -83,9 +83,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `long`, unless `--all`, `-m` or the name of their file asks for them; run those first.
+    """Leave out tests marked `long`, unless `--all`, `-m` or their file's name selects them, and run those first.
 
-    First, since a process would otherwise work on one of them after the other processes have ended.
+    If they ran last, one process would still be busy after the others have finished.
     """
     named = {Path(word.split("::")[0]).resolve() for word in config.args}
     if not config.getoption("--all") and "long" not in config.option.markexpr:

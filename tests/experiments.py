@@ -1,14 +1,14 @@
-"""An experiment's definition, as its file holds it, for tests of all rooms."""
+"""An example experiment definition in the format of its file, shared by the tests of all rooms."""
 
 from typing import Any
 
 
 def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
-    """Two arms at an even split.
+    """Return an experiment with two arms at an even split.
 
     Args:
-        endpoint: Of both arms, and of those in `changes` that do not say where they answer.
-        changes: Other fields, or other values of these.
+        endpoint: URL of both arms, and of arms in `changes` without an endpoint.
+        changes: Fields to add or replace.
     """
     if "arms" in changes:
         changes["arms"] = [arm if "policy" in arm else {"endpoint": endpoint, **arm} for arm in changes["arms"]]

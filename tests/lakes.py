@@ -1,4 +1,4 @@
-"""Lakes with made-up records."""
+"""Lakes filled with example records."""
 
 import hashlib
 import itertools
@@ -19,24 +19,24 @@ _numbers = itertools.count(1)
 
 
 def id_of(name: str, at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC), user: str = "u1") -> str:
-    """The id of a made-up decision: the same for the same name, time and user."""
+    """Return the id of an example decision, which depends only on name, time and user."""
     ms, noise = f"{round(at.timestamp() * 1000):012x}", hashlib.md5(name.encode()).hexdigest()
     return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user):02x}{noise[0]}-8{noise[1:4]}-{noise[4:16]}"
 
 
 def ids_in(lake: Lake | Path) -> dict[str, str]:
-    """Ids of the decisions that were uploaded into a lake, by their names."""
+    """Return the ids of the decisions uploaded to a lake, by name."""
     return _ids.setdefault(Path(lake.place if isinstance(lake, Lake) else lake).absolute(), {})
 
 
 def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str = "") -> Lake:
     """Add records as a router does; columns that are left out are null.
 
-    In place of ids, decisions may have names: `ids_in` knows the id of each.
+    Decisions may have names instead of ids; `ids_in` returns the id of each name.
     """
     lake = lake if isinstance(lake, Lake) else Lake.open(lake)
-    assert lake.folder is not None, "only into a folder"
-    for kind, rows in sorted(records.items()):  # decisions come first: they have the time of each
+    assert lake.folder is not None, "the lake must be a folder"
+    for kind, rows in sorted(records.items()):  # decisions first: they have the times
         if rows.empty:
             continue
         rows = _with_ids(kind, rows, ids_in(lake))
@@ -46,7 +46,7 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
 
 
 def copy_back(lake: Lake, days: int) -> None:
-    """Add a copy of the last day's records to a lake, as a router does, that is so many days older."""
+    """Add a copy of the last day's records, moved back by the given number of days, as a router does."""
     ms = f"lpad(lower(to_hex(epoch_ms({TIME}) - {days * 86_400_000})), 12, '0')"
     ids = {"decision_id": f"left({ms}, 8) || '-' || right({ms}, 4) || substr(decision_id, 14)"}
     ids |= {name: f"{name} || '-{days}'" for name in ("event_id", "shadow_id")}

@@ -1,4 +1,4 @@
-"""Asserts on messages by code and values."""
+"""Assertions on messages by code and values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from mtorl.runtime.message import Message, Words, plain
 
 
 def assert_says(said: object, words: Words, /, **values: Any) -> None:
-    """Assert that `said`, or an exception's message, has the code of `words` and these values, among others."""
+    """Assert that a message, or an exception's message, has the code of `words` and at least these values."""
     message = said.args[0] if isinstance(said, BaseException) else said
     assert isinstance(message, Message), f"no code: {message!r}"
     assert message.code == words.code, message

@@ -1,4 +1,4 @@
-"""A real Redis server, and a real Redis Cluster."""
+"""Real Redis servers and clusters for tests."""
 
 import subprocess
 import time
@@ -16,7 +16,7 @@ __all__ = ["redis_cluster", "redis_server"]
 
 @contextmanager
 def redis_cluster(folder: Path, nodes: int = 3, **settings: str) -> Iterator[list[int]]:
-    """Start a cluster of primaries; gives their ports."""
+    """Start a cluster of primaries; yields their ports."""
     with ExitStack() as servers:
         ports = []
         for node in range(nodes):

@@ -1,4 +1,4 @@
-"""Where the repository lies, for tests that read its files or start its programs."""
+"""Path of the repository, for tests that read its files or start its programs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The arrows between the rooms (docs/architecture.md), read from the source: none upward, none in a circle."""
+"""Imports between rooms follow docs/architecture.md: none upward, and no cycles."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ def _name(path: Path) -> str:
 
 @cache
 def _imports(path: Path) -> frozenset[str]:
-    """Full names of everything that a module imports, anywhere in it; of `from a import b`, both a and a.b."""
+    """Return full names of all modules imported anywhere in a file; for `from a import b`, both a and a.b."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -63,28 +63,28 @@ def _imports(path: Path) -> frozenset[str]:
 def test_no_module_imports_upward(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     imported = {name.split(".")[0] for name in _imports(path)}
-    assert not imported & (set(ROOMS) - MAY_IMPORT[room] - {room}), "imports a room that it must not know"
-    assert not imported & FORBIDDEN.get(room, set()), "imports a library that its room must not know"
+    assert not imported & (set(ROOMS) - MAY_IMPORT[room] - {room}), "imports a forbidden room"
+    assert not imported & FORBIDDEN.get(room, set()), "imports a library that is forbidden in its room"
 
 
 @pytest.mark.parametrize("room", ORDER)
-def test_nothing_inside_a_room_imports_what_stands_after_it(room: str) -> None:
-    """Every folder and file of the room has its place in the order of docs/architecture.md."""
+def test_no_part_of_a_room_imports_a_later_part(room: str) -> None:
+    """Every folder and file of a room has a position in the order given by docs/architecture.md."""
     package = room.replace(".", "/")
     order = ORDER[room]
     present = {p.stem for p in (ROOT / package).iterdir() if (p.suffix == ".py" or (p / "__init__.py").exists())}
     assert present - {"__init__", "__main__"} == set(order)
     for path in sorted((ROOT / package).rglob("*.py")):
         inner = _name(path).removeprefix(room).split(".")
-        if len(inner) < 2 or inner[1] == "__main__":  # the room itself, and what starts it
+        if len(inner) < 2 or inner[1] == "__main__":  # the room itself and its entry point
             continue
         later = order[order.index(inner[1]) + 1 :]
         upward = {name for name in _imports(path) for part in later if f"{name}.".startswith(f"{room}.{part}.")}
         assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(sorted(upward))}"
 
 
-def test_the_table_of_mtorl_is_true() -> None:
-    """mtorl/README.md has a row for each room, in the order of imports, and its last column names each file."""
+def test_the_table_of_mtorl_is_current() -> None:
+    """mtorl/README.md has a row per room in import order, whose last column names each file."""
     lines = (ROOT / "mtorl" / "README.md").read_text().splitlines()
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `")]
     table = {re.findall(r"`(\w+)", row[0])[0]: set(re.findall(r"`(\w+)", row[-1])) for row in rows}
@@ -96,12 +96,12 @@ def test_the_table_of_mtorl_is_true() -> None:
         assert named == files | folders, f"mtorl/README.md: the row of {room}/ should name its files"
 
 
-def test_no_circle() -> None:
-    """Nowhere do files import each other, not even inside a function."""
+def test_no_import_cycle() -> None:
+    """Files must not import each other in a cycle, not even inside functions."""
     modules = {_name(path): path for path in _modules()}
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
-        # `from package import module` is an import of the module, and of the package only if it defines what is taken.
+        # `from package import module` imports the module; the package counts only if it defines the imported name.
         names = _imports(path)
         graph[name] = {other for other in names & set(modules) if other != name and not _face(other, names, modules)}
     try:
@@ -111,17 +111,17 @@ def test_no_circle() -> None:
 
 
 def _face(name: str, names: frozenset[str], modules: dict[str, Path]) -> bool:
-    """Whether a package is named only because one of its modules is taken from it."""
+    """Return whether a package is named only because one of its modules is imported from it."""
     return modules[name].name == "__init__.py" and any(other.startswith(f"{name}.") for other in names & set(modules))
 
 
-def test_router_knows_no_offline_feast() -> None:
+def test_router_imports_no_offline_feast() -> None:
     for path in sorted((ROOT / "serving" / "router").rglob("*.py")):
         names = _imports(path)
         assert not any(name.startswith("feast.infra.offline_stores") for name in names), path
 
 
-def test_the_predictor_is_the_model_alone() -> None:
+def test_the_predictor_imports_only_the_model() -> None:
     for path in sorted((ROOT / "serving" / "predictor").rglob("*.py")):
         ours = {name.split(".")[1] for name in _imports(path) if name.startswith("serving.")}
         assert ours <= {"handlers", "kserve_sdk", "messages", "predictor"}, path
@@ -137,7 +137,7 @@ LIGHT = {
     "monitoring.watch.check": HEAVY,
     "monitoring.report": HEAVY,
     "cli.main": HEAVY,
-    # Installed where pipelines are compiled and started; torch, which brings gigabytes, is in their image.
+    # Used where pipelines are compiled and started; torch takes gigabytes and is only in the steps' image.
     "pipelines.cluster.compile": ("torch",),
     "pipelines.loop.run": ("torch",),
 }
@@ -151,7 +151,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
 
 
 def test_every_module_can_be_imported() -> None:
-    """Also on the newest Python of the machine (`.ci/run`), without the modules that need torch."""
+    """Also runs on the newest Python of the machine (`.ci/run`), without the modules that need torch."""
     names = [_name(path) for path in _modules() if path.name != "__main__.py"]
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

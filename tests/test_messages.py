@@ -1,4 +1,4 @@
-"""Catalogues of messages: each entry has a code of its own and a caller, and each caller gives its values."""
+"""Message catalogues: every entry has a unique code and a caller, and every caller passes the entry's values."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cache
 def sources() -> list[tuple[str, str, list[ast.AST]]]:
-    """Path, text and nodes of each file; not when this module is imported, as each process of the tests does."""
+    """Path, text and syntax nodes of each file. A fixture, because each test process imports this module."""
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     texts = ((path, (ROOT / path).read_text()) for path in listed if not path.startswith(("tests/", "benchmarks/")))
     return [(path, text, [*ast.walk(ast.parse(text))]) for path, text in texts]
@@ -62,7 +62,7 @@ def test_codes_are_kebab_case_and_unique_in_the_project():
 
 
 def references(nodes: list[ast.AST], module: str) -> Iterator[tuple[str, ast.expr, ast.Call | None]]:
-    """Name, node and call, if it is called, of each use of a catalogue's entries in a file."""
+    """Yield name, node and call (if it is called) of each use of a catalogue's entries in a file."""
     package, _, own = module.rpartition(".")
     modules, names = set(), {}
     for node in nodes:
@@ -84,7 +84,7 @@ def test_each_entry_is_used_with_its_values():
     for path, catalogue in catalogues().items():
         used = set()
         module = path.removesuffix(".py").replace("/", ".")
-        known = (module, f"{module.rpartition('.')[0]} import")  # most files have neither
+        known = (module, f"{module.rpartition('.')[0]} import")  # most files contain neither
         for user, text, nodes in sources():
             for name, node, call in references(nodes, module) if any(one in text for one in known) else ():
                 used.add(name)

@@ -1,4 +1,4 @@
-"""Nothing that we start reports to anybody: onnxruntime, which would, is told not to before it is imported."""
+"""Telemetry of onnxruntime is switched off before it is imported, in every process that we start."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.repository import ROOT
 pytest.importorskip("onnxruntime")
 
 _OFF = "ORT_DISABLE_TELEMETRY"
-_COMMAND = "[sys.executable, '-c', 'import onnxruntime']"  # as TorchServe's workers do, before any module of ours
+_COMMAND = "[sys.executable, '-c', 'import onnxruntime']"  # as in TorchServe's workers, before our modules
 
 
 @pytest.mark.integration
@@ -38,8 +38,8 @@ def test_a_process_that_runs_onnxruntime_collects_nothing(tmp_path: Path, code: 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
     kept = [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
-    assert not kept, "onnxruntime keeps there what it is about to report"
+    assert not kept, "onnxruntime stores reports there before it sends them"
 
 
-def test_torchserve_and_its_workers_are_told(tmp_path: Path) -> None:
+def test_torchserve_and_its_workers_have_telemetry_off(tmp_path: Path) -> None:
     assert java_environment(tmp_path, tmp_path, tmp_path)[_OFF] == "1"

@@ -1,4 +1,4 @@
-"""The manual of the experiment file says what its models say: every field, no other one, with its default."""
+"""The manual of the experiment file has every field of the models, no other field, and the right defaults."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command of docs/pipelines.md that puts a file on the data volume; the router's pod is a process here."""
+"""The command in docs/pipelines.md that copies a file to the data volume, with a local process as the pod."""
 
 import os
 import re
@@ -16,7 +16,7 @@ head -c ${CUT:--0} | sh -ec "${@: -1:1}"
 
 
 @pytest.mark.parametrize(("cut", "content"), [("", "today"), ("3", "yesterday")], ids=["whole", "cut_off"])
-def test_a_file_lands_whole_or_not_at_all(cut: str, content: str, tmp_path: Path) -> None:
+def test_a_file_is_copied_atomically(cut: str, content: str, tmp_path: Path) -> None:
     (command,) = re.findall(r"```bash\n(FILE=.*?)```", (ROOT / "docs" / "pipelines.md").read_text(), re.DOTALL)
     kubectl = tmp_path / "bin" / "kubectl"
     kubectl.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Every file and module of the repository that a page of documentation names is there."""
+"""Files and modules of the repository that a documentation page names exist."""
 
 import re
 from functools import cache
@@ -32,12 +32,12 @@ MADE_BY_A_RUN = {
     "serving/router.yaml",
 }
 EVENT_TYPES = {"mtorl.decision.v1", "mtorl.outcome.v1", "mtorl.shadow.v1"}
-NOT_MODULES = EVENT_TYPES | {"serving.kserve.io", "pipelines.kubeflow.org"}  # an API group; whom a token is for
+NOT_MODULES = EVENT_TYPES | {"serving.kserve.io", "pipelines.kubeflow.org"}  # an API group; a token's audience
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    """A page may leave out the folders before a name: `decision.py` stands for any such file, NAME for any name."""
+    """A page may leave out leading folders: `decision.py` stands for any such file, NAME for any name."""
     text = (ROOT / page).read_text()
     broken = [target for target in LINK.findall(text) if not ((ROOT / page).parent / target).exists()]
     for name in QUOTED.findall(text):
@@ -55,7 +55,7 @@ def test_anchors_of_links_exist() -> None:
 
 @cache
 def anchors_of(page: Path) -> set[str]:
-    """GitHub's anchor of each heading."""
+    """Return GitHub's anchors of the headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -63,13 +63,13 @@ def anchors_of(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_modules_exist(page: str) -> None:
-    """`mtorl.policy.decision.decide`: folders, a file, and a name in that file."""
+    """A page names folders, a file and a name in the file, such as `mtorl.policy.decision.decide`."""
     named = set(MODULE.findall((ROOT / page).read_text())) - NOT_MODULES
     assert not {name for name in named if not name.endswith((".py", ".md")) and not is_there(name)}
 
 
 def is_there(name: str) -> bool:
-    """Whether the first part that is no folder is a module in the last one, or a name in its `__init__.py`."""
+    """Return whether the part after the folders is a module there or a name in the package's `__init__.py`."""
     folder = ROOT
     parts = name.split(".")
     while parts and (folder / parts[0]).is_dir():

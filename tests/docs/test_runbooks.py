@@ -1,4 +1,4 @@
-"""Commands of runbooks go to the namespace of the alert, which whoever is on call writes down once on a page."""
+"""Commands of runbooks use the alert's namespace, which the reader sets once at the top of a page."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ from tests.repository import ROOT
 PAGES = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 FIRST = re.compile(r"```bash\nNS=mtorl +# the alert's label `namespace`\n")
 HARD_CODED = re.compile(r"(?:-n|--namespace|namespace)[ =]mtorl\b")
-# What is not in a namespace, or is in several, and what a person only hears of.
+# Commands without a namespace, with several, or not meant to be run.
 OF_NO_NAMESPACE = ("apply -k", "replace -f -", "get volumeattachment", "get isvc", "describe")
 
 
@@ -25,14 +25,14 @@ def test_commands_take_the_namespace(page: Path) -> None:
     blocks = [at.start() for at in re.finditer(r"^```bash$", text, re.M)]
     used = [at.start() for at in re.finditer(r"\$NS\b", text)]
     first = FIRST.search(text)
-    assert first and first.start() == blocks[0] < min(used), "the first block says what the namespace is"
+    assert first and first.start() == blocks[0] < min(used), "the first block must set the namespace"
     for command in re.findall(r"\bkubectl ([^`|\n]+)", text):
         named = command.startswith(('-n "$NS" ', "-n kubeflow ", "-n monitoring ", "-n kserve "))
         assert named or command.startswith(OF_NO_NAMESPACE), command
 
 
 def commands_on_a_laptop(page: Path) -> list[str]:
-    """Those of the page's section; none if it says that the alert is for a cluster only."""
+    """Return the commands in a page's laptop section; none if the alert exists only on a cluster."""
     (section,) = re.findall(r"^## On a laptop\n\n(.*)", page.read_text(), re.M | re.S)
     if section.startswith("This alert is for a cluster only: "):
         return []
@@ -41,7 +41,7 @@ def commands_on_a_laptop(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_there_is_a_way_on_a_laptop(page: Path) -> None:
+def test_each_runbook_covers_a_laptop(page: Path) -> None:
     commands = commands_on_a_laptop(page)
     assert commands or page.stem in ("MtorlOperatorDown", "MtorlRolloutStuck")
     assert "kubectl" not in "".join(commands)
@@ -53,4 +53,4 @@ def test_there_is_a_way_on_a_laptop(page: Path) -> None:
         command: Any = typer.main.get_command(app)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
-        command.make_context("mtorl", words)  # raises for an option or an argument that it has not
+        command.make_context("mtorl", words)  # raises for an unknown option or argument

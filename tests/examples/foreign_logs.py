@@ -1,8 +1,7 @@
-"""Logs in layouts that are not this project's: small ones, in the shape that their makers publish.
+"""Small example logs in layouts of other systems, in the shape that their makers publish.
 
-`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021) as the package `obp` brings it, with random
-values. `ads_export` is like an export of an ads platform with a German locale, `nested_events` like the events of an ad
-server.
+`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021), as the package `obp` ships it, with random
+values. `ads_export` resembles an ads platform's export in a German locale, `nested_events` an ad server's events.
 """
 
 import json
@@ -15,7 +14,7 @@ ROWS = 2000
 
 
 def bandit(path: Path) -> None:
-    """Rows of a uniform policy over 80 items: no user, no cost, and a propensity that is the item's."""
+    """Write rows of a uniform policy over 80 items, without user and cost; the propensity is the item's."""
     random = np.random.default_rng(1)
     item = random.integers(0, 80, ROWS)
     log = {
@@ -31,7 +30,7 @@ def bandit(path: Path) -> None:
 
 
 def ads_export(path: Path) -> None:
-    """One row an impression, separated by semicolons, with decimal commas, micros and days before months."""
+    """Write one row per impression with semicolons, decimal commas, costs in micros, and day-first dates."""
     random = np.random.default_rng(2)
     click = random.random(ROWS) < 0.2
     value = np.where(click & (random.random(ROWS) < 0.4), random.gamma(2, 9, ROWS).round(2), 0)
@@ -54,7 +53,7 @@ def ads_export(path: Path) -> None:
 
 
 def nested_events(path: Path) -> None:
-    """One JSON object a line, with objects inside."""
+    """Write one JSON object per line, with nested objects."""
     random = np.random.default_rng(3)
     with path.open("w", encoding="utf-8") as file:
         for i in range(ROWS):

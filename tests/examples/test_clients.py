@@ -1,4 +1,4 @@
-"""The example's adapter makes an arm of a service with an answer of its own; its platform retries."""
+"""Example clients: the adapter turns a service with its own answer format into an arm, and the platform retries."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ EXAMPLE = ROOT / "examples" / "first-day"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Answers with these statuses, one after the other (0: it hangs up), and with a body of its own."""
+    """A server that answers with these statuses in turn (0 closes the connection)."""
 
     statuses: ClassVar[list[int]] = [200]
 
@@ -45,7 +45,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 class Service(Answers):
-    """One that has an answer of its own, whatever it is asked."""
+    """A service with its own answer format."""
 
     def body(self, asked: dict[str, Any]) -> Any:
         return {"ad": {"slot": asked.get("slots", ["search"])[0], "show": 1}}
@@ -61,7 +61,7 @@ def at_work(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """A module of the example by its name."""
+    """Imports a module of the example by name."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     return importlib.import_module
 
@@ -85,11 +85,11 @@ def test_the_page_shows_the_whole_adapter() -> None:
 
 
 @pytest.mark.parametrize("statuses", [(503, 0, 429, 200), (503,), (400, 200)])
-def test_the_platform_retries_where_its_router_is_busy_or_hangs_up(
+def test_the_platform_retries_if_its_router_is_busy_or_disconnects(
     example: Any, monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, ...]
 ) -> None:
     traffic = example("traffic")
-    # Its own clock: threads that other tests have left sleep by the real one.
+    # A fake clock for this module only: threads of other tests keep sleeping by the real one.
     monkeypatch.setattr(traffic, "time", SimpleNamespace(time=time.time, sleep=lambda _: None))
     with at_work(type("Busy", (Answers,), {"statuses": list(statuses)})) as url:
         router = traffic.Router(url)

@@ -1,4 +1,4 @@
-"""The example: its pages can be followed with a small log, each way of an incumbent decides as the rule does."""
+"""The first-day example: its pages work with a small log, and each kind of incumbent decides as the rule does."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from tests.repository import ROOT
 pytestmark = pytest.mark.long
 
 EXAMPLE = ROOT / "examples" / "first-day"
-# A smaller log, and ports that nobody else has (see `_with`).
+# A smaller log, and free ports (see `_with`).
 SMALLER = {
     "python make_log.py": " --users 500",
     "python traffic.py": " --users 500 --router http://127.0.0.1:8080",
@@ -26,20 +26,20 @@ SMALLER = {
     "mtorl serve": " --port 8080 --models-port 8085",
 }
 PORTS = ("8080", "8085", "8070")
-# What such a small log leads to is another thing than what the pages show.
+# Commands whose output differs from the pages because the log is small.
 OTHERWISE = ("head", "python traffic.py", "mtorl run", "mtorl experiment verdict", "mtorl data compact")
 
 
 @dataclass(frozen=True)
 class Walked:
-    """A page that was followed."""
+    """A page whose commands were run."""
 
     terminal: Terminal
     ports: dict[str, str]
     printed: list[tuple[Command, str]]
 
     def of(self, start: str) -> list[str]:
-        """What the commands that begin so have printed."""
+        """Return the outputs of the commands that begin with `start`."""
         return [output for command, output in self.printed if command.text.startswith(start)]
 
 
@@ -59,7 +59,7 @@ def _with(ports: dict[str, str], text: str) -> str:
 
 @pytest.fixture(scope="module")
 def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
-    """The page first-day.md, in a folder of its own."""
+    """The page first-day.md, run in its own folder."""
     place = tmp_path_factory.mktemp("first-day")
     (place / "repository").mkdir()
     (place / "repository" / "examples").symlink_to(ROOT / "examples")
@@ -73,12 +73,12 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
 
 @pytest.fixture(scope="module")
 def incumbents(first_day: Walked) -> Walked:
-    """The page incumbent.md, which goes on in the same folder."""
+    """The page incumbent.md, run in the same folder afterwards."""
     return walk(first_day.terminal, first_day.ports, "incumbent.md")
 
 
 def check_shown(walked: Walked) -> None:
-    """Pages show what is printed: the same lines, but for numbers."""
+    """Compare the output with the pages: the same lines, except for numbers."""
     for command, output in walked.printed:
         if command.text.startswith(OTHERWISE):
             continue
@@ -92,15 +92,15 @@ def _words(line: str) -> str:
 
 @pytest.mark.parametrize("page", ["first-day.md", "incumbent.md"])
 def test_every_command_of_the_pages_is_followed(page: str) -> None:
-    """Commands are in console blocks; other blocks show a file, or a part of one."""
+    """Commands are in console blocks; other blocks show a file or part of one."""
     text = (ROOT / "docs" / page).read_text()
     assert set(re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL)) <= {"console", "python", "yaml"}
     apart = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     commands = re.findall(r"^ {4}(?:cp|curl|mtorl|pip|python) .*", apart, re.MULTILINE)
-    assert len(commands) == (page == "first-day.md"), "the copy of the example alone"
+    assert len(commands) == (page == "first-day.md"), "only the copy of the example"
 
 
-def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_its_decisions(first_day: Walked) -> None:
+def test_the_page_works_from_a_log_to_a_model_trained_on_its_own_decisions(first_day: Walked) -> None:
     check_shown(first_day)
     trained, again = first_day.of("mtorl run")
     assert "gate" in trained and "conversions" in trained
@@ -112,22 +112,22 @@ def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_it
         assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
     assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
     shadow_days = re.search(r"left out: ([\d,]+) at stage shadow", verdict)
-    # And some of day 3: the router takes up to a second to see that the stage has changed.
+    # Plus part of day 3, because the router takes up to a second to apply a new stage.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (compacted,) = first_day.of("mtorl data compact")
     assert "3,500 decisions" in compacted and "opportunities" in compacted
     rows = [int(re.search(r"ads: ([\d,]+) touchpoints", out)[1].replace(",", "")) for out in (trained, again)]  # type: ignore[index]
-    assert rows[1] > rows[0] + 1000  # exposures of its own
+    assert rows[1] > rows[0] + 1000  # plus its own exposures
 
 
-def test_the_other_ways_can_be_followed(incumbents: Walked) -> None:
+def test_the_page_on_other_incumbents_works(incumbents: Walked) -> None:
     check_shown(incumbents)
     for name, verdict in zip(("endpoint", "rows"), incumbents.of("mtorl experiment verdict"), strict=True):
         assert verdict.startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("way", ["experiment", "endpoint", "rows"])
-def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str) -> None:
+def test_each_kind_of_incumbent_decides_as_the_rule_does(incumbents: Walked, way: str) -> None:
     rule = _module(EXAMPLE / "incumbent.py")
     with DecisionLog.of(incumbents.terminal.folder / way / "lake").opened() as db:
         rows = db.sql(
@@ -135,14 +135,14 @@ def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str) -> None
             FROM decision_log WHERE arm = 'incumbent'"""
         )
         decisions = rows.df().to_dict("records")
-    in_time = [one for one in decisions if one["fallback_reason"] is None]  # a busy disk may be late with a record
+    in_time = [one for one in decisions if one["fallback_reason"] is None]  # a busy disk may delay records
     assert len(decisions) > 200 and len(in_time) > 100
     for decision in in_time:
         explored = json.loads(decision["exploration"]) if decision["exploration"] else None
         own = explored or decision
         assert {name: own[name] for name in ("channel", "expose")} == rule.decide(json.loads(decision["context"]))
         assert sum(json.loads(decision["channel_probs"]).values()) == pytest.approx(1.0)
-        assert decision["channel"] in json.loads(decision["exposure_probs"])  # other policies can be valued on it
+        assert decision["channel"] in json.loads(decision["exposure_probs"])  # lets other policies be valued
 
 
 def test_the_notebook_runs(first_day: Walked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Logs that are not this project's go from a file to a served decision; a person answers no more than what is asked."""
+"""Logs of other systems, from a file to a served decision, with a person's answers only to the questions asked."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.examples import foreign_logs
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-LOGS = {  # the questions about each, and a person's answers
+LOGS = {  # questions about each log, and the answers
     "bandit.csv": (foreign_logs.bandit, ["propensity", "user_id"], ["user_id=Unnamed: 0", "channel=item_id"]),
     "ads.csv": (foreign_logs.ads_export, [], []),
     "events.jsonl": (foreign_logs.nested_events, [], []),

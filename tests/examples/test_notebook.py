@@ -1,4 +1,4 @@
-"""The notebook calls what docs/python.md lists; `test_first_day.py` runs it."""
+"""The notebook uses exactly the functions listed in docs/python.md; `test_first_day.py` runs it."""
 
 import ast
 import importlib
@@ -17,7 +17,7 @@ def cells() -> list[dict[str, Any]]:
     return [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
-def test_what_the_page_lists_is_there_and_is_documented() -> None:
+def test_functions_listed_in_the_page_exist_and_are_documented() -> None:
     assert LISTED
     for name in LISTED:
         module, _, attribute = name.rpartition(".")
@@ -25,7 +25,7 @@ def test_what_the_page_lists_is_there_and_is_documented() -> None:
         assert found.__doc__ and not found.__doc__.startswith(f"{attribute}("), name
 
 
-def test_the_notebook_calls_nothing_else_and_holds_no_output() -> None:
+def test_the_notebook_calls_only_those_and_has_no_output() -> None:
     for cell in cells():
         assert not cell["outputs"] and cell["execution_count"] is None
         for node in ast.walk(ast.parse("".join(cell["source"]))):

@@ -1,4 +1,4 @@
-"""Run the commands of a page in a folder, as a reader would: what runs until Ctrl-C gets a terminal of its own."""
+"""Runs the commands of a page in a folder as a reader would, with a separate terminal for each server."""
 
 import os
 import re
@@ -19,14 +19,14 @@ READY = re.compile(r"^ready|answers at", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a page, and the output that the page shows."""
+    """A command in a page, and the output that the page shows."""
 
     text: str
     output: str
 
 
 def commands_of(page: str) -> list[Command]:
-    """The commands of a page's console blocks, in order."""
+    """Returns the commands in a page's console blocks, in order."""
     found = []
     for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -36,7 +36,7 @@ def commands_of(page: str) -> list[Command]:
 
 
 def script_of(section: str) -> str:
-    """What a reader of a section types: its blocks of bash, and the commands of its console blocks, in order."""
+    """Returns what a reader of a section types: its bash blocks and the commands of its console blocks, in order."""
     blocks = re.findall(r"^```(bash|console)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     commands = [
         text if kind == "bash" else "".join(re.findall(r"^\$ (.*\n)", text, re.MULTILINE)) for kind, text in blocks
@@ -45,7 +45,7 @@ def script_of(section: str) -> str:
 
 
 class Terminal:
-    """A folder in which commands run, with `mtorl` and `python` of this environment.
+    """A folder in which commands run, with the `mtorl` and `python` of this environment.
 
     Args:
         folder: Working directory of the commands.
@@ -66,7 +66,7 @@ class Terminal:
         }
 
     def run(self, command: str, seconds: float = 900) -> str:
-        """What a command, or a script, prints on its standard output; it has to succeed, and ends what it started."""
+        """Run a command or script that must succeed, stop its background jobs, and return its standard output."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{command}"],
             cwd=self.folder,
@@ -80,7 +80,7 @@ class Terminal:
 
     @contextmanager
     def serving(self, command: str) -> Iterator[str]:
-        """Run a server until the end of the block; gives what it says when it is ready."""
+        """Run a server until the end of the block; yields its output once it is ready."""
         log = self.folder / "server.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -97,10 +97,10 @@ class Terminal:
             process.wait(60)
 
     def walk(self, commands: Sequence[Command]) -> list[str]:
-        """Run commands in order; returns what each prints.
+        """Run commands in order; returns the output of each.
 
-        A server ends before another of its kind starts, as a reader ends it who needs its port, and before its
-        lake is compacted.
+        A running server is stopped before the next of its kind starts, since the port is needed, and before its lake is
+        compacted.
         """
         printed: list[str] = []
         with ExitStack() as terminals:

@@ -1,7 +1,7 @@
-"""The way of an alert on this machine: metrics, Prometheus with our rules, Alertmanager with our configuration, and
-whoever hears of it: a pager, Slack, a mail server.
+"""A local alerting stack: metrics, Prometheus with our rules, Alertmanager with our configuration, and receivers.
 
-Both are the real programs. Intervals are shortened, addresses and secrets lead here; the rest is as shipped.
+Prometheus and Alertmanager are the real programs; pager, Slack and mail server are replaced. Only intervals, addresses
+and secrets differ from the shipped configuration.
 """
 
 import base64
@@ -36,15 +36,15 @@ RULES = ROOT / "manifests" / "base" / "monitoring" / "rules.yaml"
 NAMESPACE = "shop"
 SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"
-_QUICK = "500ms"  # of all intervals
-_WAIT = "2s"  # before a ticket: longer than Prometheus takes from one rule to the next, on a busy machine
-_PATIENCE = 120.0  # seconds, for what takes one or two; it ends what would never come
+_QUICK = "500ms"  # every interval
+_WAIT = "2s"  # before a ticket: longer than the time between two rules on a busy machine
+_PATIENCE = 120.0  # seconds until a wait fails; most take one or two
 
 T = TypeVar("T")
 
 
 def program(*names: str) -> str:
-    """A program that these tests can't do without: a rule that nobody has run is not tested."""
+    """Return the path of a program. Without it the test fails rather than skips, since untested rules are a risk."""
     for name in names:
         if found := shutil.which(name):
             return found
@@ -52,29 +52,29 @@ def program(*names: str) -> str:
 
 
 def wait_for(what: str, look: Callable[[], T | None]) -> T:
-    """What a look gives, once it gives something."""
+    """Poll until `look` returns something true, and return it."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         if found := look():
             return found
         time.sleep(0.05)
-    raise AssertionError(f"never came: {what}")
+    raise AssertionError(f"timed out: {what}")
 
 
 @dataclass
 class People:
-    """What the receivers of alerts got."""
+    """Notifications received by each channel."""
 
     pages: list[dict[str, Any]] = field(default_factory=list)
-    slack: list[dict[str, Any]] = field(default_factory=list)  # attachments
+    slack: list[dict[str, Any]] = field(default_factory=list)  # Slack attachments
     mail: list[Message] = field(default_factory=list)
-    logins: list[tuple[str, str]] = field(default_factory=list)  # user and password of a sender
+    logins: list[tuple[str, str]] = field(default_factory=list)  # user and password of each sender
 
     def titles(self) -> list[str]:
         return [str(message["title"]) for message in self.slack]
 
     def waits(self) -> set[tuple[str, str]]:
-        """Who has been told of what, and not of its end: a channel and an alert's name."""
+        """Return the open notifications, those without a resolve, as pairs of channel and alert name."""
         told = [("pager", page["groupLabels"]["alertname"], page["status"]) for page in self.pages]
         titles = [("slack", title) for title in self.titles()] + [("mail", str(one["Subject"])) for one in self.mail]
         told += [(channel, title.split()[2], title.split(":")[0].strip("[").lower()) for channel, title in titles]
@@ -84,15 +84,15 @@ class People:
 
 @dataclass
 class Stack:
-    """All of it, while it runs."""
+    """The running stack."""
 
     people: People
-    metrics: dict[str, str]  # of the router, the monitor's exporter ("monitor") and kube-state-metrics ("cluster")
+    metrics: dict[str, str]  # by "router", "monitor" (exporter) and "cluster" (kube-state-metrics)
     prometheus: str = ""
     alertmanager: str = ""
 
     def evaluations(self, times: int) -> None:
-        """Wait until all rules have been evaluated so often on what is there now."""
+        """Wait until all rules have been evaluated the given number of times on the current metrics."""
         for _ in range(times):
             begun = time.time()
             wait_for("an evaluation", lambda begun=begun: all(at > begun for at in self._evaluated()))  # type: ignore[misc]
@@ -104,12 +104,12 @@ class Stack:
         return [datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups]
 
     def alerts(self) -> list[dict[str, str]]:
-        """Labels of what Prometheus knows of, pending or firing."""
+        """Return the labels of pending and firing alerts in Prometheus."""
         found = get(f"{self.prometheus}/api/v1/alerts")["data"]["alerts"]
         return [{**alert["labels"], "state": alert["state"]} for alert in found]
 
     def suppressed(self) -> set[str]:
-        """Names of the alerts that Alertmanager has and, for the sake of another one, tells nobody."""
+        """Return the names of alerts that Alertmanager suppresses because of another alert."""
         found = get(f"{self.alertmanager}/api/v2/alerts?active=true&inhibited=true")
         return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
 
@@ -120,7 +120,7 @@ def get(url: str) -> Any:
 
 
 def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Our groups of rules, without the time for which a thing must last."""
+    """Return a copy of our rule groups with short durations."""
     groups = copy.deepcopy(groups)
     for group in groups:
         group.pop("interval", None)
@@ -131,7 +131,7 @@ def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
-    """Our plain configuration, with its secrets as files of a folder."""
+    """Return our plain configuration, which reads its secrets from files in a folder."""
     for name, secret in secrets.items():
         (folder / name).write_text(secret)
     shutil.copy(PLAIN.with_name("messages.tmpl"), folder)
@@ -140,7 +140,7 @@ def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _hurried_configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]:
-    """Our plain configuration: waits shortened, and the addresses of this machine."""
+    """Return our plain configuration with short waits and local addresses."""
     secrets = {"webhook-url": f"{http}/pager", "slack-url": f"{http}/slack", "smtp-password": PASSWORD}
     text = json.dumps(configuration(folder, secrets))
     config: dict[str, Any] = json.loads(re.sub(r'("group_(?:wait|interval)": )"\w+"', rf'\1"{_QUICK}"', text))
@@ -160,7 +160,7 @@ def people() -> Iterator[tuple[People, str]]:
 
 @contextmanager
 def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, str]) -> Iterator[Stack]:
-    """Everything, started with groups of rules and healthy metrics; what it writes lies in the folder."""
+    """Start the stack with rule groups and healthy metrics; its files go to the folder."""
     told, metrics = People(), dict(healthy)
     with ExitStack() as until:
         http = until.enter_context(serving(_http(told, metrics), "127.0.0.1", 0)).removeprefix("http://").rstrip("/")
@@ -176,7 +176,7 @@ def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, st
 
 
 def scrape(job: str, path: str, target: str, namespace: str) -> dict[str, Any]:
-    """A target with the labels that the Prometheus Operator adds on a cluster."""
+    """Return a scrape configuration with the labels that the Prometheus Operator adds on a cluster."""
     labels = {"namespace": namespace, "pod": f"{job}-0"}
     return {"job_name": job, "metrics_path": path, "static_configs": [{"targets": [target], "labels": labels}]}
 
@@ -212,13 +212,13 @@ def prometheus(
 
 @contextmanager
 def process(command: list[str], log: Path, port: int) -> Iterator[str]:
-    """A server that says when it is ready, and its address."""
+    """Start a server, wait until it is ready, and yield its URL."""
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as file:
         started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
     def ready() -> bool:
-        assert started.poll() is None, f"{command[0]} has ended: {log.read_text()[-2000:]}"
+        assert started.poll() is None, f"{command[0]} exited: {log.read_text()[-2000:]}"
         try:
             return bool(urllib.request.urlopen(f"{url}/-/ready", timeout=5).status == 200)
         except OSError:
@@ -245,7 +245,7 @@ def _serving(server: socketserver.TCPServer) -> Iterator[str]:
 
 
 def _http(people: People, metrics: dict[str, str]) -> web.Application:
-    """Targets of scrapes, a pager and Slack."""
+    """Serve the metrics, and receive for the pager and Slack."""
 
     async def scraped(request: web.Request) -> web.Response:
         text = metrics[request.path.strip("/")]
@@ -270,7 +270,7 @@ class _MailServer(socketserver.ThreadingTCPServer):
 
 
 def _mail(people: People) -> type[socketserver.StreamRequestHandler]:
-    """As much of SMTP as Alertmanager speaks."""
+    """Return a handler for the part of SMTP that Alertmanager uses."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:

@@ -1,4 +1,4 @@
-"""The rendered manifests, once for each overlay and combination."""
+"""Rendered manifests, rendered once per overlay and combination of components."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CRDS = Path(os.environ.get("CRDS", VALIDATOR.with_name("crds-bundle.json.gz")))
 
 
 class Objects(list[dict[str, Any]]):
-    """The objects of some manifests."""
+    """A list of Kubernetes objects with lookups."""
 
     def of_kind(self, *kinds: str) -> Objects:
         return Objects(o for o in self if o["kind"] in kinds)
@@ -45,7 +45,7 @@ class Objects(list[dict[str, Any]]):
         return found
 
     def pods(self) -> list[tuple[str, dict[str, Any]]]:
-        """Each pod that they lead to: also KServe's (runtime and predictor merged as it does) and Spark's."""
+        """Returns the pods of all workloads: KServe's with runtime and predictor merged, and Spark's."""
         pods = []
         runtimes = {o["metadata"]["name"]: o["spec"] for o in self.of_kind("ServingRuntime")}
         for o in self:
@@ -66,7 +66,7 @@ class Objects(list[dict[str, Any]]):
 
 @functools.cache
 def render(folder: str) -> str:
-    """What `kubectl kustomize` makes of a folder."""
+    """Returns the output of `kubectl kustomize` for a folder."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: it renders the manifests")
     done = subprocess.run(["kubectl", "kustomize", str(MANIFESTS / folder)], capture_output=True, text=True)
@@ -75,7 +75,7 @@ def render(folder: str) -> str:
 
 
 def documents(text: str) -> Objects:
-    """The documents of a YAML text, by libyaml: it is more than ten times as fast as the loader in Python."""
+    """Parses YAML documents with libyaml, which is over ten times as fast as the loader in Python."""
     return Objects(yaml.load_all(text, yaml.CSafeLoader))
 
 
@@ -85,7 +85,7 @@ def rendered(folder: str) -> Objects:
 
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> Objects:
-    """The objects of each overlay and combination in turn."""
+    """The objects of each overlay and combination of components, in turn."""
     return rendered(request.param)
 
 
@@ -99,10 +99,10 @@ def title(o: dict[str, Any]) -> str:
 
 
 def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, Any]:
-    """What KServe makes of a runtime and a predictor, in short; tests/cluster has KServe make the real one."""
+    """Merges a runtime and a predictor roughly as KServe does; tests/cluster tests the real result."""
     (container,) = runtime["containers"]
     claim, _, path = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
-    (source,) = [v for v in predictor["volumes"] if v["name"] == "kserve-pvc-source"]  # KServe's name: it adds no other
+    (source,) = [v for v in predictor["volumes"] if v["name"] == "kserve-pvc-source"]  # KServe reuses this name
     assert source["persistentVolumeClaim"]["claimName"] == claim
     mount = {"name": source["name"], "mountPath": "/mnt/models", "subPath": path, "readOnly": True}
     served = {**container, "volumeMounts": [*container["volumeMounts"], mount]}
@@ -110,11 +110,11 @@ def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, 
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
-    """A pod of a Spark application, in short."""
+    """Returns the main parts of the pod of a Spark driver or executor."""
     said, pod = app[role], copy.deepcopy(app[role]["template"]["spec"])
     (container,) = pod["containers"]
     container["image"] = app["image"]
-    memory = said["memory"].replace("g", "Gi")  # Java's way to say it
+    memory = said["memory"].replace("g", "Gi")  # Java's unit for GiB
     container["resources"] = {
         "requests": {"cpu": str(said.get("coreRequest", said["cores"])), "memory": memory},
         "limits": {"cpu": said["coreLimit"], "memory": memory},
@@ -127,7 +127,7 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def assert_restricted(pod: dict[str, Any], where: str = "") -> None:
-    """Pod Security's profile "restricted", as our user, and a root filesystem that can't be written."""
+    """Asserts the Pod Security profile "restricted", a non-root user and a read-only root filesystem."""
     for container in containers(pod):
         security = {**pod.get("securityContext", {}), **container["securityContext"]}
         assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, where
@@ -145,12 +145,12 @@ def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a network policy is about pods with these labels."""
+    """Returns whether a network policy applies to pods with these labels."""
     return _matches(policy["spec"]["podSelector"], labels)
 
 
 def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], port: int | str) -> bool:
-    """Whether both ends allow a flow between two pods of the namespace."""
+    """Returns whether policies on both ends allow a connection between two pods of the namespace."""
 
     def end(direction: str, own: dict[str, str], other: dict[str, str]) -> bool:
         peers = "to" if direction == "Egress" else "from"
@@ -170,7 +170,7 @@ def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], p
 
 
 def command_of(args: list[str]) -> tuple[Any, list[str]]:
-    """The command that an argument list names, and its own arguments."""
+    """Returns the CLI command that an argument list names, and its remaining arguments."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command, args = command.commands[args[0]], args[1:]
@@ -178,14 +178,14 @@ def command_of(args: list[str]) -> tuple[Any, list[str]]:
 
 
 def parsed(args: list[str]) -> dict[str, Any]:
-    """The parameters that the real command line reads from an argument list, without running the command."""
+    """Parses an argument list with the real command line, without running the command."""
     command, rest = command_of(args)
     parameters: dict[str, Any] = command.make_context(command.name, list(rest)).params
     return parameters
 
 
 def experiment_of(file: Path) -> Experiment:
-    """The experiment of an object of kind Experiment, as routers get it at the first stage."""
+    """Returns the experiment in a manifest of kind Experiment as routers receive it at the first stage."""
     made = yaml.safe_load(file.read_text())
     spec = {key: value for key, value in made["spec"].items() if key != "ramp"}
     return Experiment.from_dict({"name": made["metadata"]["name"], "stage": "shadow", **spec})

@@ -1,9 +1,9 @@
-"""Metrics of a namespace in which a good deal happens, as Prometheus would have scraped them, for the dashboards.
+"""Example metrics of a busy namespace, as Prometheus would have scraped them, for the tests of dashboards.
 
     python -P -m tests.manifests.dashboard_data FILE [HOURS]
 
-Router, experiments and monitor are the project's own registries. What TorchServe, kube-state-metrics and the kubelet
-say is made up, in their words. The file has OpenMetrics text with times: the last hours, and an hour of the day before.
+Router, experiments and monitor use the project's own registries. Metrics of TorchServe, kube-state-metrics and the
+kubelet are invented under their real names. The output is OpenMetrics text of the last hours and an hour a day earlier.
 """
 
 import sys
@@ -26,11 +26,11 @@ from serving.router.ops import metrics
 from tests.monitoring.experiments import made_views
 
 NAMESPACE = "shop"
-NOW = made_views.START + 1506 * made_views.HOUR  # the newest of the made views is an hour old
+NOW = made_views.START + 1506 * made_views.HOUR  # one hour after the newest example view
 HOUR = 3600.0
 STEP = 60.0
 RUNNING = "mtorl-and-a-vendor"
-VALUES = {  # of each label of a router's metrics
+VALUES = {  # of each label in a router's metrics
     "experiment": (RUNNING,),
     "arm": ("*", "incumbent", "mtorl", "vendor-bidder"),
     "channel": ("search", "display"),
@@ -58,7 +58,7 @@ def _collected(collector: Collector) -> Said:
 
 
 def _router(step: int) -> None:
-    """A minute in the router's registry: each of its metrics, with all combinations of labels."""
+    """Add a minute to the router's registry: each metric with every combination of labels."""
     for metric in vars(metrics).values():
         if not isinstance(metric, MetricWrapperBase):
             continue
@@ -73,7 +73,7 @@ def _router(step: int) -> None:
 
 
 def _state(late: bool) -> State:
-    """What the monitor has found, before and after something has moved."""
+    """Return the monitor's state before or, if `late`, after the shift."""
 
     def stream(name: str) -> Stream:
         kind = MOVED.get(name, "") if late else ""
@@ -183,7 +183,7 @@ def _alerts(share: float) -> Said:
 
 
 def text(hours: float) -> str:
-    """All of it: so many hours until NOW, and an hour of the day before."""
+    """Return the metrics of the last `hours` until NOW and of one hour a day earlier."""
     near = [NOW - HOUR * hours + STEP * n for n in range(int(hours * HOUR / STEP) + 1)]
     times = [NOW - 24 * HOUR - HOUR + STEP * n for n in range(int(HOUR / STEP) + 1)] + near
     lines: list[str] = []

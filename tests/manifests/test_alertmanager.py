@@ -1,6 +1,6 @@
-"""Alertmanager's configuration: shipped twice and equal, who hears of what, what suppresses what, and the words of it.
+"""Alertmanager's two shipped configurations: they are equal, and route, suppress and word alerts as documented.
 
-`test_alerts_reach_people.py` has it run.
+`test_alerts_reach_people.py` runs Alertmanager with the plain one.
 """
 
 import re
@@ -23,7 +23,7 @@ TEMPLATES = dict(
         re.S,
     )
 )
-# Labels that a rule takes over from its metric, and an inhibition asks for.
+# Labels that a rule takes from its metric and an inhibition requires.
 MEASURED = {
     "MtorlNotJudged": {"reason": "no_decisions"},
     "MtorlPipelineFailed": {"pipeline": "mtorl-train"},
@@ -53,8 +53,8 @@ def amtool(*arguments: str) -> str:
     return done.stdout
 
 
-def test_the_two_say_the_same(plain: dict[str, Any]) -> None:
-    """But for the route above ours, which is the operator's there."""
+def test_the_two_configurations_are_equal(plain: dict[str, Any]) -> None:
+    """The top-level route differs, because the operator writes it in the object."""
     spec = yaml.safe_load(OBJECT.read_text())["spec"]
     (route,) = plain["route"]["routes"]
     assert spec.keys() == {"route", "receivers", "inhibitRules"}
@@ -68,13 +68,13 @@ _FILES = {"urlSecret": "url_file", "apiURL": "api_url_file", "authPassword": "au
 
 
 def _as_plain(node: Any) -> Any:
-    """What the Prometheus Operator makes of its object, as an Alertmanager reads it."""
+    """Translate an object as the Prometheus Operator does into a plain configuration."""
     if isinstance(node, list):
         return [_as_plain(each) for each in node]
     if not isinstance(node, dict):
         return node
     if node.keys() == {"name", "matchType", "value"}:
-        assert node["matchType"] == "=~"  # of a single word it means the same as "="
+        assert node["matchType"] == "=~"  # for a single word the same as "="
         operator = "=" if re.fullmatch(r"\w+", node["value"]) else "=~"
         return f'{node["name"]}{operator}"{node["value"]}"'
     found = {}
@@ -91,7 +91,7 @@ def _as_plain(node: Any) -> Any:
 
 
 def _with_words(node: Any) -> Any:
-    """What a template says in place of its name."""
+    """Replace each use of a template by the template's text."""
     if isinstance(node, list):
         return [_with_words(each) for each in node]
     if isinstance(node, dict):
@@ -101,7 +101,7 @@ def _with_words(node: Any) -> Any:
 
 
 @pytest.mark.long
-def test_who_hears_of_it(alerts: dict[str, dict[str, str]]) -> None:
+def test_receivers_of_each_alert(alerts: dict[str, dict[str, str]]) -> None:
     receivers = {"critical": "mtorl-pager", "warning": "mtorl-ticket", "info": "mtorl-nobody", "": "mtorl-ticket"}
     assert {labels["severity"] for labels in alerts.values()} <= receivers.keys()
     cases = [*alerts.values(), {"alertname": "MtorlOfTomorrow", "severity": ""}, {"alertname": "Other", "severity": ""}]
@@ -111,7 +111,7 @@ def test_who_hears_of_it(alerts: dict[str, dict[str, str]]) -> None:
         amtool("config", "routes", "test", f"--config.file={PLAIN}", f"--verify.receivers={wanted}", *said)
 
 
-def test_receivers_have_a_way_hear_of_the_end_and_a_page_waits_for_nothing(plain: dict[str, Any]) -> None:
+def test_receivers_have_a_channel_get_resolves_and_pages_are_not_delayed(plain: dict[str, Any]) -> None:
     receivers = {one["name"]: {way: found for way, found in one.items() if way != "name"} for one in plain["receivers"]}
     assert {name: set(found) for name, found in receivers.items()} == {
         "mtorl-pager": {"webhook_configs", "slack_configs"},
@@ -124,7 +124,7 @@ def test_receivers_have_a_way_hear_of_the_end_and_a_page_waits_for_nothing(plain
     page = ticket["routes"][0]
     for name in ("group_wait", "group_interval", "repeat_interval"):
         assert _seconds(page[name]) < _seconds(ticket[name])
-    assert _seconds(ticket["repeat_interval"]) < 120 * 3600, "when Alertmanager forgets by default whom it has told"
+    assert _seconds(ticket["repeat_interval"]) < 120 * 3600, "by default, Alertmanager keeps its log for 120 hours"
     assert ticket["group_by"] == ["namespace", "alertname"] == plain["route"]["group_by"]
     assert not any("group_by" in route for route in ticket["routes"])
 
@@ -152,8 +152,8 @@ def _pairs(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> set[tupl
     }
 
 
-def test_nothing_with_its_own_cause_is_suppressed(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
-    """A name of a rule that was changed elsewhere would suppress nothing any more."""
+def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
+    """A rule that is renamed elsewhere would no longer be suppressed, or suppress."""
     named = re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
     assert named and {name for matcher in named for name in matcher.split("|")} <= alerts.keys()
     pairs = _pairs(plain, alerts)
@@ -161,15 +161,15 @@ def test_nothing_with_its_own_cause_is_suppressed(plain: dict[str, Any], alerts:
     assert {name for name in suppressed if alerts[name]["severity"] == "critical"} == {"MtorlNoDecisions"}
     assert not {name for name in suppressed if alerts[name].get("kind") in ("harm", "data_quality")}
     for source, target in pairs:
-        assert (target, source) not in pairs, f"{source} and {target} suppress each other: nobody would hear of either"
+        assert (target, source) not in pairs, f"{source} and {target} suppress each other: neither would be sent"
     for rule in plain["inhibit_rules"]:
-        assert "namespace" in rule["equal"], "what is down in one installation says nothing of another"
-        for name in ("experiment", "arm"):  # of which a source without that label would match none, or all
+        assert "namespace" in rule["equal"], "an alert must not suppress another installation's"
+        for name in ("experiment", "arm"):  # a source without the label matches none, or all
             if name in rule["equal"]:
                 assert "arm" in rule["equal"] and "experiment" in rule["equal"]
 
 
-def test_the_manual_lists_what_suppresses_what(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
+def test_the_manual_lists_all_inhibitions(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
     manual = (ROOT / "docs" / "alerting.md").read_text()
     rows = re.findall(r"^\| (Mtorl[^|]*) \| (Mtorl[^|]*) \| [^|]+ \|", manual, re.M)
     said = {(s, t) for sources, targets in rows for s in sources.split(", ") for t in targets.split(", ")}

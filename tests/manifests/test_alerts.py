@@ -1,4 +1,4 @@
-"""The alerts: every one can be acted on, and fires when it should (by promtool)."""
+"""Alerts: each one is actionable, and fires when it should, as promtool evaluates it."""
 
 import copy
 import re
@@ -36,7 +36,7 @@ def alerts(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def test_alerts_say_what_to_do_and_the_pages_list_them(alerts: list[dict[str, Any]]) -> None:
+def test_alerts_are_actionable_and_listed_in_the_pages(alerts: list[dict[str, Any]]) -> None:
     assert len(alerts) >= 7
     for alert in alerts:
         name = alert["alert"]
@@ -47,7 +47,7 @@ def test_alerts_say_what_to_do_and_the_pages_list_them(alerts: list[dict[str, An
         text = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
         assert text.startswith(f"# {name}\n") and "## First look" in text and "## Action" in text, name
         assert "## Kill switch" in text or "## Roll back" in text, name
-        # What is there in one namespace must not hide what is missing in another.
+        # Metrics of one namespace must not hide what is missing in another.
         assert "absent" not in alert["expr"], name
         sums = re.findall(r"\b(?:sum|count|min|max|avg|topk)\b(?: by \((\w+))?", alert["expr"])
         assert set(sums) <= {"namespace"}, name
@@ -58,7 +58,7 @@ def test_alerts_say_what_to_do_and_the_pages_list_them(alerts: list[dict[str, An
 
 
 def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) -> None:
-    """On a metric that nobody exports an alert would never fire."""
+    """An alert on a metric that is not exported would never fire."""
     pytest.importorskip("serving.router.ops.metrics")
     exported = (
         {
@@ -72,7 +72,7 @@ def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) ->
     )
     for alert in alerts:
         for name in re.findall(r"\bmtorl_\w+", alert["expr"]):
-            assert name in exported, f"{alert['alert']}: nobody exports {name}"
+            assert name in exported, f"{alert['alert']}: no exporter has {name}"
 
 
 def _of_the_monitor() -> set[str]:
@@ -84,7 +84,7 @@ def _of_the_monitor() -> set[str]:
         return {metric.name for collector in collectors for metric in collector.collect()}
 
 
-def test_each_alert_fires_in_a_case(alerts: list[dict[str, Any]]) -> None:
+def test_each_alert_has_a_case_in_which_it_fires(alerts: list[dict[str, Any]]) -> None:
     tests = [test for cases in CASES.values() for test in cases["tests"]]
     samples = [case for test in tests for case in test["promql_expr_test"] if case.get("exp_samples")]
     fired = {name for case in samples for name in re.findall(r'alertname="(\w+)"', str(case))}
@@ -94,7 +94,7 @@ def test_each_alert_fires_in_a_case(alerts: list[dict[str, Any]]) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
-    """The cases, through Prometheus's own rule engine; and none of what fires in them lacks its namespace."""
+    """Runs the cases in Prometheus's own rule engine; every alert that fires must have a namespace."""
     promtool = program("promtool")
     cases = copy.deepcopy(CASES[name])
     for test in cases["tests"]:
@@ -110,7 +110,7 @@ def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], t
 
 
 def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """The address follows from the labels, so cases do not repeat it."""
+    """Add the dashboard's URL, which follows from the labels, so that cases need not repeat it."""
     rule = next(rule for group in groups for rule in group["rules"] if rule["alert"] == case["alertname"])
     url = rule["annotations"]["dashboard_url"].replace("{{ $externalLabels.grafana }}", "")
     for expected in case.get("exp_alerts", []):
@@ -118,8 +118,8 @@ def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
         expected["exp_annotations"]["dashboard_url"] = said
 
 
-def test_routers_are_added_as_they_fill_up_and_within_the_pages_numbers(production: Objects, tmp_path: Path) -> None:
-    """Two routers at 4 of 8 and 9 of 12 requests are one and a quarter full ones."""
+def test_routers_scale_with_load_within_the_documented_numbers(production: Objects, tmp_path: Path) -> None:
+    """Two routers with 4 of 8 and 9 of 12 requests equal one and a quarter full routers."""
     scaled = rendered("tests/everything").named("ScaledObject", "mtorl-router")["spec"]
     plain = production.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]
     (row,) = re.findall(r"^\| router processes.*? \| (.*) \|$", (ROOT / "docs" / "capacity.md").read_text(), re.M)

@@ -1,7 +1,7 @@
-"""End to end: metrics -> Prometheus with our rules -> Alertmanager with our configuration -> pager, Slack and e-mail.
+"""Alerts end to end: metrics -> Prometheus with our rules -> Alertmanager with our configuration -> receivers.
 
-The tests share one installation, and each leaves it healthy. Which alerts fire: test_alerts.py; routes and inhibitions
-one by one: test_alertmanager.py.
+The tests share one stack, and each leaves it healthy. test_alerts.py tests which alerts fire, test_alertmanager.py
+each route and inhibition.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,13 +37,13 @@ GAIN = stream_of("outcomes", "", "gain_per_decision")
 
 
 def groups() -> list[dict[str, Any]]:
-    """Our rules but those on the cluster's other jobs, of which nothing runs here."""
+    """Our rules without the group on the cluster's other jobs, which do not run here."""
     found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["spec"]["groups"]
     return [group for group in found if group["name"] != "mtorl-jobs"]
 
 
 def monitor(moved: Iterable[str] = (), broken: Iterable[str] = (), harm: bool = False) -> str:
-    """The metrics of the monitor's exporter, with alarms of these columns, or of a gain that a challenger loses."""
+    """Return the monitor's metrics with alarms for these columns and, if `harm`, for a challenger's loss of gain."""
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
     for column in COLUMNS:
@@ -75,7 +75,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, healthy: dict[str, st
 
 @pytest.fixture
 def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
-    """All is well, and nobody has heard of anything yet."""
+    """The healthy stack, before any notification."""
     installation.metrics.update(healthy)
     installation.evaluations(2)
     wait_for("health", lambda: not installation.alerts() and not installation.people.waits())
@@ -87,7 +87,7 @@ def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
 def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> None:
     stack.metrics["monitor"] = monitor(COLUMNS)
     wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)
-    stack.evaluations(4)  # it goes on, and is not told again
+    stack.evaluations(4)  # still firing: no second notification
     stack.metrics["monitor"] = monitor()
     wait_for("its end", lambda: len(stack.people.slack) > 1 and len(stack.people.mail) > 1)
     stack.evaluations(4)
@@ -99,29 +99,29 @@ def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> Non
     mail = stack.people.mail[0]
     (part,) = [part for part in mail.walk() if part.get_content_type() == "text/plain"]
     text = part.get_payload(decode=True)
-    assert isinstance(text, bytes) and "MtorlDrift.md" in text.decode(), "as text, for the secret in a file"
+    assert isinstance(text, bytes) and "MtorlDrift.md" in text.decode(), "the runbook must be in the text"
     assert not any(part.get_content_type() == "text/html" for part in mail.walk())
     assert set(stack.people.logins) == {("mtorl-alerts@example.org", PASSWORD)}
-    assert stack.people.pages == [], "drift wakes nobody"
+    assert stack.people.pages == [], "drift does not page"
 
 
-def test_broken_data_page_once_and_the_drift_that_follows_waits(stack: Stack) -> None:
+def test_broken_data_page_once_and_suppress_the_drift(stack: Stack) -> None:
     stack.metrics["monitor"] = monitor(COLUMNS[1:3], broken=COLUMNS[:1])
     wait_for("a page", lambda: stack.people.pages)
     wait_for("drift is suppressed", lambda: "MtorlDrift" in stack.suppressed())
     stack.evaluations(8)
-    assert stack.people.titles() == [f"[FIRING:1] critical MtorlDataBroken in {NAMESPACE}"], "on Slack, too"
+    assert stack.people.titles() == [f"[FIRING:1] critical MtorlDataBroken in {NAMESPACE}"], "also on Slack"
     (page,) = stack.people.pages
     assert page["status"] == "firing" and page["receiver"] == "mtorl-pager"
     assert page["groupLabels"] == {"namespace": NAMESPACE, "alertname": "MtorlDataBroken"}
-    stack.metrics["monitor"] = monitor(COLUMNS[1:3])  # the data are mended, and something has moved all the same
+    stack.metrics["monitor"] = monitor(COLUMNS[1:3])  # data repaired, but the drift remains
     wait_for("the ticket", lambda: f"[FIRING:1] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
     wait_for("the page's end", lambda: len(stack.people.pages) > 1)
     assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
 
 
-def test_harm_rings_whatever_else_does(stack: Stack) -> None:
-    """Data that are broken and a router that is down may both be the cause, or neither."""
+def test_harm_pages_despite_other_alerts(stack: Stack) -> None:
+    """Broken data and a stopped router may cause the harm, or may not."""
     stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
     stack.metrics["monitor"] = monitor(COLUMNS, broken=COLUMNS[:1], harm=True)
     wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
@@ -134,12 +134,12 @@ def test_harm_rings_whatever_else_does(stack: Stack) -> None:
     )
 
 
-def test_what_follows_from_a_router_that_is_down_is_no_ticket(stack: Stack) -> None:
+def test_consequences_of_a_stopped_router_are_no_tickets(stack: Stack) -> None:
     stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
     wait_for("a page", lambda: stack.people.pages)
     stack.metrics["router"] = ROUTER.format(ready=0, silent=300)
     wait_for("the arm's alert is suppressed", lambda: stack.suppressed() == {"MtorlArmSilent"})
     stack.evaluations(8)
     assert stack.people.titles() == [f"[FIRING:1] critical MtorlRouterDown in {NAMESPACE}"]
-    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)  # it is back, and the arm still does not answer
+    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)  # the router is back, but the arm stays silent
     wait_for("the ticket", lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())

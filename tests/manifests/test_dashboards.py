@@ -1,4 +1,4 @@
-"""The Grafana dashboards: they are what the script writes, Grafana finds them, and each query has an answer."""
+"""Grafana dashboards: current with their script, found by Grafana, and with data for every query."""
 
 import json
 import math
@@ -35,9 +35,9 @@ def panels(uid: str) -> list[dict[str, Any]]:
 
 
 def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) -> None:
-    """Its sidecar looks for ConfigMaps with a label; kubectl keeps them in an annotation, which has 256 KiB at most."""
+    """Grafana's sidecar finds ConfigMaps by label. kubectl stores each one in an annotation of at most 256 KiB."""
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
-    assert there == WRITTEN, "run python scripts/write_dashboards.py"
+    assert there == WRITTEN, "stale: run python scripts/write_dashboards.py"
     maps = [o for o in production.of_kind("ConfigMap") if o["metadata"]["labels"].get("grafana_dashboard") == "1"]
     assert {name: text for o in maps for name, text in o["data"].items()} == WRITTEN
     for o in maps:
@@ -47,8 +47,8 @@ def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) 
     assert set(re.findall(r'"uid\\?": \\?"(\$[^"\\]*)', json.dumps(list(BOARDS.values())))) == {"${datasource}"}
 
 
-def test_every_alert_leads_to_a_dashboard() -> None:
-    """With the namespace chosen; what `externalLabels.grafana` is not, the path is without."""
+def test_every_alert_links_to_a_dashboard() -> None:
+    """The link selects the namespace. Without `externalLabels.grafana` it is only a path."""
     for name, rule in rules().items():
         found = re.fullmatch(
             r"\{\{ \$externalLabels\.grafana \}\}/d/([\w-]+)\?var-namespace=\{\{ \$labels\.namespace \}\}"
@@ -65,14 +65,14 @@ def test_every_alert_leads_to_a_dashboard() -> None:
     ("alert", "value", "above"),
     [
         ("MtorlFallbackRatioHigh", 0.05, True),
-        ("MtorlBudgetNearlySpent", 0.9, True),  # not the "> 0" before it
-        ("MtorlPolicyCollapsed", 0.85, True),  # not the "> 1000"
+        ("MtorlBudgetNearlySpent", 0.9, True),  # not its other limit, "> 0"
+        ("MtorlPolicyCollapsed", 0.85, True),  # not its other limit, "> 1000"
         ("MtorlSpoolNearlyFull", 0.2, False),
         ("MtorlMonitorStale", 10_800, True),  # 3 * 3600
         ("MtorlOperatorDown", 900, True),
     ],
 )
-def test_a_limit_is_that_of_the_rule(alert: str, value: float, above: bool) -> None:
+def test_a_panels_limit_is_the_rules_limit(alert: str, value: float, above: bool) -> None:
     found = limit(alert)
     assert (found.value, found.above) == (value, above)
     drawn = [
@@ -87,7 +87,7 @@ def test_a_limit_is_that_of_the_rule(alert: str, value: float, above: bool) -> N
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address; it has what routers, experiments, monitor and cluster say in two hours."""
+    """The URL of a Prometheus with two hours of metrics from routers, experiments, monitor and cluster."""
     folder = tmp_path_factory.mktemp("store")
     metrics, blocks, port = folder / "metrics", folder / "blocks", free_ports(1)[0]
     made = [sys.executable, "-P", "-m", "tests.manifests.dashboard_data", str(metrics), str(HOURS)]
@@ -102,7 +102,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _ask(prometheus: str, path: str, **parameters: str) -> dict[str, Any]:
-    """A request to its API."""
+    """Send a request to Prometheus's API."""
     answer = httpx.get(f"{prometheus}/api/v1/{path}", params=parameters, timeout=30)
     assert answer.status_code == 200, f"{parameters}: {answer.text}"
     found: dict[str, Any] = answer.json()
@@ -110,7 +110,7 @@ def _ask(prometheus: str, path: str, **parameters: str) -> dict[str, Any]:
 
 
 def _asked(prometheus: str, target: dict[str, Any], namespace: str, experiment: str = "") -> list[dict[str, Any]]:
-    """The series of a query of a panel, as Grafana asks for them, with its variables in their places."""
+    """Run a panel's query as Grafana does, with variables filled in, and return the series."""
     expr = target["expr"].replace("$namespace", namespace).replace("$experiment", experiment)
     assert "$" not in expr, expr
     if target.get("instant"):
@@ -118,7 +118,7 @@ def _asked(prometheus: str, target: dict[str, Any], namespace: str, experiment: 
     else:
         start = str(NOW - HOURS * 3600)
         found = _ask(prometheus, "query_range", query=expr, start=start, end=str(NOW), step="60")
-    # TorchServe's counters have names of their own kind, and what is spent only grows, within a period.
+    # Warnings to ignore: TorchServe's counters have unusual names, and spend only grows within a period.
     known = r'might not be a counter.*"(Requests\dXX|ts_\w+|mtorl_budget_spent)"'
     remarks = [one for one in (*found.get("warnings", []), *found.get("infos", [])) if not re.search(known, one)]
     assert not remarks, f"{expr}: {remarks}"
@@ -132,7 +132,7 @@ def _has_numbers(series: list[dict[str, Any]]) -> bool:
 
 
 def _values(prometheus: str, label: str, series: str) -> list[str]:
-    """What Grafana's `label_values(series, label)` gives."""
+    """Return the result of Grafana's `label_values(series, label)`."""
     found: list[str] = _ask(prometheus, f"label/{label}/values", **{"match[]": series})["data"]
     return found
 
@@ -149,15 +149,15 @@ def test_the_variables_have_values(prometheus: str) -> None:
 
 
 @pytest.mark.parametrize("uid", UIDS)
-def test_every_query_has_an_answer_about_one_namespace(prometheus: str, uid: str) -> None:
-    """Of an experiment: of one of them at least, since none is promoted and at a stage at once.
+def test_every_query_has_data_of_one_namespace(prometheus: str, uid: str) -> None:
+    """At least one experiment must give data: none is both promoted and at a stage.
 
-    Of a namespace in which nothing is, a query says nothing: no zero either, which would look fine.
+    In an empty namespace a query returns nothing, because a zero would look healthy.
     """
     experiments = _experiments(prometheus)
     for target in [*BOARDS[uid]["annotations"]["list"], *(one for panel in panels(uid) for one in panel["targets"])]:
         expr = target["expr"]
-        assert not re.search(r"\b(user|unit|campaign)(_id)?\b", expr), f"{expr} is about a user or a campaign"
+        assert not re.search(r"\b(user|unit|campaign)(_id)?\b", expr), f"{expr} has a user or a campaign as a label"
         chosen = experiments if "$experiment" in expr else [""]
-        assert any(_has_numbers(_asked(prometheus, target, NAMESPACE, one)) for one in chosen), f"nothing from {expr}"
+        assert any(_has_numbers(_asked(prometheus, target, NAMESPACE, one)) for one in chosen), f"no data from {expr}"
         assert not _asked(prometheus, target, "nobody", "mtorl-and-a-vendor"), expr

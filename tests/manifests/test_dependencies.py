@@ -1,4 +1,4 @@
-"""docs/dependencies.md: a reason for all that is installed, from PyPI and with apt, and for nothing that is not."""
+"""docs/dependencies.md: a reason for each installed package from PyPI and apt, and no other package."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ Places = dict[str, set[str]]
 
 
 def _said(section: str) -> Places:
-    """Package -> where, of the table in one part of the page."""
+    """Return where each package of a table in the page is used."""
     places: Places = {}
     for packages, where, reason in re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M):
         assert reason.strip()
@@ -26,7 +26,7 @@ def _said(section: str) -> Places:
 PYPI, APT = (_said(part) for part in (ROOT / "docs" / "dependencies.md").read_text().split("## From the distribution"))
 
 
-def test_each_requirement_has_its_reason() -> None:
+def test_each_requirement_has_a_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = {
         "core": project["project"]["dependencies"],
@@ -36,12 +36,12 @@ def test_each_requirement_has_its_reason() -> None:
     required: Places = {}
     for group, lines in groups.items():
         for name in (Requirement(line).name for line in lines):
-            if name != project["project"]["name"]:  # an extra that takes in another
+            if name != project["project"]["name"]:  # skips an extra that includes another
                 required.setdefault(name, set()).add(group)
     assert required == PYPI
 
 
-def test_each_package_of_the_distribution_has_its_reason() -> None:
+def test_each_apt_package_has_a_reason() -> None:
     installed: Places = {}
     tools = re.findall(r"[\w.-]+:([a-z][\w.,-]*)", (ROOT / ".ci" / "run").read_text().split("apt-get", 1)[0])
     for name in ",".join(tools).split(","):

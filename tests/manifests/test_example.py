@@ -1,4 +1,4 @@
-"""A team's own overlay over one of ours: its files are in force, and everything of ours is still there."""
+"""A team's overlay on one of ours: its files take effect, and all our objects remain."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def objects() -> Objects:
     return rendered("examples/team")
 
 
-def test_teams_files_are_in_force_and_fit(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teams_files_take_effect_and_fit(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = pytest.importorskip("serving.router.ops.settings")
     spec = DatasetSpec.from_dict(yaml.safe_load(objects.config_map("mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load(EXAMPLE / "dataset.yaml") and spec.name == "shop"
@@ -34,11 +34,11 @@ def test_teams_files_are_in_force_and_fit(objects: Objects, tmp_path: Path, monk
     monkeypatch.setenv("MTORL_LAKE", objects.config_map("mtorl-lake-")["data"]["MTORL_LAKE"])
     assert set(settings.RouterSettings.load(tmp_path / "router.yaml").cost_cap) == set(spec.channels)
     pod = objects.pod_spec("CronJob/mtorl-bootstrap")["containers"][0]
-    assert not any("simulate" in arg for arg in pod["args"]), "a real log"
+    assert not any("simulate" in arg for arg in pod["args"]), "the team has a real log"
 
 
-def test_the_installs_overlay_names_all_of_its_images(tmp_path: Path) -> None:
-    """Steps 5 and 6 of docs/cluster.md, with an engine that has all images already."""
+def test_the_installed_overlay_names_all_its_images(tmp_path: Path) -> None:
+    """Runs steps 5 and 6 of docs/cluster.md with a fake engine that has all images already."""
     page = (ROOT / "docs" / "cluster.md").read_text()
     steps = script_of(page[page.index("\n## Install\n") : page.index("\n# 7, 8  ")] + "\n```\n").partition("# 5  ")[2]
     for entry in ROOT.iterdir():
@@ -60,7 +60,7 @@ def test_the_installs_overlay_names_all_of_its_images(tmp_path: Path) -> None:
         ("examples/team/router.yaml", "examples/team/experiment.yaml"),
     ],
 )
-def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> None:
+def test_the_smallest_arm_has_money_to_spend(router: str, experiment: str) -> None:
     warnings = pytest.importorskip("serving.ledger.overrun")
     cost_cap = yaml.safe_load((MANIFESTS / router).read_text())["cost_cap"]
     balances = [
@@ -70,15 +70,15 @@ def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> Non
     assert not warnings.budget_warnings(balances, 0.0, cost_cap)
 
 
-def test_what_serves_is_pushed_once_as_a_branch(tmp_path: Path) -> None:
-    """The scripts of examples/gitops, with a repository in a folder in place of a server's."""
+def test_serving_versions_are_pushed_once_as_a_branch(tmp_path: Path) -> None:
+    """Runs the scripts of examples/gitops with a repository in a local folder."""
 
     def git(*words: str) -> str:
         said = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path / "team"), *words]
         return subprocess.run(said, check=True, capture_output=True, text=True).stdout
 
     def job(version: str, answer: int = 201) -> str:
-        """Of a server that answers a request to merge so."""
+        """Run the job against a server that answers a merge request with this status."""
         shutil.rmtree(tmp_path / "repository", ignore_errors=True)
         (tmp_path / "wget").write_text(
             f"#!/bin/sh\n[ {answer} -lt 300 ] || {{ echo HTTP/1.1 {answer} >&2; exit 1; }}\n"
@@ -106,7 +106,7 @@ def test_what_serves_is_pushed_once_as_a_branch(tmp_path: Path) -> None:
         if version == "a/2":
             with pytest.raises(subprocess.CalledProcessError):
                 job(version, answer=503)
-            assert git("show", "mtorl-versions:models.yaml") == "incumbent: a/1\n"  # its request stays open
+            assert git("show", "mtorl-versions:models.yaml") == "incumbent: a/1\n"  # the open request stays
         assert said in job(version, answer=201 if version == "a/1" else 422)
         assert git("show", "mtorl-versions:models.yaml") == f"incumbent: {version}\n"
         assert git("rev-list", "--count", "main..mtorl-versions").strip() == "1"

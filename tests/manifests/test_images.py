@@ -1,4 +1,4 @@
-"""The Dockerfiles, as far as they can be judged without building them, and the entry point of the model server."""
+"""Dockerfiles, checked without building them, and the entry points of the images."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ EXTRAS = {"router": ["router", "operator"], "torchserve": ["handlers"], "train":
 DOCKERFILES = sorted(MANIFESTS.glob("images/*/Dockerfile"))
 
 
-def test_there_is_one_for_each_image_with_its_extras_and_a_context() -> None:
+def test_each_image_has_a_dockerfile_its_extras_and_a_context() -> None:
     release = (MANIFESTS / "components" / "release" / "kustomization.yaml").read_text()
     named = set(re.findall(r"name: ghcr\.io/mtorl-kubeflow/(\w+)", release))
     assert {path.parent.name for path in DOCKERFILES} == named == {*EXTRAS, "redis"}
@@ -30,7 +30,7 @@ def test_there_is_one_for_each_image_with_its_extras_and_a_context() -> None:
         assert len(locked) <= lock.count("--hash=sha256:")
         needed = [Requirement(line) for line in project["dependencies"]]
         more = [Requirement(f"{project['name']}[{','.join(extras)}]")]
-        while more:  # an extra may take in others
+        while more:  # an extra may include others
             lines = [line for extra in more.pop().extras for line in project["optional-dependencies"][extra]]
             needed += [one for one in map(Requirement, lines) if one.name != project["name"]]
             more += [one for one in map(Requirement, lines) if one.name == project["name"]]
@@ -39,7 +39,7 @@ def test_there_is_one_for_each_image_with_its_extras_and_a_context() -> None:
             assert one.name == "torch" or one.specifier.contains(found), f"{name}: {one}: scripts/images.sh lock"
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     packages = {"mtorl", "features", "components", "pipelines", "serving", "monitoring", "cli"}
-    assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}, "what pip needs"
+    assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}, "only what pip needs"
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
@@ -47,26 +47,26 @@ def test_dockerfile(path: Path) -> None:
     text = path.read_text()
     bases = set(re.findall(r"^FROM (\S+)", text, re.M)) - set(re.findall(r"^FROM \S+ AS (\S+)", text, re.M))
     assert bases <= {"python:3.11-slim", "debian:trixie-slim"}
-    assert re.findall(r"^USER (.+)", text, re.M)[-1] == "10001:10001", "numeric, or runAsNonRoot can't be checked"
+    assert re.findall(r"^USER (.+)", text, re.M)[-1] == "10001:10001", "runAsNonRoot needs a numeric user"
     for label in ("title", "description", "source", "licenses"):
         assert f"org.opencontainers.image.{label}=" in text
     if "pip install" in text:
         assert "PIP_NO_CACHE_DIR=1" in text and "--require-hashes -r /src/requirements.txt" in text
         needs, project, _ = re.split(r"^FROM ", text, flags=re.M)[1:]
-        assert "COPY . " not in needs, "a change of code would install all that the project needs once more"
+        assert "COPY . " not in needs, "a change of code would reinstall all dependencies"
         assert "--no-deps" in project
     last = text[text.rindex("FROM ") :]
     assert "COPY . " not in last, "the source tree stays in the build stage"
-    assert "ORT_DISABLE_TELEMETRY=1" in last or "python" not in last, "onnxruntime would report its use"
+    assert "ORT_DISABLE_TELEMETRY=1" in last or "python" not in last, "onnxruntime would send telemetry"
     for line in re.findall(r"^COPY (?!--from|\.)(.*)", text, re.M):
         for source in [word for word in line.split()[:-1] if not word.startswith("--")]:
             assert (ROOT / source).exists(), source
 
 
 def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """manifests/images/torchserve/start.py, with a registry of its own: without a model it refuses to start."""
+    """Runs manifests/images/torchserve/start.py with a registry; without a model it refuses to start."""
     pytest.importorskip("ts", reason="torchserve is not installed")
-    monkeypatch.chdir(tmp_path)  # it changes the folder
+    monkeypatch.chdir(tmp_path)  # the script changes the folder
     for name, value in (("NAME", "incumbent"), ("VERSION", "challenger/first")):
         monkeypatch.setenv(f"MODEL_{name}", value)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -88,14 +88,14 @@ def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path
     start.main()
     (command,) = called
     assert command[0] == command[1] and command[0].endswith("/bin/java")
-    assert command[command.index("--models") + 1] == "incumbent=challenger.mar", "the arm's name, whichever .mar it is"
+    assert command[command.index("--models") + 1] == "incumbent=challenger.mar", "served under the arm's name"
     assert command[command.index("-f") + 1] == str(start.CONFIG)
     assert f"-Djava.io.tmpdir={tmp_path}/tmp/torchserve/tmp" in command
     assert not left.exists()
 
 
 def spark_runs(folder: Path, *arguments: str, **environment: str) -> list[str]:
-    """The words that the image's entry point for Spark hands to tini."""
+    """Return the arguments that the image's Spark entry point passes to tini."""
     (folder / "tini").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (folder / "tini").chmod(0o755)
     environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "SPARK_HOME": "/spark"}
@@ -111,7 +111,7 @@ def test_spark_driver_is_spark_submit_in_client_mode(tmp_path: Path) -> None:
     assert words[-4:] == list(given)
 
 
-def test_spark_executor_is_told_who_it_is(tmp_path: Path) -> None:
+def test_spark_executor_gets_its_identity(tmp_path: Path) -> None:
     given = ("DRIVER_URL", "EXECUTOR_ID", "EXECUTOR_CORES", "APPLICATION_ID", "EXECUTOR_POD_IP", "RESOURCE_PROFILE_ID")
     environment = {f"SPARK_{name}": f"the {name}" for name in (*given, "EXECUTOR_POD_NAME")}
     options = {"SPARK_EXECUTOR_MEMORY": "8g", "SPARK_JAVA_OPT_0": "-Da=1 2", "SPARK_JAVA_OPT_1": "-Db"}

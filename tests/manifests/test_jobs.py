@@ -1,4 +1,4 @@
-"""The pods that end by themselves: pipelines, materialisation, the monitor, and the repository that they share."""
+"""Pods that run to completion: pipelines, materialisation and the monitor, and their shared feature repository."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ SIMULATED = DatasetSpec.load("simulator")
 
 @pytest.fixture
 def pipelines_repository(tmp_path: Path) -> Path:
-    """What the pipeline leaves on the volume: a repository, made of the log as it was then."""
+    """A feature repository as the pipeline leaves it on the volume, built from an older log."""
     from features.offline import store
 
     store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
@@ -37,7 +37,7 @@ def _log(path: Path, part: float) -> Path:
 
 
 def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) -> Path:
-    """A pod's repository: its feature_store.yaml, with paths of this machine and SQLite for Redis."""
+    """Return a pod's feature repository with local paths, and SQLite in place of Redis."""
     config = yaml.safe_load(objects.config_map(prefix)["data"]["feature_store.yaml"])
     config["registry"]["path"] = str(pipelines / "registry.db")
     config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
@@ -50,7 +50,7 @@ def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) ->
 def test_the_routers_image_can_open_the_pipelines_repository(
     production: Objects, router: dict[str, Any], pipelines_repository: Path, tmp_path: Path
 ) -> None:
-    """It lacks the offline store's libraries: its configuration names no such store, and the registry needs none."""
+    """The router's image lacks the offline store's libraries; neither its configuration nor the registry needs them."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not re.search(r"ibis|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
     repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
@@ -67,7 +67,7 @@ FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 
 @pytest.mark.integration
 def test_the_job_materializes_the_log_as_is(production: Objects, pipelines_repository: Path, tmp_path: Path) -> None:
-    """Its sources are its own, though the registry is the pipeline's, which it can't write to."""
+    """The job has its own sources, although it uses the pipeline's registry, which it can't write."""
     import pandas as pd
     from feast import FeatureStore
 
@@ -88,7 +88,7 @@ def test_the_job_materializes_the_log_as_is(production: Objects, pipelines_repos
     assert online == [time.value // 1000 for time in newest.astype("datetime64[ns, UTC]")]
 
 
-def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
+def test_pipelines_use_the_image_of_the_jobs(production: Objects) -> None:
     (image,) = {c["image"] for n, pod in production.pods() if n.startswith("CronJob/") for c in pod["containers"]}
     compiled = list((MANIFESTS / "pipelines" / "compiled").glob("*.yaml"))
     assert compiled
@@ -96,7 +96,7 @@ def test_pipelines_run_the_image_of_the_jobs(production: Objects) -> None:
         assert set(re.findall(r"image: (\S+)", path.read_text())) == {image}, path.name
 
 
-def test_jobs_read_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
+def test_jobs_read_mounted_files(production: Objects, router: dict[str, Any]) -> None:
     container = production.pod_spec("CronJob/mtorl-bootstrap")["containers"][0]
     assert parsed(container["args"])["parameters"] == [f"dataset={router['dataset']}"]
     container = production.pod_spec("CronJob/mtorl-materialize")["containers"][0]
@@ -107,7 +107,7 @@ def test_jobs_read_what_is_mounted(production: Objects, router: dict[str, Any]) 
     container = production.pod_spec("CronJob/mtorl-monitor")["containers"][0]
     context, mounts = parsed(container["args"]), mounts_of(container)
     assert context["lake"] == "$(MTORL_LAKE)"
-    assert context["job"], "what it finds is told by alerts: the job fails only if the check does"
+    assert context["job"], "findings raise alerts; the job fails only if the check does"
     assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
     assert str(context["registry"]) == "/mnt/mtorl/registry" and not mounts["/mnt/mtorl"].get("readOnly")
     exporter = production.pod_spec("Deployment/mtorl-monitor-exporter")["containers"][0]
@@ -115,12 +115,12 @@ def test_jobs_read_what_is_mounted(production: Objects, router: dict[str, Any]) 
     assert written == str(read) and mounts_of(exporter)["/mnt/mtorl"]["readOnly"]
 
 
-def test_the_lake_is_compacted_each_hour_where_routers_write_it(production: Objects) -> None:
+def test_the_lake_that_routers_write_is_compacted_hourly(production: Objects) -> None:
     job = production.named("CronJob", "mtorl-compact")["spec"]
     minute, *rest = job["schedule"].split()
-    assert rest == ["*"] * 4 and 60 * int(minute) > CLOSED_AFTER.total_seconds(), "an hour is closed by then"
+    assert rest == ["*"] * 4 and 60 * int(minute) > CLOSED_AFTER.total_seconds(), "the hour must be closed by then"
     assert job["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 3600
     container = production.pod_spec("CronJob/mtorl-compact")["containers"][0]
     assert container["resources"]["limits"]["memory"] == "1Gi"
     assert str(parsed(container["args"])["lake"]) == "$(MTORL_LAKE)"
-    assert not mounts_of(container)["/mnt/mtorl"].get("readOnly"), "where MTORL_LAKE is by default"
+    assert not mounts_of(container)["/mnt/mtorl"].get("readOnly"), "the default lake is on this volume"

@@ -1,4 +1,4 @@
-"""What must hold for every overlay and every combination of components."""
+"""Rules that hold for every overlay and combination of components."""
 
 import os
 import re
@@ -28,17 +28,17 @@ from tests.repository import ROOT
 VERSION = "app.kubernetes.io/version"
 
 
-def test_all_overlays_and_combinations_are_seen() -> None:
+def test_all_overlays_and_combinations_are_rendered() -> None:
     assert {"overlays/dev", "overlays/production"} < set(FOLDERS)
     components = {path.parent.name for path in MANIFESTS.glob("components/*/kustomization.yaml")}
     places = (*(MANIFESTS / folder for folder in FOLDERS), *(MANIFESTS / "examples").glob("two-teams/*"))
     texts = [(folder / "kustomization.yaml").read_text() for folder in places]
     used = {Path(line).name for text in texts for line in re.findall(r"components/[\w-]+", text)}
-    assert components <= used, "a component that nothing renders is not tested"
+    assert components <= used, "a component is not rendered by any test"
 
 
 def test_objects_are_named_labelled_and_in_one_namespace(objects: Objects) -> None:
-    """A selector and a volumeClaimTemplate can't be changed: with the version in them no release could be applied."""
+    """Selectors and volumeClaimTemplates are immutable, so a version in them would block every upgrade."""
     names = [title(o) for o in objects]
     assert len(names) == len(set(names))
     assert {o["metadata"].get("namespace") for o in objects} in ({"mtorl"}, {"mtorl-dev"})
@@ -59,12 +59,12 @@ def _selectors(node: object) -> list[object]:
     return [found for value in node for found in _selectors(value)] if isinstance(node, list) else []
 
 
-def test_what_holds_data_is_not_deleted_with_the_application(objects: Objects) -> None:
-    """`kubectl delete -k` would take the namespace with ledger, decision log, models and the platform's Secrets."""
+def test_objects_with_data_are_not_deleted_with_the_application(objects: Objects) -> None:
+    """`kubectl delete -k` would delete a namespace with its ledger, decision log, models and Secrets."""
     assert not objects.of_kind("Namespace", "PersistentVolumeClaim", "Secret")
     for o in objects.of_kind("StatefulSet"):
         assert "persistentVolumeClaimRetentionPolicy" not in o["spec"], "the default keeps the claims"
-        assert o["spec"]["podManagementPolicy"] == "Parallel", "or a wrong first image is never replaced"
+        assert o["spec"]["podManagementPolicy"] == "Parallel", "otherwise a wrong first image is never replaced"
 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
@@ -75,11 +75,11 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert made.named("PersistentVolumeClaim", "mtorl-data")["metadata"]["namespace"] == used
     assert made.named("CustomResourceDefinition", "experiments.mtorl-kubeflow.github.io")
-    assert not rendered("foundation/profile").of_kind("Namespace"), "Kubeflow's labels are on it"
+    assert not rendered("foundation/profile").of_kind("Namespace"), "the profile's namespace is Kubeflow's"
 
 
 def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:
-    """The kubelet would wait for ever for a second claim; the first pod that mounts the volume decides on its group."""
+    """The kubelet waits forever for a second claim. The first pod that mounts the volume sets its group."""
     for name, pod in objects.pods():
         sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]
         claims = [source["claimName"] for source in sources]
@@ -104,7 +104,7 @@ def test_pods_keep_to_the_restricted_profile_and_run_our_pinned_images(objects: 
 
 
 def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> None:
-    """But Spark's driver, which starts its executors (test_spark.py), and the experiments' operator."""
+    """Exceptions: Spark's driver, which starts executors (test_spark.py), and the operator of experiments."""
     talks = {"ScheduledSparkApplication/mtorl-features/driver", "Deployment/mtorl-operator"}
     accounts = {o["metadata"]["name"]: o for o in objects.of_kind("ServiceAccount")}
     for name, pod in objects.pods():
@@ -112,16 +112,16 @@ def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> 
         assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
         if not name.startswith(("CronJob/", "ScheduledSparkApplication/")):
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(containers(pod)[0]), name
-        if name.startswith("InferenceService/"):  # /ping says Healthy before the worker has loaded its model
+        if name.startswith("InferenceService/"):  # /ping reports Healthy before the model is loaded
             assert containers(pod)[0]["readinessProbe"]["httpGet"]["path"].startswith("/predictions/")
 
 
-def test_the_scripts_validator_finds_nothing() -> None:
+def test_the_scripts_validator_finds_no_problem() -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
     if find_spec("kubernetes_validate") is None:
         pytest.skip("kubernetes-validate is not installed")
-    render(FOLDERS[0])  # skips without kubectl
+    render(FOLDERS[0])  # skips if there is no kubectl
     environment = {**os.environ, "PYTHON": sys.executable, "VALIDATOR": str(VALIDATOR), "CRDS": str(CRDS)}
     done = subprocess.run(
         [str(ROOT / "scripts" / "validate-manifests.sh")], capture_output=True, text=True, env=environment

@@ -1,4 +1,4 @@
-"""The component spark-features: what it runs, and what it may do."""
+"""Component spark-features: the command that it runs, and its permissions."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def schedule(objects: Objects) -> dict[str, Any]:
     return objects.named("ScheduledSparkApplication", "mtorl-features")
 
 
-def test_it_calls_the_command_as_defined_and_the_pipeline_would(objects: Objects, schedule: dict[str, Any]) -> None:
+def test_it_calls_the_command_with_the_pipelines_arguments(objects: Objects, schedule: dict[str, Any]) -> None:
     context = parsed(schedule["spec"]["template"]["arguments"])
     pod = dict(objects.pods())["ScheduledSparkApplication/mtorl-features/driver"]
     mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}
@@ -44,7 +44,7 @@ def test_it_calls_the_command_as_defined_and_the_pipeline_would(objects: Objects
     def volume(path: Any) -> dict[str, Any]:
         return volumes[mounts[str(Path(path).parent)]["name"]]
 
-    assert context["trusted"], "or one process reads the whole log first"
+    assert context["trusted"], "otherwise one process validates the whole log first"
     assert volume(context["log"]) == volume(context["out"])
     config = objects.named("ConfigMap", volume(context["dataset"])["configMap"]["name"])
     assert Path(context["dataset"]).name in config["data"]
@@ -54,7 +54,7 @@ def test_it_calls_the_command_as_defined_and_the_pipeline_would(objects: Objects
 
 
 def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> None:
-    """With the arguments that the README gives it."""
+    """Uses the arguments in the component's README."""
     (program,) = re.findall(r"jq '(.*?)' \| kubectl create", README, re.S)
     done = subprocess.run(["jq", program], input=json.dumps(schedule), capture_output=True, text=True, check=True)
     made = json.loads(done.stdout)
@@ -65,7 +65,7 @@ def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> Non
 
 def test_the_image_runs_the_command_with_spark(schedule: dict[str, Any]) -> None:
     file = Path(urlsplit(schedule["spec"]["template"]["mainApplicationFile"]).path)
-    assert file.suffix == ".py", "spark-submit takes nothing else for Python"
+    assert file.suffix == ".py", "spark-submit accepts Python only as .py"
     image = MANIFESTS / "images" / "spark"
     text = (image / "Dockerfile").read_text()
     assert re.search(rf"^COPY .*/{file.name} {file.parent}/$", text, re.M)
@@ -93,7 +93,7 @@ def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule:
     assert app["executor"]["serviceAccount"] != driver
 
 
-def test_only_sparks_own_flows_are_open() -> None:
+def test_only_sparks_own_connections_are_allowed() -> None:
     objects = rendered("tests/everything")
     policies = objects.of_kind("NetworkPolicy")
     conf = objects.named("ScheduledSparkApplication", "mtorl-features")["spec"]["template"]["sparkConf"]

@@ -1,4 +1,4 @@
-"""What one object says about another: names, paths, versions, ports, and the commands of the runbooks."""
+"""References between objects: names, paths, versions, ports, and the commands of the runbooks."""
 
 import json
 import os
@@ -36,7 +36,7 @@ EMERGENCY = re.compile(
     r"xargs -I\{\} kubectl -n \"\$NS\" patch configmap mtorl-experiment --type merge -p '(\S+:\S+ \S+)'"
 )
 SIMULATED = DatasetSpec.load("simulator")
-PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # KServe puts it on the pods that it makes
+PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # set by KServe on its pods
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def experiment() -> Experiment:
     return experiment_of(MANIFESTS / "examples" / "experiment.yaml")
 
 
-def test_what_is_in_force_can_be_reloaded_and_other_configuration_rolls_the_pods(production: Objects) -> None:
+def test_experiments_are_reloaded_and_other_configuration_restarts_the_pods(production: Objects) -> None:
     pod = production.pod_spec("StatefulSet/mtorl-router")
     mount = mounts_of(pod["containers"][0])["/etc/mtorl/experiment"]
     assert "subPath" not in mount, "a file mounted by subPath is never updated"
     (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
-    assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}  # the name of the runbooks: no hash
+    assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}  # runbooks use the name: no hash
     for config in production.of_kind("ConfigMap"):
         name = config["metadata"]["name"]
         no_pod_reads_it = config["metadata"]["labels"].get("grafana_dashboard") == "1"
@@ -58,7 +58,7 @@ def test_what_is_in_force_can_be_reloaded_and_other_configuration_rolls_the_pods
 
 def test_the_runbooks_kill_switches_work(experiment: Experiment, tmp_path: Path) -> None:
     pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "runbooks").glob("*.md")}
-    (switch,) = {found[1] for text in pages.values() if (found := KILL.search(text))}  # the same in all of them
+    (switch,) = {found[1] for text in pages.values() if (found := KILL.search(text))}  # the same in all pages
     assert json.loads(switch) == {"spec": {"enabled": False}}
     emergency = EMERGENCY.search(pages["MtorlOperatorDown"])
     assert emergency and not any(EMERGENCY.search(text) for name, text in pages.items() if name != "MtorlOperatorDown")
@@ -72,18 +72,18 @@ def test_the_runbooks_kill_switches_work(experiment: Experiment, tmp_path: Path)
     assert killed.arm_of("any user") == ("incumbent", 1.0)
 
 
-def test_arms_answer_where_the_experiment_says(production: Objects, experiment: Experiment) -> None:
+def test_arms_serve_at_the_experiments_endpoints(production: Objects, experiment: Experiment) -> None:
     served = production.named("ServingRuntime", "mtorl-torchserve")
-    assert "serving.kserve.io/server-type" not in served["metadata"].get("annotations", {}), "it brings no envelope"
+    assert "serving.kserve.io/server-type" not in served["metadata"].get("annotations", {}), "it adds no envelope"
     assert not any(f["autoSelect"] for f in served["spec"]["supportedModelFormats"])
     runtime = served["spec"]["containers"][0]
     assert runtime["env"][0] == {"name": "MODEL_NAME", "value": "{{.Labels.arm}}"}
-    assert runtime["ports"][0]["containerPort"] == 8080, "KServe's Service points at the first port"
+    assert runtime["ports"][0]["containerPort"] == 8080, "KServe's Service uses the first port"
     for arm in experiment.arms:
         service = production.named("InferenceService", f"mtorl-{arm.name}")
         labels = service["metadata"]["labels"]
         assert labels["arm"] == arm.name
-        assert labels["networking.kserve.io/visibility"] == "cluster-local", "KServe would open it to the outside"
+        assert labels["networking.kserve.io/visibility"] == "cluster-local", "KServe would expose it to the outside"
         assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
         assert service["spec"]["predictor"]["minReplicas"] >= 2
         url = urlsplit(arm.url)
@@ -92,7 +92,7 @@ def test_arms_answer_where_the_experiment_says(production: Objects, experiment: 
 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
-def test_versions_are_named_once(overlay: str) -> None:
+def test_model_versions_are_named_once(overlay: str) -> None:
     objects = rendered(f"overlays/{overlay}")
     models = yaml.safe_load((MANIFESTS / "overlays" / overlay / "models.yaml").read_text())["data"]
     from_annotation = {"fieldRef": {"fieldPath": "metadata.annotations['mtorl-kubeflow/model']"}}
@@ -104,17 +104,17 @@ def test_versions_are_named_once(overlay: str) -> None:
             (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == "/mnt/models"]
             (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
             assert volume["persistentVolumeClaim"] == {"claimName": "mtorl-data"} and mount["readOnly"]
-            assert mount["subPath"] == "registry", "not a version: a mount makes an empty folder of what is not there"
-        assert version == f"{arm}/{FIRST}", "what the bootstrap publishes"
+            assert mount["subPath"] == "registry", "a mount of a missing version would create an empty folder"
+        assert version == f"{arm}/{FIRST}", "the bootstrap's version"
     assert not [o for o in objects.of_kind("ConfigMap") if o["metadata"]["name"] == "mtorl-models"]
 
 
-def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_path: Path) -> None:
+def test_a_pod_waits_for_its_model_and_names_it(production: Objects, tmp_path: Path) -> None:
     predictor = production.named("InferenceService", "mtorl-challenger")["spec"]["predictor"]
     (waiting,) = predictor["initContainers"]
     script = waiting["args"][0].replace("/mnt/models", str(tmp_path)).replace("sleep 2", "sleep 0.05")
     (tmp_path / "challenger" / "other").mkdir(parents=True)
-    (tmp_path / "challenger" / FIRST).mkdir()  # empty: as a mount leaves it
+    (tmp_path / "challenger" / FIRST).mkdir()  # empty, as left by a mount
     command = [*waiting["command"], script]
     environment = {**os.environ, "MODEL_VERSION": f"challenger/{FIRST}"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -124,31 +124,31 @@ def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_p
         (tmp_path / "challenger" / FIRST / "artifact").mkdir()
         (tmp_path / "challenger" / FIRST / "artifact" / "model.json").touch()
         assert process.wait(timeout=60) == 0
-        assert process.stdout.read() == "", "it says so once"
+        assert process.stdout.read() == "", "log the wait once"
 
 
 def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> None:
     pod = production.pod_spec("StatefulSet/mtorl-router")
     (main,) = pod["containers"]
     mounts = mounts_of(main)
-    assert mounts[router["experiment"]]["name"] == "experiment", "a folder: a file would not be updated"
+    assert mounts[router["experiment"]]["name"] == "experiment", "mount the folder: a file would not be updated"
     assert mounts[str(Path(router["dataset"]).parent)]["name"] == "dataset"
     assert main["args"] == ["--run-config=/etc/mtorl/config/router.yaml"] and "/etc/mtorl/config" in mounts
     assert mounts[router["feature_repo"]]["name"] == "feature-store"
     (claim,) = production.named("StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
     assert mounts[str(Path(router["spool"]).parent)]["name"] == claim["metadata"]["name"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi" and router["spool_max_bytes"] <= 8 * 2**30
-    # A router that waits is not killed, and gets no requests; one that hangs is killed.
+    # A waiting router is not killed and gets no requests; a hanging one is killed.
     for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
     assert {"name": "http", "containerPort": router["port"]} in main["ports"]
-    assert router["auth"]["kind"] == "token", "nobody decides or reports without a token"
+    assert router["auth"]["kind"] == "token", "decisions and reports need a token"
     tokens = Path(router["auth"]["file"])
     (volume,) = (v for v in pod["volumes"] if v["name"] == mounts[str(tokens.parent)]["name"])
     assert [item["path"] for item in volume["secret"]["items"]] == [tokens.name]
 
 
-def test_router_accepts_its_settings_and_knows_the_channels(
+def test_router_accepts_its_settings_and_channels(
     production: Objects, router: dict[str, Any], experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pytest.importorskip("serving.router.ops.settings")
@@ -156,7 +156,7 @@ def test_router_accepts_its_settings_and_knows_the_channels(
     path.write_text(yaml.safe_dump(router))
     monkeypatch.setenv("MTORL_LAKE", production.config_map("mtorl-lake-")["data"]["MTORL_LAKE"])
     settings = config.RouterSettings.load(path)
-    assert settings.host == "0.0.0.0", "a pod must be reached from outside"
+    assert settings.host == "0.0.0.0", "a pod must be reachable from outside"
     mount = mounts_of(production.pod_spec("StatefulSet/mtorl-router")["containers"][0])["/mnt/mtorl"]
     assert settings.lake == "/mnt/mtorl/lake" and "readOnly" not in mount
     spec = DatasetSpec.from_dict(yaml.safe_load(production.config_map("mtorl-dataset-")["data"]["dataset.yaml"]))
@@ -168,7 +168,7 @@ _JOBS = ("compact", "materialize", "monitor")
 WITH_LAKE = ("StatefulSet/mtorl-router", "Deployment/mtorl-operator", *(f"CronJob/mtorl-{job}" for job in _JOBS))
 
 
-def test_all_find_the_lake_in_one_place(production: Objects) -> None:
+def test_all_pods_use_the_same_lake(production: Objects) -> None:
     lake = {"configMapRef": {"name": production.config_map("mtorl-lake-")["metadata"]["name"]}}
     for name, pod in production.pods():
         for container in pod["containers"]:
@@ -180,7 +180,7 @@ def test_all_find_the_lake_in_one_place(production: Objects) -> None:
             assert ([lake] if reads_settings else None) == container.get("envFrom"), container["name"]
 
 
-def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
+def test_a_lake_in_a_bucket_has_credentials() -> None:
     folder = MANIFESTS / "tests" / "object-store"
     _, patch = (folder / "kustomization.yaml").read_text().split("\npatches:\n")
     assert patch in (MANIFESTS / "components" / "object-store" / "README.md").read_text()
@@ -203,8 +203,8 @@ def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
         assert {443, 9000} <= ways_out, name
 
 
-def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, router: dict[str, Any]) -> None:
-    """A file for each would admit the whole budget once for each."""
+def test_routers_share_one_durable_ledger(production: Objects, router: dict[str, Any]) -> None:
+    """With a ledger file of its own, each router would admit the whole budget."""
     from serving.ledger.location import locate
 
     service = production.named("Service", locate(router["ledger"]).host)
@@ -215,7 +215,7 @@ def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, rout
     given = {e["name"]: e for e in production.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]}
     assert given["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
     conf = production.config_map("mtorl-ledger-")["data"]["redis.conf"].splitlines()
-    # The first router makes the accounts. The others wait for them: a new one does not know that a ledger was lost.
+    # The first router creates the accounts; others wait, because a new router can't tell a lost ledger from a new one.
     wait = production.pod_spec("StatefulSet/mtorl-router")["initContainers"][0]
     assert wait["env"] == [{"name": "MTORL_LEDGER_PASSWORD", "valueFrom": password}]
     assert 'exec mtorl ledger wait "/etc/mtorl/config/router.yaml"' in wait["args"][0]
@@ -225,7 +225,7 @@ def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, rout
     assert not allowed(policies, _labels(production, "CronJob", "mtorl-materialize"), labels, 6379)
 
 
-def test_routers_ship_to_the_feed_which_writes_where_they_read(production: Objects, router: dict[str, Any]) -> None:
+def test_routers_send_to_the_feed_which_writes_the_store_they_read(production: Objects, router: dict[str, Any]) -> None:
     reader, pod = production.pod_spec("StatefulSet/mtorl-router"), production.pod_spec("Deployment/mtorl-feed")
     service = production.named("Service", str(urlsplit(router["sink"]).hostname))
     labels = _labels(production, "Deployment", "mtorl-feed")
@@ -253,20 +253,20 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
     config = yaml.safe_load(production.config_map("mtorl-feature-store-")["data"]["feature_store.yaml"])
     laptop = yaml.safe_load((ROOT / "features" / "feature_repo" / "feature_store.yaml").read_text())
     for key in ("project", "provider", "entity_key_serialization_version", "materialization"):
-        assert config[key] == laptop[key], f"{key}: the registry of the pipeline and the jobs would disagree"
+        assert config[key] == laptop[key], f"{key}: pipeline and jobs would disagree on the registry"
     writer = yaml.safe_load(production.config_map("mtorl-jobs-feature-store-")["data"]["feature_store.yaml"])
     assert writer.pop("offline_store")["type"] == laptop["offline_store"]["type"]
     stores = [made["online_store"].pop("connection_string").split(",") for made in (config, writer)]
-    assert writer == config, "the writer's store and the reader's"
+    assert writer == config, "writer and reader need the same store"
     (place, password), (elsewhere, other) = (store[:2] for store in stores)
-    assert (place, password) == (elsewhere, other), "the writer's store and the reader's"
+    assert (place, password) == (elsewhere, other), "writer and reader need the same store"
     host, port = place.split(":")
     assert int(port) == production.named("Service", host)["spec"]["ports"][0]["port"]
     assert password == "password=${REDIS_PASSWORD}"
     reader, writes = (dict(option.split("=") for option in store[2:]) for store in stores)
-    assert reader.pop("retry") == "null", "the thread of an arm would wait for several attempts"
+    assert reader.pop("retry") == "null", "retries would block the thread of an arm"
     for limits, longest in ((reader, 0.6 * router["deadline_ms"] / 1000), (writes, 60.0)):
-        assert set(limits) == {"socket_timeout", "socket_connect_timeout"}, "a node that is gone would be waited for"
+        assert set(limits) == {"socket_timeout", "socket_connect_timeout"}, "a lost node would block the caller"
         assert all(0 < float(seconds) <= longest for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
         assert "REDIS_PASSWORD" in [e["name"] for e in production.pod_spec(name)["containers"][0]["env"]], name
@@ -282,7 +282,7 @@ def _labels(objects: Objects, kind: str, name: str) -> dict[str, str]:
     return labels
 
 
-def test_only_the_listed_flows_are_open(production: Objects) -> None:
+def test_only_the_listed_connections_are_allowed(production: Objects) -> None:
     policies = production.of_kind("NetworkPolicy")
     deny = policies.named("NetworkPolicy", "mtorl-default-deny")["spec"]
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
@@ -302,13 +302,13 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
         assert allowed(policies, source, target, port) is is_open, (source, target, port)
     for policy in policies:
         if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
-            assert policy["spec"]["policyTypes"] == ["Ingress"], "model servers call nobody"
+            assert policy["spec"]["policyTypes"] == ["Ingress"], "model servers open no connections"
         for rule in policy["spec"].get("egress", []):
             ports = [port["port"] for port in rule.get("ports", [])]
-            assert 9093 not in ports, f"{policy['metadata']['name']}: Prometheus alone tells Alertmanager"
+            assert 9093 not in ports, f"{policy['metadata']['name']}: only Prometheus may call Alertmanager"
 
 
-def test_the_operator_may_write_what_routers_read_and_nothing_else(production: Objects) -> None:
+def test_the_operator_may_write_only_what_routers_read(production: Objects) -> None:
     role = production.named("Role", "mtorl-operator")
     for rule in role["rules"]:
         named_or_made = "resourceNames" in rule or rule["verbs"] == ["create"]
@@ -317,10 +317,10 @@ def test_the_operator_may_write_what_routers_read_and_nothing_else(production: O
     assert leases["verbs"] == ["get", "update"]
     assert leases["resourceNames"] == [o["metadata"]["name"] for o in production.of_kind("Lease")]
     written = production.named("ConfigMap", "mtorl-experiment")
-    assert "data" not in written, "an apply changes nothing in force, and a delete takes it"
+    assert "data" not in written, "an apply must not change the active experiments"
 
 
-def test_without_the_prometheus_operator_only_its_resources_are_left_out() -> None:
+def test_without_the_prometheus_operator_only_its_resources_are_missing() -> None:
     whole, part = (rendered(f"{name}") for name in ("overlays/dev", "tests/without-prometheus-operator"))
     left_out = [o for o in whole if o not in part]
     assert left_out and {o["apiVersion"].split("/")[0] for o in left_out} == {"monitoring.coreos.com"}

@@ -1,4 +1,4 @@
-"""scripts/check-cluster.sh, with a kubectl that answers for a cluster."""
+"""scripts/check-cluster.sh with a fake kubectl that answers for a cluster."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ VERSION = """{
 KSERVE = "inferenceservices.serving.kserve.io"
 EXPERIMENT = "experiments.mtorl-kubeflow.github.io"
 PROMETHEUS = ("prometheusrules.monitoring.coreos.com", "alertmanagerconfigs.monitoring.coreos.com")
-# Answers what the files in $CLUSTER say: crds, version, secrets; everything else is there.
+# Answers from the files crds, version and secrets in $CLUSTER; every other object exists.
 KUBECTL = """#!/bin/bash
 case "$*" in
   "version -o json") cat "$CLUSTER/version"; [ -s "$CLUSTER/version" ] ;;
@@ -37,7 +37,7 @@ def check(
     secrets: tuple[str, ...] = ("mtorl-redis", "mtorl-router", "mtorl-alerting"),
     minor: str = "34",
 ) -> tuple[int, dict[str, tuple[str, str]]]:
-    """The exit status, and of each thing its word and what the line says."""
+    """Return the exit status and, for each checked item, its result word and text."""
     (folder / "kubectl").write_text(KUBECTL)
     (folder / "kubectl").chmod(0o755)
     for name, lines in (("crds", crds), ("secrets", secrets), ("version", (VERSION % minor,) if minor else ())):
@@ -52,7 +52,7 @@ def check(
 def test_a_cluster_with_all_that_is_needed(tmp_path: Path) -> None:
     status, lines = check(tmp_path)
     assert status == 0 and "missing" not in {word for word, _ in lines.values()}
-    assert lines["Kubernetes"] == ("ok", "1.34"), "the server's version, not the client's"
+    assert lines["Kubernetes"] == ("ok", "1.34"), "report the server's version, not the client's"
 
 
 @pytest.mark.parametrize(
@@ -64,17 +64,17 @@ def test_a_cluster_with_all_that_is_needed(tmp_path: Path) -> None:
         ({"minor": "29"}, "Kubernetes"),
     ],
 )
-def test_what_nothing_runs_without(lacking: dict[str, tuple[str, ...]], line: str, tmp_path: Path) -> None:
+def test_a_missing_requirement_fails(lacking: dict[str, tuple[str, ...]], line: str, tmp_path: Path) -> None:
     status, lines = check(tmp_path, **lacking)  # type: ignore[arg-type]
     assert status == 1 and lines[line][0] == "missing"
 
 
-def test_what_is_left_out_is_named_as_a_component_that_exists(tmp_path: Path) -> None:
+def test_missing_options_name_an_existing_component(tmp_path: Path) -> None:
     status, lines = check(tmp_path, crds=(KSERVE, EXPERIMENT))
     assert status == 0 and lines["Prometheus Operator"][0] == "absent"
     (component,) = [word for word in lines["Prometheus Operator"][1].split() if word.startswith("components/")]
     assert (ROOT / "manifests" / component / "kustomization.yaml").exists()
 
 
-def test_without_a_cluster_nothing_is_judged(tmp_path: Path) -> None:
+def test_without_a_cluster_nothing_is_checked(tmp_path: Path) -> None:
     assert check(tmp_path, minor="") == (2, {})

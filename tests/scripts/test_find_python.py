@@ -1,4 +1,4 @@
-"""Which Python `make` takes for the environment."""
+"""The Python version that `make` chooses for the environment."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.repository import ROOT
 
 
-def test_a_python_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
-    """The broken one ends with an error, as pyenv's do for what is not selected."""
+def test_a_broken_python_is_skipped(tmp_path: Path) -> None:
+    """The broken Python exits with an error, like a pyenv shim of an unselected version."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     broken, working, tools = (tmp_path / folder for folder in ("broken", "working", "tools"))
     for folder in (broken, working, tools):

@@ -1,4 +1,4 @@
-"""scripts/images.sh, with a stand-in for the engine that builds the images."""
+"""scripts/images.sh with a fake engine in place of the one that builds images."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ NAMES = ["router", "redis", "torchserve", "train", "spark"]
 TOOLS = ["bash", "sh", "cat", "rm", "mktemp", "basename", "dirname", "find", "sort", "head", "cut", "tr", "sed", "grep"]
 TOOLS += ["xargs", "sha256sum", "mkdir"]
 
-# It writes down how it was called, and knows an image's size once the image was built.
+# Records its calls, and knows an image's size once the image was built.
 STAND_IN = """#!/bin/sh
 echo "$(basename "$0") $*" >>"$CALLS"
 case $1 in
@@ -31,7 +31,7 @@ esac
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """As much of the repository as an image is made of, small."""
+    """A small repository with the files that images are built from."""
     made = tmp_path / "repository"
     for name in ("scripts/images.sh", "manifests/images", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
         (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def images(repository: Path, tmp_path: Path) -> Images:
-    """Runs the script where `podman` and `tester` are the stand-in, and nothing else builds images."""
+    """Returns a function that runs the script with `podman` and `tester` replaced by the fake engine."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for tool in ("podman", "tester", "mine", "cosign"):
@@ -68,7 +68,7 @@ def images(repository: Path, tmp_path: Path) -> Images:
 
 
 def calls(tmp_path: Path, word: str) -> list[str]:
-    """What the stand-in was called with, where it has this word in it."""
+    """Return the fake engine's calls that contain a word."""
     return [line for line in (tmp_path / "calls").read_text().splitlines() if f" {word} " in f"{line} "]
 
 
@@ -85,7 +85,7 @@ def component(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return images
 
 
-def test_a_tag_is_the_version_and_what_goes_in(images: Images, repository: Path) -> None:
+def test_a_tag_is_the_version_and_a_hash_of_the_content(images: Images, repository: Path) -> None:
     first = tags(images)
     assert list(first) == NAMES
     for name, tag in first.items():
@@ -100,10 +100,10 @@ def test_a_tag_is_the_version_and_what_goes_in(images: Images, repository: Path)
     (repository / "serving" / "__pycache__").mkdir()
     (repository / "serving" / "__pycache__" / "module.pyc").touch()
     (repository / "docs.md").touch()
-    assert tags(images) == third, "what no image holds is in no tag"
+    assert tags(images) == third, "files outside images must not change a tag"
 
 
-def test_what_is_there_is_not_built_again(images: Images, repository: Path, tmp_path: Path) -> None:
+def test_an_existing_image_is_not_rebuilt(images: Images, repository: Path, tmp_path: Path) -> None:
     assert "not built" in images("list", "router").stdout
     made = component(images("build", "router", "redis", BUILD_OPTIONS="--network=host --pull=never"))
     assert [image["name"] for image in made] == [f"ghcr.io/mtorl-kubeflow/{name}" for name in ("router", "redis")]
@@ -116,7 +116,7 @@ def test_what_is_there_is_not_built_again(images: Images, repository: Path, tmp_
     assert component(images("build", "router", "redis"))[0] != made[0] and len(calls(tmp_path, "build")) == 3
 
 
-def test_push_names_digests_signs_them_and_lists_what_is_inside(images: Images, tmp_path: Path) -> None:
+def test_push_prints_digests_signs_them_and_lists_the_content(images: Images, tmp_path: Path) -> None:
     told = {"SBOM": str(tmp_path / "sbom"), "SIGN": "--key cosign.key"}
     (made,) = component(images("push", "registry.example.org/mtorl", "train", **told))
     signed = f"registry.example.org/mtorl/train@sha256:{7:064d}"

@@ -1,4 +1,4 @@
-"""Each habit of prose is found where it is, with its line, and a count above its ceiling fails."""
+"""Prose lint: each habit is reported with its line, and a count above its ceiling fails."""
 
 import runpy
 from pathlib import Path

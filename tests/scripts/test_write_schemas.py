@@ -1,4 +1,4 @@
-"""The JSON schemas in docs/ are those of the models, and accept what the models accept."""
+"""JSON schemas in docs/: they equal those of the models, and accept the shipped files."""
 
 import json
 import runpy
@@ -18,12 +18,12 @@ NAMES: tuple[str, ...] = SCRIPT["NAMES"]
 def test_a_schema_is_current(name: str) -> None:
     path = ROOT / "docs" / "schemas" / f"{name}.json"
     expected = SCRIPT["schema_text"](name)
-    assert path.exists() and path.read_text(encoding="utf-8") == expected, "run python scripts/write_schemas.py"
+    assert path.exists() and path.read_text(encoding="utf-8") == expected, "stale: run python scripts/write_schemas.py"
     if name != SCRIPT["OPENAPI"]:
         jsonschema.Draft202012Validator.check_schema(json.loads(expected))
 
 
-def test_the_readme_names_every_schema_and_none_is_left_of_a_model_that_is_gone() -> None:
+def test_the_readme_names_every_schema_and_no_schema_of_a_removed_model_is_left() -> None:
     assert {path.stem for path in (ROOT / "docs" / "schemas").glob("*.json")} == set(NAMES)
     readme = (ROOT / "docs" / "schemas" / "README.md").read_text(encoding="utf-8")
     assert {name for name in NAMES if f"({name}.json)" in readme} == set(NAMES)

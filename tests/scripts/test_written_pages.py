@@ -1,4 +1,4 @@
-"""Generated pages: every command, every metric, and what was tried of every feature of a cluster."""
+"""Generated pages: commands, metrics, and the table of cluster features with their test results."""
 
 import runpy
 from pathlib import Path
@@ -20,7 +20,7 @@ CONFORMANCE = runpy.run_path(str(ROOT / "scripts" / "write_conformance.py"))
 FEATURES = yaml.safe_load(CONFORMANCE["FEATURES"].read_text())
 
 
-def test_the_features_name_every_kind_of_object_and_tests_that_are_there() -> None:
+def test_the_features_name_every_kind_of_object_and_existing_tests() -> None:
     listed = [kind for feature in FEATURES for kind in feature.get("kinds", ())]
     assert len(set(listed)) == len(listed) and {o["kind"] for target in FOLDERS for o in rendered(target)} <= set(
         listed
@@ -37,7 +37,7 @@ def test_the_newest_result_of_each_test_reaches_the_page(tmp_path: Path) -> None
     cases.append(("test_admission", "test_a_target_is_admitted_whole", "<failure/>"))
     case = '<testcase classname="tests.cluster.{}" name="{}[foundation/dev]">{}</testcase>'
     (tmp_path / "run.xml").write_text(f"<all>{''.join(case.format(*one) for one in cases)}</all>")
-    rendered("foundation/dev")  # skips without kubectl
+    rendered("foundation/dev")  # skips if there is no kubectl
     old = {"node": {"result": "failed", "kubernetes": "1.33.0", "date": "2026-01-01"}}
     record = {f"test_kfp.py::{night}": old, "test_running.py::test_of_another_name": old}
     found = CONFORMANCE["results"](tmp_path / "run.xml")
