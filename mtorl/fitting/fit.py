@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Mean touchpoints of a training user in the drift reference, enough to show how similar a user's touchpoints are.
+# Mean number of touchpoints of a training user in the drift reference: enough to show how alike they are for one user.
 REFERENCE_TOUCHPOINTS = 5
 
 
@@ -73,12 +73,12 @@ class TrainingSummary:
 
     spec: DatasetSpec
     fingerprint: str  # fingerprint of the log
-    encoding_digest: str  # digest of description and encoder; if equal, the same data give the same inputs and labels
+    encoding_digest: str  # digest of description and encoder, which determine inputs and labels of given data
     encoder: Encoder
-    first_shard: str  # the first shard with training users, a random sample of them
+    first_shard: str  # the first shard that contains training users
     users: Fingerprints
     channel_uses: Counter[str]
-    highest_cost: dict[str, float]  # highest cost of an exposure, by channel, for the channels in training
+    highest_cost: dict[str, float]  # highest cost of an exposure on each channel of the training users
 
     @classmethod
     def of(cls, windows: str) -> TrainingSummary:
@@ -122,8 +122,8 @@ class TrainingSummary:
         metrics: Mapping[str, Any],
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
-        """A policy trained on these users, ready to be saved; measures its drift thresholds."""
-        # A cap must not be too small, so a channel that is not in training gets the highest cost of all channels.
+        """A policy trained on these users, with its drift thresholds, ready to be saved."""
+        # A cap must not be too small. So a channel without training data gets the highest cost of all channels.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
             name=name,
@@ -145,7 +145,7 @@ class TrainingSummary:
 
 
 def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
-    """The reference for drift of later requests: user, context and static columns of training users."""
+    """User, context and static columns of training users, with which later requests are compared for drift."""
     if (decided := contexts(windows, spec, "train")) is not None:
         # Later requests are opportunities, exposed or not, so decisions are a better reference than touchpoints.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
@@ -176,7 +176,7 @@ def git_revision() -> str:
         return os.environ.get("MTORL_REVISION", "unknown")
 
 
-ADVANTAGE_WEIGHT = 5.0  # beta: an additional utility of one utility_scale multiplies the odds of a channel by e^5
+ADVANTAGE_WEIGHT = 5.0  # beta: if a channel's utility grows by one utility_scale, its odds grow by a factor of e^5
 EXPLORATION = 0.05  # epsilon: each channel keeps some probability, so that later off-policy estimates are possible
 _Result = TypeVar("_Result")
 
@@ -192,7 +192,7 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
     """Copy the artifact of the serving policy, for comparison on the test users of the windows.
 
-    A user's split never changes, so the serving policy was not trained on these test users. WindowError if the artifact
+    A user's split never changes, so the serving policy was not trained on the test users. WindowError if the artifact
     has other columns or channels than the windows.
     """
     artifact, spec = load(Path(served)), DatasetSpec.load(Path(windows) / DATASET_FILE)
@@ -234,7 +234,7 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
-        # Two networks train as fast as one on two processors, but not on a GPU, which they would have to share.
+        # On two processors, two networks train as fast as one. On a GPU they do not, because they would share it.
         at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 
@@ -296,7 +296,7 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 def _calibrate(
     trained: Trained, val: WindowTable, trained_on: WindowTable, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble on validation users; training users are used only for the channels' mean outcomes."""
+    """Calibrate the ensemble on validation users. Only the channels' mean outcomes come from training users."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
     rows = pd.concat([trained_on.rows, val.rows])
@@ -314,7 +314,7 @@ def _calibrate(
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
         "measured_share": val.share,  # share of the validation users
         "seconds": trained.seconds,
-        # The next four figures are those of the first member.
+        # The next four figures are of the first member only.
         "best_epoch": first.best_epoch,
         "best_val_loss": first.best_val_loss,
         "epochs": len(first.history),
@@ -330,7 +330,7 @@ def _price(
     summary: TrainingSummary,
     budget_share: float,
 ) -> PolicyParams:
-    """Parameters whose price meets the budget on all opportunities, exposed or not, or else on the touchpoints."""
+    """The policy's parameters, with the price that meets the budget on opportunities or, if none, on touchpoints."""
     if opportunities is None:
         batch: Windows = val.on_demand("val", targets=True)
         always_exposing = float(val.rows["cost"].mean())
@@ -352,7 +352,7 @@ def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
 
 @contextmanager
 def _epoch_log(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A function that writes history rows for TensorBoard, with a run for each member; none if `folder` is ""."""
+    """A function that writes history rows for TensorBoard, one run per member; it does nothing if `folder` is ""."""
     if not folder:
         yield lambda member, row: None
         return

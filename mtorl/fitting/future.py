@@ -1,20 +1,20 @@
-"""Fits the value of the future by simulating later opportunities with the network, if its predictions are good enough.
+"""Fits the value of the future by simulating later opportunities, if the network's predictions are good enough.
 
     z = foresight(ensemble, encoder, val, seed)               # on validation users
     if z > CLEAR: ensemble.future = fit_future(ensemble, encoder, train_windows, price, seed)
 
-The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. The network is the
-model of the next opportunity. The branches of a window are no exposure, and an exposure on each channel, without and
-with a gain (`mtorl.window.branches`). With the discount d of the sampled pause, the probability p of a gain, a fixed
-price, and level = added = 0 at the start, each iteration computes:
+The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. The network predicts
+what happens at the next opportunity. A window's branches (`mtorl.window.branches`) are: no exposure, and for each
+channel, an exposure without and an exposure with a gain. Let d be the discount for the sampled pause, and p the
+probability of a gain. With a fixed price, and level = added = 0 at first, each iteration computes:
 
     later(branch) = level + max(0, max_c gain_c - price cost_c + added_c)   at the next opportunity
     level         = d later(no exposure)
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
 
-`later` has gain and cost as separate numbers. `STEPS` iterations look that many opportunities ahead. The network's
-states do not change, so it runs once for each branch, and each iteration only fits the head again. All branches of a
-window share the states of its tokens (`MTORL.after`).
+`later` has gain and cost as separate numbers. `STEPS` iterations look `STEPS` opportunities ahead. The weights of the
+network do not change, so it runs once for each branch, and each iteration only fits the head again. All branches of a
+window share the states of the window's tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
@@ -40,7 +40,7 @@ from mtorl.window.window import WindowBatch
 
 STEPS = 3  # opportunities ahead
 HALF_LIFE_DAYS = 14.0  # an opportunity after a pause of this length counts half
-CLEAR = 2.33  # standard errors: with less `foresight`, the future value is not used
+CLEAR = 2.33  # `foresight` in standard errors that a policy needs to use the future value
 _TOKENS = 350_000  # tokens of the sampled windows and their branches: a few CPU seconds
 _AT_ONCE = 1024  # windows whose branches are in memory at a time
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
@@ -82,12 +82,13 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
     """Measure how well the network predicts the effect of a channel on the user's next gain, in standard errors.
 
     For each touchpoint, the network predicts the gain of the user's next touchpoint in two ways: given the logged
-    channel, and averaged over the channels that the log's policy might have drawn. Both average over whether the
-    exposure had a gain, which tells about the user. The error of the second prediction is multiplied by the difference
-    of the two, and summed by user. If the network can't predict the channel's effect, this product is 0 on average.
+    channel, and averaged over the channels that the log's policy might have drawn. Both predictions average over
+    whether the exposure had a gain, because a gain would reveal something about the user. The error of the second
+    prediction is multiplied by the difference of the predictions, and the products are summed by user. If the network
+    can't predict the channel's effect, the product is 0 on average.
 
-    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`).
-    Channels may then depend on the users' tastes, and so be related to the next gain without causing it.
+    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`):
+    channels may then depend on the users' tastes, and so be related to the next gain without causing it.
     """
     if table.spec.propensity == "markov":
         return 0.0
@@ -99,7 +100,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # Our own policies choose channels by their forecasts for the user, so these touchpoints have the same problem.
+    # Our own policies choose channels by forecasts for the user, so channels are related to the next gain here, too.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0
@@ -119,7 +120,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # A window's tokens are computed once for all branches, and each branch adds one token.
+    # Tokens per window: those of the window are computed once for all branches, and each branch adds one.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 
@@ -139,7 +140,7 @@ def _joined(parts: Sequence[Answers]) -> Answers:
 def _look_ahead(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
 ) -> tuple[Tensor, Answers, Answers]:
-    """Probability (B, C) that an exposure has a gain, and the ensemble's answers at all branches and at `now`."""
+    """The probability (B, C) that an exposure has a gain, and the ensemble's answers at all branches and at `now`."""
     gain_N = encoder.previous_gain(now)
     won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
     hit = {name: float(values_N[won_N].mean()) for name, values_N in now.prev_outcomes.items()} if won_N.any() else {}
@@ -155,7 +156,6 @@ def _look_ahead(
 def _branch_answers(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch, hit: Mapping[str, float]
 ) -> tuple[Answers, Answers]:
-    """The ensemble's answers at `now`, and at all branches."""
     x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
     # A window has at most T tokens, so a full window drops its first token to make room.
     full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1) & (x_BTD.shape[1] > 1)
@@ -171,14 +171,14 @@ def _branch_answers(
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
-    """The mean for an exposure on each channel, over having a gain or not."""
+    """The expected value after an exposure on each channel: the mean of the branches with and without a gain."""
     channels = hit_BC.shape[1]
     return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
 
 
 @torch.no_grad()
 def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
-    """Gain and cost (M, 2) of each branch under the decision rule: of its next opportunity and of all later ones."""
+    """Gain and cost (M, 2) of each branch under the decision rule, summed over the next and all later opportunities."""
     own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
     level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
     if future is not None:
@@ -192,7 +192,7 @@ def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
 
 
 def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2: Tensor) -> None:
-    """Fit each member's head to the same targets, which are scaled by their spread."""
+    """Fit each member's head to the same targets, divided by their spread."""
     mean_2, level_scale_2 = level_B2.mean(0), level_B2.std(0).clamp(min=1e-6)
     added_scale_2 = added_BC2.square().mean((0, 1)).sqrt().clamp(min=1e-6)
     level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2

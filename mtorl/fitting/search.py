@@ -3,13 +3,13 @@
     report = search("runs/latest/windows", "best", SearchConfig(trials=30))
     report.best.settings, report.best.loss, report.default_loss
 
-The first trial has the default settings, so the best trial is at least as good on validation users. TPE (Bergstra et
-al. 2011) proposes the others, from the seed and the finished trials only, so a killed and continued search makes the
+The first trial has the default settings, so on validation users the best trial is at least as good. TPE (Bergstra et
+al. 2011) proposes all other settings from the seed and the finished trials only, so a killed search continues with the
 same proposals. A trial stops early if its loss at an epoch is above the median of the trials that reached this epoch.
 
 A trial trains one network. The objective is the validation loss of the kept epoch with the *default* weights, action +
-2 reward + 0.3 cost, because the weights used in training are part of the search. Test users are not read. For why it is
-not the policy value, see docs/training.md.
+2 reward + 0.3 cost, because the weights used in training are part of the search. Test users are not read. For the
+reasons against the policy value as objective, see docs/training.md.
 
 The folder contains `trials.db` (the study as SQLite, which optuna-dashboard can open) and, after each trial,
 `settings.yaml` with the best settings so far.
@@ -85,7 +85,7 @@ class Trials:
 
         def on_row(row: dict[str, float]) -> None:
             nonlocal kept
-            if not kept or row["val_loss"] < kept["val_loss"]:  # the rule by which training keeps weights
+            if not kept or row["val_loss"] < kept["val_loss"]:  # training keeps weights by the same rule
                 kept = row
             if on_epoch is not None:
                 on_epoch(int(row["epoch"]), objective(kept))
@@ -95,7 +95,7 @@ class Trials:
         return objective(result.history[result.best_epoch - 1])
 
     def _encoder(self) -> tuple[Encoder, int]:
-        """The same encoder as in a training, and the number of channels."""
+        """The encoder that a training would use, and the number of channels."""
         for file in self._files:
             table = WindowTable.load(self.windows, "train", file)
             if len(table.rows):
@@ -116,7 +116,7 @@ class SearchError(InputError, ValueError):
 class SearchConfig:
     """Length and seed of a search."""
 
-    trials: int = 30  # finished trials in the folder, including those of earlier calls
+    trials: int = 30  # number of finished trials in the folder, including those of earlier calls
     timeout: float = 0.0  # seconds of this call after which no trial starts; 0 for no limit
     epochs: int = TrainConfig.epochs  # maximum for a trial; use the number of the later training
     seed: int = 7  # seed of the proposals and of each trial's training
@@ -126,9 +126,9 @@ class SearchConfig:
 class Tried:
     """A finished trial."""
 
-    number: int  # from 0, which has the default settings
+    number: int  # trial 0 has the default settings
     settings: Settings
-    loss: float | None  # for a trial that stopped early, at its last epoch; None if it diverged
+    loss: float | None  # objective, at the last epoch if the trial stopped early; None if it diverged
     ended: str  # "complete", "early" or "diverged"
     epochs: int
     seconds: float
@@ -171,7 +171,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    # The lock is needed because a second search would treat this search's running trial as killed.
+    # Without the lock, a second search would treat this search's running trial as killed.
     with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
         for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
@@ -222,7 +222,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """The facts that must be equal for trials to be comparable."""
+    """The facts on which a trial's loss depends; trials are comparable only if these are equal."""
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])
@@ -247,7 +247,7 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
     import optuna
     from optuna.trial import TrialState
 
-    # Each trial has its own sampler, so its draws do not depend on interruptions of the search.
+    # Each trial has a new sampler, so interruptions of the search do not change the random draws.
     seed = int(np.random.default_rng([config.seed, done]).integers(2**31))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -278,7 +278,7 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
 
 
 def _tried(study: optuna.Study) -> list[Tried]:
-    """The finished trials, numbered without killed trials."""
+    """The finished trials; killed trials get no number."""
 
     def of(number: int, trial: optuna.trial.FrozenTrial) -> Tried:
         ended = trial.user_attrs["ended"]

@@ -1,14 +1,14 @@
 """Defines the hyper-parameters that a search may change, and their bounds.
 
 `mtorl search` (Optuna, on a laptop), the Katib experiment of manifests/katib and the table of docs/training.md use
-`SPACE`. These fields are not in it:
+`SPACE`. `SPACE` leaves out these fields of `TrainConfig`:
 
-    lam         The preference term makes the clone of the log less accurate on purpose. By any measure of how well the
-                log is predicted, its best weight is zero.
-    epochs      It sets how fast the learning rate falls. Early stopping finds the best epoch of each trial.
+    lam         The preference term makes the action head predict the log less well on purpose. So a search that
+                measures how well the log is predicted would always choose the weight zero.
+    epochs      The number sets how fast the learning rate falls. Early stopping finds the best epoch of each trial.
     seed        Differences between seeds are noise, so choosing the best seed would fit noise.
     averaging, clip, heads, patience
-                Thirty trials are hardly enough for eight settings.
+                Thirty trials are hardly enough for the eight settings in `SPACE`.
     convolutions, attention
                 The ablations of docs/results.md examine them.
 """

@@ -3,8 +3,8 @@
     config = with_settings(TrainConfig(epochs=15), read_settings(Path("best/settings.yaml").read_text()))
     files = KeptFiles.of(volume, windows, config, budget_share, code_version)
 
-Settings affect how good the model becomes. Epochs, seed, device, precision and checkpoints are not settings but
-arguments of the command or step that trains.
+Settings are the fields of `TrainConfig` on which the model's quality depends. Epochs, seed, device, precision and
+checkpoints are not settings but arguments of the command or step that trains.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard
 class KeptFiles:
     """Paths of the files of a training that outlive its run; empty if there are none.
 
-    The names are a digest of everything that affects the training. So a training continues where an earlier training
-    with the same data, settings and code was stopped, in any run. Different trainings never share a file.
+    The names contain a digest of everything that affects the training. So a training in any run continues where an
+    earlier training with the same data, settings and code was stopped. Different trainings never share a file.
     """
 
     checkpoint: str  # prefix of the paths of checkpoints
@@ -163,7 +163,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """Time of the last write to a file or folder, including its content; now, if another process just removed it."""
+    """Time of the last write to a file, or to a folder and its content; if another process removed it: now."""
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

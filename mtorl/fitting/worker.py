@@ -3,8 +3,8 @@
     FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
     torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
-If an error would occur again in a retry, the process reports it (`mtorl.runtime.progress.input_error`) and exits with
-status 0, because the launcher restarts all processes if one fails.
+If an error would occur again in a retry, the process reports the error (`mtorl.runtime.progress.input_error`) and exits
+with status 0, because the launcher would restart all processes if one failed.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from mtorl.runtime.validation import short
 
 
 class WindowError(InputError, ValueError):
-    """A window can't be built; `index` is the position of the faulty instance or row, if the error concerns one."""
+    """A window can't be built; `index` is the position of the faulty instance or row, or None if all are affected."""
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -80,8 +80,8 @@ def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
 
 
 def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) -> Floats:
-    """Numbers of several instances, one after the other; `row_N` is the instance of each."""
-    # NumPy would read the text "1" as a number. Reading from Arrow refuses it, so reading from JSON must.
+    """Numbers of several instances, one instance after the other; `row_N` is the instance of each number."""
+    # NumPy would read the text "1" as a number. The Arrow reader refuses such text, so the JSON reader must refuse it.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
             i = int(row_N[position])
@@ -148,7 +148,7 @@ def arrow_flags(table: pa.Table, name: str) -> Bools:
 def arrow_codes(values: pa.Array, where: str) -> Codes:
     """A text column; "" is null, as in JSON."""
     if pa.types.is_dictionary(values.type):
-        # Its dictionary may contain a text twice, or a null.
+        # An Arrow dictionary may contain a text twice, or a null.
         inner = arrow_codes(values.dictionary, where)
         return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
@@ -163,12 +163,12 @@ def arrow_codes(values: pa.Array, where: str) -> Codes:
 
 
 def _indices(encoded: pa.DictionaryArray) -> Ints:
-    """Positions in the dictionary; -1 is null."""
+    """Positions of the values in an Arrow column's dictionary; -1 is null."""
     return cast(Ints, pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
 def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Ints:
-    """Positions in `channels`. An unknown or null channel is a WindowError: it must not look like a journey's start."""
+    """Positions in `channels`. WindowError for an unknown or null channel: null would look like a journey's start."""
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]
     if unknown or (names.codes < 0).any():

@@ -46,7 +46,7 @@ OWN = "touchpoints"
 SIMULATOR = "simulator"
 """Name of the built-in data set that the simulator generates, and of its adapter."""
 
-# Column names that tables derived from the log use.
+# Names of columns that are added to the log's columns in derived tables.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _QUESTION = re.compile(r"^ *# CHECK (.*(?:\n *#       .*)*)$", re.MULTILINE)
@@ -349,7 +349,7 @@ class DatasetSpec(StrictModel):
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
             checks = [re.sub(r"\n *# *", " ", question) for question in questions]
             raise SpecError(messages.OPEN_CHECKS(file=path, count=len(checks), checks=checks))
-        # A copy of the description in another folder must name the same files, so paths become absolute.
+        # The description may be copied to another folder and must still name the same files, so paths become absolute.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):
             features = (v.replace(source=_absolute(v.source, path)) if v.source else v for v in spec.features)
@@ -359,7 +359,7 @@ class DatasetSpec(StrictModel):
         return spec.replace(**changes) if changes else spec
 
     def of_canonical_log(self) -> DatasetSpec:
-        """The description of the canonical log, without the fields that describe the raw log."""
+        """A copy for the canonical log, without the fields that describe the raw log."""
         raw = self.columns or self.conversions or self.file != FileFormat()
         return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 

@@ -1,11 +1,11 @@
 """Creates and reads ids of decisions. An id contains the time, the user's bucket and the router.
 
     made = decision_id("u1", identity="5f0c9a7e", at=time.time())   # 0193f00f-ab12-72a3-b1c4-9d3e5f0c9a7e
-    HOUR, BUCKET        # SQL, of the column decision_id: the hour and bucket by which the lake files a record
+    HOUR, BUCKET        # SQL expressions of the column decision_id: the hour and bucket of a record's file in the lake
 
 An id is a UUIDv7 (RFC 9562, section 5.7). Its first 48 bits are milliseconds since 1970. `rand_a` has 8 bits for one of
-64 buckets. The first four bits of `rand_b` are the campaign's slot, by which a Redis Cluster places the reservation.
-The last 32 bits identify the router's spool. 30 random bits distinguish decisions of one millisecond.
+64 buckets. The first four bits of `rand_b` are the campaign's slot, which selects the Redis Cluster slot of the
+reservation. The last 32 bits identify the router's spool. 30 random bits distinguish decisions of one millisecond.
 """
 
 import re

@@ -25,7 +25,7 @@ _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet"
 
 
 class Derived:
-    """The derived tables of one name, with its current settings; `supersede` deletes those of older settings."""
+    """Tables derived for one name with its current settings; `supersede` deletes tables of older settings."""
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
         self._lake = lake
@@ -40,7 +40,7 @@ class Derived:
                 self._there[file.hour, sources][token].append(file)
 
     def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
-        """The files of the table that was computed from `sources`; `hour` is its first hour. Empty if incomplete."""
+        """The files of the table that was computed from `sources` and begins with `hour`; empty if any is missing."""
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
@@ -52,8 +52,8 @@ class Derived:
     def supersede(self, known: Collection[LakeFile]) -> None:
         """Hide, and later delete, this setting's files that are not in `known`, and the files of other settings.
 
-        A concurrent reader may have listed other files, and another process may use other settings. So files stay until
-        they are an hour old, and other settings until their newest file is a day old.
+        A concurrent reader may have listed such a file, so files stay until they are an hour old. Another process may
+        use other settings, so their files stay until the newest of them is a day old.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)
@@ -64,12 +64,12 @@ class Derived:
         for files in own.values():
             if min(_age(file, now) for file in files) > _DAY:
                 stale += files
-        with suppress(OSError):  # a lake that can't be written
+        with suppress(OSError):  # the lake may be read-only
             self._lake.supersede(stale, _KEPT_SECONDS)
 
 
 def is_of_past(file: LakeFile) -> bool:
-    """Whether a file belongs to a table of all hours until its own."""
+    """Whether a file belongs to a table that covers all hours until the file's own."""
     return f"-{PAST}" in file.name.rpartition("/")[2]
 
 

@@ -1,13 +1,13 @@
-"""Lists forgotten users in `forgotten.json`; every writer leaves out their records in this folder and below it.
+"""Lists forgotten users in `forgotten.json`; writers leave out these users' records in the list's folder and below.
 
     Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` calls this before it removes anything
     forgotten = Forgotten.of(folder / "lake")           # the lists of this folder and of all its parents
-    forgotten.sql("decision")                           # DuckDB: whether a record must not be written
+    forgotten.sql("decision")                           # DuckDB condition: true for a record that must not be written
 
 After a removal, a router's spool still contains records of the user for a while. Without the list, a later upload or
-compaction would restore them. The list has users by `unit_hash`, each with a time; only records from before this time
-are forgotten, so a user who returns later is a new user. A hash is no secret: a person who has a user's id can find out
-that the user was forgotten.
+compaction would restore these records. The list has users by `unit_hash`, each with a time. Only records from before
+this time are forgotten, so a user who returns later counts as a new user. The hashes hide no user whose id is known:
+with the id, anyone who can read the list can find out that the user was forgotten.
 """
 
 import json
@@ -51,7 +51,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Add users and times to the list of an existing folder (see `extended`); raises OSError."""
+        """Add users and times to the list in a folder, which must exist (see `extended`); raises OSError."""
         path = folder / FILE
         known = cls.parsed(path.read_text(encoding="utf-8"), str(path)) if path.exists() else cls()
         if (after := known.extended(user_ids, until, before)) != known:
@@ -59,7 +59,7 @@ class Forgotten:
                 unfinished.write_text(after.text(), encoding="utf-8")
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
-        """A copy with more users, forgotten until a time, and with a time `before` that applies to all users."""
+        """A copy with more users, whose records until a time are forgotten, and with `before`, a time for all users."""
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
     def text(self) -> str:
@@ -71,12 +71,12 @@ class Forgotten:
         return bool(self.users) or self.before is not None
 
     def has(self, user_id: str, at: datetime) -> bool:
-        """Whether records of a user at a time are forgotten."""
+        """Whether a record of this user at this time is forgotten."""
         until = self.users.get(unit_hash(user_id))
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """SQL condition, never null: whether a record must not be written. Outcomes and shadows have no user."""
+        """SQL condition, never null: whether a record must not be written. Outcomes and shadows contain no user."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind in ("decision", "window") else ():
@@ -85,7 +85,7 @@ class Forgotten:
         return f"coalesce({' OR '.join(clauses)}, false)" if clauses else "false"
 
     def _with(self, other: Self) -> Self:
-        """The union of two lists, with the later of two times."""
+        """The union of two lists; if both have a time for a user, the later time applies."""
         users = dict(self.users)
         for name, time in other.users.items():
             users[name] = max(time, users.get(name, time))

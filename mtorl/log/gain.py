@@ -1,11 +1,11 @@
-"""The gain of an exposure: one numeric outcome, or a weighted sum of several.
+"""Computes the gain of an exposure: one numeric outcome, or a weighted sum of several outcomes.
 
     gain = Gain.of_spec({"click": 0.1, "revenue": 1})     # or of_spec("click")
     gain.of(rows)                                         # of a table, or any mapping of names to numbers
 
-Labels, metrics, off-policy values and the verdict all compute the gain here. If an outcome, such as `profit`, can be
-negative, so can the gain: labels and values count it unchanged. The policy treats an expected negative gain as 0, and
-so does not expose at any price.
+Labels, metrics, off-policy values and the verdict all compute the gain here. If an outcome can be negative, such as
+`profit`, the gain can be negative. Labels and values use a negative gain unchanged. The policy treats a negative
+expected gain as 0, so it does not expose at any price.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Gain:
 
     @property
     def unit(self) -> str:
-        """The unit, for display. For a weighted sum this is the formula, since its terms may have different units."""
+        """The unit, for display. For a weighted sum, it is the formula, because the terms may have different units."""
         if self.plain == self.names[0]:
             return self.units.of(self.names[0])
         return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)

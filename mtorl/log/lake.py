@@ -11,12 +11,12 @@
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
-Outcomes, shadows and windows have the same folders, and each record is in the hour of its decision. An uploaded file is
-in the folder of its newest hour. Each file has the columns of its record (`sql_columns`), `hour` and `bucket`.
+Outcomes, shadows and windows have folders like those of decisions, and each record is in the hour of its decision. An
+uploaded file is in the folder of its newest hour. A file has the record's columns (`sql_columns`), `hour` and `bucket`.
 
-Files never change. To replace files, a writer writes the new file, hides the old ones, and deletes them hours later,
-when no query reads them any more. So each record is always in at least one file. Readers drop copies, and need neither
-locks nor an index.
+Files never change. To replace files, a writer writes a new file, hides the old files, and deletes them hours later,
+when no query reads them any more. So each record is always in at least one file. Readers drop copies of a record, so
+they need neither locks nor an index.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Lake:
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
-        """Open the lake in a folder or at an address of `mtorl.runtime.object_stores`; LogError if that is invalid."""
+        """Open the lake in a folder or at an address of `mtorl.runtime.object_stores`; LogError if it is invalid."""
         try:
             if "://" in (text := str(place)):
                 root, path = open_store(text)
@@ -137,9 +137,9 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Names of the files in a `fixed` lake that were deleted since, because of their age or of a forgotten user.
+        """Names of files that a `fixed` lake listed, and that were deleted since, by age or to forget a user.
 
-        The caller must delete tables computed from them: a removal deletes records, then the tables it finds.
+        The caller must delete tables computed from them, because a removal deletes only tables that already exist.
         """
         folders = self._fixed or {}
         there = {
@@ -154,10 +154,10 @@ class Lake:
         return bool(self.arrived("decision") or self.closed("decision"))
 
     def snapshot(self) -> str:
-        """An identifier of the records that a training reads now, so that a repeated step reads the same; "" if none.
+        """An identifier of the records that a training reads now; "" if the lake is empty.
 
-        It has the time of the newest upload and a digest of the file names. A repeated run leaves out records that were
-        decided or received after that time. A new upload or a compaction changes both parts.
+        It contains the time of the newest upload and a digest of the file names. A repeated step leaves out records of
+        a later time, so that it reads the same records. A new upload or a compaction changes both parts.
         """
         if not self:
             return ""
@@ -183,7 +183,7 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        hidden = self.superseded()  # first: if a file is hidden in between, it and its successor are both read
+        hidden = self.superseded()  # before listing: a file hidden in between is read in addition to its successor
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
             match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
@@ -199,7 +199,7 @@ class Lake:
                 shutil.copyfile(file, unfinished)
             return
         with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
-            target.write(source.read_buffer())  # one call: an error between two would leave an incomplete object
+            target.write(source.read_buffer())  # an error between two calls would leave an incomplete object
 
     def read(self, name: str) -> str | None:
         """The text of a small file; None if the file is missing. Raises OSError."""
@@ -242,13 +242,13 @@ class Lake:
         return sorted(info.path for info in found if _NOTE.fullmatch(info.base_name))
 
     def _hidden_by(self, note: str) -> list[str]:
-        """The files of a note. A damaged note hides none, which is harmless: readers drop copies."""
+        """The files that a note hides. A damaged note hides none, which is harmless because readers drop copies."""
         with contextlib.suppress(ValueError):
             return list(json.loads(self.read(note) or "[]"))
         return []
 
     def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
-        """Add users to the `forgotten.json` of a bucket (see `Forgotten.extended`); whether the list changed."""
+        """Add users to the `forgotten.json` of a bucket (see `Forgotten.extended`); return whether the list changed."""
         known = self.forgotten()
         if (after := known.extended(user_ids, until, before)) == known:
             return False
@@ -267,12 +267,12 @@ class Lake:
     ) -> str:
         """SQL for all records of decisions in a period of whole hours, each once, for `lake_database` and for Spark.
 
-        The SQL names the files that exist now. If one is deleted before the query has run, the query fails
-        (`LogError`). `where` is an SQL condition on columns that are equal in all copies of a record, such as its user.
+        The SQL names the files that exist now. If a file is deleted before the query has run, the query fails
+        (`LogError`). `where` is a condition on columns that are equal in all copies of a record, such as its user.
         """
-        arrived = self.arrived(kind, since)  # first: a file that is compacted in between is read twice, not missed
+        arrived = self.arrived(kind, since)  # listed first: a file compacted in between is read twice, not missed
         closed = by_hour(self.closed(kind, since, until))
-        # Only these hours can have copies of a record: a closed hour of one file had its copies dropped when written.
+        # Hours that may contain copies. A closed hour with one file has none, because its writer dropped the copies.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
         once = [file for hour, files in closed.items() if hour not in mixed for file in files]
         several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
@@ -314,7 +314,7 @@ def by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
 
 
 def hours_of(db: Queries, files: Sequence[LakeFile], where: str = "true") -> set[datetime]:
-    """Hours of the records in the files that meet the SQL condition `where`."""
+    """Hours of those records in `files` that meet the SQL condition `where`."""
     rows = db.execute(f"SELECT DISTINCT hour FROM {sql_of(files)} WHERE {where}").fetchall() if files else ()
     return {hour.astimezone(UTC) for (hour,) in rows}
 

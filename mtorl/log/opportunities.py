@@ -3,8 +3,8 @@
     test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has too few own decisions
     test.channel_B, test.exposed_B, test.channel_probs_BC, test.windows
 
-A row is a decision whose channel was drawn, and that was exposed or not, both with known probabilities. An imported log
-has no such decisions; each of its touchpoints then counts as an opportunity.
+A row is a decision: a channel was drawn and then exposed or not, both with known probabilities. An imported log has no
+decisions of our own policies, so each of its touchpoints counts as an opportunity.
 
 Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (the policy that drew: its digest, or
 else its name and version), channel (the drawn one), channel_probs and exposure_probs (lists, in the order of the data
@@ -75,13 +75,13 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """The opportunities of a split that fit the data set's current columns and channels; None if under `ENOUGH`."""
+        """A split's opportunities that fit the data set's current columns and channels; None if fewer than `ENOUGH`."""
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # The engine writes rows in any order, but rounding makes a sum depend on it.
+        # Rows are sorted because the engine writes them in any order, on which the rounding of sums depends.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
@@ -100,7 +100,7 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """User and context columns of a split, sorted by user and time; None if missing or fewer than `ENOUGH` rows."""
+    """User and context columns of a split, sorted by user and time; None if there are fewer than `ENOUGH` rows."""
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
     if not path.exists() or not set(columns) <= set(ds.dataset(path, format="parquet").schema.names):
@@ -111,7 +111,7 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
 
 
 def _read(path: Path, columns: list[str], split: str, with_window: bool = False) -> pd.DataFrame:
-    """Rows of a split, from a file or a folder of parts; memory holds only them and one batch of other rows."""
+    """Rows of a split, from a file or a folder of parts, in batches, so that other splits need little memory."""
     wanted = pc.field("split") == split
     if with_window:
         wanted &= pc.field("features").is_valid()

@@ -3,15 +3,15 @@
     propensity_B = logged_propensity(table.rows, spec)
     mean_C = channel_means(rows, spec, gain_B)      # value of always choosing one channel, for each channel
 
-The data set description names the source. "logged": the log has its propensities. Otherwise they are estimated by a
-simple model of the logging policy:
+The data set description names the source of the propensities. "logged" means a column of the log. Otherwise,
+propensities are estimated by a simple model of the logging policy:
 
     channel-frequency   P(a): the channel does not depend on the state (a log of random exposures);
                         `mtorl.comparison.independence` tests this assumption
     markov              P(a | previous a): users tend to stay on a channel
 
-Each model is estimated on training users only, so that test rows do not influence their own propensities. If the true
-policy used more of the state, off-policy values are biased, and the mean weight in `importance_weights.py` is not 1.
+Each model is estimated on training users only, so that test rows do not influence their own propensities. If the
+logging policy used more of the state, off-policy values are biased and the mean importance weight differs from 1.
 
 Shapes: B rows, C channels.
 """
@@ -32,7 +32,7 @@ _SMOOTHING = 1.0  # pseudo-count of every channel
 def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     """Propensity of the logged channel of each row, in (0, 1].
 
-    The windows are touchpoints in the order of `WindowTable.rows`, with a propensity if the log has one.
+    `windows` are touchpoints in the order of `WindowTable.rows`, with a propensity if the log has one.
 
     ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no row is in training.
     """
@@ -62,7 +62,7 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> Floats | None:
-    """Mean of a value for the policies that always choose one channel (SNIPS); None if a sample is too small.
+    """Mean value for each policy that always chooses one channel (SNIPS); None if any channel has too few rows.
 
     Args:
         rows: As for `logged_propensity`. Our own decisions are left out: their exposure depends on the drawn channel.

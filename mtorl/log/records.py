@@ -8,7 +8,7 @@ The router writes each record as a JSON line; features and monitoring read them.
 router's response, and what a replay needs to recompute it. Layer, experiment, salt, shares and user determine the arm
 (`mtorl.experiment.assignment`), unless the experiment file named it (`override`). Experiment, salt, user, campaign and
 request (or decision) determine the random draw. The draw and the probabilities, in the order of the candidates,
-determine the channel. If the router falls back to the default action after the draw, the record keeps the draw.
+determine the channel. If the router falls back to the default action after the draw, the record contains the draw.
 
 Adding, removing or renaming a field requires a new schema version (docs/architecture.md). A reader that finds a record
 of another version stops with an error that names both versions.
@@ -20,7 +20,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
+from typing_extensions import TypedDict  # before Python 3.12, pydantic can't read typing's TypedDict
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
@@ -292,10 +292,10 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# The order in which the first of several records with one id counts. If the record of a decision may become durable
-# too late, the router withdraws the decision: the log then has two records in either order, and the withdrawal counts.
-# Other records with one id are copies, because the log is shipped at least once. If a sender reported one event with
-# two values, to two routers, all readers must use the same value; of equal values, the first received one.
+# If several records have the same id, the first in this order counts. If a decision's record may become durable too
+# late, the router withdraws the decision: the log then has two records in either order, and the withdrawal counts.
+# Other records with the same id are copies, because the log is shipped at least once. If a sender reported an event to
+# two routers with different values, all readers must use the same value; if with equal values, the first received.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -322,7 +322,7 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 def rank_among_copies(kind: Kind) -> str:
     """SQL: 1 for the record that counts among the records of a decision that have the same id.
 
-    An event that was reported for two decisions counts for each of them, since no reader compares their files.
+    An event that was reported for two decisions counts for each decision, because no reader compares their files.
     """
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
@@ -352,7 +352,7 @@ def unit_hash(user_id: str) -> str:
 
 
 def is_sampled(unit: str, share: float) -> bool:
-    """Whether the windows of a user (a `unit_hash`) are logged; a larger share only adds users."""
+    """Whether the windows of a user (a `unit_hash`) are logged; the users of a share are also in every larger share."""
     return int(unit[8:], 16) < share * 2**32
 
 

@@ -3,8 +3,8 @@
 A user's split never changes, so a model retrained next month is not tested on users of an earlier training.
 
 `fingerprints` store the users of a training in eight bytes each, so that a log can be checked for users that the model
-has seen. A hash is no secret: a person who has a user's id can look it up. A new user matches one of a million
-fingerprints with a probability of about 10^-13.
+has seen. Fingerprints hide no user whose id is known, because a user's id gives the fingerprint. A new user matches one
+of a million fingerprints with a probability of about 10^-13.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Mask of rows whose windows, of up to n steps, together cover each step (from 0) of each journey exactly once."""
+    """Mask of rows whose windows of up to n steps cover each step of each journey once; `step` counts from 0."""
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
     steps_left = np.repeat(lengths, lengths) - 1 - steps
@@ -61,7 +61,7 @@ def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
 
 
 def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
-    """One number for each distinct user, in ascending order."""
+    """A number for each distinct user, sorted in ascending order."""
     return np.unique(_fingerprint_of_each(user_ids))
 
 

@@ -45,5 +45,5 @@ def moment(value: object) -> datetime:
         raise ValueError(f"expected a time with its zone, such as 2026-12-01T09:00:00+01:00, got {given}")
     try:
         return at.astimezone(UTC)
-    except OverflowError:  # the first or last hours of the years 1 to 9999, which in UTC are outside them
+    except OverflowError:  # in UTC, the time is before year 1 or after year 9999
         raise ValueError(f"expected a time between the years 1 and 9999 in UTC, got {at.isoformat()}") from None

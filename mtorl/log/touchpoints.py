@@ -64,7 +64,7 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 class ColumnDigest:
     """A running digest of a column's values, its lengths of texts or lists, and its nulls.
 
-    The digest depends neither on the bytes behind a null, which differ between writers, nor on the column's type.
+    The digest does not depend on the bytes stored for a null, which differ between writers, nor on the column's type.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class ColumnDigest:
             self._items.update(array.flatten())
             self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
         elif pa.types.is_string(array.type):
-            # Without nulls, which may hide bytes between two texts, an array's texts are contiguous in memory.
+            # Nulls may leave bytes between two texts. Without nulls, an array's texts are contiguous in memory.
             array = array.fill_null("") if array.null_count else array
             offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
             if len(array) and (data := array.buffers()[2]):

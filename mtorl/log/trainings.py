@@ -5,7 +5,7 @@
     add(history, Training(at=now, log=seen, decision="promote", reason="..."))
 
 A log may grow, and may lose its oldest days. But a day in both logs must not have fewer touchpoints than before. If an
-export was cut off, a part of the log is missing, and no check of that log by itself would detect it.
+export was cut off, part of the log is missing, and no check of this log without the earlier log would detect that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DAY = "%Y-%m-%d"
 
 
 class LogFacts(BaseModel):
-    """Figures of a log, for comparison with the next log."""
+    """Figures of a log that the next training compares with those of its own log."""
 
     dataset: str  # name in its description
     channels: tuple[str, ...]
@@ -42,14 +42,14 @@ class LogFacts(BaseModel):
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
-        """The figures of a log's folder. If a training read a part of the log, its days are those of the whole log."""
+        """The figures of the log in a folder. If a training read only a part of the log, `days` count the whole log."""
         spec = DatasetSpec.load(log / DATASET_FILE)
         noted = json.loads((log / INGEST_FILE).read_text()) if (log / INGEST_FILE).exists() else {}
         whole = noted.get(READ) or {"days": days_of(log / LOG_FILE)}
         return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
-        """A message if touchpoints of an earlier log, from after this log's first day, are missing here; else ""."""
+        """A message if this log lacks touchpoints of the earlier log `before`, after this log's first day; else ""."""
         if self.dataset != before.dataset or not self.days:
             return ""
         first = min(self.days)
@@ -96,9 +96,9 @@ class Training(BaseModel):
 
 
 def add(history: Path, training: Training) -> None:
-    """Add a training as the newest, and create the folder if needed. A run's new training replaces its older ones."""
+    """Add a training as the newest, replacing older trainings of the same run; create the folder if needed."""
     history.mkdir(parents=True, exist_ok=True)
-    # Two runs may finish at once; each holds the lock only while it writes.
+    # The lock is needed because two runs may finish at the same time.
     with locked(history / ".lock", TimeoutError(f"{history}: another run locked it for a minute"), wait_seconds=60):
         kept = [one for one in read(history) if not (training.run and one.run == training.run)]
         with replacing(history / FILE, durable=True) as unfinished:

@@ -2,9 +2,9 @@
 
     tokens = branches(windows, cost_BC, later, hit)     # windows of K = 2 C + 1 tokens, one for each of `windows`
 
-The first token is for no exposure and replaces the window's last token. The other tokens follow that last token: first
-one for each channel after an exposure without a gain, then one for each channel after an exposure with a gain. The
-context of the next opportunity and the pause before it come from the log. They are the same for all branches of a
+The first token is for no exposure and replaces the window's last token. The other tokens follow the last token: first
+the tokens after an exposure without a gain, one for each channel, then those after an exposure with a gain. The
+context of the next opportunity and the pause before it come from the log. Both are the same for all branches of a
 window, so that branches differ only in the result of the current opportunity.
 
 Shapes: B windows, C channels, N = B K tokens.
@@ -24,8 +24,8 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
 
     Args:
         cost_BC: Cost of an exposure in each channel, currency units.
-        later: A window for each of `now` whose last token is the next opportunity, with its context, hour and pause.
-        hit: Outcomes of an exposure with a gain, by name. Missing outcomes are 0, as are all without a gain.
+        later: A window for each window of `now`. Its last token gives the next opportunity's context, hour and pause.
+        hit: Outcomes of an exposure with a gain, by name; outcomes not in it are 0. Without a gain, all are 0.
     """
     users, channels = cost_BC.shape
     each = 2 * channels + 1
@@ -33,7 +33,7 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     shown_N, hit_N, channel_N = branch_N > 0, branch_N > channels, (branch_N - 1) % channels
     last_N, later_N = (np.cumsum(windows.length_B)[user_N] - 1 for windows in (now, later))
     exposure = {name: hit_N * value for name, value in hit.items()} | {"cost": cost_BC[user_N, channel_N]}
-    waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])  # no exposure: the pause goes further back
+    waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])  # else the pause began earlier
     return WindowBatch(
         np.full(users, each),
         np.where(shown_N, channel_N, now.prev_channel_N[last_N]),

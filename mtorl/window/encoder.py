@@ -23,13 +23,13 @@ from mtorl.log.gain import Gain
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-# A category that is rarer in training is encoded as unknown, so that the model learns what "unknown" means.
+# A category below these limits in training is encoded as unknown, so that the model sees examples of "unknown".
 _RARE, _RARE_SHARE = 10, 0.001
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The source and scaling of one column, which takes `width` numbers of a token."""
+    """The source and scaling of one column, which becomes `width` numbers of a token."""
 
     name: str
     source: str  # "outcome" (of the previous touchpoint), "time", "context", "static" or "feature" (stored)
@@ -37,7 +37,7 @@ class Slot:
     mean: float = 0.0
     std: float = 1.0
     scale: float = 0.0  # above 0: mean and std are of asinh(value / scale)
-    values: tuple[str, ...] = ()  # frequent categories; the last number of the one-hot is for all others
+    values: tuple[str, ...] = ()  # frequent categories; all others share the last number of the one-hot
 
     @property
     def width(self) -> int:
@@ -47,7 +47,7 @@ class Slot:
     def scores(self, values: Floats) -> Floats:
         """z-scores of the column, clipped to +-5; null is 0."""
         values = _asinh(values, self.scale) if self.scale else values
-        # For a few tokens, np.clip and np.nan_to_num take several times as long.
+        # Written out, because np.clip and np.nan_to_num take several times as long for a few tokens.
         scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
         scores[np.isnan(scores)] = 0.0
         return scores
@@ -88,7 +88,7 @@ class Encoder:
         for source, columns, held in (
             ("context", spec.context, batch.context),
             ("static", spec.static, batch.static),
-            ("feature", spec.feature_columns, batch.features),  # last: the network reads this part separately
+            ("feature", spec.feature_columns, batch.features),  # at the end: the network reads it separately
         ):
             for column in columns:
                 values = held[column.name]
@@ -226,7 +226,7 @@ def _places(slot: Slot, values: Values) -> Ints:
     """Position of each value in a categorical slot's one-hot."""
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
-    # Null has the code -1, which indexes the last entry of the table: unknown.
+    # Null has the code -1, which indexes the last entry of the table, "unknown".
     table = np.array([place.get(v, len(place)) for v in values.values] + [len(place)], dtype=np.int64)
     return table[values.codes]
 

@@ -1,7 +1,7 @@
 """Defines the history of a decision: the earlier touchpoints that a decision may see.
 
-For a decision at time t, these are the user's touchpoints that happened, and were recorded, before t. Only the newest n
-count, back to the first pause (including the pause before t) that is longer than the journey gap.
+The history of a decision at time t contains the newest n of the user's touchpoints that happened, and were recorded,
+before t. It begins after the last pause that is longer than the journey gap, including the pause before t.
 
     Timeline.of(steps).tokens(rows, n, gap)      offline: rows of a sorted log, all at once
     history_slice(times, at, n, gap)             online: a user's last touchpoints from a feature store
@@ -106,16 +106,16 @@ class Timeline:
         # With fewer than n earlier touchpoints, an empty slot before the first one starts the journey.
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # The time when all earlier touchpoints of a token were recorded; an empty slot counts as recorded at any time.
+        # The time at which all earlier touchpoints of a token were recorded; an empty slot counts as always recorded.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
         valid_BT = known_BT < self.time_P[own_BT]
         return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
 
     def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
-        """Rows of each touchpoint's history, aligned right, with its own row in the last slot; empty slots are -1."""
+        """Rows of each touchpoint's history, aligned right, then the touchpoint's own row; empty slots are -1."""
         slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
         slots_BS[:, n] = rows_B
-        # All windows step back through the log together, one touchpoint per iteration; complete windows drop out.
+        # In each iteration, all incomplete windows step back by one touchpoint of the log.
         window = np.arange(len(rows_B))
         now, first = self.time_P[rows_B], self.first_P[rows_B]
         at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now

@@ -3,8 +3,8 @@
     train = FolderWindows(folder, "train", encoder)
     for batch in batches(train[0], chunks, workers=0, pinned=False): ...
 
-A part is the windows of a split in one shard of a windows folder, which has a random sample of the users. One part is
-in memory at a time, as flat columns; only the current batch is padded and encoded. A single shard is read only once.
+A part consists of a split's windows in one shard of a windows folder, and a shard has a random sample of the users. One
+part is in memory at a time, as flat columns. Only the current batch is padded and encoded. A single shard is read once.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedWindows(Dataset[Batch]):
-    """A part: windows in memory that are encoded when they are read."""
+    """A part: windows in memory that are encoded only when a batch reads them."""
 
     windows: WindowBatch
     encoder: Encoder
@@ -81,7 +81,7 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """Windows that tile the journeys of a split, with a part for each shard of a windows folder, read on demand."""
+    """Windows that tile the journeys of a split: one part per shard of a windows folder, read on demand."""
 
     folder: str | Path
     split: str
@@ -122,7 +122,7 @@ def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
 
 
 def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: bool) -> Iterator[Batch]:
-    """Encoded batches, prefetched by `workers` processes. A GPU reads `pinned` memory without the CPU."""
+    """Encoded batches, prefetched by `workers` processes. A GPU copies `pinned` memory without the CPU."""
     loader: DataLoader[Batch] = DataLoader(
         part,
         batch_sampler=[chunk.tolist() for chunk in chunks],

@@ -1,4 +1,4 @@
-"""Builds windows only when they are read, so that only a few thousand are in memory, however large the log is.
+"""Builds windows only when they are read, so that for any size of the log, a few thousand are in memory at a time.
 
     windows = table.on_demand("test")
     for batch in in_chunks(windows): ...
@@ -63,7 +63,6 @@ class StepWindows:
 
     @cached_property
     def _first_P(self) -> Ints:
-        """For each row, the row of its user's first touchpoint."""
         user_P = read.arrow_codes(read.flat(self.steps["user_id"]), "user_id").codes
         new_P = np.ones(len(user_P), dtype=np.bool_)
         new_P[1:] = user_P[1:] != user_P[:-1]

@@ -5,7 +5,7 @@
     served(unpack(value))                                                    # the input of a window
 
 The value is JSON by column, compressed with the dictionary below. Times are stored as differences. Two columns are only
-for the feed: the decision of a touchpoint, and the outcomes that were added to the touchpoint (`features.online`).
+for the feed (`features.online`): a touchpoint's decision, and the outcomes that were added to the touchpoint.
 """
 
 import json
@@ -24,7 +24,7 @@ DECISION, EVENTS = "decision", "events"
 digests of the outcomes, with the prefix LOGGED if the log has outcomes for the touchpoint."""
 LOGGED = "log."
 
-_VERSION = b"\x01"  # of the dictionary and the layout
+_VERSION = b"\x01"  # version of the dictionary and the layout
 _DICTIONARY = (
     b'"search","social","display","video"],"hist_device":["desktop","tablet","mobile","phone"],"hist_placement":["feed"'
     b'],"hist_hour":[23.0,22.0,21.0,20.0,19.0,18.0,17.0,16.0,15.0,14.0,13.0,12.0,11.0,10.0,9.0,8.0,7.0,6.0,5.0,4.0,3.0'
@@ -45,7 +45,7 @@ def pack(history: UserHistory) -> bytes:
 
 
 def unpack(value: bytes) -> UserHistory:
-    """Unpack a history; raises WindowError if this version of `pack` did not create the value."""
+    """Unpack a history; raises WindowError if another version of `pack` created the value."""
     try:
         if value[:1] != _VERSION:
             raise ValueError(f"version {value[:1]!r}")
@@ -59,7 +59,7 @@ def unpack(value: bytes) -> UserHistory:
 def served(history: UserHistory) -> UserHistory:
     """The touchpoints that took place, without the feed's columns.
 
-    A decision without an outcome may still be cancelled, so it is not a touchpoint until its cost is reported.
+    Until its cost is reported, a decision may be cancelled, so it does not count as a touchpoint.
     """
     decisions = history.get(DECISION)
     events = history.get(EVENTS) or [""] * len(history["hist_timestamp"])

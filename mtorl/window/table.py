@@ -27,7 +27,7 @@ from mtorl.window.messages import LACKS_COLUMNS
 from mtorl.window.on_demand import StepWindows
 from mtorl.window.window import WindowBatch
 
-SCHEMA_VERSION = 1  # of the manifest
+SCHEMA_VERSION = 1  # version of the manifest
 MOST_HELD_OUT = 500_000
 """Approximate limit of held-out users' touchpoints that calibrate and evaluate a model; more add little precision."""
 
@@ -48,7 +48,7 @@ class WindowTable:
     def load(cls, folder: str | Path, split: str = "", file: str = "", most: int = 0) -> WindowTable:
         """Read a windows folder, or only a split or only one `file` of it (see `shards`); "" reads all.
 
-        If there are more than `most` touchpoints (0: no limit), this reads about as many: a random sample of whole
+        If there are more than `most` touchpoints (0: no limit), read about `most` of them: those of a random sample of
         users, from as few shards as possible. WindowError if the shards differ from the manifest.
         """
         path = Path(folder)
@@ -65,7 +65,7 @@ class WindowTable:
             of_opened = share * len(listed) / len(opened)
             drawn = [_of_users(part, lambda users: fractions_of(users, "held out")) < of_opened for part in parts]
             parts = [part.filter(pa.array(kept)) for part, kept in zip(parts, drawn, strict=True)]
-        # "default": the schema of a shard without nulls may not allow nulls, while another shard has some.
+        # "default", because one shard's schema may exclude nulls that another shard contains.
         steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
 
@@ -85,8 +85,8 @@ class WindowTable:
     def tiles(self, split: str) -> WindowBatch:
         """Windows whose valid targets are the touchpoints of a split, each exactly once.
 
-        If no touchpoint was recorded late, consecutive windows do this. A touchpoint that is not a valid target in any
-        of them (see `Targets`) gets an additional window that ends with it.
+        If no touchpoint was recorded late, consecutive windows suffice. For a touchpoint that is not a valid target in
+        any consecutive window (see `Targets`), a window is added that ends with this touchpoint.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -112,7 +112,7 @@ class WindowTable:
         return self.steps.filter(pa.array(self.is_in(split)))
 
     def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
-        """The windows of some rows, and how often each row of the steps is a valid target in them."""
+        """The windows that end with the `chosen` steps, and how often each step is a valid target in these windows."""
         batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
         assert batch.targets is not None
         return batch, np.bincount(batch.targets.touchpoint_N[batch.targets.valid_N], minlength=len(steps))
@@ -173,7 +173,7 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
-    """Apply a function of user ids to each row's user."""
+    """Call a function of user ids once for the distinct users, and return each row's result."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return of(users.values)[users.codes]
 

@@ -16,7 +16,7 @@ A window has the last n tokens. Two functions build it, and their results are bi
 
 `history.py` defines the touchpoints of a decision's history. With k touchpoints, a window has T = min(k + 1, n) tokens.
 If k < n, the first token is the start of the journey, with previous outcomes of 0. If k = n, the window begins later in
-the journey and the oldest context is dropped.
+the journey, and the context of the oldest touchpoint is dropped.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -42,7 +42,7 @@ from mtorl.runtime.validation import short
 from mtorl.window import messages
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
-_NEVER = np.iinfo(np.int64).max  # time of arrival of an outcome that has not arrived
+_NEVER = np.iinfo(np.int64).max  # stands for the time of arrival of an outcome that has not arrived
 
 HISTORY, STATIC = "user_history", "user_static"
 """The feature views that contain the inputs of a window."""
@@ -61,11 +61,11 @@ data set has stored features, features {column: value}. Times are microseconds s
 class Targets:
     """The outcomes at each token, including the window's last; for training and evaluation only.
 
-    A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token may have that
-    touchpoint in its history although its decision was made without it. Such a token has `valid_N` = False.
+    A window contains what was known at its *last* token. If a touchpoint was recorded late, an earlier token may follow
+    this touchpoint in the window, although the earlier decision was made without it. Such a token has `valid_N` False.
 
-    The action head, which is the prior of the decision rule, learns the choices of the log's policy only. If it learned
-    the rule's own choices (`collected_N`), it would reinforce itself with each training.
+    The action head is the prior of the decision rule, and learns only the choices of the log's policy. If it learned
+    the rule's own choices (`collected_N`), each training would reinforce the choices of the one before.
     """
 
     channel_N: Ints  # position in spec.channels
@@ -170,7 +170,7 @@ class WindowBatch:
         channel_N = np.array(channels, dtype=np.int64)
         at_N = read.json_numbers(at, "timestamp", row_N, null=False)
         before_N = read.json_numbers(before, "prev_timestamp", row_N)
-        # The comparison is false for a NaN as well as for a later time.
+        # For a NaN, the comparison is false, as for a later time.
         untimely_N = np.isnan(before_N) != (channel_N == start)
         untimely_N |= (channel_N != start) & ~(before_N <= at_N)
         if untimely_N.any():
@@ -241,7 +241,7 @@ class WindowBatch:
 
 
 def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
-    """Stored features of tokens; if `length_B` is given, null except at the last token of each window."""
+    """Stored features of tokens. If `length_B` is given, only the last token of each window has values."""
     of_tokens = read.take(values, own_N)
     if length_B is None:
         return of_tokens
@@ -309,7 +309,7 @@ def instance_from_history(
     times = times[visible]
     outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
     for name, column_name in spec.outcome_times.items():
-        # As in training, a token shows the outcomes that had arrived at its own decision, not those that have by now.
+        # As in training, a token contains the outcomes that had arrived by the token's own decision, not later ones.
         known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
         outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {
