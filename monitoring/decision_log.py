@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
-_MARGIN = HOUR  # between the time in a decision's id, which determines its file, and the time of its record
+_MARGIN = HOUR  # largest difference between the time in a decision's id, which sets its file, and its record's
 
 
 class PeriodError(InputError):
@@ -84,8 +84,8 @@ class DecisionLog:
 
     lake: Lake
     period: Period = Period()
-    weights: pd.DataFrame | None = None  # decision_id, weight in a replay of a real log; no row: weight 0
-    budget_per_decision: float | None = None  # of either arm in a replay, currency units; None: a ledger keeps budgets
+    weights: pd.DataFrame | None = None  # in a replay of a real log: decision_id, weight; no row: weight 0
+    budget_per_decision: float | None = None  # currency units, each arm's in a replay; None: a ledger limits it
 
     @classmethod
     def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
@@ -101,7 +101,7 @@ class DecisionLog:
         """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds. Copies no rows.
 
         Args:
-            near: Whether to skip files outside the period, with a margin.
+            near: Whether to skip files that are clearly outside the period.
         """
         hours = self.period.hours() if near else (None, None)
         with lake_database(self.lake, _MEMORY_LIMIT) as db:
@@ -131,9 +131,9 @@ class DecisionLog:
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Context columns, or static columns from the feature store, of a sample of the decisions.
 
-        A hash selects complete users, the same in every period, with about `most_rows` rows. Of a user with very many
-        decisions (a bot, one id for all anonymous visitors), only a part is read. If the data set has changed, only
-        decisions with the newest columns are returned. The size is then that of the sample, otherwise of the period.
+        A hash selects complete users, the same in every period, with about `most_rows` rows in total. Only a part of a
+        user with very many decisions is read (a bot, one id for all anonymous visitors). If the data set has changed,
+        only decisions with the newest columns are returned, and the size is that of the sample, not of the period.
         """
         found = "features_found" if columns == "static" else "true"
         where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
@@ -159,10 +159,10 @@ class DecisionLog:
     def models(self) -> list[str]:
         """Digests of the models of all arms, the newest first: challenger, other arms, shadow.
 
-        Models in the shadow count as well: while the incumbent is a rule of the platform, the challenger's model
-        answers there alone.
+        Models in the shadow count as well: if the incumbent is a rule of the platform, a challenger in the shadow may
+        be the only model.
         """
-        # A record from a clock that was ahead is not the newest.
+        # A record that is dated in the future, by a clock that was ahead, does not make its model the newest.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(

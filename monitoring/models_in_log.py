@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-_SILENT = timedelta(days=1)  # an arm that lacks decisions for this long, while others have some, no longer serves
+_SILENT = timedelta(days=1)  # an arm without decisions for this long, while other arms have decisions, no longer serves
 
 
 def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
     """Models of all decisions in the lake, including shadow decisions, newest first: digest, reason, whether it serves.
 
-    A model serves if no other policy has decided for its arm since. Without a lake, the list is empty.
+    A model serves if no other policy has decided for its arm after the model. Without a lake, the list is empty.
 
     Raises:
         LogError: A file was deleted while it was read.
@@ -37,7 +37,7 @@ def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
     columns = "experiment, arm, model_digest, event_time AS decided"
     with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(
-            # A fallback without a digest does not tell which policy the arm has.
+            # A fallback has no digest, and is no evidence that another policy decides for the arm.
             f"""SELECT experiment, arm, model_digest, max(decided) FROM (
                 SELECT {columns} FROM decision_log WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
                 UNION ALL SELECT {columns} FROM shadow_log WHERE model_digest IS NOT NULL)

@@ -21,8 +21,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.step import run_id
 
-_GAPS = 10  # number of gaps between successes from which the usual interval is estimated
-_BLOCK = 4096  # bytes that a small file occupies on a disk at least
+_GAPS = 10  # number of newest gaps between successes that estimate the usual interval
+_BLOCK = 4096  # least number of bytes that a small file occupies on a disk
 _APART = timedelta(hours=12)
 """Least time between successes that count: several manual runs on one afternoon count once."""
 
@@ -52,7 +52,7 @@ class PipelineRun(BaseModel):
 
     @classmethod
     def ended(cls, pipeline: str, state: RunEnd, why: Mapping[str, str], otherwise: str, at: datetime) -> PipelineRun:
-        """A run that has just ended; `otherwise` is the reason if no step has noted one, for example out of memory."""
+        """A run that has just ended; `otherwise` is the reason if no step has noted a reason, as when out of memory."""
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
         return cls(pipeline=pipeline, run=run, state=state, at=at, why=reasons if state == RunEnd.FAILED else {})
@@ -66,8 +66,8 @@ class PipelineRun(BaseModel):
     def usual_interval(self) -> timedelta | None:
         """The longest usual time between two successes; None: there were too few successes.
 
-        This is the second largest of the last gaps. A single outage is thus ignored, and weekends without runs, which
-        occur at least twice among the gaps, are not.
+        This is the second largest of the last gaps. It thus ignores a single outage, but includes weekends without
+        runs, which occur at least twice among the gaps.
         """
         if len(self.successes) <= _GAPS:
             return None

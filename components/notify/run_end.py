@@ -22,7 +22,7 @@ _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # Argo's numbe
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
     """Return the state of all other steps together, and the reason of a failure that no step has recorded.
 
-    If the end of a run can't be read, the run counts as failed, with that reason, because it must never look like a
+    If the end of a run can't be read, the run counts as failed (END_UNKNOWN), because it must never look like a
     success. The arguments are from the status that KFP gives the last step.
     """
     node = os.environ.get(NODE)

@@ -3,7 +3,7 @@
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
 The job is named after its training, so a retried step finds the job of its first attempt and waits for that job. The
-job is removed when it ends, at its deadline, if this process gets SIGTERM, and with the step's pod, which owns the job.
+job is removed when it ends, at its deadline, if this process gets SIGTERM, or if the step's pod, its owner, is removed.
 """
 
 import logging
@@ -28,7 +28,7 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-_RETRIES = 11  # ten minutes without the API server, during which the job continues
+_RETRIES = 11  # tolerated time without the API server, ten minutes; the job continues meanwhile
 _LINES = 40  # last lines of a failed pod's log to show
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
             found = api.get(train_job.PLURAL, name)
             state = train_job.state_of(found or {})
             if found is None:
-                with suppress(Conflict):  # the job was created meanwhile
+                with suppress(Conflict):  # another request has created the job meanwhile
                     api.create(train_job.PLURAL, job)
                     unfinished = True
                     _LOG.info("TrainJob %s starts, on %d nodes", name, job["spec"]["trainer"]["numNodes"])
@@ -121,7 +121,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
 def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs: bool) -> dict[str, str]:
     """Log why pods of a job wait or have failed, unless `told` already has the problem; returns the problems by pod."""
     problems = dict[str, str]()
-    api = KubernetesApi(api.namespace)  # no retries: these requests only explain, and a lost node has no logs
+    api = KubernetesApi(api.namespace)  # no retries: the answers are only shown, and a lost node has no logs
     with suppress(Refused, Unanswered):  # training does not need the right to read pods
         pods = api.list("pods", f"{_POD_LABEL}={name}")
         problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}

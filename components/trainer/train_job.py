@@ -8,8 +8,8 @@
 Each pod runs torchrun, which finds the other pods through variables that Trainer's runtime for torch sets. All other
 settings of a pod are patches of that runtime (`runtimePatches`).
 
-If a process is killed, the container of its pod stops, and so do the others, which wait for it. Kubernetes restarts the
-containers, or creates new pods elsewhere, and they resume from the checkpoint. So torchrun restarts nothing.
+If a process is killed, its pod's container stops, and so do the containers of the other pods, which wait for it.
+Kubernetes restarts the containers or creates new pods, which resume from the checkpoint. So torchrun restarts nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOUCHPOINTS_PER_PROCESS = 5_000_000
 """Touchpoints for each process. At 20 per window, this gives 250,000 windows, or 1,500 training steps of 128."""
 _COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, independent of the image's PATH
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Otherwise restarted processes meet at the previous address: https://github.com/pytorch/pytorch/issues/135712
+# Without this, restarted processes use the previous run's address: https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime, with Trainer's policy for torch
 _MANAGER = "mtorl-kubeflow/pipelines"
@@ -108,7 +108,7 @@ def size_for(windows: str, pods: Pods) -> Size:
 
     Each process takes `batch_size` windows of every batch. N processes thus make N times fewer optimizer steps per
     epoch, each with N times as many windows. `TOUCHPOINTS_PER_PROCESS` leaves an epoch more than a thousand steps with
-    any number of processes. On less data, another process would change what is learned, and save only minutes.
+    any number of processes. On less data, adding a process would save only minutes, but change what the model learns.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth, most = max(1, touchpoints // TOUCHPOINTS_PER_PROCESS), max(1, pods.gpus)

@@ -98,7 +98,7 @@ class Standing:
         return self._say("start", headline, messages.WAITS_FOR_START(), "open", command="start")
 
     def _by_hand(self) -> Advice:
-        """Advice without a ramp: a person sets the stage, so it follows from the verdict."""
+        """Advice without a ramp: a person sets the stage, so the advice follows from the verdict."""
         evidence = self.findings.evidence
         if evidence is None:
             return self._say("wait", "Wait: there are no figures yet", messages.NOTHING_LOGGED(), "open")

@@ -1,6 +1,6 @@
 """Computes the positions of a drawing's marks, in percent of its width and height; the template draws them.
 
-Text stays HTML next to the drawing: it has the same size on a phone as on a desktop, and needs no escaping here.
+Labels are HTML next to the drawing, so they have the same size on any screen and need no escaping here.
 """
 
 import math

@@ -26,10 +26,10 @@ class Advice(TypedDict):
     condition: Condition
     headline: str
     reason: str
-    code: str  # of the reason (mtorl/experiment/messages.py); empty if a person wrote the reason
-    values: dict[str, Any]  # of the reason
+    code: str  # the reason's code (mtorl/experiment/messages.py); empty if a person wrote the reason
+    values: dict[str, Any]  # values in the reason's message
     tone: Tone
-    command: str | None  # to copy; null: none applies
+    command: str | None  # command to copy; null: no command applies
 
 
 class Step(TypedDict):
@@ -131,11 +131,11 @@ class View(TypedDict):
     problem: str | None  # why the file or the log can't be read; null: both can be read
     advice: Advice
     phase: str
-    since: str | None  # since when the time at this phase counts
+    since: str | None  # start of the time that counts for this phase
     enabled: bool  # false: the kill switch is on, by a command or in the file
     in_force: bool | None
     """Whether all routers apply the state that follows from file and history; null: no router has polled lately."""
-    settled: Settled | None  # of a promotion; null: there was none, or no operator manages the model servers
+    settled: Settled | None  # state of a promotion; null: no promotion, or no operator manages the servers
     steps: list[Step]
     next: Next
     plan: dict[str, Any]

@@ -36,7 +36,7 @@ class Findings:
     newest: Newest | None = None
     spend: Sequence[Spend] = ()
     in_force: bool | None = True  # whether routers apply the state that follows from file and history; None: unknown
-    settled: Settled | None = None  # of a promotion: state of the incumbent's model server
+    settled: Settled | None = None  # after a promotion: state of the incumbent's model server
     problem: str | None = None  # why the log or the file can't be read
     commands: Mapping[str, str] = field(default_factory=dict)  # the command for an action: `start`, `run`, `promote`
     by_hand: bool = True

@@ -12,9 +12,9 @@ from mtorl.experiment.stage_machine import STAGES, State, stages_to_come
 from mtorl.experiment.stages import Ramp
 from mtorl.runtime.message import Message
 
-_LITTLE = 0.1  # share of a total
+_LITTLE = 0.1  # remaining share of a total at which the total is nearly spent
 _HALF = 0.5  # share of a total that must be spent before a rate is reliable
-_TOLD_AFTER = 24.0  # hours, since a day includes all hours of traffic
+_TOLD_AFTER = 24.0  # hours until a rate is reliable, since traffic varies over the day
 
 
 def short_of_money(

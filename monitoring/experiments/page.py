@@ -178,7 +178,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
 
 
 def _looks(events: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[Json]:
-    """The effect as known at each move, from the history, and the present one."""
+    """The effect at the time of each move, from the history, and the present effect."""
     looks = []
     for event in events:
         evidence = event["evidence"] or {}

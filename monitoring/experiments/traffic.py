@@ -21,9 +21,9 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.pages.words import duration
 from mtorl.policy.periods import period_at
 
-_FACTOR = 2.0  # times the longest earlier gap between decisions
-_LEAST = 900.0  # seconds: routers upload their logs each minute, and may have to wait for the lake
-_COMPARED_DAYS = 7  # includes a day on which a shop is closed each week
+_FACTOR = 2.0  # a gap is unusual beyond this multiple of the longest earlier gap
+_LEAST = 900.0  # least unusual gap, seconds: routers upload each minute, and may have to wait for the lake
+_COMPARED_DAYS = 7  # a week, so that it includes a shop's weekly closing day
 
 
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:

@@ -40,7 +40,7 @@ _PLANNED = {
     *("minimum_effect", "covariates", "metrics", "ramp"),
 }
 """Fields of the file in the document; never the salt, from which each user's arm could be computed."""
-_TOO_SOON = 0.01  # hours at a stage until a rate can be estimated
+_TOO_SOON = 0.01  # hours at a stage before its rate of users can be estimated
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
@@ -96,7 +96,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
-    """Whether no kill switch is on; it does not apply to a finished experiment, or to a draft that can't be used."""
+    """Whether no kill switch is on; kill switches of finished experiments and of unusable drafts are ignored."""
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
     return experiment.enabled and not state.killed

@@ -20,7 +20,7 @@ from mtorl.experiment.inference.sums import Floats, Sums
 from mtorl.experiment.metrics import COST, WEIGHT, Terms, is_gain, is_per_decision, metric
 from mtorl.log.gain import Gain
 
-_SHORTEST = 1 / 60  # hours of a stage with a single decision
+_SHORTEST = 1 / 60  # hours that count for a stage with a single decision
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Comparison:
     def hours(self, of_stages: Mapping[str, float]) -> float:
         """Effective run time in hours: the hours of a stage count in proportion to its weight in the lift.
 
-        With the weight w of a stage in the lift and its hours h, it is (sum w)^2 / sum(w^2 / h), like Kish's effective
-        sample size. If a day at a large stage outweighs the weeks before it, the result is hardly more than a day.
+        If stages have the weights w in the lift and the hours h, the result is (sum w)^2 / sum(w^2 / h), like Kish's
+        effective sample size. If a day at a large stage outweighs the weeks before it, the result is about a day.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -101,8 +101,8 @@ class Comparison:
     def late_gap(self, kinds: set[str]) -> float:
         """The least plausible difference between the arms' shares of late outcomes, the largest over all kinds.
 
-        Shares are of the outcomes' values. They are compared within stages, since a day without reports makes outcomes
-        of both arms late.
+        A share is the value of late outcomes divided by the value of all outcomes. Shares are compared within stages,
+        since a day without reports makes outcomes of both arms late.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -125,8 +125,8 @@ class Comparison:
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
         """A metric's denominator, or one denominator for each arm and stage.
 
-        With a budget b and a cost of W per decision, the gain G counts as min(1, b / W) * G: the gain of as many
-        decisions as the budget pays for.
+        If the budget is b and an arm's cost is W per decision, the gain G counts as min(1, b / W) * G: the gain of as
+        many decisions as the budget pays for.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):

@@ -2,11 +2,11 @@
 
     counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
 
-Decisions count for the arm that the user was *assigned* to, fallbacks included: without fallbacks, the arm that fails
-more often would be judged on other users. The newest models are judged, so only hours after the last decision of any
-other model of any arm count. A decision without a model (a fallback) counts by its time. A decision from a clock that
-was ahead is never the newest. A model is identified by its digest or, without one, by name and version, together with
-share and scope of its exploration.
+Decisions count for the arm that the user was *assigned* to, fallbacks included: otherwise, an arm that often fails
+would be judged only on the users for whom it does not fail. The newest models are judged, so only hours after the last
+decision of any other model of any arm count. A decision without a model (a fallback) counts by its time. A decision
+from a clock that was ahead is never the newest. A model is identified by its digest or, without one, by name and
+version, together with share and scope of its exploration.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class JudgedModels(NamedTuple):
     """The newest models of an experiment, and the time since when only they decide."""
 
     digests: dict[str, str]  # by arm; name and version if a model has no digest
-    since: datetime | None  # time of the last decision of any other model or exploration; None: there is none
+    since: datetime | None  # last decision of any other model or exploration; None: there is none
 
     @property
     def said(self) -> str:
@@ -61,9 +61,9 @@ class CountedDecisions(NamedTuple):
 
     left_out: dict[str, int]  # decisions that do not count, by reason
     models: JudgedModels
-    overridden: int  # users with omitted decisions because the file names, or named, their arm
-    hours: dict[str, float]  # by stage: from its first decision that counts to the last, at most 24 for each UTC day
-    # with such decisions
+    overridden: int  # users whose decisions are omitted because the file names, or named, their arm
+    hours: dict[str, float]  # by stage, from the first to the last decision that counts: at most 24 for each
+    # UTC day with decisions that count
 
 
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
@@ -185,8 +185,8 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 def _changed(experiment: Experiment) -> str:
     """SQL condition: whether a change within a budget period made the arms' money differ.
 
-    Without pacing, an arm that spends sooner looks better until the other has spent as much, so any change of the file
-    counts. A total without an end has no periods.
+    Without pacing, an arm that spends its budget sooner looks better until the other arm has spent as much. So any
+    change of the file within a period counts. A total budget without an end has no periods.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

@@ -4,8 +4,8 @@
 
 A user's past consists of all decisions in the log, of any experiment, before this experiment's first decision at a
 stage with challengers. In the shadow all users get the incumbent, and other experiments split users independently.
-Only outcomes known by then count, since a later outcome may depend on the arm. So the past never changes, and is read
-once (`stored_sums.py`).
+Only outcomes that were known before this decision count, since a later outcome may depend on the arm. So the past never
+changes, and is read once (`stored_sums.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-PREFIX = "covariate:"  # of the name of a covariate's column
+PREFIX = "covariate:"  # prefix of the names of covariates' columns
 
 
 def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-REPORTED_SHARE = 0.05  # of an arm's decisions; a user with at least as many is reported: a probe, a bot, a shared id
+REPORTED_SHARE = 0.05  # share of an arm's decisions from which a user is reported: a probe, a bot, a shared id
 ONE = "one"  # a column that is 1 in each row
 HAS_PAST = "has_past"  # a column that is 1 in each row of a user with known covariates, else 0
 _ROWS_AT_ONCE = 500_000

@@ -151,9 +151,9 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `repeat`: each decision on a repeated request that does not count, with the one that does.
+    """Make the table `repeat`: each decision that repeats a request and does not count, with the decision that counts.
 
-    Few requests are repeated, and only these are sorted.
+    Few requests are repeated, so only repeated requests are sorted.
     """
     db.execute(
         """CREATE TABLE repeat AS SELECT decision, opportunity, taken FROM (

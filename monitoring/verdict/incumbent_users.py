@@ -3,7 +3,7 @@
     seen = incumbent_users(log, experiment, gain)
     requirements(seen, experiment, effect=0.05)                # users, days, money (mtorl.experiment.inference.plan)
 
-All decisions of the incumbent with known outcomes count: in the shadow, at any stage, and of users outside. Of an
+All decisions of the incumbent with known outcomes count: in the shadow, at any stage, and outside the experiment. Of an
 overridden user, only decisions before the first override count.
 """
 

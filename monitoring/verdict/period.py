@@ -60,7 +60,7 @@ def verdict_of_period(
 
 
 def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[str, str]:
-    """Artifact folder and name of the policy that took the incumbent's newest decision; one of both is empty.
+    """Artifact folder and name of the policy that took the incumbent's newest decision; one of the two is empty.
 
     The name is only returned if the policy has no artifact. Both are empty without a decision, or without a lake ("").
     `find` returns the folder of the artifact with a digest.

@@ -30,14 +30,14 @@ class SegmentLift(TypedDict):
     segment: str | None  # None: unknown
     users: int  # of both arms
     decisions: int
-    lift: float | None  # of the primary metric; None: an arm has no decision in this segment
-    lift_ci: list[float] | None  # always valid, simultaneously with all others of the call; None: too few users
+    lift: float | None  # lift of the primary metric; None: an arm has no decision in this segment
+    lift_ci: list[float] | None  # always-valid interval, simultaneous with all others of the call; None: too few users
 
 
 class Segments(TypedDict):
     """Lifts of all segments."""
 
-    confidence: float  # of each interval, so that all of them hold simultaneously at the experiment's 1 - alpha
+    confidence: float  # error rate of each interval; together, all hold at the experiment's 1 - alpha
     lifts: dict[str, list[SegmentLift]]  # by column
     smaller: dict[str, int]  # decisions in unreported segments, by column
 

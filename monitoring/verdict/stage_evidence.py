@@ -26,7 +26,7 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-_FOLLOWED_SECONDS = 5.0  # until the ledger has a new stage's accounts; its refusals until then are no fault of an arm
+_FOLLOWED_SECONDS = 5.0  # time until the ledger has a new stage's accounts; earlier refusals are no fault of an arm
 
 
 def stage_evidence(

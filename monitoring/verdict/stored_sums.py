@@ -10,12 +10,12 @@
 `SETTINGS` is a digest of the settings of the reduction, and `SOURCES` of the names of the files that it has read, which
 never change. So a stored file never becomes invalid: an hour that gains records is reduced again under another name.
 
-- Outcomes of an hour are read when it is closed, and again once it may count (`outcome_hours`). Later outcomes count as
-  late, and are read two, four and eight days later, since each compaction adds some. Outcomes that a router uploads
-  late may be in time: the names of their files show it (`features/collect/compact.py`), and the next look reads them.
-- The past consists of the days that may count completely. There, a user has one row for all cells of one stage and arm,
-  so a look reads one row per user, plus the rows of the last days. On a new day, or if other decisions of the past
-  count (new weights or models), both files of the past are rebuilt from those of the hours.
+- Outcomes of an hour are read when the hour is closed, and again once its decisions may count (`outcome_hours`). Later
+  outcomes count as late, and are read two, four and eight days later, since each compaction adds some. The next look
+  reads outcomes that a router uploads late: the names of their files show the delay (`features/collect/compact.py`).
+- The past consists of the days all of whose decisions may count. There, a user has one row for all cells of one stage
+  and arm, so a look reads one row per user, plus the rows of the last days. On a new day, or if other decisions of the
+  past count (new weights or models), both files of the past are rebuilt from those of the hours.
 - Covariates (`covariates.py`) have a separate file.
 - Hours that still gain decisions, and hours that have just begun to count, are reduced at each look. The same is true
   of all hours if the lake can't be written, for segments, replays with weights, and bounded periods.
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
 VERSION = 2
 """Version of the stored rows: raise it if this room, or `mtorl.log`, computes other rows from the same records."""
 _DAY = timedelta(days=1)
-_CLOCKS = timedelta(minutes=10)  # largest difference between the times of a decision's id and its record
-_COMPACTED = timedelta(hours=2, minutes=30)  # until an hour is closed, with the outcomes that arrived in it
-_LATE = (2 * _DAY, 4 * _DAY, 8 * _DAY)  # ages of a day that may count at which late outcomes are read again
+_CLOCKS = timedelta(minutes=10)  # largest difference between the time in a decision's id and its record's time
+_COMPACTED = timedelta(hours=2, minutes=30)  # longest time until an hour, with the outcomes that it received, is closed
+_LATE = (2 * _DAY, 4 * _DAY, 8 * _DAY)  # when late outcomes are read again, counted from the time when a day may count
 _RECENT = 8 * _DAY  # part of the past for which activity is stored by the minute
 _PART_BYTES = 256 << 20  # size of the files of decisions that are reduced together
 _TRANSFERS = 16  # concurrent downloads
 _TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
-_Key = tuple[datetime, tuple[str, ...]]  # of a stored file: its hour, and its sources
+_Key = tuple[datetime, tuple[str, ...]]  # identifies a stored file: its hour, and its sources
 _log = logging.getLogger(__name__)
 
 
@@ -189,7 +189,7 @@ class _Sums:
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
         now = min(newest + 2 * HOUR, datetime.now(UTC))  # not later than the newest time in `count_decisions`
         matures = timedelta(hours=hours or 0)
-        # All earlier records are in closed hours; without compactions, this time does not advance.
+        # All records before this time are in closed hours; if compactions stop, the time does not advance.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -227,7 +227,7 @@ class _Sums:
                 tables = {table: f"FROM {table} {where}" for table in _TABLES}
                 tables["named"] = f"SELECT unit, since FROM (SELECT *, since AS hour FROM named) {where}"
                 tables["user_sum"] = _added_up(f"(FROM user_sum {where})")
-                # After a decision from a clock that is ahead, the newest decision changes later, so store nothing.
+                # If a decision is dated in the future, by a clock that is ahead, the hour's sums are not stored.
                 ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell {where}").fetchall()
                 self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
 

@@ -1,12 +1,12 @@
 """Computes the verdict on an experiment from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
 
     verdict_from_log(DecisionLog.of("lake"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
-    with experiment_users(log, experiment, gain) as read:       # for more than the verdict
+    with experiment_users(log, experiment, gain) as read:       # if more than the verdict is needed
         verdict_of(read, log, experiment, gain)
 
 docs/verdict.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p
 of the logged channel if the policy exposed that channel, 1 if it did not expose, and 0 if its outcome cannot be known.
-In a replay, the ledger receives only the matched part of the cost. So an arm that would spend more than
+In a replay, the ledger receives only the cost of exposures that match the log. So an arm that would spend more than
 `DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
 """
 

@@ -36,14 +36,14 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 
-UPLOADED_AFTER = timedelta(hours=1)  # after the end of a period: by then its records are in the lake
-MOST_PERIODS = 60  # judged by a first check
+UPLOADED_AFTER = timedelta(hours=1)  # from a period's end until its records are in the lake
+MOST_PERIODS = 60  # most periods that a first check judges
 _KEPT_PAGES = 14
 _HEARD = 0.8  # least share of exposures with a known outcome, relative to the usual share
-_AWAITED = timedelta(days=2)  # after the end of a period: then missing outcomes count as lost
-_SURE = 2.0  # times the threshold, since checks are hourly, and a few users without a value may be chance
+_AWAITED = timedelta(days=2)  # from a period's end until missing outcomes count as lost
+_SURE = 2.0  # multiple of the threshold, since checks are hourly, and a few users without a value may be chance
 _WEEK = timedelta(days=7)
-_OCCASIONS = 2  # earlier periods without decisions at this time of the week: a single one may have been a fault
+_OCCASIONS = 2  # earlier periods without decisions at this time of the week that are needed: one may have been a fault
 _LOOKED_BACK = 4  # weeks in which such periods are searched
 _MOST_AHEAD = 0.1
 """Most records from the future, relative to the decisions of a period. If there are more, a clock is wrong, and so is
@@ -63,7 +63,7 @@ class Watched:
     sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
     page: Page = "moved"  # when Evidently draws a page of a period
-    newest_model: Callable[[], datetime | None] = lambda: None  # training time of the newest one without `experiment`
+    newest_model: Callable[[], datetime | None] = lambda: None  # see `State.newest_model`
 
 
 class _NotJudgedError(Exception):
@@ -141,9 +141,9 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
-    """Number of decision records from the future, such as a simulation writes."""
+    """Number of decision records that are dated in the future, as in a simulation's log."""
     ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
-    with suppress(_NotJudgedError), _reading():  # each period stores the same reason
+    with suppress(_NotJudgedError), _reading():  # the check gives every period the same reason
         return DecisionLog.of(watched.lake, ahead).records()
     return 0
 
@@ -210,7 +210,7 @@ def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
     """Whether earlier healthy periods at this time of the week also had no decisions.
 
     A period is healthy if the week before it had decisions, since an outage of a week is no evidence. The judged period
-    must be healthy, too. A period of a week or longer has no time of the week.
+    must be healthy as well. A period of a week or longer has no time of the week.
     """
     if length >= _WEEK:
         return False
@@ -362,7 +362,7 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
 def _is_broken(column: ColumnDrift) -> bool:
     if column.problem is None or words_of(column.problem).kind != "data_quality":
         return False
-    if column.score is None or column.threshold is None:  # no column, no value
+    if column.score is None or column.threshold is None:  # a missing column, or no value in it
         return True
     return column.score >= _SURE * column.threshold
 

@@ -22,8 +22,8 @@ from mtorl.drift.thresholds import ALPHA
 
 LOOKED = 2  # periods whose evidence selects the columns that have moved
 FALSE_DISCOVERIES = 0.1
-SEASON = 1.25  # times the largest score of healthy periods
-FAR = 3.0  # times the threshold, in the first week
+SEASON = 1.25  # multiple of the largest score of healthy periods that a season explains
+FAR = 3.0  # multiple of the threshold that a column must exceed in the first week
 UNDECIDED = 3  # newest periods that may still lead to an alarm: those with evidence do not count as healthy
 KEPT = 28  # periods
 _ANY = "any column"
@@ -85,12 +85,12 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 
 
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """The column's score at this time of the week if that is a season: the week since then was mostly fine."""
+    """The column's earlier score at this time of the week, if the last week was mostly healthy; otherwise 0."""
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0
     same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
-    return same[-2] if len(same) >= 2 else 0.0  # at least twice, since a single one may be a festival
+    return same[-2] if len(same) >= 2 else 0.0  # the second largest, since a single high score may be a festival
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:

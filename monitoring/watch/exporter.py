@@ -76,7 +76,7 @@ def _of_state(state: State) -> Iterator[Sample]:
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
-    def rank(name: str) -> tuple[bool, bool, float, str]:  # measures are few, columns may be many
+    def rank(name: str) -> tuple[bool, bool, float, str]:  # measures first: they are few, while columns may be many
         return name not in alarms, labels_of(name).group == COLUMNS, -shown[name].evidence / shown[name].needed, name
 
     for name in sorted(sorted(shown, key=rank)[:MOST_STREAMS]):

@@ -89,7 +89,7 @@ def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -
     if len(healthy) < FEWEST + WAIT:
         return None
     past = healthy[:-WAIT]
-    ends = (*(period.end for period in past), end)  # of UTC's days, as periods are
+    ends = (*(period.end for period in past), end)  # weekday in UTC, since periods are days in UTC
     weekdays = [(each.astimezone(UTC) - DAY).weekday() for each in ends] if length == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
     return Forecast.of([(period.value, period.se) for period in past], new.se, smallest, weekdays)
@@ -106,13 +106,13 @@ def _p(new: Measured, forecast: Forecast) -> float:
 
 
 def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
-    """Challengers that are worse than the incumbent, if the incumbent's own decisions are as usual; else none."""
+    """If the incumbent's own outcomes are as usual, the challengers that are worse than the incumbent; else none."""
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
     if incumbent is None:
         return []
     alone = incumbent._replace(arm=whole.arm)
-    forecast = _forecast(stream, alone, end, length)  # wider than for all arms, since the incumbent has fewer users
+    forecast = _forecast(stream, alone, end, length)  # wider than that of all arms: fewer users
     if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
     sign = 1.0 if HARM[whole.stream] == "falls" else -1.0
@@ -134,7 +134,7 @@ def _find(
     """Add evidence, and raise or end the alarms of a family.
 
     The family includes all streams that were ever judged. Otherwise, evidence that is too weak among many streams would
-    raise an alarm on a day on which the others are missing.
+    raise an alarm on a day on which most streams have no value.
     """
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {

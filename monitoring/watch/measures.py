@@ -31,13 +31,13 @@ from mtorl.runtime.sql import sql_text
 if TYPE_CHECKING:
     import duckdb
 
-MIN_USERS = 100  # with a decision that counts in the measure
-MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1, for example two clicks
-MOST_ARMS = 30  # arms with most decisions, whose predictions are measured
+MIN_USERS = 100  # least number of users with a decision that counts in a measure
+MOST_OTHER_GAINS = 0.01  # largest share of exposures whose gain is not 0 or 1, such as two clicks
+MOST_ARMS = 30  # number of arms, those with most decisions, whose predictions are measured
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
 MOST_VALUES = 10_000_000  # values of decisions in memory, 8 bytes each, with two copies for a moment
-MOST_RANKED = 200_000  # exposures of an arm for its AUC
+MOST_RANKED = 200_000  # most exposures of an arm from which its AUC is computed
 
 
 class Measured(NamedTuple):
@@ -161,9 +161,9 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
     """Gain per decision, as if exposures refused for an exhausted budget had the mean gain g of the other exposures.
 
-    Otherwise a spent budget would look like harm by the policy. With E refused exposures, it is (sum(gain) + E g) /
-    decisions. The term with `came_gain - g` sums to 0, and only corrects the standard error, since g is estimated from
-    the same users (delta method).
+    Without this correction, a spent budget would look like harm by the policy. With E refused exposures, the result is
+    (sum(gain) + E g) / decisions. The term with `came_gain - g` sums to 0, and only corrects the standard error, since
+    g is estimated from the same users (delta method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()

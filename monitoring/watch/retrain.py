@@ -33,8 +33,8 @@ def _asks(stream: str) -> bool:
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
     """The reason why a training is due after the newest one, which began at `trained`; "" if none is due.
 
-    A training after a request settles the request, even if the gate rejects the model, since the same log would give
-    the same model. With a `most_days` of 0, age is no reason.
+    A training after a request settles the request even if the gate rejects the model, since another training on the
+    same log would give the same model. With a `most_days` of 0, age is no reason.
     """
     if trained is None:
         return "there was none yet"

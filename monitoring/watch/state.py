@@ -28,7 +28,7 @@ _LOCK = ".lock"
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
     "no_decisions",  # in the period
-    "closed",  # no decisions, as usual at this time of the week
+    "closed",  # the period has no decisions, as usual at this time of the week
     "no_outcomes",  # no exposure has an outcome: perhaps none was reported
     "late_outcomes",  # far fewer exposures than usual have an outcome: the period is judged later
     "future_times",  # many decisions are dated after the check
@@ -86,8 +86,8 @@ class PastPeriod(_Part):
     end: AwareDatetime
     value: float
     se: float = 0.0
-    evident: bool = False  # it was unusual; for a column: above its threshold, which no season explains
-    alarmed: bool = False  # excluded from the healthy periods
+    evident: bool = False  # the value was unusual; a column: above its threshold, unexplained by a season
+    alarmed: bool = False  # because of an alarm, it is not a healthy period
 
 
 class Stream(_Part):
@@ -107,8 +107,8 @@ class Stream(_Part):
     def add(self, period: PastPeriod, keep: int) -> None:
         """Add a period, and keep at most `keep` healthy and `keep` other ones.
 
-        While an alarm is active, the new period and the unusual periods before it are not healthy. Otherwise a change
-        that takes some periods to detect would soon be expected.
+        While an alarm is active, the new period and the unusual periods before it are not healthy. Otherwise, a change
+        that takes some periods to detect would become the expected value.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -119,7 +119,7 @@ class Stream(_Part):
         self.past = sorted(kept, key=lambda each: each.end)
 
     def unusual_since(self, end: datetime, length: timedelta) -> datetime:
-        """Start of the series of unusual periods up to, and including, a new period with this end."""
+        """Start of the uninterrupted unusual periods that a new period with this end continues."""
         return min([end, *(before.end for before in self._leading_up(self.past))]) - length
 
     @staticmethod
@@ -164,14 +164,14 @@ class State(_Part):
     checked: AwareDatetime | None = None
     hours: int = 24  # length of a period
     judged_until: AwareDatetime | None = None  # end of the newest period that was judged
-    model_version: str = ""  # of the training sample
+    model_version: str = ""  # version of the model that gave the training sample
     groups: dict[str, Group] = Field(default_factory=dict)
     streams: dict[str, Stream] = Field(default_factory=dict)
     columns_evidence: float = 0.0  # evidence that any column has moved
     broken: dict[str, Alarm] = Field(default_factory=dict)
     incumbent: str = ""  # the policy that took the incumbent's newest decision
     heard: list[float] = Field(default_factory=list)
-    newest_model: AwareDatetime | None = None  # training time of the newest published model that needs no experiment
+    newest_model: AwareDatetime | None = None  # when the newest model that needs no experiment was trained
     retrain: RetrainRequest | None = None
     requested: AwareDatetime | None = None  # end of the period for which the last request was made
     accepted: list[Acceptance] = Field(default_factory=list)  # the newest last
